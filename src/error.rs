@@ -1,0 +1,145 @@
+//! What went wrong, sorted by what a caller can do about it.
+
+use std::fmt;
+use std::path::Path;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The request itself is wrong (a name, a flag, a combination): say it differently.
+    Usage,
+    /// Bytes from outside break the rules of their format: get them from elsewhere.
+    Malformed,
+    /// Bytes are not the ones that their digest or size promises: fetch them again.
+    Integrity,
+    /// The named thing is not there.
+    NotFound,
+    /// The registry wants (other) credentials.
+    Unauthorized,
+    /// The registry knows who asks and refuses.
+    Denied,
+    /// A quota is used up: come back later.
+    RateLimited,
+    /// The connection failed, stalled or broke: try again.
+    Network,
+    /// The registry failed (5xx) or answered nonsense.
+    Server,
+    /// The other side cannot do what was asked (a media type, a sparse index, a range).
+    Unsupported,
+    /// The local file system failed.
+    Io,
+    /// No room is left for the output.
+    NoSpace,
+    /// The output, or the tag, is already there.
+    Exists,
+    /// Something else holds the output at this moment.
+    Busy,
+    /// The user, or a signal, ended it.
+    Cancelled,
+    /// Some of several things failed; each was reported by itself.
+    Incomplete,
+}
+
+/// One failure: what happened, where, and what to do about it.
+///
+/// `Display` shows the message alone. The [`hint`](Error::hint) and the [source](std::error::Error::source) are
+/// separate, so that a front end decides how to lay them out and nothing is said twice. No message holds a secret:
+/// whoever builds one from a URL redacts its query first.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A failure of this kind; the message is lower-case, names the thing and the place, and has no final period.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// A failed file system call: `action` is a verb (`read`, `create`), `path` what it was applied to.
+    ///
+    /// A full disk, a used-up quota and a file over the file system's limit become [`Kind::NoSpace`].
+    pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match source.kind() {
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Kind::NoSpace,
+            Io::AlreadyExists => Kind::Exists,
+            _ => Kind::Io,
+        };
+        Self::new(kind, format!("cannot {action} `{}`", path.display())).with_source(source)
+    }
+
+    /// Adds what the user can do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Puts `what: ` before the message, for the place that only an outer caller knows.
+    #[must_use]
+    pub fn context(mut self, what: impl fmt::Display) -> Self {
+        self.0.message = format!("{what}: {}", self.0.message);
+        self
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// What the user can do about it, where somebody knew.
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// The message with all its causes on one line, for reports and logs.
+    pub fn full(&self) -> String {
+        let mut text = self.0.message.clone();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.0.kind, self.full())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|s| s as _)
+    }
+}

@@ -1,0 +1,31 @@
+//! Descriptors (OCI image-spec, descriptor.md).
+
+use super::digest::Digest;
+use super::media_type;
+
+/// A typed, sized pointer to content.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Descriptor {
+    /// The type of the content, as its parent states it.
+    pub media_type: String,
+    /// The digest of the content.
+    pub digest: Digest,
+    /// The size of the content in bytes; never above `i64::MAX`, as the specification's int64.
+    pub size: u64,
+}
+
+impl Descriptor {
+    /// A descriptor of these bytes, by SHA-256.
+    pub fn of(media_type: &str, bytes: &[u8]) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest: Digest::sha256(bytes),
+            size: bytes.len() as u64,
+        }
+    }
+
+    /// Whether the content may be absent from the registry that names it.
+    pub fn is_nondistributable(&self) -> bool {
+        media_type::is_nondistributable(&self.media_type)
+    }
+}

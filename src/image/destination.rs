@@ -1,0 +1,193 @@
+//! Where images go: `REGISTRY[/PREFIX]`, and the name that each source gets there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use super::digest::Digest;
+use super::reference::{Reference, canonical_host, check_repository};
+use crate::error::{Error, Kind, Result};
+
+/// A registry and a path on it below which images are put.
+///
+/// The first component is always the registry, also where it looks like none (`registry/mirror` in a compose network).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    host: String,
+    prefix: Option<String>,
+    keep_host: bool,
+}
+
+impl Destination {
+    /// Puts the source's host into the path, or leaves it out (the default).
+    #[must_use]
+    pub fn keep_host(mut self, yes: bool) -> Self {
+        self.keep_host = yes;
+        self
+    }
+
+    /// The registry.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The name of one image at the destination. `digest` is that of the image as asked for; an image without a tag gets
+    /// `sha256-HEX`, so that a clean-up of untagged manifests does not take it.
+    pub fn place(&self, source: &Reference, digest: &Digest) -> Result<Reference> {
+        let mut path = String::new();
+        if let Some(prefix) = &self.prefix {
+            path.push_str(prefix);
+            path.push('/');
+        }
+        if self.keep_host {
+            // A path component has no `:` and no brackets; two hosts that meet after this are found by `place_all`.
+            let host = source.host().replace(['[', ']'], "").replace(':', "-");
+            path.push_str(host.trim_matches(['-', '_', '.']));
+            path.push('/');
+        }
+        path.push_str(source.repository());
+        let tag = source
+            .tag()
+            .map_or_else(|| source.digest().unwrap_or(digest).as_tag(), str::to_owned);
+        Reference::new(&self.host, &path, Some(&tag), None).map_err(|e| e.context(format!("destination of {source}")))
+    }
+}
+
+impl FromStr for Destination {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let invalid = |e: Error| {
+            e.context(format!("destination `{}`", text.escape_debug()))
+                .with_hint("write `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`")
+        };
+        let rest = text.trim();
+        let rest = rest
+            .strip_prefix("docker://")
+            .or_else(|| rest.strip_prefix("https://"))
+            .unwrap_or(rest)
+            .trim_end_matches('/');
+        if rest.starts_with("http://") {
+            return Err(invalid(Error::new(Kind::Usage, "it has `http://`"))
+                .with_hint("leave the scheme out and give `--plain-http`"));
+        }
+        let (host, prefix) = match rest.split_once('/') {
+            Some((host, prefix)) => (host, Some(prefix)),
+            None => (rest, None),
+        };
+        let host = canonical_host(host).map_err(invalid)?;
+        if let Some(prefix) = prefix {
+            check_repository(prefix).map_err(invalid)?;
+        }
+        Ok(Self {
+            host,
+            prefix: prefix.map(str::to_owned),
+            keep_host: false,
+        })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)?;
+        match &self.prefix {
+            Some(prefix) => write!(f, "/{prefix}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks that no two different images meet under one name.
+///
+/// # Errors
+/// [`Kind::Usage`] that names the destination and both sources.
+pub fn refuse_collisions<'a>(pairs: impl IntoIterator<Item = (&'a Reference, &'a Reference)>) -> Result<()> {
+    let mut taken: BTreeMap<&Reference, &Reference> = BTreeMap::new();
+    for (source, destination) in pairs {
+        match taken.insert(destination, source) {
+            Some(other) if other != source => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("two images would become `{destination}`: `{other}` and `{source}`"),
+                )
+                .with_hint("give `--keep-host` to put the source's host into the path, or mirror them in two runs"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(destination: &str, keep_host: bool, source: &str) -> String {
+        let destination: Destination = destination.parse().unwrap();
+        let source: Reference = source.parse().unwrap();
+        destination
+            .keep_host(keep_host)
+            .place(&source, &Digest::sha256(b""))
+            .unwrap()
+            .to_string()
+    }
+
+    #[test]
+    fn host_replaced_path_kept_prefix_before_it() {
+        let d = "docker.example.com/mirror";
+        assert_eq!(
+            place(d, false, "hello-world"),
+            "docker.example.com/mirror/library/hello-world:latest"
+        );
+        assert_eq!(
+            place(d, false, "area51/jenkins"),
+            "docker.example.com/mirror/area51/jenkins:latest"
+        );
+        assert_eq!(place("localhost:5000", false, "quay.io/a/b:1"), "localhost:5000/a/b:1");
+        assert_eq!(
+            place(d, true, "quay.io/a/b:1"),
+            "docker.example.com/mirror/quay.io/a/b:1"
+        );
+        assert_eq!(
+            place(d, true, "localhost:5000/x"),
+            "docker.example.com/mirror/localhost-5000/x:latest"
+        );
+        assert_eq!(
+            place(d, true, "[::1]:5000/x"),
+            "docker.example.com/mirror/1-5000/x:latest"
+        );
+    }
+
+    #[test]
+    fn digest_only_gets_a_tag() {
+        let hex = "b".repeat(64);
+        assert_eq!(
+            place("r.io", false, &format!("x@sha256:{hex}")),
+            format!("r.io/library/x:sha256-{hex}")
+        );
+        assert_eq!(place("r.io", false, &format!("x:1@sha256:{hex}")), "r.io/library/x:1");
+    }
+
+    #[test]
+    fn collisions_name_both() {
+        let destination: Destination = "r.io".parse().unwrap();
+        let sources: Vec<Reference> = ["quay.io/a/b:1", "ghcr.io/a/b:1"]
+            .iter()
+            .map(|s| s.parse().unwrap())
+            .collect();
+        let places: Vec<Reference> = sources
+            .iter()
+            .map(|s| destination.place(s, &Digest::sha256(b"")).unwrap())
+            .collect();
+        let error = refuse_collisions(sources.iter().zip(&places)).unwrap_err().to_string();
+        assert!(error.contains("quay.io") && error.contains("ghcr.io"), "{error}");
+        assert!(refuse_collisions([(&sources[0], &places[0]), (&sources[0], &places[0])]).is_ok());
+    }
+
+    #[test]
+    fn refuses() {
+        for bad in ["", "/x", "r.io/UP", "r.io//x", "http://r.io", "r.io:x/y", "r io"] {
+            assert!(bad.parse::<Destination>().is_err(), "{bad}");
+        }
+    }
+}

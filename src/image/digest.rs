@@ -1,0 +1,241 @@
+//! Content digests (OCI image-spec, descriptor.md, "Digests").
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256, Sha512};
+
+use crate::error::{Error, Kind};
+
+/// The algorithms that this program can check. Others do not parse: what cannot be verified is not carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// `sha256`, 64 hexadecimal digits.
+    Sha256,
+    /// `sha512`, 128 hexadecimal digits.
+    Sha512,
+}
+
+impl Algorithm {
+    /// The name as it stands before the colon and in blob paths.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// How many hexadecimal digits a digest of this algorithm has.
+    pub fn hex_len(self) -> usize {
+        match self {
+            Self::Sha256 => 64,
+            Self::Sha512 => 128,
+        }
+    }
+}
+
+/// A digest that this program can verify.
+///
+/// Invariants, proved by the only ways to make one ([`FromStr`] and [`Hasher::finish`]):
+/// - the algorithm is `sha256` or `sha512`;
+/// - the hexadecimal part has the algorithm's length and is lower-case.
+///
+/// ```
+/// use docker_mirror::image::digest::Digest;
+/// let empty = Digest::sha256(b"");
+/// assert_eq!(empty.to_string().parse::<Digest>().unwrap(), empty);
+/// assert!("sha256:ABC".parse::<Digest>().is_err());
+/// assert!("md5:d41d8cd98f00b204e9800998ecf8427e".parse::<Digest>().is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    algorithm: Algorithm,
+    hex: Box<str>,
+}
+
+impl Digest {
+    /// The SHA-256 digest of these bytes.
+    pub fn sha256(bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// The digest of these bytes by this digest's algorithm.
+    pub fn same_algorithm(&self, bytes: &[u8]) -> Self {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// The algorithm before the colon.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The hexadecimal digits behind the colon.
+    pub fn hex(&self) -> &str {
+        &self.hex
+    }
+
+    /// The first twelve hexadecimal digits, for people.
+    pub fn short(&self) -> &str {
+        &self.hex[..12]
+    }
+
+    /// A fresh hasher of this digest's algorithm.
+    pub fn hasher(&self) -> Hasher {
+        Hasher::new(self.algorithm)
+    }
+
+    /// The tag under which an image goes that has no tag of its own: `sha256-HEX`.
+    pub fn as_tag(&self) -> String {
+        // A tag has at most 128 characters, so a sha512 digest is cut; the referrers tag schema cuts at 64 too.
+        format!("{}-{}", self.algorithm.as_str(), &self.hex[..64])
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let invalid = |why: &str| {
+            Error::new(
+                Kind::Malformed,
+                format!("invalid digest `{}`: {why}", text.escape_debug()),
+            )
+        };
+        let (name, hex) = text
+            .split_once(':')
+            .ok_or_else(|| invalid("no `algorithm:` before it"))?;
+        let algorithm = match name {
+            "sha256" => Algorithm::Sha256,
+            "sha512" => Algorithm::Sha512,
+            _ => return Err(invalid("only sha256 and sha512 can be verified")),
+        };
+        if hex.len() != algorithm.hex_len() {
+            return Err(invalid("wrong length"));
+        }
+        if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(invalid("not lower-case hexadecimal"));
+        }
+        Ok(Self {
+            algorithm,
+            hex: hex.into(),
+        })
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm.as_str(), self.hex)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Computes a [`Digest`] from bytes that arrive in pieces. A clone goes on from the same state.
+#[derive(Clone)]
+pub struct Hasher(State);
+
+#[derive(Clone)]
+enum State {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// Starts from no bytes.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self(match algorithm {
+            Algorithm::Sha256 => State::Sha256(Sha256::new()),
+            Algorithm::Sha512 => State::Sha512(Sha512::new()),
+        })
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
+    }
+
+    /// The digest of all bytes taken.
+    pub fn finish(self) -> Digest {
+        let (algorithm, raw) = match self.0 {
+            State::Sha256(state) => (Algorithm::Sha256, state.finalize().to_vec()),
+            State::Sha512(state) => (Algorithm::Sha512, state.finalize().to_vec()),
+        };
+        let mut hex = String::with_capacity(raw.len() * 2);
+        for byte in raw {
+            for nibble in [byte >> 4, byte & 15] {
+                hex.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+            }
+        }
+        Digest {
+            algorithm,
+            hex: hex.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_values() {
+        assert_eq!(
+            Digest::sha256(b"abc").to_string(),
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        let mut hasher = Hasher::new(Algorithm::Sha512);
+        hasher.update(b"a");
+        hasher.update(b"bc");
+        assert!(hasher.finish().hex().starts_with("ddaf35a193617abacc417349ae204131"));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_verified() {
+        let hex = "a".repeat(64);
+        for bad in [
+            String::new(),
+            hex.clone(),
+            format!("sha256:{}", &hex[1..]),
+            format!("sha256:{}A", &hex[1..]),
+            format!("sha512:{hex}"),
+            format!("SHA256:{hex}"),
+            format!("blake3:{hex}"),
+            format!("sha256+b64u:{hex}"),
+            "sha256:../../x".to_owned(),
+            format!("sha256:{}é", &hex[2..]),
+        ] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Fewer platforms than an index lists: which entries stay, and the bytes of the index that lists only those.
+
+use serde_json::value::RawValue;
+
+use super::descriptor::Descriptor;
+use super::manifest::{Entry, Members};
+use super::platform::{Platform, PlatformFilter};
+use crate::error::{Error, Kind, Result};
+
+/// What becomes of one entry of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays as it is.
+    Keep,
+    /// It goes.
+    Drop,
+    /// It stays and points at another document: a nested index that was filtered itself.
+    Replace(Descriptor),
+}
+
+/// Decides about the entries of one index by their platforms.
+///
+/// `platforms` holds for each entry what it runs on, as far as that is known: the entry's own platform, or that of its
+/// image config where the entry has none. An entry of which nothing is known is kept. An attestation is kept exactly if
+/// what it describes is.
+pub fn decide(entries: &[Entry], platforms: &[Option<Platform>], filter: &PlatformFilter) -> Vec<bool> {
+    let mut keep: Vec<bool> = entries
+        .iter()
+        .zip(platforms)
+        .map(|(entry, platform)| {
+            entry.attests().is_none()
+                && match platform {
+                    None => true,
+                    Some(platform) => filter.matches(platform),
+                }
+        })
+        .collect();
+    for i in 0..entries.len() {
+        if let Some(subject) = entries[i].attests() {
+            keep[i] = *filter == PlatformFilter::All
+                || entries
+                    .iter()
+                    .zip(&keep)
+                    .any(|(other, kept)| *kept && other.descriptor.digest.to_string() == subject);
+        }
+    }
+    keep
+}
+
+/// The index with some entries gone or replaced, and all else as it was: order, unknown fields, annotations, numbers.
+///
+/// The surviving entries keep their very text; white space between them is not kept.
+///
+/// # Errors
+/// [`Kind::Malformed`] if the bytes are no index with as many entries as there are fates.
+pub fn rewrite(index: &[u8], fates: &[Fate]) -> Result<Vec<u8>> {
+    let malformed = |e: serde_json::Error| Error::new(Kind::Malformed, "the index cannot be edited").with_source(e);
+    let members: Members<'_> = serde_json::from_slice(index).map_err(malformed)?;
+    let mut out = Vec::with_capacity(index.len());
+    out.push(b'{');
+    for (i, (key, value)) in members.0.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        serde_json::to_writer(&mut out, key).map_err(malformed)?;
+        out.push(b':');
+        if key == "manifests" {
+            let entries: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(malformed)?;
+            if entries.len() != fates.len() {
+                return Err(Error::new(Kind::Malformed, "the index has another number of entries"));
+            }
+            out.push(b'[');
+            let mut first = true;
+            for (entry, fate) in entries.iter().zip(fates) {
+                if *fate == Fate::Drop {
+                    continue;
+                }
+                if !std::mem::take(&mut first) {
+                    out.push(b',');
+                }
+                match fate {
+                    Fate::Replace(descriptor) => {
+                        let mut entry: serde_json::Map<String, serde_json::Value> =
+                            serde_json::from_str(entry.get()).map_err(malformed)?;
+                        entry["digest"] = descriptor.digest.to_string().into();
+                        entry["size"] = descriptor.size.into();
+                        serde_json::to_writer(&mut out, &entry).map_err(malformed)?;
+                    }
+                    _ => out.extend_from_slice(entry.get().as_bytes()),
+                }
+            }
+            out.push(b']');
+        } else {
+            out.extend_from_slice(value.get().as_bytes());
+        }
+    }
+    out.push(b'}');
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::digest::Digest;
+
+    #[test]
+    fn only_list_entries_change() {
+        let index = r#"{ "schemaVersion": 2, "x-big": 123456789012345678901234567890, "x-float": 1.50e3,
+            "manifests": [ {"digest":"a", "unknown": 1.0}, {"digest":"b"}, {"digest":"c","size":1,"z":[1, 2]} ],
+            "annotations": {"k": "v", "a": "b"} }"#;
+        let new = Descriptor {
+            media_type: String::new(),
+            digest: Digest::sha256(b"x"),
+            size: 77,
+        };
+        let out = rewrite(index.as_bytes(), &[Fate::Keep, Fate::Drop, Fate::Replace(new.clone())]).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            format!(
+                r#"{{"schemaVersion":2,"x-big":123456789012345678901234567890,"x-float":1.50e3,"manifests":[{{"digest":"a", "unknown": 1.0}},{{"digest":"{}","size":77,"z":[1,2]}}],"annotations":{{"k": "v", "a": "b"}}}}"#,
+                new.digest
+            )
+        );
+        assert!(rewrite(index.as_bytes(), &[Fate::Keep]).is_err());
+    }
+}

@@ -1,0 +1,511 @@
+//! Manifests as the bytes that they are, and a parsed view of them.
+//!
+//! Bytes are never rebuilt from a view: unknown fields, order and white space are part of what the digest covers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::descriptor::Descriptor;
+use super::digest::Digest;
+use super::media_type::{self, Shape};
+use super::platform::Platform;
+use crate::error::{Error, Kind, Result};
+
+/// No manifest above this size is read from anywhere. Registries accept 4 MiB at least, few accept more.
+pub const MAX_MANIFEST: u64 = 16 << 20;
+
+/// Above this size a registry is free to refuse a manifest (OCI distribution-spec, "Pushing Manifests").
+pub const SAFE_MANIFEST: u64 = 4 << 20;
+
+/// An index may list this many manifests; more is taken for an attack.
+const MAX_ENTRIES: usize = 10_000;
+
+/// A manifest or index: the exact bytes, proved to have their digest, with a view that is known to parse.
+#[derive(Clone)]
+pub struct RawManifest {
+    descriptor: Descriptor,
+    bytes: Bytes,
+    view: View,
+}
+
+/// What a manifest says.
+#[derive(Debug, Clone)]
+pub enum View {
+    /// An OCI index or a Docker manifest list.
+    Index(Index),
+    /// An OCI or Docker manifest with a config and layers: a container image or another artifact in that form.
+    Image(Image),
+    /// Another JSON document of a type that is not known here; `blobs` where it is an OCI artifact manifest.
+    Other {
+        /// The blobs that it names.
+        blobs: Vec<Descriptor>,
+    },
+}
+
+/// An index.
+#[derive(Debug, Clone)]
+pub struct Index {
+    /// What it lists, in order.
+    pub entries: Vec<Entry>,
+    /// The manifest that it refers to, for referrers.
+    pub subject: Option<Descriptor>,
+}
+
+/// One line of an index.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What the line points at.
+    pub descriptor: Descriptor,
+    /// The platform that the line states.
+    pub platform: Option<Platform>,
+    /// Annotations of the line, in the order of their keys.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A manifest with a config and layers.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The configuration.
+    pub config: Descriptor,
+    /// The layers, in order; a blob may be named more than once.
+    pub layers: Vec<Descriptor>,
+    /// The manifest that it refers to, for referrers.
+    pub subject: Option<Descriptor>,
+}
+
+impl Entry {
+    /// The digest that an attestation entry of BuildKit describes, if this is one.
+    pub fn attests(&self) -> Option<&str> {
+        (self.annotations.get("vnd.docker.reference.type").map(String::as_str) == Some("attestation-manifest"))
+            .then(|| self.annotations.get("vnd.docker.reference.digest").map(String::as_str))
+            .flatten()
+    }
+}
+
+impl RawManifest {
+    /// Takes bytes from outside.
+    ///
+    /// `declared` is the type that a `Content-Type` header or a parent descriptor stated; `expected` the digest by which
+    /// it was asked for. The type is that of the body's `mediaType`, else the declared one, else what the structure says
+    /// (OCI distribution-spec, "Pulling manifests").
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if the digest is another; [`Kind::Malformed`] if it is no manifest, contradicts itself or the
+    /// declared type, or is larger than [`MAX_MANIFEST`]; [`Kind::Unsupported`] for Docker schema 1.
+    pub fn new(bytes: Bytes, declared: Option<&str>, expected: Option<&Digest>) -> Result<Self> {
+        let digest = match expected {
+            Some(expected) => {
+                let actual = expected.same_algorithm(&bytes);
+                if actual != *expected {
+                    return Err(Error::new(
+                        Kind::Integrity,
+                        format!(
+                            "manifest {expected} has other bytes: they hash to {actual} ({} bytes)",
+                            bytes.len()
+                        ),
+                    ));
+                }
+                actual
+            }
+            None => Digest::sha256(&bytes),
+        };
+        let (media_type, view) = parse(&bytes, declared).map_err(|e| e.context(format!("manifest {digest}")))?;
+        Ok(Self {
+            descriptor: Descriptor {
+                media_type,
+                size: bytes.len() as u64,
+                digest,
+            },
+            bytes,
+            view,
+        })
+    }
+
+    /// Type, digest and size of these bytes.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The digest of these bytes.
+    pub fn digest(&self) -> &Digest {
+        &self.descriptor.digest
+    }
+
+    /// The media type under which a registry is given it.
+    pub fn media_type(&self) -> &str {
+        &self.descriptor.media_type
+    }
+
+    /// The bytes as they came.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What they say.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The blobs that this manifest names itself, config first; not those of its children.
+    pub fn blobs(&self) -> Vec<&Descriptor> {
+        match &self.view {
+            View::Index(_) => Vec::new(),
+            View::Image(image) => std::iter::once(&image.config).chain(&image.layers).collect(),
+            View::Other { blobs } => blobs.iter().collect(),
+        }
+    }
+}
+
+impl fmt::Debug for RawManifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RawManifest").field(&self.descriptor).finish()
+    }
+}
+
+/// The top level of a JSON object, each value as the text that it was; a key that stands there twice is an error.
+pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members: Vec<(String, &RawValue)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
+                    if members.iter().any(|(seen, _)| *seen == key) {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "the field `{}` stands there twice",
+                            key.escape_debug()
+                        )));
+                    }
+                    if members.len() == 256 {
+                        return Err(serde::de::Error::custom("more than 256 fields"));
+                    }
+                    members.push((key, value));
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Collect).map(Self)
+    }
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {
+        // `null` counts as absent: Go programs write it for an empty list or pointer.
+        self.0
+            .iter()
+            .find(|(name, value)| name == key && value.get() != "null")
+            .map(|(_, value)| *value)
+    }
+
+    fn field<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>> {
+        self.get(key)
+            .map(|raw| {
+                serde_json::from_str(raw.get())
+                    .map_err(|e| Error::new(Kind::Malformed, format!("its field `{key}` is wrong")).with_source(e))
+            })
+            .transpose()
+    }
+}
+
+/// A descriptor as JSON writes it; whether its parts make sense is checked on the way to [`Descriptor`] and [`Entry`].
+#[derive(Deserialize)]
+struct WireDescriptor {
+    #[serde(rename = "mediaType", default)]
+    media_type: Option<String>,
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl WireDescriptor {
+    fn check(self) -> Result<Entry> {
+        if i64::try_from(self.size).is_err() {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("descriptor of {} has an impossible size ({})", self.digest, self.size),
+            ));
+        }
+        Ok(Entry {
+            descriptor: Descriptor {
+                media_type: self.media_type.unwrap_or_default(),
+                digest: self.digest,
+                size: self.size,
+            },
+            platform: self.platform,
+            annotations: self.annotations.unwrap_or_default(),
+        })
+    }
+}
+
+fn descriptors(members: &Members<'_>, key: &str) -> Result<Vec<Entry>> {
+    let wire: Vec<WireDescriptor> = members.field(key)?.unwrap_or_default();
+    if wire.len() > MAX_ENTRIES {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!(
+                "its field `{key}` has {} entries; at most {MAX_ENTRIES} are accepted",
+                wire.len()
+            ),
+        ));
+    }
+    wire.into_iter().map(WireDescriptor::check).collect()
+}
+
+fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
+    if bytes.len() as u64 > MAX_MANIFEST {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!("it has {} bytes; at most {MAX_MANIFEST} are accepted", bytes.len()),
+        ));
+    }
+    let malformed = |why: String| Error::new(Kind::Malformed, why);
+    let text = std::str::from_utf8(bytes).map_err(|e| malformed("it is not UTF-8".into()).with_source(e))?;
+    let members: Members<'_> =
+        serde_json::from_str(text).map_err(|e| malformed("it is not a JSON object".into()).with_source(e))?;
+
+    // A generic type says nothing about the document; only a manifest type can contradict it.
+    let declared = declared
+        .map(media_type::essence)
+        .filter(|t| t.contains("vnd.") || t.contains("+json"));
+    let stated: Option<String> = members.field("mediaType")?;
+    let structure = match (
+        members.get("manifests").is_some(),
+        members.get("config").is_some() || members.get("layers").is_some(),
+        members.get("fsLayers").is_some(),
+    ) {
+        (true, true, _) => {
+            return Err(malformed("it has both `manifests` and `config` or `layers`".into())
+                .with_hint("such a document means different things to different readers and is refused"));
+        }
+        (true, false, _) => Shape::Index,
+        (false, true, _) => Shape::Image,
+        (false, false, true) => Shape::Schema1,
+        (false, false, false) => Shape::Other,
+    };
+    if let (Some(stated), Some(declared)) = (&stated, &declared)
+        && stated != declared
+        && !(media_type::shape(declared) == Shape::Schema1)
+    {
+        return Err(malformed(format!(
+            "it says that it is `{}`, but it was announced as `{}`",
+            stated.escape_debug(),
+            declared.escape_debug()
+        )));
+    }
+    let media_type = stated.or(declared).unwrap_or_else(|| {
+        match structure {
+            Shape::Index => media_type::OCI_INDEX,
+            Shape::Image => media_type::OCI_MANIFEST,
+            Shape::Schema1 => media_type::DOCKER_SCHEMA1,
+            Shape::Other => "application/json",
+        }
+        .to_owned()
+    });
+    let shape = media_type::shape(&media_type);
+    if shape == Shape::Schema1 || (shape == Shape::Other && structure == Shape::Schema1) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "it is a Docker schema 1 manifest, which is not carried",
+        )
+        .with_hint("push the image again with a current client; every version since 2016 writes schema 2"));
+    }
+    let view = match shape {
+        Shape::Index if structure == Shape::Image => {
+            return Err(malformed(format!(
+                "it is typed `{media_type}`, but has the fields of an image"
+            )));
+        }
+        Shape::Image if structure != Shape::Image => {
+            return Err(malformed(format!(
+                "it is typed `{media_type}`, but has no config and layers"
+            )));
+        }
+        Shape::Index => View::Index(Index {
+            entries: descriptors(&members, "manifests")?,
+            subject: subject(&members)?,
+        }),
+        Shape::Image => {
+            let config: WireDescriptor = members
+                .field("config")?
+                .ok_or_else(|| malformed("it has no config".into()))?;
+            View::Image(Image {
+                config: config.check()?.descriptor,
+                layers: descriptors(&members, "layers")?
+                    .into_iter()
+                    .map(|e| e.descriptor)
+                    .collect(),
+                subject: subject(&members)?,
+            })
+        }
+        _ => View::Other {
+            blobs: if media_type == media_type::OCI_ARTIFACT {
+                descriptors(&members, "blobs")?
+                    .into_iter()
+                    .map(|e| e.descriptor)
+                    .collect()
+            } else {
+                Vec::new()
+            },
+        },
+    };
+    Ok((media_type, view))
+}
+
+fn subject(members: &Members<'_>) -> Result<Option<Descriptor>> {
+    members
+        .field::<WireDescriptor>("subject")?
+        .map(|wire| wire.check().map(|e| e.descriptor))
+        .transpose()
+}
+
+/// What matters of an image configuration (OCI image-spec, config.md).
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// The platform that the image was built for.
+    #[serde(flatten)]
+    pub platform: Platform,
+    /// The uncompressed layers.
+    #[serde(default)]
+    pub rootfs: RootFs,
+}
+
+/// The layers of an image configuration.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct RootFs {
+    /// Digests of the uncompressed layers, in order.
+    #[serde(default)]
+    pub diff_ids: Vec<Digest>,
+}
+
+/// No image configuration above this size is read.
+pub const MAX_CONFIG: u64 = 4 << 20;
+
+impl Config {
+    /// Reads the configuration of a container image.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] if it is larger than [`MAX_CONFIG`] or no such document.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        if bytes.len() as u64 > MAX_CONFIG {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!(
+                    "the image config has {} bytes; at most {MAX_CONFIG} are accepted",
+                    bytes.len()
+                ),
+            ));
+        }
+        serde_json::from_slice(bytes)
+            .map_err(|e| Error::new(Kind::Malformed, "the image config is no such JSON document").with_source(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(text: &str, declared: Option<&str>) -> Result<RawManifest> {
+        RawManifest::new(Bytes::copy_from_slice(text.as_bytes()), declared, None)
+    }
+
+    fn descriptor(c: char) -> String {
+        format!(
+            r#"{{"mediaType":"x","digest":"sha256:{}","size":3}}"#,
+            c.to_string().repeat(64)
+        )
+    }
+
+    #[test]
+    fn type_from_body_then_header_then_structure() {
+        let image = format!(r#"{{"schemaVersion":2,"config":{},"layers":[]}}"#, descriptor('a'));
+        assert_eq!(new(&image, None).unwrap().media_type(), media_type::OCI_MANIFEST);
+        let docker = new(
+            &image,
+            Some("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8"),
+        );
+        assert_eq!(docker.unwrap().media_type(), media_type::DOCKER_MANIFEST);
+        let typed = image.replacen('{', r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","#, 1);
+        assert_eq!(
+            new(&typed, Some("text/plain")).unwrap().media_type(),
+            media_type::OCI_MANIFEST
+        );
+        let error = new(&typed, Some(media_type::DOCKER_MANIFEST)).unwrap_err();
+        assert!(error.full().contains(media_type::DOCKER_MANIFEST) && error.full().contains(media_type::OCI_MANIFEST));
+        assert!(new(&image, Some(media_type::OCI_INDEX)).is_err());
+    }
+
+    #[test]
+    fn refuses_documents_with_two_meanings() {
+        let d = descriptor('a');
+        for bad in [
+            format!(r#"{{"manifests":[],"config":{d},"layers":[]}}"#),
+            format!(r#"{{"config":{d},"layers":[],"layers":[{d}]}}"#),
+            format!(r#"{{"config":{d},"config":{d},"layers":[]}}"#),
+            format!(
+                r#"{{"manifests":[{}]}}"#,
+                d.replace("\"size\":3", "\"size\":3,\"size\":4")
+            ),
+            format!(r#"{{"manifests":[{}]}}"#, d.replace("\"size\":3", "\"size\":-3")),
+            format!(
+                r#"{{"manifests":[{}]}}"#,
+                d.replace("\"size\":3", "\"size\":9223372036854775808")
+            ),
+            format!(r#"{{"manifests":[{}]}}"#, d.replace(",\"size\":3", "")),
+            format!(r#"{{"manifests":[{}]}}"#, d.replace("sha256:a", "sha256:A")),
+            format!(r#"{{"mediaType":"{}","manifests":[]}}"#, media_type::OCI_MANIFEST),
+            "\u{feff}{}".to_owned(),
+            r#"{"manifests":NaN}"#.to_owned(),
+            "[]".to_owned(),
+            String::new(),
+            "<html>".to_owned(),
+        ] {
+            assert_eq!(new(&bad, None).unwrap_err().kind(), Kind::Malformed, "{bad}");
+        }
+        assert_eq!(
+            new(r#"{"schemaVersion":1,"fsLayers":[]}"#, None).unwrap_err().kind(),
+            Kind::Unsupported
+        );
+        let deep = format!(r#"{{"manifests":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert!(new(&deep, None).is_err());
+    }
+
+    #[test]
+    fn proves_the_digest() {
+        let expected = Digest::sha256(b"{}");
+        assert_eq!(
+            RawManifest::new(Bytes::from_static(b"{ }"), None, Some(&expected))
+                .unwrap_err()
+                .kind(),
+            Kind::Integrity
+        );
+    }
+
+    #[test]
+    fn attestation_entries() {
+        let text = format!(
+            r#"{{"manifests":[{{"mediaType":"m","digest":"sha256:{}","size":1,"platform":{{"os":"unknown","architecture":"unknown"}},
+            "annotations":{{"vnd.docker.reference.type":"attestation-manifest","vnd.docker.reference.digest":"sha256:ab"}}}}]}}"#,
+            "c".repeat(64)
+        );
+        let manifest = new(&text, None).unwrap();
+        let View::Index(index) = manifest.view() else { panic!() };
+        assert_eq!(index.entries[0].attests(), Some("sha256:ab"));
+        assert!(index.entries[0].platform.as_ref().unwrap().is_unknown());
+    }
+}

@@ -1,0 +1,84 @@
+//! Media types of manifests and blobs: OCI image-spec, media-types.md, and Docker Image Manifest V2 Schema 2.
+
+/// OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// OCI image manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI image configuration.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// OCI layer, uncompressed tar.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// OCI layer, tar with gzip.
+pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// OCI layer, tar with zstd.
+pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// The withdrawn OCI artifact manifest, still found in registries.
+pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+/// Docker manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker image manifest, schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker image configuration.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// Docker layer, tar with gzip.
+pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+/// Docker layer, uncompressed tar.
+pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+/// Docker image manifest, schema 1, signed.
+pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// Docker image manifest, schema 1.
+pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+/// Configuration of a Docker engine plugin.
+pub const DOCKER_PLUGIN_CONFIG: &str = "application/vnd.docker.plugin.v1+json";
+
+/// Every manifest type, for the one `Accept` line of a manifest request.
+pub const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+application/vnd.oci.image.manifest.v1+json, \
+application/vnd.docker.distribution.manifest.list.v2+json, \
+application/vnd.docker.distribution.manifest.v2+json, \
+application/vnd.docker.distribution.manifest.v1+prettyjws, \
+application/vnd.docker.distribution.manifest.v1+json, \
+application/vnd.oci.artifact.manifest.v1+json";
+
+/// The shape that a media type promises for the document behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A list of manifests.
+    Index,
+    /// A manifest with a config and layers.
+    Image,
+    /// Docker schema 1: known, and not carried.
+    Schema1,
+    /// Anything else.
+    Other,
+}
+
+/// What a media type says about the document behind it.
+pub fn shape(media_type: &str) -> Shape {
+    match media_type {
+        OCI_INDEX | DOCKER_LIST => Shape::Index,
+        OCI_MANIFEST | DOCKER_MANIFEST => Shape::Image,
+        DOCKER_SCHEMA1 | DOCKER_SCHEMA1_SIGNED => Shape::Schema1,
+        _ => Shape::Other,
+    }
+}
+
+/// Whether the blob is the configuration of a container image, which names its operating system and its layers' diff IDs.
+pub fn is_image_config(media_type: &str) -> bool {
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+}
+
+/// Whether a layer of this type may be absent from the registry (OCI image-spec, layer.md, "Non-Distributable Layers").
+pub fn is_nondistributable(media_type: &str) -> bool {
+    media_type.contains("nondistributable") || media_type.contains(".foreign.")
+}
+
+/// The type without parameters and white space, in lower case: what a `Content-Type` header is compared by.
+pub fn essence(content_type: &str) -> String {
+    content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+}

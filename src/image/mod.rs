@@ -1,0 +1,11 @@
+//! Values without I/O: names, digests, platforms, manifests as they were fetched, and the tree that they make.
+
+pub mod descriptor;
+pub mod destination;
+pub mod digest;
+pub mod filter;
+pub mod manifest;
+pub mod media_type;
+pub mod platform;
+pub mod reference;
+pub mod tree;

@@ -1,0 +1,240 @@
+//! Platforms (OCI image-spec, image-index.md, "platform") and the user's choice among them.
+//!
+//! Normalisation serves comparison only; what a manifest says is never rewritten.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind};
+
+/// What an index entry or an image config says it runs on, as it was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// Operating system; empty when the document leaves it out.
+    #[serde(default)]
+    pub os: String,
+    /// Processor architecture; empty when the document leaves it out.
+    #[serde(default)]
+    pub architecture: String,
+    /// Variant of the architecture, such as `v7`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Version of the operating system (windows builds).
+    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+}
+
+impl Platform {
+    /// Whether this is the `unknown/unknown` under which BuildKit lists attestations.
+    pub fn is_unknown(&self) -> bool {
+        self.os.eq_ignore_ascii_case("unknown") && self.architecture.eq_ignore_ascii_case("unknown")
+    }
+
+    /// The names by which platforms are compared: lower case, aliases resolved, default variants dropped.
+    fn normalised(&self) -> (String, String, Option<String>) {
+        let os = match self.os.to_ascii_lowercase().as_str() {
+            "macos" => "darwin".to_owned(),
+            other => other.to_owned(),
+        };
+        let variant = self
+            .variant
+            .as_deref()
+            .map(str::to_ascii_lowercase)
+            .filter(|v| !v.is_empty());
+        let architecture = self.architecture.to_ascii_lowercase();
+        let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
+            ("x86_64" | "x86-64" | "amd64", None | Some("v1")) => ("amd64", None),
+            ("x86_64" | "x86-64", v) => ("amd64", v.map(str::to_owned)),
+            ("i386" | "i486" | "i686", v) => ("386", v.map(str::to_owned)),
+            ("aarch64" | "arm64", None | Some("8" | "v8" | "v8.0")) => ("arm64", None),
+            ("aarch64" | "arm64", Some("9" | "v9" | "v9.0")) => ("arm64", Some("v9".to_owned())),
+            ("aarch64", v) => ("arm64", v.map(str::to_owned)),
+            ("armhf", _) => ("arm", Some("v7".to_owned())),
+            ("armel", _) => ("arm", Some("v6".to_owned())),
+            ("arm", Some(v @ ("5" | "6" | "7" | "8"))) => ("arm", Some(format!("v{v}"))),
+            (other, v) => (other, v.map(str::to_owned)),
+        };
+        (os, architecture.to_owned(), variant)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |text: &str| {
+            if text.is_empty() {
+                "unknown".to_owned()
+            } else {
+                text.escape_debug().to_string()
+            }
+        };
+        write!(f, "{}/{}", part(&self.os), part(&self.architecture))?;
+        if let Some(variant) = self.variant.as_deref().filter(|v| !v.is_empty()) {
+            write!(f, "/{}", part(variant))?;
+        }
+        if let Some(version) = self.os_version.as_deref().filter(|v| !v.is_empty()) {
+            write!(f, " ({})", part(version))?;
+        }
+        Ok(())
+    }
+}
+
+/// One `OS/ARCH[/VARIANT]` that a user asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PlatformPattern(Platform);
+
+impl PlatformPattern {
+    /// Whether an entry of this platform is meant. A pattern without a variant means every variant; `arm/v7` also means
+    /// an `arm` that names none, since that is what a bare `arm` runs on.
+    pub fn matches(&self, platform: &Platform) -> bool {
+        let (os, architecture, variant) = self.0.normalised();
+        let (entry_os, entry_architecture, entry_variant) = platform.normalised();
+        if os != entry_os || architecture != entry_architecture {
+            return false;
+        }
+        match (variant, entry_variant) {
+            (None, _) => true,
+            (Some(asked), Some(has)) => asked == has,
+            (Some(asked), None) => architecture == "arm" && asked == "v7",
+        }
+    }
+}
+
+impl FromStr for PlatformPattern {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let invalid = || {
+            Error::new(Kind::Usage, format!("invalid platform `{}`", text.escape_debug()))
+                .with_hint("write `OS/ARCH` or `OS/ARCH/VARIANT`, such as `linux/arm64` or `linux/arm/v7`, or `all`")
+        };
+        let good = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        let parts: Vec<&str> = text.trim().split('/').collect();
+        let (os, architecture, variant) = match parts.as_slice() {
+            [os, architecture] => (*os, *architecture, None),
+            [os, architecture, variant] => (*os, *architecture, Some(*variant)),
+            _ => return Err(invalid()),
+        };
+        if !good(os) || !good(architecture) || !variant.is_none_or(good) {
+            return Err(invalid());
+        }
+        Ok(Self(Platform {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.map(str::to_owned),
+            os_version: None,
+        }))
+    }
+}
+
+impl fmt::Display for PlatformPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Which platforms of an image are carried.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub enum PlatformFilter {
+    /// Every linux platform.
+    #[default]
+    Linux,
+    /// Everything that the index lists.
+    All,
+    /// What matches one of these.
+    Only(Vec<PlatformPattern>),
+}
+
+impl PlatformFilter {
+    /// The filter of a list of `--platform` values: none means [`Linux`](Self::Linux), `all` among them means
+    /// [`All`](Self::All).
+    pub fn from_flags<S: AsRef<str>>(flags: &[S]) -> Result<Self, Error> {
+        if flags.is_empty() {
+            return Ok(Self::Linux);
+        }
+        if flags.iter().any(|flag| flag.as_ref().trim() == "all") {
+            return Ok(Self::All);
+        }
+        let mut patterns = Vec::new();
+        for flag in flags {
+            for part in flag.as_ref().split(',') {
+                patterns.push(part.parse()?);
+            }
+        }
+        Ok(Self::Only(patterns))
+    }
+
+    /// Whether an entry or image of this platform is carried.
+    pub fn matches(&self, platform: &Platform) -> bool {
+        match self {
+            Self::All => true,
+            Self::Linux => platform.os.eq_ignore_ascii_case("linux"),
+            Self::Only(patterns) => patterns.iter().any(|p| p.matches(platform)),
+        }
+    }
+}
+
+impl fmt::Display for PlatformFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linux => f.write_str("linux"),
+            Self::All => f.write_str("all"),
+            Self::Only(patterns) => {
+                for (i, pattern) in patterns.iter().enumerate() {
+                    write!(f, "{}{pattern}", if i == 0 { "" } else { "," })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        text.parse::<PlatformPattern>().unwrap().0
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, entry, expected) in [
+            ("linux/amd64", "linux/amd64", true),
+            ("linux/amd64", "LINUX/x86_64", true),
+            ("linux/amd64", "linux/amd64/v3", true),
+            ("linux/amd64/v3", "linux/amd64", false),
+            ("linux/arm", "linux/arm/v6", true),
+            ("linux/arm/v7", "linux/arm", true),
+            ("linux/arm/v6", "linux/arm", false),
+            ("linux/arm/v7", "linux/armhf", true),
+            ("linux/arm64", "linux/arm64/v8", true),
+            ("linux/arm64/v8", "linux/aarch64", true),
+            ("linux/386", "linux/i386", true),
+            ("windows/amd64", "linux/amd64", false),
+        ] {
+            let pattern: PlatformPattern = pattern.parse().unwrap();
+            assert_eq!(pattern.matches(&platform(entry)), expected, "{pattern} {entry}");
+        }
+    }
+
+    #[test]
+    fn filter_flags() {
+        let none: [&str; 0] = [];
+        assert_eq!(PlatformFilter::from_flags(&none).unwrap(), PlatformFilter::Linux);
+        assert_eq!(
+            PlatformFilter::from_flags(&["linux/amd64", "all"]).unwrap(),
+            PlatformFilter::All
+        );
+        let two = PlatformFilter::from_flags(&["linux/amd64,linux/arm/v7"]).unwrap();
+        assert_eq!(two.to_string(), "linux/amd64,linux/arm/v7");
+        assert!(PlatformFilter::from_flags(&["linux"]).is_err());
+        assert!(PlatformFilter::from_flags(&["linux/"]).is_err());
+    }
+}

@@ -1,0 +1,374 @@
+//! Image references: what a user types, with every default made explicit.
+//!
+//! Grammar: OCI distribution-spec, "Pulling manifests", for repository and tag; the rule for telling a host from a path
+//! component and the `library/` of Docker Hub are those of the Docker command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::digest::Digest;
+use crate::error::{Error, Kind};
+
+/// The name that Docker Hub goes by in references.
+pub const DOCKER_HUB: &str = "docker.io";
+
+/// The longest `host/repository` that common clients accept, in bytes.
+const MAX_NAME: usize = 255;
+
+/// A canonical image reference.
+///
+/// Invariants, proved by parsing:
+/// - the host is lower-case and explicit; the three names of Docker Hub are one, `docker.io`;
+/// - the repository matches the specification's grammar, and on Docker Hub has at least two components;
+/// - there is a tag or a digest or both; without either the tag is `latest`;
+/// - `parse(display(x)) == x`.
+///
+/// ```
+/// use docker_mirror::image::reference::Reference;
+/// let parse = |text: &str| text.parse::<Reference>().unwrap().to_string();
+/// assert_eq!(parse("hello-world"), "docker.io/library/hello-world:latest");
+/// assert_eq!(parse("area51/jenkins"), "docker.io/area51/jenkins:latest");
+/// assert_eq!(parse("localhost:5000/x"), "localhost:5000/x:latest");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    host: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl Reference {
+    /// Puts a reference together from parts; each is checked.
+    pub fn new(host: &str, repository: &str, tag: Option<&str>, digest: Option<Digest>) -> Result<Self, Error> {
+        let host = canonical_host(host)?;
+        check_repository(repository)?;
+        if let Some(tag) = tag {
+            check_tag(tag)?;
+        }
+        if host.len() + 1 + repository.len() > MAX_NAME {
+            return Err(invalid(
+                &format!("{host}/{repository}"),
+                "host and repository have more than 255 characters",
+            ));
+        }
+        let tag = match (tag, &digest) {
+            (None, None) => Some("latest".to_owned()),
+            (tag, _) => tag.map(str::to_owned),
+        };
+        Ok(Self {
+            host,
+            repository: repository.to_owned(),
+            tag,
+            digest,
+        })
+    }
+
+    /// `HOST[:PORT]`; for Docker Hub `docker.io`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The repository on that host, such as `library/hello-world`.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag, where there is one.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest that the reference is pinned to, where it is.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// What a registry is asked for: the digest where there is one, else the tag.
+    pub fn target(&self) -> Target {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => Target::Digest(digest.clone()),
+            (None, Some(tag)) => Target::Tag(tag.clone()),
+            (None, None) => Target::Tag("latest".to_owned()),
+        }
+    }
+
+    /// `HOST/REPOSITORY`, without tag and digest.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.host, self.repository)
+    }
+
+    /// The same name with this digest alone: what one line of output pins an image to.
+    pub fn pinned(&self, digest: &Digest) -> String {
+        format!("{}/{}@{digest}", self.host, self.repository)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let mut rest = text.trim();
+        for scheme in ["docker://", "https://", "oci://"] {
+            rest = rest.strip_prefix(scheme).unwrap_or(rest);
+        }
+        if rest.starts_with("http://") {
+            return Err(
+                invalid(text, "a reference has no `http://`").with_hint("leave the scheme out and give `--plain-http`")
+            );
+        }
+        rest = rest.trim_end_matches('/');
+        if rest.is_empty() {
+            return Err(invalid(text, "it is empty"));
+        }
+        let (rest, digest) = match rest.split_once('@') {
+            Some((name, digest)) => (
+                name,
+                Some(
+                    digest
+                        .parse::<Digest>()
+                        .map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))?,
+                ),
+            ),
+            None => (rest, None),
+        };
+        let (host, path) = match rest.split_once('/') {
+            Some((first, path)) if looks_like_host(first) => (first, path),
+            _ => (DOCKER_HUB, rest),
+        };
+        let (repository, tag) = match path.rsplit_once(':') {
+            Some((repository, tag)) => (repository, Some(tag)),
+            None => (path, None),
+        };
+        let host = canonical_host(host).map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))?;
+        let repository = if host == DOCKER_HUB && !repository.contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository.to_owned()
+        };
+        Self::new(&host, &repository, tag, digest)
+            .map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))
+    }
+}
+
+/// What is asked for in a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A name that may move.
+    Tag(String),
+    /// One document for ever.
+    Digest(Digest),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag(tag) => f.write_str(tag),
+            Self::Digest(digest) => digest.fmt(f),
+        }
+    }
+}
+
+fn invalid(text: &str, why: &str) -> Error {
+    Error::new(Kind::Usage, format!("invalid name `{}`: {why}", text.escape_debug()))
+}
+
+/// A first path component is a host exactly if it could not be one of a Docker Hub name.
+fn looks_like_host(first: &str) -> bool {
+    first == "localhost" || first.contains('.') || first.contains(':')
+}
+
+/// Checks `HOST[:PORT]` and folds the names of Docker Hub into one.
+pub(super) fn canonical_host(text: &str) -> Result<String, Error> {
+    let host = text.to_ascii_lowercase();
+    let (name, port) = if let Some(rest) = host.strip_prefix('[') {
+        let (address, port) = rest
+            .split_once(']')
+            .ok_or_else(|| invalid(text, "an IPv6 address needs a closing `]`"))?;
+        if address.parse::<std::net::Ipv6Addr>().is_err() {
+            return Err(invalid(text, "not an IPv6 address"));
+        }
+        let port = match port.strip_prefix(':') {
+            Some(port) => Some(port),
+            None if port.is_empty() => None,
+            None => return Err(invalid(text, "unexpected text behind `]`")),
+        };
+        ("ipv6", port)
+    } else {
+        match host.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (host.as_str(), None),
+        }
+    };
+    if let Some(port) = port
+        && (port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err())
+    {
+        return Err(invalid(text, "the port is not a number from 0 to 65535"));
+    }
+    let good_label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if !name.split('.').all(good_label) {
+        return Err(invalid(text, "not a host name"));
+    }
+    Ok(match host.as_str() {
+        "index.docker.io" | "registry-1.docker.io" | "docker.io" => DOCKER_HUB.to_owned(),
+        _ => host,
+    })
+}
+
+/// Checks a repository name (OCI distribution-spec, "Pulling manifests").
+pub(super) fn check_repository(text: &str) -> Result<(), Error> {
+    if text.is_empty() {
+        return Err(invalid(text, "the repository is empty"));
+    }
+    for component in text.split('/') {
+        if component.is_empty() {
+            return Err(invalid(text, "a path component is empty"));
+        }
+        if component.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(invalid(text, "a repository is lower-case"));
+        }
+        // Runs of letters and digits, parted by one `.`, one or two `_`, or any number of `-`.
+        let bytes = component.as_bytes();
+        let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let mut i = 0;
+        let mut good = alphanumeric(bytes[0]) && alphanumeric(bytes[bytes.len() - 1]);
+        while good && i < bytes.len() {
+            if alphanumeric(bytes[i]) {
+                i += 1;
+                continue;
+            }
+            let separator = bytes[i];
+            let run = bytes[i..].iter().take_while(|&&b| b == separator).count();
+            good = match separator {
+                b'.' => run == 1,
+                b'_' => run <= 2,
+                b'-' => true,
+                _ => false,
+            } && alphanumeric(bytes[i + run]);
+            i += run;
+        }
+        if !good {
+            return Err(invalid(
+                text,
+                "a path component has letters, digits, and between them `.`, `_`, `__` or `-`",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a tag (OCI distribution-spec, "Pulling manifests").
+pub(super) fn check_tag(text: &str) -> Result<(), Error> {
+    let good = !text.is_empty()
+        && text.len() <= 128
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        && !text.starts_with(['.', '-']);
+    if good {
+        Ok(())
+    } else {
+        Err(invalid(
+            text,
+            "a tag has 1 to 128 letters, digits, `_`, `.` or `-`, and starts with none of the last two",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> String {
+        text.parse::<Reference>()
+            .map_or_else(|e| format!("{e:?}"), |r| r.to_string())
+    }
+
+    #[test]
+    fn defaults_are_made_explicit() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (text, expected) in [
+            ("hello-world", "docker.io/library/hello-world:latest".to_owned()),
+            ("golang:alpine", "docker.io/library/golang:alpine".to_owned()),
+            ("area51/jenkins", "docker.io/area51/jenkins:latest".to_owned()),
+            ("quay.io/a/b:1", "quay.io/a/b:1".to_owned()),
+            ("localhost:5000/x", "localhost:5000/x:latest".to_owned()),
+            ("localhost/x", "localhost/x:latest".to_owned()),
+            ("[::1]:5000/x", "[::1]:5000/x:latest".to_owned()),
+            ("index.docker.io/x", "docker.io/library/x:latest".to_owned()),
+            (
+                "registry-1.docker.io/library/x",
+                "docker.io/library/x:latest".to_owned(),
+            ),
+            ("docker://quay.io/a/b", "quay.io/a/b:latest".to_owned()),
+            ("  x/  ", "docker.io/library/x:latest".to_owned()),
+            ("a__b/c-----d/e.f", "docker.io/a__b/c-----d/e.f:latest".to_owned()),
+            (&format!("n@{digest}"), format!("docker.io/library/n@{digest}")),
+            (&format!("n:t@{digest}"), format!("docker.io/library/n:t@{digest}")),
+        ] {
+            assert_eq!(parse(text), expected, "{text}");
+            assert_eq!(parse(&expected), expected, "{text} again");
+        }
+    }
+
+    #[test]
+    fn refuses() {
+        for bad in [
+            "",
+            "/",
+            ":",
+            "@",
+            "x:",
+            "x@",
+            "UPPER/x",
+            "Hello",
+            "a//b",
+            "a/../b",
+            "..",
+            "a/.b",
+            "a-",
+            "-a",
+            "a___b",
+            "a..b",
+            "x:.t",
+            "x:-t",
+            "x@sha256:1",
+            "x@md5:d41d8cd98f00b204e9800998ecf8427e",
+            "é",
+            "a b",
+            "a\nb",
+            "a%2fb",
+            "http://x/y",
+            "[::1/x",
+            "[zz]:1/x",
+            "h.x:99999/x",
+            "h.x:/x",
+            "a/b:c:d",
+            "\u{1b}[31mx",
+        ] {
+            assert!(bad.parse::<Reference>().is_err(), "{bad:?} parsed as {}", parse(bad));
+        }
+        assert!(format!("a.io/{}", "x".repeat(251)).parse::<Reference>().is_err());
+        assert!(format!("x:{}", "t".repeat(129)).parse::<Reference>().is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! An image as a whole: a reference, the manifests below it, and the blobs that they name.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::descriptor::Descriptor;
+use super::digest::Digest;
+use super::manifest::RawManifest;
+use super::platform::Platform;
+use super::reference::Reference;
+use crate::error::{Error, Kind};
+
+/// What the user wants done with an index from which platforms are dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexMode {
+    /// Filtered if it was asked for by tag, sparse if it is pinned by digest.
+    #[default]
+    Auto,
+    /// The entries of what is dropped are removed; the digest is a new one.
+    Filtered,
+    /// The original bytes and digest, though some of what it lists is absent.
+    Sparse,
+}
+
+impl FromStr for IndexMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "filtered" => Ok(Self::Filtered),
+            "sparse" => Ok(Self::Sparse),
+            _ => Err(
+                Error::new(Kind::Usage, format!("invalid index mode `{}`", text.escape_debug()))
+                    .with_hint("one of `auto`, `filtered`, `sparse`"),
+            ),
+        }
+    }
+}
+
+/// What is pushed under an image's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// The original; nothing was dropped.
+    Whole,
+    /// The index without the dropped platforms.
+    Filtered,
+    /// The original index, though dropped platforms are absent.
+    Sparse,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "whole",
+            Self::Filtered => "filtered",
+            Self::Sparse => "sparse",
+        })
+    }
+}
+
+/// A root manifest with every manifest below it that is there.
+#[derive(Debug, Clone)]
+pub struct Variant {
+    /// What a tag points at.
+    pub root: Arc<RawManifest>,
+    /// What must be in place before it: each manifest once, children before their parents, without the root.
+    pub below: Vec<Arc<RawManifest>>,
+}
+
+impl Variant {
+    /// Every manifest, children before their parents, the root last.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<RawManifest>> {
+        self.below.iter().chain(std::iter::once(&self.root))
+    }
+}
+
+/// A platform of an image and the manifest that is it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformRecord {
+    /// `OS/ARCH[/VARIANT]`; `attestation` for what BuildKit lists as `unknown/unknown`; `unknown` where nothing says.
+    pub platform: String,
+    /// The manifest.
+    pub digest: Digest,
+}
+
+/// A blob that a manifest names and that is not carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftOut {
+    /// The blob.
+    pub digest: Digest,
+    /// Its type.
+    pub media_type: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// An image on its way: everything that is known once its manifests are fetched.
+#[derive(Debug, Clone)]
+pub struct ImageTree {
+    /// The name that it was asked for by.
+    pub source: Reference,
+    /// The source's own bytes. Where platforms were dropped, their manifests are not below it: a sparse index.
+    pub original: Variant,
+    /// The index without the dropped platforms; only where some were dropped.
+    pub filtered: Option<Variant>,
+    /// Which of the two goes under the name.
+    pub choice: Choice,
+    /// Platforms carried, in the order of the index.
+    pub kept: Vec<PlatformRecord>,
+    /// Platforms not carried, in the order of the index.
+    pub dropped: Vec<PlatformRecord>,
+    /// Blobs not carried.
+    pub left_out: Vec<LeftOut>,
+    /// Image configs that had to be read on the way, by digest.
+    pub configs: BTreeMap<Digest, Bytes>,
+}
+
+impl ImageTree {
+    /// The variant that goes under the name.
+    pub fn pushed(&self) -> &Variant {
+        match (&self.choice, &self.filtered) {
+            (Choice::Filtered, Some(filtered)) => filtered,
+            _ => &self.original,
+        }
+    }
+
+    /// Applies the user's wish to a tree of which platforms were dropped.
+    pub fn choose(&mut self, mode: IndexMode) {
+        self.choice = match (&self.filtered, mode) {
+            (None, _) => Choice::Whole,
+            (Some(_), IndexMode::Filtered) => Choice::Filtered,
+            (Some(_), IndexMode::Sparse) => Choice::Sparse,
+            (Some(_), IndexMode::Auto) if self.source.digest().is_some() => Choice::Sparse,
+            (Some(_), IndexMode::Auto) => Choice::Filtered,
+        };
+    }
+
+    /// Every manifest of both variants once, children before parents.
+    pub fn manifests(&self) -> Vec<&Arc<RawManifest>> {
+        let mut seen = HashSet::new();
+        self.original
+            .all()
+            .chain(self.filtered.iter().flat_map(Variant::all))
+            .filter(|m| seen.insert(m.digest().clone()))
+            .collect()
+    }
+
+    /// Every blob that is carried, once, with whether it is a config; in the order in which manifests name them.
+    pub fn blobs(&self) -> Vec<Blob> {
+        let mut seen = HashSet::new();
+        let mut blobs = Vec::new();
+        for manifest in self.manifests() {
+            for (i, descriptor) in manifest.blobs().into_iter().enumerate() {
+                let left_out = self.left_out.iter().any(|l| l.digest == descriptor.digest);
+                if !left_out && seen.insert(descriptor.digest.clone()) {
+                    blobs.push(Blob {
+                        descriptor: descriptor.clone(),
+                        is_config: i == 0 && matches!(manifest.view(), super::manifest::View::Image(_)),
+                    });
+                }
+            }
+        }
+        blobs
+    }
+}
+
+/// A blob of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Type, digest and size.
+    pub descriptor: Descriptor,
+    /// Whether a manifest names it as its config.
+    pub is_config: bool,
+}
+
+/// How a platform is written into records.
+pub fn platform_label(platform: Option<&Platform>, attestation: bool) -> String {
+    match platform {
+        _ if attestation => "attestation".to_owned(),
+        Some(platform) => platform.to_string(),
+        None => "unknown".to_owned(),
+    }
+}

@@ -1,0 +1,96 @@
+//! What an operation tells about itself while it runs. The library emits; a front end decides what a person sees.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// What an image reference turned out to be; its manifests are known, its blobs are still to come.
+    Resolved {
+        /// The canonical source reference.
+        reference: String,
+        /// The digest of the root manifest that will be carried.
+        digest: String,
+    },
+    /// The work is known: so many blobs, so many bytes, of which some are already in place.
+    Planned {
+        /// Blobs to transfer, each counted once.
+        blobs: u64,
+        /// Bytes of all these blobs.
+        bytes: u64,
+        /// Bytes of them that an earlier run or another bundle already has.
+        present: u64,
+    },
+    /// Bytes that arrived (positive) or that turned out useless and will be moved again (negative).
+    Bytes(i64),
+    /// A blob is in place.
+    BlobDone {
+        /// Its digest.
+        digest: String,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// All of an image is in place.
+    ImageDone {
+        /// The canonical source reference, or the destination where one is pushed to.
+        reference: String,
+        /// The digest of its root manifest.
+        digest: String,
+    },
+    /// A request will be tried again.
+    Retry {
+        /// What failed and why, in one line.
+        reason: String,
+        /// How long the pause is.
+        pause: std::time::Duration,
+    },
+    /// Something that the user should know, though the work goes on.
+    Warning(String),
+    /// Something that is worth a line where much is wanted (`--verbose`).
+    Note(String),
+}
+
+/// A handle to whoever listens. Cheap to clone; by default nobody does.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Progress {
+    /// Sends each event to `listener`, from whatever thread it happens on. The listener must not block.
+    pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(listener))
+    }
+
+    /// Nobody listens.
+    pub fn silent() -> Self {
+        Self::new(|_| ())
+    }
+
+    /// Tells one event.
+    pub fn emit(&self, event: Event) {
+        (self.0)(event);
+    }
+
+    /// Tells something that the user should know.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.emit(Event::Warning(text.into()));
+    }
+
+    /// Tells something that is worth a line where much is wanted.
+    pub fn note(&self, text: impl Into<String>) {
+        self.emit(Event::Note(text.into()));
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::silent()
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
