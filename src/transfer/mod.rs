@@ -1,1 +1,3 @@
-//! The operations. Stub.
+//! The operations: what is done with image trees between registries and bundles.
+
+pub mod resolve;
