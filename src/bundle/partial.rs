@@ -213,7 +213,7 @@ impl Partial {
     ///
     /// # Errors
     /// [`Kind::Exists`] if the name was taken meanwhile.
-    pub fn commit(self, total: u64, replace: bool) -> Result<()> {
+    pub fn commit(&self, total: u64, replace: bool) -> Result<()> {
         self.file
             .set_len(total)
             .and_then(|()| self.file.sync_all())
@@ -256,7 +256,7 @@ impl Partial {
     }
 
     /// Removes the file and its journal: nothing of it is worth keeping.
-    pub fn remove(self) {
+    pub fn remove(&self) {
         let _ = std::fs::remove_file(self.journal_path());
         let _ = std::fs::remove_file(&self.path);
     }

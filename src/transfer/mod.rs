@@ -1,3 +1,5 @@
 //! The operations: what is done with image trees between registries and bundles.
 
+pub mod export;
+pub mod fetch;
 pub mod resolve;
