@@ -311,6 +311,7 @@ mod tests {
         std::fs::write(&target, b"old").unwrap();
         assert_eq!(partial.commit(5, false).unwrap_err().kind(), Kind::Exists);
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
+        drop(partial);
         let partial = Partial::open(&target).unwrap();
         assert!(!partial.is_fresh());
         partial.commit(5, true).unwrap();
