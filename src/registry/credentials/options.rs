@@ -72,8 +72,135 @@ impl CredentialFile {
 
 impl CredentialOptions {
     /// The files that container tools ordinarily use, as this environment names them.
+    ///
+    /// In this order: `$DOCKER_MIRROR_AUTH_FILE` and `$REGISTRY_AUTH_FILE`, which have to exist where they are set;
+    /// Podman's `containers/auth.json` in the run-time and the configuration folder; Docker's `config.json` in
+    /// `$DOCKER_CONFIG`, else in `~/.docker`; and `~/.dockercfg`. A variable that is empty counts as not set.
     pub fn standard(env: &dyn Fn(&str) -> Option<OsString>) -> Self {
-        let _ = env;
-        Self::default()
+        let path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = path("HOME");
+        let in_home = |below: &str| home.as_ref().map(|home| home.join(below));
+        let podman = |folder: PathBuf| folder.join("containers/auth.json");
+
+        let mut ordinary = Vec::new();
+        match (path("XDG_RUNTIME_DIR"), user_id()) {
+            (Some(folder), _) => ordinary.push(podman(folder)),
+            // Podman falls back to the first of these; the second is where a session of the same user has it.
+            (None, Some(user)) => {
+                ordinary.push(PathBuf::from(format!("/run/containers/{user}/auth.json")));
+                ordinary.push(podman(PathBuf::from(format!("/run/user/{user}"))));
+            }
+            (None, None) => (),
+        }
+        ordinary.extend(path("XDG_CONFIG_HOME").map(podman));
+        ordinary.extend(in_home(".config").map(podman));
+        ordinary.extend(
+            path("DOCKER_CONFIG")
+                .or_else(|| in_home(".docker"))
+                .map(|folder| folder.join("config.json")),
+        );
+
+        let named = ["DOCKER_MIRROR_AUTH_FILE", "REGISTRY_AUTH_FILE"]
+            .into_iter()
+            .filter_map(path);
+        let mut files: Vec<CredentialFile> = Vec::new();
+        for file in named
+            .map(CredentialFile::named)
+            .chain(ordinary.into_iter().map(CredentialFile::ordinary))
+            .chain(in_home(".dockercfg").map(|path| CredentialFile {
+                path,
+                format: FileFormat::Legacy,
+                required: false,
+            }))
+        {
+            if !files.iter().any(|known| known.path == file.path) {
+                files.push(file);
+            }
+        }
+        Self {
+            files,
+            ..Self::default()
+        }
+    }
+}
+
+/// The number of the user that runs this, where the system shows it in its file system (Linux).
+fn user_id() -> Option<u32> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata("/proc/self").ok().map(|metadata| metadata.uid())
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standard(env: &[(&str, &str)]) -> Vec<(String, bool, FileFormat)> {
+        let options = CredentialOptions::standard(&|name| {
+            env.iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| OsString::from(value))
+        });
+        assert_eq!(options.login, None);
+        options
+            .files
+            .into_iter()
+            .map(|file| (file.path.display().to_string(), file.required, file.format))
+            .collect()
+    }
+
+    #[test]
+    fn order_of_files() {
+        let all = standard(&[
+            ("DOCKER_MIRROR_AUTH_FILE", "/own.json"),
+            ("REGISTRY_AUTH_FILE", "/registry.json"),
+            ("XDG_RUNTIME_DIR", "/run/user/7"),
+            ("XDG_CONFIG_HOME", "/xdg"),
+            ("DOCKER_CONFIG", "/docker"),
+            ("HOME", "/home/u"),
+        ]);
+        let expected = [
+            ("/own.json", true),
+            ("/registry.json", true),
+            ("/run/user/7/containers/auth.json", false),
+            ("/xdg/containers/auth.json", false),
+            ("/home/u/.config/containers/auth.json", false),
+            ("/docker/config.json", false),
+            ("/home/u/.dockercfg", false),
+        ];
+        assert_eq!(all.len(), expected.len(), "{all:?}");
+        for ((path, required, format), (expected_path, expected_required)) in all.iter().zip(expected) {
+            assert_eq!((path.as_str(), *required), (expected_path, expected_required));
+            assert_eq!(*format == FileFormat::Legacy, path.ends_with(".dockercfg"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_set_or_empty_or_the_same_adds_nothing() {
+        let paths = |env: &[(&str, &str)]| -> Vec<String> {
+            standard(env)
+                .into_iter()
+                .map(|(path, ..)| path)
+                .filter(|path| !path.starts_with("/run/"))
+                .collect()
+        };
+        assert_eq!(paths(&[]), [""; 0]);
+        assert_eq!(
+            paths(&[
+                ("HOME", "/h"),
+                ("XDG_CONFIG_HOME", "/h/.config"),
+                ("DOCKER_CONFIG", ""),
+                ("REGISTRY_AUTH_FILE", "")
+            ]),
+            [
+                "/h/.config/containers/auth.json",
+                "/h/.docker/config.json",
+                "/h/.dockercfg"
+            ]
+        );
     }
 }
