@@ -1,1 +1,6 @@
-//! The operations. Stub.
+//! The operations: what is done with image trees between registries and bundles.
+
+pub mod import;
+pub mod mirror;
+pub mod push;
+pub mod refilter;
