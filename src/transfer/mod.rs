@@ -2,4 +2,8 @@
 
 pub mod export;
 pub mod fetch;
+pub mod import;
+pub mod mirror;
+pub mod push;
+pub mod refilter;
 pub mod resolve;
