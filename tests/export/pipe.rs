@@ -53,7 +53,11 @@ fn a_wrong_blob_is_never_whole_in_the_pipe() {
     let export = images(&registry);
     let done = export.run("-", &[]);
     assert_eq!(done.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&done.stderr).contains("sha256:"), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        String::from_utf8_lossy(&done.stderr).contains("sha256:"),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
 #[test]

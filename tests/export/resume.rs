@@ -41,7 +41,10 @@ fn goes_on_inside_a_blob_with_the_same_bytes() {
     fill(&registry);
     let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
     let export = cut_off(&registry, 14 * MIB as u64);
-    assert!(export.bundle("b.tar", &[]) == expected, "the bundle differs from an undisturbed one");
+    assert!(
+        export.bundle("b.tar", &[]) == expected,
+        "the bundle differs from an undisturbed one"
+    );
     let total = 21 * MIB as u64;
     // At least 14 MiB were sent. Of two open slots up to 4 MiB each were not noted yet, and what was in flight is lost.
     assert!(
@@ -49,7 +52,12 @@ fn goes_on_inside_a_blob_with_the_same_bytes() {
         "{}",
         registry.transcript()
     );
-    assert!(registry.requests_of("GET", "/blobs/").iter().any(|r| !r.header("range").is_empty()));
+    assert!(
+        registry
+            .requests_of("GET", "/blobs/")
+            .iter()
+            .any(|r| !r.header("range").is_empty())
+    );
     // The manifests are in the unfinished file.
     assert_eq!(registry.count("GET", "/manifests/"), 0, "{}", registry.transcript());
 }
@@ -61,7 +69,10 @@ fn a_server_that_ignores_ranges_is_read_from_the_start() {
     let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
     let export = cut_off(&registry, 12 * MIB as u64);
     registry.add_fault(When::get("/blobs/"), Action::IgnoreRange);
-    assert!(export.bundle("b.tar", &[]) == expected, "the bundle differs from an undisturbed one");
+    assert!(
+        export.bundle("b.tar", &[]) == expected,
+        "the bundle differs from an undisturbed one"
+    );
 }
 
 #[test]
@@ -75,7 +86,10 @@ fn bytes_that_changed_between_two_runs_are_fetched_again() {
         When::get(&digests[0]).with_header("range").first(1),
         Action::FlipBit(9 * MIB as u64),
     );
-    assert!(export.bundle("b.tar", &[]) == expected, "the bundle differs from an undisturbed one");
+    assert!(
+        export.bundle("b.tar", &[]) == expected,
+        "the bundle differs from an undisturbed one"
+    );
 }
 
 #[test]
@@ -89,7 +103,10 @@ fn an_edited_file_costs_a_transfer_and_nothing_else() {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[at] ^= 0x55;
         std::fs::write(&path, bytes).unwrap();
-        assert!(export.bundle("b.tar", &[]) == expected, "byte {at}: the bundle differs from an undisturbed one");
+        assert!(
+            export.bundle("b.tar", &[]) == expected,
+            "byte {at}: the bundle differs from an undisturbed one"
+        );
     }
 }
 
@@ -100,9 +117,15 @@ fn a_shortened_file_costs_a_transfer_and_nothing_else() {
     let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
     for length in [1, 700, 5000, 5 * MIB as u64] {
         let export = cut_off(&registry, 12 * MIB as u64);
-        let file = std::fs::OpenOptions::new().write(true).open(export.path("b.tar.partial")).unwrap();
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(export.path("b.tar.partial"))
+            .unwrap();
         file.set_len(length).unwrap();
-        assert!(export.bundle("b.tar", &[]) == expected, "length {length}: the bundle differs");
+        assert!(
+            export.bundle("b.tar", &[]) == expected,
+            "length {length}: the bundle differs"
+        );
     }
 }
 
@@ -127,7 +150,10 @@ fn an_edited_journal_costs_a_transfer_and_nothing_else() {
         let path = export.path("b.tar.partial.journal");
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, edit(&text)).unwrap();
-        assert!(export.bundle("b.tar", &[]) == expected, "edit {number}: the bundle differs");
+        assert!(
+            export.bundle("b.tar", &[]) == expected,
+            "edit {number}: the bundle differs"
+        );
     }
 }
 
@@ -147,7 +173,10 @@ fn after_a_power_cut_only_what_was_synced_counts() {
     let file = export.path("b.tar.partial");
     let length = std::fs::metadata(&file).unwrap().len();
     std::fs::write(&file, vec![0; length as usize]).unwrap();
-    assert!(export.bundle("b.tar", &[]) == expected, "the bundle differs from an undisturbed one");
+    assert!(
+        export.bundle("b.tar", &[]) == expected,
+        "the bundle differs from an undisturbed one"
+    );
 }
 
 #[test]
@@ -169,7 +198,10 @@ fn another_commands_unfinished_file_is_not_overwritten() {
     let refused = run(&[], "a/a:1");
     let said = crate::tools::text(&refused);
     assert_eq!(refused.status.code(), Some(1), "{said}");
-    assert!(said.contains("b.tar.partial") && said.contains("--fresh") && said.contains("b/b:1"), "{said}");
+    assert!(
+        said.contains("b.tar.partial") && said.contains("--fresh") && said.contains("b/b:1"),
+        "{said}"
+    );
     assert!(before == std::fs::read(export.path("b.tar.partial")).unwrap());
     assert!(run(&["--fresh"], "a/a:1").status.success());
     assert_eq!(check(&export.path("b.tar")), 1);
@@ -202,7 +234,10 @@ fn tags_stay_where_the_first_run_found_them() {
     let said = crate::tools::text(&done);
     assert!(done.status.success(), "{said}");
     assert!(said.contains("a/a:1 has moved"), "{said}");
-    assert!(std::fs::read(export.path("b.tar")).unwrap() == expected, "the bundle differs from an undisturbed one");
+    assert!(
+        std::fs::read(export.path("b.tar")).unwrap() == expected,
+        "the bundle differs from an undisturbed one"
+    );
     // Anew, the tag counts as it is now.
     let fresh = export.bundle("b.tar", &["--fresh", "--force"]);
     assert!(fresh.len() < expected.len());
@@ -213,16 +248,28 @@ fn an_image_that_failed_joins_the_others_in_the_next_run() {
     let registry = Double::new();
     let digests = fill(&registry);
     let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
-    for broken in ["/v2/a/a/manifests/", "/v2/b/b/manifests/", digests[0].as_str(), digests[2].as_str()] {
+    for broken in [
+        "/v2/a/a/manifests/",
+        "/v2/b/b/manifests/",
+        digests[0].as_str(),
+        digests[2].as_str(),
+    ] {
         let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
         registry.add_fault(When::path(broken), Action::error(403, "DENIED", "not today"));
         let said = export.fails("b.tar", &[], 1);
         assert!(said.contains("1 of 2 images failed"), "{said}");
         registry.clear_faults();
         registry.forget_requests();
-        assert!(export.bundle("b.tar", &[]) == expected, "{broken}: the bundle differs from an undisturbed one");
+        assert!(
+            export.bundle("b.tar", &[]) == expected,
+            "{broken}: the bundle differs from an undisturbed one"
+        );
         // What the first run had is not fetched again.
-        assert!(blob_bytes_sent(&registry) <= 13 * MIB as u64, "{}", registry.transcript());
+        assert!(
+            blob_bytes_sent(&registry) <= 13 * MIB as u64,
+            "{}",
+            registry.transcript()
+        );
     }
 }
 
@@ -271,6 +318,9 @@ fn killed_at_random_moments() {
             registry.forget_requests();
             export.kill_when("b.tar", &[], || blob_bytes_sent(&registry) >= after);
         }
-        assert!(export.bundle("b.tar", &[]) == expected, "round {round}: the bundle differs from an undisturbed one");
+        assert!(
+            export.bundle("b.tar", &[]) == expected,
+            "round {round}: the bundle differs from an undisturbed one"
+        );
     }
 }

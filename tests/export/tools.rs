@@ -26,13 +26,18 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 /// Puts a linux/amd64 image of these layers into a registry, and returns the digests of the layers.
 pub(crate) fn put_image(registry: &Double, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Vec<String> {
     let store = registry.store();
-    let config = format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":[]}},"x":"{repository}:{tag}"}}"#);
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":[]}},"x":"{repository}:{tag}"}}"#
+    );
     let descriptor = |media_type: &str, digest: &str, size: usize| {
         format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
     };
     let size = config.len();
     let config = store.put_blob(repository, config.into_bytes());
-    let digests: Vec<String> = layers.iter().map(|layer| store.put_blob(repository, layer.clone())).collect();
+    let digests: Vec<String> = layers
+        .iter()
+        .map(|layer| store.put_blob(repository, layer.clone()))
+        .collect();
     let layers: Vec<String> = digests
         .iter()
         .zip(layers)
@@ -73,7 +78,10 @@ impl Export {
     pub(crate) fn of(registry: &Double, images: &[&str]) -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
-            images: images.iter().map(|image| format!("{}/{image}", registry.host())).collect(),
+            images: images
+                .iter()
+                .map(|image| format!("{}/{image}", registry.host()))
+                .collect(),
         }
     }
 
@@ -83,7 +91,12 @@ impl Export {
 
     pub(crate) fn command(&self, output: &str, flags: &[&str]) -> Command {
         let mut command = program(self.folder.path());
-        command.current_dir(self.folder.path()).arg("export").args(&self.images).args(["-o", output]).args(flags);
+        command
+            .current_dir(self.folder.path())
+            .arg("export")
+            .args(&self.images)
+            .args(["-o", output])
+            .args(flags);
         command
     }
 
@@ -121,7 +134,10 @@ impl Export {
         let start = Instant::now();
         while !enough() {
             assert!(start.elapsed() < Duration::from_secs(60), "it never got that far");
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it ended before it could be killed"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         child.kill().unwrap();
@@ -154,5 +170,9 @@ pub(crate) fn check(path: &Path) -> usize {
 
 /// Bytes of blobs that a registry has sent.
 pub(crate) fn blob_bytes_sent(registry: &Double) -> u64 {
-    registry.requests_of("GET", "/blobs/").iter().map(|request| request.bytes_out).sum()
+    registry
+        .requests_of("GET", "/blobs/")
+        .iter()
+        .map(|request| request.bytes_out)
+        .sum()
 }

@@ -14,7 +14,10 @@ fn same_images_same_bytes_in_any_order() {
     let one = Export::of(&registry, &["a/a:1", "b/b:1"]);
     let other = Export::of(&registry, &["b/b:1", "a/a:1", "b/b:1"]);
     let bytes = one.bundle("b.tar", &[]);
-    assert!(bytes == other.bundle("c.tar", &["-j", "1"]), "two exports of the same images differ");
+    assert!(
+        bytes == other.bundle("c.tar", &["-j", "1"]),
+        "two exports of the same images differ"
+    );
     assert_eq!(check(&one.path("b.tar")), 2);
 }
 
@@ -39,7 +42,12 @@ fn a_blob_that_several_images_name_is_fetched_once() {
     }
     Export::of(&registry, &["a/a:1", "b/b:1", "c/c:1"]).bundle("b.tar", &[]);
     let digest = crate::support::sha256(&shared);
-    assert_eq!(registry.count("GET", &format!("/blobs/{digest}")), 1, "{}", registry.transcript());
+    assert_eq!(
+        registry.count("GET", &format!("/blobs/{digest}")),
+        1,
+        "{}",
+        registry.transcript()
+    );
 }
 
 #[test]
@@ -69,7 +77,11 @@ fn a_huge_layer_comes_over_several_connections() {
     let ranges = requests.iter().filter(|r| !r.header("range").is_empty()).count();
     assert!(ranges >= 2, "{}", registry.transcript());
     // Shared out, and not fetched several times: a probe and cut connections cost a little.
-    assert!(blob_bytes_sent(&registry) < 230 * MIB as u64, "{}", registry.transcript());
+    assert!(
+        blob_bytes_sent(&registry) < 230 * MIB as u64,
+        "{}",
+        registry.transcript()
+    );
 }
 
 #[test]
@@ -106,7 +118,12 @@ fn an_earlier_bundle_saves_the_network() {
     let new = Export::of(&registry, &["a/a:2"]);
     let bytes = new.bundle("b.tar", &["--reuse", old_path.to_str().unwrap()]);
     assert!(bytes == plain, "a bundle with reused blobs differs");
-    assert_eq!(registry.count("GET", &crate::support::sha256(&base)), 0, "{}", registry.transcript());
+    assert_eq!(
+        registry.count("GET", &crate::support::sha256(&base)),
+        0,
+        "{}",
+        registry.transcript()
+    );
 
     // A byte changed in the old bundle: found, and fetched instead.
     let mut damaged = std::fs::read(&old_path).unwrap();
@@ -129,8 +146,14 @@ fn compressed_bundles_have_the_same_content() {
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(gzip.as_slice()), &mut unpacked).unwrap();
     assert!(unpacked == plain, "gzip changes the bundle");
     let zstd = export.bundle("b.tar.zst", &[]);
-    assert!(zstd::decode_all(zstd.as_slice()).unwrap() == plain, "zstd changes the bundle");
-    assert!(zstd == export.bundle("c.tar", &["--zstd"]), "the flag and the name differ");
+    assert!(
+        zstd::decode_all(zstd.as_slice()).unwrap() == plain,
+        "zstd changes the bundle"
+    );
+    assert!(
+        zstd == export.bundle("c.tar", &["--zstd"]),
+        "the flag and the name differ"
+    );
 }
 
 #[test]
@@ -138,7 +161,9 @@ fn manifests_are_fetched_once_however_many_images_share_them() {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 1000)]);
     let manifest = registry.manifest("a/a", "1").unwrap();
-    registry.store().put_manifest("a/a", Some("2"), "application/vnd.oci.image.manifest.v1+json", manifest);
+    registry
+        .store()
+        .put_manifest("a/a", Some("2"), "application/vnd.oci.image.manifest.v1+json", manifest);
     Export::of(&registry, &["a/a:1", "a/a:2"]).bundle("b.tar", &[]);
     assert!(registry.count("GET", "/manifests/") <= 2, "{}", registry.transcript());
 }
