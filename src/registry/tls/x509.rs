@@ -135,7 +135,7 @@ mod tests {
             whole: &[],
             content: text.as_bytes(),
         };
-        time(element).map(UnixTime::as_secs)
+        time(element).map(|time| time.as_secs())
     }
 
     #[test]
