@@ -1,7 +1,7 @@
 //! What all hosts of one side share, and the sending of a single request: time limits, the wire log, one HTTP client
 //! per host (each has TLS settings of its own).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ pub(super) struct Context {
     pub(super) credentials: Credentials,
     pub(super) cache: Option<ManifestCache>,
     clients: Mutex<HashMap<String, reqwest::Client>>,
+    /// Hosts whose certificates are not checked because the configuration says so for them alone.
+    blind: Mutex<HashSet<String>>,
 }
 
 impl Context {
@@ -34,7 +36,8 @@ impl Context {
         Self {
             credentials: Credentials::new(options.credentials.clone()),
             cache: options.manifest_cache.clone().map(ManifestCache::new),
-            clients: Mutex::new(HashMap::new()),
+            clients: Mutex::default(),
+            blind: Mutex::default(),
             options,
         }
     }
@@ -106,6 +109,14 @@ impl Context {
         }
     }
 
+    /// Does not check the certificate of this host from now on.
+    pub(super) fn trust_blindly(&self, host: &str) {
+        let new = self.blind.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned());
+        if new {
+            self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("https://{host}"));
+        }
+    }
+
     fn client(&self, url: &Url) -> Result<reqwest::Client> {
         let host = authority(url);
         let local = is_loopback(url);
@@ -115,6 +126,12 @@ impl Context {
             return Ok(client.clone());
         }
         let options = &self.options;
+        let mut trust = options.tls.clone();
+        trust.insecure |= self
+            .blind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&host);
         let mut builder = reqwest::Client::builder()
             .user_agent(options.user_agent())
             .http1_only()
@@ -124,7 +141,7 @@ impl Context {
             .connect_timeout(options.connect_timeout())
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_keepalive(Duration::from_secs(30))
-            .tls_backend_preconfigured(tls::client_config(&options.tls, &host)?);
+            .tls_backend_preconfigured(tls::client_config(&trust, &host)?);
         if local {
             // A proxy elsewhere has another idea of who `localhost` is.
             builder = builder.no_proxy();

@@ -122,11 +122,13 @@ impl Host {
         ))
     }
 
-    /// A host by its address, for mirrors.
-    pub(super) fn mirror(base: &Url, context: Arc<Context>) -> Self {
-        let mut root = base.clone();
-        root.set_path("/");
-        Self::at(&authority(base), root, FIXED, context)
+    /// A mirror, whose scheme is stated.
+    pub(super) fn mirror(name: &str, scheme: &str, context: Arc<Context>) -> Result<Self> {
+        let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
+        let base = Url::parse(&format!("{scheme}://{address}/")).map_err(|e| {
+            Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e)
+        })?;
+        Ok(Self::at(name, base, FIXED, context))
     }
 
     fn at(name: &str, base: Url, scheme: u8, context: Arc<Context>) -> Self {

@@ -37,8 +37,10 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::Result;
+use self::mirrors::Endpoint;
+use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::reference::Target;
 
 pub use answer::Refusal;
 use blob::Place;
@@ -83,9 +85,19 @@ impl Registries {
         })
     }
 
-    fn mirror(&self, base: &reqwest::Url) -> Arc<Host> {
-        let made = || Arc::new(Host::mirror(base, Arc::clone(&self.context)));
-        Arc::clone(self.hosts().entry(base.to_string()).or_insert_with(made))
+    fn mirror(&self, endpoint: &Endpoint) -> Result<Arc<Host>> {
+        let scheme = if endpoint.scheme_https { "https" } else { "http" };
+        let key = format!("{scheme}://{}", endpoint.host);
+        if endpoint.insecure {
+            self.context.trust_blindly(&endpoint.host);
+        }
+        let mut hosts = self.hosts();
+        if let Some(found) = hosts.get(&key) {
+            return Ok(Arc::clone(found));
+        }
+        let made = Arc::new(Host::mirror(&endpoint.host, scheme, Arc::clone(&self.context))?);
+        hosts.insert(key, Arc::clone(&made));
+        Ok(made)
     }
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
@@ -112,22 +124,41 @@ impl Registry {
         &self.host.name
     }
 
-    /// Where a repository can be read: its mirrors, and at last the registry itself.
-    fn places(&self, repository: &str) -> VecDeque<Place> {
-        let mirrors = self.host.context.options.mirrors.of(&self.host.name, repository);
-        let mirrors = mirrors.into_iter().filter_map(|endpoint| {
-            let scheme = if endpoint.scheme_https { "https" } else { "http" };
-            let base = reqwest::Url::parse(&format!("{scheme}://{}", endpoint.host)).ok()?;
-            Some(Place {
-                host: self.registries.mirror(&base),
+    /// Where something can be read: the mirrors of its repository, and at last the registry itself.
+    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Place>> {
+        let name = &self.host.name;
+        let mirrors = &self.host.context.options.mirrors;
+        if mirrors.is_blocked(name, repository) {
+            return Err(Error::new(
+                Kind::Denied,
+                format!("`{name}/{repository}` is blocked by the configuration of this machine"),
+            )
+            .with_hint("a `blocked = true` in registries.conf says so"));
+        }
+        if mirrors.origin_is_insecure(name, repository) {
+            self.host.context.trust_blindly(name);
+        }
+        let mut places = VecDeque::new();
+        let mut origin = true;
+        for endpoint in mirrors
+            .of(name, repository)
+            .into_iter()
+            .filter(|endpoint| endpoint.serves(target))
+        {
+            let host = self.registries.mirror(&endpoint)?;
+            origin &= !endpoint.replaces_origin;
+            places.push_back(Place {
+                host,
                 repository: endpoint.repository,
-            })
-        });
-        let origin = Place {
-            host: Arc::clone(&self.host),
-            repository: repository.to_owned(),
-        };
-        mirrors.chain(std::iter::once(origin)).collect()
+            });
+        }
+        if origin || places.is_empty() {
+            places.push_back(Place {
+                host: Arc::clone(&self.host),
+                repository: repository.to_owned(),
+            });
+        }
+        Ok(places)
     }
 }
 

@@ -42,7 +42,7 @@ impl Registry {
         {
             return Ok(manifest);
         }
-        let mut places = self.places(repository);
+        let mut places = self.places(repository, target)?;
         loop {
             let Some(place) = places.pop_front() else {
                 return Err(Error::new(Kind::Usage, "no registry to read from"));
@@ -73,7 +73,8 @@ impl Registry {
         range: std::ops::Range<u64>,
         without_range: WithoutRange,
     ) -> Result<BlobReader> {
-        BlobReader::open(self.places(repository), descriptor, range, without_range).await
+        let places = self.places(repository, &Target::Digest(descriptor.digest.clone()))?;
+        BlobReader::open(places, descriptor, range, without_range).await
     }
 
     /// A whole small blob (config), verified against size and digest.
