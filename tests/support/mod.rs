@@ -8,7 +8,7 @@
 //! use support::{Double, Options};
 //!
 //! let registry = Double::start(Options::default().fault(When::get("/blobs/").first(2), Action::cut(1000)));
-//! let image = support::image::linux_and_windows().push(&registry, "library/greeting", "1.0");
+//! support::images::linux_and_windows(Style::Oci).push(&registry, "library/greeting", "1.0");
 //! // ... run what is tested against `registry.host()` ...
 //! assert_eq!(registry.count("GET", "/blobs/"), 3, "{}", registry.transcript());
 //! ```
@@ -24,8 +24,12 @@
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 pub mod auth;
-mod double;
+pub mod cli;
+pub mod double;
 pub mod fault;
+pub mod http;
+pub mod image;
+pub mod images;
 pub mod log;
 mod options;
 mod pull;
@@ -37,6 +41,7 @@ pub mod tls;
 pub mod wire;
 
 pub use auth::Auth;
+pub use cli::Cli;
 pub use double::Double;
 pub use fault::{Action, Canned, Fault, When};
 pub use log::Entry;
