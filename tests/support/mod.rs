@@ -19,6 +19,8 @@
 //! - [`Double::requests`] has everything that a client sent, secrets included; [`Double::count`] counts.
 //! - [`Double::store`] reads and writes what the server holds, past all checks.
 //!
+//! - [`Cli`] runs the program; [`real`] starts real registries and engines, and says in words what is not there.
+//!
 //! The same server runs by itself: `cargo run --example registry-double`.
 // Each test binary uses a part of this.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
@@ -34,6 +36,7 @@ pub mod log;
 mod options;
 mod pull;
 mod push;
+pub mod real;
 mod reply;
 mod serve;
 pub mod store;
