@@ -55,7 +55,10 @@ pub async fn import(
         progress.warn(warning.clone());
     }
     for missing in bundle.missing() {
-        progress.warn(format!("`{}` is missing from the bundle: {}", missing.reference, missing.reason));
+        progress.warn(format!(
+            "`{}` is missing from the bundle: {}",
+            missing.reference, missing.reason
+        ));
     }
     let images = choose(bundle.images(), &select.only)?;
     let trees = read(bundle.clone(), images).await?;
@@ -96,9 +99,12 @@ fn choose(images: &[BundledImage], patterns: &[String]) -> Result<Vec<BundledIma
     }
     let mut matchers: Vec<(GlobMatcher, bool)> = Vec::new();
     for pattern in patterns {
-        let glob = GlobBuilder::new(pattern).literal_separator(false).build().map_err(|e| {
-            Error::new(Kind::Usage, format!("invalid pattern `{}`", pattern.escape_debug())).with_source(e)
-        })?;
+        let glob = GlobBuilder::new(pattern)
+            .literal_separator(false)
+            .build()
+            .map_err(|e| {
+                Error::new(Kind::Usage, format!("invalid pattern `{}`", pattern.escape_debug())).with_source(e)
+            })?;
         matchers.push((glob.compile_matcher(), false));
     }
     let mut chosen = Vec::new();
@@ -163,7 +169,11 @@ async fn read(bundle: Arc<Bundle>, images: Vec<BundledImage>) -> Result<Vec<(Bun
         0 => Ok(trees),
         1 => {
             let fault = faults.remove(0);
-            Err(if fault.hint().is_some() { fault } else { fault.with_hint(hint) })
+            Err(if fault.hint().is_some() {
+                fault
+            } else {
+                fault.with_hint(hint)
+            })
         }
         n => {
             let mut text = format!("{n} images of the bundle are not whole");
@@ -227,7 +237,12 @@ mod tests {
 
     #[test]
     fn patterns_fit_what_a_user_types() {
-        let images = [image("hello-world"), image("golang:alpine"), image("quay.io/a/golang:1"), image("b/c")];
+        let images = [
+            image("hello-world"),
+            image("golang:alpine"),
+            image("quay.io/a/golang:1"),
+            image("b/c"),
+        ];
         let chosen = |patterns: &[&str]| {
             let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
             match choose(&images, &patterns) {
@@ -237,7 +252,10 @@ mod tests {
         };
         assert_eq!(chosen(&["hello-world"]), "docker.io/library/hello-world:latest");
         assert_eq!(chosen(&["golang:*"]), "docker.io/library/golang:alpine");
-        assert_eq!(chosen(&["*golang:*"]), "docker.io/library/golang:alpine quay.io/a/golang:1");
+        assert_eq!(
+            chosen(&["*golang:*"]),
+            "docker.io/library/golang:alpine quay.io/a/golang:1"
+        );
         assert_eq!(chosen(&["quay.io/*", "b/c"]), "quay.io/a/golang:1 docker.io/b/c:latest");
         assert_eq!(chosen(&[]).split(' ').count(), 4);
         assert_eq!(chosen(&["b/c", "nothing"]), "no image of the bundle fits `nothing`");

@@ -43,7 +43,10 @@ pub async fn mirror(
                 for blob in tree.blobs() {
                     let places = places.entry(blob.descriptor.digest).or_default();
                     let repository = tree.source.repository();
-                    if !places.iter().any(|p| p.repository == repository && p.host() == tree.source.host()) {
+                    if !places
+                        .iter()
+                        .any(|p| p.repository == repository && p.host() == tree.source.host())
+                    {
                         places.push(Place {
                             registry: registry.clone(),
                             repository: repository.to_owned(),

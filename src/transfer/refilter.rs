@@ -21,7 +21,12 @@ const MAX_DEPTH: usize = 8;
 /// [`Kind::NotFound`] if nothing is left.
 pub fn refilter(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     let mut walk = Walk {
-        manifests: tree.original.below.iter().map(|m| (m.digest().clone(), m.clone())).collect(),
+        manifests: tree
+            .original
+            .below
+            .iter()
+            .map(|m| (m.digest().clone(), m.clone()))
+            .collect(),
         labels: tree.kept.iter().map(|k| (&k.digest, k.platform.as_str())).collect(),
         tree: &tree,
         filter,
@@ -85,7 +90,10 @@ fn nothing_left(tree: &ImageTree, filter: &PlatformFilter) -> Error {
 /// Each manifest once, where it stands first: that is before everything that names it.
 fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
     let mut seen = HashSet::new();
-    manifests.into_iter().filter(|m| seen.insert(m.digest().clone())).collect()
+    manifests
+        .into_iter()
+        .filter(|m| seen.insert(m.digest().clone()))
+        .collect()
 }
 
 struct Walk<'a> {
@@ -186,9 +194,13 @@ impl Walk<'_> {
     }
 
     fn platform_behind(&self, manifest: &RawManifest) -> Option<Platform> {
-        let View::Image(image) = manifest.view() else { return None };
+        let View::Image(image) = manifest.view() else {
+            return None;
+        };
         let config = self.tree.configs.get(&image.config.digest);
-        let stated = config.and_then(|bytes| Config::parse(bytes).ok()).map(|config| config.platform);
+        let stated = config
+            .and_then(|bytes| Config::parse(bytes).ok())
+            .map(|config| config.platform);
         if let Some(platform) = stated.filter(|p| !p.os.is_empty()) {
             return Some(platform);
         }

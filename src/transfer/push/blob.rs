@@ -1,7 +1,7 @@
 //! One blob into one repository.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -83,7 +83,10 @@ pub(crate) async fn place(
     }
     let metered = Metered::new(origin.clone(), ledger.clone(), way.extra);
     loop {
-        match registry.push_blob(repository, descriptor, &metered, way.mount_from).await {
+        match registry
+            .push_blob(repository, descriptor, &metered, way.mount_from)
+            .await
+        {
             Ok(Pushed::Mounted) => {
                 metered.settle(0);
                 return Ok(Placed::Mounted);

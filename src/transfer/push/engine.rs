@@ -1,7 +1,6 @@
 //! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
@@ -43,12 +42,26 @@ async fn verdicts(items: &[PushItem], request: &PushRequest, registry: &Registry
         tag::judge(&item.tree, &item.destination, held, request.on_existing)
     };
     let mut rest = items.iter();
-    let Some(first) = rest.next() else { return Ok(Vec::new()) };
+    let Some(first) = rest.next() else {
+        return Ok(Vec::new());
+    };
     let mut verdicts = vec![ask(first.clone()).await];
-    if let Some(Err(_)) = verdicts.first().filter(|v| matches!(v, Err(e) if e.kind() == Kind::Network)) {
-        return Err(verdicts.remove(0).err().unwrap_or_else(|| Error::new(Kind::Network, "no answer")));
+    if let Some(Err(_)) = verdicts
+        .first()
+        .filter(|v| matches!(v, Err(e) if e.kind() == Kind::Network))
+    {
+        return Err(verdicts
+            .remove(0)
+            .err()
+            .unwrap_or_else(|| Error::new(Kind::Network, "no answer")));
     }
-    verdicts.extend(stream::iter(rest.cloned()).map(ask).buffered(request.jobs.max(1)).collect::<Vec<_>>().await);
+    verdicts.extend(
+        stream::iter(rest.cloned())
+            .map(ask)
+            .buffered(request.jobs.max(1))
+            .collect::<Vec<_>>()
+            .await,
+    );
     Ok(verdicts)
 }
 
@@ -170,7 +183,9 @@ impl<'a> Engine<'a> {
         loop {
             while blobs < jobs && !self.stop {
                 let images = &self.images;
-                let Some(job) = self.queue.next(|number| images[number].alive) else { break };
+                let Some(job) = self.queue.next(|number| images[number].alive) else {
+                    break;
+                };
                 running.push(self.start(job));
                 blobs += 1;
             }

@@ -73,26 +73,27 @@ impl Landing {
             repaired: Counts::default(),
         };
         match (tree.choice, &tree.filtered) {
-            (Choice::Sparse, Some(filtered)) => {
-                match self.variant(&tree.original, true, &mut landed).await {
-                    Err(error) if refuses(&error) => {
-                        self.ledger.progress
-                            .note(format!("{}: sparse index refused: {}", self.item.destination, error.full()));
-                        self.variant(filtered, false, &mut landed).await?;
-                        landed.digest = filtered.root.digest().clone();
-                        landed.form = Form::Fallback;
-                        landed.warnings.push(format!(
-                            "`{}` does not accept an index of which platforms are absent: the pinned digest {} does \
+            (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut landed).await {
+                Err(error) if refuses(&error) => {
+                    self.ledger.progress.note(format!(
+                        "{}: sparse index refused: {}",
+                        self.item.destination,
+                        error.full()
+                    ));
+                    self.variant(filtered, false, &mut landed).await?;
+                    landed.digest = filtered.root.digest().clone();
+                    landed.form = Form::Fallback;
+                    landed.warnings.push(format!(
+                        "`{}` does not accept an index of which platforms are absent: the pinned digest {} does \
                              not exist there; the index of the platforms that are carried ({}) is under the tag `{}`",
-                            self.item.destination.host(),
-                            tree.original.root.digest(),
-                            filtered.root.digest(),
-                            self.tag(),
-                        ));
-                    }
-                    other => other?,
+                        self.item.destination.host(),
+                        tree.original.root.digest(),
+                        filtered.root.digest(),
+                        self.tag(),
+                    ));
                 }
-            }
+                other => other?,
+            },
             _ => self.variant(tree.pushed(), false, &mut landed).await?,
         }
         Ok(landed)
@@ -107,7 +108,10 @@ impl Landing {
     }
 
     fn was_written(&self, digest: &Digest) -> bool {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(digest)
     }
 
     async fn variant(&self, variant: &Variant, sparse: bool, landed: &mut Landed) -> Result<()> {
@@ -198,7 +202,9 @@ impl Landing {
             View::Index(index) => {
                 for entry in &index.entries {
                     let digest = &entry.descriptor.digest;
-                    let Some(child) = variant.below.iter().find(|m| m.digest() == digest) else { continue };
+                    let Some(child) = variant.below.iter().find(|m| m.digest() == digest) else {
+                        continue;
+                    };
                     let target = Target::Digest(digest.clone());
                     let missing = matches!(
                         self.registry.head_manifest(self.repository(), &target).await?,
@@ -211,8 +217,13 @@ impl Landing {
                 }
             }
             View::Image(_) | View::Other { .. } => {
-                let carried: HashSet<Digest> =
-                    self.item.tree.blobs().into_iter().map(|b| b.descriptor.digest).collect();
+                let carried: HashSet<Digest> = self
+                    .item
+                    .tree
+                    .blobs()
+                    .into_iter()
+                    .map(|b| b.descriptor.digest)
+                    .collect();
                 let mut seen = HashSet::new();
                 for descriptor in refused.manifest.blobs() {
                     if !carried.contains(&descriptor.digest) || !seen.insert(&descriptor.digest) {
@@ -279,12 +290,11 @@ impl Landing {
                         break;
                     }
                     Held::Unsaid(error) => {
-                        return Err(Error::new(
-                            Kind::Server,
-                            format!("{what} was accepted, but cannot be read back"),
-                        )
-                        .with_source(error)
-                        .with_hint("is this address really that of a registry?"));
+                        return Err(
+                            Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
+                                .with_source(error)
+                                .with_hint("is this address really that of a registry?"),
+                        );
                     }
                 };
                 if attempt == ATTEMPTS {

@@ -46,11 +46,8 @@ impl FromStr for Mapping {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |why: &str| {
-            Error::new(
-                Kind::Usage,
-                format!("invalid mapping `{}`: {why}", text.escape_debug()),
-            )
-            .with_hint("write `SRC=DST`, such as `quay.io/prometheus=monitoring` or `nginx=web/nginx`")
+            Error::new(Kind::Usage, format!("invalid mapping `{}`: {why}", text.escape_debug()))
+                .with_hint("write `SRC=DST`, such as `quay.io/prometheus=monitoring` or `nginx=web/nginx`")
         };
         let (from, to) = text.split_once('=').ok_or_else(|| invalid("there is no `=`"))?;
         let (from, to) = (from.trim().trim_end_matches('/'), to.trim().trim_matches('/'));
@@ -65,14 +62,13 @@ impl FromStr for Mapping {
         let (host, path) = match from.split_once('/') {
             None if is_host(from) => (from.to_owned(), Vec::new()),
             // Whatever stands behind the host is only there to have it checked and folded like that of an image.
-            Some((first, path)) if is_host(first) => {
-                (first.to_owned(), path.split('/').map(str::to_owned).collect())
-            }
+            Some((first, path)) if is_host(first) => (first.to_owned(), path.split('/').map(str::to_owned).collect()),
             None => (DOCKER_HUB.to_owned(), vec!["library".to_owned(), from.to_owned()]),
             Some(_) => (DOCKER_HUB.to_owned(), from.split('/').map(str::to_owned).collect()),
         };
         let probe = |path: &str| {
-            Reference::new(&host, path, None, None).map_err(|e| invalid("it breaks the grammar of names").with_source(e))
+            Reference::new(&host, path, None, None)
+                .map_err(|e| invalid("it breaks the grammar of names").with_source(e))
         };
         let host = match path.is_empty() {
             true => probe("any")?,
@@ -208,7 +204,12 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_of_whole_components_decides() {
-        let mappings = ["quay.io=q", "quay.io/prometheus=monitoring", "nginx=web/front", "docker.io/library="];
+        let mappings = [
+            "quay.io=q",
+            "quay.io/prometheus=monitoring",
+            "nginx=web/front",
+            "docker.io/library=",
+        ];
         for (source, expected) in [
             ("quay.io/prometheus/node:v1", "r.example/mirror/monitoring/node:v1"),
             ("quay.io/prometheus2/node:v1", "r.example/mirror/q/prometheus2/node:v1"),
@@ -225,10 +226,23 @@ mod tests {
 
     #[test]
     fn mappings_that_are_none() {
-        for bad in ["", "a", "=a", "a=UP", "quay.io/a:1=b", "a@sha256:0=b", "a=b:1", "a//b=c", "quay.io/A=b"] {
+        for bad in [
+            "",
+            "a",
+            "=a",
+            "a=UP",
+            "quay.io/a:1=b",
+            "a@sha256:0=b",
+            "a=b:1",
+            "a//b=c",
+            "quay.io/A=b",
+        ] {
             assert!(bad.parse::<Mapping>().is_err(), "{bad}");
         }
-        for (good, shown) in [("localhost:5000=x", "localhost:5000=x"), ("index.docker.io/a/=b/", "docker.io/a=b")] {
+        for (good, shown) in [
+            ("localhost:5000=x", "localhost:5000=x"),
+            ("index.docker.io/a/=b/", "docker.io/a=b"),
+        ] {
             assert_eq!(good.parse::<Mapping>().unwrap().to_string(), shown);
         }
     }

@@ -137,9 +137,7 @@ impl Queue {
             }
         }
         let mut works: Vec<Work> = by_blob.into_values().filter(|w| !w.pending.is_empty()).collect();
-        works.sort_by(|a, b| {
-            (b.descriptor.size, &a.descriptor.digest).cmp(&(a.descriptor.size, &b.descriptor.digest))
-        });
+        works.sort_by(|a, b| (b.descriptor.size, &a.descriptor.digest).cmp(&(a.descriptor.size, &b.descriptor.digest)));
         let ready = (0..works.len()).collect();
         let queue = Self {
             works,
@@ -163,7 +161,9 @@ impl Queue {
         while let Some(&number) = self.ready.first() {
             let work = &mut self.works[number];
             let need = loop {
-                let Some(mut need) = work.pending.pop_front() else { break None };
+                let Some(mut need) = work.pending.pop_front() else {
+                    break None;
+                };
                 need.images.retain(|&image| alive(image));
                 if !need.images.is_empty() {
                     break Some(need);
@@ -247,17 +247,26 @@ mod tests {
     #[test]
     fn largest_first_and_one_upload_at_a_time() {
         let (small, large) = (blob("small", 1), blob("large", 9));
-        let (mut queue, waiting) =
-            Queue::new(&[demand(0, 0, &[&small, &large]), demand(1, 1, &[&large]), demand(2, 2, &[&large])]);
+        let (mut queue, waiting) = Queue::new(&[
+            demand(0, 0, &[&small, &large]),
+            demand(1, 1, &[&large]),
+            demand(2, 2, &[&large]),
+        ]);
         assert_eq!((waiting[&0].needs, waiting[&1].needs), (2, 1));
         assert_eq!(queue.size(), (2, 10));
         let lead = queue.next(|_| true).unwrap();
-        assert_eq!((&lead.descriptor, lead.need.repository, lead.ask, lead.mount_from), (&large, 0, true, None));
+        assert_eq!(
+            (&lead.descriptor, lead.need.repository, lead.ask, lead.mount_from),
+            (&large, 0, true, None)
+        );
         assert_eq!(queue.next(|_| true).unwrap().descriptor, small);
         assert!(queue.next(|_| true).is_none(), "the others wait for the upload");
         queue.placed(&lead, Placed::Uploaded);
         let follow = queue.next(|_| true).unwrap();
-        assert_eq!((follow.need.repository, follow.ask, follow.mount_from), (1, false, Some(0)));
+        assert_eq!(
+            (follow.need.repository, follow.ask, follow.mount_from),
+            (1, false, Some(0))
+        );
         assert!(queue.next(|_| true).is_none(), "the first mount is waited for");
         queue.placed(&follow, Placed::Mounted);
         assert_eq!(queue.next(|_| true).unwrap().need.repository, 2);
@@ -284,7 +293,10 @@ mod tests {
         let mut there = demand(0, 0, &[&base]);
         there.in_place = true;
         let (mut queue, waiting) = Queue::new(&[there, demand(1, 0, &[&base, &own]), demand(2, 1, &[&base])]);
-        assert_eq!((waiting[&1].needs, waiting[&1].known.bytes, waiting[&2].needs), (1, 5, 1));
+        assert_eq!(
+            (waiting[&1].needs, waiting[&1].known.bytes, waiting[&2].needs),
+            (1, 5, 1)
+        );
         let job = queue.next(|_| true).unwrap();
         assert_eq!((job.need.repository, job.mount_from, job.ask), (1, Some(0), false));
         assert_eq!(queue.next(|_| true).unwrap().descriptor, own);
