@@ -4,3 +4,4 @@ pub mod import;
 pub mod mirror;
 pub mod push;
 pub mod refilter;
+pub mod resolve;
