@@ -1,6 +1,9 @@
 //! The wire: one client per registry host, with credentials, TLS, retries and limits. Stub with the agreed signatures.
 #![allow(missing_docs, clippy::todo, unused_variables)]
 
+pub mod credentials;
+pub mod mirrors;
+pub mod tls;
 pub mod upload_source;
 
 use std::path::PathBuf;

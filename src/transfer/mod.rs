@@ -1,5 +1,7 @@
 //! The operations: what is done with image trees between registries and bundles.
 
+pub mod export;
+pub mod fetch;
 pub mod import;
 pub mod mirror;
 pub mod push;
