@@ -17,7 +17,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::tree::{Choice, Variant};
-use crate::registry::{Presence, Registry};
+use crate::registry::{Presence, Refusal, Registry};
 
 /// How often a manifest is offered again after the registry missed something below it, and how often it is asked for what
 /// it has just accepted: some registries need a moment to see their own uploads.
@@ -124,29 +124,32 @@ impl Landing {
             }
         }
         let target = Target::Tag(self.tag().to_owned());
-        self.put(target, &variant.root, variant, sparse, landed)
-            .await
-            .map_err(|e| self.explain(e))?;
+        if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
+            self.contested(error, &variant.root).await?;
+        }
         self.read_back(&variant.root, landed).await
     }
 
-    /// Says so where a registry refuses to move a tag that is in use.
-    fn explain(&self, error: Error) -> Error {
-        match &self.before {
-            Some(before) if matches!(error.kind(), Kind::Denied | Kind::Exists | Kind::Unsupported) => {
-                let kind = if refuses(&error) { error.kind() } else { Kind::Exists };
-                Error::new(
-                    kind,
-                    format!(
-                        "`{}` does not let the tag `{}` be moved, which holds {before}",
-                        self.item.destination.name(),
-                        self.tag()
-                    ),
-                )
-                .with_source(error)
-                .with_hint("the tag seems to be immutable: delete it there, or leave it alone by `--on-existing skip`")
+    /// Looks after a tag that could not be put: somebody else may have put the same there in the meantime, which is as
+    /// good; else the error says what stands in the way.
+    async fn contested(&self, error: Error, root: &RawManifest) -> Result<()> {
+        if !matches!(error.kind(), Kind::Exists | Kind::Denied) {
+            return Err(error);
+        }
+        let target = Target::Tag(self.tag().to_owned());
+        match held(&self.registry, self.repository(), &target).await {
+            Ok(Held::Digest(digest)) if digest == *root.digest() => Ok(()),
+            Ok(Held::Digest(digest)) => {
+                let message = format!(
+                    "`{}` does not let the tag `{}` be moved, which holds {digest}",
+                    self.item.destination.name(),
+                    self.tag()
+                );
+                Err(Error::new(Kind::Exists, message).with_source(error).with_hint(
+                    "the tag seems to be immutable: delete it there, or leave it alone by `--on-existing skip`",
+                ))
             }
-            _ => error,
+            _ => Err(error),
         }
     }
 
@@ -195,8 +198,7 @@ impl Landing {
     /// Puts in place again what a registry says is missing below a manifest: what it admits to be missing at once, and
     /// from the second time on also what it claims to have. `false` if there was nothing to do.
     async fn repair(&self, refused: Refused<'_>, variant: &Variant, landed: &mut Landed) -> Result<bool> {
-        let message = refused.error.full();
-        let named = |digest: &Digest| message.contains(digest.hex());
+        let named = |digest: &Digest| names(refused.error, digest);
         let mut done = false;
         match refused.manifest.view() {
             View::Index(index) => {
@@ -257,8 +259,7 @@ impl Landing {
 
     /// Whether the registry names something as missing that was pushed, so that the index is not refused for being sparse.
     fn misses_ours(&self, variant: &Variant, error: &Error) -> bool {
-        let message = error.full();
-        variant.below.iter().any(|m| message.contains(m.digest().hex()))
+        variant.below.iter().any(|m| names(error, m.digest()))
     }
 
     /// Asks by tag and by digest until both answers are the manifest that was put.
@@ -315,12 +316,26 @@ impl Landing {
     }
 }
 
-/// Whether a registry refuses a manifest for what it is or for what is below it, rather than for who sends it.
-fn refuses(error: &Error) -> bool {
-    matches!(error.kind(), Kind::NotFound | Kind::Unsupported)
+/// Whether a registry refuses an index for what it is, rather than for who sends it.
+fn refuses_sparse(error: &Error) -> bool {
+    match Refusal::of(error) {
+        Some(refusal) => (400..500).contains(&refusal.status) && !matches!(refusal.status, 401 | 403 | 429),
+        None => matches!(error.kind(), Kind::NotFound | Kind::Unsupported),
+    }
 }
 
-/// Whether a registry refuses a manifest since it does not see something below it.
+/// Whether a registry refuses a manifest since it does not see something below it. Some say so of an index by
+/// `MANIFEST_INVALID` alone.
 fn misses_something(error: &Error) -> bool {
-    error.kind() == Kind::NotFound
+    Refusal::of(error).is_some_and(|refusal| {
+        ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"]
+            .iter()
+            .any(|code| refusal.has(code))
+            || (refusal.has("MANIFEST_INVALID") && !refusal.digests.is_empty())
+    })
+}
+
+/// Whether a registry names this as what it misses.
+fn names(error: &Error, digest: &Digest) -> bool {
+    Refusal::of(error).is_some_and(|refusal| refusal.digests.contains(digest))
 }
