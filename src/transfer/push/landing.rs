@@ -74,7 +74,7 @@ impl Landing {
         };
         match (tree.choice, &tree.filtered) {
             (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut landed).await {
-                Err(error) if refuses(&error) => {
+                Err(error) if refuses_sparse(&error) => {
                     self.ledger.progress.note(format!(
                         "{}: sparse index refused: {}",
                         self.item.destination,
