@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, try_join};
 
 use super::PushItem;
 use super::blob::{self, Ledger, Way};
@@ -62,9 +62,8 @@ impl Landing {
     /// the filtered one.
     ///
     /// # Errors
-    /// Those of the registry, with the tag's former digest where it would not let it be moved; [`Kind::Server`] if it
-    /// says that it took the image and does not have it.
-    pub(crate) async fn run(self) -> Result<Landed> {
+    /// Those of the registry, with the tag's digest where it would not let it be moved.
+    pub(crate) async fn put_all(&self) -> Result<Landed> {
         let tree = self.item.tree.clone();
         let mut landed = Landed {
             digest: tree.pushed().root.digest().clone(),
@@ -127,7 +126,7 @@ impl Landing {
         if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
             self.contested(error, &variant.root).await?;
         }
-        self.read_back(&variant.root, landed).await
+        Ok(())
     }
 
     /// Looks after a tag that could not be put: somebody else may have put the same there in the meantime, which is as
@@ -262,53 +261,65 @@ impl Landing {
         variant.below.iter().any(|m| names(error, m.digest()))
     }
 
-    /// Asks by tag and by digest until both answers are the manifest that was put.
-    async fn read_back(&self, root: &RawManifest, landed: &mut Landed) -> Result<()> {
+    /// Asks by tag and by digest until both answers are the manifest that was put. Some registries need a moment; a web
+    /// server that says yes to everything is found out here.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] if an answer is none, or another manifest.
+    pub(crate) async fn read_back(&self, mut landed: Landed) -> Result<Landed> {
         let by_tag = Target::Tag(self.tag().to_owned());
-        let by_digest = Target::Digest(root.digest().clone());
-        for target in [by_tag, by_digest] {
-            let what = format!("`{}` {target}", self.item.destination.name());
-            let mut attempt = 0;
-            loop {
-                let lags = match held(&self.registry, self.repository(), &target).await? {
-                    Held::Digest(digest) if digest == *root.digest() => break,
-                    // A replica that has not heard yet.
-                    Held::Digest(digest) if self.before.as_ref() == Some(&digest) => {
-                        format!("still holds {digest}")
-                    }
-                    Held::Digest(digest) => {
-                        return Err(Error::new(
-                            Kind::Server,
-                            format!("{what} is {digest} after {} was pushed", root.digest()),
-                        )
-                        .with_hint("the registry altered the manifest, or somebody else pushed at the same time"));
-                    }
-                    Held::Nothing => "is not there".to_owned(),
-                    Held::Unsaid(error) if matches!(error.kind(), Kind::Denied | Kind::Unauthorized) => {
-                        landed
-                            .warnings
-                            .push(format!("{what} cannot be read back to check it: {}", error.full()));
-                        break;
-                    }
-                    Held::Unsaid(error) => {
-                        return Err(
-                            Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
-                                .with_source(error)
-                                .with_hint("is this address really that of a registry?"),
-                        );
-                    }
-                };
-                if attempt == ATTEMPTS {
-                    return Err(Error::new(
-                        Kind::Server,
-                        format!("the registry accepted {}, but {what} {lags}", root.digest()),
-                    ));
+        let by_digest = Target::Digest(landed.digest.clone());
+        let (by_tag, by_digest) = try_join(
+            self.confirm(&by_tag, &landed.digest),
+            self.confirm(&by_digest, &landed.digest),
+        )
+        .await?;
+        landed.warnings.extend(by_tag.or(by_digest));
+        Ok(landed)
+    }
+
+    /// Waits until a target is this digest. Returns a warning where the registry does not let it be read.
+    async fn confirm(&self, target: &Target, pushed: &Digest) -> Result<Option<String>> {
+        let what = match target {
+            Target::Tag(tag) => format!("the tag `{tag}` of `{}`", self.item.destination.name()),
+            Target::Digest(digest) => format!("{digest} in `{}`", self.item.destination.name()),
+        };
+        let mut attempt = 0;
+        loop {
+            let lag = match held(&self.registry, self.repository(), target).await? {
+                Held::Digest(digest) if digest == *pushed => return Ok(None),
+                // A replica that has not heard yet.
+                Held::Digest(digest) if self.before.as_ref() == Some(&digest) => format!("still holds {digest}"),
+                Held::Digest(digest) => {
+                    return Err(
+                        Error::new(Kind::Server, format!("{what} holds {digest} after {pushed} was pushed"))
+                            .with_hint("the registry altered the manifest, or somebody else pushed at the same time"),
+                    );
                 }
-                self.wait(attempt).await;
-                attempt += 1;
+                Held::Nothing => "is not there".to_owned(),
+                Held::Unsaid(error) if matches!(error.kind(), Kind::Denied | Kind::Unauthorized) => {
+                    return Ok(Some(format!(
+                        "{what} cannot be read back to check it: {}",
+                        error.full()
+                    )));
+                }
+                Held::Unsaid(error) => {
+                    return Err(
+                        Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
+                            .with_source(error)
+                            .with_hint("is this address really that of a registry?"),
+                    );
+                }
+            };
+            if attempt == ATTEMPTS {
+                return Err(Error::new(
+                    Kind::Server,
+                    format!("the registry accepted {pushed}, but {what} {lag}"),
+                ));
             }
+            self.wait(attempt).await;
+            attempt += 1;
         }
-        Ok(())
     }
 
     async fn wait(&self, attempt: u32) {
