@@ -31,5 +31,12 @@ impl TlsOptions {
 /// The client side of TLS for `HOST[:PORT]` as it stands in references.
 pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientConfig> {
     let _ = (options, host);
-    Err(Error::new(Kind::Unsupported, "not there yet"))
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::new(Kind::Usage, "no TLS version is left").with_source(e))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
