@@ -2,5 +2,11 @@
 //!
 //! The format is described in `docs/bundle-format.md`.
 
+mod header;
+pub mod journal;
+pub mod layout;
+pub mod partial;
+pub mod plan;
+pub mod ranges;
 pub mod read;
 pub mod record;

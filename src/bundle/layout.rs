@@ -1,0 +1,146 @@
+//! The documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive beside it.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::{Image, RawManifest, View};
+use crate::image::media_type;
+use crate::image::reference::Reference;
+use crate::image::tree::ImageTree;
+
+/// Readers of Docker archives refuse a `manifest.json` from this size on.
+const MAX_DOCKER_MANIFEST: usize = 1 << 20;
+
+/// Where a blob stands in the layout.
+pub fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
+}
+
+/// The name of an image inside a bundle: with its tag where it has one, else with its digest. Other programs look images up
+/// by it, and few accept both at once.
+pub fn name_in_bundle(reference: &Reference) -> String {
+    match (reference.tag(), reference.digest()) {
+        (Some(tag), _) => format!("{}:{tag}", reference.name()),
+        (None, Some(digest)) => reference.pinned(digest),
+        (None, None) => reference.name(),
+    }
+}
+
+/// JSON that a person can read.
+pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|e| Error::new(Kind::Malformed, "cannot write JSON").with_source(e))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// `index.json`: one descriptor per name, the full name in both annotations that readers look at.
+pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
+    let manifests: Vec<Value> = trees
+        .iter()
+        .map(|tree| {
+            let root = &tree.pushed().root;
+            let name = name_in_bundle(&tree.source);
+            let mut entry = Map::new();
+            entry.insert("mediaType".into(), root.media_type().into());
+            entry.insert("digest".into(), root.digest().to_string().into());
+            entry.insert("size".into(), root.descriptor().size.into());
+            entry.insert(
+                "annotations".into(),
+                json!({
+                    "io.containerd.image.name": name,
+                    "org.opencontainers.image.ref.name": name,
+                }),
+            );
+            if let Some(platform) = single_platform(tree, root) {
+                entry.insert("platform".into(), platform);
+            }
+            Value::Object(entry)
+        })
+        .collect();
+    pretty(&json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_INDEX,
+        "manifests": manifests,
+    }))
+}
+
+/// The platform of a single-manifest image, as its config states it.
+fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
+    let View::Image(image) = root.view() else { return None };
+    let config = tree.configs.get(&image.config.digest)?;
+    let config = crate::image::manifest::Config::parse(config).ok()?;
+    let mut platform = Map::new();
+    platform.insert("architecture".into(), config.platform.architecture.into());
+    platform.insert("os".into(), config.platform.os.into());
+    if let Some(variant) = config.platform.variant {
+        platform.insert("variant".into(), variant.into());
+    }
+    Some(Value::Object(platform))
+}
+
+/// `manifest.json`, which `docker load` and `podman load` read: one platform per name, linux/amd64 where there is one.
+///
+/// `None` where no image can be written into it, or where it would be too large for its readers.
+pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Vec<u8>>> {
+    let mut items = Vec::new();
+    for tree in trees {
+        let Some(tag) = tree.source.tag() else { continue };
+        let Some(image) = image_for_docker(tree) else { continue };
+        let absent = |digest: &Digest| tree.left_out.iter().any(|l| l.digest == *digest);
+        if image.layers.iter().any(|layer| absent(&layer.digest)) {
+            continue;
+        }
+        items.push(json!({
+            "Config": blob_path(&image.config.digest),
+            "RepoTags": [format!("{}:{tag}", tree.source.name())],
+            "Layers": image.layers.iter().map(|l| blob_path(&l.digest)).collect::<Vec<_>>(),
+        }));
+    }
+    if items.is_empty() {
+        return Ok(None);
+    }
+    let bytes = pretty(&items)?;
+    Ok((bytes.len() < MAX_DOCKER_MANIFEST).then_some(bytes))
+}
+
+fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
+    let mut images = tree.kept.iter().filter(|record| record.platform.starts_with("linux/"));
+    let first = images.clone().next();
+    let chosen = images
+        .find(|record| record.platform.starts_with("linux/amd64"))
+        .or(first)?;
+    let manifest = tree.original.all().find(|m| *m.digest() == chosen.digest)?;
+    match manifest.view() {
+        View::Image(image) if media_type::is_image_config(&image.config.media_type) => Some(image),
+        _ => None,
+    }
+}
+
+/// The blob members in the first bytes of a bundle of our own, as far as they can be read; larger ones than `cap` are left
+/// out. Their content is not checked here.
+pub fn blobs_in(front: &Bytes, cap: u64) -> Vec<(Digest, Bytes)> {
+    let mut archive = tar::Archive::new(front.as_ref());
+    let Ok(entries) = archive.entries() else {
+        return Vec::new();
+    };
+    let mut blobs = Vec::new();
+    for entry in entries.map_while(|entry| entry.ok()) {
+        let range = entry.raw_file_position()..entry.raw_file_position().saturating_add(entry.size());
+        let digest = entry.path().ok().and_then(|path| {
+            let (algorithm, hex) = path.to_str()?.strip_prefix("blobs/")?.split_once('/')?;
+            format!("{algorithm}:{hex}").parse::<Digest>().ok()
+        });
+        if let Some(digest) = digest
+            && entry.size() <= cap
+            && range.end <= front.len() as u64
+            && let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
+        {
+            blobs.push((digest, front.slice(start..end)));
+        }
+    }
+    blobs
+}

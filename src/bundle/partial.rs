@@ -1,0 +1,336 @@
+//! `FILE.partial`: a bundle on its way to its final name.
+//!
+//! The final name is the commit point. Until [`Partial::commit`] it does not exist, or keeps what it had before; a lock keeps
+//! a second run out.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+
+/// An open, locked, unfinished bundle. Writes go to any offset, from any thread.
+#[derive(Debug)]
+pub struct Partial {
+    target: PathBuf,
+    path: PathBuf,
+    file: File,
+    fresh: bool,
+}
+
+/// What the file system under a file can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// The largest file that it holds, in bytes, where that is a limit in practice.
+    pub max_file: Option<u64>,
+    /// Whether a gap that is skipped costs nothing. Where not (FAT, exFAT), the system fills it with zeros.
+    pub sparse: bool,
+    /// Bytes that this user may still write.
+    pub free: u64,
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+impl Partial {
+    /// Opens or creates `TARGET.partial` and locks it.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if another run holds it; [`Kind::Usage`] if the target's name cannot be a file.
+    pub fn open(target: &Path) -> Result<Self> {
+        if target.file_name().is_none() || target.is_dir() {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("the output `{}` is a folder, not a file", target.display()),
+            )
+            .with_hint("give the name of the bundle, such as `-o bundle.tar`"));
+        }
+        let path = with_suffix(target, ".partial");
+        // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
+        for _ in 0..10 {
+            let existed = path.exists();
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|e| Error::io("create", &path, e).with_hint("choose another place with `-o`"))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(
+                        Error::new(Kind::Busy, format!("another run is writing `{}`", path.display()))
+                            .with_hint("wait for it, or choose another name with `-o`"),
+                    );
+                }
+                // Some network file systems have no locks: going on without is better than not at all.
+                Err(TryLockError::Error(_)) => {}
+            }
+            let same = file.metadata().ok().zip(std::fs::metadata(&path).ok());
+            if same.is_some_and(|(a, b)| a.ino() == b.ino() && a.dev() == b.dev()) {
+                return Ok(Self {
+                    target: target.to_owned(),
+                    path,
+                    file,
+                    fresh: !existed,
+                });
+            }
+        }
+        Err(Error::new(
+            Kind::Busy,
+            format!("`{}` is replaced again and again by other runs", path.display()),
+        ))
+    }
+
+    /// `FILE.partial`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The journal beside it.
+    pub fn journal_path(&self) -> PathBuf {
+        with_suffix(&self.target, ".partial.journal")
+    }
+
+    /// Whether this run created the file.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Empties the file, for a new start.
+    pub fn clear(&self) -> Result<()> {
+        self.file.set_len(0).map_err(|e| Error::io("empty", &self.path, e))
+    }
+
+    /// How many bytes the file has.
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    /// Whether the file has no byte.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    fn metadata(&self) -> Result<std::fs::Metadata> {
+        self.file.metadata().map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|e| {
+            let error = Error::io("write", &self.path, e);
+            match error.kind() {
+                Kind::NoSpace => {
+                    error.with_hint("make room, then run the same command again: it goes on where this one stopped")
+                }
+                _ => error,
+            }
+        })
+    }
+
+    /// Fills `buffer` from `offset` on; fewer bytes only at the end of the file.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", &self.path, e)),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// The file itself, for copies that the kernel makes.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Waits until everything written is on the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// What the file system under it can do.
+    pub fn file_system(&self) -> Result<FileSystem> {
+        file_system(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
+    }
+
+    /// Refuses a bundle that the file system cannot hold, and takes the room that it needs where that is possible.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] that says how much is missing.
+    pub fn reserve(&self, total: u64, human: impl Fn(u64) -> String) -> Result<()> {
+        let system = self.file_system()?;
+        if let Some(max) = system.max_file
+            && total > max
+        {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the bundle has {}, but the file system of `{}` holds no file over {}",
+                    human(total),
+                    self.target.display(),
+                    human(max)
+                ),
+            )
+            .with_hint(
+                "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
+            ));
+        }
+        let allocated = self.metadata()?.blocks() * 512;
+        let needed = total.saturating_sub(allocated);
+        if needed > system.free {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the bundle needs {} more at `{}`, but only {} are free: {} are missing",
+                    human(needed),
+                    self.target.display(),
+                    human(system.free),
+                    human(needed - system.free)
+                ),
+            )
+            .with_hint(
+                "make room, or choose another place with `-o`; fewer platforms (`--platform`) make it smaller",
+            ));
+        }
+        if system.sparse {
+            // Room that is taken now cannot run out later. Not every file system can, and none must.
+            let _ = rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, total);
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable and gives it its final name; with `replace` over what is there.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] if the name was taken meanwhile.
+    pub fn commit(&self, total: u64, replace: bool) -> Result<()> {
+        self.file
+            .set_len(total)
+            .and_then(|()| self.file.sync_all())
+            .map_err(|e| Error::io("write", &self.path, e))?;
+        self.rename(replace)?;
+        let folder = match self.target.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        // The name is durable once its folder is; file systems that cannot sync a folder say so, and that is no fault.
+        if let Ok(folder) = File::open(folder) {
+            let _ = folder.sync_all();
+        }
+        let _ = std::fs::remove_file(self.journal_path());
+        Ok(())
+    }
+
+    fn rename(&self, replace: bool) -> Result<()> {
+        let failed = |e: io::Error| {
+            if e.kind() == io::ErrorKind::AlreadyExists {
+                already_there(&self.target)
+            } else {
+                Error::io("rename", &self.path, e)
+            }
+        };
+        if replace {
+            return std::fs::rename(&self.path, &self.target).map_err(failed);
+        }
+        let cwd = rustix::fs::CWD;
+        match rustix::fs::renameat_with(cwd, &self.path, cwd, &self.target, rustix::fs::RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+                if self.target.exists() {
+                    return Err(already_there(&self.target));
+                }
+                std::fs::rename(&self.path, &self.target).map_err(failed)
+            }
+            Err(e) => Err(failed(e.into())),
+        }
+    }
+
+    /// Removes the file and its journal: nothing of it is worth keeping.
+    pub fn remove(&self) {
+        let _ = std::fs::remove_file(self.journal_path());
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The error of an output that exists.
+pub fn already_there(target: &Path) -> Error {
+    Error::new(
+        Kind::Exists,
+        format!("the output `{}` is already there", target.display()),
+    )
+    .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
+}
+
+fn file_system(file: &File) -> io::Result<FileSystem> {
+    // Magic numbers of linux/magic.h.
+    const MSDOS: i64 = 0x4d44;
+    const EXFAT: i64 = 0x2011_bab0;
+    let facts = rustix::fs::fstatfs(file)?;
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::cast_possible_wrap,
+        reason = "the field's type differs by target"
+    )]
+    let kind = facts.f_type as i64;
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::cast_sign_loss,
+        reason = "the field's type differs by target"
+    )]
+    let free = (facts.f_bavail as u64).saturating_mul(facts.f_bsize as u64);
+    Ok(FileSystem {
+        max_file: (kind == MSDOS).then_some((1 << 32) - 1),
+        sparse: kind != MSDOS && kind != EXFAT,
+        free,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_final_name_comes_last_and_is_not_taken_silently() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("b.tar");
+        let partial = Partial::open(&target).unwrap();
+        assert!(partial.is_fresh());
+        partial.write_at(b"xyz", 2).unwrap();
+        assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Busy);
+        assert!(!target.exists());
+        std::fs::write(&target, b"old").unwrap();
+        assert_eq!(partial.commit(5, false).unwrap_err().kind(), Kind::Exists);
+        assert_eq!(std::fs::read(&target).unwrap(), b"old");
+        drop(partial);
+        let partial = Partial::open(&target).unwrap();
+        assert!(!partial.is_fresh());
+        partial.commit(5, true).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"\0\0xyz");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn says_how_much_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = Partial::open(&folder.path().join("b.tar")).unwrap();
+        let error = partial.reserve(1 << 60, |n| n.to_string()).unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+        assert!(error.to_string().contains("are missing"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_no_output() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Partial::open(folder.path()).unwrap_err().kind(), Kind::Usage);
+    }
+}

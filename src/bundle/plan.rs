@@ -1,0 +1,246 @@
+//! Where everything stands in a bundle, known before its first layer byte arrives.
+//!
+//! A plan is a pure value: the same trees give the same plan, and the same plan the same bytes. No clock, no host name and
+//! no order of arrival gets into it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
+use super::{header, layout};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::image::reference::Reference;
+use crate::image::tree::ImageTree;
+
+/// The two zero blocks that end a tar archive (POSIX ustar).
+pub const TRAILER: u64 = 1024;
+
+/// The layout of one bundle.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    front: Bytes,
+    blobs: Vec<Slot>,
+    total: u64,
+    digest: Digest,
+}
+
+/// The place of one blob: its header block, its bytes, and the zeros up to the next block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// What is there. The media type is that of the first manifest that names it.
+    pub blob: Descriptor,
+    /// Where the header starts, in bytes from the start of the file.
+    pub header_offset: u64,
+    /// Where the blob starts.
+    pub offset: u64,
+}
+
+impl Slot {
+    /// The header blocks of this member.
+    pub fn header(&self) -> Result<Vec<u8>> {
+        header::member(&layout::blob_path(&self.blob.digest), self.blob.size)
+    }
+
+    /// How many zero bytes follow the blob.
+    pub fn padding(&self) -> u64 {
+        header::padding(self.blob.size)
+    }
+
+    /// Where the blob ends, before its padding.
+    pub fn end(&self) -> u64 {
+        self.offset + self.blob.size
+    }
+}
+
+/// What goes into a bundle beside the images.
+#[derive(Debug, Clone)]
+pub struct Extras {
+    /// Images that were asked for and are not in it.
+    pub missing: Vec<Missing>,
+    /// Whether `manifest.json` is written, for `docker load` and `podman load`.
+    pub docker_manifest: bool,
+}
+
+impl Plan {
+    /// Lays out these images. Their order does not matter: they are sorted by name.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] if two manifests give one blob two sizes or the sizes overflow; [`Kind::Usage`] if two images
+    /// have one name and different digests.
+    pub fn new(trees: &[ImageTree], extras: &Extras) -> Result<Self> {
+        let trees = sorted(trees)?;
+        let mut front = Vec::new();
+        append(&mut front, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        append(&mut front, "index.json", &layout::index_json(&trees)?)?;
+        if extras.docker_manifest
+            && let Some(bytes) = layout::manifest_json(&trees)?
+        {
+            append(&mut front, "manifest.json", &bytes)?;
+        }
+        let record = Record {
+            format_version: FORMAT_VERSION,
+            images: trees.iter().map(|tree| image_record(tree)).collect(),
+            missing: extras.missing.clone(),
+        };
+        append(&mut front, record::MEMBER, &layout::pretty(&record)?)?;
+
+        let mut manifests = BTreeMap::new();
+        for tree in &trees {
+            for manifest in tree.manifests() {
+                manifests.insert(manifest.digest().clone(), manifest.bytes().clone());
+            }
+        }
+        for (digest, bytes) in &manifests {
+            append(&mut front, &layout::blob_path(digest), bytes)?;
+        }
+
+        let mut offset = front.len() as u64;
+        let too_large = || {
+            Error::new(
+                Kind::Malformed,
+                "the sizes of the blobs add up to more than a file can hold",
+            )
+        };
+        let mut blobs = Vec::new();
+        for blob in blobs_in_order(&trees)? {
+            if manifests.contains_key(&blob.digest) {
+                // A manifest that another one names as a layer is in the front already.
+                continue;
+            }
+            let prefix = header::member(&layout::blob_path(&blob.digest), blob.size)?.len() as u64;
+            let slot = Slot {
+                header_offset: offset,
+                offset: offset.checked_add(prefix).ok_or_else(too_large)?,
+                blob,
+            };
+            offset = slot
+                .offset
+                .checked_add(slot.blob.size)
+                .and_then(|end| end.checked_add(slot.padding()))
+                .filter(|end| i64::try_from(*end).is_ok())
+                .ok_or_else(too_large)?;
+            blobs.push(slot);
+        }
+        let total = offset.checked_add(TRAILER).ok_or_else(too_large)?;
+
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(&front);
+        for slot in &blobs {
+            hasher.update(format!("{} {}\n", slot.blob.digest, slot.blob.size).as_bytes());
+        }
+        Ok(Self {
+            front: front.into(),
+            blobs,
+            total,
+            digest: hasher.finish(),
+        })
+    }
+
+    /// Everything before the first blob: the layout's own files and all manifests, with their headers.
+    pub fn front(&self) -> &Bytes {
+        &self.front
+    }
+
+    /// The blobs in the order of their places: configs, then layers, largest first.
+    pub fn blobs(&self) -> &[Slot] {
+        &self.blobs
+    }
+
+    /// The size of the bundle in bytes.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// A digest of the plan itself: two plans of one digest make the same file.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// The bytes of all blobs.
+    pub fn blob_bytes(&self) -> u64 {
+        self.blobs.iter().map(|slot| slot.blob.size).sum()
+    }
+}
+
+fn append(out: &mut Vec<u8>, name: &str, content: &[u8]) -> Result<()> {
+    out.extend(header::member(name, content.len() as u64)?);
+    out.extend_from_slice(content);
+    let padded = out.len() as u64 + header::padding(content.len() as u64);
+    out.resize(usize::try_from(padded).unwrap_or(usize::MAX), 0);
+    Ok(())
+}
+
+/// By the name that they have in the bundle; an image that was asked for twice is there once.
+fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
+    let mut by_name: BTreeMap<String, &ImageTree> = BTreeMap::new();
+    for tree in trees {
+        let name = layout::name_in_bundle(&tree.source);
+        if let Some(other) = by_name.get(&name)
+            && other.pushed().root.digest() != tree.pushed().root.digest()
+        {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "two images would be `{name}` in the bundle: `{}` and `{}`",
+                    other.source, tree.source
+                ),
+            )
+            .with_hint("leave one of them out, or export them into two bundles"));
+        }
+        by_name.insert(name, tree);
+    }
+    Ok(by_name.into_values().collect())
+}
+
+fn image_record(tree: &ImageTree) -> ImageRecord {
+    ImageRecord {
+        reference: tree.source.to_string(),
+        index: tree.choice,
+        original: tree.original.root.digest().clone(),
+        filtered: tree.filtered.as_ref().map(|v| v.root.digest().clone()),
+        kept: tree.kept.clone(),
+        dropped: tree.dropped.clone(),
+        left_out: tree.left_out.clone(),
+    }
+}
+
+/// Configs by digest, then layers, largest first: long transfers start first, and layout order is fetching order.
+fn blobs_in_order(trees: &[&ImageTree]) -> Result<Vec<Descriptor>> {
+    let mut blobs: HashMap<Digest, (Descriptor, bool, &Reference)> = HashMap::new();
+    for tree in trees {
+        for blob in tree.blobs() {
+            let digest = blob.descriptor.digest.clone();
+            let (known, is_config, other) =
+                blobs
+                    .entry(digest)
+                    .or_insert((blob.descriptor.clone(), blob.is_config, &tree.source));
+            if known.size != blob.descriptor.size {
+                return Err(Error::new(
+                    Kind::Malformed,
+                    format!(
+                        "blob {} has {} bytes by `{other}` and {} by `{}`",
+                        known.digest, known.size, blob.descriptor.size, tree.source
+                    ),
+                ));
+            }
+            *is_config |= blob.is_config;
+        }
+    }
+    let mut blobs: Vec<_> = blobs.into_values().collect();
+    blobs.sort_by(|(a, a_config, _), (b, b_config, _)| {
+        b_config
+            .cmp(a_config)
+            .then_with(|| {
+                if *a_config {
+                    std::cmp::Ordering::Equal
+                } else {
+                    b.size.cmp(&a.size)
+                }
+            })
+            .then_with(|| a.digest.cmp(&b.digest))
+    });
+    Ok(blobs.into_iter().map(|(descriptor, _, _)| descriptor).collect())
+}

@@ -1,0 +1,125 @@
+//! Bytes that are taken from front to back, skipping where that is cheap: what a tar is scanned from.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::source::Source;
+use crate::error::{Error, Kind, Result};
+
+/// Where a scan takes its bytes from.
+pub(super) trait Forward {
+    /// Reads up to the buffer's length; less only at the end.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize>;
+
+    /// Leaves out up to `count` bytes and says how many there were.
+    fn skip(&mut self, count: u64) -> Result<u64>;
+
+    /// How many bytes are left, where that is known.
+    fn left(&self) -> Option<u64>;
+}
+
+/// An open file; skipping costs nothing.
+#[derive(Debug)]
+pub(super) struct FileForward {
+    source: Arc<Source>,
+    position: u64,
+}
+
+impl FileForward {
+    pub(super) fn new(source: Arc<Source>) -> Self {
+        Self { source, position: 0 }
+    }
+}
+
+impl Forward for FileForward {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let left = self.source.length() - self.position;
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        self.source.read_exact_at(self.position, &mut buffer[..count])?;
+        self.position += count as u64;
+        Ok(count)
+    }
+
+    fn skip(&mut self, count: u64) -> Result<u64> {
+        let count = count.min(self.source.length() - self.position);
+        self.position += count;
+        Ok(count)
+    }
+
+    fn left(&self) -> Option<u64> {
+        Some(self.source.length() - self.position)
+    }
+}
+
+/// A pipe, or whatever a decompressor gives; skipping reads.
+#[derive(Debug)]
+pub(super) struct StreamForward<R> {
+    label: String,
+    input: R,
+}
+
+impl<R: Read> StreamForward<R> {
+    pub(super) fn new(label: &str, input: R) -> Self {
+        Self {
+            label: label.to_owned(),
+            input,
+        }
+    }
+
+    /// The input, at the position that was reached.
+    pub(super) fn into_inner(self) -> R {
+        self.input
+    }
+}
+
+impl<R: Read> Forward for StreamForward<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.input.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(stream_error(&self.label, e)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn skip(&mut self, count: u64) -> Result<u64> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut skipped = 0;
+        while skipped < count {
+            let want = usize::try_from(count - skipped).unwrap_or(usize::MAX).min(buffer.len());
+            let got = self.read(&mut buffer[..want])?;
+            if got == 0 {
+                break;
+            }
+            skipped += got as u64;
+        }
+        Ok(skipped)
+    }
+
+    fn left(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// An error that a reader raised. One of this crate that travelled inside it comes out as it was.
+pub(super) fn stream_error(label: &str, e: std::io::Error) -> Error {
+    match e.downcast::<Error>() {
+        Ok(error) => error,
+        Err(e) => {
+            let kind = match e.kind() {
+                std::io::ErrorKind::InvalidData
+                | std::io::ErrorKind::InvalidInput
+                | std::io::ErrorKind::UnexpectedEof => Kind::Malformed,
+                std::io::ErrorKind::StorageFull
+                | std::io::ErrorKind::QuotaExceeded
+                | std::io::ErrorKind::FileTooLarge => Kind::NoSpace,
+                _ => Kind::Io,
+            };
+            Error::new(kind, format!("cannot read `{}`", label.escape_debug())).with_source(e)
+        }
+    }
+}

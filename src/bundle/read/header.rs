@@ -1,0 +1,287 @@
+//! One tar header, read strictly: where programs would disagree about what it says, it is refused.
+//!
+//! Field layout and numbers come from the `tar` crate; what is added here are the checks that a lenient reader leaves
+//! out (POSIX.1-2017 `pax`, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format").
+
+use tar::Header;
+
+/// Length of a tar block.
+pub(super) const BLOCK: u64 = 512;
+
+/// A name above this length is refused.
+pub(super) const MAX_NAME: usize = 4096;
+
+/// The body of an extended header above this size is refused.
+pub(super) const MAX_EXTENSION: u64 = 1 << 20;
+
+/// What a header announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Announces {
+    File,
+    Directory,
+    HardLink,
+    SymbolicLink,
+    /// A GNU long name (`L`).
+    LongName,
+    /// A GNU long link target (`K`).
+    LongLink,
+    /// A pax header for the next member.
+    Pax,
+    /// A pax header for all members that follow.
+    GlobalPax,
+}
+
+/// Checks the sum of a header block and says what it announces; otherwise why it is refused.
+pub(super) fn announces(header: &Header) -> Result<Announces, String> {
+    let bytes = header.as_bytes();
+    let sum: u32 = bytes[..148]
+        .iter()
+        .chain(&bytes[156..])
+        .map(|b| u32::from(*b))
+        .sum::<u32>()
+        + 8 * 32;
+    let stated = header
+        .cksum()
+        .map_err(|_| "no tar header (its checksum is no number)".to_owned())?;
+    if stated != sum {
+        return Err(format!("no tar header (checksum {stated}, its bytes sum to {sum})"));
+    }
+    let what = match header.entry_type().as_byte() {
+        0 | b'0' | b'7' if header.path_bytes().ends_with(b"/") => Announces::Directory,
+        0 | b'0' | b'7' => Announces::File,
+        b'5' => Announces::Directory,
+        b'1' => Announces::HardLink,
+        b'2' => Announces::SymbolicLink,
+        b'L' => Announces::LongName,
+        b'K' => Announces::LongLink,
+        b'x' => Announces::Pax,
+        b'g' => Announces::GlobalPax,
+        b'3' | b'4' => return Err("a device".into()),
+        b'6' => return Err("a named pipe".into()),
+        b'S' => return Err("a sparse file".into()),
+        b'M' | b'V' => return Err("part of a multi-volume archive".into()),
+        other => return Err(format!("of the unknown type `{}`", char::from(other).escape_debug())),
+    };
+    let extension = matches!(
+        what,
+        Announces::LongName | Announces::LongLink | Announces::Pax | Announces::GlobalPax
+    );
+    if extension && header.as_ustar().is_none() && header.as_gnu().is_none() {
+        return Err("an extended header without the magic of its format".into());
+    }
+    Ok(what)
+}
+
+/// The size that a header states.
+pub(super) fn size(header: &Header) -> Result<u64, String> {
+    let field = &header.as_old().size;
+    if field[0] & 0x80 != 0 {
+        // Base 256: the bytes above a 64-bit number must be zero, else it is negative or beyond every file.
+        if field[0] != 0x80 || field[1..4].iter().any(|b| *b != 0) {
+            return Err("its size is negative or too large".into());
+        }
+    } else if field.iter().all(|b| matches!(b, 0 | b' ')) {
+        return Ok(0);
+    }
+    match header.entry_size() {
+        Ok(size) if i64::try_from(size).is_ok() => Ok(size),
+        Ok(_) => Err("its size is negative or too large".into()),
+        Err(_) => Err("its size is no number".into()),
+    }
+}
+
+/// What a pax header says that matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pax {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link_path: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+}
+
+/// Reads the records `LENGTH KEY=VALUE\n` of a pax header. Values may hold line feeds, so the length is what counts.
+pub(super) fn pax(mut body: &[u8]) -> Result<Pax, String> {
+    let malformed = || "its pax header has a malformed record".to_owned();
+    let mut found = Pax::default();
+    let mut keys: Vec<&[u8]> = Vec::new();
+    while !body.is_empty() {
+        let space = body.iter().take(20).position(|b| *b == b' ').ok_or_else(malformed)?;
+        let length: usize = std::str::from_utf8(&body[..space])
+            .ok()
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|digits| digits.parse().ok())
+            .filter(|length| *length > space + 1 && *length <= body.len())
+            .ok_or_else(malformed)?;
+        let (record, rest) = body.split_at(length);
+        body = rest;
+        let record = record[space + 1..].strip_suffix(b"\n").ok_or_else(malformed)?;
+        let equals = record.iter().position(|b| *b == b'=').ok_or_else(malformed)?;
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        if keys.contains(&key) {
+            return Err(format!(
+                "its pax header has `{}` twice",
+                String::from_utf8_lossy(key).escape_debug()
+            ));
+        }
+        if keys.len() == 1000 {
+            return Err("its pax header has more than 1000 records".into());
+        }
+        keys.push(key);
+        if key.starts_with(b"GNU.sparse.") {
+            return Err("a sparse file".into());
+        }
+        // An empty value takes back what was said before, which here is nothing.
+        let value = Some(value).filter(|value| !value.is_empty());
+        match key {
+            b"path" => found.path = value.map(<[u8]>::to_vec),
+            b"linkpath" => found.link_path = value.map(<[u8]>::to_vec),
+            b"size" => {
+                found.size = value
+                    .map(|value| {
+                        std::str::from_utf8(value)
+                            .ok()
+                            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+                            .and_then(|digits| digits.parse::<u64>().ok())
+                            .filter(|size| i64::try_from(*size).is_ok())
+                            .ok_or_else(|| "its pax header has a wrong `size`".to_owned())
+                    })
+                    .transpose()?;
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// A member's name without `./` and double slashes; `None` if it is not UTF-8 and so none that is looked for.
+pub(super) fn clean_name(name: &[u8]) -> Result<Option<String>, String> {
+    let wrong = |why: &str| {
+        Err(format!(
+            "the member name `{}` {why}",
+            String::from_utf8_lossy(name)
+                .chars()
+                .take(200)
+                .collect::<String>()
+                .escape_debug()
+        ))
+    };
+    if name.len() > MAX_NAME {
+        return wrong(&format!("has {} bytes; at most {MAX_NAME} are accepted", name.len()));
+    }
+    if name.contains(&0) {
+        return wrong("holds a NUL");
+    }
+    if name.contains(&b'\\') {
+        return wrong("holds a backslash");
+    }
+    if name.starts_with(b"/") || (name.len() >= 2 && name[0].is_ascii_alphabetic() && name[1] == b':') {
+        return wrong("is absolute");
+    }
+    if name.split(|b| *b == b'/').any(|part| part == b"..") {
+        return wrong("leads out of the archive");
+    }
+    let Ok(name) = std::str::from_utf8(name) else {
+        return Ok(None);
+    };
+    let parts: Vec<&str> = name
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    Ok(Some(parts.join("/")))
+}
+
+/// Where a link leads, as a member name. A symbolic link is relative to its own folder, a hard link to the archive.
+pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result<String, String> {
+    let outside = || {
+        format!(
+            "the link leads out of the archive, to `{}`",
+            String::from_utf8_lossy(target)
+                .chars()
+                .take(200)
+                .collect::<String>()
+                .escape_debug()
+        )
+    };
+    let text = std::str::from_utf8(target).map_err(|_| outside())?;
+    if text.is_empty() || text.starts_with('/') || text.contains(['\0', '\\']) || text.len() > MAX_NAME {
+        return Err(outside());
+    }
+    let mut parts: Vec<&str> = match member.rsplit_once('/') {
+        Some((folder, _)) if symbolic => folder.split('/').collect(),
+        _ => Vec::new(),
+    };
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop().ok_or_else(outside)?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pax_records() {
+        assert_eq!(
+            pax(b"12 path=a/b\n11 size=42\n18 comment=line\nx=\n").unwrap(),
+            Pax {
+                path: Some(b"a/b".to_vec()),
+                link_path: None,
+                size: Some(42)
+            }
+        );
+        for bad in [
+            &b"11 size=42\n11 size=42\n"[..],
+            b"11 size=-2\n",
+            b"11 size=42",
+            b"99 size=42\n",
+            b"1 \n",
+            b"5 ab\n",
+            b"+11 size=2\n",
+            b"23 size=9999999999999999\n",
+            b"30 size=99999999999999999999999\n",
+            b"22 GNU.sparse.major=1\n",
+            b"\xff\xff\xff",
+        ] {
+            assert!(pax(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn names() {
+        for (name, cleaned) in [
+            ("./a//b/./c/", "a/b/c"),
+            ("a..b", "a..b"),
+            ("sha256:ab", "sha256:ab"),
+            ("./", ""),
+        ] {
+            assert_eq!(clean_name(name.as_bytes()).unwrap().as_deref(), Some(cleaned));
+        }
+        assert_eq!(clean_name(b"\xff").unwrap(), None);
+        for bad in ["../x", "a/../b", "/etc/passwd", "C:\\x", "c:/x", "a\\b", "a\0b", "a/.."] {
+            assert!(clean_name(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert!(clean_name(&[b'a'; MAX_NAME + 1]).is_err());
+    }
+
+    #[test]
+    fn links() {
+        assert_eq!(
+            link_target("a/layer.tar", b"../b/layer.tar", true).unwrap(),
+            "b/layer.tar"
+        );
+        assert_eq!(
+            link_target("a/layer.tar", b"b/layer.tar", false).unwrap(),
+            "b/layer.tar"
+        );
+        for bad in ["../../x", "/x", "", "..\\x"] {
+            assert!(link_target("a/b", bad.as_bytes(), true).is_err(), "{bad:?}");
+        }
+        assert!(link_target("a/b", b"../x", false).is_err());
+    }
+}

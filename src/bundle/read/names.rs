@@ -1,0 +1,132 @@
+//! What an image in an archive is called: programs put the name into different places.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::reference::Reference;
+
+/// containerd's annotation with the full name.
+pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
+/// OCI's annotation, which holds a full name or only a tag (OCI image-spec, annotations.md).
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// OCI's annotation for the image that this one was built on, which some programs misuse for the name.
+const BASE_NAME: &str = "org.opencontainers.image.base.name";
+
+/// The names of one entry of an index; several only where they come from `manifest.json`.
+///
+/// `given` is the name that the user states for what has none.
+///
+/// # Errors
+/// [`Kind::Usage`] if there is no name, with what to do about it.
+pub(super) fn of_entry(
+    annotations: &BTreeMap<String, String>,
+    repo_tags: &[String],
+    given: Option<&Reference>,
+) -> Result<Vec<Reference>> {
+    let mut unreadable = None;
+    let mut read = |text: &str| match text.parse::<Reference>() {
+        Ok(name) => Some(name),
+        Err(e) => {
+            unreadable.get_or_insert(e);
+            None
+        }
+    };
+    if let Some(name) = annotations.get(CONTAINERD_NAME).and_then(|text| read(text)) {
+        return Ok(vec![name]);
+    }
+    let ref_name = annotations.get(REF_NAME).map(String::as_str).filter(|t| !t.is_empty());
+    if let Some(name) = ref_name.filter(|text| is_full(text)).and_then(&mut read) {
+        return Ok(vec![name]);
+    }
+    let names: Vec<Reference> = repo_tags.iter().filter_map(|text| read(text)).collect();
+    if !names.is_empty() {
+        return Ok(names);
+    }
+    let tag = ref_name.filter(|text| !is_full(text));
+    if let Some(given) = given {
+        return Ok(vec![under(given, tag)?]);
+    }
+    let error = match (tag, unreadable) {
+        (Some(tag), _) => Error::new(
+            Kind::Usage,
+            format!("an image has only a tag, `{}`, and no name", tag.escape_debug()),
+        )
+        .with_hint("give its repository with `--name REPOSITORY`, or its whole name with `--name REPOSITORY:TAG`"),
+        (None, Some(unreadable)) => unreadable
+            .context("an image has no usable name")
+            .with_hint("give it one with `--name REPOSITORY:TAG`"),
+        (None, None) => {
+            let error = Error::new(Kind::Usage, "an image has no name");
+            match annotations.get(BASE_NAME) {
+                Some(base) => error.with_hint(format!(
+                    "give it one with `--name REPOSITORY:TAG`; the archive says that it is based on `{}`",
+                    base.escape_debug()
+                )),
+                None => error.with_hint("give it one with `--name REPOSITORY:TAG`"),
+            }
+        }
+    };
+    Err(error)
+}
+
+/// Whether a `ref.name` is a whole name: it has a `/`, or is `REPOSITORY:TAG`. Anything else is a tag.
+fn is_full(text: &str) -> bool {
+    text.contains('/') || (text.contains(':') && text.parse::<Reference>().is_ok())
+}
+
+/// The name that the user gave, with the archive's tag unless the user's name brings its own.
+fn under(given: &Reference, tag: Option<&str>) -> Result<Reference> {
+    match tag {
+        Some(tag) if given.digest().is_none() && given.tag() == Some("latest") => {
+            Reference::new(given.host(), given.repository(), Some(tag), None)
+        }
+        _ => Ok(given.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(annotations: &[(&str, &str)], repo_tags: &[&str], given: Option<&str>) -> String {
+        let annotations = annotations
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let repo_tags: Vec<String> = repo_tags.iter().map(|t| (*t).to_owned()).collect();
+        let given: Option<Reference> = given.map(|text| text.parse().unwrap());
+        match of_entry(&annotations, &repo_tags, given.as_ref()) {
+            Ok(names) => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Err(e) => format!("error: {e}"),
+        }
+    }
+
+    #[test]
+    fn order_of_places() {
+        let full = (REF_NAME, "quay.io/a/b:1");
+        let tag = (REF_NAME, "1.2");
+        let containerd = (CONTAINERD_NAME, "quay.io/c/d:2");
+        let base = (BASE_NAME, "quay.io/base:3");
+        assert_eq!(names(&[full, containerd], &["x:1"], Some("y")), "quay.io/c/d:2");
+        assert_eq!(names(&[full], &["x:1"], Some("y")), "quay.io/a/b:1");
+        assert_eq!(
+            names(&[(REF_NAME, "alpine:3")], &[], None),
+            "docker.io/library/alpine:3"
+        );
+        assert_eq!(
+            names(&[tag], &["x:1", "x:2"], Some("y")),
+            "docker.io/library/x:1 docker.io/library/x:2"
+        );
+        assert_eq!(names(&[tag], &[], Some("quay.io/y/z")), "quay.io/y/z:1.2");
+        assert_eq!(names(&[tag], &[], Some("quay.io/y/z:own")), "quay.io/y/z:own");
+        assert_eq!(names(&[base], &[], Some("y:4")), "docker.io/library/y:4");
+        assert_eq!(
+            names(&[tag], &[], None),
+            "error: an image has only a tag, `1.2`, and no name"
+        );
+        assert_eq!(names(&[base], &[], None), "error: an image has no name");
+        assert!(names(&[(CONTAINERD_NAME, "UPPER/\u{1b}[31mx")], &[], None).contains("\\u{1b}"));
+        assert_eq!(names(&[(CONTAINERD_NAME, "UPPER/x"), full], &[], None), "quay.io/a/b:1");
+        assert!(names(&[(REF_NAME, "not a tag")], &[], Some("y")).starts_with("error: invalid name"));
+    }
+}

@@ -1,0 +1,291 @@
+//! One pass over a tar from front to back, member by member, with exact offsets.
+//!
+//! The same pass serves a file, where bodies are skipped, and a pipe, where they are read as they go by. Extended headers
+//! are taken apart here and not by the `tar` crate's iterator, which reads them without a bound, lets a pax `size`
+//! contradict the header and does not say where a faulty header stands.
+
+use tar::Header;
+
+use super::forward::Forward;
+use super::header::{self, Announces, BLOCK, Pax};
+use crate::error::{Error, Kind, Result};
+
+/// An archive with more members is taken for an attack.
+const MAX_MEMBERS: u64 = 500_000;
+
+/// What a member is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    File,
+    Directory,
+    /// A link, and the name of the member that it leads to, or why it leads nowhere.
+    Link(Result<String, String>),
+}
+
+/// One member of a tar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    /// The cleaned name; `None` where it is not UTF-8.
+    pub(super) name: Option<String>,
+    pub(super) what: What,
+    /// Where the body starts.
+    pub(super) offset: u64,
+    /// The length of the body.
+    pub(super) size: u64,
+}
+
+/// How an archive ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With the two zero blocks that belong there.
+    Marked,
+    /// The file just stopped after a member.
+    Unmarked,
+}
+
+/// The pass.
+#[derive(Debug)]
+pub(super) struct Scanner<F> {
+    label: String,
+    input: F,
+    position: u64,
+    /// What is left of the current body, and the padding behind it.
+    body: u64,
+    padding: u64,
+    members: u64,
+    end: Option<End>,
+}
+
+impl<F: Forward> Scanner<F> {
+    pub(super) fn new(label: &str, input: F) -> Self {
+        Self {
+            label: label.to_owned(),
+            input,
+            position: 0,
+            body: 0,
+            padding: 0,
+            members: 0,
+            end: None,
+        }
+    }
+
+    /// The next member; `None` at the end of the archive.
+    pub(super) fn next(&mut self) -> Result<Option<Member>> {
+        let mut pax: Option<Pax> = None;
+        let mut long_name: Option<Vec<u8>> = None;
+        let mut long_link: Option<Vec<u8>> = None;
+        loop {
+            let start = self.position + self.body + self.padding;
+            let Some(header) = self.next_header()? else {
+                if pax.is_some() || long_name.is_some() || long_link.is_some() {
+                    return Err(self.fault(start, "the archive ends behind an extended header"));
+                }
+                return Ok(None);
+            };
+            self.members += 1;
+            if self.members > MAX_MEMBERS {
+                return Err(self.fault(start, format!("more than {MAX_MEMBERS} members")));
+            }
+            let raw_name = header.path_bytes();
+            let what = header::announces(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
+            let size = header::size(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
+            match what {
+                Announces::LongName | Announces::LongLink => {
+                    let slot = if what == Announces::LongName {
+                        &mut long_name
+                    } else {
+                        &mut long_link
+                    };
+                    if slot.is_some() {
+                        return Err(self.fault(start, "two long names for one member"));
+                    }
+                    let mut body = self.extension(start, size)?;
+                    if body.last() == Some(&0) {
+                        body.pop();
+                    }
+                    *slot = Some(body);
+                }
+                Announces::Pax => {
+                    let body = self.extension(start, size)?;
+                    let found = header::pax(&body).map_err(|why| self.fault(start, why))?;
+                    if pax.replace(found).is_some() {
+                        return Err(self.fault(start, "two pax headers for one member"));
+                    }
+                }
+                Announces::GlobalPax => {
+                    let body = self.extension(start, size)?;
+                    let found = header::pax(&body).map_err(|why| self.fault(start, why))?;
+                    if found != Pax::default() {
+                        return Err(self.fault(start, "a global pax header that sets a name or a size"));
+                    }
+                }
+                Announces::File | Announces::Directory | Announces::HardLink | Announces::SymbolicLink => {
+                    let pax = pax.unwrap_or_default();
+                    let name = one_of(pax.path, long_name)
+                        .map_err(|()| self.fault(start, "a pax name and a GNU long name that differ"))?
+                        .unwrap_or_else(|| raw_name.to_vec());
+                    let link = one_of(pax.link_path, long_link)
+                        .map_err(|()| self.fault(start, "a pax link and a GNU long link that differ"))?
+                        .or_else(|| header.link_name_bytes().map(|l| l.to_vec()))
+                        .unwrap_or_default();
+                    return self.member(start, what, &name, &link, size, pax.size).map(Some);
+                }
+            }
+        }
+    }
+
+    fn member(
+        &mut self,
+        start: u64,
+        what: Announces,
+        name: &[u8],
+        link: &[u8],
+        stated: u64,
+        pax_size: Option<u64>,
+    ) -> Result<Member> {
+        let cleaned = header::clean_name(name).map_err(|why| self.fault(start, why))?;
+        let size = match pax_size {
+            Some(size) if stated != 0 && stated != size => {
+                let why = format!("its header says {stated} bytes and its pax header {size}");
+                return Err(self.member_fault(start, name, why));
+            }
+            Some(size) => size,
+            None => stated,
+        };
+        let what = match what {
+            Announces::File if name.ends_with(b"/") => What::Directory,
+            Announces::File => What::File,
+            Announces::Directory => What::Directory,
+            link_kind => {
+                let symbolic = link_kind == Announces::SymbolicLink;
+                let from = cleaned.clone().unwrap_or_default();
+                What::Link(header::link_target(&from, link, symbolic))
+            }
+        };
+        if what != What::File && size != 0 {
+            // Some readers take these bytes for a body and some for the next header.
+            return Err(self.member_fault(start, name, format!("no file, and yet it has {size} bytes")));
+        }
+        if self.input.left().is_some_and(|left| left < size) {
+            let left = self.input.left().unwrap_or_default();
+            let why = format!("it has {size} bytes, of which the archive holds {left}");
+            return Err(self
+                .member_fault(start, name, why)
+                .with_hint("the file is cut off: copy it again"));
+        }
+        self.body = size;
+        self.padding = size.wrapping_neg() % BLOCK;
+        Ok(Member {
+            name: cleaned,
+            what,
+            offset: self.position,
+            size,
+        })
+    }
+
+    /// Reads from the current member's body; 0 at its end.
+    pub(super) fn read_body(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let want = usize::try_from(self.body).unwrap_or(usize::MAX).min(buffer.len());
+        let got = self.input.read(&mut buffer[..want])?;
+        self.position += got as u64;
+        self.body -= got as u64;
+        if got < want {
+            return Err(self.cut_off());
+        }
+        Ok(got)
+    }
+
+    /// How the archive ended, once [`next`](Self::next) gave `None`, and the input behind the end.
+    pub(super) fn into_end(self) -> (End, F) {
+        (self.end.unwrap_or(End::Unmarked), self.input)
+    }
+
+    fn next_header(&mut self) -> Result<Option<Header>> {
+        if self.end.is_some() {
+            return Ok(None);
+        }
+        let skipped = self.input.skip(self.body)?;
+        self.position += skipped;
+        if skipped < self.body {
+            return Err(self.cut_off());
+        }
+        self.body = 0;
+        self.position += self.input.skip(std::mem::take(&mut self.padding))?;
+        let start = self.position;
+        let mut header = Header::new_old();
+        match self.block(header.as_mut_bytes())? {
+            0 => {
+                self.end = Some(End::Unmarked);
+                return Ok(None);
+            }
+            BLOCK => {}
+            short => {
+                let why = format!("the archive ends inside a header, after {short} of its {BLOCK} bytes");
+                return Err(self.fault(start, why).with_hint("the file is cut off: copy it again"));
+            }
+        }
+        if header.as_bytes().iter().any(|b| *b != 0) {
+            return Ok(Some(header));
+        }
+        // One zero block is an end for some readers and noise for others; two are the end for all.
+        let mut second = [0; BLOCK as usize];
+        let got = self.block(&mut second)?;
+        if second.iter().any(|b| *b != 0) {
+            return Err(self.fault(start, "a single zero block between members"));
+        }
+        self.end = Some(if got == BLOCK { End::Marked } else { End::Unmarked });
+        Ok(None)
+    }
+
+    fn block(&mut self, block: &mut [u8]) -> Result<u64> {
+        let got = self.input.read(block)? as u64;
+        self.position += got;
+        Ok(got)
+    }
+
+    fn extension(&mut self, start: u64, size: u64) -> Result<Vec<u8>> {
+        if size > header::MAX_EXTENSION {
+            let why = format!(
+                "an extended header of {size} bytes; at most {} are accepted",
+                header::MAX_EXTENSION
+            );
+            return Err(self.fault(start, why));
+        }
+        self.body = size;
+        self.padding = size.wrapping_neg() % BLOCK;
+        let mut body = vec![0; usize::try_from(size).unwrap_or_default()];
+        let mut filled = 0;
+        while filled < body.len() {
+            filled += self.read_body(&mut body[filled..])?;
+        }
+        Ok(body)
+    }
+
+    fn cut_off(&self) -> Error {
+        self.fault(
+            self.position,
+            format!("the archive ends {} bytes before the end of a member", self.body),
+        )
+        .with_hint("the file is cut off: copy it again")
+    }
+
+    fn fault(&self, offset: u64, why: impl Into<String>) -> Error {
+        Error::new(
+            Kind::Malformed,
+            format!("`{}` at offset {offset}: {}", self.label.escape_debug(), why.into()),
+        )
+    }
+
+    fn member_fault(&self, offset: u64, name: &[u8], why: impl Into<String>) -> Error {
+        let name: String = String::from_utf8_lossy(name).chars().take(200).collect();
+        self.fault(offset, format!("member `{}`: {}", name.escape_debug(), why.into()))
+    }
+}
+
+/// The one of two ways to say the same that was used.
+fn one_of(first: Option<Vec<u8>>, second: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, ()> {
+    match (first, second) {
+        (Some(first), Some(second)) if first != second => Err(()),
+        (first, second) => Ok(first.or(second)),
+    }
+}

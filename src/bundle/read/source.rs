@@ -1,0 +1,178 @@
+//! Files that blobs are read from: positional reads that notice when a file is not the one that was indexed.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::error::{Error, Kind, Result};
+
+/// A file as it was when it was indexed.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// What messages call it; for a spooled archive the archive that was asked for, not the temporary file.
+    label: String,
+    path: PathBuf,
+    /// Kept open for archives. A blob file of a layout directory is opened for each read: there may be more of them than
+    /// a process may have open.
+    file: Option<File>,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Source {
+    /// Opens an archive and keeps it open.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| missing_or_io(path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
+        Ok(Self {
+            label: path.display().to_string(),
+            path: path.to_owned(),
+            file: Some(file),
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        })
+    }
+
+    /// Takes a file of a layout directory, which is opened when it is read.
+    pub(super) fn closed(path: &Path, metadata: &fs::Metadata) -> Self {
+        Self {
+            label: path.display().to_string(),
+            path: path.to_owned(),
+            file: None,
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        }
+    }
+
+    /// Takes a temporary file that holds what `label` was unpacked to.
+    pub(super) fn spooled(label: &str, file: File) -> Result<Self> {
+        let path = PathBuf::from(label);
+        let metadata = file.metadata().map_err(|e| Error::io("read", &path, e))?;
+        Ok(Self {
+            label: label.to_owned(),
+            path,
+            file: Some(file),
+            length: metadata.len(),
+            modified: None,
+        })
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Fills the buffer from `offset` on.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if the file has another length than when it was indexed.
+    pub(super) fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        match &self.file {
+            Some(file) => self.read_from(file, offset, buffer),
+            None => {
+                let file = File::open(&self.path).map_err(|e| missing_or_io(&self.path, e))?;
+                self.read_from(&file, offset, buffer)
+            }
+        }
+    }
+
+    fn read_from(&self, file: &File, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let now = file.metadata().map_err(|e| Error::io("read", &self.path, e))?.len();
+        if now != self.length {
+            return Err(self.changed(now));
+        }
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => return Err(self.changed(offset + filled as u64)),
+                Ok(count) => filled += count,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", Path::new(&self.label), e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file was written to since it was indexed, as far as its times tell.
+    pub(super) fn was_modified(&self) -> bool {
+        let Some(before) = self.modified else { return false };
+        let metadata = match &self.file {
+            Some(file) => file.metadata(),
+            None => fs::metadata(&self.path),
+        };
+        metadata.and_then(|m| m.modified()).is_ok_and(|now| now != before)
+    }
+
+    fn changed(&self, now: u64) -> Error {
+        Error::new(
+            Kind::Integrity,
+            format!(
+                "`{}` was changed while it was read: it had {} bytes and has {now}",
+                self.label, self.length
+            ),
+        )
+        .with_hint("run the command again when nothing writes to the file any more")
+    }
+}
+
+fn missing_or_io(path: &Path, e: std::io::Error) -> Error {
+    if e.kind() == std::io::ErrorKind::NotFound {
+        Error::new(Kind::NotFound, format!("`{}` does not exist", path.display()))
+    } else {
+        Error::io("open", path, e)
+    }
+}
+
+/// Where some content stands.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) source: Arc<Source>,
+    /// The member's name in its archive or directory; `None` for a blob under its regular name, of which there are many.
+    pub(super) member: Option<Box<str>>,
+    pub(super) offset: u64,
+    pub(super) size: u64,
+}
+
+impl Place {
+    /// Fills the buffer from `offset` of the content on, as far as the content goes.
+    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let left = self.size.saturating_sub(offset);
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        if count > 0 {
+            self.source.read_exact_at(self.offset + offset, &mut buffer[..count])?;
+        }
+        Ok(count)
+    }
+
+    /// The whole content, which may have at most `cap` bytes.
+    pub(super) fn read_all(&self, cap: u64) -> Result<Vec<u8>> {
+        if self.size > cap {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("{}: {} bytes; at most {cap} are accepted", self.describe(""), self.size),
+            ));
+        }
+        let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
+        self.source.read_exact_at(self.offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// For messages: file, member and offset. `name` is that of the member where it is not kept here.
+    pub(super) fn describe(&self, name: &str) -> String {
+        let name = self.member.as_deref().unwrap_or(name);
+        if self.source.file.is_none() {
+            return format!("`{}`", self.source.label.escape_debug());
+        }
+        format!(
+            "`{}`: member `{}` at offset {}",
+            self.source.label.escape_debug(),
+            name.escape_debug(),
+            self.offset
+        )
+    }
+}

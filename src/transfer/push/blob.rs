@@ -1,0 +1,190 @@
+//! One blob into one repository.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+
+use super::Origin;
+use super::queue::{Fault, Placed};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::progress::{Event, Progress};
+use crate::registry::{BlobSource, BlobStream, Presence, Pushed, Registry};
+
+/// The bytes that a listener is told to expect. They grow where a blob must be sent more than once.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    pub(crate) progress: Progress,
+    planned: Arc<Mutex<(u64, u64)>>,
+}
+
+impl Ledger {
+    /// So many blobs and bytes, each counted once.
+    pub(crate) fn new(progress: Progress, blobs: u64, bytes: u64) -> Self {
+        let planned = Arc::new(Mutex::new((0, 0)));
+        let ledger = Self { progress, planned };
+        ledger.grow(blobs, bytes);
+        ledger
+    }
+
+    fn grow(&self, blobs: u64, bytes: u64) {
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        *planned = (planned.0 + blobs, planned.1.saturating_add(bytes));
+        self.progress.emit(Event::Planned {
+            blobs: planned.0,
+            bytes: planned.1,
+            present: 0,
+        });
+    }
+
+    /// A blob is in place of which `counted` bytes are counted already.
+    pub(crate) fn done(&self, descriptor: &Descriptor, counted: bool) {
+        if !counted {
+            let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
+            self.progress.emit(Event::Bytes(size));
+        }
+        self.progress.emit(Event::BlobDone {
+            digest: descriptor.digest.to_string(),
+            size: descriptor.size,
+        });
+    }
+}
+
+/// How a blob gets into a repository.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    /// Another repository of the registry that has it.
+    pub(crate) mount_from: Option<&'a str>,
+    /// Whether the registry is asked first if it is there.
+    pub(crate) ask: bool,
+    /// Whether the ledger does not expect its bytes, should they have to be sent.
+    pub(crate) extra: bool,
+}
+
+/// Puts a blob into a repository.
+///
+/// # Errors
+/// Those of the registry and of the origin; one of the origin, or bytes that are not those of the digest, name the place
+/// where the blob stands.
+pub(crate) async fn place(
+    registry: &Registry,
+    repository: &str,
+    descriptor: &Descriptor,
+    origin: &Arc<dyn Origin>,
+    way: Way<'_>,
+    ledger: &Ledger,
+) -> Result<Placed, (Error, Fault)> {
+    let here = |e: Error| (e, Fault::Here);
+    if way.ask && registry.head_blob(repository, descriptor).await.map_err(here)? == Presence::Present(()) {
+        return Ok(Placed::Present);
+    }
+    let metered = Metered::new(origin.clone(), ledger.clone(), way.extra);
+    loop {
+        match registry
+            .push_blob(repository, descriptor, &metered, way.mount_from)
+            .await
+        {
+            Ok(Pushed::Mounted) => {
+                metered.settle(0);
+                return Ok(Placed::Mounted);
+            }
+            Ok(Pushed::Uploaded) => {
+                metered.settle(descriptor.size);
+                return Ok(Placed::Uploaded);
+            }
+            Err(error) => {
+                metered.settle(0);
+                let wrong = error.kind() == Kind::Integrity;
+                if !wrong && !metered.failed() {
+                    return Err((error, Fault::Here));
+                }
+                if wrong && origin.elsewhere(&descriptor.digest) {
+                    ledger.progress.note(format!("{}; trying another source", error.full()));
+                    continue;
+                }
+                let error = error.context(origin.describe(&descriptor.digest));
+                return Err((error, Fault::Source));
+            }
+        }
+    }
+}
+
+/// Tells how many bytes of a blob were read, and remembers whether reading failed.
+struct Metered {
+    origin: Arc<dyn Origin>,
+    meter: Arc<Meter>,
+}
+
+struct Meter {
+    ledger: Ledger,
+    /// Whether the ledger does not know yet that bytes will be read.
+    unexpected: AtomicBool,
+    position: AtomicU64,
+    failed: AtomicBool,
+}
+
+impl Metered {
+    fn new(origin: Arc<dyn Origin>, ledger: Ledger, extra: bool) -> Self {
+        let meter = Meter {
+            ledger,
+            unexpected: AtomicBool::new(extra),
+            position: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        };
+        Self {
+            origin,
+            meter: Arc::new(meter),
+        }
+    }
+
+    /// Whether the last attempt failed for want of bytes rather than because of the registry.
+    fn failed(&self) -> bool {
+        self.meter.failed.load(Ordering::Relaxed)
+    }
+
+    /// Corrects what was told to this many bytes.
+    fn settle(&self, position: u64) {
+        self.meter.seek(position);
+    }
+}
+
+impl Meter {
+    fn seek(&self, position: u64) {
+        let before = self.position.swap(position, Ordering::Relaxed);
+        let moved = i64::try_from(position).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
+        if moved != 0 {
+            self.ledger.progress.emit(Event::Bytes(moved));
+        }
+    }
+
+    fn pass(&self, item: Result<Bytes>) -> Result<Bytes> {
+        match &item {
+            Ok(bytes) => {
+                self.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.ledger.progress.emit(Event::Bytes(bytes.len() as i64));
+            }
+            Err(_) => self.failed.store(true, Ordering::Relaxed),
+        }
+        item
+    }
+}
+
+impl BlobSource for Metered {
+    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
+        Box::pin(async move {
+            if self.meter.unexpected.swap(false, Ordering::Relaxed) {
+                self.meter.ledger.grow(1, descriptor.size);
+            }
+            self.meter.failed.store(false, Ordering::Relaxed);
+            self.meter.seek(offset);
+            let stream = self.origin.open(descriptor, offset).await.inspect_err(|_| {
+                self.meter.failed.store(true, Ordering::Relaxed);
+            })?;
+            let meter = self.meter.clone();
+            Ok(stream.map(move |item| meter.pass(item)).boxed())
+        })
+    }
+}

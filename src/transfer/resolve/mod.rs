@@ -1,0 +1,407 @@
+//! From references to image trees: which manifests an image has, which of them are carried, and what they name.
+
+mod fetch;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use self::fetch::{Fetcher, Place};
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::filter::{self, Fate};
+use crate::image::manifest::{Entry, Index, RawManifest, View};
+use crate::image::media_type::{self, Shape};
+use crate::image::platform::{Platform, PlatformFilter};
+use crate::image::reference::{Reference, Target};
+use crate::image::tree::{Choice, ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
+use crate::progress::{Event, Progress};
+use crate::registry::Registries;
+
+/// An index may nest indexes this deep.
+const MAX_DEPTH: usize = 8;
+
+/// An image may have this many manifests altogether.
+const MAX_NODES: usize = 10_000;
+
+/// What is asked of each image.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Which platforms are carried.
+    pub platforms: PlatformFilter,
+    /// What becomes of an index that loses some.
+    pub index: IndexMode,
+}
+
+/// Turns references into trees.
+#[derive(Debug)]
+pub struct Resolver {
+    registries: Registries,
+    wanted: Wanted,
+    progress: Progress,
+    jobs: usize,
+    fetcher: Fetcher,
+    pins: HashMap<Reference, Digest>,
+}
+
+impl Resolver {
+    /// A resolver that keeps `jobs` requests in flight.
+    pub fn new(registries: Registries, wanted: Wanted, jobs: usize, progress: Progress) -> Self {
+        Self {
+            registries,
+            wanted,
+            progress,
+            jobs: jobs.max(1),
+            fetcher: Fetcher::new(jobs),
+            pins: HashMap::new(),
+        }
+    }
+
+    /// Pins references to the digests that an earlier run found, whatever their tags say now.
+    #[must_use]
+    pub fn with_pins(mut self, pins: HashMap<Reference, Digest>) -> Self {
+        self.pins = pins;
+        self
+    }
+
+    /// Puts in manifests that are at hand, so that they are not fetched.
+    pub fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
+        self.fetcher.remember(manifests);
+    }
+
+    /// Resolves every reference, side by side; the results are in the order of the references.
+    pub async fn resolve_all(&self, references: &[Reference]) -> Vec<Result<ImageTree>> {
+        stream::iter(references)
+            .map(|reference| async move {
+                let tree = self.resolve(reference).await.map_err(|e| e.context(reference));
+                if let Ok(tree) = &tree {
+                    self.progress.emit(Event::Resolved {
+                        reference: reference.to_string(),
+                        digest: tree.pushed().root.digest().to_string(),
+                    });
+                }
+                tree
+            })
+            .buffered(self.jobs * 2)
+            .collect()
+            .await
+    }
+
+    /// Resolves one reference.
+    ///
+    /// # Errors
+    /// Those of the registry; [`Kind::NotFound`] if no platform of the image is wanted; [`Kind::Malformed`] if its
+    /// documents break the rules.
+    pub async fn resolve(&self, reference: &Reference) -> Result<ImageTree> {
+        let registry = self.registries.host(reference.host())?;
+        let place = Place {
+            registry: &registry,
+            repository: reference.repository(),
+        };
+        let root = match self.pins.get(reference) {
+            Some(digest) => self.fetcher.manifest(&place, digest, None).await?,
+            None => match reference.target() {
+                Target::Digest(digest) => self.fetcher.manifest(&place, &digest, None).await?,
+                tag @ Target::Tag(_) => self.fetcher.tagged(&place, &tag).await?,
+            },
+        };
+        let mut state = State::default();
+        let (original, filtered) = self.root(&place, root, &mut state).await?;
+        let mut tree = ImageTree {
+            source: reference.clone(),
+            original,
+            filtered,
+            choice: Choice::Whole,
+            kept: state.kept,
+            dropped: state.dropped,
+            left_out: Vec::new(),
+            configs: state.configs,
+        };
+        tree.choose(self.wanted.index);
+        tree.left_out = self.fetcher.left_out(&place, &tree).await?;
+        check_sizes(&tree)?;
+        Ok(tree)
+    }
+
+    async fn root(
+        &self,
+        place: &Place<'_>,
+        root: Arc<RawManifest>,
+        state: &mut State,
+    ) -> Result<(Variant, Option<Variant>)> {
+        match root.view() {
+            View::Index(index) => {
+                let node = self.index(place, &root, index, state, 0).await?;
+                if !state.kept.iter().any(|k| k.platform != "attestation") {
+                    return Err(nothing_wanted(&self.wanted.platforms, &state.dropped));
+                }
+                let filtered = node.filtered.map(|root| Variant {
+                    root,
+                    below: unique(node.filtered_below),
+                });
+                let below = unique(node.original_below);
+                Ok((Variant { root, below }, filtered))
+            }
+            View::Image(image) => {
+                let platform = match self.fetcher.platform_of(place, &image.config).await? {
+                    Some((platform, bytes)) => {
+                        state.configs.insert(image.config.digest.clone(), bytes);
+                        Some(platform)
+                    }
+                    None => None,
+                };
+                let record = PlatformRecord {
+                    platform: platform_label(platform.as_ref(), false),
+                    digest: root.digest().clone(),
+                };
+                if platform.is_some_and(|p| !self.wanted.platforms.matches(&p)) {
+                    return Err(nothing_wanted(&self.wanted.platforms, &[record]));
+                }
+                state.kept.push(record);
+                Ok((
+                    Variant {
+                        root,
+                        below: Vec::new(),
+                    },
+                    None,
+                ))
+            }
+            View::Other { .. } => {
+                state.kept.push(PlatformRecord {
+                    platform: platform_label(None, false),
+                    digest: root.digest().clone(),
+                });
+                Ok((
+                    Variant {
+                        root,
+                        below: Vec::new(),
+                    },
+                    None,
+                ))
+            }
+        }
+    }
+
+    /// Walks one index. Boxed, since indexes may nest.
+    fn index<'a>(
+        &'a self,
+        place: &'a Place<'a>,
+        raw: &'a RawManifest,
+        index: &'a Index,
+        state: &'a mut State,
+        depth: usize,
+    ) -> BoxFuture<'a, Result<Node>> {
+        Box::pin(async move {
+            if depth >= MAX_DEPTH {
+                return Err(Error::new(
+                    Kind::Malformed,
+                    format!("its indexes nest deeper than {MAX_DEPTH} levels"),
+                ));
+            }
+            if index.entries.is_empty() {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("index {} lists nothing", raw.digest()),
+                ));
+            }
+            state.count(index.entries.len())?;
+            let platforms = self.platforms(place, index, state).await?;
+            let keep = filter::decide(&index.entries, &platforms, &self.wanted.platforms);
+            let children = self.children(place, &index.entries, &keep).await?;
+
+            let mut node = Node::default();
+            let mut fates = Vec::with_capacity(keep.len());
+            for ((entry, platform), child) in index.entries.iter().zip(&platforms).zip(children) {
+                let record = PlatformRecord {
+                    platform: platform_label(platform.as_ref(), entry.attests().is_some()),
+                    digest: entry.descriptor.digest.clone(),
+                };
+                let Some(child) = child else {
+                    fates.push(Fate::Drop);
+                    state.dropped.push(record);
+                    continue;
+                };
+                if let View::Index(nested) = child.view() {
+                    let before = state.kept.len();
+                    let nested = self.index(place, &child, nested, state, depth + 1).await?;
+                    if !state.kept[before..].iter().any(|k| k.platform != "attestation") {
+                        // Nothing in it is wanted: it goes as a whole.
+                        let lost = state.kept.split_off(before);
+                        state.dropped.extend(lost);
+                        fates.push(Fate::Drop);
+                        continue;
+                    }
+                    node.original_below.extend(nested.original_below);
+                    node.original_below.push(child.clone());
+                    node.filtered_below.extend(nested.filtered_below);
+                    match nested.filtered {
+                        Some(smaller) => {
+                            fates.push(Fate::Replace(smaller.descriptor().clone()));
+                            node.filtered_below.push(smaller);
+                        }
+                        None => {
+                            fates.push(Fate::Keep);
+                            node.filtered_below.push(child);
+                        }
+                    }
+                    continue;
+                }
+                fates.push(Fate::Keep);
+                state.kept.push(record);
+                node.original_below.push(child.clone());
+                node.filtered_below.push(child);
+            }
+            if fates.iter().any(|fate| *fate != Fate::Keep) {
+                let bytes = filter::rewrite(raw.bytes(), &fates)?;
+                node.filtered = Some(Arc::new(RawManifest::new(bytes.into(), Some(raw.media_type()), None)?));
+            }
+            Ok(node)
+        })
+    }
+
+    /// What each entry runs on: what it says itself, else what the image config behind it says, else unknown.
+    async fn platforms(&self, place: &Place<'_>, index: &Index, state: &mut State) -> Result<Vec<Option<Platform>>> {
+        // The futures are made before the stream: a closure inside it would tie the boxed walk to one lifetime.
+        let futures: Vec<_> = index
+            .entries
+            .iter()
+            .map(|entry| self.entry_platform(place, entry))
+            .collect();
+        let found: Vec<_> = stream::iter(futures).buffered(self.jobs).try_collect().await?;
+        Ok(found
+            .into_iter()
+            .map(|(platform, config)| {
+                state.configs.extend(config);
+                platform
+            })
+            .collect())
+    }
+
+    async fn entry_platform(
+        &self,
+        place: &Place<'_>,
+        entry: &Entry,
+    ) -> Result<(Option<Platform>, Option<(Digest, Bytes)>)> {
+        if let Some(platform) = &entry.platform
+            && !platform.os.is_empty()
+        {
+            return Ok((Some(platform.clone()), None));
+        }
+        if entry.attests().is_some() || media_type::shape(&entry.descriptor.media_type) == Shape::Index {
+            return Ok((None, None));
+        }
+        let child = self
+            .fetcher
+            .manifest(place, &entry.descriptor.digest, Some(&entry.descriptor))
+            .await?;
+        let View::Image(image) = child.view() else {
+            return Ok((None, None));
+        };
+        Ok(match self.fetcher.platform_of(place, &image.config).await? {
+            Some((platform, bytes)) => (Some(platform), Some((image.config.digest.clone(), bytes))),
+            None => (None, None),
+        })
+    }
+
+    async fn children(
+        &self,
+        place: &Place<'_>,
+        entries: &[Entry],
+        keep: &[bool],
+    ) -> Result<Vec<Option<Arc<RawManifest>>>> {
+        let futures: Vec<_> = entries
+            .iter()
+            .zip(keep)
+            .map(|(entry, keep)| self.child(place, entry, *keep))
+            .collect();
+        stream::iter(futures).buffered(self.jobs).try_collect().await
+    }
+
+    async fn child(&self, place: &Place<'_>, entry: &Entry, keep: bool) -> Result<Option<Arc<RawManifest>>> {
+        if !keep {
+            return Ok(None);
+        }
+        self.fetcher
+            .manifest(place, &entry.descriptor.digest, Some(&entry.descriptor))
+            .await
+            .map(Some)
+    }
+}
+
+/// What an index came to.
+#[derive(Default)]
+struct Node {
+    original_below: Vec<Arc<RawManifest>>,
+    filtered_below: Vec<Arc<RawManifest>>,
+    filtered: Option<Arc<RawManifest>>,
+}
+
+/// What is gathered while an image is walked.
+#[derive(Default)]
+struct State {
+    kept: Vec<PlatformRecord>,
+    dropped: Vec<PlatformRecord>,
+    configs: BTreeMap<Digest, Bytes>,
+    nodes: usize,
+}
+
+impl State {
+    fn count(&mut self, more: usize) -> Result<()> {
+        self.nodes += more;
+        if self.nodes > MAX_NODES {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("it has more than {MAX_NODES} manifests"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Each manifest at its first place, so that children stay before their parents.
+fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
+    let mut seen = HashSet::new();
+    manifests
+        .into_iter()
+        .filter(|m| seen.insert(m.digest().clone()))
+        .collect()
+}
+
+/// One digest has one size, whoever names it.
+fn check_sizes(tree: &ImageTree) -> Result<()> {
+    let mut sizes: HashMap<&Digest, u64> = HashMap::new();
+    for manifest in tree.manifests() {
+        for blob in manifest.blobs() {
+            if *sizes.entry(&blob.digest).or_insert(blob.size) != blob.size {
+                return Err(Error::new(
+                    Kind::Malformed,
+                    format!("its manifests give blob {} two sizes", blob.digest),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn nothing_wanted(filter: &PlatformFilter, dropped: &[PlatformRecord]) -> Error {
+    let mut has: Vec<&str> = dropped
+        .iter()
+        .map(|d| d.platform.as_str())
+        .filter(|p| *p != "attestation")
+        .collect();
+    has.dedup();
+    let has = if has.is_empty() {
+        "none".to_owned()
+    } else {
+        has.join(", ")
+    };
+    let wanted = match filter {
+        PlatformFilter::Linux => "no linux platform".to_owned(),
+        other => format!("no platform that matches `{other}`"),
+    };
+    Error::new(Kind::NotFound, format!("it has {wanted}; its platforms: {has}"))
+        .with_hint("choose with `--platform OS/ARCH`, or carry everything with `--platform all`")
+}
