@@ -84,8 +84,10 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         tokio::select! {
-            result = connection::within(limit, run(cli)) => result,
+            // In this order: signals are listened to before the work begins.
+            biased;
             error = interrupted() => Err(error),
+            result = connection::within(limit, run(cli)) => result,
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
