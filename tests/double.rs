@@ -242,3 +242,46 @@ fn a_folder_survives() {
     assert_eq!(registry.store().blob("a/b", &digest).unwrap().all(), "kept");
     assert_eq!(registry.manifest("a/b", "1").unwrap(), "{}");
 }
+
+#[test]
+fn the_fixture_is_what_its_description_says() {
+    let image = support::images::greeting();
+    let root = image.root.json();
+    let entries = root["manifests"].as_array().unwrap();
+    let count = |os: &str| entries.iter().filter(|e| e["platform"]["os"] == os).count();
+    assert_eq!((count("linux"), count("windows"), count("unknown")), (8, 2, 10));
+    // The documents of linux: eight images, and the attestation of each.
+    assert_eq!(image.documents_of("linux").len(), 16);
+    assert_eq!(image.documents_of("windows").len(), 4);
+    assert_eq!(image.digest(), support::images::greeting().digest());
+    let registry = Double::new();
+    image.push(&registry, "library/greeting", "1.0");
+    let client = support::http::Client::new(&registry.host());
+    let by_tag = client.manifest("library/greeting", "1.0").unwrap();
+    assert_eq!(by_tag, image.root.bytes);
+    let blobs = support::image::Image::blobs_of(&image.below);
+    for digest in &blobs {
+        assert_eq!(client.blob("library/greeting", digest).unwrap(), image.blobs[digest]);
+    }
+    assert_eq!(blobs.len(), image.blobs.len());
+}
+
+#[test]
+fn tls_and_client_certificates() {
+    let authority = support::tls::Authority::new("test authority");
+    let pair = authority.server(&["127.0.0.1", "localhost"]);
+    let open = Double::start(Options::default().tls(support::tls::ServerTls::new(pair.clone())));
+    let client = |registry: &Double| support::http::Client {
+        host: registry.host(),
+        authority: Some(authority.pem()),
+        login: None,
+    };
+    assert!(client(&open).ping());
+    let image = support::images::helm_chart();
+    client(&open).push(&image, "charts/x", "1");
+    assert_eq!(open.manifest("charts/x", "1").unwrap(), image.root.bytes);
+    let strict = support::tls::ServerTls::new(pair).only_clients_of(&authority);
+    let closed = Double::start(Options::default().tls(strict));
+    assert!(!client(&closed).ping());
+    assert!(closed.requests().is_empty());
+}

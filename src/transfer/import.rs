@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobBuilder;
 
 use super::push::place;
 use super::push::report::{ImageReport, PushReport};
@@ -60,7 +60,10 @@ pub async fn import(
             missing.reference, missing.reason
         ));
     }
-    let images = choose(bundle.images(), &select.only)?;
+    let names: Vec<&Reference> = bundle.images().iter().map(|image| &image.name).collect();
+    let chosen = choose(&names, &select.only)?;
+    let images = bundle.images().iter().zip(chosen).filter(|(_, chosen)| *chosen);
+    let images = images.map(|(image, _)| image.clone()).collect();
     let trees = read(bundle.clone(), images).await?;
     let origin: Arc<dyn Origin> = Arc::new(BundleBlobs(bundle.clone()));
 
@@ -85,50 +88,39 @@ pub async fn import(
     Ok(report)
 }
 
-/// The images that the patterns mean, in the order of the bundle.
-fn choose(images: &[BundledImage], patterns: &[String]) -> Result<Vec<BundledImage>> {
-    let list = || {
-        let mut lines: Vec<String> = images.iter().take(LISTED).map(|i| format!("`{}`", i.name)).collect();
-        if images.len() > LISTED {
-            lines.push(format!("{} more", images.len() - LISTED));
-        }
-        lines.join(", ")
-    };
-    if images.is_empty() {
+/// Which of the images the patterns mean.
+fn choose(names: &[&Reference], patterns: &[String]) -> Result<Vec<bool>> {
+    if names.is_empty() {
         return Err(Error::new(Kind::NotFound, "the bundle holds no image"));
     }
-    let mut matchers: Vec<(GlobMatcher, bool)> = Vec::new();
+    if patterns.is_empty() {
+        return Ok(vec![true; names.len()]);
+    }
+    let forms: Vec<Vec<String>> = names.iter().map(|name| forms(name)).collect();
+    let mut chosen = vec![false; names.len()];
     for pattern in patterns {
-        let glob = GlobBuilder::new(pattern)
-            .literal_separator(false)
+        let shown = pattern.escape_debug();
+        let matcher = GlobBuilder::new(pattern)
             .build()
-            .map_err(|e| {
-                Error::new(Kind::Usage, format!("invalid pattern `{}`", pattern.escape_debug())).with_source(e)
-            })?;
-        matchers.push((glob.compile_matcher(), false));
-    }
-    let mut chosen = Vec::new();
-    for image in images {
-        let forms = forms(&image.name);
-        let mut fits = patterns.is_empty();
-        for (matcher, used) in &mut matchers {
-            if forms.iter().any(|form| matcher.is_match(form)) {
-                fits = true;
-                *used = true;
+            .map_err(|e| Error::new(Kind::Usage, format!("invalid pattern `{shown}`")).with_source(e))?
+            .compile_matcher();
+        let fits: Vec<bool> = forms
+            .iter()
+            .map(|f| f.iter().any(|form| matcher.is_match(form)))
+            .collect();
+        if !fits.contains(&true) {
+            let mut known: Vec<String> = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect();
+            if names.len() > LISTED {
+                known.push(format!("{} more", names.len() - LISTED));
             }
+            return Err(
+                Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
+                    .with_hint(format!("it holds {}", known.join(", "))),
+            );
         }
-        if fits {
-            chosen.push(image.clone());
-        }
+        chosen.iter_mut().zip(fits).for_each(|(chosen, fits)| *chosen |= fits);
     }
-    match matchers.iter().find(|(_, used)| !used) {
-        Some((matcher, _)) => Err(Error::new(
-            Kind::NotFound,
-            format!("no image of the bundle fits `{}`", matcher.glob().glob().escape_debug()),
-        )
-        .with_hint(format!("it holds {}", list()))),
-        None => Ok(chosen),
-    }
+    Ok(chosen)
 }
 
 /// Everything that a user may type for a reference.
@@ -224,31 +216,21 @@ impl Origin for BundleBlobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::media_type;
-
-    fn image(name: &str) -> BundledImage {
-        BundledImage {
-            name: name.parse().unwrap(),
-            root: Descriptor::of(media_type::OCI_MANIFEST, name.as_bytes()),
-            record: None,
-            rebuilt: false,
-            archive: String::new(),
-            may_be_sparse: false,
-        }
-    }
 
     #[test]
     fn patterns_fit_what_a_user_types() {
-        let images = [
-            image("hello-world"),
-            image("golang:alpine"),
-            image("quay.io/a/golang:1"),
-            image("b/c"),
-        ];
+        let names: Vec<Reference> = ["hello-world", "golang:alpine", "quay.io/a/golang:1", "b/c"]
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect();
+        let names: Vec<&Reference> = names.iter().collect();
         let chosen = |patterns: &[&str]| {
             let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            match choose(&images, &patterns) {
-                Ok(chosen) => chosen.iter().map(|i| i.name.to_string()).collect::<Vec<_>>().join(" "),
+            match choose(&names, &patterns) {
+                Ok(chosen) => {
+                    let chosen = names.iter().zip(chosen).filter(|(_, chosen)| *chosen);
+                    chosen.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(" ")
+                }
                 Err(error) => error.full(),
             }
         };

@@ -8,7 +8,7 @@
 //! use support::{Double, Options};
 //!
 //! let registry = Double::start(Options::default().fault(When::get("/blobs/").first(2), Action::cut(1000)));
-//! let image = support::image::linux_and_windows().push(&registry, "library/greeting", "1.0");
+//! support::images::linux_and_windows(Style::Oci).push(&registry, "library/greeting", "1.0");
 //! // ... run what is tested against `registry.host()` ...
 //! assert_eq!(registry.count("GET", "/blobs/"), 3, "{}", registry.transcript());
 //! ```
@@ -19,17 +19,24 @@
 //! - [`Double::requests`] has everything that a client sent, secrets included; [`Double::count`] counts.
 //! - [`Double::store`] reads and writes what the server holds, past all checks.
 //!
+//! - [`Cli`] runs the program; [`real`] starts real registries and engines, and says in words what is not there.
+//!
 //! The same server runs by itself: `cargo run --example registry-double`.
 // Each test binary uses a part of this.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 pub mod auth;
-mod double;
+pub mod cli;
+pub mod double;
 pub mod fault;
+pub mod http;
+pub mod image;
+pub mod images;
 pub mod log;
 mod options;
 mod pull;
 mod push;
+pub mod real;
 mod reply;
 mod serve;
 pub mod store;
@@ -37,6 +44,7 @@ pub mod tls;
 pub mod wire;
 
 pub use auth::Auth;
+pub use cli::Cli;
 pub use double::Double;
 pub use fault::{Action, Canned, Fault, When};
 pub use log::Entry;

@@ -352,18 +352,3 @@ async fn token(
     let fields = fields(if post { &form } else { query });
     Ok(reply::Reply::from(service.answer(post, &fields, authorization)))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn routes() {
-        assert_eq!(route("/v2/a/b/blobs/uploads/"), Route::Upload("a/b", ""));
-        assert_eq!(route("/v2/a/b/blobs/uploads/x"), Route::Upload("a/b", "x"));
-        assert_eq!(route("/v2/a/manifests/1"), Route::Manifest("a", "1"));
-        assert_eq!(route("/v2/"), Route::Ping);
-        assert_eq!(query_field("a=b%2Fc&d=e+f", "a").as_deref(), Some("b/c"));
-        assert_eq!(query_field("a=b%2Fc&d=e+f", "d").as_deref(), Some("e f"));
-    }
-}

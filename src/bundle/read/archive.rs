@@ -31,6 +31,9 @@ pub(super) struct Archive {
     pub(super) whole: bool,
     /// What is worth telling.
     pub(super) warnings: Vec<String>,
+    /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
+    /// were archived by mistake are full of links, and deserve another message.
+    pub(super) bad_link: Option<Error>,
     /// Names taken up so far.
     names: usize,
 }
@@ -43,6 +46,7 @@ impl Archive {
             links: BTreeMap::new(),
             whole: true,
             warnings: Vec::new(),
+            bad_link: None,
             names: 0,
         }
     }
@@ -94,9 +98,8 @@ impl Archive {
                 archive.add_file(name, place, store)?;
             } else if kind.is_symlink() {
                 let target = std::fs::read_link(entry.path()).map_err(|e| Error::io("read", entry.path(), e))?;
-                let target = super::header::link_target(&name, target.as_os_str().as_encoded_bytes(), true)
-                    .map_err(|why| Error::new(Kind::Malformed, format!("`{}`: {why}", entry.path().display())))?;
-                archive.add_link(name, target)?;
+                let target = super::header::link_target(&name, target.as_os_str().as_encoded_bytes(), true);
+                archive.add_link(name, target, None)?;
             } else if !kind.is_dir() {
                 return Err(Error::new(
                     Kind::Malformed,
@@ -118,9 +121,7 @@ impl Archive {
         };
         match member.what {
             What::Directory => Ok(()),
-            What::Link(target) => self
-                .add_link(name, target)
-                .map_err(|e| e.context(format!("`{}` at offset {}", self.label.escape_debug(), member.offset))),
+            What::Link(target) => self.add_link(name, target, Some(member.offset)),
             What::File => {
                 let place = |name| Place {
                     source: source.clone(),
@@ -191,18 +192,27 @@ impl Archive {
         Ok(())
     }
 
-    fn add_link(&mut self, name: String, target: String) -> Result<()> {
+    fn add_link(&mut self, name: String, target: Result<String, String>, offset: Option<u64>) -> Result<()> {
         // Programs that save images in Docker's own format link layers that images share; nothing else is ever a link.
         let is_layer = !name.starts_with("blobs/") && [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
-        if !is_layer {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!(
-                    "the member `{}` is a link, which only layers may be",
-                    name.escape_debug()
-                ),
-            ));
-        }
+        let target = match target {
+            Ok(target) if is_layer => target,
+            refused => {
+                let why = refused.map_or_else(|why| why, |_| "a link, which only layers may be".to_owned());
+                let place = offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
+                self.bad_link.get_or_insert_with(|| {
+                    Error::new(
+                        Kind::Malformed,
+                        format!(
+                            "`{}`{place}: member `{}`: {why}",
+                            self.label.escape_debug(),
+                            name.escape_debug()
+                        ),
+                    )
+                });
+                return Ok(());
+            }
+        };
         if self.files.contains_key(&name) || self.links.get(&name).is_some_and(|before| *before != target) {
             return Err(twice(&self.label, &name));
         }

@@ -65,6 +65,11 @@ impl<R: Read> StreamForward<R> {
             input,
         }
     }
+
+    /// The input, at the position that was reached.
+    pub(super) fn into_inner(self) -> R {
+        self.input
+    }
 }
 
 impl<R: Read> Forward for StreamForward<R> {

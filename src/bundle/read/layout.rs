@@ -7,13 +7,16 @@ use oci_spec::image::OciLayout;
 use serde::Deserialize;
 
 use super::archive::Archive;
+use super::docker_archive::{self, Builder, Item};
 use super::names;
 use super::store::Store;
 use super::{BundledImage, Referrer};
 use crate::bundle::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
 use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
+use crate::image::manifest::{Config, Entry, MAX_CONFIG, MAX_MANIFEST, RawManifest, View};
+use crate::image::media_type;
 use crate::image::reference::Reference;
 
 /// The one version of the layout that there is.
@@ -34,14 +37,35 @@ pub(super) struct Contents {
     pub(super) images: Vec<BundledImage>,
     pub(super) referrers: Vec<Referrer>,
     pub(super) missing: Vec<Missing>,
-    pub(super) warnings: Vec<String>,
 }
 
 /// Reads what an archive lists. `given` is the name for an image that has none.
-pub(super) fn read(archive: &Archive, store: &mut Store, given: Option<&Reference>) -> Result<Contents> {
-    let contents = match version(archive)? {
-        Ok(()) => read_index(archive, store, given)?,
-        Err(why) => return Err(why),
+///
+/// The OCI layout is what counts where there is one; `manifest.json` serves where there is none, and for an image that
+/// the layout describes wrongly.
+pub(super) fn read(archive: &mut Archive, store: &mut Store, given: Option<&Reference>) -> Result<Contents> {
+    let layout = version(archive)?;
+    let is_archive = layout.is_ok() || archive.files.contains_key(docker_archive::MEMBER);
+    if let Some(bad_link) = archive.bad_link.take_if(|_| is_archive) {
+        return Err(bad_link);
+    }
+    let items = docker_archive::items(archive)?;
+    let contents = match (layout, items) {
+        (Ok(()), items) => {
+            let items = items.unwrap_or_default();
+            let mut contents = read_index(archive, store, &items, given)?;
+            mend(archive, store, &items, &mut contents)?;
+            contents
+        }
+        (Err(why), Some(items)) => {
+            if archive.files.contains_key("oci-layout") {
+                archive
+                    .warnings
+                    .push(format!("{why}; its `{}` is used instead", docker_archive::MEMBER));
+            }
+            read_items(archive, store, &items, given)?
+        }
+        (Err(why), None) => return Err(why),
     };
     if contents.images.is_empty() {
         let mut error = Error::new(
@@ -53,7 +77,138 @@ pub(super) fn read(archive: &Archive, store: &mut Store, given: Option<&Referenc
         }
         return Err(error);
     }
+    warn_of_others(archive);
     Ok(contents)
+}
+
+/// Reads an archive in Docker's own format.
+fn read_items(archive: &mut Archive, store: &mut Store, items: &[Item], given: Option<&Reference>) -> Result<Contents> {
+    let mut contents = Contents::default();
+    let mut builder = Builder::new(archive);
+    for item in items {
+        let names = docker_archive::names(archive, item, given)?;
+        let root = builder.build(item, store)?;
+        contents
+            .images
+            .extend(names.into_iter().map(|name| rebuilt(archive, name, root.clone())));
+    }
+    let count = contents.images.len();
+    archive.warnings.push(format!(
+        "`{}` has no OCI manifests: those of its {count} images were made from its configs and layers, so their digests \
+         are new",
+        archive.label.escape_debug()
+    ));
+    Ok(contents)
+}
+
+fn rebuilt(archive: &Archive, name: Reference, root: Descriptor) -> BundledImage {
+    BundledImage {
+        name,
+        root,
+        record: None,
+        rebuilt: true,
+        archive: archive.label.clone(),
+        may_be_sparse: false,
+    }
+}
+
+/// Makes the manifest anew for an image whose OCI manifest does not fit its config: some versions of Docker listed layers
+/// in a wrong order, or not all of them, and were right in `manifest.json`.
+fn mend(archive: &mut Archive, store: &mut Store, items: &[Item], contents: &mut Contents) -> Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let mut warnings = Vec::new();
+    let mut builder = Builder::new(archive);
+    for image in &mut contents.images {
+        if image.record.is_some() {
+            continue;
+        }
+        let Some(config) = unsound(store, &image.root)? else {
+            continue;
+        };
+        let same = |item: &&Item| {
+            item.repo_tags()
+                .iter()
+                .any(|tag| tag.parse::<Reference>().is_ok_and(|name| name == image.name))
+                || config
+                    .as_ref()
+                    .is_some_and(|config| builder.config_digest(item, store).is_ok_and(|digest| digest == *config))
+        };
+        let Some(item) = items.iter().find(same) else { continue };
+        let root = builder.build(item, store)?;
+        warnings.push(format!(
+            "`{}`: the manifest of `{}` does not fit its config, so it was made anew from `{}`; its digest is new",
+            archive.label.escape_debug(),
+            image.name,
+            docker_archive::MEMBER
+        ));
+        *image = rebuilt(archive, image.name.clone(), root);
+    }
+    archive.warnings.append(&mut warnings);
+    Ok(())
+}
+
+/// Whether an image manifest is incomplete or contradicts its config; `Some` holds the config's digest where it is known.
+fn unsound(store: &Store, root: &Descriptor) -> Result<Option<Option<Digest>>> {
+    if store.size_of(&root.digest) != Some(root.size) {
+        return Ok(Some(None));
+    }
+    let bytes = store.read_all(&root.digest, MAX_MANIFEST)?;
+    let manifest = RawManifest::new(bytes, Some(&root.media_type), Some(&root.digest))
+        .map_err(|e| e.context(store.describe(&root.digest)))?;
+    let View::Image(image) = manifest.view() else {
+        return Ok(None);
+    };
+    if !media_type::is_image_config(&image.config.media_type) {
+        return Ok(None);
+    }
+    let found = Some(Some(image.config.digest.clone()));
+    let is_there = |blob: &Descriptor| store.size_of(&blob.digest) == Some(blob.size) || blob.is_nondistributable();
+    if !manifest.blobs().into_iter().all(is_there) {
+        return Ok(found);
+    }
+    let bytes = store.read_all(&image.config.digest, MAX_CONFIG)?;
+    let Ok(config) = Config::parse(&bytes) else {
+        return Ok(found);
+    };
+    let diff_ids = &config.rootfs.diff_ids;
+    let fits = image.layers.len() == diff_ids.len()
+        && image.layers.iter().zip(diff_ids).all(|(layer, diff_id)| {
+            // The digest of a compressed layer says nothing about its content.
+            let plain = matches!(
+                layer.media_type.as_str(),
+                media_type::OCI_LAYER | media_type::DOCKER_LAYER
+            );
+            !plain || layer.digest == *diff_id
+        });
+    Ok(if fits { None } else { found })
+}
+
+/// Tells about members that are no part of any image.
+fn warn_of_others(archive: &mut Archive) {
+    let has_items = archive.files.contains_key(docker_archive::MEMBER);
+    let expected = |name: &str| {
+        matches!(
+            name,
+            "oci-layout" | "index.json" | record::MEMBER | docker_archive::MEMBER | "repositories"
+        ) || has_items
+            && (name.starts_with("sha256:")
+                || [".json", "/json", "/VERSION", ".tar", ".tar.gz", ".tgz"]
+                    .iter()
+                    .any(|end| name.ends_with(end)))
+    };
+    let others: Vec<&String> = archive.files.keys().filter(|name| !expected(name)).collect();
+    let Some(first) = others.first() else { return };
+    let more = match others.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    archive.warnings.push(format!(
+        "`{}`: no part of an image and ignored: `{}`{more}",
+        archive.label.escape_debug(),
+        first.escape_debug()
+    ));
 }
 
 /// Whether the archive has an image layout that is known here; if not, why.
@@ -83,7 +238,7 @@ fn no_archive(archive: &Archive) -> Error {
             archive.label.escape_debug()
         ),
     );
-    if ["etc/passwd", "bin/sh", "etc/os-release"]
+    if [".dockerenv", "etc/passwd", "etc/os-release"]
         .iter()
         .any(|name| archive.files.contains_key(*name))
     {
@@ -93,7 +248,7 @@ fn no_archive(archive: &Archive) -> Error {
     error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
 }
 
-fn read_index(archive: &Archive, store: &Store, given: Option<&Reference>) -> Result<Contents> {
+fn read_index(archive: &Archive, store: &Store, items: &[Item], given: Option<&Reference>) -> Result<Contents> {
     let record = read_record(archive)?;
     let place = archive.describe("index.json");
     let bytes = archive.read("index.json", MAX_MANIFEST)?.ok_or_else(|| {
@@ -134,7 +289,8 @@ fn read_index(archive: &Archive, store: &Store, given: Option<&Reference>) -> Re
             });
             continue;
         }
-        let found = names::of_entry(&entry.annotations, &[], given)
+        let repo_tags = repo_tags(archive, store, items, entry);
+        let found = names::of_entry(&entry.annotations, &repo_tags, given)
             .map_err(|e| e.context(format!("{place}: manifest {}", entry.descriptor.digest)))?;
         for name in found {
             contents.images.push(image(archive, entry, name, record.as_ref())?);
@@ -182,14 +338,38 @@ fn of_name<'a>(record: &'a Record, name: &Reference) -> Option<&'a ImageRecord> 
         .find(|image| image.reference.parse::<Reference>().is_ok_and(|r| r == *name))
 }
 
+/// The names that `manifest.json` has for an image manifest, found by its config.
+fn repo_tags(archive: &Archive, store: &Store, items: &[Item], entry: &Entry) -> Vec<String> {
+    let Some(manifest) = manifest(store, entry) else {
+        return Vec::new();
+    };
+    let View::Image(image) = manifest.view() else {
+        return Vec::new();
+    };
+    let builder = Builder::new(archive);
+    items
+        .iter()
+        .filter(|item| {
+            builder
+                .config_digest(item, store)
+                .is_ok_and(|digest| digest == image.config.digest)
+        })
+        .flat_map(Item::repo_tags)
+        .collect()
+}
+
+fn manifest(store: &Store, entry: &Entry) -> Option<RawManifest> {
+    let descriptor = &entry.descriptor;
+    let bytes = store.read_all(&descriptor.digest, MAX_MANIFEST).ok()?;
+    RawManifest::new(bytes, Some(&descriptor.media_type), Some(&descriptor.digest)).ok()
+}
+
 /// What a manifest without a name refers to, by containerd's annotation or its own field.
 fn subject(store: &Store, entry: &Entry) -> Option<Digest> {
     if let Some(subject) = entry.annotations.get(CONTAINERD_SUBJECT) {
         return subject.parse().ok();
     }
-    let descriptor = &entry.descriptor;
-    let bytes = store.read_all(&descriptor.digest, MAX_MANIFEST).ok()?;
-    let manifest = RawManifest::new(bytes, Some(&descriptor.media_type), Some(&descriptor.digest)).ok()?;
+    let manifest = manifest(store, entry)?;
     let subject = match manifest.view() {
         View::Index(index) => index.subject.as_ref(),
         View::Image(image) => image.subject.as_ref(),

@@ -5,19 +5,24 @@
 //! checked against their digests when a tree is built, and that every blob is there is known before a tree is given out.
 
 mod archive;
+mod compression;
+mod docker_archive;
+mod find;
 mod forward;
 mod header;
+mod layer;
 mod layout;
 mod names;
 mod scan;
 mod source;
+mod spool;
 mod store;
 mod tree;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::record::{ImageRecord, Missing};
 use crate::error::{Error, Kind, Result};
@@ -26,7 +31,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
 use archive::Archive;
-use source::Source;
+use find::Found;
 use store::Store;
 
 /// One or several bundles, opened and indexed; blobs are shared among them. Reads are positional, so that any number of
@@ -87,29 +92,39 @@ impl Bundle {
     /// [`Kind::Usage`] if an image has no name and [`OpenOptions::name`] gives none.
     pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
+        let mut warnings = Vec::new();
         let mut archives = Vec::new();
-        for path in paths {
-            if path.is_dir() {
-                archives.push(Archive::of_directory(path, &mut store)?);
-            } else {
-                archives.push(Archive::of_tar(&Arc::new(Source::open(path)?), &mut store)?);
-            }
+        for found in find::archives(paths, &mut warnings)? {
+            archives.push(match found {
+                Found::Layout(path) => Archive::of_directory(&path, &mut store)?,
+                Found::File(path) => spool::open(&path, options.temp_dir.as_deref(), &mut store)?,
+            });
         }
-        Self::of_archives(archives, store, options)
+        Self::of_archives(archives, store, warnings, options)
     }
 
-    fn of_archives(archives: Vec<Archive>, store: Store, options: &OpenOptions) -> Result<Self> {
+    /// Opens what comes from a pipe, which messages call `label`. It is copied to a temporary file, and the copy is gone
+    /// when the bundle is dropped or the process ends.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Kind::NoSpace`] if the temporary file does not fit.
+    pub fn from_reader(input: impl Read, label: &str, options: &OpenOptions) -> Result<Self> {
+        let mut store = Store::default();
+        let archive = spool::from_reader(input, label, options.temp_dir.as_deref(), &mut store)?;
+        Self::of_archives(vec![archive], store, Vec::new(), options)
+    }
+
+    fn of_archives(archives: Vec<Archive>, store: Store, warnings: Vec<String>, options: &OpenOptions) -> Result<Self> {
         let mut bundle = Self {
             store,
             images: Vec::new(),
             referrers: Vec::new(),
             missing: Vec::new(),
-            warnings: Vec::new(),
+            warnings,
         };
         for mut archive in archives {
-            let contents = layout::read(&archive, &mut bundle.store, options.name.as_ref())?;
+            let contents = layout::read(&mut archive, &mut bundle.store, options.name.as_ref())?;
             bundle.warnings.append(&mut archive.warnings);
-            bundle.warnings.extend(contents.warnings);
             bundle.images.extend(contents.images);
             bundle.referrers.extend(contents.referrers);
             bundle.missing.extend(contents.missing);

@@ -18,8 +18,8 @@ const MAX_MEMBERS: u64 = 500_000;
 pub(super) enum What {
     File,
     Directory,
-    /// A link, and the name of the member that it leads to.
-    Link(String),
+    /// A link, and the name of the member that it leads to, or why it leads nowhere.
+    Link(Result<String, String>),
 }
 
 /// One member of a tar.
@@ -159,9 +159,7 @@ impl<F: Forward> Scanner<F> {
             link_kind => {
                 let symbolic = link_kind == Announces::SymbolicLink;
                 let from = cleaned.clone().unwrap_or_default();
-                What::Link(
-                    header::link_target(&from, link, symbolic).map_err(|why| self.member_fault(start, name, why))?,
-                )
+                What::Link(header::link_target(&from, link, symbolic))
             }
         };
         if what != What::File && size != 0 {

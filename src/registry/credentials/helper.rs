@@ -32,8 +32,11 @@ const NOT_FOUND: &str = "credentials not found";
 pub(super) struct Helpers {
     directories: Vec<PathBuf>,
     timeout: Duration,
-    answers: Mutex<HashMap<(String, String), Arc<OnceCell<Answer>>>>,
+    answers: Mutex<HashMap<Question, Arc<OnceCell<Answer>>>>,
 }
+
+/// The name of a helper and the server that it is asked for.
+type Question = (String, String);
 
 /// What came of asking, kept: a credential, nothing, or what went wrong.
 type Answer = std::result::Result<Option<Credential>, Failure>;

@@ -1,7 +1,6 @@
 //! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
@@ -88,6 +87,8 @@ struct Repository {
 
 enum Done {
     Blob(Job, Result<Placed, (Error, Fault)>),
+    /// The manifests were put; what remains is to read them back, for which the repository need not wait.
+    Manifests(usize, Box<Landing>, Result<Landed>),
     Image(usize, Result<Landed>),
 }
 
@@ -205,6 +206,16 @@ impl<'a> Engine<'a> {
                     blobs -= 1;
                     self.blob_done(job, outcome);
                 }
+                Some(Done::Manifests(number, landing, outcome)) => {
+                    self.release(number);
+                    running.push(Box::pin(async move {
+                        let checked = match outcome {
+                            Ok(landed) => landing.read_back(landed).await,
+                            Err(error) => Err(error),
+                        };
+                        Done::Image(number, checked)
+                    }));
+                }
                 Some(Done::Image(number, outcome)) => {
                     landings -= 1;
                     self.image_done(number, outcome);
@@ -306,16 +317,24 @@ impl<'a> Engine<'a> {
             pause: self.request.pause,
             ledger: self.ledger.clone(),
         };
-        Some(Box::pin(async move { Done::Image(number, landing.run().await) }))
+        Some(Box::pin(async move {
+            let outcome = landing.put_all().await;
+            Done::Manifests(number, Box::new(landing), outcome)
+        }))
+    }
+
+    /// The repository of an image may take the manifests of the next one.
+    fn release(&mut self, number: usize) {
+        let place = self.images[number].repository;
+        let repository = &mut self.repositories[place];
+        repository.busy = false;
+        if !repository.ready.is_empty() {
+            self.idle.push_back(place);
+        }
     }
 
     fn image_done(&mut self, number: usize, outcome: Result<Landed>) {
         let image = &mut self.images[number];
-        let repository = &mut self.repositories[image.repository];
-        repository.busy = false;
-        if !repository.ready.is_empty() {
-            self.idle.push_back(image.repository);
-        }
         match outcome {
             Err(error) => self.fail(number, &(&error).into()),
             Ok(landed) => {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, try_join};
 
 use super::PushItem;
 use super::blob::{self, Ledger, Way};
@@ -17,7 +17,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::tree::{Choice, Variant};
-use crate::registry::{Presence, Registry};
+use crate::registry::{Presence, Refusal, Registry};
 
 /// How often a manifest is offered again after the registry missed something below it, and how often it is asked for what
 /// it has just accepted: some registries need a moment to see their own uploads.
@@ -62,9 +62,8 @@ impl Landing {
     /// the filtered one.
     ///
     /// # Errors
-    /// Those of the registry, with the tag's former digest where it would not let it be moved; [`Kind::Server`] if it
-    /// says that it took the image and does not have it.
-    pub(crate) async fn run(self) -> Result<Landed> {
+    /// Those of the registry, with the tag's digest where it would not let it be moved.
+    pub(crate) async fn put_all(&self) -> Result<Landed> {
         let tree = self.item.tree.clone();
         let mut landed = Landed {
             digest: tree.pushed().root.digest().clone(),
@@ -74,7 +73,7 @@ impl Landing {
         };
         match (tree.choice, &tree.filtered) {
             (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut landed).await {
-                Err(error) if refuses(&error) => {
+                Err(error) if refuses_sparse(&error) => {
                     self.ledger.progress.note(format!(
                         "{}: sparse index refused: {}",
                         self.item.destination,
@@ -124,29 +123,32 @@ impl Landing {
             }
         }
         let target = Target::Tag(self.tag().to_owned());
-        self.put(target, &variant.root, variant, sparse, landed)
-            .await
-            .map_err(|e| self.explain(e))?;
-        self.read_back(&variant.root, landed).await
+        if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
+            self.contested(error, &variant.root).await?;
+        }
+        Ok(())
     }
 
-    /// Says so where a registry refuses to move a tag that is in use.
-    fn explain(&self, error: Error) -> Error {
-        match &self.before {
-            Some(before) if matches!(error.kind(), Kind::Denied | Kind::Exists | Kind::Unsupported) => {
-                let kind = if refuses(&error) { error.kind() } else { Kind::Exists };
-                Error::new(
-                    kind,
-                    format!(
-                        "`{}` does not let the tag `{}` be moved, which holds {before}",
-                        self.item.destination.name(),
-                        self.tag()
-                    ),
-                )
-                .with_source(error)
-                .with_hint("the tag seems to be immutable: delete it there, or leave it alone by `--on-existing skip`")
+    /// Looks after a tag that could not be put: somebody else may have put the same there in the meantime, which is as
+    /// good; else the error says what stands in the way.
+    async fn contested(&self, error: Error, root: &RawManifest) -> Result<()> {
+        if !matches!(error.kind(), Kind::Exists | Kind::Denied) {
+            return Err(error);
+        }
+        let target = Target::Tag(self.tag().to_owned());
+        match held(&self.registry, self.repository(), &target).await {
+            Ok(Held::Digest(digest)) if digest == *root.digest() => Ok(()),
+            Ok(Held::Digest(digest)) => {
+                let message = format!(
+                    "`{}` does not let the tag `{}` be moved, which holds {digest}",
+                    self.item.destination.name(),
+                    self.tag()
+                );
+                Err(Error::new(Kind::Exists, message).with_source(error).with_hint(
+                    "the tag seems to be immutable: delete it there, or leave it alone by `--on-existing skip`",
+                ))
             }
-            _ => error,
+            _ => Err(error),
         }
     }
 
@@ -195,8 +197,7 @@ impl Landing {
     /// Puts in place again what a registry says is missing below a manifest: what it admits to be missing at once, and
     /// from the second time on also what it claims to have. `false` if there was nothing to do.
     async fn repair(&self, refused: Refused<'_>, variant: &Variant, landed: &mut Landed) -> Result<bool> {
-        let message = refused.error.full();
-        let named = |digest: &Digest| message.contains(digest.hex());
+        let named = |digest: &Digest| names(refused.error, digest);
         let mut done = false;
         match refused.manifest.view() {
             View::Index(index) => {
@@ -257,57 +258,68 @@ impl Landing {
 
     /// Whether the registry names something as missing that was pushed, so that the index is not refused for being sparse.
     fn misses_ours(&self, variant: &Variant, error: &Error) -> bool {
-        let message = error.full();
-        variant.below.iter().any(|m| message.contains(m.digest().hex()))
+        variant.below.iter().any(|m| names(error, m.digest()))
     }
 
-    /// Asks by tag and by digest until both answers are the manifest that was put.
-    async fn read_back(&self, root: &RawManifest, landed: &mut Landed) -> Result<()> {
+    /// Asks by tag and by digest until both answers are the manifest that was put. Some registries need a moment; a web
+    /// server that says yes to everything is found out here.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] if an answer is none, or another manifest.
+    pub(crate) async fn read_back(&self, mut landed: Landed) -> Result<Landed> {
         let by_tag = Target::Tag(self.tag().to_owned());
-        let by_digest = Target::Digest(root.digest().clone());
-        for target in [by_tag, by_digest] {
-            let what = format!("`{}` {target}", self.item.destination.name());
-            let mut attempt = 0;
-            loop {
-                let lags = match held(&self.registry, self.repository(), &target).await? {
-                    Held::Digest(digest) if digest == *root.digest() => break,
-                    // A replica that has not heard yet.
-                    Held::Digest(digest) if self.before.as_ref() == Some(&digest) => {
-                        format!("still holds {digest}")
-                    }
-                    Held::Digest(digest) => {
-                        return Err(Error::new(
-                            Kind::Server,
-                            format!("{what} is {digest} after {} was pushed", root.digest()),
-                        )
-                        .with_hint("the registry altered the manifest, or somebody else pushed at the same time"));
-                    }
-                    Held::Nothing => "is not there".to_owned(),
-                    Held::Unsaid(error) if matches!(error.kind(), Kind::Denied | Kind::Unauthorized) => {
-                        landed
-                            .warnings
-                            .push(format!("{what} cannot be read back to check it: {}", error.full()));
-                        break;
-                    }
-                    Held::Unsaid(error) => {
-                        return Err(
-                            Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
-                                .with_source(error)
-                                .with_hint("is this address really that of a registry?"),
-                        );
-                    }
-                };
-                if attempt == ATTEMPTS {
-                    return Err(Error::new(
-                        Kind::Server,
-                        format!("the registry accepted {}, but {what} {lags}", root.digest()),
-                    ));
+        let by_digest = Target::Digest(landed.digest.clone());
+        let (by_tag, by_digest) = try_join(
+            self.confirm(&by_tag, &landed.digest),
+            self.confirm(&by_digest, &landed.digest),
+        )
+        .await?;
+        landed.warnings.extend(by_tag.or(by_digest));
+        Ok(landed)
+    }
+
+    /// Waits until a target is this digest. Returns a warning where the registry does not let it be read.
+    async fn confirm(&self, target: &Target, pushed: &Digest) -> Result<Option<String>> {
+        let what = match target {
+            Target::Tag(tag) => format!("the tag `{tag}` of `{}`", self.item.destination.name()),
+            Target::Digest(digest) => format!("{digest} in `{}`", self.item.destination.name()),
+        };
+        let mut attempt = 0;
+        loop {
+            let lag = match held(&self.registry, self.repository(), target).await? {
+                Held::Digest(digest) if digest == *pushed => return Ok(None),
+                // A replica that has not heard yet.
+                Held::Digest(digest) if self.before.as_ref() == Some(&digest) => format!("still holds {digest}"),
+                Held::Digest(digest) => {
+                    return Err(
+                        Error::new(Kind::Server, format!("{what} holds {digest} after {pushed} was pushed"))
+                            .with_hint("the registry altered the manifest, or somebody else pushed at the same time"),
+                    );
                 }
-                self.wait(attempt).await;
-                attempt += 1;
+                Held::Nothing => "is not there".to_owned(),
+                Held::Unsaid(error) if matches!(error.kind(), Kind::Denied | Kind::Unauthorized) => {
+                    return Ok(Some(format!(
+                        "{what} cannot be read back to check it: {}",
+                        error.full()
+                    )));
+                }
+                Held::Unsaid(error) => {
+                    return Err(
+                        Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
+                            .with_source(error)
+                            .with_hint("is this address really that of a registry?"),
+                    );
+                }
+            };
+            if attempt == ATTEMPTS {
+                return Err(Error::new(
+                    Kind::Server,
+                    format!("the registry accepted {pushed}, but {what} {lag}"),
+                ));
             }
+            self.wait(attempt).await;
+            attempt += 1;
         }
-        Ok(())
     }
 
     async fn wait(&self, attempt: u32) {
@@ -315,12 +327,26 @@ impl Landing {
     }
 }
 
-/// Whether a registry refuses a manifest for what it is or for what is below it, rather than for who sends it.
-fn refuses(error: &Error) -> bool {
-    matches!(error.kind(), Kind::NotFound | Kind::Unsupported)
+/// Whether a registry refuses an index for what it is, rather than for who sends it.
+fn refuses_sparse(error: &Error) -> bool {
+    match Refusal::of(error) {
+        Some(refusal) => (400..500).contains(&refusal.status) && !matches!(refusal.status, 401 | 403 | 429),
+        None => matches!(error.kind(), Kind::NotFound | Kind::Unsupported),
+    }
 }
 
-/// Whether a registry refuses a manifest since it does not see something below it.
+/// Whether a registry refuses a manifest since it does not see something below it. Some say so of an index by
+/// `MANIFEST_INVALID` alone.
 fn misses_something(error: &Error) -> bool {
-    error.kind() == Kind::NotFound
+    Refusal::of(error).is_some_and(|refusal| {
+        ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"]
+            .iter()
+            .any(|code| refusal.has(code))
+            || (refusal.has("MANIFEST_INVALID") && !refusal.digests.is_empty())
+    })
+}
+
+/// Whether a registry names this as what it misses.
+fn names(error: &Error, digest: &Digest) -> bool {
+    Refusal::of(error).is_some_and(|refusal| refusal.digests.contains(digest))
 }

@@ -1,0 +1,267 @@
+//! Docker's own archive format: `manifest.json` names a config and layers for each image, and there is no OCI manifest.
+//!
+//! The manifest is made here, from the bytes as they stand in the archive: nothing is compressed again, so the same
+//! archive gives the same digest every time and the layers are sent from where they are. What the config says about its
+//! layers is checked, never changed.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType};
+use serde::Deserialize;
+
+use super::archive::{Archive, blob_name};
+use super::header::clean_name;
+use super::layer::{self, Layer};
+use super::source::Place;
+use super::store::Store;
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::{Config, MAX_CONFIG, RawManifest};
+use crate::image::media_type;
+use crate::image::reference::Reference;
+
+/// The name of the document.
+pub(super) const MEMBER: &str = "manifest.json";
+
+/// Docker's loader accepts less; podman 1 MiB.
+const MAX_MANIFEST_JSON: u64 = 16 << 20;
+
+/// Links that lead to links: further than this is a loop.
+const MAX_LINKS: usize = 8;
+
+/// A manifest has not more layers than this.
+const MAX_LAYERS: usize = 10_000;
+
+/// One image of `manifest.json`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Item {
+    /// Where the config is.
+    #[serde(rename = "Config")]
+    pub(super) config: String,
+    /// The names.
+    #[serde(rename = "RepoTags", default)]
+    repo_tags: Option<Vec<String>>,
+    /// Where the layers are.
+    #[serde(rename = "Layers", default)]
+    layers: Option<Vec<String>>,
+}
+
+impl Item {
+    /// The names, without the placeholder of an engine for an image that has none.
+    pub(super) fn repo_tags(&self) -> Vec<String> {
+        let tags = self.repo_tags.iter().flatten();
+        tags.filter(|tag| !tag.contains("<none>")).cloned().collect()
+    }
+}
+
+/// Reads `manifest.json`; `None` if there is none.
+pub(super) fn items(archive: &Archive) -> Result<Option<Vec<Item>>> {
+    let Some(bytes) = archive.read(MEMBER, MAX_MANIFEST_JSON)? else {
+        return Ok(None);
+    };
+    let items: Vec<Item> = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::new(
+            Kind::Malformed,
+            format!(
+                "{}: no list of images as `docker save` writes it",
+                archive.describe(MEMBER)
+            ),
+        )
+        .with_source(e)
+    })?;
+    Ok(Some(items))
+}
+
+/// Makes manifests from one archive; a layer that several images name is read once.
+pub(super) struct Builder<'a> {
+    archive: &'a Archive,
+    layers: HashMap<(String, u64), Layer>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(archive: &'a Archive) -> Self {
+        Self {
+            archive,
+            layers: HashMap::new(),
+        }
+    }
+
+    /// Makes the manifest of one image, puts it and the blobs it names into the store, and returns its descriptor.
+    pub(super) fn build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
+        self.try_build(item, store).map_err(|e| {
+            let name = item.repo_tags().first().cloned().unwrap_or_else(|| item.config.clone());
+            e.context(format!(
+                "{}: image `{}`",
+                self.archive.describe(MEMBER),
+                name.escape_debug()
+            ))
+        })
+    }
+
+    fn try_build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
+        let (place, bytes, digest) = self.config(item, store)?;
+        let config = Config::parse(&bytes).map_err(|e| e.context(place.describe(&item.config)))?;
+        let paths = item.layers.as_deref().unwrap_or_default();
+        let diff_ids = &config.rootfs.diff_ids;
+        if paths.len() != diff_ids.len() || paths.len() > MAX_LAYERS {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("it names {} layers, its config {}", paths.len(), diff_ids.len()),
+            ));
+        }
+        let mut layers = Vec::with_capacity(paths.len());
+        for (path, diff_id) in paths.iter().zip(diff_ids) {
+            layers.push(self.layer(path, diff_id, store)?);
+        }
+        let config = Descriptor {
+            media_type: media_type::OCI_CONFIG.to_owned(),
+            digest: digest.clone(),
+            size: place.size,
+        };
+        store.blobs.entry(digest).or_insert(place);
+        let manifest = manifest(&config, &layers)?;
+        let descriptor = manifest.descriptor().clone();
+        store.built.insert(descriptor.digest.clone(), manifest.bytes().clone());
+        Ok(descriptor)
+    }
+
+    /// The digest of an image's config.
+    pub(super) fn config_digest(&self, item: &Item, store: &Store) -> Result<Digest> {
+        Ok(self.config(item, store)?.2)
+    }
+
+    fn config(&self, item: &Item, store: &Store) -> Result<(Place, Vec<u8>, Digest)> {
+        let place = self.resolve(&item.config, store)?;
+        let bytes = place.read_all(MAX_CONFIG)?;
+        let digest = Digest::sha256(&bytes);
+        check_name(&item.config, &place, &[&digest])?;
+        Ok((place, bytes, digest))
+    }
+
+    fn layer(&mut self, path: &str, diff_id: &Digest, store: &mut Store) -> Result<Descriptor> {
+        let place = self.resolve(path, store)?;
+        let key = (place.source.label().to_owned(), place.offset);
+        let layer = match self.layers.get(&key) {
+            Some(layer) => layer.clone(),
+            None => {
+                let layer = layer::examine(&place)?;
+                self.layers.insert(key, layer.clone());
+                layer
+            }
+        };
+        // The config's list may use another algorithm than SHA-256 in theory; no program writes one.
+        if layer.diff_id != *diff_id {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "{}: the layer's content hashes to {}, the config says {diff_id}",
+                    place.describe(path),
+                    layer.diff_id
+                ),
+            )
+            .with_hint("the archive is damaged or was edited; save the image again"));
+        }
+        check_name(path, &place, &[&layer.descriptor.digest, &layer.diff_id])?;
+        store.blobs.entry(layer.descriptor.digest.clone()).or_insert(place);
+        Ok(layer.descriptor)
+    }
+
+    /// The content behind a path of `manifest.json`, through links inside the archive.
+    fn resolve(&self, path: &str, store: &Store) -> Result<Place> {
+        let wrong = |why: String| Error::new(Kind::Malformed, why);
+        let mut name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
+        for _ in 0..=MAX_LINKS {
+            if let Some(place) = blob_name(&name).and_then(|digest| store.blobs.get(&digest)) {
+                return Ok(place.clone());
+            }
+            if let Some(place) = self.archive.files.get(&name) {
+                return Ok(place.clone());
+            }
+            match self.archive.links.get(&name) {
+                Some(target) => name.clone_from(target),
+                None => {
+                    return Err(wrong(format!("`{}` is not in the archive", name.escape_debug()))
+                        .with_hint("the archive is incomplete: copy it again, or save the image again"));
+                }
+            }
+        }
+        Err(wrong(format!(
+            "`{}` leads over more than {MAX_LINKS} links",
+            path.escape_debug()
+        )))
+    }
+}
+
+/// A file that is named after a digest must have it.
+fn check_name(path: &str, place: &Place, digests: &[&Digest]) -> Result<()> {
+    let base = path.rsplit('/').next().unwrap_or(path);
+    let base = base.strip_prefix("sha256:").unwrap_or(base);
+    let hex = base.split('.').next().unwrap_or(base);
+    let Ok(stated) = format!("sha256:{hex}").parse::<Digest>() else {
+        return Ok(());
+    };
+    if digests.contains(&&stated) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Integrity,
+        format!("{}: its bytes hash to {}", place.describe(path), digests[0]),
+    )
+    .with_hint("the archive is damaged or was edited; save the image again"))
+}
+
+/// The OCI manifest of a config and layers. oci-spec writes the fields in the order of its structs, so the bytes depend
+/// on nothing else.
+fn manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<RawManifest> {
+    let wrong = |e: oci_spec::OciSpecError| Error::new(Kind::Malformed, "no manifest can be made").with_source(e);
+    let descriptor = |d: &Descriptor| {
+        let digest: oci_spec::image::Digest = d.digest.to_string().parse()?;
+        DescriptorBuilder::default()
+            .media_type(MediaType::from(d.media_type.as_str()))
+            .digest(digest)
+            .size(d.size)
+            .build()
+    };
+    let manifest = ImageManifestBuilder::default()
+        .schema_version(2_u32)
+        .media_type(MediaType::ImageManifest)
+        .config(descriptor(config).map_err(wrong)?)
+        .layers(
+            layers
+                .iter()
+                .map(descriptor)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(wrong)?,
+        )
+        .build()
+        .map_err(wrong)?;
+    let bytes = manifest.to_string().map_err(wrong)?;
+    RawManifest::new(Bytes::from(bytes), Some(media_type::OCI_MANIFEST), None)
+}
+
+/// The names of an image: those in the archive, else the one that the user gave.
+pub(super) fn names(archive: &Archive, item: &Item, given: Option<&Reference>) -> Result<Vec<Reference>> {
+    let tags = item.repo_tags();
+    if tags.is_empty() {
+        return match given {
+            Some(given) => Ok(vec![given.clone()]),
+            None => Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "{}: the image with config `{}` has no name",
+                    archive.describe(MEMBER),
+                    item.config.escape_debug()
+                ),
+            )
+            .with_hint("give it one with `--name REPOSITORY:TAG`")),
+        };
+    }
+    tags.iter()
+        .map(|tag| {
+            tag.parse::<Reference>()
+                .map_err(|e| e.context(archive.describe(MEMBER)))
+        })
+        .collect()
+}

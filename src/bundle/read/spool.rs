@@ -1,0 +1,151 @@
+//! Archives that cannot be read by offset, because they are compressed as a whole or come from a pipe: they are written
+//! to a temporary file first, in one pass that checks the tar as it goes by.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::archive::Archive;
+use super::compression::{Compression, MAGIC};
+use super::forward::{Forward, StreamForward, stream_error};
+use super::scan::{End, Scanner};
+use super::source::Source;
+use super::store::Store;
+use crate::error::{Error, Kind, Result};
+
+/// Layers are compressed already, so a whole archive does not shrink to less than this part.
+const RATIO: u64 = 200;
+
+/// So much is read behind the end of the archive, to see the end of what it is wrapped in.
+const BEHIND: u64 = 1 << 20;
+
+/// Indexes a file: by offset where it is a plain tar, from a spooled copy where it is compressed.
+pub(super) fn open(path: &Path, temp_dir: Option<&Path>, store: &mut Store) -> Result<Archive> {
+    let source = Arc::new(Source::open(path)?);
+    let label = source.label().to_owned();
+    let mut head = [0; MAGIC];
+    let count = usize::try_from(source.length()).unwrap_or(MAGIC).min(MAGIC);
+    source.read_exact_at(0, &mut head[..count])?;
+    if count == 0 {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!("`{}` is empty", label.escape_debug()),
+        ));
+    }
+    let compression = Compression::of(&head[..count], &format!("`{}`", label.escape_debug()))?;
+    if compression == Compression::None {
+        return Archive::of_tar(&source, store);
+    }
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let why = "it is compressed as a whole";
+    spool(file, compression, &label, why, temp_dir, store)
+}
+
+/// Indexes what comes from a pipe.
+pub(super) fn from_reader(
+    mut input: impl Read,
+    label: &str,
+    temp_dir: Option<&Path>,
+    store: &mut Store,
+) -> Result<Archive> {
+    let mut head = [0; MAGIC];
+    let count = StreamForward::new(label, &mut input).read(&mut head)?;
+    if count == 0 {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!("`{}` is empty", label.escape_debug()),
+        ));
+    }
+    let compression = Compression::of(&head[..count], &format!("`{}`", label.escape_debug()))?;
+    let input = io::Cursor::new(&head[..count]).chain(input);
+    spool(input, compression, label, "it comes from a pipe", temp_dir, store)
+}
+
+fn spool<R: Read>(
+    input: R,
+    compression: Compression,
+    label: &str,
+    why: &str,
+    temp_dir: Option<&Path>,
+    store: &mut Store,
+) -> Result<Archive> {
+    let name = label.escape_debug();
+    let Some(directory) = temp_dir else {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
+        ));
+    };
+    let mut file =
+        tempfile::tempfile_in(directory).map_err(|e| Error::io("create a temporary file in", directory, e))?;
+    let decoder = compression
+        .decode(input, &format!("`{name}`"), RATIO)
+        .map_err(|e| stream_error(label, e))?;
+    let tee = Tee {
+        input: decoder,
+        output: &mut file,
+        written: 0,
+        directory,
+    };
+    let mut scanner = Scanner::new(label, StreamForward::new(label, tee));
+    while scanner.next()?.is_some() {}
+    let (end, input) = scanner.into_end();
+    let mut tee = input.into_inner();
+    let written = tee.written;
+    let behind = if end == End::Marked {
+        behind(&mut tee.input)
+    } else {
+        Ok(false)
+    };
+
+    let source = Arc::new(Source::spooled(label, file)?);
+    let mut archive = Archive::of_tar(&source, store)?;
+    archive.warnings.push(format!(
+        "`{name}` was copied to a temporary file of {written} bytes in `{}`, as {why}",
+        directory.display()
+    ));
+    if !matches!(behind, Ok(false)) {
+        archive
+            .warnings
+            .push(format!("`{name}`: bytes behind the end of the archive are ignored"));
+    }
+    Ok(archive)
+}
+
+/// Reads what stands behind the end; says whether that is anything but padding.
+fn behind(input: &mut dyn Read) -> io::Result<bool> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut left = BEHIND;
+    while left > 0 {
+        match input.read(&mut buffer)? {
+            0 => return Ok(false),
+            got if buffer[..got].iter().any(|b| *b != 0) => return Ok(true),
+            got => left = left.saturating_sub(got as u64),
+        }
+    }
+    Ok(true)
+}
+
+/// Writes down what is read through it.
+struct Tee<'a, R> {
+    input: R,
+    output: &'a mut File,
+    written: u64,
+    directory: &'a Path,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.input.read(buffer)?;
+        self.output.write_all(&buffer[..got]).map_err(|e| {
+            let mut error = Error::io("write a temporary file in", self.directory, e);
+            if error.kind() == Kind::NoSpace {
+                error = error.with_hint("set TMPDIR to a directory with more room");
+            }
+            io::Error::other(error)
+        })?;
+        self.written += got as u64;
+        Ok(got)
+    }
+}
