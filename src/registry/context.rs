@@ -111,9 +111,16 @@ impl Context {
 
     /// Does not check the certificate of this host from now on.
     pub(super) fn trust_blindly(&self, host: &str) {
-        let new = self.blind.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned());
+        let new = self
+            .blind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(host.to_owned());
         if new {
-            self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("https://{host}"));
+            self.clients
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&format!("https://{host}"));
         }
     }
 
