@@ -26,7 +26,9 @@ start=$EPOCHREALTIME
 command time -o "$results.time" -f '%U %S %M' -- "$@"
 code=$?
 end=$EPOCHREALTIME
-{ echo "$start $end"; while read -r line; do echo "$line"; done < /proc/$$/io; } > "$results.io"
+# Read in one piece: the counts change by being read.
+counts=$(< /proc/$$/io)
+printf '%s\\n' "$start $end" "$counts" > "$results.io"
 exit "$code"
 """
 
