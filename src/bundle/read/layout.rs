@@ -14,9 +14,10 @@ use super::{BundledImage, Referrer};
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
 use crate::error::{Error, Kind, Result};
+use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Config, Entry, MAX_CONFIG, MAX_MANIFEST, RawManifest, View};
+use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
 
