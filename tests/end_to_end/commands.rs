@@ -18,10 +18,16 @@ fn export_then_import_carries_the_image() {
     );
     let fixture = greeting();
     for document in fixture.documents_of("linux") {
-        assert_eq!(target.manifest("library/greeting", &document.digest).unwrap(), document.bytes);
+        assert_eq!(
+            target.manifest("library/greeting", &document.digest).unwrap(),
+            document.bytes
+        );
     }
     for digest in super::support::image::Image::blobs_of(&fixture.documents_of("linux")) {
-        let stored = target.store().blob("library/greeting", &digest).expect("a blob is missing");
+        let stored = target
+            .store()
+            .blob("library/greeting", &digest)
+            .expect("a blob is missing");
         assert_eq!(stored.all(), fixture.blobs[&digest]);
     }
 }
@@ -35,14 +41,23 @@ fn one_step_gives_what_two_steps_give() {
     let before = cli.files();
     let one = cli.succeed(&["-d", &format!("{}/one", target.host()), &image]);
     assert_eq!(cli.files(), before, "the one-step mirror leaves no file");
-    let stored = |prefix: &str| target.store().repository(&format!("{prefix}/library/greeting")).unwrap();
+    let stored = |prefix: &str| {
+        target
+            .store()
+            .repository(&format!("{prefix}/library/greeting"))
+            .unwrap()
+    };
     let (first, second) = (stored("one"), stored("two"));
     assert_eq!(first.tags, second.tags);
     assert_eq!(first.blobs, second.blobs);
     assert!(first.manifests.keys().eq(second.manifests.keys()));
     assert_eq!(
         one.lines(),
-        [format!("{}/one/library/greeting:1.0@{}", target.host(), first.tags["1.0"])]
+        [format!(
+            "{}/one/library/greeting:1.0@{}",
+            target.host(),
+            first.tags["1.0"]
+        )]
     );
 }
 
@@ -68,8 +83,16 @@ fn results_on_stdout_and_all_else_on_stderr() {
         assert!(line.starts_with(&format!("{}/{name}@sha256:", target.host())), "{line}");
     }
     // Not on a terminal: a line for each finished image, and no bar.
-    assert!(out.stderr.contains("greeting") && out.stderr.contains("charts/x"), "{}", out.everything());
-    assert!(!out.stderr.contains('\r') && !out.stderr.contains('\u{1b}'), "{}", out.everything());
+    assert!(
+        out.stderr.contains("greeting") && out.stderr.contains("charts/x"),
+        "{}",
+        out.everything()
+    );
+    assert!(
+        !out.stderr.contains('\r') && !out.stderr.contains('\u{1b}'),
+        "{}",
+        out.everything()
+    );
 }
 
 #[test]
@@ -79,7 +102,10 @@ fn a_bundle_on_standard_output_is_the_same_and_alone_there() {
     cli.succeed(&["export", &image, "-o", "bundle.tar"]);
     let output = cli.command(&["export", &image, "-o", "-"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stdout == std::fs::read(cli.path("bundle.tar")).unwrap(), "the pipe got other bytes");
+    assert!(
+        output.stdout == std::fs::read(cli.path("bundle.tar")).unwrap(),
+        "the pipe got other bytes"
+    );
     assert!(String::from_utf8_lossy(&output.stderr).contains("@sha256:"));
 }
 

@@ -34,7 +34,8 @@ fn bearer() -> Double {
 /// Exports the chart, with the most talkative log, and checks that nothing secret is in it.
 fn export_works(cli: &Cli, registry: &Double) {
     let image = format!("{}/a/b:1", registry.host());
-    cli.succeed(&["export", &image, "-o", "b.tar", "--force", "-vv"]).hides(&[PASSWORD, &encoded(), "secret-token-"]);
+    cli.succeed(&["export", &image, "-o", "b.tar", "--force", "-vv"])
+        .hides(&[PASSWORD, &encoded(), "secret-token-"]);
 }
 
 fn export_is_refused(cli: &Cli, registry: &Double) {
@@ -118,7 +119,9 @@ fn a_helper_that_is_not_there_is_named() {
     let (cli, registry) = (cli(), basic());
     cli.docker_config(&json!({"credHelpers": {registry.host(): "absent-one"}}));
     let image = format!("{}/a/b:1", registry.host());
-    cli.run(&["export", &image, "-o", "b.tar"]).expect_code(1).says(&["docker-credential-absent-one"]);
+    cli.run(&["export", &image, "-o", "b.tar"])
+        .expect_code(1)
+        .says(&["docker-credential-absent-one"]);
 }
 
 #[test]
@@ -129,10 +132,21 @@ fn tokens_for_a_user() {
     registry.forget_requests();
     export_works(&cli, &registry);
     let tokens = registry.requests_of("*", "/token");
-    assert_eq!(tokens.len(), 1, "one token for the whole run: {}", registry.transcript());
-    assert!(tokens[0].target().contains("a/b"), "the scope is that of the repository");
+    assert_eq!(
+        tokens.len(),
+        1,
+        "one token for the whole run: {}",
+        registry.transcript()
+    );
+    assert!(
+        tokens[0].target().contains("a/b"),
+        "the scope is that of the repository"
+    );
     for request in registry.requests_of("*", "/v2/") {
-        assert!(!request.everything().contains(&encoded()), "the password went to the registry itself");
+        assert!(
+            !request.everything().contains(&encoded()),
+            "the password went to the registry itself"
+        );
     }
 }
 
@@ -157,22 +171,30 @@ fn pushes_with_a_token_that_may_push() {
     let cli = cli();
     let image = format!("{}/library/greeting:1.0", source.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
-    cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1).says(&[&target.host()]);
+    cli.run(&["import", "b.tar", "-d", &target.host()])
+        .expect_code(1)
+        .says(&[&target.host()]);
     assert!(target.store().repositories().is_empty());
     cli.log_in(&target.host(), USER, PASSWORD);
-    cli.succeed(&["import", "b.tar", "-d", &target.host(), "-vv"]).hides(&[PASSWORD, &encoded(), "secret-token-"]);
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "-vv"])
+        .hides(&[PASSWORD, &encoded(), "secret-token-"]);
     let linux = greeting().documents_of("linux").len();
-    assert_eq!(target.store().repository("library/greeting").unwrap().manifests.len(), linux + 1);
+    assert_eq!(
+        target.store().repository("library/greeting").unwrap().manifests.len(),
+        linux + 1
+    );
 }
 
 #[test]
 fn credentials_of_one_registry_do_not_go_to_the_other() {
-    let (source, target) = (basic(), Double::start(Options::default().auth(Auth::basic("other", "another-secret"))));
+    let (source, target) = (
+        basic(),
+        Double::start(Options::default().auth(Auth::basic("other", "another-secret"))),
+    );
     let cli = cli();
-    let auth = |user: &str, password: &str| {
-        json!({"auth": base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"))})
-    };
-    let config = json!({"auths": {source.host(): auth(USER, PASSWORD), target.host(): auth("other", "another-secret")}});
+    let auth = |user: &str, password: &str| json!({"auth": base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"))});
+    let config =
+        json!({"auths": {source.host(): auth(USER, PASSWORD), target.host(): auth("other", "another-secret")}});
     cli.docker_config(&config);
     cli.succeed(&["-d", &target.host(), &format!("{}/a/b:1", source.host())]);
     assert!(target.requests().iter().all(|e| !e.everything().contains(&encoded())));

@@ -25,15 +25,25 @@ fn blobs_then_children_then_index_then_tag() {
     let (cli, target) = (cli(), Double::new());
     cli.succeed(&["import", &bundle(&cli), "-d", &target.host()]);
     let requests = target.requests();
-    let puts: Vec<&Entry> =
-        requests.iter().filter(|e| e.method == "PUT" && e.path.contains("/manifests/")).collect();
-    assert_eq!(digest_of(puts.last().unwrap()), "1.0", "the tag is last: {}", target.transcript());
+    let puts: Vec<&Entry> = requests
+        .iter()
+        .filter(|e| e.method == "PUT" && e.path.contains("/manifests/"))
+        .collect();
+    assert_eq!(
+        digest_of(puts.last().unwrap()),
+        "1.0",
+        "the tag is last: {}",
+        target.transcript()
+    );
     let index_digest = target.store().repository("library/greeting").unwrap().tags["1.0"].clone();
     let fixture = greeting();
     let children: Vec<String> = fixture.documents_of("linux").into_iter().map(|d| d.digest).collect();
     for put in &puts[..puts.len() - 1] {
         let digest = digest_of(put);
-        assert!(children.contains(&digest) || digest == index_digest, "{digest} is neither child nor index");
+        assert!(
+            children.contains(&digest) || digest == index_digest,
+            "{digest} is neither child nor index"
+        );
     }
     // The double refuses a manifest whose blobs are absent: that each PUT was accepted at once proves the order.
     assert!(puts.iter().all(|put| put.status == 201), "{}", target.transcript());
@@ -48,11 +58,16 @@ fn a_blob_that_is_there_is_not_sent() {
     let all = Image::blobs_of(&documents);
     let (present, absent) = all.split_at(all.len() / 2);
     for digest in present {
-        target.store().put_blob("library/greeting", fixture.blobs[digest].clone());
+        target
+            .store()
+            .put_blob("library/greeting", fixture.blobs[digest].clone());
     }
     cli.succeed(&["import", &file, "-d", &target.host()]);
-    let sent: Vec<String> =
-        target.requests_of("PUT", "digest=").iter().map(|e| e.query.split("digest=").nth(1).unwrap().replace("%3A", ":")).collect();
+    let sent: Vec<String> = target
+        .requests_of("PUT", "digest=")
+        .iter()
+        .map(|e| e.query.split("digest=").nth(1).unwrap().replace("%3A", ":"))
+        .collect();
     assert_eq!(sent.len(), absent.len(), "{}", target.transcript());
     assert!(sent.iter().all(|digest| absent.contains(digest)));
 }
@@ -79,11 +94,15 @@ fn every_blob_is_checked_before_the_first_request() {
     let fixture = greeting();
     for digest in Image::blobs_of(&fixture.documents_of("linux")) {
         tar.without(&blob_name(&digest), &cli.path("less.tar"));
-        cli.run(&["import", "less.tar", "-d", &target.host()]).expect_code(1).says(&[&digest]);
+        cli.run(&["import", "less.tar", "-d", &target.host()])
+            .expect_code(1)
+            .says(&[&digest]);
     }
     let child = &fixture.documents_of("linux")[0].digest;
     tar.without(&blob_name(child), &cli.path("less.tar"));
-    cli.run(&["import", "less.tar", "-d", &target.host()]).expect_code(1).says(&[child]);
+    cli.run(&["import", "less.tar", "-d", &target.host()])
+        .expect_code(1)
+        .says(&[child]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
 }
 
@@ -95,7 +114,9 @@ fn a_blob_of_another_size_is_found_before_the_first_request() {
     let mut shorter = image.clone();
     shorter.blobs.insert(victim.clone(), image.blobs[&victim].slice(..999));
     write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &shorter)]);
-    cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1).says(&[&victim]);
+    cli.run(&["import", "b.tar", "-d", &target.host()])
+        .expect_code(1)
+        .says(&[&victim]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
 }
 
@@ -104,15 +125,24 @@ fn a_corrupt_blob_never_ends_in_a_finished_upload() {
     let (cli, target) = (cli(), Double::new());
     let file = bundle(&cli);
     let fixture = greeting();
-    let victim = fixture.documents_of("linux")[0].json()["layers"][0]["digest"].as_str().unwrap().to_owned();
+    let victim = fixture.documents_of("linux")[0].json()["layers"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     Tar::open(&cli.path(&file)).flip(&blob_name(&victim));
-    cli.run(&["import", &file, "-d", &target.host()]).expect_code(1).says(&[&victim]);
+    cli.run(&["import", &file, "-d", &target.host()])
+        .expect_code(1)
+        .says(&[&victim]);
     let stored = target.store().repository("library/greeting").unwrap_or_default();
     assert!(!stored.blobs.contains(&victim));
     assert!(stored.tags.is_empty(), "no tag without its tree");
     // Not even tried: the registry did not have to refuse it.
     let tried = target.requests_of("PUT", "digest=");
-    assert!(tried.iter().all(|e| e.status == 201 || e.status == 0), "{}", target.transcript());
+    assert!(
+        tried.iter().all(|e| e.status == 201 || e.status == 0),
+        "{}",
+        target.transcript()
+    );
 }
 
 #[test]
@@ -122,10 +152,16 @@ fn a_corrupt_large_blob_is_found_while_it_is_sent() {
     let victim = image.root.json()["layers"][0]["digest"].as_str().unwrap().to_owned();
     write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &image)]);
     Tar::open(&cli.path("b.tar")).flip(&blob_name(&victim));
-    cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1).says(&[&victim]);
+    cli.run(&["import", "b.tar", "-d", &target.host()])
+        .expect_code(1)
+        .says(&[&victim]);
     assert!(target.store().content(&victim).is_none());
     let created = target.requests_of("PUT", "digest=");
-    assert!(created.iter().all(|e| !e.query.contains(victim.trim_start_matches("sha256:")) || e.status != 201));
+    assert!(
+        created
+            .iter()
+            .all(|e| !e.query.contains(victim.trim_start_matches("sha256:")) || e.status != 201)
+    );
     assert!(target.manifest("library/x", "1").is_none());
 }
 
@@ -153,13 +189,21 @@ fn a_blob_goes_up_once_and_is_mounted_elsewhere() {
 #[test]
 fn several_images_arrive_in_the_order_of_the_bundle() {
     let (cli, target) = (cli(), Double::new());
-    let images = [linux_and_windows(Style::Docker), multi(Style::Oci, &["linux/amd64"], "b"), greeting()];
+    let images = [
+        linux_and_windows(Style::Docker),
+        multi(Style::Oci, &["linux/amd64"], "b"),
+        greeting(),
+    ];
     let names = ["docker.io/z/z:1", "docker.io/a/a:1", "docker.io/m/m:1"];
     let pairs: Vec<(&str, &Image)> = names.into_iter().zip(&images).collect();
     write_layout(&cli.path("b.tar"), &pairs);
     let out = cli.succeed(&["import", "b.tar", "-d", &target.host()]);
-    let order: Vec<bool> =
-        out.lines().iter().zip(["/z/z:1@", "/a/a:1@", "/m/m:1@"]).map(|(line, part)| line.contains(part)).collect();
+    let order: Vec<bool> = out
+        .lines()
+        .iter()
+        .zip(["/z/z:1@", "/a/a:1@", "/m/m:1@"])
+        .map(|(line, part)| line.contains(part))
+        .collect();
     assert_eq!(order, [true; 3], "{}", out.everything());
 }
 
@@ -183,7 +227,12 @@ fn the_bundle_is_not_unpacked() {
     // Also with nowhere to unpack to.
     let mut bare = super::cli();
     bare.set("TMPDIR", "/nonexistent");
-    bare.succeed(&["import", cli.path(&file).to_str().unwrap(), "-d", &format!("{}/again", target.host())]);
+    bare.succeed(&[
+        "import",
+        cli.path(&file).to_str().unwrap(),
+        "-d",
+        &format!("{}/again", target.host()),
+    ]);
 }
 
 #[test]

@@ -29,5 +29,7 @@ fn source() -> Double {
 
 /// The digest that stands behind `@` in a line of results.
 fn digest_in(line: &str) -> &str {
-    line.rsplit_once('@').unwrap_or_else(|| panic!("no digest in `{line}`")).1
+    line.rsplit_once('@')
+        .unwrap_or_else(|| panic!("no digest in `{line}`"))
+        .1
 }

@@ -1,14 +1,17 @@
 //! "Names": what a reference means, and where it goes.
 
+use super::support::Double;
 use super::support::image::Style;
 use super::support::images::{helm_chart, small};
 use super::support::layout::{Tar, write_layout};
-use super::support::Double;
 use super::{cli, digest_in};
 
 /// A bundle with images of these names, each of its own content.
 fn bundle(cli: &super::Cli, names: &[&str]) {
-    let images: Vec<_> = names.iter().map(|name| small(Style::Oci, "linux/amd64", name)).collect();
+    let images: Vec<_> = names
+        .iter()
+        .map(|name| small(Style::Oci, "linux/amd64", name))
+        .collect();
     let pairs: Vec<_> = names.iter().copied().zip(&images).collect();
     write_layout(&cli.path("names.tar"), &pairs);
 }
@@ -16,7 +19,11 @@ fn bundle(cli: &super::Cli, names: &[&str]) {
 #[test]
 fn host_is_replaced_path_kept_prefix_before_it() {
     let (cli, target) = (cli(), Double::new());
-    let names = ["docker.io/library/hello-world:latest", "docker.io/area51/jenkins:latest", "quay.io/a/b:1"];
+    let names = [
+        "docker.io/library/hello-world:latest",
+        "docker.io/area51/jenkins:latest",
+        "quay.io/a/b:1",
+    ];
     bundle(&cli, &names);
     let out = cli.succeed(&["import", "names.tar", "-d", &format!("{}/mirror", target.host())]);
     assert_eq!(
@@ -25,7 +32,10 @@ fn host_is_replaced_path_kept_prefix_before_it() {
     );
     let starts = ["library/hello-world:latest", "area51/jenkins:latest", "a/b:1"];
     for (line, start) in out.lines().iter().zip(starts) {
-        assert!(line.starts_with(&format!("{}/mirror/{start}@sha256:", target.host())), "{line}");
+        assert!(
+            line.starts_with(&format!("{}/mirror/{start}@sha256:", target.host())),
+            "{line}"
+        );
     }
     cli.succeed(&["import", "names.tar", "-d", &target.host()]);
     assert!(target.manifest("library/hello-world", "latest").is_some());
@@ -50,7 +60,12 @@ fn two_sources_under_one_name_are_refused_before_anything_is_sent() {
     bundle(&cli, &["quay.io/a/b:1", "ghcr.io/a/b:1"]);
     cli.run(&["import", "names.tar", "-d", &target.host()])
         .expect_code(2)
-        .says(&["quay.io/a/b:1", "ghcr.io/a/b:1", &format!("{}/a/b:1", target.host()), "--keep-host"]);
+        .says(&[
+            "quay.io/a/b:1",
+            "ghcr.io/a/b:1",
+            &format!("{}/a/b:1", target.host()),
+            "--keep-host",
+        ]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
     cli.succeed(&["import", "names.tar", "-d", &target.host(), "--keep-host"]);
 
@@ -59,8 +74,15 @@ fn two_sources_under_one_name_are_refused_before_anything_is_sent() {
     small(Style::Oci, "linux/amd64", "other").push(&other, "a/b", "1");
     let images = [&one, &other].map(|registry| format!("{}/a/b:1", registry.host()));
     target.forget_requests();
-    cli.run(&["-d", &target.host(), &images[0], &images[1]]).expect_code(2).says(&[&images[0], &images[1]]);
-    assert_eq!(target.count("POST", "") + target.count("PUT", ""), 0, "{}", target.transcript());
+    cli.run(&["-d", &target.host(), &images[0], &images[1]])
+        .expect_code(2)
+        .says(&[&images[0], &images[1]]);
+    assert_eq!(
+        target.count("POST", "") + target.count("PUT", ""),
+        0,
+        "{}",
+        target.transcript()
+    );
 }
 
 #[test]
@@ -103,7 +125,10 @@ fn names_in_a_bundle_are_whole() {
 fn the_same_image_twice_is_one() {
     let (cli, source, target) = (cli(), Double::new(), Double::new());
     helm_chart().push(&source, "a/b", "latest");
-    let (short, long) = (format!("{}/a/b", source.host()), format!("{}/a/b:latest", source.host()));
+    let (short, long) = (
+        format!("{}/a/b", source.host()),
+        format!("{}/a/b:latest", source.host()),
+    );
     let out = cli.succeed(&["-d", &target.host(), &short, &long]);
     assert_eq!(out.lines().len(), 1, "{}", out.everything());
     let out = cli.succeed(&["export", &short, &long, "-o", "b.tar"]);

@@ -26,7 +26,11 @@ fn platforms_of(index: &Value) -> Vec<String> {
     let text = |e: &Value| {
         let p = &e["platform"];
         let variant = p["variant"].as_str().map(|v| format!("/{v}")).unwrap_or_default();
-        format!("{}/{}{variant}", p["os"].as_str().unwrap(), p["architecture"].as_str().unwrap())
+        format!(
+            "{}/{}{variant}",
+            p["os"].as_str().unwrap(),
+            p["architecture"].as_str().unwrap()
+        )
     };
     entries.iter().map(text).collect()
 }
@@ -34,7 +38,10 @@ fn platforms_of(index: &Value) -> Vec<String> {
 /// The index that goes under the name of the only image of `b.tar`.
 fn root(cli: &Cli) -> (String, Value) {
     let bundle = Tar::open(&cli.path("b.tar"));
-    let digest = bundle.json("index.json")["manifests"][0]["digest"].as_str().unwrap().to_owned();
+    let digest = bundle.json("index.json")["manifests"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let json = serde_json::from_slice(&bundle.blob(&digest).unwrap()).unwrap();
     (digest, json)
 }
@@ -71,8 +78,11 @@ fn an_attestation_is_kept_exactly_with_what_it_describes() {
     let index = root(&cli).1;
     let entries = index["manifests"].as_array().unwrap();
     let digests: Vec<&Value> = entries.iter().map(|e| &e["digest"]).collect();
-    let about: Vec<&Value> =
-        entries.iter().map(|e| &e["annotations"]["vnd.docker.reference.digest"]).filter(|d| !d.is_null()).collect();
+    let about: Vec<&Value> = entries
+        .iter()
+        .map(|e| &e["annotations"]["vnd.docker.reference.digest"])
+        .filter(|d| !d.is_null())
+        .collect();
     assert_eq!(about.len(), 8);
     assert!(about.iter().all(|subject| digests.contains(subject)));
     export(&cli, &greeting(), &["--platform", "linux/arm64"]);
@@ -85,7 +95,10 @@ fn nothing_dropped_leaves_the_index_byte_for_byte() {
     let image = multi(Style::Oci, &["linux/amd64", "linux/arm64/v8"], "whole");
     let (_, out) = export(&cli, &image, &[]);
     assert_eq!(digest_in(out.lines()[0]), image.digest());
-    assert_eq!(Tar::open(&cli.path("b.tar")).blob(image.digest()).unwrap(), image.root.bytes);
+    assert_eq!(
+        Tar::open(&cli.path("b.tar")).blob(image.digest()).unwrap(),
+        image.root.bytes
+    );
     let (_, out) = export(&cli, &greeting(), &["--platform", "all"]);
     assert_eq!(digest_in(out.lines()[0]), greeting().digest());
     let bundle = Tar::open(&cli.path("b.tar"));
@@ -123,7 +136,11 @@ fn the_record_lists_platforms_kept_and_dropped() {
     export(&cli, &linux_and_windows(Style::Oci), &[]);
     let record = Tar::open(&cli.path("b.tar")).json("docker-mirror.json");
     let names = |list: &Value| -> Vec<String> {
-        list.as_array().unwrap().iter().map(|p| p["platform"].as_str().unwrap().to_owned()).collect()
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["platform"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(names(&record["images"][0]["kept"]), ["linux/amd64", "linux/arm64/v8"]);
     assert_eq!(names(&record["images"][0]["dropped"]), ["windows/amd64"]);
@@ -173,8 +190,11 @@ fn pinned_and_refused_puts_the_filtered_one_under_the_tag_and_says_so() {
             false => cli.run(&["import", "b.tar", "-d", &target.host()]),
             true => cli.run(&["-d", &target.host(), &pinned]),
         };
-        out.expect_code(1).says(&[image.digest(), "does not exist", "--platform all"]);
-        let tagged = target.manifest("a/b", "1").expect("the filtered index is under the tag");
+        out.expect_code(1)
+            .says(&[image.digest(), "does not exist", "--platform all"]);
+        let tagged = target
+            .manifest("a/b", "1")
+            .expect("the filtered index is under the tag");
         let json: Value = serde_json::from_slice(&tagged).unwrap();
         assert_eq!(platforms_of(&json), ["linux/amd64", "linux/arm64/v8"]);
         assert!(target.manifest("a/b", image.digest()).is_none());
@@ -198,12 +218,26 @@ fn the_index_mode_can_be_chosen_on_export_and_on_import() {
     let out = cli.succeed(&["import", "b.tar", "-d", &target.host()]);
     assert_eq!(digest_in(out.lines()[0]), image.digest());
     // Overridden on import, both ways.
-    let out = cli.succeed(&["import", "b.tar", "-d", &format!("{}/x", target.host()), "--index", "filtered"]);
+    let out = cli.succeed(&[
+        "import",
+        "b.tar",
+        "-d",
+        &format!("{}/x", target.host()),
+        "--index",
+        "filtered",
+    ]);
     let filtered = digest_in(out.lines()[0]).to_owned();
     assert_ne!(filtered, image.digest());
     let (_, out) = export(&cli, &image, &[]);
     assert_eq!(digest_in(out.lines()[0]), filtered);
-    let out = cli.succeed(&["import", "b.tar", "-d", &format!("{}/y", target.host()), "--index", "sparse"]);
+    let out = cli.succeed(&[
+        "import",
+        "b.tar",
+        "-d",
+        &format!("{}/y", target.host()),
+        "--index",
+        "sparse",
+    ]);
     assert_eq!(digest_in(out.lines()[0]), image.digest());
     // A digest-pinned image, filtered on demand.
     let source = Double::new();
@@ -220,8 +254,12 @@ fn an_index_without_linux_is_an_error_for_that_image() {
     small(Style::Oci, "windows/amd64", "single").push(&source, "a/single", "1");
     for name in ["a/windows:1", "a/single:1"] {
         let image = format!("{}/{name}", source.host());
-        cli.run(&["export", &image, "-o", "b.tar"]).expect_code(1).says(&[&image, "linux"]);
-        cli.run(&["-d", &target.host(), &image]).expect_code(1).says(&[&image, "linux"]);
+        cli.run(&["export", &image, "-o", "b.tar"])
+            .expect_code(1)
+            .says(&[&image, "linux"]);
+        cli.run(&["-d", &target.host(), &image])
+            .expect_code(1)
+            .says(&[&image, "linux"]);
     }
     assert!(target.store().repositories().is_empty(), "{}", target.transcript());
     let image = format!("{}/a/windows:1", source.host());
@@ -248,10 +286,18 @@ fn docker_media_types_are_never_converted() {
     cli.succeed(&["import", "b.tar", "-d", &target.host()]);
     let stored = target.store().repository("a/b").unwrap();
     assert_eq!(stored.manifests[&stored.tags["1"]].media_type, Style::Docker.index());
-    let children: Vec<_> = stored.manifests.values().filter(|m| m.media_type == Style::Docker.manifest()).collect();
+    let children: Vec<_> = stored
+        .manifests
+        .values()
+        .filter(|m| m.media_type == Style::Docker.manifest())
+        .collect();
     assert_eq!(children.len(), 2);
     for child in children {
-        let original = image.below.iter().find(|d| d.digest == child.digest).expect("a changed manifest");
+        let original = image
+            .below
+            .iter()
+            .find(|d| d.digest == child.digest)
+            .expect("a changed manifest");
         assert_eq!(original.bytes, child.bytes);
     }
 }
@@ -295,12 +341,22 @@ fn entries_without_a_platform_are_judged_by_their_config() {
 #[test]
 fn platforms_can_be_chosen() {
     let cli = cli();
-    export(&cli, &greeting(), &["--platform", "linux/arm", "--platform", "linux/amd64"]);
-    let images: Vec<String> =
-        platforms_of(&root(&cli).1).into_iter().filter(|p| p != "unknown/unknown").collect();
+    export(
+        &cli,
+        &greeting(),
+        &["--platform", "linux/arm", "--platform", "linux/amd64"],
+    );
+    let images: Vec<String> = platforms_of(&root(&cli).1)
+        .into_iter()
+        .filter(|p| p != "unknown/unknown")
+        .collect();
     assert_eq!(images, ["linux/amd64", "linux/arm/v7", "linux/arm/v6"]);
     export(&cli, &greeting(), &["--platform", "windows/amd64"]);
-    assert!(platforms_of(&root(&cli).1).iter().all(|p| p == "windows/amd64" || p == "unknown/unknown"));
+    assert!(
+        platforms_of(&root(&cli).1)
+            .iter()
+            .all(|p| p == "windows/amd64" || p == "unknown/unknown")
+    );
 }
 
 #[test]
@@ -312,6 +368,11 @@ fn the_same_child_twice_stays_twice_and_is_fetched_once() {
     let image = index(Style::Oci, &[child.clone().into(), again, attestation(&child)]);
     let (source, out) = export(&cli, &image, &[]);
     assert_eq!(digest_in(out.lines()[0]), image.digest());
-    assert_eq!(source.count("GET", &format!("/manifests/{}", child.digest())), 1, "{}", source.transcript());
+    assert_eq!(
+        source.count("GET", &format!("/manifests/{}", child.digest())),
+        1,
+        "{}",
+        source.transcript()
+    );
     assert_eq!(sha256(&child.root.bytes), child.digest());
 }

@@ -60,9 +60,14 @@ impl Tar {
     }
 
     pub fn bytes(&self, name: &str) -> Vec<u8> {
-        let member = self.member(name).unwrap_or_else(|| panic!("the bundle has no member `{name}`"));
+        let member = self
+            .member(name)
+            .unwrap_or_else(|| panic!("the bundle has no member `{name}`"));
         let mut bytes = vec![0; member.size as usize];
-        File::open(&self.path).unwrap().read_exact_at(&mut bytes, member.offset).unwrap();
+        File::open(&self.path)
+            .unwrap()
+            .read_exact_at(&mut bytes, member.offset)
+            .unwrap();
         bytes
     }
 
@@ -93,7 +98,11 @@ impl Tar {
     pub fn without(&self, name: &str, path: &Path) {
         let mut builder = tar::Builder::new(File::create(path).unwrap());
         for member in self.members.iter().filter(|m| m.name != name) {
-            let bytes = if member.kind.is_dir() { Vec::new() } else { self.bytes(&member.name) };
+            let bytes = if member.kind.is_dir() {
+                Vec::new()
+            } else {
+                self.bytes(&member.name)
+            };
             append(&mut builder, &member.name, &bytes);
         }
         builder.finish().unwrap();
@@ -130,7 +139,10 @@ pub fn write_layout(path: &Path, images: &[(&str, &Image)]) {
             }
         }
         let mut entry = image.root.descriptor();
-        entry.insert("annotations".to_owned(), json!({"org.opencontainers.image.ref.name": name}));
+        entry.insert(
+            "annotations".to_owned(),
+            json!({"org.opencontainers.image.ref.name": name}),
+        );
         entries.push(entry);
     }
     let index = json!({"schemaVersion": 2, "manifests": entries});
