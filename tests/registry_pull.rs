@@ -118,7 +118,7 @@ async fn answers_that_are_no_manifest() {
         ),
         (
             "too large",
-            Action::Header("content-length", Some("99999999".into())),
+            Action::Body(vec![b' '; (16 << 20) + 1]),
             Kind::Malformed,
             "more than",
         ),
