@@ -116,7 +116,7 @@ fn a_blob_of_another_size_is_found_before_the_first_request() {
     write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &shorter)]);
     cli.run(&["import", "b.tar", "-d", &target.host()])
         .expect_code(1)
-        .says(&[&victim]);
+        .says(&[victim.trim_start_matches("sha256:"), "999", "1000"]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
 }
 

@@ -122,6 +122,9 @@ pub fn append(builder: &mut tar::Builder<File>, name: &str, bytes: &[u8]) {
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     builder.append_data(&mut header, name, bytes).unwrap();
 }
 
