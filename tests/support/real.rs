@@ -181,6 +181,10 @@ impl RealRegistry {
         write_pem(self.folder.path(), "authority.pem", pem)
     }
 
+    pub fn uses_tls(&self) -> bool {
+        self.setup.tls
+    }
+
     /// A client that may do everything.
     pub fn client(&self) -> Client {
         Client {
