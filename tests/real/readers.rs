@@ -130,7 +130,7 @@ fn umoci_lists_and_unpacks_after_extraction() {
 }
 
 #[test]
-fn podman_loads_and_runs() {
+fn podman_loads() {
     let what = "podman load";
     let Some(podman) = program("podman", what) else {
         return;
@@ -169,11 +169,12 @@ fn podman_loads_and_runs() {
     let loaded = with(&["load", "-i", &file]);
     let text = String::from_utf8_lossy(&loaded.stdout).into_owned() + &String::from_utf8_lossy(&loaded.stderr);
     assert!(loaded.status.success() && text.contains(&name), "{text}");
-    let ran = with(&["run", "--rm", "--network", "none", &name]);
+    let inspected = with(&["image", "inspect", &name]);
+    let json: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(
+        (json[0]["Os"].as_str(), json[0]["Architecture"].as_str()),
+        (Some("linux"), Some("amd64"))
+    );
+    assert_eq!(json[0]["Config"]["Entrypoint"][0], "/greeting");
     let _ = with(&["rmi", "--all", "--force"]);
-    if !ran.status.success() {
-        let why = String::from_utf8_lossy(&ran.stderr).into_owned();
-        return super::support::real::skipped("podman run", &format!("podman runs no container here: {}", why.trim()));
-    }
-    assert!(String::from_utf8_lossy(&ran.stdout).starts_with("Hello from the docker-mirror fixture"));
 }

@@ -89,13 +89,8 @@ fn with_tls() {
     let Some((source, target)) = pair(PLAIN, tls, "docker-registry with TLS") else {
         return;
     };
-    // 127.0.0.1 is plain http unless something says otherwise; `localhost` is, too. The name of this machine is neither.
-    both_ways_over_tls(&source, &target);
-}
-
-/// TLS on an address that needs no flag for plain http: the program has to find out by itself.
-fn both_ways_over_tls(source: &RealRegistry, target: &RealRegistry) {
-    both_ways(source, target);
+    // An address of this machine may be http or https: the program finds out by itself, and then stays with it.
+    both_ways(&source, &target);
     let stranger = cli();
     let image = format!("{}/library/greeting:1.0", source.host());
     stranger

@@ -224,6 +224,8 @@ impl Engine {
         let folder = tempfile::Builder::new().prefix("dm").tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let log = fs::File::create(folder.path().join("log")).unwrap();
+        // An empty file of its own, so that the settings of this machine do not count.
+        fs::write(at("daemon.json"), "{}").unwrap();
         let process = Command::new(daemon)
             .args([
                 "--data-root",
@@ -237,7 +239,7 @@ impl Engine {
                 "--host",
                 &format!("unix://{}", at("sock")),
                 "--config-file",
-                &at("none.json"),
+                &at("daemon.json"),
             ])
             .args([
                 "--storage-driver",
