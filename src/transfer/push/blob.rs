@@ -1,7 +1,7 @@
 //! One blob into one repository.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -14,43 +14,16 @@ use crate::image::descriptor::Descriptor;
 use crate::progress::{Event, Progress};
 use crate::registry::{BlobSource, BlobStream, Presence, Pushed, Registry};
 
-/// The bytes that a listener is told to expect. They grow where a blob must be sent more than once.
-#[derive(Debug, Clone)]
-pub(crate) struct Ledger {
-    pub(crate) progress: Progress,
-    planned: Arc<Mutex<(u64, u64)>>,
-}
-
-impl Ledger {
-    /// So many blobs and bytes, each counted once.
-    pub(crate) fn new(progress: Progress, blobs: u64, bytes: u64) -> Self {
-        let planned = Arc::new(Mutex::new((0, 0)));
-        let ledger = Self { progress, planned };
-        ledger.grow(blobs, bytes);
-        ledger
+/// Tells that a blob is in place. Its bytes are `counted` if it was sent; if it was there, they count now.
+pub(crate) fn done(progress: &Progress, descriptor: &Descriptor, counted: bool) {
+    if !counted {
+        let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
+        progress.emit(Event::Bytes(size));
     }
-
-    fn grow(&self, blobs: u64, bytes: u64) {
-        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
-        *planned = (planned.0 + blobs, planned.1.saturating_add(bytes));
-        self.progress.emit(Event::Planned {
-            blobs: planned.0,
-            bytes: planned.1,
-            present: 0,
-        });
-    }
-
-    /// A blob is in place of which `counted` bytes are counted already.
-    pub(crate) fn done(&self, descriptor: &Descriptor, counted: bool) {
-        if !counted {
-            let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
-            self.progress.emit(Event::Bytes(size));
-        }
-        self.progress.emit(Event::BlobDone {
-            digest: descriptor.digest.to_string(),
-            size: descriptor.size,
-        });
-    }
+    progress.emit(Event::BlobDone {
+        digest: descriptor.digest.to_string(),
+        size: descriptor.size,
+    });
 }
 
 /// How a blob gets into a repository.
@@ -60,7 +33,7 @@ pub(crate) struct Way<'a> {
     pub(crate) mount_from: Option<&'a str>,
     /// Whether the registry is asked first if it is there.
     pub(crate) ask: bool,
-    /// Whether the ledger does not expect its bytes, should they have to be sent.
+    /// Whether its bytes are not part of the plan, should they have to be sent.
     pub(crate) extra: bool,
 }
 
@@ -75,13 +48,13 @@ pub(crate) async fn place(
     descriptor: &Descriptor,
     origin: &Arc<dyn Origin>,
     way: Way<'_>,
-    ledger: &Ledger,
+    progress: &Progress,
 ) -> Result<Placed, (Error, Fault)> {
     let here = |e: Error| (e, Fault::Here);
     if way.ask && registry.head_blob(repository, descriptor).await.map_err(here)? == Presence::Present(()) {
         return Ok(Placed::Present);
     }
-    let metered = Metered::new(origin.clone(), ledger.clone(), way.extra);
+    let metered = Metered::new(origin.clone(), progress.clone(), way.extra);
     loop {
         match registry
             .push_blob(repository, descriptor, &metered, way.mount_from)
@@ -102,7 +75,7 @@ pub(crate) async fn place(
                     return Err((error, Fault::Here));
                 }
                 if wrong && origin.elsewhere(&descriptor.digest) {
-                    ledger.progress.note(format!("{}; trying another source", error.full()));
+                    progress.note(format!("{}; trying another source", error.full()));
                     continue;
                 }
                 let error = error.context(origin.describe(&descriptor.digest));
@@ -119,17 +92,17 @@ struct Metered {
 }
 
 struct Meter {
-    ledger: Ledger,
-    /// Whether the ledger does not know yet that bytes will be read.
+    progress: Progress,
+    /// Whether reading it has still to be told, since it is not part of the plan.
     unexpected: AtomicBool,
     position: AtomicU64,
     failed: AtomicBool,
 }
 
 impl Metered {
-    fn new(origin: Arc<dyn Origin>, ledger: Ledger, extra: bool) -> Self {
+    fn new(origin: Arc<dyn Origin>, progress: Progress, extra: bool) -> Self {
         let meter = Meter {
-            ledger,
+            progress,
             unexpected: AtomicBool::new(extra),
             position: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -156,7 +129,7 @@ impl Meter {
         let before = self.position.swap(position, Ordering::Relaxed);
         let moved = i64::try_from(position).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
         if moved != 0 {
-            self.ledger.progress.emit(Event::Bytes(moved));
+            self.progress.emit(Event::Bytes(moved));
         }
     }
 
@@ -164,7 +137,7 @@ impl Meter {
         match &item {
             Ok(bytes) => {
                 self.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                self.ledger.progress.emit(Event::Bytes(bytes.len() as i64));
+                self.progress.emit(Event::Bytes(bytes.len() as i64));
             }
             Err(_) => self.failed.store(true, Ordering::Relaxed),
         }
@@ -176,7 +149,10 @@ impl BlobSource for Metered {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         Box::pin(async move {
             if self.meter.unexpected.swap(false, Ordering::Relaxed) {
-                self.meter.ledger.grow(1, descriptor.size);
+                self.meter.progress.emit(Event::Grown {
+                    blobs: 1,
+                    bytes: descriptor.size,
+                });
             }
             self.meter.failed.store(false, Ordering::Relaxed);
             self.meter.seek(offset);

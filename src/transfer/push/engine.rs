@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
-use super::blob::{self, Ledger, Way};
+use super::blob::{self, Way};
 use super::landing::{Landed, Landing, Written};
 use super::queue::{Demand, Fault, Job, Placed, Queue};
 use super::report::{Failure, Form, ImageReport, Outcome};
@@ -102,7 +102,6 @@ struct Engine<'a> {
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
     stop: bool,
-    ledger: Ledger,
 }
 
 impl<'a> Engine<'a> {
@@ -122,7 +121,6 @@ impl<'a> Engine<'a> {
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
             stop: false,
-            ledger: Ledger::new(Progress::silent(), 0, 0),
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut demands = Vec::new();
@@ -165,7 +163,11 @@ impl<'a> Engine<'a> {
         }
         let (blobs, bytes) = queue.size();
         engine.queue = queue;
-        engine.ledger = Ledger::new(progress.clone(), blobs, bytes);
+        progress.emit(Event::Planned {
+            blobs,
+            bytes,
+            present: 0,
+        });
         engine.stop = request.fail_fast && engine.images.iter().any(|image| image.report.error.is_some());
         engine
     }
@@ -235,7 +237,7 @@ impl<'a> Engine<'a> {
         let repository = self.repositories[job.need.repository].name.clone();
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
         let origin = self.images[job.need.images[0]].item.blobs.clone();
-        let (registry, ledger) = (self.registry, self.ledger.clone());
+        let (registry, progress) = (self.registry, self.progress);
         let dry_run = self.request.dry_run;
         Box::pin(async move {
             let outcome = if dry_run {
@@ -246,7 +248,7 @@ impl<'a> Engine<'a> {
                     ask: job.ask,
                     extra: from.is_some(),
                 };
-                blob::place(registry, &repository, &job.descriptor, &origin, way, &ledger).await
+                blob::place(registry, &repository, &job.descriptor, &origin, way, progress).await
             };
             Done::Blob(job, outcome)
         })
@@ -267,8 +269,8 @@ impl<'a> Engine<'a> {
         };
         self.queue.placed(&job, placed);
         if job.mount_from.is_none() || (placed == Placed::Uploaded && !self.request.dry_run) {
-            self.ledger
-                .done(&job.descriptor, placed == Placed::Uploaded && !self.request.dry_run);
+            let counted = placed == Placed::Uploaded && !self.request.dry_run;
+            blob::done(self.progress, &job.descriptor, counted);
         }
         for (i, &number) in job.need.images.iter().enumerate() {
             let image = &mut self.images[number];
@@ -315,7 +317,7 @@ impl<'a> Engine<'a> {
             before: image.before.clone(),
             written: repository.written.clone(),
             pause: self.request.pause,
-            ledger: self.ledger.clone(),
+            progress: self.progress.clone(),
         };
         Some(Box::pin(async move {
             let outcome = landing.put_all().await;
@@ -362,12 +364,9 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Tells what came of an image that is over.
+    /// Tells that an image is over; its warnings stand in the report.
     fn tell(&mut self, number: usize) {
         let report = &self.images[number].report;
-        for warning in &report.warnings {
-            self.progress.warn(format!("{}: {warning}", report.source));
-        }
         match (&report.destination, &report.pushed, &report.error) {
             (Some(reference), Some(digest), None) => self.progress.emit(Event::ImageDone {
                 reference: reference.clone(),

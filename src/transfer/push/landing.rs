@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, try_join};
 
 use super::PushItem;
-use super::blob::{self, Ledger, Way};
+use super::blob::{self, Way};
 use super::queue::Placed;
 use super::report::{Counts, Form};
 use super::tag::{Held, held};
@@ -17,6 +17,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::tree::{Choice, Variant};
+use crate::progress::Progress;
 use crate::registry::{Presence, Refusal, Registry};
 
 /// How often a manifest is offered again after the registry missed something below it, and how often it is asked for what
@@ -37,7 +38,7 @@ pub(crate) struct Landing {
     pub(crate) before: Option<Digest>,
     pub(crate) written: Written,
     pub(crate) pause: Duration,
-    pub(crate) ledger: Ledger,
+    pub(crate) progress: Progress,
 }
 
 /// What became of it.
@@ -74,7 +75,7 @@ impl Landing {
         match (tree.choice, &tree.filtered) {
             (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut landed).await {
                 Err(error) if refuses_sparse(&error) => {
-                    self.ledger.progress.note(format!(
+                    self.progress.note(format!(
                         "{}: sparse index refused: {}",
                         self.item.destination,
                         error.full()
@@ -175,7 +176,7 @@ impl Landing {
                 if attempt == ATTEMPTS || !misses_something(&error) || (sparse && !self.misses_ours(variant, &error)) {
                     return Err(error);
                 }
-                self.ledger.progress.note(format!(
+                self.progress.note(format!(
                     "{}: {}; looking after what is below it",
                     self.item.destination,
                     error.full()
@@ -241,13 +242,13 @@ impl Landing {
                             ask: !force,
                             extra: true,
                         },
-                        &self.ledger,
+                        &self.progress,
                     )
                     .await
                     .map_err(|(error, _)| error)?;
                     if placed != Placed::Present {
                         landed.repaired.uploaded.one(descriptor.size);
-                        self.ledger.done(descriptor, true);
+                        blob::done(&self.progress, descriptor, true);
                         done = true;
                     }
                 }
