@@ -23,6 +23,13 @@ pub enum Event {
         /// Bytes of them that an earlier run or another bundle already has.
         present: u64,
     },
+    /// More has to be moved than was planned, since something has to be sent a second time.
+    Grown {
+        /// Blobs more.
+        blobs: u64,
+        /// Bytes more.
+        bytes: u64,
+    },
     /// Bytes that arrived (positive) or that turned out useless and will be moved again (negative).
     Bytes(i64),
     /// A blob is in place.

@@ -4,14 +4,15 @@
 //! costs a repeated transfer and never a wrong bundle.
 //!
 //! The first line is a JSON header. Each further line is one of
+//! - `b OFFSET SIZE DIGEST`: the next slot is that of this blob (slots are numbered from 0);
 //! - `w SLOT START END`: these bytes of that slot were written;
 //! - `x SLOT`: forget what was said of that slot, its bytes were wrong;
-//! - `s`: everything above has reached the disk.
+//! - `s COUNT`: the bytes of which the first COUNT lines below the header speak have reached the disk.
 //!
 //! After a power cut the page cache is gone, and lines may have reached the disk before the bytes that they speak of. The
-//! header therefore names the boot; in another boot only lines above the last `s` count.
+//! header therefore names the boot; in another boot only the lines that an `s` covers count.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::Plan;
 use super::ranges::Ranges;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -38,8 +40,8 @@ pub struct Header {
     pub request: Digest,
     /// What was asked for, for people.
     pub summary: String,
-    /// The digest of the plan.
-    pub plan: Digest,
+    /// How many bytes stand before the first blob.
+    pub front: u64,
     /// What each reference was found to be: later runs do not ask again.
     pub pins: BTreeMap<String, Digest>,
     boot: String,
@@ -47,12 +49,12 @@ pub struct Header {
 
 impl Header {
     /// A header for this boot.
-    pub fn new(request: Digest, summary: String, plan: Digest, pins: BTreeMap<String, Digest>) -> Self {
+    pub fn new(request: Digest, summary: String, front: u64, pins: BTreeMap<String, Digest>) -> Self {
         Self {
             journal_version: VERSION,
             request,
             summary,
-            plan,
+            front,
             pins,
             boot: boot_id(),
         }
@@ -63,7 +65,13 @@ impl Header {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: Mutex<File>,
+    file: Mutex<Lines>,
+}
+
+#[derive(Debug)]
+struct Lines {
+    file: File,
+    count: u64,
 }
 
 /// What an earlier run left.
@@ -71,26 +79,53 @@ pub struct Journal {
 pub struct Replay {
     /// What it was about.
     pub header: Header,
-    /// What it wrote of each slot, by the slot's number in the plan.
-    pub slots: HashMap<usize, Ranges>,
+    /// The blobs that it was writing.
+    pub slots: Vec<OldSlot>,
+}
+
+/// A blob of which an earlier run may have written something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldSlot {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Where it starts in the file.
+    pub offset: u64,
+    /// What is said to be there.
+    pub written: Ranges,
 }
 
 impl Journal {
-    /// Starts a new journal, over whatever is at `path`.
-    pub fn create(path: PathBuf, header: &Header) -> Result<Self> {
-        let mut line = serde_json::to_vec(header)
+    /// Starts a new journal for a plan, over whatever is at `path`.
+    pub fn create(path: PathBuf, header: &Header, plan: &Plan) -> Result<Self> {
+        let mut text = serde_json::to_vec(header)
             .map_err(|e| Error::new(Kind::Malformed, "cannot write the journal's header").with_source(e))?;
-        line.push(b'\n');
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(|e| Error::io("create", &path, e))?;
-        file.write_all(&line).map_err(|e| Error::io("write", &path, e))?;
+        text.push(b'\n');
+        for slot in plan.blobs() {
+            let line = format!("b {} {} {}\n", slot.offset, slot.blob.size, slot.blob.digest);
+            text.extend_from_slice(line.as_bytes());
+        }
+        // Replaced as a whole: a kill leaves the old journal or the new one, and never half of either.
+        let fresh = path.with_extension("journal.new");
+        let create = || -> std::io::Result<File> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&fresh)?;
+            file.write_all(&text)?;
+            file.sync_data()?;
+            std::fs::rename(&fresh, &path)?;
+            Ok(file)
+        };
+        let file = create().map_err(|e| Error::io("create", &path, e))?;
         Ok(Self {
             path,
-            file: Mutex::new(file),
+            file: Mutex::new(Lines {
+                file,
+                count: plan.blobs().len() as u64,
+            }),
         })
     }
 
@@ -104,21 +139,28 @@ impl Journal {
         self.append(&format!("x {slot}\n"))
     }
 
-    /// Notes that everything written so far is on the disk. `sync` makes it so; it runs before the line is written and
-    /// must cover all bytes of which [`written`](Self::written) told before.
+    /// Makes everything written so far durable by `sync`, and notes it. Others go on writing meanwhile; what they write is
+    /// not covered.
     pub fn synced(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        // Other writers wait meanwhile, so that no line gets above the mark whose bytes `sync` did not cover.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let covered = self.lock().count;
         sync()?;
-        file.write_all(b"s\n")
-            .and_then(|()| file.sync_data())
-            .map_err(|e| Error::io("write", &self.path, e))
+        self.append(&format!("s {covered}\n"))?;
+        let failed = |e| Error::io("write", &self.path, e);
+        let file = self.lock().file.try_clone().map_err(failed)?;
+        file.sync_data().map_err(failed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One `write` call per line, so that a line is there as a whole or, at the very end, cut short.
     fn append(&self, line: &str) -> Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(line.as_bytes())
+        let mut lines = self.lock();
+        lines.count += 1;
+        lines
+            .file
+            .write_all(line.as_bytes())
             .map_err(|e| Error::io("write", &self.path, e))
     }
 
@@ -154,19 +196,31 @@ impl Journal {
         let trusted = if !boot.is_empty() && header.boot == boot {
             records.len()
         } else {
-            records
-                .iter()
-                .rposition(|r| *r == Record::Synced)
-                .map_or(0, |at| at + 1)
+            let covered = records.iter().filter_map(|record| match record {
+                Record::Synced(count) => Some(*count),
+                _ => None,
+            });
+            covered.max().unwrap_or(0).min(records.len())
         };
-        let mut slots: HashMap<usize, Ranges> = HashMap::new();
-        for record in records.into_iter().take(trusted) {
+        let mut slots: Vec<OldSlot> = Vec::new();
+        for (number, record) in records.into_iter().enumerate() {
             match record {
-                Record::Written(slot, range) => slots.entry(slot).or_default().insert(range),
-                Record::Discarded(slot) => {
-                    slots.remove(&slot);
+                Record::Slot(slot) => slots.push(slot),
+                Record::Written(slot, range) if number < trusted => {
+                    if let Some(slot) = slots.get_mut(slot)
+                        && range.start < range.end
+                        && range.end <= slot.size
+                    {
+                        slot.written.insert(range);
+                    }
                 }
-                Record::Synced => {}
+                // A doubt counts whether it reached the disk or not.
+                Record::Discarded(slot) => {
+                    if let Some(slot) = slots.get_mut(slot) {
+                        slot.written = Ranges::default();
+                    }
+                }
+                Record::Written(..) | Record::Synced(_) => {}
             }
         }
         Ok(Replay { header, slots })
@@ -175,26 +229,28 @@ impl Journal {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Record {
+    Slot(OldSlot),
     Written(usize, std::ops::Range<u64>),
     Discarded(usize),
-    Synced,
+    Synced(usize),
 }
 
 impl Record {
     fn parse(line: &[u8]) -> Option<Self> {
         let line = std::str::from_utf8(line).ok()?;
-        let mut words = line.split(' ');
-        let record = match words.next()? {
-            "w" => {
-                let slot = words.next()?.parse().ok()?;
-                let range = words.next()?.parse().ok()?..words.next()?.parse().ok()?;
-                Self::Written(slot, range)
-            }
-            "x" => Self::Discarded(words.next()?.parse().ok()?),
-            "s" => Self::Synced,
+        let words: Vec<&str> = line.split(' ').collect();
+        Some(match words.as_slice() {
+            ["b", offset, size, digest] => Self::Slot(OldSlot {
+                digest: digest.parse().ok()?,
+                size: size.parse().ok()?,
+                offset: offset.parse().ok()?,
+                written: Ranges::default(),
+            }),
+            ["w", slot, start, end] => Self::Written(slot.parse().ok()?, start.parse().ok()?..end.parse().ok()?),
+            ["x", slot] => Self::Discarded(slot.parse().ok()?),
+            ["s", count] => Self::Synced(count.parse().ok()?),
             _ => return None,
-        };
-        words.next().is_none().then_some(record)
+        })
     }
 }
 
@@ -208,59 +264,79 @@ fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::plan::Extras;
 
     fn header() -> Header {
-        Header::new(
-            Digest::sha256(b"r"),
-            "x".into(),
-            Digest::sha256(b"p"),
-            BTreeMap::from([("a.io/b:1".to_owned(), Digest::sha256(b"b"))]),
-        )
+        let pins = BTreeMap::from([("a.io/b:1".to_owned(), Digest::sha256(b"b"))]);
+        Header::new(Digest::sha256(b"r"), "x".into(), 512, pins)
+    }
+
+    /// A journal of two slots of 100 bytes.
+    fn journal(folder: &Path, header: &Header) -> (PathBuf, Journal) {
+        let path = folder.join("b.tar.partial.journal");
+        let extras = Extras {
+            missing: Vec::new(),
+            docker_manifest: true,
+        };
+        let journal = Journal::create(path.clone(), header, &Plan::new(&[], &extras).unwrap()).unwrap();
+        for offset in [1024, 2048] {
+            let line = format!("b {offset} 100 {}\n", Digest::sha256(&[offset as u8]));
+            journal.append(&line).unwrap();
+        }
+        (path, journal)
+    }
+
+    fn ends(path: &Path) -> Vec<Option<u64>> {
+        let replay = Journal::replay(path).unwrap();
+        replay.slots.iter().map(|slot| slot.written.end_of(0)).collect()
     }
 
     #[test]
     fn replays_what_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("j");
-        assert_eq!(Journal::replay(&path).unwrap_err().kind(), Kind::NotFound);
-        let journal = Journal::create(path.clone(), &header()).unwrap();
+        assert_eq!(
+            Journal::replay(&folder.path().join("none")).unwrap_err().kind(),
+            Kind::NotFound
+        );
+        let (path, journal) = journal(folder.path(), &header());
         journal.written(0, 0..10).unwrap();
-        journal.written(3, 5..9).unwrap();
+        journal.written(1, 0..9).unwrap();
         journal.synced(|| Ok(())).unwrap();
         journal.written(0, 10..20).unwrap();
-        journal.discard(3).unwrap();
-        let replay = Journal::replay(&path).unwrap();
-        assert_eq!(replay.header, header());
-        assert_eq!(replay.slots[&0].end_of(0), Some(20));
-        assert!(!replay.slots.contains_key(&3));
+        journal.discard(1).unwrap();
+        journal.written(0, 90..101).unwrap();
+        journal.written(7, 0..1).unwrap();
+        assert_eq!(Journal::replay(&path).unwrap().header, header());
+        assert_eq!(ends(&path), [Some(20), None]);
     }
 
     #[test]
     fn another_boot_trusts_only_what_was_synced() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("j");
         let mut other = header();
         other.boot = "before the power cut".into();
-        let journal = Journal::create(path.clone(), &other).unwrap();
+        let (path, journal) = journal(folder.path(), &other);
         journal.written(0, 0..10).unwrap();
-        journal.synced(|| Ok(())).unwrap();
+        journal
+            .synced(|| {
+                // Written while the disk was busy: not covered.
+                journal.written(1, 0..10)
+            })
+            .unwrap();
         journal.written(0, 10..20).unwrap();
-        assert_eq!(Journal::replay(&path).unwrap().slots[&0].end_of(0), Some(10));
+        assert_eq!(ends(&path), [Some(10), None]);
     }
 
     #[test]
     fn torn_and_edited_lines_end_it() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("j");
-        drop(Journal::create(path.clone(), &header()).unwrap());
-        let mut text = std::fs::read(&path).unwrap();
-        text.extend_from_slice(b"w 0 0 10\nw 0 10 2");
-        std::fs::write(&path, &text).unwrap();
-        assert_eq!(Journal::replay(&path).unwrap().slots[&0].end_of(0), Some(10));
-        text.truncate(text.len() - 9);
-        text.extend_from_slice(b"\nnonsense\nw 1 0 10\n");
-        std::fs::write(&path, &text).unwrap();
-        assert!(!Journal::replay(&path).unwrap().slots.contains_key(&1));
+        let (path, _journal) = journal(folder.path(), &header());
+        let text = std::fs::read(&path).unwrap();
+        let with = |tail: &[u8]| std::fs::write(&path, [&text, tail].concat()).unwrap();
+        with(b"w 0 0 10\nw 0 10 2");
+        assert_eq!(ends(&path), [Some(10), None]);
+        with(b"w 0 0 10\nnonsense\nw 1 0 10\n");
+        assert_eq!(ends(&path), [Some(10), None]);
         std::fs::write(&path, b"{}\n").unwrap();
         assert_eq!(Journal::replay(&path).unwrap_err().kind(), Kind::Malformed);
     }

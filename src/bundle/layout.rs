@@ -1,5 +1,6 @@
 //! The documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive beside it.
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -117,4 +118,29 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
         View::Image(image) if media_type::is_image_config(&image.config.media_type) => Some(image),
         _ => None,
     }
+}
+
+/// The blob members in the first bytes of a bundle of our own, as far as they can be read; larger ones than `cap` are left
+/// out. Their content is not checked here.
+pub fn blobs_in(front: &Bytes, cap: u64) -> Vec<(Digest, Bytes)> {
+    let mut archive = tar::Archive::new(front.as_ref());
+    let Ok(entries) = archive.entries() else {
+        return Vec::new();
+    };
+    let mut blobs = Vec::new();
+    for entry in entries.map_while(|entry| entry.ok()) {
+        let range = entry.raw_file_position()..entry.raw_file_position().saturating_add(entry.size());
+        let digest = entry.path().ok().and_then(|path| {
+            let (algorithm, hex) = path.to_str()?.strip_prefix("blobs/")?.split_once('/')?;
+            format!("{algorithm}:{hex}").parse::<Digest>().ok()
+        });
+        if let Some(digest) = digest
+            && entry.size() <= cap
+            && range.end <= front.len() as u64
+            && let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
+        {
+            blobs.push((digest, front.slice(start..end)));
+        }
+    }
+    blobs
 }

@@ -213,7 +213,7 @@ impl Partial {
     ///
     /// # Errors
     /// [`Kind::Exists`] if the name was taken meanwhile.
-    pub fn commit(self, total: u64, replace: bool) -> Result<()> {
+    pub fn commit(&self, total: u64, replace: bool) -> Result<()> {
         self.file
             .set_len(total)
             .and_then(|()| self.file.sync_all())
@@ -256,7 +256,7 @@ impl Partial {
     }
 
     /// Removes the file and its journal: nothing of it is worth keeping.
-    pub fn remove(self) {
+    pub fn remove(&self) {
         let _ = std::fs::remove_file(self.journal_path());
         let _ = std::fs::remove_file(&self.path);
     }
@@ -311,6 +311,7 @@ mod tests {
         std::fs::write(&target, b"old").unwrap();
         assert_eq!(partial.commit(5, false).unwrap_err().kind(), Kind::Exists);
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
+        drop(partial);
         let partial = Partial::open(&target).unwrap();
         assert!(!partial.is_fresh());
         partial.commit(5, true).unwrap();

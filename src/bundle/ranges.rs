@@ -58,6 +58,11 @@ impl Ranges {
         gaps
     }
 
+    /// The ranges, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> {
+        self.0.iter().map(|(start, end)| *start..*end)
+    }
+
     /// How many bytes are there below `size`.
     pub fn len(&self, size: u64) -> u64 {
         size - self.gaps(size).iter().map(|gap| gap.end - gap.start).sum::<u64>()

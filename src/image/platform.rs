@@ -85,6 +85,11 @@ impl fmt::Display for Platform {
 pub struct PlatformPattern(Platform);
 
 impl PlatformPattern {
+    /// What was asked for, as it was written.
+    pub fn platform(&self) -> &Platform {
+        &self.0
+    }
+
     /// Whether an entry of this platform is meant. A pattern without a variant means every variant; `arm/v7` also means
     /// an `arm` that names none, since that is what a bare `arm` runs on.
     pub fn matches(&self, platform: &Platform) -> bool {

@@ -1,55 +1,172 @@
-//! The wire: one client per registry host, with credentials, TLS, retries and limits. Stub with the agreed signatures.
-#![allow(missing_docs, clippy::todo, unused_variables)]
+//! The wire: one client per registry host, with credentials, TLS, retries and limits (OCI distribution-spec).
+//!
+//! [`Registries`] is one side of a transfer. It hands out one [`Registry`] per host, and all clones of that share its
+//! connections, tokens and limits. What a registry sends is checked as far as that is possible here: manifests against
+//! their digest, blobs against the length that their descriptor promises; the digest of a blob is the reader's part, and
+//! on the way out it is checked here.
 
+mod answer;
+mod auth;
+mod blob;
+mod cache;
+mod challenge;
+mod content_range;
+mod context;
+pub mod credentials;
+mod failure;
+mod host;
+mod ladder;
+mod limits;
+mod location;
+pub mod mirrors;
+mod options;
+mod pace;
+mod pull;
+mod push;
+mod redact;
+mod redirect;
+mod retry;
+mod scope;
+pub mod tls;
+mod token;
+mod upload;
+mod upload_body;
 pub mod upload_source;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
-use crate::error::Result;
-use crate::image::descriptor::Descriptor;
+use self::mirrors::Endpoint;
+use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::RawManifest;
 use crate::image::reference::Target;
-use crate::progress::Progress;
+
+pub use answer::Refusal;
+use blob::Place;
+pub use blob::{BlobReader, WithoutRange};
+use context::Context;
+use host::Host;
+pub use limits::RateLimit;
+pub use options::Options;
+pub use push::Pushed;
 pub use upload_source::{BlobSource, BlobStream};
 
-/// How registries are reached.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Talk http to every host (`localhost`, 127.0.0.0/8 and ::1 need no flag).
-    pub plain_http: bool,
-    // TLS options, credential options, timeouts, retries, mirrors, cache directory: to be completed in the registry room
-    /// Requests with bodies in flight per host.
-    pub jobs: Option<usize>,
-    /// No byte for this long ends a request.
-    pub stall_timeout: Option<Duration>,
-    /// Extra certificate authorities (PEM files).
-    pub ca_files: Vec<PathBuf>,
-    /// Who is told about retries and warnings.
-    pub progress: Progress,
+/// All registries of one side (source or destination); hands out one client per host.
+#[derive(Clone)]
+pub struct Registries {
+    context: Arc<Context>,
+    hosts: Arc<Mutex<HashMap<String, Arc<Host>>>>,
 }
 
-/// All registries of one side (source or destination); hands out one client per host.
-#[derive(Debug, Clone)]
-pub struct Registries {}
-
 impl Registries {
+    /// Registries that are reached as `options` say.
     pub fn new(options: Options) -> Result<Self> {
-        todo!()
+        Ok(Self {
+            context: Arc::new(Context::new(options)),
+            hosts: Arc::default(),
+        })
     }
 
     /// The client of `HOST[:PORT]` as it stands in a reference (`docker.io` is resolved in here).
     pub fn host(&self, host: &str) -> Result<Registry> {
-        todo!()
+        let mut hosts = self.hosts();
+        let found = match hosts.get(host) {
+            Some(found) => Arc::clone(found),
+            None => {
+                let made = Arc::new(Host::named(host, Arc::clone(&self.context))?);
+                hosts.insert(host.to_owned(), Arc::clone(&made));
+                made
+            }
+        };
+        Ok(Registry {
+            host: found,
+            registries: self.clone(),
+        })
+    }
+
+    fn mirror(&self, endpoint: &Endpoint) -> Result<Arc<Host>> {
+        let scheme = if endpoint.scheme_https { "https" } else { "http" };
+        let key = format!("{scheme}://{}", endpoint.host);
+        if endpoint.insecure {
+            self.context.trust_blindly(&endpoint.host);
+        }
+        let mut hosts = self.hosts();
+        if let Some(found) = hosts.get(&key) {
+            return Ok(Arc::clone(found));
+        }
+        let made = Arc::new(Host::mirror(&endpoint.host, scheme, Arc::clone(&self.context))?);
+        hosts.insert(key, Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Registries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.hosts().keys()).finish()
     }
 }
 
 /// One registry. Cheap to clone; all clones share connections, tokens and limits.
-#[derive(Debug, Clone)]
-pub struct Registry {}
+#[derive(Clone)]
+pub struct Registry {
+    host: Arc<Host>,
+    registries: Registries,
+}
+
+impl Registry {
+    /// `HOST[:PORT]` as in references.
+    pub fn host(&self) -> &str {
+        &self.host.name
+    }
+
+    /// Where something can be read: the mirrors of its repository, and at last the registry itself.
+    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Place>> {
+        let name = &self.host.name;
+        let mirrors = &self.host.context.options.mirrors;
+        if mirrors.is_blocked(name, repository) {
+            return Err(Error::new(
+                Kind::Denied,
+                format!("`{name}/{repository}` is blocked by the configuration of this machine"),
+            )
+            .with_hint("a `blocked = true` in registries.conf says so"));
+        }
+        if mirrors.origin_is_insecure(name, repository) {
+            self.host.context.trust_blindly(name);
+        }
+        let mut places = VecDeque::new();
+        let mut origin = true;
+        for endpoint in mirrors
+            .of(name, repository)
+            .into_iter()
+            .filter(|endpoint| endpoint.serves(target))
+        {
+            let host = self.registries.mirror(&endpoint)?;
+            origin &= !endpoint.replaces_origin;
+            places.push_back(Place {
+                host,
+                repository: endpoint.repository,
+            });
+        }
+        if origin || places.is_empty() {
+            places.push_back(Place {
+                host: Arc::clone(&self.host),
+                repository: repository.to_owned(),
+            });
+        }
+        Ok(places)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registry({})", self.host.name)
+    }
+}
 
 /// The answer to a HEAD.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,88 +182,10 @@ pub enum Presence<T> {
 /// What a HEAD of a manifest says; every field may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ManifestHead {
+    /// `Docker-Content-Digest`.
     pub digest: Option<Digest>,
+    /// `Content-Type`, without parameters.
     pub media_type: Option<String>,
+    /// `Content-Length`.
     pub size: Option<u64>,
-}
-
-/// What a reader does when a server ignores `Range`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WithoutRange {
-    /// Read from the start and throw the first bytes away.
-    Skip,
-    /// Fail with `Kind::Unsupported`.
-    Refuse,
-}
-
-/// How a blob got into a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// The registry took it from another repository.
-    Mounted,
-    /// Its bytes were sent.
-    Uploaded,
-}
-
-impl Registry {
-    /// `HOST[:PORT]` as in references.
-    pub fn host(&self) -> &str {
-        todo!()
-    }
-
-    pub async fn head_manifest(&self, repository: &str, target: &Target) -> Result<Presence<ManifestHead>> {
-        todo!()
-    }
-
-    /// GETs a manifest; by tag HEAD first where the manifest cache may then answer. NotFound, Unauthorized, RateLimited…
-    pub async fn manifest(&self, repository: &str, target: &Target) -> Result<RawManifest> {
-        todo!()
-    }
-
-    /// Opens the bytes `start..end` of a blob (`end` = `descriptor.size` for all). Reconnects by itself (progress rule);
-    /// yields exactly `end - start` bytes or an error. Bytes are NOT hashed here: the caller does.
-    pub async fn blob(
-        &self,
-        repository: &str,
-        descriptor: &Descriptor,
-        range: std::ops::Range<u64>,
-        without_range: WithoutRange,
-    ) -> Result<BlobReader> {
-        todo!()
-    }
-
-    /// A whole small blob (config), verified against size and digest.
-    pub async fn small_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Bytes> {
-        todo!()
-    }
-
-    pub async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
-        todo!()
-    }
-
-    /// Puts a blob into a repository: mount from `mount_from` (repository on the same registry known to have it) where given,
-    /// else, or if refused, upload. Verifies the digest while sending; a wrong blob never ends in a finished upload.
-    pub async fn push_blob(
-        &self,
-        repository: &str,
-        descriptor: &Descriptor,
-        source: &dyn BlobSource,
-        mount_from: Option<&str>,
-    ) -> Result<Pushed> {
-        todo!()
-    }
-
-    pub async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
-        todo!()
-    }
-}
-
-/// The body of a blob request.
-pub struct BlobReader {}
-
-impl BlobReader {
-    /// The next bytes; `None` when exactly the requested range has been handed out.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        todo!()
-    }
 }

@@ -1,3 +1,9 @@
 //! The operations: what is done with image trees between registries and bundles.
 
+pub mod export;
+pub mod fetch;
+pub mod import;
+pub mod mirror;
+pub mod push;
+pub mod refilter;
 pub mod resolve;

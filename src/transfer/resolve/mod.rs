@@ -1,24 +1,25 @@
 //! From references to image trees: which manifests an image has, which of them are carried, and what they name.
 
+mod fetch;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::{OnceCell, Semaphore};
 
+use self::fetch::{Fetcher, Place};
 use crate::error::{Error, Kind, Result};
-use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::filter::{self, Fate};
-use crate::image::manifest::{Config, Entry, Index, RawManifest, View};
+use crate::image::manifest::{Entry, Index, RawManifest, View};
 use crate::image::media_type::{self, Shape};
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
-use crate::image::tree::{Choice, ImageTree, IndexMode, LeftOut, PlatformRecord, Variant, platform_label};
+use crate::image::tree::{Choice, ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
 use crate::progress::{Event, Progress};
-use crate::registry::{Presence, Registries, Registry};
+use crate::registry::Registries;
 
 /// An index may nest indexes this deep.
 const MAX_DEPTH: usize = 8;
@@ -35,17 +36,14 @@ pub struct Wanted {
     pub index: IndexMode,
 }
 
-/// Fetches manifests, each digest once however many images share it.
+/// Turns references into trees.
 #[derive(Debug)]
 pub struct Resolver {
     registries: Registries,
     wanted: Wanted,
     progress: Progress,
-    /// Bounds requests of all images together, since each image also fetches its children side by side.
-    permits: Semaphore,
     jobs: usize,
-    manifests: Mutex<HashMap<Digest, Arc<OnceCell<Arc<RawManifest>>>>>,
-    configs: Mutex<HashMap<Digest, Arc<OnceCell<Bytes>>>>,
+    fetcher: Fetcher,
     pins: HashMap<Reference, Digest>,
 }
 
@@ -56,10 +54,8 @@ impl Resolver {
             registries,
             wanted,
             progress,
-            permits: Semaphore::new(jobs.max(1)),
             jobs: jobs.max(1),
-            manifests: Mutex::default(),
-            configs: Mutex::default(),
+            fetcher: Fetcher::new(jobs),
             pins: HashMap::new(),
         }
     }
@@ -71,12 +67,9 @@ impl Resolver {
         self
     }
 
-    /// Puts in manifests and configs that are at hand, so that they are not fetched.
+    /// Puts in manifests that are at hand, so that they are not fetched.
     pub fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
-        let mut map = lock(&self.manifests);
-        for manifest in manifests {
-            map.insert(manifest.digest().clone(), Arc::new(OnceCell::new_with(Some(manifest))));
-        }
+        self.fetcher.remember(manifests);
     }
 
     /// Resolves every reference, side by side; the results are in the order of the references.
@@ -109,15 +102,10 @@ impl Resolver {
             repository: reference.repository(),
         };
         let root = match self.pins.get(reference) {
-            Some(digest) => self.manifest(&place, digest, None).await?,
+            Some(digest) => self.fetcher.manifest(&place, digest, None).await?,
             None => match reference.target() {
-                Target::Digest(digest) => self.manifest(&place, &digest, None).await?,
-                tag @ Target::Tag(_) => {
-                    let _permit = self.permits.acquire().await;
-                    let root = Arc::new(registry.manifest(reference.repository(), &tag).await?);
-                    self.remember([root.clone()]);
-                    root
-                }
+                Target::Digest(digest) => self.fetcher.manifest(&place, &digest, None).await?,
+                tag @ Target::Tag(_) => self.fetcher.tagged(&place, &tag).await?,
             },
         };
         let mut state = State::default();
@@ -133,7 +121,7 @@ impl Resolver {
             configs: state.configs,
         };
         tree.choose(self.wanted.index);
-        tree.left_out = self.left_out(&place, &tree).await?;
+        tree.left_out = self.fetcher.left_out(&place, &tree).await?;
         check_sizes(&tree)?;
         Ok(tree)
     }
@@ -158,7 +146,7 @@ impl Resolver {
                 Ok((Variant { root, below }, filtered))
             }
             View::Image(image) => {
-                let platform = match self.platform_of(place, &image.config).await? {
+                let platform = match self.fetcher.platform_of(place, &image.config).await? {
                     Some((platform, bytes)) => {
                         state.configs.insert(image.config.digest.clone(), bytes);
                         Some(platform)
@@ -243,6 +231,8 @@ impl Resolver {
                         // Nothing in it is wanted: it goes as a whole.
                         let lost = state.kept.split_off(before);
                         state.dropped.extend(lost);
+                        // The index itself is absent as well: a reader of the bundle must not look for it.
+                        state.dropped.push(record);
                         fates.push(Fate::Drop);
                         continue;
                     }
@@ -306,12 +296,13 @@ impl Resolver {
             return Ok((None, None));
         }
         let child = self
+            .fetcher
             .manifest(place, &entry.descriptor.digest, Some(&entry.descriptor))
             .await?;
         let View::Image(image) = child.view() else {
             return Ok((None, None));
         };
-        Ok(match self.platform_of(place, &image.config).await? {
+        Ok(match self.fetcher.platform_of(place, &image.config).await? {
             Some((platform, bytes)) => (Some(platform), Some((image.config.digest.clone(), bytes))),
             None => (None, None),
         })
@@ -335,84 +326,11 @@ impl Resolver {
         if !keep {
             return Ok(None);
         }
-        self.manifest(place, &entry.descriptor.digest, Some(&entry.descriptor))
+        self.fetcher
+            .manifest(place, &entry.descriptor.digest, Some(&entry.descriptor))
             .await
             .map(Some)
     }
-
-    async fn manifest(
-        &self,
-        place: &Place<'_>,
-        digest: &Digest,
-        descriptor: Option<&Descriptor>,
-    ) -> Result<Arc<RawManifest>> {
-        let cell = lock(&self.manifests).entry(digest.clone()).or_default().clone();
-        let manifest = cell
-            .get_or_try_init(|| async {
-                let _permit = self.permits.acquire().await;
-                place
-                    .registry
-                    .manifest(place.repository, &Target::Digest(digest.clone()))
-                    .await
-                    .map(Arc::new)
-            })
-            .await?;
-        if let Some(descriptor) = descriptor {
-            agree(descriptor, manifest)?;
-        }
-        Ok(manifest.clone())
-    }
-
-    /// The platform that an image config states, with the config's bytes; `None` for a config of another kind.
-    async fn platform_of(&self, place: &Place<'_>, config: &Descriptor) -> Result<Option<(Platform, Bytes)>> {
-        if !media_type::is_image_config(&config.media_type) {
-            return Ok(None);
-        }
-        let cell = lock(&self.configs).entry(config.digest.clone()).or_default().clone();
-        let bytes = cell
-            .get_or_try_init(|| async {
-                let _permit = self.permits.acquire().await;
-                place.registry.small_blob(place.repository, config).await
-            })
-            .await?;
-        let parsed = Config::parse(bytes).map_err(|e| e.context(format!("config {}", config.digest)))?;
-        // An empty os keeps the image: the same rule as for an index entry of which nothing is known.
-        Ok((!parsed.platform.os.is_empty()).then(|| (parsed.platform, bytes.clone())))
-    }
-
-    /// Layers that need not be in a registry and are not in this one.
-    async fn left_out(&self, place: &Place<'_>, tree: &ImageTree) -> Result<Vec<LeftOut>> {
-        let candidates: Vec<Descriptor> = tree
-            .blobs()
-            .into_iter()
-            .map(|blob| blob.descriptor)
-            .filter(Descriptor::is_nondistributable)
-            .collect();
-        let futures: Vec<_> = candidates
-            .into_iter()
-            .map(|descriptor| self.absent(place, descriptor))
-            .collect();
-        let found: Vec<_> = stream::iter(futures).buffered(self.jobs).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    async fn absent(&self, place: &Place<'_>, descriptor: Descriptor) -> Result<Option<LeftOut>> {
-        let _permit = self.permits.acquire().await;
-        Ok(match place.registry.head_blob(place.repository, &descriptor).await? {
-            Presence::Missing => Some(LeftOut {
-                digest: descriptor.digest,
-                media_type: descriptor.media_type,
-                reason: "a non-distributable layer that the registry does not have".to_owned(),
-            }),
-            _ => None,
-        })
-    }
-}
-
-/// One repository of one registry.
-struct Place<'a> {
-    registry: &'a Registry,
-    repository: &'a str,
 }
 
 /// What an index came to.
@@ -445,11 +363,6 @@ impl State {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // The maps hold finished values only, so a panic elsewhere leaves nothing half-done in them.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Each manifest at its first place, so that children stay before their parents.
 fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
     let mut seen = HashSet::new();
@@ -457,33 +370,6 @@ fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
         .into_iter()
         .filter(|m| seen.insert(m.digest().clone()))
         .collect()
-}
-
-/// A parent must not lie about its child.
-fn agree(descriptor: &Descriptor, manifest: &RawManifest) -> Result<()> {
-    let found = manifest.descriptor();
-    if found.size != descriptor.size {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "manifest {} has {} bytes, but its parent says {}",
-                descriptor.digest, found.size, descriptor.size
-            ),
-        ));
-    }
-    let shape = media_type::shape(&descriptor.media_type);
-    if shape != Shape::Other && shape != media_type::shape(manifest.media_type()) {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "manifest {} is `{}`, but its parent says `{}`",
-                descriptor.digest,
-                manifest.media_type().escape_debug(),
-                descriptor.media_type.escape_debug()
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// One digest has one size, whoever names it.

@@ -1,0 +1,215 @@
+//! `docker-mirror export`: stage one.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use docker_mirror::error::{Error, Kind, Result};
+use docker_mirror::image::platform::PlatformFilter;
+use docker_mirror::image::reference::Reference;
+use docker_mirror::image::tree::IndexMode;
+use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request};
+use docker_mirror::transfer::resolve::Wanted;
+
+use super::connection::{Shared, Side};
+use super::output::{self, Outcome};
+use super::progress::Display;
+
+/// Which images and platforms, shared with the one-step command.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Selection {
+    /// A platform to carry, such as linux/arm64; repeatable; `all` for every platform [default: every linux platform]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(super) platform: Vec<String>,
+
+    /// What becomes of an index of which platforms are dropped: auto, filtered (new digest) or sparse (original digest)
+    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true)]
+    pub(super) index: IndexMode,
+}
+
+impl Selection {
+    pub(super) fn wanted(&self) -> Result<Wanted> {
+        Ok(Wanted {
+            platforms: PlatformFilter::from_flags(&self.platform)?,
+            index: self.index,
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Images, such as hello-world, golang:alpine, quay.io/a/b:1 or name@sha256:…
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+
+    /// The bundle to write; `-` for standard output
+    #[arg(short, long, value_name = "BUNDLE.tar")]
+    output: PathBuf,
+
+    #[command(flatten)]
+    selection: Selection,
+
+    /// Replace the output if it is there, once the new bundle is complete
+    #[arg(long)]
+    force: bool,
+
+    /// Start anew instead of continuing an unfinished export
+    #[arg(long)]
+    fresh: bool,
+
+    /// Leave out images that fail; the bundle records what is missing
+    #[arg(long)]
+    allow_partial: bool,
+
+    /// Take blobs from an earlier bundle instead of the network; repeatable
+    #[arg(long, value_name = "OLD.tar")]
+    reuse: Vec<PathBuf>,
+
+    /// Compress the whole bundle with gzip (also by an output named .tar.gz); layers are compressed already, so this gains
+    /// little, and such an export cannot be continued
+    #[arg(long, conflicts_with = "zstd")]
+    gzip: bool,
+
+    /// Compress the whole bundle with zstd (also by an output named .tar.zst); as for --gzip
+    #[arg(long)]
+    zstd: bool,
+
+    /// Leave manifest.json out, which `docker load` and `podman load` need
+    #[arg(long)]
+    no_docker_manifest: bool,
+
+    /// How much is read ahead when the output is a pipe, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    read_ahead: u32,
+
+    #[command(flatten)]
+    pub(super) shared: Shared,
+}
+
+/// All names at once, so that a user mends them in one go.
+pub(super) fn references(names: &[String]) -> Result<Vec<Reference>> {
+    let mut references = Vec::new();
+    let mut wrong: Vec<Error> = Vec::new();
+    for name in names {
+        match name.parse() {
+            Ok(reference) => references.push(reference),
+            Err(error) => wrong.push(error),
+        }
+    }
+    match wrong.len() {
+        0 => Ok(references),
+        1 => Err(wrong.remove(0)),
+        _ => {
+            let all: Vec<String> = wrong.iter().map(Error::full).collect();
+            Err(Error::new(Kind::Usage, all.join("; ")))
+        }
+    }
+}
+
+fn compression(arguments: &Arguments) -> Compression {
+    let name = arguments.output.to_string_lossy();
+    if arguments.gzip || name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+        Compression::Gzip
+    } else if arguments.zstd || name.ends_with(".tar.zst") {
+        Compression::Zstd
+    } else {
+        Compression::None
+    }
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    let images = references(&arguments.images)?;
+    let wanted = arguments.selection.wanted()?;
+    let to_pipe = arguments.output.as_os_str() == "-";
+    if to_pipe && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
+            .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
+    }
+    let display = Display::new(arguments.shared.verbosity() > 0);
+    let progress = display.progress();
+    let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
+    let registries = arguments.shared.registries(Side::Source, &hosts, None, &progress)?;
+    let request = Request {
+        images,
+        wanted,
+        compression: compression(&arguments),
+        jobs: arguments.shared.jobs(),
+        allow_partial: arguments.allow_partial,
+        docker_manifest: !arguments.no_docker_manifest,
+        reuse: arguments.reuse,
+        read_ahead: u64::from(arguments.read_ahead) << 20,
+        output: if to_pipe {
+            Output::Pipe(Box::new(std::io::stdout()))
+        } else {
+            Output::File {
+                path: arguments.output.clone(),
+                force: arguments.force,
+                fresh: arguments.fresh,
+            }
+        },
+    };
+    let report = export::export(request, &registries, &progress).await;
+    display.finish();
+    Ok(tell(&report?, to_pipe, arguments.allow_partial))
+}
+
+fn tell(report: &Report, to_pipe: bool, allow_partial: bool) -> Outcome {
+    for (reference, pinned, now) in &report.moved {
+        output::say(&format!(
+            "warning: {reference} has moved to {now} since the first run; the bundle keeps {pinned} (`--fresh` starts anew)"
+        ));
+    }
+    for image in &report.images {
+        note(image);
+    }
+    if report.committed {
+        for image in &report.images {
+            let line = format!("{}@{}", bare(&image.source), image.digest);
+            if to_pipe {
+                output::say(&line)
+            } else {
+                output::result(&line)
+            }
+        }
+    }
+    if report.failed.is_empty() {
+        return Outcome::Success;
+    }
+    let count = report.failed.len();
+    let all = count + report.images.len();
+    let end = match (report.committed, allow_partial) {
+        (true, _) => "the bundle was written without them and records that they are missing",
+        (false, true) => "there is nothing to write a bundle of",
+        (false, false) => "there is no bundle",
+    };
+    output::failures(
+        &format!("{count} of {all} images failed; {end}"),
+        report.failed.iter().map(|(_, error)| error),
+    );
+    if !report.committed && !report.images.is_empty() {
+        output::say(
+            "hint: run the same command again to go on with what is there, or give `--allow-partial` to leave them out",
+        );
+    }
+    Outcome::Failure
+}
+
+/// The reference without its digest, which the output adds.
+pub(super) fn bare(reference: &Reference) -> String {
+    match reference.tag() {
+        Some(tag) => format!("{}:{tag}", reference.name()),
+        None => reference.name(),
+    }
+}
+
+/// What is not exactly as it was at the source.
+fn note(image: &Exported) {
+    let name = bare(&image.source);
+    let (original, digest) = (image.original.to_string(), image.digest.to_string());
+    if let Some(text) = output::index_note(image.choice, &original, &digest, image.dropped.len()) {
+        let platforms: Vec<&str> = image.dropped.iter().map(|d| d.platform.as_str()).collect();
+        output::say(&format!("{name}: {text} ({})", output::clean(&platforms.join(", "))));
+    }
+    for left in &image.left_out {
+        output::say(&format!("warning: {name}: left out {} ({})", left.digest, left.reason));
+    }
+}

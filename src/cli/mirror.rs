@@ -1,0 +1,52 @@
+//! `docker-mirror -d REGISTRY IMAGE...`: both stages in one, no file between them.
+
+use clap::Args;
+use docker_mirror::error::Result;
+use docker_mirror::image::reference::Reference;
+use docker_mirror::transfer::mirror;
+use docker_mirror::transfer::resolve::Resolver;
+
+use super::connection::{Shared, Side, Sides};
+use super::export::{Selection, references};
+use super::output::Outcome;
+use super::progress::Display;
+use super::push::Target;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Images, such as hello-world, golang:alpine, quay.io/a/b:1 or name@sha256:…
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    selection: Selection,
+
+    #[command(flatten)]
+    pub(super) shared: Shared,
+
+    #[command(flatten)]
+    sides: Sides,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    let images = references(&arguments.images)?;
+    let wanted = arguments.selection.wanted()?;
+    let request = arguments.target.request(arguments.shared.jobs(), None)?;
+    let display = Display::new(arguments.shared.verbosity() > 0);
+    let progress = display.progress();
+    let (shared, sides) = (&arguments.shared, Some(&arguments.sides));
+    let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
+    let sources = shared.registries(Side::Source, &hosts, sides, &progress)?;
+    let destinations = shared.registries(Side::Destination, &[request.destination.host()], sides, &progress)?;
+    let resolver = Resolver::new(sources.clone(), wanted, arguments.shared.jobs(), progress.clone());
+    let mut seen = std::collections::HashSet::new();
+    let images: Vec<_> = images.into_iter().filter(|image| seen.insert(image.clone())).collect();
+    let trees = resolver.resolve_all(&images).await;
+    let trees = images.into_iter().zip(trees).collect();
+    let report = mirror::mirror(trees, &sources, request, &destinations, progress).await;
+    display.finish();
+    arguments.target.tell(&report?)
+}

@@ -1,0 +1,86 @@
+//! What a person, or a script, gets to read: results on stdout, everything else on stderr.
+
+use std::io::{self, Write};
+
+use docker_mirror::error::Error;
+use docker_mirror::image::tree::Choice;
+
+/// How a command that ran through to its end went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Success,
+    /// Something failed; it has been reported.
+    Failure,
+}
+
+/// Turns the log on: `-vv` shows every request and answer, `DOCKER_MIRROR_LOG` takes the usual filters.
+pub(super) fn start_log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let default = if verbose >= 2 { "docker_mirror=debug" } else { "off" };
+    let filter = std::env::var("DOCKER_MIRROR_LOG").unwrap_or_else(|_| default.to_owned());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .try_init();
+}
+
+/// A line of result on stdout. Whoever closed the pipe does not want more of them.
+pub(super) fn result(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// A line for people on stderr.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// One failure: what happened, and what to do about it.
+pub(super) fn error(error: &Error) {
+    say(&format!("error: {}", clean(&error.full())));
+    if let Some(hint) = error.hint() {
+        say(&format!("hint: {}", clean(hint)));
+    }
+}
+
+/// The failures of several images, after all were tried.
+pub(super) fn failures<'a>(title: &str, failures: impl IntoIterator<Item = &'a Error>) {
+    say(&format!("error: {title}"));
+    let mut hints: Vec<&str> = Vec::new();
+    for failure in failures {
+        say(&format!("  {}", clean(&failure.full())));
+        if let Some(hint) = failure.hint()
+            && !hints.contains(&hint)
+        {
+            hints.push(hint);
+        }
+    }
+    for hint in hints {
+        say(&format!("hint: {}", clean(hint)));
+    }
+}
+
+/// Text from outside must not steer the terminal.
+pub(super) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// What became of an index of which platforms were dropped.
+pub(super) fn index_note(choice: Choice, original: &str, pushed: &str, dropped: usize) -> Option<String> {
+    match choice {
+        Choice::Whole => None,
+        Choice::Filtered => Some(format!("{dropped} entries dropped: index {original} became {pushed}")),
+        Choice::Sparse => Some(format!(
+            "{dropped} entries dropped: index {original} keeps its digest and lists them still"
+        )),
+    }
+}

@@ -1,0 +1,143 @@
+//! A bar on a terminal; otherwise a line per finished image and now and then one that says how far things are.
+
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use docker_mirror::progress::{Event, Progress};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::output::clean;
+
+/// Without a terminal, a line about the progress comes at most this often.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Shows what an operation tells.
+pub(super) struct Display {
+    bar: ProgressBar,
+    terminal: bool,
+    verbose: bool,
+    total: AtomicU64,
+    done: AtomicI64,
+    last_line: Mutex<Instant>,
+    /// Whether the one line per finished image is wanted.
+    images: AtomicBool,
+}
+
+impl Display {
+    pub(super) fn new(verbose: bool) -> Arc<Self> {
+        let terminal = io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        Arc::new(Self {
+            bar,
+            terminal,
+            verbose,
+            total: AtomicU64::new(0),
+            done: AtomicI64::new(0),
+            last_line: Mutex::new(Instant::now()),
+            images: AtomicBool::new(!terminal),
+        })
+    }
+
+    /// The handle that the library tells its events to.
+    pub(super) fn progress(self: &Arc<Self>) -> Progress {
+        let display = self.clone();
+        Progress::new(move |event| display.show(event))
+    }
+
+    /// Takes the bar away; what follows is written below.
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn line(&self, text: &str) {
+        let text = clean(text);
+        // Above the bar, so that neither tears the other.
+        self.bar.suspend(|| super::output::say(&text));
+    }
+
+    fn show(&self, event: Event) {
+        match event {
+            Event::Resolved { reference, digest } => {
+                if self.verbose {
+                    self.line(&format!("resolved {reference} {digest}"));
+                }
+            }
+            Event::Planned { blobs, bytes, present } => self.plan(blobs, bytes, present),
+            Event::Bytes(count) => self.advance(count),
+            Event::BlobDone { digest, size } => {
+                if self.verbose {
+                    self.line(&format!("blob {digest} ({})", HumanBytes(size)));
+                }
+            }
+            Event::ImageDone { reference, digest } => {
+                if self.images.load(Ordering::Relaxed) || self.verbose {
+                    self.line(&format!("done {reference} {digest}"));
+                }
+            }
+            Event::Retry { reason, pause } => {
+                self.line(&format!("{reason}; trying again in {:.1} s", pause.as_secs_f32()));
+            }
+            Event::Warning(text) => self.line(&format!("warning: {text}")),
+            Event::Note(text) => {
+                if self.verbose {
+                    self.line(&text);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, blobs: u64, bytes: u64, present: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+        self.done
+            .store(i64::try_from(present).unwrap_or(i64::MAX), Ordering::Relaxed);
+        if self.terminal {
+            self.bar.set_length(bytes);
+            self.bar.set_position(present);
+            let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{:#}", indicatif::HumanDuration(state.eta()));
+            };
+            if let Ok(style) =
+                ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {left} left")
+            {
+                self.bar.set_style(style.with_key("left", left).progress_chars("=> "));
+            }
+            self.bar.reset_eta();
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+            self.bar.tick();
+        } else if bytes > 0 {
+            let already = if present > 0 {
+                format!(", {} of them already here", HumanBytes(present))
+            } else {
+                String::new()
+            };
+            self.line(&format!("{blobs} blobs, {}{already}", HumanBytes(bytes)));
+        }
+    }
+
+    fn advance(&self, count: i64) {
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
+        if self.terminal {
+            self.bar.set_position(u64::try_from(done).unwrap_or(0));
+            return;
+        }
+        let due = {
+            let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = last.elapsed() >= HEARTBEAT;
+            if due {
+                *last = Instant::now();
+            }
+            due
+        };
+        if due {
+            let total = self.total.load(Ordering::Relaxed);
+            self.line(&format!(
+                "{} of {}",
+                HumanBytes(u64::try_from(done).unwrap_or(0)),
+                HumanBytes(total)
+            ));
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What import and the one-step mirror have in common: flags for the destination, and the report of a push.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use docker_mirror::error::{Error, Kind, Result};
+use docker_mirror::image::destination::Destination;
+use docker_mirror::image::digest::Digest;
+use docker_mirror::image::reference::Reference;
+use docker_mirror::image::tree::{Choice, IndexMode};
+use docker_mirror::transfer::push::place::Mapping;
+use docker_mirror::transfer::push::report::{Amount, Form, ImageReport, Outcome as Became, PushReport};
+use docker_mirror::transfer::push::{OnExisting, PushRequest};
+use indicatif::HumanBytes;
+
+use super::output::{self, Outcome};
+
+/// Where images go, and how.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Target {
+    /// Where images go: a registry, and a path on it
+    #[arg(short, long, value_name = "REGISTRY[/PREFIX]", required = true)]
+    dest: Option<Destination>,
+
+    /// Put the source's host into the path, so that images of two registries do not meet
+    #[arg(long)]
+    keep_host: bool,
+
+    /// Put images below SRC (a prefix of their reference) at DST below the destination; repeatable
+    #[arg(long, value_name = "SRC=DST")]
+    map: Vec<Mapping>,
+
+    /// What to do about a tag that holds another digest: overwrite, skip or error
+    #[arg(long, value_name = "WHAT", default_value = "overwrite", hide_default_value = true)]
+    on_existing: OnExisting,
+
+    /// Only show what would go where, how many bytes would be sent and how many are there already
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Stop at the first image that fails
+    #[arg(long)]
+    fail_fast: bool,
+
+    /// Write a report of every image to this file, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+}
+
+impl Target {
+    pub(super) fn request(&self, jobs: usize, index: Option<IndexMode>) -> Result<PushRequest> {
+        let destination = self.dest.clone().ok_or_else(|| {
+            Error::new(Kind::Usage, "no destination is given").with_hint("name it with `-d REGISTRY[/PREFIX]`")
+        })?;
+        Ok(PushRequest {
+            mappings: self.map.clone(),
+            on_existing: self.on_existing,
+            index,
+            jobs,
+            dry_run: self.dry_run,
+            fail_fast: self.fail_fast,
+            ..PushRequest::new(destination.keep_host(self.keep_host))
+        })
+    }
+
+    /// Shows a report, and writes it where that is wanted.
+    pub(super) fn tell(&self, report: &PushReport) -> Result<Outcome> {
+        if let Some(path) = &self.report {
+            write_report(path, report)?;
+        }
+        for image in &report.images {
+            notes(image);
+            if let (Some(destination), Some(digest), None) = (&image.destination, &image.pushed, &image.error) {
+                if report.dry_run {
+                    output::result(&planned(image, destination));
+                } else {
+                    output::result(&pinned(destination, digest));
+                }
+            }
+        }
+        let total = &report.total;
+        let verb = if report.dry_run { "to upload" } else { "uploaded" };
+        output::say(&format!(
+            "{} {verb}, {} mounted, {} already there",
+            amount(total.uploaded),
+            amount(total.mounted),
+            amount(total.skipped)
+        ));
+        Ok(failures(report))
+    }
+}
+
+fn pinned(destination: &str, digest: &Digest) -> String {
+    match destination.parse::<Reference>() {
+        Ok(reference) => format!("{}@{digest}", super::export::bare(&reference)),
+        Err(_) => format!("{destination}@{digest}"),
+    }
+}
+
+fn planned(image: &ImageReport, destination: &str) -> String {
+    let counts = &image.counts;
+    let state = match image.outcome {
+        Became::Unchanged => "is there already".to_owned(),
+        Became::LeftAlone => "the tag is left alone".to_owned(),
+        _ => format!(
+            "{} to send, {} already there",
+            HumanBytes(counts.uploaded.bytes),
+            HumanBytes(counts.skipped.bytes + counts.mounted.bytes)
+        ),
+    };
+    format!("{} -> {destination}  {state}", image.source)
+}
+
+fn amount(amount: Amount) -> String {
+    let noun = if amount.blobs == 1 { "blob" } else { "blobs" };
+    format!("{} {noun} ({})", amount.blobs, HumanBytes(amount.bytes))
+}
+
+/// What is not exactly as it was at the source, or as it was asked for.
+fn notes(image: &ImageReport) {
+    let name = image.destination.as_deref().unwrap_or(&image.source);
+    let choice = match image.index {
+        Some(Form::Filtered | Form::Fallback) => Choice::Filtered,
+        Some(Form::Sparse) => Choice::Sparse,
+        _ => Choice::Whole,
+    };
+    if let (Some(original), Some(pushed)) = (&image.original, &image.pushed)
+        && let Some(text) = output::index_note(choice, &original.to_string(), &pushed.to_string(), image.dropped.len())
+    {
+        output::say(&format!("{name}: {text}"));
+    }
+    if image.rebuilt {
+        output::say(&format!(
+            "{name}: the archive has no manifest, so one was built; its digest is new"
+        ));
+    }
+    if image.outcome == Became::LeftAlone {
+        output::say(&format!("{name}: the tag holds another digest and was left alone"));
+    }
+    for left in &image.left_out {
+        output::say(&format!(
+            "warning: {name}: left out {} ({})",
+            left.digest,
+            output::clean(&left.reason)
+        ));
+    }
+    for warning in &image.warnings {
+        output::say(&format!("warning: {name}: {}", output::clean(warning)));
+    }
+}
+
+fn failures(report: &PushReport) -> Outcome {
+    let failed: Vec<Error> = report
+        .images
+        .iter()
+        .filter_map(|image| {
+            let failure = image.error.as_ref()?;
+            let error = Error::new(failure.kind, failure.message.clone());
+            Some(match &failure.hint {
+                Some(hint) => error.with_hint(hint.clone()),
+                None => error,
+            })
+        })
+        .collect();
+    if !failed.is_empty() {
+        let title = format!("{} of {} images failed", failed.len(), report.images.len());
+        output::failures(&title, &failed);
+    }
+    let pinned: Vec<&ImageReport> = report
+        .images
+        .iter()
+        .filter(|image| image.pinned_digest_missing)
+        .collect();
+    for image in &pinned {
+        let digest = image.original.as_ref().map(Digest::to_string).unwrap_or_default();
+        output::say(&format!(
+            "error: {}: the pinned digest {digest} does not exist there, since the registry refuses an index with absent \
+             platforms; the filtered index is under the tag",
+            image.destination.as_deref().unwrap_or(&image.source)
+        ));
+    }
+    if !pinned.is_empty() {
+        output::say("hint: carry everything with `--platform all`, or accept the new digest with `--index filtered`");
+    }
+    if report.failed() {
+        Outcome::Failure
+    } else {
+        Outcome::Success
+    }
+}
+
+/// The report gets its name when it is complete.
+fn write_report(path: &Path, report: &PushReport) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let text = serde_json::to_vec_pretty(report)
+        .map_err(|e| Error::new(Kind::Io, "cannot write the report").with_source(e))?;
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(&text)?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e| Error::io("write", path, e))
+}

@@ -1,0 +1,371 @@
+//! A registry's answer, and how it becomes an error: by status, with the registry's own words quoted.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use reqwest::{Response, StatusCode, Url};
+use serde::Deserialize;
+
+use super::failure::Failure;
+use super::redact::{authority, printable};
+use crate::error::{Error, Kind};
+use crate::image::digest::Digest;
+
+/// How much of an error's body is read, and how much of it is quoted.
+const MAX_ERROR_BODY: usize = 64 << 10;
+const MAX_QUOTE: usize = 1 << 10;
+
+/// An answer with its head read and its body still to come.
+pub(super) struct Answer {
+    response: Response,
+    /// The address that answered, after redirects.
+    pub(super) url: Url,
+    /// Whether the registry itself answered, and not a server to which it redirected.
+    pub(super) from_registry: bool,
+    /// Bytes of an error's body, where they were read already.
+    words: Option<Bytes>,
+    stall: Duration,
+}
+
+impl Answer {
+    pub(super) fn new(response: Response, url: Url, from_registry: bool, stall: Duration) -> Self {
+        Self {
+            response,
+            url,
+            from_registry,
+            words: None,
+            stall,
+        }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// A header as text; `None` where it is absent or no text.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers().get(name)?.to_str().ok()
+    }
+
+    /// The same for a header without a constant.
+    pub(super) fn named(&self, name: &str) -> Option<&str> {
+        self.headers().get(name)?.to_str().ok()
+    }
+
+    /// `Docker-Content-Digest`, where it is one that can be checked.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.named("docker-content-digest")?.trim().parse().ok()
+    }
+
+    /// The length of the body as the head states it. Read from the header, since a HEAD has no body to measure.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.header(&reqwest::header::CONTENT_LENGTH)?.trim().parse().ok()
+    }
+
+    /// Whether the body claims to be a web page.
+    pub(super) fn is_web_page(&self) -> bool {
+        let media_type = self.header(&CONTENT_TYPE).unwrap_or_default();
+        crate::image::media_type::essence(media_type) == "text/html"
+    }
+
+    /// The body as it comes.
+    pub(super) fn into_body(self) -> Response {
+        self.response
+    }
+
+    /// The next bytes of the body, waited for no longer than the stall timeout.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        chunk(&mut self.response, self.stall, &authority(&self.url)).await
+    }
+
+    /// All of the body, up to `cap` bytes; `Err(None)` where it has more.
+    pub(super) async fn bytes(mut self, cap: u64) -> Result<Bytes, Option<Failure>> {
+        if self.length().is_some_and(|length| length > cap) {
+            return Err(None);
+        }
+        let mut all = BytesMut::new();
+        while let Some(bytes) = self.chunk().await.map_err(Some)? {
+            if (all.len() + bytes.len()) as u64 > cap {
+                return Err(None);
+            }
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Reads what the registry says about an error. What cannot be read is left out: the status alone decides.
+    pub(super) async fn words(&mut self) -> &str {
+        if self.words.is_none() {
+            let mut all = BytesMut::new();
+            while all.len() < MAX_ERROR_BODY {
+                match self.chunk().await {
+                    Ok(Some(bytes)) => all.extend_from_slice(&bytes[..bytes.len().min(MAX_ERROR_BODY - all.len())]),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.words = Some(all.freeze());
+        }
+        // Not UTF-8 is not worth quoting.
+        self.words
+            .as_deref()
+            .map_or("", |bytes| std::str::from_utf8(bytes).unwrap_or_default())
+    }
+
+    /// Reads the rest of a small body, so that the connection can be used again.
+    pub(super) async fn finish(mut self) {
+        self.words().await;
+    }
+
+    /// An error from a status that was not hoped for. `action` names what was tried: `cannot read manifest x of h/r`.
+    pub(super) async fn into_error(mut self, action: &str) -> Error {
+        self.words().await;
+        let refusal = Refusal::read(
+            self.status(),
+            self.words.as_deref().unwrap_or_default(),
+            self.is_web_page(),
+        );
+        let status = self.status();
+        let host = authority(&self.url);
+        let message = format!("{action}: `{host}` answered {}", shown_status(status));
+        let kind = refusal.kind();
+        let mut error = Error::new(kind, message);
+        let hint = if refusal.web_page {
+            Some("it answered with a web page; is this address a registry?")
+        } else {
+            match kind {
+                Kind::Unauthorized => Some(
+                    "log in to the registry, or check that the name is right: some registries say this of what does not exist",
+                ),
+                Kind::Denied => {
+                    Some("the account in use may not do this; log in with another, or have the right granted")
+                }
+                Kind::NotFound => Some("check the name and the tag"),
+                Kind::RateLimited => Some("wait and run again, or log in: accounts have higher limits"),
+                _ => None,
+            }
+        };
+        if let Some(hint) = hint {
+            error = error.with_hint(hint);
+        }
+        if refusal.is_silent() {
+            error
+        } else {
+            error.with_source(refusal)
+        }
+    }
+}
+
+/// `chunk` of a response under a stall timeout.
+pub(super) async fn chunk(response: &mut Response, stall: Duration, host: &str) -> Result<Option<Bytes>, Failure> {
+    match tokio::time::timeout(stall, response.chunk()).await {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) => {
+            let mut failure = Failure::of(error, host);
+            failure.class = super::failure::Class::Broken;
+            Err(failure)
+        }
+        Err(_) => Err(Failure::broken(format!(
+            "`{host}` sent nothing for {} seconds",
+            stall.as_secs()
+        ))),
+    }
+}
+
+fn shown_status(status: StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(reason) => format!("{} {reason}", status.as_u16()),
+        None => status.as_u16().to_string(),
+    }
+}
+
+/// A registry's refusal in its own words: the source of an [`Error`] that came from a status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The codes of the OCI distribution-spec, such as `MANIFEST_BLOB_UNKNOWN`, in the order in which they came.
+    pub codes: Vec<String>,
+    /// Digests that the details name, such as those of missing blobs.
+    pub digests: Vec<Digest>,
+    /// What is quoted: message or body, cut and made printable.
+    quote: String,
+    web_page: bool,
+}
+
+#[derive(Deserialize)]
+struct WireErrors {
+    #[serde(default)]
+    errors: Vec<WireError>,
+    #[serde(default, alias = "details")]
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireError {
+    #[serde(default)]
+    code: serde_json::Value,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    detail: serde_json::Value,
+}
+
+impl Refusal {
+    /// The refusal behind an error, where a registry's status was its cause.
+    pub fn of(error: &Error) -> Option<&Self> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+
+    /// Whether the registry gave this code.
+    pub fn has(&self, code: &str) -> bool {
+        self.codes.iter().any(|c| c == code)
+    }
+
+    fn read(status: StatusCode, body: &[u8], web_page: bool) -> Self {
+        let text = std::str::from_utf8(body).unwrap_or_default().trim();
+        let web_page = web_page
+            || text
+                .get(..14)
+                .is_some_and(|start| start.eq_ignore_ascii_case("<!doctype html"))
+            || text.starts_with("<html");
+        let mut refusal = Self {
+            status: status.as_u16(),
+            codes: Vec::new(),
+            digests: Vec::new(),
+            quote: String::new(),
+            web_page,
+        };
+        if web_page {
+            return refusal;
+        }
+        let Ok(wire) = serde_json::from_str::<WireErrors>(text) else {
+            refusal.quote = printable(text, MAX_QUOTE);
+            return refusal;
+        };
+        let mut said = Vec::new();
+        for error in wire.errors.into_iter().take(16) {
+            let code = error.code.as_str().map(|code| printable(code, 64)).unwrap_or_default();
+            let message = error
+                .message
+                .map(|message| printable(&message, 256))
+                .unwrap_or_default();
+            find_digests(&error.detail, &mut refusal.digests);
+            find_digests(&serde_json::Value::String(message.clone()), &mut refusal.digests);
+            let mut line = match (code.is_empty(), message.is_empty()) {
+                (false, false) => format!("{code}: {message}"),
+                _ => format!("{code}{message}"),
+            };
+            let detail = match &error.detail {
+                serde_json::Value::Null => String::new(),
+                serde_json::Value::String(text) => printable(text, 256),
+                other => printable(&other.to_string(), 256),
+            };
+            if !detail.is_empty() && detail != "{}" && detail != message {
+                line = format!("{line} ({detail})");
+            }
+            said.extend((!line.is_empty()).then_some(line));
+            refusal.codes.extend((!code.is_empty()).then_some(code));
+        }
+        said.extend(wire.message.map(|message| printable(&message, 256)));
+        refusal.quote = printable(&said.join("; "), MAX_QUOTE);
+        refusal
+    }
+
+    fn is_silent(&self) -> bool {
+        self.quote.is_empty() && self.codes.is_empty() && !self.web_page
+    }
+
+    fn kind(&self) -> Kind {
+        match self.status {
+            401 => Kind::Unauthorized,
+            403 => Kind::Denied,
+            404 => Kind::NotFound,
+            429 => Kind::RateLimited,
+            _ if self.has("TAG_INVALID") => Kind::Exists,
+            _ if self.has("DENIED") => Kind::Denied,
+            405 | 411 | 413 | 415 | 416 | 501 => Kind::Unsupported,
+            _ => Kind::Server,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.web_page { "a web page" } else { &self.quote })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Digests anywhere in a detail: registries put them under `digest`, `Digest`, `Name`, or into a sentence.
+fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
+    match value {
+        serde_json::Value::String(text) => {
+            for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == ':')).take(256) {
+                if let Ok(digest) = word.parse::<Digest>()
+                    && found.len() < 64
+                    && !found.contains(&digest)
+                {
+                    found.push(digest);
+                }
+            }
+        }
+        // serde_json limits the depth of what it parses, so this ends.
+        serde_json::Value::Array(values) => values.iter().for_each(|v| find_digests(v, found)),
+        serde_json::Value::Object(members) => members.values().for_each(|v| find_digests(v, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(status: u16, body: &str) -> Refusal {
+        Refusal::read(StatusCode::from_u16(status).unwrap(), body.as_bytes(), false)
+    }
+
+    #[test]
+    fn quotes_the_registrys_words() {
+        let digest = Digest::sha256(b"x");
+        let body = format!(
+            r#"{{"errors":[{{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown","detail":{{"digest":"{digest}"}}}}]}}"#
+        );
+        let refusal = read(400, &body);
+        assert!(refusal.has("MANIFEST_BLOB_UNKNOWN"));
+        assert_eq!(refusal.digests, [digest.clone()]);
+        assert!(refusal.to_string().starts_with("MANIFEST_BLOB_UNKNOWN: blob unknown ("));
+        assert_eq!(
+            read(404, r#"{"errors":[{"code":7,"message":null}],"message":"gone"}"#).to_string(),
+            "gone"
+        );
+        assert_eq!(read(500, "plain\u{1b}[2J text\n").to_string(), "plain\\u{1b}[2J text");
+        assert_eq!(read(400, &format!("no {digest}, sorry")).digests, []);
+        assert!(read(200, "<!DOCTYPE html><p>").web_page);
+        assert!(read(500, "").is_silent());
+        assert!(read(500, &"x".repeat(5000)).to_string().len() < MAX_QUOTE + 8);
+        let _ = read(500, r#"{"errors":{}}"#);
+        let _ = read(500, r#"[1,2]"#);
+    }
+
+    #[test]
+    fn kinds_follow_the_status() {
+        for (status, body, kind) in [
+            (401, "", Kind::Unauthorized),
+            (403, "", Kind::Denied),
+            (404, "<html>", Kind::NotFound),
+            (429, "", Kind::RateLimited),
+            (400, r#"{"errors":[{"code":"TAG_INVALID"}]}"#, Kind::Exists),
+            (413, "", Kind::Unsupported),
+            (503, "", Kind::Server),
+        ] {
+            assert_eq!(read(status, body).kind(), kind, "{status}");
+        }
+    }
+}

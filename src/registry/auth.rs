@@ -1,0 +1,164 @@
+//! Which `Authorization` a request to a registry carries: what the registry challenged for, one token per set of scopes,
+//! and one request for each token however many wait for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::Url;
+use reqwest::header::HeaderValue;
+
+use super::challenge::{Bearer, Challenge};
+use super::context::Context;
+use super::credentials::{Credential, Secret};
+use super::scope::Scope;
+use super::token::{self, Token};
+use crate::error::{Error, Kind, Result};
+
+/// Token slots kept; beyond it those that nobody uses are dropped.
+const MAX_SLOTS: usize = 1024;
+
+/// How long a refused password is not tried again: many images must not lock an account.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// The authorization of one host.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    /// The host as in references, which credentials are kept under.
+    host: String,
+    challenge: Mutex<Option<Challenge>>,
+    slots: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    token: Option<Token>,
+    refresh: Option<Secret>,
+    refused: Option<(Instant, String, Option<String>)>,
+}
+
+/// What a request needs an authorization for.
+pub(super) struct Need<'a> {
+    pub(super) context: &'a Context,
+    /// The registry's own address.
+    pub(super) registry: &'a Url,
+    pub(super) repository: &'a str,
+    pub(super) scope: &'a Scope,
+    /// The request has a body that may take long.
+    pub(super) long: bool,
+    /// An authorization that was just refused: whatever is sent next must be another one.
+    pub(super) refused: Option<&'a HeaderValue>,
+}
+
+impl Authenticator {
+    pub(super) fn new(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            challenge: Mutex::new(None),
+            slots: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Remembers what the registry wants to see.
+    pub(super) fn challenged(&self, challenge: Challenge) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+    }
+
+    /// The header for a request; `None` as long as the registry has not challenged.
+    ///
+    /// # Errors
+    /// [`Kind::Unauthorized`] where there is nothing to answer the challenge with, or what there is was refused.
+    pub(super) async fn authorization(&self, need: &Need<'_>) -> Result<Option<HeaderValue>> {
+        let challenge = self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match challenge {
+            None => Ok(None),
+            Some(Challenge::Basic) => self.basic(need).await.map(Some),
+            Some(Challenge::Bearer(bearer)) => self.bearer(need, &bearer).await.map(Some),
+        }
+    }
+
+    async fn basic(&self, need: &Need<'_>) -> Result<HeaderValue> {
+        let credential = need.context.credentials.lookup(&self.host, need.repository).await?;
+        let header = match credential {
+            Credential::Basic { username, password } => token::basic(&username, &password)?,
+            Credential::RegistryToken(secret) => token::bearer(secret.expose())?,
+            Credential::Anonymous => return Err(self.unauthorized("wants a name and a password, and none are stored")),
+            Credential::IdentityToken(_) => {
+                return Err(self.unauthorized("wants a name and a password, and what is stored is an identity token"));
+            }
+        };
+        if need.refused == Some(&header) {
+            return Err(self.unauthorized("refuses the name and password that are stored"));
+        }
+        Ok(header)
+    }
+
+    async fn bearer(&self, need: &Need<'_>, bearer: &Bearer) -> Result<HeaderValue> {
+        let slot = self.slot(need.scope.key());
+        // Whoever comes second waits here, and finds the token of the first.
+        let mut slot = slot.lock().await;
+        if let Some(token) = &slot.token
+            && token.will_do(need.long)
+            && need.refused != Some(&token.header)
+        {
+            return Ok(token.header.clone());
+        }
+        if let Some((at, message, hint)) = &slot.refused
+            && at.elapsed() < REFUSED_FOR
+        {
+            let error = Error::new(Kind::Unauthorized, message);
+            return Err(match hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            });
+        }
+        let credential = need.context.credentials.lookup(&self.host, need.repository).await?;
+        if let Credential::RegistryToken(secret) = &credential {
+            let header = token::bearer(secret.expose())?;
+            if need.refused == Some(&header) {
+                return Err(self.unauthorized("refuses the token that is stored"));
+            }
+            return Ok(header);
+        }
+        let request = token::Request {
+            context: need.context,
+            registry: need.registry,
+            bearer,
+            scope: need.scope,
+        };
+        match request.fetch(&credential, slot.refresh.as_ref()).await {
+            Ok((token, refresh)) => {
+                let header = token.header.clone();
+                slot.token = Some(token);
+                slot.refused = None;
+                // Without credentials a refresh token would only be another name for nobody.
+                if refresh.is_some() && !matches!(credential, Credential::Anonymous) {
+                    slot.refresh = refresh;
+                }
+                Ok(header)
+            }
+            Err(error) => {
+                if error.kind() == Kind::Unauthorized {
+                    slot.refused = Some((Instant::now(), error.to_string(), error.hint().map(str::to_owned)));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn slot(&self, key: String) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= MAX_SLOTS {
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        Arc::clone(slots.entry(key).or_default())
+    }
+
+    /// The error for a challenge that cannot be answered.
+    pub(super) fn unauthorized(&self, why: &str) -> Error {
+        Error::new(Kind::Unauthorized, format!("`{}` {why}", self.host)).with_hint(format!(
+            "log in to `{}` (`docker login`, `podman login`), or give a name and a password",
+            self.host
+        ))
+    }
+}

@@ -1,0 +1,371 @@
+//! Reading a blob: exactly the bytes that were asked for, across broken connections, expired addresses and mirrors that
+//! give out. What arrives is handed on as it is, without a copy and without a change of thread.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_ENCODING, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode};
+
+use super::answer::{self, Answer};
+use super::content_range;
+use super::failure::Failure;
+use super::host::{Call, Host};
+use super::pace::Permit;
+use super::redact::{authority, printable};
+use super::retry::Backoff;
+use super::scope::Scope;
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+
+/// So much more of a blob is progress: patience starts anew.
+const PROGRESS: u64 = 1 << 20;
+
+/// A connection that held this long was not in trouble: patience starts anew.
+const HELD: Duration = Duration::from_secs(60);
+
+/// Over this much waiting the minimum rate is looked at.
+const RATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// What a reader does when a server ignores `Range`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutRange {
+    /// Read from the start and throw the first bytes away.
+    Skip,
+    /// Fail with `Kind::Unsupported`.
+    Refuse,
+}
+
+/// A repository on a host that may have a blob or manifest.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) host: Arc<Host>,
+    pub(super) repository: String,
+}
+
+/// The bytes of a blob, or of a part of it.
+pub struct BlobReader {
+    places: VecDeque<Place>,
+    descriptor: Descriptor,
+    at: u64,
+    end: u64,
+    without_range: WithoutRange,
+    body: Option<Body>,
+    permit: Option<Permit>,
+    backoff: Backoff,
+    gained: u64,
+    retried: Instant,
+    waited: Duration,
+    waited_for: u64,
+}
+
+struct Body {
+    response: Response,
+    /// Bytes at its front that were not asked for.
+    skip: u64,
+    /// Whether the head said where it ends.
+    measured: bool,
+    host: String,
+}
+
+impl BlobReader {
+    /// Opens `range` of a blob at the first of these places that gives it.
+    pub(super) async fn open(
+        places: VecDeque<Place>,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+        without_range: WithoutRange,
+    ) -> Result<Self> {
+        if range.start > range.end || range.end > descriptor.size {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "bytes {}..{} of blob {} were asked for, which has {}",
+                    range.start, range.end, descriptor.digest, descriptor.size
+                ),
+            ));
+        }
+        let first = places
+            .front()
+            .ok_or_else(|| Error::new(Kind::Usage, "no registry to read from"))?;
+        let mut reader = Self {
+            backoff: Backoff::new(&first.host.context.options),
+            places,
+            descriptor: descriptor.clone(),
+            at: range.start,
+            end: range.end,
+            without_range,
+            body: None,
+            permit: None,
+            gained: 0,
+            retried: Instant::now(),
+            waited: Duration::ZERO,
+            waited_for: 0,
+        };
+        if reader.at < reader.end {
+            reader.connect().await?;
+        }
+        Ok(reader)
+    }
+
+    /// The next bytes; `None` when exactly the requested range has been handed out.
+    ///
+    /// # Errors
+    /// When the bytes cannot be had: after broken connections that brought nothing new, after a refusal, or when the server
+    /// sends more or fewer bytes than the descriptor promises. Nothing handed out before is wrong for that reason, but
+    /// nothing here was hashed: that is the caller's part.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if self.at == self.end {
+                return self.finish().await;
+            }
+            let Some(body) = &mut self.body else {
+                self.connect().await?;
+                continue;
+            };
+            let stall = self
+                .places
+                .front()
+                .map_or(HELD, |place| place.host.context.options.stall_timeout());
+            let begun = Instant::now();
+            let failure = match answer::chunk(&mut body.response, stall, &body.host).await {
+                Ok(Some(mut bytes)) => {
+                    let skipped = body.skip.min(bytes.len() as u64);
+                    body.skip -= skipped;
+                    bytes = bytes.slice(skipped as usize..);
+                    let wanted = self.end - self.at;
+                    if bytes.len() as u64 > wanted {
+                        if !body.measured && self.end == self.descriptor.size {
+                            return Err(self.too_long());
+                        }
+                        bytes.truncate(wanted as usize);
+                    }
+                    self.at += bytes.len() as u64;
+                    self.gained += bytes.len() as u64;
+                    match self.too_slow(begun.elapsed(), skipped + bytes.len() as u64) {
+                        Some(failure) => failure,
+                        None if bytes.is_empty() => continue,
+                        None => return Ok(Some(bytes)),
+                    }
+                }
+                Ok(None) => Failure::broken(format!(
+                    "`{}` ended the body after {} of {} bytes",
+                    body.host, self.at, self.end
+                )),
+                Err(failure) => failure,
+            };
+            self.broken(failure).await?;
+        }
+    }
+
+    /// All is handed out: a body of unknown length must end here too.
+    async fn finish(&mut self) -> Result<Option<Bytes>> {
+        if let Some(mut body) = self.body.take() {
+            if !body.measured && self.end == self.descriptor.size {
+                // A server that neither sends nor ends is not waited for: every byte is there.
+                let rest = answer::chunk(&mut body.response, Duration::from_secs(1), &body.host).await;
+                if matches!(rest, Ok(Some(bytes)) if !bytes.is_empty()) {
+                    return Err(self.too_long());
+                }
+            } else if self.end == self.descriptor.size {
+                // Reading the end mark gives the connection back for the next request.
+                let _ = answer::chunk(&mut body.response, Duration::from_secs(1), &body.host).await;
+            }
+            if let Some(permit) = self.permit.take() {
+                permit.went_well();
+            }
+        }
+        self.permit = None;
+        Ok(None)
+    }
+
+    /// Connects at the present place, or at the next one that does.
+    async fn connect(&mut self) -> Result<()> {
+        loop {
+            match self.ask().await {
+                Ok(body) => {
+                    self.body = Some(body);
+                    return Ok(());
+                }
+                Err(error) => self.next_place(error)?,
+            }
+        }
+    }
+
+    fn next_place(&mut self, error: Error) -> Result<()> {
+        let Some(gone) = self.places.pop_front() else {
+            return Err(error);
+        };
+        let Some(next) = self.places.front() else {
+            // Put back, so that asking again asks the same.
+            self.places.push_front(gone);
+            return Err(error);
+        };
+        let options = &next.host.context.options;
+        options
+            .progress
+            .warn(format!("{}; going on with `{}`", error.full(), next.host.name));
+        self.backoff = Backoff::new(options);
+        self.permit = None;
+        Ok(())
+    }
+
+    async fn ask(&mut self) -> Result<Body> {
+        let Some(place) = self.places.front().cloned() else {
+            return Err(Error::new(Kind::Usage, "no registry to read from"));
+        };
+        let (host, repository) = (&place.host, place.repository.as_str());
+        if self.permit.is_none() {
+            self.permit = Some(host.downloads.permit().await);
+        }
+        let action = format!(
+            "cannot read blob {} of `{}/{repository}`",
+            self.descriptor.digest, host.name
+        );
+        let url = host.url(repository, &format!("blobs/{}", self.descriptor.digest));
+        let mut call = Call::new(Method::GET, url, repository, Scope::pull(repository), action);
+        let whole = self.at == 0 && self.end == self.descriptor.size;
+        if !whole {
+            let range = format!("bytes={}-{}", self.at, self.end - 1);
+            if let Ok(range) = HeaderValue::try_from(range) {
+                call = call.header(RANGE, range);
+            }
+        }
+        let answer = host.exchange(&call).await?;
+        match answer.status() {
+            StatusCode::OK => self.whole_body(answer, &call.action, whole),
+            StatusCode::PARTIAL_CONTENT if !whole => self.part(answer, &call.action),
+            StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "{}: the registry has fewer than the {} bytes that its manifest promises",
+                    call.action, self.descriptor.size
+                ),
+            )),
+            _ => Err(answer.into_error(&call.action).await),
+        }
+    }
+
+    fn whole_body(&self, answer: Answer, action: &str, wanted: bool) -> Result<Body> {
+        self.check_length(&answer, action, self.descriptor.size)?;
+        if !wanted && self.without_range == WithoutRange::Refuse {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("{action}: the registry does not serve ranges"),
+            ));
+        }
+        Ok(self.body(answer, self.at))
+    }
+
+    fn part(&self, answer: Answer, action: &str) -> Result<Body> {
+        let stated = content_range::of_answer(answer.headers());
+        let right = stated.filter(|(first, last, total)| {
+            *first == self.at && *last < self.end && total.is_none_or(|total| total == self.descriptor.size)
+        });
+        let Some((first, last, _)) = right else {
+            let stated = answer
+                .header(&reqwest::header::CONTENT_RANGE)
+                .map(|text| printable(text, 64));
+            return Err(Error::new(
+                Kind::Server,
+                format!(
+                    "{action}: bytes {}-{} of {} were asked for, the registry sends {}",
+                    self.at,
+                    self.end - 1,
+                    self.descriptor.size,
+                    stated.map_or_else(|| "a part without a range".to_owned(), |stated| format!("`{stated}`")),
+                ),
+            ));
+        };
+        self.check_length(&answer, action, last - first + 1)?;
+        Ok(self.body(answer, 0))
+    }
+
+    fn body(&self, answer: Answer, skip: u64) -> Body {
+        Body {
+            measured: answer.length().is_some(),
+            host: authority(&answer.url),
+            skip,
+            response: answer.into_body(),
+        }
+    }
+
+    fn check_length(&self, answer: &Answer, action: &str, expected: u64) -> Result<()> {
+        if answer.is_web_page() && self.descriptor.media_type != "text/html" && answer.length() != Some(expected) {
+            return Err(Error::new(Kind::Server, format!("{action}: the answer is a web page"))
+                .with_hint("is this address a registry, and does a login page stand in front of it?"));
+        }
+        match answer.length() {
+            Some(length) if length != expected => {
+                let encoded = answer.header(&CONTENT_ENCODING).map(|text| printable(text, 32));
+                let why = encoded.map_or_else(String::new, |encoding| {
+                    format!(" (encoded as `{encoding}`, which was not asked for)")
+                });
+                Err(Error::new(
+                    Kind::Integrity,
+                    format!("{action}: the registry sends {length} bytes{why}, its manifest promises {expected}"),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A body that broke: a pause, and then on from where it stopped. Progress renews patience.
+    async fn broken(&mut self, failure: Failure) -> Result<()> {
+        self.body = None;
+        self.waited = Duration::ZERO;
+        self.waited_for = 0;
+        if let Some(permit) = &mut self.permit {
+            permit.went_wrong();
+        }
+        let Some(place) = self.places.front().cloned() else {
+            return Err(failure.error);
+        };
+        let options = &place.host.context.options;
+        if self.gained >= PROGRESS.min(self.descriptor.size / 16).max(1) || self.retried.elapsed() >= HELD {
+            self.backoff = Backoff::new(options);
+        }
+        self.gained = 0;
+        let error = failure.error.context(format!(
+            "cannot read blob {} of `{}/{}` after {} of {} bytes",
+            self.descriptor.digest, place.host.name, place.repository, self.at, self.descriptor.size
+        ));
+        let again = self.backoff.pause(options, None, || error.full()).await;
+        self.retried = Instant::now();
+        if again { Ok(()) } else { self.next_place(error) }
+    }
+
+    /// Only the time spent waiting for the network counts, not the time that the caller takes.
+    fn too_slow(&mut self, waited: Duration, bytes: u64) -> Option<Failure> {
+        self.waited += waited;
+        self.waited_for += bytes;
+        if self.waited < RATE_WINDOW {
+            return None;
+        }
+        let rate = self.waited_for / self.waited.as_secs().max(1);
+        self.waited = Duration::ZERO;
+        self.waited_for = 0;
+        let place = self.places.front()?;
+        let minimum = place.host.context.options.minimum_rate();
+        (rate < minimum).then(|| Failure::broken(format!("`{}` sends {rate} bytes per second", place.host.name)))
+    }
+
+    fn too_long(&self) -> Error {
+        Error::new(
+            Kind::Integrity,
+            format!(
+                "the registry sends more than the {} bytes of blob {}",
+                self.descriptor.size, self.descriptor.digest
+            ),
+        )
+    }
+}
+
+impl std::fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobReader({} {}..{})", self.descriptor.digest, self.at, self.end)
+    }
+}

@@ -1,0 +1,146 @@
+//! Manifests by digest in a folder, so that an unchanged image costs a HEAD and no pull. What is read from it is checked
+//! like what comes from the wire; whatever is wrong with the folder only costs its use.
+
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::image::digest::Digest;
+use crate::image::manifest::{MAX_MANIFEST, RawManifest};
+
+/// The cache is cut back to half of this when it has more.
+const MAX_BYTES: u64 = 256 << 20;
+const MAX_FILES: usize = 50_000;
+
+/// The cut is looked for once in so many writes.
+const WRITES_PER_CUT: u64 = 256;
+
+/// Media types are shorter than this.
+const MAX_TYPE: usize = 255;
+
+/// A folder of manifests. One file each: the media type, a line feed, and the bytes.
+#[derive(Debug)]
+pub(super) struct ManifestCache {
+    folder: PathBuf,
+    writes: AtomicU64,
+}
+
+impl ManifestCache {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            writes: AtomicU64::new(0),
+        }
+    }
+
+    /// The manifest with this digest, if it is there and unharmed.
+    pub(super) fn get(&self, digest: &Digest) -> Option<RawManifest> {
+        let file = std::fs::File::open(self.path(digest)).ok()?;
+        let mut all = Vec::new();
+        file.take(MAX_MANIFEST + MAX_TYPE as u64 + 2)
+            .read_to_end(&mut all)
+            .ok()?;
+        let line = all.iter().take(MAX_TYPE + 1).position(|b| *b == b'\n')?;
+        let media_type = std::str::from_utf8(&all[..line]).ok()?.to_owned();
+        let bytes = Bytes::from(all).slice(line + 1..);
+        RawManifest::new(bytes, Some(&media_type), Some(digest)).ok()
+    }
+
+    /// Keeps a manifest. A file gets its name when it is complete; two writers of one digest write the same.
+    pub(super) fn put(&self, manifest: &RawManifest) {
+        let media_type = manifest.media_type();
+        if media_type.len() > MAX_TYPE || media_type.contains('\n') {
+            return;
+        }
+        let path = self.path(manifest.digest());
+        let written = || -> std::io::Result<()> {
+            let folder = path.parent().unwrap_or(&self.folder);
+            std::fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(media_type.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.write_all(manifest.bytes())?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        if let Err(error) = written() {
+            tracing::debug!("manifest {} is not cached: {error}", manifest.digest());
+        } else if self.writes.fetch_add(1, Ordering::Relaxed) % WRITES_PER_CUT == 0 {
+            self.cut(MAX_BYTES, MAX_FILES);
+        }
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(digest.algorithm().as_str()).join(digest.hex())
+    }
+
+    /// Removes the oldest files where there are too many, down to half.
+    fn cut(&self, bytes: u64, files: usize) {
+        let mut found: Vec<(SystemTime, u64, PathBuf)> = walkdir::WalkDir::new(&self.folder)
+            .max_depth(2)
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_file())
+            .filter_map(|entry| {
+                let metadata = entry.metadata().ok()?;
+                Some((metadata.modified().ok()?, metadata.len(), entry.into_path()))
+            })
+            .collect();
+        let mut total: u64 = found.iter().map(|(_, size, _)| size).sum();
+        if total <= bytes && found.len() <= files {
+            return;
+        }
+        found.sort_unstable();
+        let mut left = found.len();
+        for (_, size, path) in found {
+            if total <= bytes / 2 && left <= files / 2 {
+                return;
+            }
+            if std::fs::remove_file(path).is_ok() {
+                total -= size;
+                left -= 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(n: usize) -> RawManifest {
+        let text = format!(
+            r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2,"manifests":[],"n":{n}}}"#
+        );
+        RawManifest::new(Bytes::from(text), None, None).unwrap()
+    }
+
+    #[test]
+    fn keeps_and_checks() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ManifestCache::new(folder.path().join("deep/er"));
+        let first = manifest(1);
+        assert!(cache.get(first.digest()).is_none());
+        cache.put(&first);
+        cache.put(&first);
+        let back = cache.get(first.digest()).unwrap();
+        assert_eq!((back.bytes(), back.media_type()), (first.bytes(), first.media_type()));
+        std::fs::write(cache.path(first.digest()), "application/json\n{}").unwrap();
+        assert!(cache.get(first.digest()).is_none(), "edited");
+        std::fs::write(cache.path(first.digest()), "").unwrap();
+        assert!(cache.get(first.digest()).is_none(), "empty");
+    }
+
+    #[test]
+    fn is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ManifestCache::new(folder.path().to_owned());
+        (0..20).for_each(|n| cache.put(&manifest(n)));
+        cache.cut(u64::MAX, 10);
+        let left = (0..20).filter(|n| cache.get(manifest(*n).digest()).is_some()).count();
+        assert_eq!(left, 5);
+    }
+}

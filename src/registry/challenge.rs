@@ -1,0 +1,240 @@
+//! `WWW-Authenticate` (RFC 9110, section 11): which schemes a server offers, and where its token server is.
+//!
+//! The parser forgives: registries send challenges with several spaces, with token68 data of other schemes between, with
+//! a quote that never closes. What can be read is used, the rest is skipped; nothing in here fails or panics.
+
+use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+
+/// What is read of all `WWW-Authenticate` lines together, in bytes.
+const MAX_HEADER: usize = 16 << 10;
+
+/// A scheme that this client can answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// Name and password with each request.
+    Basic,
+    /// A token from the server named by the realm.
+    Bearer(Bearer),
+}
+
+/// The parameters of a Bearer challenge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Bearer {
+    /// The address of the token server, as sent; never empty.
+    pub(super) realm: String,
+    /// The name under which the token server knows the registry.
+    pub(super) service: Option<String>,
+    /// What has to be asked for, parted by white space in the header.
+    pub(super) scopes: Vec<String>,
+    /// Why a token that was shown does not do.
+    pub(super) error: Option<String>,
+}
+
+/// All challenges of a server in the order in which they are best answered: Bearer before Basic. Empty where there is none
+/// that can be answered.
+pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
+    let mut budget = MAX_HEADER;
+    let mut found = Vec::new();
+    for value in headers.get_all(WWW_AUTHENTICATE) {
+        let bytes = value.as_bytes();
+        let bytes = &bytes[..bytes.len().min(budget)];
+        budget -= bytes.len();
+        found.extend(schemes(&String::from_utf8_lossy(bytes)).into_iter().filter_map(known));
+    }
+    // Stable: among several Bearer challenges the first one stays first.
+    found.sort_by_key(|challenge| matches!(challenge, Challenge::Basic));
+    found
+}
+
+struct Scheme {
+    name: String,
+    parameters: Vec<(String, String)>,
+}
+
+fn known(scheme: Scheme) -> Option<Challenge> {
+    let get = |name: &str| {
+        let found = scheme.parameters.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+    };
+    match scheme.name.as_str() {
+        "basic" => Some(Challenge::Basic),
+        "bearer" => Some(Challenge::Bearer(Bearer {
+            realm: get("realm")?,
+            service: get("service"),
+            scopes: get("scope").map_or_else(Vec::new, |scopes| {
+                scopes.split_whitespace().map(str::to_owned).collect()
+            }),
+            error: get("error"),
+        })),
+        _ => None,
+    }
+}
+
+/// Reads `scheme key=value, key="value", scheme token68, scheme`: a word with `=` behind it is a parameter of the scheme
+/// before it, a word without is a scheme, and what is left of token68 data is skipped.
+fn schemes(text: &str) -> Vec<Scheme> {
+    let mut found: Vec<Scheme> = Vec::new();
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let Some(first) = rest.chars().next() else { return found };
+        let end = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
+        if end == 0 {
+            rest = if first == '"' {
+                quoted(rest).1
+            } else {
+                &rest[first.len_utf8()..]
+            };
+            continue;
+        }
+        let (word, after) = rest.split_at(end);
+        let padded = after.trim_start_matches([' ', '\t']);
+        match padded.strip_prefix('=') {
+            Some(value) if !value.starts_with('=') => {
+                let value = value.trim_start_matches([' ', '\t']);
+                let (value, after) = if value.starts_with('"') {
+                    quoted(value)
+                } else {
+                    unquoted(value)
+                };
+                rest = after;
+                if let Some(scheme) = found.last_mut()
+                    && scheme.parameters.len() < 32
+                {
+                    scheme.parameters.push((word.to_ascii_lowercase(), value));
+                }
+            }
+            // `abc==`: the padding of token68 data.
+            Some(_) => rest = padded.trim_start_matches('='),
+            None => {
+                rest = after;
+                found.push(Scheme {
+                    name: word.to_ascii_lowercase(),
+                    parameters: Vec::new(),
+                });
+            }
+        }
+    }
+}
+
+/// A quoted string from its opening quote on, and what follows. One that never closes ends with the header.
+fn quoted(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut chars = text.char_indices().skip(1);
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (value, &text[at + 1..]),
+            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
+            c => value.push(c),
+        }
+    }
+    (value, "")
+}
+
+/// A bare value: up to the next comma or blank. More than the grammar allows, since realms are sent without quotes too.
+fn unquoted(text: &str) -> (String, &str) {
+    let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
+    (text[..end].to_owned(), &text[end..])
+}
+
+fn is_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/".contains(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Vec<Challenge> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(
+                WWW_AUTHENTICATE,
+                reqwest::header::HeaderValue::from_bytes(line.as_bytes()).unwrap(),
+            );
+        }
+        parse(&headers)
+    }
+
+    fn bearer(realm: &str, service: Option<&str>, scopes: &[&str]) -> Challenge {
+        Challenge::Bearer(Bearer {
+            realm: realm.into(),
+            service: service.map(Into::into),
+            scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+            error: None,
+        })
+    }
+
+    #[test]
+    fn reads_what_registries_send() {
+        let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#;
+        let expected = bearer(
+            "https://auth.docker.io/token",
+            Some("registry.docker.io"),
+            &["repository:a/b:pull,push"],
+        );
+        assert_eq!(read(&[hub]), [expected.clone()]);
+        assert_eq!(read(&["Basic realm=\"x\"", hub]), [expected.clone(), Challenge::Basic]);
+        assert_eq!(
+            read(&[&format!("Basic realm=\"a, b\", {hub}")]),
+            [expected.clone(), Challenge::Basic]
+        );
+        assert_eq!(read(&[&format!("Negotiate, NTLM abc==, {hub}")]), [expected.clone()]);
+        assert_eq!(read(&[&hub.replace("Bearer realm", "bEARER   REALM")]), [expected]);
+        assert_eq!(read(&["Basic"]), [Challenge::Basic]);
+        assert_eq!(
+            read(&["Bearer realm=https://h/t , service = s"]),
+            [bearer("https://h/t", Some("s"), &[])]
+        );
+        assert_eq!(
+            read(&[r#"Bearer realm="/t",scope="a b""#]),
+            [bearer("/t", None, &["a", "b"])]
+        );
+        assert_eq!(read(&[r#"Bearer realm="h\"t\\""#]), [bearer("h\"t\\", None, &[])]);
+    }
+
+    #[test]
+    fn survives_what_nobody_should_send() {
+        assert_eq!(read(&[]), []);
+        for nothing in [
+            "",
+            ",",
+            "Negotiate",
+            "Bearer",
+            "Bearer service=x",
+            "Bearer realm=",
+            "=",
+            "\"",
+            "Digest realm=\"x\"",
+            "\u{fffd}",
+        ] {
+            assert_eq!(read(&[nothing]), [], "{nothing:?}");
+        }
+        assert_eq!(
+            read(&[r#"Bearer realm="https://h/t"#]),
+            [bearer("https://h/t", None, &[])],
+            "quote never closed"
+        );
+        assert_eq!(
+            read(&[r#"Bearer realm="a",realm="b""#]),
+            [bearer("a", None, &[])],
+            "the first of two counts"
+        );
+        assert_eq!(
+            read(&[r#"Bearer realm="a", Bearer realm="b""#]),
+            [bearer("a", None, &[]), bearer("b", None, &[])]
+        );
+        assert_eq!(read(&[r#"Bearer realm="a\"#]), [bearer("a", None, &[])]);
+        let huge = format!("Bearer realm=\"{}\"", "x".repeat(64 << 10));
+        assert!(matches!(&read(&[&huge])[..], [Challenge::Bearer(b)] if b.realm.len() < MAX_HEADER));
+        let _ = read(&[&"a=b,".repeat(10_000), "Basic"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "\\PC{0,200}", marks in r#"[ ,="\\a-zB]{0,80}"#) {
+            schemes(&text);
+            schemes(&marks);
+        }
+    }
+}

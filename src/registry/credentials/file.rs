@@ -1,0 +1,290 @@
+//! Credential files: `config.json` of Docker, `auth.json` of Podman, and the old `.dockercfg`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::Deserialize;
+
+use super::key::{self, Key};
+use super::options::{CredentialFile, FileFormat};
+use super::secret::{Credential, Secret};
+use crate::error::{Error, Kind, Result};
+
+/// No credential file above this size is read.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Padding is optional: people make these values by hand.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A parsed file; entries are decoded when they are used, so that a broken one harms nobody else.
+#[derive(Default)]
+pub(super) struct AuthFile {
+    legacy: bool,
+    entries: BTreeMap<String, Entry>,
+    helpers: BTreeMap<String, String>,
+    store: Option<String>,
+}
+
+/// One value of `auths`.
+#[derive(Clone, Default, Deserialize)]
+pub(super) struct Entry {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    #[serde(rename = "identitytoken")]
+    identity_token: Option<String>,
+    #[serde(rename = "registrytoken")]
+    registry_token: Option<String>,
+}
+
+/// Something in a file that may have a credential.
+pub(super) enum Source<'a> {
+    /// The file itself.
+    Entry { key: &'a str, entry: &'a Entry },
+    /// A helper program.
+    Helper {
+        /// Its name without `docker-credential-`.
+        name: &'a str,
+        /// What it is asked for.
+        server: String,
+        /// The field that named it.
+        field: &'static str,
+    },
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    auths: Option<BTreeMap<String, Option<Entry>>>,
+    #[serde(rename = "credHelpers")]
+    helpers: Option<BTreeMap<String, String>>,
+    #[serde(rename = "credsStore")]
+    store: Option<String>,
+}
+
+impl AuthFile {
+    /// Reads a file; one at an ordinary place that is not there is an empty one.
+    pub(super) fn read(place: &CredentialFile) -> Result<Self> {
+        let path = &place.path;
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+        if let Err(error) = read {
+            let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+            return match (missing, place.required) {
+                (true, false) => Ok(Self::default()),
+                (true, true) => Err(Error::new(
+                    Kind::NotFound,
+                    format!("credential file `{}` does not exist", path.display()),
+                )
+                .with_hint("it was named for this run; log in to create it, or name another")),
+                (false, _) => Err(Error::io("read credential file", path, error)),
+            };
+        }
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("credential file `{}` has more than {MAX_FILE} bytes", path.display()),
+            ));
+        }
+        Self::parse(&bytes, place.format).map_err(|e| e.context(format!("credential file `{}`", path.display())))
+    }
+
+    /// Reads the content of a file. A file with nothing but white space has no entries, as in Docker.
+    pub(super) fn parse(bytes: &[u8], format: FileFormat) -> Result<Self> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self::default());
+        }
+        let legacy = format == FileFormat::Legacy;
+        let wire = if legacy {
+            serde_json::from_slice(bytes).map(|auths| Wire {
+                auths: Some(auths),
+                helpers: None,
+                store: None,
+            })
+        } else {
+            serde_json::from_slice(bytes)
+        }
+        // The parser's own message quotes what it stumbled over, which may be a password: its place has to do.
+        .map_err(|e| {
+            let what = if e.is_data() {
+                "a value of the wrong type"
+            } else {
+                "no valid JSON"
+            };
+            Error::new(
+                Kind::Malformed,
+                format!("{what} at line {}, column {}", e.line(), e.column()),
+            )
+        })?;
+        Ok(Self {
+            legacy,
+            entries: wire
+                .auths
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|(key, entry)| Some((key, entry?)))
+                .collect(),
+            helpers: wire.helpers.unwrap_or_default(),
+            store: wire.store.filter(|name| !name.is_empty()),
+        })
+    }
+
+    /// What may have a credential for this repository, in the order to be tried.
+    pub(super) fn sources(&self, canonical_host: &str, repository: &str) -> Vec<Source<'_>> {
+        let mut entries: Vec<(usize, &str, &Entry)> = self
+            .entries
+            .iter()
+            .filter_map(|(key, entry)| {
+                let covered = Key::parse(key, self.legacy).covers(canonical_host, repository)?;
+                Some((covered, key.as_str(), entry))
+            })
+            .collect();
+        entries.sort_by_key(|(covered, key, _)| (std::cmp::Reverse(*covered), key::preference(key, canonical_host)));
+        let paths = entries.iter().filter(|(covered, ..)| *covered > 0).count();
+        let mut sources: Vec<Source<'_>> = entries
+            .into_iter()
+            .map(|(_, key, entry)| Source::Entry { key, entry })
+            .collect();
+
+        let own = self
+            .helpers
+            .iter()
+            .filter(|(key, _)| Key::parse(key, false).covers(canonical_host, "") == Some(0))
+            .min_by_key(|(key, _)| key::preference(key, canonical_host));
+        match (own, &self.store) {
+            // An empty name says that this host has no helper, not even the general one.
+            (Some((_, name)), _) if name.is_empty() => (),
+            // Programs ask a helper in the spelling of the key, and it stores under that: so do we.
+            (Some((key, name)), _) => sources.insert(
+                paths,
+                Source::Helper {
+                    name,
+                    server: key.clone(),
+                    field: "credHelpers",
+                },
+            ),
+            (None, Some(name)) => sources.push(Source::Helper {
+                name,
+                server: key::server_url(canonical_host).to_owned(),
+                field: "credsStore",
+            }),
+            (None, None) => (),
+        }
+        sources
+    }
+}
+
+impl fmt::Debug for AuthFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthFile")
+            .field("entries", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    /// What the entry holds; `None` where it is only a note that a helper knows more.
+    pub(super) fn credential(&self, path: &Path, key: &str) -> Result<Option<Credential>> {
+        let token = |field: &Option<String>| {
+            field
+                .as_deref()
+                .map(str::trim)
+                .filter(|token| !token.is_empty())
+                .map(|token| Secret::new(token.to_owned()))
+        };
+        if let Some(token) = token(&self.registry_token) {
+            return Ok(Some(Credential::RegistryToken(token)));
+        }
+        if let Some(token) = token(&self.identity_token) {
+            return Ok(Some(Credential::IdentityToken(token)));
+        }
+        if let Some(auth) = self.auth.as_deref().filter(|auth| !auth.trim().is_empty()) {
+            let (username, password) = decode_auth(auth).map_err(|why| {
+                Error::new(
+                    Kind::Malformed,
+                    format!(
+                        "credential file `{}`: the `auth` of `{}` {why}",
+                        path.display(),
+                        key.escape_debug()
+                    ),
+                )
+                .with_hint("log in again, or write base64 of `user:password`")
+            })?;
+            return Ok(Credential::stored(&username, &password));
+        }
+        Ok(Credential::stored(
+            self.username.as_deref().unwrap_or_default(),
+            self.password.as_deref().unwrap_or_default(),
+        ))
+    }
+}
+
+/// Takes an `auth` value apart; the error says what is wrong without quoting any of it.
+///
+/// The password may hold colons, the user name cannot. Some versions of Podman's library end it with NUL bytes.
+fn decode_auth(auth: &str) -> std::result::Result<(String, String), &'static str> {
+    let text: String = auth.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let bytes = BASE64.decode(text).map_err(|_| "is not base64")?;
+    let pair = String::from_utf8(bytes).map_err(|_| "is not UTF-8")?;
+    let (username, password) = pair.split_once(':').ok_or("has no `:` behind the user name")?;
+    Ok((username.to_owned(), password.trim_matches('\0').to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encode(text: &str) -> String {
+        base64::engine::general_purpose::STANDARD.encode(text)
+    }
+
+    #[test]
+    fn auth_values() {
+        let good = |text: &str| decode_auth(text).unwrap();
+        assert_eq!(good(&encode("u:p")), ("u".into(), "p".into()));
+        assert_eq!(good(&encode("u:p:q::")), ("u".into(), "p:q::".into()));
+        assert_eq!(good(&encode("u:p\0\0\0")), ("u".into(), "p".into()));
+        assert_eq!(good(encode("u:p").trim_end_matches('=')), ("u".into(), "p".into()));
+        assert_eq!(good(&format!("{}\n", encode("u:p"))), ("u".into(), "p".into()));
+        assert!(decode_auth("!").is_err());
+        assert!(decode_auth(&encode("nocolon")).is_err());
+        assert!(decode_auth(&base64::engine::general_purpose::STANDARD.encode([255, b':', 1])).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_auth_is_decoded_or_refused(text in ".*") {
+            let _ = decode_auth(&text);
+        }
+
+        #[test]
+        fn what_was_encoded_comes_back(user in "[^:\0]+", password in "[^\0]*") {
+            prop_assert_eq!(decode_auth(&encode(&format!("{user}:{password}"))).unwrap(), (user, password));
+        }
+
+        #[test]
+        fn any_file_is_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), legacy: bool) {
+            let format = if legacy { FileFormat::Legacy } else { FileFormat::Config };
+            if let Ok(file) = AuthFile::parse(&bytes, format) {
+                let _ = file.sources("docker.io", "library/x");
+            }
+        }
+
+        #[test]
+        fn any_key_is_understood(key in ".*", host in "[a-z.:]{1,12}", repository in "[a-z/]{0,12}") {
+            let text = serde_json::json!({"auths": {(key.clone()): {"auth": "dTpw"}}, "credHelpers": {(key): "x"}});
+            let file = AuthFile::parse(text.to_string().as_bytes(), FileFormat::Config).unwrap();
+            let _ = file.sources(&host, &repository);
+        }
+    }
+}

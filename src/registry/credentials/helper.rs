@@ -1,0 +1,216 @@
+//! Credential helpers: programs named `docker-credential-NAME` that keep passwords elsewhere.
+//!
+//! The protocol is that of docker/docker-credential-helpers: `get` as the only argument, the server on standard input, a
+//! JSON object on standard output. A failing helper says why on standard output too, so nothing that it prints is ever
+//! quoted: it could be the secret.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use super::secret::Credential;
+use crate::error::{Error, Kind, Result};
+
+/// An answer is never larger than this; tokens of cloud providers have a few KiB.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// Some helpers ask a person or a cloud service.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a helper prints, with a failing exit code, when it knows nothing about the server.
+const NOT_FOUND: &str = "credentials not found";
+
+/// Helper programs and what they answered in this run.
+#[derive(Debug)]
+pub(super) struct Helpers {
+    directories: Vec<PathBuf>,
+    timeout: Duration,
+    answers: Mutex<HashMap<Question, Arc<OnceCell<Answer>>>>,
+}
+
+/// The name of a helper and the server that it is asked for.
+type Question = (String, String);
+
+/// What came of asking, kept: a credential, nothing, or what went wrong.
+type Answer = std::result::Result<Option<Credential>, Failure>;
+
+/// An error that can be handed out more than once.
+#[derive(Debug, Clone)]
+struct Failure {
+    kind: Kind,
+    what: String,
+    hint: Hint,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Hint {
+    /// The program, or its name in the file.
+    Configuration,
+    /// The program runs, but does not do its work.
+    TryByHand,
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    #[serde(rename = "Username", default)]
+    username: String,
+    #[serde(rename = "Secret", default)]
+    secret: String,
+}
+
+impl Helpers {
+    pub(super) fn new(directories: Vec<PathBuf>, timeout: Option<Duration>) -> Self {
+        Self {
+            directories,
+            timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+            answers: Mutex::default(),
+        }
+    }
+
+    /// What the helper `name` has for `server`; `field` of the file at `path` named it.
+    ///
+    /// Callers that ask the same at the same time wait for one run of the program.
+    pub(super) async fn ask(&self, name: &str, server: &str, path: &Path, field: &str) -> Result<Option<Credential>> {
+        let cell = {
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(answers.entry((name.to_owned(), server.to_owned())).or_default())
+        };
+        let answer = cell.get_or_init(|| self.run(name, server)).await;
+        answer.clone().map_err(|failure| {
+            let program = format!("docker-credential-{}", name.escape_debug());
+            let hint = match failure.hint {
+                Hint::Configuration => {
+                    format!("install it, or correct `{field}` in `{}`", path.display())
+                }
+                Hint::TryByHand => {
+                    format!("`echo {} | {program} get` shows what it says", server.escape_debug())
+                }
+            };
+            Error::new(
+                failure.kind,
+                format!(
+                    "credential helper `{program}` for `{}` {}",
+                    server.escape_debug(),
+                    failure.what
+                ),
+            )
+            .with_hint(hint)
+        })
+    }
+
+    async fn run(&self, name: &str, server: &str) -> Answer {
+        // The name becomes part of a path: it must not lead to another folder.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err(Failure::configuration(
+                Kind::Malformed,
+                "has an impossible name".to_owned(),
+            ));
+        }
+        match tokio::time::timeout(self.timeout, self.exchange(name, server)).await {
+            Ok(Ok((status, output))) => read_answer(status, &output),
+            Ok(Err(failure)) => Err(failure),
+            // The program is killed when the future that owns it is dropped.
+            Err(_) => Err(Failure::by_hand(
+                Kind::Unauthorized,
+                format!("gave no answer within {} s", self.timeout.as_secs_f32()),
+            )),
+        }
+    }
+
+    /// Runs the program to its end, or until it has printed too much.
+    async fn exchange(&self, name: &str, server: &str) -> std::result::Result<(ExitStatus, Vec<u8>), Failure> {
+        let program = self.program(name);
+        let mut child = Command::new(&program)
+            .arg("get")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Failure::configuration(Kind::NotFound, "is not installed".to_owned()),
+                _ => Failure::configuration(Kind::Io, format!("cannot be started: {e}")),
+            })?;
+        let broken = |e: std::io::Error| Failure::by_hand(Kind::Io, format!("cannot be spoken to: {e}"));
+        if let Some(mut stdin) = child.stdin.take() {
+            // A helper that does not read its input may still answer: a closed pipe is no failure.
+            match stdin.write_all(server.as_bytes()).await {
+                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => return Err(broken(e)),
+                _ => drop(stdin),
+            }
+        }
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout
+                .take(MAX_ANSWER + 1)
+                .read_to_end(&mut output)
+                .await
+                .map_err(broken)?;
+        }
+        if output.len() as u64 > MAX_ANSWER {
+            return Err(Failure::by_hand(
+                Kind::Malformed,
+                format!("printed more than {MAX_ANSWER} bytes"),
+            ));
+        }
+        let status = child.wait().await.map_err(broken)?;
+        Ok((status, output))
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        let file = PathBuf::from(format!("docker-credential-{name}"));
+        match self.directories.as_slice() {
+            [] => file,
+            [first, ..] => self
+                .directories
+                .iter()
+                .map(|directory| directory.join(&file))
+                .find(|candidate| candidate.is_file())
+                .unwrap_or_else(|| first.join(&file)),
+        }
+    }
+}
+
+impl Failure {
+    fn configuration(kind: Kind, what: String) -> Self {
+        Self {
+            kind,
+            what,
+            hint: Hint::Configuration,
+        }
+    }
+
+    fn by_hand(kind: Kind, what: String) -> Self {
+        Self {
+            kind,
+            what,
+            hint: Hint::TryByHand,
+        }
+    }
+}
+
+fn read_answer(status: ExitStatus, output: &[u8]) -> Answer {
+    if !status.success() {
+        let text = String::from_utf8_lossy(output).to_ascii_lowercase();
+        if text.contains(NOT_FOUND) {
+            return Ok(None);
+        }
+        return Err(Failure::by_hand(Kind::Unauthorized, format!("failed ({status})")));
+    }
+    // The parser's message could quote the secret.
+    let wire: Wire = serde_json::from_slice(output).map_err(|_| {
+        Failure::by_hand(
+            Kind::Malformed,
+            "did not print a JSON object with `Username` and `Secret`".to_owned(),
+        )
+    })?;
+    Ok(Credential::stored(&wire.username, &wire.secret))
+}

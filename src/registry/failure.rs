@@ -1,0 +1,205 @@
+//! Why an exchange came to nothing: the errors of DNS, TCP, TLS and HTTP told apart, each with what to do about it.
+
+use std::error::Error as StdError;
+use std::io;
+
+use crate::error::{Error, Kind};
+
+/// A request without an answer.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) class: Class,
+}
+
+/// What another attempt is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// The same will happen again: a certificate, a name, a rule of this client.
+    Final,
+    /// No connection came about. A host that was never reached is most likely a wrong address.
+    Connect,
+    /// A connection broke or stalled.
+    Broken,
+    /// A connection was made, and then closed or filled with what is no HTTP: a TLS port spoken to in plain text does that.
+    NotHttp,
+}
+
+impl Failure {
+    pub(super) fn broken(message: impl Into<String>) -> Self {
+        Self {
+            error: Error::new(Kind::Network, message),
+            class: Class::Broken,
+        }
+    }
+
+    /// Sorts an error of the HTTP library. `host` is what was connected to, `at` the time limit that it ran under.
+    pub(super) fn of(error: reqwest::Error, host: &str) -> Self {
+        // The library's own text holds the URL with its query; the causes do not.
+        let error = error.without_url();
+        let (class, kind, message, hint) = sort(&error, host);
+        let mut out = Error::new(kind, message);
+        if let Some(hint) = hint {
+            out = out.with_hint(hint);
+        }
+        Self {
+            error: out.with_source(Innermost(innermost(&error))),
+            class,
+        }
+    }
+}
+
+/// The last cause alone: the layers above it say "error sending request" and the like.
+#[derive(Debug)]
+struct Innermost(String);
+
+impl std::fmt::Display for Innermost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Innermost {}
+
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let all = causes(error);
+    all.last().map_or_else(
+        || error.to_string(),
+        |cause| super::redact::printable(&cause.to_string(), 512),
+    )
+}
+
+/// The causes of an error, outermost first. An `io::Error` hides the error that it wraps from `source`, so that is asked too.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
+    let mut all = vec![error];
+    let mut last = error;
+    while all.len() < 32 {
+        let wrapped = last.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        last = match (wrapped, last.source()) {
+            (Some(inner), _) => inner,
+            (None, Some(source)) => source,
+            (None, None) => break,
+        };
+        all.push(last);
+    }
+    all
+}
+
+type Sorted = (Class, Kind, String, Option<String>);
+
+fn sort(error: &reqwest::Error, host: &str) -> Sorted {
+    if let Some(tls) = causes(error)
+        .into_iter()
+        .find_map(|cause| cause.downcast_ref::<rustls::Error>())
+    {
+        return sort_tls(tls, host);
+    }
+    let io = causes(error)
+        .into_iter()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .last();
+    let network = |class, message: String, hint: Option<&str>| (class, Kind::Network, message, hint.map(str::to_owned));
+    if error.is_dns() {
+        return network(
+            Class::Connect,
+            format!("cannot find the address of `{host}`"),
+            Some("check the name of the registry, and whether this machine resolves it"),
+        );
+    }
+    if error.is_connect() {
+        let refused = io.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        let hint = "check host and port, and whether a proxy is needed (HTTPS_PROXY, NO_PROXY)";
+        return if refused {
+            network(Class::Connect, format!("`{host}` refused the connection"), Some(hint))
+        } else if error.is_timeout() {
+            network(
+                Class::Connect,
+                format!("`{host}` did not accept a connection in time"),
+                Some(hint),
+            )
+        } else {
+            network(Class::Connect, format!("cannot connect to `{host}`"), Some(hint))
+        };
+    }
+    if error.is_timeout() {
+        return network(Class::Broken, format!("`{host}` did not answer in time"), None);
+    }
+    let text = innermost(error);
+    if error.is_builder() {
+        return (
+            Class::Final,
+            Kind::Malformed,
+            format!("cannot make a request for `{host}`"),
+            None,
+        );
+    }
+    // hyper's parse errors have no type to ask for; its texts all start or end alike.
+    if text.contains("invalid HTTP") || text.contains("message head is too large") || text.contains("parsed") {
+        return (
+            Class::NotHttp,
+            Kind::Server,
+            format!("`{host}` answered with what is no HTTP"),
+            None,
+        );
+    }
+    if text.contains("connection closed before message completed") {
+        return network(
+            Class::NotHttp,
+            format!("`{host}` closed the connection without an answer"),
+            None,
+        );
+    }
+    network(Class::Broken, format!("the connection to `{host}` broke"), None)
+}
+
+fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
+    use rustls::CertificateError as Bad;
+    let refused = |message: String, hint: &str| (Class::Final, Kind::Network, message, Some(hint.to_owned()));
+    match error {
+        rustls::Error::InvalidCertificate(bad) => match bad {
+            Bad::UnknownIssuer | Bad::BadSignature => refused(
+                format!("the certificate of `{host}` is signed by an authority that is not trusted here"),
+                "give its authority with `--ca-file`, or put it below /etc/docker/certs.d",
+            ),
+            Bad::Expired | Bad::ExpiredContext { .. } => refused(
+                format!("the certificate of `{host}` has expired"),
+                "have it renewed, and check the clock of this machine",
+            ),
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => refused(
+                format!("the certificate of `{host}` is not valid yet"),
+                "check the clock of this machine",
+            ),
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => refused(
+                format!("the certificate of `{host}` is made out to another name"),
+                "use the name that the certificate has",
+            ),
+            Bad::Revoked => refused(format!("the certificate of `{host}` is revoked"), "have it renewed"),
+            _ => refused(
+                format!("the certificate of `{host}` is not acceptable"),
+                "have the registry's certificate renewed",
+            ),
+        },
+        rustls::Error::InvalidMessage(_) => refused(
+            format!("`{host}` does not speak TLS"),
+            "if it is a plain http registry, give `--plain-http`",
+        ),
+        rustls::Error::AlertReceived(alert) => {
+            use rustls::AlertDescription as Alert;
+            match alert {
+                Alert::CertificateRequired | Alert::BadCertificate | Alert::HandshakeFailure | Alert::UnknownCA => {
+                    refused(
+                        format!("`{host}` broke off the TLS handshake"),
+                        "it may want a client certificate: give `--cert` and `--key`",
+                    )
+                }
+                _ => refused(
+                    format!("`{host}` broke off the TLS handshake"),
+                    "check the TLS versions that the registry speaks",
+                ),
+            }
+        }
+        _ => refused(
+            format!("no TLS connection to `{host}` comes about"),
+            "check the registry's TLS set-up",
+        ),
+    }
+}

@@ -1,0 +1,418 @@
+//! One registry host, and the exchange of a request for an answer: authorization, one replay after a challenge, redirects,
+//! pauses and repetitions.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+
+use super::answer::Answer;
+use super::auth::{Authenticator, Need};
+use super::challenge::{self, Challenge};
+use super::context::{Context, is_loopback, same_origin};
+use super::failure::{Class, Failure};
+use super::ladder::Ladder;
+use super::limits::RateLimit;
+use super::pace::Pace;
+use super::redact::authority;
+use super::redirect::{self, Outgoing};
+use super::retry::{Backoff, is_passing, retry_after};
+use super::scope::Scope;
+use crate::error::{Error, Kind, Result};
+use crate::image::reference::DOCKER_HUB;
+
+/// Where Docker Hub's registry is reached.
+const DOCKER_HUB_ADDRESS: &str = "registry-1.docker.io";
+
+/// One host with all that is known about it.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// `HOST[:PORT]` as in references.
+    pub(super) name: String,
+    pub(super) context: Arc<Context>,
+    base: Url,
+    scheme: AtomicU8,
+    /// Whether the host ever answered: one that never did is most likely a wrong address.
+    reached: AtomicBool,
+    pub(super) auth: Authenticator,
+    pub(super) downloads: Pace,
+    pub(super) uploads: Pace,
+    pub(super) ladder: Ladder,
+    /// Set when the host turned out not to answer HEAD for manifests.
+    pub(super) no_head: AtomicBool,
+    rate_limit: Mutex<Option<RateLimit>>,
+    writers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// How the scheme of a host came about.
+const FIXED: u8 = 0;
+/// A host on this machine: http, unless it turns out to speak TLS.
+const ASSUMED_HTTP: u8 = 1;
+/// A host on this machine that turned out to speak TLS.
+const FOUND_HTTPS: u8 = 2;
+
+/// A request to a registry, as often as it has to be sent.
+pub(super) struct Call<'a> {
+    /// What is done, for errors: `cannot read manifest x of h/r`.
+    pub(super) action: String,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) repository: &'a str,
+    pub(super) scope: Scope,
+    pub(super) headers: HeaderMap,
+    /// For methods with a body, also where it is empty.
+    pub(super) body: Option<Bytes>,
+    /// Whether to try again after what may pass. A request that must not be repeated blindly says no.
+    pub(super) repeat: bool,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(method: Method, url: Url, repository: &'a str, scope: Scope, action: String) -> Self {
+        let body = matches!(method, Method::POST | Method::PUT | Method::PATCH).then(Bytes::new);
+        Self {
+            action,
+            method,
+            url,
+            repository,
+            scope,
+            headers: HeaderMap::new(),
+            body,
+            repeat: true,
+        }
+    }
+
+    #[must_use]
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    #[must_use]
+    pub(super) fn once(mut self) -> Self {
+        self.repeat = false;
+        self
+    }
+}
+
+impl Host {
+    /// A host by the name that it has in references.
+    pub(super) fn named(name: &str, context: Arc<Context>) -> Result<Self> {
+        let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
+        let invalid =
+            |e| Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e);
+        let mut base = Url::parse(&format!("https://{address}/")).map_err(|e| invalid(e.to_string()))?;
+        if base.path() != "/" || base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
+            return Err(invalid("it has more than a host and a port".to_owned()));
+        }
+        let plain = context.options.plain_http && name != DOCKER_HUB;
+        let assumed = !plain && is_loopback(&base);
+        if plain || assumed {
+            // Parsed anew: a URL forgets the port that is its scheme's own.
+            base = Url::parse(&format!("http://{address}/")).map_err(|e| invalid(e.to_string()))?;
+        }
+        Ok(Self::at(
+            name,
+            base,
+            if assumed { ASSUMED_HTTP } else { FIXED },
+            context,
+        ))
+    }
+
+    /// A mirror, whose scheme is stated.
+    pub(super) fn mirror(name: &str, scheme: &str, context: Arc<Context>) -> Result<Self> {
+        let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
+        let base = Url::parse(&format!("{scheme}://{address}/")).map_err(|e| {
+            Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e)
+        })?;
+        Ok(Self::at(name, base, FIXED, context))
+    }
+
+    fn at(name: &str, base: Url, scheme: u8, context: Arc<Context>) -> Self {
+        let jobs = context.options.jobs();
+        Self {
+            name: name.to_owned(),
+            base,
+            scheme: AtomicU8::new(scheme),
+            reached: AtomicBool::new(false),
+            auth: Authenticator::new(name),
+            downloads: Pace::new(jobs),
+            uploads: Pace::new(jobs),
+            ladder: Ladder::default(),
+            no_head: AtomicBool::new(false),
+            rate_limit: Mutex::new(None),
+            writers: Mutex::new(HashMap::new()),
+            context,
+        }
+    }
+
+    /// The registry's root.
+    pub(super) fn base(&self) -> Url {
+        let mut base = self.base.clone();
+        if self.scheme.load(Ordering::Relaxed) == FOUND_HTTPS {
+            // http to https is a change that URLs allow.
+            let _ = base.set_scheme("https");
+        }
+        base
+    }
+
+    /// `/v2/REPOSITORY/REST`. Both are made of characters that need no escape.
+    pub(super) fn url(&self, repository: &str, rest: &str) -> Url {
+        let mut url = self.base();
+        url.set_path(&format!("/v2/{repository}/{rest}"));
+        url
+    }
+
+    /// Whether a URL is on this registry: what may see its credentials.
+    pub(super) fn owns(&self, url: &Url) -> bool {
+        same_origin(&self.base(), url)
+    }
+
+    /// What the registry last said about its pull quota.
+    pub(super) fn rate_limit(&self) -> Option<RateLimit> {
+        self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Manifests of one repository are written one after another: some registries refuse two at once.
+    pub(super) fn writer(&self, repository: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        if writers.len() > 256 {
+            writers.retain(|_, lock| Arc::strong_count(lock) > 1);
+        }
+        Arc::clone(writers.entry(repository.to_owned()).or_default())
+    }
+
+    /// The authorization for a URL; none where it is not the registry's own.
+    pub(super) async fn authorize(
+        &self,
+        url: &Url,
+        repository: &str,
+        scope: &Scope,
+        long: bool,
+        refused: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>> {
+        if !self.owns(url) {
+            return Ok(None);
+        }
+        let registry = self.base();
+        let need = Need {
+            context: &self.context,
+            registry: &registry,
+            repository,
+            scope,
+            long,
+            refused,
+        };
+        self.auth.authorization(&need).await
+    }
+
+    /// Sends a call until it is answered: with success, with a refusal, or with what may pass once patience is over. The
+    /// caller judges the status.
+    pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Answer> {
+        let options = &self.context.options;
+        let mut backoff = Backoff::new(options);
+        let mut url = call.url.clone();
+        let mut scope = call.scope.clone();
+        let mut authorization = self
+            .authorize(&url, call.repository, &scope, false, None)
+            .await
+            .map_err(|e| e.context(&call.action))?;
+        let mut replayed = false;
+        let mut unconnected = 0;
+        loop {
+            self.downloads.quiet().await;
+            let begun = Instant::now();
+            let outgoing = Outgoing {
+                method: &call.method,
+                url: url.clone(),
+                headers: &call.headers,
+                authorization: authorization.as_ref(),
+                body: call.body.clone(),
+            };
+            let sent = redirect::send(&self.context, outgoing).await;
+            if self.found_tls(&sent, &url).await {
+                let _ = url.set_scheme("https");
+                continue;
+            }
+            let mut answer = match sent {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    unconnected += u32::from(failure.class == Class::Connect);
+                    // An address that never answered gets one more chance, not all of them.
+                    let patient = self.reached.load(Ordering::Relaxed) || unconnected < 2;
+                    let again = failure.class != Class::Final && call.repeat && patient;
+                    if again && backoff.pause(options, None, || failure.error.full()).await {
+                        continue;
+                    }
+                    return Err(failure.error.context(&call.action));
+                }
+            };
+            self.heard(&answer);
+            let status = answer.status();
+            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+                && answer.from_registry
+                && !replayed
+                && self.owns(&url)
+            {
+                replayed = true;
+                if let Some(fresh) = self
+                    .rechallenged(&answer, call.repository, &mut scope, authorization.as_ref())
+                    .await
+                    .map_err(|e| e.context(&call.action))?
+                {
+                    authorization = Some(fresh);
+                    answer.finish().await;
+                    continue;
+                }
+            }
+            if is_passing(status) && call.repeat {
+                if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {
+                    return Err(error);
+                }
+                let asked = retry_after(answer.headers(), SystemTime::now());
+                self.throttled(status, asked, begun);
+                answer.words().await;
+                if backoff
+                    .pause(options, asked, || {
+                        format!("{}: `{}` answered {status}", call.action, authority(&answer.url))
+                    })
+                    .await
+                {
+                    continue;
+                }
+            }
+            return Ok(answer);
+        }
+    }
+
+    /// Goes easier on a host that throttles, in both directions.
+    pub(super) fn throttled(&self, status: StatusCode, asked: Option<Duration>, begun: Instant) {
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            self.downloads.shrink(begun);
+            self.uploads.shrink(begun);
+            self.downloads.hold(asked.unwrap_or_default());
+        }
+    }
+
+    /// Notes what any answer of this host tells.
+    pub(super) fn heard(&self, answer: &Answer) {
+        self.reached.store(true, Ordering::Relaxed);
+        if answer.from_registry
+            && let Some(limit) = RateLimit::of(answer.headers())
+        {
+            *self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
+        }
+    }
+
+    /// Another authorization after a 401, or after a 403 that says which scope is missing. `None`: there is no other.
+    pub(super) async fn rechallenged(
+        &self,
+        answer: &Answer,
+        repository: &str,
+        scope: &mut Scope,
+        refused: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>> {
+        let mut challenges = challenge::parse(answer.headers());
+        if answer.status() == StatusCode::FORBIDDEN {
+            let demanded = challenges.into_iter().find_map(|challenge| match challenge {
+                Challenge::Bearer(bearer) => Some(bearer.scopes),
+                Challenge::Basic => None,
+            });
+            if !demanded.is_some_and(|demanded| scope.widen(&demanded)) {
+                return Ok(None);
+            }
+        } else {
+            if challenges.is_empty() {
+                // Some registries challenge on their root alone.
+                challenges = self.challenges_of_root().await?;
+            }
+            let Some(challenge) = challenges.into_iter().next() else {
+                return Err(self
+                    .auth
+                    .unauthorized("wants credentials, but does not say in which form"));
+            };
+            if let Challenge::Bearer(bearer) = &challenge {
+                scope.widen(&bearer.scopes);
+            }
+            self.auth.challenged(challenge);
+        }
+        self.authorize(&self.base(), repository, scope, false, refused).await
+    }
+
+    async fn challenges_of_root(&self) -> Result<Vec<Challenge>> {
+        let mut url = self.base();
+        url.set_path("/v2/");
+        let headers = HeaderMap::new();
+        let outgoing = Outgoing {
+            method: &Method::GET,
+            url,
+            headers: &headers,
+            authorization: None,
+            body: None,
+        };
+        let answer = redirect::send(&self.context, outgoing)
+            .await
+            .map_err(|failure| failure.error)?;
+        let found = if answer.from_registry {
+            challenge::parse(answer.headers())
+        } else {
+            Vec::new()
+        };
+        answer.finish().await;
+        Ok(found)
+    }
+
+    /// The error for a 429 that says that the pulls of a window of hours are used up: waiting it out is no use.
+    async fn quota_used_up(&self, answer: &mut Answer, action: &str) -> Option<Error> {
+        if answer.status() != StatusCode::TOO_MANY_REQUESTS || !answer.from_registry {
+            return None;
+        }
+        let words = answer.words().await.to_ascii_lowercase();
+        let quota = words.contains("pull rate limit") || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));
+        quota.then(|| {
+            let window = self.rate_limit().and_then(|limit| limit.window).map_or_else(String::new, |window| {
+                format!(", which is counted over {}", humantime::format_duration(window))
+            });
+            Error::new(Kind::RateLimited, format!("{action}: the pull limit of `{}` is used up{window}", self.name))
+                .with_hint("log in (accounts have a higher limit) or wait, and run the same command again: it goes on where it stopped")
+        })
+    }
+
+    /// Whether a host on this machine that was taken for plain http speaks TLS. From then on it is spoken to in TLS.
+    ///
+    /// No other host is ever taken for http, and none falls back from https to it.
+    async fn found_tls(&self, sent: &Result<Answer, Failure>, url: &Url) -> bool {
+        if self.scheme.load(Ordering::Relaxed) != ASSUMED_HTTP
+            || !self.owns(url)
+            || self.reached.load(Ordering::Relaxed)
+        {
+            return false;
+        }
+        let doubtful = match sent {
+            Ok(answer) => answer.status() == StatusCode::BAD_REQUEST,
+            Err(failure) => matches!(failure.class, Class::NotHttp | Class::Broken),
+        };
+        if !doubtful {
+            return false;
+        }
+        let mut probe = self.base();
+        let _ = probe.set_scheme("https");
+        probe.set_path("/v2/");
+        let found = match self
+            .context
+            .send(&Method::GET, &probe, HeaderMap::new(), None, None)
+            .await
+        {
+            Ok(_) => true,
+            // A certificate that is not trusted is a sign of TLS too; what follows says so to the user.
+            Err(failure) => failure.class == Class::Final && !failure.error.to_string().contains("does not speak TLS"),
+        };
+        if found {
+            self.scheme.store(FOUND_HTTPS, Ordering::Relaxed);
+        }
+        found
+    }
+}

@@ -1,0 +1,129 @@
+//! How a host takes uploads, found out once and remembered for the run: decided by what it does, not by its name.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// A way to send a blob, from the cheapest to the most patient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rung {
+    /// One PUT with the whole body.
+    Whole,
+    /// One PATCH with the whole body, and an empty PUT.
+    Patch,
+    /// PATCHes with `Content-Range`, and an empty PUT.
+    Chunks,
+}
+
+impl Rung {
+    /// The next one to try.
+    pub(super) fn next(self) -> Option<Self> {
+        match self {
+            Self::Whole => Some(Self::Patch),
+            Self::Patch => Some(Self::Chunks),
+            Self::Chunks => None,
+        }
+    }
+}
+
+/// The first size of a chunk: the largest that every known registry takes.
+const FIRST_CHUNK: u64 = 4 << 20;
+
+/// Below this a chunk is not cut further: a proxy that refuses it refuses everything.
+const SMALLEST_CHUNK: u64 = 64 << 10;
+
+/// A registry that wants chunks larger than this is given chunks of this size. They are streamed, so it costs no memory.
+const LARGEST_CHUNK: u64 = 1 << 30;
+
+/// What is known about a host's uploads.
+#[derive(Debug)]
+pub(super) struct Ladder {
+    rung: AtomicU8,
+    /// Bodies of this size and above were refused as too large.
+    too_large: AtomicU64,
+    chunk: AtomicU64,
+}
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self {
+            rung: AtomicU8::new(0),
+            too_large: AtomicU64::new(u64::MAX),
+            chunk: AtomicU64::new(FIRST_CHUNK),
+        }
+    }
+}
+
+impl Ladder {
+    /// Where to start with a blob of this size.
+    pub(super) fn rung(&self, size: u64) -> Rung {
+        if size >= self.too_large.load(Ordering::Relaxed) {
+            return Rung::Chunks;
+        }
+        match self.rung.load(Ordering::Relaxed) {
+            0 => Rung::Whole,
+            1 => Rung::Patch,
+            _ => Rung::Chunks,
+        }
+    }
+
+    /// An upload succeeded on this rung after lower ones had failed for reasons that lie in the host.
+    pub(super) fn climbed(&self, rung: Rung) {
+        self.rung.fetch_max(rung as u8, Ordering::Relaxed);
+    }
+
+    /// A body of this size was refused as too large. False where chunks cannot get any smaller.
+    pub(super) fn refused(&self, size: u64) -> bool {
+        self.too_large.fetch_min(size, Ordering::Relaxed);
+        let chunk = self.chunk();
+        if size > chunk {
+            return true;
+        }
+        let smaller = (size.min(chunk) / 2).max(SMALLEST_CHUNK);
+        self.chunk.fetch_min(smaller, Ordering::Relaxed);
+        smaller < size
+    }
+
+    /// The registry stated `OCI-Chunk-Min-Length`.
+    pub(super) fn at_least(&self, minimum: u64) {
+        self.chunk.fetch_max(minimum.min(LARGEST_CHUNK), Ordering::Relaxed);
+    }
+
+    /// The size of a chunk.
+    pub(super) fn chunk(&self) -> u64 {
+        self.chunk.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_limit_is_found() {
+        let ladder = Ladder::default();
+        assert_eq!(ladder.rung(1 << 40), Rung::Whole);
+        assert!(ladder.refused(100 << 20));
+        assert_eq!(
+            (ladder.rung(100 << 20), ladder.rung(1 << 20), ladder.chunk()),
+            (Rung::Chunks, Rung::Whole, 4 << 20)
+        );
+        let mut tries = 0;
+        while ladder.chunk() > 1 << 20 {
+            assert!(ladder.refused(ladder.chunk()));
+            tries += 1;
+        }
+        assert_eq!(tries, 2);
+        while ladder.refused(ladder.chunk()) {}
+        assert_eq!(ladder.chunk(), SMALLEST_CHUNK);
+    }
+
+    #[test]
+    fn a_stated_minimum_counts() {
+        let ladder = Ladder::default();
+        ladder.at_least(5 << 20);
+        assert_eq!(ladder.chunk(), 5 << 20);
+        ladder.at_least(u64::MAX);
+        assert_eq!(ladder.chunk(), LARGEST_CHUNK);
+        ladder.climbed(Rung::Patch);
+        assert_eq!(ladder.rung(1), Rung::Patch);
+    }
+}

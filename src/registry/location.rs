@@ -1,0 +1,134 @@
+//! Where an upload goes on: the `Location` of an upload session, in all the forms that registries send it in.
+
+use reqwest::Url;
+
+use super::context::{is_local, same_origin};
+use super::redact::{authority, printable, shown};
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+
+/// Reads a `Location`: absolute, a path, or a host without a scheme. `from` is the address that sent it, `registry` the
+/// root of the registry. The query is kept as it is: it may be signed.
+pub(super) fn resolve(text: &str, from: &Url, registry: &Url) -> Result<Url> {
+    let refused = |why: String| {
+        Error::new(Kind::Server, format!("`{}` sends an upload to {why}", authority(from)))
+            .with_hint("a proxy in front of the registry may have to be told the registry's public address")
+    };
+    let text = text.trim();
+    let without_scheme = !text.starts_with('/')
+        && !text.contains("://")
+        && text
+            .split_once('/')
+            .is_some_and(|(host, _)| host == "localhost" || host.contains(['.', ':']) && !host.starts_with('.'));
+    let text = if without_scheme {
+        format!("{}://{text}", from.scheme())
+    } else {
+        text.to_owned()
+    };
+    let mut url = from
+        .join(&text)
+        .map_err(|e| refused(format!("`{}`, which is no address: {e}", printable(&text, 128))))?;
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_fragment(None);
+    match url.scheme() {
+        "https" => {}
+        "http" if from.scheme() == "http" => {}
+        "http" if url.host() == from.host() => {
+            // A registry behind a TLS proxy that does not know of the proxy. Its own port is not the one outside.
+            let port = if url.port().is_none() { from.port() } else { url.port() };
+            let _ = url.set_scheme("https");
+            let _ = url.set_port(port);
+            tracing::debug!("upload location of {} raised to https", authority(from));
+        }
+        "http" => return Err(refused(format!("{}, which is not encrypted", shown(&url)))),
+        _ => return Err(refused(format!("{}, which is not http", shown(&url)))),
+    }
+    if is_local(&url) && !is_local(registry) && !same_origin(&url, registry) {
+        return Err(refused(format!("{}, an address of this machine", shown(&url))));
+    }
+    Ok(url)
+}
+
+/// Adds the digest to the query that is there.
+pub(super) fn with_digest(url: &Url, digest: &Digest) -> Url {
+    let own = format!("digest={digest}");
+    let escaped = own.replace(':', "%3A");
+    let mut url = url.clone();
+    let query = match url.query() {
+        None | Some("") => escaped,
+        Some(query)
+            if query
+                .split('&')
+                .any(|pair| pair == own || pair.eq_ignore_ascii_case(&escaped)) =>
+        {
+            return url;
+        }
+        Some(query) => format!("{query}&{escaped}"),
+    };
+    url.set_query(Some(&query));
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    #[test]
+    fn every_form_of_location_is_read() {
+        let from = url("https://r.example/v2/a/blobs/uploads/");
+        for (text, expected) in [
+            (
+                "/v2/a/blobs/uploads/1?_state=x%2By&z",
+                "https://r.example/v2/a/blobs/uploads/1?_state=x%2By&z",
+            ),
+            ("https://r.example:443/u", "https://r.example/u"),
+            ("https://other.example/u", "https://other.example/u"),
+            ("http://r.example/u", "https://r.example/u"),
+            ("r.example/v2/u", "https://r.example/v2/u"),
+            ("r.example:5000/v2/u", "https://r.example:5000/v2/u"),
+            ("1234-5678", "https://r.example/v2/a/blobs/uploads/1234-5678"),
+            ("https://user:pass@r.example/u#x", "https://r.example/u"),
+        ] {
+            assert_eq!(resolve(text, &from, &from).unwrap().as_str(), expected, "{text}");
+        }
+        for bad in [
+            "http://other.example/u",
+            "file:///etc/passwd",
+            "https://127.0.0.1/u",
+            "https://169.254.169.254/u",
+            "https://",
+            "https://[x",
+        ] {
+            assert!(resolve(bad, &from, &from).is_err(), "{bad}");
+        }
+        let local = url("http://localhost:5000/v2/");
+        assert_eq!(
+            resolve("http://127.0.0.1:5000/u", &local, &local).unwrap().as_str(),
+            "http://127.0.0.1:5000/u"
+        );
+        let behind = url("https://r.example:8443/v2/");
+        assert_eq!(
+            resolve("http://r.example/u", &behind, &behind).unwrap().as_str(),
+            "https://r.example:8443/u"
+        );
+    }
+
+    #[test]
+    fn the_digest_joins_the_query() {
+        let digest = Digest::sha256(b"");
+        let hex = digest.hex();
+        let with = |text: &str| with_digest(&url(text), &digest).to_string();
+        assert_eq!(with("http://h/u"), format!("http://h/u?digest=sha256%3A{hex}"));
+        assert_eq!(
+            with("http://h/u?b=2&a=%2F+"),
+            format!("http://h/u?b=2&a=%2F+&digest=sha256%3A{hex}")
+        );
+        let there = format!("http://h/u?digest=sha256:{hex}&sig=1");
+        assert_eq!(with(&there), there);
+    }
+}

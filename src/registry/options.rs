@@ -1,0 +1,82 @@
+//! How registries are reached: everything that a front end may set, with the defaults that hold where it sets nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::credentials::CredentialOptions;
+use super::mirrors::Mirrors;
+use super::tls::TlsOptions;
+use crate::progress::Progress;
+
+/// How registries are reached. The default asks nobody's leave: https, system roots, no credentials files named.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Talk http to every host but Docker Hub (`localhost`, 127.0.0.0/8 and ::1 need no flag).
+    pub plain_http: bool,
+    /// Where credentials come from.
+    pub credentials: CredentialOptions,
+    /// Which certificates are trusted and shown.
+    pub tls: TlsOptions,
+    /// Where pulls may go before the origin is asked.
+    pub mirrors: Mirrors,
+    /// Requests with bodies in flight per host and direction; 6 by default. The client goes below it by itself where a
+    /// host throttles or breaks connections.
+    pub jobs: Option<usize>,
+    /// How often a request that failed for a passing reason is sent again; 5 by default.
+    pub retries: Option<u32>,
+    /// The pause before the first repetition, which doubles from there; half a second by default.
+    pub retry_pause: Option<Duration>,
+    /// How long a connection may take to come about; 30 seconds by default.
+    pub connect_timeout: Option<Duration>,
+    /// How long an answer may take to begin once the request is out; two minutes by default (a registry that checks a
+    /// large upload answers late).
+    pub header_timeout: Option<Duration>,
+    /// No byte in either direction for this long ends a request; 60 seconds by default.
+    pub stall_timeout: Option<Duration>,
+    /// A body slower than this many bytes per second over two minutes counts as stalled; 1024 by default, 0 for no limit.
+    pub minimum_rate: Option<u64>,
+    /// A folder for manifests by digest, so that unchanged images cost no pull. None: no cache.
+    pub manifest_cache: Option<PathBuf>,
+    /// Accept a token server on a loopback or link-local address though the registry is elsewhere.
+    pub any_token_server: bool,
+    /// The `User-Agent`; the crate's name and version by default.
+    pub user_agent: Option<String>,
+    /// Who is told about retries and warnings.
+    pub progress: Progress,
+}
+
+impl Options {
+    pub(super) fn jobs(&self) -> usize {
+        self.jobs.unwrap_or(6).max(1)
+    }
+
+    pub(super) fn retries(&self) -> u32 {
+        self.retries.unwrap_or(5)
+    }
+
+    pub(super) fn retry_pause(&self) -> Duration {
+        self.retry_pause.unwrap_or(Duration::from_millis(500))
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout.unwrap_or(Duration::from_secs(30))
+    }
+
+    pub(super) fn header_timeout(&self) -> Duration {
+        self.header_timeout.unwrap_or(Duration::from_secs(120))
+    }
+
+    pub(super) fn stall_timeout(&self) -> Duration {
+        self.stall_timeout.unwrap_or(Duration::from_secs(60))
+    }
+
+    pub(super) fn minimum_rate(&self) -> u64 {
+        self.minimum_rate.unwrap_or(1024)
+    }
+
+    pub(super) fn user_agent(&self) -> &str {
+        self.user_agent
+            .as_deref()
+            .unwrap_or(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+    }
+}

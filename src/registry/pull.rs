@@ -1,0 +1,294 @@
+//! Reading manifests and small blobs.
+
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode};
+
+use super::blob::{BlobReader, Place, WithoutRange};
+use super::host::{Call, Host};
+use super::limits::RateLimit;
+use super::scope::Scope;
+use super::{ManifestHead, Presence, Registry};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::{MAX_MANIFEST, RawManifest, SAFE_MANIFEST};
+use crate::image::media_type::ACCEPT_MANIFESTS;
+use crate::image::reference::Target;
+
+/// A blob that is read into memory may be this large.
+const MAX_SMALL_BLOB: u64 = 16 << 20;
+
+impl Registry {
+    /// What a HEAD of a manifest says. Free on registries that count pulls.
+    pub async fn head_manifest(&self, repository: &str, target: &Target) -> Result<Presence<ManifestHead>> {
+        self.host.head_manifest(repository, target).await
+    }
+
+    /// Reads a manifest; its bytes are proved by its digest where it is asked for by one.
+    ///
+    /// With a manifest cache a tag is HEADed first, and what the cache has under its digest is not fetched. Mirrors are
+    /// asked before the origin.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Unauthorized`], [`Kind::Denied`], [`Kind::RateLimited`] and [`Kind::Network`] as the
+    /// registry answers; those of [`RawManifest::new`] for what it sends.
+    pub async fn manifest(&self, repository: &str, target: &Target) -> Result<RawManifest> {
+        let cache = self.host.context.cache.as_ref();
+        if let (Some(cache), Target::Digest(digest)) = (cache, target)
+            && let Some(manifest) = cache.get(digest)
+        {
+            return Ok(manifest);
+        }
+        let mut places = self.places(repository, target)?;
+        loop {
+            let Some(place) = places.pop_front() else {
+                return Err(Error::new(Kind::Usage, "no registry to read from"));
+            };
+            let error = match place.manifest(target).await {
+                Ok(manifest) => {
+                    if let Some(cache) = cache {
+                        cache.put(&manifest);
+                    }
+                    return Ok(manifest);
+                }
+                Err(error) => error,
+            };
+            let Some(next) = places.front() else { return Err(error) };
+            let progress = &self.host.context.options.progress;
+            progress.warn(format!("{}; going on with `{}`", error.full(), next.host.name));
+        }
+    }
+
+    /// Opens the bytes `start..end` of a blob (`end` = `descriptor.size` for all). Reconnects by itself as long as there is
+    /// progress; yields exactly `end - start` bytes or an error. Bytes are NOT hashed here: the caller does.
+    ///
+    /// A reader holds one of the host's places for bodies until it is read to its end or dropped.
+    pub async fn blob(
+        &self,
+        repository: &str,
+        descriptor: &Descriptor,
+        range: std::ops::Range<u64>,
+        without_range: WithoutRange,
+    ) -> Result<BlobReader> {
+        let places = self.places(repository, &Target::Digest(descriptor.digest.clone()))?;
+        BlobReader::open(places, descriptor, range, without_range).await
+    }
+
+    /// A whole small blob (config), verified against size and digest.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if the registry sends other bytes twice; [`Kind::Malformed`] if it is too large for memory.
+    pub async fn small_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Bytes> {
+        if descriptor.size > MAX_SMALL_BLOB {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!(
+                    "blob {} has {} bytes, which is too large for what it is",
+                    descriptor.digest, descriptor.size
+                ),
+            ));
+        }
+        let mut tries = 0;
+        loop {
+            let mut reader = self
+                .blob(repository, descriptor, 0..descriptor.size, WithoutRange::Skip)
+                .await?;
+            let mut all = BytesMut::new();
+            while let Some(bytes) = reader.chunk().await? {
+                all.extend_from_slice(&bytes);
+            }
+            let actual = descriptor.digest.same_algorithm(&all);
+            if actual == descriptor.digest {
+                return Ok(all.freeze());
+            }
+            tries += 1;
+            if tries == 2 {
+                return Err(Error::new(
+                    Kind::Integrity,
+                    format!(
+                        "blob {} of `{}/{repository}` has other bytes: they hash to {actual}",
+                        descriptor.digest,
+                        self.host()
+                    ),
+                ));
+            }
+        }
+    }
+
+    /// Whether a blob is in a repository. That it is in another one says nothing.
+    pub async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
+        self.host.head_blob(repository, descriptor).await
+    }
+
+    /// What the registry says about its pull quota when asked by a HEAD of a manifest, which counts as no pull. `None` where
+    /// it says nothing, as registries without a quota do.
+    pub async fn rate_limit(&self, repository: &str, target: &Target) -> Result<Option<RateLimit>> {
+        if let Presence::Missing = self.host.head_manifest(repository, target).await? {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("`{}/{repository}` has no `{target}`", self.host()),
+            ));
+        }
+        Ok(self.host.rate_limit())
+    }
+
+    /// What the registry said about its pull quota with its last answer that said something.
+    pub fn last_rate_limit(&self) -> Option<RateLimit> {
+        self.host.rate_limit()
+    }
+}
+
+impl Place {
+    async fn manifest(&self, target: &Target) -> Result<RawManifest> {
+        let (host, repository) = (&self.host, self.repository.as_str());
+        if let (Some(cache), Target::Tag(_)) = (&host.context.cache, target)
+            && let Presence::Present(ManifestHead {
+                digest: Some(digest), ..
+            }) = host.head_manifest(repository, target).await?
+            && let Some(manifest) = cache.get(&digest)
+        {
+            return Ok(manifest);
+        }
+        host.manifest(repository, target).await
+    }
+}
+
+impl Host {
+    fn manifest_call<'a>(&self, method: Method, repository: &'a str, target: &Target) -> Call<'a> {
+        let action = format!("cannot read manifest `{target}` of `{}/{repository}`", self.name);
+        let url = self.url(repository, &format!("manifests/{target}"));
+        Call::new(method, url, repository, Scope::pull(repository), action)
+            .header(ACCEPT, HeaderValue::from_static(ACCEPT_MANIFESTS))
+    }
+
+    pub(super) async fn head_manifest(&self, repository: &str, target: &Target) -> Result<Presence<ManifestHead>> {
+        if self.no_head.load(Ordering::Relaxed) {
+            return Ok(Presence::Unknown);
+        }
+        let call = self.manifest_call(Method::HEAD, repository, target);
+        let answer = self.exchange(&call).await?;
+        match answer.status() {
+            StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
+            StatusCode::OK => Ok(Presence::Present(ManifestHead {
+                digest: answer.digest(),
+                media_type: answer.header(&CONTENT_TYPE).map(crate::image::media_type::essence),
+                size: answer.length(),
+            })),
+            StatusCode::NOT_FOUND => Ok(Presence::Missing),
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => Err(answer.into_error(&call.action).await),
+            status => {
+                if status == StatusCode::METHOD_NOT_ALLOWED {
+                    self.no_head.store(true, Ordering::Relaxed);
+                }
+                Ok(Presence::Unknown)
+            }
+        }
+    }
+
+    pub(super) async fn manifest(&self, repository: &str, target: &Target) -> Result<RawManifest> {
+        let call = self.manifest_call(Method::GET, repository, target);
+        let mut tries = 0;
+        loop {
+            let answer = self.exchange(&call).await?;
+            if answer.status() != StatusCode::OK {
+                return Err(answer.into_error(&call.action).await);
+            }
+            if answer.is_web_page() {
+                return Err(
+                    Error::new(Kind::Server, format!("{}: the answer is a web page", call.action))
+                        .with_hint("is this address a registry, and does a login page stand in front of it?"),
+                );
+            }
+            let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
+            let stated = answer.digest();
+            tries += 1;
+            let bytes = match answer.bytes(MAX_MANIFEST).await {
+                Ok(bytes) => bytes,
+                Err(None) => {
+                    return Err(Error::new(
+                        Kind::Malformed,
+                        format!(
+                            "{}: it has more than the {MAX_MANIFEST} bytes that are accepted",
+                            call.action
+                        ),
+                    ));
+                }
+                Err(Some(failure)) if tries <= self.context.options.retries() => {
+                    self.told(&failure.error);
+                    continue;
+                }
+                Err(Some(failure)) => return Err(failure.error.context(&call.action)),
+            };
+            let expected = match target {
+                Target::Digest(digest) => Some(digest),
+                Target::Tag(_) => None,
+            };
+            match RawManifest::new(bytes, media_type.as_deref(), expected) {
+                Ok(manifest) => {
+                    self.compare(&manifest, stated.as_ref(), repository, target);
+                    return Ok(manifest);
+                }
+                // Bytes can be hurt on the way; a second time they are what the registry has.
+                Err(error) if error.kind() == Kind::Integrity && tries == 1 => self.told(&error),
+                Err(error) => return Err(error.context(&call.action)),
+            }
+        }
+    }
+
+    fn told(&self, error: &Error) {
+        let event = crate::progress::Event::Retry {
+            reason: error.full(),
+            pause: std::time::Duration::ZERO,
+        };
+        self.context.options.progress.emit(event);
+    }
+
+    /// By tag the computed digest counts; registries that state another one are common enough to be only worth a word.
+    fn compare(&self, manifest: &RawManifest, stated: Option<&Digest>, repository: &str, target: &Target) {
+        let progress = &self.context.options.progress;
+        let name = format!("`{}/{repository}` `{target}`", self.name);
+        if let Some(stated) = stated
+            && stated.algorithm() == manifest.digest().algorithm()
+            && stated != manifest.digest()
+        {
+            progress.warn(format!(
+                "{name}: the registry states digest {stated}, its bytes hash to {}",
+                manifest.digest()
+            ));
+        }
+        if manifest.descriptor().size > SAFE_MANIFEST {
+            progress.warn(format!(
+                "{name}: a manifest of {} bytes is more than many registries accept",
+                manifest.descriptor().size
+            ));
+        }
+    }
+
+    pub(super) async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
+        let action = format!(
+            "cannot look for blob {} in `{}/{repository}`",
+            descriptor.digest, self.name
+        );
+        let url = self.url(repository, &format!("blobs/{}", descriptor.digest));
+        let call = Call::new(Method::HEAD, url, repository, Scope::pull(repository), action);
+        let answer = self.exchange(&call).await?;
+        match answer.status() {
+            StatusCode::OK if answer.length().is_some_and(|length| length != descriptor.size) => {
+                let length = answer.length().unwrap_or_default();
+                self.context.options.progress.warn(format!(
+                    "`{}/{repository}` has blob {} with {length} instead of {} bytes",
+                    self.name, descriptor.digest, descriptor.size
+                ));
+                Ok(Presence::Unknown)
+            }
+            StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
+            StatusCode::OK => Ok(Presence::Present(())),
+            StatusCode::NOT_FOUND => Ok(Presence::Missing),
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => Err(answer.into_error(&call.action).await),
+            _ => Ok(Presence::Unknown),
+        }
+    }
+}

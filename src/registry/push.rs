@@ -1,0 +1,317 @@
+//! Writing blobs and manifests: what callers ask for. How a blob's bytes get across is in `upload`.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::{Method, StatusCode};
+
+use super::answer::{Answer, Refusal};
+use super::host::{Call, Host};
+use super::location;
+use super::retry::{Backoff, is_passing, retry_after};
+use super::scope::Scope;
+use super::upload::{Session, Upload};
+use super::upload_source::BlobSource;
+use super::{Presence, Registry};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::manifest::{RawManifest, View};
+use crate::image::reference::Target;
+
+/// How a blob got into a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// The registry took it from another repository.
+    Mounted,
+    /// Its bytes were sent.
+    Uploaded,
+}
+
+impl Registry {
+    /// Puts a blob into a repository: mount from `mount_from` (repository on the same registry known to have it) where given,
+    /// else, or if refused, upload. Verifies the digest while sending; a wrong blob never ends in a finished upload.
+    ///
+    /// Does not look first whether the blob is there: [`head_blob`](Self::head_blob) does.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if the source has other bytes; the source's own errors; what the registry says.
+    pub async fn push_blob(
+        &self,
+        repository: &str,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+        mount_from: Option<&str>,
+    ) -> Result<Pushed> {
+        let mut session = None;
+        if let Some(from) = mount_from.filter(|from| *from != repository) {
+            match self.host.mount(repository, descriptor, from).await {
+                Some(Mount::Done) => return Ok(Pushed::Mounted),
+                Some(Mount::Upload(opened)) => session = Some(opened),
+                None => {}
+            }
+        }
+        let mut permit = self.host.uploads.permit().await;
+        let upload = Upload::new(&self.host, repository, descriptor, source);
+        upload.run(session, &mut permit).await?;
+        permit.went_well();
+        Ok(Pushed::Uploaded)
+    }
+
+    /// Puts a manifest under a tag or its digest, byte for byte.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] where a tag may not be changed; [`Kind::Unsupported`] where the registry refuses the manifest for its
+    /// type, or an index for children that it does not have; [`Kind::Integrity`] where it states another digest. The
+    /// [`Refusal`](super::Refusal) behind an error has the registry's codes and the digests that it misses.
+    pub async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
+        self.host.put_manifest(repository, target, manifest).await
+    }
+
+    /// Reads back what `target` names and compares it with `manifest`: finds out a server that says yes to everything, and
+    /// waits for one whose copies lag.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] if it is another manifest or none.
+    pub async fn confirm_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
+        let mut backoff = Backoff::new(&self.host.context.options);
+        loop {
+            let found = match self.host.head_manifest(repository, target).await? {
+                Presence::Present(head)
+                    if head
+                        .digest
+                        .as_ref()
+                        .is_some_and(|d| d.algorithm() == manifest.digest().algorithm()) =>
+                {
+                    head.digest
+                }
+                Presence::Missing => None,
+                // It did not say, or not by which digest: its bytes do.
+                _ => match self.host.manifest(repository, target).await {
+                    Ok(found) if found.bytes() == manifest.bytes() => return Ok(()),
+                    Ok(found) => Some(found.digest().clone()),
+                    Err(error) if error.kind() == Kind::NotFound => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            if found.as_ref() == Some(manifest.digest()) {
+                return Ok(());
+            }
+            let error = Error::new(
+                Kind::Server,
+                match found {
+                    Some(found) => format!(
+                        "`{}/{repository}` holds {found} as `{target}`, though {} was put there",
+                        self.host(),
+                        manifest.digest()
+                    ),
+                    None => format!(
+                        "`{}/{repository}` accepted manifest `{target}` and does not have it",
+                        self.host()
+                    ),
+                },
+            )
+            .with_hint("something else may be writing to this tag, or the address is not a registry");
+            if !backoff
+                .pause(&self.host.context.options, None, || error.to_string())
+                .await
+            {
+                return Err(error);
+            }
+        }
+    }
+}
+
+enum Mount {
+    Done,
+    Upload(Session),
+}
+
+impl Host {
+    /// Asks for a blob of another repository. `None`: refused in one way or another, which costs nothing but the request.
+    async fn mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> Option<Mount> {
+        let mut url = self.url(repository, "blobs/uploads/");
+        url.set_query(Some(&format!(
+            "mount={}&from={}",
+            descriptor.digest,
+            from.replace('/', "%2F")
+        )));
+        let action = format!(
+            "cannot mount blob {} into `{}/{repository}`",
+            descriptor.digest, self.name
+        );
+        let call = Call::new(Method::POST, url, repository, Scope::mount(repository, from), action).once();
+        let answer = self.exchange(&call).await.ok()?;
+        match answer.status() {
+            StatusCode::CREATED => {
+                answer.finish().await;
+                Some(Mount::Done)
+            }
+            StatusCode::ACCEPTED => {
+                let session = self.session(&answer).ok()?;
+                answer.finish().await;
+                Some(Mount::Upload(session))
+            }
+            _ => {
+                answer.finish().await;
+                None
+            }
+        }
+    }
+
+    /// The upload session that an answer opens or continues.
+    pub(super) fn session(&self, answer: &Answer) -> Result<Session> {
+        let text = answer.header(&LOCATION).ok_or_else(|| {
+            Error::new(
+                Kind::Server,
+                format!("`{}` accepts an upload without saying where it goes on", self.name),
+            )
+        })?;
+        if let Some(minimum) = answer
+            .named("oci-chunk-min-length")
+            .and_then(|text| text.trim().parse().ok())
+        {
+            self.ladder.at_least(minimum);
+        }
+        Ok(Session {
+            url: location::resolve(text, &answer.url, &self.base())?,
+            offset: 0,
+        })
+    }
+
+    async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
+        let writer = self.writer(repository);
+        let _alone = writer.lock().await;
+        let options = &self.context.options;
+        let action = format!("cannot push manifest `{target}` to `{}/{repository}`", self.name);
+        let content_type = HeaderValue::try_from(manifest.media_type()).map_err(|e| {
+            Error::new(Kind::Malformed, format!("{action}: its media type fits no HTTP header")).with_source(e)
+        })?;
+        let url = self.url(repository, &format!("manifests/{target}"));
+        let mut call = Call::new(Method::PUT, url, repository, Scope::push(repository), action)
+            .header(CONTENT_TYPE, content_type)
+            .once();
+        call.body = Some(manifest.bytes().clone());
+        let mut backoff = Backoff::new(options);
+        loop {
+            let begun = Instant::now();
+            let (error, asked) = match self.exchange(&call).await {
+                Ok(answer) if answer.status().is_success() => {
+                    return self.accepted(answer, &call.action, manifest).await;
+                }
+                Ok(answer) if is_passing(answer.status()) => {
+                    let asked = retry_after(answer.headers(), SystemTime::now());
+                    self.throttled(answer.status(), asked, begun);
+                    (answer.into_error(&call.action).await, asked)
+                }
+                Ok(answer) => return Err(manifest_refused(answer.into_error(&call.action).await, manifest)),
+                Err(error) if error.kind() == Kind::Network => (error, None),
+                Err(error) => return Err(error),
+            };
+            if !backoff.pause(options, asked, || error.full()).await {
+                return Err(error);
+            }
+            // The first attempt may have been carried out, and its answer lost: a second PUT is refused by immutable tags.
+            if self.holds(repository, target, manifest).await {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn holds(&self, repository: &str, target: &Target, manifest: &RawManifest) -> bool {
+        let head = self.head_manifest(repository, target).await;
+        matches!(head, Ok(Presence::Present(head)) if head.digest.as_ref() == Some(manifest.digest()))
+    }
+
+    async fn accepted(&self, answer: Answer, action: &str, manifest: &RawManifest) -> Result<()> {
+        if answer.is_web_page() {
+            return Err(Error::new(Kind::Server, format!("{action}: the answer is a web page"))
+                .with_hint("is this address a registry, and does a login page stand in front of it?"));
+        }
+        let stated = answer
+            .digest()
+            .filter(|stated| stated.algorithm() == manifest.digest().algorithm());
+        answer.finish().await;
+        match stated {
+            Some(stated) if stated != *manifest.digest() => Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "{action}: the registry altered the manifest: {} was sent, it states {stated}",
+                    manifest.digest()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Sorts the refusal of a manifest by what the caller can do about it.
+fn manifest_refused(error: Error, manifest: &RawManifest) -> Error {
+    let Some(refusal) = Refusal::of(&error).cloned() else {
+        return status_alone(error, manifest);
+    };
+    let again = |kind, hint: &str| {
+        Error::new(kind, error.to_string())
+            .with_hint(hint)
+            .with_source(refusal.clone())
+    };
+    let text = refusal.to_string().to_ascii_lowercase();
+    if refusal.has("TAG_INVALID") || text.contains("immutable") {
+        return again(
+            Kind::Exists,
+            "the registry does not let this tag be changed; choose another tag, or have the rule lifted",
+        );
+    }
+    if refusal.has("QUOTA") || text.contains("quota") {
+        return again(Kind::Denied, "the registry's quota for this project is used up");
+    }
+    if refusal.has("NAME_UNKNOWN") {
+        return again(
+            Kind::NotFound,
+            "this registry wants repositories or projects to be created first",
+        );
+    }
+    let index = matches!(manifest.view(), View::Index(_));
+    match refusal.status {
+        400 | 404
+            if index
+                && (refusal.status == 404
+                    || refusal.has("MANIFEST_BLOB_UNKNOWN")
+                    || refusal.has("MANIFEST_INVALID")
+                    || refusal.has("MANIFEST_UNKNOWN")) =>
+        {
+            again(
+                Kind::Unsupported,
+                "the registry wants every manifest that an index lists; choose `--index filtered`, or carry all platforms",
+            )
+        }
+        400 if refusal.has("MANIFEST_BLOB_UNKNOWN") || refusal.has("BLOB_UNKNOWN") => again(
+            Kind::NotFound,
+            "the registry lost a blob that it had accepted; run again",
+        ),
+        400 | 415 if refusal.has("MANIFEST_INVALID") || refusal.status == 415 => {
+            again(Kind::Unsupported, "the registry does not take this kind of manifest")
+        }
+        413 => again(
+            Kind::Unsupported,
+            "the manifest is larger than the registry, or a proxy in front of it, allows",
+        ),
+        _ => error,
+    }
+}
+
+/// The same where the registry gave no reason.
+fn status_alone(error: Error, manifest: &RawManifest) -> Error {
+    let index = matches!(manifest.view(), View::Index(_));
+    if error.kind() == Kind::NotFound && index {
+        Error::new(Kind::Unsupported, error.to_string())
+            .with_hint("the registry may want every manifest that an index lists")
+    } else {
+        error
+    }
+}
+
+/// How long an upload that made progress is tried before patience counts down again.
+pub(super) const UPLOAD_PROGRESS: u64 = 1 << 20;
+
+/// The same by time.
+pub(super) const UPLOAD_HELD: Duration = Duration::from_secs(60);

@@ -1,0 +1,103 @@
+//! URLs as they may be shown: no user information, and of the query only what is known to be harmless.
+
+use reqwest::Url;
+
+/// Query parameters whose values are shown. Whatever else stands in a query may be a signature or a session.
+const HARMLESS: [&str; 8] = [
+    "n",
+    "last",
+    "scope",
+    "service",
+    "mount",
+    "from",
+    "digest",
+    "artifactType",
+];
+
+/// A URL for messages and logs.
+pub(super) fn shown(url: &Url) -> String {
+    let mut text = format!("{}://{}", url.scheme(), authority(url));
+    text.push_str(&printable(url.path(), 512));
+    let mut separator = '?';
+    for pair in url
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|p| !p.is_empty())
+        .take(16)
+    {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        text.push(separator);
+        text.push_str(&printable(key, 64));
+        text.push('=');
+        if HARMLESS.contains(&key) {
+            text.push_str(&printable(value, 256));
+        } else {
+            text.push('…');
+        }
+        separator = '&';
+    }
+    text
+}
+
+/// `HOST[:PORT]` of a URL; the port only where it is not the scheme's own.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Text from outside, fit for a terminal and a line: control characters escaped, white space folded, cut at `limit` bytes.
+pub(super) fn printable(text: &str, limit: usize) -> String {
+    let mut out = String::new();
+    let mut blank = false;
+    for c in text.trim().chars() {
+        if out.len() >= limit {
+            out.push('…');
+            break;
+        }
+        if matches!(c, ' ' | '\t' | '\r' | '\n') {
+            blank = true;
+            continue;
+        }
+        if std::mem::take(&mut blank) {
+            out.push(' ');
+        }
+        // Beside control characters, the marks that turn the direction of writing can disguise a text.
+        if c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_no_secret() {
+        let url = "https://user:pass@h.example:444/v2/a/blobs/x?X-Amz-Signature=sig&digest=sha256:ab&_state=s3cret&plain#frag";
+        let url = Url::parse(url).unwrap();
+        assert_eq!(
+            shown(&url),
+            "https://h.example:444/v2/a/blobs/x?X-Amz-Signature=…&digest=sha256:ab&_state=…&plain=…"
+        );
+        assert_eq!(shown(&Url::parse("http://h/").unwrap()), "http://h/");
+    }
+
+    #[test]
+    fn text_from_outside_cannot_drive_a_terminal() {
+        assert_eq!(
+            printable(" a\n\tb\u{1b}[31m\u{202e}c ", 100),
+            "a b\\u{1b}[31m\\u{202e}c"
+        );
+        assert_eq!(printable(&"x".repeat(50), 10), format!("{}…", "x".repeat(10)));
+    }
+}

@@ -1,0 +1,114 @@
+//! Requests whose answer may stand elsewhere. Redirects are followed by hand: what a server on the way may see, and where
+//! it may send us, is decided here and not by a library's default.
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Body, Method, Url};
+
+use super::answer::Answer;
+use super::context::{Context, is_local, same_origin};
+use super::failure::{Class, Failure};
+use super::redact::{printable, shown};
+use crate::error::{Error, Kind};
+
+/// More hops than this are a loop.
+const MAX_HOPS: usize = 10;
+
+/// A request that can be sent again as it is.
+pub(super) struct Outgoing<'a> {
+    pub(super) method: &'a Method,
+    pub(super) url: Url,
+    pub(super) headers: &'a HeaderMap,
+    /// Goes to the origin of `url` and nowhere else.
+    pub(super) authorization: Option<&'a HeaderValue>,
+    pub(super) body: Option<Bytes>,
+}
+
+/// Sends a request; a GET or HEAD follows where it is redirected to.
+pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<Answer, Failure> {
+    let origin = outgoing.url.clone();
+    let mut url = origin.clone();
+    // Once another origin took part, credentials stay away, even if it sends us back.
+    let mut trusted = true;
+    for _ in 0..=MAX_HOPS {
+        let mut headers = outgoing.headers.clone();
+        if trusted && let Some(authorization) = outgoing.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        if let Some(body) = &outgoing.body {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        let body = outgoing.body.clone().map(Body::from);
+        let response = context.send(outgoing.method, &url, headers, body, None).await?;
+        let answer = Answer::new(response, url.clone(), trusted, context.options.stall_timeout());
+        if !is_redirect(answer.status().as_u16()) {
+            return Ok(answer);
+        }
+        if !matches!(*outgoing.method, Method::GET | Method::HEAD) {
+            return Ok(answer);
+        }
+        let next = target(&answer, &origin)?;
+        trusted = trusted && same_origin(&next, &origin);
+        answer.finish().await;
+        url = next;
+    }
+    Err(refused(format!(
+        "{} redirects more than {MAX_HOPS} times, at last to {}",
+        shown(&origin),
+        shown(&url)
+    )))
+}
+
+pub(super) fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirect leads, if one may go there. `origin` is the address that was asked first.
+pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
+    let from = &answer.url;
+    let text = answer
+        .header(&LOCATION)
+        .ok_or_else(|| refused(format!("{} redirects without saying where to", shown(from))))?;
+    let mut next = from.join(text).map_err(|e| {
+        refused(format!(
+            "{} redirects to `{}`, which is no address: {e}",
+            shown(from),
+            printable(text, 128)
+        ))
+    })?;
+    // User information in a redirect is somebody else's idea of our credentials.
+    let _ = next.set_username("");
+    let _ = next.set_password(None);
+    next.set_fragment(None);
+    if !matches!(next.scheme(), "http" | "https") {
+        return Err(refused(format!(
+            "{} redirects to {}, which is not http",
+            shown(from),
+            shown(&next)
+        )));
+    }
+    if from.scheme() == "https" && next.scheme() == "http" {
+        return Err(refused(format!(
+            "{} redirects to {}, which gives up encryption",
+            shown(from),
+            shown(&next)
+        )));
+    }
+    if is_local(&next) && !is_local(origin) {
+        return Err(refused(format!(
+            "{} redirects to {}, an address of this machine",
+            shown(from),
+            shown(&next)
+        )));
+    }
+    Ok(next)
+}
+
+fn refused(message: String) -> Failure {
+    Failure {
+        error: Error::new(Kind::Server, message).with_hint(
+            "check that this address is the registry itself, and not a proxy or a login page in front of it",
+        ),
+        class: Class::Final,
+    }
+}

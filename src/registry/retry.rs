@@ -1,0 +1,126 @@
+//! What is tried again, how often, and after which pause.
+
+use std::time::{Duration, SystemTime};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+
+use super::options::Options;
+use crate::progress::Event;
+
+/// The longest pause that a server may ask for. One that wants more is asked again earlier, and then given up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+
+/// The longest pause that this client takes by itself.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Whether a status says "not now" and not "no". 499 and 522 are those of proxies in front of registries.
+pub(super) fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522)
+}
+
+/// The pauses between the attempts of one request: exponential, with jitter, and never shorter than what the server asked.
+pub(super) struct Backoff {
+    pauses: ExponentialBackoff,
+}
+
+impl Backoff {
+    pub(super) fn new(options: &Options) -> Self {
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(options.retry_pause())
+            .with_max_delay(LONGEST_BACKOFF)
+            .with_max_times(options.retries() as usize)
+            .with_jitter()
+            .build();
+        Self { pauses }
+    }
+
+    /// The pause before the next attempt; `None` when enough were made.
+    pub(super) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+        let own = self.pauses.next()?;
+        Some(own.max(asked.unwrap_or_default()))
+    }
+
+    /// Takes the next pause, told as `reason`. False when enough attempts were made.
+    pub(super) async fn pause(
+        &mut self,
+        options: &Options,
+        asked: Option<Duration>,
+        reason: impl FnOnce() -> String,
+    ) -> bool {
+        let Some(pause) = self.next(asked) else { return false };
+        options.progress.emit(Event::Retry {
+            reason: reason(),
+            pause,
+        });
+        tokio::time::sleep(pause).await;
+        true
+    }
+}
+
+/// `Retry-After`, in seconds or as a date, not above two minutes. `None` where there is none that makes sense.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let asked = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // A number that does not fit is larger than any pause that would be taken.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?
+    };
+    Some(asked.min(LONGEST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &str) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, text.parse().unwrap());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        retry_after(&headers, now).map(|d| d.as_secs())
+    }
+
+    #[test]
+    fn both_forms_of_retry_after_are_clamped() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            (" 7 ", Some(7)),
+            ("3600", Some(120)),
+            ("99999999999999999999999", Some(120)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
+            ("Sun, 06 Nov 1994 09:49:47 GMT", Some(120)),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(asked(text), expected, "{text:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), SystemTime::now()), None);
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let options = Options {
+            retries: Some(3),
+            retry_pause: Some(Duration::from_millis(100)),
+            ..Options::default()
+        };
+        let mut backoff = Backoff::new(&options);
+        let pauses: Vec<_> = std::iter::from_fn(|| backoff.next(None)).collect();
+        assert_eq!(pauses.len(), 3);
+        assert!(pauses[0] >= Duration::from_millis(100) && pauses[2] >= Duration::from_millis(400));
+        let mut backoff = Backoff::new(&options);
+        assert!(backoff.next(Some(Duration::from_secs(9))).unwrap() >= Duration::from_secs(9));
+    }
+
+    #[test]
+    fn refusals_are_final() {
+        for status in [400, 401, 403, 404, 405, 413, 415, 416, 501] {
+            assert!(!is_passing(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+    }
+}

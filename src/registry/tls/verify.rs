@@ -1,0 +1,178 @@
+//! Whether a server is the one that was meant.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+
+use super::x509;
+
+/// Accepts chains that lead to a trusted certificate, and a trusted certificate itself.
+///
+/// The second is what `openssl req -x509` makes: one certificate that is both authority and server, which the chain
+/// verifier refuses in the role of a server even where it is trusted. Whoever trusts exactly these bytes means exactly
+/// this server, so that its name and its period remain to be checked, and they are.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    /// `None` where nothing is trusted.
+    chains: Option<Arc<WebPkiServerVerifier>>,
+    trusted: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    /// `trusted` are the certificates that the roots of `chains` were made of.
+    pub(super) fn new(
+        chains: Option<Arc<WebPkiServerVerifier>>,
+        trusted: Vec<CertificateDer<'static>>,
+        provider: &CryptoProvider,
+    ) -> Self {
+        Self {
+            chains,
+            trusted,
+            algorithms: provider.signature_verification_algorithms,
+        }
+    }
+}
+
+/// Whether the chain verifier found fault with the role of the certificate alone: an authority in the role of a server,
+/// or a certificate whose issuer is not known because only it itself is trusted.
+fn is_about_the_role(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
+        Error::InvalidCertificate(CertificateError::Other(other)) => matches!(
+            other.0.downcast_ref::<webpki::Error>(),
+            Some(webpki::Error::CaUsedAsEndEntity)
+        ),
+        _ => false,
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain = match &self.chains {
+            Some(chains) => chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
+        match chain {
+            Err(error) if is_about_the_role(&error) && self.trusted.contains(end_entity) => {
+                x509::check_period(end_entity, now)?;
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Accepts every server. Signatures are not checked either: with a key that nobody vouches for they prove nothing, and
+/// the oldest certificates could not even be parsed for it.
+#[derive(Debug)]
+pub(super) struct AcceptAny(WebPkiSupportedAlgorithms);
+
+impl AcceptAny {
+    pub(super) fn new(provider: &CryptoProvider) -> Self {
+        Self(provider.signature_verification_algorithms)
+    }
+}
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_exception_checks_name_and_period_by_itself() {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["h.io".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        // Without a chain verifier nobody else looks at either.
+        let verifier = Verifier::new(None, vec![certificate.der().clone()], &provider);
+        let verify = |name: &'static str, seconds: u64| {
+            let name = ServerName::try_from(name).unwrap();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            verifier
+                .verify_server_cert(certificate.der(), &[], &name, &[], now)
+                .map(|_| ())
+                .map_err(|error| error.to_string())
+        };
+        let (before, within, after) = (978_000_000, 990_000_000, 1_010_000_000);
+        assert_eq!(verify("h.io", within), Ok(()));
+        assert!(verify("other.io", within).unwrap_err().contains("not valid for name"));
+        assert!(verify("h.io", before).unwrap_err().contains("not valid yet"));
+        assert!(verify("h.io", after).unwrap_err().contains("expired"));
+    }
+}

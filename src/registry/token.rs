@@ -1,0 +1,383 @@
+//! Bearer tokens: asking the token server, and reading its answer (distribution token and OAuth2 specifications).
+
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+
+use super::answer::Answer;
+use super::challenge::Bearer;
+use super::context::{Context, is_local};
+use super::credentials::{Credential, Secret};
+use super::failure::{Class, Failure};
+use super::redact::{authority, shown};
+use super::redirect::{self, Outgoing};
+use super::retry::{Backoff, is_passing, retry_after};
+use super::scope::Scope;
+use crate::error::{Error, Kind, Result};
+
+/// How this program introduces itself to token servers.
+const CLIENT_ID: &str = env!("CARGO_PKG_NAME");
+
+/// What is read of a token server's answer.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// A token lives this long where the server does not say (or says less, or nonsense).
+const SHORTEST_LIFE: u64 = 60;
+
+/// No token is trusted for longer than this without asking again.
+const LONGEST_LIFE: u64 = 24 * 3600;
+
+/// A token, ready to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    /// `Bearer …`, marked as sensitive.
+    pub(super) header: HeaderValue,
+    expires: Instant,
+    life: Duration,
+}
+
+impl Token {
+    /// Whether it will do for a request that is sent now; for one with a long body much of its life has to be left.
+    pub(super) fn will_do(&self, long: bool) -> bool {
+        let left = self.expires.saturating_duration_since(Instant::now());
+        if long {
+            left >= self.life / 2 && (left >= Duration::from_secs(60) || self.life <= Duration::from_secs(120))
+        } else {
+            left > self.life / 10
+        }
+    }
+}
+
+/// Where to ask, and for what.
+pub(super) struct Request<'a> {
+    pub(super) context: &'a Context,
+    /// The registry's own address.
+    pub(super) registry: &'a Url,
+    pub(super) bearer: &'a Bearer,
+    pub(super) scope: &'a Scope,
+}
+
+/// A token, and the refresh token that came with it where one did.
+pub(super) type Granted = (Token, Option<Secret>);
+
+impl Request<'_> {
+    /// Gets a token for a credential.
+    ///
+    /// # Errors
+    /// [`Kind::Unauthorized`] where the server refuses the credential.
+    pub(super) async fn fetch(&self, credential: &Credential, refresh: Option<&Secret>) -> Result<Granted> {
+        let realm = self.realm()?;
+        if let Some(secret) = refresh {
+            // A refresh token that the server itself handed out replaces the password; if it is no longer good, the
+            // password is.
+            if let Ok(granted) = self.read(self.post(&realm, secret).await?).await {
+                return Ok(granted);
+            }
+        }
+        let answer = match credential {
+            Credential::IdentityToken(secret) => {
+                let answer = self.post(&realm, secret).await?;
+                // Token servers without the OAuth2 form say so in different ways.
+                if matches!(answer.status().as_u16(), 400 | 401 | 404 | 405) {
+                    answer.finish().await;
+                    self.get(&realm, Some(("<token>", secret))).await?
+                } else {
+                    answer
+                }
+            }
+            Credential::Basic { username, password } => self.get(&realm, Some((username.as_str(), password))).await?,
+            Credential::Anonymous | Credential::RegistryToken(_) => self.get(&realm, None).await?,
+        };
+        self.read(answer).await
+    }
+
+    /// The token server's address, if it is one that may see credentials.
+    fn realm(&self) -> Result<Url> {
+        let host = authority(self.registry);
+        let refused = |why: String| {
+            Error::new(
+                Kind::Server,
+                format!("`{host}` names a token server that is not to be trusted: {why}"),
+            )
+        };
+        let mut realm = self
+            .registry
+            .join(&self.bearer.realm)
+            .map_err(|e| refused("its address cannot be read".into()).with_source(e))?;
+        let _ = realm.set_username("");
+        let _ = realm.set_password(None);
+        realm.set_fragment(None);
+        match realm.scheme() {
+            "https" => {}
+            "http" if self.registry.scheme() == "http" => {}
+            "http" => return Err(refused(format!("{} is not encrypted", shown(&realm)))),
+            _ => return Err(refused(format!("{} is not http", shown(&realm)))),
+        }
+        if is_local(&realm) && !is_local(self.registry) && !self.context.options.any_token_server {
+            return Err(refused(format!("{} is an address of this machine", shown(&realm))));
+        }
+        Ok(realm)
+    }
+
+    async fn get(&self, realm: &Url, login: Option<(&str, &Secret)>) -> Result<Answer> {
+        let mut url = realm.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = &self.bearer.service {
+                query.append_pair("service", service);
+            }
+            for scope in self.scope.iter() {
+                query.append_pair("scope", scope);
+            }
+            if let Some((username, _)) = login.filter(|(username, _)| *username != "<token>") {
+                query.append_pair("account", username);
+            }
+            query.append_pair("client_id", CLIENT_ID);
+        }
+        let authorization = match login {
+            Some((username, password)) => Some(basic(username, password)?),
+            None => None,
+        };
+        self.exchange(&Method::GET, &url, HeaderMap::new(), authorization.as_ref(), None)
+            .await
+    }
+
+    async fn post(&self, realm: &Url, refresh: &Secret) -> Result<Answer> {
+        // The form's encoding is that of a query, so a URL's query does the work.
+        let mut form = realm.clone();
+        form.set_query(None);
+        {
+            let mut pairs = form.query_pairs_mut();
+            pairs.append_pair("grant_type", "refresh_token");
+            pairs.append_pair("refresh_token", refresh.expose());
+            pairs.append_pair("client_id", CLIENT_ID);
+            if let Some(service) = &self.bearer.service {
+                pairs.append_pair("service", service);
+            }
+            pairs.append_pair("scope", &self.scope.iter().collect::<Vec<_>>().join(" "));
+        }
+        let body = Bytes::from(form.query().unwrap_or_default().to_owned());
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
+        self.exchange(&Method::POST, realm, headers, None, Some(body)).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: HeaderMap,
+        authorization: Option<&HeaderValue>,
+        body: Option<Bytes>,
+    ) -> Result<Answer> {
+        let options = &self.context.options;
+        let mut backoff = Backoff::new(options);
+        let host = authority(url);
+        loop {
+            let outgoing = Outgoing {
+                method,
+                url: url.clone(),
+                headers: &headers,
+                authorization,
+                body: body.clone(),
+            };
+            match redirect::send(self.context, outgoing).await {
+                Ok(answer) if is_passing(answer.status()) => {
+                    let asked = retry_after(answer.headers(), SystemTime::now());
+                    let status = answer.status();
+                    if !backoff
+                        .pause(options, asked, || {
+                            format!("the token server `{host}` answered {status}")
+                        })
+                        .await
+                    {
+                        return Err(answer.into_error(&self.action()).await);
+                    }
+                }
+                Ok(answer) => return Ok(answer),
+                Err(Failure { error, class }) => {
+                    let again = class != Class::Final && backoff.pause(options, None, || error.full()).await;
+                    if !again {
+                        return Err(error.context(self.action()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn action(&self) -> String {
+        format!("cannot get a token for `{}`", authority(self.registry))
+    }
+
+    async fn read(&self, answer: Answer) -> Result<Granted> {
+        let host = authority(&answer.url);
+        match answer.status() {
+            StatusCode::OK | StatusCode::CREATED => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let registry = authority(self.registry);
+                let error = answer.into_error(&self.action()).await;
+                return Err(Error::new(Kind::Unauthorized, error.to_string())
+                    .with_hint(format!(
+                        "the credentials stored for `{registry}` are refused; log in again"
+                    ))
+                    .with_source(error_source(&error)));
+            }
+            _ => return Err(answer.into_error(&self.action()).await),
+        }
+        let wrong = |why: &str| {
+            Error::new(Kind::Server, format!("{}: `{host}` {why}", self.action()))
+                .with_hint("the address in the registry's challenge may not be a token server")
+        };
+        let bytes = answer.bytes(MAX_ANSWER).await.map_err(|failure| match failure {
+            Some(failure) => failure.error.context(self.action()),
+            None => wrong("sent an answer of more than 1 MiB"),
+        })?;
+        let wire: Wire = serde_json::from_slice(&bytes).map_err(|_| wrong("sent an answer that is no JSON object"))?;
+        wire.into_token(Instant::now(), SystemTime::now())
+            .ok_or_else(|| wrong("sent an answer without a token"))
+    }
+}
+
+/// What a registry said, kept as text: the refusal itself belongs to the first error.
+fn error_source(error: &Error) -> String {
+    std::error::Error::source(error).map_or_else(|| "no reason was given".to_owned(), ToString::to_string)
+}
+
+/// `Authorization: Basic` for a name and a password.
+pub(super) fn basic(username: &str, password: &Secret) -> Result<HeaderValue> {
+    sensitive(format!(
+        "Basic {}",
+        STANDARD.encode(format!("{username}:{}", password.expose()))
+    ))
+}
+
+/// `Authorization: Bearer` for a token.
+pub(super) fn bearer(token: &str) -> Result<HeaderValue> {
+    sensitive(format!("Bearer {token}"))
+}
+
+fn sensitive(text: String) -> Result<HeaderValue> {
+    let mut value = HeaderValue::try_from(text)
+        .map_err(|_| Error::new(Kind::Usage, "a credential has characters that no HTTP header can carry"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A token server's answer. Numbers come as strings too, and every field may be absent or null.
+#[derive(Deserialize)]
+struct Wire {
+    #[serde(default)]
+    token: serde_json::Value,
+    #[serde(default)]
+    access_token: serde_json::Value,
+    #[serde(default)]
+    refresh_token: serde_json::Value,
+    #[serde(default)]
+    expires_in: serde_json::Value,
+    #[serde(default)]
+    issued_at: serde_json::Value,
+}
+
+impl Wire {
+    fn into_token(self, now: Instant, clock: SystemTime) -> Option<Granted> {
+        let text = |value: &serde_json::Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let token = text(&self.access_token).or_else(|| text(&self.token))?;
+        let header = bearer(&token).ok()?;
+        let stated = self
+            .expires_in
+            .as_f64()
+            .or_else(|| self.expires_in.as_str()?.trim().parse().ok());
+        // A float converts with saturation: what is negative or no number becomes 0.
+        let stated = stated.map_or(0, |seconds| seconds as u64);
+        let life = Duration::from_secs(stated.clamp(SHORTEST_LIFE, LONGEST_LIFE));
+        // A token from the server's cache has lived already. Where the clocks disagree the local one counts.
+        let issued = text(&self.issued_at).and_then(|text| humantime::parse_rfc3339_weak(&text).ok());
+        let age = issued
+            .and_then(|issued| clock.duration_since(issued).ok())
+            .filter(|age| *age < life);
+        let left = life - age.unwrap_or_default();
+        Some((
+            Token {
+                header,
+                expires: now + left,
+                life,
+            },
+            text(&self.refresh_token).map(Secret::new),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(json: &str) -> Option<u64> {
+        let now = Instant::now();
+        let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let (token, _) = serde_json::from_str::<Wire>(json).unwrap().into_token(now, clock)?;
+        assert!(token.header.is_sensitive());
+        Some((token.expires - now).as_secs())
+    }
+
+    #[test]
+    fn answers_are_read_leniently() {
+        for (json, expected) in [
+            (r#"{"token":"t"}"#, Some(60)),
+            (r#"{"access_token":"t","token":null,"expires_in":300}"#, Some(300)),
+            (r#"{"token":"t","expires_in":"300"}"#, Some(300)),
+            (r#"{"token":"t","expires_in":0}"#, Some(60)),
+            (r#"{"token":"t","expires_in":-1}"#, Some(60)),
+            (r#"{"token":"t","expires_in":1e9}"#, Some(24 * 3600)),
+            (r#"{"token":"t","expires_in":"soon"}"#, Some(60)),
+            (
+                r#"{"token":"t","expires_in":300,"issued_at":"2001-09-09T01:45:40Z"}"#,
+                Some(240),
+            ),
+            (
+                r#"{"token":"t","expires_in":300,"issued_at":"2001-09-09T03:00:00Z"}"#,
+                Some(300),
+            ),
+            (
+                r#"{"token":"t","expires_in":300,"issued_at":"1999-09-09T03:00:00Z"}"#,
+                Some(300),
+            ),
+            (r#"{"token":"t","expires_in":300,"issued_at":"yesterday"}"#, Some(300)),
+            (r#"{"token":""}"#, None),
+            (r#"{"token":7}"#, None),
+            (r#"{"token":"a\nb"}"#, None),
+            (r#"{}"#, None),
+        ] {
+            assert_eq!(life(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn access_token_is_preferred() {
+        let wire: Wire = serde_json::from_str(r#"{"token":"a","access_token":"b","refresh_token":"c"}"#).unwrap();
+        let (token, refresh) = wire.into_token(Instant::now(), SystemTime::now()).unwrap();
+        assert_eq!(token.header, "Bearer b");
+        assert_eq!(refresh.unwrap().expose(), "c");
+    }
+
+    #[test]
+    fn a_long_body_wants_much_of_a_tokens_life() {
+        let token = |left: u64, life: u64| Token {
+            header: HeaderValue::from_static("x"),
+            expires: Instant::now() + Duration::from_secs(left),
+            life: Duration::from_secs(life),
+        };
+        assert!(token(299, 300).will_do(true));
+        assert!(!token(100, 300).will_do(true));
+        assert!(token(100, 300).will_do(false));
+        assert!(!token(1, 300).will_do(false));
+        assert!(token(59, 60).will_do(true));
+    }
+}

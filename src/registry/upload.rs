@@ -1,0 +1,522 @@
+//! One blob into one repository: the upload ladder. An upload that breaks goes on from the offset that the registry
+//! states, where that can be relied on; a way of uploading that a registry refuses is replaced by the next more patient one.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
+};
+use reqwest::{Body, Method, StatusCode, Url};
+
+use super::Presence;
+use super::answer::{Answer, Refusal};
+use super::content_range;
+use super::context::Watch;
+use super::failure::{Class, Failure};
+use super::host::{Call, Host};
+use super::ladder::Rung;
+use super::location;
+use super::pace::Permit;
+use super::push::{UPLOAD_HELD, UPLOAD_PROGRESS};
+use super::redact::shown;
+use super::redirect;
+use super::retry::{Backoff, is_passing, retry_after};
+use super::scope::Scope;
+use super::upload_body::Cursor;
+use super::upload_source::BlobSource;
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Algorithm;
+
+/// Sessions opened for one blob before it is given up.
+const MAX_SESSIONS: usize = 12;
+
+/// A 416 is answered with the offset that the registry states, so many times.
+const MAX_MISPLACED: usize = 3;
+
+/// An upload that the registry has opened.
+pub(super) struct Session {
+    pub(super) url: Url,
+    /// Bytes that it has.
+    pub(super) offset: u64,
+}
+
+/// One blob on its way into one repository.
+pub(super) struct Upload<'a> {
+    host: &'a Host,
+    repository: &'a str,
+    descriptor: &'a Descriptor,
+    source: &'a dyn BlobSource,
+    scope: Scope,
+    cursor: Cursor,
+    action: String,
+}
+
+/// What came of an attempt; the errors that end the upload are not in here.
+enum Outcome {
+    Done,
+    /// The request body is larger than something on the way allows.
+    TooLarge(u64, Error),
+    /// This registry wants uploads in another way.
+    Unsuited(Error),
+    /// The session's offset is not what was thought.
+    Misplaced(Error),
+    /// The session is gone, or holds bytes that are not the blob's.
+    Lost(Error),
+    /// It may go on after a pause, in the same session.
+    Broken(Error, Option<Duration>),
+    /// A new authorization is at hand.
+    Refreshed,
+}
+
+impl<'a> Upload<'a> {
+    pub(super) fn new(
+        host: &'a Host,
+        repository: &'a str,
+        descriptor: &'a Descriptor,
+        source: &'a dyn BlobSource,
+    ) -> Self {
+        Self {
+            host,
+            repository,
+            descriptor,
+            source,
+            scope: Scope::push(repository),
+            cursor: Cursor::new(descriptor),
+            action: format!(
+                "cannot upload blob {} to `{}/{repository}`",
+                descriptor.digest, host.name
+            ),
+        }
+    }
+
+    pub(super) async fn run(mut self, session: Option<Session>, permit: &mut Permit) -> Result<()> {
+        let options = &self.host.context.options;
+        let size = self.descriptor.size;
+        let mut rung = self.host.ladder.rung(size);
+        let mut backoff = Backoff::new(options);
+        let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, false);
+        let (mut climbed, mut progress, mut since) = (false, 0, Instant::now());
+        let mut open = session;
+        loop {
+            let mut session = match open.take() {
+                Some(session) => session,
+                None => match self.open().await? {
+                    Some(session) => session,
+                    None => return Ok(()),
+                },
+            };
+            sessions += 1;
+            let error = match self.attempt(rung, &mut session).await {
+                Err(error) => {
+                    self.cancel(&session).await;
+                    return Err(error.context(&self.action));
+                }
+                Ok(Outcome::Done) => {
+                    if climbed {
+                        self.host.ladder.climbed(rung);
+                    }
+                    return Ok(());
+                }
+                Ok(Outcome::Refreshed) if !refreshed => {
+                    refreshed = true;
+                    open = self.resume(session).await?;
+                    if open.is_none() && self.arrived().await {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Ok(Outcome::Refreshed) => {
+                    let error = self.host.auth.unauthorized("refuses the upload with a fresh token too");
+                    return Err(error.context(&self.action));
+                }
+                Ok(Outcome::TooLarge(length, error)) => {
+                    self.cancel(&session).await;
+                    if !self.host.ladder.refused(length) {
+                        return Err(error);
+                    }
+                    // Remembered by the size that was refused: smaller blobs still go the cheap way.
+                    rung = Rung::Chunks;
+                    error
+                }
+                Ok(Outcome::Unsuited(error)) => {
+                    self.cancel(&session).await;
+                    let Some(next) = rung.next() else { return Err(error) };
+                    (rung, climbed, troubles) = (next, true, 0);
+                    error
+                }
+                Ok(Outcome::Misplaced(error)) => {
+                    misplaced += 1;
+                    match misplaced {
+                        1..=MAX_MISPLACED => open = self.resume(session).await?,
+                        4 if rung != Rung::Whole => rung = Rung::Whole,
+                        4 => {}
+                        _ => return Err(error),
+                    }
+                    error
+                }
+                Ok(Outcome::Lost(error)) => {
+                    troubles += 1;
+                    if self.arrived().await {
+                        return Ok(());
+                    }
+                    if troubles > 2 {
+                        return Err(error);
+                    }
+                    error
+                }
+                Ok(Outcome::Broken(error, asked)) => {
+                    permit.went_wrong();
+                    if session.offset >= progress + UPLOAD_PROGRESS || since.elapsed() >= UPLOAD_HELD {
+                        backoff = Backoff::new(options);
+                    }
+                    (progress, troubles) = (session.offset, troubles + 1);
+                    if !backoff.pause(options, asked, || error.full()).await {
+                        return Err(error);
+                    }
+                    since = Instant::now();
+                    open = self.resume(session).await?;
+                    if open.is_none() {
+                        // The end of it may have arrived, and only the answer been lost.
+                        if self.arrived().await {
+                            return Ok(());
+                        }
+                        // Twice from the start without a byte kept: perhaps this way of uploading is what breaks it.
+                        if troubles % 2 == 0
+                            && let Some(next) = rung.next()
+                        {
+                            (rung, climbed) = (next, true);
+                        }
+                    }
+                    error
+                }
+            };
+            if sessions >= MAX_SESSIONS {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Opens a session. `None`: the registry says that the blob is there, and it is.
+    async fn open(&self) -> Result<Option<Session>> {
+        let mut url = self.host.url(self.repository, "blobs/uploads/");
+        if self.descriptor.digest.algorithm() != Algorithm::Sha256 {
+            url.set_query(Some(&format!(
+                "digest-algorithm={}",
+                self.descriptor.digest.algorithm().as_str()
+            )));
+        }
+        let call = Call::new(
+            Method::POST,
+            url,
+            self.repository,
+            self.scope.clone(),
+            self.action.clone(),
+        );
+        let answer = self.host.exchange(&call).await?;
+        match answer.status() {
+            StatusCode::ACCEPTED => {
+                let session = self.host.session(&answer).map_err(|e| e.context(&self.action))?;
+                answer.finish().await;
+                Ok(Some(session))
+            }
+            status if status.is_success() => {
+                answer.finish().await;
+                if self.arrived().await {
+                    Ok(None)
+                } else {
+                    Err(self.says_yes_to_all(status))
+                }
+            }
+            status if redirect::is_redirect(status.as_u16()) => Err(self.redirected(&answer)),
+            _ => {
+                let error = answer.into_error(&self.action).await;
+                let unknown = Refusal::of(&error).is_some_and(|refusal| refusal.has("NAME_UNKNOWN"));
+                Err(if unknown {
+                    error.with_hint("this registry wants repositories or projects to be created first")
+                } else {
+                    error
+                })
+            }
+        }
+    }
+
+    async fn attempt(&mut self, rung: Rung, session: &mut Session) -> Result<Outcome> {
+        let size = self.descriptor.size;
+        if rung == Rung::Whole && session.offset == 0 {
+            let url = location::with_digest(&session.url, &self.descriptor.digest);
+            return Ok(match self.send(Method::PUT, url, 0, size, false).await? {
+                Ok(answer) => self.closed(answer).await?,
+                Err(outcome) => outcome,
+            });
+        }
+        while session.offset < size {
+            let start = session.offset;
+            let end = if rung == Rung::Chunks {
+                size.min(start + self.host.ladder.chunk())
+            } else {
+                size
+            };
+            // Without a range the first PATCH is what every registry knows; what goes on in the middle has to say so.
+            let ranged = rung == Rung::Chunks || start > 0;
+            match self
+                .send(Method::PATCH, session.url.clone(), start, end, ranged)
+                .await?
+            {
+                Ok(answer) => {
+                    if answer.header(&LOCATION).is_some() {
+                        session.url = self.host.session(&answer)?.url;
+                    }
+                    answer.finish().await;
+                    session.offset = end;
+                }
+                Err(outcome) => return Ok(outcome),
+            }
+        }
+        if size == 0 && self.descriptor.digest != self.descriptor.digest.same_algorithm(b"") {
+            return Err(Error::new(Kind::Integrity, "an empty blob cannot have this digest"));
+        }
+        self.close(session).await
+    }
+
+    /// The empty PUT that ends an upload.
+    async fn close(&self, session: &Session) -> Result<Outcome> {
+        let url = location::with_digest(&session.url, &self.descriptor.digest);
+        let call = Call::new(
+            Method::PUT,
+            url,
+            self.repository,
+            self.scope.clone(),
+            self.action.clone(),
+        )
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+        .once();
+        match self.host.exchange(&call).await {
+            Ok(answer) if answer.status().is_success() => self.closed(answer).await,
+            Ok(answer) => {
+                // Some registries take the last PATCH for the end, and then know nothing of the upload.
+                let outcome = self.judge(answer, 0, Instant::now()).await?;
+                if !matches!(outcome, Outcome::Broken(..)) && self.arrived().await {
+                    Ok(Outcome::Done)
+                } else {
+                    Ok(outcome)
+                }
+            }
+            Err(error) if error.kind() == Kind::Network => Ok(Outcome::Broken(error, None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at the answer that ends an upload with success.
+    async fn closed(&self, answer: Answer) -> Result<Outcome> {
+        let status = answer.status();
+        let stated = answer
+            .digest()
+            .filter(|stated| stated.algorithm() == self.descriptor.digest.algorithm());
+        let page = answer.is_web_page();
+        answer.finish().await;
+        if let Some(stated) = stated
+            && stated != self.descriptor.digest
+        {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!("the registry stored it as {stated}"),
+            ));
+        }
+        // 201 is what the specification says; whoever says something else has to show the blob.
+        if (status == StatusCode::CREATED && !page) || self.arrived().await {
+            return Ok(Outcome::Done);
+        }
+        Err(self.says_yes_to_all(status))
+    }
+
+    /// Sends `start..end`. The inner result is the answer if it is a success.
+    async fn send(
+        &mut self,
+        method: Method,
+        mut url: Url,
+        start: u64,
+        end: u64,
+        ranged: bool,
+    ) -> Result<Result<Answer, Outcome>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+        if ranged && let Ok(range) = HeaderValue::try_from(format!("{start}-{}", end - 1)) {
+            headers.insert(CONTENT_RANGE, range);
+        }
+        for _ in 0..4 {
+            self.host.uploads.quiet().await;
+            self.host.downloads.quiet().await;
+            let begun = Instant::now();
+            let authorization = self
+                .host
+                .authorize(&url, self.repository, &self.scope, true, None)
+                .await?;
+            headers.remove(AUTHORIZATION);
+            if let Some(authorization) = &authorization {
+                headers.insert(AUTHORIZATION, authorization.clone());
+            }
+            let watch = Watch::default();
+            let body = Body::wrap(self.cursor.body(self.source, start, end, &watch).await?);
+            let sent = self
+                .host
+                .context
+                .send(&method, &url, headers.clone(), Some(body), Some(&watch))
+                .await;
+            if let Some(error) = self.cursor.failed() {
+                return Err(error);
+            }
+            let response = match sent {
+                Ok(response) => response,
+                Err(Failure {
+                    error,
+                    class: Class::Final,
+                }) => return Err(error),
+                Err(Failure { error, .. }) => return Ok(Err(Outcome::Broken(error.context(&self.action), None))),
+            };
+            let own = self.host.owns(&url);
+            let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());
+            self.host.heard(&answer);
+            match answer.status().as_u16() {
+                200..=299 => return Ok(Ok(answer)),
+                307 | 308 => {
+                    url = redirect::target(&answer, &self.host.base()).map_err(|failure| failure.error)?;
+                    continue;
+                }
+                401 if own => {
+                    let fresh = self
+                        .host
+                        .rechallenged(&answer, self.repository, &mut self.scope, authorization.as_ref())
+                        .await?;
+                    return Ok(Err(match fresh {
+                        Some(_) => Outcome::Refreshed,
+                        None => Outcome::Broken(answer.into_error(&self.action).await, None),
+                    }));
+                }
+                _ => return self.judge(answer, end - start, begun).await.map(Err),
+            }
+        }
+        Err(Error::new(
+            Kind::Server,
+            format!(
+                "the registry redirects the upload again and again, at last to {}",
+                shown(&url)
+            ),
+        ))
+    }
+
+    /// What a refusal of bytes means for the way of uploading. `length` is that of the refused body.
+    async fn judge(&self, answer: Answer, length: u64, begun: Instant) -> Result<Outcome> {
+        let status = answer.status();
+        if redirect::is_redirect(status.as_u16()) {
+            return Err(self.redirected(&answer));
+        }
+        let asked = retry_after(answer.headers(), SystemTime::now());
+        let error = answer.into_error(&self.action).await;
+        let has = |code: &str| Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
+        Ok(match status.as_u16() {
+            413 => Outcome::TooLarge(
+                length,
+                error.with_hint(format!(
+                    "something between here and the registry limits the size of requests (nginx: `client_max_body_size`); the blob has {} bytes",
+                    self.descriptor.size
+                )),
+            ),
+            416 => Outcome::Misplaced(error),
+            404 if has("BLOB_UPLOAD_UNKNOWN") => Outcome::Lost(error),
+            400 if has("BLOB_UPLOAD_INVALID") || has("DIGEST_INVALID") || has("SIZE_INVALID") => Outcome::Lost(error),
+            400 | 404 | 405 | 411 | 501 => Outcome::Unsuited(error),
+            _ if is_passing(status) => {
+                self.host.throttled(status, asked, begun);
+                Outcome::Broken(error, asked)
+            }
+            _ => return Err(error),
+        })
+    }
+
+    /// Asks the registry how much it has. `None`: the session is of no use any more.
+    async fn resume(&self, session: Session) -> Result<Option<Session>> {
+        let call = Call::new(
+            Method::GET,
+            session.url.clone(),
+            self.repository,
+            self.scope.clone(),
+            self.action.clone(),
+        )
+        .once();
+        let Ok(answer) = self.host.exchange(&call).await else {
+            return Ok(None);
+        };
+        if !answer.status().is_success() {
+            answer.finish().await;
+            return Ok(None);
+        }
+        let stated = content_range::of_session(answer.header(&RANGE));
+        let url = match answer.header(&LOCATION) {
+            Some(_) => self.host.session(&answer)?.url,
+            None => session.url,
+        };
+        answer.finish().await;
+        let session = Session {
+            url,
+            offset: stated.unwrap_or_default(),
+        };
+        // More than was sent cannot be the blob's own bytes.
+        if stated.is_some() && session.offset <= self.cursor.reached() {
+            tracing::debug!("upload of {} goes on from {}", self.descriptor.digest, session.offset);
+            Ok(Some(session))
+        } else {
+            self.cancel(&session).await;
+            Ok(None)
+        }
+    }
+
+    async fn arrived(&self) -> bool {
+        matches!(
+            self.host.head_blob(self.repository, self.descriptor).await,
+            Ok(Presence::Present(()))
+        )
+    }
+
+    /// Tells the registry that the session is given up. Many do not allow it, so nothing depends on it.
+    async fn cancel(&self, session: &Session) {
+        let call = Call::new(
+            Method::DELETE,
+            session.url.clone(),
+            self.repository,
+            self.scope.clone(),
+            self.action.clone(),
+        )
+        .once();
+        if let Ok(answer) = self.host.exchange(&call).await {
+            answer.finish().await;
+        }
+    }
+
+    fn says_yes_to_all(&self, status: StatusCode) -> Error {
+        Error::new(
+            Kind::Server,
+            format!(
+                "`{}` answered {} and does not have the blob",
+                self.host.name,
+                status.as_u16()
+            ),
+        )
+        .with_hint("is this address a registry?")
+    }
+
+    fn redirected(&self, answer: &Answer) -> Error {
+        let target = redirect::target(answer, &self.host.base());
+        let target = target.map_or_else(|failure| failure.error.to_string(), |url| shown(&url));
+        Error::new(
+            Kind::Server,
+            format!(
+                "{}: the registry redirects the upload ({}) to {target}",
+                self.action,
+                answer.status().as_u16()
+            ),
+        )
+        .with_hint("name the registry by the address that it redirects to")
+    }
+}

@@ -1,0 +1,308 @@
+//! The body of an upload: bytes of a blob, hashed as they go out. The last of them leave only once the digest is proved,
+//! so that a corrupt blob never makes a complete upload.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http_body::{Body, Frame, SizeHint};
+
+use super::context::Watch;
+use super::upload_source::{BlobSource, BlobStream};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Hasher;
+
+/// The state of the hash is kept every so many bytes, so that an upload that goes on from the middle reads little again.
+const MARK_EVERY: u64 = 8 << 20;
+
+/// The place in a blob up to which it was read and hashed. Shared by the bodies of successive requests, of which only the
+/// latest may read: one whose connection broke may still be held by the HTTP library for a moment.
+#[derive(Clone)]
+pub(super) struct Cursor {
+    descriptor: Descriptor,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    stream: Option<BlobStream>,
+    /// Bytes read from the stream that no body took yet; not hashed.
+    rest: Bytes,
+    /// Bytes hashed.
+    at: u64,
+    hasher: Hasher,
+    marks: Vec<(u64, Hasher)>,
+    /// The body that may read.
+    reader: u64,
+    error: Option<Error>,
+}
+
+impl Cursor {
+    pub(super) fn new(descriptor: &Descriptor) -> Self {
+        let hasher = descriptor.digest.hasher();
+        let state = State {
+            stream: None,
+            rest: Bytes::new(),
+            at: 0,
+            marks: vec![(0, hasher.clone())],
+            hasher,
+            reader: 0,
+            error: None,
+        };
+        Self {
+            descriptor: descriptor.clone(),
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// A body of the bytes `start..end`. Whatever body was made before reads no more.
+    pub(super) async fn body(
+        &self,
+        source: &dyn BlobSource,
+        start: u64,
+        end: u64,
+        watch: &Watch,
+    ) -> Result<UploadBody> {
+        let (reader, open_at) = {
+            let mut state = self.state();
+            state.reader += 1;
+            state.error = None;
+            let goes_on = state.at == start && state.stream.is_some();
+            if !goes_on {
+                let mark = state.marks.iter().rev().find(|(at, _)| *at <= start).cloned();
+                let (at, hasher) = mark.unwrap_or_else(|| (0, self.descriptor.digest.hasher()));
+                state.at = at;
+                state.hasher = hasher;
+                state.rest = Bytes::new();
+                state.stream = None;
+            }
+            (state.reader, (!goes_on).then_some(state.at))
+        };
+        if let Some(at) = open_at {
+            let stream = source.open(&self.descriptor, at).await?;
+            self.state().stream = Some(stream);
+        }
+        if start == end {
+            watch.out();
+        }
+        Ok(UploadBody {
+            cursor: self.clone(),
+            reader,
+            at: start,
+            end,
+            watch: watch.clone(),
+        })
+    }
+
+    /// What went wrong on the side of the source, if that is what ended the last body.
+    pub(super) fn failed(&self) -> Option<Error> {
+        self.state().error.take()
+    }
+
+    /// How far the blob was ever read: what a registry cannot have more of.
+    pub(super) fn reached(&self) -> u64 {
+        let state = self.state();
+        state.at.max(state.marks.last().map_or(0, |(at, _)| *at))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The next bytes up to `end`, hashed.
+    fn poll_next(&mut self, context: &mut Context<'_>, descriptor: &Descriptor, end: u64) -> Poll<Result<Bytes>> {
+        while self.rest.is_empty() {
+            let next = match &mut self.stream {
+                Some(stream) => std::task::ready!(stream.poll_next_unpin(context)),
+                None => None,
+            };
+            self.rest = match next {
+                Some(Ok(bytes)) => bytes,
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {
+                    return Poll::Ready(Err(Error::new(
+                        Kind::Integrity,
+                        format!(
+                            "blob {} ends after {} of {} bytes",
+                            descriptor.digest, self.at, descriptor.size
+                        ),
+                    )));
+                }
+            };
+        }
+        let wanted = usize::try_from(end - self.at)
+            .unwrap_or(usize::MAX)
+            .min(self.rest.len());
+        let bytes = self.rest.split_to(wanted);
+        self.hasher.update(&bytes);
+        self.at += bytes.len() as u64;
+        let marked = self.marks.last().map_or(0, |(at, _)| *at);
+        if self.at >= marked + MARK_EVERY || (self.at == end && self.at > marked && end < descriptor.size) {
+            self.marks.push((self.at, self.hasher.clone()));
+        }
+        if self.at == descriptor.size {
+            let actual = self.hasher.clone().finish();
+            if actual != descriptor.digest {
+                return Poll::Ready(Err(Error::new(
+                    Kind::Integrity,
+                    format!("blob {} has other bytes: they hash to {actual}", descriptor.digest),
+                )));
+            }
+        }
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+/// The bytes `at..end` of a blob as a request body of known length.
+pub(super) struct UploadBody {
+    cursor: Cursor,
+    reader: u64,
+    at: u64,
+    end: u64,
+    watch: Watch,
+}
+
+impl Body for UploadBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        if this.at == this.end {
+            return Poll::Ready(None);
+        }
+        let mut state = this.cursor.state();
+        if state.reader != this.reader {
+            return Poll::Ready(Some(Err(Error::new(Kind::Cancelled, "the request was given up"))));
+        }
+        loop {
+            let bytes = match state.poll_next(context, &this.cursor.descriptor, this.end) {
+                Poll::Ready(Ok(bytes)) => bytes,
+                Poll::Ready(Err(error)) => {
+                    state.stream = None;
+                    let told = Error::new(error.kind(), error.to_string());
+                    state.error = Some(error);
+                    return Poll::Ready(Some(Err(told)));
+                }
+                Poll::Pending => {
+                    this.watch.waiting(true);
+                    return Poll::Pending;
+                }
+            };
+            this.watch.waiting(false);
+            // The source was opened at a mark before the place where the upload goes on: those bytes were only to be hashed.
+            let behind = state.at.saturating_sub(this.at).min(bytes.len() as u64);
+            let bytes = bytes.slice(bytes.len() - behind as usize..);
+            if bytes.is_empty() {
+                continue;
+            }
+            this.at += bytes.len() as u64;
+            this.watch.sent(bytes.len() as u64);
+            if this.at == this.end {
+                this.watch.out();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.at == self.end
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.end - self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::BoxFuture;
+
+    struct Memory(Bytes, Mutex<Vec<u64>>);
+
+    impl BlobSource for Memory {
+        fn open<'a>(&'a self, _: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
+            self.1.lock().unwrap().push(offset);
+            let rest = self.0.slice(offset as usize..);
+            let pieces: Vec<_> = rest
+                .chunks(1 << 20)
+                .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+                .collect();
+            Box::pin(async move { Ok(futures_util::stream::iter(pieces).boxed()) })
+        }
+    }
+
+    async fn read(mut body: UploadBody) -> Result<Vec<u8>, (usize, Error)> {
+        let mut all = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            match frame {
+                Ok(frame) => all.extend_from_slice(&frame.into_data().unwrap()),
+                Err(error) => return Err((all.len(), error)),
+            }
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn goes_on_from_a_mark() {
+        let bytes: Bytes = (0..20u32 << 18).flat_map(u32::to_le_bytes).collect::<Vec<_>>().into();
+        let descriptor = Descriptor::of("x", &bytes);
+        let source = Memory(bytes.clone(), Mutex::default());
+        let cursor = Cursor::new(&descriptor);
+        let watch = Watch::default();
+        let first = read(cursor.body(&source, 0, 10 << 20, &watch).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(first, bytes[..10 << 20]);
+        let next = read(cursor.body(&source, 10 << 20, descriptor.size, &watch).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(next, bytes[10 << 20..], "the same stream goes on");
+        let again = read(cursor.body(&source, 9 << 20, descriptor.size, &watch).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(again, bytes[9 << 20..]);
+        assert_eq!(*source.1.lock().unwrap(), [0, 8 << 20]);
+    }
+
+    #[tokio::test]
+    async fn the_last_bytes_of_a_wrong_blob_stay_here() {
+        let bytes = Bytes::from(vec![7; 3 << 20]);
+        let descriptor = Descriptor::of("x", &bytes);
+        let mut edited = bytes.to_vec();
+        edited[5] = 8;
+        let source = Memory(edited.into(), Mutex::default());
+        let cursor = Cursor::new(&descriptor);
+        let body = cursor
+            .body(&source, 0, descriptor.size, &Watch::default())
+            .await
+            .unwrap();
+        let (sent, error) = read(body).await.unwrap_err();
+        assert!(sent < bytes.len());
+        assert_eq!(error.kind(), Kind::Integrity);
+        assert_eq!(cursor.failed().unwrap().kind(), Kind::Integrity);
+        let short = Memory(bytes.slice(..100), Mutex::default());
+        let body = cursor
+            .body(&short, 0, descriptor.size, &Watch::default())
+            .await
+            .unwrap();
+        assert_eq!(read(body).await.unwrap_err().1.kind(), Kind::Integrity);
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_body_reads_no_more() {
+        let bytes = Bytes::from_static(b"hello");
+        let descriptor = Descriptor::of("x", &bytes);
+        let source = Memory(bytes, Mutex::default());
+        let cursor = Cursor::new(&descriptor);
+        let old = cursor.body(&source, 0, 5, &Watch::default()).await.unwrap();
+        let new = cursor.body(&source, 0, 5, &Watch::default()).await.unwrap();
+        assert_eq!(read(old).await.unwrap_err().1.kind(), Kind::Cancelled);
+        assert_eq!(read(new).await.unwrap(), b"hello");
+    }
+}

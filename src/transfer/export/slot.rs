@@ -1,0 +1,213 @@
+//! One blob on its way into its place: who writes which part of it, and how far it is hashed.
+//!
+//! A blob is hashed from front to back. Usually one task fetches all of it and hashes what it writes. When connections are
+//! idle, the rest of a large blob is handed out in parts; then whoever holds the hasher catches up over parts that others have
+//! finished, by reading them back while they are still in the page cache.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::bundle::plan;
+use crate::bundle::ranges::Ranges;
+use crate::image::digest::Hasher;
+
+/// A part of a blob that is handed to another connection. Large enough that a request more does not matter, small enough that
+/// what is hashed later is still in memory.
+pub(super) const PART: u64 = 32 << 20;
+
+/// The state of one slot.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Its number in the plan.
+    pub(super) number: usize,
+    /// Its place in the plan.
+    pub(super) place: plan::Slot,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Bytes that are written, hashed or not.
+    pub(super) written: Ranges,
+    /// Bytes that are hashed: always the first ones.
+    pub(super) hashed: u64,
+    /// The hasher, unless somebody is using it.
+    pub(super) hasher: Option<Hasher>,
+    /// Parts that nobody has taken.
+    pub(super) pending: Vec<Range<u64>>,
+    /// Where the parts that tasks are working on are and end.
+    pub(super) active: Vec<Active>,
+    /// Whether the registry has served a part of this blob.
+    pub(super) ranges_proved: bool,
+    /// Whether the registry has refused to.
+    pub(super) ranges_refused: bool,
+    /// Whether some of the bytes come from an earlier run or another file, so that a wrong digest is no registry's fault.
+    pub(super) inherited: bool,
+    /// Whether somebody is finding that out.
+    pub(super) probing: bool,
+    /// How often the whole blob turned out wrong.
+    pub(super) wrong: u32,
+    /// Whether it was given up.
+    pub(super) failed: bool,
+}
+
+/// A part that a task is working on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Active {
+    start: u64,
+    pub(super) at: u64,
+    pub(super) end: u64,
+    id: u64,
+}
+
+impl Slot {
+    pub(super) fn new(number: usize, place: plan::Slot, written: Ranges) -> Self {
+        let inherited = !written.is_empty();
+        let size = place.blob.size;
+        let mut pending = written.gaps(size);
+        if pending.is_empty() {
+            // All is there, or there is nothing to fetch: a task must still hash it and say that it is done.
+            pending.push(size..size);
+        }
+        pending.reverse();
+        let hasher = Some(place.blob.digest.hasher());
+        Self {
+            number,
+            place,
+            state: Mutex::new(State {
+                written,
+                hashed: 0,
+                hasher,
+                pending,
+                active: Vec::new(),
+                ranges_proved: false,
+                ranges_refused: false,
+                inherited,
+                probing: false,
+                wrong: 0,
+                failed: false,
+            }),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.place.blob.size
+    }
+}
+
+impl State {
+    /// Takes the first part that nobody has.
+    pub(super) fn take(&mut self, id: u64) -> Option<Range<u64>> {
+        let part = self.pending.pop()?;
+        self.active.push(Active {
+            start: part.start,
+            at: part.start,
+            end: part.end,
+            id,
+        });
+        Some(part)
+    }
+
+    /// Cuts a part out of what one task still has before it, if that is worth a connection of its own.
+    ///
+    /// The task keeps at least one [`PART`]; what follows becomes parts that anybody can take.
+    pub(super) fn split(&mut self) -> bool {
+        if self.ranges_refused {
+            return false;
+        }
+        let Some(largest) = self.active.iter_mut().max_by_key(|a| a.end - a.at) else {
+            return false;
+        };
+        let mut start = largest.at + PART;
+        if start + PART / 4 >= largest.end {
+            return false;
+        }
+        let end = largest.end;
+        largest.end = start;
+        let mut parts = Vec::new();
+        while start < end {
+            let mut stop = (start + PART).min(end);
+            if end - stop < PART / 4 {
+                stop = end;
+            }
+            parts.push(start..stop);
+            start = stop;
+        }
+        self.pending.extend(parts);
+        self.pending.sort_by_key(|part| std::cmp::Reverse(part.start));
+        true
+    }
+
+    /// Moves a task's mark, and says where its part ends by now.
+    pub(super) fn advance(&mut self, id: u64, at: u64) -> u64 {
+        match self.active.iter_mut().find(|a| a.id == id) {
+            Some(active) => {
+                active.at = at;
+                active.end
+            }
+            None => at,
+        }
+    }
+
+    /// Where a task's part ends by now.
+    pub(super) fn end_of(&self, id: u64) -> Option<u64> {
+        self.active.iter().find(|a| a.id == id).map(|a| a.end)
+    }
+
+    /// A task is through with its part, well or badly; what it did not get to is open again.
+    pub(super) fn release(&mut self, id: u64) {
+        if let Some(at) = self.active.iter().position(|a| a.id == id) {
+            let active = self.active.swap_remove(at);
+            if active.at < active.end {
+                self.pending.push(active.at..active.end);
+                self.pending.sort_by_key(|part| std::cmp::Reverse(part.start));
+            }
+        }
+    }
+
+    /// Joins all open parts of a registry that serves no ranges into one per gap, for one task to read in order.
+    pub(super) fn join(&mut self, size: u64) {
+        self.ranges_refused = true;
+        let mut covered = self.written.clone();
+        for active in &self.active {
+            covered.insert(active.start..active.end);
+        }
+        self.pending = covered.gaps(size);
+        self.pending.reverse();
+    }
+
+    /// Gives the hasher to a task whose part starts where hashing stands.
+    pub(super) fn lend(&mut self, start: u64) -> Option<Hasher> {
+        if self.hashed == start { self.hasher.take() } else { None }
+    }
+
+    /// Takes the hasher back; all bytes before `hashed` went through it.
+    pub(super) fn give_back(&mut self, hasher: Hasher, hashed: u64) {
+        self.hasher = Some(hasher);
+        self.hashed = hashed;
+    }
+
+    /// The first byte that is absent, or being fetched at this moment.
+    pub(super) fn first_absent(&self) -> Option<u64> {
+        let pending = self.pending.iter().map(|part| part.start);
+        self.active.iter().map(|a| a.at).chain(pending).min()
+    }
+
+    /// A task takes its part back unread, because it cannot be had as a part.
+    pub(super) fn abandon(&mut self, id: u64) {
+        self.active.retain(|a| a.id != id);
+    }
+
+    /// Forgets every byte.
+    pub(super) fn reset(&mut self, hasher: Hasher, size: u64) {
+        self.written = Ranges::default();
+        self.hashed = 0;
+        self.hasher = Some(hasher);
+        self.pending = vec![0..size];
+        self.inherited = false;
+    }
+}

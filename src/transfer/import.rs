@@ -1,0 +1,248 @@
+//! Import: from bundles into a registry. Nothing but the bundles and the destination is contacted.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use globset::GlobBuilder;
+
+use super::push::place;
+use super::push::report::{ImageReport, PushReport};
+use super::push::{Origin, PushRequest, Slot, push_all};
+use super::refilter::refilter;
+use crate::bundle::read::{Bundle, BundledImage};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::platform::PlatformFilter;
+use crate::image::reference::Reference;
+use crate::image::tree::ImageTree;
+use crate::progress::Progress;
+use crate::registry::{BlobSource, BlobStream, Registries};
+
+/// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
+const PIECE: usize = 256 << 10;
+
+/// How many lines of a list an error message has at most.
+const LISTED: usize = 10;
+
+/// Which images of a bundle are imported, and how much of them.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Patterns (`*`, `?`, `[…]`, `{a,b}`) on references; an image is taken if one of them fits. None means all images.
+    /// A pattern is held against the whole reference, and against the forms that a user may type for it: without
+    /// `docker.io/` and `library/`, without tag and digest.
+    pub only: Vec<String>,
+    /// Platforms, of those that are in the bundle.
+    pub platforms: Option<PlatformFilter>,
+}
+
+/// Pushes the images of a bundle to a registry.
+///
+/// # Errors
+/// If nothing was sent at all: the selection fits nothing, names collide, the bundle does not hold what its images name,
+/// the registry cannot be reached. What goes wrong with one image stands in the report.
+pub async fn import(
+    bundle: Arc<Bundle>,
+    select: Selection,
+    request: PushRequest,
+    registries: &Registries,
+    progress: Progress,
+) -> Result<PushReport> {
+    for warning in bundle.warnings() {
+        progress.warn(warning.clone());
+    }
+    for missing in bundle.missing() {
+        progress.warn(format!(
+            "`{}` is missing from the bundle: {}",
+            missing.reference, missing.reason
+        ));
+    }
+    let names: Vec<&Reference> = bundle.images().iter().map(|image| &image.name).collect();
+    let chosen = choose(&names, &select.only)?;
+    let images = bundle.images().iter().zip(chosen).filter(|(_, chosen)| *chosen);
+    let images = images.map(|(image, _)| image.clone()).collect();
+    let trees = read(bundle.clone(), images).await?;
+    let origin: Arc<dyn Origin> = Arc::new(BundleBlobs(bundle.clone()));
+
+    let mut slots = Vec::new();
+    let mut items = Vec::new();
+    for (image, mut tree) in trees {
+        if let Some(filter) = &select.platforms {
+            tree = match refilter(tree, filter) {
+                Ok(tree) => tree,
+                Err(error) => {
+                    slots.push(Slot::Failed(ImageReport::unresolved(&image.name, &error)));
+                    continue;
+                }
+            };
+        }
+        slots.push(Slot::Item(tree.source.to_string()));
+        items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
+    }
+    place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
+    let mut report = push_all(items, slots, &request, registries, &progress).await?;
+    report.missing = bundle.missing().to_vec();
+    Ok(report)
+}
+
+/// Which of the images the patterns mean.
+fn choose(names: &[&Reference], patterns: &[String]) -> Result<Vec<bool>> {
+    if names.is_empty() {
+        return Err(Error::new(Kind::NotFound, "the bundle holds no image"));
+    }
+    if patterns.is_empty() {
+        return Ok(vec![true; names.len()]);
+    }
+    let forms: Vec<Vec<String>> = names.iter().map(|name| forms(name)).collect();
+    let mut chosen = vec![false; names.len()];
+    for pattern in patterns {
+        let shown = pattern.escape_debug();
+        let matcher = GlobBuilder::new(pattern)
+            .build()
+            .map_err(|e| Error::new(Kind::Usage, format!("invalid pattern `{shown}`")).with_source(e))?
+            .compile_matcher();
+        let fits: Vec<bool> = forms
+            .iter()
+            .map(|f| f.iter().any(|form| matcher.is_match(form)))
+            .collect();
+        if !fits.contains(&true) {
+            let mut known: Vec<String> = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect();
+            if names.len() > LISTED {
+                known.push(format!("{} more", names.len() - LISTED));
+            }
+            return Err(
+                Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
+                    .with_hint(format!("it holds {}", known.join(", "))),
+            );
+        }
+        chosen.iter_mut().zip(fits).for_each(|(chosen, fits)| *chosen |= fits);
+    }
+    Ok(chosen)
+}
+
+/// Everything that a user may type for a reference.
+fn forms(name: &Reference) -> Vec<String> {
+    let full = name.to_string();
+    let bare = name.name();
+    let tagged = name.tag().map(|tag| format!("{bare}:{tag}"));
+    let mut forms = Vec::new();
+    for form in [Some(full), tagged, Some(bare)].into_iter().flatten() {
+        let short = form.strip_prefix("docker.io/").map(str::to_owned);
+        let shorter = form.strip_prefix("docker.io/library/").map(str::to_owned);
+        forms.extend([Some(form), short, shorter].into_iter().flatten());
+    }
+    forms
+}
+
+/// Reads the manifests of the images and checks that all that they name is there.
+///
+/// # Errors
+/// If one of the images is not whole: a bundle that is found wrong is not used at all.
+async fn read(bundle: Arc<Bundle>, images: Vec<BundledImage>) -> Result<Vec<(BundledImage, ImageTree)>> {
+    let work = move || {
+        let mut trees = Vec::new();
+        let mut faults: Vec<Error> = Vec::new();
+        for image in images {
+            match bundle.tree(&image) {
+                Ok(tree) => trees.push((image, tree)),
+                Err(error) => faults.push(error.context(format!("`{}`", image.name))),
+            }
+        }
+        (trees, faults)
+    };
+    let (trees, mut faults) = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(Kind::Io, "reading the bundle ended early").with_source(e))?;
+    let hint = "get the bundle again; `--only` imports images that are whole";
+    match faults.len() {
+        0 => Ok(trees),
+        1 => {
+            let fault = faults.remove(0);
+            Err(if fault.hint().is_some() {
+                fault
+            } else {
+                fault.with_hint(hint)
+            })
+        }
+        n => {
+            let mut text = format!("{n} images of the bundle are not whole");
+            for fault in faults.iter().take(LISTED) {
+                text.push_str("\n  ");
+                text.push_str(&fault.full());
+            }
+            if n > LISTED {
+                text.push_str(&format!("\n  and {} more", n - LISTED));
+            }
+            Err(Error::new(faults[0].kind(), text).with_hint(hint))
+        }
+    }
+}
+
+/// The blobs of a bundle.
+struct BundleBlobs(Arc<Bundle>);
+
+impl BlobSource for BundleBlobs {
+    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
+        let (bundle, digest) = (self.0.clone(), descriptor.digest.clone());
+        let pieces = stream::try_unfold((offset, BytesMut::new()), move |(at, mut buffer)| {
+            let piece = read_piece(&bundle, &digest, at, &mut buffer);
+            async move { Ok(piece?.map(|piece| (piece.clone(), (at + piece.len() as u64, buffer)))) }
+        });
+        Box::pin(async move { Ok(pieces.boxed()) })
+    }
+}
+
+/// The next bytes of a blob, read where they are asked for: a hand-over to another thread costs more than the read.
+fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, buffer: &mut BytesMut) -> Result<Option<Bytes>> {
+    // Takes the former piece's memory back if the connection is through with it.
+    buffer.resize(PIECE, 0);
+    let length = bundle.read_at(digest, at, buffer)?;
+    Ok((length > 0).then(|| buffer.split_to(length.min(PIECE)).freeze()))
+}
+
+impl Origin for BundleBlobs {
+    fn describe(&self, digest: &Digest) -> String {
+        self.0.describe(digest)
+    }
+
+    fn elsewhere(&self, _digest: &Digest) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit_what_a_user_types() {
+        let names: Vec<Reference> = ["hello-world", "golang:alpine", "quay.io/a/golang:1", "b/c"]
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect();
+        let names: Vec<&Reference> = names.iter().collect();
+        let chosen = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+            match choose(&names, &patterns) {
+                Ok(chosen) => {
+                    let chosen = names.iter().zip(chosen).filter(|(_, chosen)| *chosen);
+                    chosen.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(" ")
+                }
+                Err(error) => error.full(),
+            }
+        };
+        assert_eq!(chosen(&["hello-world"]), "docker.io/library/hello-world:latest");
+        assert_eq!(chosen(&["golang:*"]), "docker.io/library/golang:alpine");
+        assert_eq!(
+            chosen(&["*golang:*"]),
+            "docker.io/library/golang:alpine quay.io/a/golang:1"
+        );
+        assert_eq!(chosen(&["quay.io/*", "b/c"]), "quay.io/a/golang:1 docker.io/b/c:latest");
+        assert_eq!(chosen(&[]).split(' ').count(), 4);
+        assert_eq!(chosen(&["b/c", "nothing"]), "no image of the bundle fits `nothing`");
+        assert!(chosen(&["["]).starts_with("invalid pattern"));
+    }
+}

@@ -1,0 +1,166 @@
+//! One blob into one repository.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+
+use super::Origin;
+use super::queue::{Fault, Placed};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::progress::{Event, Progress};
+use crate::registry::{BlobSource, BlobStream, Presence, Pushed, Registry};
+
+/// Tells that a blob is in place. Its bytes are `counted` if it was sent; if it was there, they count now.
+pub(crate) fn done(progress: &Progress, descriptor: &Descriptor, counted: bool) {
+    if !counted {
+        let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
+        progress.emit(Event::Bytes(size));
+    }
+    progress.emit(Event::BlobDone {
+        digest: descriptor.digest.to_string(),
+        size: descriptor.size,
+    });
+}
+
+/// How a blob gets into a repository.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    /// Another repository of the registry that has it.
+    pub(crate) mount_from: Option<&'a str>,
+    /// Whether the registry is asked first if it is there.
+    pub(crate) ask: bool,
+    /// Whether its bytes are not part of the plan, should they have to be sent.
+    pub(crate) extra: bool,
+}
+
+/// Puts a blob into a repository.
+///
+/// # Errors
+/// Those of the registry and of the origin; one of the origin, or bytes that are not those of the digest, name the place
+/// where the blob stands.
+pub(crate) async fn place(
+    registry: &Registry,
+    repository: &str,
+    descriptor: &Descriptor,
+    origin: &Arc<dyn Origin>,
+    way: Way<'_>,
+    progress: &Progress,
+) -> Result<Placed, (Error, Fault)> {
+    let here = |e: Error| (e, Fault::Here);
+    if way.ask && registry.head_blob(repository, descriptor).await.map_err(here)? == Presence::Present(()) {
+        return Ok(Placed::Present);
+    }
+    let metered = Metered::new(origin.clone(), progress.clone(), way.extra);
+    loop {
+        match registry
+            .push_blob(repository, descriptor, &metered, way.mount_from)
+            .await
+        {
+            Ok(Pushed::Mounted) => {
+                metered.settle(0);
+                return Ok(Placed::Mounted);
+            }
+            Ok(Pushed::Uploaded) => {
+                metered.settle(descriptor.size);
+                return Ok(Placed::Uploaded);
+            }
+            Err(error) => {
+                metered.settle(0);
+                let wrong = error.kind() == Kind::Integrity;
+                if !wrong && !metered.failed() {
+                    return Err((error, Fault::Here));
+                }
+                if wrong && origin.elsewhere(&descriptor.digest) {
+                    progress.note(format!("{}; trying another source", error.full()));
+                    continue;
+                }
+                let error = error.context(origin.describe(&descriptor.digest));
+                return Err((error, Fault::Source));
+            }
+        }
+    }
+}
+
+/// Tells how many bytes of a blob were read, and remembers whether reading failed.
+struct Metered {
+    origin: Arc<dyn Origin>,
+    meter: Arc<Meter>,
+}
+
+struct Meter {
+    progress: Progress,
+    /// Whether reading it has still to be told, since it is not part of the plan.
+    unexpected: AtomicBool,
+    position: AtomicU64,
+    failed: AtomicBool,
+}
+
+impl Metered {
+    fn new(origin: Arc<dyn Origin>, progress: Progress, extra: bool) -> Self {
+        let meter = Meter {
+            progress,
+            unexpected: AtomicBool::new(extra),
+            position: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        };
+        Self {
+            origin,
+            meter: Arc::new(meter),
+        }
+    }
+
+    /// Whether the last attempt failed for want of bytes rather than because of the registry.
+    fn failed(&self) -> bool {
+        self.meter.failed.load(Ordering::Relaxed)
+    }
+
+    /// Corrects what was told to this many bytes.
+    fn settle(&self, position: u64) {
+        self.meter.seek(position);
+    }
+}
+
+impl Meter {
+    fn seek(&self, position: u64) {
+        let before = self.position.swap(position, Ordering::Relaxed);
+        let moved = i64::try_from(position).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
+        if moved != 0 {
+            self.progress.emit(Event::Bytes(moved));
+        }
+    }
+
+    fn pass(&self, item: Result<Bytes>) -> Result<Bytes> {
+        match &item {
+            Ok(bytes) => {
+                self.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.progress.emit(Event::Bytes(bytes.len() as i64));
+            }
+            Err(_) => self.failed.store(true, Ordering::Relaxed),
+        }
+        item
+    }
+}
+
+impl BlobSource for Metered {
+    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
+        Box::pin(async move {
+            if self.meter.unexpected.swap(false, Ordering::Relaxed) {
+                self.meter.progress.emit(Event::Grown {
+                    blobs: 1,
+                    bytes: descriptor.size,
+                });
+            }
+            self.meter.failed.store(false, Ordering::Relaxed);
+            self.meter.seek(offset);
+            let stream = self.origin.open(descriptor, offset).await.inspect_err(|_| {
+                self.meter.failed.store(true, Ordering::Relaxed);
+            })?;
+            let meter = self.meter.clone();
+            Ok(stream.map(move |item| meter.pass(item)).boxed())
+        })
+    }
+}

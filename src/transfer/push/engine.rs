@@ -1,0 +1,418 @@
+//! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
+
+use std::collections::{HashMap, VecDeque};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
+
+use super::blob::{self, Way};
+use super::landing::{Landed, Landing, Written};
+use super::queue::{Demand, Fault, Job, Placed, Queue};
+use super::report::{Failure, Form, ImageReport, Outcome};
+use super::tag::{self, Verdict};
+use super::{PushItem, PushRequest};
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::reference::Target;
+use crate::progress::{Event, Progress};
+use crate::registry::{Presence, Registry};
+
+/// Pushes images to one registry; their names are known not to collide. One report per image, in the same order.
+///
+/// # Errors
+/// Only if the registry cannot be reached at all: what goes wrong with an image stands in its report.
+pub(crate) async fn push(
+    items: Vec<PushItem>,
+    request: &PushRequest,
+    registry: &Registry,
+    progress: &Progress,
+) -> Result<Vec<ImageReport>> {
+    let verdicts = verdicts(&items, request, registry).await?;
+    let mut engine = Engine::new(items, verdicts, request, registry, progress);
+    engine.run().await;
+    Ok(engine.images.into_iter().map(|image| image.report).collect())
+}
+
+/// Asks for every tag, the first one alone: it finds out whether there is a registry at all, and brings the token that
+/// the others use.
+async fn verdicts(items: &[PushItem], request: &PushRequest, registry: &Registry) -> Result<Vec<Result<Verdict>>> {
+    let ask = |item: PushItem| async move {
+        let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
+        let held = tag::held(registry, item.destination.repository(), &tag).await?;
+        tag::judge(&item.tree, &item.destination, held, request.on_existing)
+    };
+    let mut rest = items.iter();
+    let Some(first) = rest.next() else {
+        return Ok(Vec::new());
+    };
+    let mut verdicts = vec![ask(first.clone()).await];
+    if let Some(Err(_)) = verdicts
+        .first()
+        .filter(|v| matches!(v, Err(e) if e.kind() == Kind::Network))
+    {
+        return Err(verdicts
+            .remove(0)
+            .err()
+            .unwrap_or_else(|| Error::new(Kind::Network, "no answer")));
+    }
+    verdicts.extend(
+        stream::iter(rest.cloned())
+            .map(ask)
+            .buffered(request.jobs.max(1))
+            .collect::<Vec<_>>()
+            .await,
+    );
+    Ok(verdicts)
+}
+
+struct Image {
+    item: PushItem,
+    repository: usize,
+    before: Option<Digest>,
+    /// Blobs that are not known to be in place yet.
+    waiting: usize,
+    /// Whether something may still be done for it.
+    alive: bool,
+    report: ImageReport,
+}
+
+/// A repository at the destination. Its manifests are put one after the other: some registries fail on two at a time.
+#[derive(Default)]
+struct Repository {
+    name: String,
+    written: Written,
+    busy: bool,
+    ready: VecDeque<usize>,
+}
+
+enum Done {
+    Blob(Job, Result<Placed, (Error, Fault)>),
+    /// The manifests were put; what remains is to read them back, for which the repository need not wait.
+    Manifests(usize, Box<Landing>, Result<Landed>),
+    Image(usize, Result<Landed>),
+}
+
+struct Engine<'a> {
+    request: &'a PushRequest,
+    registry: &'a Registry,
+    progress: &'a Progress,
+    images: Vec<Image>,
+    repositories: Vec<Repository>,
+    queue: Queue,
+    /// Repositories that have an image ready and are not busy.
+    idle: VecDeque<usize>,
+    stop: bool,
+}
+
+impl<'a> Engine<'a> {
+    fn new(
+        items: Vec<PushItem>,
+        verdicts: Vec<Result<Verdict>>,
+        request: &'a PushRequest,
+        registry: &'a Registry,
+        progress: &'a Progress,
+    ) -> Self {
+        let mut engine = Self {
+            request,
+            registry,
+            progress,
+            images: Vec::with_capacity(items.len()),
+            repositories: Vec::new(),
+            queue: Queue::new(&[]).0,
+            idle: VecDeque::new(),
+            stop: false,
+        };
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        let mut demands = Vec::new();
+        for (number, (item, verdict)) in items.into_iter().zip(verdicts).enumerate() {
+            let name = item.destination.repository().to_owned();
+            let repository = *numbers.entry(name.clone()).or_insert_with(|| {
+                engine.repositories.push(Repository {
+                    name,
+                    ..Repository::default()
+                });
+                engine.repositories.len() - 1
+            });
+            let blobs: Vec<_> = item.tree.blobs().into_iter().map(|b| b.descriptor).collect();
+            let mut image = Image {
+                report: ImageReport::new(&item),
+                item,
+                repository,
+                before: None,
+                waiting: 0,
+                alive: true,
+            };
+            let in_place = image.heed(verdict);
+            if in_place {
+                blobs.iter().for_each(|blob| image.report.counts.skipped.one(blob.size));
+            }
+            if in_place || image.alive {
+                demands.push(Demand {
+                    image: number,
+                    repository,
+                    blobs,
+                    in_place,
+                });
+            }
+            engine.images.push(image);
+        }
+        let (queue, awaited) = Queue::new(&demands);
+        for (number, awaited) in awaited {
+            engine.images[number].waiting = awaited.needs;
+            engine.images[number].report.counts.skipped.plus(awaited.known);
+        }
+        let (blobs, bytes) = queue.size();
+        engine.queue = queue;
+        progress.emit(Event::Planned {
+            blobs,
+            bytes,
+            present: 0,
+        });
+        engine.stop = request.fail_fast && engine.images.iter().any(|image| image.report.error.is_some());
+        engine
+    }
+
+    async fn run(&mut self) {
+        for number in 0..self.images.len() {
+            let image = &self.images[number];
+            if !image.alive {
+                self.tell(number);
+            } else if image.waiting == 0 {
+                self.ready(number);
+            }
+        }
+        let jobs = self.request.jobs.max(1);
+        let mut running: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
+        let (mut blobs, mut landings) = (0, 0);
+        loop {
+            while blobs < jobs && !self.stop {
+                let images = &self.images;
+                let Some(job) = self.queue.next(|number| images[number].alive) else {
+                    break;
+                };
+                running.push(self.start(job));
+                blobs += 1;
+            }
+            while landings < jobs && !self.stop {
+                let Some(landing) = self.land() else { break };
+                running.push(landing);
+                landings += 1;
+            }
+            if self.stop {
+                // What is in flight is dropped: nothing of it is reachable by a tag yet, or it is complete.
+                break;
+            }
+            match running.next().await {
+                None => break,
+                Some(Done::Blob(job, outcome)) => {
+                    blobs -= 1;
+                    self.blob_done(job, outcome);
+                }
+                Some(Done::Manifests(number, landing, outcome)) => {
+                    self.release(number);
+                    running.push(Box::pin(async move {
+                        let checked = match outcome {
+                            Ok(landed) => landing.read_back(landed).await,
+                            Err(error) => Err(error),
+                        };
+                        Done::Image(number, checked)
+                    }));
+                }
+                Some(Done::Image(number, outcome)) => {
+                    landings -= 1;
+                    self.image_done(number, outcome);
+                }
+            }
+        }
+        for number in 0..self.images.len() {
+            if self.images[number].alive {
+                let error = Error::new(Kind::Cancelled, "not pushed, since another image failed before it");
+                self.fail(number, &(&error).into());
+            }
+        }
+    }
+
+    /// Starts what the queue wants next.
+    fn start(&mut self, job: Job) -> BoxFuture<'a, Done> {
+        let repository = self.repositories[job.need.repository].name.clone();
+        let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
+        let origin = self.images[job.need.images[0]].item.blobs.clone();
+        let (registry, progress) = (self.registry, self.progress);
+        let dry_run = self.request.dry_run;
+        Box::pin(async move {
+            let outcome = if dry_run {
+                foresee(registry, &repository, &job).await
+            } else {
+                let way = Way {
+                    mount_from: from.as_deref(),
+                    ask: job.ask,
+                    extra: from.is_some(),
+                };
+                blob::place(registry, &repository, &job.descriptor, &origin, way, progress).await
+            };
+            Done::Blob(job, outcome)
+        })
+    }
+
+    fn blob_done(&mut self, job: Job, outcome: Result<Placed, (Error, Fault)>) {
+        let size = job.descriptor.size;
+        let placed = match outcome {
+            Ok(placed) => placed,
+            Err((error, fault)) => {
+                let failure = Failure::from(&error);
+                let lost = self.queue.failed(&job, fault);
+                for &number in job.need.images.iter().chain(&lost) {
+                    self.fail(number, &failure);
+                }
+                return;
+            }
+        };
+        self.queue.placed(&job, placed);
+        if job.mount_from.is_none() || (placed == Placed::Uploaded && !self.request.dry_run) {
+            let counted = placed == Placed::Uploaded && !self.request.dry_run;
+            blob::done(self.progress, &job.descriptor, counted);
+        }
+        for (i, &number) in job.need.images.iter().enumerate() {
+            let image = &mut self.images[number];
+            let counts = &mut image.report.counts;
+            match placed {
+                Placed::Uploaded if i == 0 => counts.uploaded.one(size),
+                Placed::Mounted if i == 0 => counts.mounted.one(size),
+                _ => counts.skipped.one(size),
+            }
+            image.waiting -= 1;
+            if image.waiting == 0 && image.alive {
+                self.ready(number);
+            }
+        }
+    }
+
+    /// All blobs of an image are in place.
+    fn ready(&mut self, number: usize) {
+        let image = &mut self.images[number];
+        if self.request.dry_run {
+            image.alive = false;
+            image.report.outcome = Outcome::Planned;
+            image.report.replaced = image.before.take();
+            self.tell(number);
+            return;
+        }
+        let repository = &mut self.repositories[image.repository];
+        repository.ready.push_back(number);
+        if !repository.busy && repository.ready.len() == 1 {
+            self.idle.push_back(image.repository);
+        }
+    }
+
+    /// Starts the manifests of an image that is ready in a repository that is not busy.
+    fn land(&mut self) -> Option<BoxFuture<'a, Done>> {
+        let repository = self.idle.pop_front()?;
+        let repository = &mut self.repositories[repository];
+        let number = repository.ready.pop_front()?;
+        repository.busy = true;
+        let image = &self.images[number];
+        let landing = Landing {
+            registry: self.registry.clone(),
+            item: image.item.clone(),
+            before: image.before.clone(),
+            written: repository.written.clone(),
+            pause: self.request.pause,
+            progress: self.progress.clone(),
+        };
+        Some(Box::pin(async move {
+            let outcome = landing.put_all().await;
+            Done::Manifests(number, Box::new(landing), outcome)
+        }))
+    }
+
+    /// The repository of an image may take the manifests of the next one.
+    fn release(&mut self, number: usize) {
+        let place = self.images[number].repository;
+        let repository = &mut self.repositories[place];
+        repository.busy = false;
+        if !repository.ready.is_empty() {
+            self.idle.push_back(place);
+        }
+    }
+
+    fn image_done(&mut self, number: usize, outcome: Result<Landed>) {
+        let image = &mut self.images[number];
+        match outcome {
+            Err(error) => self.fail(number, &(&error).into()),
+            Ok(landed) => {
+                image.alive = false;
+                let report = &mut image.report;
+                report.outcome = Outcome::Pushed;
+                report.pinned_digest_missing = landed.form == Form::Fallback;
+                report.index = Some(landed.form);
+                report.replaced = image.before.take().filter(|before| *before != landed.digest);
+                report.pushed = Some(landed.digest);
+                report.counts.add(&landed.repaired);
+                report.warnings.extend(landed.warnings);
+                self.tell(number);
+            }
+        }
+    }
+
+    fn fail(&mut self, number: usize, failure: &Failure) {
+        let image = &mut self.images[number];
+        if image.alive {
+            image.alive = false;
+            image.report.outcome = Outcome::Failed;
+            image.report.error = Some(failure.clone());
+            self.stop |= self.request.fail_fast;
+        }
+    }
+
+    /// Tells that an image is over; its warnings stand in the report.
+    fn tell(&mut self, number: usize) {
+        let report = &self.images[number].report;
+        match (&report.destination, &report.pushed, &report.error) {
+            (Some(reference), Some(digest), None) => self.progress.emit(Event::ImageDone {
+                reference: reference.clone(),
+                digest: digest.to_string(),
+            }),
+            _ => {}
+        }
+    }
+}
+
+impl Image {
+    /// Takes note of what is to be done. Returns whether its blobs are known to be in place.
+    fn heed(&mut self, verdict: Result<Verdict>) -> bool {
+        match verdict {
+            Ok(Verdict::Done) => {
+                self.alive = false;
+                self.report.outcome = Outcome::Unchanged;
+                return true;
+            }
+            Ok(Verdict::LeaveAlone(other)) => {
+                self.alive = false;
+                self.report.outcome = Outcome::LeftAlone;
+                self.report.pushed = Some(other);
+            }
+            Ok(Verdict::Push(before)) => self.before = before,
+            Ok(Verdict::PushManifests(before)) => {
+                self.before = Some(before);
+                return true;
+            }
+            Err(error) => {
+                self.alive = false;
+                self.report.error = Some((&error).into());
+            }
+        }
+        false
+    }
+}
+
+/// What would become of a blob. A mount is taken for granted, since it cannot be tried without doing it.
+async fn foresee(registry: &Registry, repository: &str, job: &Job) -> Result<Placed, (Error, Fault)> {
+    if job.mount_from.is_some() {
+        return Ok(Placed::Mounted);
+    }
+    match registry.head_blob(repository, &job.descriptor).await {
+        Ok(Presence::Present(())) => Ok(Placed::Present),
+        Ok(_) => Ok(Placed::Uploaded),
+        Err(error) => Err((error, Fault::Here)),
+    }
+}

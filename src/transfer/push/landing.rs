@@ -1,0 +1,353 @@
+//! The manifests of one image, once its blobs are in place: children, then the root under its tag, then the proof that
+//! the registry really has them.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, try_join};
+
+use super::PushItem;
+use super::blob::{self, Way};
+use super::queue::Placed;
+use super::report::{Counts, Form};
+use super::tag::{Held, held};
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::{RawManifest, View};
+use crate::image::reference::Target;
+use crate::image::tree::{Choice, Variant};
+use crate::progress::Progress;
+use crate::registry::{Presence, Refusal, Registry};
+
+/// How often a manifest is offered again after the registry missed something below it, and how often it is asked for what
+/// it has just accepted: some registries need a moment to see their own uploads.
+const ATTEMPTS: u32 = 5;
+
+/// No pause is longer than this many times the first one.
+const LONGEST: u32 = 16;
+
+/// The manifests that this run has put into one repository.
+pub(crate) type Written = Arc<Mutex<HashSet<Digest>>>;
+
+/// An image that is ready for its manifests.
+pub(crate) struct Landing {
+    pub(crate) registry: Registry,
+    pub(crate) item: PushItem,
+    /// What the tag held before.
+    pub(crate) before: Option<Digest>,
+    pub(crate) written: Written,
+    pub(crate) pause: Duration,
+    pub(crate) progress: Progress,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) struct Landed {
+    pub(crate) digest: Digest,
+    pub(crate) form: Form,
+    pub(crate) warnings: Vec<String>,
+    /// Blobs that had to be sent once more.
+    pub(crate) repaired: Counts,
+}
+
+/// What goes wrong with one manifest.
+struct Refused<'a> {
+    manifest: &'a RawManifest,
+    error: &'a Error,
+    attempt: u32,
+}
+
+impl Landing {
+    /// Puts the manifests, and under the tag the variant that was chosen; for a sparse index that the registry refuses,
+    /// the filtered one.
+    ///
+    /// # Errors
+    /// Those of the registry, with the tag's digest where it would not let it be moved.
+    pub(crate) async fn put_all(&self) -> Result<Landed> {
+        let tree = self.item.tree.clone();
+        let mut landed = Landed {
+            digest: tree.pushed().root.digest().clone(),
+            form: tree.choice.into(),
+            warnings: Vec::new(),
+            repaired: Counts::default(),
+        };
+        match (tree.choice, &tree.filtered) {
+            (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut landed).await {
+                Err(error) if refuses_sparse(&error) => {
+                    self.progress.note(format!(
+                        "{}: sparse index refused: {}",
+                        self.item.destination,
+                        error.full()
+                    ));
+                    self.variant(filtered, false, &mut landed).await?;
+                    landed.digest = filtered.root.digest().clone();
+                    landed.form = Form::Fallback;
+                    landed.warnings.push(format!(
+                        "`{}` does not accept an index of which platforms are absent: the pinned digest {} does \
+                             not exist there; the index of the platforms that are carried ({}) is under the tag `{}`",
+                        self.item.destination.host(),
+                        tree.original.root.digest(),
+                        filtered.root.digest(),
+                        self.tag(),
+                    ));
+                }
+                other => other?,
+            },
+            _ => self.variant(tree.pushed(), false, &mut landed).await?,
+        }
+        Ok(landed)
+    }
+
+    fn repository(&self) -> &str {
+        self.item.destination.repository()
+    }
+
+    fn tag(&self) -> &str {
+        self.item.destination.tag().unwrap_or("latest")
+    }
+
+    fn was_written(&self, digest: &Digest) -> bool {
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(digest)
+    }
+
+    async fn variant(&self, variant: &Variant, sparse: bool, landed: &mut Landed) -> Result<()> {
+        for child in &variant.below {
+            // A PUT without asking first: a manifest is no larger than the answer to a GET of it, a PUT of what is there
+            // changes nothing, and asking would make two requests of one wherever the manifest is new.
+            if !self.was_written(child.digest()) {
+                self.put(Target::Digest(child.digest().clone()), child, variant, false, landed)
+                    .await?;
+            }
+        }
+        let target = Target::Tag(self.tag().to_owned());
+        if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
+            self.contested(error, &variant.root).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks after a tag that could not be put: somebody else may have put the same there in the meantime, which is as
+    /// good; else the error says what stands in the way.
+    async fn contested(&self, error: Error, root: &RawManifest) -> Result<()> {
+        if !matches!(error.kind(), Kind::Exists | Kind::Denied) {
+            return Err(error);
+        }
+        let target = Target::Tag(self.tag().to_owned());
+        match held(&self.registry, self.repository(), &target).await {
+            Ok(Held::Digest(digest)) if digest == *root.digest() => Ok(()),
+            Ok(Held::Digest(digest)) => {
+                let message = format!(
+                    "`{}` does not let the tag `{}` be moved, which holds {digest}",
+                    self.item.destination.name(),
+                    self.tag()
+                );
+                Err(Error::new(Kind::Exists, message).with_source(error).with_hint(
+                    "the tag seems to be immutable: delete it there, or leave it alone by `--on-existing skip`",
+                ))
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn put<'a>(
+        &'a self,
+        target: Target,
+        manifest: &'a RawManifest,
+        variant: &'a Variant,
+        sparse: bool,
+        landed: &'a mut Landed,
+    ) -> BoxFuture<'a, Result<()>> {
+        // Boxed, since the repair of an index puts manifests too.
+        Box::pin(async move {
+            let mut attempt = 0;
+            loop {
+                let error = match self.registry.put_manifest(self.repository(), &target, manifest).await {
+                    Ok(()) => {
+                        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+                        written.insert(manifest.digest().clone());
+                        return Ok(());
+                    }
+                    Err(error) => error,
+                };
+                if attempt == ATTEMPTS || !misses_something(&error) || (sparse && !self.misses_ours(variant, &error)) {
+                    return Err(error);
+                }
+                self.progress.note(format!(
+                    "{}: {}; looking after what is below it",
+                    self.item.destination,
+                    error.full()
+                ));
+                self.wait(attempt).await;
+                let refused = Refused {
+                    manifest,
+                    error: &error,
+                    attempt,
+                };
+                if !self.repair(refused, variant, landed).await? && attempt > 0 {
+                    return Err(error);
+                }
+                attempt += 1;
+            }
+        })
+    }
+
+    /// Puts in place again what a registry says is missing below a manifest: what it admits to be missing at once, and
+    /// from the second time on also what it claims to have. `false` if there was nothing to do.
+    async fn repair(&self, refused: Refused<'_>, variant: &Variant, landed: &mut Landed) -> Result<bool> {
+        let named = |digest: &Digest| names(refused.error, digest);
+        let mut done = false;
+        match refused.manifest.view() {
+            View::Index(index) => {
+                for entry in &index.entries {
+                    let digest = &entry.descriptor.digest;
+                    let Some(child) = variant.below.iter().find(|m| m.digest() == digest) else {
+                        continue;
+                    };
+                    let target = Target::Digest(digest.clone());
+                    let missing = matches!(
+                        self.registry.head_manifest(self.repository(), &target).await?,
+                        Presence::Missing
+                    );
+                    if missing || named(digest) || refused.attempt > 0 {
+                        self.put(target, child, variant, false, landed).await?;
+                        done = true;
+                    }
+                }
+            }
+            View::Image(_) | View::Other { .. } => {
+                let carried: HashSet<Digest> = self
+                    .item
+                    .tree
+                    .blobs()
+                    .into_iter()
+                    .map(|b| b.descriptor.digest)
+                    .collect();
+                let mut seen = HashSet::new();
+                for descriptor in refused.manifest.blobs() {
+                    if !carried.contains(&descriptor.digest) || !seen.insert(&descriptor.digest) {
+                        continue;
+                    }
+                    let force = named(&descriptor.digest) || refused.attempt > 0;
+                    let placed = blob::place(
+                        &self.registry,
+                        self.repository(),
+                        descriptor,
+                        &self.item.blobs,
+                        Way {
+                            mount_from: None,
+                            ask: !force,
+                            extra: true,
+                        },
+                        &self.progress,
+                    )
+                    .await
+                    .map_err(|(error, _)| error)?;
+                    if placed != Placed::Present {
+                        landed.repaired.uploaded.one(descriptor.size);
+                        blob::done(&self.progress, descriptor, true);
+                        done = true;
+                    }
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether the registry names something as missing that was pushed, so that the index is not refused for being sparse.
+    fn misses_ours(&self, variant: &Variant, error: &Error) -> bool {
+        variant.below.iter().any(|m| names(error, m.digest()))
+    }
+
+    /// Asks by tag and by digest until both answers are the manifest that was put. Some registries need a moment; a web
+    /// server that says yes to everything is found out here.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] if an answer is none, or another manifest.
+    pub(crate) async fn read_back(&self, mut landed: Landed) -> Result<Landed> {
+        let by_tag = Target::Tag(self.tag().to_owned());
+        let by_digest = Target::Digest(landed.digest.clone());
+        let (by_tag, by_digest) = try_join(
+            self.confirm(&by_tag, &landed.digest),
+            self.confirm(&by_digest, &landed.digest),
+        )
+        .await?;
+        landed.warnings.extend(by_tag.or(by_digest));
+        Ok(landed)
+    }
+
+    /// Waits until a target is this digest. Returns a warning where the registry does not let it be read.
+    async fn confirm(&self, target: &Target, pushed: &Digest) -> Result<Option<String>> {
+        let what = match target {
+            Target::Tag(tag) => format!("the tag `{tag}` of `{}`", self.item.destination.name()),
+            Target::Digest(digest) => format!("{digest} in `{}`", self.item.destination.name()),
+        };
+        let mut attempt = 0;
+        loop {
+            let lag = match held(&self.registry, self.repository(), target).await? {
+                Held::Digest(digest) if digest == *pushed => return Ok(None),
+                // A replica that has not heard yet.
+                Held::Digest(digest) if self.before.as_ref() == Some(&digest) => format!("still holds {digest}"),
+                Held::Digest(digest) => {
+                    return Err(
+                        Error::new(Kind::Server, format!("{what} holds {digest} after {pushed} was pushed"))
+                            .with_hint("the registry altered the manifest, or somebody else pushed at the same time"),
+                    );
+                }
+                Held::Nothing => "is not there".to_owned(),
+                Held::Unsaid(error) if matches!(error.kind(), Kind::Denied | Kind::Unauthorized) => {
+                    return Ok(Some(format!(
+                        "{what} cannot be read back to check it: {}",
+                        error.full()
+                    )));
+                }
+                Held::Unsaid(error) => {
+                    return Err(
+                        Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
+                            .with_source(error)
+                            .with_hint("is this address really that of a registry?"),
+                    );
+                }
+            };
+            if attempt == ATTEMPTS {
+                return Err(Error::new(
+                    Kind::Server,
+                    format!("the registry accepted {pushed}, but {what} {lag}"),
+                ));
+            }
+            self.wait(attempt).await;
+            attempt += 1;
+        }
+    }
+
+    async fn wait(&self, attempt: u32) {
+        tokio::time::sleep(self.pause * (1 << attempt.min(16)).min(LONGEST)).await;
+    }
+}
+
+/// Whether a registry refuses an index for what it is, rather than for who sends it.
+fn refuses_sparse(error: &Error) -> bool {
+    match Refusal::of(error) {
+        Some(refusal) => (400..500).contains(&refusal.status) && !matches!(refusal.status, 401 | 403 | 429),
+        None => matches!(error.kind(), Kind::NotFound | Kind::Unsupported),
+    }
+}
+
+/// Whether a registry refuses a manifest since it does not see something below it. Some say so of an index by
+/// `MANIFEST_INVALID` alone.
+fn misses_something(error: &Error) -> bool {
+    Refusal::of(error).is_some_and(|refusal| {
+        ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"]
+            .iter()
+            .any(|code| refusal.has(code))
+            || (refusal.has("MANIFEST_INVALID") && !refusal.digests.is_empty())
+    })
+}
+
+/// Whether a registry names this as what it misses.
+fn names(error: &Error, digest: &Digest) -> bool {
+    Refusal::of(error).is_some_and(|refusal| refusal.digests.contains(digest))
+}

@@ -1,0 +1,251 @@
+//! What came of a push, for people and for `--report`.
+
+use serde::{Serialize, Serializer};
+
+use super::PushItem;
+use crate::bundle::record::Missing;
+use crate::error::{Error, Kind};
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+use crate::image::tree::{Choice, LeftOut, PlatformRecord};
+
+/// What came of a push.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushReport {
+    /// Whether nothing was changed: then the counts are what would have been done.
+    pub dry_run: bool,
+    /// One entry per image, in the order in which they were given.
+    pub images: Vec<ImageReport>,
+    /// The sums over all images.
+    pub total: Counts,
+    /// Images that the bundles themselves say are missing from them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+}
+
+impl PushReport {
+    pub(crate) fn new(dry_run: bool, images: Vec<ImageReport>) -> Self {
+        let mut total = Counts::default();
+        for image in &images {
+            total.add(&image.counts);
+        }
+        Self {
+            dry_run,
+            images,
+            total,
+            missing: Vec::new(),
+        }
+    }
+
+    /// Whether something that was asked for is not at the destination now: an image, or the digest that one is pinned to.
+    pub fn failed(&self) -> bool {
+        self.images
+            .iter()
+            .any(|image| image.error.is_some() || image.pinned_digest_missing)
+    }
+}
+
+/// What came of one image.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageReport {
+    /// The canonical source reference.
+    pub source: String,
+    /// The name at the destination; nothing where the image did not get that far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The digest that the source has under its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original: Option<Digest>,
+    /// The digest that the destination has under its name, or would have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<Digest>,
+    /// The digest that the tag held before, where it was another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<Digest>,
+    /// In which form the image went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<Form>,
+    /// Whether the image is pinned to a digest that the destination did not accept, so that it does not exist there.
+    pub pinned_digest_missing: bool,
+    /// Whether the manifest was built from an archive that has none, so that its digest is new.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rebuilt: bool,
+    /// Blobs and bytes.
+    pub counts: Counts,
+    /// Platforms that are there.
+    pub kept: Vec<PlatformRecord>,
+    /// Platforms that the original lists and that are not there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<PlatformRecord>,
+    /// Blobs that manifests name and that were not carried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+    /// What the user should know, though the image is there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+impl ImageReport {
+    pub(crate) fn new(item: &PushItem) -> Self {
+        let tree = &item.tree;
+        Self {
+            source: tree.source.to_string(),
+            destination: Some(item.destination.to_string()),
+            outcome: Outcome::Failed,
+            original: Some(tree.original.root.digest().clone()),
+            pushed: Some(tree.pushed().root.digest().clone()),
+            replaced: None,
+            index: Some(tree.choice.into()),
+            pinned_digest_missing: false,
+            rebuilt: item.rebuilt,
+            counts: Counts::default(),
+            kept: tree.kept.clone(),
+            dropped: tree.dropped.clone(),
+            left_out: tree.left_out.clone(),
+            warnings: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// An image that failed before it had a tree.
+    pub(crate) fn unresolved(source: &Reference, error: &Error) -> Self {
+        Self {
+            source: source.to_string(),
+            destination: None,
+            outcome: Outcome::Failed,
+            original: None,
+            pushed: None,
+            replaced: None,
+            index: None,
+            pinned_digest_missing: false,
+            rebuilt: false,
+            counts: Counts::default(),
+            kept: Vec::new(),
+            dropped: Vec::new(),
+            left_out: Vec::new(),
+            warnings: Vec::new(),
+            error: Some(error.into()),
+        }
+    }
+}
+
+/// What came of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// It is there now.
+    Pushed,
+    /// The tag held its digest already.
+    Unchanged,
+    /// The tag holds another digest and was left alone, as asked for.
+    LeftAlone,
+    /// It would have been pushed.
+    Planned,
+    /// It is not there, or not under its name.
+    Failed,
+}
+
+/// In which form an image went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Form {
+    /// The original, with everything that it names.
+    Whole,
+    /// The index without the dropped platforms.
+    Filtered,
+    /// The original index, though dropped platforms are absent.
+    Sparse,
+    /// The filtered index, since the destination refused the sparse one.
+    Fallback,
+}
+
+impl From<Choice> for Form {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            Choice::Whole => Self::Whole,
+            Choice::Filtered => Self::Filtered,
+            Choice::Sparse => Self::Sparse,
+        }
+    }
+}
+
+/// Blobs of an image, each counted once. A blob that two images of one repository share is counted as moved for one of
+/// them and as skipped for the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Blobs whose bytes were sent.
+    pub uploaded: Amount,
+    /// Blobs that the registry took from another of its repositories.
+    pub mounted: Amount,
+    /// Blobs that were in place.
+    pub skipped: Amount,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.uploaded.plus(other.uploaded);
+        self.mounted.plus(other.mounted);
+        self.skipped.plus(other.skipped);
+    }
+}
+
+/// So many blobs of so many bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Amount {
+    /// How many.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// One more blob.
+    pub(crate) fn one(&mut self, size: u64) {
+        self.plus(Self { blobs: 1, bytes: size });
+    }
+
+    pub(crate) fn plus(&mut self, other: Self) {
+        self.blobs += other.blobs;
+        // Sizes are claims of manifests: a sum of absurd ones must not end the program.
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// An error in a report: of the same content as an [`Error`], but several images may share it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// What a caller can do about it.
+    #[serde(serialize_with = "kind_name")]
+    pub kind: Kind,
+    /// What happened, with all causes, on one line.
+    pub message: String,
+    /// What the user can do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            message: error.full(),
+            hint: error.hint().map(str::to_owned),
+        }
+    }
+}
+
+fn kind_name<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    let name = format!("{kind:?}");
+    let (first, rest) = name.split_at(1);
+    serializer.serialize_str(&format!("{}{rest}", first.to_ascii_lowercase()))
+}

@@ -1,0 +1,92 @@
+//! What the destination says about a tag, and what follows from it.
+
+use super::OnExisting;
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::reference::{Reference, Target};
+use crate::image::tree::{Choice, ImageTree};
+use crate::registry::{Presence, Registry};
+
+/// What stands under a name at the destination.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// Nothing.
+    Nothing,
+    /// A manifest of this digest.
+    Digest(Digest),
+    /// The registry would not say, for this reason.
+    Unsaid(Error),
+}
+
+/// Asks by HEAD; by GET only where the answer to that is not enough (some registries refuse HEAD, others leave the digest
+/// out).
+///
+/// # Errors
+/// Those of the connection and of credentials.
+pub(crate) async fn held(registry: &Registry, repository: &str, target: &Target) -> Result<Held> {
+    match registry.head_manifest(repository, target).await? {
+        Presence::Missing => return Ok(Held::Nothing),
+        Presence::Present(head) => {
+            if let Some(digest) = head.digest {
+                return Ok(Held::Digest(digest));
+            }
+        }
+        Presence::Unknown => {}
+    }
+    match registry.manifest(repository, target).await {
+        Ok(manifest) => Ok(Held::Digest(manifest.digest().clone())),
+        Err(error) if error.kind() == Kind::NotFound => Ok(Held::Nothing),
+        Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
+        Err(error) => Ok(Held::Unsaid(error)),
+    }
+}
+
+/// What is to be done about an image.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is there.
+    Done,
+    /// The tag stays as it is, though it holds this.
+    LeaveAlone(Digest),
+    /// It is pushed; the tag holds this now.
+    Push(Option<Digest>),
+    /// It is pushed, and all its blobs are known to be in place: an earlier run put the filtered variant under the tag
+    /// since the registry refused the sparse one, which is worth another try.
+    PushManifests(Digest),
+}
+
+/// Decides by what stands under the tag.
+///
+/// # Errors
+/// [`Kind::Exists`] if the tag holds something else and the user wants that to be an error.
+pub(crate) fn judge(tree: &ImageTree, destination: &Reference, held: Held, on_existing: OnExisting) -> Result<Verdict> {
+    let other = match held {
+        Held::Nothing => return Ok(Verdict::Push(None)),
+        Held::Digest(digest) if digest == *tree.pushed().root.digest() => return Ok(Verdict::Done),
+        Held::Digest(digest) => digest,
+        Held::Unsaid(_) if on_existing == OnExisting::Overwrite => return Ok(Verdict::Push(None)),
+        Held::Unsaid(error) => {
+            return Err(error
+                .context(format!("cannot tell what `{destination}` holds"))
+                .with_hint("`--on-existing overwrite` pushes without knowing"));
+        }
+    };
+    match (&tree.filtered, tree.choice) {
+        (Some(filtered), Choice::Sparse) if other == *filtered.root.digest() => {
+            return Ok(Verdict::PushManifests(other));
+        }
+        _ => {}
+    }
+    match on_existing {
+        OnExisting::Overwrite => Ok(Verdict::Push(Some(other))),
+        OnExisting::Skip => Ok(Verdict::LeaveAlone(other)),
+        OnExisting::Error => Err(Error::new(
+            Kind::Exists,
+            format!(
+                "`{destination}` holds {other} already, and {} was to be pushed",
+                tree.pushed().root.digest()
+            ),
+        )
+        .with_hint("`--on-existing overwrite` moves the tag, `--on-existing skip` leaves it alone")),
+    }
+}

@@ -1,0 +1,167 @@
+//! Fetches manifests and configs, each digest once however many images share it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::{OnceCell, Semaphore};
+
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::{Config, RawManifest};
+use crate::image::media_type::{self, Shape};
+use crate::image::platform::Platform;
+use crate::image::reference::Target;
+use crate::image::tree::{ImageTree, LeftOut};
+use crate::registry::{Presence, Registry};
+
+/// What was fetched, and the right to fetch more.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    /// Bounds requests of all images together, since each image also fetches its children side by side.
+    permits: Semaphore,
+    jobs: usize,
+    manifests: Mutex<HashMap<Digest, Arc<OnceCell<Arc<RawManifest>>>>>,
+    configs: Mutex<HashMap<Digest, Arc<OnceCell<Bytes>>>>,
+}
+
+impl Fetcher {
+    /// A fetcher that keeps `jobs` requests in flight.
+    pub(super) fn new(jobs: usize) -> Self {
+        Self {
+            permits: Semaphore::new(jobs.max(1)),
+            jobs: jobs.max(1),
+            manifests: Mutex::default(),
+            configs: Mutex::default(),
+        }
+    }
+
+    /// Puts in manifests that are at hand, so that they are not fetched.
+    pub(super) fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
+        let mut map = lock(&self.manifests);
+        for manifest in manifests {
+            map.insert(manifest.digest().clone(), Arc::new(OnceCell::new_with(Some(manifest))));
+        }
+    }
+
+    /// What a tag points at now.
+    pub(super) async fn tagged(&self, place: &Place<'_>, tag: &Target) -> Result<Arc<RawManifest>> {
+        let _permit = self.permits.acquire().await;
+        let root = Arc::new(place.registry.manifest(place.repository, tag).await?);
+        self.remember([root.clone()]);
+        Ok(root)
+    }
+
+    /// A manifest by its digest; it must be what `descriptor` says of it.
+    pub(super) async fn manifest(
+        &self,
+        place: &Place<'_>,
+        digest: &Digest,
+        descriptor: Option<&Descriptor>,
+    ) -> Result<Arc<RawManifest>> {
+        let cell = lock(&self.manifests).entry(digest.clone()).or_default().clone();
+        let manifest = cell
+            .get_or_try_init(|| async {
+                let _permit = self.permits.acquire().await;
+                place
+                    .registry
+                    .manifest(place.repository, &Target::Digest(digest.clone()))
+                    .await
+                    .map(Arc::new)
+            })
+            .await?;
+        if let Some(descriptor) = descriptor {
+            agree(descriptor, manifest)?;
+        }
+        Ok(manifest.clone())
+    }
+
+    /// The platform that an image config states, with the config's bytes; `None` for a config of another kind.
+    pub(super) async fn platform_of(
+        &self,
+        place: &Place<'_>,
+        config: &Descriptor,
+    ) -> Result<Option<(Platform, Bytes)>> {
+        if !media_type::is_image_config(&config.media_type) {
+            return Ok(None);
+        }
+        let cell = lock(&self.configs).entry(config.digest.clone()).or_default().clone();
+        let bytes = cell
+            .get_or_try_init(|| async {
+                let _permit = self.permits.acquire().await;
+                place.registry.small_blob(place.repository, config).await
+            })
+            .await?;
+        let parsed = Config::parse(bytes).map_err(|e| e.context(format!("config {}", config.digest)))?;
+        // An empty os keeps the image: the same rule as for an index entry of which nothing is known.
+        Ok((!parsed.platform.os.is_empty()).then(|| (parsed.platform, bytes.clone())))
+    }
+
+    /// Layers that need not be in a registry and are not in this one.
+    pub(super) async fn left_out(&self, place: &Place<'_>, tree: &ImageTree) -> Result<Vec<LeftOut>> {
+        let candidates: Vec<Descriptor> = tree
+            .blobs()
+            .into_iter()
+            .map(|blob| blob.descriptor)
+            .filter(Descriptor::is_nondistributable)
+            .collect();
+        let futures: Vec<_> = candidates
+            .into_iter()
+            .map(|descriptor| self.absent(place, descriptor))
+            .collect();
+        let found: Vec<_> = stream::iter(futures).buffered(self.jobs).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn absent(&self, place: &Place<'_>, descriptor: Descriptor) -> Result<Option<LeftOut>> {
+        let _permit = self.permits.acquire().await;
+        Ok(match place.registry.head_blob(place.repository, &descriptor).await? {
+            Presence::Missing => Some(LeftOut {
+                digest: descriptor.digest,
+                media_type: descriptor.media_type,
+                reason: "a non-distributable layer that the registry does not have".to_owned(),
+            }),
+            _ => None,
+        })
+    }
+}
+
+/// One repository of one registry.
+pub(super) struct Place<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) repository: &'a str,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // The maps hold finished values only, so a panic elsewhere leaves nothing half-done in them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A parent must not lie about its child.
+fn agree(descriptor: &Descriptor, manifest: &RawManifest) -> Result<()> {
+    let found = manifest.descriptor();
+    if found.size != descriptor.size {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!(
+                "manifest {} has {} bytes, but its parent says {}",
+                descriptor.digest, found.size, descriptor.size
+            ),
+        ));
+    }
+    let shape = media_type::shape(&descriptor.media_type);
+    if shape != Shape::Other && shape != media_type::shape(manifest.media_type()) {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!(
+                "manifest {} is `{}`, but its parent says `{}`",
+                descriptor.digest,
+                manifest.media_type().escape_debug(),
+                descriptor.media_type.escape_debug()
+            ),
+        ));
+    }
+    Ok(())
+}

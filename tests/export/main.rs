@@ -1,0 +1,12 @@
+//! Export through the program, against the registry double: speed-independent properties of planning, fetching, resuming,
+//! pipes, and every way in which a source or an output can go wrong.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod faults;
+mod output;
+mod pipe;
+mod resume;
+mod tools;
+mod whole;

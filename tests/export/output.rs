@@ -1,0 +1,238 @@
+//! The file that a bundle goes to: its final name, its file system, and who else writes it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::Double;
+use crate::support::fault::{Action, When};
+use crate::tools::{Export, blob_bytes_sent, check, noise, program, put_image, text};
+
+const MIB: usize = 1 << 20;
+
+fn one_image() -> (Double, Export) {
+    let registry = Double::new();
+    put_image(&registry, "a/a", "1", &[noise(1, 6 * MIB)]);
+    let export = Export::of(&registry, &["a/a:1"]);
+    (registry, export)
+}
+
+#[test]
+fn an_existing_file_is_refused_and_kept() {
+    let (registry, export) = one_image();
+    std::fs::write(export.path("b.tar"), b"precious").unwrap();
+    let done = export.run("b.tar", &[]);
+    let said = text(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("b.tar") && said.contains("--force"), "{said}");
+    assert_eq!(std::fs::read(export.path("b.tar")).unwrap(), b"precious");
+    assert_eq!(registry.requests().len(), 0, "the network was used first");
+    export.bundle("b.tar", &["--force"]);
+    check(&export.path("b.tar"));
+}
+
+#[test]
+fn with_force_the_old_file_stays_until_the_new_one_is_whole() {
+    let (registry, export) = one_image();
+    std::fs::write(export.path("b.tar"), b"precious").unwrap();
+    registry.add_fault(When::get("/blobs/"), Action::error(500, "UNKNOWN", "broken"));
+    let done = export.run("b.tar", &["--force", "--retries", "0"]);
+    assert_eq!(done.status.code(), Some(1), "{}", text(&done));
+    assert_eq!(std::fs::read(export.path("b.tar")).unwrap(), b"precious");
+}
+
+#[test]
+fn a_folder_that_is_not_there_and_one_that_is_the_output() {
+    let (_registry, export) = one_image();
+    let said = export.fails("no/such/folder/b.tar", &[], 1);
+    assert!(said.contains("no/such/folder"), "{said}");
+    std::fs::create_dir(export.path("folder")).unwrap();
+    let done = export.run("folder", &["--force"]);
+    assert_eq!(done.status.code(), Some(2), "{}", text(&done));
+}
+
+#[test]
+fn two_runs_on_one_output_exclude_each_other() {
+    let (registry, export) = one_image();
+    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(20)));
+    let mut first = export.command("b.tar", &[]).spawn().unwrap();
+    while blob_bytes_sent(&registry) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let said = export.fails("b.tar", &[], 1);
+    assert!(said.contains("another run") && said.contains("b.tar.partial"), "{said}");
+    registry.clear_faults();
+    assert!(first.wait().unwrap().success());
+    check(&export.path("b.tar"));
+}
+
+#[test]
+fn interrupted_by_the_user() {
+    let (registry, export) = one_image();
+    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(100)));
+    for signal in ["-INT", "-TERM"] {
+        registry.forget_requests();
+        let child = export
+            .command("b.tar", &[])
+            .stderr(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while blob_bytes_sent(&registry) == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let killed = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(killed.success());
+        let done = child.wait_with_output().unwrap();
+        let said = text(&done);
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.contains("run the same command again"), "{said}");
+        assert!(!export.path("b.tar").exists());
+        assert!(export.path("b.tar.partial").exists());
+    }
+    registry.clear_faults();
+    export.bundle("b.tar", &[]);
+}
+
+/// A small file system of its own; `None`, with a word about it, where this machine does not let a test mount one.
+struct Mounted {
+    at: tempfile::TempDir,
+    _image: tempfile::TempDir,
+}
+
+impl Mounted {
+    fn tmpfs(size: &str) -> Option<Self> {
+        let at = tempfile::tempdir().unwrap();
+        let _image = tempfile::tempdir().unwrap();
+        let option = format!("size={size}");
+        Self::mount(&["-t", "tmpfs", "-o", &option, "tmpfs"], at, _image)
+    }
+
+    fn vfat(mib: u64) -> Option<Self> {
+        let at = tempfile::tempdir().unwrap();
+        let image = tempfile::tempdir().unwrap();
+        let file = image.path().join("fat.img");
+        std::fs::File::create(&file).unwrap().set_len(mib << 20).unwrap();
+        let made = Command::new("mkfs.vfat").args(["-F", "32"]).arg(&file).output();
+        if !made.is_ok_and(|done| done.status.success()) {
+            println!("SKIPPED: there is no mkfs.vfat, so nothing was tested on a real vfat file system");
+            return None;
+        }
+        let file = file.to_str().unwrap().to_owned();
+        Self::mount(&["-t", "vfat", "-o", "loop", &file], at, image)
+    }
+
+    fn mount(arguments: &[&str], at: tempfile::TempDir, _image: tempfile::TempDir) -> Option<Self> {
+        let done = Command::new("mount").args(arguments).arg(at.path()).output();
+        match done {
+            Ok(done) if done.status.success() => Some(Self { at, _image }),
+            other => {
+                let why = other.map_or_else(
+                    |e| e.to_string(),
+                    |done| String::from_utf8_lossy(&done.stderr).into_owned(),
+                );
+                println!(
+                    "SKIPPED: this machine does not let a test run `mount {}`: {why}",
+                    arguments.join(" ")
+                );
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.at.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.at.path()).status();
+    }
+}
+
+fn export_to(registry: &Double, home: &Path, output: &Path) -> std::process::Output {
+    program(home)
+        .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+        .arg(output)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn too_little_room_is_told_before_the_first_blob() {
+    let Some(small) = Mounted::tmpfs("4m") else { return };
+    let (registry, export) = one_image();
+    let done = export_to(&registry, export.folder.path(), &small.path().join("b.tar"));
+    let said = text(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("are missing") && said.contains("MiB"), "{said}");
+    // The config, which tells the platform, and no layer.
+    assert!(blob_bytes_sent(&registry) < 1000, "{}", registry.transcript());
+    assert_eq!(
+        std::fs::read_dir(small.path()).unwrap().count(),
+        0,
+        "something was left behind"
+    );
+}
+
+#[test]
+fn a_disk_that_fills_up_on_the_way() {
+    let Some(small) = Mounted::tmpfs("8m") else { return };
+    let (registry, export) = one_image();
+    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(20)));
+    let output = small.path().join("b.tar");
+    let child = program(export.folder.path())
+        .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+        .arg(&output)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while blob_bytes_sent(&registry) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Where room could be taken beforehand the bundle is safe from its neighbours; here it may be either.
+    let taken = std::fs::write(small.path().join("neighbour"), vec![1; 8 * MIB]);
+    let done = child.wait_with_output().unwrap();
+    let said = text(&done);
+    if done.status.success() {
+        assert!(taken.is_err());
+    } else {
+        assert!(said.contains("make room") && !output.exists(), "{said}");
+        std::fs::remove_file(small.path().join("neighbour")).unwrap();
+        registry.clear_faults();
+        assert!(export_to(&registry, export.folder.path(), &output).status.success());
+    }
+    check(&output);
+}
+
+#[test]
+fn a_read_only_file_system() {
+    let Some(fs) = Mounted::tmpfs("8m") else { return };
+    let done = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(fs.path())
+        .status()
+        .unwrap();
+    assert!(done.success());
+    let (registry, export) = one_image();
+    let done = export_to(&registry, export.folder.path(), &fs.path().join("b.tar"));
+    let said = text(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("b.tar") && said.to_lowercase().contains("read-only"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_usb_stick_with_vfat() {
+    let Some(stick) = Mounted::vfat(64) else { return };
+    let (registry, export) = one_image();
+    let done = export_to(&registry, export.folder.path(), &stick.path().join("b.tar"));
+    assert!(done.status.success(), "{}", text(&done));
+    check(&stick.path().join("b.tar"));
+}

@@ -1,0 +1,178 @@
+//! What the tests of export share.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use docker_mirror::bundle::read::{Bundle, OpenOptions};
+use docker_mirror::image::manifest::View;
+
+use crate::support::Double;
+
+/// Incompressible bytes, the same for the same seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Puts a linux/amd64 image of these layers into a registry, and returns the digests of the layers.
+pub(crate) fn put_image(registry: &Double, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Vec<String> {
+    let store = registry.store();
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":[]}},"x":"{repository}:{tag}"}}"#
+    );
+    let descriptor = |media_type: &str, digest: &str, size: usize| {
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
+    };
+    let size = config.len();
+    let config = store.put_blob(repository, config.into_bytes());
+    let digests: Vec<String> = layers
+        .iter()
+        .map(|layer| store.put_blob(repository, layer.clone()))
+        .collect();
+    let layers: Vec<String> = digests
+        .iter()
+        .zip(layers)
+        .map(|(digest, layer)| descriptor("application/vnd.oci.image.layer.v1.tar", digest, layer.len()))
+        .collect();
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
+        descriptor("application/vnd.oci.image.config.v1+json", &config, size),
+        layers.join(",")
+    );
+    store.put_manifest(
+        repository,
+        Some(tag),
+        "application/vnd.oci.image.manifest.v1+json",
+        manifest.into_bytes().into(),
+    );
+    digests
+}
+
+/// The program with a home of its own, so that nobody's credentials and caches get into a test.
+pub(crate) fn program(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_docker-mirror"));
+    command
+        .env_clear()
+        .env("HOME", home)
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .stdin(Stdio::null());
+    command
+}
+
+/// A folder, and an export of images from one registry into a file in it.
+pub(crate) struct Export {
+    pub(crate) folder: tempfile::TempDir,
+    images: Vec<String>,
+}
+
+impl Export {
+    pub(crate) fn of(registry: &Double, images: &[&str]) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            images: images
+                .iter()
+                .map(|image| format!("{}/{image}", registry.host()))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn command(&self, output: &str, flags: &[&str]) -> Command {
+        let mut command = program(self.folder.path());
+        command
+            .current_dir(self.folder.path())
+            .arg("export")
+            .args(&self.images)
+            .args(["-o", output])
+            .args(flags);
+        command
+    }
+
+    pub(crate) fn run(&self, output: &str, flags: &[&str]) -> Output {
+        self.command(output, flags).output().unwrap()
+    }
+
+    /// Runs it, which must succeed, and returns the bundle.
+    pub(crate) fn bundle(&self, output: &str, flags: &[&str]) -> Vec<u8> {
+        let done = self.run(output, flags);
+        assert!(done.status.success(), "{}", text(&done));
+        assert!(!self.path(&format!("{output}.partial")).exists());
+        assert!(!self.path(&format!("{output}.partial.journal")).exists());
+        std::fs::read(self.path(output)).unwrap()
+    }
+
+    /// Runs it, which must fail with this exit code and without leaving anything under the final name.
+    pub(crate) fn fails(&self, output: &str, flags: &[&str], code: i32) -> String {
+        let done = self.run(output, flags);
+        assert_eq!(done.status.code(), Some(code), "{}", text(&done));
+        assert!(!self.path(output).exists(), "there is a bundle under its final name");
+        let text = text(&done);
+        assert!(!text.contains("panicked"), "{text}");
+        text
+    }
+
+    /// Starts it, and kills it as soon as `enough` is true.
+    pub(crate) fn kill_when(&self, output: &str, flags: &[&str], enough: impl Fn() -> bool) {
+        let mut child = self
+            .command(output, flags)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        while !enough() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it never got that far");
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it ended before it could be killed"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// Everything that a program said.
+pub(crate) fn text(output: &Output) -> String {
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Opens a bundle with the reader and hashes every blob of every image; returns how many images there are.
+pub(crate) fn check(path: &Path) -> usize {
+    let bundle = Bundle::open(&[path.to_owned()], &OpenOptions::default()).unwrap();
+    for image in bundle.images() {
+        let tree = bundle.tree(image).unwrap();
+        assert!(matches!(tree.original.root.view(), View::Image(_) | View::Index(_)));
+        for blob in tree.blobs() {
+            bundle.verify_blob(&blob.descriptor.digest).unwrap();
+        }
+    }
+    bundle.images().len()
+}
+
+/// Bytes of blobs that a registry has sent.
+pub(crate) fn blob_bytes_sent(registry: &Double) -> u64 {
+    registry
+        .requests_of("GET", "/blobs/")
+        .iter()
+        .map(|request| request.bytes_out)
+        .sum()
+}

@@ -1,0 +1,143 @@
+//! The plan of a bundle: pure, ordered, and the tar that it promises.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use docker_mirror::bundle::plan::{Extras, Plan};
+use docker_mirror::error::Kind;
+use docker_mirror::image::digest::Digest;
+use docker_mirror::image::manifest::RawManifest;
+use docker_mirror::image::tree::{Choice, ImageTree, PlatformRecord, Variant};
+
+const EXTRAS: Extras = Extras {
+    missing: Vec::new(),
+    docker_manifest: true,
+};
+
+const PIN: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+fn blob(content: &[u8]) -> String {
+    let digest = Digest::sha256(content);
+    format!(
+        r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":{}}}"#,
+        content.len()
+    )
+}
+
+/// An image of one platform; the first blob is its config.
+fn image(name: &str, blobs: &[&[u8]]) -> ImageTree {
+    let config = blob(blobs[0]).replace("layer.v1.tar", "config.v1+json");
+    let layers: Vec<String> = blobs[1..].iter().map(|content| blob(content)).collect();
+    let text = format!(
+        r#"{{"schemaVersion":2,"config":{config},"layers":[{}]}}"#,
+        layers.join(",")
+    );
+    let root = Arc::new(RawManifest::new(Bytes::from(text), None, None).unwrap());
+    ImageTree {
+        source: name.parse().unwrap(),
+        kept: vec![PlatformRecord {
+            platform: "linux/amd64".into(),
+            digest: root.digest().clone(),
+        }],
+        original: Variant {
+            root,
+            below: Vec::new(),
+        },
+        filtered: None,
+        choice: Choice::Whole,
+        dropped: Vec::new(),
+        left_out: Vec::new(),
+        configs: Default::default(),
+    }
+}
+
+/// The same image with another size for its 512-byte layer.
+fn resized(mut tree: ImageTree, size: u64) -> ImageTree {
+    let text = String::from_utf8(tree.original.root.bytes().to_vec()).unwrap();
+    let text = text.replace("\"size\":512", &format!("\"size\":{size}"));
+    tree.original.root = Arc::new(RawManifest::new(Bytes::from(text), None, None).unwrap());
+    tree
+}
+
+/// The whole bundle, from its plan.
+fn bundle(plan: &Plan, contents: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = plan.front().to_vec();
+    for slot in plan.blobs() {
+        assert_eq!(bytes.len() as u64, slot.header_offset);
+        bytes.extend(slot.header().unwrap());
+        assert_eq!(bytes.len() as u64, slot.offset);
+        let content = contents.iter().find(|c| Digest::sha256(c) == slot.blob.digest).unwrap();
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len() + slot.padding() as usize, 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    assert_eq!(bytes.len() as u64, plan.total());
+    bytes
+}
+
+#[test]
+fn the_tar_is_what_the_plan_says_and_each_blob_is_there_once() {
+    let contents: [&[u8]; 5] = [b"config a", b"config b", &[1; 512], &[2; 5000], &[3; 700]];
+    let a = image("a.io/a:1", &[contents[0], contents[2], contents[3]]);
+    let b = image(&format!("b.io/b@{PIN}"), &[contents[1], contents[3], contents[4]]);
+    let plan = Plan::new(&[b.clone(), a.clone()], &EXTRAS).unwrap();
+    let bytes = bundle(&plan, &contents);
+    let mut archive = tar::Archive::new(bytes.as_slice());
+    let names: Vec<String> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
+    assert_eq!(
+        names[..4],
+        ["oci-layout", "index.json", "manifest.json", "docker-mirror.json"]
+    );
+    assert_eq!(names.len(), 4 + 2 + 5);
+    // Two manifests, two configs in the order of their digests, then layers, largest first.
+    let path = |content: &[u8]| format!("blobs/sha256/{}", Digest::sha256(content).hex());
+    let mut configs = [path(contents[0]), path(contents[1])];
+    configs.sort();
+    assert_eq!(names[6..8], configs);
+    assert_eq!(names[8..], [path(contents[3]), path(contents[4]), path(contents[2])]);
+
+    // The order in which images are named changes nothing.
+    let other = Plan::new(&[a, b], &EXTRAS).unwrap();
+    assert_eq!(plan.digest(), other.digest());
+    assert_eq!(bytes, bundle(&other, &contents));
+}
+
+#[test]
+fn only_tagged_images_are_in_the_docker_manifest() {
+    let contents: [&[u8]; 2] = [b"config", &[1; 512]];
+    let tagless = image(&format!("b.io/b@{PIN}"), &contents);
+    let plan = Plan::new(std::slice::from_ref(&tagless), &EXTRAS).unwrap();
+    assert!(!String::from_utf8_lossy(plan.front()).contains("manifest.json"));
+    let plan = Plan::new(&[tagless, image("a.io/a:1", &contents)], &EXTRAS).unwrap();
+    assert!(String::from_utf8_lossy(plan.front()).contains("RepoTags"));
+}
+
+#[test]
+fn one_blob_of_two_sizes_is_refused() {
+    let a = image("a.io/a:1", &[b"config", &[1; 512]]);
+    let b = resized(image("a.io/b:1", &[b"config", &[1; 512]]), 513);
+    let error = Plan::new(&[a, b], &EXTRAS).unwrap_err();
+    assert_eq!(error.kind(), Kind::Malformed);
+    assert!(
+        error.to_string().contains("512") && error.to_string().contains("513"),
+        "{error}"
+    );
+}
+
+#[test]
+fn sizes_that_overflow_are_refused() {
+    let a = resized(image("a.io/a:1", &[b"config a", &[1; 512]]), i64::MAX as u64);
+    let b = resized(image("a.io/b:1", &[b"config b", &[2; 512]]), i64::MAX as u64);
+    assert_eq!(Plan::new(&[a, b], &EXTRAS).unwrap_err().kind(), Kind::Malformed);
+}
+
+#[test]
+fn one_name_for_two_images_is_refused() {
+    let a = image("a.io/a:1", &[b"config a", &[1; 512]]);
+    let b = image(&format!("a.io/a:1@{PIN}"), &[b"config b", &[1; 512]]);
+    assert_eq!(Plan::new(&[a, b], &EXTRAS).unwrap_err().kind(), Kind::Usage);
+}

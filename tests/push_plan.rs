@@ -1,0 +1,274 @@
+//! What a push asks of a registry: how many requests, in which order, which bytes once and which never.
+
+mod handmade;
+mod support;
+
+use handmade::{Maker, assert_complete, counts, digest, noise, request, run, run_well};
+use support::fault::{Action, Canned, When};
+use support::{Double, Options};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_blob_costs_three_requests_and_an_image_that_is_there_costs_one() {
+    let registry = Double::new();
+    let mut maker = Maker::default();
+    let layers = [noise(1, 300_000), noise(2, 5_000)];
+    let amd64 = maker.image("linux/amd64", &[&layers[0]]);
+    let arm64 = maker.image("linux/arm64", &[&layers[1], b""]);
+    let index = maker.index(&[amd64, arm64]);
+    maker.name("docker.io/library/app:1", &index);
+    let bundle = maker.open();
+
+    let report = run_well(&bundle, request(&registry)).await;
+    let image = &report.images[0];
+    assert_eq!(counts(image), (5, 0, 0));
+    assert_eq!(
+        image.destination.as_deref(),
+        Some(format!("{}/mirror/library/app:1", registry.host()).as_str())
+    );
+    assert_eq!(image.pushed.as_ref().unwrap().to_string(), digest(&index));
+    let log = registry.transcript();
+    for (method, expected) in [("HEAD", 5), ("POST", 5), ("PUT", 5), ("PATCH", 0), ("GET", 0)] {
+        assert_eq!(registry.count(method, "/blobs/"), expected, "{method}\n{log}");
+    }
+    // Two children and the root; before them the HEAD of the tag, after them those of tag and digest.
+    assert_eq!(registry.count("PUT", "/manifests/"), 3, "{log}");
+    assert_eq!(registry.count("HEAD", "/manifests/"), 3, "{log}");
+    assert_eq!(registry.store().open_uploads(), 0);
+    assert_complete(&registry, "mirror/library/app", "1", false);
+
+    registry.forget_requests();
+    let report = run_well(&bundle, request(&registry)).await;
+    assert_eq!(counts(&report.images[0]), (0, 0, 5));
+    let requests: Vec<String> = registry
+        .requests()
+        .iter()
+        .map(|e| format!("{} {}", e.method, e.target()))
+        .collect();
+    let requests: Vec<&str> = requests
+        .iter()
+        .map(String::as_str)
+        .filter(|r| !r.ends_with(" /v2/"))
+        .collect();
+    assert_eq!(requests, ["HEAD /v2/mirror/library/app/manifests/1"]);
+
+    // Blobs that are there, an image that is not: one request each.
+    registry.store().change("mirror/library/app", |r| r.tags.clear());
+    registry.forget_requests();
+    let report = run_well(&bundle, request(&registry)).await;
+    assert_eq!(counts(&report.images[0]), (0, 0, 5));
+    assert_eq!(registry.count("*", "/blobs/"), 5, "{}", registry.transcript());
+}
+
+/// Forty repositories on one base layer, each with a layer of its own.
+fn forty(maker: &mut Maker) -> String {
+    let base = noise(7, 200_000);
+    for n in 0..40 {
+        let image = maker.image("linux/amd64", &[&base, &noise(100 + n, 1000)]);
+        maker.name(&format!("docker.io/team/app{n}:1"), &image);
+    }
+    support::sha256(&base)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_forty_repositories_share_crosses_the_wire_once() {
+    let registry = Double::new();
+    let mut maker = Maker::default();
+    let base = forty(&mut maker).replace("sha256:", "");
+    let report = run_well(&maker.open(), request(&registry)).await;
+    assert_eq!(report.images.len(), 40);
+    let log = registry.transcript();
+    let sent: u64 = registry
+        .requests()
+        .iter()
+        .filter(|e| e.target().contains(&base))
+        .map(|e| e.bytes_in)
+        .sum();
+    assert_eq!(sent, 200_000, "{log}");
+    assert_eq!(
+        registry.count("HEAD", &base),
+        1,
+        "a blob that is mounted is not asked for\n{log}"
+    );
+    assert_eq!(registry.count("POST", &format!("mount=sha256:{base}")), 39, "{log}");
+    assert!(
+        registry
+            .requests_of("POST", "mount=")
+            .iter()
+            .all(|e| e.query.contains("from="))
+    );
+    assert_eq!(
+        report.total.uploaded.blobs, 81,
+        "the base, and of each image its own layer and config"
+    );
+    for n in 0..40 {
+        assert_complete(&registry, &format!("mirror/team/app{n}"), "1", false);
+    }
+
+    // One more repository on the same base, in a later run: mounted from one that was found under its tag.
+    let image = maker.image("linux/amd64", &[&noise(7, 200_000), b"new"]);
+    maker.name("docker.io/team/late:1", &image);
+    registry.forget_requests();
+    let report = run_well(&maker.open(), request(&registry)).await;
+    assert_eq!(counts(&report.images[40]), (2, 1, 0));
+    assert_eq!(registry.count("*", &base), 1, "{}", registry.transcript());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_mount_becomes_an_upload() {
+    let refusals = [
+        Action::IgnoreMount,
+        Action::error(404, "NAME_UNKNOWN", "project not found"),
+        Action::error(401, "UNAUTHORIZED", "no"),
+        Action::error(405, "UNSUPPORTED", "no mounts"),
+    ];
+    for refusal in refusals {
+        let registry = Double::start(Options::default().fault(When::post("mount="), refusal.clone()));
+        let mut maker = Maker::default();
+        for n in 0..3 {
+            let image = maker.image("linux/amd64", &[&noise(7, 20_000)]);
+            maker.name(&format!("docker.io/team/app{n}:1"), &image);
+        }
+        let report = run_well(&maker.open(), request(&registry)).await;
+        assert_eq!(report.total.uploaded.blobs, 6, "{refusal:?}");
+        assert_eq!(report.total.mounted.blobs, 0);
+        for n in 0..3 {
+            assert_complete(&registry, &format!("mirror/team/app{n}"), "1", false);
+        }
+        assert_eq!(registry.store().open_uploads(), 0, "{}", registry.transcript());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_ignores_mounts_is_asked_before_it_is_sent_the_same_again() {
+    let registry = Double::start(Options::default().fault(When::post("mount="), Action::IgnoreMount));
+    let mut maker = Maker::default();
+    for n in 0..4 {
+        let image = maker.image("linux/amd64", &[&noise(7, 20_000)]);
+        maker.name(&format!("docker.io/team/app{n}:1"), &image);
+    }
+    let bundle = maker.open();
+    run_well(&bundle, request(&registry)).await;
+    for n in 0..4 {
+        registry
+            .store()
+            .change(&format!("mirror/team/app{n}"), |r| r.tags.clear());
+    }
+    // The largest blob finds the refusal out, at the price of one upload; from then on each is looked for.
+    let report = run_well(&bundle, request(&registry)).await;
+    assert!(report.total.uploaded.blobs <= 2, "{:?}", report.total);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_before_their_index_and_the_tag_last() {
+    let registry = Double::new();
+    let mut maker = Maker::default();
+    let children: Vec<_> = (0..4).map(|n| maker.image("linux/amd64", &[&noise(n, 3000)])).collect();
+    let nested = maker.index(&children[..2]);
+    let index = maker.index(&[nested.clone(), children[2].clone(), children[3].clone()]);
+    maker.name("docker.io/library/app:1", &index);
+    maker.name("docker.io/library/app:latest", &index);
+    run_well(&maker.open(), request(&registry)).await;
+    let puts: Vec<String> = registry
+        .requests_of("PUT", "/")
+        .iter()
+        .map(|e| e.path.clone())
+        .collect();
+    let first_manifest = puts.iter().position(|p| p.contains("/manifests/")).unwrap();
+    assert!(
+        puts[first_manifest..].iter().all(|p| p.contains("/manifests/")),
+        "{puts:#?}"
+    );
+    let at = |what: &str| {
+        let found: Vec<usize> = (0..puts.len())
+            .filter(|&i| puts[i].ends_with(&format!("/manifests/{what}")))
+            .collect();
+        assert_eq!(found.len(), 1, "{what} once in {puts:#?}");
+        found[0]
+    };
+    for child in &children[..2] {
+        assert!(at(&digest(child)) < at(&digest(&nested)));
+    }
+    for tag in ["1", "latest"] {
+        assert!(at(tag) > at(&digest(&nested)) && at(tag) > at(&digest(&children[3])));
+    }
+    // The second tag needs nothing but itself.
+    assert_eq!(puts.len() - first_manifest, 7, "{puts:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_the_jobs_are_in_flight_and_the_largest_go_first() {
+    let registry = Double::start(Options {
+        latency: std::time::Duration::from_millis(2),
+        ..Options::default()
+    });
+    let mut maker = Maker::default();
+    let layers: Vec<Vec<u8>> = (1..20).map(|n| noise(n, n as usize * 1000)).collect();
+    let all: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let image = maker.image("linux/amd64", &all);
+    maker.name("docker.io/library/app:1", &image);
+    let bundle = maker.open();
+    let mut wanted = request(&registry);
+    wanted.jobs = 1;
+    run_well(&bundle, wanted.clone()).await;
+    let sizes: Vec<u64> = registry
+        .requests_of("PUT", "/blobs/")
+        .iter()
+        .map(|e| e.bytes_in)
+        .collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    assert_eq!(sizes.len(), 20);
+
+    let registry = Double::start(Options {
+        latency: std::time::Duration::from_millis(2),
+        ..Options::default()
+    });
+    wanted = request(&registry);
+    wanted.jobs = 3;
+    run_well(&bundle, wanted).await;
+    assert!(registry.peak() <= 3, "{}", registry.peak());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_registry_lost_after_saying_it_has_it_is_sent_again() {
+    // HEAD says that a layer is there, and the manifest is refused for it: it is sent although it "is there".
+    let mut maker = Maker::default();
+    let layer = noise(3, 9000);
+    let image = maker.image("linux/amd64", &[&layer]);
+    maker.name("docker.io/library/app:1", &image);
+    let pretended = When::head(&support::sha256(&layer));
+    let registry = Double::start(Options::default().fault(pretended, Action::PretendPresent));
+    let report = run_well(&maker.open(), request(&registry)).await;
+    assert_complete(&registry, "mirror/library/app", "1", false);
+    assert_eq!(report.images[0].counts.uploaded.blobs, 2);
+
+    // A registry that needs a moment to see what it has.
+    let lag = Action::error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry");
+    let registry = Double::start(Options::default().fault(When::put("/manifests/").first(2), lag.clone()));
+    run_well(&maker.open(), request(&registry)).await;
+    assert_complete(&registry, "mirror/library/app", "1", false);
+
+    // One that never sees it: a failure, after a handful of attempts.
+    let registry = Double::start(Options::default().fault(When::put("/manifests/"), lag));
+    let report = run(&maker.open(), request(&registry)).await.unwrap();
+    assert!(report.failed());
+    assert!(registry.count("PUT", "/manifests/") <= 6, "{}", registry.transcript());
+    assert_eq!(registry.manifest("mirror/library/app", "1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_finds_out_about_a_child_that_the_registry_lost() {
+    let mut maker = Maker::default();
+    let children: Vec<_> = (0..3).map(|n| maker.image("linux/amd64", &[&noise(n, 3000)])).collect();
+    let index = maker.index(&children);
+    maker.name("docker.io/library/app:1", &index);
+    let lost = digest(&children[1]);
+    // The first PUT of the child has no effect, though it is answered by 201.
+    let answer = Action::Answer(Canned {
+        status: 201,
+        ..Canned::default()
+    });
+    let registry = Double::start(Options::default().fault(When::put(&lost).first(1), answer));
+    run_well(&maker.open(), request(&registry)).await;
+    assert_complete(&registry, "mirror/library/app", "1", false);
+    assert_eq!(registry.count("PUT", &lost), 2, "{}", registry.transcript());
+}

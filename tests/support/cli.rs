@@ -1,0 +1,173 @@
+//! Runs the program as a user would, in an environment that holds nothing of the machine's own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use tempfile::TempDir;
+
+/// A user with an empty home, and a folder to work in.
+pub struct Cli {
+    home: TempDir,
+    program: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+/// What a run said, and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    arguments: String,
+}
+
+impl Cli {
+    /// Of the program at this path: `Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))`.
+    pub fn new(program: &str) -> Self {
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            program: program.into(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// The folder that it works in; also `$HOME`.
+    pub fn folder(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// A file in that folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Sets an environment variable for all runs.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Writes `~/.docker/config.json` with this user for this registry.
+    pub fn log_in(&self, host: &str, user: &str, password: &str) {
+        let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        self.docker_config(&serde_json::json!({"auths": {host: {"auth": auth}}}));
+    }
+
+    /// Writes `~/.docker/config.json`.
+    pub fn docker_config(&self, json: &serde_json::Value) {
+        std::fs::create_dir_all(self.path(".docker")).unwrap();
+        std::fs::write(self.path(".docker/config.json"), json.to_string()).unwrap();
+    }
+
+    /// The command, ready to be started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("TMPDIR", self.home.path())
+            .envs(self.environment.iter().cloned())
+            .current_dir(self.home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments).output().expect("the program does not start");
+        Output {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            arguments: arguments.join(" "),
+        }
+    }
+
+    /// Runs it and expects that it ends well.
+    pub fn succeed(&self, arguments: &[&str]) -> Output {
+        self.run(arguments).expect_code(0)
+    }
+
+    /// Starts it and goes on.
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).spawn().expect("the program does not start")
+    }
+
+    /// The names of all files in the folder, apart from hidden ones.
+    pub fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
+        names
+    }
+}
+
+impl Output {
+    /// Both streams, for messages.
+    pub fn everything(&self) -> String {
+        let code = self.code.map_or("a signal".to_owned(), |code| code.to_string());
+        format!(
+            "docker-mirror {}\n-> {code}\n--- stdout\n{}--- stderr\n{}",
+            self.arguments, self.stdout, self.stderr
+        )
+    }
+
+    /// Fails unless it ended with this exit code.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.everything());
+        self
+    }
+
+    /// Fails unless each of these words stands on stderr, in whatever case.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        let text = self.stderr.to_lowercase();
+        for word in words {
+            assert!(
+                text.contains(&word.to_lowercase()),
+                "no `{word}` in:\n{}",
+                self.everything()
+            );
+        }
+        self
+    }
+
+    /// Fails if one of these stands on either stream.
+    #[track_caller]
+    pub fn hides(self, secrets: &[&str]) -> Self {
+        for secret in secrets {
+            assert!(
+                !self.everything().contains(secret),
+                "`{secret}` in:\n{}",
+                self.everything()
+            );
+        }
+        self
+    }
+
+    /// The lines of stdout.
+    pub fn lines(&self) -> Vec<&str> {
+        self.stdout.lines().collect()
+    }
+}
+
+/// Waits until a condition holds; fails after a minute, which is far more than it takes.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

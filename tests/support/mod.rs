@@ -1,0 +1,54 @@
+//! What the tests share: a registry double with faults as data, image generators, and real registries and engines.
+//!
+//! # How to write a test with it
+//!
+//! ```ignore
+//! mod support;
+//! use support::fault::{Action, When};
+//! use support::{Double, Options};
+//!
+//! let registry = Double::start(Options::default().fault(When::get("/blobs/").first(2), Action::cut(1000)));
+//! support::images::linux_and_windows(Style::Oci).push(&registry, "library/greeting", "1.0");
+//! // ... run what is tested against `registry.host()` ...
+//! assert_eq!(registry.count("GET", "/blobs/"), 3, "{}", registry.transcript());
+//! ```
+//!
+//! - [`Double::start`] gives a server on 127.0.0.1 and a free port; it ends when it is dropped. No runtime is needed.
+//! - [`Options`] sets it up: access rules ([`auth`]), TLS ([`tls`]), pull limit, folder, delays, refusals.
+//! - A fault is a pair of [`fault::When`] and [`fault::Action`]. All rules that match a request take effect.
+//! - [`Double::requests`] has everything that a client sent, secrets included; [`Double::count`] counts.
+//! - [`Double::store`] reads and writes what the server holds, past all checks.
+//!
+//! - [`Cli`] runs the program; [`real`] starts real registries and engines, and says in words what is not there.
+//!
+//! The same server runs by itself: `cargo run --example registry-double`.
+// Each test binary uses a part of this.
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
+
+pub mod auth;
+pub mod cli;
+pub mod double;
+pub mod fault;
+pub mod http;
+pub mod image;
+pub mod images;
+pub mod layout;
+pub mod log;
+mod options;
+mod pull;
+mod push;
+pub mod real;
+mod reply;
+mod serve;
+pub mod store;
+pub mod tls;
+pub mod wire;
+
+pub use auth::Auth;
+pub use cli::Cli;
+pub use double::Double;
+pub use fault::{Action, Canned, Fault, When};
+pub use log::Entry;
+pub use options::{Immutable, Options, PullLimit};
+pub use store::sha256;
+pub use wire::End;
