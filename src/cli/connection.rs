@@ -1,15 +1,17 @@
-//! Flags that say how registries are reached, shared by all commands.
+//! Flags that say how registries are reached, and what they come to for one side of a transfer.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use docker_mirror::error::Result;
+use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::progress::Progress;
-use docker_mirror::registry::credentials::{CredentialFile, CredentialOptions};
+use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
 use docker_mirror::registry::tls::TlsOptions;
 use docker_mirror::registry::{Options, Registries};
+
+use super::login::{self, LoginFlags};
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
@@ -18,51 +20,132 @@ pub(super) struct Shared {
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
 
+    /// Log every request and answer, as -vv does
+    #[arg(long)]
+    pub(super) debug: bool,
+
     /// Transfers in flight
     #[arg(short, long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(super) jobs: u16,
+    jobs: u16,
 
+    #[command(flatten, next_help_heading = "Connection")]
+    connection: Connection,
+}
+
+/// How registries are reached, on either side.
+#[derive(Debug, Clone, Args)]
+struct Connection {
     /// Talk http to registries (localhost and 127.0.0.1 need no flag)
-    #[arg(long, help_heading = "Connection")]
-    pub(super) plain_http: bool,
+    #[arg(long)]
+    plain_http: bool,
 
     /// Accept any certificate of a registry
-    #[arg(long, help_heading = "Connection")]
+    #[arg(long)]
     insecure: bool,
 
     /// Trust this certificate authority too, or this very certificate (PEM); repeatable
-    #[arg(long, value_name = "FILE", help_heading = "Connection")]
+    #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
 
     /// The certificate (PEM) to show to registries that ask for one
-    #[arg(long, value_name = "FILE", requires = "key", help_heading = "Connection")]
+    #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
 
     /// The key (PEM) of that certificate
-    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Connection")]
+    #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 
     /// Look credentials up in this file only, of the form of ~/.docker/config.json
-    #[arg(long, value_name = "FILE", help_heading = "Connection")]
+    #[arg(long, value_name = "FILE")]
     auth_file: Option<PathBuf>,
 
+    #[command(flatten)]
+    login: LoginFlags,
+
+    /// Pull from a mirror or pull-through cache first, such as docker.io=https://cache.example.com; repeatable
+    #[arg(long, value_name = "HOST=URL")]
+    mirror: Vec<String>,
+
     /// How often a request is tried again that failed for a passing reason
-    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Connection")]
+    #[arg(long, value_name = "N", default_value_t = 5)]
     retries: u32,
 
     /// How long a connection may take to come about, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Connection",
-          value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: u64,
 
-    /// How long a transfer may go without a byte, in seconds; the whole may take as long as it takes
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Connection",
-          value_parser = clap::value_parser!(u64).range(1..))]
+    /// How long a transfer may go without a byte, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     stall_timeout: u64,
 
+    /// End everything after this many seconds [default: it takes as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+
+    /// Accept a token server on a loopback or link-local address though the registry is elsewhere
+    #[arg(long)]
+    any_token_server: bool,
+
     /// Keep no manifests from run to run (they save pulls where a registry counts them)
-    #[arg(long, help_heading = "Connection")]
+    #[arg(long)]
     no_cache: bool,
+}
+
+/// The same for one side of the one-step command, where the two differ.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Connection, where source and destination differ")]
+pub(super) struct Sides {
+    /// Talk http to source registries
+    #[arg(long)]
+    src_plain_http: bool,
+    /// Talk http to the destination
+    #[arg(long)]
+    dest_plain_http: bool,
+    /// Accept any certificate of source registries
+    #[arg(long)]
+    src_insecure: bool,
+    /// Accept any certificate of the destination
+    #[arg(long)]
+    dest_insecure: bool,
+    /// Trust this authority for source registries too; repeatable
+    #[arg(long, value_name = "FILE")]
+    src_ca_file: Vec<PathBuf>,
+    /// Trust this authority for the destination too; repeatable
+    #[arg(long, value_name = "FILE")]
+    dest_ca_file: Vec<PathBuf>,
+    /// The certificate to show to source registries
+    #[arg(long, value_name = "FILE", requires = "src_key")]
+    src_cert: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "src_cert")]
+    src_key: Option<PathBuf>,
+    /// The certificate to show to the destination
+    #[arg(long, value_name = "FILE", requires = "dest_key")]
+    dest_cert: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "dest_cert")]
+    dest_key: Option<PathBuf>,
+    /// The user name at the source registry
+    #[arg(long, value_name = "NAME")]
+    src_username: Option<String>,
+    /// Read the source's password from standard input
+    #[arg(long, requires = "src_username")]
+    src_password_stdin: bool,
+    /// The user name at the destination
+    #[arg(long, value_name = "NAME")]
+    dest_username: Option<String>,
+    /// Read the destination's password from standard input
+    #[arg(long, requires = "dest_username", conflicts_with = "src_password_stdin")]
+    dest_password_stdin: bool,
+}
+
+/// Which end of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Where images are read.
+    Source,
+    /// Where images are put.
+    Destination,
 }
 
 impl Shared {
@@ -70,51 +153,135 @@ impl Shared {
         usize::from(self.jobs)
     }
 
-    pub(super) fn registries(&self, progress: Progress) -> Result<Registries> {
+    /// How much is said.
+    pub(super) fn verbosity(&self) -> u8 {
+        if self.debug { self.verbose.max(2) } else { self.verbose }
+    }
+
+    /// The bound on the whole run, where one was asked for.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.connection.timeout.map(Duration::from_secs)
+    }
+
+    /// The registries of one side. `hosts` are those that will be talked to: a login that was given by flag or variable
+    /// is for one of them only, so there must be just one. `sides` is there for the command that has both.
+    pub(super) fn registries(
+        &self,
+        side: Side,
+        hosts: &[&str],
+        sides: Option<&Sides>,
+        progress: &Progress,
+    ) -> Result<Registries> {
+        let flags = &self.connection;
+        let own = sides.cloned().unwrap_or_default().of(side);
+        let mut tls = TlsOptions {
+            ca_files: flags.ca_file.clone(),
+            client_certificate: own.certificate.or_else(|| flags.cert.clone().zip(flags.key.clone())),
+            certs_dirs: TlsOptions::standard_certs_dirs(&variable),
+            insecure: flags.insecure || own.insecure,
+            ..TlsOptions::default()
+        };
+        tls.ca_files.extend(own.ca_files);
+        let given = login::of(side, &flags.login, &own.login, sides.is_some(), progress)?;
         Registries::new(Options {
-            plain_http: self.plain_http,
-            credentials: self.credentials(),
-            tls: TlsOptions {
-                ca_files: self.ca_file.clone(),
-                client_certificate: self.cert.clone().zip(self.key.clone()),
-                certs_dirs: TlsOptions::standard_certs_dirs(&variable),
-                insecure: self.insecure,
-                ..TlsOptions::default()
+            plain_http: flags.plain_http || own.plain_http,
+            credentials: login::credentials(flags.auth_file.as_deref(), given, hosts)?,
+            tls,
+            mirrors: if side == Side::Source {
+                self.mirrors()?
+            } else {
+                Mirrors::default()
             },
             jobs: Some(self.jobs()),
-            retries: Some(self.retries),
-            connect_timeout: Some(Duration::from_secs(self.connect_timeout)),
-            stall_timeout: Some(Duration::from_secs(self.stall_timeout)),
-            manifest_cache: if self.no_cache { None } else { cache_folder() },
-            progress,
+            retries: Some(flags.retries),
+            connect_timeout: Some(Duration::from_secs(flags.connect_timeout)),
+            stall_timeout: Some(Duration::from_secs(flags.stall_timeout)),
+            manifest_cache: if flags.no_cache || side == Side::Destination {
+                None
+            } else {
+                cache_folder()
+            },
+            any_token_server: flags.any_token_server,
+            progress: progress.clone(),
             ..Options::default()
         })
     }
 
-    fn credentials(&self) -> CredentialOptions {
-        let standard = CredentialOptions::standard(&variable);
-        match &self.auth_file {
-            Some(path) => CredentialOptions {
-                files: vec![CredentialFile::named(path)],
-                ..standard
+    /// Those of the flags, and those of this machine's containers-registries.conf(5).
+    fn mirrors(&self) -> Result<Mirrors> {
+        let flags = self
+            .connection
+            .mirror
+            .iter()
+            .map(|text| parse_flag(text))
+            .collect::<Result<_>>()?;
+        let mut mirrors = Mirrors::new(flags);
+        if let Some(path) = set("CONTAINERS_REGISTRIES_CONF") {
+            mirrors.read_file(&path)?;
+            return Ok(mirrors);
+        }
+        let own = set("HOME").map(|home| home.join(".config/containers"));
+        let own = own.filter(|folder| folder.join("registries.conf").exists());
+        let folder = own.unwrap_or_else(|| PathBuf::from("/etc/containers"));
+        mirrors.read_file(&folder.join("registries.conf"))?;
+        mirrors.read_directory(&folder.join("registries.conf.d"))?;
+        Ok(mirrors)
+    }
+}
+
+/// What was said for one side alone.
+#[derive(Debug, Default)]
+struct Own {
+    plain_http: bool,
+    insecure: bool,
+    ca_files: Vec<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
+    login: LoginFlags,
+}
+
+impl Sides {
+    fn of(self, side: Side) -> Own {
+        match side {
+            Side::Source => Own {
+                plain_http: self.src_plain_http,
+                insecure: self.src_insecure,
+                ca_files: self.src_ca_file,
+                certificate: self.src_cert.zip(self.src_key),
+                login: LoginFlags::new(self.src_username, self.src_password_stdin),
             },
-            None => standard,
+            Side::Destination => Own {
+                plain_http: self.dest_plain_http,
+                insecure: self.dest_insecure,
+                ca_files: self.dest_ca_file,
+                certificate: self.dest_cert.zip(self.dest_key),
+                login: LoginFlags::new(self.dest_username, self.dest_password_stdin),
+            },
         }
     }
 }
 
-fn variable(name: &str) -> Option<OsString> {
+pub(super) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
+}
+
+fn set(name: &str) -> Option<PathBuf> {
+    variable(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// `$XDG_CACHE_HOME/docker-mirror`, else `~/.cache/docker-mirror`.
 fn cache_folder() -> Option<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
     set("XDG_CACHE_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".cache")))
         .map(|folder| folder.join("docker-mirror"))
+}
+
+/// Ends a run that takes longer than was asked for.
+pub(super) async fn within<T>(limit: Option<Duration>, run: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(limit) = limit else { return run.await };
+    tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
+        Err(
+            Error::new(Kind::Cancelled, format!("not done within {} seconds", limit.as_secs()))
+                .with_hint("run the same command again: it goes on where this one stopped"),
+        )
+    })
 }

@@ -10,7 +10,7 @@ use docker_mirror::image::tree::IndexMode;
 use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request};
 use docker_mirror::transfer::resolve::Wanted;
 
-use super::connection::Shared;
+use super::connection::{Shared, Side};
 use super::output::{self, Outcome};
 use super::progress::Display;
 
@@ -124,9 +124,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
             .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
     }
-    let display = Display::new(arguments.shared.verbose > 0);
+    let display = Display::new(arguments.shared.verbosity() > 0);
     let progress = display.progress();
-    let registries = arguments.shared.registries(progress.clone())?;
+    let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
+    let registries = arguments.shared.registries(Side::Source, &hosts, None, &progress)?;
     let request = Request {
         images,
         wanted,

@@ -11,7 +11,7 @@ use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::IndexMode;
 use docker_mirror::transfer::import::{self, Selection};
 
-use super::connection::Shared;
+use super::connection::{Shared, Side};
 use super::output::Outcome;
 use super::progress::Display;
 use super::push::Target;
@@ -54,9 +54,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             flags => Some(PlatformFilter::from_flags(flags)?),
         },
     };
-    let display = Display::new(arguments.shared.verbose > 0);
+    let display = Display::new(arguments.shared.verbosity() > 0);
     let progress = display.progress();
-    let registries = arguments.shared.registries(progress.clone())?;
+    let hosts = [request.destination.host()];
+    let registries = arguments
+        .shared
+        .registries(Side::Destination, &hosts, None, &progress)?;
     let options = OpenOptions {
         name: arguments.name,
         temp_dir: Some(std::env::temp_dir()),

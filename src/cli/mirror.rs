@@ -2,10 +2,11 @@
 
 use clap::Args;
 use docker_mirror::error::Result;
+use docker_mirror::image::reference::Reference;
 use docker_mirror::transfer::mirror;
 use docker_mirror::transfer::resolve::Resolver;
 
-use super::connection::Shared;
+use super::connection::{Shared, Side, Sides};
 use super::export::{Selection, references};
 use super::output::Outcome;
 use super::progress::Display;
@@ -25,16 +26,21 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     pub(super) shared: Shared,
+
+    #[command(flatten)]
+    sides: Sides,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let images = references(&arguments.images)?;
     let wanted = arguments.selection.wanted()?;
     let request = arguments.target.request(arguments.shared.jobs(), None)?;
-    let display = Display::new(arguments.shared.verbose > 0);
+    let display = Display::new(arguments.shared.verbosity() > 0);
     let progress = display.progress();
-    let sources = arguments.shared.registries(progress.clone())?;
-    let destinations = arguments.shared.registries(progress.clone())?;
+    let (shared, sides) = (&arguments.shared, Some(&arguments.sides));
+    let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
+    let sources = shared.registries(Side::Source, &hosts, sides, &progress)?;
+    let destinations = shared.registries(Side::Destination, &[request.destination.host()], sides, &progress)?;
     let resolver = Resolver::new(sources.clone(), wanted, arguments.shared.jobs(), progress.clone());
     let mut seen = std::collections::HashSet::new();
     let images: Vec<_> = images.into_iter().filter(|image| seen.insert(image.clone())).collect();

@@ -3,6 +3,8 @@
 mod connection;
 mod export;
 mod import;
+mod limits;
+mod login;
 mod mirror;
 mod output;
 mod progress;
@@ -46,6 +48,19 @@ enum Command {
     Export(export::Arguments),
     /// Push the images of a file to a registry
     Import(import::Arguments),
+    /// Show what is left of a registry's pull limit
+    Limits(limits::Arguments),
+}
+
+impl Cli {
+    fn shared(&self) -> &connection::Shared {
+        match &self.command {
+            None => &self.mirror.shared,
+            Some(Command::Export(arguments)) => &arguments.shared,
+            Some(Command::Import(arguments)) => &arguments.shared,
+            Some(Command::Limits(arguments)) => &arguments.shared,
+        }
+    }
 }
 
 /// Parses the command line, runs it, and says how it ended: 0 for success, 1 for failure, 2 for wrong usage.
@@ -58,12 +73,8 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let verbose = match &cli.command {
-        None => cli.mirror.shared.verbose,
-        Some(Command::Export(arguments)) => arguments.shared.verbose,
-        Some(Command::Import(arguments)) => arguments.shared.verbose,
-    };
-    output::start_log(verbose);
+    output::start_log(cli.shared().verbosity());
+    let limit = cli.shared().timeout();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -73,8 +84,10 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         tokio::select! {
-            result = run(cli) => result,
+            // In this order: signals are listened to before the work begins.
+            biased;
             error = interrupted() => Err(error),
+            result = connection::within(limit, run(cli)) => result,
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
@@ -94,6 +107,7 @@ async fn run(cli: Cli) -> Result<Outcome> {
         None => mirror::run(cli.mirror).await,
         Some(Command::Export(arguments)) => export::run(arguments).await,
         Some(Command::Import(arguments)) => import::run(arguments).await,
+        Some(Command::Limits(arguments)) => limits::run(arguments).await,
     }
 }
 

@@ -69,7 +69,7 @@ fn two_runs_on_one_output_exclude_each_other() {
 #[test]
 fn interrupted_by_the_user() {
     let (registry, export) = one_image();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(20)));
+    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(100)));
     for signal in ["-INT", "-TERM"] {
         registry.forget_requests();
         let child = export
@@ -170,7 +170,8 @@ fn too_little_room_is_told_before_the_first_blob() {
     let said = text(&done);
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains("are missing") && said.contains("MiB"), "{said}");
-    assert_eq!(blob_bytes_sent(&registry), 0, "{}", registry.transcript());
+    // The config, which tells the platform, and no layer.
+    assert!(blob_bytes_sent(&registry) < 1000, "{}", registry.transcript());
     assert_eq!(
         std::fs::read_dir(small.path()).unwrap().count(),
         0,

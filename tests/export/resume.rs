@@ -25,6 +25,7 @@ fn undisturbed(registry: &Double, images: &[&str]) -> Vec<u8> {
 /// Cuts an export off when so many bytes of blobs have been sent, at 20 MiB/s.
 fn cut_off(registry: &Double, after: u64) -> Export {
     let export = Export::of(registry, &["a/a:1", "b/b:1"]);
+    registry.forget_requests();
     let slow = registry.add_fault(When::get("/blobs/"), Action::Drip(256 << 10, Duration::from_millis(12)));
     export.kill_when("b.tar", &["-j", "2"], || blob_bytes_sent(registry) >= after);
     drop(slow);

@@ -56,6 +56,13 @@ pub struct TokenService {
     pub realm: Option<String>,
     /// The `WWW-Authenticate` headers; `{realm}`, `{service}` and `{scope}` are filled in.
     pub challenge: Vec<String>,
+    /// The tokens that it has handed out.
+    pub state: Tokens,
+}
+
+/// The tokens that a service has handed out.
+#[derive(Debug, Default)]
+pub struct Tokens {
     issued: Mutex<HashMap<String, Issued>>,
     count: AtomicU64,
 }
@@ -85,8 +92,7 @@ impl Default for TokenService {
             open_ping: false,
             realm: None,
             challenge: vec![r#"Bearer realm="{realm}",service="{service}",scope="{scope}""#.to_owned()],
-            issued: Mutex::default(),
-            count: AtomicU64::new(0),
+            state: Tokens::default(),
         }
     }
 }
@@ -192,16 +198,16 @@ impl Auth {
 impl TokenService {
     /// How many tokens were handed out.
     pub fn handed_out(&self) -> u64 {
-        self.count.load(Ordering::SeqCst)
+        self.state.count.load(Ordering::SeqCst)
     }
 
     /// Makes every token that was handed out so far worthless.
     pub fn revoke_all(&self) {
-        self.issued.lock().unwrap().clear();
+        self.state.issued.lock().unwrap().clear();
     }
 
     fn accepts(&self, token: &str, need: &Need) -> Result<(), &'static str> {
-        let mut issued = self.issued.lock().unwrap();
+        let mut issued = self.state.issued.lock().unwrap();
         let Some(token) = issued.get_mut(token).filter(|_| !self.useless) else {
             return Err("invalid_token");
         };
@@ -271,14 +277,14 @@ impl TokenService {
     }
 
     fn hand_out(&self, scopes: Vec<(String, String)>) -> Canned {
-        let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        let number = self.state.count.fetch_add(1, Ordering::SeqCst) + 1;
         let token = format!("secret-token-{number}");
         let issued = Issued {
             scopes,
             until: Instant::now() + self.lifetime,
             uses: self.uses,
         };
-        self.issued.lock().unwrap().insert(token.clone(), issued);
+        self.state.issued.lock().unwrap().insert(token.clone(), issued);
         let mut body = serde_json::Map::new();
         body.insert("access_token".to_owned(), json!(token));
         if !self.access_token_only {

@@ -32,6 +32,7 @@ pub mod fault;
 pub mod http;
 pub mod image;
 pub mod images;
+pub mod layout;
 pub mod log;
 mod options;
 mod pull;

@@ -11,6 +11,7 @@ use super::docker_archive::{self, Builder, Item};
 use super::names;
 use super::store::Store;
 use super::{BundledImage, Referrer};
+use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -321,6 +322,8 @@ fn image(archive: &Archive, entry: &Entry, name: Reference, record: Option<&Reco
         )
         .with_hint("the bundle was edited; export it again"));
     }
+    // The layout names an image by its tag alone, even if it was asked for by tag and digest; the record has both.
+    let name = found.and_then(|found| found.reference.parse().ok()).unwrap_or(name);
     Ok(BundledImage {
         name,
         root,
@@ -332,10 +335,12 @@ fn image(archive: &Archive, entry: &Entry, name: Reference, record: Option<&Reco
 }
 
 fn of_name<'a>(record: &'a Record, name: &Reference) -> Option<&'a ImageRecord> {
-    record
-        .images
-        .iter()
-        .find(|image| image.reference.parse::<Reference>().is_ok_and(|r| r == *name))
+    record.images.iter().find(|image| {
+        image
+            .reference
+            .parse::<Reference>()
+            .is_ok_and(|r| name_in_bundle(&r) == name_in_bundle(name))
+    })
 }
 
 /// The names that `manifest.json` has for an image manifest, found by its config.

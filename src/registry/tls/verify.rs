@@ -143,3 +143,36 @@ impl ServerCertVerifier for AcceptAny {
         self.0.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_exception_checks_name_and_period_by_itself() {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["h.io".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        // Without a chain verifier nobody else looks at either.
+        let verifier = Verifier::new(None, vec![certificate.der().clone()], &provider);
+        let verify = |name: &'static str, seconds: u64| {
+            let name = ServerName::try_from(name).unwrap();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            verifier
+                .verify_server_cert(certificate.der(), &[], &name, &[], now)
+                .map(|_| ())
+                .map_err(|error| error.to_string())
+        };
+        let (before, within, after) = (978_000_000, 990_000_000, 1_010_000_000);
+        assert_eq!(verify("h.io", within), Ok(()));
+        assert!(verify("other.io", within).unwrap_err().contains("not valid for name"));
+        assert!(verify("h.io", before).unwrap_err().contains("not valid yet"));
+        assert!(verify("h.io", after).unwrap_err().contains("expired"));
+    }
+}

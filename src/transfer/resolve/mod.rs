@@ -231,6 +231,8 @@ impl Resolver {
                         // Nothing in it is wanted: it goes as a whole.
                         let lost = state.kept.split_off(before);
                         state.dropped.extend(lost);
+                        // The index itself is absent as well: a reader of the bundle must not look for it.
+                        state.dropped.push(record);
                         fates.push(Fate::Drop);
                         continue;
                     }

@@ -1,0 +1,176 @@
+//! User names and passwords that are given to the program itself, and how they join those of credential files.
+
+use std::io::Read;
+use std::path::Path;
+
+use clap::Args;
+use docker_mirror::error::{Error, Kind, Result};
+use docker_mirror::progress::Progress;
+use docker_mirror::registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
+
+use super::connection::{Side, variable};
+
+/// No password is longer than this.
+const MAX_PASSWORD: u64 = 64 << 10;
+
+/// A login by flags.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct LoginFlags {
+    /// The user name at the registry; or DOCKER_MIRROR_USERNAME [default: from credential files and helpers]
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+
+    /// Read the password from standard input; or DOCKER_MIRROR_PASSWORD
+    #[arg(long, requires = "username")]
+    password_stdin: bool,
+
+    /// The password; others on this machine can see it, so rather use --password-stdin
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        requires = "username",
+        conflicts_with = "password_stdin",
+        hide = true
+    )]
+    password: Option<Password>,
+}
+
+/// A password on its way from the command line: nobody sees it in a debug print.
+#[derive(Clone)]
+struct Password(String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+impl From<String> for Password {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl LoginFlags {
+    pub(super) fn new(username: Option<String>, password_stdin: bool) -> Self {
+        Self {
+            username,
+            password_stdin,
+            password: None,
+        }
+    }
+
+    fn is_given(&self) -> bool {
+        self.username.is_some()
+    }
+}
+
+/// A user name and a password.
+pub(super) type Given = (String, Secret);
+
+/// The login of one side: by its own flags, by the general ones, by its own variables, by the general ones. A command with two
+/// sides takes no general login: a password must not reach a registry that it is not meant for.
+pub(super) fn of(
+    side: Side,
+    general: &LoginFlags,
+    own: &LoginFlags,
+    two_sides: bool,
+    progress: &Progress,
+) -> Result<Option<Given>> {
+    let (flag, prefix) = match side {
+        Side::Source => ("--src-username", "DOCKER_MIRROR_SRC_"),
+        Side::Destination => ("--dest-username", "DOCKER_MIRROR_DEST_"),
+    };
+    if two_sides && general.is_given() {
+        return Err(Error::new(Kind::Usage, "`--username` does not say at which registry")
+            .with_hint("give `--src-username` or `--dest-username`, each with its password"));
+    }
+    let general_prefix = (!two_sides).then_some("DOCKER_MIRROR_");
+    let prefixes = || std::iter::once(prefix).chain(general_prefix);
+    let flags = if own.is_given() { own } else { general };
+    let Some(username) = &flags.username else {
+        for prefix in prefixes() {
+            if let Some(username) = text(&format!("{prefix}USERNAME"))? {
+                let name = format!("{prefix}PASSWORD");
+                let password = text(&name)?.ok_or_else(|| {
+                    Error::new(Kind::Usage, format!("`{prefix}USERNAME` is set, but `{name}` is not"))
+                })?;
+                return Ok(Some((username, Secret::new(password))));
+            }
+        }
+        return Ok(None);
+    };
+    if let Some(Password(password)) = &flags.password {
+        progress.warn("a password on the command line can be seen by others; give `--password-stdin` instead");
+        return Ok(Some((username.clone(), Secret::new(password.clone()))));
+    }
+    if flags.password_stdin {
+        return Ok(Some((username.clone(), read_password()?)));
+    }
+    for prefix in prefixes() {
+        if let Some(password) = text(&format!("{prefix}PASSWORD"))? {
+            return Ok(Some((username.clone(), Secret::new(password))));
+        }
+    }
+    let flag = if own.is_given() { flag } else { "--username" };
+    let stdin = flag.replace("username", "password-stdin");
+    Err(
+        Error::new(Kind::Usage, format!("`{flag}` is given, but no password")).with_hint(format!(
+            "give it on standard input with `{stdin}`, or in the variable `{prefix}PASSWORD`"
+        )),
+    )
+}
+
+/// Where credentials come from. A given login is for the one host that is talked to.
+pub(super) fn credentials(file: Option<&Path>, given: Option<Given>, hosts: &[&str]) -> Result<CredentialOptions> {
+    let mut options = CredentialOptions::standard(&variable);
+    if let Some(path) = file {
+        options.files = vec![CredentialFile::named(path)];
+    }
+    if let Some((username, password)) = given {
+        let mut hosts = hosts.to_vec();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let [host] = hosts.as_slice() else {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "one login is given, but there are several registries: {}",
+                    hosts.join(", ")
+                ),
+            )
+            .with_hint("log in to each with `docker login` or `podman login`, or name a file with `--auth-file`"));
+        };
+        options.login = Some(Login {
+            host: Some((*host).to_owned()),
+            username,
+            password,
+        });
+    }
+    Ok(options)
+}
+
+fn text(name: &str) -> Result<Option<String>> {
+    match variable(name).filter(|value| !value.is_empty()) {
+        None => Ok(None),
+        // The value is not quoted: it may be a password.
+        Some(value) => value
+            .into_string()
+            .map(Some)
+            .map_err(|_| Error::new(Kind::Usage, format!("the variable `{name}` is not UTF-8"))),
+    }
+}
+
+fn read_password() -> Result<Secret> {
+    let mut text = String::new();
+    std::io::stdin()
+        .take(MAX_PASSWORD)
+        .read_to_string(&mut text)
+        .map_err(|e| Error::new(Kind::Io, "cannot read the password from standard input").with_source(e))?;
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() {
+        return Err(Error::new(Kind::Usage, "standard input has no password"));
+    }
+    Ok(Secret::new(password.to_owned()))
+}

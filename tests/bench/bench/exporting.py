@@ -1,0 +1,159 @@
+"""`tests/bench/run export`: from a registry to files."""
+
+import json
+import shutil
+import tarfile
+from dataclasses import dataclass
+
+from . import corpus, table
+from .measure import Failed, folder_size, run
+from .registry import Registry
+from .rounds import Rounds, behind, fresh, say
+from .tools import EXPORTERS, DockerMirror, Job
+
+MIB = 1 << 20
+
+
+@dataclass
+class Scenario:
+    """One table."""
+
+    name: str
+    title: str
+    corpus: str
+    rounds: int
+    delay: int = 0
+    limits: tuple = ()
+
+
+# limits: (what, to which tool, at most)
+SCENARIOS = [
+    Scenario("base", "1.2 GB in 6 images of 2 to 4 platforms", "base", 5, 0, (("floor", 1.0), ("skopeo", 0.3))),
+    Scenario("small", "200 small images of 3 platforms", "small", 3),
+    Scenario("delayed", "200 small images of 3 platforms, behind 40 ms", "small", 2, 20, (("skopeo", 0.1),)),
+    Scenario("huge", "One image with a layer of 4.2 GB", "huge", 3, 0, (("floor", 1.0),)),
+]
+
+
+def export_once(tool, source, job_corpus, host, options, name="export"):
+    """One export by one tool, measured and checked; its output stays in `FOLDER/out`."""
+    folder = fresh(options.work / "run" / name)
+    (folder / "out").mkdir()
+    job = Job(job_corpus, host, folder)
+    tool.prepare(job)
+    since = source.settle()
+    result = run(tool.export(job), folder, options.work / "logs" / name, options.timeout)
+    source.settle()
+    requests = source.requests(since)
+    result.requests = len(requests)
+    result.blob_requests = sum(request.about_blob for request in requests)
+    size = folder_size(folder / "out")
+    if size < job_corpus.size:
+        raise Failed(f"wrote {size} bytes where the blobs alone have {job_corpus.size}")
+    if isinstance(tool, DockerMirror):
+        check_bundle(folder / "out/bundle.tar", job_corpus)
+    return result
+
+
+def check_bundle(bundle, job_corpus):
+    """Whether the bundle names every image by its digest and holds every blob at its size."""
+    with tarfile.open(bundle) as archive:
+        members = {member.name: member.size for member in archive}
+        index = json.load(archive.extractfile("index.json"))
+    roots = {entry["digest"] for entry in index["manifests"]}
+    if roots != {image.digest for image in job_corpus.images}:
+        raise Failed("the bundle's index does not name the images of the source")
+    for digest, size in job_corpus.blobs.items():
+        if members.get("blobs/" + digest.replace(":", "/")) != size:
+            raise Failed(f"the bundle has no blob {digest} of {size} bytes")
+
+
+def scenario_table(scenario, options):
+    """Runs one scenario and gives its part of the report."""
+    say(f"export, {scenario.name}: {scenario.title}")
+    images = corpus.make(options.work, scenario.corpus, options.scale)
+    corpus.warm(images)
+    rounds = Rounds(EXPORTERS, options.tools)
+    bundle_size = 0
+    with Registry(options.work / "source", images.storage, readonly=True) as source, behind(source, scenario.delay) as host:
+
+        def measure(tool, _):
+            nonlocal bundle_size
+            result = export_once(tool, source, images, host, options)
+            if isinstance(tool, DockerMirror):
+                bundle_size = (options.work / "run/export/out/bundle.tar").stat().st_size
+            shutil.rmtree(options.work / "run")
+            return result
+
+        rounds.go(options.rounds or scenario.rounds, measure)
+    floor = rounds.name_of("floor:")
+    text = [f"### {scenario.title}", ""]
+    text += [f"{len(images.images)} images, {len(images.blobs)} blobs, {images.size / MIB:,.0f} MiB.", ""]
+    text += [table.results(rounds.runs, rounds.notes, floor), ""]
+    ours = rounds.runs.get("docker-mirror")
+    for program, limit in scenario.limits:
+        value = table.ratio(rounds.runs, "docker-mirror", rounds.name_of(f"{program}"))
+        text.append(table.goal(f"wall to {program}", value, limit))
+    if ours:
+        text.append(table.goal("bytes written to the bundle's size", max(r.written for r in ours) / bundle_size, 1.01))
+        text.append(table.goal("peak disk to the bundle's size", max(r.disk for r in ours) / bundle_size, 1.01))
+        text.append(table.goal("peak memory", max(r.memory for r in ours) / MIB, 64, " MiB"))
+    return "\n".join(text)
+
+
+def memory_table(options):
+    """Peak memory of docker-mirror alone with 200 and with 2,000 tiny images."""
+    say("export, memory: 200 and 2,000 tiny images")
+    rows, peaks, manifests = [], [], []
+    tool = DockerMirror()
+    if tool.path() is None:
+        return ""
+    for name in ["many-200", "many-2000"]:
+        images = corpus.make(options.work, name, options.scale)
+        with Registry(options.work / "source", images.storage, readonly=True) as source:
+            result = export_once(tool, source, images, source.host, options)
+            shutil.rmtree(options.work / "run")
+        peaks.append(result.memory)
+        manifests.append(images.manifest_bytes)
+        rows.append(memory_row(images, result))
+    return memory_text("Memory from 200 to 2,000 images", rows, peaks, manifests)
+
+
+def memory_row(images, result):
+    """One line on memory."""
+    return [
+        f"{len(images.images):,} images",
+        table.number(images.manifest_bytes / MIB),
+        table.number(result.memory / MIB, 1),
+        table.number(result.wall),
+        f"{result.requests:,}",
+    ]
+
+
+def memory_text(title, rows, peaks, manifests):
+    """The table on memory and what it says."""
+    heads = ["docker-mirror", "manifests MiB", "peak memory MiB", "wall s", "requests"]
+    growth, more = peaks[1] - peaks[0], manifests[1] - manifests[0]
+    return "\n".join(
+        [
+            f"### {title}",
+            "",
+            table.table(heads, rows),
+            "",
+            table.goal("peak memory", max(peaks) / MIB, 64, " MiB"),
+            f"- growth of memory: {growth / MIB:.1f} MiB, where the manifests grow by {more / MIB:.1f} MiB "
+            f"({growth / more:.1f} times)",
+        ]
+    )
+
+
+def report(options):
+    """All tables of the export side."""
+    parts = [
+        scenario_table(scenario, options)
+        for scenario in SCENARIOS
+        if not options.scenarios or scenario.name in options.scenarios
+    ]
+    if not options.scenarios or "memory" in options.scenarios:
+        parts.append(memory_table(options))
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,164 @@
+//! "The commands": one step, export, import, and what each prints where.
+
+use super::support::images::{self, greeting};
+use super::support::{Double, Options};
+use super::{cli, digest_in, source};
+
+#[test]
+fn export_then_import_carries_the_image() {
+    let (cli, source, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let exported = cli.succeed(&["export", &image, "-o", "bundle.tar"]);
+    let imported = cli.succeed(&["import", "bundle.tar", "-d", &target.host()]);
+    let digest = digest_in(exported.lines()[0]);
+    assert_eq!(digest_in(imported.lines()[0]), digest);
+    assert_eq!(
+        imported.lines(),
+        [format!("{}/library/greeting:1.0@{digest}", target.host())]
+    );
+    let fixture = greeting();
+    for document in fixture.documents_of("linux") {
+        assert_eq!(
+            target.manifest("library/greeting", &document.digest).unwrap(),
+            document.bytes
+        );
+    }
+    for digest in super::support::image::Image::blobs_of(&fixture.documents_of("linux")) {
+        let stored = target
+            .store()
+            .blob("library/greeting", &digest)
+            .expect("a blob is missing");
+        assert_eq!(stored.all(), fixture.blobs[&digest]);
+    }
+}
+
+#[test]
+fn one_step_gives_what_two_steps_give() {
+    let (cli, source, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "bundle.tar"]);
+    cli.succeed(&["import", "bundle.tar", "-d", &format!("{}/two", target.host())]);
+    let before = cli.files();
+    let one = cli.succeed(&["-d", &format!("{}/one", target.host()), &image]);
+    assert_eq!(cli.files(), before, "the one-step mirror leaves no file");
+    let stored = |prefix: &str| {
+        target
+            .store()
+            .repository(&format!("{prefix}/library/greeting"))
+            .unwrap()
+    };
+    let (first, second) = (stored("one"), stored("two"));
+    assert_eq!(first.tags, second.tags);
+    assert_eq!(first.blobs, second.blobs);
+    assert!(first.manifests.keys().eq(second.manifests.keys()));
+    assert_eq!(
+        one.lines(),
+        [format!(
+            "{}/one/library/greeting:1.0@{}",
+            target.host(),
+            first.tags["1.0"]
+        )]
+    );
+}
+
+#[test]
+fn import_needs_nothing_but_the_file_and_the_destination() {
+    let (cli, source, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "bundle.tar"]);
+    drop(source);
+    let elsewhere = super::cli();
+    std::fs::copy(cli.path("bundle.tar"), elsewhere.path("b.tar")).unwrap();
+    elsewhere.succeed(&["import", "b.tar", "-d", &target.host()]);
+}
+
+#[test]
+fn results_on_stdout_and_all_else_on_stderr() {
+    let (cli, source, target) = (cli(), source(), Double::new());
+    images::helm_chart().push(&source, "charts/x", "1");
+    let names = ["library/greeting:1.0", "charts/x:1"].map(|name| format!("{}/{name}", source.host()));
+    let out = cli.succeed(&["-d", &target.host(), &names[0], &names[1]]);
+    assert_eq!(out.lines().len(), 2, "{}", out.everything());
+    for (line, name) in out.lines().iter().zip(["library/greeting:1.0", "charts/x:1"]) {
+        assert!(line.starts_with(&format!("{}/{name}@sha256:", target.host())), "{line}");
+    }
+    // Not on a terminal: a line for each finished image, and no bar.
+    assert!(
+        out.stderr.contains("greeting") && out.stderr.contains("charts/x"),
+        "{}",
+        out.everything()
+    );
+    assert!(
+        !out.stderr.contains('\r') && !out.stderr.contains('\u{1b}'),
+        "{}",
+        out.everything()
+    );
+}
+
+#[test]
+fn a_bundle_on_standard_output_is_the_same_and_alone_there() {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "bundle.tar"]);
+    let output = cli.command(&["export", &image, "-o", "-"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.stdout == std::fs::read(cli.path("bundle.tar")).unwrap(),
+        "the pipe got other bytes"
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("@sha256:"));
+}
+
+#[test]
+fn jobs_bound_what_is_in_flight() {
+    let cli = cli();
+    let source = Double::start(Options {
+        latency: std::time::Duration::from_millis(5),
+        ..Options::default()
+    });
+    images::sized(1, "linux/amd64", &[2000; 24]).push(&source, "many/layers", "1");
+    let image = format!("{}/many/layers:1", source.host());
+    cli.succeed(&["export", &image, "-o", "two.tar", "-j", "2"]);
+    assert!(source.peak() <= 2, "{} at once", source.peak());
+    cli.run(&["export", &image, "-o", "none.tar", "-j", "0"]).expect_code(2);
+}
+
+#[test]
+fn verbose_says_more() {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let plain = cli.succeed(&["export", &image, "-o", "a.tar"]);
+    let verbose = cli.succeed(&["export", &image, "-o", "b.tar", "-v"]);
+    assert!(verbose.stderr.len() > plain.stderr.len(), "{}", verbose.everything());
+    assert_eq!(plain.stdout, verbose.stdout);
+}
+
+#[test]
+fn an_image_that_is_named_like_a_command_has_a_long_name() {
+    let (cli, source, target) = (cli(), Double::new(), Double::new());
+    images::helm_chart().push(&source, "library/export", "latest");
+    cli.succeed(&["-d", &target.host(), &format!("{}/library/export", source.host())]);
+    assert!(target.manifest("library/export", "latest").is_some());
+    let help = cli.succeed(&["--help"]);
+    assert!(help.stdout.contains("library/export"), "{}", help.everything());
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let cli = cli();
+    for arguments in [
+        &["export"][..],
+        &["export", "x"],
+        &["import", "x.tar"],
+        &["hello-world"],
+        &["--no-such-flag"],
+        &["export", "UPPER/case", "-o", "x.tar"],
+        &["export", "hello-world", "-o", "x.tar", "--platform", "linux"],
+        &["export", "hello-world", "-o", "x.tar", "--index", "other"],
+        &["import", "x.tar", "-d", "http://127.0.0.1:1"],
+    ] {
+        let out = cli.run(arguments).expect_code(2);
+        assert!(!out.stderr.is_empty() && out.stdout.is_empty(), "{}", out.everything());
+    }
+    assert!(cli.files().is_empty(), "{:?}", cli.files());
+}

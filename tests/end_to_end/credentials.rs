@@ -1,0 +1,207 @@
+//! "Credentials": where they are read, how they are used, and that they are never shown.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use base64::Engine;
+use serde_json::json;
+
+use super::support::auth::TokenService;
+use super::support::images::{greeting, helm_chart};
+use super::support::{Auth, Double, Options};
+use super::{Cli, cli};
+
+const USER: &str = "somebody";
+const PASSWORD: &str = "hunter2-very-secret";
+
+fn encoded() -> String {
+    base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"))
+}
+
+fn basic() -> Double {
+    let registry = Double::start(Options::default().auth(Auth::basic(USER, PASSWORD)));
+    helm_chart().push(&registry, "a/b", "1");
+    registry
+}
+
+fn bearer() -> Double {
+    let registry = Double::start(Options::default().auth(Auth::bearer(USER, PASSWORD)));
+    helm_chart().push(&registry, "a/b", "1");
+    registry
+}
+
+/// Exports the chart, with the most talkative log, and checks that nothing secret is in it.
+fn export_works(cli: &Cli, registry: &Double) {
+    let image = format!("{}/a/b:1", registry.host());
+    cli.succeed(&["export", &image, "-o", "b.tar", "--force", "-vv"])
+        .hides(&[PASSWORD, &encoded(), "secret-token-"]);
+}
+
+fn export_is_refused(cli: &Cli, registry: &Double) {
+    let image = format!("{}/a/b:1", registry.host());
+    cli.run(&["export", &image, "-o", "refused.tar", "-vv"])
+        .expect_code(1)
+        .says(&["a/b", &registry.host()])
+        .hides(&[PASSWORD, &encoded(), "secret-token-"]);
+    assert!(!cli.path("refused.tar").exists());
+}
+
+#[test]
+fn basic_from_the_home_folder() {
+    let (cli, registry) = (cli(), basic());
+    export_is_refused(&cli, &registry);
+    cli.log_in(&registry.host(), USER, "wrong-password");
+    export_is_refused(&cli, &registry);
+    cli.log_in(&registry.host(), USER, PASSWORD);
+    export_works(&cli, &registry);
+}
+
+#[test]
+fn basic_from_docker_config() {
+    let (mut cli, registry) = (cli(), basic());
+    let folder = cli.path("elsewhere");
+    fs::create_dir(&folder).unwrap();
+    let config = json!({"auths": {registry.host(): {"auth": encoded()}}});
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    cli.set("DOCKER_CONFIG", folder.to_str().unwrap());
+    export_works(&cli, &registry);
+}
+
+#[test]
+fn basic_from_registry_auth_file_and_from_podman() {
+    let (mut cli, registry) = (cli(), basic());
+    let config = json!({"auths": {registry.host(): {"auth": encoded()}}}).to_string();
+    fs::create_dir_all(cli.path("run/containers")).unwrap();
+    fs::write(cli.path("run/containers/auth.json"), &config).unwrap();
+    export_works(&cli, &registry);
+    fs::remove_file(cli.path("run/containers/auth.json")).unwrap();
+    export_is_refused(&cli, &registry);
+    fs::write(cli.path("auth.json"), &config).unwrap();
+    let file = cli.path("auth.json").to_str().unwrap().to_owned();
+    cli.set("REGISTRY_AUTH_FILE", file);
+    export_works(&cli, &registry);
+}
+
+/// Puts a credential helper on the path that knows one registry.
+fn helper(cli: &mut Cli, name: &str, host: &str, answer: &str) {
+    let folder = cli.path("bin");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(format!("docker-credential-{name}"));
+    let script = format!(
+        "#!/bin/sh\nread asked\n[ \"$1\" = get ] || exit 1\ncase \"$asked\" in\n*{host}*) echo '{answer}' ;;\n\
+         *) echo 'credentials not found in native keychain'; exit 1 ;;\nesac\n"
+    );
+    fs::write(&file, script).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+    cli.set("PATH", path);
+}
+
+#[test]
+fn helpers_for_one_registry_and_for_all() {
+    let registry = basic();
+    let answer = json!({"ServerURL": registry.host(), "Username": USER, "Secret": PASSWORD}).to_string();
+    for config in [
+        json!({"credHelpers": {registry.host(): "test"}}),
+        json!({"credsStore": "test"}),
+        json!({"credsStore": "other", "credHelpers": {registry.host(): "test"}}),
+    ] {
+        let mut cli = cli();
+        helper(&mut cli, "test", &registry.host(), &answer);
+        cli.docker_config(&config);
+        export_works(&cli, &registry);
+    }
+}
+
+#[test]
+fn a_helper_that_is_not_there_is_named() {
+    let (cli, registry) = (cli(), basic());
+    cli.docker_config(&json!({"credHelpers": {registry.host(): "absent-one"}}));
+    let image = format!("{}/a/b:1", registry.host());
+    cli.run(&["export", &image, "-o", "b.tar"])
+        .expect_code(1)
+        .says(&["docker-credential-absent-one"]);
+}
+
+#[test]
+fn tokens_for_a_user() {
+    let (cli, registry) = (cli(), bearer());
+    export_is_refused(&cli, &registry);
+    cli.log_in(&registry.host(), USER, PASSWORD);
+    registry.forget_requests();
+    export_works(&cli, &registry);
+    let tokens = registry.requests_of("*", "/token");
+    assert_eq!(
+        tokens.len(),
+        1,
+        "one token for the whole run: {}",
+        registry.transcript()
+    );
+    assert!(
+        tokens[0]
+            .target()
+            .replace("%2F", "/")
+            .replace("%3A", ":")
+            .contains("a/b:pull"),
+        "the scope is that of the repository"
+    );
+    for request in registry.requests_of("*", "/v2/") {
+        assert!(
+            !request.everything().contains(&encoded()),
+            "the password went to the registry itself"
+        );
+    }
+}
+
+#[test]
+fn an_anonymous_token_where_there_are_no_credentials() {
+    let registry = Double::start(Options::default().auth(Auth::anonymous()));
+    helm_chart().push(&registry, "a/b", "1");
+    let cli = cli();
+    export_works(&cli, &registry);
+    let tokens = registry.requests_of("GET", "/token");
+    assert!(!tokens.is_empty() && tokens.iter().all(|t| t.header("authorization").is_empty()));
+}
+
+#[test]
+fn pushes_with_a_token_that_may_push() {
+    let service = Arc::new(TokenService {
+        users: vec![(USER.to_owned(), PASSWORD.to_owned())],
+        ..TokenService::default()
+    });
+    let source = super::source();
+    let target = Double::start(Options::default().auth(Auth::Bearer(service)));
+    let cli = cli();
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    cli.run(&["import", "b.tar", "-d", &target.host()])
+        .expect_code(1)
+        .says(&[&target.host()]);
+    assert!(target.store().repositories().is_empty());
+    cli.log_in(&target.host(), USER, PASSWORD);
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "-vv"])
+        .hides(&[PASSWORD, &encoded(), "secret-token-"]);
+    let linux = greeting().documents_of("linux").len();
+    assert_eq!(
+        target.store().repository("library/greeting").unwrap().manifests.len(),
+        linux + 1
+    );
+}
+
+#[test]
+fn credentials_of_one_registry_do_not_go_to_the_other() {
+    let (source, target) = (
+        basic(),
+        Double::start(Options::default().auth(Auth::basic("other", "another-secret"))),
+    );
+    let cli = cli();
+    let auth = |user: &str, password: &str| json!({"auth": base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"))});
+    let config =
+        json!({"auths": {source.host(): auth(USER, PASSWORD), target.host(): auth("other", "another-secret")}});
+    cli.docker_config(&config);
+    cli.succeed(&["-d", &target.host(), &format!("{}/a/b:1", source.host())]);
+    assert!(target.requests().iter().all(|e| !e.everything().contains(&encoded())));
+    let theirs = base64::engine::general_purpose::STANDARD.encode("other:another-secret");
+    assert!(source.requests().iter().all(|e| !e.everything().contains(&theirs)));
+}

@@ -1,0 +1,378 @@
+//! "Platforms and indexes": what is kept of an index, and which bytes go under the name.
+
+use serde_json::Value;
+
+use super::support::image::{Image, Style, attestation, index};
+use super::support::images::{
+    greeting, helm_chart, linux_and_windows, multi, nested, small, windows_only, without_platforms,
+};
+use super::support::layout::{Tar, blob_name};
+use super::support::{Double, Options, sha256};
+use super::{Cli, cli, digest_in};
+
+/// Pushes an image to a registry of its own and exports it; the bundle is `b.tar`.
+fn export(cli: &Cli, image: &Image, flags: &[&str]) -> (Double, super::support::cli::Output) {
+    let source = Double::new();
+    image.push(&source, "a/b", "1");
+    let name = format!("{}/a/b:1", source.host());
+    let mut arguments = vec!["export", &name, "-o", "b.tar", "--force"];
+    arguments.extend(flags);
+    let out = cli.succeed(&arguments);
+    (source, out)
+}
+
+fn platforms_of(index: &Value) -> Vec<String> {
+    let entries = index["manifests"].as_array().unwrap();
+    let text = |e: &Value| {
+        let p = &e["platform"];
+        let variant = p["variant"].as_str().map(|v| format!("/{v}")).unwrap_or_default();
+        format!(
+            "{}/{}{variant}",
+            p["os"].as_str().unwrap(),
+            p["architecture"].as_str().unwrap()
+        )
+    };
+    entries.iter().map(text).collect()
+}
+
+/// The index that goes under the name of the only image of `b.tar`.
+fn root(cli: &Cli) -> (String, Value) {
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let digest = bundle.json("index.json")["manifests"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let json = serde_json::from_slice(&bundle.blob(&digest).unwrap()).unwrap();
+    (digest, json)
+}
+
+#[test]
+fn every_linux_platform_and_no_other() {
+    let cli = cli();
+    let (_source, _) = export(&cli, &greeting(), &[]);
+    let linux = [
+        "linux/amd64",
+        "linux/arm64/v8",
+        "linux/arm/v7",
+        "linux/arm/v6",
+        "linux/386",
+        "linux/ppc64le",
+        "linux/s390x",
+        "linux/riscv64",
+    ];
+    let kept = platforms_of(&root(&cli).1);
+    assert_eq!(kept[..8], linux);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    for document in greeting().documents_of("linux") {
+        assert_eq!(bundle.blob(&document.digest).unwrap(), document.bytes);
+    }
+    for document in greeting().documents_of("windows") {
+        assert!(bundle.member(&blob_name(&document.digest)).is_none());
+    }
+}
+
+#[test]
+fn an_attestation_is_kept_exactly_with_what_it_describes() {
+    let cli = cli();
+    export(&cli, &greeting(), &[]);
+    let index = root(&cli).1;
+    let entries = index["manifests"].as_array().unwrap();
+    let digests: Vec<&Value> = entries.iter().map(|e| &e["digest"]).collect();
+    let about: Vec<&Value> = entries
+        .iter()
+        .map(|e| &e["annotations"]["vnd.docker.reference.digest"])
+        .filter(|d| !d.is_null())
+        .collect();
+    assert_eq!(about.len(), 8);
+    assert!(about.iter().all(|subject| digests.contains(subject)));
+    export(&cli, &greeting(), &["--platform", "linux/arm64"]);
+    assert_eq!(platforms_of(&root(&cli).1), ["linux/arm64/v8", "unknown/unknown"]);
+}
+
+#[test]
+fn nothing_dropped_leaves_the_index_byte_for_byte() {
+    let cli = cli();
+    let image = multi(Style::Oci, &["linux/amd64", "linux/arm64/v8"], "whole");
+    let (_, out) = export(&cli, &image, &[]);
+    assert_eq!(digest_in(out.lines()[0]), image.digest());
+    assert_eq!(
+        Tar::open(&cli.path("b.tar")).blob(image.digest()).unwrap(),
+        image.root.bytes
+    );
+    let (_, out) = export(&cli, &greeting(), &["--platform", "all"]);
+    assert_eq!(digest_in(out.lines()[0]), greeting().digest());
+    let bundle = Tar::open(&cli.path("b.tar"));
+    for document in greeting().documents() {
+        assert_eq!(bundle.blob(&document.digest).unwrap(), document.bytes);
+    }
+}
+
+#[test]
+fn something_dropped_by_tag_removes_list_entries_and_keeps_the_rest() {
+    let cli = cli();
+    let image = greeting();
+    let (_, out) = export(&cli, &image, &[]);
+    let (digest, filtered) = root(&cli);
+    assert_eq!(digest_in(out.lines()[0]), digest);
+    assert_ne!(digest, image.digest());
+    let mut expected = image.root.json();
+    let kept: Vec<String> = image.documents_of("linux").into_iter().map(|d| d.digest).collect();
+    let list = expected["manifests"].as_array_mut().unwrap();
+    list.retain(|entry| kept.iter().any(|digest| entry["digest"] == *digest));
+    assert_eq!(filtered, expected, "order, unknown fields and annotations stay");
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let text = String::from_utf8(bundle.blob(&digest).unwrap()).unwrap();
+    assert!(text.contains("1.5"), "numbers stay as they were: {text}");
+    // Both digests are recorded in the bundle, and shown.
+    let record = bundle.json("docker-mirror.json");
+    assert_eq!(record["images"][0]["original"], image.digest());
+    assert_eq!(record["images"][0]["filtered"], digest);
+    out.says(&[image.digest(), &digest]);
+}
+
+#[test]
+fn the_record_lists_platforms_kept_and_dropped() {
+    let cli = cli();
+    export(&cli, &linux_and_windows(Style::Oci), &[]);
+    let record = Tar::open(&cli.path("b.tar")).json("docker-mirror.json");
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["platform"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&record["images"][0]["kept"]), ["linux/amd64", "linux/arm64/v8"]);
+    assert_eq!(names(&record["images"][0]["dropped"]), ["windows/amd64"]);
+    assert!(record["formatVersion"].is_u64());
+}
+
+#[test]
+fn the_original_index_is_always_in_the_bundle() {
+    let cli = cli();
+    let image = greeting();
+    for flags in [&[][..], &["--index", "filtered"], &["--index", "sparse"]] {
+        export(&cli, &image, flags);
+        let bundle = Tar::open(&cli.path("b.tar"));
+        assert_eq!(bundle.blob(image.digest()).unwrap(), image.root.bytes, "{flags:?}");
+    }
+}
+
+#[test]
+fn pinned_by_digest_keeps_the_sparse_original() {
+    let (cli, source) = (cli(), Double::new());
+    let image = linux_and_windows(Style::Oci);
+    image.push(&source, "a/b", "1");
+    let pinned = format!("{}/a/b@{}", source.host(), image.digest());
+    let out = cli.succeed(&["export", &pinned, "-o", "b.tar"]);
+    assert_eq!(digest_in(out.lines()[0]), image.digest());
+    let target = Double::start(Options {
+        accept_sparse: true,
+        ..Options::default()
+    });
+    let out = cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+    assert_eq!(digest_in(out.lines()[0]), image.digest());
+    assert_eq!(target.manifest("a/b", image.digest()).unwrap(), image.root.bytes);
+    let stored = target.store().repository("a/b").unwrap();
+    assert_eq!(stored.manifests.len(), 3, "the index and two linux children");
+}
+
+#[test]
+fn pinned_and_refused_puts_the_filtered_one_under_the_tag_and_says_so() {
+    let (cli, source) = (cli(), Double::new());
+    let image = linux_and_windows(Style::Oci);
+    image.push(&source, "a/b", "1");
+    let pinned = format!("{}/a/b:1@{}", source.host(), image.digest());
+    cli.succeed(&["export", &pinned, "-o", "b.tar"]);
+    for one_step in [false, true] {
+        let target = Double::new();
+        let out = match one_step {
+            false => cli.run(&["import", "b.tar", "-d", &target.host()]),
+            true => cli.run(&["-d", &target.host(), &pinned]),
+        };
+        out.expect_code(1)
+            .says(&[image.digest(), "does not exist", "--platform all"]);
+        let tagged = target
+            .manifest("a/b", "1")
+            .expect("the filtered index is under the tag");
+        let json: Value = serde_json::from_slice(&tagged).unwrap();
+        assert_eq!(platforms_of(&json), ["linux/amd64", "linux/arm64/v8"]);
+        assert!(target.manifest("a/b", image.digest()).is_none());
+    }
+}
+
+#[test]
+fn the_index_mode_can_be_chosen_on_export_and_on_import() {
+    let cli = cli();
+    let image = linux_and_windows(Style::Oci);
+    let sparse = || {
+        Double::start(Options {
+            accept_sparse: true,
+            ..Options::default()
+        })
+    };
+    // Chosen on export.
+    let (_, out) = export(&cli, &image, &["--index", "sparse"]);
+    assert_eq!(digest_in(out.lines()[0]), image.digest());
+    let target = sparse();
+    let out = cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+    assert_eq!(digest_in(out.lines()[0]), image.digest());
+    // Overridden on import, both ways.
+    let out = cli.succeed(&[
+        "import",
+        "b.tar",
+        "-d",
+        &format!("{}/x", target.host()),
+        "--index",
+        "filtered",
+    ]);
+    let filtered = digest_in(out.lines()[0]).to_owned();
+    assert_ne!(filtered, image.digest());
+    let (_, out) = export(&cli, &image, &[]);
+    assert_eq!(digest_in(out.lines()[0]), filtered);
+    let out = cli.succeed(&[
+        "import",
+        "b.tar",
+        "-d",
+        &format!("{}/y", target.host()),
+        "--index",
+        "sparse",
+    ]);
+    assert_eq!(digest_in(out.lines()[0]), image.digest());
+    // A digest-pinned image, filtered on demand.
+    let source = Double::new();
+    image.push(&source, "a/b", "1");
+    let pinned = format!("{}/a/b@{}", source.host(), image.digest());
+    let out = cli.succeed(&["export", &pinned, "-o", "b.tar", "--force", "--index", "filtered"]);
+    assert_eq!(digest_in(out.lines()[0]), filtered);
+}
+
+#[test]
+fn an_index_without_linux_is_an_error_for_that_image() {
+    let (cli, source, target) = (cli(), Double::new(), Double::new());
+    windows_only().push(&source, "a/windows", "1");
+    small(Style::Oci, "windows/amd64", "single").push(&source, "a/single", "1");
+    for name in ["a/windows:1", "a/single:1"] {
+        let image = format!("{}/{name}", source.host());
+        cli.run(&["export", &image, "-o", "b.tar"])
+            .expect_code(1)
+            .says(&[&image, "linux"]);
+        cli.run(&["-d", &target.host(), &image])
+            .expect_code(1)
+            .says(&[&image, "linux"]);
+    }
+    assert!(target.store().repositories().is_empty(), "{}", target.transcript());
+    let image = format!("{}/a/windows:1", source.host());
+    cli.succeed(&["export", &image, "-o", "b.tar", "--platform", "all"]);
+}
+
+#[test]
+fn a_single_linux_manifest_is_taken_as_it_is() {
+    let cli = cli();
+    for style in [Style::Oci, Style::Docker] {
+        let image = small(style, "linux/s390x", "single");
+        let (_, out) = export(&cli, &image, &[]);
+        assert_eq!(digest_in(out.lines()[0]), image.digest());
+        let index = Tar::open(&cli.path("b.tar")).json("index.json");
+        assert_eq!(index["manifests"][0]["mediaType"], image.root.media_type);
+    }
+}
+
+#[test]
+fn docker_media_types_are_never_converted() {
+    let (cli, target) = (cli(), Double::new());
+    let image = linux_and_windows(Style::Docker);
+    export(&cli, &image, &[]);
+    cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+    let stored = target.store().repository("a/b").unwrap();
+    assert_eq!(stored.manifests[&stored.tags["1"]].media_type, Style::Docker.index());
+    let children: Vec<_> = stored
+        .manifests
+        .values()
+        .filter(|m| m.media_type == Style::Docker.manifest())
+        .collect();
+    assert_eq!(children.len(), 2);
+    for child in children {
+        let original = image
+            .below
+            .iter()
+            .find(|d| d.digest == child.digest)
+            .expect("a changed manifest");
+        assert_eq!(original.bytes, child.bytes);
+    }
+}
+
+#[test]
+fn charts_and_other_artifacts_travel_verbatim() {
+    let (cli, target) = (cli(), Double::new());
+    let chart = helm_chart();
+    export(&cli, &chart, &[]);
+    cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+    assert_eq!(target.manifest("a/b", "1").unwrap(), chart.root.bytes);
+    for (digest, bytes) in &chart.blobs {
+        assert_eq!(target.store().blob("a/b", digest).unwrap().all(), bytes);
+    }
+}
+
+#[test]
+fn nested_indexes_are_filtered_at_every_level() {
+    let (cli, target) = (cli(), Double::new());
+    export(&cli, &nested(), &[]);
+    cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+    let stored = target.store().repository("a/b").unwrap();
+    let root: Value = serde_json::from_slice(&stored.manifests[&stored.tags["1"]].bytes).unwrap();
+    let entries = root["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 2, "the index of windows alone is gone: {root}");
+    let inner = &stored.manifests[entries[0]["digest"].as_str().unwrap()].bytes;
+    assert_eq!(entries[0]["size"], inner.len());
+    assert_eq!(platforms_of(&serde_json::from_slice(inner).unwrap()), ["linux/amd64"]);
+}
+
+#[test]
+fn entries_without_a_platform_are_judged_by_their_config() {
+    let cli = cli();
+    let image = without_platforms();
+    export(&cli, &image, &[]);
+    let entries = root(&cli).1["manifests"].as_array().unwrap().clone();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0]["digest"], image.root.json()["manifests"][0]["digest"]);
+}
+
+#[test]
+fn platforms_can_be_chosen() {
+    let cli = cli();
+    export(
+        &cli,
+        &greeting(),
+        &["--platform", "linux/arm", "--platform", "linux/amd64"],
+    );
+    let images: Vec<String> = platforms_of(&root(&cli).1)
+        .into_iter()
+        .filter(|p| p != "unknown/unknown")
+        .collect();
+    assert_eq!(images, ["linux/amd64", "linux/arm/v7", "linux/arm/v6"]);
+    export(&cli, &greeting(), &["--platform", "windows/amd64"]);
+    assert!(
+        platforms_of(&root(&cli).1)
+            .iter()
+            .all(|p| p == "windows/amd64" || p == "unknown/unknown")
+    );
+}
+
+#[test]
+fn the_same_child_twice_stays_twice_and_is_fetched_once() {
+    let cli = cli();
+    let child = small(Style::Oci, "linux/arm64", "twice");
+    let mut again: super::support::image::Entry = child.clone().into();
+    again.platform["variant"] = "v8".into();
+    let image = index(Style::Oci, &[child.clone().into(), again, attestation(&child)]);
+    let (source, out) = export(&cli, &image, &[]);
+    assert_eq!(digest_in(out.lines()[0]), image.digest());
+    assert_eq!(
+        source.count("GET", &format!("/manifests/{}", child.digest())),
+        1,
+        "{}",
+        source.transcript()
+    );
+    assert_eq!(sha256(&child.root.bytes), child.digest());
+}

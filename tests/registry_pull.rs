@@ -1,0 +1,505 @@
+//! The reading half of the registry client against the registry double: manifests, blobs, resume, redirects, limits.
+
+mod client;
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::{client, fetch, index, layer, manifest, noise, options, read, tag, with};
+use docker_mirror::error::Kind;
+use docker_mirror::image::descriptor::Descriptor;
+use docker_mirror::image::digest::Digest;
+use docker_mirror::image::reference::Target;
+use docker_mirror::registry::{Presence, WithoutRange};
+use support::fault::{Action, Canned, When};
+use support::{Double, End, Options, PullLimit};
+
+const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A server with one image under `a/b:1`, and the digest of its manifest.
+fn with_image(options: Options) -> (Double, Digest, Bytes) {
+    let server = Double::start(options);
+    let image = manifest(&layer(b"{}"), &[layer(b"layer")]);
+    let digest = server
+        .store()
+        .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
+    (server, digest.parse().unwrap(), image.bytes().clone())
+}
+
+/// A server with one blob in `a/b`.
+fn with_blob(options: Options, len: usize) -> (Double, Descriptor, Bytes) {
+    let server = Double::start(options);
+    let bytes = noise(len);
+    server.store().put_blob("a/b", bytes.clone());
+    (server, layer(&bytes), bytes)
+}
+
+#[tokio::test]
+async fn a_manifest_is_read_in_one_request_as_it_is() {
+    let (server, digest, bytes) = with_image(Options::default());
+    let (registry, told) = client(&server.host());
+    let found = registry.manifest("a/b", &tag("1")).await.unwrap();
+    assert_eq!((found.bytes(), found.digest()), (&bytes, &digest));
+    assert_eq!(server.requests().len(), 1, "{}", server.transcript());
+    let request = &server.requests()[0];
+    assert_eq!(request.headers.get_all("accept").iter().count(), 1);
+    for media_type in [
+        "oci.image.index.v1",
+        "oci.image.manifest.v1",
+        "manifest.list.v2",
+        "manifest.v2",
+        "manifest.v1+prettyjws",
+    ] {
+        assert!(request.header("accept").contains(media_type), "{media_type}");
+    }
+    assert_eq!(request.header("accept-encoding"), "identity");
+    assert!(request.header("user-agent").starts_with("docker-mirror/"));
+    let Presence::Present(head) = registry.head_manifest("a/b", &tag("1")).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(
+        (head.digest, head.media_type.as_deref(), head.size),
+        (Some(digest), Some(TYPE), Some(bytes.len() as u64))
+    );
+    assert!(told.warnings().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_so() {
+    let (server, ..) = with_image(Options::default());
+    let (registry, _) = client(&server.host());
+    assert_eq!(
+        registry.head_manifest("a/b", &tag("2")).await.unwrap(),
+        Presence::Missing
+    );
+    let error = registry.manifest("a/b", &tag("2")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    let text = error.full();
+    for part in [&format!("{}/a/b", server.host()), "`2`", "404", "MANIFEST_UNKNOWN"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let error = fetch(&registry, "a/b", &layer(b"gone")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.full().contains("BLOB_UNKNOWN"), "{error:?}");
+}
+
+/// Answers to a GET of a manifest by tag that end in an error at once, the kind of error, and words in it.
+#[tokio::test]
+async fn answers_that_are_no_manifest() {
+    let json = |text: &str| Action::Body(text.as_bytes().to_vec());
+    for (name, action, kind, words) in [
+        ("a web page", Action::html(), Kind::Server, "web page"),
+        ("no JSON", json("hello"), Kind::Malformed, "not a JSON object"),
+        (
+            "both shapes",
+            json(r#"{"manifests":[],"layers":[],"config":{}}"#),
+            Kind::Malformed,
+            "both",
+        ),
+        (
+            "another type",
+            Action::Header("content-type", Some("application/vnd.oci.image.index.v1+json".into())),
+            Kind::Malformed,
+            "announced as",
+        ),
+        (
+            "schema 1",
+            Action::Body(br#"{"schemaVersion":1,"fsLayers":[]}"#.to_vec()),
+            Kind::Unsupported,
+            "schema 1",
+        ),
+        (
+            "too large",
+            Action::Header("content-length", Some("99999999".into())),
+            Kind::Malformed,
+            "more than",
+        ),
+        (
+            "forbidden",
+            Action::error(403, "DENIED", "no\u{1b}[31m access"),
+            Kind::Denied,
+            "DENIED: no\\u{1b}[31m access",
+        ),
+        (
+            "a 403 without words",
+            Action::status(403),
+            Kind::Denied,
+            "403 Forbidden",
+        ),
+        (
+            "a 404 with a page",
+            Action::Answer(Canned {
+                status: 404,
+                headers: vec![],
+                body: b"<html>x".to_vec(),
+            }),
+            Kind::NotFound,
+            "a web page",
+        ),
+        (
+            "a 400",
+            Action::error(400, "TAG_INVALID", "bad"),
+            Kind::Exists,
+            "400 Bad Request",
+        ),
+        ("a 405", Action::status(405), Kind::Unsupported, "405"),
+    ] {
+        let (server, ..) = with_image(Options::default().fault(When::get("/manifests/"), action));
+        let (registry, _) = client(&server.host());
+        let error = registry.manifest("a/b", &tag("1")).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{name}: {error:?}");
+        assert!(error.full().contains(words), "{name}: {error:?}");
+        assert!(error.full().len() < 3000, "{name}");
+        assert_eq!(server.requests().len(), 1, "{name}: {}", server.transcript());
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_a_digest_are_checked_and_fetched_twice_at_most() {
+    let (server, digest, _) =
+        with_image(Options::default().fault(When::get("/manifests/"), Action::Body(b"{\"config\":{}}".to_vec())));
+    let (registry, _) = client(&server.host());
+    let error = registry
+        .manifest("a/b", &Target::Digest(digest.clone()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity);
+    assert!(error.full().contains(&digest.to_string()), "{error:?}");
+    assert_eq!(server.requests().len(), 2);
+    let (server, digest, bytes) = with_image(Options::default().fault(
+        When::get("/manifests/").first(1),
+        Action::Body(b"{\"config\":{}}".to_vec()),
+    ));
+    let (registry, _) = client(&server.host());
+    assert_eq!(
+        registry.manifest("a/b", &Target::Digest(digest)).await.unwrap().bytes(),
+        &bytes
+    );
+}
+
+#[tokio::test]
+async fn by_tag_the_bytes_count_and_not_the_header() {
+    let other = format!("sha256:{}", "0".repeat(64));
+    let fault = Action::Header("docker-content-digest", Some(other.clone()));
+    let (server, digest, _) = with_image(Options::default().fault(When::get("/manifests/"), fault));
+    let (registry, told) = client(&server.host());
+    assert_eq!(registry.manifest("a/b", &tag("1")).await.unwrap().digest(), &digest);
+    assert!(told.warnings()[0].contains(&other), "{:?}", told.warnings());
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_answer_says_so() {
+    for status in [400, 403, 405, 412, 501] {
+        let (server, ..) = with_image(Options::default().fault(When::head("/"), Action::status(status)));
+        let (registry, _) = client(&server.host());
+        assert_eq!(
+            registry.head_manifest("a/b", &tag("1")).await.unwrap(),
+            Presence::Unknown,
+            "{status}"
+        );
+        assert_eq!(
+            registry.head_blob("a/b", &layer(b"x")).await.unwrap(),
+            Presence::Unknown,
+            "{status}"
+        );
+        assert_eq!(server.requests().len(), 2, "{status} is not repeated");
+        registry.head_manifest("a/b", &tag("1")).await.unwrap();
+        assert_eq!(
+            server.requests().len(),
+            if status == 405 { 2 } else { 3 },
+            "a host without HEAD is not asked again"
+        );
+    }
+    let gone = Options::default()
+        .fault(When::head("/"), Action::Header("docker-content-digest", None))
+        .fault(When::head("/"), Action::Header("content-type", None));
+    let (server, ..) = with_image(gone);
+    let (registry, _) = client(&server.host());
+    let head = registry.head_manifest("a/b", &tag("1")).await.unwrap();
+    assert!(matches!(head, Presence::Present(head) if head.digest.is_none() && head.media_type.is_none()));
+}
+
+#[tokio::test]
+async fn the_cache_saves_the_pull_of_what_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, digest, bytes) = with_image(Options::default());
+    let cached = || {
+        let (mut options, _) = options();
+        options.manifest_cache = Some(folder.path().join("manifests"));
+        with(options, &server.host())
+    };
+    assert_eq!(cached().manifest("a/b", &tag("1")).await.unwrap().bytes(), &bytes);
+    assert_eq!((server.count("HEAD", ""), server.count("GET", "")), (1, 1));
+    assert_eq!(cached().manifest("a/b", &tag("1")).await.unwrap().bytes(), &bytes);
+    assert_eq!(
+        (server.count("HEAD", ""), server.count("GET", "")),
+        (2, 1),
+        "a HEAD and nothing else"
+    );
+    cached().manifest("a/b", &Target::Digest(digest.clone())).await.unwrap();
+    assert_eq!(server.requests().len(), 3, "by digest not even that");
+    // What was edited is fetched again.
+    let file = folder.path().join("manifests/sha256").join(digest.hex());
+    std::fs::write(&file, "x\n{}").unwrap();
+    assert_eq!(cached().manifest("a/b", &tag("1")).await.unwrap().bytes(), &bytes);
+    assert_eq!(server.count("GET", ""), 2);
+    // A tag that has moved is fetched.
+    let moved = index(&[]);
+    server.store().put_manifest(
+        "a/b",
+        Some("1"),
+        "application/vnd.oci.image.index.v1+json",
+        moved.bytes().clone(),
+    );
+    assert_eq!(
+        cached().manifest("a/b", &tag("1")).await.unwrap().digest(),
+        moved.digest()
+    );
+}
+
+#[tokio::test]
+async fn quotas_are_read_for_free_and_end_the_run_when_used_up() {
+    let limit = PullLimit {
+        limit: 100,
+        remaining: 1,
+        window: 21600,
+    };
+    let (server, ..) = with_image(Options {
+        pull_limit: Some(limit),
+        ..Options::default()
+    });
+    let (registry, told) = client(&server.host());
+    assert_eq!(registry.last_rate_limit(), None);
+    let state = registry.rate_limit("a/b", &tag("1")).await.unwrap().unwrap();
+    assert_eq!(
+        (state.limit, state.remaining, state.window),
+        (Some(100), Some(1), Some(Duration::from_secs(21600)))
+    );
+    assert_eq!(server.count("GET", ""), 0);
+    registry.manifest("a/b", &tag("1")).await.unwrap();
+    assert_eq!(registry.last_rate_limit().unwrap().remaining, Some(0));
+    let error = registry.manifest("a/b", &tag("1")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::RateLimited);
+    assert!(error.to_string().contains("6h"), "{error}");
+    assert!(error.hint().unwrap().contains("log in"), "{error}");
+    assert_eq!(server.count("GET", ""), 2, "not tried again");
+    assert!(told.retries().is_empty());
+    let open = Double::new();
+    open.store().put_manifest(
+        "a",
+        Some("1"),
+        TYPE,
+        Bytes::from_static(b"{\"config\":{},\"layers\":[]}"),
+    );
+    let (registry, _) = client(&open.host());
+    assert_eq!(registry.rate_limit("a", &tag("1")).await.unwrap(), None);
+    assert_eq!(
+        registry.rate_limit("a", &tag("2")).await.unwrap_err().kind(),
+        Kind::NotFound
+    );
+}
+
+#[tokio::test]
+async fn ranges_are_asked_for_and_checked() {
+    let (server, blob, bytes) = with_blob(Options::default(), 100_000);
+    let (registry, _) = client(&server.host());
+    for (start, end) in [(0, 100_000), (0, 1), (1, 100_000), (50_000, 60_000), (99_999, 100_000)] {
+        let reader = registry
+            .blob("a/b", &blob, start..end, WithoutRange::Refuse)
+            .await
+            .unwrap();
+        assert_eq!(read(reader).await.unwrap(), bytes[start as usize..end as usize]);
+    }
+    server.forget_requests();
+    let reader = registry.blob("a/b", &blob, 7..7, WithoutRange::Refuse).await.unwrap();
+    assert_eq!(read(reader).await.unwrap(), b"");
+    assert!(server.requests().is_empty(), "nothing is asked for nothing");
+    let error = registry
+        .blob("a/b", &blob, 0..100_001, WithoutRange::Refuse)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+}
+
+#[tokio::test]
+async fn a_server_without_ranges() {
+    let (server, blob, bytes) = with_blob(
+        Options::default().fault(When::get("/blobs/"), Action::IgnoreRange),
+        100_000,
+    );
+    let (registry, _) = client(&server.host());
+    let error = registry
+        .blob("a/b", &blob, 10..20, WithoutRange::Refuse)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    let reader = registry
+        .blob("a/b", &blob, 60_000..60_010, WithoutRange::Skip)
+        .await
+        .unwrap();
+    assert_eq!(read(reader).await.unwrap(), bytes[60_000..60_010]);
+}
+
+/// Answers to `Range` that must never be spliced in.
+#[tokio::test]
+async fn wrong_answers_to_a_range() {
+    for (name, action, kind) in [
+        ("begins too late", Action::WrongStart(5), Kind::Server),
+        ("begins too early", Action::WrongStart(-5), Kind::Server),
+        ("no Content-Range", Action::Header("content-range", None), Kind::Server),
+        (
+            "another unit",
+            Action::Header("content-range", Some("items 10-19/100000".into())),
+            Kind::Server,
+        ),
+        (
+            "another size",
+            Action::Header("content-range", Some("bytes 10-19/100001".into())),
+            Kind::Server,
+        ),
+        ("416", Action::NoRange, Kind::Integrity),
+        ("a page", Action::html(), Kind::Server),
+    ] {
+        let (server, blob, _) = with_blob(Options::default().fault(When::get("/blobs/"), action), 100_000);
+        let (registry, _) = client(&server.host());
+        let error = match registry.blob("a/b", &blob, 10..20, WithoutRange::Skip).await {
+            Ok(reader) => read(reader).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!(error.kind(), kind, "{name}: {error:?}");
+        assert!(server.requests().len() < 3, "{name}: {}", server.transcript());
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_contradicts_the_descriptor_is_found_before_reading() {
+    let (server, blob, _) = with_blob(Options::default(), 1000);
+    let (registry, _) = client(&server.host());
+    for size in [999, 1001] {
+        let lie = Descriptor { size, ..blob.clone() };
+        let error = fetch(&registry, "a/b", &lie).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Integrity);
+        assert!(
+            error.to_string().contains("1000") && error.to_string().contains(&size.to_string()),
+            "{error}"
+        );
+    }
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_measured() {
+    let chunked = || Options::default().fault(When::get("/blobs/"), Action::Chunked);
+    let (server, blob, bytes) = with_blob(chunked(), 100_000);
+    let (registry, _) = client(&server.host());
+    assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
+    let short = Descriptor {
+        size: 99_999,
+        ..blob.clone()
+    };
+    let error = fetch(&registry, "a/b", &short).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity, "{error:?}");
+    let long = Descriptor { size: 100_001, ..blob };
+    assert!(fetch(&registry, "a/b", &long).await.is_err());
+}
+
+/// Bodies that break are gone on with by range, from the byte where they broke.
+#[tokio::test]
+async fn broken_bodies_go_on_where_they_broke() {
+    for (name, action) in [
+        ("closed", Action::cut(1_500_000)),
+        ("reset", Action::reset(1_500_000)),
+        ("chunked and closed", Action::Cut(1_500_000, End::Close)),
+    ] {
+        let (server, blob, bytes) = with_blob(
+            Options::default().fault(When::get("/blobs/").first(3), action),
+            6_000_000,
+        );
+        let (registry, told) = client(&server.host());
+        assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes, "{name}");
+        assert_eq!(told.retries().len(), 3, "{name}: {:?}", told.retries());
+        let out: u64 = server.requests().iter().map(|entry| entry.bytes_out).sum();
+        assert!(out < 6_000_000 + 4 * 300_000, "{name}: {out} bytes for 6000000");
+        assert!(
+            server
+                .requests()
+                .iter()
+                .skip(1)
+                .all(|entry| entry.header("range").starts_with("bytes=")),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn progress_renews_patience_and_its_lack_ends_it() {
+    let cut = |after| Options::default().fault(When::get("/blobs/"), Action::cut(after));
+    let (server, blob, bytes) = with_blob(cut(1 << 20), 20 << 20);
+    let (registry, told) = client(&server.host());
+    assert_eq!(
+        fetch(&registry, "a/b", &blob).await.unwrap(),
+        bytes,
+        "twenty breaks with a MiB between them"
+    );
+    assert!(told.retries().len() > 10);
+    let (server, blob, _) = with_blob(cut(1000), 20 << 20);
+    let (registry, _) = client(&server.host());
+    let error = fetch(&registry, "a/b", &blob).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(error.to_string().contains("bytes"), "{error}");
+    assert_eq!(server.requests().len(), 6, "five repetitions without progress");
+}
+
+#[tokio::test]
+async fn stalled_bodies_are_given_up() {
+    let (server, blob, bytes) = with_blob(
+        Options::default().fault(When::get("/blobs/").first(1), Action::stall(2_000_000)),
+        4_000_000,
+    );
+    let (mut options, told) = options();
+    options.stall_timeout = Some(Duration::from_millis(300));
+    let registry = with(options, &server.host());
+    assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
+    assert!(told.retries()[0].contains("sent nothing"), "{:?}", told.retries());
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_is_given_up() {
+    let (server, ..) = with_image(Options::default().fault(When::get("/manifests/").first(1), Action::End(End::Stall)));
+    let (mut options, told) = options();
+    options.header_timeout = Some(Duration::from_millis(300));
+    let registry = with(options, &server.host());
+    registry.manifest("a/b", &tag("1")).await.unwrap();
+    assert!(told.retries()[0].contains("did not answer"), "{:?}", told.retries());
+}
+
+#[tokio::test]
+async fn small_blobs_are_verified() {
+    let (server, blob, bytes) = with_blob(
+        Options::default().fault(When::get("/blobs/").first(1), Action::FlipBit(500)),
+        1000,
+    );
+    let (registry, _) = client(&server.host());
+    assert_eq!(
+        registry.small_blob("a/b", &blob).await.unwrap(),
+        bytes,
+        "hurt once on the way"
+    );
+    let (server_always, blob, _) = with_blob(
+        Options::default().fault(When::get("/blobs/"), Action::FlipBit(500)),
+        1000,
+    );
+    let (registry, _) = client(&server_always.host());
+    assert_eq!(
+        registry.small_blob("a/b", &blob).await.unwrap_err().kind(),
+        Kind::Integrity
+    );
+    assert_eq!(server_always.requests().len(), 2);
+    let huge = Descriptor { size: 1 << 40, ..blob };
+    assert_eq!(
+        registry.small_blob("a/b", &huge).await.unwrap_err().kind(),
+        Kind::Malformed
+    );
+    drop(server);
+}
