@@ -18,6 +18,7 @@ use handmade::{
     Maker, Opened, assert_complete, counts, digest, incomplete, noise, open, registries, request, run, run_well, why,
 };
 use support::fault::{Action, When};
+use support::real::{RealRegistry, Setup};
 use support::{Double, Immutable, Options};
 
 /// One image of one layer under each of these names.
@@ -514,6 +515,62 @@ async fn an_address_without_a_registry_is_one_error() {
     wanted.destination = "127.0.0.1:1/mirror".parse().unwrap();
     let error = run(&bundle, wanted).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Network);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_referrer_that_stays_behind_is_named() {
+    let registry = Double::new();
+    let mut maker = Maker::default();
+    let image = maker.image("linux/amd64", &[b"layer"]);
+    maker.name("docker.io/team/app:1", &image);
+    let signature = maker.referrer(&image);
+    let report = run_well(&maker.open(), request(&registry)).await;
+    let left_out = &report.images[0].left_out;
+    assert_eq!(left_out.len(), 1, "{report:#?}");
+    assert_eq!(left_out[0].digest.to_string(), digest(&signature));
+    assert!(left_out[0].reason.contains(&digest(&image)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_registry_takes_what_the_double_takes() {
+    let Some(registry) = RealRegistry::start(Setup::default(), "import into docker-registry") else {
+        return;
+    };
+    let (sparse, original, filtered) = sparse();
+    let wanted = || {
+        let mut request = PushRequest::new(format!("{}/mirror", registry.host()).parse().unwrap());
+        request.pause = Duration::from_millis(1);
+        request
+    };
+    let report = run(&sparse, wanted()).await.unwrap();
+    let image = &report.images[0];
+    assert_eq!(
+        (image.outcome, image.index),
+        (Outcome::Pushed, Some(Form::Fallback)),
+        "{report:#?}"
+    );
+    assert_eq!(image.original.as_ref().unwrap().to_string(), original);
+    assert_eq!(image.pushed.as_ref().unwrap().to_string(), filtered);
+
+    let mut maker = Maker::default();
+    for n in 0..4 {
+        let children: Vec<_> = (0..2)
+            .map(|c| maker.image("linux/amd64", &[&noise(7, 500_000), &noise(n * 10 + c, 3000), b""]))
+            .collect();
+        let index = maker.index(&children);
+        maker.name(&format!("docker.io/library/app{n}:1"), &index);
+    }
+    let bundle = maker.open();
+    let report = run_well(&bundle, wanted()).await;
+    let total = report.total;
+    assert_eq!(
+        (total.uploaded.blobs, total.mounted.blobs),
+        (1 + 1 + 8 + 8, 3 + 3),
+        "{report:#?}"
+    );
+    let report = run_well(&bundle, wanted()).await;
+    assert!(report.images.iter().all(|i| i.outcome == Outcome::Unchanged));
+    assert_eq!(report.total.uploaded.blobs + report.total.mounted.blobs, 0);
 }
 
 /// Looks at every tag again and again while something is pushed.
