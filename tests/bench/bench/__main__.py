@@ -35,7 +35,7 @@ def arguments():
         help="only this table (repeatable); for kill: export or import",
     )
     parser.add_argument(
-        "--tool", action="append", default=[], dest="tools", metavar="NAME", help="only tools whose name starts so"
+        "--tool", action="append", default=[], dest="tools", metavar="WORD", help="only tools with this in their name (repeatable)"
     )
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills per direction (default 50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="for the moments of the kills (default 1)")

@@ -22,7 +22,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 PLATFORMS = [("amd64", None), ("arm64", None), ("arm", "v7"), ("s390x", None)]
 
 # Part of every corpus's folder name: a change of the recipe must not find an old corpus.
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass
@@ -280,7 +280,7 @@ def shared(writer, scale):
 
 
 def kill(writer, scale):
-    """Like `base`, a quarter of it, for runs that are repeated a hundred times."""
+    """Like `base` but smaller, for runs that are repeated a hundred times; and one layer that is fetched in parts."""
     shared_base = [writer.layer(f"kill-base-{number}", 24 * MIB // scale) for number in range(3)]
     for image in range(4):
         layers = [
@@ -288,6 +288,7 @@ def kill(writer, scale):
             for number in range(3)
         ]
         yield writer.image(f"bench/kill-{image}", layers)
+    yield writer.image("bench/kill-large", [[writer.layer("kill-large", 200 * MIB // scale)]])
 
 
 RECIPES = {

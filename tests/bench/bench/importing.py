@@ -122,7 +122,7 @@ def scenario_table(scenario, options):
             text.append(table.goal("second import to the first", table.ratio(runs, SECOND, "docker-mirror"), 0.02))
         text.append(table.goal("blob requests of the second import", max(r.blob_requests for r in runs[SECOND]), 0))
         text.append(table.goal("peak memory", max(r.memory for r in ours) / MIB, 64, " MiB"))
-        text.append(table.goal("disk written, peak", max(r.disk for r in ours) / MIB, 0, " MiB"))
+        text.append(table.goal("temporary disk, peak", max(r.disk for r in ours) / MIB, 0, " MiB"))
     return "\n".join(text)
 
 
