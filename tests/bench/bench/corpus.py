@@ -159,7 +159,8 @@ class Writer:
                         block = data[at : at + 65535]
                         final = left == 0 and at + 65535 >= len(data)
                         count = len(block)
-                        blocks.append(bytes([final]) + count.to_bytes(2, "little") + (count ^ 0xFFFF).to_bytes(2, "little"))
+                        lengths = count.to_bytes(2, "little") + (count ^ 0xFFFF).to_bytes(2, "little")
+                        blocks.append(bytes([final]) + lengths)
                         blocks.append(block)
                     write(b"".join(blocks))
                     if left == 0:

@@ -94,7 +94,8 @@ def scenario_table(scenario, options):
 
     def measure(tool, _):
         fresh(storage)
-        with Registry(options.work / "destination", storage) as destination, behind(destination, scenario.delay) as host:
+        registry = Registry(options.work / "destination", storage)
+        with registry as destination, behind(destination, scenario.delay) as host:
             result, _ = import_once(tool, destination, images, host, sources[tool.name], options)
             if isinstance(tool, DockerMirror):
                 second, _ = import_once(tool, destination, images, host, sources[tool.name], options)

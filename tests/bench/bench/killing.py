@@ -35,7 +35,7 @@ def finish(command, folder, timeout):
     )
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no message"]
-        raise Failed(f"exit code {done.returncode}: {said[-1][:300]}")
+        raise Failed(f"exit code {done.returncode}: {' / '.join(said[-3:])[:400]}")
     return time.monotonic() - start
 
 
@@ -163,9 +163,9 @@ def kill_exports(options):
     ]
     text = ["### Export, killed and started again", "", table.table(["", ""], rows), ""]
     text.append(
-        "Absent are the blob bytes that differ from the finished bundle (in blocks of 4 KiB); fetched are the bodies of "
-        "blob answers in the registry's access log, also of answers that the client cut short: what was on its way then counts. "
-        "Allowed: what was absent plus 8 MiB per open slot."
+        "Absent are the blob bytes that differ from the finished bundle (in blocks of 4 KiB); fetched are the bodies "
+        "of blob answers in the registry's access log, also of answers that the client cut short: what was on its way "
+        "then counts. Allowed: what was absent plus 8 MiB per open slot."
     )
     text += ["", *verdict(faults)]
     return "\n".join(text), bool(faults)
