@@ -240,6 +240,7 @@ impl Landing {
                         Way {
                             mount_from: None,
                             ask: !force,
+                            turns: None,
                             extra: true,
                         },
                         &self.progress,
