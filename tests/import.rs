@@ -412,6 +412,23 @@ async fn registries_that_do_not_answer_heads_of_manifests() {
             "{status}"
         );
     }
+    // What may not be read at all cannot be checked, which is worth a warning.
+    for (status, code) in [(403, "DENIED"), (412, "PRECONDITION_FAILED")] {
+        let registry = Double::start(
+            Options::default()
+                .fault(When::head("/manifests/"), Action::status(status))
+                .fault(
+                    When::get("/manifests/"),
+                    Action::error(status, code, "not before it is scanned"),
+                ),
+        );
+        let report = run_well(&images(&["docker.io/team/app:1"]).open(), request(&registry)).await;
+        assert!(
+            report.images[0].warnings[0].contains("cannot be read back"),
+            "{report:?}"
+        );
+        assert_complete(&registry, "mirror/team/app", "1", false);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
