@@ -371,7 +371,11 @@ impl Host {
             return None;
         }
         let words = answer.words().await.to_ascii_lowercase();
-        let quota = words.contains("pull rate limit") || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));
+        // The answer to a HEAD has no words, but the headers count.
+        let none_left = RateLimit::of(answer.headers()).is_some_and(|limit| limit.remaining == Some(0));
+        let quota = none_left
+            || words.contains("pull rate limit")
+            || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));
         quota.then(|| {
             let window = self.rate_limit().and_then(|limit| limit.window).map_or_else(String::new, |window| {
                 format!(", which is counted over {}", humantime::format_duration(window))
