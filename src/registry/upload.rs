@@ -98,7 +98,7 @@ impl<'a> Upload<'a> {
         let size = self.descriptor.size;
         let mut rung = self.host.ladder.rung(size);
         let mut backoff = Backoff::new(options);
-        let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, false);
+        let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
         let (mut climbed, mut progress, mut since) = (false, 0, Instant::now());
         let mut open = session;
         loop {
@@ -121,8 +121,9 @@ impl<'a> Upload<'a> {
                     }
                     return Ok(());
                 }
-                Ok(Outcome::Refreshed) if !refreshed => {
-                    refreshed = true;
+                // Again only where bytes arrived since the last time.
+                Ok(Outcome::Refreshed) if refreshed.is_none_or(|at| at < session.offset) => {
+                    refreshed = Some(session.offset);
                     open = self.resume(session).await?;
                     if open.is_none() && self.arrived().await {
                         return Ok(());
@@ -483,10 +484,11 @@ impl<'a> Upload<'a> {
     }
 
     async fn arrived(&self) -> bool {
-        matches!(
-            self.host.head_blob(self.repository, self.descriptor).await,
-            Ok(Presence::Present(()))
-        )
+        let head = self
+            .host
+            .head_blob(self.repository, self.descriptor, self.scope.clone())
+            .await;
+        matches!(head, Ok(Presence::Present(())))
     }
 
     /// Tells the registry that the session is given up. Many do not allow it, so nothing depends on it.
