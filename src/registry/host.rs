@@ -261,16 +261,14 @@ impl Host {
                 && answer.from_registry
                 && self.owns(&url)
                 && !std::mem::replace(tried, true)
-            {
-                if let Some(fresh) = self
+                && let Some(fresh) = self
                     .rechallenged(&answer, call.repository, &mut scope, authorization.as_ref())
                     .await
                     .map_err(|e| e.context(&call.action))?
-                {
-                    authorization = Some(fresh);
-                    answer.finish().await;
-                    continue;
-                }
+            {
+                authorization = Some(fresh);
+                answer.finish().await;
+                continue;
             }
             if is_passing(status) && call.repeat {
                 if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {

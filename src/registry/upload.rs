@@ -1,26 +1,21 @@
 //! One blob into one repository: the upload ladder. An upload that breaks goes on from the offset that the registry
 //! states, where that can be relied on; a way of uploading that a registry refuses is replaced by the next more patient one.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
-};
-use reqwest::{Body, Method, StatusCode, Url};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
+use reqwest::{Method, StatusCode, Url};
 
 use super::Presence;
 use super::answer::{Answer, Refusal};
 use super::content_range;
-use super::context::Watch;
-use super::failure::{Class, Failure};
 use super::host::{Call, Host};
 use super::ladder::Rung;
 use super::location;
 use super::pace::Permit;
 use super::push::{UPLOAD_HELD, UPLOAD_PROGRESS};
-use super::redact::shown;
 use super::redirect;
-use super::retry::{Backoff, is_passing, retry_after};
+use super::retry::Backoff;
 use super::scope::Scope;
 use super::upload_body::Cursor;
 use super::upload_source::BlobSource;
