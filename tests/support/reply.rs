@@ -108,7 +108,9 @@ pub fn send(
     }
     let length = reply.end - reply.start;
     // 204 and 304 have neither a body nor its length.
-    let has_length = !delivery.chunked && !matches!(reply.status, 204 | 304);
+    // A blob that is only pretended has a length that nobody knows.
+    let pretended = head && length == 0 && faults.iter().any(|f| matches!(f, Action::PretendPresent));
+    let has_length = !delivery.chunked && !pretended && !matches!(reply.status, 204 | 304);
     if has_length
         && !reply
             .headers

@@ -236,13 +236,15 @@ fn no_archive(archive: &Archive) -> Error {
     let error = Error::new(
         Kind::Malformed,
         format!(
-            "`{}` is no image archive: it has no `oci-layout`",
-            archive.label.escape_debug()
+            "`{}` is no image archive: it has neither `oci-layout` nor `{}`",
+            archive.label.escape_debug(),
+            docker_archive::MEMBER
         ),
     );
+    let is_there = |name: &&str| archive.files.contains_key(*name);
     if [".dockerenv", "etc/passwd", "etc/os-release"]
         .iter()
-        .any(|name| archive.files.contains_key(*name))
+        .any(|name| is_there(&name))
     {
         return error
             .with_hint("these are the files of a container (`docker export`); save the image with `docker save`");
