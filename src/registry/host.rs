@@ -220,7 +220,7 @@ impl Host {
             .authorize(&url, call.repository, &scope, false, None)
             .await
             .map_err(|e| e.context(&call.action))?;
-        let mut replayed = false;
+        let (mut replayed, mut widened) = (false, false);
         let mut unconnected = 0;
         loop {
             self.downloads.quiet().await;
@@ -252,21 +252,23 @@ impl Host {
             };
             self.heard(&answer);
             let status = answer.status();
-            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            let tried = match status {
+                StatusCode::UNAUTHORIZED => Some(&mut replayed),
+                StatusCode::FORBIDDEN => Some(&mut widened),
+                _ => None,
+            };
+            if let Some(tried) = tried
                 && answer.from_registry
-                && !replayed
                 && self.owns(&url)
-            {
-                replayed = true;
-                if let Some(fresh) = self
+                && !std::mem::replace(tried, true)
+                && let Some(fresh) = self
                     .rechallenged(&answer, call.repository, &mut scope, authorization.as_ref())
                     .await
                     .map_err(|e| e.context(&call.action))?
-                {
-                    authorization = Some(fresh);
-                    answer.finish().await;
-                    continue;
-                }
+            {
+                authorization = Some(fresh);
+                answer.finish().await;
+                continue;
             }
             if is_passing(status) && call.repeat {
                 if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {
