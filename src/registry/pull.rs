@@ -62,6 +62,12 @@ impl Registry {
         }
     }
 
+    /// Whether a manifest would come from the cache, without a request.
+    pub fn has_cached(&self, digest: &Digest) -> bool {
+        let cache = self.host.context.cache.as_ref();
+        cache.is_some_and(|cache| cache.get(digest).is_some())
+    }
+
     /// Opens the bytes `start..end` of a blob (`end` = `descriptor.size` for all). Reconnects by itself as long as there is
     /// progress; yields exactly `end - start` bytes or an error. Bytes are NOT hashed here: the caller does.
     ///

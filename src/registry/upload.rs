@@ -50,6 +50,8 @@ pub(super) struct Upload<'a> {
     scope: Scope,
     cursor: Cursor,
     action: String,
+    /// The connection broke under the last body: the next one listens for the reason.
+    listen: bool,
 }
 
 /// What came of an attempt; the errors that end the upload are not in here.
@@ -87,6 +89,7 @@ impl<'a> Upload<'a> {
                 "cannot upload blob {} to `{}/{repository}`",
                 descriptor.digest, host.name
             ),
+            listen: false,
         }
     }
 
@@ -358,7 +361,11 @@ impl<'a> Upload<'a> {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
             let watch = Watch::default();
-            let body = Body::wrap(self.cursor.body(self.source, start, end, &watch).await?);
+            let body = Body::wrap(
+                self.cursor
+                    .body(self.source, start, end, &watch, std::mem::take(&mut self.listen))
+                    .await?,
+            );
             let sent = self
                 .host
                 .context
@@ -373,7 +380,10 @@ impl<'a> Upload<'a> {
                     error,
                     class: Class::Final,
                 }) => return Err(error),
-                Err(Failure { error, .. }) => return Ok(Err(Outcome::Broken(error.context(&self.action), None))),
+                Err(Failure { error, .. }) => {
+                    self.listen = end > start;
+                    return Ok(Err(Outcome::Broken(error.context(&self.action), None)));
+                }
             };
             let own = self.host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::config::Config;
 use crate::image::digest::Digest;
 use crate::image::filter::{self, Fate};
-use crate::image::manifest::{Config, Entry, Index, RawManifest, View};
+use crate::image::manifest::{Entry, Index, RawManifest, View};
 use crate::image::platform::{Platform, PlatformFilter, PlatformPattern};
 use crate::image::tree::{ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
 

@@ -14,9 +14,10 @@ use super::{BundledImage, Referrer};
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
 use crate::error::{Error, Kind, Result};
+use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Config, Entry, MAX_CONFIG, MAX_MANIFEST, RawManifest, View};
+use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
 
@@ -235,13 +236,15 @@ fn no_archive(archive: &Archive) -> Error {
     let error = Error::new(
         Kind::Malformed,
         format!(
-            "`{}` is no image archive: it has no `oci-layout`",
-            archive.label.escape_debug()
+            "`{}` is no image archive: it has neither `oci-layout` nor `{}`",
+            archive.label.escape_debug(),
+            docker_archive::MEMBER
         ),
     );
+    let is_there = |name: &&str| archive.files.contains_key(*name);
     if [".dockerenv", "etc/passwd", "etc/os-release"]
         .iter()
-        .any(|name| archive.files.contains_key(*name))
+        .any(|name| is_there(&name))
     {
         return error
             .with_hint("these are the files of a container (`docker export`); save the image with `docker save`");

@@ -93,11 +93,8 @@ fn spool<R: Read>(
     let (end, input) = scanner.into_end();
     let mut tee = input.into_inner();
     let written = tee.written;
-    let behind = if end == End::Marked {
-        behind(&mut tee.input)
-    } else {
-        Ok(false)
-    };
+    // To its end, so that a wrong checksum of what the archive is wrapped in is noticed.
+    let garbage = end == End::Marked && behind(&mut tee.input).map_err(|e| stream_error(label, e))?;
 
     let source = Arc::new(Source::spooled(label, file)?);
     let mut archive = Archive::of_tar(&source, store)?;
@@ -105,7 +102,7 @@ fn spool<R: Read>(
         "`{name}` was copied to a temporary file of {written} bytes in `{}`, as {why}",
         directory.display()
     ));
-    if !matches!(behind, Ok(false)) {
+    if garbage {
         archive
             .warnings
             .push(format!("`{name}`: bytes behind the end of the archive are ignored"));

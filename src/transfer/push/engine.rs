@@ -367,12 +367,11 @@ impl<'a> Engine<'a> {
     /// Tells that an image is over; its warnings stand in the report.
     fn tell(&mut self, number: usize) {
         let report = &self.images[number].report;
-        match (&report.destination, &report.pushed, &report.error) {
-            (Some(reference), Some(digest), None) => self.progress.emit(Event::ImageDone {
+        if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
+            self.progress.emit(Event::ImageDone {
                 reference: reference.clone(),
                 digest: digest.to_string(),
-            }),
-            _ => {}
+            });
         }
     }
 }

@@ -124,7 +124,7 @@ pub(crate) struct PushItem {
 /// What stands at one place of the list of images that were asked for.
 pub(crate) enum Slot {
     /// An image that failed before there was anything to push.
-    Failed(ImageReport),
+    Failed(Box<ImageReport>),
     /// The source of an image that is pushed.
     Item(String),
 }
@@ -149,7 +149,7 @@ pub(crate) async fn push_all(
     let mut reports = Vec::with_capacity(slots.len());
     for slot in slots {
         match slot {
-            Slot::Failed(report) => reports.push(report),
+            Slot::Failed(report) => reports.push(*report),
             // An image that stood there twice has one report.
             Slot::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
         }
