@@ -1,6 +1,7 @@
 //! TLS over real connections on the loopback interface.
 
-use std::io::Write;
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
