@@ -31,7 +31,8 @@ pub fn required() -> bool {
 
 /// Tells that something was not tested, and why.
 pub fn skipped(what: &str, why: &str) {
-    let line = format!("SKIPPED: {what}: {why}\n");
+    let why: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let line = format!("SKIPPED: {what}: {}\n", why.join(" "));
     let _ = std::io::stderr().write_all(line.as_bytes());
     if let Some(file) = std::env::var_os("DOCKER_MIRROR_SKIPPED") {
         let file = fs::OpenOptions::new().create(true).append(true).open(file);

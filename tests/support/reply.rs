@@ -139,7 +139,10 @@ pub fn send(
     for (name, value) in &reply.headers {
         response = response.header(name, value);
     }
-    let body = if head {
+    let body = if pretended {
+        // A stream has no length that the HTTP library could state on its own.
+        Body::from_stream(stream::empty::<Result<Bytes, std::io::Error>>())
+    } else if head {
         Body::empty()
     } else {
         stream_body(reply, delivery, bandwidth, control.clone(), ticket)

@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn pax_records() {
         assert_eq!(
-            pax(b"12 path=a/b\n11 size=42\n18 comment=line\nx=\n").unwrap(),
+            pax(b"12 path=a/b\n11 size=42\n19 comment=line\nx=\n").unwrap(),
             Pax {
                 path: Some(b"a/b".to_vec()),
                 link_path: None,
