@@ -74,14 +74,15 @@ impl Tar {
             while length != rest + length.to_string().len() {
                 length = rest + length.to_string().len();
             }
-            write!(body, "{length} {key}={value}\n").unwrap();
+            writeln!(body, "{length} {key}={value}").unwrap();
         }
         self.raw(&header(b"PaxHeaders/x", body.len() as u64, kind, b""))
             .body(&body)
     }
 
     pub fn directory(self, name: &str) -> Self {
-        self.raw(&header(name.as_bytes(), 0, b'5', b""))
+        let this = if name.len() > 100 { self.long_name(name) } else { self };
+        this.raw(&header(name.as_bytes(), 0, b'5', b""))
     }
 
     pub fn symlink(self, name: &str, target: &str) -> Self {

@@ -6,6 +6,7 @@
 #[path = "../archives/mod.rs"]
 mod archives;
 mod content_faults;
+mod listing_faults;
 mod random_damage;
 mod tar_faults;
 
@@ -13,9 +14,7 @@ use archives::*;
 use docker_mirror::bundle::read::Bundle;
 use docker_mirror::error::{Kind, Result};
 use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{
-    DOCKER_LAYER_GZIP, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_ZSTD, OCI_MANIFEST,
-};
+use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 /// What must come of an archive.
@@ -143,7 +142,7 @@ fn is_manifest(bytes: &[u8]) -> bool {
     document["layers"].is_array()
 }
 
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let last = bytes.len() - 2;
     bytes[last] ^= 1;
 }
@@ -208,6 +207,11 @@ fn trees(bundle: &Bundle) -> Result<()> {
 #[test]
 fn faults_of_the_tar() {
     run(tar_faults::cases());
+}
+
+#[test]
+fn faults_of_the_listing() {
+    run(listing_faults::cases());
 }
 
 #[test]
