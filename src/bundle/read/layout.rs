@@ -242,10 +242,7 @@ fn no_archive(archive: &Archive) -> Error {
         ),
     );
     let is_there = |name: &&str| archive.files.contains_key(*name);
-    if [".dockerenv", "etc/passwd", "etc/os-release"]
-        .iter()
-        .any(|name| is_there(&name))
-    {
+    if [".dockerenv", "etc/passwd", "etc/os-release"].iter().any(is_there) {
         return error
             .with_hint("these are the files of a container (`docker export`); save the image with `docker save`");
     }
