@@ -285,3 +285,91 @@ fn tls_and_client_certificates() {
     assert!(!client(&closed).ping());
     assert!(closed.requests().is_empty());
 }
+
+#[test]
+fn pull_limit_counts_manifests_that_are_got() {
+    let registry = Double::start(Options {
+        pull_limit: Some(support::PullLimit {
+            limit: 100,
+            remaining: 2,
+            window: 21600,
+        }),
+        ..Options::default()
+    });
+    support::images::helm_chart().push(&registry, "a", "1");
+    let target = "/v2/a/manifests/1";
+    let head = call(&registry, "HEAD", target, "accept: */*\r\n", "");
+    assert!(
+        head.contains("ratelimit-remaining: 2;w=21600") && head.contains("ratelimit-limit: 100;w=21600"),
+        "{head}"
+    );
+    let answers: Vec<String> = (0..3)
+        .map(|_| call(&registry, "GET", target, "accept: */*\r\n", ""))
+        .collect();
+    assert!(answers[1].starts_with("HTTP/1.1 200") && answers[1].contains("ratelimit-remaining: 0"));
+    assert!(answers[2].starts_with("HTTP/1.1 429") && answers[2].contains("TOOMANYREQUESTS"));
+}
+
+#[test]
+fn children_tags_and_referrers_are_checked_as_told() {
+    let image = support::images::linux_and_windows(support::image::Style::Oci);
+    let kind = format!("content-type: {}\r\n", image.root.media_type);
+    let body = std::str::from_utf8(&image.root.bytes).unwrap();
+    let strict = Double::new();
+    assert!(call(&strict, "PUT", "/v2/a/manifests/1", &kind, body).contains("MANIFEST_BLOB_UNKNOWN"));
+    let lenient = Double::start(Options {
+        accept_sparse: true,
+        immutable_tags: Some(support::Immutable::Other),
+        ..Options::default()
+    });
+    assert!(call(&lenient, "PUT", "/v2/a/manifests/1", &kind, body).starts_with("HTTP/1.1 201"));
+    assert!(call(&lenient, "PUT", "/v2/a/manifests/1", &kind, body).starts_with("HTTP/1.1 201"));
+    let referrer = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{0}","manifests":[],"artifactType":"x/y","subject":{{"digest":"{1}"}}}}"#,
+        image.root.media_type,
+        image.digest()
+    );
+    assert!(call(&lenient, "PUT", "/v2/a/manifests/1", &kind, &referrer).starts_with("HTTP/1.1 409"));
+    let put = call(&lenient, "PUT", "/v2/a/manifests/2", &kind, &referrer);
+    assert!(put.contains(&format!("oci-subject: {}", image.digest())), "{put}");
+    let list = call(&lenient, "GET", &format!("/v2/a/referrers/{}", image.digest()), "", "");
+    assert!(list.contains(&sha256(referrer.as_bytes())), "{list}");
+}
+
+#[test]
+fn answers_are_bent_as_told() {
+    let registry = Double::new();
+    let digest = registry.store().put_blob("a", "0123456789");
+    let target = format!("/v2/a/blobs/{digest}");
+    let bend = |action: Action, headers: &str| {
+        registry.clear_faults();
+        registry.add_fault(When::path("/blobs/"), action);
+        call(&registry, "GET", &target, headers, "")
+    };
+    let range = "range: bytes=4-\r\n";
+    assert!(bend(Action::IgnoreRange, range).ends_with("\r\n\r\n0123456789"));
+    let wrong = bend(Action::WrongStart(-2), range);
+    assert!(
+        wrong.contains("content-range: bytes 2-9/10") && wrong.ends_with("\r\n\r\n23456789"),
+        "{wrong}"
+    );
+    assert!(bend(Action::NoRange, range).starts_with("HTTP/1.1 416"));
+    assert!(!bend(Action::Header("docker-content-digest", None), "").contains("docker-content-digest"));
+    let moved = bend(Action::redirect(307, "http://127.0.0.1:1{target}"), "");
+    assert!(
+        moved.contains(&format!("location: http://127.0.0.1:1{target}")),
+        "{moved}"
+    );
+    let chunked = bend(Action::Chunked, "");
+    assert!(
+        chunked.contains("transfer-encoding: chunked") && !chunked.contains("content-length"),
+        "{chunked}"
+    );
+    registry.clear_faults();
+    registry.add_fault(When::head("/blobs/"), Action::PretendPresent);
+    let absent = call(&registry, "HEAD", &format!("/v2/a/blobs/{}", sha256(b"absent")), "", "");
+    assert!(
+        absent.starts_with("HTTP/1.1 200") && !absent.contains("content-length"),
+        "{absent}"
+    );
+}

@@ -5,7 +5,7 @@ mod support;
 
 use handmade::{Maker, assert_complete, counts, digest, noise, request, run, run_well};
 use support::fault::{Action, Canned, When};
-use support::{Double, Options};
+use support::{Double, End, Options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_blob_costs_three_requests_and_an_image_that_is_there_costs_one() {
@@ -218,14 +218,21 @@ async fn no_more_than_the_jobs_are_in_flight_and_the_largest_go_first() {
     assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     assert_eq!(sizes.len(), 20);
 
-    let registry = Double::start(Options {
-        latency: std::time::Duration::from_millis(2),
-        ..Options::default()
-    });
+    // Uploads that never end: others are asked for meanwhile, but no fourth one is begun.
+    let stalled = When::put("/blobs/");
+    let registry = Double::start(Options::default().fault(stalled, Action::End(End::Stall)));
     wanted = request(&registry);
     wanted.jobs = 3;
-    run_well(&bundle, wanted).await;
-    assert!(registry.peak() <= 3, "{}", registry.peak());
+    tokio::select! {
+        report = run(&bundle, wanted) => panic!("{report:?}"),
+        () = async {
+            while registry.count("HEAD", "/blobs/") < 7 || registry.count("PUT", "/blobs/") < 3 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        } => {}
+    }
+    assert_eq!(registry.count("POST", "/blobs/"), 3, "{}", registry.transcript());
+    assert_eq!(registry.count("HEAD", "/blobs/"), 7, "{}", registry.transcript());
 }
 
 #[tokio::test(flavor = "multi_thread")]

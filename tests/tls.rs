@@ -1,6 +1,7 @@
 //! TLS over real connections on the loopback interface.
 
-use std::io::Write;
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -461,10 +462,7 @@ async fn what_openssl_makes() {
         folder.path(),
         "req -x509 -newkey rsa:2048 -nodes -keyout rsa.key -out rsa.pem -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost",
     ) {
-        // Written past the harness, which keeps the output of a test that passes to itself.
-        let words = "SKIPPED: no openssl on this machine, so its certificates and key formats were not tried";
-        writeln!(std::io::stderr(), "{words}").unwrap();
-        return;
+        return support::real::skipped("certificates and keys that openssl makes", "there is no openssl");
     }
     let rsa = Pair {
         certificate: read("rsa.pem"),

@@ -72,7 +72,7 @@ pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
 fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
     let View::Image(image) = root.view() else { return None };
     let config = tree.configs.get(&image.config.digest)?;
-    let config = crate::image::manifest::Config::parse(config).ok()?;
+    let config = crate::image::config::Config::parse(config).ok()?;
     let mut platform = Map::new();
     platform.insert("architecture".into(), config.platform.architecture.into());
     platform.insert("os".into(), config.platform.os.into());

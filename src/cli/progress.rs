@@ -65,6 +65,12 @@ impl Display {
                 }
             }
             Event::Planned { blobs, bytes, present } => self.plan(blobs, bytes, present),
+            Event::Grown { bytes, .. } => {
+                let total = self.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                if self.terminal {
+                    self.bar.set_length(total);
+                }
+            }
             Event::Bytes(count) => self.advance(count),
             Event::BlobDone { digest, size } => {
                 if self.verbose {

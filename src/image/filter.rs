@@ -3,7 +3,8 @@
 use serde_json::value::RawValue;
 
 use super::descriptor::Descriptor;
-use super::manifest::{Entry, Members};
+use super::json::Members;
+use super::manifest::Entry;
 use super::platform::{Platform, PlatformFilter};
 use crate::error::{Error, Kind, Result};
 

@@ -7,11 +7,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
-use serde_json::value::RawValue;
 
 use super::descriptor::Descriptor;
 use super::digest::Digest;
+use super::json::Members;
 use super::media_type::{self, Shape};
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
@@ -167,59 +166,6 @@ impl fmt::Debug for RawManifest {
     }
 }
 
-/// The top level of a JSON object, each value as the text that it was; a key that stands there twice is an error.
-pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Vec<(String, &'de RawValue)>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members: Vec<(String, &RawValue)> = Vec::new();
-                while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-                    if members.iter().any(|(seen, _)| *seen == key) {
-                        return Err(serde::de::Error::custom(format_args!(
-                            "the field `{}` stands there twice",
-                            key.escape_debug()
-                        )));
-                    }
-                    if members.len() == 256 {
-                        return Err(serde::de::Error::custom("more than 256 fields"));
-                    }
-                    members.push((key, value));
-                }
-                Ok(members)
-            }
-        }
-        deserializer.deserialize_map(Collect).map(Self)
-    }
-}
-
-impl<'a> Members<'a> {
-    pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {
-        // `null` counts as absent: Go programs write it for an empty list or pointer.
-        self.0
-            .iter()
-            .find(|(name, value)| name == key && value.get() != "null")
-            .map(|(_, value)| *value)
-    }
-
-    fn field<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>> {
-        self.get(key)
-            .map(|raw| {
-                serde_json::from_str(raw.get())
-                    .map_err(|e| Error::new(Kind::Malformed, format!("its field `{key}` is wrong")).with_source(e))
-            })
-            .transpose()
-    }
-}
-
 /// A descriptor as JSON writes it; whether its parts make sense is checked on the way to [`Descriptor`] and [`Entry`].
 #[derive(Deserialize)]
 struct WireDescriptor {
@@ -372,48 +318,6 @@ fn subject(members: &Members<'_>) -> Result<Option<Descriptor>> {
         .field::<WireDescriptor>("subject")?
         .map(|wire| wire.check().map(|e| e.descriptor))
         .transpose()
-}
-
-/// What matters of an image configuration (OCI image-spec, config.md).
-#[derive(Debug, Clone, Deserialize)]
-pub struct Config {
-    /// The platform that the image was built for.
-    #[serde(flatten)]
-    pub platform: Platform,
-    /// The uncompressed layers.
-    #[serde(default)]
-    pub rootfs: RootFs,
-}
-
-/// The layers of an image configuration.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct RootFs {
-    /// Digests of the uncompressed layers, in order.
-    #[serde(default)]
-    pub diff_ids: Vec<Digest>,
-}
-
-/// No image configuration above this size is read.
-pub const MAX_CONFIG: u64 = 4 << 20;
-
-impl Config {
-    /// Reads the configuration of a container image.
-    ///
-    /// # Errors
-    /// [`Kind::Malformed`] if it is larger than [`MAX_CONFIG`] or no such document.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() as u64 > MAX_CONFIG {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!(
-                    "the image config has {} bytes; at most {MAX_CONFIG} are accepted",
-                    bytes.len()
-                ),
-            ));
-        }
-        serde_json::from_slice(bytes)
-            .map_err(|e| Error::new(Kind::Malformed, "the image config is no such JSON document").with_source(e))
-    }
 }
 
 #[cfg(test)]

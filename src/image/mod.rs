@@ -1,9 +1,11 @@
 //! Values without I/O: names, digests, platforms, manifests as they were fetched, and the tree that they make.
 
+pub mod config;
 pub mod descriptor;
 pub mod destination;
 pub mod digest;
 pub mod filter;
+mod json;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;

@@ -339,7 +339,7 @@ mod tests {
         );
         let refusal = read(400, &body);
         assert!(refusal.has("MANIFEST_BLOB_UNKNOWN"));
-        assert_eq!(refusal.digests, [digest.clone()]);
+        assert_eq!(refusal.digests, std::slice::from_ref(&digest));
         assert!(refusal.to_string().starts_with("MANIFEST_BLOB_UNKNOWN: blob unknown ("));
         assert_eq!(
             read(404, r#"{"errors":[{"code":7,"message":null}],"message":"gone"}"#).to_string(),

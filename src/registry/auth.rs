@@ -94,6 +94,9 @@ impl Authenticator {
     }
 
     async fn bearer(&self, need: &Need<'_>, bearer: &Bearer) -> Result<HeaderValue> {
+        if let Some(header) = self.wider(need) {
+            return Ok(header);
+        }
         let slot = self.slot(need.scope.key());
         // Whoever comes second waits here, and finds the token of the first.
         let mut slot = slot.lock().await;
@@ -144,6 +147,21 @@ impl Authenticator {
                 Err(error)
             }
         }
+    }
+
+    /// A token for more than is needed: one that may push to a repository may pull from it.
+    fn wider(&self, need: &Need<'_>) -> Option<HeaderValue> {
+        let wider = Scope::push(need.repository).key();
+        if need.scope.key() != Scope::pull(need.repository).key() {
+            return None;
+        }
+        let slot = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.get(&wider)?)
+        };
+        let slot = slot.try_lock().ok()?;
+        let token = slot.token.as_ref()?;
+        (token.will_do(need.long) && need.refused != Some(&token.header)).then(|| token.header.clone())
     }
 
     fn slot(&self, key: String) -> Arc<tokio::sync::Mutex<Slot>> {

@@ -68,7 +68,11 @@ impl ManifestCache {
         };
         if let Err(error) = written() {
             tracing::debug!("manifest {} is not cached: {error}", manifest.digest());
-        } else if self.writes.fetch_add(1, Ordering::Relaxed) % WRITES_PER_CUT == 0 {
+        } else if self
+            .writes
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(WRITES_PER_CUT)
+        {
             self.cut(MAX_BYTES, MAX_FILES);
         }
     }

@@ -173,13 +173,16 @@ mod tests {
             Some("registry.docker.io"),
             &["repository:a/b:pull,push"],
         );
-        assert_eq!(read(&[hub]), [expected.clone()]);
+        assert_eq!(read(&[hub]), vec![expected.clone()]);
         assert_eq!(read(&["Basic realm=\"x\"", hub]), [expected.clone(), Challenge::Basic]);
         assert_eq!(
             read(&[&format!("Basic realm=\"a, b\", {hub}")]),
             [expected.clone(), Challenge::Basic]
         );
-        assert_eq!(read(&[&format!("Negotiate, NTLM abc==, {hub}")]), [expected.clone()]);
+        assert_eq!(
+            read(&[&format!("Negotiate, NTLM abc==, {hub}")]),
+            vec![expected.clone()]
+        );
         assert_eq!(read(&[&hub.replace("Bearer realm", "bEARER   REALM")]), [expected]);
         assert_eq!(read(&["Basic"]), [Challenge::Basic]);
         assert_eq!(

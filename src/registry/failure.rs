@@ -173,9 +173,10 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
                 "use the name that the certificate has",
             ),
             Bad::Revoked => refused(format!("the certificate of `{host}` is revoked"), "have it renewed"),
+            // Where an authority's own certificate stands in for a server's there is no name for the error.
             _ => refused(
-                format!("the certificate of `{host}` is not acceptable"),
-                "have the registry's certificate renewed",
+                format!("the certificate of `{host}` is not trusted here"),
+                "if it signed itself, give it with `--ca-file`; else have it renewed",
             ),
         },
         rustls::Error::InvalidMessage(_) => refused(

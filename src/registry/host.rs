@@ -220,7 +220,7 @@ impl Host {
             .authorize(&url, call.repository, &scope, false, None)
             .await
             .map_err(|e| e.context(&call.action))?;
-        let mut replayed = false;
+        let (mut replayed, mut widened) = (false, false);
         let mut unconnected = 0;
         loop {
             self.downloads.quiet().await;
@@ -252,21 +252,23 @@ impl Host {
             };
             self.heard(&answer);
             let status = answer.status();
-            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            let tried = match status {
+                StatusCode::UNAUTHORIZED => Some(&mut replayed),
+                StatusCode::FORBIDDEN => Some(&mut widened),
+                _ => None,
+            };
+            if let Some(tried) = tried
                 && answer.from_registry
-                && !replayed
                 && self.owns(&url)
-            {
-                replayed = true;
-                if let Some(fresh) = self
+                && !std::mem::replace(tried, true)
+                && let Some(fresh) = self
                     .rechallenged(&answer, call.repository, &mut scope, authorization.as_ref())
                     .await
                     .map_err(|e| e.context(&call.action))?
-                {
-                    authorization = Some(fresh);
-                    answer.finish().await;
-                    continue;
-                }
+            {
+                authorization = Some(fresh);
+                answer.finish().await;
+                continue;
             }
             if is_passing(status) && call.repeat {
                 if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {
@@ -371,7 +373,11 @@ impl Host {
             return None;
         }
         let words = answer.words().await.to_ascii_lowercase();
-        let quota = words.contains("pull rate limit") || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));
+        // The answer to a HEAD has no words, but the headers count.
+        let none_left = RateLimit::of(answer.headers()).is_some_and(|limit| limit.remaining == Some(0));
+        let quota = none_left
+            || words.contains("pull rate limit")
+            || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));
         quota.then(|| {
             let window = self.rate_limit().and_then(|limit| limit.window).map_or_else(String::new, |window| {
                 format!(", which is counted over {}", humantime::format_duration(window))

@@ -31,6 +31,7 @@ pub mod tls;
 mod token;
 mod upload;
 mod upload_body;
+mod upload_send;
 pub mod upload_source;
 
 use std::collections::{HashMap, VecDeque};

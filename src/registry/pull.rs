@@ -62,6 +62,12 @@ impl Registry {
         }
     }
 
+    /// Whether a manifest would come from the cache, without a request.
+    pub fn has_cached(&self, digest: &Digest) -> bool {
+        let cache = self.host.context.cache.as_ref();
+        cache.is_some_and(|cache| cache.get(digest).is_some())
+    }
+
     /// Opens the bytes `start..end` of a blob (`end` = `descriptor.size` for all). Reconnects by itself as long as there is
     /// progress; yields exactly `end - start` bytes or an error. Bytes are NOT hashed here: the caller does.
     ///
@@ -120,7 +126,9 @@ impl Registry {
 
     /// Whether a blob is in a repository. That it is in another one says nothing.
     pub async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
-        self.host.head_blob(repository, descriptor).await
+        self.host
+            .head_blob(repository, descriptor, Scope::pull(repository))
+            .await
     }
 
     /// What the registry says about its pull quota when asked by a HEAD of a manifest, which counts as no pull. `None` where
@@ -267,13 +275,18 @@ impl Host {
         }
     }
 
-    pub(super) async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
+    pub(super) async fn head_blob(
+        &self,
+        repository: &str,
+        descriptor: &Descriptor,
+        scope: Scope,
+    ) -> Result<Presence<()>> {
         let action = format!(
             "cannot look for blob {} in `{}/{repository}`",
             descriptor.digest, self.name
         );
         let url = self.url(repository, &format!("blobs/{}", descriptor.digest));
-        let call = Call::new(Method::HEAD, url, repository, Scope::pull(repository), action);
+        let call = Call::new(Method::HEAD, url, repository, scope, action);
         let answer = self.exchange(&call).await?;
         match answer.status() {
             StatusCode::OK if answer.length().is_some_and(|length| length != descriptor.size) => {

@@ -1,26 +1,21 @@
 //! One blob into one repository: the upload ladder. An upload that breaks goes on from the offset that the registry
 //! states, where that can be relied on; a way of uploading that a registry refuses is replaced by the next more patient one.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
-};
-use reqwest::{Body, Method, StatusCode, Url};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
+use reqwest::{Method, StatusCode, Url};
 
 use super::Presence;
 use super::answer::{Answer, Refusal};
 use super::content_range;
-use super::context::Watch;
-use super::failure::{Class, Failure};
 use super::host::{Call, Host};
 use super::ladder::Rung;
 use super::location;
 use super::pace::Permit;
 use super::push::{UPLOAD_HELD, UPLOAD_PROGRESS};
-use super::redact::shown;
 use super::redirect;
-use super::retry::{Backoff, is_passing, retry_after};
+use super::retry::Backoff;
 use super::scope::Scope;
 use super::upload_body::Cursor;
 use super::upload_source::BlobSource;
@@ -43,17 +38,19 @@ pub(super) struct Session {
 
 /// One blob on its way into one repository.
 pub(super) struct Upload<'a> {
-    host: &'a Host,
-    repository: &'a str,
-    descriptor: &'a Descriptor,
-    source: &'a dyn BlobSource,
-    scope: Scope,
-    cursor: Cursor,
-    action: String,
+    pub(super) host: &'a Host,
+    pub(super) repository: &'a str,
+    pub(super) descriptor: &'a Descriptor,
+    pub(super) source: &'a dyn BlobSource,
+    pub(super) scope: Scope,
+    pub(super) cursor: Cursor,
+    pub(super) action: String,
+    /// The connection broke under the last body: the next one listens for the reason.
+    pub(super) listen: bool,
 }
 
 /// What came of an attempt; the errors that end the upload are not in here.
-enum Outcome {
+pub(super) enum Outcome {
     Done,
     /// The request body is larger than something on the way allows.
     TooLarge(u64, Error),
@@ -87,6 +84,7 @@ impl<'a> Upload<'a> {
                 "cannot upload blob {} to `{}/{repository}`",
                 descriptor.digest, host.name
             ),
+            listen: false,
         }
     }
 
@@ -95,7 +93,7 @@ impl<'a> Upload<'a> {
         let size = self.descriptor.size;
         let mut rung = self.host.ladder.rung(size);
         let mut backoff = Backoff::new(options);
-        let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, false);
+        let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
         let (mut climbed, mut progress, mut since) = (false, 0, Instant::now());
         let mut open = session;
         loop {
@@ -118,8 +116,9 @@ impl<'a> Upload<'a> {
                     }
                     return Ok(());
                 }
-                Ok(Outcome::Refreshed) if !refreshed => {
-                    refreshed = true;
+                // Again only where bytes arrived since the last time.
+                Ok(Outcome::Refreshed) if refreshed.is_none_or(|at| at < session.offset) => {
+                    refreshed = Some(session.offset);
                     open = self.resume(session).await?;
                     if open.is_none() && self.arrived().await {
                         return Ok(());
@@ -330,111 +329,6 @@ impl<'a> Upload<'a> {
         Err(self.says_yes_to_all(status))
     }
 
-    /// Sends `start..end`. The inner result is the answer if it is a success.
-    async fn send(
-        &mut self,
-        method: Method,
-        mut url: Url,
-        start: u64,
-        end: u64,
-        ranged: bool,
-    ) -> Result<Result<Answer, Outcome>> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
-        if ranged && let Ok(range) = HeaderValue::try_from(format!("{start}-{}", end - 1)) {
-            headers.insert(CONTENT_RANGE, range);
-        }
-        for _ in 0..4 {
-            self.host.uploads.quiet().await;
-            self.host.downloads.quiet().await;
-            let begun = Instant::now();
-            let authorization = self
-                .host
-                .authorize(&url, self.repository, &self.scope, true, None)
-                .await?;
-            headers.remove(AUTHORIZATION);
-            if let Some(authorization) = &authorization {
-                headers.insert(AUTHORIZATION, authorization.clone());
-            }
-            let watch = Watch::default();
-            let body = Body::wrap(self.cursor.body(self.source, start, end, &watch).await?);
-            let sent = self
-                .host
-                .context
-                .send(&method, &url, headers.clone(), Some(body), Some(&watch))
-                .await;
-            if let Some(error) = self.cursor.failed() {
-                return Err(error);
-            }
-            let response = match sent {
-                Ok(response) => response,
-                Err(Failure {
-                    error,
-                    class: Class::Final,
-                }) => return Err(error),
-                Err(Failure { error, .. }) => return Ok(Err(Outcome::Broken(error.context(&self.action), None))),
-            };
-            let own = self.host.owns(&url);
-            let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());
-            self.host.heard(&answer);
-            match answer.status().as_u16() {
-                200..=299 => return Ok(Ok(answer)),
-                307 | 308 => {
-                    url = redirect::target(&answer, &self.host.base()).map_err(|failure| failure.error)?;
-                    continue;
-                }
-                401 if own => {
-                    let fresh = self
-                        .host
-                        .rechallenged(&answer, self.repository, &mut self.scope, authorization.as_ref())
-                        .await?;
-                    return Ok(Err(match fresh {
-                        Some(_) => Outcome::Refreshed,
-                        None => Outcome::Broken(answer.into_error(&self.action).await, None),
-                    }));
-                }
-                _ => return self.judge(answer, end - start, begun).await.map(Err),
-            }
-        }
-        Err(Error::new(
-            Kind::Server,
-            format!(
-                "the registry redirects the upload again and again, at last to {}",
-                shown(&url)
-            ),
-        ))
-    }
-
-    /// What a refusal of bytes means for the way of uploading. `length` is that of the refused body.
-    async fn judge(&self, answer: Answer, length: u64, begun: Instant) -> Result<Outcome> {
-        let status = answer.status();
-        if redirect::is_redirect(status.as_u16()) {
-            return Err(self.redirected(&answer));
-        }
-        let asked = retry_after(answer.headers(), SystemTime::now());
-        let error = answer.into_error(&self.action).await;
-        let has = |code: &str| Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
-        Ok(match status.as_u16() {
-            413 => Outcome::TooLarge(
-                length,
-                error.with_hint(format!(
-                    "something between here and the registry limits the size of requests (nginx: `client_max_body_size`); the blob has {} bytes",
-                    self.descriptor.size
-                )),
-            ),
-            416 => Outcome::Misplaced(error),
-            404 if has("BLOB_UPLOAD_UNKNOWN") => Outcome::Lost(error),
-            400 if has("BLOB_UPLOAD_INVALID") || has("DIGEST_INVALID") || has("SIZE_INVALID") => Outcome::Lost(error),
-            400 | 404 | 405 | 411 | 501 => Outcome::Unsuited(error),
-            _ if is_passing(status) => {
-                self.host.throttled(status, asked, begun);
-                Outcome::Broken(error, asked)
-            }
-            _ => return Err(error),
-        })
-    }
-
     /// Asks the registry how much it has. `None`: the session is of no use any more.
     async fn resume(&self, session: Session) -> Result<Option<Session>> {
         let call = Call::new(
@@ -473,10 +367,11 @@ impl<'a> Upload<'a> {
     }
 
     async fn arrived(&self) -> bool {
-        matches!(
-            self.host.head_blob(self.repository, self.descriptor).await,
-            Ok(Presence::Present(()))
-        )
+        let head = self
+            .host
+            .head_blob(self.repository, self.descriptor, self.scope.clone())
+            .await;
+        matches!(head, Ok(Presence::Present(())))
     }
 
     /// Tells the registry that the session is given up. Many do not allow it, so nothing depends on it.
@@ -504,19 +399,5 @@ impl<'a> Upload<'a> {
             ),
         )
         .with_hint("is this address a registry?")
-    }
-
-    fn redirected(&self, answer: &Answer) -> Error {
-        let target = redirect::target(answer, &self.host.base());
-        let target = target.map_or_else(|failure| failure.error.to_string(), |url| shown(&url));
-        Error::new(
-            Kind::Server,
-            format!(
-                "{}: the registry redirects the upload ({}) to {target}",
-                self.action,
-                answer.status().as_u16()
-            ),
-        )
-        .with_hint("name the registry by the address that it redirects to")
     }
 }

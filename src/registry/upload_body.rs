@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -58,12 +59,16 @@ impl Cursor {
     }
 
     /// A body of the bytes `start..end`. Whatever body was made before reads no more.
+    ///
+    /// With `listen` it sends a little and then waits a moment for an answer. A server that refuses a body without reading
+    /// it closes the connection, and who is busy writing then sees a broken pipe instead of the refusal.
     pub(super) async fn body(
         &self,
         source: &dyn BlobSource,
         start: u64,
         end: u64,
         watch: &Watch,
+        listen: bool,
     ) -> Result<UploadBody> {
         let (reader, open_at) = {
             let mut state = self.state();
@@ -93,6 +98,7 @@ impl Cursor {
             at: start,
             end,
             watch: watch.clone(),
+            listen: if listen { Listen::Due } else { Listen::No },
         })
     }
 
@@ -113,8 +119,14 @@ impl Cursor {
 }
 
 impl State {
-    /// The next bytes up to `end`, hashed.
-    fn poll_next(&mut self, context: &mut Context<'_>, descriptor: &Descriptor, end: u64) -> Poll<Result<Bytes>> {
+    /// The next bytes up to `end`, and at most `most`, hashed.
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+        descriptor: &Descriptor,
+        end: u64,
+        most: usize,
+    ) -> Poll<Result<Bytes>> {
         while self.rest.is_empty() {
             let next = match &mut self.stream {
                 Some(stream) => std::task::ready!(stream.poll_next_unpin(context)),
@@ -136,7 +148,8 @@ impl State {
         }
         let wanted = usize::try_from(end - self.at)
             .unwrap_or(usize::MAX)
-            .min(self.rest.len());
+            .min(self.rest.len())
+            .min(most);
         let bytes = self.rest.split_to(wanted);
         self.hasher.update(&bytes);
         self.at += bytes.len() as u64;
@@ -164,7 +177,20 @@ pub(super) struct UploadBody {
     at: u64,
     end: u64,
     watch: Watch,
+    listen: Listen,
 }
+
+/// The pause near the front of a body.
+enum Listen {
+    No,
+    /// After the next bytes.
+    Due,
+    Now(Pin<Box<tokio::time::Sleep>>),
+}
+
+/// What is sent before the pause, and how long that is.
+const FORERUNNER: usize = 16 << 10;
+const LISTEN_FOR: Duration = Duration::from_millis(500);
 
 impl Body for UploadBody {
     type Data = Bytes;
@@ -175,12 +201,23 @@ impl Body for UploadBody {
         if this.at == this.end {
             return Poll::Ready(None);
         }
+        if let Listen::Now(pause) = &mut this.listen {
+            this.watch.waiting(true);
+            std::task::ready!(pause.as_mut().poll(context));
+            this.watch.waiting(false);
+            this.listen = Listen::No;
+        }
         let mut state = this.cursor.state();
         if state.reader != this.reader {
             return Poll::Ready(Some(Err(Error::new(Kind::Cancelled, "the request was given up"))));
         }
         loop {
-            let bytes = match state.poll_next(context, &this.cursor.descriptor, this.end) {
+            let most = if matches!(this.listen, Listen::Due) {
+                FORERUNNER
+            } else {
+                usize::MAX
+            };
+            let bytes = match state.poll_next(context, &this.cursor.descriptor, this.end, most) {
                 Poll::Ready(Ok(bytes)) => bytes,
                 Poll::Ready(Err(error)) => {
                     state.stream = None;
@@ -199,6 +236,9 @@ impl Body for UploadBody {
             let bytes = bytes.slice(bytes.len() - behind as usize..);
             if bytes.is_empty() {
                 continue;
+            }
+            if matches!(this.listen, Listen::Due) {
+                this.listen = Listen::Now(Box::pin(tokio::time::sleep(LISTEN_FOR)));
             }
             this.at += bytes.len() as u64;
             this.watch.sent(bytes.len() as u64);
@@ -255,17 +295,27 @@ mod tests {
         let source = Memory(bytes.clone(), Mutex::default());
         let cursor = Cursor::new(&descriptor);
         let watch = Watch::default();
-        let first = read(cursor.body(&source, 0, 10 << 20, &watch).await.unwrap())
+        let first = read(cursor.body(&source, 0, 10 << 20, &watch, false).await.unwrap())
             .await
             .unwrap();
         assert_eq!(first, bytes[..10 << 20]);
-        let next = read(cursor.body(&source, 10 << 20, descriptor.size, &watch).await.unwrap())
-            .await
-            .unwrap();
+        let next = read(
+            cursor
+                .body(&source, 10 << 20, descriptor.size, &watch, false)
+                .await
+                .unwrap(),
+        )
+        .await
+        .unwrap();
         assert_eq!(next, bytes[10 << 20..], "the same stream goes on");
-        let again = read(cursor.body(&source, 9 << 20, descriptor.size, &watch).await.unwrap())
-            .await
-            .unwrap();
+        let again = read(
+            cursor
+                .body(&source, 9 << 20, descriptor.size, &watch, false)
+                .await
+                .unwrap(),
+        )
+        .await
+        .unwrap();
         assert_eq!(again, bytes[9 << 20..]);
         assert_eq!(*source.1.lock().unwrap(), [0, 8 << 20]);
     }
@@ -279,7 +329,7 @@ mod tests {
         let source = Memory(edited.into(), Mutex::default());
         let cursor = Cursor::new(&descriptor);
         let body = cursor
-            .body(&source, 0, descriptor.size, &Watch::default())
+            .body(&source, 0, descriptor.size, &Watch::default(), false)
             .await
             .unwrap();
         let (sent, error) = read(body).await.unwrap_err();
@@ -288,7 +338,7 @@ mod tests {
         assert_eq!(cursor.failed().unwrap().kind(), Kind::Integrity);
         let short = Memory(bytes.slice(..100), Mutex::default());
         let body = cursor
-            .body(&short, 0, descriptor.size, &Watch::default())
+            .body(&short, 0, descriptor.size, &Watch::default(), false)
             .await
             .unwrap();
         assert_eq!(read(body).await.unwrap_err().1.kind(), Kind::Integrity);
@@ -300,8 +350,8 @@ mod tests {
         let descriptor = Descriptor::of("x", &bytes);
         let source = Memory(bytes, Mutex::default());
         let cursor = Cursor::new(&descriptor);
-        let old = cursor.body(&source, 0, 5, &Watch::default()).await.unwrap();
-        let new = cursor.body(&source, 0, 5, &Watch::default()).await.unwrap();
+        let old = cursor.body(&source, 0, 5, &Watch::default(), false).await.unwrap();
+        let new = cursor.body(&source, 0, 5, &Watch::default(), false).await.unwrap();
         assert_eq!(read(old).await.unwrap_err().1.kind(), Kind::Cancelled);
         assert_eq!(read(new).await.unwrap(), b"hello");
     }

@@ -1,5 +1,6 @@
 //! Import: from bundles into a registry. Nothing but the bundles and the destination is contacted.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +19,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
-use crate::image::tree::ImageTree;
+use crate::image::tree::{ImageTree, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
 
@@ -74,11 +75,12 @@ pub async fn import(
             tree = match refilter(tree, filter) {
                 Ok(tree) => tree,
                 Err(error) => {
-                    slots.push(Slot::Failed(ImageReport::unresolved(&image.name, &error)));
+                    slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
                     continue;
                 }
             };
         }
+        name_referrers(&bundle, &mut tree);
         slots.push(Slot::Item(tree.source.to_string()));
         items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
     }
@@ -86,6 +88,17 @@ pub async fn import(
     let mut report = push_all(items, slots, &request, registries, &progress).await?;
     report.missing = bundle.missing().to_vec();
     Ok(report)
+}
+
+/// Puts down what refers to the image (a signature, say) and stays behind, so that nobody takes it for copied.
+fn name_referrers(bundle: &Bundle, tree: &mut ImageTree) {
+    let here: HashSet<Digest> = tree.manifests().iter().map(|m| m.digest().clone()).collect();
+    let referrers = bundle.referrers().iter().filter(|r| here.contains(&r.subject));
+    tree.left_out.extend(referrers.map(|referrer| LeftOut {
+        digest: referrer.root.digest.clone(),
+        media_type: referrer.root.media_type.clone(),
+        reason: format!("it refers to {}, and referrers are not carried", referrer.subject),
+    }));
 }
 
 /// Which of the images the patterns mean.

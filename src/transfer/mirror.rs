@@ -38,7 +38,7 @@ pub async fn mirror(
     for (reference, tree) in trees {
         let resolved = tree.and_then(|tree| Ok((sources.host(tree.source.host())?, tree)));
         match resolved {
-            Err(error) => slots.push(Slot::Failed(ImageReport::unresolved(&reference, &error))),
+            Err(error) => slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&reference, &error)))),
             Ok((registry, tree)) => {
                 for blob in tree.blobs() {
                     let places = places.entry(blob.descriptor.digest).or_default();

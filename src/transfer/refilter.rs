@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::config::Config;
 use crate::image::digest::Digest;
 use crate::image::filter::{self, Fate};
-use crate::image::manifest::{Config, Entry, Index, RawManifest, View};
+use crate::image::manifest::{Entry, Index, RawManifest, View};
 use crate::image::platform::{Platform, PlatformFilter, PlatformPattern};
 use crate::image::tree::{ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
 
@@ -45,7 +46,8 @@ pub fn refilter(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
         return Err(nothing_left(&tree, filter));
     };
     let (kept, dropped) = (walk.kept, walk.dropped);
-    if kept.len() == tree.kept.len() {
+    let had = tree.filtered.as_ref().map(|variant| variant.root.digest());
+    if level.filtered.as_ref().map(|root| root.digest()) == had {
         return Ok(tree);
     }
     let had_filtered = tree.filtered.is_some();
@@ -143,7 +145,7 @@ impl Walk<'_> {
                 continue;
             };
             match child.view() {
-                View::Index(nested) => match self.index(&child, nested, depth + 1)? {
+                View::Index(nested) => match self.nested(&child, nested, depth + 1)? {
                     None => {
                         fates.push(Fate::Drop);
                         continue;
@@ -183,6 +185,17 @@ impl Walk<'_> {
         Ok(Some(level))
     }
 
+    /// An index inside another. One of which nothing is left goes with all that was kept of it, its attestations.
+    fn nested(&mut self, raw: &RawManifest, index: &Index, depth: usize) -> Result<Option<Level>> {
+        let before = self.kept.len();
+        let level = self.index(raw, index, depth)?;
+        if level.is_none() {
+            let lost = self.kept.split_off(before);
+            self.dropped.extend(lost);
+        }
+        Ok(level)
+    }
+
     /// What an entry runs on: what it says itself, else what its image config says, else what was found out when the image
     /// was fetched.
     fn platform_of(&self, entry: &Entry) -> Option<Platform> {
@@ -207,5 +220,175 @@ impl Walk<'_> {
         let label = self.labels.get(manifest.digest())?;
         let pattern: PlatformPattern = label.split(" (").next()?.parse().ok()?;
         Some(pattern.platform().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::image::tree::Choice;
+
+    #[derive(Default)]
+    struct Made(HashMap<Digest, Arc<RawManifest>>);
+
+    impl Made {
+        fn add(&mut self, text: String) -> Arc<RawManifest> {
+            let manifest = Arc::new(RawManifest::new(text.into_bytes().into(), None, None).unwrap());
+            self.0.insert(manifest.digest().clone(), manifest.clone());
+            manifest
+        }
+
+        fn image(&mut self, name: &str) -> Arc<RawManifest> {
+            let blob = Digest::sha256(name.as_bytes());
+            self.add(format!(
+                r#"{{"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{blob}","size":{}}},"layers":[]}}"#,
+                name.len()
+            ))
+        }
+
+        fn index(&mut self, entries: &[String]) -> Arc<RawManifest> {
+            self.add(format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(",")))
+        }
+
+        fn tree(&self, source: &str, root: &Arc<RawManifest>) -> ImageTree {
+            let mut below = Vec::new();
+            let mut kept = Vec::new();
+            self.walk(root, &mut below, &mut kept);
+            below.pop();
+            ImageTree {
+                source: source.parse().unwrap(),
+                original: Variant {
+                    root: root.clone(),
+                    below,
+                },
+                filtered: None,
+                choice: Choice::Whole,
+                kept,
+                dropped: Vec::new(),
+                left_out: Vec::new(),
+                configs: BTreeMap::new(),
+            }
+        }
+
+        fn walk(&self, node: &Arc<RawManifest>, below: &mut Vec<Arc<RawManifest>>, kept: &mut Vec<PlatformRecord>) {
+            if let View::Index(index) = node.view() {
+                for entry in &index.entries {
+                    let child = &self.0[&entry.descriptor.digest];
+                    if !matches!(child.view(), View::Index(_)) {
+                        kept.push(PlatformRecord {
+                            platform: platform_label(entry.platform.as_ref(), entry.attests().is_some()),
+                            digest: child.digest().clone(),
+                        });
+                    }
+                    self.walk(child, below, kept);
+                }
+            }
+            below.push(node.clone());
+        }
+    }
+
+    fn entry(child: &RawManifest, platform: &str) -> String {
+        let d = child.descriptor();
+        let platform = match platform.split_once('/') {
+            Some((os, architecture)) => format!(r#","platform":{{"os":"{os}","architecture":"{architecture}"}}"#),
+            None => String::new(),
+        };
+        format!(
+            r#"{{"mediaType":"{}","digest":"{}","size":{}{platform}}}"#,
+            d.media_type, d.digest, d.size
+        )
+    }
+
+    fn attestation(child: &RawManifest, of: &RawManifest) -> String {
+        entry(child, "unknown/unknown").trim_end_matches('}').to_owned()
+            + &format!(
+                r#"}},"annotations":{{"vnd.docker.reference.type":"attestation-manifest","vnd.docker.reference.digest":"{}"}}}}"#,
+                of.digest()
+            )
+    }
+
+    fn filter(text: &str) -> PlatformFilter {
+        PlatformFilter::from_flags(&[text]).unwrap()
+    }
+
+    #[test]
+    fn two_filters_in_a_row_are_one_and_attestations_follow_their_image() {
+        let mut made = Made::default();
+        let names = ["amd64", "arm64", "s390x"];
+        let images = names.map(|name| made.image(name));
+        let attests = names.map(|name| made.image(&format!("about {name}")));
+        let mut entries: Vec<String> = images
+            .iter()
+            .zip(names)
+            .map(|(i, n)| entry(i, &format!("linux/{n}")))
+            .collect();
+        entries.extend(attests.iter().zip(&images).map(|(a, i)| attestation(a, i)));
+        let root = made.index(&entries);
+        let tree = made.tree("team/app:1", &root);
+        assert_eq!(tree.kept.len(), 6);
+
+        let all = refilter(tree.clone(), &PlatformFilter::All).unwrap();
+        assert_eq!((all.choice, all.filtered.is_some()), (Choice::Whole, false));
+        let two = refilter(tree.clone(), &filter("linux/amd64,linux/arm64")).unwrap();
+        assert_eq!(
+            (two.choice, two.kept.len(), two.dropped.len()),
+            (Choice::Filtered, 4, 2)
+        );
+        let one = refilter(two, &filter("linux/amd64")).unwrap();
+        let direct = refilter(tree.clone(), &filter("linux/amd64")).unwrap();
+        assert_eq!(one.pushed().root.bytes(), direct.pushed().root.bytes());
+        assert_eq!(one.kept, direct.kept);
+        assert_eq!((one.kept.len(), one.original.below.len()), (2, 2));
+        assert_eq!(one.original.root.digest(), root.digest());
+        let error = refilter(tree, &filter("windows/amd64")).unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(error.hint().unwrap().contains("linux/s390x"));
+    }
+
+    #[test]
+    fn nested_indexes_shrink_from_within_or_go_as_a_whole() {
+        let mut made = Made::default();
+        let (amd64, arm64, other) = (made.image("amd64"), made.image("arm64"), made.image("other"));
+        let both = made.index(&[entry(&amd64, "linux/amd64"), entry(&arm64, "linux/arm64")]);
+        let about = made.image("about");
+        let gone = made.index(&[entry(&other, "linux/s390x"), attestation(&about, &other)]);
+        let root = made.index(&[entry(&both, ""), entry(&gone, "")]);
+        let pinned = format!("team/app@{}", root.digest());
+        let tree = refilter(made.tree(&pinned, &root), &filter("linux/amd64")).unwrap();
+        assert_eq!(tree.choice, Choice::Sparse, "it is pinned by digest");
+        assert_eq!((tree.kept.len(), tree.dropped.len()), (1, 3));
+        let filtered = tree.filtered.as_ref().unwrap();
+        let View::Index(index) = filtered.root.view() else {
+            panic!()
+        };
+        assert_eq!(index.entries.len(), 1);
+        let inner = &index.entries[0].descriptor;
+        assert_ne!(inner.digest, *both.digest());
+        assert_eq!(filtered.below.len(), 2);
+        assert_eq!(filtered.below[0].digest(), amd64.digest(), "children first");
+        assert_eq!(filtered.below[1].descriptor(), inner);
+        assert_eq!(
+            tree.original.below.iter().map(|m| m.digest()).collect::<Vec<_>>(),
+            [amd64.digest(), both.digest()]
+        );
+    }
+
+    #[test]
+    fn a_single_image_goes_by_what_was_found_out_about_it() {
+        let mut made = Made::default();
+        let image = made.image("x");
+        let mut tree = made.tree("team/app:1", &image);
+        assert!(
+            refilter(tree.clone(), &filter("linux/arm64")).is_ok(),
+            "nothing is known about it"
+        );
+        tree.kept = vec![PlatformRecord {
+            platform: "linux/amd64/v3".to_owned(),
+            digest: image.digest().clone(),
+        }];
+        assert!(refilter(tree.clone(), &filter("linux/amd64")).is_ok());
+        assert!(refilter(tree, &filter("linux/arm64")).is_err());
     }
 }

@@ -1,7 +1,10 @@
 //! "The commands": one step, export, import, and what each prints where.
 
+use std::time::Duration;
+
 use super::support::images::{self, greeting};
-use super::support::{Double, Options};
+use super::support::real::{optional_program, skipped};
+use super::support::{Action, Double, Options, When};
 use super::{cli, digest_in, source};
 
 #[test]
@@ -161,4 +164,66 @@ fn wrong_usage_ends_with_2() {
         assert!(!out.stderr.is_empty() && out.stdout.is_empty(), "{}", out.everything());
     }
     assert!(cli.files().is_empty(), "{:?}", cli.files());
+}
+
+#[test]
+fn a_bar_with_bytes_rate_and_time_on_a_terminal() {
+    let Some(script) = optional_program("script", "the bar on a terminal") else {
+        return;
+    };
+    let (cli, source) = (cli(), Double::new());
+    images::sized(2, "linux/amd64", &[200_000]).push(&source, "a/b", "1");
+    let slow = Action::Drip(20_000, Duration::from_millis(60));
+    source.add_fault(When::get("/blobs/"), slow);
+    let command = format!(
+        "{} export {}/a/b:1 -o b.tar",
+        env!("CARGO_BIN_EXE_docker-mirror"),
+        source.host()
+    );
+    let output = std::process::Command::new(script)
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("HOME", cli.folder())
+        .env("TERM", "xterm")
+        .current_dir(cli.folder())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("KiB/s") || text.contains("MiB/s"), "no rate: {text}");
+    assert!(text.contains('\u{1b}') && text.contains("@sha256:"), "{text}");
+}
+
+#[test]
+fn plain_http_to_another_machine_needs_a_flag() {
+    // An address of this machine that is not the loopback one; no packet is sent to find it.
+    let address = std::net::UdpSocket::bind("0.0.0.0:0")
+        .and_then(|socket| socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()));
+    let Some(address) = address
+        .ok()
+        .map(|a| a.ip())
+        .filter(|a| !a.is_loopback() && !a.is_unspecified())
+    else {
+        return skipped("--plain-http", "this machine has no address but the loopback one");
+    };
+    let (cli, source) = (cli(), Double::start_on(&format!("{address}:0"), Options::default()));
+    images::helm_chart().push(&source, "a/b", "1");
+    let image = format!("{}/a/b:1", source.host());
+    cli.run(&["export", &image, "-o", "b.tar"])
+        .expect_code(1)
+        .says(&[&source.host(), "--plain-http"]);
+    assert!(source.requests().is_empty(), "{}", source.transcript());
+    cli.succeed(&["export", &image, "-o", "b.tar", "--plain-http"]);
+}
+
+#[test]
+fn nobody_reads_the_results() {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let mut child = cli.spawn(&["export", &image, "-o", "-"]);
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "a clean error: {stderr}");
+    assert!(stderr.contains("error:") && !stderr.contains("panicked"), "{stderr}");
 }

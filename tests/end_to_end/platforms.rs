@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::support::image::{Image, Style, attestation, index};
 use super::support::images::{
-    greeting, helm_chart, linux_and_windows, multi, nested, small, windows_only, without_platforms,
+    greeting, helm_chart, linux_and_windows, multi, nested, schema1, small, windows_only, with_foreign_layer,
+    without_platforms,
 };
 use super::support::layout::{Tar, blob_name};
 use super::support::{Double, Options, sha256};
@@ -375,4 +376,29 @@ fn the_same_child_twice_stays_twice_and_is_fetched_once() {
         source.transcript()
     );
     assert_eq!(sha256(&child.root.bytes), child.digest());
+}
+
+#[test]
+fn schema_1_is_refused_by_name() {
+    let (cli, source) = (cli(), Double::new());
+    schema1().push(&source, "a/old", "1");
+    let image = format!("{}/a/old:1", source.host());
+    cli.run(&["export", &image, "-o", "b.tar"])
+        .expect_code(1)
+        .says(&[&image, "schema 1"]);
+    assert!(!cli.path("b.tar").exists());
+}
+
+#[test]
+fn a_layer_that_only_its_vendor_hands_out_is_left_out_and_told() {
+    let (cli, target) = (cli(), Double::new());
+    let image = with_foreign_layer();
+    let (_source, out) = export(&cli, &image, &[]);
+    let foreign = image.root.json()["layers"][0]["digest"].as_str().unwrap().to_owned();
+    out.says(&["left out", &foreign]);
+    let record = Tar::open(&cli.path("b.tar")).json("docker-mirror.json");
+    assert_eq!(record["images"][0]["leftOut"][0]["digest"], foreign);
+    cli.succeed(&["import", "b.tar", "-d", &target.host()])
+        .says(&["left out", &foreign]);
+    assert_eq!(target.manifest("a/b", "1").unwrap(), image.root.bytes);
 }

@@ -7,6 +7,7 @@ mod support;
 mod faults;
 mod output;
 mod pipe;
+mod quota;
 mod resume;
 mod tools;
 mod whole;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::support::Double;
 use crate::support::fault::{Action, When};
+use crate::support::real::skipped;
 use crate::tools::{Export, blob_bytes_sent, check, noise, program, put_image, text};
 
 const MIB: usize = 1 << 20;
@@ -118,7 +119,7 @@ impl Mounted {
         std::fs::File::create(&file).unwrap().set_len(mib << 20).unwrap();
         let made = Command::new("mkfs.vfat").args(["-F", "32"]).arg(&file).output();
         if !made.is_ok_and(|done| done.status.success()) {
-            println!("SKIPPED: there is no mkfs.vfat, so nothing was tested on a real vfat file system");
+            skipped("a real vfat file system", "there is no mkfs.vfat");
             return None;
         }
         let file = file.to_str().unwrap().to_owned();
@@ -134,10 +135,8 @@ impl Mounted {
                     |e| e.to_string(),
                     |done| String::from_utf8_lossy(&done.stderr).into_owned(),
                 );
-                println!(
-                    "SKIPPED: this machine does not let a test run `mount {}`: {why}",
-                    arguments.join(" ")
-                );
+                let what = format!("`mount {}`", arguments.join(" "));
+                skipped(&what, &format!("this machine does not let a test run it: {why}"));
                 None
             }
         }

@@ -68,6 +68,19 @@ impl Maker {
         self.blob(media_type::OCI_INDEX, index.to_string().as_bytes())
     }
 
+    /// A manifest without a name that refers to another one, as a signature does.
+    pub fn referrer(&mut self, subject: &Value) -> Value {
+        let config = self.blob("application/vnd.oci.empty.v1+json", b"{}");
+        let layer = self.blob("application/octet-stream", b"signature");
+        let mut subject = subject.clone();
+        subject.as_object_mut().unwrap().remove("platform");
+        let manifest = json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config,
+            "layers": [layer], "subject": subject});
+        let descriptor = self.blob(media_type::OCI_MANIFEST, manifest.to_string().as_bytes());
+        self.entries.push(descriptor.clone());
+        descriptor
+    }
+
     /// Gives something a name.
     pub fn name(&mut self, reference: &str, root: &Value) {
         let mut entry = root.clone();

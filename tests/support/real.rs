@@ -31,7 +31,8 @@ pub fn required() -> bool {
 
 /// Tells that something was not tested, and why.
 pub fn skipped(what: &str, why: &str) {
-    let line = format!("SKIPPED: {what}: {why}\n");
+    let why: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let line = format!("SKIPPED: {what}: {}\n", why.join(" "));
     let _ = std::io::stderr().write_all(line.as_bytes());
     if let Some(file) = std::env::var_os("DOCKER_MIRROR_SKIPPED") {
         let file = fs::OpenOptions::new().create(true).append(true).open(file);
@@ -41,12 +42,7 @@ pub fn skipped(what: &str, why: &str) {
 
 /// Where a program is; where it is not there, says so, or fails if it must be there.
 pub fn program(name: &str, what: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let found = std::env::split_paths(&path)
-        .chain(extra)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file());
+    let found = find(name);
     if found.is_none() {
         assert!(!required(), "{what}: the program `{name}` is not installed");
         skipped(
@@ -55,6 +51,24 @@ pub fn program(name: &str, what: &str) -> Option<PathBuf> {
         );
     }
     found
+}
+
+/// Where a program is that not every machine can have; where it is not there, says so.
+pub fn optional_program(name: &str, what: &str) -> Option<PathBuf> {
+    let found = find(name);
+    if found.is_none() {
+        skipped(what, &format!("the program `{name}` is not installed"));
+    }
+    found
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(extra)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// Runs a program to its end.
@@ -181,6 +195,10 @@ impl RealRegistry {
         write_pem(self.folder.path(), "authority.pem", pem)
     }
 
+    pub fn uses_tls(&self) -> bool {
+        self.setup.tls
+    }
+
     /// A client that may do everything.
     pub fn client(&self) -> Client {
         Client {
@@ -213,13 +231,15 @@ pub struct Engine {
 impl Engine {
     /// Starts one; `None` where that cannot be done, which has been said then.
     pub fn start(what: &str) -> Option<Self> {
-        let (Some(daemon), Some(client)) = (program("dockerd", what), program("docker", what)) else {
+        let (Some(daemon), Some(client)) = (optional_program("dockerd", what), optional_program("docker", what)) else {
             return None;
         };
         // A short name: the path of a socket has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("dm").tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let log = fs::File::create(folder.path().join("log")).unwrap();
+        // An empty file of its own, so that the settings of this machine do not count.
+        fs::write(at("daemon.json"), "{}").unwrap();
         let process = Command::new(daemon)
             .args([
                 "--data-root",
@@ -233,7 +253,7 @@ impl Engine {
                 "--host",
                 &format!("unix://{}", at("sock")),
                 "--config-file",
-                &at("none.json"),
+                &at("daemon.json"),
             ])
             .args([
                 "--storage-driver",

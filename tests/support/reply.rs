@@ -108,7 +108,9 @@ pub fn send(
     }
     let length = reply.end - reply.start;
     // 204 and 304 have neither a body nor its length.
-    let has_length = !delivery.chunked && !matches!(reply.status, 204 | 304);
+    // A blob that is only pretended has a length that nobody knows.
+    let pretended = head && length == 0 && faults.iter().any(|f| matches!(f, Action::PretendPresent));
+    let has_length = !delivery.chunked && !pretended && !matches!(reply.status, 204 | 304);
     if has_length
         && !reply
             .headers
@@ -137,7 +139,10 @@ pub fn send(
     for (name, value) in &reply.headers {
         response = response.header(name, value);
     }
-    let body = if head {
+    let body = if pretended {
+        // A stream has no length that the HTTP library could state on its own.
+        Body::from_stream(stream::empty::<Result<Bytes, std::io::Error>>())
+    } else if head {
         Body::empty()
     } else {
         stream_body(reply, delivery, bandwidth, control.clone(), ticket)

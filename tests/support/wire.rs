@@ -7,15 +7,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+/// How long what was written may take to the other side of a loopback connection before a reset.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +73,8 @@ enum Stream {
 pub struct Wire {
     stream: Stream,
     control: Control,
+    /// Runs before a reset, which throws away what the kernel has not sent yet.
+    fuse: Option<Pin<Box<Sleep>>>,
 }
 
 impl Wire {
@@ -131,6 +138,10 @@ impl AsyncWrite for Wire {
             other => return other,
         }
         let end = self.control.orders.lock().unwrap().after_flush;
+        if end == Some(End::Reset) {
+            let fuse = self.fuse.get_or_insert_with(|| Box::pin(sleep(SETTLE)));
+            ready!(fuse.as_mut().poll(cx));
+        }
         match end {
             Some(end) => self.end(end),
             None => Poll::Ready(Ok(())),
@@ -171,7 +182,12 @@ impl WireListener {
                             Err(_) => return, // the client does not like us, or has no certificate
                         },
                     };
-                    let _ = sender.send((Wire { stream, control }, peer)).await;
+                    let wire = Wire {
+                        stream,
+                        control,
+                        fuse: None,
+                    };
+                    let _ = sender.send((wire, peer)).await;
                 });
             }
         });

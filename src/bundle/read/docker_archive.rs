@@ -16,9 +16,10 @@ use super::layer::{self, Layer};
 use super::source::Place;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Config, MAX_CONFIG, RawManifest};
+use crate::image::manifest::RawManifest;
 use crate::image::media_type;
 use crate::image::reference::Reference;
 

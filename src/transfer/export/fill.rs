@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::slot::{PART, Slot};
+use super::slot::Slot;
 use crate::bundle::journal::Journal;
 use crate::bundle::partial::Partial;
 use crate::bundle::plan::Plan;
@@ -112,8 +112,6 @@ struct Board {
 enum Work {
     /// Fetch this part.
     Part(Arc<Slot>, u64, Range<u64>),
-    /// Find out whether the rest of this blob can be fetched in parts.
-    Probe(Arc<Slot>, Range<u64>),
     Wait,
     Done,
 }
@@ -124,27 +122,16 @@ impl Engine {
     }
 
     async fn work(&self) -> Result<()> {
+        let mut mine = None;
         loop {
             let notified = self.changed.notified();
-            match self.next() {
+            match self.next(mine.take()) {
                 Work::Part(slot, id, part) => {
                     let result = self.part(&slot, id, part).await;
                     slot.lock().release(id);
                     self.settle(&slot, result)?;
                     self.changed.notify_waiters();
-                }
-                Work::Probe(slot, range) => {
-                    let opened = self
-                        .filling
-                        .sources
-                        .open(&slot.place.blob, range, WithoutRange::Refuse, 0)
-                        .await;
-                    let mut state = slot.lock();
-                    match opened {
-                        Ok(_) => state.ranges_proved = true,
-                        // Any other failure is met again by whoever fetches the blob, and handled there.
-                        Err(_) => state.ranges_refused = true,
-                    }
+                    mine = Some(slot);
                 }
                 Work::Wait => notified.await,
                 Work::Done => return Ok(()),
@@ -152,15 +139,17 @@ impl Engine {
         }
     }
 
-    /// Parts of blobs that are under way come first, then the next blob of the plan, then a share of a large one.
-    fn next(&self) -> Work {
+    /// A task goes on with its own blob, whose hasher it has, then opens the next one of the plan. When all are open it helps
+    /// with the parts of a large one.
+    fn next(&self, mine: Option<Arc<Slot>>) -> Work {
         let mut board = self.board();
         board.next_id += 1;
         let id = board.next_id;
-        for slot in board.open.values() {
-            if let Some(part) = slot.lock().take(id) {
-                return Work::Part(slot.clone(), id, part);
-            }
+        if let Some(slot) = mine
+            && board.open.contains_key(&slot.number)
+            && let Some(part) = slot.lock().take(id)
+        {
+            return Work::Part(slot.clone(), id, part);
         }
         if let Some(slot) = board.queue.pop_front() {
             board.open.insert(slot.number, slot.clone());
@@ -168,18 +157,7 @@ impl Engine {
             return part.map_or(Work::Wait, |part| Work::Part(slot, id, part));
         }
         for slot in board.open.values() {
-            let mut state = slot.lock();
-            if !state.ranges_proved {
-                if let Some(range) = state.worth_a_probe() {
-                    state.probing = true;
-                    return Work::Probe(slot.clone(), range);
-                }
-                continue;
-            }
-            if state.split()
-                && let Some(part) = state.take(id)
-            {
-                self.changed.notify_waiters();
+            if let Some(part) = slot.lock().take(id) {
                 return Work::Part(slot.clone(), id, part);
             }
         }
@@ -437,16 +415,4 @@ fn fatal(error: Error) -> Error {
 
 fn is_fatal(error: &Error) -> bool {
     matches!(error.kind(), Kind::Io | Kind::NoSpace | Kind::Exists)
-}
-
-impl super::slot::State {
-    /// What a probe asks for, where a share of the blob would be worth a connection.
-    fn worth_a_probe(&self) -> Option<Range<u64>> {
-        if self.ranges_refused || self.probing {
-            return None;
-        }
-        let largest = self.active.iter().max_by_key(|a| a.end - a.at)?;
-        let start = largest.at + PART;
-        (start + PART / 4 < largest.end).then(|| start..(start + PART).min(largest.end))
-    }
 }

@@ -1,8 +1,8 @@
 //! One blob on its way into its place: who writes which part of it, and how far it is hashed.
 //!
-//! A blob is hashed from front to back. Usually one task fetches all of it and hashes what it writes. When connections are
-//! idle, the rest of a large blob is handed out in parts; then whoever holds the hasher catches up over parts that others have
-//! finished, by reading them back while they are still in the page cache.
+//! A blob is hashed from front to back. A large one is fetched in parts, one after the other by the task that opened it, which
+//! hashes what it writes. When connections are idle, other tasks take parts of it; then whoever holds the hasher catches up
+//! over what others have written, by reading it back while it is still in the page cache.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,14 +37,10 @@ pub(super) struct State {
     pub(super) pending: Vec<Range<u64>>,
     /// Where the parts that tasks are working on are and end.
     pub(super) active: Vec<Active>,
-    /// Whether the registry has served a part of this blob.
-    pub(super) ranges_proved: bool,
-    /// Whether the registry has refused to.
+    /// Whether the registry has refused to serve parts.
     pub(super) ranges_refused: bool,
     /// Whether some of the bytes come from an earlier run or another file, so that a wrong digest is no registry's fault.
     pub(super) inherited: bool,
-    /// Whether somebody is finding that out.
-    pub(super) probing: bool,
     /// How often the whole blob turned out wrong.
     pub(super) wrong: u32,
     /// Whether it was given up.
@@ -64,12 +60,11 @@ impl Slot {
     pub(super) fn new(number: usize, place: plan::Slot, written: Ranges) -> Self {
         let inherited = !written.is_empty();
         let size = place.blob.size;
-        let mut pending = written.gaps(size);
+        let mut pending = parts(written.gaps(size));
         if pending.is_empty() {
             // All is there, or there is nothing to fetch: a task must still hash it and say that it is done.
             pending.push(size..size);
         }
-        pending.reverse();
         let hasher = Some(place.blob.digest.hasher());
         Self {
             number,
@@ -80,10 +75,8 @@ impl Slot {
                 hasher,
                 pending,
                 active: Vec::new(),
-                ranges_proved: false,
                 ranges_refused: false,
                 inherited,
-                probing: false,
                 wrong: 0,
                 failed: false,
             }),
@@ -112,48 +105,14 @@ impl State {
         Some(part)
     }
 
-    /// Cuts a part out of what one task still has before it, if that is worth a connection of its own.
-    ///
-    /// The task keeps at least one [`PART`]; what follows becomes parts that anybody can take.
-    pub(super) fn split(&mut self) -> bool {
-        if self.ranges_refused {
-            return false;
-        }
-        let Some(largest) = self.active.iter_mut().max_by_key(|a| a.end - a.at) else {
-            return false;
-        };
-        let mut start = largest.at + PART;
-        if start + PART / 4 >= largest.end {
-            return false;
-        }
-        let end = largest.end;
-        largest.end = start;
-        let mut parts = Vec::new();
-        while start < end {
-            let mut stop = (start + PART).min(end);
-            if end - stop < PART / 4 {
-                stop = end;
-            }
-            parts.push(start..stop);
-            start = stop;
-        }
-        self.pending.extend(parts);
-        self.pending.sort_by_key(|part| std::cmp::Reverse(part.start));
-        true
-    }
-
-    /// Moves a task's mark, and says where its part ends by now.
-    pub(super) fn advance(&mut self, id: u64, at: u64) -> u64 {
-        match self.active.iter_mut().find(|a| a.id == id) {
-            Some(active) => {
-                active.at = at;
-                active.end
-            }
-            None => at,
+    /// Moves a task's mark.
+    pub(super) fn advance(&mut self, id: u64, at: u64) {
+        if let Some(active) = self.active.iter_mut().find(|a| a.id == id) {
+            active.at = at;
         }
     }
 
-    /// Where a task's part ends by now.
+    /// Where a task's part ends; `None` once the blob was given up.
     pub(super) fn end_of(&self, id: u64) -> Option<u64> {
         self.active.iter().find(|a| a.id == id).map(|a| a.end)
     }
@@ -207,7 +166,28 @@ impl State {
         self.written = Ranges::default();
         self.hashed = 0;
         self.hasher = Some(hasher);
-        self.pending = vec![0..size];
+        self.pending = match self.ranges_refused {
+            true => vec![0..size],
+            false => parts(vec![0..size]),
+        };
         self.inherited = false;
     }
+}
+
+/// Cuts what is absent into parts, the first one last. A small rest joins the part before it.
+fn parts(gaps: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut parts = Vec::new();
+    for gap in gaps {
+        let mut start = gap.start;
+        while start < gap.end {
+            let end = match gap.end - start {
+                left if left < 2 * PART => gap.end,
+                _ => start + PART,
+            };
+            parts.push(start..end);
+            start = end;
+        }
+    }
+    parts.reverse();
+    parts
 }

@@ -1,9 +1,12 @@
 //! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
+
+use tokio::sync::Semaphore;
 
 use super::blob::{self, Way};
 use super::landing::{Landed, Landing, Written};
@@ -41,28 +44,15 @@ async fn verdicts(items: &[PushItem], request: &PushRequest, registry: &Registry
         let held = tag::held(registry, item.destination.repository(), &tag).await?;
         tag::judge(&item.tree, &item.destination, held, request.on_existing)
     };
-    let mut rest = items.iter();
-    let Some(first) = rest.next() else {
+    let Some((first, rest)) = items.split_first() else {
         return Ok(Vec::new());
     };
-    let mut verdicts = vec![ask(first.clone()).await];
-    if let Some(Err(_)) = verdicts
-        .first()
-        .filter(|v| matches!(v, Err(e) if e.kind() == Kind::Network))
-    {
-        return Err(verdicts
-            .remove(0)
-            .err()
-            .unwrap_or_else(|| Error::new(Kind::Network, "no answer")));
-    }
-    verdicts.extend(
-        stream::iter(rest.cloned())
-            .map(ask)
-            .buffered(request.jobs.max(1))
-            .collect::<Vec<_>>()
-            .await,
-    );
-    Ok(verdicts)
+    let first = match ask(first.clone()).await {
+        Err(error) if error.kind() == Kind::Network => return Err(error),
+        verdict => verdict,
+    };
+    let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(request.wide());
+    Ok(stream::iter([first]).chain(rest).collect().await)
 }
 
 struct Image {
@@ -102,6 +92,8 @@ struct Engine<'a> {
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
     stop: bool,
+    /// One for each upload that may be in flight.
+    turns: Arc<Semaphore>,
 }
 
 impl<'a> Engine<'a> {
@@ -121,6 +113,7 @@ impl<'a> Engine<'a> {
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
             stop: false,
+            turns: Arc::new(Semaphore::new(request.jobs.max(1))),
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut demands = Vec::new();
@@ -181,11 +174,11 @@ impl<'a> Engine<'a> {
                 self.ready(number);
             }
         }
-        let jobs = self.request.jobs.max(1);
+        let wide = self.request.wide();
         let mut running: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         let (mut blobs, mut landings) = (0, 0);
         loop {
-            while blobs < jobs && !self.stop {
+            while blobs < wide && !self.stop {
                 let images = &self.images;
                 let Some(job) = self.queue.next(|number| images[number].alive) else {
                     break;
@@ -193,7 +186,7 @@ impl<'a> Engine<'a> {
                 running.push(self.start(job));
                 blobs += 1;
             }
-            while landings < jobs && !self.stop {
+            while landings < wide && !self.stop {
                 let Some(landing) = self.land() else { break };
                 running.push(landing);
                 landings += 1;
@@ -238,6 +231,7 @@ impl<'a> Engine<'a> {
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
         let origin = self.images[job.need.images[0]].item.blobs.clone();
         let (registry, progress) = (self.registry, self.progress);
+        let turns = self.turns.clone();
         let dry_run = self.request.dry_run;
         Box::pin(async move {
             let outcome = if dry_run {
@@ -246,6 +240,7 @@ impl<'a> Engine<'a> {
                 let way = Way {
                     mount_from: from.as_deref(),
                     ask: job.ask,
+                    turns: Some(&turns),
                     extra: from.is_some(),
                 };
                 blob::place(registry, &repository, &job.descriptor, &origin, way, progress).await
@@ -367,12 +362,11 @@ impl<'a> Engine<'a> {
     /// Tells that an image is over; its warnings stand in the report.
     fn tell(&mut self, number: usize) {
         let report = &self.images[number].report;
-        match (&report.destination, &report.pushed, &report.error) {
-            (Some(reference), Some(digest), None) => self.progress.emit(Event::ImageDone {
+        if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
+            self.progress.emit(Event::ImageDone {
                 reference: reference.clone(),
                 digest: digest.to_string(),
-            }),
-            _ => {}
+            });
         }
     }
 }

@@ -240,6 +240,7 @@ impl Landing {
                         Way {
                             mount_from: None,
                             ask: !force,
+                            turns: None,
                             extra: true,
                         },
                         &self.progress,
@@ -298,7 +299,7 @@ impl Landing {
                     );
                 }
                 Held::Nothing => "is not there".to_owned(),
-                Held::Unsaid(error) if matches!(error.kind(), Kind::Denied | Kind::Unauthorized) => {
+                Held::Unsaid(error) if may_not_be_read(&error) => {
                     return Ok(Some(format!(
                         "{what} cannot be read back to check it: {}",
                         error.full()
@@ -345,6 +346,13 @@ fn misses_something(error: &Error) -> bool {
             .any(|code| refusal.has(code))
             || (refusal.has("MANIFEST_INVALID") && !refusal.digests.is_empty())
     })
+}
+
+/// Whether a registry has something and does not let it be read: for want of rights, or (412) by a policy about
+/// vulnerabilities.
+fn may_not_be_read(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Denied | Kind::Unauthorized)
+        || Refusal::of(error).is_some_and(|refusal| refusal.status == 412)
 }
 
 /// Whether a registry names this as what it misses.

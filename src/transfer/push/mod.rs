@@ -72,7 +72,8 @@ pub struct PushRequest {
     pub on_existing: OnExisting,
     /// Overrides what was chosen for an index that lost platforms.
     pub index: Option<IndexMode>,
-    /// Blobs in flight at the same time; at least one.
+    /// Uploads in flight at the same time; at least one. Requests that carry no blob are three times as many, since they
+    /// mostly wait.
     pub jobs: usize,
     /// Only asks what is there already, and changes nothing.
     pub dry_run: bool,
@@ -95,6 +96,11 @@ impl PushRequest {
             fail_fast: false,
             pause: Duration::from_millis(250),
         }
+    }
+
+    /// How many requests without a blob are in flight. One job means one request at a time.
+    pub(crate) fn wide(&self) -> usize {
+        self.jobs.max(1).saturating_mul(3) - 2
     }
 }
 
@@ -124,7 +130,7 @@ pub(crate) struct PushItem {
 /// What stands at one place of the list of images that were asked for.
 pub(crate) enum Slot {
     /// An image that failed before there was anything to push.
-    Failed(ImageReport),
+    Failed(Box<ImageReport>),
     /// The source of an image that is pushed.
     Item(String),
 }
@@ -149,7 +155,7 @@ pub(crate) async fn push_all(
     let mut reports = Vec::with_capacity(slots.len());
     for slot in slots {
         match slot {
-            Slot::Failed(report) => reports.push(report),
+            Slot::Failed(report) => reports.push(*report),
             // An image that stood there twice has one report.
             Slot::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
         }

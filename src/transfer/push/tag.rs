@@ -72,7 +72,9 @@ pub(crate) fn judge(tree: &ImageTree, destination: &Reference, held: Held, on_ex
         }
     };
     match (&tree.filtered, tree.choice) {
-        (Some(filtered), Choice::Sparse) if other == *filtered.root.digest() => {
+        (Some(filtered), Choice::Sparse)
+            if on_existing == OnExisting::Overwrite && other == *filtered.root.digest() =>
+        {
             return Ok(Verdict::PushManifests(other));
         }
         _ => {}

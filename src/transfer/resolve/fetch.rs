@@ -8,9 +8,10 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::config::Config;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Config, RawManifest};
+use crate::image::manifest::RawManifest;
 use crate::image::media_type::{self, Shape};
 use crate::image::platform::Platform;
 use crate::image::reference::Target;

@@ -1,6 +1,7 @@
 //! From references to image trees: which manifests an image has, which of them are carried, and what they name.
 
 mod fetch;
+mod quota;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -73,10 +74,29 @@ impl Resolver {
     }
 
     /// Resolves every reference, side by side; the results are in the order of the references.
+    ///
+    /// Roots come first: they say how many manifests are to be fetched altogether, and where a registry counts pulls and has
+    /// fewer left, the user learns of it before they are used up.
+    ///
+    /// # Errors
+    /// Per reference: those of the registry; [`Kind::NotFound`] if no platform of the image is wanted; [`Kind::Malformed`] if
+    /// its documents break the rules.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<Result<ImageTree>> {
-        stream::iter(references)
-            .map(|reference| async move {
-                let tree = self.resolve(reference).await.map_err(|e| e.context(reference));
+        let roots: Vec<_> = stream::iter(references)
+            .map(|reference| self.fetch_root(reference))
+            .buffered(self.jobs * 2)
+            .collect()
+            .await;
+        let found = references.iter().zip(&roots);
+        quota::warn(
+            found.filter_map(|(reference, root)| Some((reference, root.as_ref().ok()?))),
+            &self.registries,
+            &self.wanted.platforms,
+            &self.progress,
+        );
+        stream::iter(references.iter().zip(roots))
+            .map(|(reference, root)| async move {
+                let tree = self.resolve(reference, root).await.map_err(|e| e.context(reference));
                 if let Ok(tree) = &tree {
                     self.progress.emit(Event::Resolved {
                         reference: reference.to_string(),
@@ -90,23 +110,27 @@ impl Resolver {
             .await
     }
 
-    /// Resolves one reference.
-    ///
-    /// # Errors
-    /// Those of the registry; [`Kind::NotFound`] if no platform of the image is wanted; [`Kind::Malformed`] if its
-    /// documents break the rules.
-    pub async fn resolve(&self, reference: &Reference) -> Result<ImageTree> {
+    async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
         let registry = self.registries.host(reference.host())?;
         let place = Place {
             registry: &registry,
             repository: reference.repository(),
         };
-        let root = match self.pins.get(reference) {
-            Some(digest) => self.fetcher.manifest(&place, digest, None).await?,
+        match self.pins.get(reference) {
+            Some(digest) => self.fetcher.manifest(&place, digest, None).await,
             None => match reference.target() {
-                Target::Digest(digest) => self.fetcher.manifest(&place, &digest, None).await?,
-                tag @ Target::Tag(_) => self.fetcher.tagged(&place, &tag).await?,
+                Target::Digest(digest) => self.fetcher.manifest(&place, &digest, None).await,
+                tag @ Target::Tag(_) => self.fetcher.tagged(&place, &tag).await,
             },
+        }
+    }
+
+    async fn resolve(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
+        let root = root?;
+        let registry = self.registries.host(reference.host())?;
+        let place = Place {
+            registry: &registry,
+            repository: reference.repository(),
         };
         let mut state = State::default();
         let (original, filtered) = self.root(&place, root, &mut state).await?;

@@ -14,6 +14,9 @@ from . import exporting, importing, killing
 from .measure import Failed, file_system
 from .tools import EXPORTERS, DockerMirror
 
+# The layer of 4.2 GB once per tool, unpacked once more, and in the destination; and the corpora.
+NEEDED_DISK = 45 << 30
+
 ESSENTIAL = ["docker-registry", "curl", "openssl", "time", "bash"]
 
 
@@ -35,7 +38,12 @@ def arguments():
         help="only this table (repeatable); for kill: export or import",
     )
     parser.add_argument(
-        "--tool", action="append", default=[], dest="tools", metavar="NAME", help="only tools whose name starts so"
+        "--tool",
+        action="append",
+        default=[],
+        dest="tools",
+        metavar="WORD",
+        help="only tools with this in their name (repeatable)",
     )
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills per direction (default 50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="for the moments of the kills (default 1)")
@@ -73,7 +81,8 @@ def head(options):
     lines = [
         f"Made with `tests/bench/run {' '.join(words)}`:",
         "",
-        f"- {os.cpu_count()} processors ({processor()}), {memory():.0f} GiB of memory, Linux {platform.release()}, {kind}",
+        f"- {os.cpu_count()} processors ({processor()}), {memory():.0f} GiB of memory, "
+        f"Linux {platform.release()}, {kind}",
         f"- docker-registry {registry}, {', '.join(versions)}",
     ]
     if kind in ("tmpfs", "ramfs"):
@@ -110,6 +119,9 @@ def main():
     options.scale = 50 if options.quick else 1
     options.folder = options.work or options.project / "target/bench"
     options.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(options.folder).free
+    if not options.quick and free < NEEDED_DISK:
+        print(f"only {free >> 30} GiB are free in {options.folder}: everything needs 45, see --work", file=sys.stderr)
     print(head(options), flush=True)
     broken = False
     # Corpora are kept in the work folder; what a run makes is in a folder of its own, which goes with it.

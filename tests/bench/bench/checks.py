@@ -31,7 +31,8 @@ class Accounting(InFolder):
         return measure.run(list(steps), self.folder, self.folder / "logs", 60)
 
     def test_counts_cpu_and_memory_of_grandchildren(self):
-        work = "x = bytearray(60 << 20)\nimport time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+        work = "x = bytearray(60 << 20)\nimport time\n"
+        work += "end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
         result = self.run_steps(["bash", "-c", f"python3 -c '{work}'; true"], ["true"])
         self.assertGreater(result.cpu, 0.25)
         self.assertGreater(result.memory, 60 << 20)
@@ -171,7 +172,8 @@ class Leftovers(InFolder):
     """What a kill left."""
 
     def test_reads_a_journal(self):
-        text = '{"journalVersion":1}\nb 512 100 sha256:a\nb 1024 50 sha256:b\nw 0 0 10\nw 0 20 30\nw 0 10 20\nw 1 0 50\n'
+        text = '{"journalVersion":1}\n'
+        text += 'b 512 100 sha256:a\nb 1024 50 sha256:b\nw 0 0 10\nw 0 20 30\nw 0 10 20\nw 1 0 50\n'
         said = partial.recorded(text + "x 1\nw 1 7 9\ns 4\nw 0 30 4")
         self.assertEqual(said, {"sha256:a": [(0, 30)], "sha256:b": [(7, 9)]})
         with self.assertRaises(ValueError):

@@ -22,7 +22,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 PLATFORMS = [("amd64", None), ("arm64", None), ("arm", "v7"), ("s390x", None)]
 
 # Part of every corpus's folder name: a change of the recipe must not find an old corpus.
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass
@@ -159,7 +159,8 @@ class Writer:
                         block = data[at : at + 65535]
                         final = left == 0 and at + 65535 >= len(data)
                         count = len(block)
-                        blocks.append(bytes([final]) + count.to_bytes(2, "little") + (count ^ 0xFFFF).to_bytes(2, "little"))
+                        lengths = count.to_bytes(2, "little") + (count ^ 0xFFFF).to_bytes(2, "little")
+                        blocks.append(bytes([final]) + lengths)
                         blocks.append(block)
                     write(b"".join(blocks))
                     if left == 0:
@@ -280,7 +281,7 @@ def shared(writer, scale):
 
 
 def kill(writer, scale):
-    """Like `base`, a quarter of it, for runs that are repeated a hundred times."""
+    """Like `base` but smaller, for runs that are repeated a hundred times; and one layer that is fetched in parts."""
     shared_base = [writer.layer(f"kill-base-{number}", 24 * MIB // scale) for number in range(3)]
     for image in range(4):
         layers = [
@@ -288,6 +289,7 @@ def kill(writer, scale):
             for number in range(3)
         ]
         yield writer.image(f"bench/kill-{image}", layers)
+    yield writer.image("bench/kill-large", [[writer.layer("kill-large", 200 * MIB // scale)]])
 
 
 RECIPES = {

@@ -4,8 +4,8 @@ What arrives is queued with the time at which it is due, so that any amount may 
 wait one round trip more: they could not have left before the handshake had come back. Slow start and loss are not
 imitated: real lines are less kind to tools that open many connections one after the other.
 
-Runs as a process of its own: `python3 delay.py HOST:PORT MILLISECONDS` prints its port; each line on its standard input is
-answered with the bytes so far; it ends with its standard input.
+Runs as a process of its own: `python3 delay.py HOST:PORT MILLISECONDS` prints its port; each line on its standard input
+is answered with the bytes so far; it ends with its standard input.
 """
 
 import asyncio

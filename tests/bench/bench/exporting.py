@@ -75,7 +75,8 @@ def scenario_table(scenario, options):
     corpus.warm(images)
     rounds = Rounds(EXPORTERS, options.tools)
     bundle_size = 0
-    with Registry(options.work / "source", images.storage, readonly=True) as source, behind(source, scenario.delay) as host:
+    registry = Registry(options.work / "source", images.storage, readonly=True)
+    with registry as source, behind(source, scenario.delay) as host:
 
         def measure(tool, _):
             nonlocal bundle_size

@@ -94,7 +94,8 @@ def scenario_table(scenario, options):
 
     def measure(tool, _):
         fresh(storage)
-        with Registry(options.work / "destination", storage) as destination, behind(destination, scenario.delay) as host:
+        registry = Registry(options.work / "destination", storage)
+        with registry as destination, behind(destination, scenario.delay) as host:
             result, _ = import_once(tool, destination, images, host, sources[tool.name], options)
             if isinstance(tool, DockerMirror):
                 second, _ = import_once(tool, destination, images, host, sources[tool.name], options)
@@ -122,7 +123,7 @@ def scenario_table(scenario, options):
             text.append(table.goal("second import to the first", table.ratio(runs, SECOND, "docker-mirror"), 0.02))
         text.append(table.goal("blob requests of the second import", max(r.blob_requests for r in runs[SECOND]), 0))
         text.append(table.goal("peak memory", max(r.memory for r in ours) / MIB, 64, " MiB"))
-        text.append(table.goal("disk written, peak", max(r.disk for r in ours) / MIB, 0, " MiB"))
+        text.append(table.goal("temporary disk, peak", max(r.disk for r in ours) / MIB, 0, " MiB"))
     return "\n".join(text)
 
 

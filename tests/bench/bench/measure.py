@@ -1,11 +1,11 @@
 """Runs a command and accounts for its whole process tree, without cgroups.
 
 - wall: bash's own clock just before and after the command.
-- CPU (user and system) and peak memory: GNU time, that is wait4(2). CPU is the sum over all processes of the tree, memory the
-  largest single one: where a tool is started once per image, that is its largest run.
-- bytes written: `write_bytes` of /proc/PID/io of the shell that has waited for the command. The kernel adds the counts of a
-  reaped child to its parent's, so the whole tree is in it, down to processes too short to be sampled. It counts pages made
-  dirty for a block device: temporary files count even when they are removed again; tmpfs and pipes do not.
+- CPU (user and system) and peak memory: GNU time, that is wait4(2). CPU is the sum over all processes of the tree, memory
+  the largest single one: where a tool is started once per image, that is its largest run.
+- bytes written: `write_bytes` of /proc/PID/io of the shell that has waited for the command. The kernel adds the counts of
+  a reaped child to its parent's, so the whole tree is in it, down to processes too short to be sampled. It counts pages
+  made dirty for a block device: temporary files count even when they are removed again; tmpfs and pipes do not.
 - peak disk: the blocks of all files below the run's folder (output and temporary files), looked at ten times a second.
 """
 
@@ -144,7 +144,7 @@ def run(steps, folder, logs, timeout):
             raise
     if code != 0:
         said = (logs / "err").read_text(errors="replace").strip().splitlines() or ["no message"]
-        raise Failed(f"exit code {code}: {said[-1][:200]}")
+        raise Failed(f"exit code {code}: {' / '.join(said[-3:])[:400]}")
     times = (logs / "result.time").read_text().split()
     clock, *lines = (logs / "result.io").read_text().splitlines()
     start, end = (float(word) for word in clock.split())

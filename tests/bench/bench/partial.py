@@ -83,7 +83,7 @@ def present(partial, reference, offset, size):
 
 
 def inspect(output, reference, slots, blobs):
-    """What is absent of `output`, whose finished form is `reference`. `blobs` is digest -> size, of configs and layers."""
+    """What is absent of `output`, whose finished form is `reference`. `blobs`: digest -> size of configs and layers."""
     total = sum(blobs.values())
     partial_path = output.with_name(output.name + ".partial")
     journal_path = output.with_name(output.name + ".partial.journal")

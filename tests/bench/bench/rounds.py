@@ -30,7 +30,7 @@ class Rounds:
         self.notes = {}
         self.tools = []
         for tool in tools:
-            if wanted and not any(tool.name.startswith(prefix) for prefix in wanted):
+            if wanted and not any(word in tool.name for word in wanted):
                 continue
             if tool.path() is None:
                 self.notes[tool.name] = "absent on this machine"
@@ -60,8 +60,8 @@ class Rounds:
                 say(f"  round {number + 1}/{count}: {tool.name}: {result.wall:.2f} s, {result.requests} requests")
 
     def name_of(self, program):
-        """The full name of the tool that starts with this, or the name itself."""
-        return next((name for name in self.runs if name.startswith(program)), program)
+        """The full name of the first tool with this in its name, or the name itself."""
+        return next((name for name in self.runs if program in name), program)
 
 
 def fresh(folder):

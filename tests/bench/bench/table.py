@@ -65,4 +65,5 @@ def goal(words, value, limit, unit=""):
     if value is None:
         return f"- {words}: not measured"
     verdict = "reached" if value <= limit else "NOT reached"
-    return f"- {words}: {number(value, 3)}{unit}, goal at most {limit:g}{unit}: {verdict}"
+    shown = f"{value:g}" if float(value).is_integer() else number(value, 3)
+    return f"- {words}: {shown}{unit}, goal at most {limit:g}{unit}: {verdict}"

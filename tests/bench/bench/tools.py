@@ -29,6 +29,8 @@ class Tool:
     """A contender. Each step is a command; the steps run one after the other in one shell."""
 
     name = ""
+    # its name where it imports, if that is another one
+    import_name = ""
     program = ""
     version_arguments = ["--version"]
 
@@ -70,6 +72,7 @@ class DockerMirror(Tool):
 
 class Skopeo(Tool):
     name = "skopeo copy --all, oci-archive"
+    import_name = "skopeo copy --all, from oci-archive"
     program = "skopeo"
 
     def start(self, job):
@@ -100,6 +103,7 @@ class Skopeo(Tool):
 
 class Crane(Tool):
     name = "crane pull --format=oci, tar"
+    import_name = "untar, crane push"
     program = "crane"
     version_arguments = ["version"]
 
@@ -131,6 +135,7 @@ class Crane(Tool):
 
 class Regctl(Tool):
     name = "regctl image export"
+    import_name = "regctl image import"
     program = "regctl"
     version_arguments = ["version", "--format", "{{.VCSTag}}"]
 
@@ -165,6 +170,7 @@ class Regctl(Tool):
 
 class Oras(Tool):
     name = "oras backup"
+    import_name = "oras restore"
     program = "oras"
     version_arguments = ["version"]
 
@@ -205,6 +211,7 @@ class Floor(Tool):
     archive, nothing made durable."""
 
     name = f"floor: curl --parallel-max {FLOOR_JOBS}, then openssl dgst -P2"
+    import_name = f"floor: POST, then curl -T, --parallel-max {FLOOR_UPLOADS}"
     program = "curl"
     synced = False
 
@@ -267,6 +274,6 @@ class SyncedFloor(Floor):
 
 
 EXPORTERS = [DockerMirror(), Skopeo(), Crane(), Regctl(), Oras(), Floor(), SyncedFloor()]
-IMPORT_FLOOR = Floor()
-IMPORT_FLOOR.name = f"floor: POST, then curl -T, --parallel-max {FLOOR_UPLOADS}"
-IMPORTERS = [DockerMirror(), Skopeo(), Crane(), Regctl(), Oras(), IMPORT_FLOOR]
+IMPORTERS = [DockerMirror(), Skopeo(), Crane(), Regctl(), Oras(), Floor()]
+for importer in IMPORTERS:
+    importer.name = importer.import_name or importer.name

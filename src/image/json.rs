@@ -1,0 +1,62 @@
+//! The top level of a JSON document, with each value kept as the text that it was.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Kind, Result};
+
+/// The top level of a JSON object, each value as the text that it was; a key that stands there twice is an error.
+pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members: Vec<(String, &RawValue)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
+                    if members.iter().any(|(seen, _)| *seen == key) {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "the field `{}` stands there twice",
+                            key.escape_debug()
+                        )));
+                    }
+                    if members.len() == 256 {
+                        return Err(serde::de::Error::custom("more than 256 fields"));
+                    }
+                    members.push((key, value));
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Collect).map(Self)
+    }
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {
+        // `null` counts as absent: Go programs write it for an empty list or pointer.
+        self.0
+            .iter()
+            .find(|(name, value)| name == key && value.get() != "null")
+            .map(|(_, value)| *value)
+    }
+
+    pub(super) fn field<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>> {
+        self.get(key)
+            .map(|raw| {
+                serde_json::from_str(raw.get())
+                    .map_err(|e| Error::new(Kind::Malformed, format!("its field `{key}` is wrong")).with_source(e))
+            })
+            .transpose()
+    }
+}

@@ -1,0 +1,143 @@
+//! Sending the bytes of an upload in one request, and what a refusal of them means.
+
+use std::time::{Instant, SystemTime};
+
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Body, Method, Url};
+
+use super::answer::{Answer, Refusal};
+use super::context::Watch;
+use super::failure::{Class, Failure};
+use super::redact::shown;
+use super::redirect;
+use super::retry::{is_passing, retry_after};
+use super::upload::{Outcome, Upload};
+use crate::error::{Error, Kind, Result};
+
+impl Upload<'_> {
+    /// Sends `start..end`. The inner result is the answer if it is a success.
+    pub(super) async fn send(
+        &mut self,
+        method: Method,
+        mut url: Url,
+        start: u64,
+        end: u64,
+        ranged: bool,
+    ) -> Result<Result<Answer, Outcome>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+        if ranged && let Ok(range) = HeaderValue::try_from(format!("{start}-{}", end - 1)) {
+            headers.insert(CONTENT_RANGE, range);
+        }
+        for _ in 0..4 {
+            self.host.uploads.quiet().await;
+            self.host.downloads.quiet().await;
+            let begun = Instant::now();
+            let authorization = self
+                .host
+                .authorize(&url, self.repository, &self.scope, true, None)
+                .await?;
+            headers.remove(AUTHORIZATION);
+            if let Some(authorization) = &authorization {
+                headers.insert(AUTHORIZATION, authorization.clone());
+            }
+            let watch = Watch::default();
+            let body = Body::wrap(
+                self.cursor
+                    .body(self.source, start, end, &watch, std::mem::take(&mut self.listen))
+                    .await?,
+            );
+            let sent = self
+                .host
+                .context
+                .send(&method, &url, headers.clone(), Some(body), Some(&watch))
+                .await;
+            if let Some(error) = self.cursor.failed() {
+                return Err(error);
+            }
+            let response = match sent {
+                Ok(response) => response,
+                Err(Failure {
+                    error,
+                    class: Class::Final,
+                }) => return Err(error),
+                Err(Failure { error, .. }) => {
+                    self.listen = end > start;
+                    return Ok(Err(Outcome::Broken(error.context(&self.action), None)));
+                }
+            };
+            let own = self.host.owns(&url);
+            let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());
+            self.host.heard(&answer);
+            match answer.status().as_u16() {
+                200..=299 => return Ok(Ok(answer)),
+                307 | 308 => {
+                    url = redirect::target(&answer, &self.host.base()).map_err(|failure| failure.error)?;
+                    continue;
+                }
+                401 if own => {
+                    let fresh = self
+                        .host
+                        .rechallenged(&answer, self.repository, &mut self.scope, authorization.as_ref())
+                        .await?;
+                    return Ok(Err(match fresh {
+                        Some(_) => Outcome::Refreshed,
+                        None => Outcome::Broken(answer.into_error(&self.action).await, None),
+                    }));
+                }
+                _ => return self.judge(answer, end - start, begun).await.map(Err),
+            }
+        }
+        Err(Error::new(
+            Kind::Server,
+            format!(
+                "the registry redirects the upload again and again, at last to {}",
+                shown(&url)
+            ),
+        ))
+    }
+
+    /// What a refusal of bytes means for the way of uploading. `length` is that of the refused body.
+    pub(super) async fn judge(&self, answer: Answer, length: u64, begun: Instant) -> Result<Outcome> {
+        let status = answer.status();
+        if redirect::is_redirect(status.as_u16()) {
+            return Err(self.redirected(&answer));
+        }
+        let asked = retry_after(answer.headers(), SystemTime::now());
+        let error = answer.into_error(&self.action).await;
+        let has = |code: &str| Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
+        Ok(match status.as_u16() {
+            413 => Outcome::TooLarge(
+                length,
+                error.with_hint(format!(
+                    "something between here and the registry limits the size of requests (nginx: `client_max_body_size`); the blob has {} bytes",
+                    self.descriptor.size
+                )),
+            ),
+            416 => Outcome::Misplaced(error),
+            404 if has("BLOB_UPLOAD_UNKNOWN") => Outcome::Lost(error),
+            400 if has("BLOB_UPLOAD_INVALID") || has("DIGEST_INVALID") || has("SIZE_INVALID") => Outcome::Lost(error),
+            400 | 404 | 405 | 411 | 501 => Outcome::Unsuited(error),
+            _ if is_passing(status) => {
+                self.host.throttled(status, asked, begun);
+                Outcome::Broken(error, asked)
+            }
+            _ => return Err(error),
+        })
+    }
+
+    pub(super) fn redirected(&self, answer: &Answer) -> Error {
+        let target = redirect::target(answer, &self.host.base());
+        let target = target.map_or_else(|failure| failure.error.to_string(), |url| shown(&url));
+        Error::new(
+            Kind::Server,
+            format!(
+                "{}: the registry redirects the upload ({}) to {target}",
+                self.action,
+                answer.status().as_u16()
+            ),
+        )
+        .with_hint("name the registry by the address that it redirects to")
+    }
+}

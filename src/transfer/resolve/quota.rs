@@ -1,0 +1,58 @@
+//! Pulls that a run still needs, against those that a registry will still give.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::image::digest::Digest;
+use crate::image::filter;
+use crate::image::manifest::{RawManifest, View};
+use crate::image::platform::PlatformFilter;
+use crate::image::reference::Reference;
+use crate::progress::Progress;
+use crate::registry::Registries;
+
+/// Warns once per registry that counts pulls and has fewer left than are needed.
+///
+/// The number needed is that of the manifests below these roots that are wanted and not in the cache; nested indexes may need
+/// more. Registries say what is left with every answer, so nothing is asked for here.
+pub(super) fn warn<'a>(
+    roots: impl Iterator<Item = (&'a Reference, &'a Arc<RawManifest>)>,
+    registries: &Registries,
+    platforms: &PlatformFilter,
+    progress: &Progress,
+) {
+    let mut needed: BTreeMap<&str, HashSet<&Digest>> = BTreeMap::new();
+    for (reference, root) in roots {
+        let View::Index(index) = root.view() else { continue };
+        let Ok(registry) = registries.host(reference.host()) else {
+            continue;
+        };
+        let stated: Vec<_> = index.entries.iter().map(|entry| entry.platform.clone()).collect();
+        let keep = filter::decide(&index.entries, &stated, platforms);
+        let wanted = index.entries.iter().zip(keep).filter(|(_, keep)| *keep);
+        let wanted = wanted
+            .map(|(entry, _)| &entry.descriptor.digest)
+            .filter(|digest| !registry.has_cached(digest));
+        needed.entry(reference.host()).or_default().extend(wanted);
+    }
+    for (host, digests) in needed {
+        let Ok(registry) = registries.host(host) else { continue };
+        let Some(limit) = registry.last_rate_limit() else {
+            continue;
+        };
+        let Some(remaining) = limit.remaining else { continue };
+        let needed = digests.len() as u64;
+        let all = limit.limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+        let window = limit.window.map_or_else(String::new, |window| {
+            format!(" per {} hours", (window.as_secs() / 3600).max(1))
+        });
+        let state = format!("{host}: {needed} pulls are needed, and {remaining}{all}{window} are left");
+        if needed > remaining {
+            progress.warn(format!(
+                "{state}; when they are used up this stops, and the same command goes on later. Logging in raises the limit"
+            ));
+        } else {
+            progress.note(state);
+        }
+    }
+}

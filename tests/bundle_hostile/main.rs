@@ -1,0 +1,306 @@
+//! Archives that are broken, or made to harm: each has a name, a generator, and what must come of it.
+//!
+//! Nothing may panic, nothing wrong may pass, and a message names the file, the member and, for a fault of the tar itself,
+//! the offset.
+
+#[path = "../archives/mod.rs"]
+mod archives;
+mod content_faults;
+mod listing_faults;
+mod random_damage;
+mod tar_faults;
+
+use archives::*;
+use docker_mirror::bundle::read::Bundle;
+use docker_mirror::error::{Kind, Result};
+use docker_mirror::image::digest::Digest;
+use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
+use serde_json::{Value, json};
+
+/// What must come of an archive.
+enum Expect {
+    /// It is not opened; the message holds all of these.
+    Open(&'static [&'static str]),
+    /// It is opened, and a tree is refused.
+    Tree(&'static [&'static str]),
+    /// Trees are given out, and a blob turns out wrong when it is read.
+    Blob(&'static [&'static str]),
+    /// It is read, with a warning that holds this.
+    Warning(&'static str),
+    /// It is read without a word.
+    Fine,
+}
+use Expect::{Blob, Fine, Open, Tree, Warning};
+
+type Case = (&'static str, fn() -> Vec<u8>, Expect);
+
+/// A good layout with one image of one platform.
+fn good() -> Layout {
+    let mut layout = Layout::default();
+    let image = layout.image("amd64", b"hello\n", true);
+    layout.name(image, "quay.io/test/one:1");
+    layout
+}
+
+/// A good archive with something behind its last member.
+fn with_member(add: impl Fn(Tar) -> Tar) -> Vec<u8> {
+    add(good().tar()).end()
+}
+
+/// A header that is changed before its checksum is made.
+fn patched(name: &str, size: u64, kind: u8, patch: impl Fn(&mut [u8; 512])) -> [u8; 512] {
+    let mut block = header(name.as_bytes(), size, kind, b"");
+    patch(&mut block);
+    checksum(&mut block);
+    block
+}
+
+/// A layout with one image whose manifest is this document; `$config`, `$layer` stand for good descriptors.
+fn manifest(edit: impl Fn(&mut Value)) -> Vec<u8> {
+    let mut layout = Layout::default();
+    let config = layout.document(OCI_CONFIG, &json!({"os": "linux", "architecture": "amd64"}));
+    let layer = Tar::default().file("x", b"x").end();
+    let layer_descriptor = descriptor(OCI_LAYER, &layer);
+    layout.blob(layer);
+    let mut document =
+        json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer_descriptor]});
+    edit(&mut document);
+    let manifest = layout.document(OCI_MANIFEST, &document);
+    layout.name(manifest, "quay.io/test/one:1");
+    layout.tar().end()
+}
+
+/// A layout with one image whose manifest is these bytes.
+fn raw_manifest(media_type: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut layout = Layout::default();
+    let entry = descriptor(media_type, bytes);
+    layout.blob(bytes);
+    layout.name(entry, "quay.io/test/one:1");
+    layout.tar().end()
+}
+
+/// The good layout with a config of these bytes.
+fn config(bytes: &[u8]) -> Vec<u8> {
+    let mut layout = Layout::default();
+    layout.blob(bytes);
+    let document = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, bytes), "layers": []});
+    let entry = layout.document(OCI_MANIFEST, &document);
+    layout.name(entry, "quay.io/test/one:1");
+    layout.tar().end()
+}
+
+/// A docker-archive of one layer; `edit` changes `manifest.json` and the config, `links` adds members.
+fn docker(edit: impl Fn(&mut Value, &mut Value), links: impl Fn(Tar) -> Tar) -> Vec<u8> {
+    let layer = Tar::default().file("x", b"x").end();
+    let mut config = json!({"os": "linux", "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(&layer).to_string()]}});
+    let mut items = json!([{"Config": "config.json", "RepoTags": ["quay.io/test/one:1"], "Layers": ["a/layer.tar"]}]);
+    edit(&mut items, &mut config);
+    let tar = Tar::default()
+        .file("config.json", &serde_json::to_vec(&config).unwrap())
+        .file("a/layer.tar", &layer);
+    links(tar)
+        .file("manifest.json", &serde_json::to_vec(&items).unwrap())
+        .end()
+}
+
+fn nothing(tar: Tar) -> Tar {
+    tar
+}
+
+/// Indexes in indexes.
+fn nested(depth: usize, width: usize) -> Vec<u8> {
+    let mut layout = Layout::default();
+    let mut entry = layout.image("amd64", b"deep\n", true);
+    for _ in 0..depth {
+        let entries = vec![entry; width];
+        entry = layout.index(&entries);
+    }
+    layout.name(entry, "quay.io/test/one:1");
+    layout.tar().end()
+}
+
+fn first_blob(layout: &Layout, is: impl Fn(&[u8]) -> bool) -> Digest {
+    layout.blobs.iter().find(|(_, bytes)| is(bytes)).unwrap().0.clone()
+}
+
+/// The good layout in which one blob's bytes are others.
+fn swapped(is: impl Fn(&[u8]) -> bool, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut layout = good();
+    let digest = first_blob(&layout, is);
+    change(layout.blobs.get_mut(&digest).unwrap());
+    layout.tar().end()
+}
+
+fn is_layer(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
+fn is_manifest(bytes: &[u8]) -> bool {
+    let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    document["layers"].is_array()
+}
+
+fn flip(bytes: &mut [u8]) {
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+}
+
+fn unmarked() -> Vec<u8> {
+    good().tar().0
+}
+
+fn big_index(entries: usize) -> Vec<u8> {
+    let entry = descriptor(OCI_MANIFEST, b"x");
+    let list = vec![entry; entries];
+    serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list})).unwrap()
+}
+
+fn run(cases: Vec<Case>) {
+    let mut wrong = Vec::new();
+    for (name, generate, expect) in cases {
+        let saved = save("bundle.tar", &generate());
+        let opened = open(&saved.path, None);
+        let error = match (&expect, opened) {
+            (Open(parts), Err(e)) => has(&text(&e), parts),
+            (Open(_), Ok(bundle)) => Some(format!("was opened: {bundle:?} {:?}", bundle.warnings())),
+            (_, Err(e)) => Some(format!("was not opened: {}", text(&e))),
+            (Tree(parts), Ok(bundle)) => match trees(&bundle) {
+                Ok(()) => Some("gave trees".to_owned()),
+                Err(e) => has(&text(&e), parts),
+            },
+            (Blob(parts), Ok(bundle)) => match trees(&bundle).and_then(|()| check(&bundle)) {
+                Ok(()) => Some("was read".to_owned()),
+                Err(e) if trees(&bundle).is_err() => Some(format!("gave no trees: {}", text(&e))),
+                Err(e) => has(&text(&e), parts),
+            },
+            (Warning(part), Ok(bundle)) => match check(&bundle) {
+                Err(e) => Some(format!("was refused: {}", text(&e))),
+                Ok(()) => has(&bundle.warnings().join("; "), &[part]),
+            },
+            (Fine, Ok(bundle)) => match check(&bundle) {
+                Err(e) => Some(format!("was refused: {}", text(&e))),
+                Ok(()) if !bundle.warnings().is_empty() => Some(format!("warned: {:?}", bundle.warnings())),
+                Ok(()) => None,
+            },
+        };
+        if let Some(error) = error {
+            wrong.push(format!("{name}: {error}"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+fn has(text: &str, parts: &[&str]) -> Option<String> {
+    let all = parts.iter().all(|part| text.contains(part)) && !text.contains('\u{1b}');
+    (!all).then(|| format!("said: {text}"))
+}
+
+fn trees(bundle: &Bundle) -> Result<()> {
+    bundle
+        .images()
+        .iter()
+        .try_for_each(|image| bundle.tree(image).map(drop))
+}
+
+#[test]
+fn faults_of_the_tar() {
+    run(tar_faults::cases());
+}
+
+#[test]
+fn faults_of_the_listing() {
+    run(listing_faults::cases());
+}
+
+#[test]
+fn faults_of_the_content() {
+    run(content_faults::cases());
+}
+
+#[test]
+fn a_file_that_shrinks_or_grows_after_it_was_opened() {
+    for length in [100, 1_000_000] {
+        let saved = save("bundle.tar", &good().tar().end());
+        let bundle = open(&saved.path, None).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&saved.path).unwrap();
+        file.set_len(length).unwrap();
+        let error = bundle.tree(&bundle.images()[0]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Integrity);
+        assert!(
+            text(&error).contains("was changed while it was read"),
+            "{}",
+            text(&error)
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_edited_after_it_was_opened() {
+    use std::os::unix::fs::FileExt;
+    let layout = good();
+    let bytes = layout.tar().end();
+    let saved = save("bundle.tar", &bytes);
+    let bundle = open(&saved.path, None).unwrap();
+    check(&bundle).unwrap();
+    let layer = first_blob(&layout, is_layer);
+    let body = &layout.blobs[&layer];
+    let at = bytes.windows(body.len()).position(|w| w == body).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&saved.path).unwrap();
+    file.write_all_at(b"edited", at as u64 + 4).unwrap();
+    let error = bundle.verify_blob(&layer).unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity);
+    assert!(text(&error).contains(&layer.to_string()), "{}", text(&error));
+    assert!(text(&error).contains(&format!("offset {at}")), "{}", text(&error));
+}
+
+#[test]
+fn compressed_bundles_that_are_broken() {
+    let good = gzip(&good().tar().end());
+    let cut = &good[..good.len() / 2];
+    let error = open_bytes(cut).unwrap_err();
+    assert_eq!(error.kind(), Kind::Malformed, "{}", text(&error));
+    let mut flipped = good.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 0xff;
+    let error = open_bytes(&flipped).and_then(|b| check(&b)).unwrap_err();
+    assert!(
+        matches!(error.kind(), Kind::Malformed | Kind::Integrity),
+        "{}",
+        text(&error)
+    );
+    for (magic, hint) in [
+        (&b"\xfd7zXZ\0\0\0"[..], "xz -d"),
+        (b"BZh91AY&SY", "bzip2 -d"),
+        (b"PK\x03\x04....", "unzip"),
+    ] {
+        let error = open_bytes(magic).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(text(&error).contains(hint), "{}", text(&error));
+    }
+    // 600 MiB of zeros in one member: not worth a temporary file.
+    let mut bomb = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    std::io::Write::write_all(&mut bomb, &header(b"blobs/bomb", 600 << 20, b'0', b"")).unwrap();
+    std::io::copy(
+        &mut std::io::Read::take(std::io::repeat(0), (600 << 20) + 1024),
+        &mut bomb,
+    )
+    .unwrap();
+    let error = open_bytes(&bomb.finish().unwrap()).unwrap_err();
+    assert!(text(&error).contains("decompression bomb"), "{}", text(&error));
+}
+
+#[test]
+fn a_missing_file_and_an_empty_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = open(&directory.path().join("no.tar"), None).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    let error = open(directory.path(), None).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(
+        text(&error).contains("neither an image layout nor a `.tar`"),
+        "{}",
+        text(&error)
+    );
+}

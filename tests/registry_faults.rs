@@ -1,0 +1,531 @@
+//! The registry client when the wire, the server, or something between misbehaves: connections, TLS, redirects, retries,
+//! throttling, mirrors.
+
+mod client;
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use client::{Memory, client, fetch, layer, manifest, noise, options, read, tag, with};
+use docker_mirror::error::{Error, Kind};
+use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
+use docker_mirror::registry::tls::TlsOptions;
+use docker_mirror::registry::{Presence, Registries, Registry, WithoutRange};
+use support::fault::{Action, Canned, When};
+use support::tls::{Authority, ServerTls, self_signed, write_pem};
+use support::{Auth, Double, End, Options};
+
+const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn server(options: Options) -> Double {
+    let server = Double::start(options);
+    fill(&server);
+    server
+}
+
+fn fill(server: &Double) {
+    let image = manifest(&layer(b"{}"), &[]);
+    server
+        .store()
+        .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
+    server.store().put_blob("a/b", "{}");
+}
+
+async fn pull(registry: &Registry) -> Result<(), Error> {
+    registry.manifest("a/b", &tag("1")).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn what_may_pass_is_waited_out_and_what_will_not_is_not() {
+    for status in [408, 429, 499, 500, 502, 503, 504, 522] {
+        let server = server(Options::default().fault(When::any().first(5), Action::status(status)));
+        let (registry, told) = client(&server.host());
+        pull(&registry).await.unwrap();
+        assert_eq!(told.retries().len(), 5, "{status}");
+        assert!(
+            told.retries()[0].contains(&status.to_string()) && told.retries()[0].contains(&server.host()),
+            "{:?}",
+            told.retries()
+        );
+    }
+    for status in [400, 403, 404, 405, 413, 415, 501] {
+        let server = server(Options::default().fault(When::any(), Action::status(status)));
+        let (registry, told) = client(&server.host());
+        let error = pull(&registry).await.unwrap_err();
+        assert!(error.to_string().contains(&status.to_string()), "{error}");
+        assert_eq!((server.requests().len(), told.retries().len()), (1, 0), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn patience_ends() {
+    for (status, kind) in [(503, Kind::Server), (429, Kind::RateLimited)] {
+        let server = server(Options::default().fault(When::any(), Action::status(status)));
+        let (registry, _) = client(&server.host());
+        assert_eq!(pull(&registry).await.unwrap_err().kind(), kind);
+        assert_eq!(server.requests().len(), 6, "one and five repetitions");
+        let (mut options, told) = options();
+        options.retries = Some(0);
+        server.forget_requests();
+        assert!(pull(&with(options, &server.host())).await.is_err());
+        assert_eq!((server.requests().len(), told.retries().len()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured_for_all_requests_of_a_host() {
+    let server = server(Options::default().fault(When::any().first(1), Action::throttled(Some("1"))));
+    let (registry, told) = client(&server.host());
+    let begun = Instant::now();
+    let crowd = (0..4).map(|_| pull(&registry));
+    for result in futures_util::future::join_all(crowd).await {
+        result.unwrap();
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(told.pauses(), [Duration::from_secs(1)]);
+    for nonsense in ["-5", "soon", "", "1e9", "Thu, 01 Jan 1970 00:00:00 GMT"] {
+        let server = self::server(Options::default().fault(When::any().first(1), Action::throttled(Some(nonsense))));
+        let (registry, told) = client(&server.host());
+        pull(&registry).await.unwrap();
+        assert!(
+            told.pauses()[0] < Duration::from_secs(1),
+            "{nonsense}: {:?}",
+            told.pauses()
+        );
+    }
+}
+
+#[tokio::test]
+async fn connections_that_break_before_an_answer() {
+    for end in [End::Close, End::Reset] {
+        let server = server(Options::default().fault(When::any().first(3), Action::End(end)));
+        let (registry, told) = client(&server.host());
+        // Once reached, a host is known to be one.
+        let result = pull(&registry).await;
+        assert!(result.is_ok(), "{end:?}: {result:?} {:?}", told.retries());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_http() {
+    for (name, bytes) in [
+        ("text", b"hello, this is no registry\r\n\r\n".to_vec()),
+        ("zeros", vec![0; 1000]),
+        (
+            "an endless head",
+            [b"HTTP/1.1 200 OK\r\n".to_vec(), b"x: y\r\n".repeat(100_000)].concat(),
+        ),
+        (
+            "two lengths",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}x".to_vec(),
+        ),
+        (
+            "a negative length",
+            b"HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\n{}".to_vec(),
+        ),
+    ] {
+        let server = server(Options::default().fault(When::any(), Action::Raw(bytes, End::Close)));
+        let (registry, _) = client(&server.host());
+        let error = pull(&registry).await.unwrap_err();
+        assert!(
+            matches!(error.kind(), Kind::Server | Kind::Network),
+            "{name}: {error:?}"
+        );
+        assert!(error.to_string().contains(&server.host()), "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (registry, told) = client(&host);
+    let error = pull(&registry).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(
+        error.to_string().contains("refused the connection") && error.to_string().contains(&host),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("port"), "{error:?}");
+    assert_eq!(
+        told.retries().len(),
+        1,
+        "a host that was never reached is most likely a wrong address"
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve() {
+    // `.invalid` never does (RFC 6761). Where a proxy is set up its resolver answers instead.
+    let (registry, _) = client("registry.invalid:5000");
+    let error = pull(&registry).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network, "{error:?}");
+    assert!(error.to_string().contains("registry.invalid:5000"), "{error}");
+}
+
+#[tokio::test]
+async fn hosts_that_are_none() {
+    let (options, _) = options();
+    let registries = Registries::new(options).unwrap();
+    for host in ["a b", "h/x", "user@h", "h?x", "h:99999", ""] {
+        assert_eq!(registries.host(host).unwrap_err().kind(), Kind::Usage, "{host}");
+    }
+    assert_eq!(registries.host("docker.io").unwrap().host(), "docker.io");
+    registries.host("[::1]:5000").unwrap();
+}
+
+fn trusting(file: std::path::PathBuf) -> docker_mirror::registry::Options {
+    let (mut options, _) = options();
+    options.tls = TlsOptions {
+        ca_files: vec![file],
+        without_system_roots: true,
+        ..TlsOptions::default()
+    };
+    options
+}
+
+#[tokio::test]
+async fn tls_with_a_known_authority_and_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let server = server(Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1", "localhost"]))));
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    pull(&with(trusting(file), &server.host())).await.unwrap();
+    let (nobody, _) = client(&server.host());
+    let error = pull(&nobody).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(error.to_string().contains("not trusted"), "{error}");
+    assert!(error.hint().unwrap().contains("--ca-file"), "{error:?}");
+    let (mut options, _) = options();
+    options.tls.insecure = true;
+    pull(&with(options, &server.host())).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_that_do_not_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    for (pair, words) in [
+        (authority.server(&["other.example"]), "another name"),
+        (authority.expired_server(&["127.0.0.1"]), "expired"),
+        (self_signed(&["127.0.0.1"]), "not trusted"),
+    ] {
+        let server = server(Options::default().tls(ServerTls::new(pair)));
+        let error = pull(&with(trusting(file.clone()), &server.host())).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Network);
+        assert!(error.to_string().contains(words), "{words}: {error:?}");
+        assert!(error.hint().is_some(), "{error:?}");
+        assert_eq!(server.requests().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn client_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let server =
+        server(Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"])).only_clients_of(&authority)));
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    let error = pull(&with(trusting(file.clone()), &server.host())).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network, "{error:?}");
+    let pair = authority.client("me");
+    let mut options = trusting(file);
+    options.tls.client_certificate = Some((
+        write_pem(folder.path(), "me.pem", &pair.certificate),
+        write_pem(folder.path(), "me.key", &pair.key),
+    ));
+    pull(&with(options, &server.host())).await.unwrap();
+}
+
+#[tokio::test]
+async fn https_where_http_is_spoken() {
+    // A host that is not on this machine is never spoken to in http without being told to. This machine's own name for
+    // itself is the only one that can be tried here, by way of a mirror whose scheme is fixed.
+    let server = server(Options::default());
+    let (mut options, told) = options();
+    options.mirrors = Mirrors::new(vec![
+        parse_flag(&format!("h.invalid=https://{}", server.host())).unwrap(),
+    ]);
+    options.retries = Some(0);
+    let error = pull(&with(options, "h.invalid")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network, "{error:?}");
+    assert!(
+        told.warnings()[0].contains("does not speak TLS"),
+        "{:?}",
+        told.warnings()
+    );
+    assert_eq!(server.requests().len(), 0, "nothing went out in plain text");
+}
+
+#[tokio::test]
+async fn plain_http_that_is_asked_for() {
+    let server = server(Options::default());
+    let (mut options, _) = options();
+    options.plain_http = true;
+    pull(&with(options, &server.host())).await.unwrap();
+    // Then https is not tried.
+    let authority = Authority::new("test authority");
+    let tls = self::server(Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"]))));
+    let (mut options, _) = self::options();
+    options.plain_http = true;
+    options.tls.insecure = true;
+    assert!(pull(&with(options, &tls.host())).await.is_err());
+    assert_eq!(tls.requests().len(), 0);
+}
+
+/// Redirects that are not followed; the error names both ends without the query.
+#[tokio::test]
+async fn redirects_that_are_refused() {
+    for (name, to, words) in [
+        ("a loop", "{target}", "more than 10 times"),
+        ("a file", "file:///etc/passwd", "not http"),
+        ("ftp", "ftp://x.example/y", "not http"),
+        ("nonsense", "http://[", "no address"),
+    ] {
+        let server = server(Options::default().fault(When::any(), Action::redirect(302, to)));
+        let (registry, told) = client(&server.host());
+        let error = pull(&registry).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Server, "{name}: {error:?}");
+        assert!(error.to_string().contains(words), "{name}: {error}");
+        assert!(server.requests().len() <= 11, "{name}");
+        assert!(told.retries().is_empty(), "{name}");
+    }
+    let silent = server(Options::default().fault(When::any(), Action::status(302)));
+    let error = pull(&client(&silent.host()).0).await.unwrap_err();
+    assert!(error.to_string().contains("without saying where"), "{error}");
+    // From https to http.
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let plain = server(Options::default());
+    let tls = Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"])));
+    let tls = server(tls.fault(
+        When::any(),
+        Action::redirect(302, &format!("{}/x?sig=s3cret", plain.url())),
+    ));
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    let error = pull(&with(trusting(file), &tls.host())).await.unwrap_err();
+    assert!(error.to_string().contains("gives up encryption"), "{error}");
+    assert!(
+        error.to_string().contains("sig=…") && !error.full().contains("s3cret"),
+        "{error:?}"
+    );
+    assert_eq!(plain.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn redirects_that_are_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let store = server(Options::default());
+        let server = server(Options::default().fault(
+            When::get("/blobs/"),
+            Action::redirect(status, &format!("{}{{target}}", store.url())),
+        ));
+        let (registry, _) = client(&server.host());
+        assert_eq!(fetch(&registry, "a/b", &layer(b"{}")).await.unwrap(), b"{}");
+        let reader = registry
+            .blob("a/b", &layer(b"{}"), 1..2, WithoutRange::Refuse)
+            .await
+            .unwrap();
+        assert_eq!(read(reader).await.unwrap(), b"}");
+        assert_eq!(
+            store.requests().last().unwrap().header("range"),
+            "bytes=1-1",
+            "{status}"
+        );
+    }
+    // Ten hops are borne.
+    let server = server(Options::default().fault(When::any().first(10), Action::redirect(307, "{target}")));
+    pull(&client(&server.host()).0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broken_download_goes_back_to_the_registry_and_not_to_the_expired_address() {
+    let bytes = noise(4 << 20);
+    let blob = layer(&bytes);
+    let store = Double::start(Options::default().fault(When::any().first(1), Action::cut(2 << 20)));
+    store.store().put_blob("a/b", bytes.clone());
+    let server = server(Options::default().fault(
+        When::get("/blobs/"),
+        Action::redirect(307, &format!("{}{{target}}?sig=1", store.url())),
+    ));
+    let (registry, _) = client(&server.host());
+    assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
+    assert_eq!((server.count("GET", "/blobs/"), store.count("GET", "/blobs/")), (2, 2));
+}
+
+#[tokio::test]
+async fn a_head_that_is_redirected_to_where_it_is_refused() {
+    let store = server(Options::default().fault(When::any(), Action::status(403)));
+    let server = server(Options::default().fault(
+        When::head("/"),
+        Action::redirect(307, &format!("{}{{target}}", store.url())),
+    ));
+    let (registry, _) = client(&server.host());
+    assert_eq!(
+        registry.head_blob("a/b", &layer(b"{}")).await.unwrap(),
+        Presence::Unknown
+    );
+}
+
+#[tokio::test]
+async fn a_slow_drip_ends() {
+    let bytes = noise(200_000);
+    let server =
+        Double::start(Options::default().fault(When::get("/blobs/"), Action::Drip(1, Duration::from_millis(20))));
+    server.store().put_blob("a/b", bytes.clone());
+    let (mut options, _) = options();
+    options.stall_timeout = Some(Duration::from_millis(300));
+    options.retries = Some(1);
+    let registry = with(options, &server.host());
+    let reader = registry
+        .blob("a/b", &layer(&bytes), 0..20, WithoutRange::Refuse)
+        .await
+        .unwrap();
+    assert_eq!(read(reader).await.unwrap(), bytes[..20], "slow, but within the limits");
+}
+
+#[tokio::test]
+async fn bodies_in_flight_are_limited_and_fewer_after_trouble() {
+    let bytes = noise(300_000);
+    let server = Double::start(Options {
+        latency: Duration::from_millis(5),
+        ..Options::default()
+    });
+    server.store().put_blob("a/b", bytes.clone());
+    let (mut options, _) = options();
+    options.jobs = Some(3);
+    let registry = with(options, &server.host());
+    let blob = layer(&bytes);
+    let crowd = (0..12).map(|_| fetch(&registry, "a/b", &blob));
+    for result in futures_util::future::join_all(crowd).await {
+        assert_eq!(result.unwrap(), bytes);
+    }
+    assert!(server.peak() <= 3, "{} at once", server.peak());
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_and_the_origin_when_it_fails() {
+    let origin = server(Options::default());
+    let mirror = server(Options::default());
+    let through = || {
+        let (mut options, told) = options();
+        options.mirrors = Mirrors::new(vec![
+            parse_flag(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+        ]);
+        (with(options, &origin.host()), told)
+    };
+    let (registry, told) = through();
+    pull(&registry).await.unwrap();
+    fetch(&registry, "a/b", &layer(b"{}")).await.unwrap();
+    assert_eq!((origin.requests().len(), mirror.requests().len()), (0, 2));
+    assert!(told.warnings().is_empty());
+    mirror.add_fault(When::any(), Action::status(404));
+    let (registry, told) = through();
+    pull(&registry).await.unwrap();
+    fetch(&registry, "a/b", &layer(b"{}")).await.unwrap();
+    assert_eq!(origin.requests().len(), 2);
+    assert!(
+        told.warnings()[0].contains(&mirror.host()) && told.warnings()[0].contains(&origin.host()),
+        "{:?}",
+        told.warnings()
+    );
+    // One that breaks off in the middle of a blob is replaced in the middle of the blob.
+    let bytes = noise(2 << 20);
+    for server in [&origin, &mirror] {
+        server.store().put_blob("a/b", bytes.clone());
+        server.clear_faults();
+    }
+    mirror.add_fault(When::get("/blobs/"), Action::cut(1 << 20));
+    mirror.add_fault(When::get("/blobs/").with_header("range"), Action::status(500));
+    origin.forget_requests();
+    let (registry, _) = through();
+    assert_eq!(fetch(&registry, "a/b", &layer(&bytes)).await.unwrap(), bytes);
+    assert_eq!(
+        origin.requests()[0].header("range"),
+        format!("bytes={}-{}", 1 << 20, (2 << 20) - 1)
+    );
+    // What is pushed goes to the origin alone.
+    mirror.forget_requests();
+    registry
+        .push_blob("new", &layer(b"new"), &Memory("new".into()), None)
+        .await
+        .unwrap();
+    assert!(mirror.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_mirror_gets_no_credentials_of_the_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = server(Options::default().auth(Auth::basic("user", "s3cret")));
+    let mirror = server(Options::default().fault(When::any(), Action::challenge(&["Basic realm=\"x\""])));
+    let file = serde_json::json!({"auths": {origin.host(): {"username": "user", "password": "s3cret"}}});
+    let (mut options, _) = client::with_file(folder.path(), &file);
+    options.mirrors = Mirrors::new(vec![
+        parse_flag(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+    ]);
+    pull(&with(options, &origin.host())).await.unwrap();
+    assert!(
+        mirror
+            .requests()
+            .iter()
+            .all(|request| request.header("authorization").is_empty())
+    );
+}
+
+#[tokio::test]
+async fn the_wire_log_has_a_line_for_each_and_no_secret() {
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let sink = Sink::default();
+    let writer = sink.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter("docker_mirror::wire=debug")
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let server = server(Options::default().auth(Auth::bearer("user", "s3cret")));
+    let (options, _) = client::logged_in("user", "s3cret");
+    let registry = with(options, &server.host());
+    pull(&registry).await.unwrap();
+    registry
+        .push_blob("new", &layer(b"new"), &Memory("new".into()), None)
+        .await
+        .unwrap();
+    drop(guard);
+    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+    let lines = |mark: &str| text.lines().filter(|line| line.contains(mark)).count();
+    let requests = server.requests().len();
+    assert_eq!((lines("> "), lines("< ")), (requests, requests), "{text}");
+    assert!(
+        text.contains("< 401 GET http://") && text.contains("digest=sha256"),
+        "{text}"
+    );
+    for secret in ["s3cret", "secret", "signature=s", "_state=0", "Bearer", "Basic"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_errors_are_capped() {
+    let canned = Canned {
+        status: 400,
+        headers: vec![],
+        body: vec![b'x'; 5 << 20],
+    };
+    let server = server(Options::default().fault(When::any(), Action::Answer(canned)));
+    let error = pull(&client(&server.host()).0).await.unwrap_err();
+    assert!(error.full().len() < 3000, "{}", error.full().len());
+    assert!(server.requests()[0].bytes_out < 5 << 20);
+}
