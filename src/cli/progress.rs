@@ -59,10 +59,8 @@ impl Display {
 
     fn show(&self, event: Event) {
         match event {
-            Event::Resolved { reference, digest } => {
-                if self.verbose {
-                    self.line(&format!("resolved {reference} {digest}"));
-                }
+            Event::Resolved { reference, digest } if self.verbose => {
+                self.line(&format!("resolved {reference} {digest}"));
             }
             Event::Planned { blobs, bytes, present } => self.plan(blobs, bytes, present),
             Event::Grown { bytes, .. } => {
@@ -72,24 +70,18 @@ impl Display {
                 }
             }
             Event::Bytes(count) => self.advance(count),
-            Event::BlobDone { digest, size } => {
-                if self.verbose {
-                    self.line(&format!("blob {digest} ({})", HumanBytes(size)));
-                }
+            Event::BlobDone { digest, size } if self.verbose => {
+                self.line(&format!("blob {digest} ({})", HumanBytes(size)));
             }
-            Event::ImageDone { reference, digest } => {
-                if self.images.load(Ordering::Relaxed) || self.verbose {
-                    self.line(&format!("done {reference} {digest}"));
-                }
+            Event::ImageDone { reference, digest } if self.images.load(Ordering::Relaxed) || self.verbose => {
+                self.line(&format!("done {reference} {digest}"));
             }
             Event::Retry { reason, pause } => {
                 self.line(&format!("{reason}; trying again in {:.1} s", pause.as_secs_f32()));
             }
             Event::Warning(text) => self.line(&format!("warning: {text}")),
-            Event::Note(text) => {
-                if self.verbose {
-                    self.line(&text);
-                }
+            Event::Note(text) if self.verbose => {
+                self.line(&text);
             }
             _ => {}
         }

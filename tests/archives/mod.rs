@@ -74,7 +74,7 @@ impl Tar {
             while length != rest + length.to_string().len() {
                 length = rest + length.to_string().len();
             }
-            write!(body, "{length} {key}={value}\n").unwrap();
+            writeln!(body, "{length} {key}={value}").unwrap();
         }
         self.raw(&header(b"PaxHeaders/x", body.len() as u64, kind, b""))
             .body(&body)

@@ -13,9 +13,7 @@ use archives::*;
 use docker_mirror::bundle::read::Bundle;
 use docker_mirror::error::{Kind, Result};
 use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{
-    DOCKER_LAYER_GZIP, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_ZSTD, OCI_MANIFEST,
-};
+use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use serde_json::{Value, json};
 
 /// What must come of an archive.
@@ -143,6 +141,10 @@ fn is_manifest(bytes: &[u8]) -> bool {
     document["layers"].is_array()
 }
 
+#[expect(
+    clippy::ptr_arg,
+    reason = "it is handed on as a change to a vector, of which others change the length"
+)]
 fn flip(bytes: &mut Vec<u8>) {
     let last = bytes.len() - 2;
     bytes[last] ^= 1;
