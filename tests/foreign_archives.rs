@@ -276,6 +276,26 @@ fn a_wrong_layer_list_of_docker_25_0_0_is_made_anew() {
 }
 
 #[test]
+fn all_that_is_missing_is_told_though_there_are_two_manifests() {
+    let (tar, digests) = docker_25(&[0, 1, 2]);
+    // The names of two layers are overwritten in their headers: they are not found any more.
+    let mut tar = tar;
+    for digest in &digests[..2] {
+        let name = path(digest);
+        let at = (0..tar.len())
+            .step_by(512)
+            .find(|at| tar[*at..].starts_with(name.as_bytes()))
+            .unwrap();
+        tar[at] = b'x';
+        let header: &mut [u8; 512] = (&mut tar[at..at + 512]).try_into().unwrap();
+        archives::checksum(header);
+    }
+    let bundle = open_bytes(&tar).unwrap();
+    let error = bundle.tree(&bundle.images()[0]).unwrap_err();
+    assert!(text(&error).contains("2 blobs are missing"), "{}", text(&error));
+}
+
+#[test]
 fn buildkit_with_and_without_a_name() {
     let mut layout = Layout::default();
     let amd64 = layout.image("amd64", b"a", true);

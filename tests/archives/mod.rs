@@ -81,7 +81,8 @@ impl Tar {
     }
 
     pub fn directory(self, name: &str) -> Self {
-        self.raw(&header(name.as_bytes(), 0, b'5', b""))
+        let this = if name.len() > 100 { self.long_name(name) } else { self };
+        this.raw(&header(name.as_bytes(), 0, b'5', b""))
     }
 
     pub fn symlink(self, name: &str, target: &str) -> Self {

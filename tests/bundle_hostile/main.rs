@@ -6,6 +6,7 @@
 #[path = "../archives/mod.rs"]
 mod archives;
 mod content_faults;
+mod listing_faults;
 mod random_damage;
 mod tar_faults;
 
@@ -141,11 +142,7 @@ fn is_manifest(bytes: &[u8]) -> bool {
     document["layers"].is_array()
 }
 
-#[expect(
-    clippy::ptr_arg,
-    reason = "it is handed on as a change to a vector, of which others change the length"
-)]
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let last = bytes.len() - 2;
     bytes[last] ^= 1;
 }
@@ -210,6 +207,11 @@ fn trees(bundle: &Bundle) -> Result<()> {
 #[test]
 fn faults_of_the_tar() {
     run(tar_faults::cases());
+}
+
+#[test]
+fn faults_of_the_listing() {
+    run(listing_faults::cases());
 }
 
 #[test]
@@ -287,6 +289,29 @@ fn compressed_bundles_that_are_broken() {
     .unwrap();
     let error = open_bytes(&bomb.finish().unwrap()).unwrap_err();
     assert!(text(&error).contains("decompression bomb"), "{}", text(&error));
+}
+
+#[test]
+fn a_layer_that_is_a_bomb() {
+    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 400 << 20), 1).unwrap();
+    let archive = docker(
+        |items, _| items[0]["Layers"][0] = json!("bomb.tar"),
+        |tar| tar.file("bomb.tar", &bomb),
+    );
+    let error = open_bytes(&archive).unwrap_err();
+    assert!(text(&error).contains("member `bomb.tar` at offset"), "{}", text(&error));
+    assert!(text(&error).contains("decompression bomb"), "{}", text(&error));
+    // On the OCI path nothing is ever unpacked.
+    let mut layout = Layout::default();
+    let config = layout.document(OCI_CONFIG, &json!({"os": "linux", "architecture": "amd64"}));
+    let layer = descriptor(OCI_LAYER, &bomb);
+    layout.blob(bomb);
+    let manifest = layout.document(
+        OCI_MANIFEST,
+        &json!({"schemaVersion": 2, "config": config, "layers": [layer]}),
+    );
+    layout.name(manifest, "quay.io/test/one:1");
+    check(&open_bytes(&layout.tar().end()).unwrap()).unwrap();
 }
 
 #[test]

@@ -47,7 +47,6 @@ pub(super) fn announces(header: &Header) -> Result<Announces, String> {
         return Err(format!("no tar header (checksum {stated}, its bytes sum to {sum})"));
     }
     let what = match header.entry_type().as_byte() {
-        0 | b'0' | b'7' if header.path_bytes().ends_with(b"/") => Announces::Directory,
         0 | b'0' | b'7' => Announces::File,
         b'5' => Announces::Directory,
         b'1' => Announces::HardLink,
@@ -225,30 +224,58 @@ pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result
 mod tests {
     use super::*;
 
+    /// A record with the length that it has.
+    fn record(text: &str) -> Vec<u8> {
+        let length = (text.len()..)
+            .find(|n| *n == text.len() + n.to_string().len() + 2)
+            .unwrap();
+        format!("{length} {text}\n").into_bytes()
+    }
+
     #[test]
     fn pax_records() {
+        let body = [
+            record("path=a/b"),
+            record("size=42"),
+            record("comment=line\nx="),
+            record("linkpath="),
+        ]
+        .concat();
         assert_eq!(
-            pax(b"12 path=a/b\n11 size=42\n19 comment=line\nx=\n").unwrap(),
+            pax(&body).unwrap(),
             Pax {
                 path: Some(b"a/b".to_vec()),
                 link_path: None,
                 size: Some(42)
             }
         );
+        for (records, why) in [
+            (&["size=42", "size=42"][..], "`size` twice"),
+            (&["size=-2"], "wrong `size`"),
+            (&["size=+2"], "wrong `size`"),
+            (&["size=9223372036854775808"], "wrong `size`"),
+            (&["size=99999999999999999999999"], "wrong `size`"),
+            (&["GNU.sparse.major=1"], "sparse"),
+            (&["no equals sign"], "malformed"),
+        ] {
+            let body: Vec<u8> = records.iter().flat_map(|text| record(text)).collect();
+            let error = pax(&body).unwrap_err();
+            assert!(error.contains(why), "{records:?}: {error}");
+        }
         for bad in [
-            &b"11 size=42\n11 size=42\n"[..],
-            b"11 size=-2\n",
-            b"11 size=42",
+            &b"11 size=42"[..],
             b"99 size=42\n",
             b"1 \n",
             b"5 ab\n",
             b"+11 size=2\n",
-            b"23 size=9999999999999999\n",
-            b"30 size=99999999999999999999999\n",
-            b"22 GNU.sparse.major=1\n",
             b"\xff\xff\xff",
+            b"12\n",
         ] {
-            assert!(pax(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+            assert!(
+                pax(bad).unwrap_err().contains("malformed"),
+                "{:?}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 

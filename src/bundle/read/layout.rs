@@ -1,6 +1,6 @@
 //! The images of one archive: an OCI image layout (OCI image-spec, image-layout.md) with what may stand beside it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use oci_spec::image::OciLayout;
@@ -9,17 +9,16 @@ use serde::Deserialize;
 use super::archive::Archive;
 use super::docker_archive::{self, Builder, Item};
 use super::names;
+use super::rebuild;
 use super::store::Store;
 use super::{BundledImage, Referrer};
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
 use crate::error::{Error, Kind, Result};
-use crate::image::config::{Config, MAX_CONFIG};
-use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
-use crate::image::media_type;
 use crate::image::reference::Reference;
+use crate::image::tree::Choice;
 
 /// The one version of the layout that there is.
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -56,7 +55,8 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: Option<&Refe
         (Ok(()), items) => {
             let items = items.unwrap_or_default();
             let mut contents = read_index(archive, store, &items, given)?;
-            mend(archive, store, &items, &mut contents)?;
+            rebuild::mend(archive, store, &items, &mut contents)?;
+            warn_of_unrecorded(archive, &contents);
             contents
         }
         (Err(why), Some(items)) => {
@@ -65,7 +65,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: Option<&Refe
                     .warnings
                     .push(format!("{why}; its `{}` is used instead", docker_archive::MEMBER));
             }
-            read_items(archive, store, &items, given)?
+            rebuild::read_items(archive, store, &items, given)?
         }
         (Err(why), None) => return Err(why),
     };
@@ -83,108 +83,19 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: Option<&Refe
     Ok(contents)
 }
 
-/// Reads an archive in Docker's own format.
-fn read_items(archive: &mut Archive, store: &mut Store, items: &[Item], given: Option<&Reference>) -> Result<Contents> {
-    let mut contents = Contents::default();
-    let mut builder = Builder::new(archive);
-    for item in items {
-        let names = docker_archive::names(archive, item, given)?;
-        let root = builder.build(item, store)?;
-        contents
-            .images
-            .extend(names.into_iter().map(|name| rebuilt(archive, name, root.clone())));
+/// Tells about images that the bundle's own record does not know.
+fn warn_of_unrecorded(archive: &mut Archive, contents: &Contents) {
+    if !archive.files.contains_key(record::MEMBER) {
+        return;
     }
-    let count = contents.images.len();
-    archive.warnings.push(format!(
-        "`{}` has no OCI manifests: those of its {count} images were made from its configs and layers, so their digests \
-         are new",
-        archive.label.escape_debug()
-    ));
-    Ok(contents)
-}
-
-fn rebuilt(archive: &Archive, name: Reference, root: Descriptor) -> BundledImage {
-    BundledImage {
-        name,
-        root,
-        record: None,
-        rebuilt: true,
-        archive: archive.label.clone(),
-        may_be_sparse: false,
-    }
-}
-
-/// Makes the manifest anew for an image whose OCI manifest does not fit its config: some versions of Docker listed layers
-/// in a wrong order, or not all of them, and were right in `manifest.json`.
-fn mend(archive: &mut Archive, store: &mut Store, items: &[Item], contents: &mut Contents) -> Result<()> {
-    if items.is_empty() {
-        return Ok(());
-    }
-    let mut warnings = Vec::new();
-    let mut builder = Builder::new(archive);
-    for image in &mut contents.images {
-        if image.record.is_some() {
-            continue;
-        }
-        let Some(config) = unsound(store, &image.root)? else {
-            continue;
-        };
-        let same = |item: &&Item| {
-            item.repo_tags()
-                .iter()
-                .any(|tag| tag.parse::<Reference>().is_ok_and(|name| name == image.name))
-                || config
-                    .as_ref()
-                    .is_some_and(|config| builder.config_digest(item, store).is_ok_and(|digest| digest == *config))
-        };
-        let Some(item) = items.iter().find(same) else { continue };
-        let root = builder.build(item, store)?;
-        warnings.push(format!(
-            "`{}`: the manifest of `{}` does not fit its config, so it was made anew from `{}`; its digest is new",
+    for image in contents.images.iter().filter(|image| image.record.is_none()) {
+        archive.warnings.push(format!(
+            "`{}`: `{}` does not list `{}`; it was added later, or the bundle was edited",
             archive.label.escape_debug(),
-            image.name,
-            docker_archive::MEMBER
+            record::MEMBER,
+            image.name
         ));
-        *image = rebuilt(archive, image.name.clone(), root);
     }
-    archive.warnings.append(&mut warnings);
-    Ok(())
-}
-
-/// Whether an image manifest is incomplete or contradicts its config; `Some` holds the config's digest where it is known.
-fn unsound(store: &Store, root: &Descriptor) -> Result<Option<Option<Digest>>> {
-    if store.size_of(&root.digest) != Some(root.size) {
-        return Ok(Some(None));
-    }
-    let bytes = store.read_all(&root.digest, MAX_MANIFEST)?;
-    let manifest = RawManifest::new(bytes, Some(&root.media_type), Some(&root.digest))
-        .map_err(|e| e.context(store.describe(&root.digest)))?;
-    let View::Image(image) = manifest.view() else {
-        return Ok(None);
-    };
-    if !media_type::is_image_config(&image.config.media_type) {
-        return Ok(None);
-    }
-    let found = Some(Some(image.config.digest.clone()));
-    let is_there = |blob: &Descriptor| store.size_of(&blob.digest) == Some(blob.size) || blob.is_nondistributable();
-    if !manifest.blobs().into_iter().all(is_there) {
-        return Ok(found);
-    }
-    let bytes = store.read_all(&image.config.digest, MAX_CONFIG)?;
-    let Ok(config) = Config::parse(&bytes) else {
-        return Ok(found);
-    };
-    let diff_ids = &config.rootfs.diff_ids;
-    let fits = image.layers.len() == diff_ids.len()
-        && image.layers.iter().zip(diff_ids).all(|(layer, diff_id)| {
-            // The digest of a compressed layer says nothing about its content.
-            let plain = matches!(
-                layer.media_type.as_str(),
-                media_type::OCI_LAYER | media_type::DOCKER_LAYER
-            );
-            !plain || layer.digest == *diff_id
-        });
-    Ok(if fits { None } else { found })
 }
 
 /// Tells about members that are no part of any image.
@@ -251,6 +162,7 @@ fn no_archive(archive: &Archive) -> Error {
 
 fn read_index(archive: &Archive, store: &Store, items: &[Item], given: Option<&Reference>) -> Result<Contents> {
     let record = read_record(archive)?;
+    let known = record.as_ref().map(by_name);
     let place = archive.describe("index.json");
     let bytes = archive.read("index.json", MAX_MANIFEST)?.ok_or_else(|| {
         Error::new(
@@ -271,7 +183,7 @@ fn read_index(archive: &Archive, store: &Store, items: &[Item], given: Option<&R
         match found {
             Ok(found) => {
                 for name in found {
-                    contents.images.push(image(archive, entry, name, record.as_ref())?);
+                    contents.images.push(image(archive, entry, name, known.as_ref())?);
                     listed.insert(entry.descriptor.digest.clone());
                 }
             }
@@ -294,7 +206,7 @@ fn read_index(archive: &Archive, store: &Store, items: &[Item], given: Option<&R
         let found = names::of_entry(&entry.annotations, &repo_tags, given)
             .map_err(|e| e.context(format!("{place}: manifest {}", entry.descriptor.digest)))?;
         for name in found {
-            contents.images.push(image(archive, entry, name, record.as_ref())?);
+            contents.images.push(image(archive, entry, name, known.as_ref())?);
         }
     }
     if let Some(record) = record {
@@ -303,21 +215,28 @@ fn read_index(archive: &Archive, store: &Store, items: &[Item], given: Option<&R
     Ok(contents)
 }
 
-fn image(archive: &Archive, entry: &Entry, name: Reference, record: Option<&Record>) -> Result<BundledImage> {
+fn image(
+    archive: &Archive,
+    entry: &Entry,
+    name: Reference,
+    known: Option<&HashMap<String, &ImageRecord>>,
+) -> Result<BundledImage> {
     let root = entry.descriptor.clone();
-    let found = record.and_then(|record| of_name(record, &name));
-    if let Some(found) = found
-        && found.original != root.digest
-        && found.filtered.as_ref() != Some(&root.digest)
+    let found = known.and_then(|known| known.get(&name_in_bundle(&name)).copied());
+    let stated = found.map(|found| match (&found.filtered, found.index) {
+        (Some(filtered), Choice::Whole | Choice::Filtered) => filtered,
+        _ => &found.original,
+    });
+    if let Some(stated) = stated
+        && *stated != root.digest
     {
         return Err(Error::new(
             Kind::Malformed,
             format!(
-                "`{}`: `index.json` says that `{name}` is {}, `{}` that it is {}",
+                "`{}`: `index.json` says that `{name}` is {}, `{}` that it is {stated}",
                 archive.label.escape_debug(),
                 root.digest,
-                record::MEMBER,
-                found.filtered.as_ref().unwrap_or(&found.original)
+                record::MEMBER
             ),
         )
         .with_hint("the bundle was edited; export it again"));
@@ -330,17 +249,17 @@ fn image(archive: &Archive, entry: &Entry, name: Reference, record: Option<&Reco
         record: found.cloned(),
         rebuilt: false,
         archive: archive.label.clone(),
-        may_be_sparse: archive.whole && record.is_none() && entry.annotations.contains_key(names::CONTAINERD_NAME),
+        may_be_sparse: archive.whole && known.is_none() && entry.annotations.contains_key(names::CONTAINERD_NAME),
     })
 }
 
-fn of_name<'a>(record: &'a Record, name: &Reference) -> Option<&'a ImageRecord> {
-    record.images.iter().find(|image| {
-        image
-            .reference
-            .parse::<Reference>()
-            .is_ok_and(|r| name_in_bundle(&r) == name_in_bundle(name))
-    })
+/// The records by the names that images have in `index.json`.
+fn by_name(record: &Record) -> HashMap<String, &ImageRecord> {
+    let named = record.images.iter().filter_map(|image| {
+        let name: Reference = image.reference.parse().ok()?;
+        Some((name_in_bundle(&name), image))
+    });
+    named.collect()
 }
 
 /// The names that `manifest.json` has for an image manifest, found by its config.

@@ -13,11 +13,14 @@ mod header;
 mod layer;
 mod layout;
 mod names;
+mod rebuild;
 mod scan;
 mod source;
+mod sparse;
 mod spool;
 mod store;
 mod tree;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -22,6 +22,11 @@ const BEHIND: u64 = 1 << 20;
 
 /// Indexes a file: by offset where it is a plain tar, from a spooled copy where it is compressed.
 pub(super) fn open(path: &Path, temp_dir: Option<&Path>, store: &mut Store) -> Result<Archive> {
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        // A named pipe, or what a shell makes of `<(…)`: there is no going back in it.
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        return from_reader(file, &path.display().to_string(), temp_dir, store);
+    }
     let source = Arc::new(Source::open(path)?);
     let label = source.label().to_owned();
     let mut head = [0; MAGIC];
@@ -114,11 +119,16 @@ fn spool<R: Read>(
 fn behind(input: &mut dyn Read) -> io::Result<bool> {
     let mut buffer = vec![0; 64 << 10];
     let mut left = BEHIND;
+    let mut garbage = false;
     while left > 0 {
-        match input.read(&mut buffer)? {
-            0 => return Ok(false),
-            got if buffer[..got].iter().any(|b| *b != 0) => return Ok(true),
-            got => left = left.saturating_sub(got as u64),
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(garbage),
+            Ok(got) => {
+                garbage |= buffer[..got].iter().any(|b| *b != 0);
+                left = left.saturating_sub(got as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(true)

@@ -1,0 +1,81 @@
+//! An index of which only some platforms are in the archive: containerd saves it as it is, with what it has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::walk::Walk;
+use crate::error::Result;
+use crate::image::digest::Digest;
+use crate::image::filter::{self, Fate};
+use crate::image::manifest::{Entry, RawManifest, View};
+
+/// What is left of each manifest that was looked at; `None` where nothing is.
+pub(super) type Pruned = HashMap<Digest, Option<Arc<RawManifest>>>;
+
+/// The manifest without what is not complete: itself if everything is, `None` if nothing is. All that is there below it
+/// was loaded before.
+pub(super) fn prune(
+    walk: &mut Walk<'_>,
+    node: &Arc<RawManifest>,
+    done: &mut Pruned,
+) -> Result<Option<Arc<RawManifest>>> {
+    if let Some(known) = done.get(node.digest()) {
+        return Ok(known.clone());
+    }
+    let pruned = match node.view() {
+        View::Index(index) => prune_index(walk, node, &index.entries, done)?,
+        _ => walk.check_blobs(node)?.then(|| node.clone()),
+    };
+    done.insert(node.digest().clone(), pruned.clone());
+    Ok(pruned)
+}
+
+fn prune_index(
+    walk: &mut Walk<'_>,
+    node: &Arc<RawManifest>,
+    entries: &[Entry],
+    done: &mut Pruned,
+) -> Result<Option<Arc<RawManifest>>> {
+    let mut children = Vec::with_capacity(entries.len());
+    for entry in entries {
+        children.push(match walk.nodes.get(&entry.descriptor.digest).cloned() {
+            Some(child) => prune(walk, &child, done)?,
+            None => None,
+        });
+    }
+    let fates: Vec<Fate> = entries
+        .iter()
+        .zip(&children)
+        .map(|(entry, child)| match child {
+            None => Fate::Drop,
+            // What an attestation describes has gone, so it goes as well.
+            Some(_) if entry.attests().is_some_and(|s| !stays(entries, &children, s)) => Fate::Drop,
+            Some(child) if *child.digest() == entry.descriptor.digest => Fate::Keep,
+            Some(child) => Fate::Replace(child.descriptor().clone()),
+        })
+        .collect();
+    if fates.iter().all(|fate| *fate == Fate::Keep) {
+        return Ok(Some(node.clone()));
+    }
+    for (entry, fate) in entries.iter().zip(&fates) {
+        if *fate == Fate::Drop {
+            done.insert(entry.descriptor.digest.clone(), None);
+        }
+    }
+    if fates.iter().all(|fate| *fate == Fate::Drop) {
+        return Ok(None);
+    }
+    let bytes = filter::rewrite(node.bytes(), &fates)?;
+    let rewritten = Arc::new(RawManifest::new(Bytes::from(bytes), Some(node.media_type()), None)?);
+    walk.nodes.insert(rewritten.digest().clone(), rewritten.clone());
+    Ok(Some(rewritten))
+}
+
+/// Whether one of the entries that stay has this digest.
+fn stays(entries: &[Entry], children: &[Option<Arc<RawManifest>>], digest: &str) -> bool {
+    entries.iter().zip(children).any(|(entry, child)| {
+        child.is_some() && entry.attests().is_none() && entry.descriptor.digest.to_string() == digest
+    })
+}

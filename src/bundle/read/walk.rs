@@ -1,0 +1,266 @@
+//! The walk over the manifests of one image: reads and verifies each once, looks for what it names, and notes every
+//! fault, so that all of them can be told at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::store::Store;
+use crate::error::{Error, Kind, Result};
+use crate::image::config::{Config, MAX_CONFIG};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
+use crate::image::media_type;
+use crate::image::platform::Platform;
+use crate::image::tree::{LeftOut, Variant};
+
+/// An index inside an index inside an index: deeper than this is no image.
+const MAX_DEPTH: usize = 8;
+
+/// A tree has at most this many manifests.
+const MAX_NODES: usize = 10_000;
+
+/// The manifests of one tree take at most this much memory.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Image configs above this sum are read and checked, but not kept.
+const MAX_KEPT_CONFIGS: usize = 32 << 20;
+
+/// What is known so far.
+pub(super) struct Walk<'a> {
+    store: &'a Store,
+    /// Every manifest that was read.
+    pub(super) nodes: HashMap<Digest, Arc<RawManifest>>,
+    bytes: u64,
+    /// Manifests whose blobs were looked for, and whether all of them are there.
+    checked: HashMap<Digest, bool>,
+    /// What is named and not there.
+    pub(super) missing: BTreeSet<Digest>,
+    wrong: BTreeSet<String>,
+    left_out: BTreeMap<Digest, LeftOut>,
+    /// Image configs by digest.
+    pub(super) configs: BTreeMap<Digest, Bytes>,
+    configs_size: usize,
+    /// What image configs say, by the digest of their manifest.
+    pub(super) platforms: HashMap<Digest, Platform>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Self {
+            store,
+            nodes: HashMap::new(),
+            bytes: 0,
+            checked: HashMap::new(),
+            missing: BTreeSet::new(),
+            wrong: BTreeSet::new(),
+            left_out: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            configs_size: 0,
+            platforms: HashMap::new(),
+        }
+    }
+
+    /// A root and all below it but what is known to be absent; what is missing beyond that is noted. `None` if the root
+    /// itself is missing.
+    pub(super) fn variant(&mut self, root: &Descriptor, absent: &HashSet<Digest>) -> Result<Option<Variant>> {
+        let Some(root) = self.load(root)? else { return Ok(None) };
+        self.below(&root, absent).map(Some)
+    }
+
+    /// A manifest that is there and all below it, as [`variant`](Self::variant).
+    pub(super) fn below(&mut self, root: &Arc<RawManifest>, absent: &HashSet<Digest>) -> Result<Variant> {
+        let mut below = Vec::new();
+        let mut seen = HashSet::new();
+        self.collect(root, absent, 0, &mut seen, &mut below)?;
+        below.pop();
+        Ok(Variant {
+            root: root.clone(),
+            below,
+        })
+    }
+
+    /// Puts a manifest behind all manifests below it.
+    fn collect(
+        &mut self,
+        node: &Arc<RawManifest>,
+        absent: &HashSet<Digest>,
+        depth: usize,
+        seen: &mut HashSet<Digest>,
+        into: &mut Vec<Arc<RawManifest>>,
+    ) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("indexes stand more than {MAX_DEPTH} deep in each other"),
+            ));
+        }
+        if !seen.insert(node.digest().clone()) {
+            return Ok(());
+        }
+        if seen.len() > MAX_NODES {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("it has more than {MAX_NODES} manifests"),
+            ));
+        }
+        self.check_blobs(node)?;
+        if let View::Index(index) = node.view() {
+            for entry in &index.entries {
+                if absent.contains(&entry.descriptor.digest) {
+                    continue;
+                }
+                if let Some(child) = self.load(&entry.descriptor)? {
+                    self.collect(&child, absent, depth + 1, seen, into)?;
+                }
+            }
+        }
+        into.push(node.clone());
+        Ok(())
+    }
+
+    /// Reads a manifest and verifies it; `None` if it is missing or has another size, which is noted.
+    fn load(&mut self, descriptor: &Descriptor) -> Result<Option<Arc<RawManifest>>> {
+        let digest = &descriptor.digest;
+        if let Some(node) = self.nodes.get(digest) {
+            let stated = media_type::essence(&descriptor.media_type);
+            if media_type::shape(&stated) != media_type::Shape::Other && stated != node.media_type() {
+                return Err(Error::new(
+                    Kind::Malformed,
+                    format!(
+                        "manifest {digest} is listed as `{stated}` and as `{}`",
+                        node.media_type()
+                    ),
+                ));
+            }
+            if descriptor.size != node.descriptor().size {
+                self.note_size(descriptor, node.descriptor().size);
+                return Ok(None);
+            }
+            return Ok(Some(node.clone()));
+        }
+        if !self.present(descriptor) {
+            return Ok(None);
+        }
+        self.bytes += descriptor.size;
+        if self.bytes > MAX_BYTES {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("its manifests have more than {MAX_BYTES} bytes"),
+            ));
+        }
+        let bytes = self.store.read_all(digest, MAX_MANIFEST)?;
+        let declared = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
+        let node = RawManifest::new(bytes, declared, Some(digest))
+            .map_err(|e| e.context(self.store.describe(digest)))
+            .map(Arc::new)?;
+        self.nodes.insert(digest.clone(), node.clone());
+        Ok(Some(node))
+    }
+
+    /// Whether a blob is there in its size; if not, that is noted.
+    fn present(&mut self, descriptor: &Descriptor) -> bool {
+        match self.store.size_of(&descriptor.digest) {
+            Some(size) if size == descriptor.size => true,
+            Some(size) => {
+                self.note_size(descriptor, size);
+                false
+            }
+            None => {
+                self.missing.insert(descriptor.digest.clone());
+                false
+            }
+        }
+    }
+
+    fn note_size(&mut self, descriptor: &Descriptor, size: u64) {
+        self.wrong.insert(format!(
+            "{}: {size} bytes, where {} are stated",
+            self.store.describe(&descriptor.digest),
+            descriptor.size
+        ));
+    }
+
+    /// Looks for every blob that a manifest names; says whether all are there.
+    pub(super) fn check_blobs(&mut self, node: &Arc<RawManifest>) -> Result<bool> {
+        if let Some(known) = self.checked.get(node.digest()) {
+            return Ok(*known);
+        }
+        let mut complete = true;
+        for blob in node.blobs() {
+            if blob.is_nondistributable() && self.store.size_of(&blob.digest).is_none() {
+                self.left_out.entry(blob.digest.clone()).or_insert_with(|| LeftOut {
+                    digest: blob.digest.clone(),
+                    media_type: blob.media_type.clone(),
+                    reason: "not in the archive; it may not be distributed".to_owned(),
+                });
+                continue;
+            }
+            complete &= self.present(blob);
+        }
+        if let View::Image(image) = node.view()
+            && media_type::is_image_config(&image.config.media_type)
+            && self.store.size_of(&image.config.digest) == Some(image.config.size)
+        {
+            self.read_config(node.digest(), &image.config)?;
+        }
+        self.checked.insert(node.digest().clone(), complete);
+        Ok(complete)
+    }
+
+    fn read_config(&mut self, manifest: &Digest, descriptor: &Descriptor) -> Result<()> {
+        let digest = &descriptor.digest;
+        let bytes = self.store.read_all(digest, MAX_CONFIG)?;
+        let actual = digest.same_algorithm(&bytes);
+        if actual != *digest {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "{}: config {digest} has other bytes: they hash to {actual}",
+                    self.store.describe(digest)
+                ),
+            ));
+        }
+        let config = Config::parse(&bytes).map_err(|e| e.context(self.store.describe(digest)))?;
+        self.platforms.insert(manifest.clone(), config.platform);
+        if !self.configs.contains_key(digest) && self.configs_size + bytes.len() <= MAX_KEPT_CONFIGS {
+            self.configs_size += bytes.len();
+            self.configs.insert(digest.clone(), bytes);
+        }
+        Ok(())
+    }
+
+    /// The error of everything that was noted, if something was.
+    pub(super) fn problems(&self) -> Result<()> {
+        let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+        if !self.missing.is_empty() {
+            let count = self.missing.len();
+            return Err(Error::new(
+                Kind::Malformed,
+                format!(
+                    "{count} {} missing: {}",
+                    if count == 1 { "blob is" } else { "blobs are" },
+                    list(&mut self.missing.iter().map(ToString::to_string))
+                ),
+            )
+            .with_hint("the archive is incomplete: copy it again, or make it again; a blob may also come from another bundle that is given along with it"));
+        }
+        if !self.wrong.is_empty() {
+            return Err(Error::new(Kind::Integrity, list(&mut self.wrong.iter().cloned()))
+                .with_hint("the archive is damaged: copy it again, or make it again"));
+        }
+        Ok(())
+    }
+
+    /// Whether something is missing, and nothing is worse than that.
+    pub(super) fn only_misses(&self) -> bool {
+        !self.missing.is_empty() && self.wrong.is_empty()
+    }
+
+    /// Blobs that may be absent, and are.
+    pub(super) fn take_left_out(&mut self) -> Vec<LeftOut> {
+        std::mem::take(&mut self.left_out).into_values().collect()
+    }
+}
