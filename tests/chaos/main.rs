@@ -4,8 +4,8 @@
 //! that names a cause; a second run without faults completes it, and an export is then the same bytes as an undisturbed one.
 //! At no time does a tag at the destination point to what is not all there.
 //!
-//! `DOCKER_MIRROR_CHAOS_SEEDS=0..300` chooses the seeds, `DOCKER_MIRROR_CHAOS_SHOW=1` prints what each run said. Which
-//! requests run side by side is not in the seed's hands, so that a run under the same seed may differ a little.
+//! `DOCKER_MIRROR_CHAOS_SEEDS=0..300` chooses the seeds, `DOCKER_MIRROR_CHAOS_SHOW=1` prints what each run said,
+//! `DOCKER_MIRROR_CHAOS_PROGRAM` names another build of the program. Which requests run side by side is not in the seed's hands, so that a run under the same seed may differ a little.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,6 +16,7 @@ mod watcher;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +26,7 @@ use lab::{Ending, Lab, Outcome};
 const FEW: Range<u64> = 0..21;
 
 /// Runs side by side: most of the time of a run is waiting.
-const WORKERS: usize = 4;
+const WORKERS: usize = 6;
 
 #[test]
 fn every_run_ends_right_or_says_why_and_the_next_completes_it() {
@@ -49,7 +50,13 @@ fn every_run_ends_right_or_says_why_and_the_next_completes_it() {
                     if seed >= seeds.end {
                         break;
                     }
-                    let outcome = lab.run(seed);
+                    let outcome = match catch_unwind(AssertUnwindSafe(|| lab.run(seed))) {
+                        Ok(outcome) => outcome,
+                        Err(panic) => {
+                            eprintln!("== seed {seed}: the test itself failed");
+                            resume_unwind(panic);
+                        }
+                    };
                     if show || !outcome.faults.is_empty() {
                         eprintln!("{}", outcome.report());
                     }

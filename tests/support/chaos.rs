@@ -152,7 +152,7 @@ impl Schedule {
     /// That of a seed: from hardly anything to nearly everything.
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(scatter(seed, 0), 0);
-        let rate = dice.one_of(&[0, 15, 40, 80, 150, 300, 600]);
+        let rate = dice.one_of(&[0, 15, 40, 80, 120, 200, 400]);
         let stubborn = dice.one_of(&[0, 0, 0, 15, 40]);
         let mut bursts = Vec::new();
         for _ in 0..dice.below(4) {
