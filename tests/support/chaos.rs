@@ -170,6 +170,17 @@ impl Schedule {
         }
     }
 
+    /// The same to every request.
+    pub fn always(mishap: Mishap) -> Self {
+        Self {
+            seed: 0,
+            rate: 0,
+            stubborn: 0,
+            bursts: vec![(0..u64::MAX, mishap)],
+            state: Mutex::default(),
+        }
+    }
+
     /// What happens to the next request.
     pub fn draw(&self, asked: Asked<'_>) -> Option<Mishap> {
         let key = asked.key();
