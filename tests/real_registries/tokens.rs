@@ -54,13 +54,13 @@ fn tokens_for_both_sides() {
 
 #[test]
 fn tokens_that_expire_in_the_middle() {
-    let tokens = TokenServer::start(USER, PASSWORD, 1);
+    let tokens = TokenServer::start(USER, PASSWORD, 3);
     let (Some(source), Some(target)) = (registry(&tokens), registry(&tokens)) else {
         return;
     };
     fill(&source.client());
     // Every answer takes its time, so that a run outlives its tokens several times.
-    let slow = || Some(Arc::new(Schedule::always(Mishap::Late(Duration::from_millis(150)))));
+    let slow = || Some(Arc::new(Schedule::always(Mishap::Late(Duration::from_millis(250)))));
     let (near_source, near_target) = (Proxy::start(&source.host()), Proxy::start(&target.host()));
     near_source.follow(slow());
     near_target.follow(slow());
