@@ -342,6 +342,26 @@ async fn broken_uploads_go_on_where_they_broke() {
 }
 
 #[tokio::test]
+async fn progress_renews_patience() {
+    // Eight breaks with bytes kept between them, where five without any would be the end.
+    let options = Options::default()
+        .fault(upload("PUT").first(1), Action::CutRequest(2 << 20, End::Close))
+        .fault(upload("PATCH").first(7), Action::CutRequest(2 << 20, End::Close));
+    let (server, told) = pushed(options, 20 << 20).await;
+    assert_eq!(told.retries().len(), 8, "{:?}", told.retries());
+    let sent: u64 = server.requests().iter().map(|request| request.bytes_in).sum();
+    assert_eq!(sent, 20 << 20, "no byte twice: {}", server.transcript());
+    let hopeless = Options::default().fault(
+        When::path("/blobs/uploads/")
+            .but_not("uploads/?")
+            .with_header("content-type"),
+        Action::CutRequest(1000, End::Close),
+    );
+    let (_, error) = refused(hopeless, 4 << 20).await;
+    assert_eq!(error.kind(), Kind::Network, "{error:?}");
+}
+
+#[tokio::test]
 async fn an_offset_that_says_nothing_starts_anew() {
     let options = Options::default()
         .fault(upload("PUT").first(1), Action::CutRequest(3 << 20, End::Close))

@@ -1,6 +1,6 @@
 //! Writing blobs and manifests: what callers ask for. How a blob's bytes get across is in `upload`.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
@@ -309,9 +309,3 @@ fn status_alone(error: Error, manifest: &RawManifest) -> Error {
         error
     }
 }
-
-/// How long an upload that made progress is tried before patience counts down again.
-pub(super) const UPLOAD_PROGRESS: u64 = 1 << 20;
-
-/// The same by time.
-pub(super) const UPLOAD_HELD: Duration = Duration::from_secs(60);

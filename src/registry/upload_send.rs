@@ -11,7 +11,7 @@ use super::failure::{Class, Failure};
 use super::redact::shown;
 use super::redirect;
 use super::retry::{is_passing, retry_after};
-use super::upload::{Outcome, Upload};
+use super::upload::{Blame, Outcome, Upload};
 use crate::error::{Error, Kind, Result};
 
 impl Upload<'_> {
@@ -64,7 +64,7 @@ impl Upload<'_> {
                 }) => return Err(error),
                 Err(Failure { error, .. }) => {
                     self.listen = end > start;
-                    return Ok(Err(Outcome::Broken(error.context(&self.action), None)));
+                    return Ok(Err(Outcome::Broken(error.context(&self.action), None, Blame::Wire)));
                 }
             };
             let own = self.host.owns(&url);
@@ -83,7 +83,7 @@ impl Upload<'_> {
                         .await?;
                     return Ok(Err(match fresh {
                         Some(_) => Outcome::Refreshed,
-                        None => Outcome::Broken(answer.into_error(&self.action).await, None),
+                        None => Outcome::Broken(answer.into_error(&self.action).await, None, Blame::Nobody),
                     }));
                 }
                 _ => return self.judge(answer, end - start, begun).await.map(Err),
@@ -121,7 +121,8 @@ impl Upload<'_> {
             400 | 404 | 405 | 411 | 501 => Outcome::Unsuited(error),
             _ if is_passing(status) => {
                 self.host.throttled(status, asked, begun);
-                Outcome::Broken(error, asked)
+                let blame = if status.as_u16() == 500 { Blame::Host } else { Blame::Nobody };
+                Outcome::Broken(error, asked, blame)
             }
             _ => return Err(error),
         })
