@@ -1,4 +1,4 @@
-//! What the test of chaos found in the registry client, each by itself against the registry double.
+//! What the test of chaos found in the program, each by itself against the registry double.
 
 mod client;
 mod support;
@@ -11,7 +11,7 @@ use docker_mirror::error::Kind;
 use docker_mirror::registry::Presence;
 use support::auth::TokenService;
 use support::fault::{Action, When};
-use support::{Auth, Canned, Double, Options};
+use support::{Auth, Canned, Cli, Double, Options};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -133,4 +133,46 @@ async fn a_gateway_in_trouble_is_not_taken_for_something_else() {
     assert_eq!(error.kind(), Kind::Server);
     assert!(error.to_string().contains("502"), "{error:?}");
     assert!(error.hint().unwrap().contains("in trouble"), "{:?}", error.hint());
+}
+
+#[tokio::test]
+async fn a_manifest_that_was_hurt_on_the_way_out_is_put_again() {
+    let image = manifest(&layer(b"{}"), &[]);
+    let other = support::sha256(b"other");
+    for (action, right) in [
+        (
+            Action::error(400, "DIGEST_INVALID", "did not match uploaded content"),
+            1,
+        ),
+        (Action::Header("docker-content-digest", Some(other)), 1),
+        (
+            Action::error(400, "DIGEST_INVALID", "did not match uploaded content"),
+            9,
+        ),
+    ] {
+        let fault = When::put("/manifests/2").first(right);
+        let server = server(Options::default().fault(fault, action));
+        server.store().put_blob("a/b", "{}");
+        let (registry, _) = client(&server.host());
+        let result = registry.put_manifest("a/b", &tag("2"), &image).await;
+        assert_eq!(result.is_ok(), right == 1, "{result:?}\n{}", server.transcript());
+        let puts = server.count("PUT", "/manifests/2");
+        assert!(puts <= 2, "{}", server.transcript());
+    }
+}
+
+#[test]
+fn a_mirror_fetches_a_blob_again_that_was_hurt_on_the_way() {
+    let blob = support::images::sized(3, "linux/amd64", &[70_000]);
+    let layer = blob.root.json()["layers"][0]["digest"].as_str().unwrap().to_owned();
+    for (times, code) in [(1, 0), (9, 1)] {
+        let source = Double::start(Options::default().fault(When::get(&layer).first(times), Action::FlipBit(5)));
+        blob.push(&source, "a/b", "1");
+        let target = Double::new();
+        let cli = Cli::new(env!("CARGO_BIN_EXE_docker-mirror"));
+        let image = format!("{}/a/b:1", source.host());
+        cli.run(&["-d", &target.host(), &image, "--retries", "1"])
+            .expect_code(code);
+        assert_eq!(target.manifest("a/b", "1").is_some(), code == 0);
+    }
 }

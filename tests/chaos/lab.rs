@@ -212,7 +212,7 @@ impl<'a> Lab<'a> {
         }
         if operation != "import" {
             arguments.extend(self.names());
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 arguments.push("--no-cache".to_owned());
             }
         }
