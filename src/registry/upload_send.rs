@@ -11,6 +11,7 @@ use super::failure::{Class, Failure};
 use super::redact::shown;
 use super::redirect;
 use super::retry::{is_passing, retry_after};
+use super::token::Refused;
 use super::upload::{Blame, Outcome, Upload};
 use crate::error::{Error, Kind, Result};
 
@@ -79,7 +80,12 @@ impl Upload<'_> {
                 401 if own => {
                     let fresh = self
                         .host
-                        .rechallenged(&answer, self.repository, &mut self.scope, authorization.as_ref())
+                        .rechallenged(
+                            &answer,
+                            self.repository,
+                            &mut self.scope,
+                            Refused::of(authorization.as_ref(), begun),
+                        )
                         .await?;
                     return Ok(Err(match fresh {
                         Some(_) => Outcome::Refreshed,

@@ -1,12 +1,19 @@
 //! The images: some megabytes, indexes and single manifests, both families of media types, blobs that several share.
 
+use std::sync::OnceLock;
+
 use super::support::http::Client;
 use super::support::image::{Image, Layer, Style, attestation, index, platform, single};
 
 /// Repository, tag and image.
 pub(crate) type Named = (&'static str, &'static str, Image);
 
-pub(crate) fn images() -> Vec<Named> {
+pub(crate) fn images() -> &'static [Named] {
+    static IMAGES: OnceLock<Vec<Named>> = OnceLock::new();
+    IMAGES.get_or_init(make)
+}
+
+fn make() -> Vec<Named> {
     let base = Layer::noise(1, 600_000);
     let on = |style, os: &str, seed: u64, size: usize| {
         single(style, &platform(os), &[base.clone(), Layer::noise(seed, size)], &["/x"])
@@ -39,6 +46,6 @@ pub(crate) fn images() -> Vec<Named> {
 
 pub(crate) fn push(client: &Client) {
     for (repository, tag, image) in images() {
-        client.push(&image, repository, tag);
+        client.push(image, repository, tag);
     }
 }

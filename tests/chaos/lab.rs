@@ -92,7 +92,7 @@ impl<'a> Lab<'a> {
             registries,
             source: Proxy::start(&registries.source.host()),
             target: Proxy::start(&registries.target.host()),
-            home: Cli::new(env!("CARGO_BIN_EXE_docker-mirror")),
+            home: user(),
             bundle: Vec::new(),
             roots: Vec::new(),
         };
@@ -119,8 +119,8 @@ impl<'a> Lab<'a> {
     }
 
     fn tags(&self, prefix: &str) -> Vec<(String, String)> {
-        let place = |(repository, tag, _): corpus::Named| (format!("{prefix}/{repository}"), tag.to_owned());
-        corpus::images().into_iter().map(place).collect()
+        let place = |(repository, tag, _): &corpus::Named| (format!("{prefix}/{repository}"), (*tag).to_owned());
+        corpus::images().iter().map(place).collect()
     }
 
     /// One run under a seed, and what has to follow.
@@ -133,7 +133,7 @@ impl<'a> Lab<'a> {
             ("import", _) | ("mirror", 1) => [false, true],
             _ => [true, true],
         };
-        let user = Cli::new(env!("CARGO_BIN_EXE_docker-mirror"));
+        let user = user();
         let prefix = format!("seed{seed}");
         let arguments = self.arguments(operation, seed, &prefix, &user);
         let tags = self.tags(&prefix);
@@ -212,11 +212,11 @@ impl<'a> Lab<'a> {
         }
         if operation != "import" {
             arguments.extend(self.names());
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 arguments.push("--no-cache".to_owned());
             }
         }
-        let retries = (1 + scatter(seed, 1) % 4).to_string();
+        let retries = (1 + scatter(seed, 1) % 5).to_string();
         let jobs = (1 + scatter(seed, 2) % 6).to_string();
         let flags = ["--stall-timeout", "1", "--retries", &retries, "-j", &jobs, "-v"];
         arguments.extend(flags.map(str::to_owned));
@@ -328,6 +328,12 @@ fn unverified(path: &Path) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The program under test, or another build of it.
+fn user() -> Cli {
+    let other = std::env::var("DOCKER_MIRROR_CHAOS_PROGRAM").ok();
+    Cli::new(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_docker-mirror")))
 }
 
 fn strings(arguments: &[String]) -> Vec<&str> {

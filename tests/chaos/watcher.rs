@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::support::http::Client;
+use super::support::http::{ACCEPT, Client};
 use super::support::sha256;
 
 /// What a tag names, as far as it was looked at.
@@ -22,7 +22,10 @@ impl Watcher {
     /// Looks at every tag once.
     pub(crate) fn look(&mut self, client: &Client, tags: &[(String, String)]) {
         for (repository, tag) in tags {
-            let Some(root) = client.manifest(repository, tag) else {
+            // A registry that is writing a tag at this moment may answer that it cannot read it.
+            let target = format!("/v2/{repository}/manifests/{tag}");
+            let answer = client.request("GET", &target, &[("accept", ACCEPT)], b"");
+            let Some(root) = answer.ok().filter(|a| a.status == 200).map(|a| a.body) else {
                 continue;
             };
             let digest = sha256(&root);

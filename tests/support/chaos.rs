@@ -152,7 +152,7 @@ impl Schedule {
     /// That of a seed: from hardly anything to nearly everything.
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(scatter(seed, 0), 0);
-        let rate = dice.one_of(&[0, 15, 40, 80, 150, 300, 600]);
+        let rate = dice.one_of(&[0, 15, 40, 80, 120, 200, 400]);
         let stubborn = dice.one_of(&[0, 0, 0, 15, 40]);
         let mut bursts = Vec::new();
         for _ in 0..dice.below(4) {
@@ -166,6 +166,17 @@ impl Schedule {
             rate,
             stubborn,
             bursts,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The same to every request.
+    pub fn always(mishap: Mishap) -> Self {
+        Self {
+            seed: 0,
+            rate: 0,
+            stubborn: 0,
+            bursts: vec![(0..u64::MAX, mishap)],
             state: Mutex::default(),
         }
     }

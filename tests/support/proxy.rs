@@ -16,6 +16,9 @@ use super::chaos::{Asked, Mishap, RetryAfter, Schedule};
 /// No head is longer.
 const MAX_HEAD: usize = 64 << 10;
 
+/// So much is passed on at a time.
+const PIECE: usize = 64 << 10;
+
 /// Answers up to this length can be sent twice, or in place of another.
 const SMALL: u64 = 1 << 20;
 
@@ -191,6 +194,7 @@ impl Half {
     /// Some bytes of a body, `limit` at most; none at its end.
     async fn some(&mut self, limit: u64) -> io::Result<Bytes> {
         if self.rest.is_empty() && limit > 0 {
+            self.rest.reserve(PIECE);
             self.stream.read_buf(&mut self.rest).await?;
         }
         let length = self.rest.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
