@@ -18,7 +18,8 @@ use super::push::Target;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Bundles, archives of other programs, or folders with an OCI layout or with bundles; blobs are shared among them
+    /// Bundles, archives of other programs, or folders with an OCI layout or with bundles; blobs are shared among them; `-`
+    /// for standard input, which is kept in a temporary file
     #[arg(value_name = "BUNDLE", required = true)]
     bundles: Vec<PathBuf>,
 
@@ -65,7 +66,18 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         temp_dir: Some(std::env::temp_dir()),
     };
     let bundles = arguments.bundles;
-    let bundle = tokio::task::spawn_blocking(move || Bundle::open(&bundles, &options))
+    let from_stdin = bundles.iter().any(|path| path.as_os_str() == "-");
+    if from_stdin && bundles.len() > 1 {
+        return Err(Error::new(
+            Kind::Usage,
+            "standard input is imported alone, without other bundles",
+        ));
+    }
+    let open = move || match from_stdin {
+        true => Bundle::from_reader(std::io::stdin().lock(), "standard input", &options),
+        false => Bundle::open(&bundles, &options),
+    };
+    let bundle = tokio::task::spawn_blocking(open)
         .await
         .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))??;
     let report = import::import(Arc::new(bundle), select, request, &registries, progress).await;
