@@ -193,7 +193,7 @@ fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
             .with_hint("leave one of them out, or export them into two bundles"));
         }
         // Of one image by tag and by tag and digest, the fuller name is kept, whichever comes first.
-        if !by_name.get(&name).is_some_and(|other| other.source > tree.source) {
+        if by_name.get(&name).is_none_or(|other| other.source <= tree.source) {
             by_name.insert(name, tree);
         }
     }
