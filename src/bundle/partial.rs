@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::file_system::FileSystem;
 use crate::error::{Error, Kind, Result};
 
 /// An open, locked, unfinished bundle. Writes go to any offset, from any thread.
@@ -17,17 +18,6 @@ pub struct Partial {
     path: PathBuf,
     file: File,
     fresh: bool,
-}
-
-/// What the file system under a file can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileSystem {
-    /// The largest file that it holds, in bytes, where that is a limit in practice.
-    pub max_file: Option<u64>,
-    /// Whether a gap that is skipped costs nothing. Where not (FAT, exFAT), the system fills it with zeros.
-    pub sparse: bool,
-    /// Bytes that this user may still write.
-    pub free: u64,
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -170,7 +160,7 @@ impl Partial {
 
     /// What the file system under it can do.
     pub fn file_system(&self) -> Result<FileSystem> {
-        file_system(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
+        FileSystem::under(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
     }
 
     /// Refuses a bundle that the file system cannot hold, and takes the room that it needs where that is possible.
@@ -194,6 +184,19 @@ impl Partial {
             .with_hint(
                 "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
             ));
+        }
+        if let Some(limit) = system.process_limit
+            && total > limit
+        {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the bundle has {}, but this process may write no file over {}",
+                    human(total),
+                    human(limit)
+                ),
+            )
+            .with_hint("raise the limit (`ulimit -f unlimited`), or have its owner raise it"));
         }
         let allocated = self.metadata()?.blocks() * 512;
         let needed = total.saturating_sub(allocated);
@@ -279,30 +282,6 @@ pub fn already_there(target: &Path) -> Error {
         format!("the output `{}` is already there", target.display()),
     )
     .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
-}
-
-fn file_system(file: &File) -> io::Result<FileSystem> {
-    // Magic numbers of linux/magic.h.
-    const MSDOS: i64 = 0x4d44;
-    const EXFAT: i64 = 0x2011_bab0;
-    let facts = rustix::fs::fstatfs(file)?;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_possible_wrap,
-        reason = "the field's type differs by target"
-    )]
-    let kind = facts.f_type as i64;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "the field's type differs by target"
-    )]
-    let free = (facts.f_bavail as u64).saturating_mul(facts.f_bsize as u64);
-    Ok(FileSystem {
-        max_file: (kind == MSDOS).then_some((1 << 32) - 1),
-        sparse: kind != MSDOS && kind != EXFAT,
-        free,
-    })
 }
 
 #[cfg(test)]
