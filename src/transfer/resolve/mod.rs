@@ -3,7 +3,7 @@
 mod fetch;
 mod quota;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,15 +18,9 @@ use crate::image::manifest::{Entry, Index, RawManifest, View};
 use crate::image::media_type::{self, Shape};
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
-use crate::image::tree::{Choice, ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
+use crate::image::tree::{Choice, ImageTree, IndexMode, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, platform_label};
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
-
-/// An index may nest indexes this deep.
-const MAX_DEPTH: usize = 8;
-
-/// An image may have this many manifests altogether.
-const MAX_NODES: usize = 10_000;
 
 /// What is asked of each image.
 #[derive(Debug, Clone, Default)]
@@ -162,12 +156,8 @@ impl Resolver {
                 if !state.kept.iter().any(|k| k.platform != "attestation") {
                     return Err(nothing_wanted(&self.wanted.platforms, &state.dropped));
                 }
-                let filtered = node.filtered.map(|root| Variant {
-                    root,
-                    below: unique(node.filtered_below),
-                });
-                let below = unique(node.original_below);
-                Ok((Variant { root, below }, filtered))
+                let filtered = node.filtered.map(|root| Variant::new(root, node.filtered_below));
+                Ok((Variant::new(root, node.original_below), filtered))
             }
             View::Image(image) => {
                 let platform = match self.fetcher.platform_of(place, &image.config).await? {
@@ -385,15 +375,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// Each manifest at its first place, so that children stay before their parents.
-fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
-    let mut seen = HashSet::new();
-    manifests
-        .into_iter()
-        .filter(|m| seen.insert(m.digest().clone()))
-        .collect()
 }
 
 /// One digest has one size, whoever names it.
