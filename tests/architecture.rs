@@ -31,7 +31,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main"]),
     ("indicatif", &["cli"]),
     ("tracing_subscriber", &["cli"]),
-    ("anyhow", &["cli", "main"]),
 ];
 
 /// Words that only these rooms may say.

@@ -17,7 +17,6 @@ pub struct Partial {
     target: PathBuf,
     path: PathBuf,
     file: File,
-    fresh: bool,
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -52,7 +51,6 @@ impl Partial {
         let path = with_suffix(target, ".partial");
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {
-            let existed = path.exists();
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -77,7 +75,6 @@ impl Partial {
                     target: target.to_owned(),
                     path,
                     file,
-                    fresh: !existed,
                 });
             }
         }
@@ -95,11 +92,6 @@ impl Partial {
     /// The journal beside it.
     pub fn journal_path(&self) -> PathBuf {
         with_suffix(&self.target, ".partial.journal")
-    }
-
-    /// Whether this run created the file.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
     }
 
     /// Empties the file, for a new start.
@@ -146,11 +138,6 @@ impl Partial {
             }
         }
         Ok(filled)
-    }
-
-    /// The file itself, for copies that the kernel makes.
-    pub fn file(&self) -> &File {
-        &self.file
     }
 
     /// Waits until everything written is on the disk.
@@ -293,7 +280,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("b.tar");
         let partial = Partial::open(&target).unwrap();
-        assert!(partial.is_fresh());
         partial.write_at(b"xyz", 2).unwrap();
         assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Busy);
         assert!(!target.exists());
@@ -302,7 +288,6 @@ mod tests {
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         drop(partial);
         let partial = Partial::open(&target).unwrap();
-        assert!(!partial.is_fresh());
         partial.commit(5, true).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"\0\0xyz");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -12,10 +12,18 @@ mod push;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use docker_mirror::error::{Error, Kind, Result};
 
 use self::output::Outcome;
+
+const LONG_NAMES: &str = "Commands stand first. An image that is really named like one is reached by its long name, such as `library/export`.";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  everything is done
+  1  something failed or was left out; what it was is on standard error
+  2  the command line is wrong; nothing was done";
 
 /// Mirror container images: every linux platform, through one file across an air gap or straight from registry to registry
 ///
@@ -31,9 +39,7 @@ use self::output::Outcome;
     subcommand_negates_reqs = true,
     arg_required_else_help = true
 )]
-#[command(
-    after_help = "An image that is really named like a command is reached by its long name, such as `library/export`."
-)]
+#[command(after_help = format!("{LONG_NAMES}\n\n{EXIT_CODES}"))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -45,10 +51,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Fetch images from their registries into one file
+    #[command(after_help = EXIT_CODES)]
     Export(export::Arguments),
     /// Push the images of a file to a registry
+    #[command(after_help = EXIT_CODES)]
     Import(import::Arguments),
     /// Show what is left of a registry's pull limit
+    #[command(after_help = EXIT_CODES)]
     Limits(limits::Arguments),
 }
 
@@ -67,12 +76,12 @@ impl Cli {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return not_parsed(&error),
     };
+    if let Some(error) = command_among_images(&cli) {
+        output::error(&error);
+        return ExitCode::from(2);
+    }
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -92,14 +101,64 @@ pub(crate) fn main() -> ExitCode {
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    let unwritten = output::unwritten();
+    if let Some(error) = &unwritten {
+        output::error(error);
+    }
     match result {
-        Ok(Outcome::Success) => ExitCode::SUCCESS,
-        Ok(Outcome::Failure) => ExitCode::from(1),
+        Ok(Outcome::Success) if unwritten.is_none() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
         Err(error) => {
             output::error(&error);
             ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
         }
     }
+}
+
+/// Shows what the parser has to say: what is wrong, or the help that was asked for.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    let written = error.print();
+    if error.use_stderr() {
+        let mut arguments = std::env::args_os().skip(1).filter_map(|a| a.into_string().ok());
+        let options_first = arguments.next().is_some_and(|first| first.starts_with('-'));
+        if options_first && let Some(command) = arguments.find(|argument| is_command(argument)) {
+            output::say(&format!("hint: {}", commands_stand_first(&command)));
+        }
+        return ExitCode::from(2);
+    }
+    match written.err().and_then(output::cannot_write) {
+        None => ExitCode::SUCCESS,
+        Some(error) => {
+            output::error(&error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn is_command(word: &str) -> bool {
+    word == "help" || Cli::command().get_subcommands().any(|c| c.get_name() == word)
+}
+
+fn commands_stand_first(command: &str) -> String {
+    format!(
+        "to run the command, write `docker-mirror {command} …` with all options behind it; the image of this name is \
+         `library/{command}`"
+    )
+}
+
+/// A command behind an option counts as an image for the parser; nobody means it so.
+fn command_among_images(cli: &Cli) -> Option<Error> {
+    if cli.command.is_some() {
+        return None;
+    }
+    let command = cli.mirror.images.iter().find(|image| is_command(image))?;
+    Some(
+        Error::new(
+            Kind::Usage,
+            format!("`{command}` is a command and stands behind options"),
+        )
+        .with_hint(commands_stand_first(command)),
+    )
 }
 
 async fn run(cli: Cli) -> Result<Outcome> {
@@ -134,7 +193,6 @@ async fn interrupted() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn flags_are_consistent() {

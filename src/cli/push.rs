@@ -32,7 +32,7 @@ pub(super) struct Target {
     map: Vec<Mapping>,
 
     /// What to do about a tag that holds another digest: overwrite, skip or error
-    #[arg(long, value_name = "WHAT", default_value = "overwrite", hide_default_value = true)]
+    #[arg(long, value_name = "WHAT", default_value = "overwrite")]
     on_existing: OnExisting,
 
     /// Only show what would go where, how many bytes would be sent and how many are there already

@@ -32,7 +32,6 @@ impl Upload<'_> {
             headers.insert(CONTENT_RANGE, range);
         }
         for _ in 0..4 {
-            self.host.uploads.quiet().await;
             self.host.downloads.quiet().await;
             let begun = Instant::now();
             let authorization = self
