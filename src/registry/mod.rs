@@ -14,9 +14,12 @@ mod content_range;
 mod context;
 pub mod credentials;
 mod failure;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod host;
 mod ladder;
 mod limits;
+mod link;
 mod location;
 pub mod mirrors;
 mod options;
