@@ -20,6 +20,7 @@ mod host;
 mod ladder;
 mod limits;
 mod link;
+mod list;
 mod location;
 pub mod mirrors;
 mod options;
