@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("transfer", &["image", "bundle", "registry", "progress", "error"]),
     ("audit", &["image", "bundle", "progress", "error"]),
     ("serve", &["image", "bundle", "progress", "error"]),
+    ("fuzzing", &["image", "bundle", "registry", "error"]),
     ("lib", &[]),
 ];
 

@@ -200,7 +200,7 @@ pub struct Refusal {
     pub digests: Vec<Digest>,
     /// What is quoted: message or body, cut and made printable.
     quote: String,
-    web_page: bool,
+    pub(super) web_page: bool,
 }
 
 #[derive(Deserialize)]

@@ -14,9 +14,13 @@ mod content_range;
 mod context;
 pub mod credentials;
 mod failure;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod host;
 mod ladder;
 mod limits;
+mod link;
+mod list;
 mod location;
 pub mod mirrors;
 mod options;

@@ -57,7 +57,9 @@ impl Registry {
                 }
                 Err(error) => error,
             };
-            let Some(next) = places.front() else { return Err(error) };
+            let Some(next) = places.front() else {
+                return Err(place.host.with_near_tags(error, &place.repository, target).await);
+            };
             let progress = &self.host.context.options.progress;
             progress.warn(format!("{}; going on with `{}`", error.full(), next.host.name));
         }
