@@ -120,6 +120,16 @@ fn compression(arguments: &Arguments) -> Compression {
     }
 }
 
+/// Standard output without the buffer that looks for line ends in what is no text.
+fn unbuffered_stdout() -> Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(std::fs::File::from)
+        .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").with_source(e))
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let images = references(&arguments.images)?;
     let wanted = arguments.selection.wanted()?;
@@ -142,7 +152,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         reuse: arguments.reuse,
         read_ahead: u64::from(arguments.read_ahead) << 20,
         output: if to_pipe {
-            Output::Pipe(Box::new(std::io::stdout()))
+            Output::Pipe(Box::new(unbuffered_stdout()?))
         } else {
             Output::File {
                 path: arguments.output.clone(),

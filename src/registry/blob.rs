@@ -206,7 +206,10 @@ impl BlobReader {
             .progress
             .warn(format!("{}; going on with `{}`", error.full(), next.host.name));
         self.backoff = Backoff::new(options);
-        self.permit = None;
+        // Another repository of the same host is asked with the same right: giving it up would mean to queue again.
+        if !Arc::ptr_eq(&gone.host, &next.host) {
+            self.permit = None;
+        }
         Ok(())
     }
 

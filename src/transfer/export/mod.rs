@@ -3,11 +3,13 @@
 //! Manifests first; they give the plan, and the plan gives every byte of the bundle its place. Then blobs side by side into
 //! their places, and the final name last.
 
+mod ahead;
 mod fill;
 mod ordered;
 mod reuse;
 mod slot;
 mod unfinished;
+mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
