@@ -102,7 +102,7 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// A size for people, in binary units: everything that is said about bytes says it in this form.
+/// A size for people, in binary units: what is said about bytes says it in this form.
 pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
