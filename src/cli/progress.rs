@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use docker_mirror::progress::{Event, Progress};
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use docker_mirror::progress::{Event, Progress, human_bytes};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::output::clean;
 
@@ -65,7 +65,7 @@ impl Display {
             "{images} image{}, {blobs} blob{}, {} in {:.1} s",
             plural(images),
             plural(blobs),
-            HumanBytes(bytes),
+            human_bytes(bytes),
             self.start.elapsed().as_secs_f64()
         ));
     }
@@ -97,7 +97,7 @@ impl Display {
                 self.line(&format!("resolved {reference} {digest}"));
             }
             Event::BlobDone { digest, size } if self.verbose => {
-                self.line(&format!("blob {digest} ({})", HumanBytes(size)));
+                self.line(&format!("blob {digest} ({})", human_bytes(size)));
             }
             Event::Note(text) if self.verbose => self.line(&text),
             _ => {}
@@ -131,11 +131,11 @@ impl Display {
             self.bar.tick();
         } else if bytes > 0 {
             let already = if present > 0 {
-                format!(", {} of them already here", HumanBytes(present))
+                format!(", {} of them already here", human_bytes(present))
             } else {
                 String::new()
             };
-            self.line(&format!("{blobs} blobs, {}{already}", HumanBytes(bytes)));
+            self.line(&format!("{blobs} blobs, {}{already}", human_bytes(bytes)));
         }
     }
 
@@ -158,8 +158,8 @@ impl Display {
             let total = self.total.load(Ordering::Relaxed);
             self.line(&format!(
                 "{} of {}",
-                HumanBytes(u64::try_from(done).unwrap_or(0)),
-                HumanBytes(total)
+                human_bytes(u64::try_from(done).unwrap_or(0)),
+                human_bytes(total)
             ));
         }
     }

@@ -9,10 +9,10 @@ use docker_mirror::image::destination::Destination;
 use docker_mirror::image::digest::Digest;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::{Choice, IndexMode};
+use docker_mirror::progress::human_bytes;
 use docker_mirror::transfer::push::place::Mapping;
 use docker_mirror::transfer::push::report::{Amount, Form, ImageReport, Outcome as Became, PushReport};
 use docker_mirror::transfer::push::{OnExisting, PushRequest};
-use indicatif::HumanBytes;
 
 use super::output::{self, Outcome};
 
@@ -105,8 +105,8 @@ fn planned(image: &ImageReport, destination: &str) -> String {
         Became::LeftAlone => "the tag is left alone".to_owned(),
         _ => format!(
             "{} to send, {} already there",
-            HumanBytes(counts.uploaded.bytes),
-            HumanBytes(counts.skipped.bytes + counts.mounted.bytes)
+            human_bytes(counts.uploaded.bytes),
+            human_bytes(counts.skipped.bytes + counts.mounted.bytes)
         ),
     };
     format!("{} -> {destination}  {state}", image.source)
@@ -114,7 +114,7 @@ fn planned(image: &ImageReport, destination: &str) -> String {
 
 fn amount(amount: Amount) -> String {
     let noun = if amount.blobs == 1 { "blob" } else { "blobs" };
-    format!("{} {noun} ({})", amount.blobs, HumanBytes(amount.bytes))
+    format!("{} {noun} ({})", amount.blobs, human_bytes(amount.bytes))
 }
 
 /// What is not exactly as it was at the source, or as it was asked for.

@@ -48,7 +48,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Target;
 
 pub use answer::Refusal;
-use blob::Place;
+use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
 use context::Context;
 use host::Host;
@@ -130,7 +130,7 @@ impl Registry {
     }
 
     /// Where something can be read: the mirrors of its repository, and at last the registry itself.
-    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Place>> {
+    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Candidate>> {
         let name = &self.host.name;
         let mirrors = &self.host.context.options.mirrors;
         if mirrors.is_blocked(name, repository) {
@@ -152,13 +152,13 @@ impl Registry {
         {
             let host = self.registries.mirror(&endpoint)?;
             origin &= !endpoint.replaces_origin;
-            places.push_back(Place {
+            places.push_back(Candidate {
                 host,
                 repository: endpoint.repository,
             });
         }
         if origin || places.is_empty() {
-            places.push_back(Place {
+            places.push_back(Candidate {
                 host: Arc::clone(&self.host),
                 repository: repository.to_owned(),
             });
