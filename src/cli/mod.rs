@@ -11,9 +11,11 @@ mod progress;
 mod push;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use docker_mirror::error::{Error, Kind, Result};
+use tokio::sync::oneshot;
 
 use self::output::Outcome;
 
@@ -84,23 +86,48 @@ pub(crate) fn main() -> ExitCode {
     }
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match start() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            output::error(&Error::new(Kind::Io, "cannot start the threads that do the work").with_source(error));
-            return ExitCode::from(1);
-        }
+        Err(error) => return cannot_start(error),
     };
+    // Signals are listened to before the work begins, and the work has a thread of its own, so that they are heard also while
+    // it waits for a terminal, a pipe or a disk.
+    let interrupted = {
+        let _guard = runtime.enter();
+        interrupted()
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (done, mut result) = oneshot::channel();
+    let handle = runtime.handle().clone();
+    let work = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let _ = done.send(handle.block_on(async {
+            tokio::select! {
+                _ = stopped => None,
+                result = connection::within(limit, run(cli)) => Some(result),
+            }
+        }));
+    });
+    if let Err(error) = work {
+        return cannot_start(error);
+    }
     let result = runtime.block_on(async {
         tokio::select! {
-            // In this order: signals are listened to before the work begins.
             biased;
-            error = interrupted() => Err(error),
-            result = connection::within(limit, run(cli)) => result,
+            error = interrupted => {
+                let _ = stop.send(());
+                // What is under way is put in order, unless it hangs.
+                let _ = tokio::time::timeout(PATIENCE, &mut result).await;
+                Err(error)
+            }
+            // Without a result the work has panicked, and said so.
+            ended = &mut result => ended
+                .ok()
+                .flatten()
+                .unwrap_or_else(|| Err(Error::new(Kind::Incomplete, "the work ended before it was done"))),
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    runtime.shutdown_timeout(Duration::from_millis(200));
     let unwritten = output::unwritten();
     if let Some(error) = &unwritten {
         output::error(error);
@@ -161,6 +188,34 @@ fn command_among_images(cli: &Cli) -> Option<Error> {
     )
 }
 
+fn cannot_start(error: std::io::Error) -> ExitCode {
+    output::error(
+        &Error::new(Kind::Io, "cannot start the threads that do the work")
+            .with_source(error)
+            .with_hint("if too many files are open, raise the limit (`ulimit -n`)"),
+    );
+    ExitCode::from(1)
+}
+
+/// The stack of the thread that does the work; that of a main thread.
+const STACK: usize = 8 << 20;
+
+/// How long work that was interrupted may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts the threads that do the work. Signals need two descriptors of their own, and without them the runtime does not
+/// report an error but panics; so it is tried first whether there are enough for both.
+fn start() -> std::io::Result<tokio::runtime::Runtime> {
+    const NEEDED: usize = 12;
+    let probe = || std::fs::File::open("/dev/null");
+    let enough: std::io::Result<Vec<_>> = (0..NEEDED).map(|_| probe()).collect();
+    match enough {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
 async fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         None => mirror::run(cli.mirror).await,
@@ -170,24 +225,27 @@ async fn run(cli: Cli) -> Result<Outcome> {
     }
 }
 
-/// Ends when the user, or whoever supervises the program, wants it to end.
-async fn interrupted() -> Error {
+/// Listens from now on, and ends when the user, or whoever supervises the program, wants it to end.
+fn interrupted() -> impl Future<Output = Error> {
     use tokio::signal::unix::{SignalKind, signal};
-    let name = match (
+    let signals = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
         signal(SignalKind::hangup()),
-    ) {
-        (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
-            tokio::select! {
-                _ = interrupt.recv() => "interrupted",
-                _ = terminate.recv() => "terminated",
-                _ = hangup.recv() => "hung up",
+    );
+    async move {
+        let name = match signals {
+            (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => "interrupted",
+                    _ = terminate.recv() => "terminated",
+                    _ = hangup.recv() => "hung up",
+                }
             }
-        }
-        _ => std::future::pending().await,
-    };
-    Error::new(Kind::Cancelled, name).with_hint("run the same command again: it goes on where this one stopped")
+            _ => std::future::pending().await,
+        };
+        Error::new(Kind::Cancelled, name).with_hint("run the same command again: it goes on where this one stopped")
+    }
 }
 
 #[cfg(test)]

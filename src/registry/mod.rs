@@ -25,6 +25,7 @@ mod location;
 pub mod mirrors;
 mod options;
 mod pace;
+pub mod proxy;
 mod pull;
 mod push;
 mod redact;
@@ -92,15 +93,15 @@ impl Registries {
 
     fn mirror(&self, endpoint: &Endpoint) -> Result<Arc<Host>> {
         let scheme = if endpoint.scheme_https { "https" } else { "http" };
-        let key = format!("{scheme}://{}", endpoint.host);
-        if endpoint.insecure {
-            self.context.trust_blindly(&endpoint.host);
-        }
+        // What is said of one prefix holds for it alone: the same host is another one elsewhere.
+        let how = if endpoint.insecure { " insecure" } else { "" };
+        let key = format!("{scheme}://{}{how}", endpoint.host);
         let mut hosts = self.hosts();
         if let Some(found) = hosts.get(&key) {
             return Ok(Arc::clone(found));
         }
-        let made = Arc::new(Host::mirror(&endpoint.host, scheme, Arc::clone(&self.context))?);
+        let context = Arc::clone(&self.context);
+        let made = Arc::new(Host::mirror(&endpoint.host, scheme, endpoint.insecure, context)?);
         hosts.insert(key, Arc::clone(&made));
         Ok(made)
     }
@@ -129,6 +130,22 @@ impl Registry {
         &self.host.name
     }
 
+    /// The registry itself, as the configuration of this machine wants it to be reached for this repository.
+    fn origin(&self, repository: &str) -> Result<Arc<Host>> {
+        let name = &self.host.name;
+        if !self.host.context.options.mirrors.origin_is_insecure(name, repository) {
+            return Ok(Arc::clone(&self.host));
+        }
+        let mut hosts = self.registries.hosts();
+        let key = format!("{name} insecure");
+        if let Some(found) = hosts.get(&key) {
+            return Ok(Arc::clone(found));
+        }
+        let made = Arc::new(Host::insecure(name, Arc::clone(&self.host.context))?);
+        hosts.insert(key, Arc::clone(&made));
+        Ok(made)
+    }
+
     /// Where something can be read: the mirrors of its repository, and at last the registry itself.
     fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Candidate>> {
         let name = &self.host.name;
@@ -139,9 +156,6 @@ impl Registry {
                 format!("`{name}/{repository}` is blocked by the configuration of this machine"),
             )
             .with_hint("a `blocked = true` in registries.conf says so"));
-        }
-        if mirrors.origin_is_insecure(name, repository) {
-            self.host.context.trust_blindly(name);
         }
         let mut places = VecDeque::new();
         let mut origin = true;
@@ -158,8 +172,13 @@ impl Registry {
             });
         }
         if origin || places.is_empty() {
+<<<<<<< HEAD
             places.push_back(Candidate {
                 host: Arc::clone(&self.host),
+=======
+            places.push_back(Place {
+                host: self.origin(repository)?,
+>>>>>>> citizen
                 repository: repository.to_owned(),
             });
         }

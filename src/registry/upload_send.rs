@@ -51,7 +51,14 @@ impl Upload<'_> {
             let sent = self
                 .host
                 .context
-                .send(&method, &url, headers.clone(), Some(body), Some(&watch))
+                .send(
+                    &method,
+                    &url,
+                    headers.clone(),
+                    Some(body),
+                    Some(&watch),
+                    self.host.trust(&url),
+                )
                 .await;
             if let Some(error) = self.cursor.failed() {
                 return Err(error);
