@@ -39,7 +39,7 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    fn new(label: &str) -> Self {
+    pub(super) fn new(label: &str) -> Self {
         Self {
             label: label.to_owned(),
             files: BTreeMap::new(),

@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::Archive;
@@ -49,25 +50,31 @@ pub(super) fn open(path: &Path, temp_dir: Option<&Path>, store: &mut Store) -> R
 
 /// Indexes what comes from a pipe.
 pub(super) fn from_reader(
-    mut input: impl Read,
+    input: impl Read + Send,
     label: &str,
     temp_dir: Option<&Path>,
     store: &mut Store,
 ) -> Result<Archive> {
-    let mut head = [0; MAGIC];
+    let (compression, input) = unwrap(input, label)?;
+    spool(input, compression, label, "it comes from a pipe", temp_dir, store)
+}
+
+/// Looks at the first bytes of a pipe for how it is compressed; the input that is returned has them still.
+pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression, impl Read + use<R>)> {
+    let mut head = vec![0; MAGIC];
     let count = StreamForward::new(label, &mut input).read(&mut head)?;
+    head.truncate(count);
     if count == 0 {
         return Err(Error::new(
             Kind::Malformed,
             format!("`{}` is empty", label.escape_debug()),
         ));
     }
-    let compression = Compression::of(&head[..count], &format!("`{}`", label.escape_debug()))?;
-    let input = io::Cursor::new(&head[..count]).chain(input);
-    spool(input, compression, label, "it comes from a pipe", temp_dir, store)
+    let compression = Compression::of(&head, &format!("`{}`", label.escape_debug()))?;
+    Ok((compression, io::Cursor::new(head).chain(input)))
 }
 
-fn spool<R: Read>(
+fn spool<R: Read + Send>(
     input: R,
     compression: Compression,
     label: &str,
@@ -75,6 +82,20 @@ fn spool<R: Read>(
     temp_dir: Option<&Path>,
     store: &mut Store,
 ) -> Result<Archive> {
+    finish(begin(input, compression, label, why, temp_dir)?, label, why, store)
+}
+
+/// The pass over an archive that is written down as it goes by.
+pub(super) type Pass<'a> = Scanner<StreamForward<Tee<Box<dyn Read + Send + 'a>>>>;
+
+/// Begins to copy an archive to a temporary file.
+pub(super) fn begin<'a, R: Read + Send + 'a>(
+    input: R,
+    compression: Compression,
+    label: &str,
+    why: &str,
+    temp_dir: Option<&Path>,
+) -> Result<Pass<'a>> {
     let name = label.escape_debug();
     let Some(directory) = temp_dir else {
         return Err(Error::new(
@@ -82,30 +103,43 @@ fn spool<R: Read>(
             format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
         ));
     };
-    let mut file =
-        tempfile::tempfile_in(directory).map_err(|e| Error::io("create a temporary file in", directory, e))?;
-    let decoder = compression
+    let file = tempfile::tempfile_in(directory).map_err(|e| {
+        Error::io("create a temporary file in", directory, e)
+            .with_hint("set TMPDIR to a directory that can be written to")
+    })?;
+    let input = compression
         .decode(input, &format!("`{name}`"), RATIO)
         .map_err(|e| stream_error(label, e))?;
     let tee = Tee {
-        input: decoder,
-        output: &mut file,
+        input,
+        output: Some(file),
         written: 0,
-        directory,
+        directory: directory.to_owned(),
     };
-    let mut scanner = Scanner::new(label, StreamForward::new(label, tee));
-    while scanner.next()?.is_some() {}
-    let (end, input) = scanner.into_end();
+    Ok(Scanner::new(label, StreamForward::new(label, tee)))
+}
+
+/// Copies what is left of an archive, and indexes the copy.
+pub(super) fn finish(mut pass: Pass<'_>, label: &str, why: &str, store: &mut Store) -> Result<Archive> {
+    let name = label.escape_debug();
+    while pass.next()?.is_some() {}
+    let Some(file) = pass.input_mut().inner_mut().output.take() else {
+        return Err(Error::new(
+            Kind::Io,
+            format!("the copy of `{name}` was ended before its end"),
+        ));
+    };
+    let (end, input) = pass.into_end();
     let mut tee = input.into_inner();
-    let written = tee.written;
     // To its end, so that a wrong checksum of what the archive is wrapped in is noticed.
     let garbage = end == End::Marked && behind(&mut tee.input).map_err(|e| stream_error(label, e))?;
 
     let source = Arc::new(Source::spooled(label, file)?);
     let mut archive = Archive::of_tar(&source, store)?;
     archive.warnings.push(format!(
-        "`{name}` was copied to a temporary file of {written} bytes in `{}`, as {why}",
-        directory.display()
+        "`{name}` was copied to a temporary file of {} bytes in `{}`, as {why}",
+        tee.written,
+        tee.directory.display()
     ));
     if garbage {
         archive
@@ -116,7 +150,7 @@ fn spool<R: Read>(
 }
 
 /// Reads what stands behind the end; says whether that is anything but padding.
-fn behind(input: &mut dyn Read) -> io::Result<bool> {
+pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
     let mut buffer = vec![0; 64 << 10];
     let mut left = BEHIND;
     let mut garbage = false;
@@ -134,19 +168,32 @@ fn behind(input: &mut dyn Read) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Writes down what is read through it.
-struct Tee<'a, R> {
-    input: R,
-    output: &'a mut File,
+/// Writes down what is read through it, for as long as there is something to write to.
+pub(super) struct Tee<R> {
+    pub(super) input: R,
+    pub(super) output: Option<File>,
     written: u64,
-    directory: &'a Path,
+    directory: PathBuf,
 }
 
-impl<R: Read> Read for Tee<'_, R> {
+impl<R> Tee<R> {
+    /// Reads back what was written down.
+    pub(super) fn read_back(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        match &self.output {
+            Some(file) => file.read_exact_at(&mut bytes, offset).map(|()| bytes),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        .map_err(|e| Error::io("read a temporary file in", &self.directory, e))
+    }
+}
+
+impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.input.read(buffer)?;
-        self.output.write_all(&buffer[..got]).map_err(|e| {
-            let mut error = Error::io("write a temporary file in", self.directory, e);
+        let Some(output) = &mut self.output else { return Ok(got) };
+        output.write_all(&buffer[..got]).map_err(|e| {
+            let mut error = Error::io("write a temporary file in", &self.directory, e);
             if error.kind() == Kind::NoSpace {
                 error = error.with_hint("set TMPDIR to a directory with more room");
             }

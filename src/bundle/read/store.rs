@@ -18,6 +18,8 @@ pub(super) struct Store {
     pub(super) blobs: HashMap<Digest, Place>,
     /// Manifests that were made here.
     pub(super) built: HashMap<Digest, Bytes>,
+    /// Whether more blobs follow in a pipe, so that one that is not here is not missing yet.
+    pub(super) to_come: bool,
 }
 
 impl Store {
