@@ -9,10 +9,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use globset::GlobBuilder;
 
+use super::push::arrivals::{Arrivals, Kept};
 use super::push::place;
 use super::push::report::{ImageReport, PushReport};
-use super::push::{Origin, PushRequest, Slot, push_all};
+use super::push::{Origin, PushRequest, Slot, push_arriving};
 use super::refilter::refilter;
+use crate::bundle::read::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -52,6 +54,44 @@ pub async fn import(
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
+    let origin: Arc<dyn Origin> = Arc::new(BundleBlobs(bundle.clone()));
+    push(bundle, origin, None, select, request, registries, progress).await
+}
+
+/// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are taken as they come out of
+/// the pipe, in a single pass.
+///
+/// A blob is kept for as long as it is on its way, in memory up to 1 MiB and in a temporary file above that; at most
+/// [`PushRequest::jobs`] such files are there at a time. That every blob is there is not known before the end of the pipe:
+/// an image of which a blob does not come fails, and gets no tag.
+///
+/// # Errors
+/// As [`import`].
+pub async fn import_pipe(
+    bundle: Arc<Bundle>,
+    rest: Incoming,
+    select: Selection,
+    request: PushRequest,
+    registries: &Registries,
+    progress: Progress,
+) -> Result<PushReport> {
+    let arrivals = Arrivals::new(bundle.clone(), rest);
+    let origin: Arc<dyn Origin> = Arc::new(PipeBlobs {
+        front: BundleBlobs(bundle.clone()),
+        kept: arrivals.kept(),
+    });
+    push(bundle, origin, Some(arrivals), select, request, registries, progress).await
+}
+
+async fn push(
+    bundle: Arc<Bundle>,
+    origin: Arc<dyn Origin>,
+    arrivals: Option<Arrivals>,
+    select: Selection,
+    request: PushRequest,
+    registries: &Registries,
+    progress: Progress,
+) -> Result<PushReport> {
     for warning in bundle.warnings() {
         progress.warn(warning.clone());
     }
@@ -66,7 +106,6 @@ pub async fn import(
     let images = bundle.images().iter().zip(chosen).filter(|(_, chosen)| *chosen);
     let images = images.map(|(image, _)| image.clone()).collect();
     let trees = read(bundle.clone(), images).await?;
-    let origin: Arc<dyn Origin> = Arc::new(BundleBlobs(bundle.clone()));
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
@@ -85,7 +124,7 @@ pub async fn import(
         items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
     }
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
-    let mut report = push_all(items, slots, &request, registries, &progress).await?;
+    let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     report.missing = bundle.missing().to_vec();
     Ok(report)
 }
@@ -219,6 +258,37 @@ fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, buffer: &mut BytesMut) 
 impl Origin for BundleBlobs {
     fn describe(&self, digest: &Digest) -> String {
         self.0.describe(digest)
+    }
+
+    fn elsewhere(&self, _digest: &Digest) -> bool {
+        false
+    }
+}
+
+/// The blobs of a bundle in a pipe: those of its front, and those that are on their way.
+struct PipeBlobs {
+    front: BundleBlobs,
+    kept: Arc<Kept>,
+}
+
+impl BlobSource for PipeBlobs {
+    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
+        if let Some(flow) = self.kept.get(&descriptor.digest) {
+            return Box::pin(async move { Ok(flow.stream(offset)) });
+        }
+        if self.front.0.size_of(&descriptor.digest).is_some() {
+            return self.front.open(descriptor, offset);
+        }
+        let gone = format!("blob {} has gone by in the pipe", descriptor.digest);
+        let error = Error::new(Kind::NotFound, gone).with_hint("the registry wants it once more: run the import again");
+        Box::pin(async move { Err(error) })
+    }
+}
+
+impl Origin for PipeBlobs {
+    fn describe(&self, digest: &Digest) -> String {
+        let flow = self.kept.get(digest);
+        flow.map_or_else(|| self.front.describe(digest), |flow| flow.place().to_owned())
     }
 
     fn elsewhere(&self, _digest: &Digest) -> bool {

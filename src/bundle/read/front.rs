@@ -92,13 +92,21 @@ impl Front {
         let (Ok(index), Ok(record)) = (index, serde_json::from_slice::<Record>(&record)) else {
             return Ok(());
         };
-        let View::Index(index) = index.view() else { return Ok(()) };
+        let View::Index(index) = index.view() else {
+            return Ok(());
+        };
         let images = &record.images;
-        self.absent = images.iter().flat_map(|i| &i.dropped).map(|p| p.digest.clone()).collect();
+        self.absent = images
+            .iter()
+            .flat_map(|i| &i.dropped)
+            .map(|p| p.digest.clone())
+            .collect();
         for kept in images.iter().flat_map(|image| &image.kept) {
             self.absent.remove(&kept.digest);
         }
-        let recorded = images.iter().flat_map(|i| std::iter::once(&i.original).chain(&i.filtered));
+        let recorded = images
+            .iter()
+            .flat_map(|i| std::iter::once(&i.original).chain(&i.filtered));
         let listed = index.entries.iter().map(|entry| &entry.descriptor.digest);
         for root in recorded.chain(listed) {
             self.want_manifest(root);
@@ -109,7 +117,12 @@ impl Front {
     /// Reads manifests that are there, and wants what they name.
     fn follow(&mut self, mut found: Vec<Digest>, read: &impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<()> {
         while let Some(digest) = found.pop() {
-            let Some((offset, size)) = self.blobs.get(&digest).copied().filter(|(_, size)| *size <= MAX_MANIFEST) else {
+            let Some((offset, size)) = self
+                .blobs
+                .get(&digest)
+                .copied()
+                .filter(|(_, size)| *size <= MAX_MANIFEST)
+            else {
                 continue;
             };
             let Ok(manifest) = RawManifest::new(Bytes::from(read(offset, size)?), None, Some(&digest)) else {

@@ -99,7 +99,9 @@ impl Incoming {
     pub fn next(&mut self) -> Result<Option<Arriving>> {
         loop {
             let Some(pass) = &mut self.pass else { return Ok(None) };
-            let Some(member) = pass.next()? else { return self.finish() };
+            let Some(member) = pass.next()? else {
+                return self.finish();
+            };
             let name = match (member.what, member.name) {
                 (What::Directory, _) => continue,
                 (What::Link(_), name) => {
