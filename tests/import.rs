@@ -361,11 +361,18 @@ async fn a_web_server_that_says_yes_to_everything_is_found_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_alters_manifests_fails_the_image() {
     let other = format!("sha256:{}", "a".repeat(64));
-    // It says so at once ...
-    let registry = Double::start(Options::default().fault(
-        When::put("/manifests/"),
-        Action::Header("docker-content-digest", Some(other.clone())),
-    ));
+    // It says so at once, and has it so when it is asked ...
+    let registry = Double::start(
+        Options::default()
+            .fault(
+                When::put("/manifests/"),
+                Action::Header("docker-content-digest", Some(other.clone())),
+            )
+            .fault(
+                When::head("/manifests/1").after(1),
+                Action::Header("docker-content-digest", Some(other.clone())),
+            ),
+    );
     let bundle = images(&["docker.io/team/app:1"]).open();
     let report = run(&bundle, request(&registry)).await.unwrap();
     assert!(why(&report.images[0]).contains("altered"), "{report:?}");

@@ -371,24 +371,28 @@ async fn a_head_that_is_redirected_to_where_it_is_refused() {
 }
 
 #[tokio::test]
-async fn a_slow_drip_ends() {
+async fn a_slow_drip_is_borne_within_the_limits_and_ended_beyond_them() {
     let bytes = noise(200_000);
-    let server =
-        Double::start(Options::default().fault(When::get("/blobs/"), Action::Drip(1, Duration::from_millis(20))));
+    let drip = Action::Drip(1, Duration::from_millis(20));
+    let server = Double::start(Options::default().fault(When::get("/blobs/"), drip));
     server.store().put_blob("a/b", bytes.clone());
-    let (mut options, _) = options();
+    let (mut options, told) = options();
     options.stall_timeout = Some(Duration::from_millis(300));
     options.retries = Some(1);
-    let registry = with(options, &server.host());
-    let reader = registry
-        .blob("a/b", &layer(&bytes), 0..20, WithoutRange::Refuse)
-        .await
-        .unwrap();
-    assert_eq!(read(reader).await.unwrap(), bytes[..20], "slow, but within the limits");
+    options.minimum_rate = Some(0);
+    let lenient = with(options.clone(), &server.host());
+    let blob = layer(&bytes);
+    let reader = lenient.blob("a/b", &blob, 0..50, WithoutRange::Refuse).await.unwrap();
+    assert_eq!(read(reader).await.unwrap(), bytes[..50], "slow, but never silent");
+    assert!(told.retries().is_empty());
+    options.minimum_rate = None;
+    let error = fetch(&with(options, &server.host()), "a/b", &blob).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(error.full().contains("bytes per second"), "{error:?}");
 }
 
 #[tokio::test]
-async fn bodies_in_flight_are_limited_and_fewer_after_trouble() {
+async fn bodies_in_flight_are_limited() {
     let bytes = noise(300_000);
     let server = Double::start(Options {
         latency: Duration::from_millis(5),

@@ -122,13 +122,11 @@ async fn an_upload_is_a_post_without_a_body_and_a_put_of_known_length() {
 async fn the_smallest_blobs() {
     pushed(Options::default(), 0).await;
     pushed(Options::default(), 1).await;
-    let forced = |len| {
-        Options::default()
-            .fault(upload("PUT").without_header("x").first(1), Action::status(405))
-            .fault(upload("PATCH"), Action::Header("x", Some(format!("{len}"))))
-    };
-    pushed(forced(0), 0).await;
-    pushed(forced(1), 1).await;
+    for len in [0, 1] {
+        let options = Options::default().fault(upload("PUT").first(1), Action::status(405));
+        let (server, _) = pushed(options, len).await;
+        assert_eq!(server.count("PATCH", ""), len, "{}", server.transcript());
+    }
 }
 
 #[tokio::test]
@@ -339,6 +337,26 @@ async fn broken_uploads_go_on_where_they_broke() {
         );
         assert_eq!(patch.bytes_in, 5 << 20, "what was there is not sent again");
     }
+}
+
+#[tokio::test]
+async fn progress_renews_patience() {
+    // Eight breaks with bytes kept between them, where five without any would be the end.
+    let options = Options::default()
+        .fault(upload("PUT").first(1), Action::CutRequest(2 << 20, End::Close))
+        .fault(upload("PATCH").first(7), Action::CutRequest(2 << 20, End::Close));
+    let (server, told) = pushed(options, 20 << 20).await;
+    assert_eq!(told.retries().len(), 8, "{:?}", told.retries());
+    let sent: u64 = server.requests().iter().map(|request| request.bytes_in).sum();
+    assert_eq!(sent, 20 << 20, "no byte twice: {}", server.transcript());
+    let hopeless = Options::default().fault(
+        When::path("/blobs/uploads/")
+            .but_not("uploads/?")
+            .with_header("content-type"),
+        Action::CutRequest(1000, End::Close),
+    );
+    let (_, error) = refused(hopeless, 4 << 20).await;
+    assert_eq!(error.kind(), Kind::Network, "{error:?}");
 }
 
 #[tokio::test]
@@ -684,12 +702,6 @@ async fn refused_manifests_are_sorted() {
             Kind::Unsupported,
         ),
         ("sparse, without words", &list, Action::status(404), Kind::Unsupported),
-        (
-            "altered",
-            &image,
-            Action::Header("docker-content-digest", Some(format!("sha256:{}", "0".repeat(64)))),
-            Kind::Integrity,
-        ),
         ("a page", &image, Action::html(), Kind::Server),
         (
             "a redirect",
@@ -711,6 +723,19 @@ async fn refused_manifests_are_sorted() {
         assert_eq!(error.kind(), kind, "{name}: {error:?}");
         assert_eq!(server.count("PUT", ""), 1, "{name} is final");
     }
+}
+
+#[tokio::test]
+async fn a_registry_that_alters_a_manifest_is_told_of() {
+    let altered = Action::Header("docker-content-digest", Some(format!("sha256:{}", "0".repeat(64))));
+    let server = Double::start(Options::default().fault(When::path("/manifests/"), altered));
+    server.store().put_blob("a", "{}");
+    let (registry, _) = client(&server.host());
+    let image = manifest(&layer(b"{}"), &[]);
+    let error = registry.put_manifest("a", &tag("1"), &image).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity, "{error:?}");
+    // It may have been hurt on the way; twice it has not.
+    assert_eq!(server.count("PUT", ""), 2, "{}", server.transcript());
 }
 
 #[tokio::test]

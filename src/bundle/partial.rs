@@ -49,6 +49,16 @@ impl Partial {
             )
             .with_hint("give the name of the bundle, such as `-o bundle.tar`"));
         }
+        // A rename would put a file in the place of a device, a pipe or a link; nobody means that.
+        if let Ok(there) = target.symlink_metadata()
+            && !there.is_file()
+        {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("the output `{}` is there and is no ordinary file", target.display()),
+            )
+            .with_hint("name an ordinary file with `-o`, or `-o -` for a pipe"));
+        }
         let path = with_suffix(target, ".partial");
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {

@@ -80,10 +80,12 @@ impl Plan {
         {
             append(&mut front, "manifest.json", &bytes)?;
         }
+        let mut missing = extras.missing.clone();
+        missing.sort_by(|a, b| a.reference.cmp(&b.reference));
         let record = Record {
             format_version: FORMAT_VERSION,
             images: trees.iter().map(|tree| image_record(tree)).collect(),
-            missing: extras.missing.clone(),
+            missing,
         };
         append(&mut front, record::MEMBER, &layout::pretty(&record)?)?;
 
@@ -190,7 +192,10 @@ fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
             )
             .with_hint("leave one of them out, or export them into two bundles"));
         }
-        by_name.insert(name, tree);
+        // Of one image by tag and by tag and digest, the fuller name is kept, whichever comes first.
+        if by_name.get(&name).is_none_or(|other| other.source <= tree.source) {
+            by_name.insert(name, tree);
+        }
     }
     Ok(by_name.into_values().collect())
 }

@@ -107,10 +107,13 @@ pub(super) fn references(names: &[String]) -> Result<Vec<Reference>> {
 
 fn compression(arguments: &Arguments) -> Compression {
     let name = arguments.output.to_string_lossy();
-    if arguments.gzip || name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+    // A flag says more than a name.
+    if arguments.gzip {
         Compression::Gzip
     } else if arguments.zstd || name.ends_with(".tar.zst") {
         Compression::Zstd
+    } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+        Compression::Gzip
     } else {
         Compression::None
     }

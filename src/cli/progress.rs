@@ -1,7 +1,7 @@
 //! A bar on a terminal; otherwise a line per finished image and now and then one that says how far things are.
 
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,6 @@ pub(super) struct Display {
     total: AtomicU64,
     done: AtomicI64,
     last_line: Mutex<Instant>,
-    /// Whether the one line per finished image is wanted.
-    images: AtomicBool,
 }
 
 impl Display {
@@ -36,7 +34,6 @@ impl Display {
             total: AtomicU64::new(0),
             done: AtomicI64::new(0),
             last_line: Mutex::new(Instant::now()),
-            images: AtomicBool::new(!terminal),
         })
     }
 
@@ -59,39 +56,31 @@ impl Display {
 
     fn show(&self, event: Event) {
         match event {
-            Event::Resolved { reference, digest } => {
-                if self.verbose {
-                    self.line(&format!("resolved {reference} {digest}"));
-                }
-            }
             Event::Planned { blobs, bytes, present } => self.plan(blobs, bytes, present),
-            Event::Grown { bytes, .. } => {
-                let total = self.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                if self.terminal {
-                    self.bar.set_length(total);
-                }
-            }
+            Event::Grown { bytes, .. } => self.grow(bytes),
             Event::Bytes(count) => self.advance(count),
-            Event::BlobDone { digest, size } => {
-                if self.verbose {
-                    self.line(&format!("blob {digest} ({})", HumanBytes(size)));
-                }
-            }
-            Event::ImageDone { reference, digest } => {
-                if self.images.load(Ordering::Relaxed) || self.verbose {
-                    self.line(&format!("done {reference} {digest}"));
-                }
-            }
             Event::Retry { reason, pause } => {
                 self.line(&format!("{reason}; trying again in {:.1} s", pause.as_secs_f32()));
             }
             Event::Warning(text) => self.line(&format!("warning: {text}")),
-            Event::Note(text) => {
-                if self.verbose {
-                    self.line(&text);
-                }
+            Event::ImageDone { reference, digest } if self.verbose || !self.terminal => {
+                self.line(&format!("done {reference} {digest}"));
             }
+            Event::Resolved { reference, digest } if self.verbose => {
+                self.line(&format!("resolved {reference} {digest}"));
+            }
+            Event::BlobDone { digest, size } if self.verbose => {
+                self.line(&format!("blob {digest} ({})", HumanBytes(size)));
+            }
+            Event::Note(text) if self.verbose => self.line(&text),
             _ => {}
+        }
+    }
+
+    fn grow(&self, bytes: u64) {
+        let total = self.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.terminal {
+            self.bar.set_length(total);
         }
     }
 

@@ -199,6 +199,12 @@ fn write_report(path: &Path, report: &PushReport) -> Result<()> {
     let text = serde_json::to_vec_pretty(report)
         .map_err(|e| Error::new(Kind::Io, "cannot write the report").with_source(e))?;
     let write = || -> std::io::Result<()> {
+        // A device or a pipe is written to; only a file is replaced.
+        if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+            let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+            file.write_all(&text)?;
+            return file.write_all(b"\n");
+        }
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(&text)?;
         file.write_all(b"\n")?;

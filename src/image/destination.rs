@@ -61,6 +61,11 @@ impl FromStr for Destination {
             e.context(format!("destination `{}`", text.escape_debug()))
                 .with_hint("write `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`")
         };
+        if text.contains('@') {
+            // What stands before an `@` may be a password: it is not quoted.
+            return Err(Error::new(Kind::Usage, "invalid destination: it has an `@`")
+                .with_hint("credentials are given with `--username` or `docker login`, not in the destination"));
+        }
         let rest = text.trim();
         let rest = rest
             .strip_prefix("docker://")

@@ -134,6 +134,16 @@ impl FromStr for Reference {
         if rest.is_empty() {
             return Err(invalid(text, "it is empty"));
         }
+        if rest
+            .split_once('@')
+            .is_some_and(|(_, digest)| !digest.starts_with("sha"))
+        {
+            // What stands before an `@` may be a password: it is not quoted.
+            return Err(
+                Error::new(Kind::Usage, "invalid reference: what follows its `@` is no digest")
+                    .with_hint("credentials are given with `--username` or `docker login`, not in the reference"),
+            );
+        }
         let (rest, digest) = match rest.split_once('@') {
             Some((name, digest)) => (
                 name,

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::failure::Failure;
 use super::redact::{authority, printable};
+use super::retry::is_passing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
 
@@ -135,7 +136,8 @@ impl Answer {
         let message = format!("{action}: `{host}` answered {}", shown_status(status));
         let kind = refusal.kind();
         let mut error = Error::new(kind, message);
-        let hint = if refusal.web_page {
+        // A gateway in front of a registry says in web pages that it is in trouble.
+        let hint = if refusal.web_page && !is_passing(status) {
             Some("it answered with a web page; is this address a registry?")
         } else {
             match kind {
@@ -147,6 +149,9 @@ impl Answer {
                 }
                 Kind::NotFound => Some("check the name and the tag"),
                 Kind::RateLimited => Some("wait and run again, or log in: accounts have higher limits"),
+                _ if is_passing(status) => {
+                    Some("the registry, or a proxy in front of it, is in trouble at the moment: run again later")
+                }
                 _ => None,
             }
         };

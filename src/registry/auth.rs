@@ -12,7 +12,7 @@ use super::challenge::{Bearer, Challenge};
 use super::context::Context;
 use super::credentials::{Credential, Secret};
 use super::scope::Scope;
-use super::token::{self, Token};
+use super::token::{self, Refused, Token};
 use crate::error::{Error, Kind, Result};
 
 /// Token slots kept; beyond it those that nobody uses are dropped.
@@ -47,7 +47,13 @@ pub(super) struct Need<'a> {
     /// The request has a body that may take long.
     pub(super) long: bool,
     /// An authorization that was just refused: whatever is sent next must be another one.
-    pub(super) refused: Option<&'a HeaderValue>,
+    pub(super) refused: Option<Refused<'a>>,
+}
+
+impl Need<'_> {
+    fn refuses(&self, header: &HeaderValue) -> bool {
+        self.refused.is_some_and(|refused| refused.header == header)
+    }
 }
 
 impl Authenticator {
@@ -87,7 +93,7 @@ impl Authenticator {
                 return Err(self.unauthorized("wants a name and a password, and what is stored is an identity token"));
             }
         };
-        if need.refused == Some(&header) {
+        if need.refuses(&header) {
             return Err(self.unauthorized("refuses the name and password that are stored"));
         }
         Ok(header)
@@ -102,7 +108,7 @@ impl Authenticator {
         let mut slot = slot.lock().await;
         if let Some(token) = &slot.token
             && token.will_do(need.long)
-            && need.refused != Some(&token.header)
+            && token.is_newer_than(need.refused.as_ref())
         {
             return Ok(token.header.clone());
         }
@@ -118,7 +124,7 @@ impl Authenticator {
         let credential = need.context.credentials.lookup(&self.host, need.repository).await?;
         if let Credential::RegistryToken(secret) = &credential {
             let header = token::bearer(secret.expose())?;
-            if need.refused == Some(&header) {
+            if need.refuses(&header) {
                 return Err(self.unauthorized("refuses the token that is stored"));
             }
             return Ok(header);
@@ -161,7 +167,7 @@ impl Authenticator {
         };
         let slot = slot.try_lock().ok()?;
         let token = slot.token.as_ref()?;
-        (token.will_do(need.long) && need.refused != Some(&token.header)).then(|| token.header.clone())
+        (token.will_do(need.long) && token.is_newer_than(need.refused.as_ref())).then(|| token.header.clone())
     }
 
     fn slot(&self, key: String) -> Arc<tokio::sync::Mutex<Slot>> {

@@ -27,9 +27,6 @@ const PROGRESS: u64 = 1 << 20;
 /// A connection that held this long was not in trouble: patience starts anew.
 const HELD: Duration = Duration::from_secs(60);
 
-/// Over this much waiting the minimum rate is looked at.
-const RATE_WINDOW: Duration = Duration::from_secs(120);
-
 /// What a reader does when a server ignores `Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WithoutRange {
@@ -342,14 +339,15 @@ impl BlobReader {
     fn too_slow(&mut self, waited: Duration, bytes: u64) -> Option<Failure> {
         self.waited += waited;
         self.waited_for += bytes;
-        if self.waited < RATE_WINDOW {
+        let options = &self.places.front()?.host.context.options;
+        if self.waited < options.stall_timeout() * 2 {
             return None;
         }
-        let rate = self.waited_for / self.waited.as_secs().max(1);
+        let minimum = options.minimum_rate();
+        let rate = (self.waited_for as f64 / self.waited.as_secs_f64()) as u64;
         self.waited = Duration::ZERO;
         self.waited_for = 0;
         let place = self.places.front()?;
-        let minimum = place.host.context.options.minimum_rate();
         (rate < minimum).then(|| Failure::broken(format!("`{}` sends {rate} bytes per second", place.host.name)))
     }
 

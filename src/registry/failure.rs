@@ -32,7 +32,7 @@ impl Failure {
         }
     }
 
-    /// Sorts an error of the HTTP library. `host` is what was connected to, `at` the time limit that it ran under.
+    /// Sorts an error of the HTTP library. `host` is what was connected to.
     pub(super) fn of(error: reqwest::Error, host: &str) -> Self {
         // The library's own text holds the URL with its query; the causes do not.
         let error = error.without_url();

@@ -22,6 +22,7 @@ use super::redact::authority;
 use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
+use super::token::Refused;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
 
@@ -192,7 +193,7 @@ impl Host {
         repository: &str,
         scope: &Scope,
         long: bool,
-        refused: Option<&HeaderValue>,
+        refused: Option<Refused<'_>>,
     ) -> Result<Option<HeaderValue>> {
         if !self.owns(url) {
             return Ok(None);
@@ -262,7 +263,12 @@ impl Host {
                 && self.owns(&url)
                 && !std::mem::replace(tried, true)
                 && let Some(fresh) = self
-                    .rechallenged(&answer, call.repository, &mut scope, authorization.as_ref())
+                    .rechallenged(
+                        &answer,
+                        call.repository,
+                        &mut scope,
+                        Refused::of(authorization.as_ref(), begun),
+                    )
                     .await
                     .map_err(|e| e.context(&call.action))?
             {
@@ -283,6 +289,12 @@ impl Host {
                     })
                     .await
                 {
+                    // The pause may have outlasted the token.
+                    authorization = self
+                        .authorize(&url, call.repository, &scope, false, None)
+                        .await
+                        .map_err(|e| e.context(&call.action))?;
+                    replayed = false;
                     continue;
                 }
             }
@@ -315,7 +327,7 @@ impl Host {
         answer: &Answer,
         repository: &str,
         scope: &mut Scope,
-        refused: Option<&HeaderValue>,
+        refused: Option<Refused<'_>>,
     ) -> Result<Option<HeaderValue>> {
         let mut challenges = challenge::parse(answer.headers());
         if answer.status() == StatusCode::FORBIDDEN {

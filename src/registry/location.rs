@@ -118,6 +118,17 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn never_panics_and_never_gives_up_encryption(text in "[ -~]{0,80}") {
+            let from = url("https://r.example/v2/a/blobs/uploads/");
+            if let Ok(found) = resolve(&text, &from, &from) {
+                assert_eq!(found.scheme(), "https");
+                with_digest(&found, &Digest::sha256(b""));
+            }
+        }
+    }
+
     #[test]
     fn the_digest_joins_the_query() {
         let digest = Digest::sha256(b"");

@@ -33,7 +33,8 @@ pub struct Options {
     pub header_timeout: Option<Duration>,
     /// No byte in either direction for this long ends a request; 60 seconds by default.
     pub stall_timeout: Option<Duration>,
-    /// A body slower than this many bytes per second over two minutes counts as stalled; 1024 by default, 0 for no limit.
+    /// A download slower than this many bytes per second, over twice the stall timeout, counts as stalled; 1024 by default,
+    /// 0 for no limit.
     pub minimum_rate: Option<u64>,
     /// A folder for manifests by digest, so that unchanged images cost no pull. None: no cache.
     pub manifest_cache: Option<PathBuf>,

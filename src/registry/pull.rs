@@ -9,6 +9,7 @@ use reqwest::{Method, StatusCode};
 use super::blob::{BlobReader, Place, WithoutRange};
 use super::host::{Call, Host};
 use super::limits::RateLimit;
+use super::retry::Backoff;
 use super::scope::Scope;
 use super::{ManifestHead, Presence, Registry};
 use crate::error::{Error, Kind, Result};
@@ -198,7 +199,8 @@ impl Host {
 
     pub(super) async fn manifest(&self, repository: &str, target: &Target) -> Result<RawManifest> {
         let call = self.manifest_call(Method::GET, repository, target);
-        let mut tries = 0;
+        let mut backoff = Backoff::new(&self.context.options);
+        let mut doubted = None;
         loop {
             let answer = self.exchange(&call).await?;
             if answer.status() != StatusCode::OK {
@@ -212,7 +214,6 @@ impl Host {
             }
             let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
             let stated = answer.digest();
-            tries += 1;
             let bytes = match answer.bytes(MAX_MANIFEST).await {
                 Ok(bytes) => bytes,
                 Err(None) => {
@@ -224,34 +225,43 @@ impl Host {
                         ),
                     ));
                 }
-                Err(Some(failure)) if tries <= self.context.options.retries() => {
-                    self.told(&failure.error);
-                    continue;
+                Err(Some(failure)) => {
+                    let options = &self.context.options;
+                    if backoff.pause(options, None, || failure.error.full()).await {
+                        continue;
+                    }
+                    return Err(failure.error.context(&call.action));
                 }
-                Err(Some(failure)) => return Err(failure.error.context(&call.action)),
             };
             let expected = match target {
                 Target::Digest(digest) => Some(digest),
                 Target::Tag(_) => None,
             };
-            match RawManifest::new(bytes, media_type.as_deref(), expected) {
+            // Bytes can be hurt on the way. By tag only the registry's own word tells, which is wrong too often to be
+            // believed without asking again: what comes a second time is what the registry has.
+            if let Some(promised) = expected.or(stated.as_ref()) {
+                let actual = promised.same_algorithm(&bytes);
+                if actual != *promised && doubted.as_ref() != Some(&actual) {
+                    let error = Error::new(
+                        Kind::Integrity,
+                        format!("{}: it hashes to {actual} instead of {promised}", call.action),
+                    );
+                    let options = &self.context.options;
+                    if !backoff.pause(options, None, || error.to_string()).await {
+                        return Err(error);
+                    }
+                    doubted = Some(actual);
+                    continue;
+                }
+            }
+            return match RawManifest::new(bytes, media_type.as_deref(), expected) {
                 Ok(manifest) => {
                     self.compare(&manifest, stated.as_ref(), repository, target);
-                    return Ok(manifest);
+                    Ok(manifest)
                 }
-                // Bytes can be hurt on the way; a second time they are what the registry has.
-                Err(error) if error.kind() == Kind::Integrity && tries == 1 => self.told(&error),
-                Err(error) => return Err(error.context(&call.action)),
-            }
+                Err(error) => Err(error.context(&call.action)),
+            };
         }
-    }
-
-    fn told(&self, error: &Error) {
-        let event = crate::progress::Event::Retry {
-            reason: error.full(),
-            pause: std::time::Duration::ZERO,
-        };
-        self.context.options.progress.emit(event);
     }
 
     /// By tag the computed digest counts; registries that state another one are common enough to be only worth a word.

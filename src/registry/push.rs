@@ -1,6 +1,6 @@
 //! Writing blobs and manifests: what callers ask for. How a blob's bytes get across is in `upload`.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
@@ -192,18 +192,35 @@ impl Host {
             .once();
         call.body = Some(manifest.bytes().clone());
         let mut backoff = Backoff::new(options);
+        // The bytes are proved here, so that a registry which got others may have got them hurt on the way: once more, so
+        // that they do not stay under the tag.
+        let mut hurt = false;
         loop {
             let begun = Instant::now();
             let (error, asked) = match self.exchange(&call).await {
                 Ok(answer) if answer.status().is_success() => {
-                    return self.accepted(answer, &call.action, manifest).await;
+                    match self.accepted(answer, &call.action, manifest).await {
+                        Err(error) if error.kind() == Kind::Integrity && !hurt => {
+                            hurt = true;
+                            (error, None)
+                        }
+                        other => return other,
+                    }
                 }
                 Ok(answer) if is_passing(answer.status()) => {
                     let asked = retry_after(answer.headers(), SystemTime::now());
                     self.throttled(answer.status(), asked, begun);
                     (answer.into_error(&call.action).await, asked)
                 }
-                Ok(answer) => return Err(manifest_refused(answer.into_error(&call.action).await, manifest)),
+                Ok(answer) => {
+                    let error = answer.into_error(&call.action).await;
+                    let other = Refusal::of(&error).is_some_and(|refusal| refusal.has("DIGEST_INVALID"));
+                    if !other || hurt {
+                        return Err(manifest_refused(error, manifest));
+                    }
+                    hurt = true;
+                    (error, None)
+                }
                 Err(error) if error.kind() == Kind::Network => (error, None),
                 Err(error) => return Err(error),
             };
@@ -309,9 +326,3 @@ fn status_alone(error: Error, manifest: &RawManifest) -> Error {
         error
     }
 }
-
-/// How long an upload that made progress is tried before patience counts down again.
-pub(super) const UPLOAD_PROGRESS: u64 = 1 << 20;
-
-/// The same by time.
-pub(super) const UPLOAD_HELD: Duration = Duration::from_secs(60);

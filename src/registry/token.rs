@@ -32,16 +32,39 @@ const SHORTEST_LIFE: u64 = 60;
 /// No token is trusted for longer than this without asking again.
 const LONGEST_LIFE: u64 = 24 * 3600;
 
+/// An authorization that a registry refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused<'a> {
+    pub(super) header: &'a HeaderValue,
+    /// When the request that carried it was sent.
+    pub(super) sent: Instant,
+}
+
+impl<'a> Refused<'a> {
+    /// That of a request; `None` if it carried none.
+    pub(super) fn of(header: Option<&'a HeaderValue>, sent: Instant) -> Option<Self> {
+        header.map(|header| Self { header, sent })
+    }
+}
+
 /// A token, ready to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     /// `Bearer …`, marked as sensitive.
     pub(super) header: HeaderValue,
+    /// When it was got.
+    since: Instant,
     expires: Instant,
     life: Duration,
 }
 
 impl Token {
+    /// Whether it is none of those that a registry may have meant when it refused the one of a request that was sent then:
+    /// a token that is as old has most likely expired as well, whatever was said of its life.
+    pub(super) fn is_newer_than(&self, refused: Option<&Refused<'_>>) -> bool {
+        refused.is_none_or(|refused| self.since > refused.sent && self.header != *refused.header)
+    }
+
     /// Whether it will do for a request that is sent now; for one with a long body much of its life has to be left.
     pub(super) fn will_do(&self, long: bool) -> bool {
         let left = self.expires.saturating_duration_since(Instant::now());
@@ -307,6 +330,7 @@ impl Wire {
         Some((
             Token {
                 header,
+                since: now,
                 expires: now + left,
                 life,
             },
@@ -371,6 +395,7 @@ mod tests {
     fn a_long_body_wants_much_of_a_tokens_life() {
         let token = |left: u64, life: u64| Token {
             header: HeaderValue::from_static("x"),
+            since: Instant::now(),
             expires: Instant::now() + Duration::from_secs(left),
             life: Duration::from_secs(life),
         };

@@ -13,7 +13,6 @@ use super::host::{Call, Host};
 use super::ladder::Rung;
 use super::location;
 use super::pace::Permit;
-use super::push::{UPLOAD_HELD, UPLOAD_PROGRESS};
 use super::redirect;
 use super::retry::Backoff;
 use super::scope::Scope;
@@ -23,7 +22,11 @@ use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Algorithm;
 
-/// Sessions opened for one blob before it is given up.
+/// So many more bytes kept, or so long a connection held, are progress: patience starts anew.
+const PROGRESS: u64 = 1 << 20;
+const HELD: Duration = Duration::from_secs(60);
+
+/// Attempts without progress before a blob is given up.
 const MAX_SESSIONS: usize = 12;
 
 /// A 416 is answered with the offset that the registry states, so many times.
@@ -61,9 +64,20 @@ pub(super) enum Outcome {
     /// The session is gone, or holds bytes that are not the blob's.
     Lost(Error),
     /// It may go on after a pause, in the same session.
-    Broken(Error, Option<Duration>),
+    Broken(Error, Option<Duration>, Blame),
     /// A new authorization is at hand.
     Refreshed,
+}
+
+/// Whether a broken upload says something about the way of uploading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// The host was busy, or something before it was.
+    Nobody,
+    /// The connection broke: the wire, or a host that wants it otherwise.
+    Wire,
+    /// The host failed over it.
+    Host,
 }
 
 impl<'a> Upload<'a> {
@@ -164,27 +178,28 @@ impl<'a> Upload<'a> {
                     }
                     error
                 }
-                Ok(Outcome::Broken(error, asked)) => {
+                Ok(Outcome::Broken(error, asked, blame)) => {
                     permit.went_wrong();
-                    if session.offset >= progress + UPLOAD_PROGRESS || since.elapsed() >= UPLOAD_HELD {
-                        backoff = Backoff::new(options);
-                    }
-                    (progress, troubles) = (session.offset, troubles + 1);
+                    troubles += 1;
                     if !backoff.pause(options, asked, || error.full()).await {
                         return Err(error);
                     }
-                    since = Instant::now();
                     open = self.resume(session).await?;
+                    let kept = open.as_ref().map_or(0, |session| session.offset);
+                    if kept >= progress + PROGRESS || since.elapsed() >= HELD {
+                        (backoff, sessions) = (Backoff::new(options), 0);
+                    }
+                    (progress, since) = (kept, Instant::now());
                     if open.is_none() {
                         // The end of it may have arrived, and only the answer been lost.
                         if self.arrived().await {
                             return Ok(());
                         }
-                        // Twice from the start without a byte kept: perhaps this way of uploading is what breaks it.
-                        if troubles % 2 == 0
-                            && let Some(next) = rung.next()
-                        {
-                            (rung, climbed) = (next, true);
+                        // Twice without a byte kept: perhaps one request with the whole body is what breaks it. Chunks would
+                        // be worse off; some registries do not know them. Only a host's own words are held against it.
+                        if blame != Blame::Nobody && troubles % 2 == 0 && rung == Rung::Whole {
+                            rung = Rung::Patch;
+                            climbed |= blame == Blame::Host;
                         }
                     }
                     error
@@ -301,7 +316,7 @@ impl<'a> Upload<'a> {
                     Ok(outcome)
                 }
             }
-            Err(error) if error.kind() == Kind::Network => Ok(Outcome::Broken(error, None)),
+            Err(error) if error.kind() == Kind::Network => Ok(Outcome::Broken(error, None, Blame::Wire)),
             Err(error) => Err(error),
         }
     }
@@ -337,8 +352,7 @@ impl<'a> Upload<'a> {
             self.repository,
             self.scope.clone(),
             self.action.clone(),
-        )
-        .once();
+        );
         let Ok(answer) = self.host.exchange(&call).await else {
             return Ok(None);
         };

@@ -11,7 +11,8 @@ use super::failure::{Class, Failure};
 use super::redact::shown;
 use super::redirect;
 use super::retry::{is_passing, retry_after};
-use super::upload::{Outcome, Upload};
+use super::token::Refused;
+use super::upload::{Blame, Outcome, Upload};
 use crate::error::{Error, Kind, Result};
 
 impl Upload<'_> {
@@ -64,7 +65,7 @@ impl Upload<'_> {
                 }) => return Err(error),
                 Err(Failure { error, .. }) => {
                     self.listen = end > start;
-                    return Ok(Err(Outcome::Broken(error.context(&self.action), None)));
+                    return Ok(Err(Outcome::Broken(error.context(&self.action), None, Blame::Wire)));
                 }
             };
             let own = self.host.owns(&url);
@@ -79,11 +80,16 @@ impl Upload<'_> {
                 401 if own => {
                     let fresh = self
                         .host
-                        .rechallenged(&answer, self.repository, &mut self.scope, authorization.as_ref())
+                        .rechallenged(
+                            &answer,
+                            self.repository,
+                            &mut self.scope,
+                            Refused::of(authorization.as_ref(), begun),
+                        )
                         .await?;
                     return Ok(Err(match fresh {
                         Some(_) => Outcome::Refreshed,
-                        None => Outcome::Broken(answer.into_error(&self.action).await, None),
+                        None => Outcome::Broken(answer.into_error(&self.action).await, None, Blame::Nobody),
                     }));
                 }
                 _ => return self.judge(answer, end - start, begun).await.map(Err),
@@ -121,7 +127,8 @@ impl Upload<'_> {
             400 | 404 | 405 | 411 | 501 => Outcome::Unsuited(error),
             _ if is_passing(status) => {
                 self.host.throttled(status, asked, begun);
-                Outcome::Broken(error, asked)
+                let blame = if status.as_u16() == 500 { Blame::Host } else { Blame::Nobody };
+                Outcome::Broken(error, asked, blame)
             }
             _ => return Err(error),
         })

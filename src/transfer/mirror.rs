@@ -61,6 +61,7 @@ pub async fn mirror(
     let blobs: Arc<dyn Origin> = Arc::new(RegistryBlobs(Arc::new(Places {
         places,
         given_up: Mutex::default(),
+        doubted: Mutex::default(),
     })));
     let items = found
         .into_iter()
@@ -97,6 +98,8 @@ struct Places {
     places: HashMap<Digest, Vec<Place>>,
     /// Places that failed at a blob, by their number; never all of a blob's places.
     given_up: Mutex<HashSet<(Digest, usize)>>,
+    /// Places that sent other bytes of a blob and were asked again.
+    doubted: Mutex<HashSet<(Digest, usize)>>,
 }
 
 impl Places {
@@ -117,6 +120,12 @@ impl Places {
             given_up.insert((digest.clone(), number));
         }
         other
+    }
+
+    /// Lets the only place that is left send a blob once more: bytes can be hurt on the way.
+    fn doubt(&self, digest: &Digest, number: usize) -> bool {
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        doubted.insert((digest.clone(), number))
     }
 
     async fn open(&self, descriptor: &Descriptor, at: u64) -> Result<(usize, BlobReader)> {
@@ -208,6 +217,6 @@ impl Origin for RegistryBlobs {
 
     fn elsewhere(&self, digest: &Digest) -> bool {
         let current = self.0.current(digest).map(|(number, _)| number);
-        current.is_some_and(|number| self.0.give_up(digest, number))
+        current.is_some_and(|number| self.0.give_up(digest, number) || self.0.doubt(digest, number))
     }
 }

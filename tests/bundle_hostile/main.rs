@@ -292,6 +292,29 @@ fn compressed_bundles_that_are_broken() {
 }
 
 #[test]
+fn a_layer_that_is_a_bomb() {
+    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 400 << 20), 1).unwrap();
+    let archive = docker(
+        |items, _| items[0]["Layers"][0] = json!("bomb.tar"),
+        |tar| tar.file("bomb.tar", &bomb),
+    );
+    let error = open_bytes(&archive).unwrap_err();
+    assert!(text(&error).contains("member `bomb.tar` at offset"), "{}", text(&error));
+    assert!(text(&error).contains("decompression bomb"), "{}", text(&error));
+    // On the OCI path nothing is ever unpacked.
+    let mut layout = Layout::default();
+    let config = layout.document(OCI_CONFIG, &json!({"os": "linux", "architecture": "amd64"}));
+    let layer = descriptor(OCI_LAYER, &bomb);
+    layout.blob(bomb);
+    let manifest = layout.document(
+        OCI_MANIFEST,
+        &json!({"schemaVersion": 2, "config": config, "layers": [layer]}),
+    );
+    layout.name(manifest, "quay.io/test/one:1");
+    check(&open_bytes(&layout.tar().end()).unwrap()).unwrap();
+}
+
+#[test]
 fn a_missing_file_and_an_empty_directory() {
     let directory = tempfile::tempdir().unwrap();
     let error = open(&directory.path().join("no.tar"), None).unwrap_err();

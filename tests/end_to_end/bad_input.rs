@@ -391,7 +391,11 @@ fn one_of_many_images_fails_and_the_others_are_tried() {
         .iter()
         .map(|m| m["reference"].as_str().unwrap())
         .collect();
-    assert_eq!(missing, [&names[1], &names[3]]);
+    assert_eq!(
+        missing,
+        [&names[3], &names[1]],
+        "in the order of their names, whatever the command's order"
+    );
 }
 
 #[test]

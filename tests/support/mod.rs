@@ -26,7 +26,10 @@
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 pub mod auth;
+pub mod chaos;
 pub mod cli;
+pub mod daemon;
+pub mod distribution;
 pub mod double;
 pub mod fault;
 pub mod http;
@@ -34,7 +37,9 @@ pub mod image;
 pub mod images;
 pub mod layout;
 pub mod log;
+pub mod nginx;
 mod options;
+pub mod proxy;
 mod pull;
 mod push;
 pub mod real;
@@ -42,6 +47,7 @@ mod reply;
 mod serve;
 pub mod store;
 pub mod tls;
+pub mod token_server;
 pub mod wire;
 
 pub use auth::Auth;

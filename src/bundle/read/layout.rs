@@ -59,6 +59,11 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: Option<&Refe
             warn_of_unrecorded(archive, &contents);
             contents
         }
+        // A bundle of our own always has a layout: without one it is damaged, and the few images that `manifest.json` lists,
+        // each of one platform, are not what it was made for.
+        (Err(why), _) if archive.files.contains_key(record::MEMBER) => {
+            return Err(why.with_hint("the bundle is damaged; copy it again, or export it again"));
+        }
         (Err(why), Some(items)) => {
             if archive.files.contains_key("oci-layout") {
                 archive

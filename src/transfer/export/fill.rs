@@ -179,6 +179,8 @@ impl Engine {
             };
             (mode, state.wrong)
         };
+        // Before a connection is opened: whoever waits with one in hand keeps it from those who are waited for.
+        self.wait_for_the_front(slot, part.start).await;
         let blob = &slot.place.blob;
         let opened = self
             .filling
@@ -204,10 +206,14 @@ impl Engine {
             let mut chunk: Bytes = match stream.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break Ok(()),
+                // The connection broke, and the registry does not serve the rest alone: the next turn reads over what is there.
+                Err(error) if error.kind() == Kind::Unsupported && mode == WithoutRange::Refuse => {
+                    slot.lock().ranges_refused = true;
+                    break Ok(());
+                }
                 Err(error) => break Err(error),
             };
             chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
-            self.wait_for_the_front(slot, at).await;
             if let Err(error) = self.filling.partial.write_at(&chunk, slot.place.offset + at) {
                 break Err(fatal(error));
             }

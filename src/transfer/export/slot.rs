@@ -166,16 +166,17 @@ impl State {
         self.written = Ranges::default();
         self.hashed = 0;
         self.hasher = Some(hasher);
+        let whole = std::iter::once(0..size);
         self.pending = match self.ranges_refused {
-            true => vec![0..size],
-            false => parts(vec![0..size]),
+            true => whole.collect(),
+            false => parts(whole),
         };
         self.inherited = false;
     }
 }
 
 /// Cuts what is absent into parts, the first one last. A small rest joins the part before it.
-fn parts(gaps: Vec<Range<u64>>) -> Vec<Range<u64>> {
+fn parts(gaps: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut parts = Vec::new();
     for gap in gaps {
         let mut start = gap.start;

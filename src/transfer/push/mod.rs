@@ -112,8 +112,8 @@ pub(crate) trait Origin: BlobSource {
     /// Where a blob stands, for error messages.
     fn describe(&self, digest: &Digest) -> String;
 
-    /// After a blob turned out to have other bytes than its digest promises: turns to another place that has it.
-    /// `false` where there is none.
+    /// After a blob turned out to have other bytes than its digest promises: turns to another place that has it, or lets
+    /// the only one send it once more where bytes can be hurt on the way. `false` where neither is worth a try.
     fn elsewhere(&self, digest: &Digest) -> bool;
 }
 

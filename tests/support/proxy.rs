@@ -1,0 +1,520 @@
+//! A proxy in front of a registry, at an address of its own: it passes requests on as they are, or does wrong with them
+//! what a [`Schedule`] says. It can keep every byte that clients send.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+use super::chaos::{Asked, Mishap, RetryAfter, Schedule};
+
+/// No head is longer.
+const MAX_HEAD: usize = 64 << 10;
+
+/// So much is passed on at a time.
+const PIECE: usize = 64 << 10;
+
+/// Answers up to this length can be sent twice, or in place of another.
+const SMALL: u64 = 1 << 20;
+
+/// Nothing is held back for longer, though the client should have gone away long before.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// An upload that is not read any more is given up after this long.
+const SHORT: Duration = Duration::from_millis(2500);
+
+/// The proxy. It ends when it is dropped.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    address: SocketAddr,
+    upstream: String,
+    schedule: RwLock<Option<Arc<Schedule>>>,
+    /// Every byte that clients sent, where that is wanted.
+    record: Option<Mutex<Vec<u8>>>,
+    /// An answer to a GET by digest.
+    kept: Mutex<Option<(String, Bytes)>>,
+    /// What happened to which request, in order.
+    log: Mutex<Vec<String>>,
+}
+
+impl Proxy {
+    /// One in front of `HOST:PORT`.
+    pub fn start(upstream: &str) -> Self {
+        Self::new(upstream, false)
+    }
+
+    /// One that keeps what clients send.
+    pub fn recording(upstream: &str) -> Self {
+        Self::new(upstream, true)
+    }
+
+    fn new(upstream: &str, record: bool) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("proxy")
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let shared = Arc::new(Shared {
+            address: listener.local_addr().unwrap(),
+            upstream: upstream.to_owned(),
+            schedule: RwLock::default(),
+            record: record.then(Mutex::default),
+            kept: Mutex::default(),
+            log: Mutex::default(),
+        });
+        let serving = shared.clone();
+        runtime.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = serving.clone();
+                tokio::spawn(async move {
+                    let _ = client.set_nodelay(true);
+                    let _ = Connection::new(client, shared).serve().await;
+                });
+            }
+        });
+        Self {
+            shared,
+            runtime: Some(runtime),
+        }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn host(&self) -> String {
+        self.shared.address.to_string()
+    }
+
+    /// Does wrong from now on what the schedule says; nothing without one.
+    pub fn follow(&self, schedule: Option<Arc<Schedule>>) {
+        *self.shared.schedule.write().unwrap() = schedule;
+        self.shared.log.lock().unwrap().clear();
+    }
+
+    /// What happened to which request since the schedule began.
+    pub fn log(&self) -> String {
+        self.shared.log.lock().unwrap().join("\n")
+    }
+
+    /// Every byte that clients sent.
+    pub fn record(&self) -> Vec<u8> {
+        self.shared
+            .record
+            .as_ref()
+            .expect("this proxy keeps nothing")
+            .lock()
+            .unwrap()
+            .clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The start line and the headers of a message, and what they say about its body.
+struct Head {
+    lines: Vec<String>,
+}
+
+impl Head {
+    fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text
+            .split("\r\n")
+            .filter(|l| !l.is_empty())
+            .map(str::to_owned)
+            .collect();
+        Self { lines }
+    }
+
+    fn word(&self, n: usize) -> &str {
+        self.lines[0].split(' ').nth(n).unwrap_or_default()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.lines[1..].iter().find_map(|line| {
+            let (n, value) = line.split_once(':')?;
+            n.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        self.lines
+            .retain(|line| line.split_once(':').is_none_or(|(n, _)| !n.eq_ignore_ascii_case(name)));
+        self
+    }
+
+    fn bytes(&self, more: &str) -> Vec<u8> {
+        format!("{}\r\n{more}\r\n", self.lines.join("\r\n")).into_bytes()
+    }
+}
+
+/// Bytes from one side, with what was read too far.
+struct Half {
+    stream: TcpStream,
+    rest: BytesMut,
+}
+
+impl Half {
+    fn new(stream: TcpStream) -> Self {
+        let rest = BytesMut::new();
+        Self { stream, rest }
+    }
+
+    /// The next head; `None` where the other side ended.
+    async fn head(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            if let Some(end) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
+                return Ok(Some(self.rest.split_to(end + 4).freeze()));
+            }
+            if self.rest.len() > MAX_HEAD || self.stream.read_buf(&mut self.rest).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Some bytes of a body, `limit` at most; none at its end.
+    async fn some(&mut self, limit: u64) -> io::Result<Bytes> {
+        if self.rest.is_empty() && limit > 0 {
+            self.rest.reserve(PIECE);
+            self.stream.read_buf(&mut self.rest).await?;
+        }
+        let length = self.rest.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(self.rest.split_to(length).freeze())
+    }
+}
+
+/// One connection of a client.
+struct Connection {
+    client: Half,
+    shared: Arc<Shared>,
+}
+
+fn broken() -> io::Error {
+    io::Error::other("broken on purpose")
+}
+
+fn place(fraction: u64, length: u64) -> u64 {
+    (length as u128 * u128::from(fraction) / 1024) as u64
+}
+
+impl Connection {
+    fn new(client: TcpStream, shared: Arc<Shared>) -> Self {
+        Self {
+            client: Half::new(client),
+            shared,
+        }
+    }
+
+    async fn serve(&mut self) -> io::Result<()> {
+        while let Some(bytes) = self.client.head().await? {
+            self.keep(&bytes);
+            let head = Head::parse(&bytes);
+            let (method, target) = (head.word(0).to_owned(), head.word(1).to_owned());
+            if target.starts_with("/chaos-token") {
+                self.hand_out_a_token().await?;
+                continue;
+            }
+            let schedule = self.shared.schedule.read().unwrap().clone();
+            let asked = Asked {
+                method: &method,
+                target: &target,
+                body: head.length().unwrap_or(0),
+            };
+            let mishap = schedule.as_ref().and_then(|schedule| schedule.draw(asked));
+            let result = self.exchange(head, mishap).await;
+            if let (Some(schedule), Some(mishap)) = (&schedule, mishap) {
+                let done = !matches!(result, Ok(false));
+                if done {
+                    schedule.happened(mishap);
+                }
+                let mut log = self.shared.log.lock().unwrap();
+                let note = if done { "" } else { " (does not fit)" };
+                log.push(format!("{mishap:?}{note}: {method} {target}"));
+            }
+            result?;
+        }
+        Ok(())
+    }
+
+    fn keep(&self, bytes: &[u8]) {
+        if let Some(record) = &self.shared.record {
+            record.lock().unwrap().extend_from_slice(bytes);
+        }
+    }
+
+    async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.client.stream.write_all(bytes).await
+    }
+
+    async fn answer(&mut self, status: &str, headers: &str, body: &str) -> io::Result<()> {
+        let length = body.len();
+        let text = format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}");
+        self.say(text.as_bytes()).await
+    }
+
+    async fn hand_out_a_token(&mut self) -> io::Result<()> {
+        let json = "content-type: application/json\r\n";
+        self.answer("200 OK", json, r#"{"token":"of-the-proxy","expires_in":60}"#)
+            .await
+    }
+
+    /// Ends the connection hard.
+    fn reset(&self) -> io::Error {
+        let _ = self.client.stream.set_zero_linger();
+        broken()
+    }
+
+    /// Sends nothing more, until the client has gone away.
+    async fn stall(&mut self) -> io::Error {
+        let gone = async {
+            let mut waste = [0; 4096];
+            while self.client.stream.read(&mut waste).await.is_ok_and(|n| n > 0) {}
+        };
+        let _ = tokio::time::timeout(LONGEST, gone).await;
+        broken()
+    }
+
+    /// One request and its answer. `false`: what was to go wrong does not fit it, so that it went well.
+    async fn exchange(&mut self, head: Head, mishap: Option<Mishap>) -> io::Result<bool> {
+        let length = head.length().unwrap_or(0);
+        let headless = head.word(0) == "HEAD";
+        match mishap {
+            Some(Mishap::Refused) => return Err(self.reset()),
+            Some(Mishap::Late(pause)) => tokio::time::sleep(pause).await,
+            Some(Mishap::Trouble {
+                status,
+                retry_after,
+                carried_out: false,
+            }) => {
+                self.swallow(length).await?;
+                self.trouble(status, retry_after, headless).await?;
+                return Ok(true);
+            }
+            Some(Mishap::Garbage) => {
+                self.swallow(length).await?;
+                self.say(b"\x16\x03\x01 this is no HTTP\r\n\r\n").await?;
+                return Err(broken());
+            }
+            Some(Mishap::Challenged) => {
+                self.swallow(length).await?;
+                let realm = format!(
+                    "www-authenticate: Bearer realm=\"http://{}/chaos-token\",service=\"chaos\"\r\n",
+                    self.shared.address
+                );
+                let body = if headless {
+                    ""
+                } else {
+                    r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#
+                };
+                self.answer("401 Unauthorized", &realm, body).await?;
+                return Ok(true);
+            }
+            _ => {}
+        }
+        let target = head.word(1).to_owned();
+        let mut server = self.pass_on(head, length, mishap).await?;
+        let Some(bytes) = server.head().await? else {
+            return Err(broken());
+        };
+        let answer = Head::parse(&bytes).without("connection");
+        match mishap {
+            Some(Mishap::Lost) => return Err(self.reset()),
+            Some(Mishap::Trouble {
+                status, retry_after, ..
+            }) => {
+                self.trouble(status, retry_after, headless).await?;
+                return Ok(true);
+            }
+            _ => {}
+        }
+        let empty = headless || matches!(answer.word(1), "204" | "304");
+        let expected = if empty { Some(0) } else { answer.length() };
+        let by_digest = target.contains("/blobs/sha256:") || target.contains("/manifests/sha256:");
+        if let Some(size) = expected.filter(|size| *size <= SMALL && !empty && by_digest && answer.word(1) == "200") {
+            let body = read(&mut server, size).await?;
+            let whole = Bytes::from([answer.bytes("").as_slice(), &body].concat());
+            let other = self.shared.kept.lock().unwrap().replace((target.clone(), whole));
+            if mishap == Some(Mishap::Misplaced)
+                && let Some((_, other)) = other.filter(|(path, _)| *path != target)
+            {
+                self.say(&other).await?;
+                return Ok(true);
+            }
+            server.rest = BytesMut::from(&body[..]);
+        }
+        self.hand_back(&answer, server, expected, mishap).await
+    }
+
+    /// Reads a request's body without passing it on.
+    async fn swallow(&mut self, mut length: u64) -> io::Result<()> {
+        while length > 0 {
+            let bytes = self.client.some(length).await?;
+            if bytes.is_empty() {
+                return Err(broken());
+            }
+            self.keep(&bytes);
+            length -= bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    async fn trouble(&mut self, status: u16, retry_after: RetryAfter, headless: bool) -> io::Result<()> {
+        let wait = match retry_after {
+            RetryAfter::Unsaid => String::new(),
+            RetryAfter::Seconds(n) => format!("retry-after: {n}\r\n"),
+            RetryAfter::Date(n) => {
+                let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(n));
+                format!("retry-after: {date}\r\n")
+            }
+        };
+        let body = if headless {
+            ""
+        } else {
+            "<html><body>out of order</body></html>"
+        };
+        let headers = format!("content-type: text/html\r\n{wait}");
+        self.answer(&format!("{status} Trouble"), &headers, body).await
+    }
+
+    /// Hands a request to the registry.
+    async fn pass_on(&mut self, head: Head, length: u64, mishap: Option<Mishap>) -> io::Result<Half> {
+        let mut server = Half::new(TcpStream::connect(&self.shared.upstream).await?);
+        let head = head.without("connection").bytes("connection: close\r\n");
+        server.stream.write_all(&head).await?;
+        let (cut, stall, flip) = match mishap {
+            Some(Mishap::UploadCut(at)) => (place(at, length), u64::MAX, u64::MAX),
+            Some(Mishap::UploadStalled(at)) => (u64::MAX, place(at, length), u64::MAX),
+            Some(Mishap::UploadFlipped(at)) => (u64::MAX, u64::MAX, place(at, length)),
+            _ => (u64::MAX, u64::MAX, u64::MAX),
+        };
+        let mut at = 0;
+        while at < length {
+            if at == cut {
+                return Err(self.reset());
+            }
+            if at == stall {
+                // A small body is in the buffers of the connection already, and its sender waits for the answer.
+                tokio::time::sleep(SHORT).await;
+                return Err(self.reset());
+            }
+            let limit = [length, cut, stall].into_iter().filter(|end| *end > at).min();
+            let bytes = self.client.some(limit.unwrap_or(length) - at).await?;
+            if bytes.is_empty() {
+                return Err(broken());
+            }
+            self.keep(&bytes);
+            let bytes = flipped(bytes, at, flip);
+            at += bytes.len() as u64;
+            if server.stream.write_all(&bytes).await.is_err() {
+                // It has said what it has to say without reading everything.
+                self.swallow(length - at).await?;
+                break;
+            }
+        }
+        Ok(server)
+    }
+
+    /// Hands an answer to the client.
+    async fn hand_back(
+        &mut self,
+        answer: &Head,
+        mut server: Half,
+        expected: Option<u64>,
+        mishap: Option<Mishap>,
+    ) -> io::Result<bool> {
+        let head = answer.bytes("");
+        let length = expected.unwrap_or(0);
+        if let (Some(Mishap::Twice), Some(length)) = (mishap, expected.filter(|length| *length <= SMALL)) {
+            let body = read(&mut server, length).await?;
+            let whole = [head.as_slice(), &body].concat();
+            self.say(&whole.repeat(2)).await?;
+            return Ok(true);
+        }
+        self.say(&head).await?;
+        let (end, flip) = match mishap {
+            Some(Mishap::Reset(at) | Mishap::Closed(at)) => (place(at, length), u64::MAX),
+            // After a whole answer it would be the next request that waits.
+            Some(Mishap::Stalled(at)) if length > 0 => (place(at, length), u64::MAX),
+            Some(Mishap::Flipped(at)) => (u64::MAX, place(at, length)),
+            _ => (u64::MAX, u64::MAX),
+        };
+        let limit = expected.unwrap_or(u64::MAX);
+        let mut at = 0;
+        loop {
+            if at >= end {
+                return Err(match mishap {
+                    Some(Mishap::Reset(_)) => self.reset(),
+                    Some(Mishap::Stalled(_)) => self.stall().await,
+                    _ => broken(),
+                });
+            }
+            let bytes = server.some(limit.min(end) - at).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            let bytes = flipped(bytes, at, flip);
+            if mishap == Some(Mishap::Dripping) {
+                for piece in bytes.chunks((length / 50).max(7) as usize) {
+                    self.say(piece).await?;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            } else {
+                self.say(&bytes).await?;
+            }
+            at += bytes.len() as u64;
+        }
+        if expected.is_some_and(|expected| at < expected) {
+            return Err(broken());
+        }
+        let fits = match mishap {
+            None | Some(Mishap::Late(_) | Mishap::UploadFlipped(_)) => true,
+            Some(Mishap::Flipped(_) | Mishap::Dripping) => length > 0,
+            _ => false,
+        };
+        Ok(fits)
+    }
+}
+
+/// All of a body of this length.
+async fn read(server: &mut Half, length: u64) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while (body.len() as u64) < length {
+        let bytes = server.some(length - body.len() as u64).await?;
+        if bytes.is_empty() {
+            return Err(broken());
+        }
+        body.extend_from_slice(&bytes);
+    }
+    Ok(body)
+}
+
+/// The same bytes, with another bit at `flip` if that lies in them; `at` is where they begin.
+fn flipped(bytes: Bytes, at: u64, flip: u64) -> Bytes {
+    match flip.checked_sub(at) {
+        Some(inside) if inside < bytes.len() as u64 => {
+            let mut bytes = bytes.to_vec();
+            bytes[inside as usize] ^= 1 << (flip % 8);
+            bytes.into()
+        }
+        _ => bytes,
+    }
+}
