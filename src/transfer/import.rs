@@ -61,9 +61,10 @@ pub async fn import(
 /// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are taken as they come out of
 /// the pipe, in a single pass.
 ///
-/// A blob is kept for as long as it is on its way, in memory up to 1 MiB and in a temporary file above that; at most
-/// [`PushRequest::jobs`] such files are there at a time. That every blob is there is not known before the end of the pipe:
-/// an image of which a blob does not come fails, and gets no tag.
+/// Nothing is written down: a few dozen MiB of memory hold what was read ahead. A blob that fits into a part of them can be
+/// sent again; of a larger one only the last bytes can, so that an upload which has to begin again fails its images, with a
+/// hint. That every blob is there is not known before the end of the pipe: an image of which a blob does not come fails, and
+/// gets no tag.
 ///
 /// # Errors
 /// As [`import`].
@@ -274,13 +275,14 @@ struct PipeBlobs {
 impl BlobSource for PipeBlobs {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         if let Some(flow) = self.kept.get(&descriptor.digest) {
-            return Box::pin(async move { Ok(flow.stream(offset)) });
+            return Box::pin(async move { flow.stream(offset) });
         }
         if self.front.0.size_of(&descriptor.digest).is_some() {
             return self.front.open(descriptor, offset);
         }
         let gone = format!("blob {} has gone by in the pipe", descriptor.digest);
-        let error = Error::new(Kind::NotFound, gone).with_hint("the registry wants it once more: run the import again");
+        let error = Error::new(Kind::NotFound, gone)
+            .with_hint("the registry wants it once more: run the import again, or import the bundle as a file");
         Box::pin(async move { Err(error) })
     }
 }

@@ -20,10 +20,12 @@ use crate::image::media_type;
 /// What the front of a bundle has, apart from manifests and configs; another program's archive lacks the record.
 const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", record::MEMBER];
 
+/// The largest document that a front has.
+const MAX_DOCUMENT: u64 = 64 << 20;
+
 /// What is known of a front.
 #[derive(Debug, Default)]
 pub(super) struct Front {
-    state: State,
     documents: HashMap<String, (u64, u64)>,
     /// Blobs that went by: where they start, and how long they are.
     blobs: HashMap<Digest, (u64, u64)>,
@@ -36,54 +38,49 @@ pub(super) struct Front {
     absent: HashSet<Digest>,
 }
 
-/// How far it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum State {
-    /// Documents, manifests or configs are still to come.
-    #[default]
-    Open,
-    /// Everything but layers has gone by.
-    Complete,
-    /// This is no bundle whose manifests come first.
-    Foreign,
-}
-
 impl Front {
-    /// Takes note of a member that went by; `read` reads what went by, at an offset. Says how far the front is.
-    pub(super) fn take(&mut self, member: &Member, read: impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<State> {
-        let following = DOCUMENTS.iter().all(|name| self.documents.contains_key(*name));
+    /// Whether this member, which comes next, shows that the archive is no bundle whose manifests come first.
+    pub(super) fn is_foreign(&self, member: &Member) -> bool {
         match (&member.what, &member.name) {
-            (What::Directory, _) | (What::File, None) => {}
-            (What::Link(_), _) => self.state = State::Foreign,
-            (What::File, Some(name)) => match blob_name(name) {
-                Some(_) if !following => self.state = State::Foreign,
-                Some(digest) => {
-                    self.blobs.insert(digest.clone(), (member.offset, member.size));
-                    self.configs.remove(&digest);
-                    if self.manifests.remove(&digest) {
-                        self.follow(vec![digest], &read)?;
-                    }
-                }
-                None => {
-                    self.documents.insert(name.clone(), (member.offset, member.size));
-                    if !following && DOCUMENTS.iter().all(|name| self.documents.contains_key(*name)) {
-                        self.begin(&read)?;
-                    }
-                }
-            },
+            (What::Directory, _) => false,
+            (What::Link(_), _) => true,
+            (What::File, None) => member.size > MAX_DOCUMENT,
+            (What::File, Some(name)) if blob_name(name).is_some() => !self.is_followed(),
+            (What::File, Some(_)) => member.size > MAX_DOCUMENT,
         }
-        let following = DOCUMENTS.iter().all(|name| self.documents.contains_key(*name));
-        if self.state == State::Open && following && self.manifests.is_empty() && self.configs.is_empty() {
-            self.state = State::Complete;
+    }
+
+    /// Takes note of a member that went by; `read` reads what went by, at an offset. Says whether everything but layers has
+    /// gone by now.
+    pub(super) fn take(&mut self, member: &Member, read: impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<bool> {
+        if let (What::File, Some(name)) = (&member.what, &member.name) {
+            if let Some(digest) = blob_name(name) {
+                self.blobs.insert(digest.clone(), (member.offset, member.size));
+                self.configs.remove(&digest);
+                if self.manifests.remove(&digest) {
+                    self.follow(vec![digest], &read)?;
+                }
+            } else {
+                let before = self.is_followed();
+                self.documents.insert(name.clone(), (member.offset, member.size));
+                if !before && self.is_followed() {
+                    self.begin(&read)?;
+                }
+            }
         }
-        Ok(self.state)
+        Ok(self.is_followed() && self.manifests.is_empty() && self.configs.is_empty())
+    }
+
+    /// Whether the documents are there, so that it is known what to look for.
+    fn is_followed(&self) -> bool {
+        DOCUMENTS.iter().all(|name| self.documents.contains_key(*name))
     }
 
     /// Learns from the documents what to look for.
     fn begin(&mut self, read: &impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<()> {
         let document = |name: &str| -> Result<Vec<u8>> {
             match self.documents.get(name) {
-                Some((offset, size)) if *size <= 4 * MAX_MANIFEST => read(*offset, *size),
+                Some((offset, size)) if *size <= MAX_DOCUMENT => read(*offset, *size),
                 _ => Ok(Vec::new()),
             }
         };

@@ -1,19 +1,18 @@
 //! A bundle in a pipe, in a single pass: its front is kept, its layers are handed out as they come by.
 //!
-//! The front (documents, manifests, configs) goes to a temporary file as it is read. If it turns out that manifests do not
-//! come first, the copy simply goes on to the end of the archive, and is read like any other archive then.
+//! The front (documents, manifests, configs) is kept in memory as it is read. If it turns out that manifests do not come
+//! first, what was read and all that follows go to a temporary file, which is read like any other archive then.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::archive::{Archive, blob_name};
 use super::forward::stream_error;
-use super::front::{Front, State};
+use super::front::Front;
 use super::scan::{End, What};
-use super::source::Source;
 use super::spool::{self, Pass};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
@@ -22,6 +21,9 @@ use crate::image::digest::Digest;
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
 
+/// A front is kept in memory up to this size, and in a temporary file if there is more of it.
+const MAX_FRONT: u64 = 48 << 20;
+
 /// Opens a pipe: an archive and the rest of the pipe, or an archive that was copied as a whole.
 pub(super) fn open(
     input: impl Read + Send + 'static,
@@ -29,25 +31,29 @@ pub(super) fn open(
     temp_dir: Option<&Path>,
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
-    let why = "it comes from a pipe and its manifests do not come first";
+    let foreign = "it comes from a pipe and its manifests do not come first";
     let (compression, input) = spool::unwrap(input, label)?;
-    let mut pass = spool::begin(input, compression, label, why, temp_dir)?;
+    let mut pass = spool::begin(input, compression, label, temp_dir)?;
     let mut front = Front::default();
     let mut members = Vec::new();
     let mut buffer = vec![0; CHUNK];
     while let Some(member) = pass.next()? {
+        if front.is_foreign(&member) {
+            break;
+        }
+        if pass.input_mut().inner_mut().written() + member.size > MAX_FRONT {
+            let why = "its manifests and configs are too large to be kept in memory";
+            pass.input_mut().inner_mut().to_file(label, why)?;
+        }
         // Its body now, since the front may need it and not go on behind it.
         while pass.read_body(&mut buffer)? > 0 {}
         let tee = pass.input_mut().inner_mut();
-        let state = front.take(&member, |offset, size| tee.read_back(offset, size))?;
+        let complete = front.take(&member, |offset, size| tee.read_back(offset, size))?;
         members.push(member);
-        match state {
-            State::Open => continue,
-            State::Foreign => break,
-            State::Complete => {}
+        if !complete {
+            continue;
         }
-        let Some(file) = tee.output.take() else { break };
-        let source = Arc::new(Source::spooled(label, file)?);
+        let source = Arc::new(tee.take().into_source(label)?);
         let mut archive = Archive::new(label);
         for member in members {
             archive.take(member, &source, store)?;
@@ -59,12 +65,11 @@ pub(super) fn open(
             documents: archive.files.keys().cloned().collect(),
             seen: store.blobs.keys().cloned().collect(),
             ignored: None,
-            temp_dir: temp_dir.map(Path::to_owned).unwrap_or_default(),
         };
         return Ok((archive, Some(rest)));
     }
     drop(members);
-    Ok((spool::finish(pass, label, why, store)?, None))
+    Ok((spool::finish(pass, label, foreign, store)?, None))
 }
 
 /// The rest of a bundle in a pipe, behind its front: blobs, one after the other.
@@ -76,7 +81,6 @@ pub struct Incoming {
     seen: HashSet<Digest>,
     /// The first member that is no part of an image, and how many there are.
     ignored: Option<(String, u64)>,
-    temp_dir: PathBuf,
 }
 
 /// A blob that comes by now.
@@ -135,11 +139,6 @@ impl Incoming {
     /// As [`next`](Self::next).
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
-    }
-
-    /// Where blobs may be kept for as long as they are on their way.
-    pub fn temp_dir(&self) -> &Path {
-        &self.temp_dir
     }
 
     /// Members that were passed over since they are no part of an image; one text, complete at the end.

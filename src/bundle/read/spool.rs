@@ -82,64 +82,49 @@ fn spool<R: Read + Send>(
     temp_dir: Option<&Path>,
     store: &mut Store,
 ) -> Result<Archive> {
-    finish(begin(input, compression, label, why, temp_dir)?, label, why, store)
+    let mut pass = begin(input, compression, label, temp_dir)?;
+    pass.input_mut().inner_mut().to_file(label, why)?;
+    finish(pass, label, why, store)
 }
 
 /// The pass over an archive that is written down as it goes by.
 pub(super) type Pass<'a> = Scanner<StreamForward<Tee<Box<dyn Read + Send + 'a>>>>;
 
-/// Begins to copy an archive to a temporary file.
+/// Begins to copy an archive: to memory at first, and to a temporary file as soon as that is asked for.
 pub(super) fn begin<'a, R: Read + Send + 'a>(
     input: R,
     compression: Compression,
     label: &str,
-    why: &str,
     temp_dir: Option<&Path>,
 ) -> Result<Pass<'a>> {
-    let name = label.escape_debug();
-    let Some(directory) = temp_dir else {
-        return Err(Error::new(
-            Kind::Usage,
-            format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
-        ));
-    };
-    let file = tempfile::tempfile_in(directory).map_err(|e| {
-        Error::io("create a temporary file in", directory, e)
-            .with_hint("set TMPDIR to a directory that can be written to")
-    })?;
     let input = compression
-        .decode(input, &format!("`{name}`"), RATIO)
+        .decode(input, &format!("`{}`", label.escape_debug()), RATIO)
         .map_err(|e| stream_error(label, e))?;
     let tee = Tee {
         input,
-        output: Some(file),
+        output: Output::Memory(Vec::new()),
         written: 0,
-        directory: directory.to_owned(),
+        directory: temp_dir.map(Path::to_owned),
     };
     Ok(Scanner::new(label, StreamForward::new(label, tee)))
 }
 
-/// Copies what is left of an archive, and indexes the copy.
+/// Copies what is left of an archive to a temporary file, and indexes the copy.
 pub(super) fn finish(mut pass: Pass<'_>, label: &str, why: &str, store: &mut Store) -> Result<Archive> {
     let name = label.escape_debug();
+    pass.input_mut().inner_mut().to_file(label, why)?;
     while pass.next()?.is_some() {}
-    let Some(file) = pass.input_mut().inner_mut().output.take() else {
-        return Err(Error::new(
-            Kind::Io,
-            format!("the copy of `{name}` was ended before its end"),
-        ));
-    };
     let (end, input) = pass.into_end();
     let mut tee = input.into_inner();
     // To its end, so that a wrong checksum of what the archive is wrapped in is noticed.
     let garbage = end == End::Marked && behind(&mut tee.input).map_err(|e| stream_error(label, e))?;
 
-    let source = Arc::new(Source::spooled(label, file)?);
+    let source = Arc::new(tee.output.into_source(label)?);
     let mut archive = Archive::of_tar(&source, store)?;
     archive.warnings.push(format!(
         "`{name}` was copied to a temporary file of {} bytes in `{}`, as {why}",
         tee.written,
-        tee.directory.display()
+        tee.directory.unwrap_or_default().display()
     ));
     if garbage {
         archive
@@ -168,38 +153,109 @@ pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Writes down what is read through it, for as long as there is something to write to.
+/// Writes down what is read through it, for as long as that is wanted.
 pub(super) struct Tee<R> {
     pub(super) input: R,
-    pub(super) output: Option<File>,
+    output: Output,
     written: u64,
-    directory: PathBuf,
+    directory: Option<PathBuf>,
+}
+
+/// Where it is written down.
+#[derive(Debug, Default)]
+pub(super) enum Output {
+    #[default]
+    Nowhere,
+    Memory(Vec<u8>),
+    /// A file without a name: it is gone when the last handle is closed, however the process ends.
+    File(File),
+}
+
+impl Output {
+    /// What was written down, to be read by offset.
+    pub(super) fn into_source(self, label: &str) -> Result<Source> {
+        match self {
+            Self::Nowhere => Ok(Source::memory(label, Vec::new())),
+            Self::Memory(mut bytes) => {
+                bytes.shrink_to_fit();
+                Ok(Source::memory(label, bytes))
+            }
+            Self::File(file) => Source::spooled(label, file),
+        }
+    }
 }
 
 impl<R> Tee<R> {
+    /// Goes on in a temporary file, which gets what was written down so far. `why` says what makes that necessary.
+    pub(super) fn to_file(&mut self, label: &str, why: &str) -> Result<()> {
+        let Output::Memory(bytes) = &self.output else {
+            return Ok(());
+        };
+        let Some(directory) = &self.directory else {
+            let name = label.escape_debug();
+            return Err(Error::new(
+                Kind::Usage,
+                format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
+            ));
+        };
+        let mut file = tempfile::tempfile_in(directory).map_err(|e| {
+            Error::io("create a temporary file in", directory, e)
+                .context(format!("`{}` has to be copied, as {why}", label.escape_debug()))
+                .with_hint("set TMPDIR to a directory that can be written to")
+        })?;
+        file.write_all(bytes).map_err(|e| write_error(directory, e))?;
+        self.output = Output::File(file);
+        Ok(())
+    }
+
+    /// How much was written down.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Ends writing down, and gives out what was.
+    pub(super) fn take(&mut self) -> Output {
+        std::mem::take(&mut self.output)
+    }
+
     /// Reads back what was written down.
     pub(super) fn read_back(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         match &self.output {
-            Some(file) => file.read_exact_at(&mut bytes, offset).map(|()| bytes),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
+            Output::File(file) => file.read_exact_at(&mut bytes, offset),
+            Output::Memory(all) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let part = all.get(start..).and_then(|rest| rest.get(..bytes.len()));
+                part.map(|part| bytes.copy_from_slice(part))
+                    .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            }
+            Output::Nowhere => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        .map_err(|e| Error::io("read a temporary file in", &self.directory, e))
+        .map_err(|e| Error::new(Kind::Io, "cannot read the copy of a pipe").with_source(e))?;
+        Ok(bytes)
     }
 }
 
 impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.input.read(buffer)?;
-        let Some(output) = &mut self.output else { return Ok(got) };
-        output.write_all(&buffer[..got]).map_err(|e| {
-            let mut error = Error::io("write a temporary file in", &self.directory, e);
-            if error.kind() == Kind::NoSpace {
-                error = error.with_hint("set TMPDIR to a directory with more room");
-            }
-            io::Error::other(error)
-        })?;
+        match &mut self.output {
+            Output::Nowhere => return Ok(got),
+            Output::Memory(bytes) => bytes.extend_from_slice(&buffer[..got]),
+            Output::File(file) => file.write_all(&buffer[..got]).map_err(|e| {
+                let directory = self.directory.as_deref().unwrap_or(Path::new(""));
+                io::Error::other(write_error(directory, e))
+            })?,
+        }
         self.written += got as u64;
         Ok(got)
+    }
+}
+
+fn write_error(directory: &Path, e: io::Error) -> Error {
+    let error = Error::io("write a temporary file in", directory, e);
+    match error.kind() {
+        Kind::NoSpace => error.with_hint("set TMPDIR to a directory with more room"),
+        _ => error,
     }
 }

@@ -1,24 +1,25 @@
 //! Blobs that come out of a pipe in an order of its own, once, and the engine that waits for them.
 //!
-//! A thread reads the pipe from front to end. A blob that is wanted is written down for as long as it is on its way: small
-//! ones in memory, others in a file without a name. All others are read over. The engine starts on a blob when its first
-//! bytes are here, never before, and says when it is through with it in all repositories; then it is forgotten.
+//! A thread reads the pipe from front to end, at most [`BUFFER`] bytes ahead of the registry. A blob that is wanted is handed
+//! to its upload as it arrives; one that fits into a window of memory is kept until nothing is left to do with it, of a
+//! larger one only the last bytes are. All others are read over. The engine starts on a blob when its first bytes are here,
+//! never before, and says when it is through with it in all repositories; then it is forgotten.
 //!
 //! # Why nobody waits for ever
 //!
 //! Three things wait: the thread for room, an upload for bytes, and a job for a turn to upload or for a place among the
 //! jobs that run.
 //!
-//! - The thread waits for room only *between* two blobs. Whatever it has begun to write down it writes to the end at the
-//!   speed of the pipe, whether or not somebody reads it, so at most one blob is incomplete at any time, and that one waits
-//!   for nothing but the pipe.
-//! - The engine gives no job to a blob that has not begun to arrive. So each job that runs, holds a turn or waits for one
-//!   has all of its bytes, or is the one blob whose bytes come in now. No job waits for the bytes of a later blob, which
-//!   is what would close the circle with a thread that waits for an earlier one to go.
-//! - Room is taken by blobs that have arrived. Each has a job that runs or that waits for a turn, and turns are held by
-//!   jobs of the same kind, which need only the registry. All requests to a registry end in bounded time; then the job
-//!   ends, well or not, and the engine gives back the room of the blob when its last job is over. The same holds for blobs
-//!   whose images have all failed: they have no job, and their room is given back at once.
+//! - The engine gives no job to a blob that has not begun to arrive, and the thread begins with a blob only when the one
+//!   before it is here to its last byte. So each job that runs, holds a turn or waits for one has all of its bytes, or is
+//!   that of the one blob whose bytes come in now.
+//! - Jobs of the first kind need only the registry. All requests to a registry end in bounded time; then the job ends, well
+//!   or not. So the blob whose bytes come in now gets its place and its turn.
+//! - In the middle of a blob the thread waits for its upload to read on, which needs a turn (see above) and the registry. If
+//!   the job ends early, well or not, and no other is left, the engine gives the blob back, and its rest is read over.
+//! - Between two blobs the thread waits for room, which is taken by blobs that have arrived. Each has a job that ends (see
+//!   above), and its room is given back with the last one. The same holds for blobs whose images have all failed: they have
+//!   no job, and their room is given back at once.
 //!
 //! The order of the engine is thus the order of arrival, whatever order a queue that knows all blobs would prefer.
 
@@ -27,17 +28,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::flow::{Flow, PIECE, SMALL};
+use super::flow::{Flow, PIECE, WINDOW};
 use crate::bundle::read::Bundle;
 use crate::bundle::read::pipe::{Arriving, Incoming};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 
-/// Small blobs on their way take at most this much memory together.
-const MEMORY: u64 = 16 << 20;
+/// Blobs on their way take at most this much memory together.
+const BUFFER: u64 = 32 << 20;
 
-/// A small blob counts for at least this much, for all that is kept beside its bytes.
+/// A blob counts for at least this much, for all that is kept beside its bytes.
 const LEAST: u64 = 16 << 10;
 
 /// What comes out of the pipe.
@@ -80,21 +81,14 @@ impl Arrivals {
         self.front.size_of(&blob.digest).is_some()
     }
 
-    /// Reads on, and tells of the blobs that are `wanted`. At most `files` large ones are on their way at a time. Their
-    /// bytes are only kept if they are `needed`.
-    pub(crate) fn start<'d>(
-        &mut self,
-        wanted: impl Iterator<Item = &'d Descriptor>,
-        files: usize,
-        needed: bool,
-    ) -> Result<()> {
+    /// Reads on, and tells of the blobs that are `wanted`. Their bytes are only kept if they are `needed`.
+    pub(crate) fn start<'d>(&mut self, wanted: impl Iterator<Item = &'d Descriptor>, needed: bool) -> Result<()> {
         let Some(incoming) = self.incoming.take() else {
             return Ok(());
         };
         {
             let mut state = self.kept.state();
-            state.files_left = files.max(1);
-            state.memory_left = MEMORY;
+            state.room = BUFFER;
             for blob in wanted {
                 state.wanted.entry(blob.digest.clone()).or_default().push(blob.size);
             }
@@ -130,7 +124,10 @@ impl Drop for Arrivals {
         let error = Error::new(Kind::Cancelled, "the pipe is not read any more");
         let mut state = self.kept.state();
         state.closed = true;
-        state.flows.values().for_each(|flow| flow.fail(&error));
+        for flow in state.flows.values() {
+            flow.fail(&error);
+            flow.close();
+        }
         self.kept.room.notify_all();
     }
 }
@@ -150,8 +147,7 @@ struct State {
     flows: HashMap<Digest, Arc<Flow>>,
     /// What each blob on its way takes.
     taken: HashMap<Digest, u64>,
-    files_left: usize,
-    memory_left: u64,
+    room: u64,
     closed: bool,
 }
 
@@ -167,38 +163,25 @@ impl Kept {
 
     /// Takes room for a blob, and waits for it. `false` if nobody wants it any more.
     fn reserve(&self, digest: &Digest, size: u64) -> bool {
-        let cost = size.max(LEAST);
-        let full = |state: &mut State| {
-            !state.closed
-                && match size > SMALL {
-                    true => state.files_left == 0,
-                    false => state.memory_left < cost,
-                }
-        };
-        let waited = self.room.wait_while(self.state(), full);
+        let cost = size.clamp(LEAST, WINDOW);
+        let waited = self
+            .room
+            .wait_while(self.state(), |state| !state.closed && state.room < cost);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         if state.closed {
             return false;
         }
-        if size > SMALL {
-            state.files_left -= 1;
-        } else {
-            state.memory_left -= cost;
-        }
-        state.taken.insert(digest.clone(), size);
+        state.room -= cost;
+        state.taken.insert(digest.clone(), cost);
         true
     }
 
     fn release(&self, digest: &Digest) {
         let mut state = self.state();
-        state.flows.remove(digest);
-        if let Some(size) = state.taken.remove(digest) {
-            if size > SMALL {
-                state.files_left += 1;
-            } else {
-                state.memory_left += size.max(LEAST);
-            }
+        if let Some(flow) = state.flows.remove(digest) {
+            flow.close();
         }
+        state.room += state.taken.remove(digest).unwrap_or_default();
         self.room.notify_all();
     }
 }
@@ -219,7 +202,6 @@ impl Feeder {
     }
 
     fn feed(&mut self) -> Result<()> {
-        let mut buffer = vec![0; PIECE];
         while let Some(blob) = self.incoming.next()? {
             let sizes = {
                 let mut state = self.kept.state();
@@ -237,22 +219,23 @@ impl Feeder {
             if !self.kept.reserve(&blob.digest, blob.size) {
                 return Ok(());
             }
-            self.pass_on(blob, &mut buffer)?;
+            self.pass_on(blob)?;
         }
         Ok(())
     }
 
-    /// Writes a blob down to its end, or until nobody wants it any more.
-    fn pass_on(&mut self, blob: Arriving, buffer: &mut [u8]) -> Result<()> {
+    /// Hands a blob on to its end, or until nobody wants it any more.
+    fn pass_on(&mut self, blob: Arriving) -> Result<()> {
         let Arriving { digest, size, place } = blob;
-        let flow = Flow::new(place.clone(), size, self.incoming.temp_dir());
-        let flow = Arc::new(flow.unwrap_or_else(|error| Flow::broken(place, size, &error)));
+        let flow = Arc::new(Flow::new(place, size));
         self.kept.state().flows.insert(digest.clone(), flow.clone());
-        let _ = self.sender.send(Arrival::Blob(digest.clone(), size));
+        let _ = self.sender.send(Arrival::Blob(digest, size));
         // However this ends, nobody waits for bytes that will not come.
         let _guard = Guard(&flow);
-        while self.kept.get(&digest).is_some() && !self.kept.state().closed {
-            let got = match self.incoming.read(buffer) {
+        let mut left = size;
+        while left > 0 {
+            let mut piece = vec![0; usize::try_from(left).unwrap_or(PIECE).min(PIECE)];
+            let got = match self.incoming.read(&mut piece) {
                 Ok(0) => break,
                 Ok(got) => got,
                 Err(error) => {
@@ -260,9 +243,9 @@ impl Feeder {
                     return Err(error);
                 }
             };
-            if let Err(error) = flow.write(&buffer[..got]) {
-                // The rest of it is read over; smaller blobs may still fit.
-                flow.fail(&error);
+            piece.truncate(got);
+            left -= got as u64;
+            if !flow.write(piece.into()) {
                 break;
             }
         }

@@ -180,7 +180,7 @@ impl<'a> Engine<'a> {
         }
         if let Some(arrivals) = &mut arrivals {
             self.queue.hold_back(|blob| arrivals.in_front(blob));
-            arrivals.start(self.queue.held_back(), self.request.jobs, !self.request.dry_run)?;
+            arrivals.start(self.queue.held_back(), !self.request.dry_run)?;
         }
         let mut open = arrivals.is_some();
         let wide = self.request.wide();

@@ -1,12 +1,10 @@
-//! One blob on its way from a pipe: written down as it arrives, read by its upload at the same time, and read again if the
-//! upload has to be repeated.
+//! One blob on its way from a pipe: taken as it arrives, read by its upload at the same time, and forgotten piece by piece
+//! behind the upload. What was read last is kept for a while, so that a broken upload can go on from where the registry is.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::watch;
@@ -15,25 +13,37 @@ use super::report::Failure;
 use crate::error::{Error, Kind, Result};
 use crate::registry::BlobStream;
 
-/// How many bytes are read at a time.
+/// How many bytes are read from the pipe at a time.
 pub(crate) const PIECE: usize = 256 << 10;
 
-/// Up to this size a blob is kept in memory.
-pub(crate) const SMALL: u64 = 1 << 20;
+/// Of one blob so much is in memory at most; one that is not larger is kept as a whole.
+pub(crate) const WINDOW: u64 = 12 << 20;
+
+/// Bytes that were read are forgotten only while no more than this waits to be read: what is left of the window keeps the
+/// bytes that may be on the wire, and would be gone if the connection broke.
+const AHEAD: u64 = 2 << 20;
 
 /// A blob that arrives or has arrived.
 pub(crate) struct Flow {
     place: String,
     size: u64,
-    keep: Keep,
+    window: Mutex<Window>,
+    /// Told when the upload has read on.
+    moved: Condvar,
+    /// Told when bytes have arrived.
     reached: watch::Sender<Reached>,
     failure: OnceLock<Failure>,
 }
 
-enum Keep {
-    Memory(Mutex<Vec<u8>>),
-    /// A file without a name, gone with the last handle, and where it was made.
-    File(File, PathBuf),
+/// The bytes `start..end` of the blob.
+#[derive(Default)]
+struct Window {
+    pieces: VecDeque<Bytes>,
+    start: u64,
+    end: u64,
+    /// How far the current upload has read.
+    read: u64,
+    closed: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,62 +54,51 @@ struct Reached {
 
 impl Flow {
     /// A blob of which no byte has arrived. `place` is where it stands, for error messages.
-    pub(crate) fn new(place: String, size: u64, temp_dir: &Path) -> Result<Self> {
-        let keep = if size <= SMALL {
-            Keep::Memory(Mutex::new(Vec::with_capacity(
-                usize::try_from(size).unwrap_or_default(),
-            )))
-        } else {
-            let file = tempfile::tempfile_in(temp_dir).map_err(|e| {
-                Error::io("create a temporary file in", temp_dir, e)
-                    .with_hint("set TMPDIR to a directory that can be written to")
-            })?;
-            Keep::File(file, temp_dir.to_owned())
-        };
-        Ok(Self {
+    pub(crate) fn new(place: String, size: u64) -> Self {
+        Self {
             place,
             size,
-            keep,
+            window: Mutex::default(),
+            moved: Condvar::new(),
             reached: watch::Sender::new(Reached::default()),
             failure: OnceLock::new(),
-        })
-    }
-
-    /// A blob that could not be kept.
-    pub(crate) fn broken(place: String, size: u64, error: &Error) -> Self {
-        let flow = Self {
-            place,
-            size,
-            keep: Keep::Memory(Mutex::default()),
-            reached: watch::Sender::new(Reached::default()),
-            failure: OnceLock::new(),
-        };
-        flow.fail(error);
-        flow
+        }
     }
 
     pub(crate) fn place(&self) -> &str {
         &self.place
     }
 
-    /// Takes the next bytes.
-    pub(crate) fn write(&self, bytes: &[u8]) -> Result<()> {
-        let at = self.reached.borrow().bytes;
-        match &self.keep {
-            Keep::Memory(memory) => memory
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend_from_slice(bytes),
-            Keep::File(file, directory) => file.write_all_at(bytes, at).map_err(|e| {
-                let error = Error::io("write a temporary file in", directory, e);
-                match error.kind() {
-                    Kind::NoSpace => error.with_hint("set TMPDIR to a directory with more room, or lower `--jobs`"),
-                    _ => error,
-                }
-            })?,
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next bytes; waits for room if there are too many already. `false` if nobody wants them any more.
+    pub(crate) fn write(&self, bytes: Bytes) -> bool {
+        let arrived = bytes.len() as u64;
+        let full = |window: &mut Window| {
+            !window.closed && window.end - window.start + arrived > WINDOW && window.end - window.read > AHEAD
+        };
+        let waited = self.moved.wait_while(self.window(), full);
+        let mut window = waited.unwrap_or_else(PoisonError::into_inner);
+        if window.closed {
+            return false;
         }
-        self.reached.send_modify(|reached| reached.bytes += bytes.len() as u64);
-        Ok(())
+        while window.end - window.start + arrived > WINDOW {
+            let Some(oldest) = window.pieces.pop_front() else { break };
+            window.start += oldest.len() as u64;
+        }
+        window.pieces.push_back(bytes);
+        window.end += arrived;
+        drop(window);
+        self.reached.send_modify(|reached| reached.bytes += arrived);
+        true
+    }
+
+    /// Nobody will read it any more.
+    pub(crate) fn close(&self) {
+        self.window().closed = true;
+        self.moved.notify_all();
     }
 
     /// No more bytes will come, unless all are there.
@@ -110,47 +109,64 @@ impl Flow {
         }
     }
 
-    /// The bytes from `offset` on; where they have not arrived yet, they are waited for.
-    pub(crate) fn stream(self: &Arc<Self>, offset: u64) -> BlobStream {
-        let start = (self.clone(), self.reached.subscribe(), offset, BytesMut::new());
-        let pieces = stream::try_unfold(start, |(flow, mut receiver, at, mut buffer)| async move {
+    /// The bytes from `offset` on; where they have not arrived yet, they are waited for. Streams that were given out
+    /// before are not to be read any more.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if they have been forgotten.
+    pub(crate) fn stream(self: &Arc<Self>, offset: u64) -> Result<BlobStream> {
+        {
+            let mut window = self.window();
+            if offset < window.start {
+                return Err(self.gone(window.start));
+            }
+            window.read = offset;
+        }
+        let start = (self.clone(), self.reached.subscribe(), offset);
+        let pieces = stream::try_unfold(start, |(flow, mut receiver, at)| async move {
             if at >= flow.size {
                 return Ok(None);
             }
             let reached = receiver.wait_for(|reached| reached.bytes > at || reached.failed).await;
             let reached = reached.map(|reached| *reached).unwrap_or_default();
             if reached.bytes <= at {
-                return Err(flow.error());
+                return Err(flow.failed());
             }
-            let piece = flow.read(at, reached.bytes, &mut buffer)?;
+            let piece = flow.read(at)?;
             let next = at + piece.len() as u64;
-            Ok(Some((piece, (flow, receiver, next, buffer))))
+            Ok(Some((piece, (flow, receiver, next))))
         });
-        pieces.boxed()
+        Ok(pieces.boxed())
     }
 
-    fn read(&self, at: u64, end: u64, buffer: &mut BytesMut) -> Result<Bytes> {
-        let count = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-        match &self.keep {
-            Keep::Memory(memory) => {
-                let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-                let rest = usize::try_from(at)
-                    .ok()
-                    .and_then(|at| memory.get(at..))
-                    .unwrap_or_default();
-                Ok(Bytes::copy_from_slice(&rest[..count.min(rest.len())]))
-            }
-            Keep::File(file, directory) => {
-                // Takes the former piece's memory back if the connection is through with it.
-                buffer.resize(count, 0);
-                file.read_exact_at(buffer, at)
-                    .map_err(|e| Error::io("read a temporary file in", directory, e))?;
-                Ok(buffer.split_to(count).freeze())
-            }
+    fn read(&self, at: u64) -> Result<Bytes> {
+        let mut window = self.window();
+        let mut start = window.start;
+        if at < start {
+            return Err(self.gone(start));
         }
+        for piece in &window.pieces {
+            let end = start + piece.len() as u64;
+            if at < end {
+                let rest = piece.slice(usize::try_from(at - start).unwrap_or_default()..);
+                window.read = end;
+                self.moved.notify_all();
+                return Ok(rest);
+            }
+            start = end;
+        }
+        Err(self.failed())
     }
 
-    fn error(&self) -> Error {
+    fn gone(&self, start: u64) -> Error {
+        Error::new(
+            Kind::Io,
+            format!("the upload has to begin again, and the first {start} bytes of the blob have gone by in the pipe"),
+        )
+        .with_hint("run the import again, which leaves out what is there already, or import the bundle as a file")
+    }
+
+    fn failed(&self) -> Error {
         match self.failure.get() {
             None => Error::new(Kind::Io, "the pipe is not read any more"),
             Some(failure) => {
@@ -161,5 +177,65 @@ impl Flow {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(pieces: u64) -> Arc<Flow> {
+        Arc::new(Flow::new("there".to_owned(), pieces * PIECE as u64))
+    }
+
+    fn piece(n: u64) -> Bytes {
+        Bytes::from(vec![n as u8; PIECE])
+    }
+
+    #[tokio::test]
+    async fn what_fits_is_kept_as_a_whole() {
+        let count = WINDOW / PIECE as u64;
+        let flow = flow(count);
+        (0..count).for_each(|n| assert!(flow.write(piece(n))));
+        for _ in 0..2 {
+            let all: Vec<_> = flow.stream(0).unwrap().collect().await;
+            assert_eq!(all.len() as u64, count);
+        }
+        let rest: Vec<_> = flow.stream(WINDOW - 3).unwrap().collect().await;
+        assert_eq!(rest[0].as_ref().unwrap(), &vec![(count - 1) as u8; 3]);
+    }
+
+    #[tokio::test]
+    async fn the_pipe_waits_for_the_upload_and_the_last_bytes_can_be_had_again() {
+        let count = 4 * WINDOW / PIECE as u64;
+        let flow = flow(count);
+        let writer = flow.clone();
+        let thread = std::thread::spawn(move || (0..count).all(|n| writer.write(piece(n))));
+        let mut stream = flow.stream(0).unwrap();
+        for n in 0..count / 2 {
+            assert_eq!(stream.next().await.unwrap().unwrap(), piece(n));
+            let window = flow.window();
+            assert!(window.end - window.start <= WINDOW);
+        }
+        let at = count / 2 * PIECE as u64;
+        let error = flow.stream(0).err().unwrap();
+        assert!(error.to_string().contains("gone by in the pipe"), "{error}");
+        let back = at - (WINDOW - AHEAD - PIECE as u64);
+        let rest: Vec<_> = flow.stream(back).unwrap().collect().await;
+        let length: usize = rest.iter().map(|piece| piece.as_ref().unwrap().len()).sum();
+        assert_eq!(length as u64, flow.size - back);
+        assert!(thread.join().unwrap());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_what_will_not_come() {
+        let flow = flow(100);
+        assert!(flow.write(piece(0)));
+        flow.fail(&Error::new(Kind::Malformed, "cut off"));
+        let mut stream = flow.stream(0).unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        assert_eq!(stream.next().await.unwrap().unwrap_err().to_string(), "cut off");
+        flow.close();
+        assert!(!flow.write(piece(1)));
     }
 }
