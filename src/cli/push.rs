@@ -157,6 +157,11 @@ fn failures(report: &PushReport) -> Outcome {
         .filter_map(|image| {
             let failure = image.error.as_ref()?;
             let error = Error::new(failure.kind, failure.message.clone());
+            let error = if failure.message.contains(&image.source) {
+                error
+            } else {
+                error.context(format!("`{}`", image.source))
+            };
             Some(match &failure.hint {
                 Some(hint) => error.with_hint(hint.clone()),
                 None => error,

@@ -415,3 +415,9 @@ impl<'a> Upload<'a> {
         .with_hint("is this address a registry?")
     }
 }
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        self.cursor.abandon();
+    }
+}

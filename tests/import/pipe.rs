@@ -114,6 +114,29 @@ fn a_bundle_of_our_own_is_pushed_in_one_pass_without_a_temporary_file() {
 }
 
 #[test]
+fn memory_does_not_grow_with_the_bundle() {
+    let (cli, target) = (cli(), Double::new());
+    let size = 160 << 20;
+    let image = sized(1, "linux/amd64", &[size, 8 << 20, 8 << 20, 8 << 20]);
+    let tar = bundle(&cli, &[("x", &image)]);
+    let behind = tar.member(&blob_name(&layer(&image, 0))).unwrap().offset + size as u64;
+    let host = target.host();
+    let arguments = ["import", "-", "-d", &host];
+    let mut child = cli.command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut file = File::open(cli.path("bundle.tar")).unwrap();
+    std::io::copy(&mut (&mut file).take(behind), &mut input).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    std::io::copy(&mut file, &mut input).unwrap();
+    drop(input);
+    Output::new(&child.wait_with_output().unwrap(), &arguments).expect_code(0);
+    assert_complete(&target, "team/x", "1", false);
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 72 << 10, "{peak} KiB");
+}
+
+#[test]
 fn a_base_that_many_share_crosses_once_and_is_mounted() {
     let (cli, target) = (cli(), Double::new());
     let images = shared_base(6, 20 << 20);
