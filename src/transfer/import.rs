@@ -45,8 +45,8 @@ pub struct Selection {
 /// Pushes the images of a bundle to a registry.
 ///
 /// # Errors
-/// If nothing was sent at all: the selection fits nothing, names collide, the bundle does not hold what its images name,
-/// the registry cannot be reached. What goes wrong with one image stands in the report.
+/// If nothing was sent at all: the selection fits nothing, names collide, the registry cannot be reached. What is wrong with
+/// one image of the bundle, or goes wrong with it, stands in the report; nothing is sent for an image that is not whole.
 pub async fn import(
     bundle: Arc<Bundle>,
     select: Selection,
@@ -110,7 +110,14 @@ async fn push(
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
-    for (image, mut tree) in trees {
+    for (image, tree) in trees {
+        let mut tree = match tree {
+            Ok(tree) => tree,
+            Err(error) => {
+                slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
+                continue;
+            }
+        };
         if let Some(filter) = &select.platforms {
             tree = match refilter(tree, filter) {
                 Ok(tree) => tree,
@@ -191,47 +198,17 @@ fn forms(name: &Reference) -> Vec<String> {
 }
 
 /// Reads the manifests of the images and checks that all that they name is there.
-///
-/// # Errors
-/// If one of the images is not whole: a bundle that is found wrong is not used at all.
-async fn read(bundle: Arc<Bundle>, images: Vec<BundledImage>) -> Result<Vec<(BundledImage, ImageTree)>> {
+async fn read(bundle: Arc<Bundle>, images: Vec<BundledImage>) -> Result<Vec<(BundledImage, Result<ImageTree>)>> {
     let work = move || {
-        let mut trees = Vec::new();
-        let mut faults: Vec<Error> = Vec::new();
-        for image in images {
-            match bundle.tree(&image) {
-                Ok(tree) => trees.push((image, tree)),
-                Err(error) => faults.push(error.context(format!("`{}`", image.name))),
-            }
-        }
-        (trees, faults)
+        let read = |image: BundledImage| {
+            let tree = bundle.tree(&image);
+            (image, tree)
+        };
+        images.into_iter().map(read).collect()
     };
-    let (trees, mut faults) = tokio::task::spawn_blocking(work)
+    tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| Error::new(Kind::Io, "reading the bundle ended early").with_source(e))?;
-    let hint = "get the bundle again; `--only` imports images that are whole";
-    match faults.len() {
-        0 => Ok(trees),
-        1 => {
-            let fault = faults.remove(0);
-            Err(if fault.hint().is_some() {
-                fault
-            } else {
-                fault.with_hint(hint)
-            })
-        }
-        n => {
-            let mut text = format!("{n} images of the bundle are not whole");
-            for fault in faults.iter().take(LISTED) {
-                text.push_str("\n  ");
-                text.push_str(&fault.full());
-            }
-            if n > LISTED {
-                text.push_str(&format!("\n  and {} more", n - LISTED));
-            }
-            Err(Error::new(faults[0].kind(), text).with_hint(hint))
-        }
-    }
+        .map_err(|e| Error::new(Kind::Io, "reading the bundle ended early").with_source(e))
 }
 
 /// The blobs of a bundle.
@@ -261,8 +238,8 @@ impl Origin for BundleBlobs {
         self.0.describe(digest)
     }
 
-    fn elsewhere(&self, _digest: &Digest) -> bool {
-        false
+    fn elsewhere(&self, digest: &Digest) -> bool {
+        self.0.turn(digest)
     }
 }
 

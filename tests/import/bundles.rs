@@ -52,38 +52,68 @@ async fn a_corrupt_blob_never_ends_in_an_upload_or_a_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_sent_for_a_bundle_that_lacks_a_blob() {
+async fn nothing_is_sent_for_an_image_that_lacks_a_blob() {
     let registry = Double::new();
-    let mut maker = images(&["docker.io/team/good:1"]);
-    let layer = noise(50, 7000);
-    let image = maker.image("linux/amd64", &[&layer]);
-    maker.name("docker.io/team/bad:1", &image);
-    maker.remove(&super::support::sha256(&layer));
-    let bundle = maker.open();
-    let error = run(&bundle, request(&registry)).await.unwrap_err();
-    assert!(
-        error.full().contains(&super::support::sha256(&layer)) && error.full().contains("team/bad:1"),
-        "{error:?}"
-    );
-    assert!(error.hint().is_some());
+    let mut maker = Maker::default();
+    let layers: Vec<Vec<u8>> = (50..53).map(|seed| noise(seed, 7000)).collect();
+    let lost: Vec<String> = layers.iter().map(|layer| super::support::sha256(layer)).collect();
+    for (name, layers) in [("bad", &layers[..2]), ("worse", &layers[2..])] {
+        let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+        let image = maker.image("linux/amd64", &layers);
+        maker.name(&format!("docker.io/team/{name}:1"), &image);
+    }
+    lost.iter().for_each(|digest| maker.remove(digest));
+    let report = run(&maker.open(), request(&registry)).await.unwrap();
     assert!(registry.requests().is_empty(), "{}", registry.transcript());
+    assert_eq!(report.images.len(), 2);
+    for (image, lost) in report.images.iter().zip([&lost[..2], &lost[2..]]) {
+        assert!(image.error.as_ref().unwrap().hint.is_some());
+        let why = why(image);
+        assert!(why.contains(&image.source), "{why}");
+        lost.iter().for_each(|digest| assert!(why.contains(digest), "{why}"));
+    }
 
-    // What is whole can still be chosen.
-    let select = Selection {
-        only: vec!["team/good*".to_owned()],
-        platforms: None,
-    };
-    let report = import(
-        bundle.bundle.clone(),
-        select,
-        request(&registry),
-        &registries(),
-        Progress::silent(),
-    )
-    .await;
-    assert_eq!(report.unwrap().images.len(), 1);
+    // What is whole goes its way.
+    let good = maker.image("linux/amd64", &[b"good"]);
+    maker.name("docker.io/team/good:1", &good);
+    let report = run(&maker.open(), request(&registry)).await.unwrap();
+    let outcomes: Vec<Outcome> = report.images.iter().map(|image| image.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Failed, Outcome::Failed, Outcome::Pushed]);
+    assert!(report.failed());
     assert_complete(&registry, "mirror/team/good", "1", false);
-    assert_eq!(registry.store().repository("mirror/team/bad").map(|r| r.blobs), None);
+    assert!(!registry.transcript().contains("team/bad") && !registry.transcript().contains("team/worse"));
+
+    // Unless the first failure is to end it.
+    let registry = Double::new();
+    let mut strict = request(&registry);
+    strict.fail_fast = true;
+    assert!(run(&maker.open(), strict).await.unwrap().failed());
+    assert!(registry.requests().is_empty(), "{}", registry.transcript());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_good_copy_of_a_blob_is_taken_from_whichever_bundle_has_it() {
+    let base = noise(77, 900_000);
+    let mut good = Maker::default();
+    let image = good.image("linux/amd64", &[&base]);
+    good.name("docker.io/team/a:1", &image);
+    let mut bad = Maker::default();
+    let image = bad.image("linux/amd64", &[&base, b"more"]);
+    bad.name("docker.io/team/b:1", &image);
+    let manifest = digest(&bad.image("linux/amd64", &[&base]));
+    bad.corrupt(&manifest);
+    bad.corrupt(&super::support::sha256(&base));
+    for tars in [vec![bad.write(), good.write()], vec![good.write(), bad.write()]] {
+        let registry = Double::new();
+        run_well(&open(tars), request(&registry)).await;
+        assert_complete(&registry, "mirror/team/a", "1", false);
+        assert_complete(&registry, "mirror/team/b", "1", false);
+    }
+    let registry = Double::new();
+    let report = run(&open(vec![bad.write(), bad.write()]), request(&registry))
+        .await
+        .unwrap();
+    assert!(why(&report.images[0]).contains("other bytes"), "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +165,7 @@ async fn two_bundles_share_their_blobs() {
     assert_complete(&registry, "mirror/team/a", "1", false);
     assert_complete(&registry, "mirror/team/b", "1", false);
     // Alone the second one is not whole.
-    assert!(run(&second.open(), request(&Double::new())).await.is_err());
+    assert!(run(&second.open(), request(&Double::new())).await.unwrap().failed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

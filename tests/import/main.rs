@@ -10,6 +10,7 @@ mod pipe;
 mod sparse_index;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 
 use handmade::{Maker, noise};
 use support::Double;

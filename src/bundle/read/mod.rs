@@ -153,7 +153,33 @@ impl Bundle {
             bundle.missing.extend(contents.missing);
         }
         bundle.one_digest_per_name()?;
+        if let Some(given) = &options.name {
+            bundle.has_use_for(given)?;
+        }
         Ok(bundle)
+    }
+
+    /// A given name of which nothing is made would leave the image under a name that the user does not expect.
+    fn has_use_for(&self, given: &Reference) -> Result<()> {
+        let of_use =
+            |image: &BundledImage| (image.name.host(), image.name.repository()) == (given.host(), given.repository());
+        if self.images.iter().any(of_use) {
+            return Ok(());
+        }
+        let first = self
+            .images
+            .first()
+            .map(|image| image.name.to_string())
+            .unwrap_or_default();
+        let more = match self.images.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        Err(Error::new(
+            Kind::Usage,
+            format!("`--name {given}` has no effect, since every image has a name of its own: `{first}`{more}"),
+        )
+        .with_hint("leave it away; `--map` puts images elsewhere"))
     }
 
     /// A name that stands there twice is one image if the digest is the same, and an error if not.
@@ -237,6 +263,12 @@ impl Bundle {
     /// [`Kind::Integrity`] if it is another, with file, member and offset; [`Kind::NotFound`] if the blob is not there.
     pub fn verify_blob(&self, digest: &Digest) -> Result<()> {
         self.store.verify(digest)
+    }
+
+    /// Turns to another copy of a blob whose bytes are not those of its digest, in another of the bundles. `false` if there
+    /// is none that was not tried.
+    pub fn turn(&self, digest: &Digest) -> bool {
+        self.store.turn(digest)
     }
 
     /// Where a blob stands, for error messages: file, member name and offset.

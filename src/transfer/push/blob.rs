@@ -82,7 +82,7 @@ pub(crate) async fn place(
                     return Err((error, Fault::Here));
                 }
                 if wrong && origin.elsewhere(&descriptor.digest) {
-                    progress.note(format!("{}; fetching it again", error.full()));
+                    progress.note(format!("{}; reading it again", error.full()));
                     continue;
                 }
                 let error = error.context(origin.describe(&descriptor.digest));

@@ -347,7 +347,10 @@ impl<'a> Engine<'a> {
             image.alive = false;
             image.report.outcome = Outcome::Planned;
             image.report.replaced = image.before.take();
-            self.tell(number);
+            image
+                .report
+                .replaced
+                .take_if(|before| image.report.pushed.as_ref() == Some(before));
             return;
         }
         let repository = &mut self.repositories[image.repository];
@@ -417,9 +420,12 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Tells that an image is over; its warnings stand in the report.
+    /// Tells that an image is there; its warnings stand in the report.
     fn tell(&mut self, number: usize) {
         let report = &self.images[number].report;
+        if self.request.dry_run || report.outcome == Outcome::LeftAlone {
+            return;
+        }
         if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
             self.progress.emit(Event::ImageDone {
                 reference: reference.clone(),
