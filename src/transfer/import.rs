@@ -10,6 +10,7 @@ use futures_util::stream;
 use globset::GlobBuilder;
 
 use super::push::arrivals::{Arrivals, Kept};
+use super::push::flow::WINDOW;
 use super::push::place;
 use super::push::report::{ImageReport, PushReport};
 use super::push::{Origin, PushRequest, Slot, push_arriving};
@@ -250,6 +251,10 @@ struct PipeBlobs {
 }
 
 impl BlobSource for PipeBlobs {
+    fn is_kept(&self, descriptor: &Descriptor) -> bool {
+        descriptor.size <= WINDOW || self.front.0.size_of(&descriptor.digest).is_some()
+    }
+
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         if let Some(flow) = self.kept.get(&descriptor.digest) {
             return Box::pin(async move { flow.stream(offset) });

@@ -43,7 +43,7 @@ pub(super) fn open(
         }
         if pass.input_mut().inner_mut().written() + member.size > MAX_FRONT {
             let why = "its manifests and configs are too large to be kept in memory";
-            pass.input_mut().inner_mut().to_file(label, why)?;
+            pass.input_mut().inner_mut().move_to_file(label, why)?;
         }
         // Its body now, since the front may need it and not go on behind it.
         while pass.read_body(&mut buffer)? > 0 {}
@@ -100,7 +100,7 @@ impl Incoming {
     ///
     /// # Errors
     /// [`Kind::Malformed`] if the pipe breaks the rules of its format, ends early, or has a member twice with other bytes.
-    pub fn next(&mut self) -> Result<Option<Arriving>> {
+    pub fn next_blob(&mut self) -> Result<Option<Arriving>> {
         loop {
             let Some(pass) = &mut self.pass else { return Ok(None) };
             let Some(member) = pass.next()? else {
@@ -136,7 +136,7 @@ impl Incoming {
     /// Reads from the current blob; 0 at its end.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// As [`next_blob`](Self::next_blob).
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
     }

@@ -83,7 +83,7 @@ fn spool<R: Read + Send>(
     store: &mut Store,
 ) -> Result<Archive> {
     let mut pass = begin(input, compression, label, temp_dir)?;
-    pass.input_mut().inner_mut().to_file(label, why)?;
+    pass.input_mut().inner_mut().move_to_file(label, why)?;
     finish(pass, label, why, store)
 }
 
@@ -112,7 +112,7 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
 /// Copies what is left of an archive to a temporary file, and indexes the copy.
 pub(super) fn finish(mut pass: Pass<'_>, label: &str, why: &str, store: &mut Store) -> Result<Archive> {
     let name = label.escape_debug();
-    pass.input_mut().inner_mut().to_file(label, why)?;
+    pass.input_mut().inner_mut().move_to_file(label, why)?;
     while pass.next()?.is_some() {}
     let (end, input) = pass.into_end();
     let mut tee = input.into_inner();
@@ -187,7 +187,7 @@ impl Output {
 
 impl<R> Tee<R> {
     /// Goes on in a temporary file, which gets what was written down so far. `why` says what makes that necessary.
-    pub(super) fn to_file(&mut self, label: &str, why: &str) -> Result<()> {
+    pub(super) fn move_to_file(&mut self, label: &str, why: &str) -> Result<()> {
         let Output::Memory(bytes) = &self.output else {
             return Ok(());
         };

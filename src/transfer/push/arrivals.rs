@@ -202,7 +202,7 @@ impl Feeder {
     }
 
     fn feed(&mut self) -> Result<()> {
-        while let Some(blob) = self.incoming.next()? {
+        while let Some(blob) = self.incoming.next_blob()? {
             let sizes = {
                 let mut state = self.kept.state();
                 if state.closed {

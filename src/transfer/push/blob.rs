@@ -153,6 +153,10 @@ impl Meter {
 }
 
 impl BlobSource for Metered {
+    fn is_kept(&self, descriptor: &Descriptor) -> bool {
+        self.origin.is_kept(descriptor)
+    }
+
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         Box::pin(async move {
             if self.meter.unexpected.swap(false, Ordering::Relaxed) {
