@@ -48,7 +48,8 @@ pub(super) struct Upload<'a> {
     pub(super) scope: Scope,
     pub(super) cursor: Cursor,
     pub(super) action: String,
-    /// The connection broke under the last body: the next one listens for the reason.
+    /// Whether the next body waits a moment for a refusal: where the connection broke under the last one, for the reason, and
+    /// where there is but one attempt.
     pub(super) listen: bool,
 }
 
@@ -98,7 +99,7 @@ impl<'a> Upload<'a> {
                 "cannot upload blob {} to `{}/{repository}`",
                 descriptor.digest, host.name
             ),
-            listen: false,
+            listen: !host.ladder.takes(descriptor.size) && !source.is_kept(descriptor),
         }
     }
 
@@ -127,6 +128,9 @@ impl<'a> Upload<'a> {
                 Ok(Outcome::Done) => {
                     if climbed {
                         self.host.ladder.climbed(rung);
+                    }
+                    if rung != Rung::Chunks {
+                        self.host.ladder.took(size);
                     }
                     return Ok(());
                 }
@@ -413,5 +417,11 @@ impl<'a> Upload<'a> {
             ),
         )
         .with_hint("is this address a registry?")
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        self.cursor.abandon();
     }
 }

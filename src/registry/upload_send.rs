@@ -77,6 +77,9 @@ impl Upload<'_> {
             let own = self.host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());
             self.host.heard(&answer);
+            if !answer.status().is_success() {
+                self.cursor.halt();
+            }
             match answer.status().as_u16() {
                 200..=299 => return Ok(Ok(answer)),
                 307 | 308 => {

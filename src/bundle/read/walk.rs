@@ -34,6 +34,8 @@ pub(super) struct Walk<'a> {
     pub(super) missing: BTreeSet<Digest>,
     wrong: BTreeSet<String>,
     left_out: BTreeMap<Digest, LeftOut>,
+    /// Blobs that the bundle's record says are not in it: those of a pipe's rest are all others.
+    pub(super) left_behind: HashSet<Digest>,
     /// Image configs by digest.
     pub(super) configs: BTreeMap<Digest, Bytes>,
     configs_size: usize,
@@ -51,6 +53,7 @@ impl<'a> Walk<'a> {
             missing: BTreeSet::new(),
             wrong: BTreeSet::new(),
             left_out: BTreeMap::new(),
+            left_behind: HashSet::new(),
             configs: BTreeMap::new(),
             configs_size: 0,
             platforms: HashMap::new(),
@@ -184,7 +187,11 @@ impl<'a> Walk<'a> {
         }
         let mut complete = true;
         for blob in node.blobs() {
-            if blob.is_nondistributable() && self.store.size_of(&blob.digest).is_none() {
+            let here = self.store.size_of(&blob.digest).is_some();
+            if !here && self.store.to_come && !self.left_behind.contains(&blob.digest) {
+                continue;
+            }
+            if blob.is_nondistributable() && !here {
                 self.left_out.entry(blob.digest.clone()).or_insert_with(|| LeftOut {
                     digest: blob.digest.clone(),
                     media_type: blob.media_type.clone(),
