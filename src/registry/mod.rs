@@ -172,13 +172,8 @@ impl Registry {
             });
         }
         if origin || places.is_empty() {
-<<<<<<< HEAD
             places.push_back(Candidate {
-                host: Arc::clone(&self.host),
-=======
-            places.push_back(Place {
                 host: self.origin(repository)?,
->>>>>>> citizen
                 repository: repository.to_owned(),
             });
         }
