@@ -69,7 +69,8 @@ impl Cli {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            hide_login(&mut error);
             let code = if error.use_stderr() { 2 } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
@@ -129,6 +130,17 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// An argument that is refused is quoted; what stands before an `@` in it may be a password.
+fn hide_login(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some((_, rest)) = value.rsplit_once('@')
+    {
+        let shown = format!("…@{rest}");
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+}
+
 fn cannot_start(error: std::io::Error) -> ExitCode {
     output::error(
         &Error::new(Kind::Io, "cannot start the threads that do the work")
@@ -148,11 +160,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// report an error but panics; so it is tried first whether there are enough for both.
 fn start() -> std::io::Result<tokio::runtime::Runtime> {
     const NEEDED: usize = 12;
-    let probe = || std::fs::File::open("/dev/null");
-    let enough: std::io::Result<Vec<_>> = (0..NEEDED).map(|_| probe()).collect();
-    match enough {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let open = |_| std::fs::File::open("/dev/null");
+    let all = (0..NEEDED).map(open).collect::<std::io::Result<Vec<_>>>();
+    if let Err(error) = all.map(drop)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error);
     }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
