@@ -13,6 +13,7 @@ use super::push::place;
 use super::push::report::{ImageReport, PushReport};
 use super::push::{Origin, PushRequest, Slot, push_all};
 use super::refilter::refilter;
+use super::resolve::warn_of_absent;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -79,6 +80,7 @@ pub async fn import(
                     continue;
                 }
             };
+            warn_of_absent(&tree, filter, &progress);
         }
         name_referrers(&bundle, &mut tree);
         slots.push(Slot::Item(tree.source.to_string()));
