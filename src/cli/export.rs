@@ -21,8 +21,9 @@ pub(super) struct Selection {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Vec<String>,
 
-    /// What becomes of an index of which platforms are dropped: auto, filtered (new digest) or sparse (original digest)
-    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true)]
+    /// What becomes of an index of which platforms are dropped: filtered (new digest), sparse (original digest), or auto:
+    /// sparse for an image pinned by digest, else filtered
+    #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(super) index: IndexMode,
 }
 
@@ -119,6 +120,16 @@ fn compression(arguments: &Arguments) -> Compression {
     }
 }
 
+/// Standard output without the buffer that looks for line ends in what is no text.
+fn unbuffered_stdout() -> Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(std::fs::File::from)
+        .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").with_source(e))
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let images = references(&arguments.images)?;
     let wanted = arguments.selection.wanted()?;
@@ -141,7 +152,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         reuse: arguments.reuse,
         read_ahead: u64::from(arguments.read_ahead) << 20,
         output: if to_pipe {
-            Output::Pipe(Box::new(std::io::stdout()))
+            Output::Pipe(Box::new(unbuffered_stdout()?))
         } else {
             Output::File {
                 path: arguments.output.clone(),

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Vec<String>,
 
-    /// Overrides what the bundle says of an index of which platforms are dropped: auto, filtered or sparse
+    /// What becomes of an index of which platforms are dropped: auto, filtered or sparse [default: what the bundle says]
     #[arg(long, value_name = "MODE")]
     index: Option<IndexMode>,
 

@@ -11,11 +11,21 @@ mod progress;
 mod push;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use docker_mirror::error::{Error, Kind, Result};
+use tokio::sync::oneshot;
 
 use self::output::Outcome;
+
+const LONG_NAMES: &str = "Commands stand first. An image that is really named like one is reached by its long name, such as `library/export`.";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  everything is done
+  1  something failed or was left out; what it was is on standard error
+  2  the command line is wrong; nothing was done";
 
 /// Mirror container images: every linux platform, through one file across an air gap or straight from registry to registry
 ///
@@ -31,9 +41,7 @@ use self::output::Outcome;
     subcommand_negates_reqs = true,
     arg_required_else_help = true
 )]
-#[command(
-    after_help = "An image that is really named like a command is reached by its long name, such as `library/export`."
-)]
+#[command(after_help = format!("{LONG_NAMES}\n\n{EXIT_CODES}"))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -45,10 +53,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Fetch images from their registries into one file
+    #[command(after_help = EXIT_CODES)]
     Export(export::Arguments),
     /// Push the images of a file to a registry
+    #[command(after_help = EXIT_CODES)]
     Import(import::Arguments),
     /// Show what is left of a registry's pull limit
+    #[command(after_help = EXIT_CODES)]
     Limits(limits::Arguments),
 }
 
@@ -67,39 +78,142 @@ impl Cli {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return not_parsed(&error),
     };
+    if let Some(error) = command_among_images(&cli) {
+        output::error(&error);
+        return ExitCode::from(2);
+    }
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match start() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            output::error(&Error::new(Kind::Io, "cannot start the threads that do the work").with_source(error));
-            return ExitCode::from(1);
-        }
+        Err(error) => return cannot_start(error),
     };
+    // Signals are listened to before the work begins, and the work has a thread of its own, so that they are heard also while
+    // it waits for a terminal, a pipe or a disk.
+    let interrupted = {
+        let _guard = runtime.enter();
+        interrupted()
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (done, mut result) = oneshot::channel();
+    let handle = runtime.handle().clone();
+    let work = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let _ = done.send(handle.block_on(async {
+            tokio::select! {
+                _ = stopped => None,
+                result = connection::within(limit, run(cli)) => Some(result),
+            }
+        }));
+    });
+    if let Err(error) = work {
+        return cannot_start(error);
+    }
     let result = runtime.block_on(async {
         tokio::select! {
-            // In this order: signals are listened to before the work begins.
             biased;
-            error = interrupted() => Err(error),
-            result = connection::within(limit, run(cli)) => result,
+            error = interrupted => {
+                let _ = stop.send(());
+                // What is under way is put in order, unless it hangs.
+                let _ = tokio::time::timeout(PATIENCE, &mut result).await;
+                Err(error)
+            }
+            // Without a result the work has panicked, and said so.
+            ended = &mut result => ended
+                .ok()
+                .flatten()
+                .unwrap_or_else(|| Err(Error::new(Kind::Incomplete, "the work ended before it was done"))),
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    let unwritten = output::unwritten();
+    if let Some(error) = &unwritten {
+        output::error(error);
+    }
     match result {
-        Ok(Outcome::Success) => ExitCode::SUCCESS,
-        Ok(Outcome::Failure) => ExitCode::from(1),
+        Ok(Outcome::Success) if unwritten.is_none() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
         Err(error) => {
             output::error(&error);
             ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
         }
     }
+}
+
+/// Shows what the parser has to say: what is wrong, or the help that was asked for.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    let written = error.print();
+    if error.use_stderr() {
+        let mut arguments = std::env::args_os().skip(1).filter_map(|a| a.into_string().ok());
+        let options_first = arguments.next().is_some_and(|first| first.starts_with('-'));
+        if options_first && let Some(command) = arguments.find(|argument| is_command(argument)) {
+            output::say(&format!("hint: {}", commands_stand_first(&command)));
+        }
+        return ExitCode::from(2);
+    }
+    match written.err().and_then(output::cannot_write) {
+        None => ExitCode::SUCCESS,
+        Some(error) => {
+            output::error(&error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn is_command(word: &str) -> bool {
+    word == "help" || Cli::command().get_subcommands().any(|c| c.get_name() == word)
+}
+
+fn commands_stand_first(command: &str) -> String {
+    format!(
+        "to run the command, write `docker-mirror {command} …` with all options behind it; the image of this name is \
+         `library/{command}`"
+    )
+}
+
+/// A command behind an option counts as an image for the parser; nobody means it so.
+fn command_among_images(cli: &Cli) -> Option<Error> {
+    if cli.command.is_some() {
+        return None;
+    }
+    let command = cli.mirror.images.iter().find(|image| is_command(image))?;
+    Some(
+        Error::new(
+            Kind::Usage,
+            format!("`{command}` is a command and stands behind options"),
+        )
+        .with_hint(commands_stand_first(command)),
+    )
+}
+
+fn cannot_start(error: std::io::Error) -> ExitCode {
+    output::error(
+        &Error::new(Kind::Io, "cannot start the threads that do the work")
+            .with_source(error)
+            .with_hint("if too many files are open, raise the limit (`ulimit -n`)"),
+    );
+    ExitCode::from(1)
+}
+
+/// The stack of the thread that does the work; that of a main thread.
+const STACK: usize = 8 << 20;
+
+/// How long work that was interrupted may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts the threads that do the work. Signals need two descriptors of their own, and without them the runtime does not
+/// report an error but panics; so it is tried first whether there are enough for both.
+fn start() -> std::io::Result<tokio::runtime::Runtime> {
+    const NEEDED: usize = 12;
+    let probe = || std::fs::File::open("/dev/null");
+    let enough: std::io::Result<Vec<_>> = (0..NEEDED).map(|_| probe()).collect();
+    match enough {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 async fn run(cli: Cli) -> Result<Outcome> {
@@ -111,30 +225,32 @@ async fn run(cli: Cli) -> Result<Outcome> {
     }
 }
 
-/// Ends when the user, or whoever supervises the program, wants it to end.
-async fn interrupted() -> Error {
+/// Listens from now on, and ends when the user, or whoever supervises the program, wants it to end.
+fn interrupted() -> impl Future<Output = Error> {
     use tokio::signal::unix::{SignalKind, signal};
-    let name = match (
+    let signals = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
         signal(SignalKind::hangup()),
-    ) {
-        (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
-            tokio::select! {
-                _ = interrupt.recv() => "interrupted",
-                _ = terminate.recv() => "terminated",
-                _ = hangup.recv() => "hung up",
+    );
+    async move {
+        let name = match signals {
+            (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => "interrupted",
+                    _ = terminate.recv() => "terminated",
+                    _ = hangup.recv() => "hung up",
+                }
             }
-        }
-        _ => std::future::pending().await,
-    };
-    Error::new(Kind::Cancelled, name).with_hint("run the same command again: it goes on where this one stopped")
+            _ => std::future::pending().await,
+        };
+        Error::new(Kind::Cancelled, name).with_hint("run the same command again: it goes on where this one stopped")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn flags_are_consistent() {

@@ -11,10 +11,10 @@ use docker_mirror::image::destination::Destination;
 use docker_mirror::image::digest::Digest;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::{Choice, IndexMode};
+use docker_mirror::progress::human_bytes;
 use docker_mirror::transfer::push::place::Mapping;
 use docker_mirror::transfer::push::report::{Amount, Form, ImageReport, Outcome as Became, PushReport};
 use docker_mirror::transfer::push::{OnExisting, PushRequest};
-use indicatif::HumanBytes;
 
 use super::output::{self, Outcome};
 
@@ -34,7 +34,7 @@ pub(super) struct Target {
     map: Vec<Mapping>,
 
     /// What to do about a tag that holds another digest: overwrite, skip or error
-    #[arg(long, value_name = "WHAT", default_value = "overwrite", hide_default_value = true)]
+    #[arg(long, value_name = "WHAT", default_value = "overwrite")]
     on_existing: OnExisting,
 
     /// Only show what would go where, how many bytes would be sent and how many are there already
@@ -111,8 +111,8 @@ fn planned(image: &ImageReport, destination: &str) -> String {
         Became::LeftAlone => "the tag is left alone".to_owned(),
         _ => format!(
             "{} to send, {} already there",
-            HumanBytes(counts.uploaded.bytes),
-            HumanBytes(counts.skipped.bytes + counts.mounted.bytes)
+            human_bytes(counts.uploaded.bytes),
+            human_bytes(counts.skipped.bytes + counts.mounted.bytes)
         ),
     };
     format!("{} -> {destination}  {state}", image.source)
@@ -120,7 +120,7 @@ fn planned(image: &ImageReport, destination: &str) -> String {
 
 fn amount(amount: Amount) -> String {
     let noun = if amount.blobs == 1 { "blob" } else { "blobs" };
-    format!("{} {noun} ({})", amount.blobs, HumanBytes(amount.bytes))
+    format!("{} {noun} ({})", amount.blobs, human_bytes(amount.bytes))
 }
 
 /// What is not exactly as it was at the source, or as it was asked for.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::credentials::CredentialOptions;
 use super::mirrors::Mirrors;
+use super::proxy::Proxies;
 use super::tls::TlsOptions;
 use crate::progress::Progress;
 
@@ -19,6 +20,8 @@ pub struct Options {
     pub tls: TlsOptions,
     /// Where pulls may go before the origin is asked.
     pub mirrors: Mirrors,
+    /// The proxies on the way. Addresses of this machine are reached without.
+    pub proxies: Proxies,
     /// Requests with bodies in flight per host and direction; 6 by default. The client goes below it by itself where a
     /// host throttles or breaks connections.
     pub jobs: Option<usize>,

@@ -32,7 +32,6 @@ impl Upload<'_> {
             headers.insert(CONTENT_RANGE, range);
         }
         for _ in 0..4 {
-            self.host.uploads.quiet().await;
             self.host.downloads.quiet().await;
             let begun = Instant::now();
             let authorization = self
@@ -52,7 +51,14 @@ impl Upload<'_> {
             let sent = self
                 .host
                 .context
-                .send(&method, &url, headers.clone(), Some(body), Some(&watch))
+                .send(
+                    &method,
+                    &url,
+                    headers.clone(),
+                    Some(body),
+                    Some(&watch),
+                    self.host.trust(&url),
+                )
                 .await;
             if let Some(error) = self.cursor.failed() {
                 return Err(error);

@@ -14,13 +14,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
-use crate::image::tree::{LeftOut, Variant};
-
-/// An index inside an index inside an index: deeper than this is no image.
-const MAX_DEPTH: usize = 8;
-
-/// A tree has at most this many manifests.
-const MAX_NODES: usize = 10_000;
+use crate::image::tree::{LeftOut, MAX_DEPTH, MAX_NODES, Variant};
 
 /// The manifests of one tree take at most this much memory.
 const MAX_BYTES: u64 = 256 << 20;
@@ -97,7 +91,7 @@ impl<'a> Walk<'a> {
         if depth > MAX_DEPTH {
             return Err(Error::new(
                 Kind::Malformed,
-                format!("indexes stand more than {MAX_DEPTH} deep in each other"),
+                format!("its indexes nest deeper than {MAX_DEPTH} levels"),
             ));
         }
         if !seen.insert(node.digest().clone()) {

@@ -3,11 +3,13 @@
 //! Manifests first; they give the plan, and the plan gives every byte of the bundle its place. Then blobs side by side into
 //! their places, and the final name last.
 
+mod ahead;
 mod fill;
 mod ordered;
 mod reuse;
 mod slot;
 mod unfinished;
+mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -25,7 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::{Presence, Registries};
 use crate::transfer::fetch::Sources;
 use crate::transfer::resolve::{Resolver, Wanted};
@@ -403,20 +405,4 @@ async fn moved(
         .filter_map(|found| async move { found })
         .collect()
         .await
-}
-
-/// A size for people, in binary units.
-pub(crate) fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} bytes");
-    }
-    #[allow(clippy::cast_precision_loss, reason = "two digits are shown")]
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }
