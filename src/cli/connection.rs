@@ -91,7 +91,8 @@ struct Connection {
     #[arg(long)]
     any_token_server: bool,
 
-    /// Keep no manifests from run to run (they save pulls where a registry counts them)
+    /// Keep nothing from run to run: no manifests (they save pulls where a registry counts them), no addresses of uploads
+    /// that were broken off
     #[arg(long)]
     no_cache: bool,
 }
@@ -207,6 +208,11 @@ impl Shared {
                 None
             } else {
                 cache_folder()
+            },
+            upload_sessions: if flags.no_cache || side == Side::Source {
+                None
+            } else {
+                cache_folder().map(|folder| folder.join("uploads"))
             },
             any_token_server: flags.any_token_server,
             progress: progress.clone(),

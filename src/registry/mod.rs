@@ -36,7 +36,9 @@ pub mod tls;
 mod token;
 mod upload;
 mod upload_body;
+mod upload_resume;
 mod upload_send;
+mod upload_sessions;
 pub mod upload_source;
 
 use std::collections::{HashMap, VecDeque};

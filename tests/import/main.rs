@@ -1,5 +1,6 @@
 //! Import: what becomes of images, good and bad, at registries that do as they should and at others.
 
+mod again;
 mod bundles;
 #[path = "../handmade/mod.rs"]
 mod handmade;
