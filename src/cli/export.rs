@@ -150,6 +150,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         docker_manifest: !arguments.no_docker_manifest,
         reuse: arguments.reuse,
         read_ahead: u64::from(arguments.read_ahead) << 20,
+        file_system: None,
         output: if to_pipe {
             Output::Pipe(Box::new(unbuffered_stdout()?))
         } else {
