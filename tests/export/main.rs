@@ -5,8 +5,10 @@
 mod support;
 
 mod faults;
+mod lost;
 mod output;
 mod pipe;
+mod plain_gaps;
 mod power;
 mod quota;
 mod ranges;

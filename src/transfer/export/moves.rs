@@ -23,6 +23,8 @@ const SYNC_STEP: u64 = 128 << 20;
 struct Move {
     from: usize,
     to: usize,
+    /// Where the new plan has it.
+    target: u64,
 }
 
 /// Moves what is there, and says what that is, by the number of the slot in the plan. `header` is that of a journal of the old
@@ -38,13 +40,11 @@ pub(super) fn settle_in(
     old: &[OldSlot],
 ) -> Result<HashMap<usize, Ranges>> {
     let moves = in_order(plan, old);
-    let offset = |mv: &Move| plan.blobs()[mv.to].offset;
-    if moves.iter().any(|mv| offset(mv) != old[mv.from].offset) {
+    if moves.iter().any(|mv| mv.target != old[mv.from].offset) {
         partial.sync()?;
-        let mover = Mover {
+        let mut mover = Mover {
             partial,
             journal: Journal::create(partial.journal_path(), header, old, true)?,
-            plan,
             old,
             moved: 0,
             slots: old.len(),
@@ -67,8 +67,10 @@ fn in_order(plan: &Plan, old: &[OldSlot]) -> Vec<Move> {
         .enumerate()
         .filter_map(|(from, slot)| {
             let to = *numbers.get(&slot.digest)?;
-            let wanted = plan.blobs()[to].blob.size == slot.size && !slot.written.is_empty();
-            wanted.then_some(Move { from, to })
+            let place = &plan.blobs()[to];
+            let wanted = place.blob.size == slot.size && !slot.written.is_empty();
+            let target = place.offset;
+            wanted.then_some(Move { from, to, target })
         })
         .collect();
     moves.sort_by_key(|mv| old[mv.from].offset);
@@ -88,7 +90,6 @@ fn in_order(plan: &Plan, old: &[OldSlot]) -> Vec<Move> {
 struct Mover<'a> {
     partial: &'a Partial,
     journal: Journal,
-    plan: &'a Plan,
     old: &'a [OldSlot],
     /// Bytes since the last sync.
     moved: u64,
@@ -97,8 +98,13 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    fn run(mut self, moves: &[Move]) -> Result<()> {
-        // What does not go along may be overwritten by what does.
+    fn run(&mut self, moves: &[Move]) -> Result<()> {
+        self.order(moves)?.into_iter().try_for_each(|mv| self.one(mv))
+    }
+
+    /// Takes back what the journal says of all that does not go along, which may be overwritten by what does, and gives the
+    /// moves in the order in which none overwrites another.
+    fn order(&self, moves: &[Move]) -> Result<Vec<Move>> {
         let along: HashSet<usize> = moves.iter().map(|mv| mv.from).collect();
         for number in (0..self.old.len()).filter(|number| !along.contains(number)) {
             self.journal.discard(number)?;
@@ -106,16 +112,13 @@ impl Mover<'_> {
         let (up, down): (Vec<Move>, Vec<Move>) = moves
             .iter()
             .copied()
-            .partition(|mv| self.plan.blobs()[mv.to].offset > self.old[mv.from].offset);
-        for mv in up.into_iter().rev().chain(down) {
-            self.one(mv)?;
-        }
-        Ok(())
+            .partition(|mv| mv.target > self.old[mv.from].offset);
+        Ok(up.into_iter().rev().chain(down).collect())
     }
 
     fn one(&mut self, mv: Move) -> Result<()> {
         let slot = &self.old[mv.from];
-        let to = self.plan.blobs()[mv.to].offset;
+        let to = mv.target;
         if to == slot.offset {
             return Ok(());
         }
@@ -189,6 +192,67 @@ mod tests {
             partial.read_at(&mut back, to).unwrap();
             back[1_200_000] = bytes[1_200_000];
             assert!(back == bytes, "{from} -> {to}");
+        }
+    }
+
+    /// Wherever it is cut off, the journal claims nothing that is not there, and only the blob on its way is lost.
+    #[test]
+    fn a_kill_between_two_moves_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = Partial::open(&folder.path().join("b.tar")).unwrap();
+        let byte = |number: usize| vec![u8::try_from(number).unwrap() + 1; 1000];
+        let mut old = Vec::new();
+        for number in 0..6 {
+            let mut written = Ranges::default();
+            written.insert(0..1000);
+            let offset = 2000 + 1500 * number as u64;
+            partial.write_at(&byte(number), offset).unwrap();
+            old.push(OldSlot {
+                digest: Digest::sha256(&byte(number)),
+                size: 1000,
+                offset,
+                written,
+            });
+        }
+        // The second is not wanted any more; those before it go up, those behind it go down.
+        let targets = [(0, 2600), (2, 3700), (3, 4800), (4, 7000), (5, 9500)];
+        let moves: Vec<Move> = targets
+            .iter()
+            .enumerate()
+            .map(|(to, (from, target))| Move {
+                from: *from,
+                to,
+                target: *target,
+            })
+            .collect();
+        let header = Header::new(Digest::sha256(b"r"), "x".into(), 512, BTreeMap::new());
+        for cut in 0..=moves.len() {
+            let again = Partial::open(&folder.path().join(format!("{cut}.tar"))).unwrap();
+            let mut all = vec![0; usize::try_from(partial.len().unwrap()).unwrap()];
+            partial.read_at(&mut all, 0).unwrap();
+            again.write_at(&all, 0).unwrap();
+            let mut mover = Mover {
+                partial: &again,
+                journal: Journal::create(again.journal_path(), &header, &old, true).unwrap(),
+                old: &old,
+                moved: 0,
+                slots: old.len(),
+            };
+            // Only the first moves, in the order in which they are made.
+            mover
+                .order(&moves)
+                .unwrap()
+                .into_iter()
+                .take(cut)
+                .for_each(|mv| mover.one(mv).unwrap());
+            let replay = Journal::replay(&again.journal_path()).unwrap();
+            let claimed: Vec<_> = replay.slots.iter().filter(|slot| !slot.written.is_empty()).collect();
+            assert_eq!(claimed.len(), 5, "after {cut} moves");
+            for slot in claimed {
+                let mut found = vec![0; 1000];
+                again.read_at(&mut found, slot.offset).unwrap();
+                assert_eq!(Digest::sha256(&found), slot.digest, "after {cut} moves");
+            }
         }
     }
 }
