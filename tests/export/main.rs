@@ -6,6 +6,7 @@ mod support;
 
 mod faults;
 mod lost;
+mod nested;
 mod output;
 mod pipe;
 mod plain_gaps;
