@@ -86,8 +86,8 @@ fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
 
 /// `manifest.json`, which `docker load` and `podman load` read: one platform per name, linux/amd64 where there is one.
 ///
-/// `None` where no image can be written into it, or where it would be too large for its readers.
-pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Vec<u8>>> {
+/// `None` where no image can be written into it; an error in words where it would be too large for its readers.
+pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8>, String>>> {
     let mut items = Vec::new();
     for tree in trees {
         let Some(tag) = tree.source.tag() else { continue };
@@ -106,14 +106,28 @@ pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let bytes = pretty(&items)?;
-    Ok((bytes.len() < MAX_DOCKER_MANIFEST).then_some(bytes))
+    Ok(Some(if bytes.len() < MAX_DOCKER_MANIFEST {
+        Ok(bytes)
+    } else {
+        Err(format!(
+            "the bundle has no `manifest.json`, which older versions of `docker load` need: with {} images it would have \
+             {} bytes, and its readers accept {} at most; export fewer images into each of several bundles",
+            items.len(),
+            bytes.len(),
+            MAX_DOCKER_MANIFEST - 1
+        ))
+    }))
 }
 
 fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
     let mut images = tree.kept.iter().filter(|record| record.platform.starts_with("linux/"));
     let first = images.clone().next();
+    let variant = images
+        .clone()
+        .find(|record| record.platform.starts_with("linux/amd64/"));
     let chosen = images
-        .find(|record| record.platform.starts_with("linux/amd64"))
+        .find(|record| record.platform == "linux/amd64")
+        .or(variant)
         .or(first)?;
     let manifest = tree.original.all().find(|m| *m.digest() == chosen.digest)?;
     match manifest.view() {

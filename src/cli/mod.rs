@@ -63,6 +63,19 @@ impl Cli {
     }
 }
 
+impl Cli {
+    /// What a user can do after a run that was cut off.
+    fn hint(&self) -> &'static str {
+        match &self.command {
+            Some(Command::Export(arguments)) if !arguments.resumes() => {
+                "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
+                 goes on where it stopped"
+            }
+            _ => "run the same command again: it goes on where this one stopped",
+        }
+    }
+}
+
 /// Parses the command line, runs it, and says how it ended: 0 for success, 1 for failure, 2 for wrong usage.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -75,6 +88,7 @@ pub(crate) fn main() -> ExitCode {
     };
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
+    let hint = cli.hint();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -86,8 +100,8 @@ pub(crate) fn main() -> ExitCode {
         tokio::select! {
             // In this order: signals are listened to before the work begins.
             biased;
-            error = interrupted() => Err(error),
-            result = connection::within(limit, run(cli)) => result,
+            error = interrupted() => Err(error.with_hint(hint)),
+            result = connection::within(limit, hint, run(cli)) => result,
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
@@ -114,6 +128,9 @@ async fn run(cli: Cli) -> Result<Outcome> {
 /// Ends when the user, or whoever supervises the program, wants it to end.
 async fn interrupted() -> Error {
     use tokio::signal::unix::{SignalKind, signal};
+    // A file over the limit of this process (`ulimit -f`) is to be an error of the write, and not the end. The number is that of
+    // SIGXFSZ wherever Linux runs but on MIPS and PA-RISC.
+    let _ = signal(SignalKind::from_raw(25));
     let name = match (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -128,7 +145,7 @@ async fn interrupted() -> Error {
         }
         _ => std::future::pending().await,
     };
-    Error::new(Kind::Cancelled, name).with_hint("run the same command again: it goes on where this one stopped")
+    Error::new(Kind::Cancelled, name)
 }
 
 #[cfg(test)]

@@ -14,5 +14,6 @@ mod power;
 mod quota;
 mod ranges;
 mod resume;
+mod reuse;
 mod tools;
 mod whole;

@@ -9,7 +9,7 @@ use super::fill::{self, Failures, Filled, Filling};
 use super::reuse::Earlier;
 use super::unfinished::Unfinished;
 use super::{Exported, Output, Report, Request, Resolved};
-use super::{configs, human_bytes, moved, moves, request_identity, unfinished, unique};
+use super::{configs, human_bytes, moved, moves, request_identity, unfinished, unique, warn};
 use crate::bundle::journal::{Header, Journal, OldSlot};
 use crate::bundle::partial::{FileSystem, Partial, already_there};
 use crate::bundle::plan::{Extras, Plan, TRAILER};
@@ -94,6 +94,7 @@ impl FileExport<'_> {
             },
         };
         let mut plan = Arc::new(Plan::new(&resolved.trees, &extras)?);
+        warn(&plan, progress);
         let system = match request.file_system {
             Some(system) => system,
             None => partial.file_system()?,

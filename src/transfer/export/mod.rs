@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
 use crate::bundle::partial::FileSystem;
-use crate::bundle::plan::Extras;
+use crate::bundle::plan::{Extras, Plan};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -200,6 +200,13 @@ impl Resolved {
                 .collect(),
             docker_manifest,
         }
+    }
+}
+
+/// Tells what a user should know about a plan.
+fn warn(plan: &Plan, progress: &Progress) {
+    for warning in plan.warnings() {
+        progress.warn(warning.as_str());
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ahead::{Ahead, Turn};
 use super::reuse::Earlier;
 use super::writer::{PartialWriter, Writer};
-use super::{Exported, Output, Report, Request, Resolved, configs, human_bytes, unique};
+use super::{Exported, Output, Report, Request, Resolved, configs, human_bytes, unique, warn};
 use crate::bundle::partial::{Partial, already_there};
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
@@ -139,6 +139,7 @@ async fn write(
         return Ok(report);
     }
     let plan = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
+    warn(&plan, progress);
     if let Some(partial) = partial {
         // The compressed size is not known; that of the plain bundle is close, since layers hardly shrink.
         let system = match request.file_system {
