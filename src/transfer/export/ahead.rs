@@ -216,7 +216,10 @@ impl Ahead {
         };
         let open = match stream {
             Some(stream) => stream,
-            none => none.insert(self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?),
+            none => {
+                let opened = self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?;
+                none.insert(Box::new(opened))
+            }
         };
         open.chunk().await
     }
@@ -228,5 +231,5 @@ enum Origin<'a> {
     /// The earlier bundle of this number.
     Earlier(usize),
     /// A registry; no stream where there is no connection at this moment.
-    Network(Option<Stream<'a>>),
+    Network(Option<Box<Stream<'a>>>),
 }
