@@ -313,6 +313,44 @@ fn crates_stay_in_their_rooms() {
 }
 
 #[test]
+fn every_dependency_is_used_and_accounted_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let decision = fs::read_to_string(root.join("docs/decisions/0001-dependencies.md")).unwrap();
+    let sources = sources();
+    let (mut section, mut seen, mut breaches) = ("", 0, Vec::new());
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let Some((name, _)) = line.split_once(" = ") else {
+            continue;
+        };
+        if section != "[dependencies]" && section != "[dev-dependencies]" {
+            continue;
+        }
+        seen += 1;
+        if places(&decision, name).is_empty() {
+            breaches.push(format!("docs/decisions/0001-dependencies.md: nothing about `{name}`"));
+        }
+        let path = match name {
+            "rustls-webpki" => "webpki".to_owned(),
+            _ => name.replace('-', "_"),
+        };
+        let used = sources.iter().any(|source| {
+            places(&source.code, &path)
+                .iter()
+                .any(|at| source.code[at + path.len()..].starts_with("::"))
+        });
+        if section == "[dependencies]" && !used {
+            breaches.push(format!("Cargo.toml: nothing in src uses `{name}`"));
+        }
+    }
+    assert!(seen > 10, "the dependencies were not found");
+    report(breaches);
+}
+
+#[test]
 fn words_stay_in_their_rooms() {
     let mut breaches = Vec::new();
     for source in sources() {

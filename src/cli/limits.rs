@@ -63,8 +63,12 @@ fn is_registry(text: &str) -> bool {
 
 /// A quota in words.
 pub(super) fn describe(limit: &RateLimit) -> String {
-    let number = |value: Option<u64>| value.map_or_else(|| "an unknown number".to_owned(), |n| n.to_string());
-    let mut text = format!("{} of {} pulls are left", number(limit.remaining), number(limit.limit));
+    let mut text = match (limit.remaining, limit.limit) {
+        (Some(remaining), Some(limit)) => format!("{remaining} of {limit} pulls are left"),
+        (Some(remaining), None) => format!("{remaining} pulls are left"),
+        (None, Some(limit)) => format!("{limit} pulls are allowed"),
+        (None, None) => "a limit is stated, but no number".to_owned(),
+    };
     if let Some(window) = limit.window {
         text.push_str(&format!(" in {}", humantime::format_duration(window)));
     }

@@ -78,7 +78,7 @@ impl Cli {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return not_parsed(&error),
+        Err(error) => return not_parsed(error),
     };
     if let Some(error) = command_among_images(&cli) {
         output::error(&error);
@@ -143,7 +143,8 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Shows what the parser has to say: what is wrong, or the help that was asked for.
-fn not_parsed(error: &clap::Error) -> ExitCode {
+fn not_parsed(mut error: clap::Error) -> ExitCode {
+    hide_login(&mut error);
     let written = error.print();
     if error.use_stderr() {
         let mut arguments = std::env::args_os().skip(1).filter_map(|a| a.into_string().ok());
@@ -188,6 +189,17 @@ fn command_among_images(cli: &Cli) -> Option<Error> {
     )
 }
 
+/// An argument that is refused is quoted; what stands before an `@` in it may be a password.
+fn hide_login(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some((_, rest)) = value.rsplit_once('@')
+    {
+        let shown = format!("…@{rest}");
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+}
+
 fn cannot_start(error: std::io::Error) -> ExitCode {
     output::error(
         &Error::new(Kind::Io, "cannot start the threads that do the work")
@@ -207,11 +219,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// report an error but panics; so it is tried first whether there are enough for both.
 fn start() -> std::io::Result<tokio::runtime::Runtime> {
     const NEEDED: usize = 12;
-    let probe = || std::fs::File::open("/dev/null");
-    let enough: std::io::Result<Vec<_>> = (0..NEEDED).map(|_| probe()).collect();
-    match enough {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let open = |_| std::fs::File::open("/dev/null");
+    let all = (0..NEEDED).map(open).collect::<std::io::Result<Vec<_>>>();
+    if let Err(error) = all.map(drop)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error);
     }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

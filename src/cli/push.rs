@@ -187,20 +187,16 @@ fn failures(report: &PushReport) -> Outcome {
         .iter()
         .filter(|image| image.pinned_digest_missing)
         .collect();
-    for image in &pinned {
-        let digest = image.original.as_ref().map(Digest::to_string).unwrap_or_default();
-        // Where no digest was asked for, `--index sparse` is why this one matters.
-        let what = match image.source.contains('@') {
-            true => format!("the pinned digest {digest}"),
-            false => format!("the original index {digest}"),
-        };
-        output::say(&format!(
-            "error: {}: {what} does not exist there, since the registry refuses an index with absent platforms; the filtered \
-             index is under the tag",
-            image.destination.as_deref().unwrap_or(&image.source)
-        ));
-    }
     if !pinned.is_empty() {
+        // The warning of each image says which digest that is, and what is there instead.
+        output::say(&format!(
+            "error: {} of {} images went without the index that was asked for:",
+            pinned.len(),
+            report.images.len()
+        ));
+        for image in &pinned {
+            output::say(&format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
+        }
         output::say("hint: carry everything with `--platform all`, or accept the new digest with `--index filtered`");
     }
     if report.failed() {

@@ -15,6 +15,7 @@ use super::push::place;
 use super::push::report::{ImageReport, PushReport};
 use super::push::{Origin, PushRequest, Slot, push_arriving};
 use super::refilter::refilter;
+use super::resolve::warn_of_absent;
 use crate::bundle::read::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Error, Kind, Result};
@@ -127,6 +128,7 @@ async fn push(
                     continue;
                 }
             };
+            warn_of_absent(&tree, filter, &progress);
         }
         name_referrers(&bundle, &mut tree);
         slots.push(Slot::Item(tree.source.to_string()));

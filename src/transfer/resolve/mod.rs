@@ -132,6 +132,7 @@ impl Resolver {
             configs: state.configs,
         };
         tree.choose(self.wanted.index);
+        warn_of_absent(&tree, &self.wanted.platforms, &self.progress);
         tree.left_out = self.fetcher.left_out(&repository, &tree).await?;
         check_sizes(&tree)?;
         Ok(tree)
@@ -389,6 +390,14 @@ fn check_sizes(tree: &ImageTree) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says which of the platforms that were asked for an image does not have.
+pub(super) fn warn_of_absent(tree: &ImageTree, filter: &PlatformFilter, progress: &Progress) {
+    let absent: Vec<String> = tree.absent(filter).iter().map(|p| format!("`{p}`")).collect();
+    if !absent.is_empty() {
+        progress.warn(format!("`{}` has no platform {}", tree.source, absent.join(", ")));
+    }
 }
 
 fn nothing_wanted(filter: &PlatformFilter, dropped: &[PlatformRecord]) -> Error {
