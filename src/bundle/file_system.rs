@@ -6,8 +6,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use rustix::fs::SeekFrom;
+
+use crate::error::{Error, Kind, Result};
 
 /// The gap that is tried, in bytes. Where gaps are filled, this much is written.
 const GAP: u64 = 1 << 20;
@@ -26,6 +29,59 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
+    /// Refuses a file that this file system cannot hold. `allocated` says what it has of it already, `human` writes sizes.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] that says how much is missing, or how large a file may be.
+    pub fn holds(&self, total: u64, allocated: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
+        if let Some(max) = self.max_file
+            && total > max
+        {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the bundle has {}, but the file system of `{}` holds no file over {}",
+                    human(total),
+                    target.display(),
+                    human(max)
+                ),
+            )
+            .with_hint(
+                "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
+            ));
+        }
+        if let Some(limit) = self.process_limit
+            && total > limit
+        {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the bundle has {}, but this process may write no file over {}",
+                    human(total),
+                    human(limit)
+                ),
+            )
+            .with_hint("raise the limit (`ulimit -f unlimited`), or have its owner raise it"));
+        }
+        let needed = total.saturating_sub(allocated);
+        if needed > self.free {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the bundle needs {} more at `{}`, but only {} are free: {} are missing",
+                    human(needed),
+                    target.display(),
+                    human(self.free),
+                    human(needed - self.free)
+                ),
+            )
+            .with_hint(
+                "make room, or choose another place with `-o`; fewer platforms (`--platform`) make it smaller",
+            ));
+        }
+        Ok(())
+    }
+
     /// Asks the file system under `file`, which must be open for writing and locked by this process. What is in the file stays;
     /// beyond its end a byte comes and goes.
     pub(super) fn under(file: &File) -> io::Result<Self> {

@@ -24,6 +24,7 @@ pub struct Plan {
     front: Bytes,
     blobs: Vec<Slot>,
     total: u64,
+    warnings: Vec<String>,
 }
 
 /// The place of one blob: its header block, its bytes, and the zeros up to the next block.
@@ -74,10 +75,13 @@ impl Plan {
         let mut front = Vec::new();
         append(&mut front, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         append(&mut front, "index.json", &layout::index_json(&trees)?)?;
-        if extras.docker_manifest
-            && let Some(bytes) = layout::manifest_json(&trees)?
-        {
-            append(&mut front, "manifest.json", &bytes)?;
+        let mut warnings = Vec::new();
+        if extras.docker_manifest {
+            match layout::manifest_json(&trees)? {
+                Some(Ok(bytes)) => append(&mut front, "manifest.json", &bytes)?,
+                Some(Err(why)) => warnings.push(why),
+                None => {}
+            }
         }
         let mut missing = extras.missing.clone();
         missing.sort_by(|a, b| a.reference.cmp(&b.reference));
@@ -130,7 +134,13 @@ impl Plan {
             front: front.into(),
             blobs,
             total,
+            warnings,
         })
+    }
+
+    /// What a user should know about the bundle.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Everything before the first blob: the layout's own files and all manifests, with their headers.

@@ -289,12 +289,10 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// Ends a run that takes longer than was asked for.
-pub(super) async fn within<T>(limit: Option<Duration>, run: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn within<T>(limit: Option<Duration>, hint: &str, run: impl Future<Output = Result<T>>) -> Result<T> {
     let Some(limit) = limit else { return run.await };
     tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
-        Err(
-            Error::new(Kind::Cancelled, format!("not done within {} seconds", limit.as_secs()))
-                .with_hint("run the same command again: it goes on where this one stopped"),
-        )
+        let late = format!("not done within {} seconds", limit.as_secs());
+        Err(Error::new(Kind::Cancelled, late).with_hint(hint))
     })
 }

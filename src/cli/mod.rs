@@ -9,11 +9,12 @@ mod mirror;
 mod output;
 mod progress;
 mod push;
+mod usage;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use docker_mirror::error::{Error, Kind, Result};
 use tokio::sync::oneshot;
 
@@ -74,18 +75,32 @@ impl Cli {
     }
 }
 
+impl Cli {
+    /// What a user can do after a run that was cut off.
+    fn hint(&self) -> &'static str {
+        match &self.command {
+            Some(Command::Export(arguments)) if !arguments.resumes() => {
+                "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
+                 goes on where it stopped"
+            }
+            _ => "run the same command again: it goes on where this one stopped",
+        }
+    }
+}
+
 /// Parses the command line, runs it, and says how it ended: 0 for success, 1 for failure, 2 for wrong usage.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return not_parsed(error),
+        Err(error) => return usage::not_parsed(error),
     };
-    if let Some(error) = command_among_images(&cli) {
+    if let Some(error) = usage::command_among_images(&cli) {
         output::error(&error);
         return ExitCode::from(2);
     }
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
+    let hint = cli.hint();
     let runtime = match start() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(error),
@@ -103,7 +118,7 @@ pub(crate) fn main() -> ExitCode {
         let _ = done.send(handle.block_on(async {
             tokio::select! {
                 _ = stopped => None,
-                result = connection::within(limit, run(cli)) => Some(result),
+                result = connection::within(limit, hint, run(cli)) => Some(result),
             }
         }));
     });
@@ -117,7 +132,7 @@ pub(crate) fn main() -> ExitCode {
                 let _ = stop.send(());
                 // What is under way is put in order, unless it hangs.
                 let _ = tokio::time::timeout(PATIENCE, &mut result).await;
-                Err(error)
+                Err(error.with_hint(hint))
             }
             // Without a result the work has panicked, and said so.
             ended = &mut result => ended
@@ -139,64 +154,6 @@ pub(crate) fn main() -> ExitCode {
             output::error(&error);
             ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
         }
-    }
-}
-
-/// Shows what the parser has to say: what is wrong, or the help that was asked for.
-fn not_parsed(mut error: clap::Error) -> ExitCode {
-    hide_login(&mut error);
-    let written = error.print();
-    if error.use_stderr() {
-        let mut arguments = std::env::args_os().skip(1).filter_map(|a| a.into_string().ok());
-        let options_first = arguments.next().is_some_and(|first| first.starts_with('-'));
-        if options_first && let Some(command) = arguments.find(|argument| is_command(argument)) {
-            output::say(&format!("hint: {}", commands_stand_first(&command)));
-        }
-        return ExitCode::from(2);
-    }
-    match written.err().and_then(output::cannot_write) {
-        None => ExitCode::SUCCESS,
-        Some(error) => {
-            output::error(&error);
-            ExitCode::from(1)
-        }
-    }
-}
-
-fn is_command(word: &str) -> bool {
-    word == "help" || Cli::command().get_subcommands().any(|c| c.get_name() == word)
-}
-
-fn commands_stand_first(command: &str) -> String {
-    format!(
-        "to run the command, write `docker-mirror {command} …` with all options behind it; the image of this name is \
-         `library/{command}`"
-    )
-}
-
-/// A command behind an option counts as an image for the parser; nobody means it so.
-fn command_among_images(cli: &Cli) -> Option<Error> {
-    if cli.command.is_some() {
-        return None;
-    }
-    let command = cli.mirror.images.iter().find(|image| is_command(image))?;
-    Some(
-        Error::new(
-            Kind::Usage,
-            format!("`{command}` is a command and stands behind options"),
-        )
-        .with_hint(commands_stand_first(command)),
-    )
-}
-
-/// An argument that is refused is quoted; what stands before an `@` in it may be a password.
-fn hide_login(error: &mut clap::Error) {
-    use clap::error::{ContextKind, ContextValue};
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-        && let Some((_, rest)) = value.rsplit_once('@')
-    {
-        let shown = format!("…@{rest}");
-        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
 }
 
@@ -241,6 +198,9 @@ async fn run(cli: Cli) -> Result<Outcome> {
 /// Listens from now on, and ends when the user, or whoever supervises the program, wants it to end.
 fn interrupted() -> impl Future<Output = Error> {
     use tokio::signal::unix::{SignalKind, signal};
+    // A file over the limit of this process (`ulimit -f`) is to be an error of the write, and not the end. The number is that of
+    // SIGXFSZ wherever Linux runs but on MIPS and PA-RISC.
+    let _ = signal(SignalKind::from_raw(25));
     let signals = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -257,7 +217,7 @@ fn interrupted() -> impl Future<Output = Error> {
             }
             _ => std::future::pending().await,
         };
-        Error::new(Kind::Cancelled, name).with_hint("run the same command again: it goes on where this one stopped")
+        Error::new(Kind::Cancelled, name)
     }
 }
 

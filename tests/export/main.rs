@@ -5,9 +5,15 @@
 mod support;
 
 mod faults;
+mod lost;
+mod nested;
 mod output;
 mod pipe;
+mod plain_gaps;
+mod power;
 mod quota;
+mod ranges;
 mod resume;
+mod reuse;
 mod tools;
 mod whole;

@@ -26,6 +26,7 @@ mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -255,6 +256,12 @@ impl Bundle {
     /// in the file: whoever hands them on checks the digest.
     pub fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.store.read_at(digest, offset, buffer)
+    }
+
+    /// The file that a blob stands in, and where it starts there, for copies that the kernel makes. `None` where it has no
+    /// open file of its own.
+    pub fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
+        self.store.file_of(digest)
     }
 
     /// Reads a blob through and compares its digest.

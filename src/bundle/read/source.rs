@@ -80,6 +80,11 @@ impl Source {
         &self.label
     }
 
+    /// The open file, where it is kept open.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
     pub(super) fn length(&self) -> u64 {
         self.length
     }

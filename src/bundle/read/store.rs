@@ -1,6 +1,7 @@
 //! All blobs of all opened bundles, by digest.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -48,6 +49,12 @@ impl Store {
             return Ok(count);
         }
         self.place(digest)?.read_at(offset, buffer)
+    }
+
+    /// The open file that a blob stands in, and its offset there.
+    pub(super) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
+        let place = self.blobs.get(digest).filter(|_| !self.built.contains_key(digest))?;
+        Some((place.source.file()?, place.offset))
     }
 
     /// A whole blob, which may have at most `cap` bytes; not checked against its digest.

@@ -5,9 +5,9 @@
 //! order of the plan, and where that is not enough (the one in front lost its place, or has to go to another registry), later
 //! ones give theirs back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +15,15 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::reuse::{Earlier, Reused};
 use super::writer::Writer;
 use crate::bundle::plan::{Plan, TRAILER};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
 use crate::progress::{Event, Progress};
 use crate::registry::WithoutRange;
-use crate::transfer::fetch::Sources;
+use crate::transfer::fetch::{Sources, Stream};
 
 /// No buffer of a blob is smaller than this.
 const MIN_BUFFER: u64 = 128 << 10;
@@ -36,23 +38,28 @@ type Piece = Result<(Bytes, OwnedSemaphorePermit)>;
 #[derive(Debug)]
 pub(super) struct Ahead {
     pub(super) sources: Sources,
+    pub(super) earlier: Arc<Earlier>,
+    /// Small blobs that are at hand.
+    pub(super) known: BTreeMap<Digest, Bytes>,
     /// How many blobs are read at the same time.
     pub(super) jobs: usize,
     /// How many bytes may be read ahead altogether.
     pub(super) read_ahead: u64,
     pub(super) progress: Progress,
+    pub(super) turn: Turn,
+}
+
+/// What goes from the one who writes to those who read.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
     give_way: Notify,
+    reused: Mutex<Reused>,
 }
 
 impl Ahead {
-    pub(super) fn new(sources: Sources, jobs: usize, read_ahead: u64, progress: Progress) -> Self {
-        Self {
-            sources,
-            jobs: jobs.max(1),
-            read_ahead,
-            progress,
-            give_way: Notify::new(),
-        }
+    /// What came from earlier bundles so far.
+    pub(super) fn reused(&self) -> Reused {
+        *self.turn.reused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends the whole bundle to the writer, in order.
@@ -104,7 +111,7 @@ impl Ahead {
         loop {
             match tokio::time::timeout(GIVE_WAY, pieces.recv()).await {
                 Ok(piece) => return piece,
-                Err(_) => self.give_way.notify_waiters(),
+                Err(_) => self.turn.give_way.notify_waiters(),
             }
         }
     }
@@ -118,21 +125,16 @@ impl Ahead {
     async fn read(&self, blob: &Descriptor, sender: &mpsc::UnboundedSender<Piece>) -> Result<()> {
         let buffer = (self.read_ahead / self.jobs as u64).max(MIN_BUFFER);
         // The bound is in bytes, by permits; the channel itself has none.
-        let room = Arc::new(Semaphore::new(
-            usize::try_from(buffer)
-                .unwrap_or(usize::MAX)
-                .min(Semaphore::MAX_PERMITS),
-        ));
+        let most = usize::try_from(buffer).unwrap_or(usize::MAX);
+        let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         let mut hasher = blob.digest.hasher();
         let mut held_back = None;
         let mut at = 0;
-        let mut stream = None;
+        let mut origin = self.origin(blob).await;
         while at < blob.size {
-            let open = match &mut stream {
-                Some(stream) => stream,
-                none => none.insert(self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?),
+            let Some(bytes) = self.chunk(blob, at, &mut origin, most).await? else {
+                break;
             };
-            let Some(bytes) = open.chunk().await? else { break };
             hasher.update(&bytes);
             at += bytes.len() as u64;
             // One piece is held back until the digest is proved, so that no wrong blob is ever whole in the pipe.
@@ -147,8 +149,10 @@ impl Ahead {
             let taken = tokio::select! {
                 biased;
                 taken = &mut waiting => taken,
-                () = self.give_way.notified() => {
-                    stream = None;
+                () = self.turn.give_way.notified() => {
+                    if let Origin::Network(stream) = &mut origin {
+                        *stream = None;
+                    }
                     waiting.await
                 }
             };
@@ -162,13 +166,67 @@ impl Ahead {
                 Kind::Integrity,
                 format!("blob {} has other bytes: they hash to {found}", blob.digest),
             )
-            .with_hint(
-                "what was written to the pipe is of no use; run it again, or export to a file, which can be mended",
-            ));
+            .with_hint("what was written is of no use; run it again, or export to a plain file, which can be mended"));
         }
         if let Some(piece) = held_back {
             let _ = sender.send(Ok(piece));
         }
         Ok(())
     }
+
+    /// Where a blob comes from. What an earlier bundle has is hashed before any of it is sent: a pipe takes nothing back.
+    async fn origin(&self, blob: &Descriptor) -> Origin<'_> {
+        if let Some(bytes) = self.known.get(&blob.digest) {
+            return Origin::Memory(bytes.clone());
+        }
+        if let Some(bundle) = self.earlier.find(blob) {
+            match self.earlier.verify(bundle, &blob.digest).await {
+                Ok(()) => return Origin::Earlier(bundle),
+                Err(error) => self.progress.warn(format!("{}; fetching it instead", error.full())),
+            }
+        }
+        Origin::Network(None)
+    }
+
+    async fn chunk<'a>(
+        &'a self,
+        blob: &Descriptor,
+        at: u64,
+        origin: &mut Origin<'a>,
+        most: usize,
+    ) -> Result<Option<Bytes>> {
+        match origin {
+            Origin::Memory(bytes) => return Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
+            Origin::Earlier(bundle) => match self.earlier.read(*bundle, &blob.digest, at, most).await {
+                Ok(bytes) => {
+                    let mut reused = self.turn.reused.lock().unwrap_or_else(PoisonError::into_inner);
+                    reused.blobs += u64::from(at == 0);
+                    reused.bytes += bytes.len() as u64;
+                    return Ok(Some(bytes).filter(|bytes| !bytes.is_empty()));
+                }
+                Err(error) => {
+                    self.progress.warn(format!("{}; fetching the rest", error.full()));
+                    *origin = Origin::Network(None);
+                }
+            },
+            Origin::Network(_) => {}
+        }
+        let Origin::Network(stream) = origin else {
+            return Ok(None);
+        };
+        let open = match stream {
+            Some(stream) => stream,
+            none => none.insert(self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?),
+        };
+        open.chunk().await
+    }
+}
+
+/// Where a blob comes from.
+enum Origin<'a> {
+    Memory(Bytes),
+    /// The earlier bundle of this number.
+    Earlier(usize),
+    /// A registry; no stream where there is no connection at this moment.
+    Network(Option<Stream<'a>>),
 }

@@ -1,15 +1,17 @@
 //! The same bundle, byte for byte, written from its first to its last byte: into a pipe, or through a compressor.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Turn};
+use super::reuse::Earlier;
 use super::writer::{PartialWriter, Writer};
-use super::{Exported, Output, Report, Request, Resolved, human_bytes, unique};
+use super::{Exported, Output, Report, Request, Resolved, configs, unique, warn};
 use crate::bundle::partial::{Partial, already_there};
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
 use crate::transfer::fetch::Sources;
 use crate::transfer::resolve::Resolver;
@@ -27,6 +29,64 @@ pub enum Compression {
     Zstd,
 }
 
+/// An unfinished compressed bundle. Nobody can go on with it: it goes when it is dropped.
+struct Unfinished {
+    partial: Arc<Partial>,
+    committed: bool,
+}
+
+impl Unfinished {
+    fn begin(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
+        let partial = Partial::open(path)?;
+        if !partial.is_empty()? && !fresh {
+            if !left_by_a_kill(&partial) {
+                return Err(Error::new(
+                    Kind::Exists,
+                    format!(
+                        "the unfinished file `{}` belongs to another export, which is not compressed",
+                        partial.path().display()
+                    ),
+                )
+                .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`"));
+            }
+            progress.warn(format!(
+                "`{}` is a compressed bundle that was not finished, which cannot be continued; starting anew",
+                partial.path().display()
+            ));
+        }
+        partial.clear()?;
+        Ok(Self {
+            partial: Arc::new(partial),
+            committed: false,
+        })
+    }
+
+    async fn commit(mut self, force: bool) -> Result<()> {
+        let partial = self.partial.clone();
+        tokio::task::spawn_blocking(move || partial.commit(partial.len()?, force))
+            .await
+            .map_err(|e| Error::new(Kind::Io, "writing the bundle was cut off").with_source(e))??;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.partial.remove();
+        }
+    }
+}
+
+/// Whether this is what a killed run left that compressed: no journal beside it, and the first bytes tell.
+fn left_by_a_kill(partial: &Partial) -> bool {
+    let mut head = [0; 4];
+    let read = partial.read_at(&mut head, 0).is_ok();
+    let compressed = matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]);
+    read && compressed && partial.journal_path().symlink_metadata().is_err()
+}
+
 pub(super) async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     let images = unique(&request.images);
     let target = match &request.output {
@@ -34,36 +94,16 @@ pub(super) async fn export(request: Request, registries: &Registries, progress: 
             if !force && path.symlink_metadata().is_ok() {
                 return Err(already_there(path));
             }
-            let partial = Partial::open(path)?;
-            if !partial.is_empty()? && !fresh {
-                return Err(Error::new(
-                    Kind::Exists,
-                    format!(
-                        "the unfinished file `{}` cannot be continued: the bundle is compressed",
-                        partial.path().display()
-                    ),
-                )
-                .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`"));
-            }
-            partial.clear()?;
-            Some((Arc::new(partial), *force))
+            Some((Unfinished::begin(path, *fresh, progress)?, *force))
         }
         Output::Pipe(_) => None,
     };
-    let result = write(
-        request,
-        &images,
-        target.as_ref().map(|(partial, _)| partial),
-        registries,
-        progress,
-    )
-    .await;
-    if let Some((partial, force)) = target {
-        match &result {
-            Ok(report) if report.committed => partial.commit(partial.len()?, force)?,
-            // A compressed bundle cannot be continued: what is there of it is of no use.
-            _ => partial.remove(),
-        }
+    let partial = target.as_ref().map(|(unfinished, _)| &unfinished.partial);
+    let result = write(request, &images, partial, registries, progress).await;
+    if let Some((unfinished, force)) = target
+        && matches!(&result, Ok(report) if report.committed)
+    {
+        unfinished.commit(force).await?;
     }
     let report = result?;
     if report.committed {
@@ -84,6 +124,7 @@ async fn write(
     registries: &Registries,
     progress: &Progress,
 ) -> Result<Report> {
+    let earlier = Earlier::open(&request.reuse).await?;
     let resolver = Resolver::new(
         registries.clone(),
         request.wanted.clone(),
@@ -98,9 +139,14 @@ async fn write(
         return Ok(report);
     }
     let plan = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
+    warn(&plan, progress);
     if let Some(partial) = partial {
         // The compressed size is not known; that of the plain bundle is close, since layers hardly shrink.
-        partial.reserve(plan.total(), human_bytes)?;
+        let system = match request.file_system {
+            Some(system) => system,
+            None => partial.file_system()?,
+        };
+        partial.reserve(plan.total(), &system, human_bytes)?;
     }
     progress.emit(Event::Planned {
         blobs: plan.blobs().len() as u64,
@@ -113,10 +159,19 @@ async fn write(
         (Output::File { .. }, None) => return Err(Error::new(Kind::Usage, "the output is no pipe")),
     };
     let sources = Sources::new(&resolved.trees, registries, progress.clone())?;
-    let ahead = Ahead::new(sources, request.jobs, request.read_ahead, progress.clone());
+    let ahead = Arc::new(Ahead {
+        sources,
+        earlier,
+        known: configs(&resolved.trees),
+        jobs: request.jobs.max(1),
+        read_ahead: request.read_ahead,
+        progress: progress.clone(),
+        turn: Turn::default(),
+    });
     let writer = Writer::start(sink, request.compression)?;
-    let copied = Arc::new(ahead).copy(&plan, &writer).await;
+    let copied = ahead.clone().copy(&plan, &writer).await;
     writer.finish(copied).await?;
+    report.reused = ahead.reused();
     report.images = resolved.trees.iter().map(Exported::new).collect();
     report.failed = resolved.failed;
     report.size = plan.total();

@@ -167,7 +167,7 @@ impl PartialWriter {
 
 impl Write for PartialWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.partial.write_at(bytes, self.at).map_err(io::Error::other)?;
+        self.partial.write_once_at(bytes, self.at).map_err(io::Error::other)?;
         self.at += bytes.len() as u64;
         Ok(bytes.len())
     }

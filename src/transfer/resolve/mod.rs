@@ -3,7 +3,7 @@
 mod fetch;
 mod quota;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -209,7 +209,7 @@ impl Resolver {
                     format!("its indexes nest deeper than {MAX_DEPTH} levels"),
                 ));
             }
-            if index.entries.is_empty() {
+            if index.entries.is_empty() && depth == 0 {
                 return Err(Error::new(
                     Kind::NotFound,
                     format!("index {} lists nothing", raw.digest()),
@@ -220,6 +220,9 @@ impl Resolver {
             let keep = filter::decide(&index.entries, &platforms, &self.wanted.platforms);
             let children = self.children(repository, &index.entries, &keep).await?;
 
+            let all = self.wanted.platforms == PlatformFilter::All;
+            let first = state.kept.len();
+            let mut gone = HashSet::new();
             let mut node = Node::default();
             let mut fates = Vec::with_capacity(keep.len());
             for ((entry, platform), child) in index.entries.iter().zip(&platforms).zip(children) {
@@ -235,11 +238,12 @@ impl Resolver {
                 if let View::Index(nested) = child.view() {
                     let before = state.kept.len();
                     let nested = self.index(repository, &child, nested, state, depth + 1).await?;
-                    if !state.kept[before..].iter().any(|k| k.platform != "attestation") {
+                    if !all && !state.kept[before..].iter().any(|k| k.platform != "attestation") {
                         // Nothing in it is wanted: it goes as a whole.
                         let lost = state.kept.split_off(before);
                         state.dropped.extend(lost);
                         // The index itself is absent as well: a reader of the bundle must not look for it.
+                        gone.insert(record.digest.to_string());
                         state.dropped.push(record);
                         fates.push(Fate::Drop);
                         continue;
@@ -263,6 +267,18 @@ impl Resolver {
                 state.kept.push(record);
                 node.original_below.push(child.clone());
                 node.filtered_below.push(child);
+            }
+            for (entry, fate) in index.entries.iter().zip(&mut fates) {
+                // What describes a nested index goes with it. Whether that stays is known only now.
+                if *fate == Fate::Keep && entry.attests().is_some_and(|subject| gone.contains(subject)) {
+                    *fate = Fate::Drop;
+                    let digest = &entry.descriptor.digest;
+                    node.forget(digest);
+                    if let Some(at) = state.kept[first..].iter().position(|k| k.digest == *digest) {
+                        let record = state.kept.remove(first + at);
+                        state.dropped.push(record);
+                    }
+                }
             }
             if fates.iter().any(|fate| *fate != Fate::Keep) {
                 let bytes = filter::rewrite(raw.bytes(), &fates)?;
@@ -352,6 +368,13 @@ struct Node {
     original_below: Vec<Arc<RawManifest>>,
     filtered_below: Vec<Arc<RawManifest>>,
     filtered: Option<Arc<RawManifest>>,
+}
+
+impl Node {
+    fn forget(&mut self, digest: &Digest) {
+        self.original_below.retain(|manifest| manifest.digest() != digest);
+        self.filtered_below.retain(|manifest| manifest.digest() != digest);
+    }
 }
 
 /// What is gathered while an image is walked.
