@@ -9,6 +9,8 @@
 
 pub mod bundle;
 pub mod error;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod image;
 pub mod progress;
 pub mod registry;

@@ -102,7 +102,6 @@ fn the_tar_is_what_the_plan_says_and_each_blob_is_there_once() {
 
     // The order in which images are named changes nothing.
     let other = Plan::new(&[a, b], &EXTRAS).unwrap();
-    assert_eq!(plan.digest(), other.digest());
     assert_eq!(bytes, bundle(&other, &contents));
 }
 
@@ -149,7 +148,7 @@ fn one_image_by_tag_and_by_tag_and_digest_is_there_once_in_either_order() {
     let full = image(&format!("a.io/a:1@{}", short.original.root.digest()), &contents);
     let one = Plan::new(&[short.clone(), full.clone()], &EXTRAS).unwrap();
     let other = Plan::new(&[full, short], &EXTRAS).unwrap();
-    assert_eq!(one.digest(), other.digest());
+    assert_eq!(one.front(), other.front());
     assert_eq!(bundle(&one, &contents), bundle(&other, &contents));
     // The fuller name is the one that is recorded.
     let front = String::from_utf8_lossy(one.front()).into_owned();
@@ -173,7 +172,7 @@ fn what_is_missing_is_recorded_in_order_of_names() {
     let one = Plan::new(&trees, &missing(["b.io/b:1", "c.io/c:1"])).unwrap();
     let other = Plan::new(&trees, &missing(["c.io/c:1", "b.io/b:1"])).unwrap();
     assert_eq!(one.front(), other.front());
-    assert_ne!(one.digest(), Plan::new(&trees, &EXTRAS).unwrap().digest());
+    assert_ne!(one.front(), Plan::new(&trees, &EXTRAS).unwrap().front());
 }
 
 #[test]

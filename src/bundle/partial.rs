@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::file_system::FileSystem;
 use super::journal::Journal;
 use crate::error::{Error, Kind, Result};
 
@@ -17,18 +18,6 @@ pub struct Partial {
     target: PathBuf,
     path: PathBuf,
     file: File,
-    fresh: bool,
-}
-
-/// What the file system under a file can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileSystem {
-    /// The largest file that it holds, in bytes, where that is a limit in practice.
-    pub max_file: Option<u64>,
-    /// Whether a gap that is skipped costs nothing. Where not (FAT, exFAT), the system fills it with zeros.
-    pub sparse: bool,
-    /// Bytes that this user may still write.
-    pub free: u64,
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -48,48 +37,6 @@ pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<F
         Ok(file)
     } else {
         Err(io::Error::other("it is no ordinary file"))
-    }
-}
-
-impl FileSystem {
-    /// Refuses a file that this file system cannot hold. `allocated` says what it has of it already, `human` writes sizes.
-    ///
-    /// # Errors
-    /// [`Kind::NoSpace`] that says how much is missing, or how large a file may be.
-    pub fn holds(&self, total: u64, allocated: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
-        if let Some(max) = self.max_file
-            && total > max
-        {
-            return Err(Error::new(
-                Kind::NoSpace,
-                format!(
-                    "the bundle has {}, but the file system of `{}` holds no file over {}",
-                    human(total),
-                    target.display(),
-                    human(max)
-                ),
-            )
-            .with_hint(
-                "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
-            ));
-        }
-        let needed = total.saturating_sub(allocated);
-        if needed > self.free {
-            return Err(Error::new(
-                Kind::NoSpace,
-                format!(
-                    "the bundle needs {} more at `{}`, but only {} are free: {} are missing",
-                    human(needed),
-                    target.display(),
-                    human(self.free),
-                    human(needed - self.free)
-                ),
-            )
-            .with_hint(
-                "make room, or choose another place with `-o`; fewer platforms (`--platform`) make it smaller",
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -137,7 +84,6 @@ impl Partial {
         let path = with_suffix(target, ".partial");
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {
-            let existed = path.symlink_metadata().is_ok();
             let file = open_plain(OpenOptions::new().read(true).write(true).create(true), &path)
                 .map_err(|e| Error::io("create", &path, e).with_hint("choose another place with `-o`"))?;
             match file.try_lock() {
@@ -157,7 +103,6 @@ impl Partial {
                     target: target.to_owned(),
                     path,
                     file,
-                    fresh: !existed,
                 });
             }
         }
@@ -172,14 +117,14 @@ impl Partial {
         &self.path
     }
 
+    /// The file itself, for copies that the system makes from file to file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The journal beside it.
     pub fn journal_path(&self) -> PathBuf {
         with_suffix(&self.target, ".partial.journal")
-    }
-
-    /// Whether this run created the file.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
     }
 
     /// Empties the file, for a new start.
@@ -229,11 +174,6 @@ impl Partial {
         Ok(filled)
     }
 
-    /// The file itself, for copies that the kernel makes.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Waits until everything written is on the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
@@ -241,7 +181,7 @@ impl Partial {
 
     /// What the file system under it can do.
     pub fn file_system(&self) -> Result<FileSystem> {
-        file_system(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
+        FileSystem::under(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
     }
 
     /// Refuses a bundle that the file system cannot hold, and takes the room that it needs where that is possible.
@@ -320,30 +260,6 @@ pub fn already_there(target: &Path) -> Error {
     .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
 }
 
-fn file_system(file: &File) -> io::Result<FileSystem> {
-    // Magic numbers of linux/magic.h.
-    const MSDOS: i64 = 0x4d44;
-    const EXFAT: i64 = 0x2011_bab0;
-    let facts = rustix::fs::fstatfs(file)?;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_possible_wrap,
-        reason = "the field's type differs by target"
-    )]
-    let kind = facts.f_type as i64;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "the field's type differs by target"
-    )]
-    let free = (facts.f_bavail as u64).saturating_mul(facts.f_bsize as u64);
-    Ok(FileSystem {
-        max_file: (kind == MSDOS).then_some((1 << 32) - 1),
-        sparse: kind != MSDOS && kind != EXFAT,
-        free,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,7 +269,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("b.tar");
         let partial = Partial::open(&target).unwrap();
-        assert!(partial.is_fresh());
         partial.write_at(b"xyz", 2).unwrap();
         assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Busy);
         assert!(!target.exists());
@@ -362,7 +277,6 @@ mod tests {
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         drop(partial);
         let partial = Partial::open(&target).unwrap();
-        assert!(!partial.is_fresh());
         partial.commit(5, true).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"\0\0xyz");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -374,12 +288,13 @@ mod tests {
         let partial = Partial::open(&folder.path().join("b.tar")).unwrap();
         let human = |n: u64| n.to_string();
         let system = partial.file_system().unwrap();
-        let error = partial.reserve(1 << 60, &system, human).unwrap_err();
+        let error = partial.reserve(system.free + (1 << 30), &system, human).unwrap_err();
         assert_eq!(error.kind(), Kind::NoSpace);
         assert!(error.to_string().contains("are missing"), "{error}");
 
         let fat = FileSystem {
             max_file: Some((1 << 32) - 1),
+            process_limit: None,
             sparse: false,
             free: 1 << 40,
         };

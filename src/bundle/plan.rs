@@ -11,7 +11,7 @@ use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
 use super::{header, layout};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
-use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 
@@ -24,7 +24,6 @@ pub struct Plan {
     front: Bytes,
     blobs: Vec<Slot>,
     total: u64,
-    digest: Digest,
     warnings: Vec<String>,
 }
 
@@ -131,17 +130,10 @@ impl Plan {
             blobs.push(slot);
         }
         let total = offset.checked_add(TRAILER).ok_or_else(too_large)?;
-
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        hasher.update(&front);
-        for slot in &blobs {
-            hasher.update(format!("{} {}\n", slot.blob.digest, slot.blob.size).as_bytes());
-        }
         Ok(Self {
             front: front.into(),
             blobs,
             total,
-            digest: hasher.finish(),
             warnings,
         })
     }
@@ -164,11 +156,6 @@ impl Plan {
     /// The size of the bundle in bytes.
     pub fn total(&self) -> u64 {
         self.total
-    }
-
-    /// A digest of the plan itself: two plans of one digest make the same file.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
     }
 
     /// The bytes of all blobs.

@@ -8,6 +8,7 @@ use clap::Args;
 use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::progress::Progress;
 use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
+use docker_mirror::registry::proxy::Proxies;
 use docker_mirror::registry::tls::TlsOptions;
 use docker_mirror::registry::{Options, Registries};
 
@@ -74,6 +75,10 @@ struct Connection {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: u64,
 
+    /// How long an answer may take to begin once the request is out, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    header_timeout: u64,
+
     /// How long a transfer may go without a byte, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     stall_timeout: u64,
@@ -86,7 +91,8 @@ struct Connection {
     #[arg(long)]
     any_token_server: bool,
 
-    /// Keep no manifests from run to run (they save pulls where a registry counts them)
+    /// Keep nothing from run to run: no manifests (they save pulls where a registry counts them), no addresses of uploads
+    /// that were broken off
     #[arg(long)]
     no_cache: bool,
 }
@@ -192,14 +198,21 @@ impl Shared {
             } else {
                 Mirrors::default()
             },
+            proxies: Proxies::standard(&variable)?,
             jobs: Some(self.jobs()),
             retries: Some(flags.retries),
             connect_timeout: Some(Duration::from_secs(flags.connect_timeout)),
+            header_timeout: Some(Duration::from_secs(flags.header_timeout)),
             stall_timeout: Some(Duration::from_secs(flags.stall_timeout)),
             manifest_cache: if flags.no_cache || side == Side::Destination {
                 None
             } else {
                 cache_folder()
+            },
+            upload_sessions: if flags.no_cache || side == Side::Source {
+                None
+            } else {
+                cache_folder().map(|folder| folder.join("uploads"))
             },
             any_token_server: flags.any_token_server,
             progress: progress.clone(),

@@ -22,8 +22,9 @@ pub(super) struct Selection {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Vec<String>,
 
-    /// What becomes of an index of which platforms are dropped: auto, filtered (new digest) or sparse (original digest)
-    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true)]
+    /// What becomes of an index of which platforms are dropped: filtered (new digest), sparse (original digest), or auto:
+    /// sparse for an image pinned by digest, else filtered
+    #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(super) index: IndexMode,
 }
 

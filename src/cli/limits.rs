@@ -14,7 +14,7 @@ const HUB_PREVIEW: &str = "ratelimitpreview/test:latest";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A registry, or an image on it (needed where the registry is not Docker Hub) [default: docker.io]
+    /// A registry, or an image on it, where a registry limits the pulls of some images only [default: docker.io]
     #[arg(value_name = "REGISTRY|IMAGE")]
     registry: Option<String>,
 
@@ -25,12 +25,15 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let asked = arguments.registry.as_deref().unwrap_or(DOCKER_HUB);
     let hub = ["docker.io", "index.docker.io", "registry-1.docker.io"].contains(&asked);
+    let bare = !hub && is_registry(asked);
     let image: Reference = if hub {
         HUB_PREVIEW.parse()?
     } else {
-        asked.parse::<Reference>().map_err(|e: Error| {
-            e.with_hint("name an image on the registry, such as `registry.example.com/some/image:tag`")
-        })?
+        // Behind a registry alone stands any name at all, since none is asked for.
+        let image = if bare { format!("{asked}/any") } else { asked.to_owned() };
+        image
+            .parse()
+            .map_err(|e: Error| e.with_hint("name a registry, such as `registry.example.com`, or an image on it"))?
     };
     let display = Display::new(arguments.shared.verbosity() > 0);
     let progress = display.progress();
@@ -38,7 +41,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .shared
         .registries(Side::Source, &[image.host()], None, &progress)?;
     let registry = registries.host(image.host())?;
-    let limit = registry.rate_limit(image.repository(), &image.target()).await;
+    let limit = if bare {
+        registry.rate_limit_of_root().await
+    } else {
+        registry.rate_limit(image.repository(), &image.target()).await
+    };
     display.finish();
     match limit? {
         Some(limit) => output::result(&format!("{}: {}", image.host(), describe(&limit))),
@@ -47,10 +54,21 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
+/// Whether a text without a path is a registry and no image: it has a dot before any port, as no image on Docker Hub has.
+fn is_registry(text: &str) -> bool {
+    let text = text.trim_end_matches('/');
+    let (name, _) = text.split_once(':').unwrap_or((text, ""));
+    !text.contains('/') && !text.contains('@') && (name.contains('.') || name == "localhost" || name.starts_with('['))
+}
+
 /// A quota in words.
 pub(super) fn describe(limit: &RateLimit) -> String {
-    let number = |value: Option<u64>| value.map_or_else(|| "an unknown number".to_owned(), |n| n.to_string());
-    let mut text = format!("{} of {} pulls are left", number(limit.remaining), number(limit.limit));
+    let mut text = match (limit.remaining, limit.limit) {
+        (Some(remaining), Some(limit)) => format!("{remaining} of {limit} pulls are left"),
+        (Some(remaining), None) => format!("{remaining} pulls are left"),
+        (None, Some(limit)) => format!("{limit} pulls are allowed"),
+        (None, None) => "a limit is stated, but no number".to_owned(),
+    };
     if let Some(window) = limit.window {
         text.push_str(&format!(" in {}", humantime::format_duration(window)));
     }

@@ -98,6 +98,14 @@ pub(super) fn of(
                 return Ok(Some((username, Secret::new(password))));
             }
         }
+        for prefix in prefixes() {
+            if variable(&format!("{prefix}PASSWORD")).is_some_and(|value| !value.is_empty()) {
+                progress.warn(format!(
+                    "`{prefix}PASSWORD` is set, but no user name goes with it, so that it is not used; \
+                     give it with `--username` or in `{prefix}USERNAME`"
+                ));
+            }
+        }
         return Ok(None);
     };
     if let Some(Password(password)) = &flags.password {

@@ -9,13 +9,24 @@ mod mirror;
 mod output;
 mod progress;
 mod push;
+mod usage;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use docker_mirror::error::{Error, Kind, Result};
+use tokio::sync::oneshot;
 
 use self::output::Outcome;
+
+const LONG_NAMES: &str = "Commands stand first. An image that is really named like one is reached by its long name, such as `library/export`.";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  everything is done
+  1  something failed or was left out; what it was is on standard error
+  2  the command line is wrong; nothing was done";
 
 /// Mirror container images: every linux platform, through one file across an air gap or straight from registry to registry
 ///
@@ -31,9 +42,7 @@ use self::output::Outcome;
     subcommand_negates_reqs = true,
     arg_required_else_help = true
 )]
-#[command(
-    after_help = "An image that is really named like a command is reached by its long name, such as `library/export`."
-)]
+#[command(after_help = format!("{LONG_NAMES}\n\n{EXIT_CODES}"))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -45,10 +54,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Fetch images from their registries into one file
+    #[command(after_help = EXIT_CODES)]
     Export(export::Arguments),
     /// Push the images of a file to a registry
+    #[command(after_help = EXIT_CODES)]
     Import(import::Arguments),
     /// Show what is left of a registry's pull limit
+    #[command(after_help = EXIT_CODES)]
     Limits(limits::Arguments),
 }
 
@@ -80,40 +92,98 @@ impl Cli {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return usage::not_parsed(error),
     };
+    if let Some(error) = usage::command_among_images(&cli) {
+        output::error(&error);
+        return ExitCode::from(2);
+    }
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
     let hint = cli.hint();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match start() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            output::error(&Error::new(Kind::Io, "cannot start the threads that do the work").with_source(error));
-            return ExitCode::from(1);
-        }
+        Err(error) => return cannot_start(error),
     };
+    // Signals are listened to before the work begins, and the work has a thread of its own, so that they are heard also while
+    // it waits for a terminal, a pipe or a disk.
+    let interrupted = {
+        let _guard = runtime.enter();
+        interrupted()
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (done, mut result) = oneshot::channel();
+    let handle = runtime.handle().clone();
+    let work = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let _ = done.send(handle.block_on(async {
+            tokio::select! {
+                _ = stopped => None,
+                result = connection::within(limit, hint, run(cli)) => Some(result),
+            }
+        }));
+    });
+    if let Err(error) = work {
+        return cannot_start(error);
+    }
     let result = runtime.block_on(async {
         tokio::select! {
-            // In this order: signals are listened to before the work begins.
             biased;
-            error = interrupted() => Err(error.with_hint(hint)),
-            result = connection::within(limit, hint, run(cli)) => result,
+            error = interrupted => {
+                let _ = stop.send(());
+                // What is under way is put in order, unless it hangs.
+                let _ = tokio::time::timeout(PATIENCE, &mut result).await;
+                Err(error.with_hint(hint))
+            }
+            // Without a result the work has panicked, and said so.
+            ended = &mut result => ended
+                .ok()
+                .flatten()
+                .unwrap_or_else(|| Err(Error::new(Kind::Incomplete, "the work ended before it was done"))),
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    let unwritten = output::unwritten();
+    if let Some(error) = &unwritten {
+        output::error(error);
+    }
     match result {
-        Ok(Outcome::Success) => ExitCode::SUCCESS,
-        Ok(Outcome::Failure) => ExitCode::from(1),
+        Ok(Outcome::Success) if unwritten.is_none() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
         Err(error) => {
             output::error(&error);
             ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
         }
     }
+}
+
+fn cannot_start(error: std::io::Error) -> ExitCode {
+    output::error(
+        &Error::new(Kind::Io, "cannot start the threads that do the work")
+            .with_source(error)
+            .with_hint("if too many files are open, raise the limit (`ulimit -n`)"),
+    );
+    ExitCode::from(1)
+}
+
+/// The stack of the thread that does the work; that of a main thread.
+const STACK: usize = 8 << 20;
+
+/// How long work that was interrupted may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts the threads that do the work. Signals need two descriptors of their own, and without them the runtime does not
+/// report an error but panics; so it is tried first whether there are enough for both.
+fn start() -> std::io::Result<tokio::runtime::Runtime> {
+    const NEEDED: usize = 12;
+    let open = |_| std::fs::File::open("/dev/null");
+    let all = (0..NEEDED).map(open).collect::<std::io::Result<Vec<_>>>();
+    if let Err(error) = all.map(drop)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 async fn run(cli: Cli) -> Result<Outcome> {
@@ -125,33 +195,35 @@ async fn run(cli: Cli) -> Result<Outcome> {
     }
 }
 
-/// Ends when the user, or whoever supervises the program, wants it to end.
-async fn interrupted() -> Error {
+/// Listens from now on, and ends when the user, or whoever supervises the program, wants it to end.
+fn interrupted() -> impl Future<Output = Error> {
     use tokio::signal::unix::{SignalKind, signal};
     // A file over the limit of this process (`ulimit -f`) is to be an error of the write, and not the end. The number is that of
     // SIGXFSZ wherever Linux runs but on MIPS and PA-RISC.
     let _ = signal(SignalKind::from_raw(25));
-    let name = match (
+    let signals = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
         signal(SignalKind::hangup()),
-    ) {
-        (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
-            tokio::select! {
-                _ = interrupt.recv() => "interrupted",
-                _ = terminate.recv() => "terminated",
-                _ = hangup.recv() => "hung up",
+    );
+    async move {
+        let name = match signals {
+            (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => "interrupted",
+                    _ = terminate.recv() => "terminated",
+                    _ = hangup.recv() => "hung up",
+                }
             }
-        }
-        _ => std::future::pending().await,
-    };
-    Error::new(Kind::Cancelled, name)
+            _ => std::future::pending().await,
+        };
+        Error::new(Kind::Cancelled, name)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn flags_are_consistent() {

@@ -287,15 +287,19 @@ pub(super) fn check_repository(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks a tag (OCI distribution-spec, "Pulling manifests").
-pub(super) fn check_tag(text: &str) -> Result<(), Error> {
-    let good = !text.is_empty()
+/// Whether a text is a tag (OCI distribution-spec, "Pulling manifests").
+pub(crate) fn is_tag(text: &str) -> bool {
+    !text.is_empty()
         && text.len() <= 128
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-        && !text.starts_with(['.', '-']);
-    if good {
+        && !text.starts_with(['.', '-'])
+}
+
+/// Checks a tag (OCI distribution-spec, "Pulling manifests").
+pub(super) fn check_tag(text: &str) -> Result<(), Error> {
+    if is_tag(text) {
         Ok(())
     } else {
         Err(invalid(

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::descriptor::Descriptor;
 use super::digest::Digest;
 use super::manifest::RawManifest;
-use super::platform::Platform;
+use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::reference::Reference;
 use crate::error::{Error, Kind};
 
@@ -66,6 +66,12 @@ impl fmt::Display for Choice {
     }
 }
 
+/// Indexes nest no deeper than this: an index inside an index inside an index is no image any more.
+pub const MAX_DEPTH: usize = 8;
+
+/// An image has at most this many manifests altogether.
+pub const MAX_NODES: usize = 10_000;
+
 /// A root manifest with every manifest below it that is there.
 #[derive(Debug, Clone)]
 pub struct Variant {
@@ -76,6 +82,14 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Of a root and what is below it, children before their parents. What stands there twice stays at its first place,
+    /// which is before everything that names it.
+    pub fn new(root: Arc<RawManifest>, mut below: Vec<Arc<RawManifest>>) -> Self {
+        let mut seen = HashSet::new();
+        below.retain(|manifest| seen.insert(manifest.digest().clone()));
+        Self { root, below }
+    }
+
     /// Every manifest, children before their parents, the root last.
     pub fn all(&self) -> impl Iterator<Item = &Arc<RawManifest>> {
         self.below.iter().chain(std::iter::once(&self.root))
@@ -144,6 +158,22 @@ impl ImageTree {
         };
     }
 
+    /// The platforms that were asked for by name and that nothing of what is carried runs on. Nobody knows what an image
+    /// or artifact without a platform runs on, so that nothing is absent from one.
+    pub fn absent<'a>(&self, filter: &'a PlatformFilter) -> Vec<&'a PlatformPattern> {
+        let PlatformFilter::Only(patterns) = filter else {
+            return Vec::new();
+        };
+        let labels = self.kept.iter().filter(|kept| kept.platform != ATTESTATION);
+        // A label may have the version of an operating system behind it, which no pattern has.
+        let kept: Option<Vec<PlatformPattern>> = labels
+            .map(|kept| kept.platform.split(' ').next()?.parse().ok())
+            .collect();
+        let Some(kept) = kept else { return Vec::new() };
+        let is_there = |pattern: &PlatformPattern| kept.iter().any(|kept| pattern.matches(kept.platform()));
+        patterns.iter().filter(|pattern| !is_there(pattern)).collect()
+    }
+
     /// Every manifest of both variants once, children before parents.
     pub fn manifests(&self) -> Vec<&Arc<RawManifest>> {
         let mut seen = HashSet::new();
@@ -182,10 +212,13 @@ pub struct Blob {
     pub is_config: bool,
 }
 
+/// How BuildKit's attestations are written into records.
+const ATTESTATION: &str = "attestation";
+
 /// How a platform is written into records.
 pub fn platform_label(platform: Option<&Platform>, attestation: bool) -> String {
     match platform {
-        _ if attestation => "attestation".to_owned(),
+        _ if attestation => ATTESTATION.to_owned(),
         Some(platform) => platform.to_string(),
         None => "unknown".to_owned(),
     }

@@ -171,7 +171,7 @@ pub(super) async fn chunk(response: &mut Response, stall: Duration, host: &str) 
     match tokio::time::timeout(stall, response.chunk()).await {
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => {
-            let mut failure = Failure::of(error, host);
+            let mut failure = Failure::of(error, host, None);
             failure.class = super::failure::Class::Broken;
             Err(failure)
         }
@@ -200,7 +200,7 @@ pub struct Refusal {
     pub digests: Vec<Digest>,
     /// What is quoted: message or body, cut and made printable.
     quote: String,
-    web_page: bool,
+    pub(super) web_page: bool,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 
 use super::challenge::{Bearer, Challenge};
-use super::context::Context;
+use super::context::{Context, Trust};
 use super::credentials::{Credential, Secret};
 use super::scope::Scope;
 use super::token::{self, Refused, Token};
@@ -48,6 +48,8 @@ pub(super) struct Need<'a> {
     pub(super) long: bool,
     /// An authorization that was just refused: whatever is sent next must be another one.
     pub(super) refused: Option<Refused<'a>>,
+    /// What the registry's own address is.
+    pub(super) trust: Trust,
 }
 
 impl Need<'_> {
@@ -134,6 +136,7 @@ impl Authenticator {
             registry: need.registry,
             bearer,
             scope: need.scope,
+            trust: need.trust,
         };
         match request.fetch(&credential, slot.refresh.as_ref()).await {
             Ok((token, refresh)) => {

@@ -38,14 +38,14 @@ pub enum WithoutRange {
 
 /// A repository on a host that may have a blob or manifest.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Candidate {
     pub(super) host: Arc<Host>,
     pub(super) repository: String,
 }
 
 /// The bytes of a blob, or of a part of it.
 pub struct BlobReader {
-    places: VecDeque<Place>,
+    places: VecDeque<Candidate>,
     descriptor: Descriptor,
     at: u64,
     end: u64,
@@ -71,7 +71,7 @@ struct Body {
 impl BlobReader {
     /// Opens `range` of a blob at the first of these places that gives it.
     pub(super) async fn open(
-        places: VecDeque<Place>,
+        places: VecDeque<Candidate>,
         descriptor: &Descriptor,
         range: Range<u64>,
         without_range: WithoutRange,

@@ -5,6 +5,8 @@
 
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
+use super::link::quoted;
+
 /// What is read of all `WWW-Authenticate` lines together, in bytes.
 const MAX_HEADER: usize = 16 << 10;
 
@@ -115,20 +117,6 @@ fn schemes(text: &str) -> Vec<Scheme> {
             }
         }
     }
-}
-
-/// A quoted string from its opening quote on, and what follows. One that never closes ends with the header.
-fn quoted(text: &str) -> (String, &str) {
-    let mut value = String::new();
-    let mut chars = text.char_indices().skip(1);
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return (value, &text[at + 1..]),
-            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
-            c => value.push(c),
-        }
-    }
-    (value, "")
 }
 
 /// A bare value: up to the next comma or blank. More than the grammar allows, since realms are sent without quotes too.

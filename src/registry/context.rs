@@ -1,7 +1,7 @@
 //! What all hosts of one side share, and the sending of a single request: time limits, the wire log, one HTTP client
 //! per host (each has TLS settings of its own).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use super::failure::{Class, Failure};
 use super::options::Options;
 use super::redact::{authority, shown};
 use super::tls;
+use super::upload_sessions::Sessions;
 use crate::error::{Error, Kind, Result};
 
 /// Clients kept; redirects go to few hosts, and one that redirects to many gets its clients made anew.
@@ -26,9 +27,17 @@ pub(super) struct Context {
     pub(super) options: Options,
     pub(super) credentials: Credentials,
     pub(super) cache: Option<ManifestCache>,
-    clients: Mutex<HashMap<String, reqwest::Client>>,
-    /// Hosts whose certificates are not checked because the configuration says so for them alone.
-    blind: Mutex<HashSet<String>>,
+    pub(super) sessions: Option<Sessions>,
+    clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
+}
+
+/// What a server is to this side; by default some server to which a registry sent it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Trust {
+    /// It is a registry that the user named: it may see the certificate of this side.
+    pub(super) registry: bool,
+    /// Its certificate is not checked, because the configuration says so for it alone.
+    pub(super) blind: bool,
 }
 
 impl Context {
@@ -36,8 +45,8 @@ impl Context {
         Self {
             credentials: Credentials::new(options.credentials.clone()),
             cache: options.manifest_cache.clone().map(ManifestCache::new),
+            sessions: options.upload_sessions.clone().map(Sessions::new),
             clients: Mutex::default(),
-            blind: Mutex::default(),
             options,
         }
     }
@@ -50,8 +59,9 @@ impl Context {
         headers: HeaderMap,
         body: Option<Body>,
         watch: Option<&Watch>,
+        trust: Trust,
     ) -> Result<Response, Failure> {
-        let client = self.client(url).map_err(|error| Failure {
+        let client = self.client(url, trust).map_err(|error| Failure {
             error,
             class: Class::Final,
         })?;
@@ -63,7 +73,7 @@ impl Context {
         }
         tracing::debug!(target: "docker_mirror::wire", "> {method} {}", shown(url));
         let begun = Instant::now();
-        let result = self.in_time(request.send(), watch, &authority(url)).await;
+        let result = self.in_time(request.send(), watch, url).await;
         let took = begun.elapsed().as_millis();
         match &result {
             Ok(response) => {
@@ -81,7 +91,7 @@ impl Context {
         &self,
         answer: impl Future<Output = reqwest::Result<Response>>,
         watch: Option<&Watch>,
-        host: &str,
+        url: &Url,
     ) -> Result<Response, Failure> {
         let patience = self.options.header_timeout();
         let stall = self.options.stall_timeout();
@@ -91,7 +101,8 @@ impl Context {
         let mut since = Instant::now();
         loop {
             if let Ok(result) = tokio::time::timeout(tick, answer.as_mut()).await {
-                return result.map_err(|error| Failure::of(error, host));
+                let proxy = self.proxy(url).map(authority);
+                return result.map_err(|error| Failure::of(error, &authority(url), proxy.as_deref()));
             }
             let (now, out, idle) = watch.map_or(((0, true), true, false), Watch::look);
             if now != seen || idle {
@@ -101,6 +112,7 @@ impl Context {
             let limit = if out { patience } else { stall };
             if since.elapsed() >= limit {
                 let what = if out { "did not answer for" } else { "took no byte for" };
+                let host = authority(url);
                 return Err(Failure::broken(format!(
                     "`{host}` {what} {} seconds",
                     limit.as_secs_f32()
@@ -109,36 +121,27 @@ impl Context {
         }
     }
 
-    /// Does not check the certificate of this host from now on.
-    pub(super) fn trust_blindly(&self, host: &str) {
-        let new = self
-            .blind
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(host.to_owned());
-        if new {
-            self.clients
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&format!("https://{host}"));
-        }
+    /// The proxy on the way to a URL. A proxy elsewhere has another idea of who `localhost` is.
+    fn proxy(&self, url: &Url) -> Option<&Url> {
+        self.options.proxies.of(url).filter(|_| !is_loopback(url))
     }
 
-    fn client(&self, url: &Url) -> Result<reqwest::Client> {
+    fn client(&self, url: &Url, trust: Trust) -> Result<reqwest::Client> {
         let host = authority(url);
-        let local = is_loopback(url);
-        let key = format!("{}://{host}", url.scheme());
+        let key = (format!("{}://{host}", url.scheme()), trust);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         let options = &self.options;
-        let mut trust = options.tls.clone();
-        trust.insecure |= self
-            .blind
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&host);
+        let mut tls = options.tls.clone();
+        tls.insecure |= trust.blind;
+        if !trust.registry {
+            tls.client_certificate = None;
+        }
+        let wrong = |error: reqwest::Error| {
+            Error::new(Kind::Usage, format!("cannot make a client for `{host}`")).with_source(error.without_url())
+        };
         let mut builder = reqwest::Client::builder()
             .user_agent(options.user_agent())
             .http1_only()
@@ -148,14 +151,13 @@ impl Context {
             .connect_timeout(options.connect_timeout())
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_keepalive(Duration::from_secs(30))
-            .tls_backend_preconfigured(tls::client_config(&trust, &host)?);
-        if local {
-            // A proxy elsewhere has another idea of who `localhost` is.
-            builder = builder.no_proxy();
+            .tls_backend_preconfigured(tls::client_config(&tls, &host)?);
+        // What the environment says came by way of the options.
+        builder = builder.no_proxy();
+        if let Some(proxy) = self.proxy(url) {
+            builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(wrong)?);
         }
-        let client = builder.build().map_err(|error| {
-            Error::new(Kind::Usage, format!("cannot make a client for `{host}`")).with_source(error.without_url())
-        })?;
+        let client = builder.build().map_err(wrong)?;
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
         }

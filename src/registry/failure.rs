@@ -32,11 +32,11 @@ impl Failure {
         }
     }
 
-    /// Sorts an error of the HTTP library. `host` is what was connected to.
-    pub(super) fn of(error: reqwest::Error, host: &str) -> Self {
+    /// Sorts an error of the HTTP library. `host` is what was asked, `proxy` what stands on the way to it.
+    pub(super) fn of(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
         // The library's own text holds the URL with its query; the causes do not.
         let error = error.without_url();
-        let (class, kind, message, hint) = sort(&error, host);
+        let (class, kind, message, hint) = sort(&error, host, proxy);
         let mut out = Error::new(kind, message);
         if let Some(hint) = hint {
             out = out.with_hint(hint);
@@ -86,7 +86,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 's
 
 type Sorted = (Class, Kind, String, Option<String>);
 
-fn sort(error: &reqwest::Error, host: &str) -> Sorted {
+fn sort(error: &reqwest::Error, host: &str, proxy: Option<&str>) -> Sorted {
     if let Some(tls) = causes(error)
         .into_iter()
         .find_map(|cause| cause.downcast_ref::<rustls::Error>())
@@ -98,26 +98,40 @@ fn sort(error: &reqwest::Error, host: &str) -> Sorted {
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .last();
     let network = |class, message: String, hint: Option<&str>| (class, Kind::Network, message, hint.map(str::to_owned));
+    // With a proxy on the way it is the proxy that is connected to, or that refuses to go on.
+    let next = match proxy {
+        Some(proxy) => format!("the proxy `{proxy}` on the way to `{host}`"),
+        None => format!("`{host}`"),
+    };
     if error.is_dns() {
-        return network(
-            Class::Connect,
-            format!("cannot find the address of `{host}`"),
-            Some("check the name of the registry, and whether this machine resolves it"),
-        );
+        let hint = match proxy {
+            Some(_) => "check the variables HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; NO_PROXY lists what needs none",
+            None => "check the name of the registry, and whether this machine resolves it",
+        };
+        return network(Class::Connect, format!("cannot find the address of {next}"), Some(hint));
     }
     if error.is_connect() {
         let refused = io.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-        let hint = "check host and port, and whether a proxy is needed (HTTPS_PROXY, NO_PROXY)";
+        let hint = Some(match proxy {
+            Some(_) => "check the variables HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; NO_PROXY lists what needs none",
+            None => "check host and port, and whether a proxy is needed (HTTPS_PROXY, NO_PROXY)",
+        });
         return if refused {
-            network(Class::Connect, format!("`{host}` refused the connection"), Some(hint))
+            network(Class::Connect, format!("{next} refused the connection"), hint)
         } else if error.is_timeout() {
             network(
                 Class::Connect,
-                format!("`{host}` did not accept a connection in time"),
-                Some(hint),
+                format!("{next} did not accept a connection in time"),
+                hint,
+            )
+        } else if proxy.is_some() {
+            network(
+                Class::Connect,
+                format!("no connection comes about through {next}"),
+                hint,
             )
         } else {
-            network(Class::Connect, format!("cannot connect to `{host}`"), Some(hint))
+            network(Class::Connect, format!("cannot connect to {next}"), hint)
         };
     }
     if error.is_timeout() {

@@ -13,7 +13,7 @@ use reqwest::{Method, StatusCode, Url};
 use super::answer::Answer;
 use super::auth::{Authenticator, Need};
 use super::challenge::{self, Challenge};
-use super::context::{Context, is_loopback, same_origin};
+use super::context::{Context, Trust, is_loopback, same_origin};
 use super::failure::{Class, Failure};
 use super::ladder::Ladder;
 use super::limits::RateLimit;
@@ -36,6 +36,7 @@ pub(super) struct Host {
     pub(super) name: String,
     pub(super) context: Arc<Context>,
     base: Url,
+    trust: Trust,
     scheme: AtomicU8,
     /// Whether the host ever answered: one that never did is most likely a wrong address.
     reached: AtomicBool,
@@ -102,6 +103,15 @@ impl<'a> Call<'a> {
 impl Host {
     /// A host by the name that it has in references.
     pub(super) fn named(name: &str, context: Arc<Context>) -> Result<Self> {
+        Self::of_reference(name, false, context)
+    }
+
+    /// The same, with a certificate that is not checked.
+    pub(super) fn insecure(name: &str, context: Arc<Context>) -> Result<Self> {
+        Self::of_reference(name, true, context)
+    }
+
+    fn of_reference(name: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
         let invalid =
             |e| Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e);
@@ -119,24 +129,26 @@ impl Host {
             name,
             base,
             if assumed { ASSUMED_HTTP } else { FIXED },
+            blind,
             context,
         ))
     }
 
     /// A mirror, whose scheme is stated.
-    pub(super) fn mirror(name: &str, scheme: &str, context: Arc<Context>) -> Result<Self> {
+    pub(super) fn mirror(name: &str, scheme: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
         let base = Url::parse(&format!("{scheme}://{address}/")).map_err(|e| {
             Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e)
         })?;
-        Ok(Self::at(name, base, FIXED, context))
+        Ok(Self::at(name, base, FIXED, blind, context))
     }
 
-    fn at(name: &str, base: Url, scheme: u8, context: Arc<Context>) -> Self {
+    fn at(name: &str, base: Url, scheme: u8, blind: bool, context: Arc<Context>) -> Self {
         let jobs = context.options.jobs();
         Self {
             name: name.to_owned(),
             base,
+            trust: Trust { registry: true, blind },
             scheme: AtomicU8::new(scheme),
             reached: AtomicBool::new(false),
             auth: Authenticator::new(name),
@@ -170,6 +182,28 @@ impl Host {
     /// Whether a URL is on this registry: what may see its credentials.
     pub(super) fn owns(&self, url: &Url) -> bool {
         same_origin(&self.base(), url)
+    }
+
+    /// What a server is to this side: the registry, or one that it names.
+    pub(super) fn trust(&self, url: &Url) -> Trust {
+        if self.owns(url) { self.trust } else { Trust::default() }
+    }
+
+    /// Asks the registry for nothing but a sign of life; a refusal is one.
+    pub(super) async fn ping(&self) -> Result<()> {
+        let mut url = self.base();
+        url.set_path("/v2/");
+        let action = format!("cannot reach `{}`", self.name);
+        let call = Call::new(Method::GET, url, "", Scope::default(), action);
+        match self.exchange(&call).await {
+            Ok(answer) if matches!(answer.status().as_u16(), 200..=299 | 401 | 403) => {
+                answer.finish().await;
+                Ok(())
+            }
+            Ok(answer) => Err(answer.into_error(&call.action).await),
+            Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// What the registry last said about its pull quota.
@@ -206,6 +240,7 @@ impl Host {
             scope,
             long,
             refused,
+            trust: self.trust,
         };
         self.auth.authorization(&need).await
     }
@@ -232,6 +267,7 @@ impl Host {
                 headers: &call.headers,
                 authorization: authorization.as_ref(),
                 body: call.body.clone(),
+                trust: self.trust(&url),
             };
             let sent = redirect::send(&self.context, outgoing).await;
             if self.found_tls(&sent, &url).await {
@@ -366,6 +402,7 @@ impl Host {
             headers: &headers,
             authorization: None,
             body: None,
+            trust: self.trust,
         };
         let answer = redirect::send(&self.context, outgoing)
             .await
@@ -421,7 +458,7 @@ impl Host {
         probe.set_path("/v2/");
         let found = match self
             .context
-            .send(&Method::GET, &probe, HeaderMap::new(), None, None)
+            .send(&Method::GET, &probe, HeaderMap::new(), None, None, self.trust)
             .await
         {
             Ok(_) => true,

@@ -14,13 +14,18 @@ mod content_range;
 mod context;
 pub mod credentials;
 mod failure;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod host;
 mod ladder;
 mod limits;
+mod link;
+mod list;
 mod location;
 pub mod mirrors;
 mod options;
 mod pace;
+pub mod proxy;
 mod pull;
 mod push;
 mod redact;
@@ -31,7 +36,9 @@ pub mod tls;
 mod token;
 mod upload;
 mod upload_body;
+mod upload_resume;
 mod upload_send;
+mod upload_sessions;
 pub mod upload_source;
 
 use std::collections::{HashMap, VecDeque};
@@ -44,7 +51,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Target;
 
 pub use answer::Refusal;
-use blob::Place;
+use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
 use context::Context;
 use host::Host;
@@ -88,15 +95,15 @@ impl Registries {
 
     fn mirror(&self, endpoint: &Endpoint) -> Result<Arc<Host>> {
         let scheme = if endpoint.scheme_https { "https" } else { "http" };
-        let key = format!("{scheme}://{}", endpoint.host);
-        if endpoint.insecure {
-            self.context.trust_blindly(&endpoint.host);
-        }
+        // What is said of one prefix holds for it alone: the same host is another one elsewhere.
+        let how = if endpoint.insecure { " insecure" } else { "" };
+        let key = format!("{scheme}://{}{how}", endpoint.host);
         let mut hosts = self.hosts();
         if let Some(found) = hosts.get(&key) {
             return Ok(Arc::clone(found));
         }
-        let made = Arc::new(Host::mirror(&endpoint.host, scheme, Arc::clone(&self.context))?);
+        let context = Arc::clone(&self.context);
+        let made = Arc::new(Host::mirror(&endpoint.host, scheme, endpoint.insecure, context)?);
         hosts.insert(key, Arc::clone(&made));
         Ok(made)
     }
@@ -125,8 +132,24 @@ impl Registry {
         &self.host.name
     }
 
+    /// The registry itself, as the configuration of this machine wants it to be reached for this repository.
+    fn origin(&self, repository: &str) -> Result<Arc<Host>> {
+        let name = &self.host.name;
+        if !self.host.context.options.mirrors.origin_is_insecure(name, repository) {
+            return Ok(Arc::clone(&self.host));
+        }
+        let mut hosts = self.registries.hosts();
+        let key = format!("{name} insecure");
+        if let Some(found) = hosts.get(&key) {
+            return Ok(Arc::clone(found));
+        }
+        let made = Arc::new(Host::insecure(name, Arc::clone(&self.host.context))?);
+        hosts.insert(key, Arc::clone(&made));
+        Ok(made)
+    }
+
     /// Where something can be read: the mirrors of its repository, and at last the registry itself.
-    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Place>> {
+    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Candidate>> {
         let name = &self.host.name;
         let mirrors = &self.host.context.options.mirrors;
         if mirrors.is_blocked(name, repository) {
@@ -135,9 +158,6 @@ impl Registry {
                 format!("`{name}/{repository}` is blocked by the configuration of this machine"),
             )
             .with_hint("a `blocked = true` in registries.conf says so"));
-        }
-        if mirrors.origin_is_insecure(name, repository) {
-            self.host.context.trust_blindly(name);
         }
         let mut places = VecDeque::new();
         let mut origin = true;
@@ -148,14 +168,14 @@ impl Registry {
         {
             let host = self.registries.mirror(&endpoint)?;
             origin &= !endpoint.replaces_origin;
-            places.push_back(Place {
+            places.push_back(Candidate {
                 host,
                 repository: endpoint.repository,
             });
         }
         if origin || places.is_empty() {
-            places.push_back(Place {
-                host: Arc::clone(&self.host),
+            places.push_back(Candidate {
+                host: self.origin(repository)?,
                 repository: repository.to_owned(),
             });
         }

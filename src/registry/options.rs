@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::credentials::CredentialOptions;
 use super::mirrors::Mirrors;
+use super::proxy::Proxies;
 use super::tls::TlsOptions;
 use crate::progress::Progress;
 
@@ -19,6 +20,8 @@ pub struct Options {
     pub tls: TlsOptions,
     /// Where pulls may go before the origin is asked.
     pub mirrors: Mirrors,
+    /// The proxies on the way. Addresses of this machine are reached without.
+    pub proxies: Proxies,
     /// Requests with bodies in flight per host and direction; 6 by default. The client goes below it by itself where a
     /// host throttles or breaks connections.
     pub jobs: Option<usize>,
@@ -38,6 +41,9 @@ pub struct Options {
     pub minimum_rate: Option<u64>,
     /// A folder for manifests by digest, so that unchanged images cost no pull. None: no cache.
     pub manifest_cache: Option<PathBuf>,
+    /// A folder for the upload sessions of large blobs, so that the next run can go on where this one was ended. None: it
+    /// begins such a blob anew.
+    pub upload_sessions: Option<PathBuf>,
     /// Accept a token server on a loopback or link-local address though the registry is elsewhere.
     pub any_token_server: bool,
     /// The `User-Agent`; the crate's name and version by default.

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 
-use super::blob::{BlobReader, Place, WithoutRange};
+use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::host::{Call, Host};
 use super::limits::RateLimit;
 use super::retry::Backoff;
@@ -25,7 +25,7 @@ const MAX_SMALL_BLOB: u64 = 16 << 20;
 impl Registry {
     /// What a HEAD of a manifest says. Free on registries that count pulls.
     pub async fn head_manifest(&self, repository: &str, target: &Target) -> Result<Presence<ManifestHead>> {
-        self.host.head_manifest(repository, target).await
+        self.origin(repository)?.head_manifest(repository, target).await
     }
 
     /// Reads a manifest; its bytes are proved by its digest where it is asked for by one.
@@ -57,7 +57,9 @@ impl Registry {
                 }
                 Err(error) => error,
             };
-            let Some(next) = places.front() else { return Err(error) };
+            let Some(next) = places.front() else {
+                return Err(place.host.with_near_tags(error, &place.repository, target).await);
+            };
             let progress = &self.host.context.options.progress;
             progress.warn(format!("{}; going on with `{}`", error.full(), next.host.name));
         }
@@ -127,7 +129,7 @@ impl Registry {
 
     /// Whether a blob is in a repository. That it is in another one says nothing.
     pub async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
-        self.host
+        self.origin(repository)?
             .head_blob(repository, descriptor, Scope::pull(repository))
             .await
     }
@@ -135,12 +137,23 @@ impl Registry {
     /// What the registry says about its pull quota when asked by a HEAD of a manifest, which counts as no pull. `None` where
     /// it says nothing, as registries without a quota do.
     pub async fn rate_limit(&self, repository: &str, target: &Target) -> Result<Option<RateLimit>> {
-        if let Presence::Missing = self.host.head_manifest(repository, target).await? {
+        let host = self.origin(repository)?;
+        if let Presence::Missing = host.head_manifest(repository, target).await? {
             return Err(Error::new(
                 Kind::NotFound,
                 format!("`{}/{repository}` has no `{target}`", self.host()),
             ));
         }
+        Ok(host.rate_limit())
+    }
+
+    /// What the registry says about a pull quota when asked for nothing in particular. `None` where it says nothing; some
+    /// registries, such as Docker Hub, do so for an image alone.
+    ///
+    /// # Errors
+    /// Those of a registry that cannot be reached. One that wants credentials was reached.
+    pub async fn rate_limit_of_root(&self) -> Result<Option<RateLimit>> {
+        self.host.ping().await?;
         Ok(self.host.rate_limit())
     }
 
@@ -150,7 +163,7 @@ impl Registry {
     }
 }
 
-impl Place {
+impl Candidate {
     async fn manifest(&self, target: &Target) -> Result<RawManifest> {
         let (host, repository) = (&self.host, self.repository.as_str());
         if let (Some(cache), Target::Tag(_)) = (&host.context.cache, target)

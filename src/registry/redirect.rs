@@ -6,7 +6,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOC
 use reqwest::{Body, Method, Url};
 
 use super::answer::Answer;
-use super::context::{Context, is_local, same_origin};
+use super::context::{Context, Trust, is_local, same_origin};
 use super::failure::{Class, Failure};
 use super::redact::{printable, shown};
 use crate::error::{Error, Kind};
@@ -22,6 +22,8 @@ pub(super) struct Outgoing<'a> {
     /// Goes to the origin of `url` and nowhere else.
     pub(super) authorization: Option<&'a HeaderValue>,
     pub(super) body: Option<Bytes>,
+    /// What the server of `url` is; others are strangers.
+    pub(super) trust: Trust,
 }
 
 /// Sends a request; a GET or HEAD follows where it is redirected to.
@@ -39,7 +41,12 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         let body = outgoing.body.clone().map(Body::from);
-        let response = context.send(outgoing.method, &url, headers, body, None).await?;
+        let trust = if same_origin(&url, &origin) {
+            outgoing.trust
+        } else {
+            Trust::default()
+        };
+        let response = context.send(outgoing.method, &url, headers, body, None, trust).await?;
         let answer = Answer::new(response, url.clone(), trusted, context.options.stall_timeout());
         if !is_redirect(answer.status().as_u16()) {
             return Ok(answer);

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::answer::Answer;
 use super::challenge::Bearer;
-use super::context::{Context, is_local};
+use super::context::{Context, Trust, is_local, same_origin};
 use super::credentials::{Credential, Secret};
 use super::failure::{Class, Failure};
 use super::redact::{authority, shown};
@@ -83,6 +83,8 @@ pub(super) struct Request<'a> {
     pub(super) registry: &'a Url,
     pub(super) bearer: &'a Bearer,
     pub(super) scope: &'a Scope,
+    /// What the registry's own address is.
+    pub(super) trust: Trust,
 }
 
 /// A token, and the refresh token that came with it where one did.
@@ -204,6 +206,11 @@ impl Request<'_> {
         let options = &self.context.options;
         let mut backoff = Backoff::new(options);
         let host = authority(url);
+        let trust = if same_origin(url, self.registry) {
+            self.trust
+        } else {
+            Trust::default()
+        };
         loop {
             let outgoing = Outgoing {
                 method,
@@ -211,6 +218,7 @@ impl Request<'_> {
                 headers: &headers,
                 authorization,
                 body: body.clone(),
+                trust,
             };
             match redirect::send(self.context, outgoing).await {
                 Ok(answer) if is_passing(answer.status()) => {

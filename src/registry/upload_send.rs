@@ -32,7 +32,6 @@ impl Upload<'_> {
             headers.insert(CONTENT_RANGE, range);
         }
         for _ in 0..4 {
-            self.host.uploads.quiet().await;
             self.host.downloads.quiet().await;
             let begun = Instant::now();
             let authorization = self
@@ -52,7 +51,14 @@ impl Upload<'_> {
             let sent = self
                 .host
                 .context
-                .send(&method, &url, headers.clone(), Some(body), Some(&watch))
+                .send(
+                    &method,
+                    &url,
+                    headers.clone(),
+                    Some(body),
+                    Some(&watch),
+                    self.host.trust(&url),
+                )
                 .await;
             if let Some(error) = self.cursor.failed() {
                 return Err(error);
@@ -71,6 +77,9 @@ impl Upload<'_> {
             let own = self.host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());
             self.host.heard(&answer);
+            if !answer.status().is_success() {
+                self.cursor.halt();
+            }
             match answer.status().as_u16() {
                 200..=299 => return Ok(Ok(answer)),
                 307 | 308 => {

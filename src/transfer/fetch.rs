@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::{BlobReader, Registries, Registry, WithoutRange};
@@ -16,15 +17,25 @@ use crate::registry::{BlobReader, Registries, Registry, WithoutRange};
 /// The repositories that name each blob, in the order in which images were asked for.
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
-    places: HashMap<Digest, Vec<Place>>,
+    places: HashMap<Digest, Vec<Repository>>,
     progress: Progress,
 }
 
 /// One repository of one registry.
 #[derive(Debug, Clone)]
-struct Place {
-    registry: Registry,
-    repository: Arc<str>,
+pub(super) struct Repository {
+    pub(super) registry: Registry,
+    pub(super) name: Arc<str>,
+}
+
+impl Repository {
+    /// That of an image.
+    pub(super) fn of(image: &Reference, registries: &Registries) -> Result<Self> {
+        Ok(Self {
+            registry: registries.host(image.host())?,
+            name: image.repository().into(),
+        })
+    }
 }
 
 impl Sources {
@@ -34,17 +45,14 @@ impl Sources {
         registries: &Registries,
         progress: Progress,
     ) -> Result<Self> {
-        let mut places: HashMap<Digest, Vec<Place>> = HashMap::new();
+        let mut places: HashMap<Digest, Vec<Repository>> = HashMap::new();
         for tree in trees {
-            let place = Place {
-                registry: registries.host(tree.source.host())?,
-                repository: tree.source.repository().into(),
-            };
+            let place = Repository::of(&tree.source, registries)?;
             for blob in tree.blobs() {
                 let known = places.entry(blob.descriptor.digest).or_default();
                 if !known
                     .iter()
-                    .any(|p| p.repository == place.repository && p.registry.host() == place.registry.host())
+                    .any(|p| p.name == place.name && p.registry.host() == place.registry.host())
                 {
                     known.push(place.clone());
                 }
@@ -71,7 +79,7 @@ impl Sources {
         without_range: WithoutRange,
         first: usize,
     ) -> Result<Stream<'_>> {
-        let mut places: VecDeque<&Place> = self.places.get(&blob.digest).into_iter().flatten().collect();
+        let mut places: VecDeque<&Repository> = self.places.get(&blob.digest).into_iter().flatten().collect();
         if !places.is_empty() {
             places.rotate_left(first % places.len());
         }
@@ -93,7 +101,7 @@ impl Sources {
 pub struct Stream<'a> {
     progress: &'a Progress,
     /// The present place, and those that are still to be tried.
-    places: VecDeque<&'a Place>,
+    places: VecDeque<&'a Repository>,
     blob: Descriptor,
     at: u64,
     end: u64,
@@ -157,12 +165,12 @@ impl Stream<'_> {
                     "{}; trying {}/{} instead",
                     error.full(),
                     place.registry.host(),
-                    place.repository
+                    place.name
                 ));
             }
             match place
                 .registry
-                .blob(&place.repository, &self.blob, self.at..self.end, self.without_range)
+                .blob(&place.name, &self.blob, self.at..self.end, self.without_range)
                 .await
             {
                 Ok(reader) => {

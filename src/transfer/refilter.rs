@@ -9,10 +9,7 @@ use crate::image::digest::Digest;
 use crate::image::filter::{self, Fate};
 use crate::image::manifest::{Entry, Index, RawManifest, View};
 use crate::image::platform::{Platform, PlatformFilter, PlatformPattern};
-use crate::image::tree::{ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
-
-/// How deep indexes may nest.
-const MAX_DEPTH: usize = 8;
+use crate::image::tree::{ImageTree, IndexMode, MAX_DEPTH, PlatformRecord, Variant, platform_label};
 
 /// Drops the platforms that the filter does not mean. What the tree lacks already stays dropped, and a tree that loses
 /// nothing more is returned as it is. The smaller index is made from the original, so that it is the same as that of an
@@ -52,14 +49,8 @@ pub fn refilter(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     }
     let had_filtered = tree.filtered.is_some();
     let mut smaller = ImageTree {
-        original: Variant {
-            root: root.clone(),
-            below: unique(level.original),
-        },
-        filtered: level.filtered.map(|root| Variant {
-            root,
-            below: unique(level.carried),
-        }),
+        original: Variant::new(root.clone(), level.original),
+        filtered: level.filtered.map(|root| Variant::new(root, level.carried)),
         kept,
         dropped,
         source: tree.source,
@@ -87,15 +78,6 @@ fn nothing_left(tree: &ImageTree, filter: &PlatformFilter) -> Error {
         "it has {}",
         platforms.into_keys().collect::<Vec<_>>().join(", ")
     ))
-}
-
-/// Each manifest once, where it stands first: that is before everything that names it.
-fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
-    let mut seen = HashSet::new();
-    manifests
-        .into_iter()
-        .filter(|m| seen.insert(m.digest().clone()))
-        .collect()
 }
 
 struct Walk<'a> {

@@ -361,6 +361,32 @@ fn platforms_can_be_chosen() {
 }
 
 #[test]
+fn a_platform_that_an_image_lacks_is_told() {
+    let cli = cli();
+    let wanted = ["--platform", "linux/amd64,linux/loong64", "--platform", "linux/arm/v5"];
+    let (_registry, output) = export(&cli, &greeting(), &wanted);
+    let output = output.says(&["has no platform `linux/loong64`, `linux/arm/v5`"]);
+    assert!(!output.stderr.contains("`linux/amd64`"), "{}", output.everything());
+    let (_registry, output) = export(&cli, &greeting(), &["--platform", "linux/amd64"]);
+    assert!(!output.stderr.contains("has no platform"), "{}", output.everything());
+
+    // The same where the images come out of a bundle.
+    let to = Double::new();
+    cli.succeed(&[
+        "import",
+        "b.tar",
+        "-d",
+        &to.host(),
+        "--platform",
+        "linux/amd64,linux/mips64le",
+    ])
+    .says(&["has no platform `linux/mips64le`"]);
+    cli.run(&["import", "b.tar", "-d", &to.host(), "--platform", "linux/mips64le"])
+        .expect_code(1)
+        .says(&["no platform of the image is `linux/mips64le`"]);
+}
+
+#[test]
 fn the_same_child_twice_stays_twice_and_is_fetched_once() {
     let cli = cli();
     let child = small(Style::Oci, "linux/arm64", "twice");

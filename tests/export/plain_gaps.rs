@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use docker_mirror::bundle::partial::FileSystem;
+use docker_mirror::bundle::file_system::FileSystem;
 use docker_mirror::error::{Kind, Result};
 use docker_mirror::progress::Progress;
 use docker_mirror::registry::{Options, Registries};
@@ -57,6 +57,7 @@ fn nobody_writes_far_ahead_of_what_has_arrived() {
     let partial = export.path("b.tar.partial");
     let (done, farthest) = (AtomicBool::new(false), AtomicU64::new(0));
     let fat = FileSystem {
+        process_limit: None,
         max_file: Some((1 << 32) - 1),
         sparse: false,
         free: 1 << 40,
@@ -90,6 +91,7 @@ fn a_bundle_over_the_limit_of_a_file_is_refused_before_the_first_layer() {
     let digests = put_image(&registry, "a/a", "1", &[noise(1, 2 * MIB)]);
     let folder = tempfile::tempdir().unwrap();
     let small = FileSystem {
+        process_limit: None,
         max_file: Some(MIB as u64),
         sparse: false,
         free: 1 << 40,

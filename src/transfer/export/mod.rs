@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
-use crate::bundle::partial::FileSystem;
+use crate::bundle::file_system::FileSystem;
 use crate::bundle::plan::{Extras, Plan};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
@@ -263,20 +263,4 @@ async fn moved(
         .filter_map(|found| async move { found })
         .collect()
         .await
-}
-
-/// A size for people, in binary units.
-pub(crate) fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} bytes");
-    }
-    #[allow(clippy::cast_precision_loss, reason = "two digits are shown")]
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }

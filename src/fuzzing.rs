@@ -1,0 +1,221 @@
+//! What the fuzz targets in `fuzz/` call: one function per parser of what comes from outside, each with the promises that
+//! must hold for any input. Compiled for them and for the tests alone; a test replays the kept inputs without a fuzzer.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::bundle::read::{Bundle, OpenOptions};
+use crate::image::config::Config;
+use crate::image::destination::Destination;
+use crate::image::digest::Digest;
+use crate::image::filter::{Fate, decide, rewrite};
+use crate::image::manifest::{RawManifest, View};
+use crate::image::media_type;
+use crate::image::platform::PlatformFilter;
+use crate::image::reference::Reference;
+
+pub use crate::registry::fuzzing::{challenge, content_range, link};
+
+/// Image references and destinations: what parses is written in a form that parses to the same.
+pub fn reference(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(destination) = text.parse::<Destination>() {
+        let source: Reference = "quay.io/a/b:1".parse().expect("a good name");
+        // Too long a name is no place; and a host without a dot is one only because it stands first in a destination.
+        if let Ok(place) = destination.place(&source, &Digest::sha256(b"")) {
+            assert_eq!(place.host(), destination.host());
+            if place.host().contains(['.', ':']) {
+                assert_eq!(place.to_string().parse::<Reference>().ok(), Some(place));
+            }
+        }
+    }
+    let Ok(found) = text.parse::<Reference>() else { return };
+    let shown = found.to_string();
+    assert_eq!(
+        shown.parse::<Reference>().ok().as_ref(),
+        Some(&found),
+        "{text:?} {shown:?}"
+    );
+    assert!(found.name().len() <= 255 && found.tag().is_none_or(|tag| tag.len() <= 128));
+    assert!(
+        shown.bytes().all(|b| b.is_ascii_graphic()),
+        "a name that can drive a terminal: {shown:?}"
+    );
+    assert!(
+        !found
+            .repository()
+            .split('/')
+            .any(|part| part.is_empty() || part == "..")
+    );
+}
+
+/// Manifests, indexes and image configs, and the removal of platforms from an index. The first byte picks the declared type.
+pub fn manifest(data: &[u8]) {
+    let Some((first, text)) = data.split_first() else {
+        return;
+    };
+    let _ = Config::parse(text);
+    let declared = match first % 4 {
+        0 => None,
+        1 => Some(media_type::OCI_INDEX),
+        2 => Some(media_type::OCI_MANIFEST),
+        _ => Some("text/plain; charset=utf-8"),
+    };
+    let Ok(manifest) = RawManifest::new(Bytes::copy_from_slice(text), declared, None) else {
+        return;
+    };
+    assert_eq!(manifest.bytes(), text, "bytes are kept as they came");
+    assert_eq!(*manifest.digest(), Digest::sha256(text));
+    for blob in manifest.blobs() {
+        assert!(i64::try_from(blob.size).is_ok(), "a size that no registry can store");
+    }
+    let View::Index(index) = manifest.view() else { return };
+    let platforms: Vec<_> = index.entries.iter().map(|entry| entry.platform.clone()).collect();
+    let only = PlatformFilter::from_flags(&["linux/amd64,linux/arm/v7"]).expect("good patterns");
+    for filter in [PlatformFilter::Linux, PlatformFilter::All, only] {
+        let keep = decide(&index.entries, &platforms, &filter);
+        assert_eq!(keep.len(), index.entries.len());
+        for replaced in [None, keep.iter().position(|kept| *kept)] {
+            filtered(&manifest, &keep, replaced);
+        }
+    }
+}
+
+/// An index that is written anew lists what was kept, in the old order, and nothing else.
+fn filtered(manifest: &RawManifest, keep: &[bool], replaced: Option<usize>) {
+    let View::Index(index) = manifest.view() else { return };
+    let mut expected = Vec::new();
+    let mut fates = Vec::new();
+    for (i, (entry, kept)) in index.entries.iter().zip(keep).enumerate() {
+        let mut descriptor = entry.descriptor.clone();
+        fates.push(if !kept {
+            Fate::Drop
+        } else if replaced == Some(i) {
+            descriptor.digest = Digest::sha256(b"other");
+            descriptor.size = 5;
+            Fate::Replace(descriptor.clone())
+        } else {
+            Fate::Keep
+        });
+        if *kept {
+            expected.push((descriptor, entry.platform.clone(), entry.annotations.clone()));
+        }
+    }
+    let bytes = rewrite(manifest.bytes(), &fates).expect("an index that was read can be written");
+    let again = RawManifest::new(bytes.into(), Some(manifest.media_type()), None).expect("and can be read again");
+    assert_eq!(again.media_type(), manifest.media_type());
+    let View::Index(again) = again.view() else {
+        panic!("an index stays an index")
+    };
+    let found: Vec<_> = again
+        .entries
+        .iter()
+        .map(|entry| {
+            (
+                entry.descriptor.clone(),
+                entry.platform.clone(),
+                entry.annotations.clone(),
+            )
+        })
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(again.subject, index.subject);
+}
+
+/// The index of a tar: bundles and foreign archives. Each input is read as it is, and with the checksums of its headers
+/// mended, since a changed header would go no further than its checksum otherwise.
+pub fn bundle(data: &[u8]) {
+    let folder = tempfile::tempdir().expect("a folder for the archive");
+    open(data, folder.path());
+    let mended = mend(data);
+    if mended != data {
+        open(&mended, folder.path());
+    }
+}
+
+fn open(data: &[u8], folder: &Path) {
+    let path: PathBuf = folder.join("input.tar");
+    std::fs::write(&path, data).expect("an archive on disk");
+    let options = OpenOptions {
+        name: Some("quay.io/given/name:1".parse().expect("a good name")),
+        temp_dir: Some(folder.to_owned()),
+    };
+    let Ok(bundle) = Bundle::open(&[path], &options) else {
+        return;
+    };
+    assert!(!bundle.images().is_empty(), "a bundle without images is an error");
+    for image in bundle.images() {
+        let Ok(tree) = bundle.tree(image) else { continue };
+        for manifest in tree.manifests() {
+            assert_eq!(manifest.digest().same_algorithm(manifest.bytes()), *manifest.digest());
+        }
+        for blob in tree.blobs() {
+            let digest = &blob.descriptor.digest;
+            assert_eq!(bundle.size_of(digest), Some(blob.descriptor.size));
+            let _ = bundle.verify_blob(digest);
+        }
+    }
+    for referrer in bundle.referrers() {
+        let _ = bundle.referrer_tree(referrer);
+    }
+}
+
+/// Gives every block that looks like a header the checksum that it should have.
+fn mend(data: &[u8]) -> Vec<u8> {
+    const CHECKSUM: std::ops::Range<usize> = 148..156;
+    let mut mended = data.to_vec();
+    for block in mended.chunks_exact_mut(512) {
+        if &block[257..262] == b"ustar" {
+            block[CHECKSUM].fill(b' ');
+            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+            block[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+    }
+    mended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every input in `fuzz/seeds/TARGET`: good ones that a fuzzer starts from, and those that once found something.
+    fn replay(target: &str, run: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+        let mut count = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let data = std::fs::read(&path).unwrap();
+            assert!(data.len() <= 64 << 10, "{}: seeds are small", path.display());
+            if std::panic::catch_unwind(|| run(&data)).is_err() {
+                panic!("{} breaks a promise", path.display());
+            }
+            count += 1;
+        }
+        assert!(count > 3, "{} has too few inputs", folder.display());
+    }
+
+    #[test]
+    fn kept_inputs_break_no_promise() {
+        replay("reference", reference);
+        replay("manifest", manifest);
+        replay("bundle", bundle);
+        replay("challenge", challenge);
+        replay("content_range", content_range);
+        replay("link", link);
+    }
+
+    #[test]
+    fn good_seeds_are_read_to_the_end() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/bundle");
+        for name in ["layout.tar", "docker.tar", "layout.tar.gz", "pax.tar"] {
+            let temp = tempfile::tempdir().unwrap();
+            let options = OpenOptions {
+                name: None,
+                temp_dir: Some(temp.path().to_owned()),
+            };
+            let bundle = Bundle::open(&[folder.join(name)], &options).unwrap();
+            assert!(!bundle.tree(&bundle.images()[0]).unwrap().blobs().is_empty(), "{name}");
+        }
+    }
+}

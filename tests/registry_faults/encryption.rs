@@ -1,0 +1,93 @@
+//! TLS that does and does not come about.
+
+use super::*;
+
+#[tokio::test]
+async fn tls_with_a_known_authority_and_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let server = server(Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1", "localhost"]))));
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    pull(&with(trusting(file), &server.host())).await.unwrap();
+    let (nobody, _) = client(&server.host());
+    let error = pull(&nobody).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(error.to_string().contains("not trusted"), "{error}");
+    assert!(error.hint().unwrap().contains("--ca-file"), "{error:?}");
+    let (mut options, _) = options();
+    options.tls.insecure = true;
+    pull(&with(options, &server.host())).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_that_do_not_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    for (pair, words) in [
+        (authority.server(&["other.example"]), "another name"),
+        (authority.expired_server(&["127.0.0.1"]), "expired"),
+        (self_signed(&["127.0.0.1"]), "not trusted"),
+    ] {
+        let server = server(Options::default().tls(ServerTls::new(pair)));
+        let error = pull(&with(trusting(file.clone()), &server.host())).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Network);
+        assert!(error.to_string().contains(words), "{words}: {error:?}");
+        assert!(error.hint().is_some(), "{error:?}");
+        assert_eq!(server.requests().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn client_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let server =
+        server(Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"])).only_clients_of(&authority)));
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    let error = pull(&with(trusting(file.clone()), &server.host())).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network, "{error:?}");
+    let pair = authority.client("me");
+    let mut options = trusting(file);
+    options.tls.client_certificate = Some((
+        write_pem(folder.path(), "me.pem", &pair.certificate),
+        write_pem(folder.path(), "me.key", &pair.key),
+    ));
+    pull(&with(options, &server.host())).await.unwrap();
+}
+
+#[tokio::test]
+async fn https_where_http_is_spoken() {
+    // A host that is not on this machine is never spoken to in http without being told to. This machine's own name for
+    // itself is the only one that can be tried here, by way of a mirror whose scheme is fixed.
+    let server = server(Options::default());
+    let (mut options, told) = options();
+    options.mirrors = Mirrors::new(vec![
+        parse_flag(&format!("h.invalid=https://{}", server.host())).unwrap(),
+    ]);
+    options.retries = Some(0);
+    let error = pull(&with(options, "h.invalid")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network, "{error:?}");
+    assert!(
+        told.warnings()[0].contains("does not speak TLS"),
+        "{:?}",
+        told.warnings()
+    );
+    assert_eq!(server.requests().len(), 0, "nothing went out in plain text");
+}
+
+#[tokio::test]
+async fn plain_http_that_is_asked_for() {
+    let server = server(Options::default());
+    let (mut options, _) = options();
+    options.plain_http = true;
+    pull(&with(options, &server.host())).await.unwrap();
+    // Then https is not tried.
+    let authority = Authority::new("test authority");
+    let tls = self::server(Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"]))));
+    let (mut options, _) = self::options();
+    options.plain_http = true;
+    options.tls.insecure = true;
+    assert!(pull(&with(options, &tls.host())).await.is_err());
+    assert_eq!(tls.requests().len(), 0);
+}

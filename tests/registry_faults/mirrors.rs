@@ -1,0 +1,72 @@
+//! Mirrors of a registry, and the registry itself where they fail.
+
+use super::*;
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_and_the_origin_when_it_fails() {
+    let origin = server(Options::default());
+    let mirror = server(Options::default());
+    let through = || {
+        let (mut options, told) = options();
+        options.mirrors = Mirrors::new(vec![
+            parse_flag(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+        ]);
+        (with(options, &origin.host()), told)
+    };
+    let (registry, told) = through();
+    pull(&registry).await.unwrap();
+    fetch(&registry, "a/b", &layer(b"{}")).await.unwrap();
+    assert_eq!((origin.requests().len(), mirror.requests().len()), (0, 2));
+    assert!(told.warnings().is_empty());
+    mirror.add_fault(When::any(), Action::status(404));
+    let (registry, told) = through();
+    pull(&registry).await.unwrap();
+    fetch(&registry, "a/b", &layer(b"{}")).await.unwrap();
+    assert_eq!(origin.requests().len(), 2);
+    assert!(
+        told.warnings()[0].contains(&mirror.host()) && told.warnings()[0].contains(&origin.host()),
+        "{:?}",
+        told.warnings()
+    );
+    // One that breaks off in the middle of a blob is replaced in the middle of the blob.
+    let bytes = noise(2 << 20);
+    for server in [&origin, &mirror] {
+        server.store().put_blob("a/b", bytes.clone());
+        server.clear_faults();
+    }
+    mirror.add_fault(When::get("/blobs/"), Action::cut(1 << 20));
+    mirror.add_fault(When::get("/blobs/").with_header("range"), Action::status(500));
+    origin.forget_requests();
+    let (registry, _) = through();
+    assert_eq!(fetch(&registry, "a/b", &layer(&bytes)).await.unwrap(), bytes);
+    assert_eq!(
+        origin.requests()[0].header("range"),
+        format!("bytes={}-{}", 1 << 20, (2 << 20) - 1)
+    );
+    // What is pushed goes to the origin alone.
+    mirror.forget_requests();
+    registry
+        .push_blob("new", &layer(b"new"), &Memory("new".into()), None)
+        .await
+        .unwrap();
+    assert!(mirror.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_mirror_gets_no_credentials_of_the_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = server(Options::default().auth(Auth::basic("user", "s3cret")));
+    let mirror = server(Options::default().fault(When::any(), Action::challenge(&["Basic realm=\"x\""])));
+    let file = serde_json::json!({"auths": {origin.host(): {"username": "user", "password": "s3cret"}}});
+    let (mut options, _) = client::with_file(folder.path(), &file);
+    options.mirrors = Mirrors::new(vec![
+        parse_flag(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+    ]);
+    pull(&with(options, &origin.host())).await.unwrap();
+    assert!(
+        mirror
+            .requests()
+            .iter()
+            .all(|request| request.header("authorization").is_empty())
+    );
+}

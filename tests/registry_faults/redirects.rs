@@ -1,0 +1,97 @@
+//! Redirects: which are followed, and with what.
+
+use super::*;
+
+/// Redirects that are not followed; the error names both ends without the query.
+#[tokio::test]
+async fn redirects_that_are_refused() {
+    for (name, to, words) in [
+        ("a loop", "{target}", "more than 10 times"),
+        ("a file", "file:///etc/passwd", "not http"),
+        ("ftp", "ftp://x.example/y", "not http"),
+        ("nonsense", "http://[", "no address"),
+    ] {
+        let server = server(Options::default().fault(When::any(), Action::redirect(302, to)));
+        let (registry, told) = client(&server.host());
+        let error = pull(&registry).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Server, "{name}: {error:?}");
+        assert!(error.to_string().contains(words), "{name}: {error}");
+        assert!(server.requests().len() <= 11, "{name}");
+        assert!(told.retries().is_empty(), "{name}");
+    }
+    let silent = server(Options::default().fault(When::any(), Action::status(302)));
+    let error = pull(&client(&silent.host()).0).await.unwrap_err();
+    assert!(error.to_string().contains("without saying where"), "{error}");
+    // From https to http.
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let plain = server(Options::default());
+    let tls = Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"])));
+    let tls = server(tls.fault(
+        When::any(),
+        Action::redirect(302, &format!("{}/x?sig=s3cret", plain.url())),
+    ));
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    let error = pull(&with(trusting(file), &tls.host())).await.unwrap_err();
+    assert!(error.to_string().contains("gives up encryption"), "{error}");
+    assert!(
+        error.to_string().contains("sig=…") && !error.full().contains("s3cret"),
+        "{error:?}"
+    );
+    assert_eq!(plain.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn redirects_that_are_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let store = server(Options::default());
+        let server = server(Options::default().fault(
+            When::get("/blobs/"),
+            Action::redirect(status, &format!("{}{{target}}", store.url())),
+        ));
+        let (registry, _) = client(&server.host());
+        assert_eq!(fetch(&registry, "a/b", &layer(b"{}")).await.unwrap(), b"{}");
+        let reader = registry
+            .blob("a/b", &layer(b"{}"), 1..2, WithoutRange::Refuse)
+            .await
+            .unwrap();
+        assert_eq!(read(reader).await.unwrap(), b"}");
+        assert_eq!(
+            store.requests().last().unwrap().header("range"),
+            "bytes=1-1",
+            "{status}"
+        );
+    }
+    // Ten hops are borne.
+    let server = server(Options::default().fault(When::any().first(10), Action::redirect(307, "{target}")));
+    pull(&client(&server.host()).0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broken_download_goes_back_to_the_registry_and_not_to_the_expired_address() {
+    let bytes = noise(4 << 20);
+    let blob = layer(&bytes);
+    let store = Double::start(Options::default().fault(When::any().first(1), Action::cut(2 << 20)));
+    store.store().put_blob("a/b", bytes.clone());
+    let server = server(Options::default().fault(
+        When::get("/blobs/"),
+        Action::redirect(307, &format!("{}{{target}}?sig=1", store.url())),
+    ));
+    let (registry, _) = client(&server.host());
+    assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
+    assert_eq!((server.count("GET", "/blobs/"), store.count("GET", "/blobs/")), (2, 2));
+}
+
+#[tokio::test]
+async fn a_head_that_is_redirected_to_where_it_is_refused() {
+    let store = server(Options::default().fault(When::any(), Action::status(403)));
+    let server = server(Options::default().fault(
+        When::head("/"),
+        Action::redirect(307, &format!("{}{{target}}", store.url())),
+    ));
+    let (registry, _) = client(&server.host());
+    assert_eq!(
+        registry.head_blob("a/b", &layer(b"{}")).await.unwrap(),
+        Presence::Unknown
+    );
+}
