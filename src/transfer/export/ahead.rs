@@ -216,10 +216,9 @@ impl Ahead {
         };
         let open = match stream {
             Some(stream) => stream,
-            none => {
-                let opened = self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?;
-                none.insert(Box::new(opened))
-            }
+            none => none.insert(Box::new(
+                self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?,
+            )),
         };
         open.chunk().await
     }
