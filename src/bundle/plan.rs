@@ -21,11 +21,46 @@ pub const TRAILER: u64 = 1024;
 /// The layout of one bundle.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    front: Bytes,
+    /// The members before the first blob. Manifests are shared with the trees, not copied.
+    front: Vec<Member>,
+    front_len: u64,
     blobs: Vec<Slot>,
     total: u64,
     warnings: Vec<String>,
 }
+
+/// A member whose content is in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Member {
+    name: MemberName,
+    content: Bytes,
+}
+
+/// A name; that of a manifest is kept in its short form, since a bundle may have very many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum MemberName {
+    File(&'static str),
+    Blob(Digest),
+}
+
+impl Member {
+    fn header(&self) -> Result<Vec<u8>> {
+        let size = self.content.len() as u64;
+        match &self.name {
+            MemberName::File(name) => header::member(name, size),
+            MemberName::Blob(digest) => header::member(&layout::blob_path(digest), size),
+        }
+    }
+
+    /// Header, content and padding.
+    fn len(&self) -> Result<u64> {
+        let size = self.content.len() as u64;
+        Ok(self.header()?.len() as u64 + size + header::padding(size))
+    }
+}
+
+/// About how many bytes of the front are made at a time.
+const PIECE: usize = 1 << 20;
 
 /// The place of one blob: its header block, its bytes, and the zeros up to the next block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +107,18 @@ impl Plan {
     /// have one name and different digests.
     pub fn new(trees: &[ImageTree], extras: &Extras) -> Result<Self> {
         let trees = sorted(trees)?;
-        let mut front = Vec::new();
-        append(&mut front, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        append(&mut front, "index.json", &layout::index_json(&trees)?)?;
+        let file = |name, content| Member {
+            name: MemberName::File(name),
+            content,
+        };
+        let mut front = vec![
+            file("oci-layout", Bytes::from_static(br#"{"imageLayoutVersion":"1.0.0"}"#)),
+            file("index.json", layout::index_json(&trees)?.into()),
+        ];
         let mut warnings = Vec::new();
         if extras.docker_manifest {
             match layout::manifest_json(&trees)? {
-                Some(Ok(bytes)) => append(&mut front, "manifest.json", &bytes)?,
+                Some(Ok(bytes)) => front.push(file("manifest.json", bytes.into())),
                 Some(Err(why)) => warnings.push(why),
                 None => {}
             }
@@ -90,7 +130,7 @@ impl Plan {
             images: trees.iter().map(|tree| image_record(tree)).collect(),
             missing,
         };
-        append(&mut front, record::MEMBER, &layout::pretty(&record)?)?;
+        front.push(file(record::MEMBER, layout::pretty(&record)?.into()));
 
         let mut manifests = BTreeMap::new();
         for tree in &trees {
@@ -98,11 +138,16 @@ impl Plan {
                 manifests.insert(manifest.digest().clone(), manifest.bytes().clone());
             }
         }
-        for (digest, bytes) in &manifests {
-            append(&mut front, &layout::blob_path(digest), bytes)?;
-        }
+        front.extend(manifests.iter().map(|(digest, bytes)| Member {
+            name: MemberName::Blob(digest.clone()),
+            content: bytes.clone(),
+        }));
 
-        let mut offset = front.len() as u64;
+        let mut front_len = 0;
+        for member in &front {
+            front_len += member.len()?;
+        }
+        let mut offset = front_len;
         let too_large = || {
             Error::new(
                 Kind::Malformed,
@@ -131,7 +176,8 @@ impl Plan {
         }
         let total = offset.checked_add(TRAILER).ok_or_else(too_large)?;
         Ok(Self {
-            front: front.into(),
+            front,
+            front_len,
             blobs,
             total,
             warnings,
@@ -144,8 +190,27 @@ impl Plan {
     }
 
     /// Everything before the first blob: the layout's own files and all manifests, with their headers.
-    pub fn front(&self) -> &Bytes {
-        &self.front
+    ///
+    /// They come in pieces, which are made as they are asked for: together they may be many megabytes.
+    pub fn front(&self) -> impl Iterator<Item = Result<Bytes>> + '_ {
+        let mut members = self.front.iter();
+        std::iter::from_fn(move || {
+            let mut piece = Vec::new();
+            for member in members.by_ref() {
+                if let Err(error) = append(&mut piece, member) {
+                    return Some(Err(error));
+                }
+                if piece.len() >= PIECE {
+                    break;
+                }
+            }
+            (!piece.is_empty()).then(|| Ok(piece.into()))
+        })
+    }
+
+    /// How many bytes the front has.
+    pub fn front_len(&self) -> u64 {
+        self.front_len
     }
 
     /// The blobs in the order of their places: configs, then layers, largest first.
@@ -164,10 +229,10 @@ impl Plan {
     }
 }
 
-fn append(out: &mut Vec<u8>, name: &str, content: &[u8]) -> Result<()> {
-    out.extend(header::member(name, content.len() as u64)?);
-    out.extend_from_slice(content);
-    let padded = out.len() as u64 + header::padding(content.len() as u64);
+fn append(out: &mut Vec<u8>, member: &Member) -> Result<()> {
+    out.extend(member.header()?);
+    out.extend_from_slice(&member.content);
+    let padded = out.len() as u64 + header::padding(member.content.len() as u64);
     out.resize(usize::try_from(padded).unwrap_or(usize::MAX), 0);
     Ok(())
 }

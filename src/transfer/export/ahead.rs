@@ -67,7 +67,9 @@ impl Ahead {
         let mut tasks = JoinSet::new();
         let mut ahead: VecDeque<mpsc::UnboundedReceiver<Piece>> = VecDeque::new();
         let mut slots = plan.blobs().iter();
-        writer.send(plan.front().clone()).await?;
+        for piece in plan.front() {
+            writer.send(piece?).await?;
+        }
         for current in plan.blobs() {
             while ahead.len() < self.jobs {
                 let Some(slot) = slots.next() else { break };

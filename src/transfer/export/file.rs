@@ -205,13 +205,13 @@ impl Headers {
         };
         Self {
             old: header(left.front, left.types.clone()),
-            new: header(plan.front().len() as u64, untold_types(trees)),
+            new: header(plan.front_len(), untold_types(trees)),
         }
     }
 
     fn for_plan(&self, plan: &Plan) -> Header {
         let mut header = self.new.clone();
-        header.front = plan.front().len() as u64;
+        header.front = plan.front_len();
         header
     }
 }
@@ -285,9 +285,19 @@ impl Prepare {
         }
         let there = slots(plan, |number, _| written.get(&number).cloned().unwrap_or_default());
         let journal = Journal::create(partial.journal_path(), &self.headers.new, &there, carried)?;
-        partial.write_at(plan.front(), 0)?;
+        write_front(partial, plan)?;
         Ok((Arc::new(journal), written))
     }
+}
+
+fn write_front(partial: &Partial, plan: &Plan) -> Result<()> {
+    let mut at = 0;
+    for piece in plan.front() {
+        let piece = piece?;
+        partial.write_at(&piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// What is done to the file when images turn out to be left out.
@@ -312,7 +322,7 @@ impl Again {
             let padding = usize::try_from(slot.padding()).unwrap_or(0);
             partial.write_at(&[0; 512][..padding], slot.end())?;
         }
-        partial.write_at(plan.front(), 0)?;
+        write_front(partial, plan)?;
         Ok(self.plan)
     }
 }
