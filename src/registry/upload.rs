@@ -106,6 +106,10 @@ impl<'a> Upload<'a> {
         let options = &self.host.context.options;
         let size = self.descriptor.size;
         let mut rung = self.host.ladder.rung(size);
+        if !self.source.is_kept(self.descriptor) {
+            // There is one attempt, and this is the way that every registry knows.
+            rung = rung.max(Rung::Patch);
+        }
         let mut backoff = Backoff::new(options);
         let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
         let (mut climbed, mut progress, mut since) = (false, 0, Instant::now());

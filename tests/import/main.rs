@@ -2,6 +2,7 @@
 
 mod again;
 mod bundles;
+mod foreign;
 #[path = "../handmade/mod.rs"]
 mod handmade;
 mod killed;
