@@ -296,6 +296,38 @@ fn all_that_is_missing_is_told_though_there_are_two_manifests() {
 }
 
 #[test]
+fn all_layers_that_a_docker_archive_lacks_are_told() {
+    let config = |n: u8| {
+        let ids = [1, 2, 3].map(|layer| Digest::sha256(&[n, layer]).to_string());
+        json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": ids}}).to_string()
+    };
+    let item = |n: u8| {
+        json!({"Config": format!("{n}.json"), "RepoTags": [format!("a/b:{n}")],
+        "Layers": [format!("{n}/one.tar"), format!("{n}/two.tar"), format!("{n}/three.tar")]})
+    };
+    let tar = Tar::default()
+        .file("1.json", config(1).as_bytes())
+        .file("2.json", config(2).as_bytes())
+        .file("1/two.tar", b"x")
+        .file("manifest.json", json!([item(1), item(2)]).to_string().as_bytes())
+        .end();
+    let error = text(&open_bytes(&tar).unwrap_err());
+    for part in [
+        "2 images",
+        "a/b:1",
+        "a/b:2",
+        "1/one.tar",
+        "1/three.tar",
+        "2/one.tar",
+        "2/two.tar",
+        "2/three.tar",
+    ] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    assert!(!error.contains("1/two.tar"), "{error}");
+}
+
+#[test]
 fn buildkit_with_and_without_a_name() {
     let mut layout = Layout::default();
     let amd64 = layout.image("amd64", b"a", true);

@@ -86,7 +86,6 @@ async fn what_is_pushed_can_be_pulled() {
     );
     let image = manifest(&config, std::slice::from_ref(&blob));
     registry.put_manifest("a/b", &tag("1"), &image).await.unwrap();
-    registry.confirm_manifest("a/b", &tag("1"), &image).await.unwrap();
     let back = registry.manifest("a/b", &tag("1")).await.unwrap();
     assert_eq!(back.bytes(), image.bytes());
     assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
@@ -636,11 +635,6 @@ async fn manifests_go_out_as_they_are() {
     let put = &server.requests_of("PUT", "/manifests/1")[0];
     assert_eq!(put.header("content-type"), image.media_type());
     assert_eq!(put.body, image.bytes()[..]);
-    registry.confirm_manifest("a", &tag("1"), &image).await.unwrap();
-    registry
-        .confirm_manifest("a", &by_digest(&image), &image)
-        .await
-        .unwrap();
 }
 
 /// Refusals of a manifest, and what the caller is told to do with each.
@@ -788,32 +782,4 @@ async fn a_manifest_whose_answer_was_lost_is_not_put_twice() {
         registry.put_manifest("a", &tag("1"), &image).await.unwrap();
         assert_eq!(server.count("PUT", ""), 3, "{}", server.transcript());
     }
-}
-
-#[tokio::test]
-async fn what_was_not_kept_is_found_out() {
-    let image = manifest(&layer(b"{}"), &[]);
-    let server = Double::start(Options::default().fault(When::put("/manifests/"), Action::status(201)));
-    let (registry, _) = client(&server.host());
-    registry.put_manifest("a", &tag("1"), &image).await.unwrap();
-    let error = registry.confirm_manifest("a", &tag("1"), &image).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Server);
-    assert!(error.to_string().contains("does not have it"), "{error}");
-    // Copies that lag are waited for; a HEAD without a digest is made up for by the bytes.
-    let server = Double::start(
-        Options::default()
-            .fault(
-                When::path("/manifests/").first(2),
-                Action::error(404, "MANIFEST_UNKNOWN", "not yet"),
-            )
-            .fault(When::head("/manifests/"), Action::Header("docker-content-digest", None)),
-    );
-    server
-        .store()
-        .put_manifest("a", Some("1"), image.media_type(), image.bytes().clone());
-    let (registry, _) = client(&server.host());
-    registry.confirm_manifest("a", &tag("1"), &image).await.unwrap();
-    let other = manifest(&layer(b"other"), &[]);
-    let error = registry.confirm_manifest("a", &tag("1"), &other).await.unwrap_err();
-    assert!(error.to_string().contains(&image.digest().to_string()), "{error}");
 }

@@ -3,7 +3,8 @@
 //! The journal only saves work. What it claims is hashed again before it counts, so a journal that is wrong, torn or edited
 //! costs a repeated transfer and never a wrong bundle.
 //!
-//! The first line is a JSON header. Each further line is one of
+//! A journal is begun with what is known to be there, as a whole or not at all: it is written under another name, made durable
+//! and renamed. From then on it only grows. The first line is a JSON header. Each further line is one of
 //! - `b OFFSET SIZE DIGEST`: the next slot is that of this blob (slots are numbered from 0);
 //! - `w SLOT START END`: these bytes of that slot were written;
 //! - `x SLOT`: forget what was said of that slot, its bytes were wrong;
@@ -20,7 +21,6 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
 use super::ranges::Ranges;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -44,6 +44,9 @@ pub struct Header {
     pub front: u64,
     /// What each reference was found to be: later runs do not ask again.
     pub pins: BTreeMap<String, Digest>,
+    /// The media types of those manifests whose bytes do not tell them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub types: BTreeMap<Digest, String>,
     boot: String,
 }
 
@@ -56,6 +59,7 @@ impl Header {
             summary,
             front,
             pins,
+            types: BTreeMap::new(),
             boot: boot_id(),
         }
     }
@@ -97,36 +101,61 @@ pub struct OldSlot {
 }
 
 impl Journal {
-    /// Starts a new journal for a plan, over whatever is at `path`.
-    pub fn create(path: PathBuf, header: &Header, plan: &Plan) -> Result<Self> {
-        let mut text = serde_json::to_vec(header)
+    /// Starts a new journal of these slots and of what is there of each, over whatever is at `path`.
+    ///
+    /// `synced` says that what is there has reached the disk, so that it counts after a power cut too.
+    pub fn create(path: PathBuf, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
+        let mut text = serde_json::to_string(header)
             .map_err(|e| Error::new(Kind::Malformed, "cannot write the journal's header").with_source(e))?;
-        text.push(b'\n');
-        for slot in plan.blobs() {
-            let line = format!("b {} {} {}\n", slot.offset, slot.blob.size, slot.blob.digest);
-            text.extend_from_slice(line.as_bytes());
+        text.push('\n');
+        let mut count = slots.len() as u64;
+        for slot in slots {
+            text.push_str(&slot.line());
+        }
+        for (number, slot) in slots.iter().enumerate() {
+            for range in slot.written.iter() {
+                text.push_str(&format!("w {number} {} {}\n", range.start, range.end));
+                count += 1;
+            }
+        }
+        if synced {
+            text.push_str(&format!("s {count}\n"));
+            count += 1;
         }
         // Replaced as a whole: a kill leaves the old journal or the new one, and never half of either.
-        let fresh = path.with_extension("journal.new");
+        let fresh = fresh_path(&path);
         let create = || -> std::io::Result<File> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&fresh)?;
-            file.write_all(&text)?;
+            match std::fs::remove_file(&fresh) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh)?;
+            file.write_all(text.as_bytes())?;
             file.sync_data()?;
             std::fs::rename(&fresh, &path)?;
+            // The name is durable once its folder is; file systems that cannot sync a folder say so, and that is no fault.
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+                let _ = folder.sync_all();
+            }
             Ok(file)
         };
         let file = create().map_err(|e| Error::io("create", &path, e))?;
         Ok(Self {
             path,
-            file: Mutex::new(Lines {
-                file,
-                count: plan.blobs().len() as u64,
-            }),
+            file: Mutex::new(Lines { file, count }),
         })
+    }
+
+    /// Notes one more slot; its number follows that of the last one.
+    pub fn slot(&self, slot: &OldSlot) -> Result<()> {
+        self.append(&slot.line())
+    }
+
+    /// Removes a journal, and what a kill left of a new one.
+    pub fn remove(path: &Path) {
+        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(fresh_path(path));
     }
 
     /// Notes that bytes of a slot were written.
@@ -170,7 +199,7 @@ impl Journal {
     /// [`Kind::NotFound`] if there is no journal; [`Kind::Malformed`] if it is not one of this version.
     pub fn replay(path: &Path) -> Result<Replay> {
         let mut text = Vec::new();
-        File::open(path)
+        super::partial::open_plain(OpenOptions::new().read(true), path)
             .and_then(|file| file.take(MAX_JOURNAL + 1).read_to_end(&mut text))
             .map_err(|e| match e.kind() {
                 std::io::ErrorKind::NotFound => {
@@ -227,6 +256,17 @@ impl Journal {
     }
 }
 
+impl OldSlot {
+    fn line(&self) -> String {
+        format!("b {} {} {}\n", self.offset, self.size, self.digest)
+    }
+}
+
+/// Where a new journal is written.
+fn fresh_path(path: &Path) -> PathBuf {
+    path.with_extension("journal.new")
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Record {
     Slot(OldSlot),
@@ -264,25 +304,25 @@ fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::plan::Extras;
 
     fn header() -> Header {
         let pins = BTreeMap::from([("a.io/b:1".to_owned(), Digest::sha256(b"b"))]);
         Header::new(Digest::sha256(b"r"), "x".into(), 512, pins)
     }
 
-    /// A journal of two slots of 100 bytes.
+    /// Two slots of 100 bytes.
+    fn slots() -> [OldSlot; 2] {
+        [1024, 2048].map(|offset| OldSlot {
+            digest: Digest::sha256(&[offset as u8]),
+            size: 100,
+            offset,
+            written: Ranges::default(),
+        })
+    }
+
     fn journal(folder: &Path, header: &Header) -> (PathBuf, Journal) {
         let path = folder.join("b.tar.partial.journal");
-        let extras = Extras {
-            missing: Vec::new(),
-            docker_manifest: true,
-        };
-        let journal = Journal::create(path.clone(), header, &Plan::new(&[], &extras).unwrap()).unwrap();
-        for offset in [1024, 2048] {
-            let line = format!("b {offset} 100 {}\n", Digest::sha256(&[offset as u8]));
-            journal.append(&line).unwrap();
-        }
+        let journal = Journal::create(path.clone(), header, &slots(), false).unwrap();
         (path, journal)
     }
 
@@ -325,6 +365,40 @@ mod tests {
             .unwrap();
         journal.written(0, 10..20).unwrap();
         assert_eq!(ends(&path), [Some(10), None]);
+    }
+
+    #[test]
+    fn what_it_begins_with_counts_after_a_power_cut_if_it_was_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.tar.partial.journal");
+        let mut other = header();
+        other.boot = "before the power cut".into();
+        let mut slots = slots();
+        slots[0].written.insert(0..30);
+        slots[1].written.insert(0..40);
+        slots[1].written.insert(50..60);
+        for (synced, expected) in [(false, [None, None]), (true, [Some(30), Some(40)])] {
+            let journal = Journal::create(path.clone(), &other, &slots, synced).unwrap();
+            journal.written(0, 30..50).unwrap();
+            assert_eq!(ends(&path), expected, "synced: {synced}");
+            journal.synced(|| Ok(())).unwrap();
+            assert_eq!(ends(&path), [Some(50), Some(40)]);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_moved_slot_is_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, journal) = journal(folder.path(), &header());
+        journal.written(0, 0..10).unwrap();
+        journal.discard(0).unwrap();
+        let mut moved = slots()[0].clone();
+        moved.offset = 4096;
+        journal.slot(&moved).unwrap();
+        journal.written(2, 0..10).unwrap();
+        assert_eq!(ends(&path), [None, None, Some(10)]);
+        assert_eq!(Journal::replay(&path).unwrap().slots[2].offset, 4096);
     }
 
     #[test]

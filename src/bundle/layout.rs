@@ -1,5 +1,7 @@
 //! The documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive beside it.
 
+use std::io::Read;
+
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -84,8 +86,8 @@ fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
 
 /// `manifest.json`, which `docker load` and `podman load` read: one platform per name, linux/amd64 where there is one.
 ///
-/// `None` where no image can be written into it, or where it would be too large for its readers.
-pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Vec<u8>>> {
+/// `None` where no image can be written into it; an error in words where it would be too large for its readers.
+pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8>, String>>> {
     let mut items = Vec::new();
     for tree in trees {
         let Some(tag) = tree.source.tag() else { continue };
@@ -104,14 +106,28 @@ pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let bytes = pretty(&items)?;
-    Ok((bytes.len() < MAX_DOCKER_MANIFEST).then_some(bytes))
+    Ok(Some(if bytes.len() < MAX_DOCKER_MANIFEST {
+        Ok(bytes)
+    } else {
+        Err(format!(
+            "the bundle has no `manifest.json`, which older versions of `docker load` need: with {} images it would have \
+             {} bytes, and its readers accept {} at most; export fewer images into each of several bundles",
+            items.len(),
+            bytes.len(),
+            MAX_DOCKER_MANIFEST - 1
+        ))
+    }))
 }
 
 fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
     let mut images = tree.kept.iter().filter(|record| record.platform.starts_with("linux/"));
     let first = images.clone().next();
+    let variant = images
+        .clone()
+        .find(|record| record.platform.starts_with("linux/amd64/"));
     let chosen = images
-        .find(|record| record.platform.starts_with("linux/amd64"))
+        .find(|record| record.platform == "linux/amd64")
+        .or(variant)
         .or(first)?;
     let manifest = tree.original.all().find(|m| *m.digest() == chosen.digest)?;
     match manifest.view() {
@@ -121,26 +137,40 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
 }
 
 /// The blob members in the first bytes of a bundle of our own, as far as they can be read; larger ones than `cap` are left
-/// out. Their content is not checked here.
-pub fn blobs_in(front: &Bytes, cap: u64) -> Vec<(Digest, Bytes)> {
-    let mut archive = tar::Archive::new(front.as_ref());
-    let Ok(entries) = archive.entries() else {
-        return Vec::new();
-    };
-    let mut blobs = Vec::new();
-    for entry in entries.map_while(|entry| entry.ok()) {
-        let range = entry.raw_file_position()..entry.raw_file_position().saturating_add(entry.size());
-        let digest = entry.path().ok().and_then(|path| {
-            let (algorithm, hex) = path.to_str()?.strip_prefix("blobs/")?.split_once('/')?;
-            format!("{algorithm}:{hex}").parse::<Digest>().ok()
-        });
-        if let Some(digest) = digest
-            && entry.size() <= cap
-            && range.end <= front.len() as u64
-            && let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
-        {
-            blobs.push((digest, front.slice(start..end)));
+/// out. Their content is not checked here. `each` gets them one by one, so that no more than one is in memory.
+pub fn blobs_in(front: impl Read, cap: u64, mut each: impl FnMut(Digest, Bytes)) {
+    let mut archive = tar::Archive::new(front);
+    let Ok(entries) = archive.entries() else { return };
+    // Raw: a long name is not put together in memory, however long. Manifests with a digest that is not sha256 have one.
+    let mut long_name = None;
+    for entry in entries.raw(true).map_while(|entry| entry.ok()) {
+        let mut entry = entry;
+        let kind = entry.header().entry_type();
+        let size = entry.size();
+        if kind == tar::EntryType::GNULongName && size < 1024 {
+            let mut name = Vec::new();
+            long_name = entry.read_to_end(&mut name).ok().map(|_| name);
+            continue;
         }
+        let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+        if size > cap {
+            continue;
+        }
+        let Some(digest) = digest_of(name.split(|byte| *byte == 0).next().unwrap_or_default()) else {
+            continue;
+        };
+        let mut content = Vec::new();
+        if entry.read_to_end(&mut content).is_err() || content.len() as u64 != size {
+            return;
+        }
+        each(digest, content.into());
     }
-    blobs
+}
+
+fn digest_of(name: &[u8]) -> Option<Digest> {
+    let (algorithm, hex) = std::str::from_utf8(name)
+        .ok()?
+        .strip_prefix("blobs/")?
+        .split_once('/')?;
+    format!("{algorithm}:{hex}").parse().ok()
 }

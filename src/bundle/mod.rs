@@ -2,6 +2,7 @@
 //!
 //! The format is described in `docs/bundle-format.md`.
 
+pub mod file_system;
 mod header;
 pub mod journal;
 pub mod layout;

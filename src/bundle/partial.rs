@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::file_system::FileSystem;
+use super::journal::Journal;
 use crate::error::{Error, Kind, Result};
 
 /// An open, locked, unfinished bundle. Writes go to any offset, from any thread.
@@ -16,24 +18,44 @@ pub struct Partial {
     target: PathBuf,
     path: PathBuf,
     file: File,
-    fresh: bool,
-}
-
-/// What the file system under a file can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileSystem {
-    /// The largest file that it holds, in bytes, where that is a limit in practice.
-    pub max_file: Option<u64>,
-    /// Whether a gap that is skipped costs nothing. Where not (FAT, exFAT), the system fills it with zeros.
-    pub sparse: bool,
-    /// Bytes that this user may still write.
-    pub free: u64,
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Opens an ordinary file. A link is not followed, and nothing else is waited for: whoever may write in the folder could
+/// lead elsewhere what is written here.
+pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    #[allow(clippy::cast_possible_wrap, reason = "flags are bits")]
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no ordinary file"))
+    }
+}
+
+/// A failed write, with what can be done about it. `resumes` says whether another run goes on from there.
+fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
+    let too_large = e.kind() == io::ErrorKind::FileTooLarge;
+    let error = Error::io("write", path, e);
+    let then = match resumes {
+        true => "run the same command again: it goes on where this one stopped",
+        false => "run the same command again",
+    };
+    match error.kind() {
+        Kind::NoSpace if too_large => error.with_hint(format!(
+            "the file system or a limit of this shell (`ulimit -f`) allows no file of that size: raise the limit, or write \
+             to another file system; then {then}"
+        )),
+        Kind::NoSpace => error.with_hint(format!("make room, then {then}")),
+        _ => error,
+    }
 }
 
 impl Partial {
@@ -62,13 +84,7 @@ impl Partial {
         let path = with_suffix(target, ".partial");
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {
-            let existed = path.exists();
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
+            let file = open_plain(OpenOptions::new().read(true).write(true).create(true), &path)
                 .map_err(|e| Error::io("create", &path, e).with_hint("choose another place with `-o`"))?;
             match file.try_lock() {
                 Ok(()) => {}
@@ -87,7 +103,6 @@ impl Partial {
                     target: target.to_owned(),
                     path,
                     file,
-                    fresh: !existed,
                 });
             }
         }
@@ -102,14 +117,14 @@ impl Partial {
         &self.path
     }
 
+    /// The file itself, for copies that the system makes from file to file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The journal beside it.
     pub fn journal_path(&self) -> PathBuf {
         with_suffix(&self.target, ".partial.journal")
-    }
-
-    /// Whether this run created the file.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh
     }
 
     /// Empties the file, for a new start.
@@ -133,15 +148,16 @@ impl Partial {
 
     /// Writes all of `bytes` at `offset`.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| {
-            let error = Error::io("write", &self.path, e);
-            match error.kind() {
-                Kind::NoSpace => {
-                    error.with_hint("make room, then run the same command again: it goes on where this one stopped")
-                }
-                _ => error,
-            }
-        })
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|e| write_failed(&self.path, e, true))
+    }
+
+    /// The same for a file that no other run goes on with.
+    pub fn write_once_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|e| write_failed(&self.path, e, false))
     }
 
     /// Fills `buffer` from `offset` on; fewer bytes only at the end of the file.
@@ -158,11 +174,6 @@ impl Partial {
         Ok(filled)
     }
 
-    /// The file itself, for copies that the kernel makes.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Waits until everything written is on the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
@@ -170,48 +181,16 @@ impl Partial {
 
     /// What the file system under it can do.
     pub fn file_system(&self) -> Result<FileSystem> {
-        file_system(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
+        FileSystem::under(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
     }
 
     /// Refuses a bundle that the file system cannot hold, and takes the room that it needs where that is possible.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] that says how much is missing.
-    pub fn reserve(&self, total: u64, human: impl Fn(u64) -> String) -> Result<()> {
-        let system = self.file_system()?;
-        if let Some(max) = system.max_file
-            && total > max
-        {
-            return Err(Error::new(
-                Kind::NoSpace,
-                format!(
-                    "the bundle has {}, but the file system of `{}` holds no file over {}",
-                    human(total),
-                    self.target.display(),
-                    human(max)
-                ),
-            )
-            .with_hint(
-                "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
-            ));
-        }
+    /// Those of [`FileSystem::holds`].
+    pub fn reserve(&self, total: u64, system: &FileSystem, human: impl Fn(u64) -> String) -> Result<()> {
         let allocated = self.metadata()?.blocks() * 512;
-        let needed = total.saturating_sub(allocated);
-        if needed > system.free {
-            return Err(Error::new(
-                Kind::NoSpace,
-                format!(
-                    "the bundle needs {} more at `{}`, but only {} are free: {} are missing",
-                    human(needed),
-                    self.target.display(),
-                    human(system.free),
-                    human(needed - system.free)
-                ),
-            )
-            .with_hint(
-                "make room, or choose another place with `-o`; fewer platforms (`--platform`) make it smaller",
-            ));
-        }
+        system.holds(total, allocated, &self.target, human)?;
         if system.sparse {
             // Room that is taken now cannot run out later. Not every file system can, and none must.
             let _ = rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, total);
@@ -227,7 +206,7 @@ impl Partial {
         self.file
             .set_len(total)
             .and_then(|()| self.file.sync_all())
-            .map_err(|e| Error::io("write", &self.path, e))?;
+            .map_err(|e| write_failed(&self.path, e, true))?;
         self.rename(replace)?;
         let folder = match self.target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -237,7 +216,7 @@ impl Partial {
         if let Ok(folder) = File::open(folder) {
             let _ = folder.sync_all();
         }
-        let _ = std::fs::remove_file(self.journal_path());
+        Journal::remove(&self.journal_path());
         Ok(())
     }
 
@@ -267,7 +246,7 @@ impl Partial {
 
     /// Removes the file and its journal: nothing of it is worth keeping.
     pub fn remove(&self) {
-        let _ = std::fs::remove_file(self.journal_path());
+        Journal::remove(&self.journal_path());
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -281,30 +260,6 @@ pub fn already_there(target: &Path) -> Error {
     .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
 }
 
-fn file_system(file: &File) -> io::Result<FileSystem> {
-    // Magic numbers of linux/magic.h.
-    const MSDOS: i64 = 0x4d44;
-    const EXFAT: i64 = 0x2011_bab0;
-    let facts = rustix::fs::fstatfs(file)?;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_possible_wrap,
-        reason = "the field's type differs by target"
-    )]
-    let kind = facts.f_type as i64;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "the field's type differs by target"
-    )]
-    let free = (facts.f_bavail as u64).saturating_mul(facts.f_bsize as u64);
-    Ok(FileSystem {
-        max_file: (kind == MSDOS).then_some((1 << 32) - 1),
-        sparse: kind != MSDOS && kind != EXFAT,
-        free,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,7 +269,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("b.tar");
         let partial = Partial::open(&target).unwrap();
-        assert!(partial.is_fresh());
         partial.write_at(b"xyz", 2).unwrap();
         assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Busy);
         assert!(!target.exists());
@@ -323,19 +277,52 @@ mod tests {
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         drop(partial);
         let partial = Partial::open(&target).unwrap();
-        assert!(!partial.is_fresh());
         partial.commit(5, true).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"\0\0xyz");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn says_how_much_is_missing() {
+    fn says_how_much_is_missing_and_how_large_a_file_may_be() {
         let folder = tempfile::tempdir().unwrap();
         let partial = Partial::open(&folder.path().join("b.tar")).unwrap();
-        let error = partial.reserve(1 << 60, |n| n.to_string()).unwrap_err();
+        let human = |n: u64| n.to_string();
+        let system = partial.file_system().unwrap();
+        let error = partial.reserve(system.free + (1 << 30), &system, human).unwrap_err();
         assert_eq!(error.kind(), Kind::NoSpace);
         assert!(error.to_string().contains("are missing"), "{error}");
+
+        let fat = FileSystem {
+            max_file: Some((1 << 32) - 1),
+            process_limit: None,
+            sparse: false,
+            free: 1 << 40,
+        };
+        let holds = |total| fat.holds(total, 0, Path::new("stick/b.tar"), human);
+        assert!(holds((1 << 32) - 1).is_ok());
+        let error = holds(1 << 32).unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+        assert!(error.to_string().contains("holds no file over 4294967295"), "{error}");
+        assert!(error.hint().unwrap().contains("several bundles"));
+        // What is there of it already need not be free.
+        let full = FileSystem { free: 10, ..fat };
+        assert!(full.holds(1000, 990, Path::new("b.tar"), human).is_ok());
+        assert!(full.holds(1000, 989, Path::new("b.tar"), human).is_err());
+    }
+
+    #[test]
+    fn links_are_not_followed_and_other_things_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        std::fs::write(&precious, b"precious").unwrap();
+        let target = folder.path().join("b.tar");
+        std::os::unix::fs::symlink(&precious, folder.path().join("b.tar.partial")).unwrap();
+        assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Io);
+        assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+        std::fs::remove_file(folder.path().join("b.tar.partial")).unwrap();
+        let pipe = folder.path().join("b.tar.partial");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        assert!(Partial::open(&target).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
 use super::{header, layout};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
-use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 
@@ -24,7 +24,7 @@ pub struct Plan {
     front: Bytes,
     blobs: Vec<Slot>,
     total: u64,
-    digest: Digest,
+    warnings: Vec<String>,
 }
 
 /// The place of one blob: its header block, its bytes, and the zeros up to the next block.
@@ -75,10 +75,13 @@ impl Plan {
         let mut front = Vec::new();
         append(&mut front, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         append(&mut front, "index.json", &layout::index_json(&trees)?)?;
-        if extras.docker_manifest
-            && let Some(bytes) = layout::manifest_json(&trees)?
-        {
-            append(&mut front, "manifest.json", &bytes)?;
+        let mut warnings = Vec::new();
+        if extras.docker_manifest {
+            match layout::manifest_json(&trees)? {
+                Some(Ok(bytes)) => append(&mut front, "manifest.json", &bytes)?,
+                Some(Err(why)) => warnings.push(why),
+                None => {}
+            }
         }
         let mut missing = extras.missing.clone();
         missing.sort_by(|a, b| a.reference.cmp(&b.reference));
@@ -127,18 +130,17 @@ impl Plan {
             blobs.push(slot);
         }
         let total = offset.checked_add(TRAILER).ok_or_else(too_large)?;
-
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        hasher.update(&front);
-        for slot in &blobs {
-            hasher.update(format!("{} {}\n", slot.blob.digest, slot.blob.size).as_bytes());
-        }
         Ok(Self {
             front: front.into(),
             blobs,
             total,
-            digest: hasher.finish(),
+            warnings,
         })
+    }
+
+    /// What a user should know about the bundle.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Everything before the first blob: the layout's own files and all manifests, with their headers.
@@ -154,11 +156,6 @@ impl Plan {
     /// The size of the bundle in bytes.
     pub fn total(&self) -> u64 {
         self.total
-    }
-
-    /// A digest of the plan itself: two plans of one digest make the same file.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
     }
 
     /// The bytes of all blobs.

@@ -91,7 +91,8 @@ struct Connection {
     #[arg(long)]
     any_token_server: bool,
 
-    /// Keep no manifests from run to run (they save pulls where a registry counts them)
+    /// Keep nothing from run to run: no manifests (they save pulls where a registry counts them), no addresses of uploads
+    /// that were broken off
     #[arg(long)]
     no_cache: bool,
 }
@@ -208,6 +209,11 @@ impl Shared {
             } else {
                 cache_folder()
             },
+            upload_sessions: if flags.no_cache || side == Side::Source {
+                None
+            } else {
+                cache_folder().map(|folder| folder.join("uploads"))
+            },
             any_token_server: flags.any_token_server,
             progress: progress.clone(),
             ..Options::default()
@@ -283,12 +289,10 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// Ends a run that takes longer than was asked for.
-pub(super) async fn within<T>(limit: Option<Duration>, run: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn within<T>(limit: Option<Duration>, hint: &str, run: impl Future<Output = Result<T>>) -> Result<T> {
     let Some(limit) = limit else { return run.await };
     tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
-        Err(
-            Error::new(Kind::Cancelled, format!("not done within {} seconds", limit.as_secs()))
-                .with_hint("run the same command again: it goes on where this one stopped"),
-        )
+        let late = format!("not done within {} seconds", limit.as_secs());
+        Err(Error::new(Kind::Cancelled, late).with_hint(hint))
     })
 }

@@ -7,8 +7,9 @@ use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::image::platform::PlatformFilter;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::IndexMode;
-use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request};
+use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request, Reused};
 use docker_mirror::transfer::resolve::Wanted;
+use indicatif::HumanBytes;
 
 use super::connection::{Shared, Side};
 use super::output::{self, Outcome};
@@ -21,8 +22,9 @@ pub(super) struct Selection {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Vec<String>,
 
-    /// What becomes of an index of which platforms are dropped: auto, filtered (new digest) or sparse (original digest)
-    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true)]
+    /// What becomes of an index of which platforms are dropped: filtered (new digest), sparse (original digest), or auto:
+    /// sparse for an image pinned by digest, else filtered
+    #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(super) index: IndexMode,
 }
 
@@ -65,7 +67,7 @@ pub(super) struct Arguments {
     reuse: Vec<PathBuf>,
 
     /// Compress the whole bundle with gzip (also by an output named .tar.gz); layers are compressed already, so this gains
-    /// little, and such an export cannot be continued
+    /// little, random access is lost, and such an export cannot be continued
     #[arg(long, conflicts_with = "zstd")]
     gzip: bool,
 
@@ -105,6 +107,13 @@ pub(super) fn references(names: &[String]) -> Result<Vec<Reference>> {
     }
 }
 
+impl Arguments {
+    /// Whether another run of the same command goes on where one stopped.
+    pub(super) fn resumes(&self) -> bool {
+        self.output.as_os_str() != "-" && compression(self) == Compression::None
+    }
+}
+
 fn compression(arguments: &Arguments) -> Compression {
     let name = arguments.output.to_string_lossy();
     // A flag says more than a name.
@@ -119,8 +128,19 @@ fn compression(arguments: &Arguments) -> Compression {
     }
 }
 
+/// Standard output without the buffer that looks for line ends in what is no text.
+fn unbuffered_stdout() -> Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(std::fs::File::from)
+        .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").with_source(e))
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let images = references(&arguments.images)?;
+    let (resumes, reuses) = (arguments.resumes(), !arguments.reuse.is_empty());
     let wanted = arguments.selection.wanted()?;
     let to_pipe = arguments.output.as_os_str() == "-";
     if to_pipe && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
@@ -140,8 +160,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         docker_manifest: !arguments.no_docker_manifest,
         reuse: arguments.reuse,
         read_ahead: u64::from(arguments.read_ahead) << 20,
+        file_system: None,
         output: if to_pipe {
-            Output::Pipe(Box::new(std::io::stdout()))
+            Output::Pipe(Box::new(unbuffered_stdout()?))
         } else {
             Output::File {
                 path: arguments.output.clone(),
@@ -152,10 +173,19 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     };
     let report = export::export(request, &registries, &progress).await;
     display.finish();
-    Ok(tell(&report?, to_pipe, arguments.allow_partial))
+    let report = report?;
+    let outcome = tell(&report, to_pipe, resumes, arguments.allow_partial);
+    if reuses && report.committed {
+        let Reused { blobs, bytes } = report.reused;
+        output::say(&format!(
+            "{blobs} blobs, {} came from earlier bundles",
+            HumanBytes(bytes)
+        ));
+    }
+    Ok(outcome)
 }
 
-fn tell(report: &Report, to_pipe: bool, allow_partial: bool) -> Outcome {
+fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool) -> Outcome {
     for (reference, pinned, now) in &report.moved {
         output::say(&format!(
             "warning: {reference} has moved to {now} since the first run; the bundle keeps {pinned} (`--fresh` starts anew)"
@@ -189,9 +219,13 @@ fn tell(report: &Report, to_pipe: bool, allow_partial: bool) -> Outcome {
         report.failed.iter().map(|(_, error)| error),
     );
     if !report.committed && !report.images.is_empty() {
-        output::say(
-            "hint: run the same command again to go on with what is there, or give `--allow-partial` to leave them out",
-        );
+        let leave_out = "give `--allow-partial` to leave them out";
+        match resumes {
+            true => output::say(&format!(
+                "hint: run the same command again to go on with what is there, or {leave_out}"
+            )),
+            false => output::say(&format!("hint: {leave_out}")),
+        }
     }
     Outcome::Failure
 }

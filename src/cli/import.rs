@@ -1,9 +1,13 @@
 //! `docker-mirror import`: stage two.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use docker_mirror::bundle::read::pipe::Incoming;
 use docker_mirror::bundle::read::{Bundle, OpenOptions};
 use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::image::platform::PlatformFilter;
@@ -18,8 +22,8 @@ use super::push::Target;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Bundles, archives of other programs, or folders with an OCI layout or with bundles; blobs are shared among them; `-`
-    /// for standard input, which is kept in a temporary file
+    /// Bundles, archives of other programs, or folders with an OCI layout or with bundles; blobs are shared among them.
+    /// `-` alone is one bundle from a pipe
     #[arg(value_name = "BUNDLE", required = true)]
     bundles: Vec<PathBuf>,
 
@@ -38,7 +42,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Vec<String>,
 
-    /// Overrides what the bundle says of an index of which platforms are dropped: auto, filtered or sparse
+    /// What becomes of an index of which platforms are dropped: auto, filtered or sparse [default: what the bundle says]
     #[arg(long, value_name = "MODE")]
     index: Option<IndexMode>,
 
@@ -47,6 +51,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    only_bundle(&arguments.bundles)?;
     let request = arguments.target.request(arguments.shared.jobs(), arguments.index)?;
     let select = Selection {
         only: arguments.only,
@@ -66,21 +71,54 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         temp_dir: Some(std::env::temp_dir()),
     };
     let bundles = arguments.bundles;
-    let from_stdin = bundles.iter().any(|path| path.as_os_str() == "-");
-    if from_stdin && bundles.len() > 1 {
-        return Err(Error::new(
-            Kind::Usage,
-            "standard input is imported alone, without other bundles",
-        ));
-    }
-    let open = move || match from_stdin {
-        true => Bundle::from_reader(std::io::stdin().lock(), "standard input", &options),
-        false => Bundle::open(&bundles, &options),
-    };
-    let bundle = tokio::task::spawn_blocking(open)
+    let (bundle, rest) = tokio::task::spawn_blocking(move || open(&bundles, &options))
         .await
         .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))??;
-    let report = import::import(Arc::new(bundle), select, request, &registries, progress).await;
+    let bundle = Arc::new(bundle);
+    let report = match rest {
+        Some(rest) => import::import_pipe(bundle, rest, select, request, &registries, progress).await,
+        None => import::import(bundle, select, request, &registries, progress).await,
+    };
     display.finish();
     arguments.target.tell(&report?)
+}
+
+/// A pipe can be read once, and from front to end: it stands by itself.
+fn only_bundle(bundles: &[PathBuf]) -> Result<()> {
+    let piped = |path: &&PathBuf| path.as_os_str() == "-";
+    if bundles.len() > 1 && bundles.iter().any(|path| piped(&path)) {
+        return Err(Error::new(
+            Kind::Usage,
+            "`-` is one bundle from a pipe and cannot be combined with others, nor be there twice",
+        )
+        .with_hint("import the bundles one after the other, or save the one in the pipe to a file first"));
+    }
+    Ok(())
+}
+
+/// Opens the bundles. One that comes from a pipe is read as far as its layers, which are in the rest.
+fn open(bundles: &[PathBuf], options: &OpenOptions) -> Result<(Bundle, Option<Incoming>)> {
+    match bundles {
+        [path] if path.as_os_str() == "-" => {
+            let input = std::io::stdin();
+            if input.is_terminal() {
+                return Err(Error::new(
+                    Kind::Usage,
+                    "`-` reads a bundle from standard input, which is a terminal",
+                )
+                .with_hint("write `... | docker-mirror import - -d REGISTRY`"));
+            }
+            Bundle::from_pipe(input, "standard input", options)
+        }
+        [path] if is_pipe(path) => {
+            let input = File::open(path).map_err(|e| Error::io("open", path, e))?;
+            Bundle::from_pipe(input, &path.display().to_string(), options)
+        }
+        _ => Ok((Bundle::open(bundles, options)?, None)),
+    }
+}
+
+/// A named pipe, or what a shell makes of `<(...)`.
+fn is_pipe(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
 }

@@ -16,7 +16,7 @@ use super::push::Target;
 pub(super) struct Arguments {
     /// Images, such as hello-world, golang:alpine, quay.io/a/b:1 or name@sha256:…
     #[arg(value_name = "IMAGE", required = true)]
-    images: Vec<String>,
+    pub(super) images: Vec<String>,
 
     #[command(flatten)]
     target: Target,

@@ -9,6 +9,7 @@ mod mirror;
 mod output;
 mod progress;
 mod push;
+mod usage;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,6 +19,14 @@ use docker_mirror::error::{Error, Kind, Result};
 use tokio::sync::oneshot;
 
 use self::output::Outcome;
+
+const LONG_NAMES: &str = "Commands stand first. An image that is really named like one is reached by its long name, such as `library/export`.";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  everything is done
+  1  something failed or was left out; what it was is on standard error
+  2  the command line is wrong; nothing was done";
 
 /// Mirror container images: every linux platform, through one file across an air gap or straight from registry to registry
 ///
@@ -33,9 +42,7 @@ use self::output::Outcome;
     subcommand_negates_reqs = true,
     arg_required_else_help = true
 )]
-#[command(
-    after_help = "An image that is really named like a command is reached by its long name, such as `library/export`."
-)]
+#[command(after_help = format!("{LONG_NAMES}\n\n{EXIT_CODES}"))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -47,10 +54,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Fetch images from their registries into one file
+    #[command(after_help = EXIT_CODES)]
     Export(export::Arguments),
     /// Push the images of a file to a registry
+    #[command(after_help = EXIT_CODES)]
     Import(import::Arguments),
     /// Show what is left of a registry's pull limit
+    #[command(after_help = EXIT_CODES)]
     Limits(limits::Arguments),
 }
 
@@ -65,19 +75,32 @@ impl Cli {
     }
 }
 
+impl Cli {
+    /// What a user can do after a run that was cut off.
+    fn hint(&self) -> &'static str {
+        match &self.command {
+            Some(Command::Export(arguments)) if !arguments.resumes() => {
+                "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
+                 goes on where it stopped"
+            }
+            _ => "run the same command again: it goes on where this one stopped",
+        }
+    }
+}
+
 /// Parses the command line, runs it, and says how it ended: 0 for success, 1 for failure, 2 for wrong usage.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(mut error) => {
-            hide_login(&mut error);
-            let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return usage::not_parsed(error),
     };
+    if let Some(error) = usage::command_among_images(&cli) {
+        output::error(&error);
+        return ExitCode::from(2);
+    }
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
+    let hint = cli.hint();
     let runtime = match start() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(error),
@@ -106,7 +129,7 @@ pub(crate) fn main() -> ExitCode {
         let ended = tokio::select! {
             biased;
             error = interrupted => Err(error),
-            ended = connection::within(limit, async { Ok((&mut result).await) }) => ended,
+            ended = connection::within(limit, hint, async { Ok((&mut result).await) }) => ended,
         };
         match ended {
             // Without a result the work has panicked, and said so.
@@ -118,30 +141,23 @@ pub(crate) fn main() -> ExitCode {
                 let _ = stop.send(());
                 // What is under way is put in order, unless it hangs.
                 let _ = tokio::time::timeout(PATIENCE, &mut result).await;
-                Err(error)
+                Err(error.with_hint(hint))
             }
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    let unwritten = output::unwritten();
+    if let Some(error) = &unwritten {
+        output::error(error);
+    }
     match result {
-        Ok(Outcome::Success) => ExitCode::SUCCESS,
-        Ok(Outcome::Failure) => ExitCode::from(1),
+        Ok(Outcome::Success) if unwritten.is_none() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
         Err(error) => {
             output::error(&error);
             ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
         }
-    }
-}
-
-/// An argument that is refused is quoted; what stands before an `@` in it may be a password.
-fn hide_login(error: &mut clap::Error) {
-    use clap::error::{ContextKind, ContextValue};
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-        && let Some((_, rest)) = value.rsplit_once('@')
-    {
-        let shown = format!("…@{rest}");
-        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
 }
 
@@ -186,6 +202,9 @@ async fn run(cli: Cli) -> Result<Outcome> {
 /// Listens from now on, and ends when the user, or whoever supervises the program, wants it to end.
 fn interrupted() -> impl Future<Output = Error> {
     use tokio::signal::unix::{SignalKind, signal};
+    // A file over the limit of this process (`ulimit -f`) is to be an error of the write, and not the end. The number is that of
+    // SIGXFSZ wherever Linux runs but on MIPS and PA-RISC.
+    let _ = signal(SignalKind::from_raw(25));
     let signals = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -202,14 +221,15 @@ fn interrupted() -> impl Future<Output = Error> {
             }
             _ => std::future::pending().await,
         };
-        Error::new(Kind::Cancelled, name).with_hint("run the same command again: it goes on where this one stopped")
+        Error::new(Kind::Cancelled, name)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::CommandFactory;
+
+    use super::*;
 
     #[test]
     fn flags_are_consistent() {

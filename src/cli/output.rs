@@ -1,8 +1,9 @@
 //! What a person, or a script, gets to read: results on stdout, everything else on stderr.
 
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
 
-use docker_mirror::error::Error;
+use docker_mirror::error::{Error, Kind};
 use docker_mirror::image::tree::Choice;
 
 /// How a command that ran through to its end went.
@@ -26,9 +27,33 @@ pub(super) fn start_log(verbose: u8) {
         .try_init();
 }
 
-/// A line of result on stdout. Whoever closed the pipe does not want more of them.
+/// The first failure to write a result: it must not keep the rest of a report from being shown, nor be forgotten.
+static UNWRITTEN: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// A line of result on stdout. [`unwritten`] tells in the end whether all of them got there.
 pub(super) fn result(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        UNWRITTEN
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+    }
+}
+
+/// What kept results from being written. Whoever closed the pipe does not want more of them, which is no failure.
+pub(super) fn unwritten() -> Option<Error> {
+    let error = UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    cannot_write(error)
+}
+
+/// A failure to write to stdout, unless its reader has gone.
+pub(super) fn cannot_write(error: io::Error) -> Option<Error> {
+    let kind = match error.kind() {
+        io::ErrorKind::BrokenPipe => return None,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Kind::NoSpace,
+        _ => Kind::Io,
+    };
+    Some(Error::new(kind, "cannot write the results to standard output").with_source(error))
 }
 
 /// A line for people on stderr.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use docker_mirror::progress::{Event, Progress};
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use docker_mirror::progress::{Event, Progress, human_bytes};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::output::clean;
 
@@ -20,6 +20,10 @@ pub(super) struct Display {
     verbose: bool,
     total: AtomicU64,
     done: AtomicI64,
+    start: Instant,
+    images: AtomicU64,
+    blobs: AtomicU64,
+    moved: AtomicI64,
     last_line: Mutex<Instant>,
 }
 
@@ -33,6 +37,10 @@ impl Display {
             verbose,
             total: AtomicU64::new(0),
             done: AtomicI64::new(0),
+            start: Instant::now(),
+            images: AtomicU64::new(0),
+            blobs: AtomicU64::new(0),
+            moved: AtomicI64::new(0),
             last_line: Mutex::new(Instant::now()),
         })
     }
@@ -43,9 +51,23 @@ impl Display {
         Progress::new(move |event| display.show(event))
     }
 
-    /// Takes the bar away; what follows is written below.
+    /// Takes the bar away; what follows is written below. Where much is wanted, says what it came to.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
+        let images = self.images.load(Ordering::Relaxed);
+        if !self.verbose || images == 0 {
+            return;
+        }
+        let blobs = self.blobs.load(Ordering::Relaxed);
+        // With what was there already: how much was sent or fetched is for the report to say.
+        let bytes = u64::try_from(self.moved.load(Ordering::Relaxed)).unwrap_or(0);
+        self.line(&format!(
+            "{images} image{}, {blobs} blob{}, {} in {:.1} s",
+            plural(images),
+            plural(blobs),
+            human_bytes(bytes),
+            self.start.elapsed().as_secs_f64()
+        ));
     }
 
     fn line(&self, text: &str) {
@@ -55,6 +77,11 @@ impl Display {
     }
 
     fn show(&self, event: Event) {
+        match &event {
+            Event::ImageDone { .. } => self.images.fetch_add(1, Ordering::Relaxed),
+            Event::BlobDone { .. } => self.blobs.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
         match event {
             Event::Planned { blobs, bytes, present } => self.plan(blobs, bytes, present),
             Event::Grown { bytes, .. } => self.grow(bytes),
@@ -70,7 +97,7 @@ impl Display {
                 self.line(&format!("resolved {reference} {digest}"));
             }
             Event::BlobDone { digest, size } if self.verbose => {
-                self.line(&format!("blob {digest} ({})", HumanBytes(size)));
+                self.line(&format!("blob {digest} ({})", human_bytes(size)));
             }
             Event::Note(text) if self.verbose => self.line(&text),
             _ => {}
@@ -104,15 +131,16 @@ impl Display {
             self.bar.tick();
         } else if bytes > 0 {
             let already = if present > 0 {
-                format!(", {} of them already here", HumanBytes(present))
+                format!(", {} of them already here", human_bytes(present))
             } else {
                 String::new()
             };
-            self.line(&format!("{blobs} blobs, {}{already}", HumanBytes(bytes)));
+            self.line(&format!("{blobs} blobs, {}{already}", human_bytes(bytes)));
         }
     }
 
     fn advance(&self, count: i64) {
+        self.moved.fetch_add(count, Ordering::Relaxed);
         let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
         if self.terminal {
             self.bar.set_position(u64::try_from(done).unwrap_or(0));
@@ -130,9 +158,13 @@ impl Display {
             let total = self.total.load(Ordering::Relaxed);
             self.line(&format!(
                 "{} of {}",
-                HumanBytes(u64::try_from(done).unwrap_or(0)),
-                HumanBytes(total)
+                human_bytes(u64::try_from(done).unwrap_or(0)),
+                human_bytes(total)
             ));
         }
     }
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }

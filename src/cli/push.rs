@@ -1,6 +1,8 @@
 //! What import and the one-step mirror have in common: flags for the destination, and the report of a push.
 
-use std::io::Write;
+use std::fs::{OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,10 +11,10 @@ use docker_mirror::image::destination::Destination;
 use docker_mirror::image::digest::Digest;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::{Choice, IndexMode};
+use docker_mirror::progress::human_bytes;
 use docker_mirror::transfer::push::place::Mapping;
 use docker_mirror::transfer::push::report::{Amount, Form, ImageReport, Outcome as Became, PushReport};
 use docker_mirror::transfer::push::{OnExisting, PushRequest};
-use indicatif::HumanBytes;
 
 use super::output::{self, Outcome};
 
@@ -32,7 +34,7 @@ pub(super) struct Target {
     map: Vec<Mapping>,
 
     /// What to do about a tag that holds another digest: overwrite, skip or error
-    #[arg(long, value_name = "WHAT", default_value = "overwrite", hide_default_value = true)]
+    #[arg(long, value_name = "WHAT", default_value = "overwrite")]
     on_existing: OnExisting,
 
     /// Only show what would go where, how many bytes would be sent and how many are there already
@@ -50,6 +52,9 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn request(&self, jobs: usize, index: Option<IndexMode>) -> Result<PushRequest> {
+        if let Some(path) = &self.report {
+            check_report(path)?;
+        }
         let destination = self.dest.clone().ok_or_else(|| {
             Error::new(Kind::Usage, "no destination is given").with_hint("name it with `-d REGISTRY[/PREFIX]`")
         })?;
@@ -66,11 +71,8 @@ impl Target {
 
     /// Shows a report, and writes it where that is wanted.
     pub(super) fn tell(&self, report: &PushReport) -> Result<Outcome> {
-        if let Some(path) = &self.report {
-            write_report(path, report)?;
-        }
         for image in &report.images {
-            notes(image);
+            notes(image, report.dry_run);
             if let (Some(destination), Some(digest), None) = (&image.destination, &image.pushed, &image.error) {
                 if report.dry_run {
                     output::result(&planned(image, destination));
@@ -87,7 +89,11 @@ impl Target {
             amount(total.mounted),
             amount(total.skipped)
         ));
-        Ok(failures(report))
+        let outcome = failures(report);
+        if let Some(path) = &self.report {
+            write_report(path, report)?;
+        }
+        Ok(outcome)
     }
 }
 
@@ -105,8 +111,8 @@ fn planned(image: &ImageReport, destination: &str) -> String {
         Became::LeftAlone => "the tag is left alone".to_owned(),
         _ => format!(
             "{} to send, {} already there",
-            HumanBytes(counts.uploaded.bytes),
-            HumanBytes(counts.skipped.bytes + counts.mounted.bytes)
+            human_bytes(counts.uploaded.bytes),
+            human_bytes(counts.skipped.bytes + counts.mounted.bytes)
         ),
     };
     format!("{} -> {destination}  {state}", image.source)
@@ -114,11 +120,11 @@ fn planned(image: &ImageReport, destination: &str) -> String {
 
 fn amount(amount: Amount) -> String {
     let noun = if amount.blobs == 1 { "blob" } else { "blobs" };
-    format!("{} {noun} ({})", amount.blobs, HumanBytes(amount.bytes))
+    format!("{} {noun} ({})", amount.blobs, human_bytes(amount.bytes))
 }
 
 /// What is not exactly as it was at the source, or as it was asked for.
-fn notes(image: &ImageReport) {
+fn notes(image: &ImageReport, dry_run: bool) {
     let name = image.destination.as_deref().unwrap_or(&image.source);
     let choice = match image.index {
         Some(Form::Filtered | Form::Fallback) => Choice::Filtered,
@@ -137,6 +143,10 @@ fn notes(image: &ImageReport) {
     }
     if image.outcome == Became::LeftAlone {
         output::say(&format!("{name}: the tag holds another digest and was left alone"));
+    }
+    if let Some(replaced) = &image.replaced {
+        let what = if dry_run { "would be moved" } else { "was moved" };
+        output::say(&format!("{name}: the tag {what}; it held {replaced}"));
     }
     for left in &image.left_out {
         output::say(&format!(
@@ -157,6 +167,11 @@ fn failures(report: &PushReport) -> Outcome {
         .filter_map(|image| {
             let failure = image.error.as_ref()?;
             let error = Error::new(failure.kind, failure.message.clone());
+            let error = if failure.message.contains(&image.source) {
+                error
+            } else {
+                error.context(format!("`{}`", image.source))
+            };
             Some(match &failure.hint {
                 Some(hint) => error.with_hint(hint.clone()),
                 None => error,
@@ -172,15 +187,16 @@ fn failures(report: &PushReport) -> Outcome {
         .iter()
         .filter(|image| image.pinned_digest_missing)
         .collect();
-    for image in &pinned {
-        let digest = image.original.as_ref().map(Digest::to_string).unwrap_or_default();
-        output::say(&format!(
-            "error: {}: the pinned digest {digest} does not exist there, since the registry refuses an index with absent \
-             platforms; the filtered index is under the tag",
-            image.destination.as_deref().unwrap_or(&image.source)
-        ));
-    }
     if !pinned.is_empty() {
+        // The warning of each image says which digest that is, and what is there instead.
+        output::say(&format!(
+            "error: {} of {} images went without the index that was asked for:",
+            pinned.len(),
+            report.images.len()
+        ));
+        for image in &pinned {
+            output::say(&format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
+        }
         output::say("hint: carry everything with `--platform all`, or accept the new digest with `--index filtered`");
     }
     if report.failed() {
@@ -190,24 +206,62 @@ fn failures(report: &PushReport) -> Outcome {
     }
 }
 
-/// The report gets its name when it is complete.
-fn write_report(path: &Path, report: &PushReport) -> Result<()> {
-    let folder = match path.parent() {
+/// Finds out before the first request whether the report can be written.
+fn check_report(path: &Path) -> Result<()> {
+    let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`--report {}`: {why}", path.display())));
+    if path.as_os_str() == "-" {
+        return usage("the report goes to a file, since standard output has the results; a file of this name is `./-`");
+    }
+    if path.is_dir() {
+        return usage("this is a folder; name a file in it");
+    }
+    if is_special(path) {
+        return match OpenOptions::new().write(true).open(path) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Error::io("write", path, e)),
+        };
+    }
+    if !folder_of(path).is_dir() {
+        return usage("its folder does not exist");
+    }
+    unnamed(path).map(drop).map_err(|e| Error::io("write", path, e))
+}
+
+/// A device, a pipe or a link is written to; only a file is replaced.
+fn is_special(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|there| !there.is_file())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
-    let text = serde_json::to_vec_pretty(report)
+    }
+}
+
+/// A file beside `path`, with the permissions that any new file gets.
+fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let permissions = Permissions::from_mode(0o666);
+    tempfile::Builder::new()
+        .permissions(permissions)
+        .tempfile_in(folder_of(path))
+}
+
+/// The report gets its name when it is complete.
+fn write_report(path: &Path, report: &PushReport) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(report)
         .map_err(|e| Error::new(Kind::Io, "cannot write the report").with_source(e))?;
-    let write = || -> std::io::Result<()> {
-        // A device or a pipe is written to; only a file is replaced.
-        if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
-            let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
-            file.write_all(&text)?;
-            return file.write_all(b"\n");
+    text.push(b'\n');
+    let write = || -> io::Result<()> {
+        if is_special(path) {
+            return OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open(path)?
+                .write_all(&text);
         }
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = unnamed(path)?;
         file.write_all(&text)?;
-        file.write_all(b"\n")?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|e| e.error)?;
         Ok(())

@@ -79,11 +79,6 @@ impl Digest {
         &self.hex
     }
 
-    /// The first twelve hexadecimal digits, for people.
-    pub fn short(&self) -> &str {
-        &self.hex[..12]
-    }
-
     /// A fresh hasher of this digest's algorithm.
     pub fn hasher(&self) -> Hasher {
         Hasher::new(self.algorithm)

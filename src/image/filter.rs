@@ -1,5 +1,7 @@
 //! Fewer platforms than an index lists: which entries stay, and the bytes of the index that lists only those.
 
+use std::collections::HashSet;
+
 use serde_json::value::RawValue;
 
 use super::descriptor::Descriptor;
@@ -36,13 +38,11 @@ pub fn decide(entries: &[Entry], platforms: &[Option<Platform>], filter: &Platfo
                 }
         })
         .collect();
-    for i in 0..entries.len() {
-        if let Some(subject) = entries[i].attests() {
-            keep[i] = *filter == PlatformFilter::All
-                || entries
-                    .iter()
-                    .zip(&keep)
-                    .any(|(other, kept)| *kept && other.descriptor.digest.to_string() == subject);
+    let kept = entries.iter().zip(&keep).filter(|(_, keep)| **keep);
+    let kept: HashSet<String> = kept.map(|(entry, _)| entry.descriptor.digest.to_string()).collect();
+    for (entry, keep) in entries.iter().zip(&mut keep) {
+        if let Some(subject) = entry.attests() {
+            *keep = *filter == PlatformFilter::All || kept.contains(subject);
         }
     }
     keep

@@ -27,11 +27,6 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Whether this is the `unknown/unknown` under which BuildKit lists attestations.
-    pub fn is_unknown(&self) -> bool {
-        self.os.eq_ignore_ascii_case("unknown") && self.architecture.eq_ignore_ascii_case("unknown")
-    }
-
     /// The names by which platforms are compared: lower case, aliases resolved, default variants dropped.
     fn normalised(&self) -> (String, String, Option<String>) {
         let os = match self.os.to_ascii_lowercase().as_str() {

@@ -66,6 +66,12 @@ impl fmt::Display for Choice {
     }
 }
 
+/// Indexes nest no deeper than this: an index inside an index inside an index is no image any more.
+pub const MAX_DEPTH: usize = 8;
+
+/// An image has at most this many manifests altogether.
+pub const MAX_NODES: usize = 10_000;
+
 /// A root manifest with every manifest below it that is there.
 #[derive(Debug, Clone)]
 pub struct Variant {
@@ -76,6 +82,14 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Of a root and what is below it, children before their parents. What stands there twice stays at its first place,
+    /// which is before everything that names it.
+    pub fn new(root: Arc<RawManifest>, mut below: Vec<Arc<RawManifest>>) -> Self {
+        let mut seen = HashSet::new();
+        below.retain(|manifest| seen.insert(manifest.digest().clone()));
+        Self { root, below }
+    }
+
     /// Every manifest, children before their parents, the root last.
     pub fn all(&self) -> impl Iterator<Item = &Arc<RawManifest>> {
         self.below.iter().chain(std::iter::once(&self.root))

@@ -38,14 +38,14 @@ pub enum WithoutRange {
 
 /// A repository on a host that may have a blob or manifest.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Candidate {
     pub(super) host: Arc<Host>,
     pub(super) repository: String,
 }
 
 /// The bytes of a blob, or of a part of it.
 pub struct BlobReader {
-    places: VecDeque<Place>,
+    places: VecDeque<Candidate>,
     descriptor: Descriptor,
     at: u64,
     end: u64,
@@ -71,7 +71,7 @@ struct Body {
 impl BlobReader {
     /// Opens `range` of a blob at the first of these places that gives it.
     pub(super) async fn open(
-        places: VecDeque<Place>,
+        places: VecDeque<Candidate>,
         descriptor: &Descriptor,
         range: Range<u64>,
         without_range: WithoutRange,
@@ -206,7 +206,10 @@ impl BlobReader {
             .progress
             .warn(format!("{}; going on with `{}`", error.full(), next.host.name));
         self.backoff = Backoff::new(options);
-        self.permit = None;
+        // Another repository of the same host is asked with the same right: giving it up would mean to queue again.
+        if !Arc::ptr_eq(&gone.host, &next.host) {
+            self.permit = None;
+        }
         Ok(())
     }
 

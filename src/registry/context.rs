@@ -15,6 +15,7 @@ use super::failure::{Class, Failure};
 use super::options::Options;
 use super::redact::{authority, shown};
 use super::tls;
+use super::upload_sessions::Sessions;
 use crate::error::{Error, Kind, Result};
 
 /// Clients kept; redirects go to few hosts, and one that redirects to many gets its clients made anew.
@@ -26,6 +27,7 @@ pub(super) struct Context {
     pub(super) options: Options,
     pub(super) credentials: Credentials,
     pub(super) cache: Option<ManifestCache>,
+    pub(super) sessions: Option<Sessions>,
     clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
 }
 
@@ -43,6 +45,7 @@ impl Context {
         Self {
             credentials: Credentials::new(options.credentials.clone()),
             cache: options.manifest_cache.clone().map(ManifestCache::new),
+            sessions: options.upload_sessions.clone().map(Sessions::new),
             clients: Mutex::default(),
             options,
         }

@@ -40,6 +40,8 @@ pub(super) struct Ladder {
     /// Bodies of this size and above were refused as too large.
     too_large: AtomicU64,
     chunk: AtomicU64,
+    /// The largest body that was taken.
+    taken: AtomicU64,
 }
 
 impl Default for Ladder {
@@ -48,6 +50,7 @@ impl Default for Ladder {
             rung: AtomicU8::new(0),
             too_large: AtomicU64::new(u64::MAX),
             chunk: AtomicU64::new(FIRST_CHUNK),
+            taken: AtomicU64::new(0),
         }
     }
 }
@@ -68,6 +71,16 @@ impl Ladder {
     /// An upload succeeded on this rung after lower ones had failed for reasons that lie in the host.
     pub(super) fn climbed(&self, rung: Rung) {
         self.rung.fetch_max(rung as u8, Ordering::Relaxed);
+    }
+
+    /// A body of this size was taken.
+    pub(super) fn took(&self, size: u64) {
+        self.taken.fetch_max(size, Ordering::Relaxed);
+    }
+
+    /// Whether a body of this size was taken before, so that this one is not too large.
+    pub(super) fn takes(&self, size: u64) -> bool {
+        size <= self.taken.load(Ordering::Relaxed)
     }
 
     /// A body of this size was refused as too large. False where chunks cannot get any smaller.

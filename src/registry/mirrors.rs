@@ -19,7 +19,7 @@ const MAX_FILE: u64 = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
     prefix: Prefix,
-    place: Place,
+    place: Substitute,
 }
 
 /// Reads `docker.io=https://cache.example.com[/prefix]`.
@@ -52,7 +52,7 @@ pub fn parse_flag(text: &str) -> Result<Mirror> {
     let (host, path) = split(location).map_err(|e| wrong("the address is wrong").with_source(e))?;
     Ok(Mirror {
         prefix: Prefix::parse(prefix).map_err(|e| wrong("the registry is wrong").with_source(e))?,
-        place: Place {
+        place: Substitute {
             host,
             path,
             https,
@@ -218,8 +218,8 @@ impl Mirrors {
 #[derive(Debug, Clone)]
 struct Registry {
     prefix: Prefix,
-    location: Option<Place>,
-    mirrors: Vec<Place>,
+    location: Option<Substitute>,
+    mirrors: Vec<Substitute>,
     insecure: bool,
     blocked: bool,
 }
@@ -275,7 +275,7 @@ fn remainder<'a>(path: &str, repository: &'a str) -> Option<&'a str> {
 
 /// A mirror, or what takes an origin's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct Substitute {
     host: String,
     path: String,
     https: bool,
@@ -283,7 +283,7 @@ struct Place {
     pull: Pull,
 }
 
-impl Place {
+impl Substitute {
     fn endpoint(&self, prefix: &Prefix, repository: &str) -> Endpoint {
         let rest = remainder(&prefix.path, repository).unwrap_or(repository);
         let parts = [self.path.as_str(), rest];
@@ -373,7 +373,7 @@ fn parse_conf(text: &str) -> Result<Vec<Registry>> {
         let prefix = Prefix::parse(prefix).map_err(at)?;
         let place = |location: &str, insecure, pull| {
             let (host, path) = split(location)?;
-            Ok(Place {
+            Ok(Substitute {
                 host,
                 path,
                 https: true,
@@ -402,7 +402,7 @@ fn parse_conf(text: &str) -> Result<Vec<Registry>> {
                 )
                 .map_err(|e| malformed(format!("line {}", line(mirror.span().start))).with_source(e))
             })
-            .collect::<Result<Vec<Place>>>()?;
+            .collect::<Result<Vec<Substitute>>>()?;
         registries.push(Registry {
             prefix,
             location,

@@ -36,7 +36,9 @@ pub mod tls;
 mod token;
 mod upload;
 mod upload_body;
+mod upload_resume;
 mod upload_send;
+mod upload_sessions;
 pub mod upload_source;
 
 use std::collections::{HashMap, VecDeque};
@@ -49,7 +51,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Target;
 
 pub use answer::Refusal;
-use blob::Place;
+use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
 use context::Context;
 use host::Host;
@@ -147,7 +149,7 @@ impl Registry {
     }
 
     /// Where something can be read: the mirrors of its repository, and at last the registry itself.
-    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Place>> {
+    fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Candidate>> {
         let name = &self.host.name;
         let mirrors = &self.host.context.options.mirrors;
         if mirrors.is_blocked(name, repository) {
@@ -166,13 +168,13 @@ impl Registry {
         {
             let host = self.registries.mirror(&endpoint)?;
             origin &= !endpoint.replaces_origin;
-            places.push_back(Place {
+            places.push_back(Candidate {
                 host,
                 repository: endpoint.repository,
             });
         }
         if origin || places.is_empty() {
-            places.push_back(Place {
+            places.push_back(Candidate {
                 host: self.origin(repository)?,
                 repository: repository.to_owned(),
             });

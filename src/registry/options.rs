@@ -41,6 +41,9 @@ pub struct Options {
     pub minimum_rate: Option<u64>,
     /// A folder for manifests by digest, so that unchanged images cost no pull. None: no cache.
     pub manifest_cache: Option<PathBuf>,
+    /// A folder for the upload sessions of large blobs, so that the next run can go on where this one was ended. None: it
+    /// begins such a blob anew.
+    pub upload_sessions: Option<PathBuf>,
     /// Accept a token server on a loopback or link-local address though the registry is elsewhere.
     pub any_token_server: bool,
     /// The `User-Agent`; the crate's name and version by default.

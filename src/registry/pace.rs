@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 /// The limit of one host in one direction.
 #[derive(Debug, Clone)]
@@ -13,7 +13,8 @@ pub(super) struct Pace(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    freed: Notify,
+    /// The free places. Whoever waits for one waits in line.
+    free: Semaphore,
 }
 
 #[derive(Debug)]
@@ -21,7 +22,8 @@ struct State {
     /// The present limit; whole places count.
     limit: f64,
     ceiling: f64,
-    in_flight: usize,
+    /// Places that exist, free or taken. Above the limit only while bodies are in flight that began before it shrank.
+    places: usize,
     /// When the limit last shrank: troubles of requests that began before it are the same trouble.
     shrunk: Option<Instant>,
     /// No request of any kind starts before this.
@@ -37,35 +39,30 @@ pub(super) struct Permit {
 
 impl Pace {
     pub(super) fn new(ceiling: usize) -> Self {
-        let limit = ceiling.max(1) as f64;
+        let places = ceiling.clamp(1, Semaphore::MAX_PERMITS);
+        let limit = places as f64;
         let state = State {
             limit,
             ceiling: limit,
-            in_flight: 0,
+            places,
             shrunk: None,
             hold: None,
         };
         Self(Arc::new(Inner {
             state: Mutex::new(state),
-            freed: Notify::new(),
+            free: Semaphore::new(places),
         }))
     }
 
-    /// Waits for a place. Places are given in the order in which they were asked for.
+    /// Waits for a place. Places are given in the order in which they were asked for, which is that of the first polls.
     pub(super) async fn permit(&self) -> Permit {
-        loop {
-            {
-                let mut state = self.state();
-                if state.in_flight < state.limit as usize {
-                    state.in_flight += 1;
-                    return Permit {
-                        pace: self.clone(),
-                        since: Instant::now(),
-                    };
-                }
-            }
-            // A place that is freed between the look above and this line is remembered by `Notify`.
-            self.0.freed.notified().await;
+        // The semaphore is never closed; a failure to wait could only mean that nothing is counted any more.
+        if let Ok(place) = self.0.free.acquire().await {
+            place.forget();
+        }
+        Permit {
+            pace: self.clone(),
+            since: Instant::now(),
         }
     }
 
@@ -90,6 +87,9 @@ impl Pace {
         if state.shrunk.is_none_or(|at| at <= begun) {
             state.limit = (state.limit / 2.0).max(1.0);
             state.shrunk = Some(Instant::now());
+            // What is taken goes when it is given back.
+            let surplus = state.places.saturating_sub(state.limit as usize);
+            state.places -= self.0.free.forget_permits(surplus);
         }
     }
 
@@ -108,8 +108,9 @@ impl Permit {
     pub(super) fn went_well(&self) {
         let mut state = self.pace.state();
         state.limit = (state.limit + 1.0 / state.limit).min(state.ceiling);
-        drop(state);
-        self.pace.0.freed.notify_one();
+        let more = (state.limit as usize).saturating_sub(state.places);
+        state.places += more;
+        self.pace.0.free.add_permits(more);
     }
 
     /// The host throttled or the connection broke: half the limit. Requests that were in flight together shrink it once.
@@ -121,14 +122,53 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.pace.state().in_flight -= 1;
-        self.pace.0.freed.notify_one();
+        let mut state = self.pace.state();
+        if state.places > state.limit as usize {
+            state.places -= 1;
+        } else {
+            self.pace.0.free.add_permits(1);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
+        let pace = Pace::new(4);
+        let mut held: Vec<_> = Vec::new();
+        for _ in 0..4 {
+            held.push(pace.permit().await);
+        }
+        held[0].went_wrong();
+        let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let mut waiting: Vec<_> = (0..6)
+            .map(|number| {
+                let (pace, sender) = (pace.clone(), sender.clone());
+                Box::pin(async move {
+                    let permit = pace.permit().await;
+                    sender.send(number).unwrap();
+                    drop(permit);
+                })
+            })
+            .collect();
+        for future in &mut waiting {
+            assert!(futures_util::FutureExt::now_or_never(future).is_none());
+        }
+        // Two of four places are gone with the shrinking, and all that come back at once wake somebody.
+        drop(held);
+        let tasks: Vec<_> = waiting.into_iter().rev().map(tokio::spawn).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let order: Vec<i32> = std::iter::from_fn(|| order.try_recv().ok()).collect();
+        assert_eq!(order.len(), 6);
+        assert!(order[..2].iter().all(|n| *n < 2), "{order:?}");
+        assert!(order[4..].iter().all(|n| *n >= 2), "{order:?}");
+        assert_eq!(pace.0.free.available_permits(), pace.limit());
+    }
 
     #[tokio::test]
     async fn shrinks_once_per_trouble_and_grows_back() {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 
-use super::blob::{BlobReader, Place, WithoutRange};
+use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::host::{Call, Host};
 use super::limits::RateLimit;
 use super::retry::Backoff;
@@ -163,7 +163,7 @@ impl Registry {
     }
 }
 
-impl Place {
+impl Candidate {
     async fn manifest(&self, target: &Target) -> Result<RawManifest> {
         let (host, repository) = (&self.host, self.repository.as_str());
         if let (Some(cache), Target::Tag(_)) = (&host.context.cache, target)

@@ -66,59 +66,6 @@ impl Registry {
     pub async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
         self.host.put_manifest(repository, target, manifest).await
     }
-
-    /// Reads back what `target` names and compares it with `manifest`: finds out a server that says yes to everything, and
-    /// waits for one whose copies lag.
-    ///
-    /// # Errors
-    /// [`Kind::Server`] if it is another manifest or none.
-    pub async fn confirm_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
-        let mut backoff = Backoff::new(&self.host.context.options);
-        loop {
-            let found = match self.host.head_manifest(repository, target).await? {
-                Presence::Present(head)
-                    if head
-                        .digest
-                        .as_ref()
-                        .is_some_and(|d| d.algorithm() == manifest.digest().algorithm()) =>
-                {
-                    head.digest
-                }
-                Presence::Missing => None,
-                // It did not say, or not by which digest: its bytes do.
-                _ => match self.host.manifest(repository, target).await {
-                    Ok(found) if found.bytes() == manifest.bytes() => return Ok(()),
-                    Ok(found) => Some(found.digest().clone()),
-                    Err(error) if error.kind() == Kind::NotFound => None,
-                    Err(error) => return Err(error),
-                },
-            };
-            if found.as_ref() == Some(manifest.digest()) {
-                return Ok(());
-            }
-            let error = Error::new(
-                Kind::Server,
-                match found {
-                    Some(found) => format!(
-                        "`{}/{repository}` holds {found} as `{target}`, though {} was put there",
-                        self.host(),
-                        manifest.digest()
-                    ),
-                    None => format!(
-                        "`{}/{repository}` accepted manifest `{target}` and does not have it",
-                        self.host()
-                    ),
-                },
-            )
-            .with_hint("something else may be writing to this tag, or the address is not a registry");
-            if !backoff
-                .pause(&self.host.context.options, None, || error.to_string())
-                .await
-            {
-                return Err(error);
-            }
-        }
-    }
 }
 
 enum Mount {

@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 
 use super::Presence;
 use super::answer::{Answer, Refusal};
-use super::content_range;
 use super::host::{Call, Host};
 use super::ladder::Rung;
 use super::location;
@@ -48,7 +47,8 @@ pub(super) struct Upload<'a> {
     pub(super) scope: Scope,
     pub(super) cursor: Cursor,
     pub(super) action: String,
-    /// The connection broke under the last body: the next one listens for the reason.
+    /// Whether the next body waits a moment for a refusal: where the connection broke under the last one, for the reason, and
+    /// where there is but one attempt.
     pub(super) listen: bool,
 }
 
@@ -98,7 +98,7 @@ impl<'a> Upload<'a> {
                 "cannot upload blob {} to `{}/{repository}`",
                 descriptor.digest, host.name
             ),
-            listen: false,
+            listen: !host.ladder.takes(descriptor.size) && !source.is_kept(descriptor),
         }
     }
 
@@ -106,10 +106,17 @@ impl<'a> Upload<'a> {
         let options = &self.host.context.options;
         let size = self.descriptor.size;
         let mut rung = self.host.ladder.rung(size);
+        if !self.source.is_kept(self.descriptor) {
+            // There is one attempt, and this is the way that every registry knows.
+            rung = rung.max(Rung::Patch);
+        }
         let mut backoff = Backoff::new(options);
         let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
         let (mut climbed, mut progress, mut since) = (false, 0, Instant::now());
-        let mut open = session;
+        let mut open = match session {
+            Some(session) => Some(session),
+            None => self.earlier().await?,
+        };
         loop {
             let mut session = match open.take() {
                 Some(session) => session,
@@ -118,6 +125,7 @@ impl<'a> Upload<'a> {
                     None => return Ok(()),
                 },
             };
+            self.keep(&session);
             sessions += 1;
             let error = match self.attempt(rung, &mut session).await {
                 Err(error) => {
@@ -128,6 +136,10 @@ impl<'a> Upload<'a> {
                     if climbed {
                         self.host.ladder.climbed(rung);
                     }
+                    if rung != Rung::Chunks {
+                        self.host.ladder.took(size);
+                    }
+                    self.forget();
                     return Ok(());
                 }
                 // Again only where bytes arrived since the last time.
@@ -280,6 +292,7 @@ impl<'a> Upload<'a> {
                 Ok(answer) => {
                     if answer.header(&LOCATION).is_some() {
                         session.url = self.host.session(&answer)?.url;
+                        self.keep(session);
                     }
                     answer.finish().await;
                     session.offset = end;
@@ -344,63 +357,12 @@ impl<'a> Upload<'a> {
         Err(self.says_yes_to_all(status))
     }
 
-    /// Asks the registry how much it has. `None`: the session is of no use any more.
-    async fn resume(&self, session: Session) -> Result<Option<Session>> {
-        let call = Call::new(
-            Method::GET,
-            session.url.clone(),
-            self.repository,
-            self.scope.clone(),
-            self.action.clone(),
-        );
-        let Ok(answer) = self.host.exchange(&call).await else {
-            return Ok(None);
-        };
-        if !answer.status().is_success() {
-            answer.finish().await;
-            return Ok(None);
-        }
-        let stated = content_range::of_session(answer.header(&RANGE));
-        let url = match answer.header(&LOCATION) {
-            Some(_) => self.host.session(&answer)?.url,
-            None => session.url,
-        };
-        answer.finish().await;
-        let session = Session {
-            url,
-            offset: stated.unwrap_or_default(),
-        };
-        // More than was sent cannot be the blob's own bytes.
-        if stated.is_some() && session.offset <= self.cursor.reached() {
-            tracing::debug!("upload of {} goes on from {}", self.descriptor.digest, session.offset);
-            Ok(Some(session))
-        } else {
-            self.cancel(&session).await;
-            Ok(None)
-        }
-    }
-
     async fn arrived(&self) -> bool {
         let head = self
             .host
             .head_blob(self.repository, self.descriptor, self.scope.clone())
             .await;
         matches!(head, Ok(Presence::Present(())))
-    }
-
-    /// Tells the registry that the session is given up. Many do not allow it, so nothing depends on it.
-    async fn cancel(&self, session: &Session) {
-        let call = Call::new(
-            Method::DELETE,
-            session.url.clone(),
-            self.repository,
-            self.scope.clone(),
-            self.action.clone(),
-        )
-        .once();
-        if let Ok(answer) = self.host.exchange(&call).await {
-            answer.finish().await;
-        }
     }
 
     fn says_yes_to_all(&self, status: StatusCode) -> Error {
@@ -413,5 +375,11 @@ impl<'a> Upload<'a> {
             ),
         )
         .with_hint("is this address a registry?")
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        self.cursor.abandon();
     }
 }

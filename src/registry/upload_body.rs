@@ -1,9 +1,10 @@
 //! The body of an upload: bytes of a blob, hashed as they go out. The last of them leave only once the digest is proved,
 //! so that a corrupt blob never makes a complete upload.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,11 @@ use crate::image::digest::Hasher;
 /// The state of the hash is kept every so many bytes, so that an upload that goes on from the middle reads little again.
 const MARK_EVERY: u64 = 8 << 20;
 
+/// Of the last marks there are more, at this distance: a source that cannot go far back has to go back no further than to
+/// where the registry is.
+const RECENT_EVERY: u64 = 1 << 20;
+const RECENT: usize = 16;
+
 /// The place in a blob up to which it was read and hashed. Shared by the bodies of successive requests, of which only the
 /// latest may read: one whose connection broke may still be held by the HTTP library for a moment.
 #[derive(Clone)]
@@ -33,10 +39,16 @@ struct State {
     rest: Bytes,
     /// Bytes hashed.
     at: u64,
+    /// How far it was ever read.
+    furthest: u64,
     hasher: Hasher,
     marks: Vec<(u64, Hasher)>,
+    recent: VecDeque<(u64, Hasher)>,
     /// The body that may read.
     reader: u64,
+    /// Whether it is to read no more, though its connection may still be in use for the answer.
+    halted: bool,
+    waker: Option<Waker>,
     error: Option<Error>,
 }
 
@@ -47,9 +59,13 @@ impl Cursor {
             stream: None,
             rest: Bytes::new(),
             at: 0,
+            furthest: 0,
             marks: vec![(0, hasher.clone())],
+            recent: VecDeque::new(),
             hasher,
             reader: 0,
+            halted: false,
+            waker: None,
             error: None,
         };
         Self {
@@ -72,11 +88,12 @@ impl Cursor {
     ) -> Result<UploadBody> {
         let (reader, open_at) = {
             let mut state = self.state();
-            state.reader += 1;
+            state.next_reader();
             state.error = None;
             let goes_on = state.at == start && state.stream.is_some();
             if !goes_on {
-                let mark = state.marks.iter().rev().find(|(at, _)| *at <= start).cloned();
+                let marks = state.marks.iter().chain(&state.recent).filter(|(at, _)| *at <= start);
+                let mark = marks.max_by_key(|(at, _)| *at).cloned();
                 let (at, hasher) = mark.unwrap_or_else(|| (0, self.descriptor.digest.hasher()));
                 state.at = at;
                 state.hasher = hasher;
@@ -102,6 +119,19 @@ impl Cursor {
         })
     }
 
+    /// The answer came before the end of the body, which is not read any further. A server may go on to take the rest of
+    /// what it has refused, and a source may not be able to give it again.
+    pub(super) fn halt(&self) {
+        self.state().halted = true;
+    }
+
+    /// Lets go of whatever body was made before.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state();
+        state.next_reader();
+        state.stream = None;
+    }
+
     /// What went wrong on the side of the source, if that is what ended the last body.
     pub(super) fn failed(&self) -> Option<Error> {
         self.state().error.take()
@@ -109,8 +139,7 @@ impl Cursor {
 
     /// How far the blob was ever read: what a registry cannot have more of.
     pub(super) fn reached(&self) -> u64 {
-        let state = self.state();
-        state.at.max(state.marks.last().map_or(0, |(at, _)| *at))
+        self.state().furthest
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,6 +148,14 @@ impl Cursor {
 }
 
 impl State {
+    fn next_reader(&mut self) {
+        self.reader += 1;
+        self.halted = false;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
     /// The next bytes up to `end`, and at most `most`, hashed.
     fn poll_next(
         &mut self,
@@ -153,9 +190,19 @@ impl State {
         let bytes = self.rest.split_to(wanted);
         self.hasher.update(&bytes);
         self.at += bytes.len() as u64;
+        self.furthest = self.furthest.max(self.at);
         let marked = self.marks.last().map_or(0, |(at, _)| *at);
         if self.at >= marked + MARK_EVERY || (self.at == end && self.at > marked && end < descriptor.size) {
             self.marks.push((self.at, self.hasher.clone()));
+        }
+        let marked = self.recent.back().map_or(0, |(at, _)| *at);
+        if self.at < marked || self.at >= marked + RECENT_EVERY {
+            // Where it went back, marks behind the place are as right as before, but not in order.
+            self.recent.retain(|(at, _)| *at < self.at);
+            self.recent.push_back((self.at, self.hasher.clone()));
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
         }
         if self.at == descriptor.size {
             let actual = self.hasher.clone().finish();
@@ -210,6 +257,11 @@ impl Body for UploadBody {
         let mut state = this.cursor.state();
         if state.reader != this.reader {
             return Poll::Ready(Some(Err(Error::new(Kind::Cancelled, "the request was given up"))));
+        }
+        if state.halted {
+            this.watch.waiting(true);
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
         }
         loop {
             let most = if matches!(this.listen, Listen::Due) {
@@ -317,7 +369,9 @@ mod tests {
         .await
         .unwrap();
         assert_eq!(again, bytes[9 << 20..]);
-        assert_eq!(*source.1.lock().unwrap(), [0, 8 << 20]);
+        assert_eq!(*source.1.lock().unwrap(), [0, 9 << 20], "no further back than it must");
+        let far = read(cursor.body(&source, 3 << 20, 4 << 20, &watch, false).await.unwrap());
+        assert_eq!(far.await.unwrap(), bytes[3 << 20..4 << 20]);
     }
 
     #[tokio::test]

@@ -32,7 +32,6 @@ impl Upload<'_> {
             headers.insert(CONTENT_RANGE, range);
         }
         for _ in 0..4 {
-            self.host.uploads.quiet().await;
             self.host.downloads.quiet().await;
             let begun = Instant::now();
             let authorization = self
@@ -78,6 +77,9 @@ impl Upload<'_> {
             let own = self.host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());
             self.host.heard(&answer);
+            if !answer.status().is_success() {
+                self.cursor.halt();
+            }
             match answer.status().as_u16() {
                 200..=299 => return Ok(Ok(answer)),
                 307 | 308 => {

@@ -14,4 +14,10 @@ pub type BlobStream = BoxStream<'static, Result<Bytes>>;
 pub trait BlobSource: Send + Sync {
     /// Opens the blob at `offset`; the stream ends at the blob's end.
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>>;
+
+    /// Whether the blob's first bytes can still be had when others have been read. Where they cannot, an upload is not begun
+    /// lightly.
+    fn is_kept(&self, _descriptor: &Descriptor) -> bool {
+        true
+    }
 }

@@ -1,6 +1,6 @@
 //! Where each blob can be had, and a stream of its bytes that moves on to the next place when one fails.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::{BlobReader, Registries, Registry, WithoutRange};
@@ -16,15 +17,25 @@ use crate::registry::{BlobReader, Registries, Registry, WithoutRange};
 /// The repositories that name each blob, in the order in which images were asked for.
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
-    places: HashMap<Digest, Vec<Place>>,
+    places: HashMap<Digest, Vec<Repository>>,
     progress: Progress,
 }
 
 /// One repository of one registry.
 #[derive(Debug, Clone)]
-struct Place {
-    registry: Registry,
-    repository: Arc<str>,
+pub(super) struct Repository {
+    pub(super) registry: Registry,
+    pub(super) name: Arc<str>,
+}
+
+impl Repository {
+    /// That of an image.
+    pub(super) fn of(image: &Reference, registries: &Registries) -> Result<Self> {
+        Ok(Self {
+            registry: registries.host(image.host())?,
+            name: image.repository().into(),
+        })
+    }
 }
 
 impl Sources {
@@ -34,17 +45,14 @@ impl Sources {
         registries: &Registries,
         progress: Progress,
     ) -> Result<Self> {
-        let mut places: HashMap<Digest, Vec<Place>> = HashMap::new();
+        let mut places: HashMap<Digest, Vec<Repository>> = HashMap::new();
         for tree in trees {
-            let place = Place {
-                registry: registries.host(tree.source.host())?,
-                repository: tree.source.repository().into(),
-            };
+            let place = Repository::of(&tree.source, registries)?;
             for blob in tree.blobs() {
                 let known = places.entry(blob.descriptor.digest).or_default();
                 if !known
                     .iter()
-                    .any(|p| p.repository == place.repository && p.registry.host() == place.registry.host())
+                    .any(|p| p.name == place.name && p.registry.host() == place.registry.host())
                 {
                     known.push(place.clone());
                 }
@@ -53,11 +61,17 @@ impl Sources {
         Ok(Self { places, progress })
     }
 
-    /// Opens a part of a blob, from whichever place has it. `first` says how many places are passed over: those that gave
-    /// wrong bytes before. With fewer places than that it starts again from the first.
+    /// How many places name a blob.
+    pub fn places(&self, digest: &Digest) -> usize {
+        self.places.get(digest).map_or(0, Vec::len)
+    }
+
+    /// Opens a part of a blob, from whichever place has it. `first` says how many places are passed over at first: those that
+    /// gave wrong bytes before. They come last; with fewer places than that it starts again from the first.
     ///
     /// # Errors
-    /// That of the last place, if none has it.
+    /// That of the last place, if none has it. [`Kind::Unsupported`] if places that have it do not serve ranges and
+    /// `without_range` refuses to go without.
     pub async fn open(
         &self,
         blob: &Descriptor,
@@ -65,14 +79,17 @@ impl Sources {
         without_range: WithoutRange,
         first: usize,
     ) -> Result<Stream<'_>> {
-        let places = self.places.get(&blob.digest).map_or(0, Vec::len);
+        let mut places: VecDeque<&Repository> = self.places.get(&blob.digest).into_iter().flatten().collect();
+        if !places.is_empty() {
+            places.rotate_left(first % places.len());
+        }
         let mut stream = Stream {
-            sources: self,
+            progress: &self.progress,
+            places,
             blob: blob.clone(),
             at: range.start,
             end: range.end,
             without_range,
-            place: first.checked_rem(places).unwrap_or(0),
             reader: None,
         };
         stream.connect(None).await?;
@@ -82,12 +99,13 @@ impl Sources {
 
 /// The bytes of a part of a blob, in order. They are not hashed here: whoever takes them does.
 pub struct Stream<'a> {
-    sources: &'a Sources,
+    progress: &'a Progress,
+    /// The present place, and those that are still to be tried.
+    places: VecDeque<&'a Repository>,
     blob: Descriptor,
     at: u64,
     end: u64,
     without_range: WithoutRange,
-    place: usize,
     reader: Option<BlobReader>,
 }
 
@@ -107,6 +125,13 @@ impl Stream<'_> {
             match reader.chunk().await {
                 Ok(Some(bytes)) => {
                     self.at += bytes.len() as u64;
+                    if self.at >= self.end
+                        && let Some(mut reader) = self.reader.take()
+                    {
+                        // Its end tells the host's limit that all went well, and frees the connection. What a registry may
+                        // send beyond it is of no interest: the digest of what was asked for decides.
+                        let _ = reader.chunk().await;
+                    }
                     return Ok(Some(bytes));
                 }
                 Ok(None) => {
@@ -120,40 +145,42 @@ impl Stream<'_> {
 
     async fn next_place(&mut self, error: Error) -> Result<()> {
         self.reader = None;
-        self.place += 1;
+        if self.refused_range(&error) {
+            return Err(error);
+        }
+        self.places.pop_front();
         self.connect(Some(error)).await
     }
 
-    /// Connects to the current place, or to one behind it.
+    /// A registry without ranges is no failed place: the caller goes another way.
+    fn refused_range(&self, error: &Error) -> bool {
+        self.without_range == WithoutRange::Refuse && error.kind() == Kind::Unsupported
+    }
+
+    /// Connects to the first of the places that are left.
     async fn connect(&mut self, mut last: Option<Error>) -> Result<()> {
-        let places = self
-            .sources
-            .places
-            .get(&self.blob.digest)
-            .map_or(&[][..], Vec::as_slice);
-        while let Some(place) = places.get(self.place) {
+        while let Some(place) = self.places.front() {
             if let Some(error) = last.take() {
-                self.sources.progress.warn(format!(
+                self.progress.warn(format!(
                     "{}; trying {}/{} instead",
                     error.full(),
                     place.registry.host(),
-                    place.repository
+                    place.name
                 ));
             }
             match place
                 .registry
-                .blob(&place.repository, &self.blob, self.at..self.end, self.without_range)
+                .blob(&place.name, &self.blob, self.at..self.end, self.without_range)
                 .await
             {
                 Ok(reader) => {
                     self.reader = Some(reader);
                     return Ok(());
                 }
-                // A registry without ranges is no failed place: the caller goes another way.
-                Err(error) if error.kind() == Kind::Unsupported => return Err(error),
+                Err(error) if self.refused_range(&error) => return Err(error),
                 Err(error) => last = Some(error),
             }
-            self.place += 1;
+            self.places.pop_front();
         }
         Err(last.unwrap_or_else(|| Error::new(Kind::NotFound, format!("no image names blob {}", self.blob.digest))))
     }

@@ -9,11 +9,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use globset::GlobBuilder;
 
+use super::push::arrivals::{Arrivals, Kept};
+use super::push::flow::WINDOW;
 use super::push::place;
 use super::push::report::{ImageReport, PushReport};
-use super::push::{Origin, PushRequest, Slot, push_all};
+use super::push::{Origin, PushRequest, Slot, push_arriving};
 use super::refilter::refilter;
 use super::resolve::warn_of_absent;
+use crate::bundle::read::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -44,10 +47,49 @@ pub struct Selection {
 /// Pushes the images of a bundle to a registry.
 ///
 /// # Errors
-/// If nothing was sent at all: the selection fits nothing, names collide, the bundle does not hold what its images name,
-/// the registry cannot be reached. What goes wrong with one image stands in the report.
+/// If nothing was sent at all: the selection fits nothing, names collide, the registry cannot be reached. What is wrong with
+/// one image of the bundle, or goes wrong with it, stands in the report; nothing is sent for an image that is not whole.
 pub async fn import(
     bundle: Arc<Bundle>,
+    select: Selection,
+    request: PushRequest,
+    registries: &Registries,
+    progress: Progress,
+) -> Result<PushReport> {
+    let origin: Arc<dyn Origin> = Arc::new(BundleBlobs(bundle.clone()));
+    push(bundle, origin, None, select, request, registries, progress).await
+}
+
+/// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are taken as they come out of
+/// the pipe, in a single pass.
+///
+/// Nothing is written down: a few dozen MiB of memory hold what was read ahead. A blob that fits into a part of them can be
+/// sent again; of a larger one only the last bytes can, so that an upload which has to begin again fails its images, with a
+/// hint. That every blob is there is not known before the end of the pipe: an image of which a blob does not come fails, and
+/// gets no tag.
+///
+/// # Errors
+/// As [`import`].
+pub async fn import_pipe(
+    bundle: Arc<Bundle>,
+    rest: Incoming,
+    select: Selection,
+    request: PushRequest,
+    registries: &Registries,
+    progress: Progress,
+) -> Result<PushReport> {
+    let arrivals = Arrivals::new(bundle.clone(), rest);
+    let origin: Arc<dyn Origin> = Arc::new(PipeBlobs {
+        front: BundleBlobs(bundle.clone()),
+        kept: arrivals.kept(),
+    });
+    push(bundle, origin, Some(arrivals), select, request, registries, progress).await
+}
+
+async fn push(
+    bundle: Arc<Bundle>,
+    origin: Arc<dyn Origin>,
+    arrivals: Option<Arrivals>,
     select: Selection,
     request: PushRequest,
     registries: &Registries,
@@ -67,11 +109,17 @@ pub async fn import(
     let images = bundle.images().iter().zip(chosen).filter(|(_, chosen)| *chosen);
     let images = images.map(|(image, _)| image.clone()).collect();
     let trees = read(bundle.clone(), images).await?;
-    let origin: Arc<dyn Origin> = Arc::new(BundleBlobs(bundle.clone()));
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
-    for (image, mut tree) in trees {
+    for (image, tree) in trees {
+        let mut tree = match tree {
+            Ok(tree) => tree,
+            Err(error) => {
+                slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
+                continue;
+            }
+        };
         if let Some(filter) = &select.platforms {
             tree = match refilter(tree, filter) {
                 Ok(tree) => tree,
@@ -87,7 +135,7 @@ pub async fn import(
         items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
     }
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
-    let mut report = push_all(items, slots, &request, registries, &progress).await?;
+    let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     report.missing = bundle.missing().to_vec();
     Ok(report)
 }
@@ -153,47 +201,17 @@ fn forms(name: &Reference) -> Vec<String> {
 }
 
 /// Reads the manifests of the images and checks that all that they name is there.
-///
-/// # Errors
-/// If one of the images is not whole: a bundle that is found wrong is not used at all.
-async fn read(bundle: Arc<Bundle>, images: Vec<BundledImage>) -> Result<Vec<(BundledImage, ImageTree)>> {
+async fn read(bundle: Arc<Bundle>, images: Vec<BundledImage>) -> Result<Vec<(BundledImage, Result<ImageTree>)>> {
     let work = move || {
-        let mut trees = Vec::new();
-        let mut faults: Vec<Error> = Vec::new();
-        for image in images {
-            match bundle.tree(&image) {
-                Ok(tree) => trees.push((image, tree)),
-                Err(error) => faults.push(error.context(format!("`{}`", image.name))),
-            }
-        }
-        (trees, faults)
+        let read = |image: BundledImage| {
+            let tree = bundle.tree(&image);
+            (image, tree)
+        };
+        images.into_iter().map(read).collect()
     };
-    let (trees, mut faults) = tokio::task::spawn_blocking(work)
+    tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| Error::new(Kind::Io, "reading the bundle ended early").with_source(e))?;
-    let hint = "get the bundle again; `--only` imports images that are whole";
-    match faults.len() {
-        0 => Ok(trees),
-        1 => {
-            let fault = faults.remove(0);
-            Err(if fault.hint().is_some() {
-                fault
-            } else {
-                fault.with_hint(hint)
-            })
-        }
-        n => {
-            let mut text = format!("{n} images of the bundle are not whole");
-            for fault in faults.iter().take(LISTED) {
-                text.push_str("\n  ");
-                text.push_str(&fault.full());
-            }
-            if n > LISTED {
-                text.push_str(&format!("\n  and {} more", n - LISTED));
-            }
-            Err(Error::new(faults[0].kind(), text).with_hint(hint))
-        }
-    }
+        .map_err(|e| Error::new(Kind::Io, "reading the bundle ended early").with_source(e))
 }
 
 /// The blobs of a bundle.
@@ -221,6 +239,42 @@ fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, buffer: &mut BytesMut) 
 impl Origin for BundleBlobs {
     fn describe(&self, digest: &Digest) -> String {
         self.0.describe(digest)
+    }
+
+    fn elsewhere(&self, digest: &Digest) -> bool {
+        self.0.turn(digest)
+    }
+}
+
+/// The blobs of a bundle in a pipe: those of its front, and those that are on their way.
+struct PipeBlobs {
+    front: BundleBlobs,
+    kept: Arc<Kept>,
+}
+
+impl BlobSource for PipeBlobs {
+    fn is_kept(&self, descriptor: &Descriptor) -> bool {
+        descriptor.size <= WINDOW || self.front.0.size_of(&descriptor.digest).is_some()
+    }
+
+    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
+        if let Some(flow) = self.kept.get(&descriptor.digest) {
+            return Box::pin(async move { flow.stream(offset) });
+        }
+        if self.front.0.size_of(&descriptor.digest).is_some() {
+            return self.front.open(descriptor, offset);
+        }
+        let gone = format!("blob {} has gone by in the pipe", descriptor.digest);
+        let error = Error::new(Kind::NotFound, gone)
+            .with_hint("the registry wants it once more: run the import again, or import the bundle as a file");
+        Box::pin(async move { Err(error) })
+    }
+}
+
+impl Origin for PipeBlobs {
+    fn describe(&self, digest: &Digest) -> String {
+        let flow = self.kept.get(digest);
+        flow.map_or_else(|| self.front.describe(digest), |flow| flow.place().to_owned())
     }
 
     fn elsewhere(&self, _digest: &Digest) -> bool {

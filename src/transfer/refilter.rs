@@ -9,10 +9,7 @@ use crate::image::digest::Digest;
 use crate::image::filter::{self, Fate};
 use crate::image::manifest::{Entry, Index, RawManifest, View};
 use crate::image::platform::{Platform, PlatformFilter, PlatformPattern};
-use crate::image::tree::{ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
-
-/// How deep indexes may nest.
-const MAX_DEPTH: usize = 8;
+use crate::image::tree::{ImageTree, IndexMode, MAX_DEPTH, PlatformRecord, Variant, platform_label};
 
 /// Drops the platforms that the filter does not mean. What the tree lacks already stays dropped, and a tree that loses
 /// nothing more is returned as it is. The smaller index is made from the original, so that it is the same as that of an
@@ -52,14 +49,8 @@ pub fn refilter(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     }
     let had_filtered = tree.filtered.is_some();
     let mut smaller = ImageTree {
-        original: Variant {
-            root: root.clone(),
-            below: unique(level.original),
-        },
-        filtered: level.filtered.map(|root| Variant {
-            root,
-            below: unique(level.carried),
-        }),
+        original: Variant::new(root.clone(), level.original),
+        filtered: level.filtered.map(|root| Variant::new(root, level.carried)),
         kept,
         dropped,
         source: tree.source,
@@ -87,15 +78,6 @@ fn nothing_left(tree: &ImageTree, filter: &PlatformFilter) -> Error {
         "it has {}",
         platforms.into_keys().collect::<Vec<_>>().join(", ")
     ))
-}
-
-/// Each manifest once, where it stands first: that is before everything that names it.
-fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
-    let mut seen = HashSet::new();
-    manifests
-        .into_iter()
-        .filter(|m| seen.insert(m.digest().clone()))
-        .collect()
 }
 
 struct Walk<'a> {
@@ -131,7 +113,9 @@ impl Walk<'_> {
         let keep = filter::decide(&index.entries, &platforms, self.filter);
         let mut level = Level::default();
         let mut fates = Vec::with_capacity(keep.len());
-        let mut something = false;
+        let mut something = depth > 0 && *self.filter == PlatformFilter::All;
+        let first = self.kept.len();
+        let mut gone = HashSet::new();
         for ((entry, platform), keep) in index.entries.iter().zip(&platforms).zip(keep) {
             let digest = &entry.descriptor.digest;
             let attests = entry.attests().is_some();
@@ -147,6 +131,9 @@ impl Walk<'_> {
             match child.view() {
                 View::Index(nested) => match self.nested(&child, nested, depth + 1)? {
                     None => {
+                        // The index itself is absent as well.
+                        gone.insert(digest.to_string());
+                        self.dropped.push(record);
                         fates.push(Fate::Drop);
                         continue;
                     }
@@ -177,6 +164,19 @@ impl Walk<'_> {
         }
         if !something {
             return Ok(None);
+        }
+        for (entry, fate) in index.entries.iter().zip(&mut fates) {
+            // What describes a nested index goes with it.
+            if *fate == Fate::Keep && entry.attests().is_some_and(|subject| gone.contains(subject)) {
+                *fate = Fate::Drop;
+                let digest = &entry.descriptor.digest;
+                level.original.retain(|manifest| manifest.digest() != digest);
+                level.carried.retain(|manifest| manifest.digest() != digest);
+                if let Some(at) = self.kept[first..].iter().position(|k| k.digest == *digest) {
+                    let record = self.kept.remove(first + at);
+                    self.dropped.push(record);
+                }
+            }
         }
         if fates.iter().any(|fate| *fate != Fate::Keep) {
             let bytes = filter::rewrite(raw.bytes(), &fates)?;
@@ -354,11 +354,28 @@ mod tests {
         let both = made.index(&[entry(&amd64, "linux/amd64"), entry(&arm64, "linux/arm64")]);
         let about = made.image("about");
         let gone = made.index(&[entry(&other, "linux/s390x"), attestation(&about, &other)]);
-        let root = made.index(&[entry(&both, ""), entry(&gone, "")]);
+        let about_gone = made.image("about gone");
+        let empty = made.index(&[]);
+        let root = made.index(&[
+            entry(&both, ""),
+            attestation(&about_gone, &gone),
+            entry(&gone, ""),
+            entry(&empty, ""),
+        ]);
+        let whole = refilter(made.tree("team/app:1", &root), &PlatformFilter::All).unwrap();
+        assert_eq!(
+            (whole.choice, whole.dropped.len()),
+            (Choice::Whole, 0),
+            "all is all, empty indexes too"
+        );
         let pinned = format!("team/app@{}", root.digest());
         let tree = refilter(made.tree(&pinned, &root), &filter("linux/amd64")).unwrap();
         assert_eq!(tree.choice, Choice::Sparse, "it is pinned by digest");
-        assert_eq!((tree.kept.len(), tree.dropped.len()), (1, 3));
+        // One platform; an image with its attestation, their index, its attestation, and the empty one.
+        assert_eq!((tree.kept.len(), tree.dropped.len()), (1, 6));
+        for lost in [&gone, &about_gone, &empty, &other, &about] {
+            assert!(tree.dropped.iter().any(|d| d.digest == *lost.digest()));
+        }
         let filtered = tree.filtered.as_ref().unwrap();
         let View::Index(index) = filtered.root.view() else {
             panic!()

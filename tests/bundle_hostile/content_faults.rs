@@ -234,7 +234,7 @@ pub(crate) fn cases() -> Vec<Case> {
             Fine,
         ),
         ("r19 eight deep", || nested(8, 1), Fine),
-        ("r19 hundred deep", || nested(100, 1), Tree(&["more than 8 deep"])),
+        ("r19 hundred deep", || nested(100, 1), Tree(&["deeper than 8 levels"])),
         ("r19 wide and deep", || nested(8, 100), Fine),
         (
             "r22 md5",

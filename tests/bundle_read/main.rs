@@ -3,6 +3,7 @@
 mod any_tar;
 #[path = "../archives/mod.rs"]
 mod archives;
+mod record;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -448,10 +449,15 @@ fn sha512_blobs_have_long_names() {
 }
 
 #[test]
-fn a_name_without_need_is_not_used() {
+fn a_name_without_need_is_refused() {
     let (layout, index) = two_platforms();
     let saved = save("bundle.tar", &layout.tar().end());
-    let bundle = open(&saved.path, Some("quay.io/own/name:1")).unwrap();
+    let error = open(&saved.path, Some("quay.io/own/name:1")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    for part in ["--name quay.io/own/name:1", "has no effect", TWO, "--map"] {
+        assert!(text(&error).contains(part), "{part} in {}", text(&error));
+    }
+    let bundle = open(&saved.path, Some(TWO)).unwrap();
     assert_eq!(bundle.images()[0].name.to_string(), TWO);
     // A digest that has a name is not listed again for an entry without one.
     let mut layout = layout;

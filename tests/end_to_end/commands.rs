@@ -134,6 +134,147 @@ fn verbose_says_more() {
     let verbose = cli.succeed(&["export", &image, "-o", "b.tar", "-v"]);
     assert!(verbose.stderr.len() > plain.stderr.len(), "{}", verbose.everything());
     assert_eq!(plain.stdout, verbose.stdout);
+    let end = |stderr: &str| stderr.lines().any(|l| l.starts_with("1 image, ") && l.ends_with(" s"));
+    assert!(end(&verbose.stderr) && !end(&plain.stderr), "{}", verbose.everything());
+}
+
+#[test]
+fn a_command_behind_options_is_no_image() {
+    let (cli, source, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    let (sent, asked) = (target.requests().len(), source.requests().len());
+    let host = target.host();
+    for arguments in [
+        &["-d", &host, "import", "b.tar"][..],
+        &["-d", &host, &image, "export"],
+        &["-v", "import", "b.tar", "-d", &host],
+        &["-v", "export", &image, "-o", "c.tar"],
+        &["-v", "limits"],
+    ] {
+        let command = arguments
+            .iter()
+            .find(|a| ["import", "export", "limits"].contains(a))
+            .unwrap();
+        cli.run(arguments)
+            .expect_code(2)
+            .says(&[&format!("docker-mirror {command} "), &format!("library/{command}")]);
+    }
+    assert_eq!((target.requests().len(), source.requests().len()), (sent, asked));
+    assert_eq!(cli.files(), ["b.tar"]);
+    // A wrong option of a command stays one.
+    cli.run(&["export", "--nonsense", "import"])
+        .expect_code(2)
+        .hides(&["library/import"]);
+}
+
+#[test]
+fn help_tells_defaults_and_exit_codes() {
+    let cli = cli();
+    for command in [
+        &["--help"][..],
+        &["export", "--help"],
+        &["import", "--help"],
+        &["limits", "--help"],
+    ] {
+        let help = cli.succeed(command);
+        let text = help.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut wanted = vec!["Exit codes: 0 ", " 1 something failed", " 2 the command line"];
+        match command[0] {
+            "--help" => wanted.extend([
+                "[default: overwrite]",
+                "[default: auto]",
+                "[default: every linux platform]",
+            ]),
+            "export" => wanted.extend(["[default: auto]", "[default: every linux platform]"]),
+            "import" => wanted.extend([
+                "[default: overwrite]",
+                "[default: what the bundle says]",
+                "[default: all that the bundle has]",
+            ]),
+            _ => {}
+        }
+        for words in wanted {
+            assert!(text.contains(words), "no `{words}` in {}", help.everything());
+        }
+    }
+}
+
+#[test]
+fn the_readme_names_no_flag_that_is_not_there() {
+    let cli = cli();
+    let commands = [
+        &["--help"][..],
+        &["export", "--help"],
+        &["import", "--help"],
+        &["limits", "--help"],
+    ];
+    let help: String = commands.iter().map(|command| cli.succeed(command).stdout).collect();
+    let flags = |text: &str| -> std::collections::BTreeSet<String> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+            .filter(|word| word.len() > 2 && word.starts_with("--") && !word.starts_with("---"))
+            .map(str::to_owned)
+            .collect()
+    };
+    // Those of cargo, tar and sha256sum.
+    let others = ["--release", "--exclude", "--check", "--quiet"];
+    let readme = include_str!("../../README.md");
+    let unknown: Vec<String> = flags(readme).difference(&flags(&help)).cloned().collect();
+    let unknown: Vec<&String> = unknown.iter().filter(|flag| !others.contains(&flag.as_str())).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert!(flags(readme).len() > 20, "the flags of the README were not found");
+    for code in ["| 0 |", "| 1 |", "| 2 |"] {
+        assert!(readme.contains(code), "no exit code {code}");
+    }
+}
+
+/// `/dev/full` refuses every byte, as a full disk does.
+#[test]
+fn results_that_cannot_be_written_fail_the_run() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return skipped("results on a full disk", "this machine has no /dev/full");
+    }
+    let (cli, source, target) = (cli(), source(), Double::new());
+    let (image, host) = (format!("{}/library/greeting:1.0", source.host()), target.host());
+    for arguments in [
+        &["export", &image, "-o", "b.tar"][..],
+        &["import", "b.tar", "-d", &host],
+        &["-d", &host, &image],
+        &["limits", &image],
+        &["--help"],
+        &["export", "--help"],
+        &["--version"],
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = cli.command(arguments).stdout(full).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains("standard output") && stderr.contains("No space"),
+            "{arguments:?}: {stderr}"
+        );
+    }
+    // What was asked for is done all the same.
+    assert!(target.manifest("library/greeting", "1.0").is_some());
+    assert_eq!(cli.files(), ["b.tar"]);
+}
+
+#[test]
+fn results_that_nobody_wants_are_no_failure() {
+    let (cli, source, target) = (cli(), source(), Double::new());
+    let (image, host) = (format!("{}/library/greeting:1.0", source.host()), target.host());
+    for arguments in [
+        &["export", &image, "-o", "b.tar"][..],
+        &["-d", &host, &image],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = cli.command(arguments).stdout(writer).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("error:"), "{arguments:?}: {stderr}");
+    }
 }
 
 #[test]

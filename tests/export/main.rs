@@ -4,10 +4,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cut_short;
 mod faults;
+mod lost;
+mod nested;
 mod output;
 mod pipe;
+mod plain_gaps;
+mod power;
 mod quota;
+mod ranges;
 mod resume;
+mod reuse;
+mod speed;
 mod tools;
 mod whole;

@@ -112,22 +112,64 @@ impl Mounted {
         Self::mount(&["-t", "tmpfs", "-o", &option, "tmpfs"], at, _image)
     }
 
-    fn vfat(mib: u64) -> Option<Self> {
+    /// A USB stick: vfat, or where the kernel has none (as in many virtual machines) exFAT through FUSE.
+    fn stick(mib: u64) -> Option<Self> {
         let at = tempfile::tempdir().unwrap();
         let image = tempfile::tempdir().unwrap();
-        let file = image.path().join("fat.img");
+        let file = image.path().join("stick.img");
         std::fs::File::create(&file).unwrap().set_len(mib << 20).unwrap();
-        let made = Command::new("mkfs.vfat").args(["-F", "32"]).arg(&file).output();
+        let file = file.to_str().unwrap().to_owned();
+        let vfat = std::fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("\tvfat"));
+        let mkfs: &[&str] = if vfat {
+            &["mkfs.vfat", "-F", "32"]
+        } else {
+            &["mkfs.exfat"]
+        };
+        let made = Command::new(mkfs[0]).args(&mkfs[1..]).arg(&file).output();
         if !made.is_ok_and(|done| done.status.success()) {
-            skipped("a real vfat file system", "there is no mkfs.vfat");
+            skipped(
+                "a real USB stick's file system",
+                &format!("there is no working {}", mkfs[0]),
+            );
+            return None;
+        }
+        if vfat {
+            return Self::mount_by("mount", &["-t", "vfat", "-o", "loop", &file], at, image);
+        }
+        // The FUSE driver wants a device; it is let go when the file system is.
+        let device = Command::new("losetup").args(["--find", "--show", &file]).output();
+        let device = device.map_or(String::new(), |done| {
+            String::from_utf8_lossy(&done.stdout).trim().to_owned()
+        });
+        let mounted = Self::mount_by("mount.exfat-fuse", &[&device], at, image);
+        let _ = Command::new("losetup").args(["--detach", &device]).output();
+        mounted
+    }
+
+    /// An ext2 of blocks of 1 KiB, which holds no file over about 16 GiB.
+    fn ext2() -> Option<Self> {
+        let at = tempfile::tempdir().unwrap();
+        let image = tempfile::tempdir().unwrap();
+        let file = image.path().join("ext2.img");
+        std::fs::File::create(&file).unwrap().set_len(16 << 20).unwrap();
+        let made = Command::new("mkfs.ext2")
+            .args(["-q", "-F", "-b", "1024"])
+            .arg(&file)
+            .output();
+        if !made.is_ok_and(|done| done.status.success()) {
+            skipped("a real file system with a limit on files", "there is no mkfs.ext2");
             return None;
         }
         let file = file.to_str().unwrap().to_owned();
-        Self::mount(&["-t", "vfat", "-o", "loop", &file], at, image)
+        Self::mount(&["-t", "ext2", "-o", "loop", &file], at, image)
     }
 
-    fn mount(arguments: &[&str], at: tempfile::TempDir, _image: tempfile::TempDir) -> Option<Self> {
-        let done = Command::new("mount").args(arguments).arg(at.path()).output();
+    fn mount(arguments: &[&str], at: tempfile::TempDir, image: tempfile::TempDir) -> Option<Self> {
+        Self::mount_by("mount", arguments, at, image)
+    }
+
+    fn mount_by(program: &str, arguments: &[&str], at: tempfile::TempDir, _image: tempfile::TempDir) -> Option<Self> {
+        let done = Command::new(program).args(arguments).arg(at.path()).output();
         match done {
             Ok(done) if done.status.success() => Some(Self { at, _image }),
             other => {
@@ -135,7 +177,7 @@ impl Mounted {
                     |e| e.to_string(),
                     |done| String::from_utf8_lossy(&done.stderr).into_owned(),
                 );
-                let what = format!("`mount {}`", arguments.join(" "));
+                let what = format!("`{program} {}`", arguments.join(" "));
                 skipped(&what, &format!("this machine does not let a test run it: {why}"));
                 None
             }
@@ -227,11 +269,87 @@ fn a_read_only_file_system() {
     );
 }
 
+/// A file system that fills gaps with zeros: nothing is written far ahead of what has arrived.
 #[test]
-fn a_usb_stick_with_vfat() {
-    let Some(stick) = Mounted::vfat(64) else { return };
-    let (registry, export) = one_image();
-    let done = export_to(&registry, export.folder.path(), &stick.path().join("b.tar"));
+fn a_usb_stick() {
+    let Some(stick) = Mounted::stick(300) else { return };
+    // The largest blob comes first in the queue; the small ones stand behind it in the file, and would fill it with zeros.
+    let registry = Double::new();
+    let layers: Vec<_> = [100, 20, 20, 20]
+        .iter()
+        .zip(1..)
+        .map(|(mib, n)| noise(n, mib * MIB))
+        .collect();
+    put_image(&registry, "a/a", "1", &layers);
+    let export = Export::of(&registry, &["a/a:1"]);
+    registry.add_fault(When::get("/blobs/"), Action::Drip(4 << 20, Duration::from_millis(10)));
+    let output = stick.path().join("b.tar");
+    let partial = stick.path().join("b.tar.partial");
+    let mut child = program(export.folder.path())
+        .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+        .arg(&output)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ahead = 0;
+    while child.try_wait().unwrap().is_none() {
+        if let Ok(there) = std::fs::metadata(&partial) {
+            ahead = ahead.max(there.len().saturating_sub(blob_bytes_sent(&registry)));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let done = child.wait_with_output().unwrap();
     assert!(done.status.success(), "{}", text(&done));
-    check(&stick.path().join("b.tar"));
+    check(&output);
+    assert!(ahead < 80 << 20, "{ahead} bytes were filled with zeros");
+}
+
+#[test]
+fn a_file_over_the_limit_of_the_file_system_is_refused_before_the_first_blob() {
+    let Some(small) = Mounted::ext2() else { return };
+    let (registry, export) = one_image();
+    let manifest = registry.manifest("a/a", "1").unwrap();
+    let claim = String::from_utf8(manifest.to_vec()).unwrap();
+    let claim = claim.replace(&format!("\"size\":{}", 6 * MIB), &format!("\"size\":{}", 20_u64 << 30));
+    registry.store().put_manifest(
+        "a/a",
+        Some("1"),
+        "application/vnd.oci.image.manifest.v1+json",
+        claim.into_bytes().into(),
+    );
+    let done = export_to(&registry, export.folder.path(), &small.path().join("b.tar"));
+    let said = text(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("holds no file over 16.") && said.contains("exFAT, NTFS or ext4"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_over_the_limit_of_the_process_is_refused_before_the_first_blob() {
+    let (registry, export) = one_image();
+    let reference = format!("{}/a/a:1", registry.host());
+    let command = format!(
+        "ulimit -f 100; exec {} export {reference} -o b.tar",
+        env!("CARGO_BIN_EXE_docker-mirror")
+    );
+    let mut shell = Command::new("sh");
+    shell
+        .env_clear()
+        .env("HOME", export.folder.path())
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let done = shell
+        .arg("-c")
+        .arg(command)
+        .current_dir(export.folder.path())
+        .output()
+        .unwrap();
+    let said = text(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("may write no file over") && said.contains("ulimit -f"),
+        "{said}"
+    );
+    assert!(!export.path("b.tar.partial").exists());
 }

@@ -82,12 +82,7 @@ impl Cli {
     /// Runs it to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let output = self.command(arguments).output().expect("the program does not start");
-        Output {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            arguments: arguments.join(" "),
-        }
+        Output::new(&output, arguments)
     }
 
     /// Runs it and expects that it ends well.
@@ -113,6 +108,16 @@ impl Cli {
 }
 
 impl Output {
+    /// What a run with these arguments said.
+    pub fn new(output: &std::process::Output, arguments: &[&str]) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            arguments: arguments.join(" "),
+        }
+    }
+
     /// Both streams, for messages.
     pub fn everything(&self) -> String {
         let code = self.code.map_or("a signal".to_owned(), |code| code.to_string());

@@ -39,7 +39,7 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    fn new(label: &str) -> Self {
+    pub(super) fn new(label: &str) -> Self {
         Self {
             label: label.to_owned(),
             files: BTreeMap::new(),
@@ -173,7 +173,10 @@ impl Archive {
                         return same_bytes(&name, first.get(), &place);
                     }
                     // The same blob in two bundles. Where they disagree, the one that is what its name says is right.
-                    if first.get().size != place.size && !super::store::verify(first.key(), first.get())? {
+                    if first.get().size == place.size {
+                        let digest = first.key().clone();
+                        store.add_copy(digest, place);
+                    } else if !super::store::verify(first.key(), first.get())? {
                         first.insert(place);
                     }
                     Ok(())

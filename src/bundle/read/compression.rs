@@ -46,7 +46,12 @@ impl Compression {
     }
 
     /// The content of `input`; reading fails once there is more than `ratio` times of what went in.
-    pub(super) fn decode<'a, R: Read + 'a>(self, input: R, what: &str, ratio: u64) -> io::Result<Box<dyn Read + 'a>> {
+    pub(super) fn decode<'a, R: Read + Send + 'a>(
+        self,
+        input: R,
+        what: &str,
+        ratio: u64,
+    ) -> io::Result<Box<dyn Read + Send + 'a>> {
         let input = Counted { input, count: 0 };
         let what = what.to_owned();
         Ok(match self {

@@ -112,6 +112,7 @@ impl<'a> Builder<'a> {
                 format!("it names {} layers, its config {}", paths.len(), diff_ids.len()),
             ));
         }
+        self.all_there(paths, store)?;
         let mut layers = Vec::with_capacity(paths.len());
         for (path, diff_id) in paths.iter().zip(diff_ids) {
             layers.push(self.layer(path, diff_id, store)?);
@@ -126,6 +127,27 @@ impl<'a> Builder<'a> {
         let descriptor = manifest.descriptor().clone();
         store.built.insert(descriptor.digest.clone(), manifest.bytes().clone());
         Ok(descriptor)
+    }
+
+    /// Names all layers that are missing, not only the first.
+    fn all_there(&self, paths: &[String], store: &Store) -> Result<()> {
+        let missing: Vec<String> = paths
+            .iter()
+            .filter(|path| self.resolve(path, store).is_err())
+            .map(|path| format!("`{}`", path.escape_debug()))
+            .collect();
+        if missing.len() < 2 {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Malformed,
+            format!(
+                "{} layers are not in the archive: {}",
+                missing.len(),
+                missing.join(", ")
+            ),
+        )
+        .with_hint("the archive is incomplete: copy it again, or save the image again"))
     }
 
     /// The digest of an image's config.

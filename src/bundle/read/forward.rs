@@ -66,6 +66,11 @@ impl<R: Read> StreamForward<R> {
         }
     }
 
+    /// The input itself, which is not to be read from beside this.
+    pub(super) fn inner_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The input, at the position that was reached.
     pub(super) fn into_inner(self) -> R {
         self.input

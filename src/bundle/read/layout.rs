@@ -38,6 +38,10 @@ pub(super) struct Contents {
     pub(super) images: Vec<BundledImage>,
     pub(super) referrers: Vec<Referrer>,
     pub(super) missing: Vec<Missing>,
+    /// Whether it looks like a bundle of this program but for the record, which is not there.
+    lacks_record: bool,
+    /// What the record lists and the index does not.
+    unlisted: Vec<String>,
 }
 
 /// Reads what an archive lists. `given` is the name for an image that has none.
@@ -56,7 +60,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: Option<&Refe
             let items = items.unwrap_or_default();
             let mut contents = read_index(archive, store, &items, given)?;
             rebuild::mend(archive, store, &items, &mut contents)?;
-            warn_of_unrecorded(archive, &contents);
+            warn_of_record(archive, &contents);
             contents
         }
         // A bundle of our own always has a layout: without one it is damaged, and the few images that `manifest.json` lists,
@@ -88,16 +92,28 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: Option<&Refe
     Ok(contents)
 }
 
-/// Tells about images that the bundle's own record does not know.
-fn warn_of_unrecorded(archive: &mut Archive, contents: &Contents) {
-    if !archive.files.contains_key(record::MEMBER) {
+/// Tells where the bundle's own record and its index do not know of each other's images, or the record is gone.
+fn warn_of_record(archive: &mut Archive, contents: &Contents) {
+    let label = archive.label.escape_debug().to_string();
+    let member = record::MEMBER;
+    if contents.lacks_record {
+        archive.warnings.push(format!(
+            "`{label}` has no `{member}`; if docker-mirror made it, it was damaged or edited, and what it says of platforms \
+             that were dropped and of images that are missing is lost"
+        ));
+    }
+    for name in &contents.unlisted {
+        archive.warnings.push(format!(
+            "`{label}`: `{member}` lists `{}`, and `index.json` does not; it is left out",
+            name.escape_debug()
+        ));
+    }
+    if !archive.files.contains_key(member) {
         return;
     }
     for image in contents.images.iter().filter(|image| image.record.is_none()) {
         archive.warnings.push(format!(
-            "`{}`: `{}` does not list `{}`; it was added later, or the bundle was edited",
-            archive.label.escape_debug(),
-            record::MEMBER,
+            "`{label}`: `{member}` does not list `{}`; it was added later, or the bundle was edited",
             image.name
         ));
     }
@@ -214,10 +230,59 @@ fn read_index(archive: &Archive, store: &Store, items: &[Item], given: Option<&R
             contents.images.push(image(archive, entry, name, known.as_ref())?);
         }
     }
-    if let Some(record) = record {
-        contents.missing = record.missing;
+    match record {
+        Some(record) => {
+            contents.unlisted = agree(archive, &record, &contents)?;
+            contents.missing = record.missing;
+        }
+        None => {
+            let twice_named = |entry: &Entry| {
+                let name = entry.annotations.get(names::CONTAINERD_NAME);
+                name.is_some() && name == entry.annotations.get(names::REF_NAME)
+            };
+            contents.lacks_record = !index.entries.is_empty() && index.entries.iter().all(twice_named);
+        }
     }
     Ok(contents)
+}
+
+/// The digest that goes under the name of an image.
+fn stated_root(record: &ImageRecord) -> &Digest {
+    match (&record.filtered, record.index) {
+        (Some(filtered), Choice::Whole | Choice::Filtered) => filtered,
+        _ => &record.original,
+    }
+}
+
+/// An image that the index calls otherwise than the record does must not go to a wrong name. Returns what only the record
+/// lists.
+fn agree(archive: &Archive, record: &Record, contents: &Contents) -> Result<Vec<String>> {
+    let key = |reference: &str| reference.parse().map(|name: Reference| name_in_bundle(&name)).ok();
+    let listed: HashSet<Option<String>> = contents
+        .images
+        .iter()
+        .filter_map(|image| Some(key(&image.record.as_ref()?.reference)))
+        .collect();
+    let unlisted = |record: &&ImageRecord| !listed.contains(&key(&record.reference));
+    let unlisted: Vec<&ImageRecord> = record.images.iter().filter(unlisted).collect();
+    for image in contents.images.iter().filter(|image| image.record.is_none()) {
+        let Some(other) = unlisted.iter().find(|record| *stated_root(record) == image.root.digest) else {
+            continue;
+        };
+        return Err(Error::new(
+            Kind::Malformed,
+            format!(
+                "`{}`: {} is called `{}` in `index.json` and `{}` in `{}`",
+                archive.label.escape_debug(),
+                image.root.digest,
+                image.name,
+                other.reference.escape_debug(),
+                record::MEMBER
+            ),
+        )
+        .with_hint("the bundle is damaged or was edited: copy it again, or export it again"));
+    }
+    Ok(unlisted.into_iter().map(|record| record.reference.clone()).collect())
 }
 
 fn image(
@@ -228,10 +293,7 @@ fn image(
 ) -> Result<BundledImage> {
     let root = entry.descriptor.clone();
     let found = known.and_then(|known| known.get(&name_in_bundle(&name)).copied());
-    let stated = found.map(|found| match (&found.filtered, found.index) {
-        (Some(filtered), Choice::Whole | Choice::Filtered) => filtered,
-        _ => &found.original,
-    });
+    let stated = found.map(stated_root);
     if let Some(stated) = stated
         && *stated != root.digest
     {

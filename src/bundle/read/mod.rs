@@ -9,10 +9,12 @@ mod compression;
 mod docker_archive;
 mod find;
 mod forward;
+mod front;
 mod header;
 mod layer;
 mod layout;
 mod names;
+pub mod pipe;
 mod rebuild;
 mod scan;
 mod source;
@@ -24,6 +26,7 @@ mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -35,6 +38,7 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
 use archive::Archive;
 use find::Found;
+use pipe::Incoming;
 use store::Store;
 
 /// One or several bundles, opened and indexed; blobs are shared among them. Reads are positional, so that any number of
@@ -111,10 +115,27 @@ impl Bundle {
     ///
     /// # Errors
     /// As [`open`](Self::open); [`Kind::NoSpace`] if the temporary file does not fit.
-    pub fn from_reader(input: impl Read, label: &str, options: &OpenOptions) -> Result<Self> {
+    pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
         let archive = spool::from_reader(input, label, options.temp_dir.as_deref(), &mut store)?;
         Self::of_archives(vec![archive], store, Vec::new(), options)
+    }
+
+    /// Opens what comes from a pipe, and copies no more of it than must be: a bundle of this program has everything but its
+    /// layers at its front, and then only that is read, and the rest is left to the caller. Its images are those of the
+    /// front; that all of their blobs follow is what the rest has to prove. Any other archive is copied as by
+    /// [`from_reader`](Self::from_reader), and no rest is returned.
+    ///
+    /// # Errors
+    /// As [`from_reader`](Self::from_reader).
+    pub fn from_pipe(
+        input: impl Read + Send + 'static,
+        label: &str,
+        options: &OpenOptions,
+    ) -> Result<(Self, Option<Incoming>)> {
+        let mut store = Store::default();
+        let (archive, rest) = pipe::open(input, label, options.temp_dir.as_deref(), &mut store)?;
+        Ok((Self::of_archives(vec![archive], store, Vec::new(), options)?, rest))
     }
 
     fn of_archives(archives: Vec<Archive>, store: Store, warnings: Vec<String>, options: &OpenOptions) -> Result<Self> {
@@ -133,7 +154,33 @@ impl Bundle {
             bundle.missing.extend(contents.missing);
         }
         bundle.one_digest_per_name()?;
+        if let Some(given) = &options.name {
+            bundle.has_use_for(given)?;
+        }
         Ok(bundle)
+    }
+
+    /// A given name of which nothing is made would leave the image under a name that the user does not expect.
+    fn has_use_for(&self, given: &Reference) -> Result<()> {
+        let of_use =
+            |image: &BundledImage| (image.name.host(), image.name.repository()) == (given.host(), given.repository());
+        if self.images.iter().any(of_use) {
+            return Ok(());
+        }
+        let first = self
+            .images
+            .first()
+            .map(|image| image.name.to_string())
+            .unwrap_or_default();
+        let more = match self.images.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        Err(Error::new(
+            Kind::Usage,
+            format!("`--name {given}` has no effect, since every image has a name of its own: `{first}`{more}"),
+        )
+        .with_hint("leave it away; `--map` puts images elsewhere"))
     }
 
     /// A name that stands there twice is one image if the digest is the same, and an error if not.
@@ -211,12 +258,24 @@ impl Bundle {
         self.store.read_at(digest, offset, buffer)
     }
 
+    /// The file that a blob stands in, and where it starts there, for copies that the kernel makes. `None` where it has no
+    /// open file of its own.
+    pub fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
+        self.store.file_of(digest)
+    }
+
     /// Reads a blob through and compares its digest.
     ///
     /// # Errors
     /// [`Kind::Integrity`] if it is another, with file, member and offset; [`Kind::NotFound`] if the blob is not there.
     pub fn verify_blob(&self, digest: &Digest) -> Result<()> {
         self.store.verify(digest)
+    }
+
+    /// Turns to another copy of a blob whose bytes are not those of its digest, in another of the bundles. `false` if there
+    /// is none that was not tried.
+    pub fn turn(&self, digest: &Digest) -> bool {
+        self.store.turn(digest)
     }
 
     /// Where a blob stands, for error messages: file, member name and offset.

@@ -6,7 +6,7 @@ use super::archive::Archive;
 use super::docker_archive::{self, Builder, Item};
 use super::layout::Contents;
 use super::store::Store;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -23,12 +23,29 @@ pub(super) fn read_items(
 ) -> Result<Contents> {
     let mut contents = Contents::default();
     let mut builder = Builder::new(archive);
+    let mut faults = Vec::new();
     for item in items {
         let names = docker_archive::names(archive, item, given)?;
-        let root = builder.build(item, store)?;
-        contents
-            .images
-            .extend(names.into_iter().map(|name| rebuilt(archive, name, root.clone())));
+        match builder.build(item, store) {
+            Ok(root) => contents
+                .images
+                .extend(names.into_iter().map(|name| rebuilt(archive, name, root.clone()))),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.len() > 1 {
+        let lines: String = faults.iter().map(|fault| format!("\n  {}", fault.full())).collect();
+        let error = Error::new(
+            faults[0].kind(),
+            format!("{} images are not whole:{lines}", faults.len()),
+        );
+        return Err(match faults[0].hint() {
+            Some(hint) => error.with_hint(hint.to_owned()),
+            None => error,
+        });
+    }
+    if let Some(fault) = faults.pop() {
+        return Err(fault);
     }
     let count = contents.images.len();
     archive.warnings.push(format!(

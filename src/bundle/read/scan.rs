@@ -195,6 +195,11 @@ impl<F: Forward> Scanner<F> {
         Ok(got)
     }
 
+    /// The input, at the position that was reached.
+    pub(super) fn input_mut(&mut self) -> &mut F {
+        &mut self.input
+    }
+
     /// How the archive ended, once [`next`](Self::next) gave `None`, and the input behind the end.
     pub(super) fn into_end(self) -> (End, F) {
         (self.end.unwrap_or(End::Unmarked), self.input)

@@ -17,6 +17,8 @@ pub(super) struct Source {
     /// Kept open for archives. A blob file of a layout directory is opened for each read: there may be more of them than
     /// a process may have open.
     file: Option<File>,
+    /// What stands in memory instead of a file: the front of a bundle in a pipe.
+    memory: Option<Vec<u8>>,
     length: u64,
     modified: Option<SystemTime>,
 }
@@ -30,6 +32,7 @@ impl Source {
             label: path.display().to_string(),
             path: path.to_owned(),
             file: Some(file),
+            memory: None,
             length: metadata.len(),
             modified: metadata.modified().ok(),
         })
@@ -41,6 +44,7 @@ impl Source {
             label: path.display().to_string(),
             path: path.to_owned(),
             file: None,
+            memory: None,
             length: metadata.len(),
             modified: metadata.modified().ok(),
         }
@@ -54,13 +58,31 @@ impl Source {
             label: label.to_owned(),
             path,
             file: Some(file),
+            memory: None,
             length: metadata.len(),
             modified: None,
         })
     }
 
+    /// Takes bytes in memory, which came out of `label`.
+    pub(super) fn memory(label: &str, bytes: Vec<u8>) -> Self {
+        Self {
+            label: label.to_owned(),
+            path: PathBuf::from(label),
+            file: None,
+            length: bytes.len() as u64,
+            memory: Some(bytes),
+            modified: None,
+        }
+    }
+
     pub(super) fn label(&self) -> &str {
         &self.label
+    }
+
+    /// The open file, where it is kept open.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -74,6 +96,13 @@ impl Source {
     pub(super) fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match &self.file {
             Some(file) => self.read_from(file, offset, buffer),
+            None if self.memory.is_some() => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let bytes = self.memory.as_ref().and_then(|all| all.get(start..));
+                let bytes = bytes.and_then(|rest| rest.get(..buffer.len()));
+                buffer.copy_from_slice(bytes.ok_or_else(|| self.changed(self.length))?);
+                Ok(())
+            }
             None => {
                 let file = File::open(&self.path).map_err(|e| missing_or_io(&self.path, e))?;
                 self.read_from(&file, offset, buffer)
@@ -103,6 +132,7 @@ impl Source {
         let Some(before) = self.modified else { return false };
         let metadata = match &self.file {
             Some(file) => file.metadata(),
+            None if self.memory.is_some() => return false,
             None => fs::metadata(&self.path),
         };
         metadata.and_then(|m| m.modified()).is_ok_and(|now| now != before)
@@ -165,7 +195,7 @@ impl Place {
     /// For messages: file, member and offset. `name` is that of the member where it is not kept here.
     pub(super) fn describe(&self, name: &str) -> String {
         let name = self.member.as_deref().unwrap_or(name);
-        if self.source.file.is_none() {
+        if self.source.file.is_none() && self.source.memory.is_none() {
             return format!("`{}`", self.source.label.escape_debug());
         }
         format!(

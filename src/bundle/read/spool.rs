@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::Archive;
@@ -49,25 +50,31 @@ pub(super) fn open(path: &Path, temp_dir: Option<&Path>, store: &mut Store) -> R
 
 /// Indexes what comes from a pipe.
 pub(super) fn from_reader(
-    mut input: impl Read,
+    input: impl Read + Send,
     label: &str,
     temp_dir: Option<&Path>,
     store: &mut Store,
 ) -> Result<Archive> {
-    let mut head = [0; MAGIC];
+    let (compression, input) = unwrap(input, label)?;
+    spool(input, compression, label, "it comes from a pipe", temp_dir, store)
+}
+
+/// Looks at the first bytes of a pipe for how it is compressed; the input that is returned has them still.
+pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression, impl Read + use<R>)> {
+    let mut head = vec![0; MAGIC];
     let count = StreamForward::new(label, &mut input).read(&mut head)?;
+    head.truncate(count);
     if count == 0 {
         return Err(Error::new(
             Kind::Malformed,
             format!("`{}` is empty", label.escape_debug()),
         ));
     }
-    let compression = Compression::of(&head[..count], &format!("`{}`", label.escape_debug()))?;
-    let input = io::Cursor::new(&head[..count]).chain(input);
-    spool(input, compression, label, "it comes from a pipe", temp_dir, store)
+    let compression = Compression::of(&head, &format!("`{}`", label.escape_debug()))?;
+    Ok((compression, io::Cursor::new(head).chain(input)))
 }
 
-fn spool<R: Read>(
+fn spool<R: Read + Send>(
     input: R,
     compression: Compression,
     label: &str,
@@ -75,37 +82,49 @@ fn spool<R: Read>(
     temp_dir: Option<&Path>,
     store: &mut Store,
 ) -> Result<Archive> {
-    let name = label.escape_debug();
-    let Some(directory) = temp_dir else {
-        return Err(Error::new(
-            Kind::Usage,
-            format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
-        ));
-    };
-    let mut file =
-        tempfile::tempfile_in(directory).map_err(|e| Error::io("create a temporary file in", directory, e))?;
-    let decoder = compression
-        .decode(input, &format!("`{name}`"), RATIO)
+    let mut pass = begin(input, compression, label, temp_dir)?;
+    pass.input_mut().inner_mut().move_to_file(label, why)?;
+    finish(pass, label, why, store)
+}
+
+/// The pass over an archive that is written down as it goes by.
+pub(super) type Pass<'a> = Scanner<StreamForward<Tee<Box<dyn Read + Send + 'a>>>>;
+
+/// Begins to copy an archive: to memory at first, and to a temporary file as soon as that is asked for.
+pub(super) fn begin<'a, R: Read + Send + 'a>(
+    input: R,
+    compression: Compression,
+    label: &str,
+    temp_dir: Option<&Path>,
+) -> Result<Pass<'a>> {
+    let input = compression
+        .decode(input, &format!("`{}`", label.escape_debug()), RATIO)
         .map_err(|e| stream_error(label, e))?;
     let tee = Tee {
-        input: decoder,
-        output: &mut file,
+        input,
+        output: Output::Memory(Vec::new()),
         written: 0,
-        directory,
+        directory: temp_dir.map(Path::to_owned),
     };
-    let mut scanner = Scanner::new(label, StreamForward::new(label, tee));
-    while scanner.next()?.is_some() {}
-    let (end, input) = scanner.into_end();
+    Ok(Scanner::new(label, StreamForward::new(label, tee)))
+}
+
+/// Copies what is left of an archive to a temporary file, and indexes the copy.
+pub(super) fn finish(mut pass: Pass<'_>, label: &str, why: &str, store: &mut Store) -> Result<Archive> {
+    let name = label.escape_debug();
+    pass.input_mut().inner_mut().move_to_file(label, why)?;
+    while pass.next()?.is_some() {}
+    let (end, input) = pass.into_end();
     let mut tee = input.into_inner();
-    let written = tee.written;
     // To its end, so that a wrong checksum of what the archive is wrapped in is noticed.
     let garbage = end == End::Marked && behind(&mut tee.input).map_err(|e| stream_error(label, e))?;
 
-    let source = Arc::new(Source::spooled(label, file)?);
+    let source = Arc::new(tee.output.into_source(label)?);
     let mut archive = Archive::of_tar(&source, store)?;
     archive.warnings.push(format!(
-        "`{name}` was copied to a temporary file of {written} bytes in `{}`, as {why}",
-        directory.display()
+        "`{name}` was copied to a temporary file of {} bytes in `{}`, as {why}",
+        tee.written,
+        tee.directory.unwrap_or_default().display()
     ));
     if garbage {
         archive
@@ -116,7 +135,7 @@ fn spool<R: Read>(
 }
 
 /// Reads what stands behind the end; says whether that is anything but padding.
-fn behind(input: &mut dyn Read) -> io::Result<bool> {
+pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
     let mut buffer = vec![0; 64 << 10];
     let mut left = BEHIND;
     let mut garbage = false;
@@ -134,25 +153,109 @@ fn behind(input: &mut dyn Read) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Writes down what is read through it.
-struct Tee<'a, R> {
-    input: R,
-    output: &'a mut File,
+/// Writes down what is read through it, for as long as that is wanted.
+pub(super) struct Tee<R> {
+    pub(super) input: R,
+    output: Output,
     written: u64,
-    directory: &'a Path,
+    directory: Option<PathBuf>,
 }
 
-impl<R: Read> Read for Tee<'_, R> {
+/// Where it is written down.
+#[derive(Debug, Default)]
+pub(super) enum Output {
+    #[default]
+    Nowhere,
+    Memory(Vec<u8>),
+    /// A file without a name: it is gone when the last handle is closed, however the process ends.
+    File(File),
+}
+
+impl Output {
+    /// What was written down, to be read by offset.
+    pub(super) fn into_source(self, label: &str) -> Result<Source> {
+        match self {
+            Self::Nowhere => Ok(Source::memory(label, Vec::new())),
+            Self::Memory(mut bytes) => {
+                bytes.shrink_to_fit();
+                Ok(Source::memory(label, bytes))
+            }
+            Self::File(file) => Source::spooled(label, file),
+        }
+    }
+}
+
+impl<R> Tee<R> {
+    /// Goes on in a temporary file, which gets what was written down so far. `why` says what makes that necessary.
+    pub(super) fn move_to_file(&mut self, label: &str, why: &str) -> Result<()> {
+        let Output::Memory(bytes) = &self.output else {
+            return Ok(());
+        };
+        let Some(directory) = &self.directory else {
+            let name = label.escape_debug();
+            return Err(Error::new(
+                Kind::Usage,
+                format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
+            ));
+        };
+        let mut file = tempfile::tempfile_in(directory).map_err(|e| {
+            Error::io("create a temporary file in", directory, e)
+                .context(format!("`{}` has to be copied, as {why}", label.escape_debug()))
+                .with_hint("set TMPDIR to a directory that can be written to")
+        })?;
+        file.write_all(bytes).map_err(|e| write_error(directory, e))?;
+        self.output = Output::File(file);
+        Ok(())
+    }
+
+    /// How much was written down.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Ends writing down, and gives out what was.
+    pub(super) fn take(&mut self) -> Output {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Reads back what was written down.
+    pub(super) fn read_back(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        match &self.output {
+            Output::File(file) => file.read_exact_at(&mut bytes, offset),
+            Output::Memory(all) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let part = all.get(start..).and_then(|rest| rest.get(..bytes.len()));
+                part.map(|part| bytes.copy_from_slice(part))
+                    .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            }
+            Output::Nowhere => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        .map_err(|e| Error::new(Kind::Io, "cannot read the copy of a pipe").with_source(e))?;
+        Ok(bytes)
+    }
+}
+
+impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.input.read(buffer)?;
-        self.output.write_all(&buffer[..got]).map_err(|e| {
-            let mut error = Error::io("write a temporary file in", self.directory, e);
-            if error.kind() == Kind::NoSpace {
-                error = error.with_hint("set TMPDIR to a directory with more room");
-            }
-            io::Error::other(error)
-        })?;
+        match &mut self.output {
+            Output::Nowhere => return Ok(got),
+            Output::Memory(bytes) => bytes.extend_from_slice(&buffer[..got]),
+            Output::File(file) => file.write_all(&buffer[..got]).map_err(|e| {
+                let directory = self.directory.as_deref().unwrap_or(Path::new(""));
+                io::Error::other(write_error(directory, e))
+            })?,
+        }
         self.written += got as u64;
         Ok(got)
+    }
+}
+
+fn write_error(directory: &Path, e: io::Error) -> Error {
+    let error = Error::io("write a temporary file in", directory, e);
+    match error.kind() {
+        Kind::NoSpace => error.with_hint("set TMPDIR to a directory with more room"),
+        _ => error,
     }
 }

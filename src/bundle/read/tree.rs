@@ -17,6 +17,8 @@ use crate::image::tree::{Choice, ImageTree, IndexMode, PlatformRecord, Variant, 
 /// Builds the tree of an image.
 pub(super) fn of_image(store: &Store, image: &BundledImage) -> Result<ImageTree> {
     let mut walk = Walk::new(store);
+    let left_out = image.record.iter().flat_map(|record| &record.left_out);
+    walk.left_behind = left_out.map(|left| left.digest.clone()).collect();
     let filtered = image
         .record
         .as_ref()

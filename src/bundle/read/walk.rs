@@ -14,13 +14,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
-use crate::image::tree::{LeftOut, Variant};
-
-/// An index inside an index inside an index: deeper than this is no image.
-const MAX_DEPTH: usize = 8;
-
-/// A tree has at most this many manifests.
-const MAX_NODES: usize = 10_000;
+use crate::image::tree::{LeftOut, MAX_DEPTH, MAX_NODES, Variant};
 
 /// The manifests of one tree take at most this much memory.
 const MAX_BYTES: u64 = 256 << 20;
@@ -40,6 +34,8 @@ pub(super) struct Walk<'a> {
     pub(super) missing: BTreeSet<Digest>,
     wrong: BTreeSet<String>,
     left_out: BTreeMap<Digest, LeftOut>,
+    /// Blobs that the bundle's record says are not in it: those of a pipe's rest are all others.
+    pub(super) left_behind: HashSet<Digest>,
     /// Image configs by digest.
     pub(super) configs: BTreeMap<Digest, Bytes>,
     configs_size: usize,
@@ -57,6 +53,7 @@ impl<'a> Walk<'a> {
             missing: BTreeSet::new(),
             wrong: BTreeSet::new(),
             left_out: BTreeMap::new(),
+            left_behind: HashSet::new(),
             configs: BTreeMap::new(),
             configs_size: 0,
             platforms: HashMap::new(),
@@ -94,7 +91,7 @@ impl<'a> Walk<'a> {
         if depth > MAX_DEPTH {
             return Err(Error::new(
                 Kind::Malformed,
-                format!("indexes stand more than {MAX_DEPTH} deep in each other"),
+                format!("its indexes nest deeper than {MAX_DEPTH} levels"),
             ));
         }
         if !seen.insert(node.digest().clone()) {
@@ -190,7 +187,11 @@ impl<'a> Walk<'a> {
         }
         let mut complete = true;
         for blob in node.blobs() {
-            if blob.is_nondistributable() && self.store.size_of(&blob.digest).is_none() {
+            let here = self.store.size_of(&blob.digest).is_some();
+            if !here && self.store.to_come && !self.left_behind.contains(&blob.digest) {
+                continue;
+            }
+            if blob.is_nondistributable() && !here {
                 self.left_out.entry(blob.digest.clone()).or_insert_with(|| LeftOut {
                     digest: blob.digest.clone(),
                     media_type: blob.media_type.clone(),

@@ -3,34 +3,38 @@
 //! Manifests first; they give the plan, and the plan gives every byte of the bundle its place. Then blobs side by side into
 //! their places, and the final name last.
 
+mod ahead;
+mod file;
 mod fill;
+mod gate;
+mod moves;
 mod ordered;
 mod reuse;
+mod settle;
 mod slot;
 mod unfinished;
+mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
-use crate::bundle::journal::{Header, Journal, OldSlot};
-use crate::bundle::partial::{Partial, already_there};
-use crate::bundle::plan::{Extras, Plan, TRAILER};
-use crate::bundle::ranges::Ranges;
+use crate::bundle::file_system::FileSystem;
+use crate::bundle::plan::{Extras, Plan};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
-use crate::progress::{Event, Progress};
+use crate::progress::Progress;
 use crate::registry::{Presence, Registries};
-use crate::transfer::fetch::Sources;
-use crate::transfer::resolve::{Resolver, Wanted};
+use crate::transfer::resolve::Wanted;
 
 pub use ordered::Compression;
+pub use reuse::Reused;
 
 /// Where a bundle goes.
 pub enum Output {
@@ -67,6 +71,8 @@ pub struct Request {
     pub reuse: Vec<PathBuf>,
     /// How much is read ahead of a pipe, in bytes.
     pub read_ahead: u64,
+    /// What the file system of the output can do, where the caller knows better than the system that is asked otherwise.
+    pub file_system: Option<FileSystem>,
 }
 
 /// What became of an export.
@@ -82,8 +88,8 @@ pub struct Report {
     pub committed: bool,
     /// The size of the bundle, in bytes; uncompressed.
     pub size: u64,
-    /// Bytes that came from earlier bundles.
-    pub reused: u64,
+    /// What came from earlier bundles.
+    pub reused: Reused,
 }
 
 /// One image in a bundle.
@@ -128,7 +134,9 @@ impl Exported {
 /// What ends everything: the output cannot be written, is there already, or belongs to another run.
 pub async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     match request.output {
-        Output::File { .. } if request.compression == Compression::None => to_file(request, registries, progress).await,
+        Output::File { .. } if request.compression == Compression::None => {
+            file::export(request, registries, progress).await
+        }
         _ => ordered::export(request, registries, progress).await,
     }
 }
@@ -154,8 +162,9 @@ impl Resolved {
         resolved
     }
 
-    /// Takes out the images that need a blob that could not be fetched.
-    fn drop_failed(&mut self, failures: &mut fill::Failures) {
+    /// Takes out the images that need a blob that could not be fetched, and says whether there are any.
+    fn drop_failed(&mut self, failures: &mut fill::Failures) -> bool {
+        let before = self.trees.len();
         let trees = std::mem::take(&mut self.trees);
         for tree in trees {
             let culprit = tree
@@ -175,6 +184,7 @@ impl Resolved {
                 }
             }
         }
+        self.trees.len() < before
     }
 
     fn extras(&self, docker_manifest: bool) -> Extras {
@@ -193,6 +203,19 @@ impl Resolved {
     }
 }
 
+/// Tells what a user should know about a plan.
+fn warn(plan: &Plan, progress: &Progress) {
+    for warning in plan.warnings() {
+        progress.warn(warning.as_str());
+    }
+}
+
+/// The image configs that were read on the way: they need not be fetched again.
+fn configs(trees: &[ImageTree]) -> BTreeMap<Digest, Bytes> {
+    let configs = trees.iter().flat_map(|tree| &tree.configs);
+    configs.map(|(digest, bytes)| (digest.clone(), bytes.clone())).collect()
+}
+
 fn unique(images: &[Reference]) -> Vec<Reference> {
     let mut seen = std::collections::HashSet::new();
     images.iter().filter(|image| seen.insert(*image)).cloned().collect()
@@ -209,169 +232,6 @@ fn request_identity(images: &[Reference], wanted: &Wanted, docker_manifest: bool
     }
     summary.push_str(&format!("; platforms: {}", wanted.platforms));
     (Digest::sha256(text.as_bytes()), summary)
-}
-
-async fn to_file(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
-    let Output::File { path, force, fresh } = &request.output else {
-        return Err(Error::new(Kind::Usage, "the output is no file"));
-    };
-    if !force && path.symlink_metadata().is_ok() {
-        return Err(already_there(path));
-    }
-    let partial = Arc::new(Partial::open(path)?);
-    if *fresh {
-        partial.clear()?;
-    }
-    let result = FileExport {
-        request: &request,
-        registries,
-        progress,
-        partial: &partial,
-    }
-    .run(*force)
-    .await;
-    if !matches!(&result, Ok(report) if report.committed) && partial.is_empty().unwrap_or(false) {
-        // This run has put nothing into it that the next one could use.
-        partial.remove();
-    }
-    result
-}
-
-/// One export into a file.
-struct FileExport<'a> {
-    request: &'a Request,
-    registries: &'a Registries,
-    progress: &'a Progress,
-    partial: &'a Arc<Partial>,
-}
-
-impl FileExport<'_> {
-    async fn run(&self, force: bool) -> Result<Report> {
-        let Self {
-            request,
-            registries,
-            progress,
-            partial,
-        } = *self;
-        let images = unique(&request.images);
-        let identity = request_identity(&images, &request.wanted, request.docker_manifest);
-        let left = unfinished::look(partial, &identity.0)?.unwrap_or_default();
-        let mut report = Report::default();
-        let resolver = Resolver::new(
-            registries.clone(),
-            request.wanted.clone(),
-            request.jobs,
-            progress.clone(),
-        )
-        .with_pins(left.pins.clone());
-        resolver.remember(left.manifests);
-        let mut resolved = Resolved::new(&images, resolver.resolve_all(&images).await);
-        if resolved.trees.is_empty() {
-            report.failed = resolved.failed;
-            return Ok(report);
-        }
-        report.moved = moved(&left.pins, &resolved.trees, registries, request.jobs).await;
-
-        // Images that failed are noted in the bundle only once it is clear that it is committed without them.
-        let extras = Extras {
-            missing: Vec::new(),
-            docker_manifest: request.docker_manifest,
-        };
-        let mut plan = Arc::new(Plan::new(&resolved.trees, &extras)?);
-        partial.reserve(plan.total(), human_bytes)?;
-        let mut written = unfinished::settle_in(partial, &plan, left.slots)?;
-        let journal = self.journal(&identity, &plan, &resolved.trees)?;
-        partial.write_at(plan.front(), 0)?;
-        for (slot, ranges) in &written {
-            for range in ranges.iter() {
-                journal.written(*slot, range)?;
-            }
-        }
-        report.reused = reuse::reuse(&request.reuse, &plan, partial, &journal, &mut written, progress).await?;
-        let sizes = written
-            .iter()
-            .map(|(slot, ranges)| ranges.len(plan.blobs()[*slot].blob.size));
-        progress.emit(Event::Planned {
-            blobs: plan.blobs().len() as u64,
-            bytes: plan.blob_bytes(),
-            present: sizes.sum(),
-        });
-        let filling = fill::Filling {
-            plan: plan.clone(),
-            partial: partial.clone(),
-            journal,
-            sources: Sources::new(&resolved.trees, registries, progress.clone())?,
-            progress: progress.clone(),
-            jobs: request.jobs,
-        };
-        let mut failures = fill::fill(filling, written).await?;
-        resolved.drop_failed(&mut failures);
-
-        let some_are_good = !resolved.trees.is_empty();
-        if !resolved.failed.is_empty() && request.allow_partial && some_are_good {
-            plan = Arc::new(self.without_failed(&resolved, &plan, &identity)?);
-        }
-        report.size = plan.total();
-        report.images = resolved.trees.iter().map(Exported::new).collect();
-        report.committed = some_are_good && (resolved.failed.is_empty() || request.allow_partial);
-        report.failed = resolved.failed;
-        if report.committed {
-            commit(partial, &plan, force)?;
-            for image in &report.images {
-                progress.emit(Event::ImageDone {
-                    reference: image.source.to_string(),
-                    digest: image.digest.to_string(),
-                });
-            }
-        }
-        Ok(report)
-    }
-
-    fn journal(
-        &self,
-        (identity, summary): &(Digest, String),
-        plan: &Plan,
-        trees: &[ImageTree],
-    ) -> Result<Arc<Journal>> {
-        let pins: BTreeMap<String, Digest> = trees
-            .iter()
-            .map(|tree| (tree.source.to_string(), tree.original.root.digest().clone()))
-            .collect();
-        let header = Header::new(identity.clone(), summary.clone(), plan.front().len() as u64, pins);
-        Journal::create(self.partial.journal_path(), &header, plan).map(Arc::new)
-    }
-
-    /// Plans again without the images that failed, and moves what is there to its new place.
-    fn without_failed(&self, resolved: &Resolved, old: &Plan, identity: &(Digest, String)) -> Result<Plan> {
-        let plan = Plan::new(&resolved.trees, &resolved.extras(self.request.docker_manifest))?;
-        let slots = old
-            .blobs()
-            .iter()
-            .map(|slot| OldSlot {
-                digest: slot.blob.digest.clone(),
-                size: slot.blob.size,
-                offset: slot.offset,
-                written: Ranges::default(),
-            })
-            .collect();
-        // A kill in the middle of the moves leaves a journal that claims nothing: the next run fetches again, and is right.
-        self.journal(identity, &plan, &resolved.trees)?;
-        unfinished::settle_in(self.partial, &plan, slots)?;
-        for slot in plan.blobs() {
-            self.partial.write_at(&slot.header()?, slot.header_offset)?;
-            let padding = usize::try_from(slot.padding()).unwrap_or(0);
-            self.partial.write_at(&[0; 512][..padding], slot.end())?;
-        }
-        self.partial.write_at(plan.front(), 0)?;
-        Ok(plan)
-    }
-}
-
-fn commit(partial: &Partial, plan: &Plan, force: bool) -> Result<()> {
-    let end = plan.total() - TRAILER;
-    let zeros = vec![0; usize::try_from(TRAILER).unwrap_or(0)];
-    partial.write_at(&zeros, end)?;
-    partial.commit(plan.total(), force)
 }
 
 /// Tags that point elsewhere by now. A registry that does not answer says nothing about it.
@@ -403,20 +263,4 @@ async fn moved(
         .filter_map(|found| async move { found })
         .collect()
         .await
-}
-
-/// A size for people, in binary units.
-pub(crate) fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} bytes");
-    }
-    #[allow(clippy::cast_precision_loss, reason = "two digits are shown")]
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }

@@ -45,6 +45,11 @@ pub(super) struct State {
     pub(super) wrong: u32,
     /// Whether it was given up.
     pub(super) failed: bool,
+    /// The earlier bundle that has it, by its number, until it was tried.
+    pub(super) earlier: Option<usize>,
+    /// How many of its bytes come from there.
+    pub(super) reused: u64,
+    size: u64,
 }
 
 /// A part that a task is working on.
@@ -57,10 +62,17 @@ pub(super) struct Active {
 }
 
 impl Slot {
-    pub(super) fn new(number: usize, place: plan::Slot, written: Ranges) -> Self {
-        let inherited = !written.is_empty();
+    /// A slot of which `written` is there; `earlier` says which earlier bundle has the blob.
+    pub(super) fn new(number: usize, place: plan::Slot, written: Ranges, earlier: Option<usize>) -> Self {
         let size = place.blob.size;
-        let mut pending = parts(written.gaps(size));
+        let absent = written.gaps(size);
+        let earlier = earlier.filter(|_| !absent.is_empty());
+        let inherited = !written.is_empty() || earlier.is_some();
+        let mut pending = match (earlier, absent.first()) {
+            // One task copies it all: nobody else is to fetch some of it meanwhile.
+            (Some(_), Some(first)) => vec![first.start..size],
+            _ => parts(absent),
+        };
         if pending.is_empty() {
             // All is there, or there is nothing to fetch: a task must still hash it and say that it is done.
             pending.push(size..size);
@@ -79,6 +91,9 @@ impl Slot {
                 inherited,
                 wrong: 0,
                 failed: false,
+                earlier,
+                reused: 0,
+                size,
             }),
         }
     }
@@ -124,18 +139,21 @@ impl State {
             if active.at < active.end {
                 self.pending.push(active.at..active.end);
                 self.pending.sort_by_key(|part| std::cmp::Reverse(part.start));
+                if self.ranges_refused {
+                    self.join();
+                }
             }
         }
     }
 
     /// Joins all open parts of a registry that serves no ranges into one per gap, for one task to read in order.
-    pub(super) fn join(&mut self, size: u64) {
+    pub(super) fn join(&mut self) {
         self.ranges_refused = true;
         let mut covered = self.written.clone();
         for active in &self.active {
             covered.insert(active.start..active.end);
         }
-        self.pending = covered.gaps(size);
+        self.pending = covered.gaps(self.size);
         self.pending.reverse();
     }
 
@@ -156,22 +174,28 @@ impl State {
         self.active.iter().map(|a| a.at).chain(pending).min()
     }
 
+    /// Cuts what is absent anew, after a task has taken its part back.
+    pub(super) fn cut(&mut self) {
+        self.pending = parts(self.written.gaps(self.size));
+    }
+
     /// A task takes its part back unread, because it cannot be had as a part.
     pub(super) fn abandon(&mut self, id: u64) {
         self.active.retain(|a| a.id != id);
     }
 
     /// Forgets every byte.
-    pub(super) fn reset(&mut self, hasher: Hasher, size: u64) {
+    pub(super) fn reset(&mut self, hasher: Hasher) {
         self.written = Ranges::default();
         self.hashed = 0;
         self.hasher = Some(hasher);
-        let whole = std::iter::once(0..size);
+        let whole = std::iter::once(0..self.size);
         self.pending = match self.ranges_refused {
             true => whole.collect(),
             false => parts(whole),
         };
         self.inherited = false;
+        self.reused = 0;
     }
 }
 

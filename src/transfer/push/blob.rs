@@ -82,7 +82,7 @@ pub(crate) async fn place(
                     return Err((error, Fault::Here));
                 }
                 if wrong && origin.elsewhere(&descriptor.digest) {
-                    progress.note(format!("{}; fetching it again", error.full()));
+                    progress.note(format!("{}; reading it again", error.full()));
                     continue;
                 }
                 let error = error.context(origin.describe(&descriptor.digest));
@@ -153,6 +153,10 @@ impl Meter {
 }
 
 impl BlobSource for Metered {
+    fn is_kept(&self, descriptor: &Descriptor) -> bool {
+        self.origin.is_kept(descriptor)
+    }
+
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         Box::pin(async move {
             if self.meter.unexpected.swap(false, Ordering::Relaxed) {

@@ -1,6 +1,6 @@
 //! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -8,6 +8,7 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use tokio::sync::Semaphore;
 
+use super::arrivals::{Arrival, Arrivals};
 use super::blob::{self, Way};
 use super::landing::{Landed, Landing, Written};
 use super::queue::{Demand, Fault, Job, Placed, Queue};
@@ -29,10 +30,11 @@ pub(crate) async fn push(
     request: &PushRequest,
     registry: &Registry,
     progress: &Progress,
+    arrivals: Option<Arrivals>,
 ) -> Result<Vec<ImageReport>> {
     let verdicts = verdicts(&items, request, registry).await?;
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
-    engine.run().await;
+    engine.run(arrivals).await?;
     Ok(engine.images.into_iter().map(|image| image.report).collect())
 }
 
@@ -80,6 +82,8 @@ enum Done {
     /// The manifests were put; what remains is to read them back, for which the repository need not wait.
     Manifests(usize, Box<Landing>, Result<Landed>),
     Image(usize, Result<Landed>),
+    /// Something came out of the pipe.
+    Arrived(Arrival),
 }
 
 struct Engine<'a> {
@@ -165,7 +169,7 @@ impl<'a> Engine<'a> {
         engine
     }
 
-    async fn run(&mut self) {
+    async fn run(&mut self, mut arrivals: Option<Arrivals>) -> Result<()> {
         for number in 0..self.images.len() {
             let image = &self.images[number];
             if !image.alive {
@@ -174,6 +178,11 @@ impl<'a> Engine<'a> {
                 self.ready(number);
             }
         }
+        if let Some(arrivals) = &mut arrivals {
+            self.queue.hold_back(|blob| arrivals.in_front(blob));
+            arrivals.start(self.queue.held_back(), !self.request.dry_run)?;
+        }
+        let mut open = arrivals.is_some();
         let wide = self.request.wide();
         let mut running: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         let (mut blobs, mut landings) = (0, 0);
@@ -195,13 +204,30 @@ impl<'a> Engine<'a> {
                 // What is in flight is dropped: nothing of it is reachable by a tag yet, or it is complete.
                 break;
             }
-            match running.next().await {
-                None => break,
-                Some(Done::Blob(job, outcome)) => {
+            let over = self.queue.take_over();
+            if let Some(pipe) = &mut arrivals {
+                over.iter().for_each(|digest| pipe.release(digest));
+            }
+            if self.lost() {
+                // Nothing is left to be done well, so the rest of the pipe is not waited for.
+                (arrivals, open) = (None, false);
+            }
+            let done = tokio::select! {
+                Some(done) = running.next(), if !running.is_empty() => done,
+                arrival = next(&mut arrivals), if open => Done::Arrived(arrival),
+                else => break,
+            };
+            match done {
+                Done::Arrived(Arrival::Blob(digest, size)) => self.arrived(&digest, size),
+                Done::Arrived(Arrival::End(outcome)) => {
+                    open = false;
+                    self.pipe_ended(outcome);
+                }
+                Done::Blob(job, outcome) => {
                     blobs -= 1;
                     self.blob_done(job, outcome);
                 }
-                Some(Done::Manifests(number, landing, outcome)) => {
+                Done::Manifests(number, landing, outcome) => {
                     self.release(number);
                     running.push(Box::pin(async move {
                         let checked = match outcome {
@@ -211,7 +237,7 @@ impl<'a> Engine<'a> {
                         Done::Image(number, checked)
                     }));
                 }
-                Some(Done::Image(number, outcome)) => {
+                Done::Image(number, outcome) => {
                     landings -= 1;
                     self.image_done(number, outcome);
                 }
@@ -223,6 +249,38 @@ impl<'a> Engine<'a> {
                 self.fail(number, &(&error).into());
             }
         }
+        Ok(())
+    }
+
+    /// A blob begins to come out of the pipe.
+    fn arrived(&mut self, digest: &Digest, size: u64) {
+        for (number, stated) in self.queue.arrived(digest, size) {
+            let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
+            self.fail(number, &(&Error::new(Kind::Integrity, why)).into());
+        }
+    }
+
+    /// The pipe ended, well or not: what has not come now is missing.
+    fn pipe_ended(&mut self, outcome: Result<Vec<String>>) {
+        let lacking = self.queue.never();
+        match &outcome {
+            Ok(warnings) => warnings.iter().for_each(|warning| self.progress.warn(warning.clone())),
+            // Every image has what it needs all the same.
+            Err(error) if lacking.is_empty() => self.progress.warn(error.full()),
+            Err(_) => {}
+        }
+        for (number, digests) in lacking {
+            let failure = match &outcome {
+                Err(error) => Failure::from(error),
+                Ok(_) => missing(&digests),
+            };
+            self.fail(number, &failure);
+        }
+    }
+
+    /// Whether no image can succeed any more, and not all have.
+    fn lost(&self) -> bool {
+        self.images.iter().all(|image| !image.alive) && self.images.iter().any(|image| image.report.error.is_some())
     }
 
     /// Starts what the queue wants next.
@@ -289,7 +347,10 @@ impl<'a> Engine<'a> {
             image.alive = false;
             image.report.outcome = Outcome::Planned;
             image.report.replaced = image.before.take();
-            self.tell(number);
+            image
+                .report
+                .replaced
+                .take_if(|before| image.report.pushed.as_ref() == Some(before));
             return;
         }
         let repository = &mut self.repositories[image.repository];
@@ -359,9 +420,12 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Tells that an image is over; its warnings stand in the report.
+    /// Tells that an image is there; its warnings stand in the report.
     fn tell(&mut self, number: usize) {
         let report = &self.images[number].report;
+        if self.request.dry_run || report.outcome == Outcome::LeftAlone {
+            return;
+        }
         if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
             self.progress.emit(Event::ImageDone {
                 reference: reference.clone(),
@@ -397,6 +461,21 @@ impl Image {
         }
         false
     }
+}
+
+async fn next(arrivals: &mut Option<Arrivals>) -> Arrival {
+    match arrivals {
+        Some(arrivals) => arrivals.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Blobs that did not come out of the pipe.
+fn missing(digests: &BTreeSet<Digest>) -> Failure {
+    let list: Vec<String> = digests.iter().map(ToString::to_string).collect();
+    let what = if list.len() == 1 { "blob is" } else { "blobs are" };
+    let message = format!("{} {what} missing from the bundle: {}", list.len(), list.join(", "));
+    (&Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")).into()
 }
 
 /// What would become of a blob. A mount is taken for granted, since it cannot be tried without doing it.

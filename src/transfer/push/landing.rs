@@ -84,7 +84,7 @@ impl Landing {
                     landed.digest = filtered.root.digest().clone();
                     landed.form = Form::Fallback;
                     landed.warnings.push(format!(
-                        "`{}` does not accept an index of which platforms are absent: the pinned digest {} does \
+                        "`{}` does not accept an index of which platforms are absent: the original digest {} does \
                              not exist there; the index of the platforms that are carried ({}) is under the tag `{}`",
                         self.item.destination.host(),
                         tree.original.root.digest(),

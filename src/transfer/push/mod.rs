@@ -10,8 +10,10 @@
 //! Nothing is spawned: a push that is dropped at any moment leaves blobs and manifests that no tag reaches, and a
 //! second run finds them.
 
+pub(crate) mod arrivals;
 pub(crate) mod blob;
 pub(crate) mod engine;
+pub(crate) mod flow;
 pub(crate) mod landing;
 pub mod place;
 pub(crate) mod queue;
@@ -29,6 +31,7 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, IndexMode};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, Registries};
+use crate::transfer::push::arrivals::Arrivals;
 use crate::transfer::push::place::Mapping;
 use crate::transfer::push::report::{ImageReport, PushReport};
 
@@ -143,13 +146,25 @@ pub(crate) async fn push_all(
     registries: &Registries,
     progress: &Progress,
 ) -> Result<PushReport> {
+    push_arriving(items, slots, request, registries, progress, None).await
+}
+
+/// The same with blobs that come out of a pipe.
+pub(crate) async fn push_arriving(
+    items: Vec<PushItem>,
+    slots: Vec<Slot>,
+    request: &PushRequest,
+    registries: &Registries,
+    progress: &Progress,
+    arrivals: Option<Arrivals>,
+) -> Result<PushReport> {
     let items = place::settle(items)?;
     let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)));
     let pushed = if stopped || items.is_empty() {
         Vec::new()
     } else {
         let registry = registries.host(request.destination.host())?;
-        engine::push(items, request, &registry, progress).await?
+        engine::push(items, request, &registry, progress, arrivals).await?
     };
     let mut pushed = pushed.into_iter().peekable();
     let mut reports = Vec::with_capacity(slots.len());

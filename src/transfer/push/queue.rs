@@ -5,7 +5,7 @@
 //! there. Needs of one work follow one another until the first mount has worked, so that a registry that refuses mounts
 //! is never sent the same bytes twice at a time; after that they go side by side.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::report::Amount;
 use crate::image::descriptor::Descriptor;
@@ -50,6 +50,8 @@ struct Work {
     /// Whether a mount of this blob has worked.
     mounts: bool,
     in_flight: usize,
+    /// Whether its bytes can be had yet.
+    here: bool,
 }
 
 /// What is to be done next.
@@ -94,6 +96,10 @@ pub(crate) struct Queue {
     ready: BTreeSet<usize>,
     /// Whether the registry has refused a mount. From then on it is asked first, since a refused mount becomes an upload.
     refused: bool,
+    /// Works that were held back and have not arrived.
+    away: HashMap<Digest, Vec<usize>>,
+    /// Blobs of which nothing is left to do, since this was last asked.
+    over: Vec<Digest>,
 }
 
 impl Queue {
@@ -109,6 +115,7 @@ impl Queue {
             holder: None,
             mounts: false,
             in_flight: 0,
+            here: true,
         };
         let mut has: HashSet<(usize, &Digest, u64)> = HashSet::new();
         for demand in demands.iter().filter(|d| d.in_place) {
@@ -143,6 +150,8 @@ impl Queue {
             works,
             ready,
             refused: false,
+            away: HashMap::new(),
+            over: Vec::new(),
         };
         (queue, waiting)
     }
@@ -154,6 +163,64 @@ impl Queue {
             .iter()
             .fold(0u64, |sum, work| sum.saturating_add(work.descriptor.size));
         (self.works.len() as u64, bytes)
+    }
+
+    /// Holds back all blobs that are not `here`, until they arrive.
+    pub(crate) fn hold_back(&mut self, here: impl Fn(&Descriptor) -> bool) {
+        for (number, work) in self.works.iter_mut().enumerate() {
+            work.here = here(&work.descriptor);
+            if !work.here {
+                self.ready.remove(&number);
+                self.away
+                    .entry(work.descriptor.digest.clone())
+                    .or_default()
+                    .push(number);
+            }
+        }
+    }
+
+    /// The blobs that are held back.
+    pub(crate) fn held_back(&self) -> impl Iterator<Item = &Descriptor> {
+        self.works.iter().filter(|work| !work.here).map(|work| &work.descriptor)
+    }
+
+    /// A blob that was held back can be had now. Returns the images that state another size, and that size.
+    pub(crate) fn arrived(&mut self, digest: &Digest, size: u64) -> Vec<(usize, u64)> {
+        let mut lost = Vec::new();
+        let mut of_use = false;
+        for number in self.away.remove(digest).unwrap_or_default() {
+            let work = &mut self.works[number];
+            work.here = true;
+            if work.descriptor.size == size {
+                of_use = true;
+                self.ready.insert(number);
+            } else {
+                let images = work.pending.drain(..).flat_map(|need| need.images);
+                lost.extend(images.map(|image| (image, work.descriptor.size)));
+            }
+        }
+        if !of_use {
+            self.over.push(digest.clone());
+        }
+        lost
+    }
+
+    /// What is held back will not come. Returns what each image lacks.
+    pub(crate) fn never(&mut self) -> BTreeMap<usize, BTreeSet<Digest>> {
+        let mut lacking: BTreeMap<usize, BTreeSet<Digest>> = BTreeMap::new();
+        for (digest, numbers) in self.away.drain() {
+            for number in numbers {
+                for image in self.works[number].pending.drain(..).flat_map(|need| need.images) {
+                    lacking.entry(image).or_default().insert(digest.clone());
+                }
+            }
+        }
+        lacking
+    }
+
+    /// Blobs of which nothing is left to do, each told once.
+    pub(crate) fn take_over(&mut self) -> Vec<Digest> {
+        std::mem::take(&mut self.over)
     }
 
     /// The next job, if one can be started now. Images that are not `alive` any more get nothing.
@@ -171,6 +238,7 @@ impl Queue {
             };
             let Some(need) = need else {
                 self.ready.remove(&number);
+                self.end(number);
                 continue;
             };
             work.in_flight += 1;
@@ -202,6 +270,7 @@ impl Queue {
             _ => {}
         }
         self.wake(job.work);
+        self.end(job.work);
     }
 
     /// Takes note of a job that failed. Returns the images that wait for the blob elsewhere and will not get it.
@@ -213,7 +282,15 @@ impl Queue {
             Fault::Source => work.pending.drain(..).flat_map(|need| need.images).collect(),
         };
         self.wake(job.work);
+        self.end(job.work);
         lost
+    }
+
+    fn end(&mut self, number: usize) {
+        let work = &self.works[number];
+        if work.pending.is_empty() && work.in_flight == 0 {
+            self.over.push(work.descriptor.digest.clone());
+        }
     }
 
     fn wake(&mut self, number: usize) {

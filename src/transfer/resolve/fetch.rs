@@ -16,7 +16,8 @@ use crate::image::media_type::{self, Shape};
 use crate::image::platform::Platform;
 use crate::image::reference::Target;
 use crate::image::tree::{ImageTree, LeftOut};
-use crate::registry::{Presence, Registry};
+use crate::registry::Presence;
+use crate::transfer::fetch::Repository;
 
 /// What was fetched, and the right to fetch more.
 #[derive(Debug)]
@@ -48,9 +49,9 @@ impl Fetcher {
     }
 
     /// What a tag points at now.
-    pub(super) async fn tagged(&self, place: &Place<'_>, tag: &Target) -> Result<Arc<RawManifest>> {
+    pub(super) async fn tagged(&self, repository: &Repository, tag: &Target) -> Result<Arc<RawManifest>> {
         let _permit = self.permits.acquire().await;
-        let root = Arc::new(place.registry.manifest(place.repository, tag).await?);
+        let root = Arc::new(repository.registry.manifest(&repository.name, tag).await?);
         self.remember([root.clone()]);
         Ok(root)
     }
@@ -58,7 +59,7 @@ impl Fetcher {
     /// A manifest by its digest; it must be what `descriptor` says of it.
     pub(super) async fn manifest(
         &self,
-        place: &Place<'_>,
+        repository: &Repository,
         digest: &Digest,
         descriptor: Option<&Descriptor>,
     ) -> Result<Arc<RawManifest>> {
@@ -66,9 +67,9 @@ impl Fetcher {
         let manifest = cell
             .get_or_try_init(|| async {
                 let _permit = self.permits.acquire().await;
-                place
+                repository
                     .registry
-                    .manifest(place.repository, &Target::Digest(digest.clone()))
+                    .manifest(&repository.name, &Target::Digest(digest.clone()))
                     .await
                     .map(Arc::new)
             })
@@ -82,7 +83,7 @@ impl Fetcher {
     /// The platform that an image config states, with the config's bytes; `None` for a config of another kind.
     pub(super) async fn platform_of(
         &self,
-        place: &Place<'_>,
+        repository: &Repository,
         config: &Descriptor,
     ) -> Result<Option<(Platform, Bytes)>> {
         if !media_type::is_image_config(&config.media_type) {
@@ -92,7 +93,7 @@ impl Fetcher {
         let bytes = cell
             .get_or_try_init(|| async {
                 let _permit = self.permits.acquire().await;
-                place.registry.small_blob(place.repository, config).await
+                repository.registry.small_blob(&repository.name, config).await
             })
             .await?;
         let parsed = Config::parse(bytes).map_err(|e| e.context(format!("config {}", config.digest)))?;
@@ -101,7 +102,7 @@ impl Fetcher {
     }
 
     /// Layers that need not be in a registry and are not in this one.
-    pub(super) async fn left_out(&self, place: &Place<'_>, tree: &ImageTree) -> Result<Vec<LeftOut>> {
+    pub(super) async fn left_out(&self, repository: &Repository, tree: &ImageTree) -> Result<Vec<LeftOut>> {
         let candidates: Vec<Descriptor> = tree
             .blobs()
             .into_iter()
@@ -110,29 +111,25 @@ impl Fetcher {
             .collect();
         let futures: Vec<_> = candidates
             .into_iter()
-            .map(|descriptor| self.absent(place, descriptor))
+            .map(|descriptor| self.absent(repository, descriptor))
             .collect();
         let found: Vec<_> = stream::iter(futures).buffered(self.jobs).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
-    async fn absent(&self, place: &Place<'_>, descriptor: Descriptor) -> Result<Option<LeftOut>> {
+    async fn absent(&self, repository: &Repository, descriptor: Descriptor) -> Result<Option<LeftOut>> {
         let _permit = self.permits.acquire().await;
-        Ok(match place.registry.head_blob(place.repository, &descriptor).await? {
-            Presence::Missing => Some(LeftOut {
-                digest: descriptor.digest,
-                media_type: descriptor.media_type,
-                reason: "a non-distributable layer that the registry does not have".to_owned(),
-            }),
-            _ => None,
-        })
+        Ok(
+            match repository.registry.head_blob(&repository.name, &descriptor).await? {
+                Presence::Missing => Some(LeftOut {
+                    digest: descriptor.digest,
+                    media_type: descriptor.media_type,
+                    reason: "a non-distributable layer that the registry does not have".to_owned(),
+                }),
+                _ => None,
+            },
+        )
     }
-}
-
-/// One repository of one registry.
-pub(super) struct Place<'a> {
-    pub(super) registry: &'a Registry,
-    pub(super) repository: &'a str,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use self::fetch::{Fetcher, Place};
+use self::fetch::Fetcher;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::filter::{self, Fate};
@@ -18,15 +18,10 @@ use crate::image::manifest::{Entry, Index, RawManifest, View};
 use crate::image::media_type::{self, Shape};
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
-use crate::image::tree::{Choice, ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
+use crate::image::tree::{Choice, ImageTree, IndexMode, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, platform_label};
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
-
-/// An index may nest indexes this deep.
-const MAX_DEPTH: usize = 8;
-
-/// An image may have this many manifests altogether.
-const MAX_NODES: usize = 10_000;
+use crate::transfer::fetch::Repository;
 
 /// What is asked of each image.
 #[derive(Debug, Clone, Default)]
@@ -111,29 +106,21 @@ impl Resolver {
     }
 
     async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
-        let registry = self.registries.host(reference.host())?;
-        let place = Place {
-            registry: &registry,
-            repository: reference.repository(),
-        };
+        let repository = Repository::of(reference, &self.registries)?;
         match self.pins.get(reference) {
-            Some(digest) => self.fetcher.manifest(&place, digest, None).await,
+            Some(digest) => self.fetcher.manifest(&repository, digest, None).await,
             None => match reference.target() {
-                Target::Digest(digest) => self.fetcher.manifest(&place, &digest, None).await,
-                tag @ Target::Tag(_) => self.fetcher.tagged(&place, &tag).await,
+                Target::Digest(digest) => self.fetcher.manifest(&repository, &digest, None).await,
+                tag @ Target::Tag(_) => self.fetcher.tagged(&repository, &tag).await,
             },
         }
     }
 
     async fn resolve(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
         let root = root?;
-        let registry = self.registries.host(reference.host())?;
-        let place = Place {
-            registry: &registry,
-            repository: reference.repository(),
-        };
+        let repository = Repository::of(reference, &self.registries)?;
         let mut state = State::default();
-        let (original, filtered) = self.root(&place, root, &mut state).await?;
+        let (original, filtered) = self.root(&repository, root, &mut state).await?;
         let mut tree = ImageTree {
             source: reference.clone(),
             original,
@@ -146,32 +133,28 @@ impl Resolver {
         };
         tree.choose(self.wanted.index);
         warn_of_absent(&tree, &self.wanted.platforms, &self.progress);
-        tree.left_out = self.fetcher.left_out(&place, &tree).await?;
+        tree.left_out = self.fetcher.left_out(&repository, &tree).await?;
         check_sizes(&tree)?;
         Ok(tree)
     }
 
     async fn root(
         &self,
-        place: &Place<'_>,
+        repository: &Repository,
         root: Arc<RawManifest>,
         state: &mut State,
     ) -> Result<(Variant, Option<Variant>)> {
         match root.view() {
             View::Index(index) => {
-                let node = self.index(place, &root, index, state, 0).await?;
+                let node = self.index(repository, &root, index, state, 0).await?;
                 if !state.kept.iter().any(|k| k.platform != "attestation") {
                     return Err(nothing_wanted(&self.wanted.platforms, &state.dropped));
                 }
-                let filtered = node.filtered.map(|root| Variant {
-                    root,
-                    below: unique(node.filtered_below),
-                });
-                let below = unique(node.original_below);
-                Ok((Variant { root, below }, filtered))
+                let filtered = node.filtered.map(|root| Variant::new(root, node.filtered_below));
+                Ok((Variant::new(root, node.original_below), filtered))
             }
             View::Image(image) => {
-                let platform = match self.fetcher.platform_of(place, &image.config).await? {
+                let platform = match self.fetcher.platform_of(repository, &image.config).await? {
                     Some((platform, bytes)) => {
                         state.configs.insert(image.config.digest.clone(), bytes);
                         Some(platform)
@@ -213,7 +196,7 @@ impl Resolver {
     /// Walks one index. Boxed, since indexes may nest.
     fn index<'a>(
         &'a self,
-        place: &'a Place<'a>,
+        repository: &'a Repository,
         raw: &'a RawManifest,
         index: &'a Index,
         state: &'a mut State,
@@ -226,17 +209,20 @@ impl Resolver {
                     format!("its indexes nest deeper than {MAX_DEPTH} levels"),
                 ));
             }
-            if index.entries.is_empty() {
+            if index.entries.is_empty() && depth == 0 {
                 return Err(Error::new(
                     Kind::NotFound,
                     format!("index {} lists nothing", raw.digest()),
                 ));
             }
             state.count(index.entries.len())?;
-            let platforms = self.platforms(place, index, state).await?;
+            let platforms = self.platforms(repository, index, state).await?;
             let keep = filter::decide(&index.entries, &platforms, &self.wanted.platforms);
-            let children = self.children(place, &index.entries, &keep).await?;
+            let children = self.children(repository, &index.entries, &keep).await?;
 
+            let all = self.wanted.platforms == PlatformFilter::All;
+            let first = state.kept.len();
+            let mut gone = HashSet::new();
             let mut node = Node::default();
             let mut fates = Vec::with_capacity(keep.len());
             for ((entry, platform), child) in index.entries.iter().zip(&platforms).zip(children) {
@@ -251,12 +237,13 @@ impl Resolver {
                 };
                 if let View::Index(nested) = child.view() {
                     let before = state.kept.len();
-                    let nested = self.index(place, &child, nested, state, depth + 1).await?;
-                    if !state.kept[before..].iter().any(|k| k.platform != "attestation") {
+                    let nested = self.index(repository, &child, nested, state, depth + 1).await?;
+                    if !all && !state.kept[before..].iter().any(|k| k.platform != "attestation") {
                         // Nothing in it is wanted: it goes as a whole.
                         let lost = state.kept.split_off(before);
                         state.dropped.extend(lost);
                         // The index itself is absent as well: a reader of the bundle must not look for it.
+                        gone.insert(record.digest.to_string());
                         state.dropped.push(record);
                         fates.push(Fate::Drop);
                         continue;
@@ -281,6 +268,18 @@ impl Resolver {
                 node.original_below.push(child.clone());
                 node.filtered_below.push(child);
             }
+            for (entry, fate) in index.entries.iter().zip(&mut fates) {
+                // What describes a nested index goes with it. Whether that stays is known only now.
+                if *fate == Fate::Keep && entry.attests().is_some_and(|subject| gone.contains(subject)) {
+                    *fate = Fate::Drop;
+                    let digest = &entry.descriptor.digest;
+                    node.forget(digest);
+                    if let Some(at) = state.kept[first..].iter().position(|k| k.digest == *digest) {
+                        let record = state.kept.remove(first + at);
+                        state.dropped.push(record);
+                    }
+                }
+            }
             if fates.iter().any(|fate| *fate != Fate::Keep) {
                 let bytes = filter::rewrite(raw.bytes(), &fates)?;
                 node.filtered = Some(Arc::new(RawManifest::new(bytes.into(), Some(raw.media_type()), None)?));
@@ -290,12 +289,17 @@ impl Resolver {
     }
 
     /// What each entry runs on: what it says itself, else what the image config behind it says, else unknown.
-    async fn platforms(&self, place: &Place<'_>, index: &Index, state: &mut State) -> Result<Vec<Option<Platform>>> {
+    async fn platforms(
+        &self,
+        repository: &Repository,
+        index: &Index,
+        state: &mut State,
+    ) -> Result<Vec<Option<Platform>>> {
         // The futures are made before the stream: a closure inside it would tie the boxed walk to one lifetime.
         let futures: Vec<_> = index
             .entries
             .iter()
-            .map(|entry| self.entry_platform(place, entry))
+            .map(|entry| self.entry_platform(repository, entry))
             .collect();
         let found: Vec<_> = stream::iter(futures).buffered(self.jobs).try_collect().await?;
         Ok(found
@@ -309,7 +313,7 @@ impl Resolver {
 
     async fn entry_platform(
         &self,
-        place: &Place<'_>,
+        repository: &Repository,
         entry: &Entry,
     ) -> Result<(Option<Platform>, Option<(Digest, Bytes)>)> {
         if let Some(platform) = &entry.platform
@@ -322,12 +326,12 @@ impl Resolver {
         }
         let child = self
             .fetcher
-            .manifest(place, &entry.descriptor.digest, Some(&entry.descriptor))
+            .manifest(repository, &entry.descriptor.digest, Some(&entry.descriptor))
             .await?;
         let View::Image(image) = child.view() else {
             return Ok((None, None));
         };
-        Ok(match self.fetcher.platform_of(place, &image.config).await? {
+        Ok(match self.fetcher.platform_of(repository, &image.config).await? {
             Some((platform, bytes)) => (Some(platform), Some((image.config.digest.clone(), bytes))),
             None => (None, None),
         })
@@ -335,24 +339,24 @@ impl Resolver {
 
     async fn children(
         &self,
-        place: &Place<'_>,
+        repository: &Repository,
         entries: &[Entry],
         keep: &[bool],
     ) -> Result<Vec<Option<Arc<RawManifest>>>> {
         let futures: Vec<_> = entries
             .iter()
             .zip(keep)
-            .map(|(entry, keep)| self.child(place, entry, *keep))
+            .map(|(entry, keep)| self.child(repository, entry, *keep))
             .collect();
         stream::iter(futures).buffered(self.jobs).try_collect().await
     }
 
-    async fn child(&self, place: &Place<'_>, entry: &Entry, keep: bool) -> Result<Option<Arc<RawManifest>>> {
+    async fn child(&self, repository: &Repository, entry: &Entry, keep: bool) -> Result<Option<Arc<RawManifest>>> {
         if !keep {
             return Ok(None);
         }
         self.fetcher
-            .manifest(place, &entry.descriptor.digest, Some(&entry.descriptor))
+            .manifest(repository, &entry.descriptor.digest, Some(&entry.descriptor))
             .await
             .map(Some)
     }
@@ -364,6 +368,13 @@ struct Node {
     original_below: Vec<Arc<RawManifest>>,
     filtered_below: Vec<Arc<RawManifest>>,
     filtered: Option<Arc<RawManifest>>,
+}
+
+impl Node {
+    fn forget(&mut self, digest: &Digest) {
+        self.original_below.retain(|manifest| manifest.digest() != digest);
+        self.filtered_below.retain(|manifest| manifest.digest() != digest);
+    }
 }
 
 /// What is gathered while an image is walked.
@@ -386,15 +397,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// Each manifest at its first place, so that children stay before their parents.
-fn unique(manifests: Vec<Arc<RawManifest>>) -> Vec<Arc<RawManifest>> {
-    let mut seen = HashSet::new();
-    manifests
-        .into_iter()
-        .filter(|m| seen.insert(m.digest().clone()))
-        .collect()
 }
 
 /// One digest has one size, whoever names it.

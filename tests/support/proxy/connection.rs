@@ -1,23 +1,17 @@
-//! A proxy in front of a registry, at an address of its own: it passes requests on as they are, or does wrong with them
-//! what a [`Schedule`] says. It can keep every byte that clients send.
+//! One connection of a client: its requests go on to the registry, the answers come back, and what the schedule says goes
+//! wrong on the way.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
+use tokio::net::TcpStream;
 
-use super::chaos::{Asked, Mishap, RetryAfter, Schedule};
-
-/// No head is longer.
-const MAX_HEAD: usize = 64 << 10;
-
-/// So much is passed on at a time.
-const PIECE: usize = 64 << 10;
+use super::super::chaos::{Asked, Mishap, RetryAfter};
+use super::Shared;
+use super::message::{Half, Head, broken, flipped, read};
 
 /// Answers up to this length can be sent twice, or in place of another.
 const SMALL: u64 = 1 << 20;
@@ -28,188 +22,10 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// An upload that is not read any more is given up after this long.
 const SHORT: Duration = Duration::from_millis(2500);
 
-/// The proxy. It ends when it is dropped.
-pub struct Proxy {
-    shared: Arc<Shared>,
-    runtime: Option<Runtime>,
-}
-
-struct Shared {
-    address: SocketAddr,
-    upstream: String,
-    schedule: RwLock<Option<Arc<Schedule>>>,
-    /// Every byte that clients sent, where that is wanted.
-    record: Option<Mutex<Vec<u8>>>,
-    /// An answer to a GET by digest.
-    kept: Mutex<Option<(String, Bytes)>>,
-    /// What happened to which request, in order.
-    log: Mutex<Vec<String>>,
-}
-
-impl Proxy {
-    /// One in front of `HOST:PORT`.
-    pub fn start(upstream: &str) -> Self {
-        Self::new(upstream, false)
-    }
-
-    /// One that keeps what clients send.
-    pub fn recording(upstream: &str) -> Self {
-        Self::new(upstream, true)
-    }
-
-    fn new(upstream: &str, record: bool) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("proxy")
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let shared = Arc::new(Shared {
-            address: listener.local_addr().unwrap(),
-            upstream: upstream.to_owned(),
-            schedule: RwLock::default(),
-            record: record.then(Mutex::default),
-            kept: Mutex::default(),
-            log: Mutex::default(),
-        });
-        let serving = shared.clone();
-        runtime.spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let shared = serving.clone();
-                tokio::spawn(async move {
-                    let _ = client.set_nodelay(true);
-                    let _ = Connection::new(client, shared).serve().await;
-                });
-            }
-        });
-        Self {
-            shared,
-            runtime: Some(runtime),
-        }
-    }
-
-    /// `127.0.0.1:PORT`
-    pub fn host(&self) -> String {
-        self.shared.address.to_string()
-    }
-
-    /// Does wrong from now on what the schedule says; nothing without one.
-    pub fn follow(&self, schedule: Option<Arc<Schedule>>) {
-        *self.shared.schedule.write().unwrap() = schedule;
-        self.shared.log.lock().unwrap().clear();
-    }
-
-    /// What happened to which request since the schedule began.
-    pub fn log(&self) -> String {
-        self.shared.log.lock().unwrap().join("\n")
-    }
-
-    /// Every byte that clients sent.
-    pub fn record(&self) -> Vec<u8> {
-        self.shared
-            .record
-            .as_ref()
-            .expect("this proxy keeps nothing")
-            .lock()
-            .unwrap()
-            .clone()
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// The start line and the headers of a message, and what they say about its body.
-struct Head {
-    lines: Vec<String>,
-}
-
-impl Head {
-    fn parse(bytes: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(bytes);
-        let lines = text
-            .split("\r\n")
-            .filter(|l| !l.is_empty())
-            .map(str::to_owned)
-            .collect();
-        Self { lines }
-    }
-
-    fn word(&self, n: usize) -> &str {
-        self.lines[0].split(' ').nth(n).unwrap_or_default()
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        self.lines[1..].iter().find_map(|line| {
-            let (n, value) = line.split_once(':')?;
-            n.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-
-    fn length(&self) -> Option<u64> {
-        self.header("content-length")?.parse().ok()
-    }
-
-    fn without(mut self, name: &str) -> Self {
-        self.lines
-            .retain(|line| line.split_once(':').is_none_or(|(n, _)| !n.eq_ignore_ascii_case(name)));
-        self
-    }
-
-    fn bytes(&self, more: &str) -> Vec<u8> {
-        format!("{}\r\n{more}\r\n", self.lines.join("\r\n")).into_bytes()
-    }
-}
-
-/// Bytes from one side, with what was read too far.
-struct Half {
-    stream: TcpStream,
-    rest: BytesMut,
-}
-
-impl Half {
-    fn new(stream: TcpStream) -> Self {
-        let rest = BytesMut::new();
-        Self { stream, rest }
-    }
-
-    /// The next head; `None` where the other side ended.
-    async fn head(&mut self) -> io::Result<Option<Bytes>> {
-        loop {
-            if let Some(end) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
-                return Ok(Some(self.rest.split_to(end + 4).freeze()));
-            }
-            if self.rest.len() > MAX_HEAD || self.stream.read_buf(&mut self.rest).await? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Some bytes of a body, `limit` at most; none at its end.
-    async fn some(&mut self, limit: u64) -> io::Result<Bytes> {
-        if self.rest.is_empty() && limit > 0 {
-            self.rest.reserve(PIECE);
-            self.stream.read_buf(&mut self.rest).await?;
-        }
-        let length = self.rest.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(self.rest.split_to(length).freeze())
-    }
-}
-
 /// One connection of a client.
-struct Connection {
+pub(super) struct Connection {
     client: Half,
     shared: Arc<Shared>,
-}
-
-fn broken() -> io::Error {
-    io::Error::other("broken on purpose")
 }
 
 fn place(fraction: u64, length: u64) -> u64 {
@@ -217,14 +33,14 @@ fn place(fraction: u64, length: u64) -> u64 {
 }
 
 impl Connection {
-    fn new(client: TcpStream, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(client: TcpStream, shared: Arc<Shared>) -> Self {
         Self {
             client: Half::new(client),
             shared,
         }
     }
 
-    async fn serve(&mut self) -> io::Result<()> {
+    pub(super) async fn serve(&mut self) -> io::Result<()> {
         while let Some(bytes) = self.client.head().await? {
             self.keep(&bytes);
             let head = Head::parse(&bytes);
@@ -491,30 +307,5 @@ impl Connection {
             _ => false,
         };
         Ok(fits)
-    }
-}
-
-/// All of a body of this length.
-async fn read(server: &mut Half, length: u64) -> io::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    while (body.len() as u64) < length {
-        let bytes = server.some(length - body.len() as u64).await?;
-        if bytes.is_empty() {
-            return Err(broken());
-        }
-        body.extend_from_slice(&bytes);
-    }
-    Ok(body)
-}
-
-/// The same bytes, with another bit at `flip` if that lies in them; `at` is where they begin.
-fn flipped(bytes: Bytes, at: u64, flip: u64) -> Bytes {
-    match flip.checked_sub(at) {
-        Some(inside) if inside < bytes.len() as u64 => {
-            let mut bytes = bytes.to_vec();
-            bytes[inside as usize] ^= 1 << (flip % 8);
-            bytes.into()
-        }
-        _ => bytes,
     }
 }

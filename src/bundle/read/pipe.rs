@@ -1,0 +1,204 @@
+//! A bundle in a pipe, in a single pass: its front is kept, its layers are handed out as they come by.
+//!
+//! The front (documents, manifests, configs) is kept in memory as it is read. If it turns out that manifests do not come
+//! first, what was read and all that follows go to a temporary file, which is read like any other archive then.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::archive::{Archive, blob_name};
+use super::forward::stream_error;
+use super::front::Front;
+use super::scan::{End, What};
+use super::spool::{self, Pass};
+use super::store::Store;
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+
+/// How much is read at once.
+const CHUNK: usize = 256 << 10;
+
+/// A front is kept in memory up to this size, and in a temporary file if there is more of it.
+const MAX_FRONT: u64 = 48 << 20;
+
+/// Opens a pipe: an archive and the rest of the pipe, or an archive that was copied as a whole.
+pub(super) fn open(
+    input: impl Read + Send + 'static,
+    label: &str,
+    temp_dir: Option<&Path>,
+    store: &mut Store,
+) -> Result<(Archive, Option<Incoming>)> {
+    let foreign = "it comes from a pipe and its manifests do not come first";
+    let (compression, input) = spool::unwrap(input, label)?;
+    let mut pass = spool::begin(input, compression, label, temp_dir)?;
+    let mut front = Front::default();
+    let mut members = Vec::new();
+    let mut buffer = vec![0; CHUNK];
+    while let Some(member) = pass.next()? {
+        if front.is_foreign(&member) {
+            break;
+        }
+        if pass.input_mut().inner_mut().written() + member.size > MAX_FRONT {
+            let why = "its manifests and configs are too large to be kept in memory";
+            pass.input_mut().inner_mut().move_to_file(label, why)?;
+        }
+        // Its body now, since the front may need it and not go on behind it.
+        while pass.read_body(&mut buffer)? > 0 {}
+        let tee = pass.input_mut().inner_mut();
+        let complete = front.take(&member, |offset, size| tee.read_back(offset, size))?;
+        members.push(member);
+        if !complete {
+            continue;
+        }
+        let source = Arc::new(tee.take().into_source(label)?);
+        let mut archive = Archive::new(label);
+        for member in members {
+            archive.take(member, &source, store)?;
+        }
+        store.to_come = true;
+        let rest = Incoming {
+            label: label.to_owned(),
+            pass: Some(pass),
+            documents: archive.files.keys().cloned().collect(),
+            seen: store.blobs.keys().cloned().collect(),
+            ignored: None,
+        };
+        return Ok((archive, Some(rest)));
+    }
+    drop(members);
+    Ok((spool::finish(pass, label, foreign, store)?, None))
+}
+
+/// The rest of a bundle in a pipe, behind its front: blobs, one after the other.
+pub struct Incoming {
+    label: String,
+    /// Gone when the end was reached.
+    pass: Option<Pass<'static>>,
+    documents: HashSet<String>,
+    seen: HashSet<Digest>,
+    /// The first member that is no part of an image, and how many there are.
+    ignored: Option<(String, u64)>,
+}
+
+/// A blob that comes by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arriving {
+    /// The digest that its name states; its bytes were not seen yet.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Where it stands, for error messages: the pipe, the member and its offset.
+    pub place: String,
+}
+
+impl Incoming {
+    /// The next blob that did not come before; what was not read of the last one is left out. `None` at the end of the
+    /// archive, when whatever it is wrapped in was read to its end too.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] if the pipe breaks the rules of its format, ends early, or has a member twice with other bytes.
+    pub fn next_blob(&mut self) -> Result<Option<Arriving>> {
+        loop {
+            let Some(pass) = &mut self.pass else { return Ok(None) };
+            let Some(member) = pass.next()? else {
+                return self.finish();
+            };
+            let name = match (member.what, member.name) {
+                (What::Directory, _) => continue,
+                (What::Link(_), name) => {
+                    let why = "a link, which only layers of other archives may be";
+                    return Err(self.fault(member.offset, &name.unwrap_or_default(), why));
+                }
+                (What::File, name) => name.unwrap_or_else(|| "a name that is not UTF-8".to_owned()),
+            };
+            let Some(digest) = blob_name(&name) else {
+                if self.documents.contains(&name) {
+                    return Err(self.fault(member.offset, &name, "it stands there twice"));
+                }
+                self.ignored.get_or_insert((name, 0)).1 += 1;
+                continue;
+            };
+            if self.seen.insert(digest.clone()) {
+                let place = self.describe(member.offset, &name);
+                return Ok(Some(Arriving {
+                    digest,
+                    size: member.size,
+                    place,
+                }));
+            }
+            self.compare(&digest, member.offset, &name)?;
+        }
+    }
+
+    /// Reads from the current blob; 0 at its end.
+    ///
+    /// # Errors
+    /// As [`next_blob`](Self::next_blob).
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
+    }
+
+    /// Members that were passed over since they are no part of an image; one text, complete at the end.
+    pub fn warning(&self) -> Option<String> {
+        let (first, count) = self.ignored.as_ref()?;
+        let more = match count {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        Some(format!(
+            "`{}`: no part of an image and ignored: `{}`{more}",
+            self.label.escape_debug(),
+            first.escape_debug()
+        ))
+    }
+
+    /// A second member of one name is accepted only if it is what its name says, as the first one is or else fails.
+    fn compare(&mut self, digest: &Digest, offset: u64, name: &str) -> Result<()> {
+        let mut hasher = digest.hasher();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match self.read(&mut buffer)? {
+                0 => break,
+                got => hasher.update(&buffer[..got]),
+            }
+        }
+        match hasher.finish() == *digest {
+            true => Ok(()),
+            false => Err(self.fault(offset, name, "it stands there again with other bytes")),
+        }
+    }
+
+    fn finish(&mut self) -> Result<Option<Arriving>> {
+        if let Some(pass) = self.pass.take() {
+            let (end, input) = pass.into_end();
+            let mut tee = input.into_inner();
+            // An archive without its end mark is whole if all that its images name was there, which the caller knows.
+            if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&self.label, e))? {
+                let behind = "bytes behind the end of the archive".to_owned();
+                self.ignored.get_or_insert((behind, 0)).1 += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    fn describe(&self, offset: u64, name: &str) -> String {
+        format!(
+            "`{}`: member `{}` at offset {offset}",
+            self.label.escape_debug(),
+            name.escape_debug()
+        )
+    }
+
+    fn fault(&self, offset: u64, name: &str, why: &str) -> Error {
+        Error::new(Kind::Malformed, format!("{}: {why}", self.describe(offset, name)))
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Incoming({})", self.label)
+    }
+}

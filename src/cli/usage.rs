@@ -1,0 +1,66 @@
+//! Command lines that are wrong in ways which the parser alone does not explain well.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use docker_mirror::error::{Error, Kind};
+
+use super::{Cli, output};
+
+/// Shows what the parser has to say: what is wrong, or the help that was asked for.
+pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
+    hide_login(&mut error);
+    let written = error.print();
+    if error.use_stderr() {
+        let mut arguments = std::env::args_os().skip(1).filter_map(|a| a.into_string().ok());
+        let options_first = arguments.next().is_some_and(|first| first.starts_with('-'));
+        if options_first && let Some(command) = arguments.find(|argument| is_command(argument)) {
+            output::say(&format!("hint: {}", commands_stand_first(&command)));
+        }
+        return ExitCode::from(2);
+    }
+    match written.err().and_then(output::cannot_write) {
+        None => ExitCode::SUCCESS,
+        Some(error) => {
+            output::error(&error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn is_command(word: &str) -> bool {
+    word == "help" || Cli::command().get_subcommands().any(|c| c.get_name() == word)
+}
+
+fn commands_stand_first(command: &str) -> String {
+    format!(
+        "to run the command, write `docker-mirror {command} …` with all options behind it; the image of this name is \
+         `library/{command}`"
+    )
+}
+
+/// A command behind an option counts as an image for the parser; nobody means it so.
+pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
+    if cli.command.is_some() {
+        return None;
+    }
+    let command = cli.mirror.images.iter().find(|image| is_command(image))?;
+    Some(
+        Error::new(
+            Kind::Usage,
+            format!("`{command}` is a command and stands behind options"),
+        )
+        .with_hint(commands_stand_first(command)),
+    )
+}
+
+/// An argument that is refused is quoted; what stands before an `@` in it may be a password.
+fn hide_login(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some((_, rest)) = value.rsplit_once('@')
+    {
+        let shown = format!("…@{rest}");
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+}

@@ -1,0 +1,262 @@
+//! Blobs that come out of a pipe in an order of its own, once, and the engine that waits for them.
+//!
+//! A thread reads the pipe from front to end, at most [`BUFFER`] bytes ahead of the registry. A blob that is wanted is handed
+//! to its upload as it arrives; one that fits into a window of memory is kept until nothing is left to do with it, of a
+//! larger one only the last bytes are. All others are read over. The engine starts on a blob when its first bytes are here,
+//! never before, and says when it is through with it in all repositories; then it is forgotten.
+//!
+//! # Why nobody waits for ever
+//!
+//! Three things wait: the thread for room, an upload for bytes, and a job for a turn to upload or for a place among the
+//! jobs that run.
+//!
+//! - The engine gives no job to a blob that has not begun to arrive, and the thread begins with a blob only when the one
+//!   before it is here to its last byte. So each job that runs, holds a turn or waits for one has all of its bytes, or is
+//!   that of the one blob whose bytes come in now.
+//! - Jobs of the first kind need only the registry. All requests to a registry end in bounded time; then the job ends, well
+//!   or not. So the blob whose bytes come in now gets its place and its turn.
+//! - In the middle of a blob the thread waits for its upload to read on, which needs a turn (see above) and the registry. If
+//!   the job ends early, well or not, and no other is left, the engine gives the blob back, and its rest is read over.
+//! - Between two blobs the thread waits for room, which is taken by blobs that have arrived. Each has a job that ends (see
+//!   above), and its room is given back with the last one. The same holds for blobs whose images have all failed: they have
+//!   no job, and their room is given back at once.
+//!
+//! The order of the engine is thus the order of arrival, whatever order a queue that knows all blobs would prefer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::flow::{Flow, PIECE, WINDOW};
+use crate::bundle::read::Bundle;
+use crate::bundle::read::pipe::{Arriving, Incoming};
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+
+/// Blobs on their way take at most this much memory together.
+const BUFFER: u64 = 32 << 20;
+
+/// A blob counts for at least this much, for all that is kept beside its bytes.
+const LEAST: u64 = 16 << 10;
+
+/// What comes out of the pipe.
+pub(crate) enum Arrival {
+    /// A blob that is wanted, of this size: its first bytes can be read, or will be in a moment.
+    Blob(Digest, u64),
+    /// The end, with warnings, or what broke the pipe.
+    End(Result<Vec<String>>),
+}
+
+/// The engine's side. When it is dropped, the pipe is not read any more.
+pub(crate) struct Arrivals {
+    front: Arc<Bundle>,
+    kept: Arc<Kept>,
+    incoming: Option<Incoming>,
+    sender: UnboundedSender<Arrival>,
+    receiver: UnboundedReceiver<Arrival>,
+}
+
+impl Arrivals {
+    /// The blobs of a bundle whose front was read.
+    pub(crate) fn new(front: Arc<Bundle>, incoming: Incoming) -> Self {
+        let (sender, receiver) = unbounded_channel();
+        Self {
+            front,
+            kept: Arc::default(),
+            incoming: Some(incoming),
+            sender,
+            receiver,
+        }
+    }
+
+    /// Where uploads find the blobs that have arrived.
+    pub(crate) fn kept(&self) -> Arc<Kept> {
+        self.kept.clone()
+    }
+
+    /// Whether a blob stands in the front, and need not be waited for.
+    pub(crate) fn in_front(&self, blob: &Descriptor) -> bool {
+        self.front.size_of(&blob.digest).is_some()
+    }
+
+    /// Reads on, and tells of the blobs that are `wanted`. Their bytes are only kept if they are `needed`.
+    pub(crate) fn start<'d>(&mut self, wanted: impl Iterator<Item = &'d Descriptor>, needed: bool) -> Result<()> {
+        let Some(incoming) = self.incoming.take() else {
+            return Ok(());
+        };
+        {
+            let mut state = self.kept.state();
+            state.room = BUFFER;
+            for blob in wanted {
+                state.wanted.entry(blob.digest.clone()).or_default().push(blob.size);
+            }
+        }
+        let feeder = Feeder {
+            incoming,
+            kept: self.kept.clone(),
+            sender: self.sender.clone(),
+            needed,
+        };
+        // A thread of its own: a read from a pipe cannot be called off, and must not hold up the runtime's end.
+        std::thread::Builder::new()
+            .name("pipe".to_owned())
+            .spawn(move || feeder.run())
+            .map_err(|e| Error::new(Kind::Io, "cannot start the thread that reads the pipe").with_source(e))?;
+        Ok(())
+    }
+
+    /// What comes next; waits for it. Nothing comes behind the end.
+    pub(crate) async fn next(&mut self) -> Arrival {
+        let gone = || Arrival::End(Err(Error::new(Kind::Io, "the pipe is not read any more")));
+        self.receiver.recv().await.unwrap_or_else(gone)
+    }
+
+    /// Nothing will be done with this blob any more.
+    pub(crate) fn release(&self, digest: &Digest) {
+        self.kept.release(digest);
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        let error = Error::new(Kind::Cancelled, "the pipe is not read any more");
+        let mut state = self.kept.state();
+        state.closed = true;
+        for flow in state.flows.values() {
+            flow.fail(&error);
+            flow.close();
+        }
+        self.kept.room.notify_all();
+    }
+}
+
+/// The blobs that are on their way.
+#[derive(Default)]
+pub(crate) struct Kept {
+    state: Mutex<State>,
+    /// Told when there is more room, or no use for it any more.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Blobs that have not come yet, with the sizes that manifests state.
+    wanted: HashMap<Digest, Vec<u64>>,
+    flows: HashMap<Digest, Arc<Flow>>,
+    /// What each blob on its way takes.
+    taken: HashMap<Digest, u64>,
+    room: u64,
+    closed: bool,
+}
+
+impl Kept {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A blob, if it is on its way.
+    pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<Flow>> {
+        self.state().flows.get(digest).cloned()
+    }
+
+    /// Takes room for a blob, and waits for it. `false` if nobody wants it any more.
+    fn reserve(&self, digest: &Digest, size: u64) -> bool {
+        let cost = size.clamp(LEAST, WINDOW);
+        let waited = self
+            .room
+            .wait_while(self.state(), |state| !state.closed && state.room < cost);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            return false;
+        }
+        state.room -= cost;
+        state.taken.insert(digest.clone(), cost);
+        true
+    }
+
+    fn release(&self, digest: &Digest) {
+        let mut state = self.state();
+        if let Some(flow) = state.flows.remove(digest) {
+            flow.close();
+        }
+        state.room += state.taken.remove(digest).unwrap_or_default();
+        self.room.notify_all();
+    }
+}
+
+/// The thread that reads the pipe.
+struct Feeder {
+    incoming: Incoming,
+    kept: Arc<Kept>,
+    sender: UnboundedSender<Arrival>,
+    needed: bool,
+}
+
+impl Feeder {
+    fn run(mut self) {
+        let end = self.feed().map(|()| self.incoming.warning().into_iter().collect());
+        // If nobody listens any more, nobody wants to know.
+        let _ = self.sender.send(Arrival::End(end));
+    }
+
+    fn feed(&mut self) -> Result<()> {
+        while let Some(blob) = self.incoming.next_blob()? {
+            let sizes = {
+                let mut state = self.kept.state();
+                if state.closed {
+                    return Ok(());
+                }
+                state.wanted.remove(&blob.digest)
+            };
+            let Some(sizes) = sizes else { continue };
+            // Of a blob whose size no manifest states, nothing is of use but the size.
+            if !self.needed || !sizes.contains(&blob.size) {
+                let _ = self.sender.send(Arrival::Blob(blob.digest, blob.size));
+                continue;
+            }
+            if !self.kept.reserve(&blob.digest, blob.size) {
+                return Ok(());
+            }
+            self.pass_on(blob)?;
+        }
+        Ok(())
+    }
+
+    /// Hands a blob on to its end, or until nobody wants it any more.
+    fn pass_on(&mut self, blob: Arriving) -> Result<()> {
+        let Arriving { digest, size, place } = blob;
+        let flow = Arc::new(Flow::new(place, size));
+        self.kept.state().flows.insert(digest.clone(), flow.clone());
+        let _ = self.sender.send(Arrival::Blob(digest, size));
+        // However this ends, nobody waits for bytes that will not come.
+        let _guard = Guard(&flow);
+        let mut left = size;
+        while left > 0 {
+            let mut piece = vec![0; usize::try_from(left).unwrap_or(PIECE).min(PIECE)];
+            let got = match self.incoming.read(&mut piece) {
+                Ok(0) => break,
+                Ok(got) => got,
+                Err(error) => {
+                    flow.fail(&error);
+                    return Err(error);
+                }
+            };
+            piece.truncate(got);
+            left -= got as u64;
+            if !flow.write(piece.into()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Guard<'a>(&'a Flow);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.0.fail(&Error::new(Kind::Io, "the pipe is not read any more"));
+    }
+}

@@ -1,0 +1,241 @@
+//! One blob on its way from a pipe: taken as it arrives, read by its upload at the same time, and forgotten piece by piece
+//! behind the upload. What was read last is kept for a while, so that a broken upload can go on from where the registry is.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use super::report::Failure;
+use crate::error::{Error, Kind, Result};
+use crate::registry::BlobStream;
+
+/// How many bytes are read from the pipe at a time.
+pub(crate) const PIECE: usize = 256 << 10;
+
+/// Of one blob so much is in memory at most; one that is not larger is kept as a whole.
+pub(crate) const WINDOW: u64 = 12 << 20;
+
+/// Bytes that were read are forgotten only while no more than this waits to be read: what is left of the window keeps the
+/// bytes that may be on the wire, and would be gone if the connection broke.
+const AHEAD: u64 = 2 << 20;
+
+/// A blob that arrives or has arrived.
+pub(crate) struct Flow {
+    place: String,
+    size: u64,
+    window: Mutex<Window>,
+    /// Told when the upload has read on.
+    moved: Condvar,
+    /// Told when bytes have arrived.
+    reached: watch::Sender<Reached>,
+    failure: OnceLock<Failure>,
+}
+
+/// The bytes `start..end` of the blob.
+#[derive(Default)]
+struct Window {
+    pieces: VecDeque<Bytes>,
+    start: u64,
+    end: u64,
+    /// How far the current upload has read.
+    read: u64,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Reached {
+    bytes: u64,
+    failed: bool,
+}
+
+impl Flow {
+    /// A blob of which no byte has arrived. `place` is where it stands, for error messages.
+    pub(crate) fn new(place: String, size: u64) -> Self {
+        Self {
+            place,
+            size,
+            window: Mutex::default(),
+            moved: Condvar::new(),
+            reached: watch::Sender::new(Reached::default()),
+            failure: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next bytes; waits for room if there are too many already. `false` if nobody wants them any more.
+    pub(crate) fn write(&self, bytes: Bytes) -> bool {
+        let arrived = bytes.len() as u64;
+        let full = |window: &mut Window| {
+            !window.closed && window.end - window.start + arrived > WINDOW && window.end - window.read > AHEAD
+        };
+        let waited = self.moved.wait_while(self.window(), full);
+        let mut window = waited.unwrap_or_else(PoisonError::into_inner);
+        if window.closed {
+            return false;
+        }
+        while window.end - window.start + arrived > WINDOW {
+            let Some(oldest) = window.pieces.pop_front() else { break };
+            window.start += oldest.len() as u64;
+        }
+        window.pieces.push_back(bytes);
+        window.end += arrived;
+        drop(window);
+        self.reached.send_modify(|reached| reached.bytes += arrived);
+        true
+    }
+
+    /// Nobody will read it any more.
+    pub(crate) fn close(&self) {
+        self.window().closed = true;
+        self.moved.notify_all();
+    }
+
+    /// No more bytes will come, unless all are there.
+    pub(crate) fn fail(&self, error: &Error) {
+        if self.reached.borrow().bytes < self.size {
+            let _ = self.failure.set(Failure::from(error));
+            self.reached.send_modify(|reached| reached.failed = true);
+        }
+    }
+
+    /// The bytes from `offset` on; where they have not arrived yet, they are waited for. Streams that were given out
+    /// before are not to be read any more.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if they have been forgotten.
+    pub(crate) fn stream(self: &Arc<Self>, offset: u64) -> Result<BlobStream> {
+        {
+            let mut window = self.window();
+            if offset < window.start {
+                return Err(self.gone(window.start));
+            }
+            window.read = offset;
+        }
+        let start = (self.clone(), self.reached.subscribe(), offset);
+        let pieces = stream::try_unfold(start, |(flow, mut receiver, at)| async move {
+            if at >= flow.size {
+                return Ok(None);
+            }
+            let reached = receiver.wait_for(|reached| reached.bytes > at || reached.failed).await;
+            let reached = reached.map(|reached| *reached).unwrap_or_default();
+            if reached.bytes <= at {
+                return Err(flow.failed());
+            }
+            let piece = flow.read(at)?;
+            let next = at + piece.len() as u64;
+            Ok(Some((piece, (flow, receiver, next))))
+        });
+        Ok(pieces.boxed())
+    }
+
+    fn read(&self, at: u64) -> Result<Bytes> {
+        let mut window = self.window();
+        let mut start = window.start;
+        if at < start {
+            return Err(self.gone(start));
+        }
+        for piece in &window.pieces {
+            let end = start + piece.len() as u64;
+            if at < end {
+                let rest = piece.slice(usize::try_from(at - start).unwrap_or_default()..);
+                window.read = end;
+                self.moved.notify_all();
+                return Ok(rest);
+            }
+            start = end;
+        }
+        Err(self.failed())
+    }
+
+    fn gone(&self, start: u64) -> Error {
+        Error::new(
+            Kind::Io,
+            format!("the upload has to begin again, and the first {start} bytes of the blob have gone by in the pipe"),
+        )
+        .with_hint("run the import again, which leaves out what is there already, or import the bundle as a file")
+    }
+
+    fn failed(&self) -> Error {
+        match self.failure.get() {
+            None => Error::new(Kind::Io, "the pipe is not read any more"),
+            Some(failure) => {
+                let error = Error::new(failure.kind, failure.message.clone());
+                match &failure.hint {
+                    Some(hint) => error.with_hint(hint.clone()),
+                    None => error,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(pieces: u64) -> Arc<Flow> {
+        Arc::new(Flow::new("there".to_owned(), pieces * PIECE as u64))
+    }
+
+    fn piece(n: u64) -> Bytes {
+        Bytes::from(vec![n as u8; PIECE])
+    }
+
+    #[tokio::test]
+    async fn what_fits_is_kept_as_a_whole() {
+        let count = WINDOW / PIECE as u64;
+        let flow = flow(count);
+        (0..count).for_each(|n| assert!(flow.write(piece(n))));
+        for _ in 0..2 {
+            let all: Vec<_> = flow.stream(0).unwrap().collect().await;
+            assert_eq!(all.len() as u64, count);
+        }
+        let rest: Vec<_> = flow.stream(WINDOW - 3).unwrap().collect().await;
+        assert_eq!(rest[0].as_ref().unwrap(), &vec![(count - 1) as u8; 3]);
+    }
+
+    #[tokio::test]
+    async fn the_pipe_waits_for_the_upload_and_the_last_bytes_can_be_had_again() {
+        let count = 4 * WINDOW / PIECE as u64;
+        let flow = flow(count);
+        let writer = flow.clone();
+        let thread = std::thread::spawn(move || (0..count).all(|n| writer.write(piece(n))));
+        let mut stream = flow.stream(0).unwrap();
+        for n in 0..count / 2 {
+            assert_eq!(stream.next().await.unwrap().unwrap(), piece(n));
+            let window = flow.window();
+            assert!(window.end - window.start <= WINDOW);
+        }
+        let at = count / 2 * PIECE as u64;
+        let error = flow.stream(0).err().unwrap();
+        assert!(error.to_string().contains("gone by in the pipe"), "{error}");
+        let back = at - (WINDOW - AHEAD - PIECE as u64);
+        let rest: Vec<_> = flow.stream(back).unwrap().collect().await;
+        let length: usize = rest.iter().map(|piece| piece.as_ref().unwrap().len()).sum();
+        assert_eq!(length as u64, flow.size - back);
+        assert!(thread.join().unwrap());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_what_will_not_come() {
+        let flow = flow(100);
+        assert!(flow.write(piece(0)));
+        flow.fail(&Error::new(Kind::Malformed, "cut off"));
+        let mut stream = flow.stream(0).unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        assert_eq!(stream.next().await.unwrap().unwrap_err().to_string(), "cut off");
+        flow.close();
+        assert!(!flow.write(piece(1)));
+    }
+}

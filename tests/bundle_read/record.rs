@@ -1,0 +1,89 @@
+//! `docker-mirror.json` beside `index.json`: what they say of each other.
+
+use docker_mirror::bundle::read::Bundle;
+use docker_mirror::error::{Kind, Result};
+use serde_json::{Value, json};
+
+use super::archives::{Layout, check, digest, open_bytes, text};
+
+/// Images under the first names, as `docker-mirror.json` has them under the second ones.
+fn bundle(names: &[(&str, Option<&str>)], missing: Value) -> Result<Bundle> {
+    let mut layout = Layout::default();
+    let mut records = Vec::new();
+    for (n, (listed, recorded)) in names.iter().enumerate() {
+        let image = layout.image("amd64", &[n as u8], true);
+        let mut entry = image.clone();
+        entry["annotations"] = json!({"io.containerd.image.name": listed, "org.opencontainers.image.ref.name": listed});
+        layout.entries.push(entry);
+        if let Some(recorded) = recorded {
+            let platform = json!([{"platform": "linux/amd64", "digest": digest(&image).to_string()}]);
+            records.push(
+                json!({"reference": recorded, "index": "whole", "original": digest(&image).to_string(),
+                "kept": platform}),
+            );
+        }
+    }
+    if !records.is_empty() {
+        let record = json!({"formatVersion": 1, "images": records, "missing": missing});
+        layout
+            .files
+            .push(("docker-mirror.json".into(), record.to_string().into_bytes()));
+    }
+    open_bytes(&layout.tar().end())
+}
+
+#[test]
+fn a_name_on_which_the_two_disagree_is_refused() {
+    let good = [
+        ("quay.io/a/b:1", Some("quay.io/a/b:1")),
+        ("quay.io/a/c:1", Some("quay.io/a/c:1")),
+    ];
+    assert!(bundle(&good, json!([])).unwrap().warnings().is_empty());
+    for (listed, recorded) in [("quay.io/a/c:1", "quay.io/a/b:1"), ("quay.io/a/b:1", "quay.io/a/c:1")] {
+        let error = bundle(&[(listed, Some(recorded)), good[1]], json!([])).err();
+        let error = match error {
+            Some(error) => error,
+            None => bundle(&[(listed, Some(recorded))], json!([])).unwrap_err(),
+        };
+        assert_eq!(error.kind(), Kind::Malformed);
+        assert!(text(&error).contains(listed), "{}", text(&error));
+    }
+    let error = bundle(&[("quay.io/a/x:1", Some("quay.io/a/b:1"))], json!([])).unwrap_err();
+    for part in [
+        "quay.io/a/x:1",
+        "quay.io/a/b:1",
+        "index.json",
+        "docker-mirror.json",
+        "copy it again",
+    ] {
+        assert!(text(&error).contains(part), "{part} in {}", text(&error));
+    }
+}
+
+#[test]
+fn an_image_that_was_added_is_told_and_a_record_that_is_gone_too() {
+    let names = [("quay.io/a/b:1", Some("quay.io/a/b:1")), ("quay.io/a/c:1", None)];
+    let added = bundle(&names, json!([])).unwrap();
+    check(&added).unwrap();
+    assert!(
+        added.warnings()[0].contains("does not list `quay.io/a/c:1`"),
+        "{:?}",
+        added.warnings()
+    );
+
+    let bare = bundle(&[("quay.io/a/b:1", None)], json!([])).unwrap();
+    check(&bare).unwrap();
+    assert!(
+        bare.warnings()[0].contains("has no `docker-mirror.json`"),
+        "{:?}",
+        bare.warnings()
+    );
+}
+
+#[test]
+fn images_that_are_missing_are_known() {
+    let missing = json!([{"reference": "quay.io/a/gone:1", "reason": "not found"}]);
+    let bundle = bundle(&[("quay.io/a/b:1", Some("quay.io/a/b:1"))], missing).unwrap();
+    check(&bundle).unwrap();
+    assert_eq!(bundle.missing()[0].reference, "quay.io/a/gone:1");
+}

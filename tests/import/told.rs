@@ -1,0 +1,139 @@
+//! What a user is told of an import: on the terminal, and in the report.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use super::handmade::Maker;
+use super::support::{Cli, Double, sha256};
+
+fn cli() -> Cli {
+    Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
+}
+
+/// Writes one image of this content as `team/app:1` to `b.tar`.
+fn app(cli: &Cli, content: &str) {
+    let mut maker = Maker::default();
+    let image = maker.image("linux/amd64", &[content.as_bytes()]);
+    maker.name("docker.io/team/app:1", &image);
+    std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
+}
+
+#[test]
+fn a_tag_that_was_moved_is_told_with_what_it_held() {
+    let (cli, target) = (cli(), Double::new());
+    app(&cli, "old");
+    let first = cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+    assert!(!first.stderr.contains("moved"), "{}", first.everything());
+    let old = first.lines()[0].rsplit_once('@').unwrap().1.to_owned();
+    app(&cli, "new");
+    let arguments = ["import", "b.tar", "-d", &target.host(), "--report", "r.json"];
+    cli.succeed(&[&arguments[..], &["--dry-run"]].concat())
+        .says(&["would be moved", &old]);
+    let moved = cli.succeed(&arguments).says(&["team/app:1: the tag was moved", &old]);
+    let report: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
+    assert_eq!(report["images"][0]["replaced"], old.as_str());
+    assert!(!moved.stdout.contains(&old));
+}
+
+#[test]
+fn a_dry_run_says_of_nothing_that_it_is_done() {
+    let (cli, target) = (cli(), Double::new());
+    app(&cli, "app");
+    let arguments = ["import", "b.tar", "-d", &target.host(), "--dry-run"];
+    let planned = cli.succeed(&arguments);
+    assert!(!planned.stderr.contains("done"), "{}", planned.everything());
+    cli.succeed(&arguments[..4]).says(&["done"]);
+    let planned = cli.succeed(&arguments);
+    assert!(!planned.stderr.contains("done"), "{}", planned.everything());
+    assert!(planned.stdout.contains("is there already"));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_found_before_the_first_request() {
+    let (cli, target) = (cli(), Double::new());
+    app(&cli, "app");
+    std::fs::create_dir(cli.path("folder")).unwrap();
+    for (report, why) in [
+        ("nowhere/r.json", "folder does not exist"),
+        ("folder", "is a folder"),
+        ("-", "standard output has the results"),
+        ("b.tar/r.json", "folder does not exist"),
+    ] {
+        cli.run(&["import", "b.tar", "-d", &target.host(), "--report", report])
+            .expect_code(2)
+            .says(&["--report", why]);
+    }
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+    // What fails at the end takes no result with it, and no success.
+    let full = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "/dev/full"]);
+    let full = full.expect_code(1).says(&["/dev/full"]);
+    assert_eq!(full.lines().len(), 1, "{}", full.everything());
+}
+
+#[test]
+fn a_report_is_a_file_like_any_other() {
+    let (cli, target) = (cli(), Double::new());
+    app(&cli, "app");
+    std::fs::write(cli.path("plain"), "").unwrap();
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
+    let mode = |name: &str| cli.path(name).metadata().unwrap().permissions().mode();
+    assert_eq!(mode("r.json"), mode("plain"));
+    assert_eq!(cli.files(), ["b.tar", "plain", "r.json"]);
+}
+
+#[test]
+fn images_that_the_bundle_lacks_are_told_and_the_others_imported() {
+    let (cli, source, target) = (cli(), Double::new(), Double::new());
+    super::support::images::greeting().push(&source, "team/app", "1");
+    let (there, gone) = (
+        format!("{}/team/app:1", source.host()),
+        format!("{}/team/gone:1", source.host()),
+    );
+    cli.run(&["export", &there, &gone, "-o", "b.tar", "--allow-partial"]);
+    let imported = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
+    let imported = imported
+        .expect_code(0)
+        .says(&["warning", &gone, "is missing from the bundle"]);
+    assert_eq!(imported.lines().len(), 1);
+    let report: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
+    assert_eq!(report["missing"][0]["reference"], gone.as_str());
+}
+
+#[test]
+fn every_image_that_fails_is_named() {
+    let (cli, target) = (cli(), Double::new());
+    let mut maker = Maker::default();
+    for name in ["one", "two", "three"] {
+        let image = maker.image("linux/amd64", &[name.as_bytes()]);
+        maker.name(&format!("docker.io/team/{name}:1"), &image);
+    }
+    maker.remove(&sha256(b"one"));
+    maker.corrupt(&sha256(b"two"));
+    std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
+    let output = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1);
+    let output = output.says(&["2 of 3 images failed", "docker.io/team/one:1", "docker.io/team/two:1"]);
+    assert_eq!(output.lines().len(), 1);
+    assert!(output.stdout.contains("team/three:1@"));
+}
+
+#[test]
+fn only_a_digest_that_was_asked_for_is_called_pinned() {
+    let cli = cli();
+    for pinned in [false, true] {
+        let target = Double::new();
+        let mut maker = Maker::default();
+        let kept = [maker.image("linux/amd64", &[b"amd64"])];
+        let dropped = [maker.image("linux/s390x", &[b"s390x"])];
+        let (original, _) = maker.clone().name_sparse("docker.io/team/app:1", &kept, &dropped);
+        let name = match pinned {
+            true => format!("docker.io/team/app:1@{original}"),
+            false => "docker.io/team/app:1".to_owned(),
+        };
+        maker.name_sparse(&name, &kept, &dropped);
+        std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
+        let output = cli.run(&["import", "b.tar", "-d", &target.host(), "--index", "sparse"]);
+        let output = output.expect_code(1).says(&[&original, "does not exist there"]);
+        assert_eq!(output.stderr.contains("pinned"), pinned, "{}", output.everything());
+    }
+}

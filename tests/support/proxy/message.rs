@@ -1,0 +1,119 @@
+//! One HTTP message on the wire: its head, and its body as it comes by.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// No head is longer.
+const MAX_HEAD: usize = 64 << 10;
+
+/// So much is passed on at a time.
+const PIECE: usize = 64 << 10;
+
+/// The start line and the headers of a message, and what they say about its body.
+pub(super) struct Head {
+    lines: Vec<String>,
+}
+
+impl Head {
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text
+            .split("\r\n")
+            .filter(|l| !l.is_empty())
+            .map(str::to_owned)
+            .collect();
+        Self { lines }
+    }
+
+    pub(super) fn word(&self, n: usize) -> &str {
+        self.lines[0].split(' ').nth(n).unwrap_or_default()
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.lines[1..].iter().find_map(|line| {
+            let (n, value) = line.split_once(':')?;
+            n.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    pub(super) fn length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.lines
+            .retain(|line| line.split_once(':').is_none_or(|(n, _)| !n.eq_ignore_ascii_case(name)));
+        self
+    }
+
+    pub(super) fn bytes(&self, more: &str) -> Vec<u8> {
+        format!("{}\r\n{more}\r\n", self.lines.join("\r\n")).into_bytes()
+    }
+}
+
+/// Bytes from one side, with what was read too far.
+pub(super) struct Half {
+    pub(super) stream: TcpStream,
+    pub(super) rest: BytesMut,
+}
+
+impl Half {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        let rest = BytesMut::new();
+        Self { stream, rest }
+    }
+
+    /// The next head; `None` where the other side ended.
+    pub(super) async fn head(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            if let Some(end) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
+                return Ok(Some(self.rest.split_to(end + 4).freeze()));
+            }
+            if self.rest.len() > MAX_HEAD || self.stream.read_buf(&mut self.rest).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Some bytes of a body, `limit` at most; none at its end.
+    pub(super) async fn some(&mut self, limit: u64) -> io::Result<Bytes> {
+        if self.rest.is_empty() && limit > 0 {
+            self.rest.reserve(PIECE);
+            self.stream.read_buf(&mut self.rest).await?;
+        }
+        let length = self.rest.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(self.rest.split_to(length).freeze())
+    }
+}
+
+pub(super) fn broken() -> io::Error {
+    io::Error::other("broken on purpose")
+}
+
+/// All of a body of this length.
+pub(super) async fn read(server: &mut Half, length: u64) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while (body.len() as u64) < length {
+        let bytes = server.some(length - body.len() as u64).await?;
+        if bytes.is_empty() {
+            return Err(broken());
+        }
+        body.extend_from_slice(&bytes);
+    }
+    Ok(body)
+}
+
+/// The same bytes, with another bit at `flip` if that lies in them; `at` is where they begin.
+pub(super) fn flipped(bytes: Bytes, at: u64, flip: u64) -> Bytes {
+    match flip.checked_sub(at) {
+        Some(inside) if inside < bytes.len() as u64 => {
+            let mut bytes = bytes.to_vec();
+            bytes[inside as usize] ^= 1 << (flip % 8);
+            bytes.into()
+        }
+        _ => bytes,
+    }
+}

@@ -1,0 +1,112 @@
+//! A proxy in front of a registry, at an address of its own: it passes requests on as they are, or does wrong with them
+//! what a [`Schedule`] says. It can keep every byte that clients send.
+
+mod connection;
+mod message;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use self::connection::Connection;
+use super::chaos::Schedule;
+
+/// The proxy. It ends when it is dropped.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    address: SocketAddr,
+    upstream: String,
+    schedule: RwLock<Option<Arc<Schedule>>>,
+    /// Every byte that clients sent, where that is wanted.
+    record: Option<Mutex<Vec<u8>>>,
+    /// An answer to a GET by digest.
+    kept: Mutex<Option<(String, Bytes)>>,
+    /// What happened to which request, in order.
+    log: Mutex<Vec<String>>,
+}
+
+impl Proxy {
+    /// One in front of `HOST:PORT`.
+    pub fn start(upstream: &str) -> Self {
+        Self::new(upstream, false)
+    }
+
+    /// One that keeps what clients send.
+    pub fn recording(upstream: &str) -> Self {
+        Self::new(upstream, true)
+    }
+
+    fn new(upstream: &str, record: bool) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("proxy")
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let shared = Arc::new(Shared {
+            address: listener.local_addr().unwrap(),
+            upstream: upstream.to_owned(),
+            schedule: RwLock::default(),
+            record: record.then(Mutex::default),
+            kept: Mutex::default(),
+            log: Mutex::default(),
+        });
+        let serving = shared.clone();
+        runtime.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = serving.clone();
+                tokio::spawn(async move {
+                    let _ = client.set_nodelay(true);
+                    let _ = Connection::new(client, shared).serve().await;
+                });
+            }
+        });
+        Self {
+            shared,
+            runtime: Some(runtime),
+        }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn host(&self) -> String {
+        self.shared.address.to_string()
+    }
+
+    /// Does wrong from now on what the schedule says; nothing without one.
+    pub fn follow(&self, schedule: Option<Arc<Schedule>>) {
+        *self.shared.schedule.write().unwrap() = schedule;
+        self.shared.log.lock().unwrap().clear();
+    }
+
+    /// What happened to which request since the schedule began.
+    pub fn log(&self) -> String {
+        self.shared.log.lock().unwrap().join("\n")
+    }
+
+    /// Every byte that clients sent.
+    pub fn record(&self) -> Vec<u8> {
+        self.shared
+            .record
+            .as_ref()
+            .expect("this proxy keeps nothing")
+            .lock()
+            .unwrap()
+            .clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
