@@ -255,6 +255,8 @@ fn an_interrupt_is_heard_while_something_is_read() {
         cli.spawn(&["export", &name, "-o", "x.tar", "--ca-file", "pipe"]),
         "a pipe as authority",
     );
+    let limited = ["export", &name, "-o", "x.tar", "--auth-file", "pipe", "--timeout", "1"];
+    cli.run(&limited).expect_code(1).says(&["not done within 1 seconds"]);
 }
 
 #[test]

@@ -105,8 +105,8 @@ pub(crate) fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(error),
     };
-    // Signals are listened to before the work begins, and the work has a thread of its own, so that they are heard also while
-    // it waits for a terminal, a pipe or a disk.
+    // Signals are listened to before the work begins, and the work has a thread of its own, so that they, and the end of its
+    // time, are heard also while it waits for a terminal, a pipe or a disk.
     let interrupted = {
         let _guard = runtime.enter();
         interrupted()
@@ -118,7 +118,7 @@ pub(crate) fn main() -> ExitCode {
         let _ = done.send(handle.block_on(async {
             tokio::select! {
                 _ = stopped => None,
-                result = connection::within(limit, hint, run(cli)) => Some(result),
+                result = run(cli) => Some(result),
             }
         }));
     });
@@ -126,19 +126,23 @@ pub(crate) fn main() -> ExitCode {
         return cannot_start(error);
     }
     let result = runtime.block_on(async {
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            error = interrupted => {
+            error = interrupted => Err(error),
+            ended = connection::within(limit, hint, async { Ok((&mut result).await) }) => ended,
+        };
+        match ended {
+            // Without a result the work has panicked, and said so.
+            Ok(ended) => ended
+                .ok()
+                .flatten()
+                .unwrap_or_else(|| Err(Error::new(Kind::Incomplete, "the work ended before it was done"))),
+            Err(error) => {
                 let _ = stop.send(());
                 // What is under way is put in order, unless it hangs.
                 let _ = tokio::time::timeout(PATIENCE, &mut result).await;
                 Err(error.with_hint(hint))
             }
-            // Without a result the work has panicked, and said so.
-            ended = &mut result => ended
-                .ok()
-                .flatten()
-                .unwrap_or_else(|| Err(Error::new(Kind::Incomplete, "the work ended before it was done"))),
         }
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.

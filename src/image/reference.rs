@@ -21,7 +21,7 @@ const MAX_NAME: usize = 255;
 /// - the host is lower-case and explicit; the three names of Docker Hub are one, `docker.io`;
 /// - the repository matches the specification's grammar, and on Docker Hub has at least two components;
 /// - there is a tag or a digest or both; without either the tag is `latest`;
-/// - `parse(display(x)) == x`.
+/// - `parse(display(x)) == x`, unless its host is one only because it stands first in a destination (`registry/mirror`).
 ///
 /// ```
 /// use docker_mirror::image::reference::Reference;
