@@ -133,7 +133,10 @@ fn a_password_without_a_user_is_not_used_and_that_is_said() {
     let other = Double::start(Options::default());
     cli.set("DOCKER_MIRROR_DEST_PASSWORD", SECRET);
     cli.succeed(&["-d", &other.host(), &name])
-        .says(&["`DOCKER_MIRROR_DEST_PASSWORD` is set, but no user name"])
+        .says(&[
+            "`DOCKER_MIRROR_DEST_PASSWORD` is set, but no user name",
+            "`DOCKER_MIRROR_PASSWORD` does not say at which registry",
+        ])
         .hides(&[SECRET]);
 }
 

@@ -85,6 +85,16 @@ pub(super) fn of(
         return Err(Error::new(Kind::Usage, "`--username` does not say at which registry")
             .with_hint("give `--src-username` or `--dest-username`, each with its password"));
     }
+    if two_sides && side == Side::Source {
+        for name in ["DOCKER_MIRROR_USERNAME", "DOCKER_MIRROR_PASSWORD"] {
+            if is_set(name) {
+                progress.warn(format!(
+                    "`{name}` does not say at which registry, and is not used; \
+                     there are `DOCKER_MIRROR_SRC_…` and `DOCKER_MIRROR_DEST_…`"
+                ));
+            }
+        }
+    }
     let general_prefix = (!two_sides).then_some("DOCKER_MIRROR_");
     let prefixes = || std::iter::once(prefix).chain(general_prefix);
     let flags = if own.is_given() { own } else { general };
@@ -99,7 +109,7 @@ pub(super) fn of(
             }
         }
         for prefix in prefixes() {
-            if variable(&format!("{prefix}PASSWORD")).is_some_and(|value| !value.is_empty()) {
+            if is_set(&format!("{prefix}PASSWORD")) {
                 progress.warn(format!(
                     "`{prefix}PASSWORD` is set, but no user name goes with it, so that it is not used; \
                      give it with `--username` or in `{prefix}USERNAME`"
@@ -156,6 +166,10 @@ pub(super) fn credentials(file: Option<&Path>, given: Option<Given>, hosts: &[&s
         });
     }
     Ok(options)
+}
+
+fn is_set(name: &str) -> bool {
+    variable(name).is_some_and(|value| !value.is_empty())
 }
 
 fn text(name: &str) -> Result<Option<String>> {

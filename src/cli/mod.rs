@@ -223,6 +223,8 @@ fn interrupted() -> impl Future<Output = Error> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

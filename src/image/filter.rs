@@ -65,7 +65,8 @@ pub fn rewrite(index: &[u8], fates: &[Fate]) -> Result<Vec<u8>> {
         }
         serde_json::to_writer(&mut out, key).map_err(malformed)?;
         out.push(b':');
-        if key == "manifests" {
+        // `null` is an empty list, as some programs write it, and stays what it is.
+        if key == "manifests" && value.get() != "null" {
             let entries: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(malformed)?;
             if entries.len() != fates.len() {
                 return Err(Error::new(Kind::Malformed, "the index has another number of entries"));
@@ -123,5 +124,7 @@ mod tests {
             )
         );
         assert!(rewrite(index.as_bytes(), &[Fate::Keep]).is_err());
+        let empty = br#"{"manifests":null,"config":null}"#;
+        assert_eq!(rewrite(empty, &[]).unwrap(), empty);
     }
 }

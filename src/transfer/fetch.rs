@@ -125,6 +125,13 @@ impl Stream<'_> {
             match reader.chunk().await {
                 Ok(Some(bytes)) => {
                     self.at += bytes.len() as u64;
+                    if self.at >= self.end
+                        && let Some(mut reader) = self.reader.take()
+                    {
+                        // Its end tells the host's limit that all went well, and frees the connection. What a registry may
+                        // send beyond it is of no interest: the digest of what was asked for decides.
+                        let _ = reader.chunk().await;
+                    }
                     return Ok(Some(bytes));
                 }
                 Ok(None) => {

@@ -175,3 +175,35 @@ fn a_manifest_that_names_one_blob_with_two_sizes() {
     let said = Export::of(&registry, &["a/a:1"]).fails("b.tar", &[], 1);
     assert!(said.contains(&digests[0]) && said.contains("two sizes"), "{said}");
 }
+
+#[test]
+fn a_local_failure_about_one_registry_ends_only_its_images() {
+    // The registry wants credentials for a layer, and the helper that has them cannot be started.
+    let (closed, open) = (Double::new(), Double::new());
+    let layers = put_image(&closed, "a/a", "1", &[noise(1, 1000)]);
+    closed.add_fault(When::get(&layers[0]), Action::challenge(&["Basic realm=\"x\""]));
+    put_image(&open, "b/b", "1", &[noise(2, 1000)]);
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join(".docker")).unwrap();
+    std::fs::write(
+        home.path().join(".docker/config.json"),
+        format!(r#"{{"credHelpers":{{"{}":"unfit"}}}}"#, closed.host()),
+    )
+    .unwrap();
+    std::fs::write(home.path().join("docker-credential-unfit"), "not executable").unwrap();
+    let done = crate::tools::program(home.path())
+        .args(["export", "--allow-partial"])
+        .arg(format!("{}/a/a:1", closed.host()))
+        .arg(format!("{}/b/b:1", open.host()))
+        .arg("-o")
+        .arg(home.path().join("b.tar"))
+        .env("PATH", home.path())
+        .output()
+        .unwrap();
+    let said = crate::tools::text(&done);
+    assert!(
+        said.contains("1 of 2 images failed") && said.contains("cannot be started"),
+        "{said}"
+    );
+    assert_eq!(check(&home.path().join("b.tar")), 1);
+}

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cut_short;
 mod faults;
 mod lost;
 mod nested;
@@ -15,5 +16,6 @@ mod quota;
 mod ranges;
 mod resume;
 mod reuse;
+mod speed;
 mod tools;
 mod whole;

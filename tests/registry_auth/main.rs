@@ -9,18 +9,19 @@ mod challenges;
 mod secrecy;
 mod tokens;
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use client::{Memory, Told, client, fetch, layer, logged_in, manifest, noise, tag, with, with_file};
 use docker_mirror::error::{Error, Kind};
 use docker_mirror::registry::{Presence, Pushed, Registry};
 use serde_json::json;
-use std::sync::Arc;
-
 use support::auth::TokenService;
 use support::fault::{Action, LocationForm, When};
 use support::{Auth, Double, Options};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
 /// A server with this token service and one image `a/b:1`.
 fn server(service: TokenService) -> (Double, Arc<TokenService>) {
     let service = Arc::new(service);
@@ -28,6 +29,7 @@ fn server(service: TokenService) -> (Double, Arc<TokenService>) {
     fill(&server);
     (server, service)
 }
+
 fn fill(server: &Double) {
     let image = manifest(&layer(b"{}"), &[]);
     server
@@ -35,6 +37,7 @@ fn fill(server: &Double) {
         .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
     server.store().put_blob("a/b", "{}");
 }
+
 /// A service that knows one user, and nobody else.
 fn private() -> TokenService {
     TokenService {
@@ -43,16 +46,20 @@ fn private() -> TokenService {
         ..TokenService::default()
     }
 }
+
 fn tokens(server: &Double) -> usize {
     server.count("*", "/token")
 }
+
 async fn pull(registry: &Registry) -> Result<(), Error> {
     registry.manifest("a/b", &tag("1")).await.map(|_| ())
 }
+
 fn user(host: &str) -> (Registry, Told) {
     let (options, told) = logged_in("user", "s3cret");
     (with(options, host), told)
 }
+
 #[tokio::test]
 async fn nobody_gets_an_anonymous_token() {
     let (server, _) = server(TokenService::default());
@@ -74,6 +81,7 @@ async fn nobody_gets_an_anonymous_token() {
         "{target}"
     );
 }
+
 #[tokio::test]
 async fn a_missing_or_private_repository_looks_the_same() {
     let (server, _) = server(TokenService {
@@ -91,6 +99,7 @@ async fn a_missing_or_private_repository_looks_the_same() {
     assert_eq!(tokens(&server), 1, "{}", server.transcript());
     assert!(told.retries().is_empty());
 }
+
 #[tokio::test]
 async fn passwords_go_to_the_token_server_by_get() {
     let (server, _) = server(private());
@@ -113,6 +122,7 @@ async fn passwords_go_to_the_token_server_by_get() {
             .all(|request| !request.header("authorization").starts_with("Basic"))
     );
 }
+
 #[tokio::test]
 async fn a_refused_password_is_tried_once() {
     let (server, _) = server(private());

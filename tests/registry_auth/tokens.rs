@@ -54,6 +54,7 @@ async fn answers_of_token_servers_that_are_none() {
     for (name, action, kind) in [
         ("a web page", Action::html(), Kind::Server),
         ("nothing", Action::Body(Vec::new()), Kind::Server),
+        ("compressed", Action::Body(vec![0x1f, 0x8b, 8, 0, 0, 0]), Kind::Server),
         ("no object", Action::Body(b"[1]".to_vec()), Kind::Server),
         (
             "no token",
@@ -106,6 +107,24 @@ async fn one_token_however_many_wait_for_it() {
         result.unwrap();
     }
     assert_eq!(tokens(&server), 2, "one for each repository: {}", server.transcript());
+}
+
+#[tokio::test]
+async fn a_crowd_that_comes_before_the_challenge_waits_for_one_token_too() {
+    let (server, service) = server(private());
+    let (registry, _) = user(&server.host());
+    let crowd = (0..20).map(|_| pull(&registry));
+    for result in futures_util::future::join_all(crowd).await {
+        result.unwrap();
+    }
+    assert_eq!(tokens(&server), 1, "{}", server.transcript());
+    // And one more when it is revoked under all of them.
+    service.revoke_all();
+    let crowd = (0..20).map(|_| pull(&registry));
+    for result in futures_util::future::join_all(crowd).await {
+        result.unwrap();
+    }
+    assert_eq!(tokens(&server), 2, "{}", server.transcript());
 }
 
 #[tokio::test]

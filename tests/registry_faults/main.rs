@@ -10,24 +10,26 @@ mod encryption;
 mod mirrors;
 mod redirects;
 
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
 use client::{Memory, client, fetch, layer, manifest, noise, options, read, tag, with};
 use docker_mirror::error::{Error, Kind};
 use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
 use docker_mirror::registry::tls::TlsOptions;
 use docker_mirror::registry::{Presence, Registries, Registry, WithoutRange};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
 use support::fault::{Action, Canned, When};
 use support::tls::{Authority, ServerTls, self_signed, write_pem};
 use support::{Auth, Double, End, Options};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
 fn server(options: Options) -> Double {
     let server = Double::start(options);
     fill(&server);
     server
 }
+
 fn fill(server: &Double) {
     let image = manifest(&layer(b"{}"), &[]);
     server
@@ -35,6 +37,7 @@ fn fill(server: &Double) {
         .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
     server.store().put_blob("a/b", "{}");
 }
+
 fn trusting(file: std::path::PathBuf) -> docker_mirror::registry::Options {
     let (mut options, _) = options();
     options.tls = TlsOptions {
@@ -48,6 +51,7 @@ fn trusting(file: std::path::PathBuf) -> docker_mirror::registry::Options {
 async fn pull(registry: &Registry) -> Result<(), Error> {
     registry.manifest("a/b", &tag("1")).await.map(|_| ())
 }
+
 #[tokio::test]
 async fn what_may_pass_is_waited_out_and_what_will_not_is_not() {
     for status in [408, 429, 499, 500, 502, 503, 504, 522] {
@@ -71,6 +75,7 @@ async fn what_may_pass_is_waited_out_and_what_will_not_is_not() {
         assert_eq!((asked, told.retries().len()), (1, 0), "{status}");
     }
 }
+
 #[tokio::test]
 async fn patience_ends() {
     for (status, kind) in [(503, Kind::Server), (429, Kind::RateLimited)] {
@@ -85,6 +90,7 @@ async fn patience_ends() {
         assert_eq!((server.requests().len(), told.retries().len()), (1, 0));
     }
 }
+
 #[tokio::test]
 async fn retry_after_is_honoured_for_all_requests_of_a_host() {
     let server = server(Options::default().fault(When::any().first(1), Action::throttled(Some("1"))));
@@ -107,6 +113,7 @@ async fn retry_after_is_honoured_for_all_requests_of_a_host() {
         );
     }
 }
+
 #[tokio::test]
 async fn connections_that_break_before_an_answer() {
     for end in [End::Close, End::Reset] {
@@ -117,6 +124,7 @@ async fn connections_that_break_before_an_answer() {
         assert!(result.is_ok(), "{end:?}: {result:?} {:?}", told.retries());
     }
 }
+
 #[tokio::test]
 async fn what_is_no_http() {
     for (name, bytes) in [
@@ -145,6 +153,7 @@ async fn what_is_no_http() {
         assert!(error.to_string().contains(&server.host()), "{name}: {error}");
     }
 }
+
 #[tokio::test]
 async fn a_refused_connection() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -164,6 +173,7 @@ async fn a_refused_connection() {
         "a host that was never reached is most likely a wrong address"
     );
 }
+
 #[tokio::test]
 async fn a_name_that_does_not_resolve() {
     // `.invalid` never does (RFC 6761). Where a proxy is set up its resolver answers instead.
@@ -172,6 +182,7 @@ async fn a_name_that_does_not_resolve() {
     assert_eq!(error.kind(), Kind::Network, "{error:?}");
     assert!(error.to_string().contains("registry.invalid:5000"), "{error}");
 }
+
 #[tokio::test]
 async fn hosts_that_are_none() {
     let (options, _) = options();
@@ -182,6 +193,7 @@ async fn hosts_that_are_none() {
     assert_eq!(registries.host("docker.io").unwrap().host(), "docker.io");
     registries.host("[::1]:5000").unwrap();
 }
+
 #[tokio::test]
 async fn a_slow_drip_is_borne_within_the_limits_and_ended_beyond_them() {
     let bytes = noise(200_000);
@@ -202,6 +214,7 @@ async fn a_slow_drip_is_borne_within_the_limits_and_ended_beyond_them() {
     assert_eq!(error.kind(), Kind::Network);
     assert!(error.full().contains("bytes per second"), "{error:?}");
 }
+
 #[tokio::test]
 async fn bodies_in_flight_are_limited() {
     let bytes = noise(300_000);
@@ -220,6 +233,7 @@ async fn bodies_in_flight_are_limited() {
     }
     assert!(server.peak() <= 3, "{} at once", server.peak());
 }
+
 #[tokio::test]
 async fn the_wire_log_has_a_line_for_each_and_no_secret() {
     #[derive(Clone, Default)]
@@ -261,6 +275,7 @@ async fn the_wire_log_has_a_line_for_each_and_no_secret() {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
 }
+
 #[tokio::test]
 async fn bodies_of_errors_are_capped() {
     let canned = Canned {

@@ -7,6 +7,8 @@ mod support;
 
 mod manifests;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use client::{client, fetch, index, layer, manifest, noise, options, read, tag, with};
 use docker_mirror::error::Kind;
@@ -14,12 +16,11 @@ use docker_mirror::image::descriptor::Descriptor;
 use docker_mirror::image::digest::Digest;
 use docker_mirror::image::reference::Target;
 use docker_mirror::registry::{Presence, WithoutRange};
-use std::time::Duration;
-
 use support::fault::{Action, Canned, When};
 use support::{Double, End, Options, PullLimit};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
 /// A server with one image under `a/b:1`, and the digest of its manifest.
 fn with_image(options: Options) -> (Double, Digest, Bytes) {
     let server = Double::start(options);
@@ -29,6 +30,7 @@ fn with_image(options: Options) -> (Double, Digest, Bytes) {
         .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
     (server, digest.parse().unwrap(), image.bytes().clone())
 }
+
 /// A server with one blob in `a/b`.
 fn with_blob(options: Options, len: usize) -> (Double, Descriptor, Bytes) {
     let server = Double::start(options);
@@ -36,6 +38,7 @@ fn with_blob(options: Options, len: usize) -> (Double, Descriptor, Bytes) {
     server.store().put_blob("a/b", bytes.clone());
     (server, layer(&bytes), bytes)
 }
+
 #[tokio::test]
 async fn ranges_are_asked_for_and_checked() {
     let (server, blob, bytes) = with_blob(Options::default(), 100_000);
@@ -57,6 +60,7 @@ async fn ranges_are_asked_for_and_checked() {
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
 }
+
 #[tokio::test]
 async fn a_server_without_ranges() {
     let (server, blob, bytes) = with_blob(
@@ -75,6 +79,7 @@ async fn a_server_without_ranges() {
         .unwrap();
     assert_eq!(read(reader).await.unwrap(), bytes[60_000..60_010]);
 }
+
 /// Answers to `Range` that must never be spliced in.
 #[tokio::test]
 async fn wrong_answers_to_a_range() {
@@ -105,6 +110,7 @@ async fn wrong_answers_to_a_range() {
         assert!(server.requests().len() < 3, "{name}: {}", server.transcript());
     }
 }
+
 #[tokio::test]
 async fn a_length_that_contradicts_the_descriptor_is_found_before_reading() {
     let (server, blob, _) = with_blob(Options::default(), 1000);
@@ -120,6 +126,7 @@ async fn a_length_that_contradicts_the_descriptor_is_found_before_reading() {
     }
     assert_eq!(server.requests().len(), 2);
 }
+
 #[tokio::test]
 async fn a_body_without_a_length_is_measured() {
     let chunked = || Options::default().fault(When::get("/blobs/"), Action::Chunked);
@@ -135,6 +142,7 @@ async fn a_body_without_a_length_is_measured() {
     let long = Descriptor { size: 100_001, ..blob };
     assert!(fetch(&registry, "a/b", &long).await.is_err());
 }
+
 /// Bodies that break are gone on with by range, from the byte where they broke.
 #[tokio::test]
 async fn broken_bodies_go_on_where_they_broke() {
@@ -164,6 +172,7 @@ async fn broken_bodies_go_on_where_they_broke() {
         );
     }
 }
+
 #[tokio::test]
 async fn progress_renews_patience_and_its_lack_ends_it() {
     let cut = |after| Options::default().fault(When::get("/blobs/"), Action::cut(after));
@@ -182,6 +191,7 @@ async fn progress_renews_patience_and_its_lack_ends_it() {
     assert!(error.to_string().contains("bytes"), "{error}");
     assert_eq!(server.requests().len(), 6, "five repetitions without progress");
 }
+
 #[tokio::test]
 async fn stalled_bodies_are_given_up() {
     let (server, blob, bytes) = with_blob(
@@ -194,6 +204,7 @@ async fn stalled_bodies_are_given_up() {
     assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
     assert!(told.retries()[0].contains("sent nothing"), "{:?}", told.retries());
 }
+
 #[tokio::test]
 async fn an_answer_that_does_not_begin_is_given_up() {
     let (server, ..) = with_image(Options::default().fault(When::get("/manifests/").first(1), Action::End(End::Stall)));
@@ -203,6 +214,7 @@ async fn an_answer_that_does_not_begin_is_given_up() {
     registry.manifest("a/b", &tag("1")).await.unwrap();
     assert!(told.retries()[0].contains("did not answer"), "{:?}", told.retries());
 }
+
 #[tokio::test]
 async fn small_blobs_are_verified() {
     let (server, blob, bytes) = with_blob(

@@ -216,7 +216,9 @@ impl Ahead {
         };
         let open = match stream {
             Some(stream) => stream,
-            none => none.insert(self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?),
+            none => none.insert(Box::new(
+                self.sources.open(blob, at..blob.size, WithoutRange::Skip, 0).await?,
+            )),
         };
         open.chunk().await
     }
@@ -228,5 +230,5 @@ enum Origin<'a> {
     /// The earlier bundle of this number.
     Earlier(usize),
     /// A registry; no stream where there is no connection at this moment.
-    Network(Option<Stream<'a>>),
+    Network(Option<Box<Stream<'a>>>),
 }
