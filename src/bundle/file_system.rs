@@ -56,7 +56,8 @@ impl FileSystem {
             return Err(Error::new(
                 Kind::NoSpace,
                 format!(
-                    "the bundle has {}, but this process may write no file over {}",
+                    "the bundle `{}` has {}, but this process may write no file over {}",
+                    target.display(),
                     human(total),
                     human(limit)
                 ),

@@ -83,8 +83,13 @@ impl Landing {
                     self.variant(filtered, false, &mut landed).await?;
                     landed.digest = filtered.root.digest().clone();
                     landed.form = Form::Fallback;
+                    // A digest that was asked for by name is missed by whoever deploys by it.
+                    let what = match tree.source.digest() {
+                        Some(_) => "pinned",
+                        None => "original",
+                    };
                     landed.warnings.push(format!(
-                        "`{}` does not accept an index of which platforms are absent: the original digest {} does \
+                        "`{}` does not accept an index of which platforms are absent: the {what} digest {} does \
                              not exist there; the index of the platforms that are carried ({}) is under the tag `{}`",
                         self.item.destination.host(),
                         tree.original.root.digest(),
