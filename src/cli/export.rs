@@ -7,9 +7,9 @@ use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::image::platform::PlatformFilter;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::IndexMode;
+use docker_mirror::progress::human_bytes;
 use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request, Reused};
 use docker_mirror::transfer::resolve::Wanted;
-use indicatif::HumanBytes;
 
 use super::connection::{Shared, Side};
 use super::output::{self, Outcome};
@@ -178,8 +178,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if reuses && report.committed {
         let Reused { blobs, bytes } = report.reused;
         output::say(&format!(
-            "{blobs} blobs, {} came from earlier bundles",
-            HumanBytes(bytes)
+            "{}, {} came from earlier bundles",
+            output::counted(blobs, "blob", "blobs"),
+            human_bytes(bytes)
         ));
     }
     Ok(outcome)

@@ -99,13 +99,19 @@ pub(super) fn clean(text: &str) -> String {
         .collect()
 }
 
+/// A number of things: `1 blob`, `2 blobs`.
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// What became of an index of which platforms were dropped.
 pub(super) fn index_note(choice: Choice, original: &str, pushed: &str, dropped: usize) -> Option<String> {
+    let dropped = counted(dropped as u64, "entry", "entries");
     match choice {
         Choice::Whole => None,
-        Choice::Filtered => Some(format!("{dropped} entries dropped: index {original} became {pushed}")),
+        Choice::Filtered => Some(format!("{dropped} dropped: index {original} became {pushed}")),
         Choice::Sparse => Some(format!(
-            "{dropped} entries dropped: index {original} keeps its digest and lists them still"
+            "{dropped} dropped: index {original} keeps its digest and lists them still"
         )),
     }
 }

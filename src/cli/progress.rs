@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use docker_mirror::progress::{Event, Progress, human_bytes};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::output::clean;
+use super::output::{clean, counted};
 
 /// Without a terminal, a line about the progress comes at most this often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -62,9 +62,9 @@ impl Display {
         // With what was there already: how much was sent or fetched is for the report to say.
         let bytes = u64::try_from(self.moved.load(Ordering::Relaxed)).unwrap_or(0);
         self.line(&format!(
-            "{images} image{}, {blobs} blob{}, {} in {:.1} s",
-            plural(images),
-            plural(blobs),
+            "{}, {}, {} in {:.1} s",
+            counted(images, "image", "images"),
+            counted(blobs, "blob", "blobs"),
             human_bytes(bytes),
             self.start.elapsed().as_secs_f64()
         ));
@@ -135,7 +135,8 @@ impl Display {
             } else {
                 String::new()
             };
-            self.line(&format!("{blobs} blobs, {}{already}", human_bytes(bytes)));
+            let blobs = counted(blobs, "blob", "blobs");
+            self.line(&format!("{blobs}, {}{already}", human_bytes(bytes)));
         }
     }
 
@@ -163,8 +164,4 @@ impl Display {
             ));
         }
     }
-}
-
-fn plural(count: u64) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }

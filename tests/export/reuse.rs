@@ -31,7 +31,7 @@ fn pipes_and_compressed_bundles_take_blobs_from_earlier_ones_too() {
         let done = export.run("-", &flags);
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(done.status.success(), "{said}");
-        assert!(said.contains("1 blobs, 4.00 MiB came from earlier bundles"), "{said}");
+        assert!(said.contains("1 blob, 4.0 MiB came from earlier bundles"), "{said}");
         let mut unpacked = Vec::new();
         match flag {
             "--gzip" => {
@@ -51,7 +51,7 @@ fn pipes_and_compressed_bundles_take_blobs_from_earlier_ones_too() {
     }
     let done = export.run("b.tar", &["--reuse", "old.tar"]);
     assert!(
-        text(&done).contains("1 blobs, 4.00 MiB came from earlier bundles"),
+        text(&done).contains("1 blob, 4.0 MiB came from earlier bundles"),
         "{}",
         text(&done)
     );
@@ -70,7 +70,7 @@ fn a_damaged_earlier_bundle_costs_a_transfer_and_nothing_else() {
         let done = export.run(output, &["--reuse", "old.tar"]);
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(done.status.success() && said.contains("fetching it instead"), "{said}");
-        assert!(said.contains("0 blobs, 0 B came from earlier bundles"), "{said}");
+        assert!(said.contains("0 blobs, 0 bytes came from earlier bundles"), "{said}");
         let bytes = match output {
             "-" => done.stdout,
             _ => std::fs::read(export.path(output)).unwrap(),
