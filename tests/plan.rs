@@ -69,7 +69,7 @@ fn resized(mut tree: ImageTree, size: u64) -> ImageTree {
 
 /// The whole bundle, from its plan.
 fn bundle(plan: &Plan, contents: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = front_of(&plan);
+    let mut bytes = front_of(plan);
     for slot in plan.blobs() {
         assert_eq!(bytes.len() as u64, slot.header_offset);
         bytes.extend(slot.header().unwrap());
