@@ -34,7 +34,7 @@ def arguments():
         action="append",
         default=[],
         dest="scenarios",
-        choices=["base", "small", "delayed", "huge", "shared", "memory", "export", "import"],
+        choices=["base", "small", "delayed", "huge", "shared", "memory", "unchanged", "export", "import"],
         help="only this table (repeatable); for kill: export or import",
     )
     parser.add_argument(

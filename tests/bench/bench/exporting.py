@@ -148,6 +148,50 @@ def memory_text(title, rows, peaks, manifests):
     )
 
 
+def unchanged_table(options):
+    """Requests of docker-mirror when it exports the same images again: Docker Hub counts each GET of a manifest as a pull."""
+    say("export, unchanged: 200 small images, three times")
+    tool = DockerMirror()
+    if tool.path() is None:
+        return ""
+    images = corpus.make(options.work, "small", options.scale)
+    folder = fresh(options.work / "run" / "unchanged")
+    (folder / "out").mkdir()
+    rows, pulls = [], []
+    with Registry(options.work / "source", images.storage, readonly=True) as source:
+        command = [tool.path(), "export", *images.references(source.host), "-o"]
+        for words, more in [
+            ("first export", ["out/first.tar"]),
+            ("again", ["out/again.tar"]),
+            ("again, with `--reuse`", ["out/reused.tar", "--reuse", "out/first.tar"]),
+        ]:
+            since = source.settle()
+            result = run([[*command, *more]], folder, options.work / "logs" / "unchanged", options.timeout)
+            source.settle()
+            requests = source.requests(since)
+            manifests = [request for request in requests if "/manifests/" in request.path]
+            pulls.append(sum(request.method == "GET" for request in manifests))
+            blobs = [request for request in requests if request.about_blob and request.method == "GET"]
+            rows.append(
+                [
+                    words,
+                    f"{pulls[-1]:,}",
+                    f"{sum(request.method == 'HEAD' for request in manifests):,}",
+                    f"{len(blobs):,}",
+                    table.number(sum(request.size for request in blobs) / MIB),
+                    table.number(result.wall),
+                ]
+            )
+    check_bundle(folder / "out/reused.tar", images)
+    same = {(folder / "out" / name).read_bytes() for name in ("first.tar", "again.tar", "reused.tar")}
+    if len(same) != 1:
+        raise Failed("the same images gave different bundles")
+    shutil.rmtree(options.work / "run")
+    heads = ["docker-mirror", "GET of manifests (pulls)", "HEAD of manifests", "GET of blobs", "fetched MiB", "wall s"]
+    goals = [table.goal("pulls of an unchanged export", max(pulls[1:]), 0)]
+    return "\n".join(["### 200 small images of 3 platforms, unchanged", "", table.table(heads, rows), "", *goals])
+
+
 def report(options):
     """All tables of the export side."""
     parts = [
@@ -157,4 +201,6 @@ def report(options):
     ]
     if not options.scenarios or "memory" in options.scenarios:
         parts.append(memory_table(options))
+    if not options.scenarios or "unchanged" in options.scenarios:
+        parts.append(unchanged_table(options))
     return "\n\n".join(part for part in parts if part)
