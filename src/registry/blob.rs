@@ -50,6 +50,8 @@ pub struct BlobReader {
     at: u64,
     end: u64,
     without_range: WithoutRange,
+    /// The present place refused a range that lies within the blob: it has to be asked for the whole.
+    ranges_refused: bool,
     body: Option<Body>,
     permit: Option<Permit>,
     backoff: Backoff,
@@ -66,6 +68,13 @@ struct Body {
     /// Whether the head said where it ends.
     measured: bool,
     host: String,
+}
+
+fn without_ranges(action: &str) -> Error {
+    Error::new(
+        Kind::Unsupported,
+        format!("{action}: the registry does not serve ranges"),
+    )
 }
 
 impl BlobReader {
@@ -95,6 +104,7 @@ impl BlobReader {
             at: range.start,
             end: range.end,
             without_range,
+            ranges_refused: false,
             body: None,
             permit: None,
             gained: 0,
@@ -183,10 +193,11 @@ impl BlobReader {
     async fn connect(&mut self) -> Result<()> {
         loop {
             match self.ask().await {
-                Ok(body) => {
+                Ok(Some(body)) => {
                     self.body = Some(body);
                     return Ok(());
                 }
+                Ok(None) => self.ranges_refused = true,
                 Err(error) => self.next_place(error)?,
             }
         }
@@ -201,6 +212,7 @@ impl BlobReader {
             self.places.push_front(gone);
             return Err(error);
         };
+        self.ranges_refused = false;
         let options = &next.host.context.options;
         options
             .progress
@@ -213,7 +225,8 @@ impl BlobReader {
         Ok(())
     }
 
-    async fn ask(&mut self) -> Result<Body> {
+    /// Asks the present place; `None` where it refuses the range and is to be asked for the whole.
+    async fn ask(&mut self) -> Result<Option<Body>> {
         let Some(place) = self.places.front().cloned() else {
             return Err(Error::new(Kind::Usage, "no registry to read from"));
         };
@@ -228,7 +241,7 @@ impl BlobReader {
         let url = host.url(repository, &format!("blobs/{}", self.descriptor.digest));
         let mut call = Call::new(Method::GET, url, repository, Scope::pull(repository), action);
         let whole = self.at == 0 && self.end == self.descriptor.size;
-        if !whole {
+        if !whole && !self.ranges_refused {
             let range = format!("bytes={}-{}", self.at, self.end - 1);
             if let Ok(range) = HeaderValue::try_from(range) {
                 call = call.header(RANGE, range);
@@ -236,8 +249,19 @@ impl BlobReader {
         }
         let answer = host.exchange(&call).await?;
         match answer.status() {
-            StatusCode::OK => self.whole_body(answer, &call.action, whole),
-            StatusCode::PARTIAL_CONTENT if !whole => self.part(answer, &call.action),
+            StatusCode::OK => self.whole_body(answer, &call.action, whole).map(Some),
+            StatusCode::PARTIAL_CONTENT if !whole => self.part(answer, &call.action).map(Some),
+            // It lies within the blob: what is refused is ranges altogether.
+            StatusCode::RANGE_NOT_SATISFIABLE
+                if !whole
+                    && !self.ranges_refused
+                    && content_range::of_refusal(answer.headers()).is_none_or(|size| size == self.descriptor.size) =>
+            {
+                match self.without_range {
+                    WithoutRange::Refuse => Err(without_ranges(&call.action)),
+                    WithoutRange::Skip => Ok(None),
+                }
+            }
             StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::new(
                 Kind::Integrity,
                 format!(
@@ -252,10 +276,7 @@ impl BlobReader {
     fn whole_body(&self, answer: Answer, action: &str, wanted: bool) -> Result<Body> {
         self.check_length(&answer, action, self.descriptor.size)?;
         if !wanted && self.without_range == WithoutRange::Refuse {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("{action}: the registry does not serve ranges"),
-            ));
+            return Err(without_ranges(action));
         }
         Ok(self.body(answer, self.at))
     }

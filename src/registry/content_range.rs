@@ -24,6 +24,13 @@ pub(super) fn of_answer(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> 
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, last, total))
 }
 
+/// The size of the whole that a 416 answer states: `bytes */SIZE`.
+pub(super) fn of_refusal(headers: &HeaderMap) -> Option<u64> {
+    let (unit, rest) = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().split_once(' ')?;
+    let total = rest.trim().strip_prefix("*/")?;
+    unit.eq_ignore_ascii_case("bytes").then(|| number(total))?
+}
+
 /// How many bytes an upload session has, from its `Range: 0-LAST`. `None` where that cannot be relied on: registries state
 /// `0-0` for no byte and for one byte alike.
 pub(super) fn of_session(text: Option<&str>) -> Option<u64> {

@@ -220,20 +220,23 @@ struct BundleBlobs(Arc<Bundle>);
 impl BlobSource for BundleBlobs {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         let (bundle, digest) = (self.0.clone(), descriptor.digest.clone());
-        let pieces = stream::try_unfold((offset, BytesMut::new()), move |(at, mut buffer)| {
-            let piece = read_piece(&bundle, &digest, at, &mut buffer);
-            async move { Ok(piece?.map(|piece| (piece.clone(), (at + piece.len() as u64, buffer)))) }
+        let pieces = stream::try_unfold((offset, Bytes::new()), move |(at, former)| {
+            let piece = read_piece(&bundle, &digest, at, former);
+            async move { Ok(piece?.map(|(piece, length)| (piece.slice(..length), (at + length as u64, piece)))) }
         });
         Box::pin(async move { Ok(pieces.boxed()) })
     }
 }
 
-/// The next bytes of a blob, read where they are asked for: a hand-over to another thread costs more than the read.
-fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, buffer: &mut BytesMut) -> Result<Option<Bytes>> {
-    // Takes the former piece's memory back if the connection is through with it.
-    buffer.resize(PIECE, 0);
-    let length = bundle.read_at(digest, at, buffer)?;
-    Ok((length > 0).then(|| buffer.split_to(length.min(PIECE)).freeze()))
+/// The next bytes of a blob, at the start of a buffer. They are read where they are asked for: a hand-over to another thread
+/// costs more than the read. The former buffer is used again where the connection is through with it.
+fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes) -> Result<Option<(Bytes, usize)>> {
+    let mut buffer = match former.try_into_mut() {
+        Ok(buffer) if buffer.len() == PIECE => buffer,
+        _ => BytesMut::zeroed(PIECE),
+    };
+    let length = bundle.read_at(digest, at, &mut buffer)?.min(PIECE);
+    Ok((length > 0).then(|| (buffer.freeze(), length)))
 }
 
 impl Origin for BundleBlobs {
