@@ -9,7 +9,7 @@ from . import corpus, table
 from .measure import Failed, folder_size, run
 from .registry import Registry
 from .rounds import Rounds, behind, fresh, say
-from .tools import EXPORTERS, DockerMirror, Job
+from .tools import EXPORTERS, DockerMirror, DockerMirrorWithoutCache, Job
 
 MIB = 1 << 20
 
@@ -73,7 +73,9 @@ def scenario_table(scenario, options):
     say(f"export, {scenario.name}: {scenario.title}")
     images = corpus.make(options.work, scenario.corpus, options.scale)
     corpus.warm(images)
-    rounds = Rounds(EXPORTERS, options.tools)
+    # In a small bundle the cache of manifests weighs as much as the goals on what is written allow for.
+    tools = [*EXPORTERS, DockerMirrorWithoutCache()] if scenario.name == "small" else EXPORTERS
+    rounds = Rounds(tools, options.tools)
     bundle_size = 0
     registry = Registry(options.work / "source", images.storage, readonly=True)
     with registry as source, behind(source, scenario.delay) as host:
@@ -95,9 +97,12 @@ def scenario_table(scenario, options):
     for program, limit in scenario.limits:
         value = table.ratio(rounds.runs, "docker-mirror", rounds.name_of(f"{program}"))
         text.append(table.goal(f"wall to {program}", value, limit))
+    for words, name in [("", "docker-mirror"), (" without the cache of manifests", DockerMirrorWithoutCache.name)]:
+        if mine := rounds.runs.get(name):
+            written, disk = max(r.written for r in mine), max(r.disk for r in mine)
+            text.append(table.goal(f"bytes written{words} to the bundle's size", written / bundle_size, 1.01))
+            text.append(table.goal(f"peak disk{words} to the bundle's size", disk / bundle_size, 1.01))
     if ours:
-        text.append(table.goal("bytes written to the bundle's size", max(r.written for r in ours) / bundle_size, 1.01))
-        text.append(table.goal("peak disk to the bundle's size", max(r.disk for r in ours) / bundle_size, 1.01))
         text.append(table.goal("peak memory", max(r.memory for r in ours) / MIB, 64, " MiB"))
     return "\n".join(text)
 

@@ -70,6 +70,15 @@ class DockerMirror(Tool):
         return [[self.path(), "import", job.archive / "bundle.tar", "-d", f"{job.host}/mirror"]]
 
 
+class DockerMirrorWithoutCache(DockerMirror):
+    """The same without its cache of manifests, which other exports profit from and this one only writes."""
+
+    name = "docker-mirror --no-cache"
+
+    def export(self, job):
+        return [[*command, "--no-cache"] for command in super().export(job)]
+
+
 class Skopeo(Tool):
     name = "skopeo copy --all, oci-archive"
     import_name = "skopeo copy --all, from oci-archive"
