@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+import time
 
 from . import corpus
 
@@ -78,10 +79,18 @@ class Watcher:
 
     @staticmethod
     def manifest(connection, repository, reference):
-        """The bytes of a manifest, or nothing where it is not."""
-        connection.request("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": ACCEPT})
-        answer = connection.getresponse()
-        body = answer.read()
+        """The bytes of a manifest, or nothing where it is not.
+
+        docker-registry writes the file of a tag in two steps, and answers 500 to whoever reads it between them; that
+        passes, and nothing of a tree was given out.
+        """
+        for _ in range(100):
+            connection.request("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": ACCEPT})
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 500:
+                break
+            time.sleep(0.01)
         if answer.status == 404:
             return None
         if answer.status != 200:
