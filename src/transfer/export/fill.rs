@@ -22,8 +22,10 @@ use crate::progress::{Event, Progress};
 use crate::registry::WithoutRange;
 use crate::transfer::fetch::Sources;
 
-/// The journal learns of a part's progress each time that this many bytes were written.
-const JOURNAL_STEP: u64 = 4 << 20;
+/// The journal learns of a part's progress each time that this many bytes were written. Several connections may be at work
+/// on one blob, and each of them may be so far ahead of the journal when the program is killed: a kill is to cost less than
+/// 8 MiB for each blob.
+const JOURNAL_STEP: u64 = 1 << 20;
 
 /// What was written is made durable each time that this many bytes were, so that a power cut costs little and the last
 /// sync before the rename has little left to do.
