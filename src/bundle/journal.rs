@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::partial::write_failed;
 use super::ranges::Ranges;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -140,7 +141,7 @@ impl Journal {
             }
             Ok(file)
         };
-        let file = create().map_err(|e| Error::io("create", &path, e))?;
+        let file = create().map_err(|e| write_failed(&path, e, true))?;
         Ok(Self {
             path,
             file: Mutex::new(Lines { file, count }),
@@ -174,7 +175,7 @@ impl Journal {
         let covered = self.lock().count;
         sync()?;
         self.append(&format!("s {covered}\n"))?;
-        let failed = |e| Error::io("write", &self.path, e);
+        let failed = |e| write_failed(&self.path, e, true);
         let file = self.lock().file.try_clone().map_err(failed)?;
         file.sync_data().map_err(failed)
     }
@@ -190,7 +191,7 @@ impl Journal {
         lines
             .file
             .write_all(line.as_bytes())
-            .map_err(|e| Error::io("write", &self.path, e))
+            .map_err(|e| write_failed(&self.path, e, true))
     }
 
     /// Reads what an earlier run left.

@@ -41,7 +41,7 @@ pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<F
 }
 
 /// A failed write, with what can be done about it. `resumes` says whether another run goes on from there.
-fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
+pub(super) fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
     let too_large = e.kind() == io::ErrorKind::FileTooLarge;
     let error = Error::io("write", path, e);
     let then = match resumes {
@@ -176,7 +176,7 @@ impl Partial {
 
     /// Waits until everything written is on the disk.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
+        self.file.sync_data().map_err(|e| write_failed(&self.path, e, true))
     }
 
     /// What the file system under it can do.
