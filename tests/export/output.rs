@@ -7,16 +7,9 @@ use std::time::Duration;
 use crate::support::Double;
 use crate::support::fault::{Action, When};
 use crate::support::real::skipped;
-use crate::tools::{Export, blob_bytes_sent, check, noise, program, put_image, text};
+use crate::tools::{Export, blob_bytes_sent, check, noise, one_image, program, put_image, text};
 
 const MIB: usize = 1 << 20;
-
-fn one_image() -> (Double, Export) {
-    let registry = Double::new();
-    put_image(&registry, "a/a", "1", &[noise(1, 6 * MIB)]);
-    let export = Export::of(&registry, &["a/a:1"]);
-    (registry, export)
-}
 
 #[test]
 fn an_existing_file_is_refused_and_kept() {

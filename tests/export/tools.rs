@@ -57,6 +57,14 @@ pub(crate) fn put_image(registry: &Double, repository: &str, tag: &str, layers: 
     digests
 }
 
+/// A registry with one image of one layer of 6 MiB, and its export.
+pub(crate) fn one_image() -> (Double, Export) {
+    let registry = Double::new();
+    put_image(&registry, "a/a", "1", &[noise(1, 6 << 20)]);
+    let export = Export::of(&registry, &["a/a:1"]);
+    (registry, export)
+}
+
 /// The program with a home of its own, so that nobody's credentials and caches get into a test.
 pub(crate) fn program(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_docker-mirror"));

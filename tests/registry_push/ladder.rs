@@ -6,6 +6,13 @@ use super::support::{Double, Options};
 use super::{pushed, refused, upload};
 use docker_mirror::error::Kind;
 
+/// The ranges of the chunks that a server took.
+fn ranges_taken(server: &Double) -> Vec<String> {
+    let patches = server.requests_of("PATCH", "");
+    let taken = patches.iter().filter(|patch| patch.status == 202);
+    taken.map(|patch| patch.header("content-range")).collect()
+}
+
 /// Registries that refuse one PUT with the whole body, and how each is served in the end.
 #[tokio::test]
 async fn the_ladder_is_climbed_and_remembered() {
@@ -50,12 +57,7 @@ async fn chunks_have_ranges_that_meet() {
         10 << 20,
     )
     .await;
-    let ranges: Vec<_> = server
-        .requests_of("PATCH", "")
-        .iter()
-        .filter(|p| p.status == 202)
-        .map(|p| p.header("content-range"))
-        .collect();
+    let ranges = ranges_taken(&server);
     assert_eq!(
         ranges,
         ["0-4194303", "4194304-8388607", "8388608-10485759"],
@@ -73,12 +75,7 @@ async fn a_stated_minimum_is_honoured() {
     .fault(upload("PUT").first(1), Action::status(405))
     .fault(upload("PATCH").without_header("content-range"), Action::status(405));
     let (server, _) = pushed(options, 12 << 20).await;
-    let ranges: Vec<_> = server
-        .requests_of("PATCH", "")
-        .iter()
-        .filter(|p| p.status == 202)
-        .map(|p| p.header("content-range"))
-        .collect();
+    let ranges = ranges_taken(&server);
     assert_eq!(
         ranges,
         ["0-5242879", "5242880-10485759", "10485760-12582911"],

@@ -132,12 +132,6 @@ impl FileExport<'_> {
         if report.committed {
             let partial = partial.clone();
             blocking(move || commit(&partial, &plan, force)).await?;
-            for image in &report.images {
-                progress.emit(Event::ImageDone {
-                    reference: image.source.to_string(),
-                    digest: image.digest.to_string(),
-                });
-            }
         }
         Ok(report)
     }

@@ -29,7 +29,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registries};
 use crate::transfer::resolve::Wanted;
 
@@ -133,12 +133,20 @@ impl Exported {
 /// # Errors
 /// What ends everything: the output cannot be written, is there already, or belongs to another run.
 pub async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
-    match request.output {
+    let report = match request.output {
         Output::File { .. } if request.compression == Compression::None => {
             file::export(request, registries, progress).await
         }
         _ => ordered::export(request, registries, progress).await,
+    }?;
+    // An image is done when its bundle has its final name, and not before.
+    for image in report.images.iter().filter(|_| report.committed) {
+        progress.emit(Event::ImageDone {
+            reference: image.source.to_string(),
+            digest: image.digest.to_string(),
+        });
     }
+    Ok(report)
 }
 
 /// The images with their trees, and those that have none.

@@ -105,16 +105,7 @@ pub(super) async fn export(request: Request, registries: &Registries, progress: 
     {
         unfinished.commit(force).await?;
     }
-    let report = result?;
-    if report.committed {
-        for image in &report.images {
-            progress.emit(Event::ImageDone {
-                reference: image.source.to_string(),
-                digest: image.digest.to_string(),
-            });
-        }
-    }
-    Ok(report)
+    result
 }
 
 async fn write(
