@@ -173,6 +173,13 @@ fn a_file_that_is_no_bundle() {
             .expect_code(1)
             .says(&[name]);
     }
+    let output = cli.run(&["import", "text.tar", "-d", &target.host()]).expect_code(1);
+    let output = output.says(&["`text.tar` at offset 0", "no archive of images"]);
+    assert!(
+        !output.stderr.contains("this is no tar at all"),
+        "{}",
+        output.everything()
+    );
     assert!(target.requests().is_empty(), "{}", target.transcript());
 }
 

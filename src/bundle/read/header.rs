@@ -31,8 +31,8 @@ pub(super) enum Announces {
     GlobalPax,
 }
 
-/// Checks the sum of a header block and says what it announces; otherwise why it is refused.
-pub(super) fn announces(header: &Header) -> Result<Announces, String> {
+/// Checks the sum of a header block: a block without it is no header, and what stands where its name would be no name.
+pub(super) fn check_sum(header: &Header) -> Result<(), String> {
     let bytes = header.as_bytes();
     let sum: u32 = bytes[..148]
         .iter()
@@ -46,6 +46,11 @@ pub(super) fn announces(header: &Header) -> Result<Announces, String> {
     if stated != sum {
         return Err(format!("no tar header (checksum {stated}, its bytes sum to {sum})"));
     }
+    Ok(())
+}
+
+/// Says what a header announces; otherwise why it is refused.
+pub(super) fn announces(header: &Header) -> Result<Announces, String> {
     let what = match header.entry_type().as_byte() {
         0 | b'0' | b'7' => Announces::File,
         b'5' => Announces::Directory,

@@ -86,6 +86,7 @@ impl<F: Forward> Scanner<F> {
             if self.members > MAX_MEMBERS {
                 return Err(self.fault(start, format!("more than {MAX_MEMBERS} members")));
             }
+            header::check_sum(&header).map_err(|why| self.no_header(start, why))?;
             let raw_name = header.path_bytes();
             let what = header::announces(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
             let size = header::size(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
@@ -279,6 +280,16 @@ impl<F: Forward> Scanner<F> {
             Kind::Malformed,
             format!("`{}` at offset {offset}: {}", self.label.escape_debug(), why.into()),
         )
+    }
+
+    /// A block that is no header. Where the first one is none, this is no archive at all.
+    fn no_header(&self, offset: u64, why: String) -> Error {
+        self.fault(offset, why).with_hint(if offset == 0 {
+            "this is no archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
+             another program"
+        } else {
+            "the file was changed or damaged on its way: copy it again, and compare check sums"
+        })
     }
 
     fn member_fault(&self, offset: u64, name: &[u8], why: impl Into<String>) -> Error {
