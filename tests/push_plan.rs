@@ -3,7 +3,9 @@
 mod handmade;
 mod support;
 
-use handmade::{Maker, assert_complete, counts, digest, noise, request, run, run_well};
+use std::time::Duration;
+
+use handmade::{Maker, Opened, assert_complete, counts, digest, noise, request, run, run_well, run_with};
 use support::fault::{Action, Canned, When};
 use support::{Double, End, Options};
 
@@ -207,9 +209,7 @@ async fn no_more_than_the_jobs_are_in_flight_and_the_largest_go_first() {
     let image = maker.image("linux/amd64", &all);
     maker.name("docker.io/library/app:1", &image);
     let bundle = maker.open();
-    let mut wanted = request(&registry);
-    wanted.jobs = 1;
-    run_well(&bundle, wanted.clone()).await;
+    assert!(!run_with(&bundle, request(&registry), 1).await.unwrap().failed());
     let sizes: Vec<u64> = registry
         .requests_of("PUT", "/blobs/")
         .iter()
@@ -218,21 +218,38 @@ async fn no_more_than_the_jobs_are_in_flight_and_the_largest_go_first() {
     assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     assert_eq!(sizes.len(), 20);
 
-    // Uploads that never end: others are asked for meanwhile, but no fourth one is begun.
+    // Bodies that are out while their answers never come: of three, two make room for others. All blobs that may be asked for
+    // meanwhile have their sessions opened.
     let stalled = When::put("/blobs/");
-    let registry = Double::start(Options::default().fault(stalled, Action::End(End::Stall)));
-    wanted = request(&registry);
-    wanted.jobs = 3;
+    let registry = Double::start(Options::default().fault(stalled.clone(), Action::End(End::Stall)));
+    stalls(&bundle, &registry, 3, [("POST", 7), ("PUT", 5)]).await;
+
+    // Bodies of which the registry takes a little and no more: they keep their places.
+    let registry = Double::start(Options::default().fault(stalled, Action::CutRequest(10, End::Stall)));
+    let images = (0..7).map(|n| noise(n, 10 << 20)).collect::<Vec<_>>();
+    let mut maker = Maker::default();
+    let image = maker.image("linux/amd64", &images.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    maker.name("docker.io/library/app:1", &image);
+    stalls(&maker.open(), &registry, 3, [("POST", 7), ("PUT", 3)]).await;
+
+    // One at a time is one request with a body at a time.
+    let registry = Double::start(Options::default().fault(When::put("/blobs/"), Action::End(End::Stall)));
+    stalls(&bundle, &registry, 1, [("POST", 1), ("PUT", 1)]).await;
+}
+
+/// Runs until there are so many requests for blobs, and shows that there are no more.
+async fn stalls(bundle: &Opened, registry: &Double, jobs: usize, counts: [(&str, usize); 2]) {
+    let counted = || counts.map(|(method, _)| (method, registry.count(method, "/blobs/")));
     tokio::select! {
-        report = run(&bundle, wanted) => panic!("{report:?}"),
+        report = run_with(bundle, request(registry), jobs) => panic!("{report:?}"),
         () = async {
-            while registry.count("HEAD", "/blobs/") < 7 || registry.count("PUT", "/blobs/") < 3 {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            while counted().iter().zip(&counts).any(|(now, goal)| now.1 < goal.1) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         } => {}
     }
-    assert_eq!(registry.count("POST", "/blobs/"), 3, "{}", registry.transcript());
-    assert_eq!(registry.count("HEAD", "/blobs/"), 7, "{}", registry.transcript());
+    assert_eq!(counted(), counts, "{}", registry.transcript());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ pub(super) struct Shared {
     #[arg(long)]
     pub(super) debug: bool,
 
-    /// Transfers in flight
+    /// Blobs on their way at the same time
     #[arg(short, long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
 

@@ -52,7 +52,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     only_bundle(&arguments.bundles)?;
-    let request = arguments.target.request(arguments.shared.jobs(), arguments.index)?;
+    let request = arguments.target.request(arguments.index)?;
     let select = Selection {
         only: arguments.only,
         platforms: match arguments.platform.as_slice() {

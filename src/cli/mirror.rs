@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let images = references(&arguments.images)?;
     let wanted = arguments.selection.wanted()?;
-    let request = arguments.target.request(arguments.shared.jobs(), None)?;
+    let request = arguments.target.request(None)?;
     let display = Display::new(arguments.shared.verbosity() > 0);
     let progress = display.progress();
     let (shared, sides) = (&arguments.shared, Some(&arguments.sides));

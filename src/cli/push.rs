@@ -51,7 +51,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn request(&self, jobs: usize, index: Option<IndexMode>) -> Result<PushRequest> {
+    pub(super) fn request(&self, index: Option<IndexMode>) -> Result<PushRequest> {
         if let Some(path) = &self.report {
             check_report(path)?;
         }
@@ -62,7 +62,6 @@ impl Target {
             mappings: self.map.clone(),
             on_existing: self.on_existing,
             index,
-            jobs,
             dry_run: self.dry_run,
             fail_fast: self.fail_fast,
             ..PushRequest::new(destination.keep_host(self.keep_host))

@@ -13,6 +13,7 @@ use super::cache::ManifestCache;
 use super::credentials::Credentials;
 use super::failure::{Class, Failure};
 use super::options::Options;
+use super::pace::Place;
 use super::redact::{authority, shown};
 use super::tls;
 use super::upload_sessions::Sessions;
@@ -175,9 +176,19 @@ struct Progressed {
     sent: AtomicU64,
     out: AtomicBool,
     waiting: AtomicBool,
+    /// What the body leaves when it is out.
+    place: Option<Arc<Place>>,
 }
 
 impl Watch {
+    /// For a body that is the last one of its upload.
+    pub(super) fn last(place: Arc<Place>) -> Self {
+        Self(Arc::new(Progressed {
+            place: Some(place),
+            ..Progressed::default()
+        }))
+    }
+
     /// So many more bytes were handed to the connection.
     pub(super) fn sent(&self, bytes: u64) {
         self.0.sent.fetch_add(bytes, Ordering::Relaxed);
@@ -186,6 +197,9 @@ impl Watch {
     /// The last byte was handed over.
     pub(super) fn out(&self) {
         self.0.out.store(true, Ordering::Relaxed);
+        if let Some(place) = &self.0.place {
+            place.leave();
+        }
     }
 
     /// The connection could take more, but the source of the bytes has none yet: its own limits apply.

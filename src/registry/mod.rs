@@ -132,6 +132,12 @@ impl Registry {
         &self.host.name
     }
 
+    /// How many bodies may be on their way to it, or from it, at the same time; at least one. Uploads that are out and wait
+    /// for their answers are not among them, up to one fewer.
+    pub fn jobs(&self) -> usize {
+        self.host.context.options.jobs()
+    }
+
     /// The registry itself, as the configuration of this machine wants it to be reached for this repository.
     fn origin(&self, repository: &str) -> Result<Arc<Host>> {
         let name = &self.host.name;

@@ -28,13 +28,32 @@ struct State {
     shrunk: Option<Instant>,
     /// No request of any kind starts before this.
     hold: Option<Instant>,
+    /// Bodies that are out, and wait for their answers without a place.
+    waiting: usize,
 }
 
-/// The right to have one body in flight. Given back when dropped.
+/// The right to have one body on its way, with a place in the limit or without one yet. Given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    pace: Pace,
+    place: Arc<Place>,
     since: Instant,
+}
+
+/// Where the body of a [`Permit`] counts.
+#[derive(Debug)]
+pub(super) struct Place {
+    pace: Pace,
+    stage: Mutex<Stage>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing is sent yet.
+    Outside,
+    /// It is taken.
+    Sending,
+    /// It was left: the body is out, and the answer is waited for.
+    Waiting,
 }
 
 impl Pace {
@@ -47,6 +66,7 @@ impl Pace {
             places,
             shrunk: None,
             hold: None,
+            waiting: 0,
         };
         Self(Arc::new(Inner {
             state: Mutex::new(state),
@@ -54,15 +74,36 @@ impl Pace {
         }))
     }
 
+    /// A permit without a place yet: see [`Permit::take`].
+    pub(super) fn later(&self) -> Permit {
+        Permit {
+            place: Arc::new(Place {
+                pace: self.clone(),
+                stage: Mutex::new(Stage::Outside),
+            }),
+            since: Instant::now(),
+        }
+    }
+
     /// Waits for a place. Places are given in the order in which they were asked for, which is that of the first polls.
     pub(super) async fn permit(&self) -> Permit {
+        let mut permit = self.later();
+        permit.take().await;
+        permit
+    }
+
+    async fn take(&self) {
         // The semaphore is never closed; a failure to wait could only mean that nothing is counted any more.
         if let Ok(place) = self.0.free.acquire().await {
             place.forget();
         }
-        Permit {
-            pace: self.clone(),
-            since: Instant::now(),
+    }
+
+    fn give_back(&self, state: &mut State) {
+        if state.places > state.limit as usize {
+            state.places -= 1;
+        } else {
+            self.0.free.add_permits(1);
         }
     }
 
@@ -106,28 +147,67 @@ impl Pace {
 impl Permit {
     /// The body went through: the limit grows by one once as many bodies as it has places went through.
     pub(super) fn went_well(&self) {
-        let mut state = self.pace.state();
+        let pace = &self.place.pace;
+        let mut state = pace.state();
         state.limit = (state.limit + 1.0 / state.limit).min(state.ceiling);
         let more = (state.limit as usize).saturating_sub(state.places);
         state.places += more;
-        self.pace.0.free.add_permits(more);
+        pace.0.free.add_permits(more);
     }
 
     /// The host throttled or the connection broke: half the limit. Requests that were in flight together shrink it once.
     pub(super) fn went_wrong(&mut self) {
-        self.pace.shrink(self.since);
+        self.place.pace.shrink(self.since);
         self.since = Instant::now();
+    }
+
+    /// For the body, which leaves its place when it is out.
+    pub(super) fn place(&self) -> Arc<Place> {
+        self.place.clone()
+    }
+
+    /// Waits for a place, unless it has one: there is a body to send.
+    pub(super) async fn take(&mut self) {
+        if self.place.stage() != Stage::Sending {
+            self.place.pace.take().await;
+            self.place.enter(Stage::Sending);
+            self.since = Instant::now();
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.place.enter(Stage::Outside);
+    }
+}
+
+impl Place {
+    /// The body is out, and its answer may take long: registries move and sync what they got before they answer. The next
+    /// body may have the place, so that the line is not idle. Of a limit of n only n - 1 wait like this, so that one place
+    /// means one request at a time.
+    pub(super) fn leave(&self) {
+        self.enter(Stage::Waiting);
+    }
+
+    fn enter(&self, next: Stage) {
         let mut state = self.pace.state();
-        if state.places > state.limit as usize {
-            state.places -= 1;
-        } else {
-            self.pace.0.free.add_permits(1);
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        match (*stage, next) {
+            (Stage::Outside, Stage::Sending) => {}
+            (Stage::Sending, Stage::Waiting) if state.waiting + 1 < state.limit as usize => {
+                state.waiting += 1;
+                self.pace.give_back(&mut state);
+            }
+            (Stage::Sending, Stage::Outside) => self.pace.give_back(&mut state),
+            (Stage::Waiting, Stage::Sending | Stage::Outside) => state.waiting -= 1,
+            _ => return,
         }
+        *stage = next;
+    }
+
+    fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -187,6 +267,42 @@ mod tests {
             permit.went_well();
         }
         assert_eq!(pace.limit(), 8, "never above the ceiling");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
+        let pace = Pace::new(3);
+        let mut permits = Vec::new();
+        for waiting in [1, 2, 2, 2, 2] {
+            let permit = pace.permit().await;
+            permit.place().leave();
+            assert_eq!(pace.state().waiting, waiting);
+            permits.push(permit);
+        }
+        assert_eq!(pace.0.free.available_permits(), 0, "three keep their places");
+        // Who comes back for another try waits in line like anybody else.
+        let mut again = Box::pin(permits[0].take());
+        assert!(futures_util::FutureExt::now_or_never(&mut again).is_none());
+        drop(again);
+        permits.pop();
+        permits[0].take().await;
+        assert_eq!((pace.state().waiting, pace.0.free.available_permits()), (1, 0));
+        permits[0].take().await;
+        drop(permits);
+        assert_eq!((pace.state().waiting, pace.0.free.available_permits()), (0, 3));
+    }
+
+    #[tokio::test]
+    async fn one_place_means_one_at_a_time() {
+        let pace = Pace::new(1);
+        let permit = pace.permit().await;
+        permit.place().leave();
+        assert_eq!((pace.state().waiting, pace.0.free.available_permits()), (0, 0));
+        drop(permit);
+        let mut last = pace.permit().await;
+        last.went_wrong();
+        drop(last);
+        assert_eq!(pace.0.free.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -50,10 +50,8 @@ impl Registry {
                 None => {}
             }
         }
-        let mut permit = self.host.uploads.permit().await;
         let upload = Upload::new(&self.host, repository, descriptor, source);
-        upload.run(session, &mut permit).await?;
-        permit.went_well();
+        upload.run(session).await?;
         Ok(Pushed::Uploaded)
     }
 
@@ -119,10 +117,7 @@ impl Host {
         {
             self.ladder.at_least(minimum);
         }
-        Ok(Session {
-            url: location::resolve(text, &answer.url, &self.base())?,
-            offset: 0,
-        })
+        Ok(Session::new(location::resolve(text, &answer.url, &self.base())?, 0))
     }
 
     async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {

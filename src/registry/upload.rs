@@ -28,6 +28,9 @@ const HELD: Duration = Duration::from_secs(60);
 /// Attempts without progress before a blob is given up.
 const MAX_SESSIONS: usize = 12;
 
+/// A session that has waited so long for its turn is not relied on: registries forget those that nothing comes for.
+const STALE: Duration = Duration::from_secs(600);
+
 /// A 416 is answered with the offset that the registry states, so many times.
 const MAX_MISPLACED: usize = 3;
 
@@ -36,6 +39,24 @@ pub(super) struct Session {
     pub(super) url: Url,
     /// Bytes that it has.
     pub(super) offset: u64,
+    /// When the registry last spoke of it.
+    heard: Instant,
+}
+
+impl Session {
+    /// A session that the registry has just spoken of.
+    pub(super) fn new(url: Url, offset: u64) -> Self {
+        Self {
+            url,
+            offset,
+            heard: Instant::now(),
+        }
+    }
+
+    /// Whether a new one is better. One that holds bytes is worth a try at any age.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.offset == 0 && now.duration_since(self.heard) >= STALE
+    }
 }
 
 /// One blob on its way into one repository.
@@ -47,6 +68,7 @@ pub(super) struct Upload<'a> {
     pub(super) scope: Scope,
     pub(super) cursor: Cursor,
     pub(super) action: String,
+    pub(super) permit: Permit,
     /// Whether the next body waits a moment for a refusal: where the connection broke under the last one, for the reason, and
     /// where there is but one attempt.
     pub(super) listen: bool,
@@ -88,6 +110,7 @@ impl<'a> Upload<'a> {
         source: &'a dyn BlobSource,
     ) -> Self {
         Self {
+            permit: host.uploads.later(),
             host,
             repository,
             descriptor,
@@ -102,7 +125,14 @@ impl<'a> Upload<'a> {
         }
     }
 
-    pub(super) async fn run(mut self, session: Option<Session>, permit: &mut Permit) -> Result<()> {
+    /// Sends the blob; goes on in `session` where one is open.
+    pub(super) async fn run(mut self, session: Option<Session>) -> Result<()> {
+        self.climb(session).await?;
+        self.permit.went_well();
+        Ok(())
+    }
+
+    async fn climb(&mut self, session: Option<Session>) -> Result<()> {
         let options = &self.host.context.options;
         let size = self.descriptor.size;
         let mut rung = self.host.ladder.rung(size);
@@ -125,6 +155,15 @@ impl<'a> Upload<'a> {
                     None => return Ok(()),
                 },
             };
+            // A session is opened while other bodies are on their way.
+            self.permit.take().await;
+            if session.is_stale(Instant::now()) {
+                self.cancel(&session).await;
+                session = match self.open().await? {
+                    Some(session) => session,
+                    None => return Ok(()),
+                };
+            }
             self.keep(&session);
             sessions += 1;
             let error = match self.attempt(rung, &mut session).await {
@@ -191,7 +230,7 @@ impl<'a> Upload<'a> {
                     error
                 }
                 Ok(Outcome::Broken(error, asked, blame)) => {
-                    permit.went_wrong();
+                    self.permit.went_wrong();
                     troubles += 1;
                     if !backoff.pause(options, asked, || error.full()).await {
                         return Err(error);
@@ -381,5 +420,20 @@ impl<'a> Upload<'a> {
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
         self.cursor.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_without_bytes_gets_stale() {
+        let url: Url = "https://r.example/v2/a/blobs/uploads/1".parse().unwrap();
+        let mut session = Session::new(url, 0);
+        assert!(!session.is_stale(session.heard + STALE / 2));
+        assert!(session.is_stale(session.heard + STALE));
+        session.offset = 1;
+        assert!(!session.is_stale(session.heard + STALE * 10));
     }
 }

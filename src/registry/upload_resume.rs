@@ -31,9 +31,7 @@ impl Upload<'_> {
             self.forget();
             return Ok(None);
         };
-        let found = self
-            .resume_up_to(Session { url, offset: 0 }, self.descriptor.size)
-            .await?;
+        let found = self.resume_up_to(Session::new(url, 0), self.descriptor.size).await?;
         if found.is_none() {
             self.forget();
         }
@@ -79,10 +77,7 @@ impl Upload<'_> {
             None => session.url,
         };
         answer.finish().await;
-        let session = Session {
-            url,
-            offset: stated.unwrap_or_default(),
-        };
+        let session = Session::new(url, stated.unwrap_or_default());
         // More than was sent cannot be the blob's own bytes.
         if stated.is_some() && session.offset <= limit {
             tracing::debug!("upload of {} goes on from {}", self.descriptor.digest, session.offset);

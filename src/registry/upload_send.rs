@@ -42,7 +42,12 @@ impl Upload<'_> {
             if let Some(authorization) = &authorization {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let watch = Watch::default();
+            self.permit.take().await;
+            let watch = if end == self.descriptor.size {
+                Watch::last(self.permit.place())
+            } else {
+                Watch::default()
+            };
             let body = Body::wrap(
                 self.cursor
                     .body(self.source, start, end, &watch, std::mem::take(&mut self.listen))

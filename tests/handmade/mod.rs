@@ -179,12 +179,15 @@ pub fn open(tars: Vec<Tar>) -> Opened {
 
 /// Registries that give up soon.
 pub fn registries() -> Registries {
-    Registries::new(Options {
+    Registries::new(options()).unwrap()
+}
+
+fn options() -> Options {
+    Options {
         retries: Some(1),
         retry_pause: Some(Duration::from_millis(1)),
         ..Options::default()
-    })
-    .unwrap()
+    }
 }
 
 /// A request for `HOST/mirror` that does not wait long.
@@ -202,6 +205,23 @@ pub async fn run(bundle: &Opened, request: PushRequest) -> Result<PushReport> {
         select,
         request,
         &registries(),
+        Progress::silent(),
+    )
+    .await
+}
+
+/// Imports everything, with so many uploads in flight.
+pub async fn run_with(bundle: &Opened, request: PushRequest, jobs: usize) -> Result<PushReport> {
+    let registries = Registries::new(Options {
+        jobs: Some(jobs),
+        ..options()
+    });
+    let select = Selection::default();
+    import(
+        bundle.bundle.clone(),
+        select,
+        request,
+        &registries.unwrap(),
         Progress::silent(),
     )
     .await

@@ -1,6 +1,6 @@
 //! What stands in bundles, good and bad: nothing wrong is sent, and nothing twice.
 
-use super::handmade::{Maker, assert_complete, digest, noise, open, registries, request, run, run_well, why};
+use super::handmade::{Maker, assert_complete, digest, noise, open, registries, request, run, run_well, run_with, why};
 use super::images;
 use super::support::fault::{Action, When};
 use super::support::{Double, Options};
@@ -134,8 +134,7 @@ async fn one_image_that_fails_does_not_stop_the_others_unless_that_is_wanted() {
     let registry = Double::start(denied());
     let mut wanted = request(&registry);
     wanted.fail_fast = true;
-    wanted.jobs = 1;
-    let report = run(&bundle, wanted).await.unwrap();
+    let report = run_with(&bundle, wanted, 1).await.unwrap();
     assert_eq!(
         report.images.iter().filter(|i| i.error.is_some()).count(),
         3,

@@ -7,8 +7,8 @@
 //!
 //! # Why nobody waits for ever
 //!
-//! Three things wait: the thread for room, an upload for bytes, and a job for a turn to upload or for a place among the
-//! jobs that run.
+//! Three things wait: the thread for room, an upload for bytes, and a job for its turn to send or for a place among the jobs
+//! that run.
 //!
 //! - The engine gives no job to a blob that has not begun to arrive, and the thread begins with a blob only when the one
 //!   before it is here to its last byte. So each job that runs, holds a turn or waits for one has all of its bytes, or is

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
 
 use super::Origin;
 use super::queue::{Fault, Placed};
@@ -34,8 +33,6 @@ pub(crate) struct Way<'a> {
     pub(crate) mount_from: Option<&'a str>,
     /// Whether the registry is asked first if it is there.
     pub(crate) ask: bool,
-    /// Where it queues up before its bytes are sent. A mount does not, nor does a question.
-    pub(crate) turns: Option<&'a Semaphore>,
     /// Whether its bytes are not part of the plan, should they have to be sent.
     pub(crate) extra: bool,
 }
@@ -57,10 +54,6 @@ pub(crate) async fn place(
     if way.ask && registry.head_blob(repository, descriptor).await.map_err(here)? == Presence::Present(()) {
         return Ok(Placed::Present);
     }
-    let _turn = match way.turns.filter(|_| way.ask) {
-        Some(turns) => turns.acquire().await.ok(),
-        None => None,
-    };
     let metered = Metered::new(origin.clone(), progress.clone(), way.extra);
     loop {
         match registry

@@ -1,12 +1,9 @@
 //! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
-
-use tokio::sync::Semaphore;
 
 use super::arrivals::{Arrival, Arrivals};
 use super::blob::{self, Way};
@@ -53,7 +50,7 @@ async fn verdicts(items: &[PushItem], request: &PushRequest, registry: &Registry
         Err(error) if error.kind() == Kind::Network => return Err(error),
         verdict => verdict,
     };
-    let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(request.wide());
+    let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(wide(registry));
     Ok(stream::iter([first]).chain(rest).collect().await)
 }
 
@@ -96,8 +93,6 @@ struct Engine<'a> {
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
     stop: bool,
-    /// One for each upload that may be in flight.
-    turns: Arc<Semaphore>,
 }
 
 impl<'a> Engine<'a> {
@@ -117,7 +112,6 @@ impl<'a> Engine<'a> {
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
             stop: false,
-            turns: Arc::new(Semaphore::new(request.jobs.max(1))),
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut demands = Vec::new();
@@ -183,7 +177,7 @@ impl<'a> Engine<'a> {
             arrivals.start(self.queue.held_back(), !self.request.dry_run)?;
         }
         let mut open = arrivals.is_some();
-        let wide = self.request.wide();
+        let wide = wide(self.registry);
         let mut running: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         let (mut blobs, mut landings) = (0, 0);
         loop {
@@ -289,7 +283,6 @@ impl<'a> Engine<'a> {
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
         let origin = self.images[job.need.images[0]].item.blobs.clone();
         let (registry, progress) = (self.registry, self.progress);
-        let turns = self.turns.clone();
         let dry_run = self.request.dry_run;
         Box::pin(async move {
             let outcome = if dry_run {
@@ -298,7 +291,6 @@ impl<'a> Engine<'a> {
                 let way = Way {
                     mount_from: from.as_deref(),
                     ask: job.ask,
-                    turns: Some(&turns),
                     extra: from.is_some(),
                 };
                 blob::place(registry, &repository, &job.descriptor, &origin, way, progress).await
@@ -461,6 +453,12 @@ impl Image {
         }
         false
     }
+}
+
+/// How many requests without a blob are in flight: three times as many as blobs, since they mostly wait. One job means one
+/// request at a time.
+fn wide(registry: &Registry) -> usize {
+    registry.jobs().saturating_mul(3) - 2
 }
 
 async fn next(arrivals: &mut Option<Arrivals>) -> Arrival {

@@ -245,7 +245,6 @@ impl Landing {
                         Way {
                             mount_from: None,
                             ask: !force,
-                            turns: None,
                             extra: true,
                         },
                         &self.progress,

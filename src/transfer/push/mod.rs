@@ -75,9 +75,6 @@ pub struct PushRequest {
     pub on_existing: OnExisting,
     /// Overrides what was chosen for an index that lost platforms.
     pub index: Option<IndexMode>,
-    /// Uploads in flight at the same time; at least one. Requests that carry no blob are three times as many, since they
-    /// mostly wait.
-    pub jobs: usize,
     /// Only asks what is there already, and changes nothing.
     pub dry_run: bool,
     /// Stops at the first image that fails instead of trying the others.
@@ -94,16 +91,10 @@ impl PushRequest {
             mappings: Vec::new(),
             on_existing: OnExisting::default(),
             index: None,
-            jobs: 6,
             dry_run: false,
             fail_fast: false,
             pause: Duration::from_millis(250),
         }
-    }
-
-    /// How many requests without a blob are in flight. One job means one request at a time.
-    pub(crate) fn wide(&self) -> usize {
-        self.jobs.max(1).saturating_mul(3) - 2
     }
 }
 
