@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::digest::Digest;
+use super::json::or_default;
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
 
@@ -13,7 +14,7 @@ pub struct Config {
     #[serde(flatten)]
     pub platform: Platform,
     /// The uncompressed layers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub rootfs: RootFs,
 }
 
@@ -21,7 +22,7 @@ pub struct Config {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct RootFs {
     /// Digests of the uncompressed layers, in order.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub diff_ids: Vec<Digest>,
 }
 
@@ -45,5 +46,23 @@ impl Config {
         }
         serde_json::from_slice(bytes)
             .map_err(|e| Error::new(Kind::Malformed, "the image config is no such JSON document").with_source(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_an_empty_list() {
+        for rootfs in [r#"{"type":"layers","diff_ids":null}"#, "null"] {
+            let config = format!(r#"{{"os":"linux","architecture":null,"rootfs":{rootfs}}}"#);
+            let config = Config::parse(config.as_bytes()).unwrap();
+            assert_eq!(
+                (config.platform.os.as_str(), config.rootfs.diff_ids.len()),
+                ("linux", 0)
+            );
+        }
+        assert!(Config::parse(br#"{"rootfs":{"diff_ids":{}}}"#).is_err());
     }
 }

@@ -8,6 +8,15 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind, Result};
 
+/// For a field whose `null` counts as absent, which Go programs write for an empty list or pointer.
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// The top level of a JSON object, each value as the text that it was; a key that stands there twice is an error.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
@@ -44,7 +53,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
 impl<'a> Members<'a> {
     pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {
-        // `null` counts as absent: Go programs write it for an empty list or pointer.
+        // `null` counts as absent, as in `or_default`.
         self.0
             .iter()
             .find(|(name, value)| name == key && value.get() != "null")

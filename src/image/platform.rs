@@ -7,16 +7,17 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::json::or_default;
 use crate::error::{Error, Kind};
 
 /// What an index entry or an image config says it runs on, as it was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
     /// Operating system; empty when the document leaves it out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub os: String,
     /// Processor architecture; empty when the document leaves it out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub architecture: String,
     /// Variant of the architecture, such as `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

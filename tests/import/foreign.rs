@@ -8,24 +8,53 @@ use super::support::cli::Output;
 use super::support::{Cli, Double};
 
 /// Every archive that is kept as the program wrote it, with the name that it has to be given.
-const ARCHIVES: [(&str, Option<&str>, usize); 17] = [
+const ARCHIVES: [(&str, Option<&str>, usize); 40] = [
+    ("buildkit-docker-provenance.tar", None, 1),
+    ("buildkit-docker.tar", None, 1),
+    ("buildkit-oci-multi-provenance.tar", None, 1),
+    ("buildkit-oci-nameless.tar", Some("a/b:c"), 1),
+    ("buildkit-oci-no-layers.tar", None, 1),
+    ("buildkit-oci-two-names.tar", None, 2),
+    ("crane-legacy-two.tar", None, 2),
     ("crane-legacy.tar", None, 1),
     ("crane-oci-annotated.tar", None, 1),
+    ("crane-oci-two.tar", None, 2),
     ("crane-oci.tar", Some("a/b:c"), 1),
     ("crane-tarball.tar", None, 1),
     ("ctr-export.tar", None, 1),
     ("ctr-sparse.tar", None, 1),
+    ("ctr2-sparse.tar", None, 1),
     ("docker-20-links.tar", None, 2),
     ("docker-20-nameless.tar", Some("a/b:c"), 1),
     ("docker-20.tar", None, 1),
+    ("docker25-containerd-one.tar", None, 1),
+    ("docker25-containerd-pulled-amd64.tar", None, 1),
+    ("docker25-graphdriver-three-tags.tar", None, 3),
+    ("docker25-graphdriver-two-images.tar", None, 2),
+    ("docker29-containerd-multi.tar", None, 1),
+    ("docker29-containerd-nameless.tar", Some("a/b:c"), 1),
+    ("docker29-containerd-no-layers.tar", None, 1),
+    ("docker29-containerd-pulled-amd64.tar", None, 1),
+    ("docker29-containerd-pulled-attested.tar", None, 1),
+    ("docker29-graphdriver-two-images.tar", None, 2),
+    ("jib-docker.tar", None, 2),
+    ("jib-oci.tar", None, 1),
+    ("kaniko-two-tags.tar", None, 2),
     ("podman-docker-archive.tar", None, 1),
     ("podman-multi.tar", None, 2),
     ("podman-oci-archive.tar", None, 1),
+    ("regctl-export-arm64.tar", None, 1),
     ("skopeo-docker-archive-nameless.tar", Some("a/b:c"), 1),
     ("skopeo-docker-archive.tar", None, 1),
     ("skopeo-oci-archive-nameless.tar", Some("a/b:c"), 1),
     ("skopeo-oci-archive.tar", None, 1),
     ("umoci-layout.tar", Some("a/b"), 2),
+];
+
+/// Archives without a complete image, and what is said of them.
+const BROKEN: [(&str, &str); 2] = [
+    ("docker-export.tar", "no image"),
+    ("docker29-containerd-pulled-incomplete.tar", "missing"),
 ];
 
 fn fixture(name: &str) -> PathBuf {
@@ -79,6 +108,8 @@ fn every_kind_arrives_complete_from_a_file_and_from_a_pipe() {
             "skopeo-docker",
             "crane-legacy",
             "crane-tarball",
+            "jib-docker",
+            "kaniko",
         ];
         let rebuilt = docker.iter().any(|start| file.starts_with(start));
         assert_eq!(
@@ -94,10 +125,23 @@ fn every_kind_arrives_complete_from_a_file_and_from_a_pipe() {
     let all = std::fs::read_dir(fixture("")).unwrap();
     let all = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let unknown: Vec<String> = all
-        .filter(|name| name.ends_with(".tar") && name != "docker-export.tar")
-        .filter(|name| !ARCHIVES.iter().any(|(file, ..)| file == name))
+        .filter(|name| name.ends_with(".tar"))
+        .filter(|name| !ARCHIVES.iter().any(|(file, ..)| file == name) && !BROKEN.iter().any(|(file, _)| file == name))
         .collect();
     assert!(unknown.is_empty(), "not in the table: {unknown:?}");
+}
+
+#[test]
+fn archives_without_a_complete_image_leave_no_tag() {
+    for (file, why) in BROKEN {
+        let (cli, target) = (Cli::new(env!("CARGO_BIN_EXE_docker-mirror")), Double::new());
+        let path = fixture(file);
+        cli.run(&["import", path.to_str().unwrap(), "-d", &target.host()])
+            .expect_code(1)
+            .says(&[why]);
+        let tagged = |name: &String| target.store().repository(name).is_some_and(|r| !r.tags.is_empty());
+        assert!(!target.store().repositories().iter().any(tagged), "{file}");
+    }
 }
 
 #[test]
