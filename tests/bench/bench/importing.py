@@ -10,7 +10,7 @@ from .delay import Delayed
 from .exporting import export_once, memory_row, memory_text
 from .measure import Failed, run
 from .registry import Registry
-from .rounds import Rounds, behind, fresh, say
+from .rounds import Rounds, Storages, behind, fresh, say
 from .tools import IMPORTERS, DockerMirror, Floor, Job
 
 MIB = 1 << 20
@@ -90,11 +90,9 @@ def scenario_table(scenario, options):
     rounds = Rounds(IMPORTERS, options.tools)
     sources = archives(rounds, images, options)
     again = []
-    storage = options.work / "destination-storage"
 
     def measure(tool, _):
-        fresh(storage)
-        registry = Registry(options.work / "destination", storage)
+        registry = Registry(options.work / "destination", storages.new())
         with registry as destination, behind(destination, scenario.delay) as host:
             result, _ = import_once(tool, destination, images, host, sources[tool.name], options)
             if isinstance(tool, DockerMirror):
@@ -102,8 +100,8 @@ def scenario_table(scenario, options):
                 again.append(second)
         return result
 
-    rounds.go(options.rounds or scenario.rounds, measure)
-    shutil.rmtree(storage, ignore_errors=True)
+    with Storages(options.work / "destination-storage", images.size) as storages:
+        rounds.go(options.rounds or scenario.rounds, measure)
     shutil.rmtree(options.work / "run", ignore_errors=True)
     runs = {}
     for name, results in rounds.runs.items():

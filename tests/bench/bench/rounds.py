@@ -1,5 +1,6 @@
 """Rounds: every tool in turn, in another order each time, so that a drift of the machine meets all of them."""
 
+import random
 import shutil
 import sys
 from contextlib import contextmanager
@@ -49,8 +50,8 @@ class Rounds:
     def go(self, count, measure):
         """Runs all rounds; `measure(tool, round)` returns a result or raises `Failed`."""
         for number in range(count):
-            offset = number % max(1, len(self.tools))
-            for tool in self.tools[offset:] + self.tools[:offset]:
+            # Not in a circle, in which each tool would always follow upon the same one.
+            for tool in random.Random(number).sample(self.tools, len(self.tools)):
                 try:
                     result = measure(tool, number)
                 except Failed as error:
@@ -62,6 +63,34 @@ class Rounds:
     def name_of(self, program):
         """The full name of the first tool with this in its name, or the name itself."""
         return next((name for name in self.runs if program in name), program)
+
+
+class Storages:
+    """Folders for the storage of registries, a new one for each run; use it in a `with`, at whose end they are removed.
+
+    Not at once: ext4 does not give an inode away for a minute after its file was removed, and searches for another one
+    whenever a file is made. That cost the registry of the next run half a second of processor time.
+    """
+
+    def __init__(self, folder, size):
+        self.folder = folder
+        # Room for what a run writes, temporary files of the tool included.
+        self.room = 4 * size + (8 << 30)
+        self.count = 0
+
+    def __enter__(self):
+        fresh(self.folder)
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new(self):
+        """An empty folder. Where the disk gets full, those of earlier runs are removed first."""
+        if shutil.disk_usage(self.folder).free < self.room:
+            fresh(self.folder)
+        self.count += 1
+        return fresh(self.folder / str(self.count))
 
 
 def fresh(folder):
