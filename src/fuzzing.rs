@@ -140,6 +140,7 @@ fn open(data: &[u8], folder: &Path) {
     let options = OpenOptions {
         name: Some("quay.io/given/name:1".parse().expect("a good name")),
         temp_dir: Some(folder.to_owned()),
+        ..OpenOptions::default()
     };
     let Ok(bundle) = Bundle::open(&[path], &options) else {
         return;
@@ -213,6 +214,7 @@ mod tests {
             let options = OpenOptions {
                 name: None,
                 temp_dir: Some(temp.path().to_owned()),
+                ..OpenOptions::default()
             };
             let bundle = Bundle::open(&[folder.join(name)], &options).unwrap();
             assert!(!bundle.tree(&bundle.images()[0]).unwrap().blobs().is_empty(), "{name}");

@@ -256,6 +256,7 @@ pub fn options(name: Option<&str>) -> OpenOptions {
     OpenOptions {
         name: name.map(|name| name.parse().unwrap()),
         temp_dir: Some(std::env::temp_dir()),
+        ..OpenOptions::default()
     }
 }
 

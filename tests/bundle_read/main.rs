@@ -7,7 +7,8 @@ mod record;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use archives::{
     Layout, Tar, check, checksum, descriptor, digest, gzip, header, image, named, open, open_bytes, options, path,
@@ -18,6 +19,7 @@ use docker_mirror::error::Kind;
 use docker_mirror::image::digest::{Algorithm, Digest, Hasher};
 use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use docker_mirror::image::tree::Choice;
+use docker_mirror::progress::Progress;
 use serde_json::json;
 
 const TWO: &str = "quay.io/test/two:1";
@@ -106,14 +108,16 @@ fn a_directory_and_any_packing_read_the_same() {
         ("two.gz", [gzip(&tar[..1000]), gzip(&tar[1000..])].concat()),
     ] {
         let saved = save(name, &bytes);
-        let bundle = open(&saved.path, None).unwrap();
+        let (options, told) = listening(&std::env::temp_dir());
+        let bundle = Bundle::open(std::slice::from_ref(&saved.path), &options).unwrap();
         check(&bundle).unwrap();
         assert_eq!(digests(&bundle, TWO), expected, "{name}");
-        assert_eq!(bundle.warnings().len(), 1, "{:?}", bundle.warnings());
+        assert_eq!(bundle.warnings(), [""; 0]);
+        let told = told.lock().unwrap();
+        assert_eq!(told.len(), 1, "{told:?}");
         assert!(
-            bundle.warnings()[0].contains("temporary file"),
-            "{:?}",
-            bundle.warnings()
+            told[0].contains("is copied to a temporary file") && told[0].contains(name),
+            "{told:?}"
         );
         assert!(
             bundle
@@ -150,21 +154,31 @@ impl std::io::Read for Drip<'_> {
     }
 }
 
+/// Options with a place for temporary files, and what is told while a bundle is opened with them.
+fn listening(folder: &Path) -> (OpenOptions, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = told.clone();
+    let options = OpenOptions {
+        temp_dir: Some(folder.to_owned()),
+        progress: Progress::new(move |event| listener.lock().unwrap().push(format!("{event:?}"))),
+        ..OpenOptions::default()
+    };
+    (options, told)
+}
+
 #[test]
 fn a_pipe_is_spooled() {
     let (layout, _) = two_platforms();
     let tar = layout.tar().end();
     let expected = digests(&open_bytes(&tar).unwrap(), TWO);
     let directory = tempfile::tempdir().unwrap();
-    let options = OpenOptions {
-        name: None,
-        temp_dir: Some(directory.path().to_owned()),
-    };
+    let (options, told) = listening(directory.path());
     for bytes in [&tar, &gzip(&tar)] {
         let bundle = Bundle::from_reader(Drip(bytes, 0), "-", &options).unwrap();
         check(&bundle).unwrap();
         assert_eq!(digests(&bundle, TWO), expected);
-        assert!(bundle.warnings()[0].contains("from a pipe"), "{:?}", bundle.warnings());
+        let told = std::mem::take(&mut *told.lock().unwrap());
+        assert!(told.len() == 1 && told[0].contains("from a pipe"), "{told:?}");
         // The copy has no name, so that nothing stays behind even after a kill.
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }

@@ -36,9 +36,11 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
+use crate::progress::Progress;
 use archive::Archive;
 use find::Found;
 use pipe::Incoming;
+use spool::Temp;
 use store::Store;
 
 /// One or several bundles, opened and indexed; blobs are shared among them. Reads are positional, so that any number of
@@ -60,6 +62,17 @@ pub struct OpenOptions {
     /// Where an archive is unpacked to that is compressed as a whole or comes from a pipe; without it such an archive is
     /// refused.
     pub temp_dir: Option<PathBuf>,
+    /// Who is told when an archive is unpacked there, before that begins.
+    pub progress: Progress,
+}
+
+impl OpenOptions {
+    fn temp(&self) -> Temp {
+        Temp {
+            directory: self.temp_dir.clone(),
+            progress: self.progress.clone(),
+        }
+    }
 }
 
 /// An image that a bundle holds.
@@ -104,7 +117,7 @@ impl Bundle {
         for found in find::archives(paths, &mut warnings)? {
             archives.push(match found {
                 Found::Layout(path) => Archive::of_directory(&path, &mut store)?,
-                Found::File(path) => spool::open(&path, options.temp_dir.as_deref(), &mut store)?,
+                Found::File(path) => spool::open(&path, &options.temp(), &mut store)?,
             });
         }
         Self::of_archives(archives, store, warnings, options)
@@ -117,7 +130,7 @@ impl Bundle {
     /// As [`open`](Self::open); [`Kind::NoSpace`] if the temporary file does not fit.
     pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
-        let archive = spool::from_reader(input, label, options.temp_dir.as_deref(), &mut store)?;
+        let archive = spool::from_reader(input, label, &options.temp(), &mut store)?;
         Self::of_archives(vec![archive], store, Vec::new(), options)
     }
 
@@ -134,7 +147,7 @@ impl Bundle {
         options: &OpenOptions,
     ) -> Result<(Self, Option<Incoming>)> {
         let mut store = Store::default();
-        let (archive, rest) = pipe::open(input, label, options.temp_dir.as_deref(), &mut store)?;
+        let (archive, rest) = pipe::open(input, label, &options.temp(), &mut store)?;
         Ok((Self::of_archives(vec![archive], store, Vec::new(), options)?, rest))
     }
 

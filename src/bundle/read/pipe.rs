@@ -6,14 +6,13 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::archive::{Archive, blob_name};
 use super::forward::stream_error;
 use super::front::Front;
 use super::scan::{End, What};
-use super::spool::{self, Pass};
+use super::spool::{self, Pass, Temp};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -28,12 +27,12 @@ const MAX_FRONT: u64 = 48 << 20;
 pub(super) fn open(
     input: impl Read + Send + 'static,
     label: &str,
-    temp_dir: Option<&Path>,
+    temp: &Temp,
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
     let foreign = "it comes from a pipe and its manifests do not come first";
     let (compression, input) = spool::unwrap(input, label)?;
-    let mut pass = spool::begin(input, compression, label, temp_dir)?;
+    let mut pass = spool::begin(input, compression, label, temp)?;
     let mut front = Front::default();
     let mut members = Vec::new();
     let mut buffer = vec![0; CHUNK];

@@ -14,6 +14,7 @@ use super::scan::{End, Scanner};
 use super::source::Source;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 
 /// Layers are compressed already, so a whole archive does not shrink to less than this part.
 const RATIO: u64 = 200;
@@ -22,11 +23,11 @@ const RATIO: u64 = 200;
 const BEHIND: u64 = 1 << 20;
 
 /// Indexes a file: by offset where it is a plain tar, from a spooled copy where it is compressed.
-pub(super) fn open(path: &Path, temp_dir: Option<&Path>, store: &mut Store) -> Result<Archive> {
+pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archive> {
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         // A named pipe, or what a shell makes of `<(…)`: there is no going back in it.
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        return from_reader(file, &path.display().to_string(), temp_dir, store);
+        return from_reader(file, &path.display().to_string(), temp, store);
     }
     let source = Arc::new(Source::open(path)?);
     let label = source.label().to_owned();
@@ -45,18 +46,13 @@ pub(super) fn open(path: &Path, temp_dir: Option<&Path>, store: &mut Store) -> R
     }
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     let why = "it is compressed as a whole";
-    spool(file, compression, &label, why, temp_dir, store)
+    spool(file, compression, &label, why, temp, store)
 }
 
 /// Indexes what comes from a pipe.
-pub(super) fn from_reader(
-    input: impl Read + Send,
-    label: &str,
-    temp_dir: Option<&Path>,
-    store: &mut Store,
-) -> Result<Archive> {
+pub(super) fn from_reader(input: impl Read + Send, label: &str, temp: &Temp, store: &mut Store) -> Result<Archive> {
     let (compression, input) = unwrap(input, label)?;
-    spool(input, compression, label, "it comes from a pipe", temp_dir, store)
+    spool(input, compression, label, "it comes from a pipe", temp, store)
 }
 
 /// Looks at the first bytes of a pipe for how it is compressed; the input that is returned has them still.
@@ -79,10 +75,10 @@ fn spool<R: Read + Send>(
     compression: Compression,
     label: &str,
     why: &str,
-    temp_dir: Option<&Path>,
+    temp: &Temp,
     store: &mut Store,
 ) -> Result<Archive> {
-    let mut pass = begin(input, compression, label, temp_dir)?;
+    let mut pass = begin(input, compression, label, temp)?;
     pass.input_mut().inner_mut().move_to_file(label, why)?;
     finish(pass, label, why, store)
 }
@@ -95,7 +91,7 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
     input: R,
     compression: Compression,
     label: &str,
-    temp_dir: Option<&Path>,
+    temp: &Temp,
 ) -> Result<Pass<'a>> {
     let input = compression
         .decode(input, &format!("`{}`", label.escape_debug()), RATIO)
@@ -104,14 +100,13 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
         input,
         output: Output::Memory(Vec::new()),
         written: 0,
-        directory: temp_dir.map(Path::to_owned),
+        temp: temp.clone(),
     };
     Ok(Scanner::new(label, StreamForward::new(label, tee)))
 }
 
 /// Copies what is left of an archive to a temporary file, and indexes the copy.
 pub(super) fn finish(mut pass: Pass<'_>, label: &str, why: &str, store: &mut Store) -> Result<Archive> {
-    let name = label.escape_debug();
     pass.input_mut().inner_mut().move_to_file(label, why)?;
     while pass.next()?.is_some() {}
     let (end, input) = pass.into_end();
@@ -121,15 +116,11 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, why: &str, store: &mut Sto
 
     let source = Arc::new(tee.output.into_source(label)?);
     let mut archive = Archive::of_tar(&source, store)?;
-    archive.warnings.push(format!(
-        "`{name}` was copied to a temporary file of {} bytes in `{}`, as {why}",
-        tee.written,
-        tee.directory.unwrap_or_default().display()
-    ));
     if garbage {
-        archive
-            .warnings
-            .push(format!("`{name}`: bytes behind the end of the archive are ignored"));
+        archive.warnings.push(format!(
+            "`{}`: bytes behind the end of the archive are ignored",
+            label.escape_debug()
+        ));
     }
     Ok(archive)
 }
@@ -158,7 +149,15 @@ pub(super) struct Tee<R> {
     pub(super) input: R,
     output: Output,
     written: u64,
-    directory: Option<PathBuf>,
+    temp: Temp,
+}
+
+/// Where temporary files go, and who is told of them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Temp {
+    /// Without it there are none.
+    pub(super) directory: Option<PathBuf>,
+    pub(super) progress: Progress,
 }
 
 /// Where it is written down.
@@ -191,7 +190,7 @@ impl<R> Tee<R> {
         let Output::Memory(bytes) = &self.output else {
             return Ok(());
         };
-        let Some(directory) = &self.directory else {
+        let Some(directory) = &self.temp.directory else {
             let name = label.escape_debug();
             return Err(Error::new(
                 Kind::Usage,
@@ -203,6 +202,12 @@ impl<R> Tee<R> {
                 .context(format!("`{}` has to be copied, as {why}", label.escape_debug()))
                 .with_hint("set TMPDIR to a directory that can be written to")
         })?;
+        // Before the first byte: it may take long, and much room.
+        self.temp.progress.warn(format!(
+            "`{}` is copied to a temporary file in `{}`, as {why}",
+            label.escape_debug(),
+            directory.display()
+        ));
         file.write_all(bytes).map_err(|e| write_error(directory, e))?;
         self.output = Output::File(file);
         Ok(())
@@ -243,7 +248,7 @@ impl<R: Read> Read for Tee<R> {
             Output::Nowhere => return Ok(got),
             Output::Memory(bytes) => bytes.extend_from_slice(&buffer[..got]),
             Output::File(file) => file.write_all(&buffer[..got]).map_err(|e| {
-                let directory = self.directory.as_deref().unwrap_or(Path::new(""));
+                let directory = self.temp.directory.as_deref().unwrap_or(Path::new(""));
                 io::Error::other(write_error(directory, e))
             })?,
         }
