@@ -157,7 +157,7 @@ fn a_pipe_is_spooled() {
     let expected = digests(&open_bytes(&tar).unwrap(), TWO);
     let directory = tempfile::tempdir().unwrap();
     let options = OpenOptions {
-        name: None,
+        names: Vec::new(),
         temp_dir: Some(directory.path().to_owned()),
     };
     for bytes in [&tar, &gzip(&tar)] {

@@ -1,12 +1,16 @@
 //! Import: what becomes of images, good and bad, at registries that do as they should and at others.
 
 mod again;
+#[path = "../archives/mod.rs"]
+mod archives;
 mod bundles;
 mod foreign;
 #[path = "../handmade/mod.rs"]
 mod handmade;
 mod killed;
+mod mixed;
 mod names;
+mod naming;
 mod odd_registries;
 mod pipe;
 mod sparse_index;
