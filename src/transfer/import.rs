@@ -16,6 +16,7 @@ use super::push::report::{ImageReport, PushReport};
 use super::push::{Origin, PushRequest, Slot, push_arriving};
 use super::refilter::refilter;
 use super::resolve::warn_of_absent;
+use super::runs;
 use crate::bundle::read::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Error, Kind, Result};
@@ -115,7 +116,7 @@ async fn push(
     let mut slots = Vec::new();
     let mut items = Vec::new();
     for (image, tree) in trees {
-        let mut tree = match tree {
+        let mut tree = match tree.and_then(|tree| narrow(tree, &image, select.platforms.as_ref())) {
             Ok(tree) => tree,
             Err(error) => {
                 slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
@@ -123,13 +124,6 @@ async fn push(
             }
         };
         if let Some(filter) = &select.platforms {
-            tree = match refilter(tree, filter) {
-                Ok(tree) => tree,
-                Err(error) => {
-                    slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
-                    continue;
-                }
-            };
             warn_of_absent(&tree, filter, &progress);
         }
         name_referrers(&bundle, &mut tree);
@@ -144,6 +138,16 @@ async fn push(
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     report.missing = bundle.missing().to_vec();
     Ok(report)
+}
+
+/// The platforms that are wanted, of which there must be one.
+fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilter>) -> Result<ImageTree> {
+    // What a bundle of this program carries was chosen when it was made.
+    runs::check(&tree, platforms.is_some() || image.record.is_some())?;
+    match platforms {
+        Some(filter) => refilter(tree, filter),
+        None => Ok(tree),
+    }
 }
 
 /// Puts down what refers to the image (a signature, say) and stays behind, so that nobody takes it for copied.

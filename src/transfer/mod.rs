@@ -8,3 +8,4 @@ pub mod mirror;
 pub mod push;
 pub mod refilter;
 pub mod resolve;
+mod runs;

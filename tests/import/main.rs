@@ -13,6 +13,7 @@ mod names;
 mod naming;
 mod odd_registries;
 mod pipe;
+mod platforms;
 mod sparse_index;
 #[path = "../support/mod.rs"]
 mod support;
