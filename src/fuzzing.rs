@@ -138,7 +138,7 @@ fn open(data: &[u8], folder: &Path) {
     let path: PathBuf = folder.join("input.tar");
     std::fs::write(&path, data).expect("an archive on disk");
     let options = OpenOptions {
-        name: Some("quay.io/given/name:1".parse().expect("a good name")),
+        names: vec!["quay.io/given/name:1".parse().expect("a good name")],
         temp_dir: Some(folder.to_owned()),
         ..OpenOptions::default()
     };
@@ -212,7 +212,7 @@ mod tests {
         for name in ["layout.tar", "docker.tar", "layout.tar.gz", "pax.tar"] {
             let temp = tempfile::tempdir().unwrap();
             let options = OpenOptions {
-                name: None,
+                names: Vec::new(),
                 temp_dir: Some(temp.path().to_owned()),
                 ..OpenOptions::default()
             };

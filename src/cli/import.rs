@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use docker_mirror::bundle::read::given::GivenName;
 use docker_mirror::bundle::read::pipe::Incoming;
 use docker_mirror::bundle::read::{Bundle, OpenOptions};
 use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::image::platform::PlatformFilter;
-use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::IndexMode;
 use docker_mirror::transfer::import::{self, Selection};
 
@@ -34,9 +34,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
 
-    /// The name of the image in an archive that has none
-    #[arg(long, value_name = "IMAGE")]
-    name: Option<Reference>,
+    /// The name of the image in an archive that has none. `@N=IMAGE` names the one that the archive lists at place N, counted
+    /// from 0, and `sha256:...=IMAGE` the one of this digest, whether they have a name or not; repeatable
+    #[arg(long, value_name = "[@N=|DIGEST=]IMAGE")]
+    name: Vec<GivenName>,
 
     /// A platform to import, of those in the bundle; repeatable [default: all that the bundle has]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
@@ -67,7 +68,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .shared
         .registries(Side::Destination, &hosts, None, &progress)?;
     let options = OpenOptions {
-        name: arguments.name,
+        names: arguments.name,
         temp_dir: Some(std::env::temp_dir()),
         progress: progress.clone(),
     };

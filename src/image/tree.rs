@@ -213,13 +213,16 @@ pub struct Blob {
 }
 
 /// How BuildKit's attestations are written into records.
-const ATTESTATION: &str = "attestation";
+pub(crate) const ATTESTATION: &str = "attestation";
+
+/// How something of which nothing says what it runs on is written into records.
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// How a platform is written into records.
 pub fn platform_label(platform: Option<&Platform>, attestation: bool) -> String {
     match platform {
         _ if attestation => ATTESTATION.to_owned(),
         Some(platform) => platform.to_string(),
-        None => "unknown".to_owned(),
+        None => UNKNOWN.to_owned(),
     }
 }

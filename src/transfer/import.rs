@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
-use globset::GlobBuilder;
 
+use super::choose::{Candidate, choose};
 use super::push::arrivals::{Arrivals, Kept};
 use super::push::flow::WINDOW;
 use super::push::place;
@@ -16,22 +16,19 @@ use super::push::report::{ImageReport, PushReport};
 use super::push::{Origin, PushRequest, Slot, push_arriving};
 use super::refilter::refilter;
 use super::resolve::warn_of_absent;
+use super::runs;
 use crate::bundle::read::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::platform::PlatformFilter;
-use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
 
 /// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
 const PIECE: usize = 256 << 10;
-
-/// How many lines of a list an error message has at most.
-const LISTED: usize = 10;
 
 /// Which images of a bundle are imported, and how much of them.
 #[derive(Debug, Clone, Default)]
@@ -104,16 +101,22 @@ async fn push(
             missing.reference, missing.reason
         ));
     }
-    let names: Vec<&Reference> = bundle.images().iter().map(|image| &image.name).collect();
-    let chosen = choose(&names, &select.only)?;
-    let images = bundle.images().iter().zip(chosen).filter(|(_, chosen)| *chosen);
+    let named = bundle.images().iter().map(|image| Candidate::named(&image.name));
+    let broken = bundle.broken().iter().map(|image| match &image.name {
+        Some(name) => Candidate::named(name),
+        None => Candidate::nameless(&image.label),
+    });
+    let candidates: Vec<Candidate> = named.chain(broken).collect();
+    let chosen = choose(&candidates, &select.only)?;
+    let (chosen, chosen_broken) = chosen.split_at(bundle.images().len());
+    let images = bundle.images().iter().zip(chosen).filter(|(_, chosen)| **chosen);
     let images = images.map(|(image, _)| image.clone()).collect();
     let trees = read(bundle.clone(), images).await?;
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
     for (image, tree) in trees {
-        let mut tree = match tree {
+        let mut tree = match tree.and_then(|tree| narrow(tree, &image, select.platforms.as_ref())) {
             Ok(tree) => tree,
             Err(error) => {
                 slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
@@ -121,23 +124,30 @@ async fn push(
             }
         };
         if let Some(filter) = &select.platforms {
-            tree = match refilter(tree, filter) {
-                Ok(tree) => tree,
-                Err(error) => {
-                    slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
-                    continue;
-                }
-            };
             warn_of_absent(&tree, filter, &progress);
         }
         name_referrers(&bundle, &mut tree);
         slots.push(Slot::Item(tree.source.to_string()));
         items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
     }
+    for (image, _) in bundle.broken().iter().zip(chosen_broken).filter(|(_, chosen)| **chosen) {
+        let report = ImageReport::unresolved(&image.label, &image.error);
+        slots.push(Slot::Failed(Box::new(report)));
+    }
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     report.missing = bundle.missing().to_vec();
     Ok(report)
+}
+
+/// The platforms that are wanted, of which there must be one.
+fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilter>) -> Result<ImageTree> {
+    // What a bundle of this program carries was chosen when it was made.
+    runs::check(&tree, platforms.is_some() || image.record.is_some())?;
+    match platforms {
+        Some(filter) => refilter(tree, filter),
+        None => Ok(tree),
+    }
 }
 
 /// Puts down what refers to the image (a signature, say) and stays behind, so that nobody takes it for copied.
@@ -149,55 +159,6 @@ fn name_referrers(bundle: &Bundle, tree: &mut ImageTree) {
         media_type: referrer.root.media_type.clone(),
         reason: format!("it refers to {}, and referrers are not carried", referrer.subject),
     }));
-}
-
-/// Which of the images the patterns mean.
-fn choose(names: &[&Reference], patterns: &[String]) -> Result<Vec<bool>> {
-    if names.is_empty() {
-        return Err(Error::new(Kind::NotFound, "the bundle holds no image"));
-    }
-    if patterns.is_empty() {
-        return Ok(vec![true; names.len()]);
-    }
-    let forms: Vec<Vec<String>> = names.iter().map(|name| forms(name)).collect();
-    let mut chosen = vec![false; names.len()];
-    for pattern in patterns {
-        let shown = pattern.escape_debug();
-        let matcher = GlobBuilder::new(pattern)
-            .build()
-            .map_err(|e| Error::new(Kind::Usage, format!("invalid pattern `{shown}`")).with_source(e))?
-            .compile_matcher();
-        let fits: Vec<bool> = forms
-            .iter()
-            .map(|f| f.iter().any(|form| matcher.is_match(form)))
-            .collect();
-        if !fits.contains(&true) {
-            let mut known: Vec<String> = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect();
-            if names.len() > LISTED {
-                known.push(format!("{} more", names.len() - LISTED));
-            }
-            return Err(
-                Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
-                    .with_hint(format!("it holds {}", known.join(", "))),
-            );
-        }
-        chosen.iter_mut().zip(fits).for_each(|(chosen, fits)| *chosen |= fits);
-    }
-    Ok(chosen)
-}
-
-/// Everything that a user may type for a reference.
-fn forms(name: &Reference) -> Vec<String> {
-    let full = name.to_string();
-    let bare = name.name();
-    let tagged = name.tag().map(|tag| format!("{bare}:{tag}"));
-    let mut forms = Vec::new();
-    for form in [Some(full), tagged, Some(bare)].into_iter().flatten() {
-        let short = form.strip_prefix("docker.io/").map(str::to_owned);
-        let shorter = form.strip_prefix("docker.io/library/").map(str::to_owned);
-        forms.extend([Some(form), short, shorter].into_iter().flatten());
-    }
-    forms
 }
 
 /// Reads the manifests of the images and checks that all that they name is there.
@@ -282,39 +243,5 @@ impl Origin for PipeBlobs {
 
     fn elsewhere(&self, _digest: &Digest) -> bool {
         false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_fit_what_a_user_types() {
-        let names: Vec<Reference> = ["hello-world", "golang:alpine", "quay.io/a/golang:1", "b/c"]
-            .iter()
-            .map(|name| name.parse().unwrap())
-            .collect();
-        let names: Vec<&Reference> = names.iter().collect();
-        let chosen = |patterns: &[&str]| {
-            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            match choose(&names, &patterns) {
-                Ok(chosen) => {
-                    let chosen = names.iter().zip(chosen).filter(|(_, chosen)| *chosen);
-                    chosen.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(" ")
-                }
-                Err(error) => error.full(),
-            }
-        };
-        assert_eq!(chosen(&["hello-world"]), "docker.io/library/hello-world:latest");
-        assert_eq!(chosen(&["golang:*"]), "docker.io/library/golang:alpine");
-        assert_eq!(
-            chosen(&["*golang:*"]),
-            "docker.io/library/golang:alpine quay.io/a/golang:1"
-        );
-        assert_eq!(chosen(&["quay.io/*", "b/c"]), "quay.io/a/golang:1 docker.io/b/c:latest");
-        assert_eq!(chosen(&[]).split(' ').count(), 4);
-        assert_eq!(chosen(&["b/c", "nothing"]), "no image of the bundle fits `nothing`");
-        assert!(chosen(&["["]).starts_with("invalid pattern"));
     }
 }

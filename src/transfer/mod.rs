@@ -1,5 +1,6 @@
 //! The operations: what is done with image trees between registries and bundles.
 
+mod choose;
 pub mod export;
 pub mod fetch;
 pub mod import;
@@ -7,3 +8,4 @@ pub mod mirror;
 pub mod push;
 pub mod refilter;
 pub mod resolve;
+mod runs;

@@ -254,7 +254,7 @@ pub fn save(name: &str, bytes: &[u8]) -> Saved {
 
 pub fn options(name: Option<&str>) -> OpenOptions {
     OpenOptions {
-        name: name.map(|name| name.parse().unwrap()),
+        names: name.map(|name| name.parse().unwrap()).into_iter().collect(),
         temp_dir: Some(std::env::temp_dir()),
         ..OpenOptions::default()
     }

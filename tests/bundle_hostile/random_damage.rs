@@ -1,7 +1,7 @@
 //! Random damage to good archives: noticed, or without effect.
 
 use docker_mirror::bundle::read::Bundle;
-use docker_mirror::error::Result;
+use docker_mirror::error::{Error, Kind, Result};
 
 use crate::archives::{open, open_bytes, two_platforms};
 use crate::{docker, nothing};
@@ -18,8 +18,12 @@ impl Random {
     }
 }
 
-/// Digests of what would be pushed. Names stand in `index.json`, which no digest covers.
+/// Digests of what would be pushed, unless something is told to be wrong. Names stand in `index.json`, which no digest
+/// covers.
 fn pushed(bundle: &Bundle) -> Result<Vec<Vec<String>>> {
+    if let Some(broken) = bundle.broken().first() {
+        return Err(Error::new(Kind::Malformed, broken.error.full()));
+    }
     let mut all = Vec::new();
     for image in bundle.images() {
         let tree = bundle.tree(image)?;

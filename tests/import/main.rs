@@ -1,14 +1,19 @@
 //! Import: what becomes of images, good and bad, at registries that do as they should and at others.
 
 mod again;
+#[path = "../archives/mod.rs"]
+mod archives;
 mod bundles;
 mod foreign;
 #[path = "../handmade/mod.rs"]
 mod handmade;
 mod killed;
+mod mixed;
 mod names;
+mod naming;
 mod odd_registries;
 mod pipe;
+mod platforms;
 mod sparse_index;
 #[path = "../support/mod.rs"]
 mod support;

@@ -241,7 +241,7 @@ impl Archive {
 
     /// Reads a small file of the archive; `None` if it is not there.
     pub(super) fn read(&self, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
-        self.files.get(name).map(|place| place.read_all(cap)).transpose()
+        self.files.get(name).map(|place| place.read_all(name, cap)).transpose()
     }
 
     /// For messages: the archive and one of its members.

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType};
-use serde::Deserialize;
 
 use super::archive::{Archive, blob_name};
+use super::broken::remembered;
 use super::header::clean_name;
+use super::items::{Item, MEMBER};
 use super::layer::{self, Layer};
 use super::source::Place;
 use super::store::Store;
@@ -21,13 +22,6 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::media_type;
-use crate::image::reference::Reference;
-
-/// The name of the document.
-pub(super) const MEMBER: &str = "manifest.json";
-
-/// Docker's loader accepts less; podman 1 MiB.
-const MAX_MANIFEST_JSON: u64 = 16 << 20;
 
 /// Links that lead to links: further than this is a loop.
 const MAX_LINKS: usize = 8;
@@ -35,50 +29,10 @@ const MAX_LINKS: usize = 8;
 /// A manifest has not more layers than this.
 const MAX_LAYERS: usize = 10_000;
 
-/// One image of `manifest.json`.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Item {
-    /// Where the config is.
-    #[serde(rename = "Config")]
-    pub(super) config: String,
-    /// The names.
-    #[serde(rename = "RepoTags", default)]
-    repo_tags: Option<Vec<String>>,
-    /// Where the layers are.
-    #[serde(rename = "Layers", default)]
-    layers: Option<Vec<String>>,
-}
-
-impl Item {
-    /// The names, without the placeholder of an engine for an image that has none.
-    pub(super) fn repo_tags(&self) -> Vec<String> {
-        let tags = self.repo_tags.iter().flatten();
-        tags.filter(|tag| !tag.contains("<none>")).cloned().collect()
-    }
-}
-
-/// Reads `manifest.json`; `None` if there is none.
-pub(super) fn items(archive: &Archive) -> Result<Option<Vec<Item>>> {
-    let Some(bytes) = archive.read(MEMBER, MAX_MANIFEST_JSON)? else {
-        return Ok(None);
-    };
-    let items: Vec<Item> = serde_json::from_slice(&bytes).map_err(|e| {
-        Error::new(
-            Kind::Malformed,
-            format!(
-                "{}: no list of images as `docker save` writes it",
-                archive.describe(MEMBER)
-            ),
-        )
-        .with_source(e)
-    })?;
-    Ok(Some(items))
-}
-
 /// Makes manifests from one archive; a layer that several images name is read once.
 pub(super) struct Builder<'a> {
     archive: &'a Archive,
-    layers: HashMap<(String, u64), Layer>,
+    layers: HashMap<(String, u64), Result<Layer>>,
 }
 
 impl<'a> Builder<'a> {
@@ -92,12 +46,8 @@ impl<'a> Builder<'a> {
     /// Makes the manifest of one image, puts it and the blobs it names into the store, and returns its descriptor.
     pub(super) fn build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
         self.try_build(item, store).map_err(|e| {
-            let name = item.repo_tags().first().cloned().unwrap_or_else(|| item.config.clone());
-            e.context(format!(
-                "{}: image `{}`",
-                self.archive.describe(MEMBER),
-                name.escape_debug()
-            ))
+            let place = self.archive.describe(MEMBER);
+            e.context(format!("{place}: image `{}`", item.label()))
         })
     }
 
@@ -157,7 +107,7 @@ impl<'a> Builder<'a> {
 
     fn config(&self, item: &Item, store: &Store) -> Result<(Place, Vec<u8>, Digest)> {
         let place = self.resolve(&item.config, store)?;
-        let bytes = place.read_all(MAX_CONFIG)?;
+        let bytes = place.read_all(&item.config, MAX_CONFIG)?;
         let digest = Digest::sha256(&bytes);
         check_name(&item.config, &place, &[&digest])?;
         Ok((place, bytes, digest))
@@ -166,14 +116,8 @@ impl<'a> Builder<'a> {
     fn layer(&mut self, path: &str, diff_id: &Digest, store: &mut Store) -> Result<Descriptor> {
         let place = self.resolve(path, store)?;
         let key = (place.source.label().to_owned(), place.offset);
-        let layer = match self.layers.get(&key) {
-            Some(layer) => layer.clone(),
-            None => {
-                let layer = layer::examine(&place)?;
-                self.layers.insert(key, layer.clone());
-                layer
-            }
-        };
+        // What is wrong with it as well: a list may name one bad layer many times.
+        let layer = remembered(self.layers.entry(key).or_insert_with(|| layer::examine(&place)))?;
         // The config's list may use another algorithm than SHA-256 in theory; no program writes one.
         if layer.diff_id != *diff_id {
             return Err(Error::new(
@@ -197,7 +141,12 @@ impl<'a> Builder<'a> {
         let mut name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
         for _ in 0..=MAX_LINKS {
             if let Some(place) = blob_name(&name).and_then(|digest| store.blobs.get(&digest)) {
-                return Ok(place.clone());
+                // Messages about it need its name, and only the store could tell it from the digest.
+                let member = Some(name.into_boxed_str());
+                return Ok(Place {
+                    member,
+                    ..place.clone()
+                });
             }
             if let Some(place) = self.archive.files.get(&name) {
                 return Ok(place.clone());
@@ -262,29 +211,4 @@ fn manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<RawManifest> {
         .map_err(wrong)?;
     let bytes = manifest.to_string().map_err(wrong)?;
     RawManifest::new(Bytes::from(bytes), Some(media_type::OCI_MANIFEST), None)
-}
-
-/// The names of an image: those in the archive, else the one that the user gave.
-pub(super) fn names(archive: &Archive, item: &Item, given: Option<&Reference>) -> Result<Vec<Reference>> {
-    let tags = item.repo_tags();
-    if tags.is_empty() {
-        return match given {
-            Some(given) => Ok(vec![given.clone()]),
-            None => Err(Error::new(
-                Kind::Usage,
-                format!(
-                    "{}: the image with config `{}` has no name",
-                    archive.describe(MEMBER),
-                    item.config.escape_debug()
-                ),
-            )
-            .with_hint("give it one with `--name REPOSITORY:TAG`")),
-        };
-    }
-    tags.iter()
-        .map(|tag| {
-            tag.parse::<Reference>()
-                .map_err(|e| e.context(archive.describe(MEMBER)))
-        })
-        .collect()
 }

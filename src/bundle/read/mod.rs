@@ -5,17 +5,21 @@
 //! checked against their digests when a tree is built, and that every blob is there is known before a tree is given out.
 
 mod archive;
+mod broken;
 mod compression;
 mod docker_archive;
 mod find;
 mod forward;
 mod front;
+pub mod given;
 mod header;
+mod items;
 mod layer;
 mod layout;
 mod names;
 pub mod pipe;
 mod rebuild;
+mod recorded;
 mod scan;
 mod source;
 mod sparse;
@@ -38,7 +42,9 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
 use crate::progress::Progress;
 use archive::Archive;
+pub use broken::BrokenImage;
 use find::Found;
+use given::{Given, GivenName};
 use pipe::Incoming;
 use spool::Temp;
 use store::Store;
@@ -48,6 +54,7 @@ use store::Store;
 pub struct Bundle {
     store: Store,
     images: Vec<BundledImage>,
+    broken: Vec<BrokenImage>,
     referrers: Vec<Referrer>,
     missing: Vec<Missing>,
     warnings: Vec<String>,
@@ -56,9 +63,8 @@ pub struct Bundle {
 /// How bundles are opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// The name of an image in an archive that has none (`--name`). Where an archive has tags only, they are put behind
-    /// this name's repository, unless it brings a tag other than `latest` itself.
-    pub name: Option<Reference>,
+    /// Names for images in archives that have none, or others (`--name`).
+    pub names: Vec<GivenName>,
     /// Where an archive is unpacked to that is compressed as a whole or comes from a pipe; without it such an archive is
     /// refused.
     pub temp_dir: Option<PathBuf>,
@@ -88,6 +94,8 @@ pub struct BundledImage {
     pub rebuilt: bool,
     /// The archive that lists it.
     pub archive: String,
+    /// Where that archive lists it, counted from 0: in `index.json`, or in `manifest.json` where there is no other.
+    pub place: usize,
     /// Whether platforms may be absent without anything being broken: containerd saves an index as it is with only the
     /// platforms that it has.
     pub(crate) may_be_sparse: bool,
@@ -109,7 +117,8 @@ impl Bundle {
     ///
     /// # Errors
     /// [`Kind::Malformed`] if an archive breaks the rules of its format or holds no image, with file, member and offset;
-    /// [`Kind::Usage`] if an image has no name and [`OpenOptions::name`] gives none.
+    /// [`Kind::Usage`] if no image has a name and [`OpenOptions::names`] gives none. As long as one image is whole, those
+    /// that are not are [`broken`](Self::broken) and no error.
     pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
         let mut warnings = Vec::new();
@@ -155,71 +164,77 @@ impl Bundle {
         let mut bundle = Self {
             store,
             images: Vec::new(),
+            broken: Vec::new(),
             referrers: Vec::new(),
             missing: Vec::new(),
             warnings,
         };
+        let mut given = Given::new(&options.names, archives.len())?;
         for mut archive in archives {
-            let contents = layout::read(&mut archive, &mut bundle.store, options.name.as_ref())?;
+            let contents = layout::read(&mut archive, &mut bundle.store, &mut given)?;
             bundle.warnings.append(&mut archive.warnings);
             bundle.images.extend(contents.images);
+            bundle.broken.extend(contents.broken);
             bundle.referrers.extend(contents.referrers);
             bundle.missing.extend(contents.missing);
         }
         bundle.one_digest_per_name()?;
-        if let Some(given) = &options.name {
-            bundle.has_use_for(given)?;
+        bundle.whole_or_broken();
+        given.check(&bundle.images, &bundle.broken)?;
+        if bundle.images.is_empty() {
+            return Err(broken::none_is_whole(&bundle.broken));
         }
         Ok(bundle)
     }
 
-    /// A given name of which nothing is made would leave the image under a name that the user does not expect.
-    fn has_use_for(&self, given: &Reference) -> Result<()> {
-        let of_use =
-            |image: &BundledImage| (image.name.host(), image.name.repository()) == (given.host(), given.repository());
-        if self.images.iter().any(of_use) {
-            return Ok(());
-        }
-        let first = self
-            .images
-            .first()
-            .map(|image| image.name.to_string())
-            .unwrap_or_default();
-        let more = match self.images.len() {
-            0 | 1 => String::new(),
-            count => format!(" and {} more", count - 1),
-        };
-        Err(Error::new(
-            Kind::Usage,
-            format!("`--name {given}` has no effect, since every image has a name of its own: `{first}`{more}"),
-        )
-        .with_hint("leave it away; `--map` puts images elsewhere"))
+    /// A whole image makes up for a broken one of the same name in another archive. In one archive nobody can tell which of
+    /// the two the name means.
+    fn whole_or_broken(&mut self) {
+        let named = |image: &BundledImage, broken: &BrokenImage| broken.name.as_ref() == Some(&image.name);
+        let broken = &self.broken;
+        self.images
+            .retain(|image| !broken.iter().any(|b| named(image, b) && b.archive == image.archive));
+        let images = &self.images;
+        self.broken.retain(|b| !images.iter().any(|image| named(image, b)));
     }
 
     /// A name that stands there twice is one image if the digest is the same, and an error if not.
     fn one_digest_per_name(&mut self) -> Result<()> {
-        let mut seen: BTreeMap<Reference, (Digest, String)> = BTreeMap::new();
-        let mut kept = Vec::with_capacity(self.images.len());
+        let mut seen: BTreeMap<Reference, usize> = BTreeMap::new();
+        let mut kept: Vec<BundledImage> = Vec::with_capacity(self.images.len());
         for image in std::mem::take(&mut self.images) {
-            match seen.get(&image.name) {
-                None => {
-                    seen.insert(image.name.clone(), (image.root.digest.clone(), image.archive.clone()));
-                    kept.push(image);
-                }
-                Some((digest, _)) if *digest == image.root.digest => {}
-                Some((digest, archive)) => {
-                    return Err(Error::new(
-                        Kind::Malformed,
-                        format!(
-                            "two images are called `{}`: {digest} in `{archive}` and {} in `{}`",
-                            image.name, image.root.digest, image.archive
-                        ),
-                    )
-                    .with_hint(
-                        "import the bundles one after the other, or make an archive in which each name is unique",
-                    ));
-                }
+            let Some(first) = seen.get(&image.name).and_then(|first| kept.get(*first)) else {
+                seen.insert(image.name.clone(), kept.len());
+                kept.push(image);
+                continue;
+            };
+            if first.root.digest == image.root.digest {
+                continue;
             }
+            let place = |image: &BundledImage| {
+                let (digest, archive) = (&image.root.digest, image.archive.escape_debug());
+                format!("{digest} in `{archive}` (@{})", image.place)
+            };
+            let error = Error::new(
+                Kind::Malformed,
+                format!(
+                    "two images are called `{}`: {} and {}",
+                    image.name,
+                    place(first),
+                    place(&image)
+                ),
+            );
+            return Err(error.with_hint(if first.archive == image.archive {
+                format!(
+                    "give each a name of its own, such as `--name @{}=REPOSITORY:TAG`",
+                    image.place
+                )
+            } else {
+                format!(
+                    "import the bundles one after the other, or give one another name: `--name {}=REPOSITORY:TAG`",
+                    image.root.digest
+                )
+            }));
         }
         self.images = kept;
         Ok(())
@@ -228,6 +243,11 @@ impl Bundle {
     /// The images, in the order of the bundles and of each one's index; at least one.
     pub fn images(&self) -> &[BundledImage] {
         &self.images
+    }
+
+    /// Images that are listed and cannot be had, since they are not whole or have no name; each with its reason.
+    pub fn broken(&self) -> &[BrokenImage] {
+        &self.broken
     }
 
     /// Manifests without a name that refer to others, in the order of the bundles and of each one's index.

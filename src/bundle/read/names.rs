@@ -2,8 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use super::archive::Archive;
+use super::broken::BrokenImage;
+use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use crate::image::config::{Config, MAX_CONFIG};
+use crate::image::descriptor::Descriptor;
+use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
+use crate::image::media_type;
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
+
+/// A message lists this many platforms of an image at most.
+const PLATFORMS: usize = 6;
 
 /// containerd's annotation with the full name.
 pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -14,7 +25,7 @@ const BASE_NAME: &str = "org.opencontainers.image.base.name";
 
 /// The names of one entry of an index; several only where they come from `manifest.json`.
 ///
-/// `given` is the name that the user states for what has none.
+/// `given` is the name that the user states for what has none. `place` is where the entry stands.
 ///
 /// # Errors
 /// [`Kind::Usage`] if there is no name, with what to do about it.
@@ -22,6 +33,7 @@ pub(super) fn of_entry(
     annotations: &BTreeMap<String, String>,
     repo_tags: &[String],
     given: Option<&Reference>,
+    place: usize,
 ) -> Result<Vec<Reference>> {
     let mut unreadable = None;
     let mut read = |text: &str| match text.parse::<Reference>() {
@@ -46,27 +58,85 @@ pub(super) fn of_entry(
     if let Some(given) = given {
         return Ok(vec![under(given, tag)?]);
     }
-    let error = match (tag, unreadable) {
+    Err(match (tag, unreadable) {
         (Some(tag), _) => Error::new(
             Kind::Usage,
-            format!("an image has only a tag, `{}`, and no name", tag.escape_debug()),
+            format!("it has only a tag, `{}`, and no name", tag.escape_debug()),
         )
-        .with_hint("give its repository with `--name REPOSITORY`, or its whole name with `--name REPOSITORY:TAG`"),
-        (None, Some(unreadable)) => unreadable
-            .context("an image has no usable name")
-            .with_hint("give it one with `--name REPOSITORY:TAG`"),
+        .with_hint(format!(
+            "give its repository with `--name REPOSITORY`, or its whole name with `--name @{place}=REPOSITORY:TAG`"
+        )),
+        (None, Some(unreadable)) => unusable(unreadable, place),
         (None, None) => {
-            let error = Error::new(Kind::Usage, "an image has no name");
-            match annotations.get(BASE_NAME) {
-                Some(base) => error.with_hint(format!(
-                    "give it one with `--name REPOSITORY:TAG`; the archive says that it is based on `{}`",
+            let error = no_name(place);
+            match (annotations.get(BASE_NAME), error.hint().map(str::to_owned)) {
+                (Some(base), Some(hint)) => error.with_hint(format!(
+                    "{hint}; the archive says that it is based on `{}`",
                     base.escape_debug()
                 )),
-                None => error.with_hint("give it one with `--name REPOSITORY:TAG`"),
+                _ => error,
             }
         }
-    };
-    Err(error)
+    })
+}
+
+/// The error of an image without a name.
+pub(super) fn no_name(place: usize) -> Error {
+    Error::new(Kind::Usage, "it has no name").with_hint(how_to_name(place))
+}
+
+/// The error of an image whose name is none.
+pub(super) fn unusable(why: Error, place: usize) -> Error {
+    why.context("it has no usable name").with_hint(how_to_name(place))
+}
+
+fn how_to_name(place: usize) -> String {
+    format!(
+        "give it one with `--name REPOSITORY:TAG`, or, where others have none either, `--name @{place}=REPOSITORY:TAG`"
+    )
+}
+
+/// An image that `why` gives no name to, so described that a user knows which it is.
+pub(super) fn nameless(
+    archive: &Archive,
+    store: &Store,
+    place: usize,
+    root: &Descriptor,
+    platform: Option<&Platform>,
+    why: Error,
+) -> BrokenImage {
+    let platforms = platform.map_or_else(|| runs_on(store, root), |platform| Some(platform.to_string()));
+    let platforms = platforms.map(|platforms| format!(", {platforms}")).unwrap_or_default();
+    let error = why.context(format!(
+        "`{}`: image @{place} ({}{platforms})",
+        archive.label.escape_debug(),
+        root.digest
+    ));
+    BrokenImage::nameless(archive, place, error)
+}
+
+/// The platforms of an image, for messages, as far as they are easily seen.
+fn runs_on(store: &Store, root: &Descriptor) -> Option<String> {
+    let bytes = store.read_all(&root.digest, MAX_MANIFEST).ok()?;
+    let manifest = RawManifest::new(bytes, Some(&root.media_type), Some(&root.digest)).ok()?;
+    match manifest.view() {
+        View::Index(index) => {
+            let platforms = index.entries.iter().filter(|entry| entry.attests().is_none());
+            let mut platforms: Vec<String> = platforms
+                .filter_map(|entry| Some(entry.platform.as_ref()?.to_string()))
+                .collect();
+            if platforms.len() > PLATFORMS {
+                platforms.truncate(PLATFORMS);
+                platforms.push("...".to_owned());
+            }
+            (!platforms.is_empty()).then(|| platforms.join(" "))
+        }
+        View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
+            let config = store.read_all(&image.config.digest, MAX_CONFIG).ok()?;
+            Some(Config::parse(&config).ok()?.platform.to_string())
+        }
+        View::Image(_) | View::Other { .. } => None,
+    }
 }
 
 /// Whether a `ref.name` is a whole name: it has a `/`, or is `REPOSITORY:TAG`. Anything else is a tag.
@@ -95,7 +165,7 @@ mod tests {
             .collect();
         let repo_tags: Vec<String> = repo_tags.iter().map(|t| (*t).to_owned()).collect();
         let given: Option<Reference> = given.map(|text| text.parse().unwrap());
-        match of_entry(&annotations, &repo_tags, given.as_ref()) {
+        match of_entry(&annotations, &repo_tags, given.as_ref(), 3) {
             Ok(names) => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Err(e) => format!("error: {e}"),
         }
@@ -120,11 +190,8 @@ mod tests {
         assert_eq!(names(&[tag], &[], Some("quay.io/y/z")), "quay.io/y/z:1.2");
         assert_eq!(names(&[tag], &[], Some("quay.io/y/z:own")), "quay.io/y/z:own");
         assert_eq!(names(&[base], &[], Some("y:4")), "docker.io/library/y:4");
-        assert_eq!(
-            names(&[tag], &[], None),
-            "error: an image has only a tag, `1.2`, and no name"
-        );
-        assert_eq!(names(&[base], &[], None), "error: an image has no name");
+        assert_eq!(names(&[tag], &[], None), "error: it has only a tag, `1.2`, and no name");
+        assert_eq!(names(&[base], &[], None), "error: it has no name");
         assert!(names(&[(CONTAINERD_NAME, "UPPER/\u{1b}[31mx")], &[], None).contains("\\u{1b}"));
         assert_eq!(names(&[(CONTAINERD_NAME, "UPPER/x"), full], &[], None), "quay.io/a/b:1");
         assert!(names(&[(REF_NAME, "not a tag")], &[], Some("y")).starts_with("error: invalid name"));

@@ -1,12 +1,15 @@
 //! Images whose manifests are made here: those of archives in Docker's own format, and those that an OCI layout describes
 //! wrongly.
 
-use super::BundledImage;
 use super::archive::Archive;
-use super::docker_archive::{self, Builder, Item};
+use super::docker_archive::Builder;
+use super::given::Given;
+use super::items::{Items, MEMBER};
 use super::layout::Contents;
+use super::names;
 use super::store::Store;
-use crate::error::{Error, Result};
+use super::{BrokenImage, BundledImage};
+use crate::error::Result;
 use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -14,90 +17,119 @@ use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
 
-/// Reads an archive in Docker's own format.
+/// Reads an archive in Docker's own format. An image that is not whole, or has no name, does not keep the others back.
 pub(super) fn read_items(
     archive: &mut Archive,
     store: &mut Store,
-    items: &[Item],
-    given: Option<&Reference>,
+    items: &Items,
+    given: &mut Given<'_>,
 ) -> Result<Contents> {
     let mut contents = Contents::default();
     let mut builder = Builder::new(archive);
-    let mut faults = Vec::new();
-    for item in items {
-        let names = docker_archive::names(archive, item, given)?;
-        match builder.build(item, store) {
-            Ok(root) => contents
-                .images
-                .extend(names.into_iter().map(|name| rebuilt(archive, name, root.clone()))),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    if faults.len() > 1 {
-        let lines: String = faults.iter().map(|fault| format!("\n  {}", fault.full())).collect();
-        let error = Error::new(
-            faults[0].kind(),
-            format!("{} images are not whole:{lines}", faults.len()),
+    for (place, item) in items.all() {
+        let item = match item {
+            Ok(item) => item,
+            Err(error) => {
+                let names = given.exactly(place, None);
+                contents.broken.extend(BrokenImage::named(archive, place, names, error));
+                continue;
+            }
+        };
+        let built = builder.build(item, store);
+        let (mut names, mut unusable) = (
+            given.exactly(place, built.as_ref().ok().map(|root| &root.digest)),
+            Vec::new(),
         );
-        return Err(match faults[0].hint() {
-            Some(hint) => error.with_hint(hint.to_owned()),
-            None => error,
-        });
-    }
-    if let Some(fault) = faults.pop() {
-        return Err(fault);
+        if names.is_empty() {
+            (names, unusable) = item.names();
+        }
+        if let (true, Some(name)) = (names.is_empty(), given.nameless()) {
+            names.push(name.clone());
+            unusable.clear();
+        }
+        let root = match built {
+            Ok(root) => root,
+            Err(fault) => {
+                contents.broken.extend(BrokenImage::named(archive, place, names, fault));
+                continue;
+            }
+        };
+        if names.is_empty() && unusable.is_empty() {
+            let why = names::no_name(place);
+            contents
+                .broken
+                .push(names::nameless(archive, store, place, &root, None, why));
+        }
+        for name in unusable {
+            let why = names::unusable(name, place);
+            contents
+                .broken
+                .push(names::nameless(archive, store, place, &root, None, why));
+        }
+        let images = names
+            .into_iter()
+            .map(|name| rebuilt(archive, place, name, root.clone()));
+        contents.images.extend(images);
     }
     let count = contents.images.len();
-    archive.warnings.push(format!(
-        "`{}` has no OCI manifests: those of its {count} images were made from its configs and layers, so their digests \
-         are new",
-        archive.label.escape_debug()
-    ));
+    if count > 0 {
+        archive.warnings.push(format!(
+            "`{}` has no OCI manifests: those of its {count} images were made from its configs and layers, so their \
+             digests are new",
+            archive.label.escape_debug()
+        ));
+    }
     Ok(contents)
 }
 
 /// Makes the manifest anew for an image whose OCI manifest does not fit its config: some versions of Docker listed layers
 /// in a wrong order, or not all of them, and were right in `manifest.json`.
-pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &[Item], contents: &mut Contents) -> Result<()> {
+pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, contents: &mut Contents) {
     if items.is_empty() {
-        return Ok(());
+        return;
     }
     let mut warnings = Vec::new();
     let mut builder = Builder::new(archive);
-    for image in &mut contents.images {
-        if image.record.is_some() {
+    let images = std::mem::take(&mut contents.images);
+    for image in images {
+        let (config, incomplete) = match image
+            .record
+            .as_ref()
+            .map_or_else(|| soundness(store, &image.root), |_| Ok(Soundness::Sound))
+        {
+            // What cannot be read is found again, and told of this image alone, when its tree is built.
+            Ok(Soundness::Sound) | Err(_) => {
+                contents.images.push(image);
+                continue;
+            }
+            Ok(Soundness::Incomplete(config)) => (config, true),
+            Ok(Soundness::Contradicts(config)) => (Some(config), false),
+        };
+        let Some(item) = items.find(&image.name, config.as_ref(), archive, store) else {
+            contents.images.push(image);
             continue;
-        }
-        let (config, incomplete) = match soundness(store, &image.root)? {
-            Soundness::Sound => continue,
-            Soundness::Incomplete(config) => (config, true),
-            Soundness::Contradicts(config) => (Some(config), false),
         };
-        let same = |item: &&Item| {
-            item.repo_tags()
-                .iter()
-                .any(|tag| tag.parse::<Reference>().is_ok_and(|name| name == image.name))
-                || config
-                    .as_ref()
-                    .is_some_and(|config| builder.config_digest(item, store).is_ok_and(|digest| digest == *config))
-        };
-        let Some(item) = items.iter().find(same) else { continue };
-        let root = match builder.build(item, store) {
-            Ok(root) => root,
+        match builder.build(item, store) {
+            Ok(root) => {
+                warnings.push(format!(
+                    "`{}`: the manifest of `{}` does not fit its config, so it was made anew from `{MEMBER}`; its digest is \
+                     new",
+                    archive.label.escape_debug(),
+                    image.name,
+                ));
+                contents.images.push(rebuilt(archive, image.place, image.name, root));
+            }
             // Incomplete either way: the tree will tell all that is missing.
-            Err(_) if incomplete => continue,
-            Err(e) => return Err(e),
-        };
-        warnings.push(format!(
-            "`{}`: the manifest of `{}` does not fit its config, so it was made anew from `{}`; its digest is new",
-            archive.label.escape_debug(),
-            image.name,
-            docker_archive::MEMBER
-        ));
-        *image = rebuilt(archive, image.name.clone(), root);
+            Err(_) if incomplete => contents.images.push(image),
+            Err(fault) => {
+                let names = vec![image.name];
+                contents
+                    .broken
+                    .extend(BrokenImage::named(archive, image.place, names, fault));
+            }
+        }
     }
     archive.warnings.append(&mut warnings);
-    Ok(())
 }
 
 /// What is to be said of an OCI manifest.
@@ -149,13 +181,14 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     })
 }
 
-fn rebuilt(archive: &Archive, name: Reference, root: Descriptor) -> BundledImage {
+fn rebuilt(archive: &Archive, place: usize, name: Reference, root: Descriptor) -> BundledImage {
     BundledImage {
         name,
         root,
         record: None,
         rebuilt: true,
         archive: archive.label.clone(),
+        place,
         may_be_sparse: false,
     }
 }

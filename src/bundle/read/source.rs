@@ -179,12 +179,16 @@ impl Place {
         Ok(count)
     }
 
-    /// The whole content, which may have at most `cap` bytes.
-    pub(super) fn read_all(&self, cap: u64) -> Result<Vec<u8>> {
+    /// The whole content, which may have at most `cap` bytes. `name` is that of the member where it is not kept here.
+    pub(super) fn read_all(&self, name: &str, cap: u64) -> Result<Vec<u8>> {
         if self.size > cap {
             return Err(Error::new(
                 Kind::Malformed,
-                format!("{}: {} bytes; at most {cap} are accepted", self.describe(""), self.size),
+                format!(
+                    "{}: {} bytes; at most {cap} are accepted",
+                    self.describe(name),
+                    self.size
+                ),
             ));
         }
         let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];

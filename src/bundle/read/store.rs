@@ -64,17 +64,7 @@ impl Store {
         }
         loop {
             let place = self.place(digest)?;
-            if place.size > cap {
-                return Err(Error::new(
-                    Kind::Malformed,
-                    format!(
-                        "{}: {} bytes; at most {cap} are accepted",
-                        self.describe(digest),
-                        place.size
-                    ),
-                ));
-            }
-            let bytes = place.read_all(cap)?;
+            let bytes = place.read_all(&blob_path(digest), cap)?;
             let is_right = || digest.same_algorithm(&bytes) == *digest;
             if !self.copies.contains_key(digest) || is_right() || !self.turn(digest) {
                 return Ok(Bytes::from(bytes));
@@ -127,7 +117,7 @@ impl Store {
     /// Where a blob stands, for messages.
     pub(super) fn describe(&self, digest: &Digest) -> String {
         match self.place(digest).ok() {
-            Some(place) => place.describe(&format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())),
+            Some(place) => place.describe(&blob_path(digest)),
             None if self.built.contains_key(digest) => format!("manifest {digest}, which was made from the archive"),
             None => format!("blob {digest}"),
         }
@@ -141,6 +131,11 @@ impl Store {
         };
         place.ok_or_else(|| Error::new(Kind::NotFound, format!("the bundle has no blob {digest}")))
     }
+}
+
+/// The name of a blob's member.
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
 /// Whether the bytes at a place are those of the digest.

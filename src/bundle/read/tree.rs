@@ -158,7 +158,11 @@ fn platforms(
                 }
                 continue;
             }
-            let platform = entry.platform.as_ref().or_else(|| walk.platforms.get(digest));
+            // Some programs write an empty platform; the config knows better.
+            let stated = entry.platform.as_ref().filter(|platform| !platform.os.is_empty());
+            let platform = stated
+                .or_else(|| walk.platforms.get(digest))
+                .or(entry.platform.as_ref());
             let record = PlatformRecord {
                 platform: platform_label(platform, entry.attests().is_some()),
                 digest: digest.clone(),

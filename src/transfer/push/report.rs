@@ -6,7 +6,6 @@ use super::PushItem;
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
-use crate::image::reference::Reference;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord};
 
 /// What came of a push.
@@ -115,7 +114,7 @@ impl ImageReport {
     }
 
     /// An image that failed before it had a tree.
-    pub(crate) fn unresolved(source: &Reference, error: &Error) -> Self {
+    pub(crate) fn unresolved(source: &impl ToString, error: &Error) -> Self {
         Self {
             source: source.to_string(),
             destination: None,

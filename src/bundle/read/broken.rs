@@ -1,0 +1,106 @@
+//! Images that an archive lists and that cannot be had, each with its own reason: they do not keep the others back.
+
+use std::sync::Arc;
+
+use super::archive::Archive;
+use super::given::LISTED;
+use crate::error::{Error, Kind, Result};
+use crate::image::reference::Reference;
+
+/// An image that an archive lists and that cannot be had: it is not whole, or nothing says what it is called.
+#[derive(Debug, Clone)]
+pub struct BrokenImage {
+    /// The name it goes by; nothing where it has none.
+    pub name: Option<Reference>,
+    /// What it is called in reports: its name, else `ARCHIVE:@N`, where the archive lists it at place N, counted from 0.
+    pub label: String,
+    /// The archive that lists it.
+    pub archive: String,
+    /// Why it cannot be had.
+    pub error: Arc<Error>,
+}
+
+impl BrokenImage {
+    /// One that is not whole, under each of its names.
+    pub(super) fn named(archive: &Archive, place: usize, names: Vec<Reference>, error: Error) -> Vec<Self> {
+        if names.is_empty() {
+            return vec![Self::nameless(archive, place, error)];
+        }
+        let error = Arc::new(error);
+        let one = |name: Reference| Self {
+            label: name.to_string(),
+            name: Some(name),
+            archive: archive.label.clone(),
+            error: error.clone(),
+        };
+        names.into_iter().map(one).collect()
+    }
+
+    /// One that has no name, or none that can be used.
+    pub(super) fn nameless(archive: &Archive, place: usize, error: Error) -> Self {
+        Self {
+            name: None,
+            label: place_label(archive, place),
+            archive: archive.label.clone(),
+            error: Arc::new(error),
+        }
+    }
+}
+
+/// How an image without a name is called.
+pub(super) fn place_label(archive: &Archive, place: usize) -> String {
+    format!("{}:@{place}", archive.label.escape_debug())
+}
+
+/// The error of a bundle of which no image can be had.
+pub(super) fn none_is_whole(broken: &[BrokenImage]) -> Error {
+    // One fault under several names is told once.
+    let mut faults: Vec<&Arc<Error>> = Vec::new();
+    for image in broken {
+        if !faults.iter().any(|known| Arc::ptr_eq(known, &image.error)) {
+            faults.push(&image.error);
+        }
+    }
+    let nameless = |fault: &&Arc<Error>| fault.kind() == Kind::Usage;
+    let (kind, what) = match faults.iter().find(|fault| !nameless(fault)) {
+        None => (Kind::Usage, "images have no name"),
+        Some(first) if faults.iter().any(nameless) => (first.kind(), "images have no name or are not whole"),
+        Some(first) => (first.kind(), "images are not whole"),
+    };
+    let mut lines: String = faults
+        .iter()
+        .take(LISTED)
+        .map(|fault| format!("\n  {}", fault.full()))
+        .collect();
+    if faults.len() > LISTED {
+        lines.push_str(&format!("\n  and {} more", faults.len() - LISTED));
+    }
+    let error = match faults.as_slice() {
+        [only] => Error::new(kind, only.full()),
+        _ => Error::new(kind, format!("{} {what}:{lines}", faults.len())),
+    };
+    let several = "name each of them: `--name @N=REPOSITORY:TAG` or `--name sha256:...=REPOSITORY:TAG`; \
+                   `--name REPOSITORY` where they have tags";
+    match faults.iter().find_map(|fault| fault.hint()) {
+        Some(_) if faults.len() > 1 && kind == Kind::Usage => error.with_hint(several),
+        Some(hint) => error.with_hint(hint.to_owned()),
+        None => error,
+    }
+}
+
+/// An error that is met a second time.
+pub(super) fn again(error: &Error) -> Error {
+    let same = Error::new(error.kind(), error.full());
+    match error.hint() {
+        Some(hint) => same.with_hint(hint.to_owned()),
+        None => same,
+    }
+}
+
+/// A result that may be asked for again.
+pub(super) fn remembered<T: Clone>(known: &Result<T>) -> Result<T> {
+    match known {
+        Ok(value) => Ok(value.clone()),
+        Err(error) => Err(again(error)),
+    }
+}

@@ -1,0 +1,230 @@
+//! The names that a user gives to images of an archive (`--name`).
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{BrokenImage, BundledImage};
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+
+/// Which image of an archive a name is given to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// Whichever has no name.
+    Nameless,
+    /// The one that the archive lists at this place, counted from 0.
+    Place(usize),
+    /// The one whose root has this digest.
+    Digest(Digest),
+}
+
+/// A name for an image: `NAME`, `@N=NAME` or `DIGEST=NAME`.
+///
+/// `NAME` alone is for the image that has none; where an archive has tags only, they are put behind its repository, unless
+/// it brings a tag other than `latest` itself. With a place or a digest it is for that very image, in place of any name
+/// that it has.
+///
+/// ```
+/// use docker_mirror::bundle::read::given::{GivenName, Which};
+/// let given: GivenName = "@2=quay.io/a/b:1".parse().unwrap();
+/// assert_eq!((given.which, given.name.to_string().as_str()), (Which::Place(2), "quay.io/a/b:1"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenName {
+    /// Which image it is for.
+    pub which: Which,
+    /// The name.
+    pub name: Reference,
+}
+
+impl FromStr for GivenName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let Some((which, name)) = text.split_once('=') else {
+            return Ok(Self::from(text.parse::<Reference>()?));
+        };
+        let invalid = || {
+            Error::new(
+                Kind::Usage,
+                format!(
+                    "`{}` is neither a place (`@0`) nor a digest (`sha256:...`)",
+                    which.escape_debug()
+                ),
+            )
+            .with_hint("write `NAME`, `@N=NAME` or `sha256:...=NAME`")
+        };
+        let which = match which.trim().strip_prefix('@') {
+            // `parse` would take a sign as well.
+            Some(place) if place.bytes().all(|b| b.is_ascii_digit()) => {
+                Which::Place(place.parse().map_err(|_| invalid())?)
+            }
+            Some(_) => return Err(invalid()),
+            None => Which::Digest(which.trim().parse().map_err(|_| invalid())?),
+        };
+        Ok(Self {
+            which,
+            name: name.parse()?,
+        })
+    }
+}
+
+impl From<Reference> for GivenName {
+    fn from(name: Reference) -> Self {
+        Self {
+            which: Which::Nameless,
+            name,
+        }
+    }
+}
+
+impl fmt::Display for GivenName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.which {
+            Which::Nameless => {}
+            Which::Place(place) => write!(f, "@{place}=")?,
+            Which::Digest(digest) => write!(f, "{digest}=")?,
+        }
+        write!(f, "{}", self.name)
+    }
+}
+
+/// All names that were given, and which of them were of use.
+pub(super) struct Given<'a> {
+    names: &'a [GivenName],
+    used: Vec<bool>,
+}
+
+impl<'a> Given<'a> {
+    /// Refuses what cannot be meant; `archives` is how many there are.
+    pub(super) fn new(names: &'a [GivenName], archives: usize) -> Result<Self> {
+        let alone: Vec<&GivenName> = names.iter().filter(|given| given.which == Which::Nameless).collect();
+        if let [first, second, ..] = alone.as_slice() {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("`--name {first}` and `--name {second}` are both for the one image without a name"),
+            )
+            .with_hint("say which image each is for: `--name @N=NAME` or `--name sha256:...=NAME`"));
+        }
+        let placed = names.iter().find(|given| matches!(given.which, Which::Place(_)));
+        if let Some(placed) = placed.filter(|_| archives > 1) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("`--name {placed}` counts the images of one archive, and there are {archives}"),
+            )
+            .with_hint("say which image is meant by its digest (`--name sha256:...=NAME`), or import one by one"));
+        }
+        Ok(Self {
+            names,
+            used: vec![false; names.len()],
+        })
+    }
+
+    /// The names given to the very image at this place or with this digest.
+    pub(super) fn exactly(&mut self, place: usize, digest: Option<&Digest>) -> Vec<Reference> {
+        let mut found = Vec::new();
+        for (given, used) in self.names.iter().zip(&mut self.used) {
+            let fits = match &given.which {
+                Which::Nameless => false,
+                Which::Place(wanted) => *wanted == place,
+                Which::Digest(wanted) => Some(wanted) == digest,
+            };
+            if fits {
+                *used = true;
+                found.push(given.name.clone());
+            }
+        }
+        found
+    }
+
+    /// The name for whatever has none.
+    pub(super) fn nameless(&self) -> Option<&'a Reference> {
+        let alone = self.names.iter().find(|given| given.which == Which::Nameless);
+        alone.map(|given| &given.name)
+    }
+
+    /// A given name of which nothing is made would leave an image under a name that the user does not expect.
+    pub(super) fn check(&self, images: &[BundledImage], broken: &[BrokenImage]) -> Result<()> {
+        let names = || {
+            let broken = broken.iter().filter_map(|image| image.name.as_ref());
+            images.iter().map(|image| &image.name).chain(broken)
+        };
+        for (given, used) in self.names.iter().zip(&self.used) {
+            let repository = |name: &Reference| (name.host().to_owned(), name.repository().to_owned());
+            let is_used = match given.which {
+                Which::Nameless => names().any(|name| repository(name) == repository(&given.name)),
+                _ => *used,
+            };
+            if is_used {
+                continue;
+            }
+            let mut known: Vec<String> = images
+                .iter()
+                .take(LISTED)
+                .map(|image| format!("`{}` (@{}, {})", image.name, image.place, image.root.digest))
+                .collect();
+            if images.len() > LISTED {
+                known.push(format!("{} more", images.len() - LISTED));
+            }
+            let why = match given.which {
+                Which::Nameless => "every image has a name of its own",
+                Which::Place(_) => "no image stands at this place",
+                Which::Digest(_) => "no image has this digest",
+            };
+            return Err(Error::new(
+                Kind::Usage,
+                format!("`--name {given}` has no effect, since {why}: {}", known.join(", ")),
+            )
+            .with_hint("leave it away; `--map` puts images elsewhere"));
+        }
+        Ok(())
+    }
+}
+
+/// How many images a message lists at most.
+pub(super) const LISTED: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grammar() {
+        let digest = Digest::sha256(b"x");
+        for (text, shown) in [
+            ("a", "docker.io/library/a:latest".to_owned()),
+            ("@0=a:1", "@0=docker.io/library/a:1".to_owned()),
+            (" @12 =quay.io/a/b", "@12=quay.io/a/b:latest".to_owned()),
+            (&format!("{digest}=a"), format!("{digest}=docker.io/library/a:latest")),
+        ] {
+            let given: GivenName = text.parse().unwrap();
+            assert_eq!(given.to_string(), shown);
+            assert_eq!(shown.parse::<GivenName>().unwrap(), given);
+        }
+        for wrong in [
+            "@=a",
+            "@x=a",
+            "@-1=a",
+            "@+1=a",
+            "=a",
+            "b=a",
+            "sha256:1=a",
+            "@1=",
+            "@1=A B",
+            "@1",
+        ] {
+            assert!(wrong.parse::<GivenName>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let names: Vec<GivenName> = ["a", "b"].map(|text| text.parse().unwrap()).into();
+        assert!(Given::new(&names, 1).is_err());
+        let names: Vec<GivenName> = ["a", "@1=b"].map(|text| text.parse().unwrap()).into();
+        assert!(Given::new(&names, 1).is_ok());
+        let error = Given::new(&names, 2).err().unwrap();
+        assert!(error.to_string().contains("@1=docker.io/library/b:latest"), "{error}");
+    }
+}

@@ -1,0 +1,198 @@
+//! `manifest.json`: which images it lists, what they are called, and how one is found.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::archive::Archive;
+use super::broken::again;
+use super::docker_archive::Builder;
+use super::store::Store;
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+
+/// The name of the document.
+pub(super) const MEMBER: &str = "manifest.json";
+
+/// Docker's loader accepts less; podman 1 MiB.
+const MAX_MANIFEST_JSON: u64 = 16 << 20;
+
+/// One image of `manifest.json`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Item {
+    /// Where the config is.
+    #[serde(rename = "Config")]
+    pub(super) config: String,
+    /// The names.
+    #[serde(rename = "RepoTags", default)]
+    repo_tags: Option<Vec<String>>,
+    /// Where the layers are.
+    #[serde(rename = "Layers", default)]
+    pub(super) layers: Option<Vec<String>>,
+}
+
+impl Item {
+    /// The names, without the placeholder of an engine for an image that has none.
+    pub(super) fn repo_tags(&self) -> impl Iterator<Item = &str> {
+        let tags = self.repo_tags.iter().flatten().map(String::as_str);
+        tags.filter(|tag| !tag.contains("<none>"))
+    }
+
+    /// The names that are names, and what is wrong with the others.
+    pub(super) fn names(&self) -> (Vec<Reference>, Vec<Error>) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for tag in self.repo_tags() {
+            match tag.parse() {
+                Ok(name) => good.push(name),
+                Err(error) => bad.push(error),
+            }
+        }
+        (good, bad)
+    }
+
+    /// What messages call it.
+    pub(super) fn label(&self) -> String {
+        let name = self.repo_tags().next().unwrap_or(&self.config);
+        name.escape_debug().to_string()
+    }
+}
+
+/// All of `manifest.json`.
+#[derive(Debug, Default)]
+pub(super) struct Items {
+    /// Each at its place; an error where it is no such item.
+    listed: Vec<Result<Item>>,
+    lookup: OnceCell<Lookup>,
+}
+
+/// Where items stand in the list, first ones first.
+#[derive(Debug, Default)]
+struct Lookup {
+    by_name: HashMap<Reference, usize>,
+    by_config: HashMap<Digest, Vec<usize>>,
+}
+
+impl Items {
+    /// Reads `manifest.json`; `None` if there is none.
+    pub(super) fn read(archive: &Archive) -> Result<Option<Self>> {
+        let Some(bytes) = archive.read(MEMBER, MAX_MANIFEST_JSON)? else {
+            return Ok(None);
+        };
+        let place = archive.describe(MEMBER);
+        let wrong = |what: String, e: serde_json::Error| {
+            Error::new(Kind::Malformed, format!("{place}: {what} as `docker save` writes it")).with_source(e)
+        };
+        let items: Vec<&RawValue> =
+            serde_json::from_slice(&bytes).map_err(|e| wrong("no list of images".to_owned(), e))?;
+        let read = |(at, item): (usize, &RawValue)| {
+            serde_json::from_str(item.get()).map_err(|e| wrong(format!("its entry {at} is no image"), e))
+        };
+        Ok(Some(Self {
+            listed: items.into_iter().enumerate().map(read).collect(),
+            lookup: OnceCell::new(),
+        }))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
+    /// Every item at its place.
+    pub(super) fn all(&self) -> impl Iterator<Item = (usize, Result<&Item>)> {
+        let all = self.listed.iter().enumerate();
+        all.map(|(place, item)| (place, item.as_ref().map_err(again)))
+    }
+
+    /// The names of whatever has this config.
+    pub(super) fn repo_tags(&self, config: &Digest, archive: &Archive, store: &Store) -> Vec<String> {
+        let places = self.lookup(archive, store).by_config.get(config);
+        let items = places.into_iter().flatten().filter_map(|place| self.at(*place));
+        items.flat_map(Item::repo_tags).map(str::to_owned).collect()
+    }
+
+    /// The first item of this name or this config.
+    pub(super) fn find(
+        &self,
+        name: &Reference,
+        config: Option<&Digest>,
+        archive: &Archive,
+        store: &Store,
+    ) -> Option<&Item> {
+        let lookup = self.lookup(archive, store);
+        let named = lookup.by_name.get(name).copied();
+        let places = config.and_then(|config| lookup.by_config.get(config));
+        let first = named.into_iter().chain(places.into_iter().flatten().copied()).min()?;
+        self.at(first)
+    }
+
+    fn at(&self, place: usize) -> Option<&Item> {
+        self.listed.get(place)?.as_ref().ok()
+    }
+
+    /// Made once: an archive may list many images, and each config is read and hashed for it.
+    fn lookup(&self, archive: &Archive, store: &Store) -> &Lookup {
+        self.lookup.get_or_init(|| {
+            let builder = Builder::new(archive);
+            let mut lookup = Lookup::default();
+            let mut configs: HashMap<&str, Option<Digest>> = HashMap::new();
+            for (place, item) in self.listed.iter().enumerate() {
+                let Ok(item) = item else { continue };
+                for name in item.names().0 {
+                    lookup.by_name.entry(name).or_insert(place);
+                }
+                let config = configs
+                    .entry(&item.config)
+                    .or_insert_with(|| builder.config_digest(item, store).ok());
+                if let Some(config) = config {
+                    lookup.by_config.entry(config.clone()).or_default().push(place);
+                }
+            }
+            lookup
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use super::super::source::{Place, Source};
+    use super::*;
+
+    #[test]
+    fn configs_are_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive.tar");
+        let list =
+            br#"[{"Config":"a.json","RepoTags":["a:1"]},7,{"Config":"a.json","RepoTags":["a:2","<none>:<none>"]}]"#;
+        std::fs::write(&path, [b"{\"os\":1}", &list[..]].concat()).unwrap();
+        let source = Arc::new(Source::open(&path).unwrap());
+        let mut archive = Archive::new("archive.tar");
+        for (name, offset, size) in [("a.json", 0, 8), (MEMBER, 8, list.len() as u64)] {
+            let place = Place {
+                source: source.clone(),
+                member: Some(name.into()),
+                offset,
+                size,
+            };
+            archive.files.insert(name.to_owned(), place);
+        }
+        let store = Store::default();
+        let items = Items::read(&archive).unwrap().unwrap();
+        assert!(items.all().nth(1).unwrap().1.is_err());
+        let config = Digest::sha256(b"{\"os\":1}");
+        assert_eq!(items.repo_tags(&config, &archive, &store), ["a:1", "a:2"]);
+        // Other bytes of the same length: whoever reads it again finds another digest.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(b"{\"os\":2}", 0).unwrap();
+        assert_eq!(items.repo_tags(&config, &archive, &store), ["a:1", "a:2"]);
+        let found = items.find(&"b".parse().unwrap(), Some(&config), &archive, &store);
+        assert_eq!(found.unwrap().label(), "a:1");
+        let found = items.find(&"a:2".parse().unwrap(), None, &archive, &store);
+        assert_eq!(found.unwrap().label(), "a:2");
+    }
+}

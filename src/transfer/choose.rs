@@ -1,0 +1,116 @@
+//! `--only`: which images of a bundle the user means.
+
+use globset::GlobBuilder;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::reference::Reference;
+
+/// How many lines of a list an error message has at most.
+const LISTED: usize = 10;
+
+/// An image that may be chosen.
+pub(super) struct Candidate {
+    /// What it is called.
+    label: String,
+    /// What a pattern is held against.
+    forms: Vec<String>,
+}
+
+impl Candidate {
+    /// One of this name.
+    pub(super) fn named(name: &Reference) -> Self {
+        Self {
+            label: name.to_string(),
+            forms: forms(name),
+        }
+    }
+
+    /// One without a name, which goes by this.
+    pub(super) fn nameless(label: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            forms: vec![label.to_owned()],
+        }
+    }
+}
+
+/// Which of the images the patterns mean.
+pub(super) fn choose(images: &[Candidate], patterns: &[String]) -> Result<Vec<bool>> {
+    if images.is_empty() {
+        return Err(Error::new(Kind::NotFound, "the bundle holds no image"));
+    }
+    if patterns.is_empty() {
+        return Ok(vec![true; images.len()]);
+    }
+    let mut chosen = vec![false; images.len()];
+    for pattern in patterns {
+        let shown = pattern.escape_debug();
+        let matcher = GlobBuilder::new(pattern)
+            .build()
+            .map_err(|e| Error::new(Kind::Usage, format!("invalid pattern `{shown}`")).with_source(e))?
+            .compile_matcher();
+        let fits = |image: &Candidate| image.forms.iter().any(|form| matcher.is_match(form));
+        let fits: Vec<bool> = images.iter().map(fits).collect();
+        if !fits.contains(&true) {
+            let known = images.iter().take(LISTED);
+            let mut known: Vec<String> = known.map(|image| format!("`{}`", image.label)).collect();
+            if images.len() > LISTED {
+                known.push(format!("{} more", images.len() - LISTED));
+            }
+            return Err(
+                Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
+                    .with_hint(format!("it holds {}", known.join(", "))),
+            );
+        }
+        chosen.iter_mut().zip(fits).for_each(|(chosen, fits)| *chosen |= fits);
+    }
+    Ok(chosen)
+}
+
+/// Everything that a user may type for a reference.
+fn forms(name: &Reference) -> Vec<String> {
+    let full = name.to_string();
+    let bare = name.name();
+    let tagged = name.tag().map(|tag| format!("{bare}:{tag}"));
+    let mut forms = Vec::new();
+    for form in [Some(full), tagged, Some(bare)].into_iter().flatten() {
+        let short = form.strip_prefix("docker.io/").map(str::to_owned);
+        let shorter = form.strip_prefix("docker.io/library/").map(str::to_owned);
+        forms.extend([Some(form), short, shorter].into_iter().flatten());
+    }
+    forms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit_what_a_user_types() {
+        let names: Vec<Reference> = ["hello-world", "golang:alpine", "quay.io/a/golang:1", "b/c"]
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect();
+        let images: Vec<Candidate> = names.iter().map(Candidate::named).collect();
+        let chosen = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+            match choose(&images, &patterns) {
+                Ok(chosen) => {
+                    let chosen = names.iter().zip(chosen).filter(|(_, chosen)| *chosen);
+                    chosen.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(" ")
+                }
+                Err(error) => error.full(),
+            }
+        };
+        assert_eq!(chosen(&["hello-world"]), "docker.io/library/hello-world:latest");
+        assert_eq!(chosen(&["golang:*"]), "docker.io/library/golang:alpine");
+        assert_eq!(
+            chosen(&["*golang:*"]),
+            "docker.io/library/golang:alpine quay.io/a/golang:1"
+        );
+        assert_eq!(chosen(&["quay.io/*", "b/c"]), "quay.io/a/golang:1 docker.io/b/c:latest");
+        assert_eq!(chosen(&[]).split(' ').count(), 4);
+        assert_eq!(chosen(&["b/c", "nothing"]), "no image of the bundle fits `nothing`");
+        assert!(chosen(&["["]).starts_with("invalid pattern"));
+    }
+}

@@ -1,0 +1,38 @@
+//! Whether anything runs from an image out of a bundle: an index that lists nothing of use is not pushed.
+
+use crate::error::{Error, Kind, Result};
+use crate::image::manifest::View;
+use crate::image::tree::{ATTESTATION, ImageTree, UNKNOWN};
+
+/// Refuses an index of which nothing but attestations is there, and, unless platforms were `chosen` by whoever made the
+/// bundle or imports it, one without a linux platform: as export does. An image that is no index is what somebody saved by
+/// itself, and artifacts run nowhere; both are taken as they are.
+pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {
+    if !matches!(tree.original.root.view(), View::Index(_)) {
+        return Ok(());
+    }
+    let mut has: Vec<&str> = tree.kept.iter().map(|kept| kept.platform.as_str()).collect();
+    let is_use = |platform: &&str| {
+        let os = platform.split('/').next().unwrap_or_default();
+        **platform != *ATTESTATION && (chosen || *platform == UNKNOWN || os.eq_ignore_ascii_case("linux"))
+    };
+    if has.iter().any(|platform| is_use(platform)) {
+        return Ok(());
+    }
+    has.retain(|platform| *platform != ATTESTATION);
+    has.dedup();
+    if has.is_empty() {
+        let what = match tree.kept.is_empty() {
+            true => "its index lists nothing that is there",
+            false => "its index lists nothing but attestations",
+        };
+        return Err(Error::new(Kind::NotFound, format!("it has no linux platform: {what}"))
+            .with_hint("there is nothing to run in it; make the archive again"));
+    }
+    let has = has.join(", ");
+    Err(Error::new(
+        Kind::NotFound,
+        format!("it has no linux platform; its platforms: {has}"),
+    )
+    .with_hint("choose with `--platform OS/ARCH`, or import everything with `--platform all`"))
+}
