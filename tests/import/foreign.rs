@@ -8,7 +8,7 @@ use super::support::cli::Output;
 use super::support::{Cli, Double};
 
 /// Every archive that is kept as the program wrote it, with the name that it has to be given.
-const ARCHIVES: [(&str, Option<&str>, usize); 40] = [
+const ARCHIVES: [(&str, Option<&str>, usize); 42] = [
     ("buildkit-docker-provenance.tar", None, 1),
     ("buildkit-docker.tar", None, 1),
     ("buildkit-oci-multi-provenance.tar", None, 1),
@@ -40,6 +40,8 @@ const ARCHIVES: [(&str, Option<&str>, usize); 40] = [
     ("jib-docker.tar", None, 2),
     ("jib-oci.tar", None, 1),
     ("kaniko-two-tags.tar", None, 2),
+    ("oras-backup-one-platform.tar", Some("a/b"), 1),
+    ("oras-backup.tar", Some("a/b"), 1),
     ("podman-docker-archive.tar", None, 1),
     ("podman-multi.tar", None, 2),
     ("podman-oci-archive.tar", None, 1),

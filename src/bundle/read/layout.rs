@@ -188,8 +188,15 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
         let renamed = |name| BundledImage { name, ..image.clone() };
         contents.images.extend(exact.into_iter().map(renamed));
     }
+    let below = if nameless.is_empty() {
+        HashSet::new()
+    } else {
+        below(store, &index.entries)
+    };
     for (place, entry) in nameless {
-        if listed.contains(&entry.descriptor.digest) {
+        // oras lists the children of an index beside it.
+        let part = !names::is_named(&entry.annotations) && below.contains(&entry.descriptor.digest);
+        if part || listed.contains(&entry.descriptor.digest) {
             continue;
         }
         if let Some(subject) = subject(store, entry) {
@@ -284,6 +291,17 @@ fn repo_tags(archive: &Archive, store: &Store, items: &Items, entry: &Entry) -> 
         View::Image(image) => items.repo_tags(&image.config.digest, archive, store),
         _ => Vec::new(),
     }
+}
+
+/// What the indexes among these entries list themselves.
+fn below(store: &Store, entries: &[Entry]) -> HashSet<Digest> {
+    let mut below = HashSet::new();
+    for manifest in entries.iter().filter_map(|entry| manifest(store, entry)) {
+        if let View::Index(index) = manifest.view() {
+            below.extend(index.entries.iter().map(|child| child.descriptor.digest.clone()));
+        }
+    }
+    below
 }
 
 fn manifest(store: &Store, entry: &Entry) -> Option<RawManifest> {

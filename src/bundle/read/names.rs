@@ -23,6 +23,13 @@ pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// OCI's annotation for the image that this one was built on, which some programs misuse for the name.
 const BASE_NAME: &str = "org.opencontainers.image.base.name";
 
+/// Whether an entry of an index has a name, or a part of one.
+pub(super) fn is_named(annotations: &BTreeMap<String, String>) -> bool {
+    [CONTAINERD_NAME, REF_NAME, BASE_NAME]
+        .iter()
+        .any(|key| annotations.contains_key(*key))
+}
+
 /// The names of one entry of an index; several only where they come from `manifest.json`.
 ///
 /// `given` is the name that the user states for what has none. `place` is where the entry stands.
