@@ -1,9 +1,7 @@
 //! `docker-mirror import`: stage two.
 
-use std::fs::File;
 use std::io::IsTerminal;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -112,15 +110,7 @@ fn open(bundles: &[PathBuf], options: &OpenOptions) -> Result<(Bundle, Option<In
             }
             Bundle::from_pipe(input, "standard input", options)
         }
-        [path] if is_pipe(path) => {
-            let input = File::open(path).map_err(|e| Error::io("open", path, e))?;
-            Bundle::from_pipe(input, &path.display().to_string(), options)
-        }
+        [path] => Bundle::open_one(path, options),
         _ => Ok((Bundle::open(bundles, options)?, None)),
     }
-}
-
-/// A named pipe, or what a shell makes of `<(...)`.
-fn is_pipe(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
 }

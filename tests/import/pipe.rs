@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use super::handmade::assert_complete;
 use super::support::cli::Output;
@@ -221,6 +221,48 @@ fn a_wrapped_bundle_of_our_own_needs_no_copy_either() {
     std::fs::write(cli.path("b.tar.gz"), encoder.finish().unwrap()).unwrap();
     pipe(&cli, "b.tar.gz", &target, &[]).expect_code(0);
     assert_complete(&target, "team/x", "1", false);
+}
+
+#[test]
+fn a_compressed_bundle_that_does_not_fit_when_unpacked_is_read_as_it_is_unpacked() {
+    let limited = |cli: &Cli, file: &str, target: &Double| {
+        // A limit on the size of a file comes as a failed write, as a full disk does.
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -f 512; exec \"$0\" \"$@\"",
+                env!("CARGO_BIN_EXE_docker-mirror"),
+            ])
+            .args(["import", file, "-d", &target.host()])
+            .env("HOME", cli.folder())
+            .env("TMPDIR", cli.folder())
+            .current_dir(cli.folder())
+            .output()
+            .unwrap();
+        Output::new(&output, &["import", file])
+    };
+    let (cli, target) = (cli(), Double::new());
+    let image = sized(3, "linux/amd64", &[3 << 20, 1000]);
+    bundle(&cli, &[("x", &image)]);
+    let pack = |from: &str, to: &str| {
+        let bytes = std::fs::read(cli.path(from)).unwrap();
+        std::fs::write(cli.path(to), zstd::encode_all(bytes.as_slice(), 1).unwrap()).unwrap();
+    };
+    pack("bundle.tar", "b.tar.zst");
+    limited(&cli, "b.tar.zst", &target)
+        .expect_code(0)
+        .says(&["b.tar.zst", "no room", "as it is unpacked"]);
+    assert_complete(&target, "team/x", "1", false);
+
+    // Another program's archive has to be unpacked; then the disk is what is wrong.
+    let target = Double::new();
+    write_layout(&cli.path("foreign.tar"), &[("docker.io/library/x:1", &image)]);
+    pack("foreign.tar", "f.tar.zst");
+    limited(&cli, "f.tar.zst", &target)
+        .expect_code(1)
+        .says(&["temporary file", "TMPDIR"])
+        .hides(&["as it is unpacked"]);
+    assert!(target.requests().is_empty());
 }
 
 #[test]

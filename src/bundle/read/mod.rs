@@ -32,7 +32,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use super::record::{ImageRecord, Missing};
 use crate::error::{Error, Kind, Result};
@@ -158,6 +159,39 @@ impl Bundle {
         let mut store = Store::default();
         let (archive, rest) = pipe::open(input, label, &options.temp(), &mut store)?;
         Ok((Self::of_archives(vec![archive], store, Vec::new(), options)?, rest))
+    }
+
+    /// Opens what one path names; a pipe as by [`from_pipe`](Self::from_pipe). Where a bundle that is compressed as a whole does
+    /// not fit where it would be unpacked to, it is read as it is unpacked, like a pipe.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
+    pub fn open_one(path: &Path, options: &OpenOptions) -> Result<(Self, Option<Incoming>)> {
+        let label = path.display().to_string();
+        let file = || File::open(path).map_err(|e| Error::io("open", path, e));
+        if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            return Self::from_pipe(file()?, &label, options);
+        }
+        let paths = [path.to_owned()];
+        let full = match Self::open(&paths, options) {
+            Err(error) if error.kind() == Kind::NoSpace && path.is_file() => error,
+            other => return Ok((other?, None)),
+        };
+        let without = OpenOptions {
+            temp_dir: None,
+            ..options.clone()
+        };
+        match Self::from_pipe(file()?, &label, &without) {
+            Ok((bundle, Some(rest))) => {
+                options.progress.warn(format!(
+                    "there is no room for that; `{}` is read as it is unpacked instead, so that a large layer whose upload \
+                     breaks cannot be sent from its start again in this run",
+                    label.escape_debug()
+                ));
+                Ok((bundle, Some(rest)))
+            }
+            _ => Err(full),
+        }
     }
 
     fn of_archives(archives: Vec<Archive>, store: Store, warnings: Vec<String>, options: &OpenOptions) -> Result<Self> {
