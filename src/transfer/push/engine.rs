@@ -7,9 +7,10 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::arrivals::{Arrival, Arrivals};
 use super::blob::{self, Way};
+use super::images::{Image, Images};
 use super::landing::{Landed, Landing, Written};
 use super::queue::{Demand, Fault, Job, Placed, Queue};
-use super::report::{Failure, Form, ImageReport, Outcome};
+use super::report::{Failure, ImageReport};
 use super::tag::{self, Verdict};
 use super::{PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
@@ -32,7 +33,7 @@ pub(crate) async fn push(
     let verdicts = verdicts(&items, request, registry).await?;
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
     engine.run(arrivals).await?;
-    Ok(engine.images.into_iter().map(|image| image.report).collect())
+    Ok(engine.images.list.into_iter().map(|image| image.report).collect())
 }
 
 /// Asks for every tag, the first one alone: it finds out whether there is a registry at all, and brings the token that
@@ -54,17 +55,6 @@ async fn verdicts(items: &[PushItem], request: &PushRequest, registry: &Registry
     Ok(stream::iter([first]).chain(rest).collect().await)
 }
 
-struct Image {
-    item: PushItem,
-    repository: usize,
-    before: Option<Digest>,
-    /// Blobs that are not known to be in place yet.
-    waiting: usize,
-    /// Whether something may still be done for it.
-    alive: bool,
-    report: ImageReport,
-}
-
 /// A repository at the destination. Its manifests are put one after the other: some registries fail on two at a time.
 #[derive(Default)]
 struct Repository {
@@ -84,15 +74,12 @@ enum Done {
 }
 
 struct Engine<'a> {
-    request: &'a PushRequest,
     registry: &'a Registry,
-    progress: &'a Progress,
-    images: Vec<Image>,
+    images: Images<'a>,
     repositories: Vec<Repository>,
     queue: Queue,
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
-    stop: bool,
 }
 
 impl<'a> Engine<'a> {
@@ -104,14 +91,16 @@ impl<'a> Engine<'a> {
         progress: &'a Progress,
     ) -> Self {
         let mut engine = Self {
-            request,
             registry,
-            progress,
-            images: Vec::with_capacity(items.len()),
+            images: Images {
+                list: Vec::with_capacity(items.len()),
+                request,
+                progress,
+                stop: false,
+            },
             repositories: Vec::new(),
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
-            stop: false,
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut demands = Vec::new();
@@ -125,14 +114,7 @@ impl<'a> Engine<'a> {
                 engine.repositories.len() - 1
             });
             let blobs: Vec<_> = item.tree.blobs().into_iter().map(|b| b.descriptor).collect();
-            let mut image = Image {
-                report: ImageReport::new(&item),
-                item,
-                repository,
-                before: None,
-                waiting: 0,
-                alive: true,
-            };
+            let mut image = Image::new(item, repository);
             let in_place = image.heed(verdict);
             if in_place {
                 blobs.iter().for_each(|blob| image.report.counts.skipped.one(blob.size));
@@ -145,12 +127,12 @@ impl<'a> Engine<'a> {
                     in_place,
                 });
             }
-            engine.images.push(image);
+            engine.images.list.push(image);
         }
         let (queue, awaited) = Queue::new(&demands);
         for (number, awaited) in awaited {
-            engine.images[number].waiting = awaited.needs;
-            engine.images[number].report.counts.skipped.plus(awaited.known);
+            engine.images.list[number].waiting = awaited.needs;
+            engine.images.list[number].report.counts.skipped.plus(awaited.known);
         }
         let (blobs, bytes) = queue.size();
         engine.queue = queue;
@@ -159,42 +141,42 @@ impl<'a> Engine<'a> {
             bytes,
             present: 0,
         });
-        engine.stop = request.fail_fast && engine.images.iter().any(|image| image.report.error.is_some());
+        engine.images.stop = request.fail_fast && engine.images.list.iter().any(|image| image.report.error.is_some());
         engine
     }
 
     async fn run(&mut self, mut arrivals: Option<Arrivals>) -> Result<()> {
-        for number in 0..self.images.len() {
-            let image = &self.images[number];
+        for number in 0..self.images.list.len() {
+            let image = &self.images.list[number];
             if !image.alive {
-                self.tell(number);
+                self.images.tell(number);
             } else if image.waiting == 0 {
                 self.ready(number);
             }
         }
         if let Some(arrivals) = &mut arrivals {
             self.queue.hold_back(|blob| arrivals.in_front(blob));
-            arrivals.start(self.queue.held_back(), !self.request.dry_run)?;
+            arrivals.start(self.queue.held_back(), !self.images.request.dry_run)?;
         }
         let mut open = arrivals.is_some();
         let wide = wide(self.registry);
         let mut running: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         let (mut blobs, mut landings) = (0, 0);
         loop {
-            while blobs < wide && !self.stop {
+            while blobs < wide && !self.images.stop {
                 let images = &self.images;
-                let Some(job) = self.queue.next(|number| images[number].alive) else {
+                let Some(job) = self.queue.next(|number| images.is_alive(number)) else {
                     break;
                 };
                 running.push(self.start(job));
                 blobs += 1;
             }
-            while landings < wide && !self.stop {
+            while landings < wide && !self.images.stop {
                 let Some(landing) = self.land() else { break };
                 running.push(landing);
                 landings += 1;
             }
-            if self.stop {
+            if self.images.stop {
                 // What is in flight is dropped: nothing of it is reachable by a tag yet, or it is complete.
                 break;
             }
@@ -202,7 +184,7 @@ impl<'a> Engine<'a> {
             if let Some(pipe) = &mut arrivals {
                 over.iter().for_each(|digest| pipe.release(digest));
             }
-            if self.lost() {
+            if self.images.lost() {
                 // Nothing is left to be done well, so the rest of the pipe is not waited for.
                 (arrivals, open) = (None, false);
             }
@@ -233,16 +215,11 @@ impl<'a> Engine<'a> {
                 }
                 Done::Image(number, outcome) => {
                     landings -= 1;
-                    self.image_done(number, outcome);
+                    self.images.landed(number, outcome);
                 }
             }
         }
-        for number in 0..self.images.len() {
-            if self.images[number].alive {
-                let error = Error::new(Kind::Cancelled, "not pushed, since another image failed before it");
-                self.fail(number, &(&error).into());
-            }
-        }
+        self.images.give_up();
         Ok(())
     }
 
@@ -250,7 +227,7 @@ impl<'a> Engine<'a> {
     fn arrived(&mut self, digest: &Digest, size: u64) {
         for (number, stated) in self.queue.arrived(digest, size) {
             let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
-            self.fail(number, &(&Error::new(Kind::Integrity, why)).into());
+            self.images.fail(number, &(&Error::new(Kind::Integrity, why)).into());
         }
     }
 
@@ -258,9 +235,11 @@ impl<'a> Engine<'a> {
     fn pipe_ended(&mut self, outcome: Result<Vec<String>>) {
         let lacking = self.queue.never();
         match &outcome {
-            Ok(warnings) => warnings.iter().for_each(|warning| self.progress.warn(warning.clone())),
+            Ok(warnings) => warnings
+                .iter()
+                .for_each(|warning| self.images.progress.warn(warning.clone())),
             // Every image has what it needs all the same.
-            Err(error) if lacking.is_empty() => self.progress.warn(error.full()),
+            Err(error) if lacking.is_empty() => self.images.progress.warn(error.full()),
             Err(_) => {}
         }
         for (number, digests) in lacking {
@@ -268,22 +247,17 @@ impl<'a> Engine<'a> {
                 Err(error) => Failure::from(error),
                 Ok(_) => missing(&digests),
             };
-            self.fail(number, &failure);
+            self.images.fail(number, &failure);
         }
-    }
-
-    /// Whether no image can succeed any more, and not all have.
-    fn lost(&self) -> bool {
-        self.images.iter().all(|image| !image.alive) && self.images.iter().any(|image| image.report.error.is_some())
     }
 
     /// Starts what the queue wants next.
     fn start(&mut self, job: Job) -> BoxFuture<'a, Done> {
         let repository = self.repositories[job.need.repository].name.clone();
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
-        let origin = self.images[job.need.images[0]].item.blobs.clone();
-        let (registry, progress) = (self.registry, self.progress);
-        let dry_run = self.request.dry_run;
+        let origin = self.images.list[job.need.images[0]].item.blobs.clone();
+        let (registry, progress) = (self.registry, self.images.progress);
+        let dry_run = self.images.request.dry_run;
         Box::pin(async move {
             let outcome = if dry_run {
                 foresee(registry, &repository, &job).await
@@ -307,26 +281,18 @@ impl<'a> Engine<'a> {
                 let failure = Failure::from(&error);
                 let lost = self.queue.failed(&job, fault);
                 for &number in job.need.images.iter().chain(&lost) {
-                    self.fail(number, &failure);
+                    self.images.fail(number, &failure);
                 }
                 return;
             }
         };
         self.queue.placed(&job, placed);
-        if job.mount_from.is_none() || (placed == Placed::Uploaded && !self.request.dry_run) {
-            let counted = placed == Placed::Uploaded && !self.request.dry_run;
-            blob::done(self.progress, &job.descriptor, counted);
+        if job.mount_from.is_none() || (placed == Placed::Uploaded && !self.images.request.dry_run) {
+            let counted = placed == Placed::Uploaded && !self.images.request.dry_run;
+            blob::done(self.images.progress, &job.descriptor, counted);
         }
         for (i, &number) in job.need.images.iter().enumerate() {
-            let image = &mut self.images[number];
-            let counts = &mut image.report.counts;
-            match placed {
-                Placed::Uploaded if i == 0 => counts.uploaded.one(size),
-                Placed::Mounted if i == 0 => counts.mounted.one(size),
-                _ => counts.skipped.one(size),
-            }
-            image.waiting -= 1;
-            if image.waiting == 0 && image.alive {
+            if self.images.list[number].placed(placed, i == 0, size) {
                 self.ready(number);
             }
         }
@@ -334,17 +300,11 @@ impl<'a> Engine<'a> {
 
     /// All blobs of an image are in place.
     fn ready(&mut self, number: usize) {
-        let image = &mut self.images[number];
-        if self.request.dry_run {
-            image.alive = false;
-            image.report.outcome = Outcome::Planned;
-            image.report.replaced = image.before.take();
-            image
-                .report
-                .replaced
-                .take_if(|before| image.report.pushed.as_ref() == Some(before));
+        if self.images.request.dry_run {
+            self.images.planned(number);
             return;
         }
+        let image = &self.images.list[number];
         let repository = &mut self.repositories[image.repository];
         repository.ready.push_back(number);
         if !repository.busy && repository.ready.len() == 1 {
@@ -358,14 +318,14 @@ impl<'a> Engine<'a> {
         let repository = &mut self.repositories[repository];
         let number = repository.ready.pop_front()?;
         repository.busy = true;
-        let image = &self.images[number];
+        let image = &self.images.list[number];
         let landing = Landing {
             registry: self.registry.clone(),
             item: image.item.clone(),
             before: image.before.clone(),
             written: repository.written.clone(),
-            pause: self.request.pause,
-            progress: self.progress.clone(),
+            pause: self.images.request.pause,
+            progress: self.images.progress.clone(),
         };
         Some(Box::pin(async move {
             let outcome = landing.put_all().await;
@@ -375,83 +335,12 @@ impl<'a> Engine<'a> {
 
     /// The repository of an image may take the manifests of the next one.
     fn release(&mut self, number: usize) {
-        let place = self.images[number].repository;
+        let place = self.images.list[number].repository;
         let repository = &mut self.repositories[place];
         repository.busy = false;
         if !repository.ready.is_empty() {
             self.idle.push_back(place);
         }
-    }
-
-    fn image_done(&mut self, number: usize, outcome: Result<Landed>) {
-        let image = &mut self.images[number];
-        match outcome {
-            Err(error) => self.fail(number, &(&error).into()),
-            Ok(landed) => {
-                image.alive = false;
-                let report = &mut image.report;
-                report.outcome = Outcome::Pushed;
-                report.pinned_digest_missing = landed.form == Form::Fallback;
-                report.index = Some(landed.form);
-                report.replaced = image.before.take().filter(|before| *before != landed.digest);
-                report.pushed = Some(landed.digest);
-                report.counts.add(&landed.repaired);
-                report.warnings.extend(landed.warnings);
-                self.tell(number);
-            }
-        }
-    }
-
-    fn fail(&mut self, number: usize, failure: &Failure) {
-        let image = &mut self.images[number];
-        if image.alive {
-            image.alive = false;
-            image.report.outcome = Outcome::Failed;
-            image.report.error = Some(failure.clone());
-            self.stop |= self.request.fail_fast;
-        }
-    }
-
-    /// Tells that an image is there; its warnings stand in the report.
-    fn tell(&mut self, number: usize) {
-        let report = &self.images[number].report;
-        if self.request.dry_run || report.outcome == Outcome::LeftAlone {
-            return;
-        }
-        if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
-            self.progress.emit(Event::ImageDone {
-                reference: reference.clone(),
-                digest: digest.to_string(),
-            });
-        }
-    }
-}
-
-impl Image {
-    /// Takes note of what is to be done. Returns whether its blobs are known to be in place.
-    fn heed(&mut self, verdict: Result<Verdict>) -> bool {
-        match verdict {
-            Ok(Verdict::Done) => {
-                self.alive = false;
-                self.report.outcome = Outcome::Unchanged;
-                return true;
-            }
-            Ok(Verdict::LeaveAlone(other)) => {
-                self.alive = false;
-                self.report.outcome = Outcome::LeftAlone;
-                self.report.pushed = Some(other);
-            }
-            Ok(Verdict::Push(before)) => self.before = before,
-            Ok(Verdict::PushManifests(before)) => {
-                self.before = Some(before);
-                return true;
-            }
-            Err(error) => {
-                self.alive = false;
-                self.report.error = Some((&error).into());
-            }
-        }
-        false
     }
 }
 

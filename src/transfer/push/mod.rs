@@ -14,6 +14,7 @@ pub(crate) mod arrivals;
 pub(crate) mod blob;
 pub(crate) mod engine;
 pub(crate) mod flow;
+mod images;
 pub(crate) mod landing;
 pub mod place;
 pub(crate) mod queue;
