@@ -9,6 +9,9 @@ mod killed;
 mod names;
 mod odd_registries;
 mod pipe;
+mod pipe_end;
+mod pipe_shared;
+mod report;
 mod sparse_index;
 #[path = "../support/mod.rs"]
 mod support;

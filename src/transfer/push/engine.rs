@@ -19,7 +19,17 @@ use crate::image::reference::Target;
 use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registry};
 
-/// Pushes images to one registry; their names are known not to collide. One report per image, in the same order.
+/// What came of a push.
+pub(crate) struct Ended {
+    /// One report per image, in the order in which they were given.
+    pub(crate) images: Vec<ImageReport>,
+    /// What is odd about the rest of a bundle in a pipe.
+    pub(crate) warnings: Vec<String>,
+    /// What is wrong with the rest of a bundle in a pipe, whether an image suffered from it or not.
+    pub(crate) bundle_error: Option<Failure>,
+}
+
+/// Pushes images to one registry; their names are known not to collide.
 ///
 /// # Errors
 /// Only if the registry cannot be reached at all: what goes wrong with an image stands in its report.
@@ -29,11 +39,15 @@ pub(crate) async fn push(
     registry: &Registry,
     progress: &Progress,
     arrivals: Option<Arrivals>,
-) -> Result<Vec<ImageReport>> {
+) -> Result<Ended> {
     let verdicts = verdicts(&items, request, registry).await?;
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
     engine.run(arrivals).await?;
-    Ok(engine.images.list.into_iter().map(|image| image.report).collect())
+    Ok(Ended {
+        images: engine.images.list.into_iter().map(|image| image.report).collect(),
+        warnings: engine.warnings,
+        bundle_error: engine.bundle_error,
+    })
 }
 
 /// Asks for every tag, the first one alone: it finds out whether there is a registry at all, and brings the token that
@@ -80,6 +94,8 @@ struct Engine<'a> {
     queue: Queue,
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
+    warnings: Vec<String>,
+    bundle_error: Option<Failure>,
 }
 
 impl<'a> Engine<'a> {
@@ -101,6 +117,8 @@ impl<'a> Engine<'a> {
             repositories: Vec::new(),
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
+            warnings: Vec::new(),
+            bundle_error: None,
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut demands = Vec::new();
@@ -156,40 +174,36 @@ impl<'a> Engine<'a> {
         }
         if let Some(arrivals) = &mut arrivals {
             self.queue.hold_back(|blob| arrivals.in_front(blob));
-            arrivals.start(self.queue.held_back(), !self.images.request.dry_run)?;
+            arrivals.start(self.queue.held_back(), self.images.request, self.images.progress)?;
         }
         let mut open = arrivals.is_some();
         let wide = wide(self.registry);
-        let mut running: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
-        let (mut blobs, mut landings) = (0, 0);
-        loop {
-            while blobs < wide && !self.images.stop {
+        let mut blobs: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
+        let mut landings: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
+        while !self.images.stop {
+            while blobs.len() < wide {
                 let images = &self.images;
                 let Some(job) = self.queue.next(|number| images.is_alive(number)) else {
                     break;
                 };
-                running.push(self.start(job));
-                blobs += 1;
+                blobs.push(self.start(job));
             }
-            while landings < wide && !self.images.stop {
+            while landings.len() < wide {
                 let Some(landing) = self.land() else { break };
-                running.push(landing);
-                landings += 1;
-            }
-            if self.images.stop {
-                // What is in flight is dropped: nothing of it is reachable by a tag yet, or it is complete.
-                break;
+                landings.push(landing);
             }
             let over = self.queue.take_over();
             if let Some(pipe) = &mut arrivals {
                 over.iter().for_each(|digest| pipe.release(digest));
+                pipe.expect_mounts(self.queue.mounts_work());
             }
             if self.images.lost() {
                 // Nothing is left to be done well, so the rest of the pipe is not waited for.
                 (arrivals, open) = (None, false);
             }
             let done = tokio::select! {
-                Some(done) = running.next(), if !running.is_empty() => done,
+                Some(done) = blobs.next(), if !blobs.is_empty() => done,
+                Some(done) = landings.next(), if !landings.is_empty() => done,
                 arrival = next(&mut arrivals), if open => Done::Arrived(arrival),
                 else => break,
             };
@@ -199,28 +213,35 @@ impl<'a> Engine<'a> {
                     open = false;
                     self.pipe_ended(outcome);
                 }
-                Done::Blob(job, outcome) => {
-                    blobs -= 1;
-                    self.blob_done(job, outcome);
-                }
-                Done::Manifests(number, landing, outcome) => {
-                    self.release(number);
-                    running.push(Box::pin(async move {
-                        let checked = match outcome {
-                            Ok(landed) => landing.read_back(landed).await,
-                            Err(error) => Err(error),
-                        };
-                        Done::Image(number, checked)
-                    }));
-                }
-                Done::Image(number, outcome) => {
-                    landings -= 1;
-                    self.images.landed(number, outcome);
-                }
+                Done::Blob(job, outcome) => self.blob_done(job, outcome),
+                Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
+                Done::Image(number, outcome) => self.images.landed(number, outcome),
+            }
+        }
+        // Of what is left when the push is to stop, blobs are dropped, since no tag reaches them. Where manifests are on their
+        // way, the tag may be there already: only the end tells truly what became of the image.
+        drop(blobs);
+        while let Some(done) = landings.next().await {
+            match done {
+                Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
+                Done::Image(number, outcome) => self.images.landed(number, outcome),
+                Done::Blob(..) | Done::Arrived(_) => {}
             }
         }
         self.images.give_up();
         Ok(())
+    }
+
+    /// The manifests of an image were put, or not; its repository may take others while they are read back.
+    fn read_back(&mut self, number: usize, landing: Box<Landing>, outcome: Result<Landed>) -> BoxFuture<'a, Done> {
+        self.release(number);
+        Box::pin(async move {
+            let checked = match outcome {
+                Ok(landed) => landing.read_back(landed).await,
+                Err(error) => Err(error),
+            };
+            Done::Image(number, checked)
+        })
     }
 
     /// A blob begins to come out of the pipe.
@@ -235,12 +256,13 @@ impl<'a> Engine<'a> {
     fn pipe_ended(&mut self, outcome: Result<Vec<String>>) {
         let lacking = self.queue.never();
         match &outcome {
-            Ok(warnings) => warnings
-                .iter()
-                .for_each(|warning| self.images.progress.warn(warning.clone())),
-            // Every image has what it needs all the same.
-            Err(error) if lacking.is_empty() => self.images.progress.warn(error.full()),
-            Err(_) => {}
+            Ok(warnings) => {
+                let progress = self.images.progress;
+                warnings.iter().for_each(|warning| progress.warn(warning.clone()));
+                self.warnings.extend_from_slice(warnings);
+            }
+            // Though every image may have what it needs: a file with this fault would have been refused.
+            Err(error) => self.bundle_error = Some(error.into()),
         }
         for (number, digests) in lacking {
             let failure = match &outcome {

@@ -53,12 +53,15 @@ impl Image {
                 self.before = Some(before);
                 return true;
             }
-            Err(error) => {
-                self.alive = false;
-                self.report.error = Some((&error).into());
-            }
+            Err(error) => self.fail(&(&error).into()),
         }
         false
+    }
+
+    /// It will not be there; nothing is said of what it would have been.
+    fn fail(&mut self, failure: &Failure) {
+        self.alive = false;
+        self.report.fail(failure.clone());
     }
 
     /// Takes note of a blob of this size that is in place; `moved` tells whether that was done for this image. Returns whether
@@ -125,9 +128,7 @@ impl Images<'_> {
     pub(super) fn fail(&mut self, number: usize, failure: &Failure) {
         let image = &mut self.list[number];
         if image.alive {
-            image.alive = false;
-            image.report.outcome = Outcome::Failed;
-            image.report.error = Some(failure.clone());
+            image.fail(failure);
             self.stop |= self.request.fail_fast;
         }
     }
@@ -135,8 +136,7 @@ impl Images<'_> {
     /// Gives up what is left when nothing more is done.
     pub(super) fn give_up(&mut self) {
         for number in 0..self.list.len() {
-            let error = Error::new(Kind::Cancelled, "not pushed, since another image failed before it");
-            self.fail(number, &(&error).into());
+            self.fail(number, &not_tried());
         }
     }
 
@@ -153,4 +153,16 @@ impl Images<'_> {
             });
         }
     }
+}
+
+/// Why an image is not pushed when another one failed and that is to be the end.
+fn not_tried() -> Failure {
+    (&Error::new(Kind::Cancelled, "not pushed, since another image failed before it")).into()
+}
+
+/// The report of an image of which nothing was tried.
+pub(super) fn untried(item: &PushItem) -> ImageReport {
+    let mut report = ImageReport::new(item);
+    report.fail(not_tried());
+    report
 }
