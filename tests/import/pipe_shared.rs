@@ -145,3 +145,53 @@ fn blobs_that_only_one_repository_needs_and_those_of_a_dry_run_are_not_put_away(
     let said = pipe_with(&cli, "bundle.tar", &Double::new(), &["-v", "--dry-run"], &folder).expect_code(0);
     assert!(!said.stderr.contains("temporary file"), "{}", said.everything());
 }
+
+/// `import -` where no file may have more than 100 blocks: every write beyond fails, as on a full disk.
+fn without_room(cli: &Cli, file: &str, target: &Double) -> Output {
+    let host = target.host();
+    let arguments = ["import", "-", "-d", &host];
+    let mut limited = std::process::Command::new("sh");
+    let plain = cli.command(&arguments);
+    limited
+        .args(["-c", "ulimit -f 100; exec \"$0\" \"$@\""])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env("HOME", cli.folder())
+        .env("TMPDIR", room(cli))
+        .current_dir(cli.folder())
+        .stdin(std::fs::File::open(cli.path(file)).unwrap());
+    Output::new(&limited.output().unwrap(), &arguments)
+}
+
+#[test]
+fn where_there_is_no_room_the_advice_names_it() {
+    let (cli, target) = (cli(), Double::new());
+    // A blob that may be needed again.
+    target.add_fault(When::post("mount="), Action::IgnoreMount);
+    apps(&cli, 2, 20 << 20);
+    let said = without_room(&cli, "bundle.tar", &target).expect_code(1);
+    said.says(&[
+        "1 of 2 images failed",
+        "gone by",
+        "temporary file",
+        "hint: save the bundle to a file",
+        "TMPDIR",
+    ]);
+    assert_complete(&target, "team/app0", "1", false);
+    // Where mounts work, nobody notices.
+    let target = Double::new();
+    without_room(&cli, "bundle.tar", &target).expect_code(0);
+    assert_complete(&target, "team/app1", "1", false);
+    // An archive that has to be copied as a whole.
+    let image = super::support::images::sized(3, "linux/amd64", &[3 << 20]);
+    super::support::layout::write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &image)]);
+    let target = Double::new();
+    let said = without_room(&cli, "b.tar", &target).expect_code(1);
+    said.says(&[
+        "cannot write a temporary file in",
+        "room",
+        "hint: set TMPDIR to a directory with more room",
+    ]);
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+    assert_empty(&cli.path("room"));
+}
