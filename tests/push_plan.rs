@@ -296,3 +296,73 @@ async fn the_index_finds_out_about_a_child_that_the_registry_lost() {
     assert_complete(&registry, "mirror/library/app", "1", false);
     assert_eq!(registry.count("PUT", &lost), 2, "{}", registry.transcript());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_of_one_repository_follow_one_another_and_repositories_go_side_by_side() {
+    let registry =
+        Double::start(Options::default().fault(When::put("/manifests/"), Action::Delay(Duration::from_millis(40))));
+    let mut maker = Maker::default();
+    for (n, name) in ["a:1", "b:1", "a:2", "b:2", "a:3", "b:3"].iter().enumerate() {
+        let child = maker.image("linux/amd64", &[&noise(n as u64, 3000)]);
+        let index = maker.index(&[child]);
+        maker.name(&format!("docker.io/team/{name}"), &index);
+    }
+    run_well(&maker.open(), request(&registry)).await;
+    let of = |repository: &str| registry.requests_of("PUT", &format!("/team/{repository}/manifests/"));
+    let (a, b) = (of("a"), of("b"));
+    assert_eq!((a.len(), b.len()), (6, 6), "{}", registry.transcript());
+    for puts in [&a, &b] {
+        for (n, one) in puts.iter().enumerate() {
+            let meets = puts[n + 1..].iter().filter(|other| one.overlaps(other)).count();
+            assert_eq!(meets, 0, "{}", one.target());
+        }
+    }
+    let meets = a
+        .iter()
+        .flat_map(|one| b.iter().filter(|other| one.overlaps(other)))
+        .count();
+    assert!(meets >= 3, "only {meets} of them met");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_what_is_sent_mounted_and_there_apart() {
+    let cli = support::Cli::new(env!("CARGO_BIN_EXE_docker-mirror"));
+    let registry = Double::new();
+    let mut maker = Maker::default();
+    let there = maker.image("linux/amd64", &[&noise(1, 3 << 20)]);
+    maker.name("docker.io/team/a:1", &there);
+    run_well(&maker.open(), {
+        let mut request = request(&registry);
+        request.destination = registry.host().parse().unwrap();
+        request
+    })
+    .await;
+    // The layer that is there is mounted into the second repository; a new one is sent to the first of two.
+    for name in ["b", "c"] {
+        let image = maker.image(
+            "linux/amd64",
+            &[&noise(1, 3 << 20), &noise(2, 2 << 20), name.as_bytes()],
+        );
+        maker.name(&format!("docker.io/team/{name}:1"), &image);
+    }
+    let again = maker.image("linux/amd64", &[&noise(1, 3 << 20), &noise(3, 1 << 20)]);
+    maker.name("docker.io/team/a:2", &again);
+    std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
+    let host = registry.host();
+    let planned = cli.succeed(&["import", "b.tar", "-d", &host, "--dry-run"]);
+    let line =
+        |name: &str, tag: u32, state: &str| format!("docker.io/team/{name}:{tag} -> {host}/team/{name}:{tag}  {state}");
+    // Beside the layers there are configs of some hundred bytes.
+    assert_eq!(
+        planned.lines(),
+        [
+            line("a", 1, "is there already"),
+            line("b", 1, "2.0 MiB to send, 3.0 MiB to mount, 0 bytes already there"),
+            line("c", 1, "300 bytes to send, 5.0 MiB to mount, 0 bytes already there"),
+            line("a", 2, "1.0 MiB to send, 0 bytes to mount, 3.0 MiB already there"),
+        ]
+    );
+    let total = "7 blobs (3.0 MiB) to upload, 3 blobs (8.0 MiB) to mount, 3 blobs (6.0 MiB) already there";
+    assert!(planned.stderr.contains(total), "{}", planned.everything());
+    assert_eq!(registry.count("POST", ""), 0);
+}

@@ -164,6 +164,11 @@ impl Shared {
         if self.debug { self.verbose.max(2) } else { self.verbose }
     }
 
+    /// Whether a password is read from standard input.
+    pub(super) fn reads_password(&self) -> bool {
+        self.connection.login.reads_stdin()
+    }
+
     /// The bound on the whole run, where one was asked for.
     pub(super) fn timeout(&self) -> Option<Duration> {
         self.connection.timeout.map(Duration::from_secs)

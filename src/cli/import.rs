@@ -23,10 +23,10 @@ pub(super) struct Arguments {
     /// Bundles, archives of other programs, or folders with an OCI layout or with bundles; blobs are shared among them.
     /// `-` alone is one bundle from a pipe
     #[arg(value_name = "BUNDLE", required = true)]
-    bundles: Vec<PathBuf>,
+    pub(super) bundles: Vec<PathBuf>,
 
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
 
     /// Import only images whose reference matches this pattern, such as '*/library/*'; repeatable
     #[arg(long, value_name = "PATTERN")]

@@ -60,6 +60,11 @@ impl LoginFlags {
         }
     }
 
+    /// Whether the password is on standard input.
+    pub(super) fn reads_stdin(&self) -> bool {
+        self.password_stdin
+    }
+
     fn is_given(&self) -> bool {
         self.username.is_some()
     }

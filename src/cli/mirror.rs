@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     pub(super) images: Vec<String>,
 
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
 
     #[command(flatten)]
     selection: Selection,

@@ -94,7 +94,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage::not_parsed(error),
     };
-    if let Some(error) = usage::command_among_images(&cli) {
+    if let Some(error) = usage::command_among_images(&cli).or_else(|| usage::two_readers(&cli)) {
         output::error(&error);
         return ExitCode::from(2);
     }
@@ -192,9 +192,9 @@ fn start() -> std::io::Result<tokio::runtime::Runtime> {
 
 async fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
-        None => mirror::run(cli.mirror).await,
+        None => cli.mirror.target.clone().reported(mirror::run(cli.mirror)).await,
         Some(Command::Export(arguments)) => export::run(arguments).await,
-        Some(Command::Import(arguments)) => import::run(arguments).await,
+        Some(Command::Import(arguments)) => arguments.target.clone().reported(import::run(arguments)).await,
         Some(Command::Limits(arguments)) => limits::run(arguments).await,
     }
 }

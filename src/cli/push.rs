@@ -13,7 +13,7 @@ use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::{Choice, IndexMode};
 use docker_mirror::progress::human_bytes;
 use docker_mirror::transfer::push::place::Mapping;
-use docker_mirror::transfer::push::report::{Amount, Form, ImageReport, Outcome as Became, PushReport};
+use docker_mirror::transfer::push::report::{Amount, Failure, Form, ImageReport, Outcome as Became, PushReport};
 use docker_mirror::transfer::push::{OnExisting, PushRequest};
 
 use super::output::{self, Outcome};
@@ -52,9 +52,6 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn request(&self, index: Option<IndexMode>) -> Result<PushRequest> {
-        if let Some(path) = &self.report {
-            check_report(path)?;
-        }
         let destination = self.dest.clone().ok_or_else(|| {
             Error::new(Kind::Usage, "no destination is given").with_hint("name it with `-d REGISTRY[/PREFIX]`")
         })?;
@@ -64,8 +61,28 @@ impl Target {
             index,
             dry_run: self.dry_run,
             fail_fast: self.fail_fast,
+            temp_dir: Some(std::env::temp_dir()),
             ..PushRequest::new(destination.keep_host(self.keep_host))
         })
+    }
+
+    /// Does the work of a command, and sees to it that the report file never tells of an earlier run: until there is a
+    /// report, it says that there is none, and if there will be none, it says why.
+    pub(super) async fn reported(self, work: impl Future<Output = Result<Outcome>>) -> Result<Outcome> {
+        let Some(path) = &self.report else { return work.await };
+        check_report(path)?;
+        // Whoever reads a pipe gets one report and no more.
+        if path.metadata().is_ok_and(|there| there.is_file()) {
+            let why = "the run has not come to its end, or was ended before it could write its report";
+            let none = Error::new(Kind::Cancelled, why);
+            write_report(path, &PushReport::ended(self.dry_run, &none))?;
+        }
+        let outcome = work.await;
+        if let Err(error) = &outcome {
+            // What ended the run is worth more than a second error.
+            let _ = write_report(path, &PushReport::ended(self.dry_run, error));
+        }
+        outcome
     }
 
     /// Shows a report, and writes it where that is wanted.
@@ -81,9 +98,12 @@ impl Target {
             }
         }
         let total = &report.total;
-        let verb = if report.dry_run { "to upload" } else { "uploaded" };
+        let (uploaded, mounted) = match report.dry_run {
+            true => ("to upload", "to mount"),
+            false => ("uploaded", "mounted"),
+        };
         output::say(&format!(
-            "{} {verb}, {} mounted, {} already there",
+            "{} {uploaded}, {} {mounted}, {} already there",
             amount(total.uploaded),
             amount(total.mounted),
             amount(total.skipped)
@@ -109,9 +129,10 @@ fn planned(image: &ImageReport, destination: &str) -> String {
         Became::Unchanged => "is there already".to_owned(),
         Became::LeftAlone => "the tag is left alone".to_owned(),
         _ => format!(
-            "{} to send, {} already there",
+            "{} to send, {} to mount, {} already there",
             human_bytes(counts.uploaded.bytes),
-            human_bytes(counts.skipped.bytes + counts.mounted.bytes)
+            human_bytes(counts.mounted.bytes),
+            human_bytes(counts.skipped.bytes)
         ),
     };
     format!("{} -> {destination}  {state}", image.source)
@@ -198,10 +219,31 @@ fn failures(report: &PushReport) -> Outcome {
         }
         output::say("hint: carry everything with `--platform all`, or accept the new digest with `--index filtered`");
     }
+    if let Some(fault) = &report.bundle_error {
+        bundle_fault(report, fault);
+    }
     if report.failed() {
         Outcome::Failure
     } else {
         Outcome::Success
+    }
+}
+
+/// A bundle that was found wrong behind its images. Where an image failed for it, that was told with the image.
+fn bundle_fault(report: &PushReport, fault: &Failure) {
+    let told = report.images.iter().filter_map(|image| image.error.as_ref());
+    if told.clone().any(|failure| failure.message == fault.message) {
+        return;
+    }
+    let error = Error::new(fault.kind, format!("the bundle is faulty: {}", fault.message));
+    output::error(&match &fault.hint {
+        Some(hint) => error.with_hint(hint.clone()),
+        None => error.with_hint("make the bundle again, or copy it again and compare check sums"),
+    });
+    if !report.dry_run && report.images.iter().any(|image| image.error.is_none()) {
+        output::say(
+            "note: the images that are listed above are complete all the same: the bytes of each were compared with its digest",
+        );
     }
 }
 

@@ -1,5 +1,6 @@
 //! Command lines that are wrong in ways which the parser alone does not explain well.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -52,6 +53,31 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
         )
         .with_hint(commands_stand_first(command)),
     )
+}
+
+/// Standard input cannot have both a bundle and a password: whichever is read first gets the other one.
+pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
+    let Some(super::Command::Import(import)) = &cli.command else {
+        return None;
+    };
+    let bundle = import.bundles.iter().find(|path| is_stdin(path))?;
+    import.shared.reads_password().then(|| {
+        let both = format!(
+            "`{}` and `--password-stdin` both read standard input",
+            bundle.display()
+        );
+        Error::new(Kind::Usage, both).with_hint(
+            "give the password in the variable `DOCKER_MIRROR_PASSWORD`, log in with `docker login` or `podman login`, or save \
+             the bundle to a file first",
+        )
+    })
+}
+
+/// Whether a path is standard input by one of its names.
+fn is_stdin(path: &Path) -> bool {
+    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]
+        .iter()
+        .any(|name| path == Path::new(name))
 }
 
 /// An argument that is refused is quoted; what stands before an `@` in it may be a password.

@@ -36,6 +36,7 @@ pub mod tls;
 mod token;
 mod upload;
 mod upload_body;
+mod upload_patience;
 mod upload_resume;
 mod upload_send;
 mod upload_sessions;

@@ -155,10 +155,11 @@ impl Host {
                     (answer.into_error(&call.action).await, asked)
                 }
                 Ok(answer) => {
+                    let status = answer.status();
                     let error = answer.into_error(&call.action).await;
                     let other = Refusal::of(&error).is_some_and(|refusal| refusal.has("DIGEST_INVALID"));
                     if !other || hurt {
-                        return Err(manifest_refused(error, manifest));
+                        return Err(manifest_refused(error, status, manifest));
                     }
                     hurt = true;
                     (error, None)
@@ -203,10 +204,13 @@ impl Host {
     }
 }
 
+const UNKNOWN_TYPE: &str = "the registry does not take this kind of manifest";
+const TOO_LARGE: &str = "the manifest is larger than the registry, or a proxy in front of it, allows";
+
 /// Sorts the refusal of a manifest by what the caller can do about it.
-fn manifest_refused(error: Error, manifest: &RawManifest) -> Error {
+fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) -> Error {
     let Some(refusal) = Refusal::of(&error).cloned() else {
-        return status_alone(error, manifest);
+        return status_alone(error, status, manifest);
     };
     let again = |kind, hint: &str| {
         Error::new(kind, error.to_string())
@@ -247,24 +251,20 @@ fn manifest_refused(error: Error, manifest: &RawManifest) -> Error {
             Kind::NotFound,
             "the registry lost a blob that it had accepted; run again",
         ),
-        400 | 415 if refusal.has("MANIFEST_INVALID") || refusal.status == 415 => {
-            again(Kind::Unsupported, "the registry does not take this kind of manifest")
-        }
-        413 => again(
-            Kind::Unsupported,
-            "the manifest is larger than the registry, or a proxy in front of it, allows",
-        ),
+        400 | 415 if refusal.has("MANIFEST_INVALID") || refusal.status == 415 => again(Kind::Unsupported, UNKNOWN_TYPE),
+        413 => again(Kind::Unsupported, TOO_LARGE),
         _ => error,
     }
 }
 
 /// The same where the registry gave no reason.
-fn status_alone(error: Error, manifest: &RawManifest) -> Error {
+fn status_alone(error: Error, status: StatusCode, manifest: &RawManifest) -> Error {
     let index = matches!(manifest.view(), View::Index(_));
-    if error.kind() == Kind::NotFound && index {
-        Error::new(Kind::Unsupported, error.to_string())
-            .with_hint("the registry may want every manifest that an index lists")
-    } else {
-        error
+    match status {
+        StatusCode::NOT_FOUND if index => Error::new(Kind::Unsupported, error.to_string())
+            .with_hint("the registry may want every manifest that an index lists"),
+        StatusCode::PAYLOAD_TOO_LARGE => error.with_hint(TOO_LARGE),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => error.with_hint(UNKNOWN_TYPE),
+        _ => error,
     }
 }

@@ -16,14 +16,11 @@ use super::redirect;
 use super::retry::Backoff;
 use super::scope::Scope;
 use super::upload_body::Cursor;
+use super::upload_patience::Patience;
 use super::upload_source::BlobSource;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Algorithm;
-
-/// So many more bytes kept, or so long a connection held, are progress: patience starts anew.
-const PROGRESS: u64 = 1 << 20;
-const HELD: Duration = Duration::from_secs(60);
 
 /// Attempts without progress before a blob is given up.
 const MAX_SESSIONS: usize = 12;
@@ -89,6 +86,8 @@ pub(super) enum Outcome {
     Broken(Error, Option<Duration>, Blame),
     /// A new authorization is at hand.
     Refreshed,
+    /// The bytes cannot be had, or are not those of the digest, which has nothing to do with the registry.
+    NoBytes(Error),
 }
 
 /// Whether a broken upload says something about the way of uploading.
@@ -142,7 +141,7 @@ impl<'a> Upload<'a> {
         }
         let mut backoff = Backoff::new(options);
         let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
-        let (mut climbed, mut progress, mut since) = (false, 0, Instant::now());
+        let (mut climbed, mut patience) = (false, Patience::new());
         let mut open = match session {
             Some(session) => Some(session),
             None => self.earlier().await?,
@@ -171,6 +170,10 @@ impl<'a> Upload<'a> {
                     self.cancel(&session).await;
                     return Err(error.context(&self.action));
                 }
+                Ok(Outcome::NoBytes(error)) => {
+                    self.cancel(&session).await;
+                    return Err(error);
+                }
                 Ok(Outcome::Done) => {
                     if climbed {
                         self.host.ladder.climbed(rung);
@@ -182,17 +185,20 @@ impl<'a> Upload<'a> {
                     return Ok(());
                 }
                 // Again only where bytes arrived since the last time.
-                Ok(Outcome::Refreshed) if refreshed.is_none_or(|at| at < session.offset) => {
-                    refreshed = Some(session.offset);
+                Ok(Outcome::Refreshed) => {
+                    let error = self.host.auth.unauthorized("refuses the upload with a fresh token too");
+                    let error = error.context(&self.action);
+                    if refreshed.replace(session.offset).is_some_and(|at| session.offset <= at) {
+                        return Err(error);
+                    }
+                    if patience.renewed(session.offset) {
+                        sessions = 0;
+                    }
                     open = self.resume(session).await?;
                     if open.is_none() && self.arrived().await {
                         return Ok(());
                     }
-                    continue;
-                }
-                Ok(Outcome::Refreshed) => {
-                    let error = self.host.auth.unauthorized("refuses the upload with a fresh token too");
-                    return Err(error.context(&self.action));
+                    error
                 }
                 Ok(Outcome::TooLarge(length, error)) => {
                     self.cancel(&session).await;
@@ -237,10 +243,9 @@ impl<'a> Upload<'a> {
                     }
                     open = self.resume(session).await?;
                     let kept = open.as_ref().map_or(0, |session| session.offset);
-                    if kept >= progress + PROGRESS || since.elapsed() >= HELD {
+                    if patience.renewed(kept) {
                         (backoff, sessions) = (Backoff::new(options), 0);
                     }
-                    (progress, since) = (kept, Instant::now());
                     if open.is_none() {
                         // The end of it may have arrived, and only the answer been lost.
                         if self.arrived().await {
@@ -340,7 +345,8 @@ impl<'a> Upload<'a> {
             }
         }
         if size == 0 && self.descriptor.digest != self.descriptor.digest.same_algorithm(b"") {
-            return Err(Error::new(Kind::Integrity, "an empty blob cannot have this digest"));
+            let why = format!("blob {} has other bytes: it is empty", self.descriptor.digest);
+            return Ok(Outcome::NoBytes(Error::new(Kind::Integrity, why)));
         }
         self.close(session).await
     }
@@ -384,10 +390,13 @@ impl<'a> Upload<'a> {
         if let Some(stated) = stated
             && stated != self.descriptor.digest
         {
-            return Err(Error::new(
-                Kind::Integrity,
-                format!("the registry stored it as {stated}"),
-            ));
+            // The bytes were proved while they were sent: this is nothing that the source could help.
+            return Err(
+                Error::new(Kind::Server, format!("the registry stored it as {stated}")).with_hint(
+                    "the registry, or something before it, altered the blob: run the import again, and tell whoever runs the \
+                     registry if that does not help",
+                ),
+            );
         }
         // 201 is what the specification says; whoever says something else has to show the blob.
         if (status == StatusCode::CREATED && !page) || self.arrived().await {

@@ -48,11 +48,11 @@ impl Upload<'_> {
             } else {
                 Watch::default()
             };
-            let body = Body::wrap(
-                self.cursor
-                    .body(self.source, start, end, &watch, std::mem::take(&mut self.listen))
-                    .await?,
-            );
+            let listen = std::mem::take(&mut self.listen);
+            let body = match self.cursor.body(self.source, start, end, &watch, listen).await {
+                Ok(body) => Body::wrap(body),
+                Err(error) => return Ok(Err(Outcome::NoBytes(error))),
+            };
             let sent = self
                 .host
                 .context
@@ -66,7 +66,7 @@ impl Upload<'_> {
                 )
                 .await;
             if let Some(error) = self.cursor.failed() {
-                return Err(error);
+                return Ok(Err(Outcome::NoBytes(error)));
             }
             let response = match sent {
                 Ok(response) => response,

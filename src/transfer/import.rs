@@ -19,6 +19,7 @@ use super::resolve::warn_of_absent;
 use super::runs;
 use crate::bundle::read::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage};
+use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -60,9 +61,10 @@ pub async fn import(
 /// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are taken as they come out of
 /// the pipe, in a single pass.
 ///
-/// Nothing is written down: a few dozen MiB of memory hold what was read ahead. A blob that fits into a part of them can be
-/// sent again; of a larger one only the last bytes can, so that an upload which has to begin again fails its images, with a
-/// hint. That every blob is there is not known before the end of the pipe: an image of which a blob does not come fails, and
+/// A few dozen MiB of memory hold what was read ahead. A blob that fits into a part of them can be sent again; of a larger one
+/// only the last bytes can, so that an upload which has to begin again fails its images, with a hint. Nothing is written down
+/// but large blobs that several repositories need, for as long as the registry has not shown that it mounts blobs, and only
+/// where [`PushRequest::temp_dir`] says where. That every blob is there is not known before the end of the pipe: an image of which a blob does not come fails, and
 /// gets no tag.
 ///
 /// # Errors
@@ -95,7 +97,11 @@ async fn push(
     for warning in bundle.warnings() {
         progress.warn(warning.clone());
     }
-    for missing in bundle.missing() {
+    // What one bundle lacks may be in another one.
+    let there: HashSet<String> = bundle.images().iter().map(|image| image.name.to_string()).collect();
+    let missing = bundle.missing().iter();
+    let missing: Vec<Missing> = missing.filter(|m| !there.contains(&m.reference)).cloned().collect();
+    for missing in &missing {
         progress.warn(format!(
             "`{}` is missing from the bundle: {}",
             missing.reference, missing.reason
@@ -136,7 +142,8 @@ async fn push(
     }
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
-    report.missing = bundle.missing().to_vec();
+    report.missing = missing;
+    report.warnings.splice(0..0, bundle.warnings().iter().cloned());
     Ok(report)
 }
 
@@ -205,6 +212,10 @@ impl Origin for BundleBlobs {
         self.0.describe(digest)
     }
 
+    fn remedy(&self) -> &'static str {
+        "the bundle was changed or damaged on its way: copy it again, and compare check sums"
+    }
+
     fn elsewhere(&self, digest: &Digest) -> bool {
         self.0.turn(digest)
     }
@@ -218,7 +229,9 @@ struct PipeBlobs {
 
 impl BlobSource for PipeBlobs {
     fn is_kept(&self, descriptor: &Descriptor) -> bool {
-        descriptor.size <= WINDOW || self.front.0.size_of(&descriptor.digest).is_some()
+        let flow = self.kept.get(&descriptor.digest);
+        flow.map_or(descriptor.size <= WINDOW, |flow| flow.is_kept())
+            || self.front.0.size_of(&descriptor.digest).is_some()
     }
 
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
@@ -239,6 +252,10 @@ impl Origin for PipeBlobs {
     fn describe(&self, digest: &Digest) -> String {
         let flow = self.kept.get(digest);
         flow.map_or_else(|| self.front.describe(digest), |flow| flow.place().to_owned())
+    }
+
+    fn remedy(&self) -> &'static str {
+        self.front.remedy()
     }
 
     fn elsewhere(&self, _digest: &Digest) -> bool {

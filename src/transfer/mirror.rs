@@ -215,6 +215,10 @@ impl Origin for RegistryBlobs {
         }
     }
 
+    fn remedy(&self) -> &'static str {
+        "the source registry sends other bytes than it promises: have the image pushed there again, or name another source"
+    }
+
     fn elsewhere(&self, digest: &Digest) -> bool {
         let current = self.0.current(digest).map(|(number, _)| number);
         current.is_some_and(|number| self.0.give_up(digest, number) || self.0.doubt(digest, number))

@@ -428,3 +428,26 @@ fn a_layer_that_only_its_vendor_hands_out_is_left_out_and_told() {
         .says(&["left out", &foreign]);
     assert_eq!(target.manifest("a/b", "1").unwrap(), image.root.bytes);
 }
+
+/// Whether platforms are left out on this side or on that one, the same index comes of it.
+#[test]
+fn export_and_import_leave_out_platforms_alike() {
+    let (cli, image) = (cli(), greeting());
+    for platform in ["linux/arm64", "linux/arm", "windows/amd64", "linux/amd64,linux/s390x"] {
+        let choice = ["--platform", platform];
+        let digests: Vec<String> = [(&choice[..], &[][..]), (&["--platform", "all"][..], &choice[..])]
+            .into_iter()
+            .map(|(at_export, at_import)| {
+                let target = Double::new();
+                export(&cli, &image, at_export);
+                let host = target.host();
+                let out = cli.succeed(&[&["import", "b.tar", "-d", &host][..], at_import].concat());
+                let bytes = target.manifest("a/b", "1").unwrap();
+                assert_eq!(sha256(&bytes), digest_in(out.lines()[0]));
+                sha256(&bytes)
+            })
+            .collect();
+        assert_eq!(digests[0], digests[1], "{platform}");
+        assert_ne!(digests[0], image.digest(), "{platform}");
+    }
+}

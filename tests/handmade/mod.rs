@@ -37,6 +37,7 @@ pub struct Maker {
     blobs: BTreeMap<String, Vec<u8>>,
     entries: Vec<Value>,
     records: Vec<Value>,
+    missing: Vec<Value>,
 }
 
 impl Maker {
@@ -113,6 +114,31 @@ impl Maker {
         (digest(&original), digest(&filtered))
     }
 
+    /// An image of one layer that a registry may hand out, and of one that only its vendor may, which is not carried.
+    pub fn image_with_foreign(&mut self, layer: &[u8], foreign: &[u8]) -> Value {
+        const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+        let config = json!({"os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [sha256(layer), sha256(foreign)]}});
+        let config = self.blob(media_type::OCI_CONFIG, config.to_string().as_bytes());
+        let foreign = json!({"mediaType": FOREIGN, "digest": sha256(foreign), "size": foreign.len(),
+            "urls": ["https://vendor.example/layer"]});
+        let layers = [self.blob(media_type::OCI_LAYER, layer), foreign];
+        let manifest =
+            json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": layers});
+        self.blob(media_type::OCI_MANIFEST, manifest.to_string().as_bytes())
+    }
+
+    /// The length of the config of an image.
+    pub fn config_size(&self, image: &Value) -> usize {
+        let manifest: Value = serde_json::from_slice(&self.blobs[&digest(image)]).unwrap();
+        manifest["config"]["size"].as_u64().unwrap() as usize
+    }
+
+    /// Says that an image is missing.
+    pub fn lacks(&mut self, reference: &str, reason: &str) {
+        self.missing.push(json!({"reference": reference, "reason": reason}));
+    }
+
     /// Takes a blob out, though manifests name it.
     pub fn remove(&mut self, digest: &str) {
         self.blobs.remove(digest).expect("no such blob");
@@ -139,8 +165,11 @@ impl Maker {
         member("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
         let index = json!({"schemaVersion": 2, "manifests": self.entries});
         member("index.json", index.to_string().as_bytes());
-        if !self.records.is_empty() {
-            let record = json!({"formatVersion": 1, "images": self.records});
+        if !self.records.is_empty() || !self.missing.is_empty() {
+            let mut record = json!({"formatVersion": 1, "images": self.records});
+            if !self.missing.is_empty() {
+                record["missing"] = json!(self.missing);
+            }
             member("docker-mirror.json", record.to_string().as_bytes());
         }
         for (digest, bytes) in &self.blobs {

@@ -11,6 +11,7 @@ use docker_mirror::progress::Progress;
 use docker_mirror::transfer::import::{Selection, import};
 use docker_mirror::transfer::push::PushRequest;
 use docker_mirror::transfer::push::report::{Form, Outcome};
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_blob_never_ends_in_an_upload_or_a_tag() {
@@ -220,4 +221,31 @@ async fn a_referrer_that_stays_behind_is_named() {
     assert_eq!(left_out.len(), 1, "{report:#?}");
     assert_eq!(left_out[0].digest.to_string(), digest(&signature));
     assert!(left_out[0].reason.contains(&digest(&image)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_tag_is_there_when_another_one_fails_is_told_to_be_there() {
+    // The second image fails while the first one is read back, or while its tag is put.
+    for slow in [
+        When::head("team/a/manifests/").after(1),
+        When::put("team/a/manifests/1"),
+    ] {
+        let registry = Double::new();
+        let seen = registry.add_fault(slow, Action::Delay(Duration::from_millis(900)));
+        registry.add_fault(When::post("team/b/"), Action::Delay(Duration::from_millis(300)));
+        registry.add_fault(When::post("team/b/"), Action::error(403, "DENIED", "not yours"));
+        let bundle = images(&["docker.io/team/a:1", "docker.io/team/b:1", "docker.io/team/b:2"]).open();
+        let mut wanted = request(&registry);
+        wanted.fail_fast = true;
+        let report = run(&bundle, wanted).await.unwrap();
+        assert!(seen.seen() > 0);
+        let outcomes: Vec<Outcome> = report.images.iter().map(|i| i.outcome).collect();
+        assert_eq!(
+            outcomes,
+            [Outcome::Pushed, Outcome::Failed, Outcome::Failed],
+            "{report:#?}"
+        );
+        assert_complete(&registry, "mirror/team/a", "1", false);
+        assert!(tags(&registry, "mirror/team/b").is_empty());
+    }
 }

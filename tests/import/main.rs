@@ -13,7 +13,10 @@ mod names;
 mod naming;
 mod odd_registries;
 mod pipe;
+mod pipe_end;
+mod pipe_shared;
 mod platforms;
+mod report;
 mod sparse_index;
 #[path = "../support/mod.rs"]
 mod support;

@@ -2,6 +2,7 @@
 
 use super::handmade::{Maker, assert_complete, digest, noise, request, run, run_well, why};
 use super::images;
+use super::support::fault::{Action, When};
 use super::support::{Double, Immutable, Options};
 use docker_mirror::error::Kind;
 use docker_mirror::transfer::push::report::Outcome;
@@ -138,5 +139,48 @@ async fn a_dry_run_asks_and_changes_nothing() {
         done.images.iter().map(|i| i.counts).collect::<Vec<_>>(),
         foreseen,
         "it said what would happen"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_of_which_the_registry_does_not_tell_is_only_overwritten() {
+    let registry = Double::new();
+    run_well(&images(&["docker.io/team/app:1"]).open(), request(&registry)).await;
+    let held = registry.store().repository("mirror/team/app").unwrap().tags["1"].clone();
+    registry.add_fault(When::head("/manifests/"), Action::status(403));
+    registry.add_fault(When::get("/manifests/"), Action::error(403, "DENIED", "not for you"));
+    let mut maker = Maker::default();
+    let image = maker.image("linux/amd64", &[b"newer"]);
+    maker.name("docker.io/team/app:1", &image);
+    let new = maker.open();
+    for on_existing in [OnExisting::Skip, OnExisting::Error] {
+        registry.forget_requests();
+        let wanted = PushRequest {
+            on_existing,
+            ..request(&registry)
+        };
+        let report = run(&new, wanted).await.unwrap();
+        let error = report.images[0].error.as_ref().unwrap();
+        assert_eq!(error.kind, Kind::Denied, "{report:?}");
+        for part in ["cannot tell what", "/mirror/team/app:1` holds", "not for you"] {
+            assert!(error.message.contains(part), "{error:?}");
+        }
+        assert!(
+            error.hint.as_ref().unwrap().contains("--on-existing overwrite"),
+            "{error:?}"
+        );
+        assert_eq!(
+            registry.count("POST", "") + registry.count("PUT", ""),
+            0,
+            "{}",
+            registry.transcript()
+        );
+        assert_eq!(registry.store().repository("mirror/team/app").unwrap().tags["1"], held);
+    }
+    let report = run_well(&new, request(&registry)).await;
+    assert_eq!(report.images[0].outcome, Outcome::Pushed);
+    assert_eq!(
+        registry.store().repository("mirror/team/app").unwrap().tags["1"],
+        digest(&image)
     );
 }

@@ -178,3 +178,29 @@ async fn a_real_registry_takes_what_the_double_takes() {
     assert!(report.images.iter().all(|i| i.outcome == Outcome::Unchanged));
     assert_eq!(report.total.uploaded.blobs + report.total.mounted.blobs, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_one_repository_alters_still_reaches_the_others() {
+    let other = format!("sha256:{}", "a".repeat(64));
+    let base = noise(9, 9000);
+    let altered = Action::Header("docker-content-digest", Some(other.clone()));
+    let registry = Double::start(Options::default().fault(When::put("team/a/blobs/"), altered));
+    let mut maker = Maker::default();
+    for name in ["a", "b"] {
+        let image = maker.image("linux/amd64", &[&base]);
+        maker.name(&format!("docker.io/team/{name}:1"), &image);
+    }
+    let report = run(&maker.open(), request(&registry)).await.unwrap();
+    let error = report.images[0].error.as_ref().unwrap();
+    assert_eq!(error.kind, Kind::Server, "{error:?}");
+    assert!(
+        error.message.contains(&other) && error.message.contains("team/a"),
+        "{error:?}"
+    );
+    assert!(
+        !error.message.contains("bundle.tar"),
+        "the bundle is not to blame: {error:?}"
+    );
+    assert_eq!(report.images[1].outcome, Outcome::Pushed, "{report:#?}");
+    assert_complete(&registry, "mirror/team/b", "1", false);
+}

@@ -16,12 +16,12 @@ use super::support::{Cli, Double, End, Options};
 /// More than is kept of a blob that comes out of a pipe.
 const LARGE: usize = 40 << 20;
 
-fn cli() -> Cli {
+pub(super) fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
 }
 
 /// Exports these images to `bundle.tar`; they are called `team/NAME:1` there.
-fn bundle(cli: &Cli, images: &[(&str, &Image)]) -> Tar {
+pub(super) fn bundle(cli: &Cli, images: &[(&str, &Image)]) -> Tar {
     let source = Double::new();
     let mut arguments = vec!["export".to_owned(), "-o".to_owned(), "bundle.tar".to_owned()];
     for (name, image) in images {
@@ -34,11 +34,11 @@ fn bundle(cli: &Cli, images: &[(&str, &Image)]) -> Tar {
 }
 
 /// `cat FILE | docker-mirror import - -d REGISTRY ...`, without a place for temporary files.
-fn pipe(cli: &Cli, file: &str, registry: &Double, more: &[&str]) -> Output {
+pub(super) fn pipe(cli: &Cli, file: &str, registry: &Double, more: &[&str]) -> Output {
     pipe_with(cli, file, registry, more, &cli.path("nowhere"))
 }
 
-fn pipe_with(cli: &Cli, file: &str, registry: &Double, more: &[&str], temp_dir: &Path) -> Output {
+pub(super) fn pipe_with(cli: &Cli, file: &str, registry: &Double, more: &[&str], temp_dir: &Path) -> Output {
     let host = registry.host();
     let arguments = [&["import", "-", "-d", &host], more].concat();
     let mut child = cli
@@ -65,7 +65,7 @@ fn pipe_with(cli: &Cli, file: &str, registry: &Double, more: &[&str], temp_dir: 
 }
 
 /// Every upload that ended well, by the digest that it stated.
-fn uploads(registry: &Double) -> Vec<String> {
+pub(super) fn uploads(registry: &Double) -> Vec<String> {
     let puts = registry.requests_of("PUT", "digest=");
     let done = puts.iter().filter(|put| put.status == 201);
     let mut digests: Vec<String> = done
@@ -75,7 +75,7 @@ fn uploads(registry: &Double) -> Vec<String> {
     digests
 }
 
-fn layer(image: &Image, n: usize) -> String {
+pub(super) fn layer(image: &Image, n: usize) -> String {
     image.root.json()["layers"][n]["digest"].as_str().unwrap().to_owned()
 }
 

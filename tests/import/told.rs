@@ -137,3 +137,59 @@ fn only_a_digest_that_was_asked_for_is_called_pinned() {
         assert_eq!(output.stderr.contains("pinned"), pinned, "{}", output.everything());
     }
 }
+
+#[test]
+fn a_damaged_layer_that_two_images_share_is_told_of_each_without_the_others_name() {
+    let (cli, target) = (cli(), Double::new());
+    let mut maker = Maker::default();
+    for name in ["one", "two"] {
+        let image = maker.image("linux/amd64", &[&[7; 9000], name.as_bytes()]);
+        maker.name(&format!("docker.io/team/{name}:1"), &image);
+    }
+    let layer = sha256(&[7; 9000]);
+    maker.corrupt(&layer);
+    std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
+    let said = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1);
+    for name in ["one", "two"] {
+        let line = said
+            .stderr
+            .lines()
+            .find(|line| line.contains(&format!("`docker.io/team/{name}:1`")));
+        let line = line.unwrap_or_else(|| panic!("nothing of {name}:\n{}", said.everything()));
+        for part in [layer.as_str(), "`b.tar`", "member", "at offset", "other bytes"] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(!line.contains(&target.host()), "it is no fault of a repository: {line}");
+    }
+    said.says(&["hint: the bundle was changed or damaged on its way: copy it again, and compare check sums"]);
+}
+
+#[test]
+fn a_password_and_a_bundle_cannot_both_be_on_standard_input() {
+    use std::io::Seek;
+    let (cli, target) = (cli(), Double::new());
+    app(&cli, "app");
+    let host = target.host();
+    for bundle in ["-", "/dev/stdin"] {
+        let arguments = ["import", bundle, "-d", &host, "--username", "u", "--password-stdin"];
+        let mut input = std::fs::File::open(cli.path("b.tar")).unwrap();
+        let output = cli
+            .command(&arguments)
+            .stdin(input.try_clone().unwrap())
+            .output()
+            .unwrap();
+        let said = super::support::cli::Output::new(&output, &arguments).expect_code(2);
+        said.says(&[
+            &format!("`{bundle}` and `--password-stdin`"),
+            "hint: ",
+            "DOCKER_MIRROR_PASSWORD",
+        ]);
+        assert_eq!(input.stream_position().unwrap(), 0, "nothing was read");
+    }
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+    // A bundle in a file leaves standard input to the password.
+    let arguments = ["import", "b.tar", "-d", &host, "--username", "u", "--password-stdin"];
+    std::fs::write(cli.path("password"), "secret\n").unwrap();
+    let input = std::fs::File::open(cli.path("password")).unwrap();
+    assert!(cli.command(&arguments).stdin(input).status().unwrap().success());
+}

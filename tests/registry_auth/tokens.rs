@@ -339,3 +339,28 @@ async fn a_missing_scope_is_asked_for_once() {
     assert_eq!(error.kind(), Kind::Denied);
     assert_eq!(always.count("GET", "/manifests/"), 3, "{}", always.transcript());
 }
+
+/// A registry that takes a little more each time and then wants another token gets no endless upload.
+#[tokio::test]
+async fn an_upload_that_is_refused_again_and_again_comes_to_an_end() {
+    let mut options = Options::default().auth(Auth::Bearer(Arc::new(private()))).fault(
+        When::path("/blobs/uploads/")
+            .with_header("content-type")
+            .but_not("uploads/?"),
+        Action::challenge(&[r#"Bearer realm="/token",service="double",error="invalid_token""#]),
+    );
+    for n in 1..=60 {
+        let kept = Action::Header("range", Some(format!("0-{n}")));
+        options = options.fault(When::get("/blobs/uploads/").nth(n), kept);
+    }
+    let server = Double::start(options);
+    let (registry, _) = user(&server.host());
+    let bytes = noise(1 << 20);
+    let error = registry
+        .push_blob("a", &layer(&bytes), &Memory(bytes.clone()), None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Unauthorized, "{error:?}");
+    assert!(server.count("GET", "/blobs/uploads/") > 5, "{}", server.transcript());
+    assert!(server.count("GET", "/blobs/uploads/") < 15, "{}", server.transcript());
+}

@@ -313,3 +313,22 @@ async fn redirects_of_uploads() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_registry_that_states_another_digest_is_at_fault_itself() {
+    let other = format!("sha256:{}", "a".repeat(64));
+    let altered = Action::Header("docker-content-digest", Some(other.clone()));
+    let server = Double::start(Options::default().fault(upload("PUT"), altered));
+    let (registry, _) = client(&server.host());
+    let bytes = noise(1000);
+    let result = registry
+        .push_blob("a/b", &layer(&bytes), &Memory(bytes.clone()), None)
+        .await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), Kind::Server, "{error:?}");
+    assert!(
+        error.full().contains(&other) && error.full().contains("a/b"),
+        "{error:?}"
+    );
+    assert!(error.hint().is_some());
+}

@@ -2,7 +2,7 @@
 
 use super::client::{Memory, client, layer, noise};
 use super::support::fault::Action;
-use super::support::{Double, Options};
+use super::support::{Double, End, Options};
 use super::{pushed, refused, upload};
 use docker_mirror::error::Kind;
 
@@ -134,4 +134,81 @@ async fn a_limit_below_any_use_is_an_error_that_says_so() {
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.full().contains("413"), "{error:?}");
     assert!(error.hint().unwrap().contains("1048576"), "{error:?}");
+}
+
+/// A host that fails twice over one request with the whole body gets it by PATCH; whether that is remembered depends on who
+/// said so: the host itself, or a connection that broke.
+#[tokio::test]
+async fn a_put_that_fails_twice_gives_way_to_a_patch() {
+    let reset = Action::CutRequest(1000, End::Reset);
+    for (fault, remembered) in [(Action::status(500), true), (reset, false)] {
+        // Nothing is left of what was sent, so that no session can go on.
+        let options = Options::default()
+            .fault(upload("PUT").first(2), fault.clone())
+            .fault(upload("GET").first(2), Action::ForgetUpload);
+        let server = Double::start(options);
+        let (registry, _) = client(&server.host());
+        let bytes = noise(300_000);
+        registry
+            .push_blob("a", &layer(&bytes), &Memory(bytes.clone()), None)
+            .await
+            .unwrap();
+        let log = server.transcript();
+        let bodies: Vec<(String, u64)> = server
+            .requests()
+            .iter()
+            .filter(|e| matches!(e.method.as_str(), "PUT" | "PATCH"))
+            .map(|e| (e.method.clone(), e.bytes_in))
+            .collect();
+        let methods: Vec<&str> = bodies.iter().map(|(method, _)| method.as_str()).collect();
+        assert_eq!(methods, ["PUT", "PUT", "PATCH", "PUT"], "{fault:?}\n{log}");
+        assert_eq!((bodies[2].1, bodies[3].1), (300_000, 0), "{fault:?}\n{log}");
+        assert!(server.store().blob("a", &layer(&bytes).digest.to_string()).is_some());
+        server.forget_requests();
+        let other = noise(300_001);
+        registry
+            .push_blob("a", &layer(&other), &Memory(other.clone()), None)
+            .await
+            .unwrap();
+        let patches = server.count("PATCH", "");
+        assert_eq!(patches, usize::from(remembered), "{fault:?}\n{}", server.transcript());
+    }
+}
+
+/// Some registries answer 201 to the last PATCH and then know nothing of the upload: the blob is there, which counts.
+#[tokio::test]
+async fn a_closing_put_that_is_refused_after_the_end_was_taken_is_no_failure() {
+    for (status, code) in [
+        (404, "BLOB_UPLOAD_UNKNOWN"),
+        (400, "BLOB_UPLOAD_INVALID"),
+        (404, "NOT_FOUND"),
+    ] {
+        // The closing request has its effect, and its answer is a refusal.
+        let refused = Action::Status(status);
+        let body = format!(r#"{{"errors":[{{"code":"{code}","message":"gone"}}]}}"#);
+        let options = Options::default()
+            .fault(upload("PUT").first(1), Action::status(405))
+            .fault(upload("PATCH"), Action::Status(201))
+            .fault(upload("PUT").after(1), refused)
+            .fault(upload("PUT").after(1), Action::Body(body.into_bytes()));
+        let (server, _) = pushed(options, 300_000).await;
+        let log = server.transcript();
+        let digest = layer(&noise(300_000)).digest.to_string();
+        assert_eq!(
+            (server.count("PATCH", ""), server.count("PUT", "")),
+            (1, 2),
+            "{code}\n{log}"
+        );
+        assert_eq!(server.count("HEAD", &digest), 1, "{code}\n{log}");
+    }
+    // Where it is not there, the refusal counts.
+    let options = Options::default()
+        .fault(upload("PUT").first(1), Action::status(405))
+        .fault(upload("PATCH"), Action::Status(201))
+        .fault(
+            upload("PUT").after(1),
+            Action::error(404, "BLOB_UPLOAD_UNKNOWN", "gone"),
+        );
+    let (_, error) = refused(options, 300_000).await;
+    assert!(error.full().contains("BLOB_UPLOAD_UNKNOWN"), "{error:?}");
 }

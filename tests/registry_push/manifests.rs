@@ -102,6 +102,22 @@ async fn refused_manifests_are_sorted() {
         let error = registry.put_manifest("a", &tag("1"), document).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{name}: {error:?}");
         assert_eq!(server.count("PUT", ""), 1, "{name} is final");
+        let advice = match name {
+            "immutable tag" | "immutable tag, otherwise" => "choose another tag",
+            "quota" => "quota",
+            "denied" => "may not",
+            "too large" => "larger than the registry",
+            "type" | "type, otherwise" => "does not take this kind",
+            "repository" => "created first",
+            "lost blob" => "run again",
+            "sparse" | "sparse, otherwise" => "--index filtered",
+            "sparse, without words" => "every manifest that an index lists",
+            "a page" => "is this address a registry",
+            "a redirect" => "",
+            _ => panic!("no advice for {name}"),
+        };
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains(advice), "{name}: {hint}");
     }
 }
 

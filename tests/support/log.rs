@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axum::http::HeaderMap;
 
@@ -28,6 +29,10 @@ pub struct Entry {
     pub bytes_out: u64,
     /// Which fault rules took effect, by their place in the list.
     pub faults: Vec<usize>,
+    /// When it came.
+    pub begun: Instant,
+    /// When the server was through with it.
+    pub ended: Option<Instant>,
 }
 
 impl Entry {
@@ -48,6 +53,12 @@ impl Entry {
         } else {
             format!("{}?{}", self.path, self.query)
         }
+    }
+
+    /// Whether both were being answered at some moment.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let before = |a: &Self, b: &Self| a.ended.is_some_and(|ended| ended <= b.begun);
+        !before(self, other) && !before(other, self)
     }
 
     /// Everything that the client sent with this request, in one text: to look for what must not be there.
@@ -116,6 +127,12 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        let mut entries = self.log.entries.lock().unwrap();
+        let place = self.index.checked_sub(entries.forgotten);
+        if let Some(entry) = place.and_then(|place| entries.list.get_mut(place)) {
+            entry.ended = Some(Instant::now());
+        }
+        drop(entries);
         self.log.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -198,6 +198,8 @@ pub async fn handle(
         status: 0,
         bytes_out: 0,
         faults: struck,
+        begun: std::time::Instant::now(),
+        ended: None,
     });
     let head = method == "HEAD";
     let outcome = match early(&shared, &faults, target, &parts.headers).await {

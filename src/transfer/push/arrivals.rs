@@ -2,8 +2,10 @@
 //!
 //! A thread reads the pipe from front to end, at most [`BUFFER`] bytes ahead of the registry. A blob that is wanted is handed
 //! to its upload as it arrives; one that fits into a window of memory is kept until nothing is left to do with it, of a
-//! larger one only the last bytes are. All others are read over. The engine starts on a blob when its first bytes are here,
-//! never before, and says when it is through with it in all repositories; then it is forgotten.
+//! larger one only the last bytes are. A larger one that several repositories need is put away in a temporary file as it
+//! leaves memory, unless the registry has shown that it mounts blobs. All others are read over. The engine starts on a blob
+//! when its first bytes are here, never before, and says when it is through with it in all repositories; then it is
+//! forgotten.
 //!
 //! # Why nobody waits for ever
 //!
@@ -24,16 +26,20 @@
 //! The order of the engine is thus the order of arrival, whatever order a queue that knows all blobs would prefer.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::PushRequest;
 use super::flow::{Flow, PIECE, WINDOW};
+use super::spool::Spool;
 use crate::bundle::read::Bundle;
 use crate::bundle::read::pipe::{Arriving, Incoming};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::progress::Progress;
 
 /// Blobs on their way take at most this much memory together.
 const BUFFER: u64 = 32 << 20;
@@ -81,23 +87,31 @@ impl Arrivals {
         self.front.size_of(&blob.digest).is_some()
     }
 
-    /// Reads on, and tells of the blobs that are `wanted`. Their bytes are only kept if they are `needed`.
-    pub(crate) fn start<'d>(&mut self, wanted: impl Iterator<Item = &'d Descriptor>, needed: bool) -> Result<()> {
+    /// Reads on, and tells of the blobs that are `wanted`, each in so many repositories.
+    pub(crate) fn start<'d>(
+        &mut self,
+        wanted: impl Iterator<Item = (&'d Descriptor, usize)>,
+        request: &PushRequest,
+        progress: &Progress,
+    ) -> Result<()> {
         let Some(incoming) = self.incoming.take() else {
             return Ok(());
         };
         {
             let mut state = self.kept.state();
             state.room = BUFFER;
-            for blob in wanted {
-                state.wanted.entry(blob.digest.clone()).or_default().push(blob.size);
+            for (blob, repositories) in wanted {
+                let wanted = state.wanted.entry(blob.digest.clone()).or_default();
+                wanted.push((blob.size, repositories));
             }
         }
         let feeder = Feeder {
             incoming,
             kept: self.kept.clone(),
             sender: self.sender.clone(),
-            needed,
+            needed: !request.dry_run,
+            temp_dir: request.temp_dir.clone(),
+            progress: progress.clone(),
         };
         // A thread of its own: a read from a pipe cannot be called off, and must not hold up the runtime's end.
         std::thread::Builder::new()
@@ -111,6 +125,11 @@ impl Arrivals {
     pub(crate) async fn next(&mut self) -> Arrival {
         let gone = || Arrival::End(Err(Error::new(Kind::Io, "the pipe is not read any more")));
         self.receiver.recv().await.unwrap_or_else(gone)
+    }
+
+    /// Whether a blob that was sent to one repository will be mounted into the others.
+    pub(crate) fn expect_mounts(&self, yes: bool) {
+        self.kept.state().mounts = yes;
     }
 
     /// Nothing will be done with this blob any more.
@@ -142,8 +161,11 @@ pub(crate) struct Kept {
 
 #[derive(Default)]
 struct State {
-    /// Blobs that have not come yet, with the sizes that manifests state.
-    wanted: HashMap<Digest, Vec<u64>>,
+    /// Blobs that have not come yet, with the sizes that manifests state and the number of repositories that need one of that
+    /// size.
+    wanted: HashMap<Digest, Vec<(u64, usize)>>,
+    /// Whether a blob that was sent to one repository will be mounted into the others.
+    mounts: bool,
     flows: HashMap<Digest, Arc<Flow>>,
     /// What each blob on its way takes.
     taken: HashMap<Digest, u64>,
@@ -191,7 +213,10 @@ struct Feeder {
     incoming: Incoming,
     kept: Arc<Kept>,
     sender: UnboundedSender<Arrival>,
+    /// Whether the bytes of blobs are of use, and not only their names.
     needed: bool,
+    temp_dir: Option<PathBuf>,
+    progress: Progress,
 }
 
 impl Feeder {
@@ -212,22 +237,42 @@ impl Feeder {
             };
             let Some(sizes) = sizes else { continue };
             // Of a blob whose size no manifest states, nothing is of use but the size.
-            if !self.needed || !sizes.contains(&blob.size) {
+            let stated = sizes.iter().find(|(size, _)| *size == blob.size);
+            let Some((_, repositories)) = stated.filter(|_| self.needed) else {
                 let _ = self.sender.send(Arrival::Blob(blob.digest, blob.size));
                 continue;
-            }
+            };
             if !self.kept.reserve(&blob.digest, blob.size) {
                 return Ok(());
             }
-            self.pass_on(blob)?;
+            let spool = self.spool(&blob, *repositories);
+            self.pass_on(blob, spool)?;
         }
         Ok(())
     }
 
+    /// Where the bytes of a blob go that leave memory. Where they may be needed again: the first repository that refuses a
+    /// mount wants them from the start, and then it is too late to keep them.
+    fn spool(&self, blob: &Arriving, repositories: usize) -> Spool {
+        if repositories < 2 || blob.size <= WINDOW || self.kept.state().mounts {
+            return Spool::off();
+        }
+        let spool = Spool::in_folder(self.temp_dir.as_deref());
+        if let Some(folder) = self.temp_dir.as_deref().filter(|_| spool.is_on()) {
+            self.progress.note(format!(
+                "blob {} is needed in {repositories} repositories, and the registry has not shown that it mounts blobs: it goes \
+                 to a temporary file in `{}` as well",
+                blob.digest,
+                folder.display()
+            ));
+        }
+        spool
+    }
+
     /// Hands a blob on to its end, or until nobody wants it any more.
-    fn pass_on(&mut self, blob: Arriving) -> Result<()> {
+    fn pass_on(&mut self, blob: Arriving, spool: Spool) -> Result<()> {
         let Arriving { digest, size, place } = blob;
-        let flow = Arc::new(Flow::new(place, size));
+        let flow = Arc::new(Flow::new(place, size, spool));
         self.kept.state().flows.insert(digest.clone(), flow.clone());
         let _ = self.sender.send(Arrival::Blob(digest, size));
         // However this ends, nobody waits for bytes that will not come.

@@ -78,7 +78,10 @@ pub(crate) async fn place(
                     progress.note(format!("{}; reading it again", error.full()));
                     continue;
                 }
-                let error = error.context(origin.describe(&descriptor.digest));
+                let mut error = error.context(origin.describe(&descriptor.digest));
+                if wrong && error.hint().is_none() {
+                    error = error.with_hint(origin.remedy());
+                }
                 return Err((error, Fault::Source));
             }
         }

@@ -7,9 +7,10 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::arrivals::{Arrival, Arrivals};
 use super::blob::{self, Way};
+use super::images::{Image, Images};
 use super::landing::{Landed, Landing, Written};
 use super::queue::{Demand, Fault, Job, Placed, Queue};
-use super::report::{Failure, Form, ImageReport, Outcome};
+use super::report::{Failure, ImageReport};
 use super::tag::{self, Verdict};
 use super::{PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
@@ -18,7 +19,17 @@ use crate::image::reference::Target;
 use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registry};
 
-/// Pushes images to one registry; their names are known not to collide. One report per image, in the same order.
+/// What came of a push.
+pub(crate) struct Ended {
+    /// One report per image, in the order in which they were given.
+    pub(crate) images: Vec<ImageReport>,
+    /// What is odd about the rest of a bundle in a pipe.
+    pub(crate) warnings: Vec<String>,
+    /// What is wrong with the rest of a bundle in a pipe, whether an image suffered from it or not.
+    pub(crate) bundle_error: Option<Failure>,
+}
+
+/// Pushes images to one registry; their names are known not to collide.
 ///
 /// # Errors
 /// Only if the registry cannot be reached at all: what goes wrong with an image stands in its report.
@@ -28,11 +39,15 @@ pub(crate) async fn push(
     registry: &Registry,
     progress: &Progress,
     arrivals: Option<Arrivals>,
-) -> Result<Vec<ImageReport>> {
+) -> Result<Ended> {
     let verdicts = verdicts(&items, request, registry).await?;
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
     engine.run(arrivals).await?;
-    Ok(engine.images.into_iter().map(|image| image.report).collect())
+    Ok(Ended {
+        images: engine.images.list.into_iter().map(|image| image.report).collect(),
+        warnings: engine.warnings,
+        bundle_error: engine.bundle_error,
+    })
 }
 
 /// Asks for every tag, the first one alone: it finds out whether there is a registry at all, and brings the token that
@@ -54,17 +69,6 @@ async fn verdicts(items: &[PushItem], request: &PushRequest, registry: &Registry
     Ok(stream::iter([first]).chain(rest).collect().await)
 }
 
-struct Image {
-    item: PushItem,
-    repository: usize,
-    before: Option<Digest>,
-    /// Blobs that are not known to be in place yet.
-    waiting: usize,
-    /// Whether something may still be done for it.
-    alive: bool,
-    report: ImageReport,
-}
-
 /// A repository at the destination. Its manifests are put one after the other: some registries fail on two at a time.
 #[derive(Default)]
 struct Repository {
@@ -84,15 +88,14 @@ enum Done {
 }
 
 struct Engine<'a> {
-    request: &'a PushRequest,
     registry: &'a Registry,
-    progress: &'a Progress,
-    images: Vec<Image>,
+    images: Images<'a>,
     repositories: Vec<Repository>,
     queue: Queue,
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
-    stop: bool,
+    warnings: Vec<String>,
+    bundle_error: Option<Failure>,
 }
 
 impl<'a> Engine<'a> {
@@ -104,14 +107,18 @@ impl<'a> Engine<'a> {
         progress: &'a Progress,
     ) -> Self {
         let mut engine = Self {
-            request,
             registry,
-            progress,
-            images: Vec::with_capacity(items.len()),
+            images: Images {
+                list: Vec::with_capacity(items.len()),
+                request,
+                progress,
+                stop: false,
+            },
             repositories: Vec::new(),
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
-            stop: false,
+            warnings: Vec::new(),
+            bundle_error: None,
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
         let mut demands = Vec::new();
@@ -125,14 +132,7 @@ impl<'a> Engine<'a> {
                 engine.repositories.len() - 1
             });
             let blobs: Vec<_> = item.tree.blobs().into_iter().map(|b| b.descriptor).collect();
-            let mut image = Image {
-                report: ImageReport::new(&item),
-                item,
-                repository,
-                before: None,
-                waiting: 0,
-                alive: true,
-            };
+            let mut image = Image::new(item, repository);
             let in_place = image.heed(verdict);
             if in_place {
                 blobs.iter().for_each(|blob| image.report.counts.skipped.one(blob.size));
@@ -145,12 +145,12 @@ impl<'a> Engine<'a> {
                     in_place,
                 });
             }
-            engine.images.push(image);
+            engine.images.list.push(image);
         }
         let (queue, awaited) = Queue::new(&demands);
         for (number, awaited) in awaited {
-            engine.images[number].waiting = awaited.needs;
-            engine.images[number].report.counts.skipped.plus(awaited.known);
+            engine.images.list[number].waiting = awaited.needs;
+            engine.images.list[number].report.counts.skipped.plus(awaited.known);
         }
         let (blobs, bytes) = queue.size();
         engine.queue = queue;
@@ -159,55 +159,51 @@ impl<'a> Engine<'a> {
             bytes,
             present: 0,
         });
-        engine.stop = request.fail_fast && engine.images.iter().any(|image| image.report.error.is_some());
+        engine.images.stop = request.fail_fast && engine.images.list.iter().any(|image| image.report.error.is_some());
         engine
     }
 
     async fn run(&mut self, mut arrivals: Option<Arrivals>) -> Result<()> {
-        for number in 0..self.images.len() {
-            let image = &self.images[number];
+        for number in 0..self.images.list.len() {
+            let image = &self.images.list[number];
             if !image.alive {
-                self.tell(number);
+                self.images.tell(number);
             } else if image.waiting == 0 {
                 self.ready(number);
             }
         }
         if let Some(arrivals) = &mut arrivals {
             self.queue.hold_back(|blob| arrivals.in_front(blob));
-            arrivals.start(self.queue.held_back(), !self.request.dry_run)?;
+            arrivals.start(self.queue.held_back(), self.images.request, self.images.progress)?;
         }
         let mut open = arrivals.is_some();
         let wide = wide(self.registry);
-        let mut running: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
-        let (mut blobs, mut landings) = (0, 0);
-        loop {
-            while blobs < wide && !self.stop {
+        let mut blobs: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
+        let mut landings: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
+        while !self.images.stop {
+            while blobs.len() < wide {
                 let images = &self.images;
-                let Some(job) = self.queue.next(|number| images[number].alive) else {
+                let Some(job) = self.queue.next(|number| images.is_alive(number)) else {
                     break;
                 };
-                running.push(self.start(job));
-                blobs += 1;
+                blobs.push(self.start(job));
             }
-            while landings < wide && !self.stop {
+            while landings.len() < wide {
                 let Some(landing) = self.land() else { break };
-                running.push(landing);
-                landings += 1;
-            }
-            if self.stop {
-                // What is in flight is dropped: nothing of it is reachable by a tag yet, or it is complete.
-                break;
+                landings.push(landing);
             }
             let over = self.queue.take_over();
             if let Some(pipe) = &mut arrivals {
                 over.iter().for_each(|digest| pipe.release(digest));
+                pipe.expect_mounts(self.queue.mounts_work());
             }
-            if self.lost() {
+            if self.images.lost() {
                 // Nothing is left to be done well, so the rest of the pipe is not waited for.
                 (arrivals, open) = (None, false);
             }
             let done = tokio::select! {
-                Some(done) = running.next(), if !running.is_empty() => done,
+                Some(done) = blobs.next(), if !blobs.is_empty() => done,
+                Some(done) = landings.next(), if !landings.is_empty() => done,
                 arrival = next(&mut arrivals), if open => Done::Arrived(arrival),
                 else => break,
             };
@@ -217,40 +213,42 @@ impl<'a> Engine<'a> {
                     open = false;
                     self.pipe_ended(outcome);
                 }
-                Done::Blob(job, outcome) => {
-                    blobs -= 1;
-                    self.blob_done(job, outcome);
-                }
-                Done::Manifests(number, landing, outcome) => {
-                    self.release(number);
-                    running.push(Box::pin(async move {
-                        let checked = match outcome {
-                            Ok(landed) => landing.read_back(landed).await,
-                            Err(error) => Err(error),
-                        };
-                        Done::Image(number, checked)
-                    }));
-                }
-                Done::Image(number, outcome) => {
-                    landings -= 1;
-                    self.image_done(number, outcome);
-                }
+                Done::Blob(job, outcome) => self.blob_done(job, outcome),
+                Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
+                Done::Image(number, outcome) => self.images.landed(number, outcome),
             }
         }
-        for number in 0..self.images.len() {
-            if self.images[number].alive {
-                let error = Error::new(Kind::Cancelled, "not pushed, since another image failed before it");
-                self.fail(number, &(&error).into());
+        // Of what is left when the push is to stop, blobs are dropped, since no tag reaches them. Where manifests are on their
+        // way, the tag may be there already: only the end tells truly what became of the image.
+        drop(blobs);
+        while let Some(done) = landings.next().await {
+            match done {
+                Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
+                Done::Image(number, outcome) => self.images.landed(number, outcome),
+                Done::Blob(..) | Done::Arrived(_) => {}
             }
         }
+        self.images.give_up();
         Ok(())
+    }
+
+    /// The manifests of an image were put, or not; its repository may take others while they are read back.
+    fn read_back(&mut self, number: usize, landing: Box<Landing>, outcome: Result<Landed>) -> BoxFuture<'a, Done> {
+        self.release(number);
+        Box::pin(async move {
+            let checked = match outcome {
+                Ok(landed) => landing.read_back(landed).await,
+                Err(error) => Err(error),
+            };
+            Done::Image(number, checked)
+        })
     }
 
     /// A blob begins to come out of the pipe.
     fn arrived(&mut self, digest: &Digest, size: u64) {
         for (number, stated) in self.queue.arrived(digest, size) {
             let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
-            self.fail(number, &(&Error::new(Kind::Integrity, why)).into());
+            self.images.fail(number, &(&Error::new(Kind::Integrity, why)).into());
         }
     }
 
@@ -258,32 +256,30 @@ impl<'a> Engine<'a> {
     fn pipe_ended(&mut self, outcome: Result<Vec<String>>) {
         let lacking = self.queue.never();
         match &outcome {
-            Ok(warnings) => warnings.iter().for_each(|warning| self.progress.warn(warning.clone())),
-            // Every image has what it needs all the same.
-            Err(error) if lacking.is_empty() => self.progress.warn(error.full()),
-            Err(_) => {}
+            Ok(warnings) => {
+                let progress = self.images.progress;
+                warnings.iter().for_each(|warning| progress.warn(warning.clone()));
+                self.warnings.extend_from_slice(warnings);
+            }
+            // Though every image may have what it needs: a file with this fault would have been refused.
+            Err(error) => self.bundle_error = Some(error.into()),
         }
         for (number, digests) in lacking {
             let failure = match &outcome {
                 Err(error) => Failure::from(error),
                 Ok(_) => missing(&digests),
             };
-            self.fail(number, &failure);
+            self.images.fail(number, &failure);
         }
-    }
-
-    /// Whether no image can succeed any more, and not all have.
-    fn lost(&self) -> bool {
-        self.images.iter().all(|image| !image.alive) && self.images.iter().any(|image| image.report.error.is_some())
     }
 
     /// Starts what the queue wants next.
     fn start(&mut self, job: Job) -> BoxFuture<'a, Done> {
         let repository = self.repositories[job.need.repository].name.clone();
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
-        let origin = self.images[job.need.images[0]].item.blobs.clone();
-        let (registry, progress) = (self.registry, self.progress);
-        let dry_run = self.request.dry_run;
+        let origin = self.images.list[job.need.images[0]].item.blobs.clone();
+        let (registry, progress) = (self.registry, self.images.progress);
+        let dry_run = self.images.request.dry_run;
         Box::pin(async move {
             let outcome = if dry_run {
                 foresee(registry, &repository, &job).await
@@ -307,26 +303,18 @@ impl<'a> Engine<'a> {
                 let failure = Failure::from(&error);
                 let lost = self.queue.failed(&job, fault);
                 for &number in job.need.images.iter().chain(&lost) {
-                    self.fail(number, &failure);
+                    self.images.fail(number, &failure);
                 }
                 return;
             }
         };
         self.queue.placed(&job, placed);
-        if job.mount_from.is_none() || (placed == Placed::Uploaded && !self.request.dry_run) {
-            let counted = placed == Placed::Uploaded && !self.request.dry_run;
-            blob::done(self.progress, &job.descriptor, counted);
+        if job.mount_from.is_none() || (placed == Placed::Uploaded && !self.images.request.dry_run) {
+            let counted = placed == Placed::Uploaded && !self.images.request.dry_run;
+            blob::done(self.images.progress, &job.descriptor, counted);
         }
         for (i, &number) in job.need.images.iter().enumerate() {
-            let image = &mut self.images[number];
-            let counts = &mut image.report.counts;
-            match placed {
-                Placed::Uploaded if i == 0 => counts.uploaded.one(size),
-                Placed::Mounted if i == 0 => counts.mounted.one(size),
-                _ => counts.skipped.one(size),
-            }
-            image.waiting -= 1;
-            if image.waiting == 0 && image.alive {
+            if self.images.list[number].placed(placed, i == 0, size) {
                 self.ready(number);
             }
         }
@@ -334,17 +322,11 @@ impl<'a> Engine<'a> {
 
     /// All blobs of an image are in place.
     fn ready(&mut self, number: usize) {
-        let image = &mut self.images[number];
-        if self.request.dry_run {
-            image.alive = false;
-            image.report.outcome = Outcome::Planned;
-            image.report.replaced = image.before.take();
-            image
-                .report
-                .replaced
-                .take_if(|before| image.report.pushed.as_ref() == Some(before));
+        if self.images.request.dry_run {
+            self.images.planned(number);
             return;
         }
+        let image = &self.images.list[number];
         let repository = &mut self.repositories[image.repository];
         repository.ready.push_back(number);
         if !repository.busy && repository.ready.len() == 1 {
@@ -358,14 +340,14 @@ impl<'a> Engine<'a> {
         let repository = &mut self.repositories[repository];
         let number = repository.ready.pop_front()?;
         repository.busy = true;
-        let image = &self.images[number];
+        let image = &self.images.list[number];
         let landing = Landing {
             registry: self.registry.clone(),
             item: image.item.clone(),
             before: image.before.clone(),
             written: repository.written.clone(),
-            pause: self.request.pause,
-            progress: self.progress.clone(),
+            pause: self.images.request.pause,
+            progress: self.images.progress.clone(),
         };
         Some(Box::pin(async move {
             let outcome = landing.put_all().await;
@@ -375,83 +357,12 @@ impl<'a> Engine<'a> {
 
     /// The repository of an image may take the manifests of the next one.
     fn release(&mut self, number: usize) {
-        let place = self.images[number].repository;
+        let place = self.images.list[number].repository;
         let repository = &mut self.repositories[place];
         repository.busy = false;
         if !repository.ready.is_empty() {
             self.idle.push_back(place);
         }
-    }
-
-    fn image_done(&mut self, number: usize, outcome: Result<Landed>) {
-        let image = &mut self.images[number];
-        match outcome {
-            Err(error) => self.fail(number, &(&error).into()),
-            Ok(landed) => {
-                image.alive = false;
-                let report = &mut image.report;
-                report.outcome = Outcome::Pushed;
-                report.pinned_digest_missing = landed.form == Form::Fallback;
-                report.index = Some(landed.form);
-                report.replaced = image.before.take().filter(|before| *before != landed.digest);
-                report.pushed = Some(landed.digest);
-                report.counts.add(&landed.repaired);
-                report.warnings.extend(landed.warnings);
-                self.tell(number);
-            }
-        }
-    }
-
-    fn fail(&mut self, number: usize, failure: &Failure) {
-        let image = &mut self.images[number];
-        if image.alive {
-            image.alive = false;
-            image.report.outcome = Outcome::Failed;
-            image.report.error = Some(failure.clone());
-            self.stop |= self.request.fail_fast;
-        }
-    }
-
-    /// Tells that an image is there; its warnings stand in the report.
-    fn tell(&mut self, number: usize) {
-        let report = &self.images[number].report;
-        if self.request.dry_run || report.outcome == Outcome::LeftAlone {
-            return;
-        }
-        if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
-            self.progress.emit(Event::ImageDone {
-                reference: reference.clone(),
-                digest: digest.to_string(),
-            });
-        }
-    }
-}
-
-impl Image {
-    /// Takes note of what is to be done. Returns whether its blobs are known to be in place.
-    fn heed(&mut self, verdict: Result<Verdict>) -> bool {
-        match verdict {
-            Ok(Verdict::Done) => {
-                self.alive = false;
-                self.report.outcome = Outcome::Unchanged;
-                return true;
-            }
-            Ok(Verdict::LeaveAlone(other)) => {
-                self.alive = false;
-                self.report.outcome = Outcome::LeftAlone;
-                self.report.pushed = Some(other);
-            }
-            Ok(Verdict::Push(before)) => self.before = before,
-            Ok(Verdict::PushManifests(before)) => {
-                self.before = Some(before);
-                return true;
-            }
-            Err(error) => {
-                self.alive = false;
-                self.report.error = Some((&error).into());
-            }
-        }
-        false
     }
 }
 

@@ -1,5 +1,6 @@
 //! One blob on its way from a pipe: taken as it arrives, read by its upload at the same time, and forgotten piece by piece
-//! behind the upload. What was read last is kept for a while, so that a broken upload can go on from where the registry is.
+//! behind the upload. What was read last is kept for a while, so that a broken upload can go on from where the registry is;
+//! where more may be needed again, what leaves memory is put away in a temporary file.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,6 +11,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 
 use super::report::Failure;
+use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
 use crate::registry::BlobStream;
 
@@ -28,6 +30,8 @@ pub(crate) struct Flow {
     place: String,
     size: u64,
     window: Mutex<Window>,
+    /// The bytes before the window, where they are put away.
+    spool: Spool,
     /// Told when the upload has read on.
     moved: Condvar,
     /// Told when bytes have arrived.
@@ -54,11 +58,12 @@ struct Reached {
 
 impl Flow {
     /// A blob of which no byte has arrived. `place` is where it stands, for error messages.
-    pub(crate) fn new(place: String, size: u64) -> Self {
+    pub(crate) fn new(place: String, size: u64, spool: Spool) -> Self {
         Self {
             place,
             size,
             window: Mutex::default(),
+            spool,
             moved: Condvar::new(),
             reached: watch::Sender::new(Reached::default()),
             failure: OnceLock::new(),
@@ -67,6 +72,11 @@ impl Flow {
 
     pub(crate) fn place(&self) -> &str {
         &self.place
+    }
+
+    /// Whether all bytes that have arrived can be had again.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.size <= WINDOW || self.spool.is_on()
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {
@@ -85,7 +95,14 @@ impl Flow {
             return false;
         }
         while window.end - window.start + arrived > WINDOW {
-            let Some(oldest) = window.pieces.pop_front() else { break };
+            let Some(oldest) = window.pieces.front().cloned() else {
+                break;
+            };
+            // A disk may take its time, and whoever reads is not to wait for it. Nobody else takes bytes away.
+            drop(window);
+            self.spool.put(&oldest);
+            window = self.window();
+            window.pieces.pop_front();
             window.start += oldest.len() as u64;
         }
         window.pieces.push_back(bytes);
@@ -113,11 +130,11 @@ impl Flow {
     /// before are not to be read any more.
     ///
     /// # Errors
-    /// [`Kind::Io`] if they have been forgotten.
+    /// [`Kind::Io`] if they have been forgotten, or were put away and cannot be read.
     pub(crate) fn stream(self: &Arc<Self>, offset: u64) -> Result<BlobStream> {
         {
             let mut window = self.window();
-            if offset < window.start {
+            if offset < window.start && !self.spool.is_on() {
                 return Err(self.gone(window.start));
             }
             window.read = offset;
@@ -143,7 +160,12 @@ impl Flow {
         let mut window = self.window();
         let mut start = window.start;
         if at < start {
-            return Err(self.gone(start));
+            drop(window);
+            let length = usize::try_from(start - at).unwrap_or(PIECE).min(PIECE);
+            let bytes = self.spool.get(at, length).unwrap_or_else(|| Err(self.gone(start)))?;
+            self.window().read = at + length as u64;
+            self.moved.notify_all();
+            return Ok(bytes);
         }
         for piece in &window.pieces {
             let end = start + piece.len() as u64;
@@ -159,11 +181,16 @@ impl Flow {
     }
 
     fn gone(&self, start: u64) -> Error {
-        Error::new(
-            Kind::Io,
-            format!("the upload has to begin again, and the first {start} bytes of the blob have gone by in the pipe"),
-        )
-        .with_hint("run the import again, which leaves out what is there already, or import the bundle as a file")
+        let gone =
+            format!("the upload has to begin again, and the first {start} bytes of the blob have gone by in the pipe");
+        match self.spool.failure() {
+            None => Error::new(Kind::Io, gone).with_hint(
+                "run the import again, which leaves out what is there already, or import the bundle as a file",
+            ),
+            Some(why) => Error::new(Kind::Io, format!("{gone}; they could not be put away: {why}")).with_hint(
+                "save the bundle to a file and import that, or set TMPDIR to a directory with room for the blob",
+            ),
+        }
     }
 
     fn failed(&self) -> Error {
@@ -185,7 +212,58 @@ mod tests {
     use super::*;
 
     fn flow(pieces: u64) -> Arc<Flow> {
-        Arc::new(Flow::new("there".to_owned(), pieces * PIECE as u64))
+        spooled(pieces, Spool::off())
+    }
+
+    fn spooled(pieces: u64, spool: Spool) -> Arc<Flow> {
+        Arc::new(Flow::new("there".to_owned(), pieces * PIECE as u64, spool))
+    }
+
+    /// Lets all pieces of a blob go by.
+    async fn pass(flow: &Arc<Flow>, count: u64) {
+        let writer = flow.clone();
+        let thread = std::thread::spawn(move || (0..count).all(|n| writer.write(piece(n))));
+        let all: Vec<_> = flow.stream(0).unwrap().collect().await;
+        assert!(all.iter().all(Result::is_ok));
+        assert!(thread.join().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_is_put_away_can_be_had_again_and_memory_stays_as_it_was() {
+        let count = 3 * WINDOW / PIECE as u64;
+        let file = tempfile::tempfile().unwrap();
+        let flow = spooled(count, Spool::to(file.try_clone().unwrap()));
+        pass(&flow, count).await;
+        assert!(flow.is_kept());
+        assert_eq!(file.metadata().unwrap().len(), 2 * WINDOW, "only what left memory");
+        for _ in 0..2 {
+            let all: Vec<Bytes> = flow.stream(5).unwrap().map(Result::unwrap).collect().await;
+            let whole: Vec<u8> = (0..count).flat_map(|n| piece(n).to_vec()).skip(5).collect();
+            assert!(all.concat() == whole);
+            assert!(flow.window().pieces.len() as u64 <= WINDOW / PIECE as u64);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_it_cannot_be_put_away_the_advice_says_so() {
+        let count = 2 * WINDOW / PIECE as u64;
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let nowhere = std::path::Path::new("/nowhere/at/all");
+        for (spool, why) in [
+            (Spool::to(full), "No space"),
+            (Spool::in_folder(Some(nowhere)), "/nowhere"),
+        ] {
+            let flow = spooled(count, spool);
+            pass(&flow, count).await;
+            assert!(!flow.is_kept());
+            let error = flow.stream(0).err().unwrap();
+            assert!(error.to_string().contains(why), "{error}");
+            assert!(
+                error.hint().unwrap().starts_with("save the bundle to a file"),
+                "{error:?}"
+            );
+            assert!(error.hint().unwrap().contains("TMPDIR"), "{error:?}");
+        }
     }
 
     fn piece(n: u64) -> Bytes {

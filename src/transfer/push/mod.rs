@@ -14,12 +14,15 @@ pub(crate) mod arrivals;
 pub(crate) mod blob;
 pub(crate) mod engine;
 pub(crate) mod flow;
+mod images;
 pub(crate) mod landing;
 pub mod place;
 pub(crate) mod queue;
 pub mod report;
+mod spool;
 pub(crate) mod tag;
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,7 @@ use crate::image::tree::{ImageTree, IndexMode};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, Registries};
 use crate::transfer::push::arrivals::Arrivals;
+use crate::transfer::push::engine::Ended;
 use crate::transfer::push::place::Mapping;
 use crate::transfer::push::report::{ImageReport, PushReport};
 
@@ -81,6 +85,8 @@ pub struct PushRequest {
     pub fail_fast: bool,
     /// The first pause before the registry is asked again for what it has just accepted; each further one is twice as long.
     pub pause: Duration,
+    /// Where a blob that comes out of a pipe is put away when it may have to be sent again; without it, it is not.
+    pub temp_dir: Option<PathBuf>,
 }
 
 impl PushRequest {
@@ -94,6 +100,7 @@ impl PushRequest {
             dry_run: false,
             fail_fast: false,
             pause: Duration::from_millis(250),
+            temp_dir: None,
         }
     }
 }
@@ -102,6 +109,9 @@ impl PushRequest {
 pub(crate) trait Origin: BlobSource {
     /// Where a blob stands, for error messages.
     fn describe(&self, digest: &Digest) -> String;
+
+    /// What a user can do about a blob that has other bytes than its digest promises.
+    fn remedy(&self) -> &'static str;
 
     /// After a blob turned out to have other bytes than its digest promises: turns to another place that has it, or lets
     /// the only one send it once more where bytes can be hurt on the way. `false` where neither is worth a try.
@@ -151,13 +161,17 @@ pub(crate) async fn push_arriving(
 ) -> Result<PushReport> {
     let items = place::settle(items)?;
     let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)));
-    let pushed = if stopped || items.is_empty() {
-        Vec::new()
+    let ended = if stopped || items.is_empty() {
+        Ended {
+            images: items.iter().map(images::untried).collect(),
+            warnings: Vec::new(),
+            bundle_error: None,
+        }
     } else {
         let registry = registries.host(request.destination.host())?;
         engine::push(items, request, &registry, progress, arrivals).await?
     };
-    let mut pushed = pushed.into_iter().peekable();
+    let mut pushed = ended.images.into_iter().peekable();
     let mut reports = Vec::with_capacity(slots.len());
     for slot in slots {
         match slot {
@@ -166,5 +180,9 @@ pub(crate) async fn push_arriving(
             Slot::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
         }
     }
-    Ok(PushReport::new(request.dry_run, reports))
+    Ok(PushReport {
+        warnings: ended.warnings,
+        bundle_error: ended.bundle_error,
+        ..PushReport::new(request.dry_run, reports)
+    })
 }

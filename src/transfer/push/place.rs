@@ -137,6 +137,8 @@ pub(crate) fn item(
     if let Some(mode) = request.index {
         tree.choose(mode);
     }
+    // They are many and served to decide about platforms; as blobs they are read again.
+    tree.configs.clear();
     Ok(PushItem {
         destination: place(request, &tree.source, tree.original.root.digest())?,
         tree: Arc::new(tree),

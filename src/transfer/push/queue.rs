@@ -96,6 +96,8 @@ pub(crate) struct Queue {
     ready: BTreeSet<usize>,
     /// Whether the registry has refused a mount. From then on it is asked first, since a refused mount becomes an upload.
     refused: bool,
+    /// Whether a mount has worked.
+    worked: bool,
     /// Works that were held back and have not arrived.
     away: HashMap<Digest, Vec<usize>>,
     /// Blobs of which nothing is left to do, since this was last asked.
@@ -150,6 +152,7 @@ impl Queue {
             works,
             ready,
             refused: false,
+            worked: false,
             away: HashMap::new(),
             over: Vec::new(),
         };
@@ -179,9 +182,16 @@ impl Queue {
         }
     }
 
-    /// The blobs that are held back.
-    pub(crate) fn held_back(&self) -> impl Iterator<Item = &Descriptor> {
-        self.works.iter().filter(|work| !work.here).map(|work| &work.descriptor)
+    /// The blobs that are held back, and in how many repositories each is needed.
+    pub(crate) fn held_back(&self) -> impl Iterator<Item = (&Descriptor, usize)> {
+        let away = self.works.iter().filter(|work| !work.here);
+        away.map(|work| (&work.descriptor, work.pending.len()))
+    }
+
+    /// Whether a blob that is in one repository will be mounted into the others, as far as that can be known: it has worked,
+    /// and never been refused.
+    pub(crate) fn mounts_work(&self) -> bool {
+        self.worked && !self.refused
     }
 
     /// A blob that was held back can be had now. Returns the images that state another size, and that size.
@@ -262,7 +272,10 @@ impl Queue {
         work.in_flight -= 1;
         work.holder.get_or_insert(job.need.repository);
         match placed {
-            Placed::Mounted => work.mounts = true,
+            Placed::Mounted => {
+                work.mounts = true;
+                self.worked = true;
+            }
             Placed::Uploaded if job.mount_from.is_some() => {
                 work.mounts = false;
                 self.refused = true;
@@ -345,7 +358,9 @@ mod tests {
             (1, false, Some(0))
         );
         assert!(queue.next(|_| true).is_none(), "the first mount is waited for");
+        assert!(!queue.mounts_work());
         queue.placed(&follow, Placed::Mounted);
+        assert!(queue.mounts_work());
         assert_eq!(queue.next(|_| true).unwrap().need.repository, 2);
         assert!(queue.next(|_| true).is_none());
     }
@@ -362,6 +377,8 @@ mod tests {
         let next = queue.next(|_| true).unwrap();
         assert!(next.ask && next.mount_from.is_some());
         assert!(queue.next(|_| true).is_none(), "one upload at a time");
+        queue.placed(&next, Placed::Mounted);
+        assert!(!queue.mounts_work(), "it may be refused again");
     }
 
     #[test]

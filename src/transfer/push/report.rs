@@ -18,9 +18,19 @@ pub struct PushReport {
     pub images: Vec<ImageReport>,
     /// The sums over all images.
     pub total: Counts,
-    /// Images that the bundles themselves say are missing from them.
+    /// Images that a bundle itself says are missing from it, and that no other one has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+    /// What is odd about the bundles, though it hinders nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// What is wrong with a bundle that came out of a pipe, where that was found behind its images. What is told of the
+    /// images is true all the same: the bytes of each were compared with its digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_error: Option<Failure>,
+    /// What ended the run before anything could be told of its images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
 }
 
 impl PushReport {
@@ -34,14 +44,29 @@ impl PushReport {
             images,
             total,
             missing: Vec::new(),
+            warnings: Vec::new(),
+            bundle_error: None,
+            error: None,
         }
     }
 
-    /// Whether something that was asked for is not at the destination now: an image, or the digest that one is pinned to.
+    /// The report of a run that this error ended before there was one.
+    pub fn ended(dry_run: bool, error: &Error) -> Self {
+        Self {
+            error: Some(error.into()),
+            ..Self::new(dry_run, Vec::new())
+        }
+    }
+
+    /// Whether something that was asked for is not at the destination now (an image, or the digest that one is pinned to), or
+    /// the bundle is not what it should be.
     pub fn failed(&self) -> bool {
-        self.images
-            .iter()
-            .any(|image| image.error.is_some() || image.pinned_digest_missing)
+        self.error.is_some()
+            || self.bundle_error.is_some()
+            || self
+                .images
+                .iter()
+                .any(|image| image.error.is_some() || image.pinned_digest_missing)
     }
 }
 
@@ -59,13 +84,14 @@ pub struct ImageReport {
     /// The digest that the source has under its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original: Option<Digest>,
-    /// The digest that the destination has under its name, or would have.
+    /// The digest that the destination has under its name, or would have after a run that is not dry; nothing where the image
+    /// failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushed: Option<Digest>,
     /// The digest that the tag held before, where it was another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Digest>,
-    /// In which form the image went.
+    /// In which form the image went; nothing where it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<Form>,
     /// Whether the image is pinned to a digest that the destination did not accept, so that it does not exist there.
@@ -75,9 +101,9 @@ pub struct ImageReport {
     pub rebuilt: bool,
     /// Blobs and bytes.
     pub counts: Counts,
-    /// Platforms that are there.
+    /// Platforms that the image is carried with.
     pub kept: Vec<PlatformRecord>,
-    /// Platforms that the original lists and that are not there.
+    /// Platforms that the original lists and that are not carried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<PlatformRecord>,
     /// Blobs that manifests name and that were not carried.
@@ -111,6 +137,14 @@ impl ImageReport {
             warnings: Vec::new(),
             error: None,
         }
+    }
+
+    /// It is not there, or not known to be.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        self.outcome = Outcome::Failed;
+        self.pushed = None;
+        self.index = None;
+        self.error = Some(failure);
     }
 
     /// An image that failed before it had a tree.

@@ -1,0 +1,168 @@
+//! The images of a push: what each of them waits for, and what is written down about it.
+
+use super::landing::Landed;
+use super::queue::Placed;
+use super::report::{Failure, Form, ImageReport, Outcome};
+use super::tag::Verdict;
+use super::{PushItem, PushRequest};
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::progress::{Event, Progress};
+
+/// An image on its way.
+pub(super) struct Image {
+    pub(super) item: PushItem,
+    /// Its repository, by its number.
+    pub(super) repository: usize,
+    /// What the tag held before.
+    pub(super) before: Option<Digest>,
+    /// Blobs that are not known to be in place yet.
+    pub(super) waiting: usize,
+    /// Whether something may still be done for it.
+    pub(super) alive: bool,
+    pub(super) report: ImageReport,
+}
+
+impl Image {
+    pub(super) fn new(item: PushItem, repository: usize) -> Self {
+        Self {
+            report: ImageReport::new(&item),
+            item,
+            repository,
+            before: None,
+            waiting: 0,
+            alive: true,
+        }
+    }
+
+    /// Takes note of what is to be done. Returns whether its blobs are known to be in place.
+    pub(super) fn heed(&mut self, verdict: Result<Verdict>) -> bool {
+        match verdict {
+            Ok(Verdict::Done) => {
+                self.alive = false;
+                self.report.outcome = Outcome::Unchanged;
+                return true;
+            }
+            Ok(Verdict::LeaveAlone(other)) => {
+                self.alive = false;
+                self.report.outcome = Outcome::LeftAlone;
+                self.report.pushed = Some(other);
+            }
+            Ok(Verdict::Push(before)) => self.before = before,
+            Ok(Verdict::PushManifests(before)) => {
+                self.before = Some(before);
+                return true;
+            }
+            Err(error) => self.fail(&(&error).into()),
+        }
+        false
+    }
+
+    /// It will not be there; nothing is said of what it would have been.
+    fn fail(&mut self, failure: &Failure) {
+        self.alive = false;
+        self.report.fail(failure.clone());
+    }
+
+    /// Takes note of a blob of this size that is in place; `moved` tells whether that was done for this image. Returns whether
+    /// it was the last one.
+    pub(super) fn placed(&mut self, placed: Placed, moved: bool, size: u64) -> bool {
+        let counts = &mut self.report.counts;
+        match placed {
+            Placed::Uploaded if moved => counts.uploaded.one(size),
+            Placed::Mounted if moved => counts.mounted.one(size),
+            _ => counts.skipped.one(size),
+        }
+        self.waiting -= 1;
+        self.waiting == 0 && self.alive
+    }
+}
+
+/// All images of a push.
+pub(super) struct Images<'a> {
+    pub(super) list: Vec<Image>,
+    pub(super) request: &'a PushRequest,
+    pub(super) progress: &'a Progress,
+    /// Whether nothing new is to be begun, since an image failed and that is to be the end.
+    pub(super) stop: bool,
+}
+
+impl Images<'_> {
+    pub(super) fn is_alive(&self, number: usize) -> bool {
+        self.list[number].alive
+    }
+
+    /// Whether no image can succeed any more, and not all have.
+    pub(super) fn lost(&self) -> bool {
+        self.list.iter().all(|image| !image.alive) && self.list.iter().any(|image| image.report.error.is_some())
+    }
+
+    /// All blobs of an image are in place, and nothing is to be done about it.
+    pub(super) fn planned(&mut self, number: usize) {
+        let image = &mut self.list[number];
+        image.alive = false;
+        image.report.outcome = Outcome::Planned;
+        let before = image.before.take();
+        image.report.replaced = before.filter(|before| image.report.pushed.as_ref() != Some(before));
+    }
+
+    pub(super) fn landed(&mut self, number: usize, outcome: Result<Landed>) {
+        let image = &mut self.list[number];
+        match outcome {
+            Err(error) => self.fail(number, &(&error).into()),
+            Ok(landed) => {
+                image.alive = false;
+                let report = &mut image.report;
+                report.outcome = Outcome::Pushed;
+                report.pinned_digest_missing = landed.form == Form::Fallback;
+                report.index = Some(landed.form);
+                report.replaced = image.before.take().filter(|before| *before != landed.digest);
+                report.pushed = Some(landed.digest);
+                report.counts.add(&landed.repaired);
+                report.warnings.extend(landed.warnings);
+                self.tell(number);
+            }
+        }
+    }
+
+    pub(super) fn fail(&mut self, number: usize, failure: &Failure) {
+        let image = &mut self.list[number];
+        if image.alive {
+            image.fail(failure);
+            self.stop |= self.request.fail_fast;
+        }
+    }
+
+    /// Gives up what is left when nothing more is done.
+    pub(super) fn give_up(&mut self) {
+        for number in 0..self.list.len() {
+            self.fail(number, &not_tried());
+        }
+    }
+
+    /// Tells that an image is there; its warnings stand in the report.
+    pub(super) fn tell(&mut self, number: usize) {
+        let report = &self.list[number].report;
+        if self.request.dry_run || report.outcome == Outcome::LeftAlone {
+            return;
+        }
+        if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
+            self.progress.emit(Event::ImageDone {
+                reference: reference.clone(),
+                digest: digest.to_string(),
+            });
+        }
+    }
+}
+
+/// Why an image is not pushed when another one failed and that is to be the end.
+fn not_tried() -> Failure {
+    (&Error::new(Kind::Cancelled, "not pushed, since another image failed before it")).into()
+}
+
+/// The report of an image of which nothing was tried.
+pub(super) fn untried(item: &PushItem) -> ImageReport {
+    let mut report = ImageReport::new(item);
+    report.fail(not_tried());
+    report
+}

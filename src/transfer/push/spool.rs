@@ -1,0 +1,92 @@
+//! A place for the bytes of a blob that have left memory and may be needed again: a temporary file without a name, which is
+//! gone when the blob is done with, however the process ends.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::{Error, Kind, Result};
+
+/// The bytes of a blob from its start on, as far as they were put away.
+pub(crate) struct Spool(Mutex<State>);
+
+enum State {
+    /// Nothing is put away.
+    Off,
+    On(Arc<File>),
+    /// It was to be, and this is why it is not.
+    Failed(String),
+}
+
+impl Spool {
+    /// Puts nothing away.
+    pub(crate) fn off() -> Self {
+        Self(Mutex::new(State::Off))
+    }
+
+    /// A new file in this folder. Where there can be none, that is only told when the bytes are asked for: most registries
+    /// never let it come to that.
+    pub(crate) fn in_folder(folder: Option<&Path>) -> Self {
+        Self(Mutex::new(match folder {
+            None => State::Off,
+            Some(folder) => match tempfile::tempfile_in(folder) {
+                Ok(file) => State::On(Arc::new(file)),
+                Err(e) => State::Failed(Error::io("create a temporary file in", folder, e).full()),
+            },
+        }))
+    }
+
+    /// Writes to this file.
+    #[cfg(test)]
+    pub(crate) fn to(file: File) -> Self {
+        Self(Mutex::new(State::On(Arc::new(file))))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        match &*self.state() {
+            State::On(file) => Some(file.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether what was put away can be had again.
+    pub(crate) fn is_on(&self) -> bool {
+        matches!(*self.state(), State::On(_))
+    }
+
+    /// Puts the next bytes away. If that fails, all of them are let go of at once: the room is better left to others.
+    pub(crate) fn put(&self, bytes: &Bytes) {
+        let Some(file) = self.file() else { return };
+        if let Err(e) = (&*file).write_all(bytes) {
+            let why = Error::new(Kind::NoSpace, "cannot write a temporary file").with_source(e);
+            *self.state() = State::Failed(why.full());
+        }
+    }
+
+    /// The bytes from `at` on, so many of them, where they were put away.
+    pub(crate) fn get(&self, at: u64, length: usize) -> Option<Result<Bytes>> {
+        let file = self.file()?;
+        let mut bytes = BytesMut::zeroed(length);
+        let read = file.read_exact_at(&mut bytes, at);
+        Some(match read {
+            Ok(()) => Ok(bytes.freeze()),
+            Err(e) => Err(Error::new(Kind::Io, "cannot read a temporary file").with_source(e)),
+        })
+    }
+
+    /// Why nothing is put away, where it was to be.
+    pub(crate) fn failure(&self) -> Option<String> {
+        match &*self.state() {
+            State::Failed(why) => Some(why.clone()),
+            _ => None,
+        }
+    }
+}
