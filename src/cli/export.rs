@@ -243,9 +243,8 @@ pub(super) fn bare(reference: &Reference) -> String {
 fn note(image: &Exported) {
     let name = bare(&image.source);
     let (original, digest) = (image.original.to_string(), image.digest.to_string());
-    if let Some(text) = output::index_note(image.choice, &original, &digest, image.dropped.len()) {
-        let platforms: Vec<&str> = image.dropped.iter().map(|d| d.platform.as_str()).collect();
-        output::say(&format!("{name}: {text} ({})", output::clean(&platforms.join(", "))));
+    if let Some(text) = output::index_note(image.choice, &original, &digest, &image.dropped) {
+        output::say(&format!("{name}: {text}"));
     }
     for left in &image.left_out {
         output::say(&format!("warning: {name}: left out {} ({})", left.digest, left.reason));

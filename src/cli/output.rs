@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use docker_mirror::error::{Error, Kind};
-use docker_mirror::image::tree::Choice;
+use docker_mirror::image::tree::{Choice, PlatformRecord};
 
 /// How a command that ran through to its end went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +105,18 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
 }
 
 /// What became of an index of which platforms were dropped.
-pub(super) fn index_note(choice: Choice, original: &str, pushed: &str, dropped: usize) -> Option<String> {
-    let dropped = counted(dropped as u64, "entry", "entries");
+pub(super) fn index_note(choice: Choice, original: &str, pushed: &str, dropped: &[PlatformRecord]) -> Option<String> {
+    let platforms: Vec<&str> = dropped.iter().map(|entry| entry.platform.as_str()).collect();
+    let dropped = format!(
+        "{} dropped ({})",
+        counted(dropped.len() as u64, "entry", "entries"),
+        clean(&platforms.join(", "))
+    );
     match choice {
         Choice::Whole => None,
-        Choice::Filtered => Some(format!("{dropped} dropped: index {original} became {pushed}")),
+        Choice::Filtered => Some(format!("{dropped}: index {original} became {pushed}")),
         Choice::Sparse => Some(format!(
-            "{dropped} dropped: index {original} keeps its digest and lists them still"
+            "{dropped}: index {original} keeps its digest and lists them still"
         )),
     }
 }

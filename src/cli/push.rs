@@ -152,7 +152,7 @@ fn notes(image: &ImageReport, dry_run: bool) {
         _ => Choice::Whole,
     };
     if let (Some(original), Some(pushed)) = (&image.original, &image.pushed)
-        && let Some(text) = output::index_note(choice, &original.to_string(), &pushed.to_string(), image.dropped.len())
+        && let Some(text) = output::index_note(choice, &original.to_string(), &pushed.to_string(), &image.dropped)
     {
         output::say(&format!("{name}: {text}"));
     }
@@ -217,7 +217,10 @@ fn failures(report: &PushReport) -> Outcome {
         for image in &pinned {
             output::say(&format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
         }
-        output::say("hint: carry everything with `--platform all`, or accept the new digest with `--index filtered`");
+        output::say(
+            "hint: have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with \
+             `--index filtered`",
+        );
     }
     if let Some(fault) = &report.bundle_error {
         bundle_fault(report, fault);

@@ -71,11 +71,10 @@ pub(super) fn read_items(
             .map(|name| rebuilt(archive, place, name, root.clone()));
         contents.images.extend(images);
     }
-    let count = contents.images.len();
-    if count > 0 {
+    if !contents.images.is_empty() {
         archive.warnings.push(format!(
-            "`{}` has no OCI manifests: those of its {count} images were made from its configs and layers, so their \
-             digests are new",
+            "`{}` has no OCI manifests: those of its images were made from its configs and layers, so their digests \
+             are new",
             archive.label.escape_debug()
         ));
     }
