@@ -349,6 +349,7 @@ async fn a_dry_run_tells_what_is_sent_mounted_and_there_apart() {
     maker.name("docker.io/team/a:2", &again);
     std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
     let host = registry.host();
+    registry.forget_requests();
     let planned = cli.succeed(&["import", "b.tar", "-d", &host, "--dry-run"]);
     let line =
         |name: &str, tag: u32, state: &str| format!("docker.io/team/{name}:{tag} -> {host}/team/{name}:{tag}  {state}");
