@@ -322,6 +322,22 @@ async fn manifests_of_one_repository_follow_one_another_and_repositories_go_side
         .flat_map(|one| b.iter().filter(|other| one.overlaps(other)))
         .count();
     assert!(meets >= 3, "only {meets} of them met");
+
+    // Two tags of one digest: while it is read back under the first, nothing is written to it under the second.
+    let registry = Double::start(Options::default().fault(When::any(), Action::Delay(Duration::from_millis(20))));
+    let mut maker = Maker::default();
+    let image = maker.image("linux/amd64", &[&noise(1, 3000)]);
+    for tag in ["1", "2", "3"] {
+        maker.name(&format!("docker.io/team/a:{tag}"), &image);
+    }
+    run_well(&maker.open(), request(&registry)).await;
+    let puts = registry.requests_of("PUT", "/team/a/manifests/");
+    assert_eq!(puts.len(), 3, "{}", registry.transcript());
+    let heads = registry.requests_of("HEAD", &digest(&image));
+    assert_eq!(heads.len(), 3, "{}", registry.transcript());
+    for head in &heads {
+        assert!(!puts.iter().any(|put| put.overlaps(head)), "{}", registry.transcript());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

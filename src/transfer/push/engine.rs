@@ -76,6 +76,8 @@ struct Repository {
     written: Written,
     busy: bool,
     ready: VecDeque<usize>,
+    /// How many images have each digest here: more than one where it has several tags.
+    tags: HashMap<Digest, usize>,
 }
 
 enum Done {
@@ -131,6 +133,8 @@ impl<'a> Engine<'a> {
                 });
                 engine.repositories.len() - 1
             });
+            let root = item.tree.pushed().root.digest().clone();
+            *engine.repositories[repository].tags.entry(root).or_default() += 1;
             let blobs: Vec<_> = item.tree.blobs().into_iter().map(|b| b.descriptor).collect();
             let mut image = Image::new(item, repository);
             let in_place = image.heed(verdict);
@@ -215,7 +219,7 @@ impl<'a> Engine<'a> {
                 }
                 Done::Blob(job, outcome) => self.blob_done(job, outcome),
                 Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
-                Done::Image(number, outcome) => self.images.landed(number, outcome),
+                Done::Image(number, outcome) => self.landed(number, outcome),
             }
         }
         // Of what is left when the push is to stop, blobs are dropped, since no tag reaches them. Where manifests are on their
@@ -224,7 +228,7 @@ impl<'a> Engine<'a> {
         while let Some(done) = landings.next().await {
             match done {
                 Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
-                Done::Image(number, outcome) => self.images.landed(number, outcome),
+                Done::Image(number, outcome) => self.landed(number, outcome),
                 Done::Blob(..) | Done::Arrived(_) => {}
             }
         }
@@ -232,9 +236,13 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// The manifests of an image were put, or not; its repository may take others while they are read back.
+    /// The manifests of an image were put, or not; its repository may take others while they are read back. Not where another
+    /// tag gets the same digest: distribution writes what it knows of a digest anew with each tag, and fails whoever reads it
+    /// at that moment.
     fn read_back(&mut self, number: usize, landing: Box<Landing>, outcome: Result<Landed>) -> BoxFuture<'a, Done> {
-        self.release(number);
+        if !self.is_shared(number) {
+            self.release(number);
+        }
         Box::pin(async move {
             let checked = match outcome {
                 Ok(landed) => landing.read_back(landed).await,
@@ -353,6 +361,22 @@ impl<'a> Engine<'a> {
             let outcome = landing.put_all().await;
             Done::Manifests(number, Box::new(landing), outcome)
         }))
+    }
+
+    /// An image is through.
+    fn landed(&mut self, number: usize, outcome: Result<Landed>) {
+        if self.is_shared(number) {
+            self.release(number);
+        }
+        self.images.landed(number, outcome);
+    }
+
+    /// Whether several tags of its repository get the digest of this image.
+    fn is_shared(&self, number: usize) -> bool {
+        let image = &self.images.list[number];
+        let tags = &self.repositories[image.repository].tags;
+        tags.get(image.item.tree.pushed().root.digest())
+            .is_some_and(|count| *count > 1)
     }
 
     /// The repository of an image may take the manifests of the next one.
