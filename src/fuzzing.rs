@@ -140,6 +140,8 @@ fn open(data: &[u8], folder: &Path) {
     let options = OpenOptions {
         names: vec!["quay.io/given/name:1".parse().expect("a good name")],
         temp_dir: Some(folder.to_owned()),
+        // A bomb is no finding, and a slow input is none either.
+        max_unpacked: Some(1 << 20),
     };
     let Ok(bundle) = Bundle::open(&[path], &options) else {
         return;
@@ -213,6 +215,7 @@ mod tests {
             let options = OpenOptions {
                 names: Vec::new(),
                 temp_dir: Some(temp.path().to_owned()),
+                ..OpenOptions::default()
             };
             let bundle = Bundle::open(&[folder.join(name)], &options).unwrap();
             assert!(!bundle.tree(&bundle.images()[0]).unwrap().blobs().is_empty(), "{name}");

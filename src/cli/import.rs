@@ -70,6 +70,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let options = OpenOptions {
         names: arguments.name,
         temp_dir: Some(std::env::temp_dir()),
+        ..OpenOptions::default()
     };
     let bundles = arguments.bundles;
     let (bundle, rest) = tokio::task::spawn_blocking(move || open(&bundles, &options))

@@ -256,6 +256,7 @@ pub fn options(name: Option<&str>) -> OpenOptions {
     OpenOptions {
         names: name.map(|name| name.parse().unwrap()).into_iter().collect(),
         temp_dir: Some(std::env::temp_dir()),
+        ..OpenOptions::default()
     }
 }
 

@@ -11,7 +11,7 @@ mod random_damage;
 mod tar_faults;
 
 use archives::*;
-use docker_mirror::bundle::read::Bundle;
+use docker_mirror::bundle::read::{Bundle, OpenOptions};
 use docker_mirror::error::{Kind, Result};
 use docker_mirror::image::digest::Digest;
 use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
@@ -293,14 +293,40 @@ fn compressed_bundles_that_are_broken() {
 
 #[test]
 fn a_layer_that_is_a_bomb() {
-    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 400 << 20), 1).unwrap();
-    let archive = docker(
-        |items, _| items[0]["Layers"][0] = json!("bomb.tar"),
-        |tar| tar.file("bomb.tar", &bomb),
-    );
-    let error = open_bytes(&archive).unwrap_err();
-    assert!(text(&error).contains("member `bomb.tar` at offset"), "{}", text(&error));
-    assert!(text(&error).contains("decompression bomb"), "{}", text(&error));
+    const SIZE: usize = 16 << 20;
+    let zeros = vec![0; SIZE];
+    let bomb = zstd::encode_all(zeros.as_slice(), 1).unwrap();
+    let id = Digest::sha256(&zeros).to_string();
+    let other = gzip(&zeros);
+    for (packed, compression) in [(&bomb, "zstd"), (&other, "gzip")] {
+        let archive = |names: &[&str]| {
+            docker(
+                |items, config| {
+                    items[0]["Layers"] = json!(names);
+                    config["rootfs"]["diff_ids"] = json!(vec![&id; names.len()]);
+                },
+                |tar| tar.file("bomb.tar", packed).file("again.tar", packed),
+            )
+        };
+        let open = |names: &[&str], max_unpacked| {
+            let saved = save("bundle.tar", &archive(names));
+            let options = OpenOptions {
+                max_unpacked,
+                ..options(None)
+            };
+            Bundle::open(&[saved.path], &options).map_err(|e| text(&e))
+        };
+        // A layer of zeros is none: both together hold 32 MiB, whatever they shrink to.
+        open(&["bomb.tar", "again.tar"], None).unwrap();
+        open(&["bomb.tar", "again.tar"], Some(2 * SIZE as u64)).unwrap();
+        // The limit is for the layers of an archive together; one that stands there again costs nothing.
+        open(&["bomb.tar", "bomb.tar"], Some(SIZE as u64)).unwrap();
+        let error = open(&["bomb.tar", "again.tar"], Some(SIZE as u64)).unwrap_err();
+        assert!(error.contains("member `again.tar` at offset"), "{compression}: {error}");
+        assert!(error.contains("decompression bomb"), "{compression}: {error}");
+        let error = open(&["bomb.tar"], Some(1 << 20)).unwrap_err();
+        assert!(error.contains("member `bomb.tar` at offset"), "{compression}: {error}");
+    }
     // On the OCI path nothing is ever unpacked.
     let mut layout = Layout::default();
     let config = layout.document(OCI_CONFIG, &json!({"os": "linux", "architecture": "amd64"}));
@@ -315,6 +341,27 @@ fn a_layer_that_is_a_bomb() {
 }
 
 #[test]
+fn a_layer_that_cannot_be_unpacked_is_named_where_it_stands() {
+    let packed = gzip(&[1; 5000]);
+    let cut = &packed[..packed.len() - 9];
+    let name = path(&Digest::sha256(cut));
+    let archive = docker(
+        |items, _| items[0]["Layers"][0] = json!("b/layer.tar"),
+        |tar| tar.file(&name, cut).symlink("b/layer.tar", &format!("../{name}")),
+    );
+    let error = text(&open_bytes(&archive).unwrap_err());
+    let part = format!("bundle.tar`: member `{name}` at offset ");
+    assert!(error.contains(&part) && error.contains("cannot read `/"), "{error}");
+    assert!(!error.contains("``"), "{error}");
+    let archive = docker(
+        |items, _| items[0]["Config"] = json!(name),
+        |tar| tar.file(&name, &vec![b' '; (4 << 20) + 1]),
+    );
+    let error = text(&open_bytes(&archive).unwrap_err());
+    assert!(error.contains(&part) && error.contains("at most 4194304"), "{error}");
+}
+
+#[test]
 fn a_missing_file_and_an_empty_directory() {
     let directory = tempfile::tempdir().unwrap();
     let error = open(&directory.path().join("no.tar"), None).unwrap_err();
@@ -326,4 +373,38 @@ fn a_missing_file_and_an_empty_directory() {
         "{}",
         text(&error)
     );
+}
+
+#[test]
+fn what_a_folder_is_not_searched_for_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let skopeo = directory.path().join("skopeo");
+    std::fs::create_dir(&skopeo).unwrap();
+    std::fs::write(skopeo.join("version"), "Directory Transport Version: 1.1\n").unwrap();
+    std::fs::write(skopeo.join("manifest.json"), "{}").unwrap();
+    let others = ["a.tar.xz", "b.TAR.BZ2", "c.oci"];
+    for name in others {
+        std::fs::write(directory.path().join(name), b"x").unwrap();
+    }
+    // By itself: an error that says what it is.
+    let error = text(&open(&skopeo, None).unwrap_err());
+    assert!(
+        error.contains("skopeo's `dir:`") && error.contains("oci-archive:"),
+        "{error}"
+    );
+    // With nothing else there: the error gives a hint.
+    let error = text(&open(directory.path(), None).unwrap_err());
+    assert!(error.contains("xz -d"), "{error}");
+    std::fs::write(directory.path().join("good.tar"), good().tar().end()).unwrap();
+    std::fs::write(directory.path().join("notes.txt"), b"x").unwrap();
+    let bundle = open(directory.path(), None).unwrap();
+    check(&bundle).unwrap();
+    let warnings = bundle.warnings().join("\n");
+    for part in others
+        .iter()
+        .chain(&["skopeo", "xz -d", "bzip2 -d", "name the file itself"])
+    {
+        assert!(warnings.contains(part), "{part} in {warnings}");
+    }
+    assert!(!warnings.contains("notes"), "{warnings}");
 }

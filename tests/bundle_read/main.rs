@@ -159,6 +159,7 @@ fn a_pipe_is_spooled() {
     let options = OpenOptions {
         names: Vec::new(),
         temp_dir: Some(directory.path().to_owned()),
+        ..OpenOptions::default()
     };
     for bytes in [&tar, &gzip(&tar)] {
         let bundle = Bundle::from_reader(Drip(bytes, 0), "-", &options).unwrap();

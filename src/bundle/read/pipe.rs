@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::archive::{Archive, blob_name};
-use super::forward::stream_error;
+use super::forward::{quoted, stream_error};
 use super::front::Front;
 use super::scan::{End, What};
 use super::spool::{self, Pass};
@@ -31,7 +31,7 @@ pub(super) fn open(
     temp_dir: Option<&Path>,
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
-    let foreign = "it comes from a pipe and its manifests do not come first";
+    let mut why = "it comes from a pipe and its manifests do not come first";
     let (compression, input) = spool::unwrap(input, label)?;
     let mut pass = spool::begin(input, compression, label, temp_dir)?;
     let mut front = Front::default();
@@ -39,10 +39,12 @@ pub(super) fn open(
     let mut buffer = vec![0; CHUNK];
     while let Some(member) = pass.next()? {
         if front.is_foreign(&member) {
+            pass.input_mut().inner_mut().move_to_file(label, why)?;
             break;
         }
         if pass.input_mut().inner_mut().written() + member.size > MAX_FRONT {
-            let why = "its manifests and configs are too large to be kept in memory";
+            // A damaged bundle gets here as well: what is missing is looked for to the end.
+            why = "it comes from a pipe, and not all of its manifests and configs are among its first 48 MiB";
             pass.input_mut().inner_mut().move_to_file(label, why)?;
         }
         // Its body now, since the front may need it and not go on behind it.
@@ -69,7 +71,11 @@ pub(super) fn open(
         return Ok((archive, Some(rest)));
     }
     drop(members);
-    Ok((spool::finish(pass, label, foreign, store)?, None))
+    // A damaged bundle whose end was reached is in memory: what is wrong with it is to be told, not what a copy would need.
+    if !front.is_followed() {
+        pass.input_mut().inner_mut().move_to_file(label, why)?;
+    }
+    Ok((spool::finish(pass, label, why, store)?, None))
 }
 
 /// The rest of a bundle in a pipe, behind its front: blobs, one after the other.
@@ -176,7 +182,7 @@ impl Incoming {
             let (end, input) = pass.into_end();
             let mut tee = input.into_inner();
             // An archive without its end mark is whole if all that its images name was there, which the caller knows.
-            if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&self.label, e))? {
+            if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&quoted(&self.label), e))? {
                 let behind = "bytes behind the end of the archive".to_owned();
                 self.ignored.get_or_insert((behind, 0)).1 += 1;
             }
