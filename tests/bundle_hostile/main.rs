@@ -6,8 +6,14 @@
 #[path = "../archives/mod.rs"]
 mod archives;
 mod content_faults;
+#[path = "../handmade/mod.rs"]
+mod handmade;
+mod image_faults;
+mod imported;
 mod listing_faults;
 mod random_damage;
+#[path = "../support/mod.rs"]
+mod support;
 mod tar_faults;
 
 use archives::*;
@@ -25,12 +31,14 @@ enum Expect {
     Tree(&'static [&'static str]),
     /// Trees are given out, and a blob turns out wrong when it is read.
     Blob(&'static [&'static str]),
+    /// Trees are given out, blobs are right, and the import refuses it before anything is sent.
+    Refused(&'static [&'static str]),
     /// It is read, with a warning that holds this.
     Warning(&'static str),
     /// It is read without a word.
     Fine,
 }
-use Expect::{Blob, Fine, Open, Tree, Warning};
+use Expect::{Blob, Fine, Open, Refused, Tree, Warning};
 
 type Case = (&'static str, fn() -> Vec<u8>, Expect);
 
@@ -179,7 +187,7 @@ fn run(cases: Vec<Case>) {
                 Err(e) => Some(format!("was refused: {}", text(&e))),
                 Ok(()) => has(&bundle.warnings().join("; "), &[part]),
             },
-            (Fine, Ok(bundle)) => match check(&bundle) {
+            (Fine | Refused(_), Ok(bundle)) => match check(&bundle) {
                 Err(e) => Some(format!("was refused: {}", text(&e))),
                 Ok(()) if !bundle.warnings().is_empty() => Some(format!("warned: {:?}", bundle.warnings())),
                 Ok(()) => None,
@@ -188,6 +196,7 @@ fn run(cases: Vec<Case>) {
         if let Some(error) = error {
             wrong.push(format!("{name}: {error}"));
         }
+        wrong.extend(imported::faults(name, generate, &expect));
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
@@ -217,6 +226,64 @@ fn faults_of_the_listing() {
 #[test]
 fn faults_of_the_content() {
     run(content_faults::cases());
+}
+
+#[test]
+fn odd_images() {
+    run(image_faults::cases());
+    // Deeper than the registry of the tests reads.
+    check_bytes(&image_faults::deep_json(100_000)).unwrap();
+}
+
+#[test]
+fn sizes_that_cannot_be_summed_up_are_refused_before_the_layers_of_a_pipe_come() {
+    let ran = imported::once(&as_ours(image_faults::endless), imported::From::Pipe);
+    let said = ran.said().unwrap();
+    assert!(said.contains("sum up to an impossible number"), "{said}");
+    assert!(ran.registry.requests().is_empty(), "{}", ran.registry.transcript());
+}
+
+#[test]
+fn addresses_in_an_archive_are_never_asked() {
+    const FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let content = save("layer", b"not to be read");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let urls = [
+        format!("file://{}", content.path.display()),
+        format!("http://{}/layer", listener.local_addr().unwrap()),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+    ];
+    for (media_type, whole) in [(FOREIGN, true), (OCI_LAYER, false)] {
+        let (archive, layer) = image_faults::elsewhere(media_type, b"not to be read", &urls);
+        for from in [imported::From::File, imported::From::Pipe] {
+            let ran = imported::once(&archive, from);
+            assert_eq!(ran.said().is_none(), whole, "{:?}", ran.said());
+            assert_eq!(ran.tags().is_empty(), !whole);
+            assert!(ran.registry.store().content(&layer.to_string()).is_none());
+            if whole {
+                let report = ran.result.unwrap();
+                assert_eq!(report.images[0].left_out[0].digest, layer, "{report:?}");
+            } else {
+                assert!(ran.said().unwrap().contains(&layer.to_string()));
+                assert_eq!(ran.changes(), 0);
+            }
+        }
+    }
+    let nobody = listener.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn every_case_that_a_table_lists_is_there() {
+    let all = [
+        tar_faults::cases(),
+        listing_faults::cases(),
+        content_faults::cases(),
+        image_faults::cases(),
+    ];
+    let names: Vec<&str> = all.iter().flatten().map(|case| case.0).collect();
+    imported::check_tables(&names);
 }
 
 #[test]
