@@ -19,7 +19,7 @@ pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {
         let os = platform.split('/').next().unwrap_or_default();
         **platform != *ATTESTATION && (chosen || *platform == UNKNOWN || os.eq_ignore_ascii_case("linux"))
     };
-    if has.iter().any(|platform| is_use(platform)) {
+    if has.iter().any(is_use) {
         return Ok(());
     }
     has.retain(|platform| *platform != ATTESTATION);
