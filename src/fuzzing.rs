@@ -140,6 +140,8 @@ fn open(data: &[u8], folder: &Path) {
     let options = OpenOptions {
         names: vec!["quay.io/given/name:1".parse().expect("a good name")],
         temp_dir: Some(folder.to_owned()),
+        // A bomb is no finding, and a slow input is none either.
+        max_unpacked: Some(1 << 20),
         ..OpenOptions::default()
     };
     let Ok(bundle) = Bundle::open(&[path], &options) else {

@@ -69,6 +69,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         names: arguments.name,
         temp_dir: Some(std::env::temp_dir()),
         progress: progress.clone(),
+        ..OpenOptions::default()
     };
     let bundles = arguments.bundles;
     let (bundle, rest) = tokio::task::spawn_blocking(move || open(&bundles, &options))

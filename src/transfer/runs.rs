@@ -11,18 +11,21 @@ pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {
     if !matches!(tree.original.root.view(), View::Index(_)) {
         return Ok(());
     }
-    let mut has: Vec<&str> = tree.kept.iter().map(|kept| kept.platform.as_str()).collect();
+    // What a record says of an index below which nothing is does not count.
+    let there = !tree.original.below.is_empty();
+    let kept = tree.kept.iter().filter(|_| there);
+    let mut has: Vec<&str> = kept.map(|kept| kept.platform.as_str()).collect();
     let is_use = |platform: &&str| {
         let os = platform.split('/').next().unwrap_or_default();
         **platform != *ATTESTATION && (chosen || *platform == UNKNOWN || os.eq_ignore_ascii_case("linux"))
     };
-    if has.iter().any(|platform| is_use(platform)) {
+    if has.iter().any(is_use) {
         return Ok(());
     }
     has.retain(|platform| *platform != ATTESTATION);
     has.dedup();
     if has.is_empty() {
-        let what = match tree.kept.is_empty() {
+        let what = match tree.kept.is_empty() || !there {
             true => "its index lists nothing that is there",
             false => "its index lists nothing but attestations",
         };

@@ -1,6 +1,7 @@
 //! Archives for tests, byte by byte: a tar writer that also writes what no tar should have, and image layouts.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -199,16 +200,74 @@ impl Layout {
         for (name, bytes) in &self.files {
             tar = tar.file(name, bytes);
         }
-        tar.file("index.json", &self.index_json())
+        tar = tar.file("index.json", &self.index_json());
+        let has_record = self.files.iter().any(|(name, _)| name == "docker-mirror.json");
+        match OURS.get() && !has_record {
+            true => tar.file("docker-mirror.json", &self.record()),
+            false => tar,
+        }
     }
 
     pub fn tar(&self) -> Tar {
-        let mut tar = self.head();
-        for (digest, bytes) in &self.blobs {
-            tar = tar.file(&path(digest), bytes);
+        let mut blobs: Vec<_> = self.blobs.iter().collect();
+        if OURS.get() {
+            let rank = self.ranks();
+            blobs.sort_by_key(|(digest, _)| rank.get(*digest).copied().unwrap_or(2));
         }
-        tar
+        let add = |tar: Tar, (digest, bytes): (&Digest, &Vec<u8>)| tar.file(&path(digest), bytes);
+        blobs.into_iter().fold(self.head(), add)
     }
+
+    /// What this program would write down of the images.
+    fn record(&self) -> Vec<u8> {
+        let name = |entry: &Value| {
+            let names = &entry["annotations"];
+            let name = &names["io.containerd.image.name"];
+            name.as_str()
+                .or(names["org.opencontainers.image.ref.name"].as_str())
+                .map(str::to_owned)
+        };
+        let image = |entry: &Value| {
+            Some(
+                json!({"reference": name(entry)?, "index": "whole", "original": entry["digest"],
+                "kept": [{"platform": "linux/amd64", "digest": entry["digest"]}]}),
+            )
+        };
+        let images: Vec<Value> = self.entries.iter().filter_map(image).collect();
+        serde_json::to_vec(&json!({"formatVersion": 1, "images": images})).unwrap()
+    }
+
+    /// 0 for manifests, 1 for configs.
+    fn ranks(&self) -> BTreeMap<Digest, u8> {
+        let mut ranks = BTreeMap::new();
+        let found = |value: &Value| value["digest"].as_str().and_then(|text| text.parse::<Digest>().ok());
+        let mut manifests: Vec<Digest> = self.entries.iter().filter_map(found).collect();
+        while let Some(manifest) = manifests.pop() {
+            if ranks.insert(manifest.clone(), 0) == Some(0) {
+                continue;
+            }
+            let bytes = self.blobs.get(&manifest).map(Vec::as_slice).unwrap_or_default();
+            let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
+            manifests.extend(document["manifests"].as_array().into_iter().flatten().filter_map(found));
+            if let Some(config) = found(&document["config"]) {
+                ranks.entry(config).or_insert(1);
+            }
+        }
+        ranks
+    }
+}
+
+thread_local! {
+    static OURS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs this with layouts that are written as this program does it: with a record, and manifests before configs before
+/// layers.
+pub fn as_ours<T>(write: impl FnOnce() -> T) -> T {
+    OURS.set(true);
+    let written = write();
+    OURS.set(false);
+    written
 }
 
 /// A descriptor of `index.json` under a full name.

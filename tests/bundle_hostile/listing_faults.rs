@@ -19,7 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 l.name(b, "quay.io/test/one:1");
                 l.tar().end()
             },
-            Open(&["two images are called `quay.io/test/one:1`"]),
+            Open(&["two images are called `quay.io/test/one:1`", "--name @1=REPOSITORY:TAG"]),
         ),
         (
             "r27 one name, one digest",

@@ -6,12 +6,18 @@
 #[path = "../archives/mod.rs"]
 mod archives;
 mod content_faults;
+#[path = "../handmade/mod.rs"]
+mod handmade;
+mod image_faults;
+mod imported;
 mod listing_faults;
 mod random_damage;
+#[path = "../support/mod.rs"]
+mod support;
 mod tar_faults;
 
 use archives::*;
-use docker_mirror::bundle::read::Bundle;
+use docker_mirror::bundle::read::{Bundle, OpenOptions};
 use docker_mirror::error::{Kind, Result};
 use docker_mirror::image::digest::Digest;
 use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
@@ -25,12 +31,14 @@ enum Expect {
     Tree(&'static [&'static str]),
     /// Trees are given out, and a blob turns out wrong when it is read.
     Blob(&'static [&'static str]),
+    /// Trees are given out, blobs are right, and the import refuses it before anything is sent.
+    Refused(&'static [&'static str]),
     /// It is read, with a warning that holds this.
     Warning(&'static str),
     /// It is read without a word.
     Fine,
 }
-use Expect::{Blob, Fine, Open, Tree, Warning};
+use Expect::{Blob, Fine, Open, Refused, Tree, Warning};
 
 type Case = (&'static str, fn() -> Vec<u8>, Expect);
 
@@ -179,7 +187,7 @@ fn run(cases: Vec<Case>) {
                 Err(e) => Some(format!("was refused: {}", text(&e))),
                 Ok(()) => has(&bundle.warnings().join("; "), &[part]),
             },
-            (Fine, Ok(bundle)) => match check(&bundle) {
+            (Fine | Refused(_), Ok(bundle)) => match check(&bundle) {
                 Err(e) => Some(format!("was refused: {}", text(&e))),
                 Ok(()) if !bundle.warnings().is_empty() => Some(format!("warned: {:?}", bundle.warnings())),
                 Ok(()) => None,
@@ -188,6 +196,7 @@ fn run(cases: Vec<Case>) {
         if let Some(error) = error {
             wrong.push(format!("{name}: {error}"));
         }
+        wrong.extend(imported::faults(name, generate, &expect));
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
@@ -217,6 +226,64 @@ fn faults_of_the_listing() {
 #[test]
 fn faults_of_the_content() {
     run(content_faults::cases());
+}
+
+#[test]
+fn odd_images() {
+    run(image_faults::cases());
+    // Deeper than the registry of the tests reads.
+    check_bytes(&image_faults::deep_json(100_000)).unwrap();
+}
+
+#[test]
+fn sizes_that_cannot_be_summed_up_are_refused_before_the_layers_of_a_pipe_come() {
+    let ran = imported::once(&as_ours(image_faults::endless), imported::From::Pipe);
+    let said = ran.said().unwrap();
+    assert!(said.contains("sum up to an impossible number"), "{said}");
+    assert!(ran.registry.requests().is_empty(), "{}", ran.registry.transcript());
+}
+
+#[test]
+fn addresses_in_an_archive_are_never_asked() {
+    const FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let content = save("layer", b"not to be read");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let urls = [
+        format!("file://{}", content.path.display()),
+        format!("http://{}/layer", listener.local_addr().unwrap()),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+    ];
+    for (media_type, whole) in [(FOREIGN, true), (OCI_LAYER, false)] {
+        let (archive, layer) = image_faults::elsewhere(media_type, b"not to be read", &urls);
+        for from in [imported::From::File, imported::From::Pipe] {
+            let ran = imported::once(&archive, from);
+            assert_eq!(ran.said().is_none(), whole, "{:?}", ran.said());
+            assert_eq!(ran.tags().is_empty(), !whole);
+            assert!(ran.registry.store().content(&layer.to_string()).is_none());
+            if whole {
+                let report = ran.result.unwrap();
+                assert_eq!(report.images[0].left_out[0].digest, layer, "{report:?}");
+            } else {
+                assert!(ran.said().unwrap().contains(&layer.to_string()));
+                assert_eq!(ran.changes(), 0);
+            }
+        }
+    }
+    let nobody = listener.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn every_case_that_a_table_lists_is_there() {
+    let all = [
+        tar_faults::cases(),
+        listing_faults::cases(),
+        content_faults::cases(),
+        image_faults::cases(),
+    ];
+    let names: Vec<&str> = all.iter().flatten().map(|case| case.0).collect();
+    imported::check_tables(&names);
 }
 
 #[test]
@@ -293,14 +360,40 @@ fn compressed_bundles_that_are_broken() {
 
 #[test]
 fn a_layer_that_is_a_bomb() {
-    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 400 << 20), 1).unwrap();
-    let archive = docker(
-        |items, _| items[0]["Layers"][0] = json!("bomb.tar"),
-        |tar| tar.file("bomb.tar", &bomb),
-    );
-    let error = open_bytes(&archive).unwrap_err();
-    assert!(text(&error).contains("member `bomb.tar` at offset"), "{}", text(&error));
-    assert!(text(&error).contains("decompression bomb"), "{}", text(&error));
+    const SIZE: usize = 16 << 20;
+    let zeros = vec![0; SIZE];
+    let bomb = zstd::encode_all(zeros.as_slice(), 1).unwrap();
+    let id = Digest::sha256(&zeros).to_string();
+    let other = gzip(&zeros);
+    for (packed, compression) in [(&bomb, "zstd"), (&other, "gzip")] {
+        let archive = |names: &[&str]| {
+            docker(
+                |items, config| {
+                    items[0]["Layers"] = json!(names);
+                    config["rootfs"]["diff_ids"] = json!(vec![&id; names.len()]);
+                },
+                |tar| tar.file("bomb.tar", packed).file("again.tar", packed),
+            )
+        };
+        let open = |names: &[&str], max_unpacked| {
+            let saved = save("bundle.tar", &archive(names));
+            let options = OpenOptions {
+                max_unpacked,
+                ..options(None)
+            };
+            Bundle::open(&[saved.path], &options).map_err(|e| text(&e))
+        };
+        // A layer of zeros is none: both together hold 32 MiB, whatever they shrink to.
+        open(&["bomb.tar", "again.tar"], None).unwrap();
+        open(&["bomb.tar", "again.tar"], Some(2 * SIZE as u64)).unwrap();
+        // The limit is for the layers of an archive together; one that stands there again costs nothing.
+        open(&["bomb.tar", "bomb.tar"], Some(SIZE as u64)).unwrap();
+        let error = open(&["bomb.tar", "again.tar"], Some(SIZE as u64)).unwrap_err();
+        assert!(error.contains("member `again.tar` at offset"), "{compression}: {error}");
+        assert!(error.contains("decompression bomb"), "{compression}: {error}");
+        let error = open(&["bomb.tar"], Some(1 << 20)).unwrap_err();
+        assert!(error.contains("member `bomb.tar` at offset"), "{compression}: {error}");
+    }
     // On the OCI path nothing is ever unpacked.
     let mut layout = Layout::default();
     let config = layout.document(OCI_CONFIG, &json!({"os": "linux", "architecture": "amd64"}));
@@ -315,6 +408,27 @@ fn a_layer_that_is_a_bomb() {
 }
 
 #[test]
+fn a_layer_that_cannot_be_unpacked_is_named_where_it_stands() {
+    let packed = gzip(&[1; 5000]);
+    let cut = &packed[..packed.len() - 9];
+    let name = path(&Digest::sha256(cut));
+    let archive = docker(
+        |items, _| items[0]["Layers"][0] = json!("b/layer.tar"),
+        |tar| tar.file(&name, cut).symlink("b/layer.tar", &format!("../{name}")),
+    );
+    let error = text(&open_bytes(&archive).unwrap_err());
+    let part = format!("bundle.tar`: member `{name}` at offset ");
+    assert!(error.contains(&part) && error.contains("cannot read `/"), "{error}");
+    assert!(!error.contains("``"), "{error}");
+    let archive = docker(
+        |items, _| items[0]["Config"] = json!(name),
+        |tar| tar.file(&name, &vec![b' '; (4 << 20) + 1]),
+    );
+    let error = text(&open_bytes(&archive).unwrap_err());
+    assert!(error.contains(&part) && error.contains("at most 4194304"), "{error}");
+}
+
+#[test]
 fn a_missing_file_and_an_empty_directory() {
     let directory = tempfile::tempdir().unwrap();
     let error = open(&directory.path().join("no.tar"), None).unwrap_err();
@@ -326,4 +440,38 @@ fn a_missing_file_and_an_empty_directory() {
         "{}",
         text(&error)
     );
+}
+
+#[test]
+fn what_a_folder_is_not_searched_for_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let skopeo = directory.path().join("skopeo");
+    std::fs::create_dir(&skopeo).unwrap();
+    std::fs::write(skopeo.join("version"), "Directory Transport Version: 1.1\n").unwrap();
+    std::fs::write(skopeo.join("manifest.json"), "{}").unwrap();
+    let others = ["a.tar.xz", "b.TAR.BZ2", "c.oci"];
+    for name in others {
+        std::fs::write(directory.path().join(name), b"x").unwrap();
+    }
+    // By itself: an error that says what it is.
+    let error = text(&open(&skopeo, None).unwrap_err());
+    assert!(
+        error.contains("skopeo's `dir:`") && error.contains("oci-archive:"),
+        "{error}"
+    );
+    // With nothing else there: the error gives a hint.
+    let error = text(&open(directory.path(), None).unwrap_err());
+    assert!(error.contains("xz -d"), "{error}");
+    std::fs::write(directory.path().join("good.tar"), good().tar().end()).unwrap();
+    std::fs::write(directory.path().join("notes.txt"), b"x").unwrap();
+    let bundle = open(directory.path(), None).unwrap();
+    check(&bundle).unwrap();
+    let warnings = bundle.warnings().join("\n");
+    for part in others
+        .iter()
+        .chain(&["skopeo", "xz -d", "bzip2 -d", "name the file itself"])
+    {
+        assert!(warnings.contains(part), "{part} in {warnings}");
+    }
+    assert!(!warnings.contains("notes"), "{warnings}");
 }

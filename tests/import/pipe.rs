@@ -211,6 +211,20 @@ fn what_does_not_begin_with_its_manifests_is_copied_and_the_copy_is_gone() {
 }
 
 #[test]
+fn a_bundle_of_our_own_that_lacks_a_config_says_so_and_needs_no_room() {
+    let (cli, target) = (cli(), Double::new());
+    let image = sized(3, "linux/amd64", &[100_000, 1000]);
+    let tar = bundle(&cli, &[("x", &image)]);
+    let config = image.root.json()["config"]["digest"].as_str().unwrap().to_owned();
+    tar.without(&blob_name(&config), &cli.path("less.tar"));
+    let output = pipe(&cli, "less.tar", &target, &[])
+        .expect_code(1)
+        .says(&["1 blob is missing", &config, "team/x"]);
+    assert!(!output.stderr.contains("come first"), "{}", output.everything());
+    assert!(target.requests().is_empty());
+}
+
+#[test]
 fn a_wrapped_bundle_of_our_own_needs_no_copy_either() {
     let (cli, target) = (cli(), Double::new());
     let image = sized(3, "linux/amd64", &[LARGE / 2, 1000]);

@@ -34,6 +34,8 @@ pub(super) struct Archive {
     /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
     /// were archived by mistake are full of links, and deserve another message.
     pub(super) bad_link: Option<Error>,
+    /// What its layers may unpack to beyond the usual.
+    pub(super) max_unpacked: u64,
     /// Names taken up so far.
     names: usize,
 }
@@ -47,6 +49,7 @@ impl Archive {
             whole: true,
             warnings: Vec::new(),
             bad_link: None,
+            max_unpacked: super::layer::BEYOND,
             names: 0,
         }
     }

@@ -9,8 +9,20 @@ use crate::error::{Error, Kind, Result};
 /// So many first bytes tell the compression.
 pub(super) const MAGIC: usize = 6;
 
-/// Up to this size nothing is taken for a bomb.
-const ALWAYS: u64 = 256 << 20;
+/// How much may come out when something is unpacked: so many times of what goes in, and so many bytes beyond that. A ratio
+/// alone would not do: gzip makes a thousandth of zeros, zstd much less, and a few zeros are no bomb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) ratio: u64,
+    pub(super) beyond: u64,
+}
+
+impl Limit {
+    /// The most that may come out of so much.
+    fn of(self, consumed: u64) -> u64 {
+        consumed.saturating_mul(self.ratio).saturating_add(self.beyond)
+    }
+}
 
 /// How something is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +48,8 @@ impl Compression {
         match head {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
+            // A frame to be skipped (RFC 8878, section 3.1.2), which some programs begin with.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz", "unpack it with `xz -d` first"),
             [b'B', b'Z', b'h', ..] => unsupported("bzip2", "unpack it with `bzip2 -d` first"),
             [0x04, 0x22, 0x4d, 0x18, ..] => unsupported("lz4", "unpack it with `lz4 -d` first"),
@@ -45,12 +59,12 @@ impl Compression {
         }
     }
 
-    /// The content of `input`; reading fails once there is more than `ratio` times of what went in.
+    /// The content of `input`; reading fails once there is more of it than the limit allows.
     pub(super) fn decode<'a, R: Read + Send + 'a>(
         self,
         input: R,
         what: &str,
-        ratio: u64,
+        limit: Limit,
     ) -> io::Result<Box<dyn Read + Send + 'a>> {
         let input = Counted { input, count: 0 };
         let what = what.to_owned();
@@ -60,7 +74,7 @@ impl Compression {
                 inner: MultiGzDecoder::new(input),
                 consumed: |decoder: &MultiGzDecoder<Counted<R>>| decoder.get_ref().count,
                 produced: 0,
-                ratio,
+                limit,
                 what,
             }),
             Self::Zstd => Box::new(Limited {
@@ -69,7 +83,7 @@ impl Compression {
                     decoder.get_ref().get_ref().count
                 },
                 produced: 0,
-                ratio,
+                limit,
                 what,
             }),
         })
@@ -94,7 +108,7 @@ struct Limited<D, F> {
     inner: D,
     consumed: F,
     produced: u64,
-    ratio: u64,
+    limit: Limit,
     what: String,
 }
 
@@ -102,14 +116,13 @@ impl<D: Read, F: Fn(&D) -> u64> Read for Limited<D, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
         self.produced += got as u64;
-        let most = (self.consumed)(&self.inner).saturating_mul(self.ratio).max(ALWAYS);
-        if self.produced > most {
+        if self.produced > self.limit.of((self.consumed)(&self.inner)) {
             return Err(io::Error::other(
                 Error::new(
                     Kind::Malformed,
                     format!(
-                        "{} grows to more than {} times its size when unpacked",
-                        self.what, self.ratio
+                        "{} grows when unpacked to more than {} times its size and {} bytes",
+                        self.what, self.limit.ratio, self.limit.beyond
                     ),
                 )
                 .with_hint("it looks like a decompression bomb; if it is none, unpack it by hand first"),
@@ -146,10 +159,38 @@ mod tests {
     }
 
     #[test]
-    fn bombs_are_cut() {
-        let bomb = zstd::encode_all(io::repeat(0).take(ALWAYS + (1 << 20)), 1).unwrap();
-        let mut decoder = Compression::Zstd.decode(bomb.as_slice(), "x", 100).unwrap();
-        let error = io::copy(&mut decoder, &mut io::sink()).unwrap_err();
-        assert!(error.to_string().contains("grows to more than 100 times"), "{error}");
+    fn a_frame_to_be_skipped_comes_first() {
+        let mut packed = vec![0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, b'a', b'b', b'c'];
+        packed.extend(zstd::encode_all(&b"content"[..], 1).unwrap());
+        let compression = Compression::of(&packed[..MAGIC], "x").unwrap();
+        let limit = Limit { ratio: 1, beyond: 1 };
+        let mut decoder = compression.decode(packed.as_slice(), "x", limit).unwrap();
+        let mut content = String::new();
+        decoder.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "content");
+    }
+
+    #[test]
+    fn bombs_are_cut_and_zeros_are_none() {
+        const SIZE: u64 = 8 << 20;
+        let zeros = || io::repeat(0).take(SIZE);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        io::copy(&mut zeros(), &mut gzip).unwrap();
+        for (compression, bomb) in [
+            (Compression::Zstd, zstd::encode_all(zeros(), 1).unwrap()),
+            (Compression::Gzip, gzip.finish().unwrap()),
+        ] {
+            let unpack = |beyond| {
+                let limit = Limit { ratio: 100, beyond };
+                let mut decoder = compression.decode(bomb.as_slice(), "x", limit).unwrap();
+                io::copy(&mut decoder, &mut io::sink())
+            };
+            let error = unpack(SIZE / 2).unwrap_err().to_string();
+            assert!(
+                error.contains("to more than 100 times its size and 4194304 bytes"),
+                "{error}"
+            );
+            assert_eq!(unpack(SIZE).unwrap(), SIZE);
+        }
     }
 }

@@ -33,6 +33,8 @@ const MAX_LAYERS: usize = 10_000;
 pub(super) struct Builder<'a> {
     archive: &'a Archive,
     layers: HashMap<(String, u64), Result<Layer>>,
+    /// What layers may still unpack to beyond the usual.
+    beyond: u64,
 }
 
 impl<'a> Builder<'a> {
@@ -40,6 +42,7 @@ impl<'a> Builder<'a> {
         Self {
             archive,
             layers: HashMap::new(),
+            beyond: archive.max_unpacked,
         }
     }
 
@@ -117,7 +120,12 @@ impl<'a> Builder<'a> {
         let place = self.resolve(path, store)?;
         let key = (place.source.label().to_owned(), place.offset);
         // What is wrong with it as well: a list may name one bad layer many times.
-        let layer = remembered(self.layers.entry(key).or_insert_with(|| layer::examine(&place)))?;
+        let (layers, beyond) = (&mut self.layers, &mut self.beyond);
+        let layer = remembered(
+            layers
+                .entry(key)
+                .or_insert_with(|| layer::examine(&place, path, beyond)),
+        )?;
         // The config's list may use another algorithm than SHA-256 in theory; no program writes one.
         if layer.diff_id != *diff_id {
             return Err(Error::new(

@@ -1,6 +1,8 @@
 //! From the paths that a user gives to the archives behind them.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
@@ -10,6 +12,21 @@ const MAX_DEPTH: usize = 16;
 
 /// More entries are not looked at.
 const MAX_ENTRIES: usize = 500_000;
+
+/// What a folder is not searched for, though it may hold images, and what to do about it.
+const LEFT_ALONE: [(&str, &str); 8] = [
+    (".tar.xz", "unpack it with `xz -d` first"),
+    (".txz", "unpack it with `xz -d` first"),
+    (".tar.bz2", "unpack it with `bzip2 -d` first"),
+    (".tbz2", "unpack it with `bzip2 -d` first"),
+    (".tar.lz4", "unpack it with `lz4 -d` first"),
+    (".tar.lzma", "unpack it with `xz -d` first"),
+    (".oci", "name the file itself, or call it `.tar`"),
+    (".docker", "name the file itself, or call it `.tar`"),
+];
+
+/// What to do about a folder that skopeo wrote in a form of its own, which has no name and no types.
+const SKOPEO_DIR: &str = "write an archive instead: `skopeo copy dir:FOLDER oci-archive:FILE.tar:NAME`";
 
 /// Where an archive is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,16 +43,27 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Vec<String>) -> Result<
     for path in paths {
         if !path.is_dir() {
             found.push(Found::File(path.clone()));
-        } else if is_layout(path) {
+        } else if is_layout(path) && !is_skopeo_dir(path) {
             found.push(Found::Layout(path.clone()));
         } else {
-            let before = found.len();
+            if is_skopeo_dir(path) {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("`{}` was written by skopeo's `dir:`, which is not read", path.display()),
+                )
+                .with_hint(SKOPEO_DIR));
+            }
+            let (before, told) = (found.len(), warnings.len());
             search(path, &mut found, warnings)?;
             if found.len() == before {
-                return Err(Error::new(
+                let error = Error::new(
                     Kind::NotFound,
                     format!("`{}` holds neither an image layout nor a `.tar` file", path.display()),
-                ));
+                );
+                return Err(match warnings.get(told) {
+                    Some(first) => error.with_hint(first.clone()),
+                    None => error,
+                });
             }
         }
     }
@@ -66,7 +94,13 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Vec<String>) 
         }
         let path = entry.path();
         if entry.file_type().is_dir() {
-            if is_layout(path) {
+            if is_skopeo_dir(path) {
+                warnings.push(format!(
+                    "`{}` was written by skopeo's `dir:` and was left alone; {SKOPEO_DIR}",
+                    path.display()
+                ));
+                walk.skip_current_dir();
+            } else if is_layout(path) {
                 found.push(Found::Layout(path.to_owned()));
                 walk.skip_current_dir();
             }
@@ -81,6 +115,8 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Vec<String>) 
             found.push(Found::File(path.to_owned()));
         } else if name.ends_with(".partial") {
             warnings.push(format!("`{}` is unfinished and was left alone", path.display()));
+        } else if let Some((_, what)) = LEFT_ALONE.iter().find(|(end, _)| name.ends_with(end)) {
+            warnings.push(format!("`{}` was left alone; {what}", path.display()));
         }
     }
     Ok(())
@@ -90,4 +126,16 @@ fn is_layout(path: &Path) -> bool {
     ["oci-layout", "index.json", "manifest.json"]
         .iter()
         .any(|name| path.join(name).is_file())
+}
+
+/// What `skopeo copy ... dir:` writes: a manifest that is called `manifest.json`, blobs beside it, and this.
+fn is_skopeo_dir(path: &Path) -> bool {
+    const START: &[u8; 27] = b"Directory Transport Version";
+    let mut start = [0; START.len()];
+    let version = path.join("version");
+    version.is_file()
+        && File::open(version)
+            .and_then(|mut file| file.read_exact(&mut start))
+            .is_ok()
+        && start == *START
 }

@@ -85,7 +85,7 @@ impl<R: Read> Forward for StreamForward<R> {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(stream_error(&self.label, e)),
+                Err(e) => return Err(stream_error(&quoted(&self.label), e)),
             }
         }
         Ok(filled)
@@ -110,8 +110,14 @@ impl<R: Read> Forward for StreamForward<R> {
     }
 }
 
-/// An error that a reader raised. One of this crate that travelled inside it comes out as it was.
-pub(super) fn stream_error(label: &str, e: std::io::Error) -> Error {
+/// How messages call an archive.
+pub(super) fn quoted(label: &str) -> String {
+    format!("`{}`", label.escape_debug())
+}
+
+/// An error that a reader of `what` raised, as messages call it. One of this crate that travelled inside it comes out as it
+/// was.
+pub(super) fn stream_error(what: &str, e: std::io::Error) -> Error {
     match e.downcast::<Error>() {
         Ok(error) => error,
         Err(e) => {
@@ -124,7 +130,7 @@ pub(super) fn stream_error(label: &str, e: std::io::Error) -> Error {
                 | std::io::ErrorKind::FileTooLarge => Kind::NoSpace,
                 _ => Kind::Io,
             };
-            Error::new(kind, format!("cannot read `{}`", label.escape_debug())).with_source(e)
+            Error::new(kind, format!("cannot read {what}")).with_source(e)
         }
     }
 }

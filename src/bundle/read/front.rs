@@ -72,7 +72,7 @@ impl Front {
     }
 
     /// Whether the documents are there, so that it is known what to look for.
-    fn is_followed(&self) -> bool {
+    pub(super) fn is_followed(&self) -> bool {
         DOCUMENTS.iter().all(|name| self.documents.contains_key(*name))
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::compression::{Compression, MAGIC};
+use super::compression::{Compression, Limit, MAGIC};
 use super::forward::stream_error;
 use super::source::Place;
 use crate::error::Result;
@@ -10,8 +10,12 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::media_type;
 
-/// gzip cannot do better than this; nothing is written, so only time is at stake.
-const RATIO: u64 = 1100;
+/// Whatever has a file's usual content does not shrink to less than this part.
+const RATIO: u64 = 100;
+
+/// What the layers of one archive may hold beyond that, all together. Nothing is written, so only time is at stake: this much
+/// is hashed in a few minutes, and disk images full of zeros fit.
+pub(super) const BEYOND: u64 = 64 << 30;
 
 /// A layer, read through once.
 #[derive(Debug, Clone)]
@@ -22,9 +26,15 @@ pub(super) struct Layer {
     pub(super) diff_id: Digest,
 }
 
-/// Reads a layer through and computes both digests.
-pub(super) fn examine(place: &Place) -> Result<Layer> {
-    let what = place.describe("");
+/// Reads a layer through and computes both digests. `name` is how the archive calls it; `beyond` is what it may hold beyond
+/// the usual, and gets less by what it does.
+pub(super) fn examine(place: &Place, name: &str, beyond: &mut u64) -> Result<Layer> {
+    let what = place.describe(name);
+    let limit = Limit {
+        ratio: RATIO,
+        beyond: *beyond,
+    };
+    let mut unpacked: u64 = 0;
     let mut head = [0; MAGIC];
     let count = place.read_at(0, &mut head)?;
     let compression = Compression::of(&head[..count], &what)?;
@@ -37,12 +47,17 @@ pub(super) fn examine(place: &Place) -> Result<Layer> {
     let mut buffer = vec![0; 256 << 10];
     {
         let mut decoder = compression
-            .decode(&mut input, &what, RATIO)
+            .decode(&mut input, &what, limit)
             .map_err(|e| stream_error(&what, e))?;
         loop {
             match decoder.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(got) => content.update(&buffer[..got]),
+                Ok(got) => {
+                    content.update(&buffer[..got]);
+                    unpacked += got as u64;
+                    let excess = unpacked.saturating_sub(place.size.saturating_mul(RATIO));
+                    *beyond = limit.beyond.saturating_sub(excess);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(stream_error(&what, e)),
             }

@@ -71,6 +71,9 @@ pub struct OpenOptions {
     pub temp_dir: Option<PathBuf>,
     /// Who is told when an archive is unpacked there, before that begins.
     pub progress: Progress,
+    /// How many bytes the layers of one docker-archive may unpack to, all together, beyond a hundred times their size; 64 GiB
+    /// if nothing is said. They are hashed and never written, so what is bounded is time.
+    pub max_unpacked: Option<u64>,
 }
 
 impl OpenOptions {
@@ -205,6 +208,7 @@ impl Bundle {
         };
         let mut given = Given::new(&options.names, archives.len())?;
         for mut archive in archives {
+            archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
             let contents = layout::read(&mut archive, &mut bundle.store, &mut given)?;
             bundle.warnings.append(&mut archive.warnings);
             bundle.images.extend(contents.images);

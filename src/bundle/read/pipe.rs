@@ -3,13 +3,13 @@
 //! The front (documents, manifests, configs) is kept in memory as it is read. If it turns out that manifests do not come
 //! first, what was read and all that follows go to a temporary file, which is read like any other archive then.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
 use super::archive::{Archive, blob_name};
-use super::forward::stream_error;
+use super::forward::{quoted, stream_error};
 use super::front::Front;
 use super::scan::{End, What};
 use super::spool::{self, Pass, Temp};
@@ -30,7 +30,7 @@ pub(super) fn open(
     temp: &Temp,
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
-    let foreign = "it comes from a pipe and its manifests do not come first";
+    let mut why = "it comes from a pipe and its manifests do not come first";
     let (compression, input) = spool::unwrap(input, label)?;
     let mut pass = spool::begin(input, compression, label, temp)?;
     let mut front = Front::default();
@@ -38,10 +38,12 @@ pub(super) fn open(
     let mut buffer = vec![0; CHUNK];
     while let Some(member) = pass.next()? {
         if front.is_foreign(&member) {
+            pass.input_mut().inner_mut().move_to_file(label, why)?;
             break;
         }
         if pass.input_mut().inner_mut().written() + member.size > MAX_FRONT {
-            let why = "its manifests and configs are too large to be kept in memory";
+            // A damaged bundle gets here as well: what is missing is looked for to the end.
+            why = "it comes from a pipe, and not all of its manifests and configs are among its first 48 MiB";
             pass.input_mut().inner_mut().move_to_file(label, why)?;
         }
         // Its body now, since the front may need it and not go on behind it.
@@ -58,17 +60,25 @@ pub(super) fn open(
             archive.take(member, &source, store)?;
         }
         store.to_come = true;
+        let mut documents = HashMap::new();
+        for (name, place) in &archive.files {
+            documents.insert(name.clone(), Digest::sha256(&place.read_all(MAX_FRONT)?));
+        }
         let rest = Incoming {
             label: label.to_owned(),
             pass: Some(pass),
-            documents: archive.files.keys().cloned().collect(),
+            documents,
             seen: store.blobs.keys().cloned().collect(),
             ignored: None,
         };
         return Ok((archive, Some(rest)));
     }
     drop(members);
-    Ok((spool::finish(pass, label, foreign, store)?, None))
+    // A damaged bundle whose end was reached is in memory: what is wrong with it is to be told, not what a copy would need.
+    if !front.is_followed() {
+        pass.input_mut().inner_mut().move_to_file(label, why)?;
+    }
+    Ok((spool::finish(pass, label, store)?, None))
 }
 
 /// The rest of a bundle in a pipe, behind its front: blobs, one after the other.
@@ -76,7 +86,8 @@ pub struct Incoming {
     label: String,
     /// Gone when the end was reached.
     pass: Option<Pass<'static>>,
-    documents: HashSet<String>,
+    /// What came of them by name, with their digests.
+    documents: HashMap<String, Digest>,
     seen: HashSet<Digest>,
     /// The first member that is no part of an image, and how many there are.
     ignored: Option<(String, u64)>,
@@ -114,8 +125,9 @@ impl Incoming {
                 (What::File, name) => name.unwrap_or_else(|| "a name that is not UTF-8".to_owned()),
             };
             let Some(digest) = blob_name(&name) else {
-                if self.documents.contains(&name) {
-                    return Err(self.fault(member.offset, &name, "it stands there twice"));
+                if let Some(first) = self.documents.get(&name).cloned() {
+                    self.compare(&first, member.offset, &name)?;
+                    continue;
                 }
                 self.ignored.get_or_insert((name, 0)).1 += 1;
                 continue;
@@ -154,7 +166,7 @@ impl Incoming {
         ))
     }
 
-    /// A second member of one name is accepted only if it is what its name says, as the first one is or else fails.
+    /// A second member of one name is accepted only if it has this digest, as the first one has or else fails.
     fn compare(&mut self, digest: &Digest, offset: u64, name: &str) -> Result<()> {
         let mut hasher = digest.hasher();
         let mut buffer = vec![0; CHUNK];
@@ -175,7 +187,7 @@ impl Incoming {
             let (end, input) = pass.into_end();
             let mut tee = input.into_inner();
             // An archive without its end mark is whole if all that its images name was there, which the caller knows.
-            if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&self.label, e))? {
+            if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&quoted(&self.label), e))? {
                 let behind = "bytes behind the end of the archive".to_owned();
                 self.ignored.get_or_insert((behind, 0)).1 += 1;
             }

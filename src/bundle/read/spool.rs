@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::Archive;
-use super::compression::{Compression, MAGIC};
-use super::forward::{Forward, StreamForward, stream_error};
+use super::compression::{Compression, Limit, MAGIC};
+use super::forward::{Forward, StreamForward, quoted, stream_error};
 use super::scan::{End, Scanner};
 use super::source::Source;
 use super::store::Store;
@@ -17,7 +17,10 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
 /// Layers are compressed already, so a whole archive does not shrink to less than this part.
-const RATIO: u64 = 200;
+const LIMIT: Limit = Limit {
+    ratio: 200,
+    beyond: 256 << 20,
+};
 
 /// So much is read behind the end of the archive, to see the end of what it is wrapped in.
 const BEHIND: u64 = 1 << 20;
@@ -40,7 +43,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
             format!("`{}` is empty", label.escape_debug()),
         ));
     }
-    let compression = Compression::of(&head[..count], &format!("`{}`", label.escape_debug()))?;
+    let compression = Compression::of(&head[..count], &quoted(&label))?;
     if compression == Compression::None {
         return Archive::of_tar(&source, store);
     }
@@ -66,7 +69,7 @@ pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression,
             format!("`{}` is empty", label.escape_debug()),
         ));
     }
-    let compression = Compression::of(&head, &format!("`{}`", label.escape_debug()))?;
+    let compression = Compression::of(&head, &quoted(label))?;
     Ok((compression, io::Cursor::new(head).chain(input)))
 }
 
@@ -80,7 +83,7 @@ fn spool<R: Read + Send>(
 ) -> Result<Archive> {
     let mut pass = begin(input, compression, label, temp)?;
     pass.input_mut().inner_mut().move_to_file(label, why)?;
-    finish(pass, label, why, store)
+    finish(pass, label, store)
 }
 
 /// The pass over an archive that is written down as it goes by.
@@ -94,8 +97,8 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
     temp: &Temp,
 ) -> Result<Pass<'a>> {
     let input = compression
-        .decode(input, &format!("`{}`", label.escape_debug()), RATIO)
-        .map_err(|e| stream_error(label, e))?;
+        .decode(input, &quoted(label), LIMIT)
+        .map_err(|e| stream_error(&quoted(label), e))?;
     let tee = Tee {
         input,
         output: Output::Memory(Vec::new()),
@@ -105,14 +108,13 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
     Ok(Scanner::new(label, StreamForward::new(label, tee)))
 }
 
-/// Copies what is left of an archive to a temporary file, and indexes the copy.
-pub(super) fn finish(mut pass: Pass<'_>, label: &str, why: &str, store: &mut Store) -> Result<Archive> {
-    pass.input_mut().inner_mut().move_to_file(label, why)?;
+/// Writes down what is left of an archive, and indexes what was written.
+pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Result<Archive> {
     while pass.next()?.is_some() {}
     let (end, input) = pass.into_end();
     let mut tee = input.into_inner();
     // To its end, so that a wrong checksum of what the archive is wrapped in is noticed.
-    let garbage = end == End::Marked && behind(&mut tee.input).map_err(|e| stream_error(label, e))?;
+    let garbage = end == End::Marked && behind(&mut tee.input).map_err(|e| stream_error(&quoted(label), e))?;
 
     let source = Arc::new(tee.output.into_source(label)?);
     let mut archive = Archive::of_tar(&source, store)?;
