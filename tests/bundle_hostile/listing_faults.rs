@@ -119,6 +119,16 @@ pub(crate) fn cases() -> Vec<Case> {
             Open(&["manifest.json", "docker save"]),
         ),
         (
+            "r31 too many items",
+            || docker(|items, _| *items = json!(vec![7; 10_001]), nothing),
+            Open(&["manifest.json", "10001 images; at most 10000"]),
+        ),
+        (
+            "r31 items that are none",
+            || docker(|items, _| *items = json!(vec![7; 10_000]), nothing),
+            Open(&["10000 images are not whole", "its entry 0 is no image", "and 9980 more"]),
+        ),
+        (
             "r31 no items",
             || docker(|items, _| *items = json!([]), nothing),
             Open(&["holds no image"]),

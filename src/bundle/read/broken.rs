@@ -54,10 +54,10 @@ pub(super) fn place_label(archive: &Archive, place: usize) -> String {
 
 /// The error of a bundle of which no image can be had.
 pub(super) fn none_is_whole(broken: &[BrokenImage]) -> Error {
-    // One fault under several names is told once.
+    // One fault under several names, which stand beside each other, is told once.
     let mut faults: Vec<&Arc<Error>> = Vec::new();
     for image in broken {
-        if !faults.iter().any(|known| Arc::ptr_eq(known, &image.error)) {
+        if !faults.last().is_some_and(|last| Arc::ptr_eq(last, &image.error)) {
             faults.push(&image.error);
         }
     }

@@ -20,6 +20,9 @@ pub(super) const MEMBER: &str = "manifest.json";
 /// Docker's loader accepts less; podman 1 MiB.
 const MAX_MANIFEST_JSON: u64 = 16 << 20;
 
+/// More images are taken for an attack; an index may list as many.
+const MAX_ITEMS: usize = 10_000;
+
 /// One image of `manifest.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Item {
@@ -87,6 +90,15 @@ impl Items {
         };
         let items: Vec<&RawValue> =
             serde_json::from_slice(&bytes).map_err(|e| wrong("no list of images".to_owned(), e))?;
+        if items.len() > MAX_ITEMS {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!(
+                    "{place}: it lists {} images; at most {MAX_ITEMS} are accepted",
+                    items.len()
+                ),
+            ));
+        }
         let read = |(at, item): (usize, &RawValue)| {
             serde_json::from_str(item.get()).map_err(|e| wrong(format!("its entry {at} is no image"), e))
         };

@@ -28,7 +28,7 @@ mod store;
 mod tree;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -228,12 +228,16 @@ impl Bundle {
     /// A whole image makes up for a broken one of the same name in another archive. In one archive nobody can tell which of
     /// the two the name means.
     fn whole_or_broken(&mut self) {
-        let named = |image: &BundledImage, broken: &BrokenImage| broken.name.as_ref() == Some(&image.name);
-        let broken = &self.broken;
+        let broken: HashSet<(&str, Option<&Reference>)> = self
+            .broken
+            .iter()
+            .map(|broken| (broken.archive.as_str(), broken.name.as_ref()))
+            .collect();
         self.images
-            .retain(|image| !broken.iter().any(|b| named(image, b) && b.archive == image.archive));
-        let images = &self.images;
-        self.broken.retain(|b| !images.iter().any(|image| named(image, b)));
+            .retain(|image| !broken.contains(&(image.archive.as_str(), Some(&image.name))));
+        let whole: HashSet<&Reference> = self.images.iter().map(|image| &image.name).collect();
+        self.broken
+            .retain(|broken| broken.name.as_ref().is_none_or(|name| !whole.contains(name)));
     }
 
     /// A name that stands there twice is one image if the digest is the same, and an error if not.
