@@ -62,7 +62,7 @@ pub(super) fn open(
         store.to_come = true;
         let mut documents = HashMap::new();
         for (name, place) in &archive.files {
-            documents.insert(name.clone(), Digest::sha256(&place.read_all(MAX_FRONT)?));
+            documents.insert(name.clone(), Digest::sha256(&place.read_all(name, MAX_FRONT)?));
         }
         let rest = Incoming {
             label: label.to_owned(),
