@@ -166,9 +166,14 @@ impl Permit {
         self.place.clone()
     }
 
+    /// Whether it has a place.
+    pub(super) fn has_place(&self) -> bool {
+        self.place.stage() == Stage::Sending
+    }
+
     /// Waits for a place, unless it has one: there is a body to send.
     pub(super) async fn take(&mut self) {
-        if self.place.stage() != Stage::Sending {
+        if !self.has_place() {
             self.place.pace.take().await;
             self.place.enter(Stage::Sending);
             self.since = Instant::now();

@@ -155,7 +155,7 @@ impl<'a> Upload<'a> {
                 },
             };
             // A session is opened while other bodies are on their way.
-            self.permit.take().await;
+            self.take_place().await;
             if session.is_stale(Instant::now()) {
                 self.cancel(&session).await;
                 session = match self.open().await? {
@@ -265,6 +265,15 @@ impl<'a> Upload<'a> {
                 return Err(error);
             }
         }
+    }
+
+    /// Waits for the right to send a body. Whoever has none keeps no source open meanwhile: the source may be a registry that
+    /// serves only so many at a time, and another upload that has the right would wait for it for ever.
+    pub(super) async fn take_place(&mut self) {
+        if !self.permit.has_place() {
+            self.cursor.abandon();
+        }
+        self.permit.take().await;
     }
 
     /// Opens a session. `None`: the registry says that the blob is there, and it is.

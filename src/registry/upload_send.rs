@@ -42,7 +42,7 @@ impl Upload<'_> {
             if let Some(authorization) = &authorization {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            self.permit.take().await;
+            self.take_place().await;
             let watch = if end == self.descriptor.size {
                 Watch::last(self.permit.place())
             } else {
