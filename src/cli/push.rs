@@ -1,7 +1,7 @@
 //! What import and the one-step mirror have in common: flags for the destination, and the report of a push.
 
-use std::fs::{OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -259,6 +259,9 @@ fn check_report(path: &Path) -> Result<()> {
     if path.is_dir() {
         return usage("this is a folder; name a file in it");
     }
+    if path.is_file() && !may_be_replaced(path).map_err(|e| Error::io("read", path, e))? {
+        return usage("this file is there and is no report; it is not replaced");
+    }
     if is_special(path) {
         return match OpenOptions::new().write(true).open(path) {
             Ok(_) => Ok(()),
@@ -269,6 +272,15 @@ fn check_report(path: &Path) -> Result<()> {
         return usage("its folder does not exist");
     }
     unnamed(path).map(drop).map_err(|e| Error::io("write", path, e))
+}
+
+/// Whether a file is a report, or has nothing in it: a bundle that is named by mistake is not to be lost.
+fn may_be_replaced(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?.take(256).read_to_end(&mut head)?;
+    let text = String::from_utf8_lossy(&head);
+    let begin = text.trim_ascii_start().strip_prefix('{').unwrap_or_default();
+    Ok(head.is_empty() || begin.trim_ascii_start().starts_with("\"dryRun\""))
 }
 
 /// A device, a pipe or a link is written to; only a file is replaced.

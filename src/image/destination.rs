@@ -115,7 +115,7 @@ pub fn refuse_collisions<'a>(pairs: impl IntoIterator<Item = (&'a Reference, &'a
                     Kind::Usage,
                     format!("two images would become `{destination}`: `{other}` and `{source}`"),
                 )
-                .with_hint("give `--keep-host` to put the source's host into the path, or mirror them in two runs"));
+                .with_hint("give `--keep-host` to put the source's host into the path, change what `--map` says, or mirror them in two runs"));
             }
             _ => {}
         }

@@ -263,9 +263,24 @@ fn a_compressed_bundle_that_does_not_fit_when_unpacked_is_read_as_it_is_unpacked
         std::fs::write(cli.path(to), zstd::encode_all(bytes.as_slice(), 1).unwrap()).unwrap();
     };
     pack("bundle.tar", "b.tar.zst");
-    limited(&cli, "b.tar.zst", &target)
+    limited(&cli, "b.tar.zst", &target).expect_code(0).says(&[
+        "b.tar.zst",
+        "cannot write a temporary file",
+        "as it is unpacked",
+    ]);
+    assert_complete(&target, "team/x", "1", false);
+
+    // So it is where there is no folder for temporary files.
+    let target = Double::new();
+    let arguments = ["import", "b.tar.zst", "-d", &target.host()];
+    let output = cli
+        .command(&arguments)
+        .env("TMPDIR", cli.path("nowhere"))
+        .output()
+        .unwrap();
+    Output::new(&output, &arguments)
         .expect_code(0)
-        .says(&["b.tar.zst", "no room", "as it is unpacked"]);
+        .says(&["nowhere", "as it is unpacked"]);
     assert_complete(&target, "team/x", "1", false);
 
     // Another program's archive has to be unpacked; then the disk is what is wrong.

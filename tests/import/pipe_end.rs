@@ -109,7 +109,13 @@ fn an_image_that_lacks_something_for_it_says_it_once() {
 fn a_missing_end_alone_is_no_fault() {
     let (cli, target) = (cli(), Double::new());
     std::fs::write(cli.path("b"), open_ended(&cli)).unwrap();
-    pipe(&cli, "b", &target, &["--report", "r.json"]).expect_code(0);
-    assert_complete(&target, "team/x", "1", false);
-    assert!(report(&cli)["bundleError"].is_null());
+    for _ in 0..2 {
+        // As with a file.
+        let said = pipe(&cli, "b", &target, &["--report", "r.json"]).expect_code(0);
+        said.says(&["warning: ", "lacks the blocks that mark its end"]);
+        assert_complete(&target, "team/x", "1", false);
+        assert!(report(&cli)["bundleError"].is_null());
+    }
+    cli.succeed(&["import", "b", "-d", &target.host()])
+        .says(&["lacks the blocks that mark its end"]);
 }

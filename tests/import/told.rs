@@ -50,6 +50,26 @@ fn a_dry_run_says_of_nothing_that_it_is_done() {
 }
 
 #[test]
+fn a_report_replaces_nothing_but_a_report() {
+    let (cli, target) = (cli(), Double::new());
+    app(&cli, "app");
+    let before = std::fs::read(cli.path("b.tar")).unwrap();
+    std::os::unix::fs::symlink("b.tar", cli.path("link")).unwrap();
+    for report in ["b.tar", "link"] {
+        cli.run(&["import", "b.tar", "-d", &target.host(), "--report", report])
+            .expect_code(2)
+            .says(&["--report", report, "is no report"]);
+        assert!(std::fs::read(cli.path("b.tar")).unwrap() == before);
+    }
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+    // An empty file is nobody's loss, and a report is replaced.
+    std::fs::write(cli.path("r.json"), "").unwrap();
+    for _ in 0..2 {
+        cli.succeed(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
+    }
+}
+
+#[test]
 fn a_report_that_cannot_be_written_is_found_before_the_first_request() {
     let (cli, target) = (cli(), Double::new());
     app(&cli, "app");

@@ -142,9 +142,7 @@ impl Archive {
         let label = self.label.escape_debug().to_string();
         if end == End::Unmarked {
             self.whole = false;
-            self.warnings.push(format!(
-                "`{label}` lacks the blocks that mark its end: it may have been cut off"
-            ));
+            self.warnings.push(unmarked(&self.label));
             return Ok(());
         }
         let behind = rest.left();
@@ -294,5 +292,13 @@ fn twice(label: &str, name: &str) -> Error {
             label.escape_debug(),
             name.escape_debug()
         ),
+    )
+}
+
+/// The warning about an archive that just stops.
+pub(super) fn unmarked(label: &str) -> String {
+    format!(
+        "`{}` lacks the blocks that mark its end: it may have been cut off",
+        label.escape_debug()
     )
 }

@@ -164,8 +164,11 @@ impl<'a> Given<'a> {
                 .take(LISTED)
                 .map(|image| format!("`{}` (@{}, {})", image.name, image.place, image.root.digest))
                 .collect();
-            if images.len() > LISTED {
-                known.push(format!("{} more", images.len() - LISTED));
+            let left = LISTED.saturating_sub(known.len());
+            known.extend(broken.iter().take(left).map(|image| format!("`{}`", image.label)));
+            let all = images.len() + broken.len();
+            if all > known.len() {
+                known.push(format!("{} more", all - known.len()));
             }
             let why = match given.which {
                 Which::Nameless => "every image has a name of its own",
@@ -176,7 +179,10 @@ impl<'a> Given<'a> {
                 Kind::Usage,
                 format!("`--name {given}` has no effect, since {why}: {}", known.join(", ")),
             )
-            .with_hint("leave it away; `--map` puts images elsewhere"));
+            .with_hint(match given.which {
+                Which::Nameless => "leave it away; `--map` puts images elsewhere",
+                _ => "name one of these, by its place (`@0` is the first one) or its digest",
+            }));
         }
         Ok(())
     }

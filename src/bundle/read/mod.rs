@@ -164,8 +164,8 @@ impl Bundle {
         Ok((Self::of_archives(vec![archive], store, Vec::new(), options)?, rest))
     }
 
-    /// Opens what one path names; a pipe as by [`from_pipe`](Self::from_pipe). Where a bundle that is compressed as a whole does
-    /// not fit where it would be unpacked to, it is read as it is unpacked, like a pipe.
+    /// Opens what one path names; a pipe as by [`from_pipe`](Self::from_pipe). Where a bundle that is compressed as a whole
+    /// cannot be written where it would be unpacked to, it is read as it is unpacked, like a pipe.
     ///
     /// # Errors
     /// As [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
@@ -177,7 +177,7 @@ impl Bundle {
         }
         let paths = [path.to_owned()];
         let full = match Self::open(&paths, options) {
-            Err(error) if error.kind() == Kind::NoSpace && path.is_file() => error,
+            Err(error) if matches!(error.kind(), Kind::NoSpace | Kind::Io) && path.is_file() => error,
             other => return Ok((other?, None)),
         };
         let without = OpenOptions {
@@ -187,8 +187,9 @@ impl Bundle {
         match Self::from_pipe(file()?, &label, &without) {
             Ok((bundle, Some(rest))) => {
                 options.progress.warn(format!(
-                    "there is no room for that; `{}` is read as it is unpacked instead, so that a large layer whose upload \
-                     breaks cannot be sent from its start again in this run",
+                    "{}; `{}` is read as it is unpacked instead, so that a large layer whose upload breaks cannot be sent \
+                     from its start again in this run",
+                    full.full(),
                     label.escape_debug()
                 ));
                 Ok((bundle, Some(rest)))

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
-use super::archive::{Archive, blob_name};
+use super::archive::{Archive, blob_name, unmarked};
 use super::forward::{quoted, stream_error};
 use super::front::Front;
 use super::scan::{End, What};
@@ -70,6 +70,7 @@ pub(super) fn open(
             documents,
             seen: store.blobs.keys().cloned().collect(),
             ignored: None,
+            unmarked: false,
         };
         return Ok((archive, Some(rest)));
     }
@@ -91,6 +92,8 @@ pub struct Incoming {
     seen: HashSet<Digest>,
     /// The first member that is no part of an image, and how many there are.
     ignored: Option<(String, u64)>,
+    /// Whether the end came without its mark.
+    unmarked: bool,
 }
 
 /// A blob that comes by now.
@@ -152,18 +155,22 @@ impl Incoming {
         self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
     }
 
-    /// Members that were passed over since they are no part of an image; one text, complete at the end.
-    pub fn warning(&self) -> Option<String> {
-        let (first, count) = self.ignored.as_ref()?;
-        let more = match count {
-            0 | 1 => String::new(),
-            count => format!(" and {} more", count - 1),
-        };
-        Some(format!(
-            "`{}`: no part of an image and ignored: `{}`{more}",
-            self.label.escape_debug(),
-            first.escape_debug()
-        ))
+    /// What is odd about the archive, and members that were passed over since they are no part of an image; complete at the
+    /// end.
+    pub fn warnings(&self) -> Vec<String> {
+        let label = self.label.escape_debug();
+        let unmarked = self.unmarked.then(|| unmarked(&self.label));
+        let ignored = self.ignored.as_ref().map(|(first, count)| {
+            let more = match count {
+                0 | 1 => String::new(),
+                count => format!(" and {} more", count - 1),
+            };
+            format!(
+                "`{label}`: no part of an image and ignored: `{}`{more}",
+                first.escape_debug()
+            )
+        });
+        unmarked.into_iter().chain(ignored).collect()
     }
 
     /// A second member of one name is accepted only if it has this digest, as the first one has or else fails.
@@ -186,7 +193,8 @@ impl Incoming {
         if let Some(pass) = self.pass.take() {
             let (end, input) = pass.into_end();
             let mut tee = input.into_inner();
-            // An archive without its end mark is whole if all that its images name was there, which the caller knows.
+            // It is whole if all that its images name was there, which the caller knows.
+            self.unmarked = end == End::Unmarked;
             if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&quoted(&self.label), e))? {
                 let behind = "bytes behind the end of the archive".to_owned();
                 self.ignored.get_or_insert((behind, 0)).1 += 1;

@@ -221,7 +221,7 @@ struct Feeder {
 
 impl Feeder {
     fn run(mut self) {
-        let end = self.feed().map(|()| self.incoming.warning().into_iter().collect());
+        let end = self.feed().map(|()| self.incoming.warnings());
         // If nobody listens any more, nobody wants to know.
         let _ = self.sender.send(Arrival::End(end));
     }
