@@ -1,10 +1,9 @@
 //! How many requests are under way at a time, and in which order: counted, and not timed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::Double;
 use crate::support::fault::{Action, When};
+use crate::support::{Double, Entry};
 use crate::tools::{Export, check, noise, put_image};
 
 const MIB: usize = 1 << 20;
@@ -93,27 +92,17 @@ fn a_registry_that_throttles_gets_fewer_requests_at_a_time_and_then_more_again()
         registry.add_fault(When::get("/blobs/").after(1).first(2), throttled.clone());
         registry.add_fault(When::get("/blobs/"), Action::Delay(Duration::from_millis(120)));
         registry.forget_requests();
-        let done = AtomicBool::new(false);
-        let (soon, later) = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                let (mut soon, mut later) = (0, 0);
-                while !done.load(Ordering::SeqCst) {
-                    let asked = registry.requests_of("GET", "/blobs/");
-                    let open = asked.iter().filter(|entry| entry.status == 0).count();
-                    match asked.len().saturating_sub(1) {
-                        // Behind the six that were sent before anybody knew.
-                        7..=9 => soon = open.max(soon),
-                        30.. => later = open.max(later),
-                        _ => {}
-                    }
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                (soon, later)
-            });
-            export.bundle("b.tar", &[]);
-            done.store(true, Ordering::SeqCst);
-            watcher.join().unwrap()
-        });
+        export.bundle("b.tar", &[]);
+        let asked = registry.requests_of("GET", "/blobs/");
+        // How many were being answered when this one came, itself among them.
+        let open = |number: usize| {
+            let at = asked[number].begun;
+            let is_open = |entry: &&Entry| entry.begun <= at && entry.ended.is_none_or(|ended| ended > at);
+            asked.iter().filter(is_open).count()
+        };
+        // Behind the config and the six that were sent before anybody knew.
+        let soon = (7..10).map(open).max().unwrap();
+        let later = (30..asked.len()).map(open).max().unwrap();
         // Three places, one more for those that went well, and two of them wait for their next attempt.
         assert!((1..=3).contains(&soon), "{soon} at a time after it throttled");
         assert_eq!(later, 6, "it never gets to six again");
