@@ -2,6 +2,7 @@
 
 use super::digest::Digest;
 use super::media_type;
+use crate::error::{Error, Kind, Result};
 
 /// A typed, sized pointer to content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,6 +23,24 @@ impl Descriptor {
             digest: Digest::sha256(bytes),
             size: bytes.len() as u64,
         }
+    }
+
+    /// Checks a blob that is stated as empty: its digest has to be that of no bytes, which needs no reading.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] if the size is 0 and the digest is that of something else.
+    pub fn check_empty(&self) -> Result<()> {
+        if self.size == 0 && self.digest != self.digest.same_algorithm(b"") {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "blob {} is stated as empty, but an empty blob has another digest",
+                    self.digest
+                ),
+            )
+            .with_hint("the image is broken: have it built or pushed again"));
+        }
+        Ok(())
     }
 
     /// Whether the content may be absent from the registry that names it.

@@ -94,7 +94,8 @@ impl RawManifest {
     /// (OCI distribution-spec, "Pulling manifests").
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the digest is another; [`Kind::Malformed`] if it is no manifest, contradicts itself or the
+    /// [`Kind::Integrity`] if the digest is another, or if an empty blob is listed under the digest of something else;
+    /// [`Kind::Malformed`] if it is no manifest, contradicts itself or the
     /// declared type, or is larger than [`MAX_MANIFEST`]; [`Kind::Unsupported`] for Docker schema 1.
     pub fn new(bytes: Bytes, declared: Option<&str>, expected: Option<&Digest>) -> Result<Self> {
         let digest = match expected {
@@ -213,6 +214,16 @@ fn descriptors(members: &Members<'_>, key: &str) -> Result<Vec<Entry>> {
     wire.into_iter().map(WireDescriptor::check).collect()
 }
 
+/// Descriptors of blobs. What is stated of an empty one is checked here, since nobody reads it.
+fn blobs(members: &Members<'_>, key: &str) -> Result<Vec<Descriptor>> {
+    descriptors(members, key)?.into_iter().map(blob).collect()
+}
+
+fn blob(entry: Entry) -> Result<Descriptor> {
+    entry.descriptor.check_empty()?;
+    Ok(entry.descriptor)
+}
+
 fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
     if bytes.len() as u64 > MAX_MANIFEST {
         return Err(Error::new(
@@ -291,20 +302,14 @@ fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
                 .field("config")?
                 .ok_or_else(|| malformed("it has no config".into()))?;
             View::Image(Image {
-                config: config.check()?.descriptor,
-                layers: descriptors(&members, "layers")?
-                    .into_iter()
-                    .map(|e| e.descriptor)
-                    .collect(),
+                config: blob(config.check()?)?,
+                layers: blobs(&members, "layers")?,
                 subject: subject(&members)?,
             })
         }
         _ => View::Other {
             blobs: if media_type == media_type::OCI_ARTIFACT {
-                descriptors(&members, "blobs")?
-                    .into_iter()
-                    .map(|e| e.descriptor)
-                    .collect()
+                blobs(&members, "blobs")?
             } else {
                 Vec::new()
             },

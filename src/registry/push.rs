@@ -42,6 +42,8 @@ impl Registry {
         source: &dyn BlobSource,
         mount_from: Option<&str>,
     ) -> Result<Pushed> {
+        // An empty blob is never read, so that no hash of what was sent would tell.
+        descriptor.check_empty()?;
         let mut session = None;
         if let Some(from) = mount_from.filter(|from| *from != repository) {
             match self.host.mount(repository, descriptor, from).await {

@@ -9,6 +9,7 @@ mod bad_input;
 mod bundle;
 mod commands;
 mod credentials;
+mod empty_blobs;
 mod format;
 mod import;
 mod names;

@@ -68,15 +68,11 @@ impl Slot {
         let absent = written.gaps(size);
         let earlier = earlier.filter(|_| !absent.is_empty());
         let inherited = !written.is_empty() || earlier.is_some();
-        let mut pending = match (earlier, absent.first()) {
+        let pending = match (earlier, absent.first()) {
             // One task copies it all: nobody else is to fetch some of it meanwhile.
             (Some(_), Some(first)) => vec![first.start..size],
-            _ => parts(absent),
+            _ => work_on(absent, size),
         };
-        if pending.is_empty() {
-            // All is there, or there is nothing to fetch: a task must still hash it and say that it is done.
-            pending.push(size..size);
-        }
         let hasher = Some(place.blob.digest.hasher());
         Self {
             number,
@@ -155,6 +151,9 @@ impl State {
         }
         self.pending = covered.gaps(self.size);
         self.pending.reverse();
+        if self.pending.is_empty() && self.active.is_empty() {
+            self.pending.push(self.size..self.size);
+        }
     }
 
     /// Gives the hasher to a task whose part starts where hashing stands.
@@ -176,7 +175,7 @@ impl State {
 
     /// Cuts what is absent anew, after a task has taken its part back.
     pub(super) fn cut(&mut self) {
-        self.pending = parts(self.written.gaps(self.size));
+        self.pending = work_on(self.written.gaps(self.size), self.size);
     }
 
     /// A task takes its part back unread, because it cannot be had as a part.
@@ -192,11 +191,21 @@ impl State {
         let whole = std::iter::once(0..self.size);
         self.pending = match self.ranges_refused {
             true => whole.collect(),
-            false => parts(whole),
+            false => work_on(whole, self.size),
         };
         self.inherited = false;
         self.reused = 0;
     }
+}
+
+/// The parts that tasks have to take until a blob is done. Never none: where no byte is absent (all are there, or the blob is
+/// empty), one task must still hash the blob and compare its digest.
+fn work_on(gaps: impl IntoIterator<Item = Range<u64>>, size: u64) -> Vec<Range<u64>> {
+    let mut pending = parts(gaps);
+    if pending.is_empty() {
+        pending.push(size..size);
+    }
+    pending
 }
 
 /// Cuts what is absent into parts, the first one last. A small rest joins the part before it.
@@ -215,4 +224,50 @@ fn parts(gaps: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     }
     parts.reverse();
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::descriptor::Descriptor;
+    use crate::image::digest::Digest;
+
+    fn slot(size: u64) -> Slot {
+        let place = plan::Slot {
+            blob: Descriptor {
+                media_type: String::new(),
+                digest: Digest::sha256(b"something else"),
+                size,
+            },
+            header_offset: 0,
+            offset: 512,
+        };
+        Slot::new(0, place, Ranges::default(), None)
+    }
+
+    #[test]
+    fn a_slot_always_has_work_until_it_is_done() {
+        for size in [0, 1, 3 * PART] {
+            for refused in [false, true] {
+                let slot = slot(size);
+                let mut state = slot.lock();
+                state.ranges_refused = refused;
+                while state.take(1).is_some() {}
+                state.active.clear();
+                state.reset(slot.place.blob.digest.hasher());
+                assert!(
+                    state.take(2).is_some(),
+                    "after reset: size {size}, ranges refused: {refused}"
+                );
+                state.active.clear();
+                state.pending.clear();
+                state.written.insert(0..size);
+                state.cut();
+                assert!(state.take(3).is_some(), "after cut: size {size}");
+                state.active.clear();
+                state.join();
+                assert!(state.take(4).is_some(), "after join: size {size}");
+            }
+        }
+    }
 }
