@@ -9,6 +9,7 @@
 
 pub mod bundle;
 pub mod error;
+pub mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub mod image;

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 /// Each room, and the rooms that it may use. `lib` is what `src/lib.rs` says; `main` is the program.
 const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("files", &[]),
     ("progress", &[]),
     ("image", &["error"]),
-    ("bundle", &["image", "progress", "error"]),
-    ("registry", &["image", "progress", "error"]),
+    ("bundle", &["image", "progress", "files", "error"]),
+    ("registry", &["image", "progress", "files", "error"]),
     ("transfer", &["image", "bundle", "registry", "progress", "error"]),
     ("audit", &["image", "bundle", "progress", "error"]),
     ("serve", &["image", "bundle", "progress", "error"]),

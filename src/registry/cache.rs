@@ -38,7 +38,7 @@ impl ManifestCache {
 
     /// The manifest with this digest, if it is there and unharmed.
     pub(super) fn get(&self, digest: &Digest) -> Option<RawManifest> {
-        let file = std::fs::File::open(self.path(digest)).ok()?;
+        let file = crate::files::open_own(&self.path(digest)).ok()?;
         let mut all = Vec::new();
         file.take(MAX_MANIFEST + MAX_TYPE as u64 + 2)
             .read_to_end(&mut all)
@@ -136,6 +136,27 @@ mod tests {
         assert!(cache.get(first.digest()).is_none(), "edited");
         std::fs::write(cache.path(first.digest()), "").unwrap();
         assert!(cache.get(first.digest()).is_none(), "empty");
+    }
+
+    #[test]
+    fn an_entry_that_is_a_link_or_a_pipe_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ManifestCache::new(folder.path().join("cache"));
+        let manifest = manifest(1);
+        let path = cache.path(manifest.digest());
+        let elsewhere = folder.path().join("elsewhere");
+        cache.put(&manifest);
+        std::fs::hard_link(&path, &elsewhere).unwrap();
+        assert!(cache.get(manifest.digest()).is_none(), "it has a second name");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(cache.get(manifest.digest()).is_none(), "it is a link");
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        assert!(cache.get(manifest.digest()).is_none(), "it is a pipe");
+        // It costs a pull, and is replaced.
+        cache.put(&manifest);
+        assert!(cache.get(manifest.digest()).is_some());
     }
 
     #[test]

@@ -44,12 +44,13 @@ impl Sessions {
     /// The session of an earlier run for this blob in this repository. As a `Location`: what it may lead to has to be checked.
     pub(super) fn get(&self, host: &str, repository: &str, digest: &Digest) -> Option<String> {
         self.cleaned.call_once(|| self.clean());
-        let file = fs::File::open(self.path(host, repository, digest)).ok()?;
+        let file = crate::files::open_own(&self.path(host, repository, digest)).ok()?;
         let mut text = String::new();
         file.take(MAX_ADDRESS).read_to_string(&mut text).ok()?;
         let (owner, address) = text.split_once('\n')?;
         // Whoever is at work on it does not share it.
-        let busy = owner != std::process::id().to_string() && Path::new("/proc").join(owner).exists();
+        let owner: u32 = owner.parse().ok()?;
+        let busy = owner != std::process::id() && Path::new("/proc").join(owner.to_string()).exists();
         (!busy && (text.len() as u64) < MAX_ADDRESS).then(|| address.to_owned())
     }
 
@@ -132,6 +133,15 @@ mod tests {
         assert_eq!((mode(&folder), mode(&path)), (0o700, 0o600));
         sessions.forget("r.example", "a", &other);
         assert_eq!(sessions.get("r.example", "a", &other), None);
+
+        let elsewhere = home.path().join("elsewhere");
+        fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert_eq!(sessions.get("r.example", "a", &digest), None, "a link");
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        assert_eq!(sessions.get("r.example", "a", &digest), None, "a pipe");
+        fs::remove_file(&path).unwrap();
 
         fs::write(&path, format!("1\n{address}")).unwrap();
         assert_eq!(
