@@ -2,12 +2,16 @@
 //!
 //! A part that is not there is told in words; `tests/run` installs what it can and makes the rest a failure.
 
+#[path = "../client/mod.rs"]
+mod client;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod engine;
 mod readers;
 mod registries;
+mod registry_client;
+mod sites;
 
 use support::Cli;
 use support::http::Client;

@@ -1,0 +1,13 @@
+//! Bundles without a registry: what the reader takes, what it refuses, and what the plan of a new one promises.
+
+#[path = "../archives/mod.rs"]
+mod archives;
+#[path = "../handmade/mod.rs"]
+mod handmade;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod foreign_archives;
+mod hostile;
+mod plan;
+mod read;

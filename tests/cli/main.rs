@@ -1,0 +1,38 @@
+//! The program from outside: what a user types, what comes out, and what the registries were asked.
+//!
+//! One module for each chapter of what the program promises. Registries are doubles on 127.0.0.1; nothing else is needed.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod bundle;
+mod commands;
+mod connection;
+mod credentials;
+mod empty_blobs;
+mod format;
+mod import;
+mod names;
+mod platforms;
+
+use support::{Cli, Double};
+
+/// A user of the program under test.
+fn cli() -> Cli {
+    Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
+}
+
+/// A registry that holds the fixture as `library/greeting:1.0`.
+fn source() -> Double {
+    let registry = Double::new();
+    support::images::greeting().push(&registry, "library/greeting", "1.0");
+    registry
+}
+
+/// The digest that stands behind `@` in a line of results.
+fn digest_in(line: &str) -> &str {
+    line.rsplit_once('@')
+        .unwrap_or_else(|| panic!("no digest in `{line}`"))
+        .1
+}

@@ -1,0 +1,253 @@
+//! The reading half of the registry client against the registry double: manifests, blobs, resume, redirects, limits.
+
+mod manifests;
+
+use std::time::Duration;
+
+use crate::client::{client, fetch, index, layer, manifest, noise, options, read, tag, with};
+use crate::support::fault::{Action, Canned, When};
+use crate::support::{Double, End, Options, PullLimit};
+use bytes::Bytes;
+use docker_mirror::error::Kind;
+use docker_mirror::image::descriptor::Descriptor;
+use docker_mirror::image::digest::Digest;
+use docker_mirror::image::reference::Target;
+use docker_mirror::registry::{Presence, WithoutRange};
+
+const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A server with one image under `a/b:1`, and the digest of its manifest.
+fn with_image(options: Options) -> (Double, Digest, Bytes) {
+    let server = Double::start(options);
+    let image = manifest(&layer(b"{}"), &[layer(b"layer")]);
+    let digest = server
+        .store()
+        .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
+    (server, digest.parse().unwrap(), image.bytes().clone())
+}
+
+/// A server with one blob in `a/b`.
+fn with_blob(options: Options, len: usize) -> (Double, Descriptor, Bytes) {
+    let server = Double::start(options);
+    let bytes = noise(len);
+    server.store().put_blob("a/b", bytes.clone());
+    (server, layer(&bytes), bytes)
+}
+
+#[tokio::test]
+async fn ranges_are_asked_for_and_checked() {
+    let (server, blob, bytes) = with_blob(Options::default(), 100_000);
+    let (registry, _) = client(&server.host());
+    for (start, end) in [(0, 100_000), (0, 1), (1, 100_000), (50_000, 60_000), (99_999, 100_000)] {
+        let reader = registry
+            .blob("a/b", &blob, start..end, WithoutRange::Refuse)
+            .await
+            .unwrap();
+        assert_eq!(read(reader).await.unwrap(), bytes[start as usize..end as usize]);
+    }
+    server.forget_requests();
+    let reader = registry.blob("a/b", &blob, 7..7, WithoutRange::Refuse).await.unwrap();
+    assert_eq!(read(reader).await.unwrap(), b"");
+    assert!(server.requests().is_empty(), "nothing is asked for nothing");
+    let error = registry
+        .blob("a/b", &blob, 0..100_001, WithoutRange::Refuse)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+}
+
+#[tokio::test]
+async fn a_server_without_ranges() {
+    for action in [Action::IgnoreRange, Action::NoRange] {
+        let fault = Options::default().fault(When::get("/blobs/").with_header("range"), action);
+        let (server, blob, bytes) = with_blob(fault, 100_000);
+        let (registry, _) = client(&server.host());
+        let error = registry
+            .blob("a/b", &blob, 10..20, WithoutRange::Refuse)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        let reader = registry
+            .blob("a/b", &blob, 60_000..60_010, WithoutRange::Skip)
+            .await
+            .unwrap();
+        assert_eq!(read(reader).await.unwrap(), bytes[60_000..60_010]);
+    }
+}
+
+#[tokio::test]
+async fn a_range_behind_the_end_of_a_blob_tells_that_it_is_too_short() {
+    let (server, blob, _) = with_blob(Options::default(), 1000);
+    let (registry, _) = client(&server.host());
+    let longer = Descriptor { size: 5000, ..blob };
+    let error = registry
+        .blob("a/b", &longer, 2000..2010, WithoutRange::Skip)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity, "{error:?}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+/// Answers to `Range` that must never be spliced in.
+#[tokio::test]
+async fn wrong_answers_to_a_range() {
+    for (name, action, kind) in [
+        ("begins too late", Action::WrongStart(5), Kind::Server),
+        ("begins too early", Action::WrongStart(-5), Kind::Server),
+        ("no Content-Range", Action::Header("content-range", None), Kind::Server),
+        (
+            "another unit",
+            Action::Header("content-range", Some("items 10-19/100000".into())),
+            Kind::Server,
+        ),
+        (
+            "another size",
+            Action::Header("content-range", Some("bytes 10-19/100001".into())),
+            Kind::Server,
+        ),
+        ("a page", Action::html(), Kind::Server),
+    ] {
+        let (server, blob, _) = with_blob(Options::default().fault(When::get("/blobs/"), action), 100_000);
+        let (registry, _) = client(&server.host());
+        let error = match registry.blob("a/b", &blob, 10..20, WithoutRange::Skip).await {
+            Ok(reader) => read(reader).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!(error.kind(), kind, "{name}: {error:?}");
+        assert!(server.requests().len() < 3, "{name}: {}", server.transcript());
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_contradicts_the_descriptor_is_found_before_reading() {
+    let (server, blob, _) = with_blob(Options::default(), 1000);
+    let (registry, _) = client(&server.host());
+    for size in [999, 1001] {
+        let lie = Descriptor { size, ..blob.clone() };
+        let error = fetch(&registry, "a/b", &lie).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Integrity);
+        assert!(
+            error.to_string().contains("1000") && error.to_string().contains(&size.to_string()),
+            "{error}"
+        );
+    }
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_measured() {
+    let chunked = || Options::default().fault(When::get("/blobs/"), Action::Chunked);
+    let (server, blob, bytes) = with_blob(chunked(), 100_000);
+    let (registry, _) = client(&server.host());
+    assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
+    let short = Descriptor {
+        size: 99_999,
+        ..blob.clone()
+    };
+    let error = fetch(&registry, "a/b", &short).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity, "{error:?}");
+    let long = Descriptor { size: 100_001, ..blob };
+    assert!(fetch(&registry, "a/b", &long).await.is_err());
+}
+
+/// Bodies that break are gone on with by range, from the byte where they broke.
+#[tokio::test]
+async fn broken_bodies_go_on_where_they_broke() {
+    for (name, action) in [
+        ("closed", Action::cut(1_500_000)),
+        ("reset", Action::reset(1_500_000)),
+        ("chunked and closed", Action::Cut(1_500_000, End::Close)),
+    ] {
+        let (server, blob, bytes) = with_blob(
+            Options::default().fault(When::get("/blobs/").first(3), action),
+            6_000_000,
+        );
+        let (registry, told) = client(&server.host());
+        assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes, "{name}");
+        assert_eq!(told.retries().len(), 3, "{name}: {:?}", told.retries());
+        let out: u64 = server.requests().iter().map(|entry| entry.bytes_out).sum();
+        // A reset throws away what had arrived and was not read yet; an orderly end does not.
+        let lost = if name == "reset" { 3 * 1_500_000 } else { 300_000 };
+        assert!(out < 6_000_000 + lost, "{name}: {out} bytes for 6000000");
+        assert!(
+            server
+                .requests()
+                .iter()
+                .skip(1)
+                .all(|entry| entry.header("range").starts_with("bytes=")),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn progress_renews_patience_and_its_lack_ends_it() {
+    let cut = |after| Options::default().fault(When::get("/blobs/"), Action::cut(after));
+    let (server, blob, bytes) = with_blob(cut(1 << 20), 20 << 20);
+    let (registry, told) = client(&server.host());
+    assert_eq!(
+        fetch(&registry, "a/b", &blob).await.unwrap(),
+        bytes,
+        "twenty breaks with a MiB between them"
+    );
+    assert!(told.retries().len() > 10);
+    let (server, blob, _) = with_blob(cut(1000), 20 << 20);
+    let (registry, _) = client(&server.host());
+    let error = fetch(&registry, "a/b", &blob).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(error.to_string().contains("bytes"), "{error}");
+    assert_eq!(server.requests().len(), 6, "five repetitions without progress");
+}
+
+#[tokio::test]
+async fn stalled_bodies_are_given_up() {
+    let (server, blob, bytes) = with_blob(
+        Options::default().fault(When::get("/blobs/").first(1), Action::stall(2_000_000)),
+        4_000_000,
+    );
+    let (mut options, told) = options();
+    options.stall_timeout = Some(Duration::from_millis(300));
+    let registry = with(options, &server.host());
+    assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes);
+    assert!(told.retries()[0].contains("sent nothing"), "{:?}", told.retries());
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_is_given_up() {
+    let (server, ..) = with_image(Options::default().fault(When::get("/manifests/").first(1), Action::End(End::Stall)));
+    let (mut options, told) = options();
+    options.header_timeout = Some(Duration::from_millis(300));
+    let registry = with(options, &server.host());
+    registry.manifest("a/b", &tag("1")).await.unwrap();
+    assert!(told.retries()[0].contains("did not answer"), "{:?}", told.retries());
+}
+
+#[tokio::test]
+async fn small_blobs_are_verified() {
+    let (server, blob, bytes) = with_blob(
+        Options::default().fault(When::get("/blobs/").first(1), Action::FlipBit(500)),
+        1000,
+    );
+    let (registry, _) = client(&server.host());
+    assert_eq!(
+        registry.small_blob("a/b", &blob).await.unwrap(),
+        bytes,
+        "hurt once on the way"
+    );
+    let (server_always, blob, _) = with_blob(
+        Options::default().fault(When::get("/blobs/"), Action::FlipBit(500)),
+        1000,
+    );
+    let (registry, _) = client(&server_always.host());
+    assert_eq!(
+        registry.small_blob("a/b", &blob).await.unwrap_err().kind(),
+        Kind::Integrity
+    );
+    assert_eq!(server_always.requests().len(), 2);
+    let huge = Descriptor { size: 1 << 40, ..blob };
+    assert_eq!(
+        registry.small_blob("a/b", &huge).await.unwrap_err().kind(),
+        Kind::Malformed
+    );
+    drop(server);
+}

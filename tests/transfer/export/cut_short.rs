@@ -1,0 +1,118 @@
+//! What is said and left when an export ends early.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::tools::{Export, blob_bytes_sent, check, noise, one_image, program, text};
+use crate::support::Double;
+use crate::support::fault::{Action, When};
+
+const MIB: usize = 1 << 20;
+
+fn slow(registry: &Double) {
+    registry.forget_requests();
+    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(50)));
+}
+
+#[test]
+fn a_bundle_that_cannot_go_on_is_not_said_to() {
+    let (registry, export) = one_image();
+    for output in ["-", "b.tar.gz"] {
+        for (signal, flags) in [(Some("-INT"), &[][..]), (None, &["--timeout", "1"])] {
+            slow(&registry);
+            let child = export
+                .command(output, flags)
+                .stderr(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            if let Some(signal) = signal {
+                while blob_bytes_sent(&registry) < MIB as u64 / 2 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                let killed = Command::new("kill").args([signal, &child.id().to_string()]).status();
+                assert!(killed.unwrap().success());
+            }
+            let done = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert_eq!(done.status.code(), Some(1), "{said}");
+            assert!(
+                said.contains("starts anew") && !said.contains("where this one stopped"),
+                "{said}"
+            );
+            assert!(
+                !export.path("b.tar.gz.partial").exists(),
+                "{output}: something was left behind"
+            );
+            registry.clear_faults();
+        }
+    }
+    export.bundle("b.tar.gz", &[]);
+    let failing = Export::of(&registry, &["a/a:1", "no/such:1"]);
+    let done = failing.run("-", &[]);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(said.contains("--allow-partial") && !said.contains("go on"), "{said}");
+    let said = failing.fails("b.tar", &[], 1);
+    assert!(said.contains("to go on with what is there"), "{said}");
+}
+
+#[test]
+fn a_killed_compressed_export_starts_anew_and_overwrites_nothing_else() {
+    let (registry, export) = one_image();
+    for output in ["b.tar.gz", "b.tar.zst"] {
+        slow(&registry);
+        let partial = export.path(&format!("{output}.partial"));
+        let begun =
+            || blob_bytes_sent(&registry) > MIB as u64 && std::fs::metadata(&partial).is_ok_and(|m| m.len() > 0);
+        export.kill_when(output, &[], begun);
+        registry.clear_faults();
+        assert!(partial.exists());
+        let done = export.run(output, &[]);
+        assert!(
+            done.status.success() && text(&done).contains("starting anew"),
+            "{}",
+            text(&done)
+        );
+        // That of a plain export belongs to somebody who can go on with it.
+        std::fs::remove_file(export.path(output)).unwrap();
+        std::fs::write(&partial, noise(1, 1000)).unwrap();
+        let said = export.fails(output, &[], 1);
+        assert!(said.contains("--fresh"), "{said}");
+        assert_eq!(std::fs::read(&partial).unwrap(), noise(1, 1000));
+        export.bundle(output, &["--fresh"]);
+    }
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_is_told_as_such() {
+    let (registry, export) = one_image();
+    for output in ["b.tar", "b.tar.gz"] {
+        let done = Command::new("sh")
+            .args(["-c", "ulimit -f 4096; exec \"$0\" \"$@\""])
+            .arg(program(export.folder.path()).get_program())
+            .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+            .arg(export.path(output))
+            .env("HOME", export.folder.path())
+            .output()
+            .unwrap();
+        let said = text(&done);
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.contains("ulimit -f") && !said.contains("make room"), "{said}");
+        export.bundle(output, &[]);
+    }
+    check(&export.path("b.tar"));
+}
+
+#[test]
+fn a_link_in_the_place_of_the_unfinished_file_is_not_followed() {
+    let (registry, export) = one_image();
+    let precious = export.path("precious");
+    std::fs::write(&precious, b"precious").unwrap();
+    for output in ["b.tar", "b.tar.gz"] {
+        std::os::unix::fs::symlink(&precious, export.path(&format!("{output}.partial"))).unwrap();
+        let said = export.fails(output, &["--fresh"], 1);
+        assert!(said.contains(".partial"), "{said}");
+    }
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+    assert_eq!(registry.requests().len(), 0);
+}

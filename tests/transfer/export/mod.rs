@@ -1,0 +1,18 @@
+//! Export through the program, against the registry double: speed-independent properties of planning, fetching, resuming,
+//! pipes, and every way in which a source or an output can go wrong.
+
+mod cut_short;
+mod faults;
+mod lost;
+mod nested;
+mod output;
+mod pipe;
+mod plain_gaps;
+mod power;
+mod quota;
+mod ranges;
+mod resume;
+mod reuse;
+mod speed;
+mod tools;
+mod whole;

@@ -1,0 +1,36 @@
+//! Import: what becomes of images, good and bad, at registries that do as they should and at others.
+
+mod again;
+mod bundles;
+mod foreign;
+mod killed;
+mod mixed;
+mod names;
+mod naming;
+mod odd_registries;
+mod pipe;
+mod pipe_end;
+mod pipe_shared;
+mod platforms;
+mod report;
+mod sparse_index;
+mod told;
+
+use crate::handmade::{Maker, noise};
+use crate::support::Double;
+use crate::{archives, handmade, support};
+
+/// One image of one layer under each of these names.
+fn images(names: &[&str]) -> Maker {
+    let mut maker = Maker::default();
+    for (n, name) in names.iter().enumerate() {
+        let image = maker.image("linux/amd64", &[&noise(n as u64, 4000)]);
+        maker.name(name, &image);
+    }
+    maker
+}
+
+fn tags(registry: &Double, repository: &str) -> Vec<String> {
+    let found = registry.store().repository(repository).unwrap_or_default();
+    found.tags.keys().cloned().collect()
+}

@@ -1,0 +1,13 @@
+//! Export, import and the one-step mirror against the registry double.
+
+#[path = "../archives/mod.rs"]
+mod archives;
+#[path = "../handmade/mod.rs"]
+mod handmade;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod export;
+mod import;
+mod mirror;
+mod push_plan;
