@@ -2,6 +2,7 @@
 //! must hold for any input. Compiled for them and for the tests alone; a test replays the kept inputs without a fuzzer.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,11 +10,12 @@ use crate::bundle::read::{Bundle, OpenOptions};
 use crate::image::config::Config;
 use crate::image::destination::Destination;
 use crate::image::digest::Digest;
-use crate::image::filter::{Fate, decide, rewrite};
-use crate::image::manifest::{RawManifest, View};
+use crate::image::filter::{Fate, rewrite};
+use crate::image::manifest::{Entry, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
+use crate::image::select::{Graph, Need, Outcome, select};
 
 pub use crate::registry::fuzzing::{challenge, content_range, link};
 
@@ -71,13 +73,27 @@ pub fn manifest(data: &[u8]) {
         assert!(i64::try_from(blob.size).is_ok(), "a size that no registry can store");
     }
     let View::Index(index) = manifest.view() else { return };
-    let platforms: Vec<_> = index.entries.iter().map(|entry| entry.platform.clone()).collect();
     let only = PlatformFilter::from_flags(&["linux/amd64,linux/arm/v7"]).expect("good patterns");
     for filter in [PlatformFilter::Linux, PlatformFilter::All, only] {
-        let keep = decide(&index.entries, &platforms, &filter);
-        assert_eq!(keep.len(), index.entries.len());
+        let wanted = |entry: &Entry| entry.platform.as_ref().is_none_or(|platform| filter.matches(platform));
+        let keep: Vec<bool> = index.entries.iter().map(wanted).collect();
         for replaced in [None, keep.iter().position(|kept| *kept)] {
             filtered(&manifest, &keep, replaced);
+        }
+        select_without_children(Arc::new(manifest.clone()), &filter);
+    }
+}
+
+/// The selection ends, whatever an index says of manifests that nobody has.
+fn select_without_children(root: Arc<RawManifest>, filter: &PlatformFilter) {
+    let mut graph = Graph::default();
+    while let Ok(Outcome::Needs(needs)) = select(&graph, &root, filter) {
+        assert!(!needs.is_empty(), "an outcome without a selection states what it needs");
+        for need in needs {
+            match need {
+                Need::Manifest(descriptor) => graph.set_absent(descriptor.digest),
+                Need::Platform { manifest, .. } => graph.set_platform(manifest, None),
+            }
         }
     }
 }

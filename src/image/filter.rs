@@ -1,13 +1,9 @@
-//! Fewer platforms than an index lists: which entries stay, and the bytes of the index that lists only those.
-
-use std::collections::HashSet;
+//! The bytes of an index that lists fewer entries than another one.
 
 use serde_json::value::RawValue;
 
 use super::descriptor::Descriptor;
 use super::json::Members;
-use super::manifest::Entry;
-use super::platform::{Platform, PlatformFilter};
 use crate::error::{Error, Kind, Result};
 
 /// What becomes of one entry of an index.
@@ -19,33 +15,6 @@ pub enum Fate {
     Drop,
     /// It stays and points at another document: a nested index that was filtered itself.
     Replace(Descriptor),
-}
-
-/// Decides about the entries of one index by their platforms.
-///
-/// `platforms` holds for each entry what it runs on, as far as that is known: the entry's own platform, or that of its
-/// image config where the entry has none. An entry of which nothing is known is kept. An attestation is kept exactly if
-/// what it describes is.
-pub fn decide(entries: &[Entry], platforms: &[Option<Platform>], filter: &PlatformFilter) -> Vec<bool> {
-    let mut keep: Vec<bool> = entries
-        .iter()
-        .zip(platforms)
-        .map(|(entry, platform)| {
-            entry.attests().is_none()
-                && match platform {
-                    None => true,
-                    Some(platform) => filter.matches(platform),
-                }
-        })
-        .collect();
-    let kept = entries.iter().zip(&keep).filter(|(_, keep)| **keep);
-    let kept: HashSet<String> = kept.map(|(entry, _)| entry.descriptor.digest.to_string()).collect();
-    for (entry, keep) in entries.iter().zip(&mut keep) {
-        if let Some(subject) = entry.attests() {
-            *keep = *filter == PlatformFilter::All || kept.contains(subject);
-        }
-    }
-    keep
 }
 
 /// The index with some entries gone or replaced, and all else as it was: order, unknown fields, annotations, numbers.

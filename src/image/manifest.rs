@@ -78,11 +78,14 @@ pub struct Image {
 }
 
 impl Entry {
-    /// The digest that an attestation entry of BuildKit describes, if this is one.
+    /// The digest of the subject, if this entry describes another one of its index: an attestation of BuildKit, or
+    /// another entry for the platform `unknown/unknown` that names its subject the way BuildKit does.
     pub fn attests(&self) -> Option<&str> {
-        (self.annotations.get("vnd.docker.reference.type").map(String::as_str) == Some("attestation-manifest"))
-            .then(|| self.annotations.get("vnd.docker.reference.digest").map(String::as_str))
-            .flatten()
+        let annotation = |key| self.annotations.get(key).map(String::as_str);
+        let runs_nowhere = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
+        let describes = annotation("vnd.docker.reference.type") == Some("attestation-manifest")
+            || self.platform.as_ref().is_some_and(runs_nowhere);
+        annotation("vnd.docker.reference.digest").filter(|_| describes)
     }
 }
 

@@ -8,6 +8,10 @@ pub mod filter;
 mod json;
 pub mod manifest;
 pub mod media_type;
+pub mod narrow;
 pub mod platform;
 pub mod reference;
+pub mod select;
+#[cfg(test)]
+mod test_graph;
 pub mod tree;

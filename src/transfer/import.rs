@@ -14,7 +14,6 @@ use super::push::flow::WINDOW;
 use super::push::place;
 use super::push::report::{ImageReport, PushReport};
 use super::push::{Origin, PushRequest, Slot, push_arriving};
-use super::refilter::refilter;
 use super::resolve::warn_of_absent;
 use super::runs;
 use crate::bundle::read::pipe::Incoming;
@@ -23,6 +22,7 @@ use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::progress::Progress;
@@ -152,7 +152,7 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
     // What a bundle of this program carries was chosen when it was made.
     runs::check(&tree, platforms.is_some() || image.record.is_some())?;
     match platforms {
-        Some(filter) => refilter(tree, filter),
+        Some(filter) => narrow_tree(tree, filter),
         None => Ok(tree),
     }
 }

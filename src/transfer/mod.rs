@@ -6,6 +6,5 @@ pub mod fetch;
 pub mod import;
 pub mod mirror;
 pub mod push;
-pub mod refilter;
 pub mod resolve;
 mod runs;

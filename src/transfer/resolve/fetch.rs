@@ -7,12 +7,12 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::image::config::Config;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
-use crate::image::media_type::{self, Shape};
+use crate::image::media_type;
 use crate::image::platform::Platform;
 use crate::image::reference::Target;
 use crate::image::tree::{ImageTree, LeftOut};
@@ -56,13 +56,8 @@ impl Fetcher {
         Ok(root)
     }
 
-    /// A manifest by its digest; it must be what `descriptor` says of it.
-    pub(super) async fn manifest(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        descriptor: Option<&Descriptor>,
-    ) -> Result<Arc<RawManifest>> {
+    /// A manifest by its digest.
+    pub(super) async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<Arc<RawManifest>> {
         let cell = lock(&self.manifests).entry(digest.clone()).or_default().clone();
         let manifest = cell
             .get_or_try_init(|| async {
@@ -74,9 +69,6 @@ impl Fetcher {
                     .map(Arc::new)
             })
             .await?;
-        if let Some(descriptor) = descriptor {
-            agree(descriptor, manifest)?;
-        }
         Ok(manifest.clone())
     }
 
@@ -135,31 +127,4 @@ impl Fetcher {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // The maps hold finished values only, so a panic elsewhere leaves nothing half-done in them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A parent must not lie about its child.
-fn agree(descriptor: &Descriptor, manifest: &RawManifest) -> Result<()> {
-    let found = manifest.descriptor();
-    if found.size != descriptor.size {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "manifest {} has {} bytes, but its parent says {}",
-                descriptor.digest, found.size, descriptor.size
-            ),
-        ));
-    }
-    let shape = media_type::shape(&descriptor.media_type);
-    if shape != Shape::Other && shape != media_type::shape(manifest.media_type()) {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "manifest {} is `{}`, but its parent says `{}`",
-                descriptor.digest,
-                manifest.media_type().escape_debug(),
-                descriptor.media_type.escape_debug()
-            ),
-        ));
-    }
-    Ok(())
 }

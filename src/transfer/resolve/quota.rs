@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::image::digest::Digest;
-use crate::image::filter;
-use crate::image::manifest::{RawManifest, View};
+use crate::image::manifest::RawManifest;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
+use crate::image::select::{Graph, Need, Outcome, select};
 use crate::progress::Progress;
 use crate::registry::Registries;
 
@@ -21,18 +21,20 @@ pub(super) fn warn<'a>(
     platforms: &PlatformFilter,
     progress: &Progress,
 ) {
-    let mut needed: BTreeMap<&str, HashSet<&Digest>> = BTreeMap::new();
+    let mut needed: BTreeMap<&str, HashSet<Digest>> = BTreeMap::new();
     for (reference, root) in roots {
-        let View::Index(index) = root.view() else { continue };
         let Ok(registry) = registries.host(reference.host()) else {
             continue;
         };
-        let stated: Vec<_> = index.entries.iter().map(|entry| entry.platform.clone()).collect();
-        let keep = filter::decide(&index.entries, &stated, platforms);
-        let wanted = index.entries.iter().zip(keep).filter(|(_, keep)| *keep);
-        let wanted = wanted
-            .map(|(entry, _)| &entry.descriptor.digest)
-            .filter(|digest| !registry.has_cached(digest));
+        // An image by itself needs its config, which no registry counts; an index that is wrong is reported later.
+        let Ok(Outcome::Needs(needs)) = select(&Graph::default(), root, platforms) else {
+            continue;
+        };
+        let manifests = needs.into_iter().filter_map(|need| match need {
+            Need::Manifest(descriptor) => Some(descriptor.digest),
+            Need::Platform { .. } => None,
+        });
+        let wanted = manifests.filter(|digest| !registry.has_cached(digest));
         needed.entry(reference.host()).or_default().extend(wanted);
     }
     for (host, digests) in needed {

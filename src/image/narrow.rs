@@ -1,0 +1,92 @@
+//! Fewer platforms of an image whose manifests are at hand: `--platform` on an image from a bundle.
+
+use std::collections::HashSet;
+
+use super::config::Config;
+use super::digest::Digest;
+use super::platform::{Platform, PlatformFilter, PlatformPattern};
+use super::select::{Graph, Need, Outcome, select};
+use super::tree::{ImageTree, IndexMode};
+use crate::error::{Error, Kind, Result};
+
+/// Drops the platforms that the filter does not match. Platforms that the tree lacks already stay dropped, and a tree that
+/// loses nothing more is returned unchanged.
+///
+/// The smaller index is always derived from the original one, so two filters in a row give the same bytes as one export
+/// with both.
+///
+/// # Errors
+/// [`Kind::NotFound`] if nothing is left.
+pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
+    let mut graph = Graph::default();
+    for manifest in &tree.original.below {
+        graph.add(manifest.clone());
+    }
+    let selection = loop {
+        match select(&graph, &tree.original.root, filter)? {
+            Outcome::Selected(selection) => break selection,
+            Outcome::Needs(needs) => {
+                for need in needs {
+                    match need {
+                        Need::Manifest(descriptor) => graph.set_absent(descriptor.digest),
+                        Need::Platform { manifest, config } => {
+                            let platform = platform_at_hand(&tree, &manifest, &config.digest);
+                            graph.set_platform(manifest, platform);
+                        }
+                    }
+                }
+            }
+        }
+    };
+    if selection.is_empty() {
+        return Err(nothing_left(&tree, filter));
+    }
+    let root_of = |variant: &Option<super::tree::Variant>| variant.as_ref().map(|v| v.root.digest().clone());
+    if root_of(&selection.filtered) == root_of(&tree.filtered) {
+        return Ok(tree);
+    }
+    let had_filtered = tree.filtered.is_some();
+    let mut smaller = ImageTree {
+        original: selection.original,
+        filtered: selection.filtered,
+        kept: selection.kept,
+        dropped: selection.dropped,
+        ..tree
+    };
+    if !had_filtered {
+        smaller.choose(IndexMode::Auto);
+    }
+    let manifests = smaller.manifests();
+    let named: HashSet<Digest> = manifests
+        .iter()
+        .flat_map(|m| m.blobs())
+        .map(|d| d.digest.clone())
+        .collect();
+    smaller.left_out.retain(|blob| named.contains(&blob.digest));
+    smaller.configs.retain(|digest, _| named.contains(digest));
+    Ok(smaller)
+}
+
+/// The platform that the image's config states, else the one that was recorded when the image was fetched.
+fn platform_at_hand(tree: &ImageTree, manifest: &Digest, config: &Digest) -> Option<Platform> {
+    let config = tree.configs.get(config).and_then(|bytes| Config::parse(bytes).ok());
+    if let Some(platform) = config.map(|config| config.platform).filter(|p| !p.os.is_empty()) {
+        return Some(platform);
+    }
+    let record = tree.kept.iter().find(|kept| kept.digest == *manifest)?;
+    // A label may end in the version of an operating system, which no pattern has.
+    let pattern: PlatformPattern = record.platform.split(" (").next()?.parse().ok()?;
+    Some(pattern.platform().clone())
+}
+
+fn nothing_left(tree: &ImageTree, filter: &PlatformFilter) -> Error {
+    let mut platforms: Vec<&str> = tree.kept.iter().map(|kept| kept.platform.as_str()).collect();
+    platforms.sort_unstable();
+    platforms.dedup();
+    Error::new(Kind::NotFound, format!("no platform of the image is `{filter}`"))
+        .with_hint(format!("it has {}", platforms.join(", ")))
+}
+
+#[cfg(test)]
+#[path = "narrow_tests.rs"]
+mod tests;

@@ -1,0 +1,417 @@
+//! Which manifests of an image are carried: the one decision that export, import and every reader of archives share.
+//!
+//! [`select`] is pure. It works on a [`Graph`] of the manifests at hand, and answers either with a [`Selection`] or with
+//! the manifests and configs that it still needs to know; the caller fetches or reads these, adds them and asks again. A
+//! tree of depth *n* is settled in at most *2n + 2* rounds, since all needs of a level are stated together.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::descriptor::Descriptor;
+use super::digest::Digest;
+use super::filter::{self, Fate};
+use super::manifest::{Entry, Index, RawManifest, View};
+use super::media_type::{self, Shape};
+use super::platform::{Platform, PlatformFilter};
+use super::tree::{ATTESTATION, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, platform_label};
+use crate::error::{Error, Kind, Result};
+
+/// The manifests below a root, as far as they are known.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    manifests: HashMap<Digest, Arc<RawManifest>>,
+    /// By the digest of the manifest. `None` where neither the manifest nor its config states a platform.
+    platforms: HashMap<Digest, Option<Platform>>,
+    absent: HashSet<Digest>,
+}
+
+impl Graph {
+    /// Adds a manifest.
+    pub fn add(&mut self, manifest: Arc<RawManifest>) {
+        self.manifests.insert(manifest.digest().clone(), manifest);
+    }
+
+    /// States the platform of the image with this manifest digest, as its config has it. It serves only where the index
+    /// entry states none.
+    pub fn set_platform(&mut self, manifest: Digest, platform: Option<Platform>) {
+        self.platforms
+            .insert(manifest, platform.filter(|platform| !platform.os.is_empty()));
+    }
+
+    /// Marks a manifest as not available: every entry that names it is dropped.
+    pub fn set_absent(&mut self, manifest: Digest) {
+        self.absent.insert(manifest);
+    }
+
+    /// The manifest with this digest, if it was added.
+    pub fn manifest(&self, digest: &Digest) -> Option<&Arc<RawManifest>> {
+        self.manifests.get(digest)
+    }
+}
+
+/// Content that a decision depends on and that the graph does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// A manifest, to be added with [`Graph::add`].
+    Manifest(Descriptor),
+    /// The config of an image whose platform no entry states, for [`Graph::set_platform`].
+    Platform {
+        /// The image's manifest.
+        manifest: Digest,
+        /// Its config.
+        config: Descriptor,
+    },
+}
+
+/// The answer of [`select`].
+#[derive(Debug)]
+pub enum Outcome {
+    /// The graph had everything.
+    Selected(Selection),
+    /// Each need once, in the order of the indexes. Not empty.
+    Needs(Vec<Need>),
+}
+
+/// The part of an image that is carried.
+#[derive(Debug)]
+pub struct Selection {
+    /// The root as it is, with the carried manifests below it.
+    pub original: Variant,
+    /// The root without the entries that were dropped; only where some were.
+    pub filtered: Option<Variant>,
+    /// Platforms carried, in the order of the indexes.
+    pub kept: Vec<PlatformRecord>,
+    /// Platforms not carried, in the order of the indexes.
+    pub dropped: Vec<PlatformRecord>,
+}
+
+impl Selection {
+    /// Whether nothing is carried, or nothing but attestations.
+    pub fn is_empty(&self) -> bool {
+        !self.kept.iter().any(|kept| kept.platform != ATTESTATION)
+    }
+}
+
+/// Decides which manifests below `root` are carried.
+///
+/// - An image is carried if the filter matches its platform: the one that its index entry states, else that of its
+///   config. An entry without any known platform, such as an artifact, is carried.
+/// - An attestation is carried exactly if its subject is. With [`PlatformFilter::All`], one whose subject the index does
+///   not list is carried as well.
+/// - A nested index is carried if anything but attestations below it is, and is rewritten if it lost entries. With
+///   [`PlatformFilter::All`], one that lists nothing is carried as it is.
+/// - An entry whose manifest is [absent](Graph::set_absent) is dropped.
+///
+/// # Errors
+/// [`Kind::Malformed`] if indexes nest deeper than [`MAX_DEPTH`] or list more than [`MAX_NODES`] manifests, or if an entry
+/// contradicts the manifest that it names.
+pub fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -> Result<Outcome> {
+    let mut walk = Walk {
+        graph,
+        filter,
+        kept: Vec::new(),
+        dropped: Vec::new(),
+        needs: Vec::new(),
+        nodes: 0,
+    };
+    let level = match root.view() {
+        View::Index(index) => walk.index(root, index, 0)?,
+        _ => {
+            walk.single(root);
+            Level::default()
+        }
+    };
+    if !walk.needs.is_empty() {
+        let mut seen = HashSet::new();
+        walk.needs.retain(|need| match need {
+            Need::Manifest(descriptor) => seen.insert((descriptor.digest.clone(), false)),
+            Need::Platform { manifest, .. } => seen.insert((manifest.clone(), true)),
+        });
+        return Ok(Outcome::Needs(walk.needs));
+    }
+    Ok(Outcome::Selected(Selection {
+        original: Variant::new(root.clone(), level.original),
+        filtered: level.filtered.map(|root| Variant::new(root, level.carried)),
+        kept: walk.kept,
+        dropped: walk.dropped,
+    }))
+}
+
+/// A parent must not contradict its child. The body's own media type counts (OCI distribution-spec, "Pulling manifests"),
+/// so an entry may call an OCI manifest a Docker one; it may not call an image an index.
+///
+/// # Errors
+/// [`Kind::Malformed`] if size or kind of document differ.
+pub fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
+    let found = child.descriptor();
+    if found.size != entry.size {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!(
+                "manifest {} has {} bytes, but its parent says {}",
+                entry.digest, found.size, entry.size
+            ),
+        ));
+    }
+    let stated = media_type::shape(&entry.media_type);
+    if stated != Shape::Other && stated != media_type::shape(child.media_type()) {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!(
+                "manifest {} is `{}`, but its parent says `{}`",
+                entry.digest,
+                child.media_type().escape_debug(),
+                entry.media_type.escape_debug()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+struct Walk<'a> {
+    graph: &'a Graph,
+    filter: &'a PlatformFilter,
+    kept: Vec<PlatformRecord>,
+    dropped: Vec<PlatformRecord>,
+    needs: Vec<Need>,
+    /// Index entries visited so far.
+    nodes: usize,
+}
+
+/// The carried part of one index.
+#[derive(Default)]
+struct Level {
+    /// Manifests below the index with its original bytes, children first.
+    original: Vec<Arc<RawManifest>>,
+    /// Manifests below the rewritten index, children first.
+    carried: Vec<Arc<RawManifest>>,
+    /// The rewritten index, if entries were dropped or replaced.
+    filtered: Option<Arc<RawManifest>>,
+    /// Whether every entry was dropped, and there was one.
+    lost_all: bool,
+}
+
+/// What is known of the platform of an index entry.
+enum EntryPlatform {
+    Known(Option<Platform>),
+    /// The need was noted; the entry is decided in a later round.
+    NotYet,
+}
+
+impl Walk<'_> {
+    /// An image or artifact that is no index.
+    fn single(&mut self, root: &RawManifest) {
+        let EntryPlatform::Known(platform) = self.platform_behind(root) else {
+            return;
+        };
+        let record = PlatformRecord {
+            platform: platform_label(platform.as_ref(), false),
+            digest: root.digest().clone(),
+        };
+        match platform.is_none_or(|platform| self.filter.matches(&platform)) {
+            true => self.kept.push(record),
+            false => self.dropped.push(record),
+        }
+    }
+
+    fn index(&mut self, raw: &RawManifest, index: &Index, depth: usize) -> Result<Level> {
+        if depth >= MAX_DEPTH {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("its indexes nest deeper than {MAX_DEPTH} levels"),
+            ));
+        }
+        self.nodes += index.entries.len();
+        if self.nodes > MAX_NODES {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!("it has more than {MAX_NODES} manifests"),
+            ));
+        }
+        let first_kept = self.kept.len();
+        let platforms: Vec<EntryPlatform> = index.entries.iter().map(|entry| self.platform_of(entry)).collect();
+        let keep = self.wanted(&index.entries, &platforms);
+        let mut level = Level::default();
+        let mut fates = Vec::with_capacity(index.entries.len());
+        for ((entry, platform), keep) in index.entries.iter().zip(&platforms).zip(keep) {
+            let fate = match (keep, platform) {
+                // Neither kept nor dropped before its platform is known; this round ends with needs anyway.
+                (_, EntryPlatform::NotYet) | (None, _) => Fate::Drop,
+                (Some(keep), EntryPlatform::Known(platform)) => {
+                    self.entry(entry, platform.as_ref(), keep, depth, &mut level)?
+                }
+            };
+            fates.push(fate);
+        }
+        self.drop_orphaned_attestations(&index.entries, &mut fates, &mut level, first_kept);
+        level.lost_all = !fates.is_empty() && fates.iter().all(|fate| *fate == Fate::Drop);
+        if self.needs.is_empty() && !level.lost_all && fates.iter().any(|fate| *fate != Fate::Keep) {
+            let bytes = filter::rewrite(raw.bytes(), &fates)?;
+            level.filtered = Some(Arc::new(RawManifest::new(bytes.into(), Some(raw.media_type()), None)?));
+        }
+        Ok(level)
+    }
+
+    /// Carries or drops one entry and everything below it.
+    fn entry(
+        &mut self,
+        entry: &Entry,
+        platform: Option<&Platform>,
+        keep: bool,
+        depth: usize,
+        level: &mut Level,
+    ) -> Result<Fate> {
+        let digest = &entry.descriptor.digest;
+        let record = PlatformRecord {
+            platform: platform_label(platform, entry.attests().is_some()),
+            digest: digest.clone(),
+        };
+        if !keep || self.graph.absent.contains(digest) {
+            self.dropped.push(record);
+            return Ok(Fate::Drop);
+        }
+        let Some(child) = self.graph.manifests.get(digest) else {
+            self.needs.push(Need::Manifest(entry.descriptor.clone()));
+            return Ok(Fate::Keep);
+        };
+        check_child(&entry.descriptor, child)?;
+        let View::Index(nested) = child.view() else {
+            self.kept.push(record);
+            level.original.push(child.clone());
+            level.carried.push(child.clone());
+            return Ok(Fate::Keep);
+        };
+        let first_kept = self.kept.len();
+        let below = self.index(child, nested, depth + 1)?;
+        let runs = self.kept[first_kept..].iter().any(|kept| kept.platform != ATTESTATION);
+        let empty = match self.filter {
+            PlatformFilter::All => below.lost_all,
+            _ => !runs,
+        };
+        if empty {
+            // The whole nested index goes, attestations that were kept below it included.
+            let lost = self.kept.split_off(first_kept);
+            self.dropped.extend(lost);
+            self.dropped.push(record);
+            return Ok(Fate::Drop);
+        }
+        level.original.extend(below.original);
+        level.original.push(child.clone());
+        level.carried.extend(below.carried);
+        Ok(match below.filtered {
+            Some(smaller) => {
+                let fate = Fate::Replace(smaller.descriptor().clone());
+                level.carried.push(smaller);
+                fate
+            }
+            None => {
+                level.carried.push(child.clone());
+                Fate::Keep
+            }
+        })
+    }
+
+    /// Drops the attestations whose subject this index lists and does not keep. Whether a nested index or an absent
+    /// manifest is kept is known only after all entries were visited.
+    fn drop_orphaned_attestations(
+        &mut self,
+        entries: &[Entry],
+        fates: &mut [Fate],
+        level: &mut Level,
+        first_kept: usize,
+    ) {
+        let digests_with = |dropped: bool, fates: &[Fate]| -> HashSet<String> {
+            let entries = entries
+                .iter()
+                .zip(fates)
+                .filter(|(_, fate)| (**fate == Fate::Drop) == dropped);
+            entries.map(|(entry, _)| entry.descriptor.digest.to_string()).collect()
+        };
+        let (gone, stays) = (digests_with(true, fates), digests_with(false, fates));
+        for (entry, fate) in entries.iter().zip(fates) {
+            let orphaned = entry
+                .attests()
+                .is_some_and(|subject| gone.contains(subject) && !stays.contains(subject));
+            if *fate == Fate::Drop || !orphaned {
+                continue;
+            }
+            *fate = Fate::Drop;
+            let digest = &entry.descriptor.digest;
+            level.original.retain(|manifest| manifest.digest() != digest);
+            level.carried.retain(|manifest| manifest.digest() != digest);
+            if let Some(at) = self.kept[first_kept..].iter().position(|kept| kept.digest == *digest) {
+                let record = self.kept.remove(first_kept + at);
+                self.dropped.push(record);
+            }
+        }
+    }
+
+    /// Which entries of an index the filter means; `None` for those that are not decided yet.
+    fn wanted(&self, entries: &[Entry], platforms: &[EntryPlatform]) -> Vec<Option<bool>> {
+        let mut keep: Vec<Option<bool>> = entries
+            .iter()
+            .zip(platforms)
+            .map(|(entry, platform)| match platform {
+                _ if entry.attests().is_some() => Some(*self.filter == PlatformFilter::All),
+                EntryPlatform::NotYet => None,
+                EntryPlatform::Known(platform) => Some(platform.as_ref().is_none_or(|p| self.filter.matches(p))),
+            })
+            .collect();
+        let images = entries.iter().zip(&keep).filter(|(entry, _)| entry.attests().is_none());
+        let mut of_subject: HashMap<String, Option<bool>> = HashMap::new();
+        for (entry, keep) in images {
+            // One manifest may be listed for two platforms: its attestation stays if one of the two does.
+            let known = of_subject.entry(entry.descriptor.digest.to_string()).or_insert(*keep);
+            if *known == Some(false) || *keep == Some(true) {
+                *known = *keep;
+            }
+        }
+        for (entry, keep) in entries.iter().zip(&mut keep) {
+            if let Some(subject) = entry.attests()
+                && *keep == Some(false)
+            {
+                *keep = of_subject.get(subject).copied().unwrap_or(Some(false));
+            }
+        }
+        keep
+    }
+
+    fn platform_of(&mut self, entry: &Entry) -> EntryPlatform {
+        if let Some(platform) = entry.platform.as_ref().filter(|platform| !platform.os.is_empty()) {
+            return EntryPlatform::Known(Some(platform.clone()));
+        }
+        let digest = &entry.descriptor.digest;
+        let listed_as = media_type::shape(&entry.descriptor.media_type);
+        if entry.attests().is_some() || listed_as == Shape::Index || self.graph.absent.contains(digest) {
+            return EntryPlatform::Known(self.graph.platforms.get(digest).cloned().flatten());
+        }
+        match self.graph.manifests.get(digest) {
+            Some(child) => self.platform_behind(&child.clone()),
+            None => {
+                self.needs.push(Need::Manifest(entry.descriptor.clone()));
+                EntryPlatform::NotYet
+            }
+        }
+    }
+
+    /// The platform of an image by its config.
+    fn platform_behind(&mut self, manifest: &RawManifest) -> EntryPlatform {
+        if let Some(known) = self.graph.platforms.get(manifest.digest()) {
+            return EntryPlatform::Known(known.clone());
+        }
+        match manifest.view() {
+            View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
+                self.needs.push(Need::Platform {
+                    manifest: manifest.digest().clone(),
+                    config: image.config.clone(),
+                });
+                EntryPlatform::NotYet
+            }
+            _ => EntryPlatform::Known(None),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "select_tests.rs"]
+mod tests;
