@@ -12,9 +12,9 @@ use docker_mirror::image::digest::Digest;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::{Choice, IndexMode};
 use docker_mirror::progress::human_bytes;
-use docker_mirror::transfer::push::place::Mapping;
 use docker_mirror::transfer::push::report::{Amount, Failure, Form, ImageReport, Outcome as Became, PushReport};
-use docker_mirror::transfer::push::{OnExisting, PushRequest};
+use docker_mirror::transfer::push::request::Mapping;
+use docker_mirror::transfer::push::request::{OnExisting, PushRequest};
 
 use super::output::{self, Outcome};
 

@@ -10,8 +10,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 
 use super::push::place;
+use super::push::push_all::{Slot, push_all};
 use super::push::report::{ImageReport, PushReport};
-use super::push::{Origin, PushRequest, Slot, push_all};
+use super::push::request::{Origin, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;

@@ -13,8 +13,8 @@ use docker_mirror::image::media_type;
 use docker_mirror::progress::Progress;
 use docker_mirror::registry::{Options, Registries};
 use docker_mirror::transfer::import::{Selection, import};
-use docker_mirror::transfer::push::PushRequest;
 use docker_mirror::transfer::push::report::{ImageReport, PushReport};
+use docker_mirror::transfer::push::request::PushRequest;
 use serde_json::{Value, json};
 
 use crate::support::fault::scatter;

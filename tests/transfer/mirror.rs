@@ -8,8 +8,8 @@ use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::ImageTree;
 use docker_mirror::progress::{Event, Progress};
 use docker_mirror::transfer::mirror::mirror;
-use docker_mirror::transfer::push::PushRequest;
 use docker_mirror::transfer::push::report::{Outcome, PushReport};
+use docker_mirror::transfer::push::request::PushRequest;
 
 /// The trees of a bundle whose images are named after source registries, and those registries with all of the blobs.
 fn trees(bundle: &Opened) -> Vec<(Reference, Result<ImageTree>)> {

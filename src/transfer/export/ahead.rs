@@ -15,7 +15,8 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::reuse::{Earlier, Reused};
+use super::request::Reused;
+use super::reuse::Earlier;
 use super::writer::Writer;
 use crate::bundle::plan::{Plan, TRAILER};
 use crate::error::{Error, Kind, Result};

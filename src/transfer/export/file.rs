@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::fill::{self, Failures, Filled, Filling};
+use super::request::{Exported, Output, Report, Request};
+use super::resolved::{Resolved, configs, moved, request_identity, unique, warn};
 use super::reuse::Earlier;
 use super::unfinished::Unfinished;
-use super::{Exported, Output, Report, Request, Resolved};
-use super::{configs, moved, moves, request_identity, unfinished, unique, warn};
+use super::{moves, unfinished};
 use crate::bundle::file_system::FileSystem;
 use crate::bundle::journal::{Header, Journal, OldSlot};
 use crate::bundle::partial::{Partial, already_there};

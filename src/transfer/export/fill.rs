@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::gate::Gate;
-use super::reuse::{Earlier, Reused};
+use super::request::Reused;
+use super::reuse::Earlier;
 use super::slot::Slot;
 use crate::bundle::journal::Journal;
 use crate::bundle::partial::Partial;

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ahead::{Ahead, Turn};
+use super::request::{Exported, Output, Report, Request};
+use super::resolved::{Resolved, configs, unique, warn};
 use super::reuse::Earlier;
 use super::writer::{PartialWriter, Writer};
-use super::{Exported, Output, Report, Request, Resolved, configs, unique, warn};
 use crate::bundle::partial::{Partial, already_there};
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
@@ -15,19 +16,6 @@ use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
 use crate::transfer::fetch::Sources;
 use crate::transfer::resolve::Resolver;
-
-/// Compression of the whole bundle. Layers are compressed already, so little is gained, and an import of the compressed file
-/// cannot start in its middle: for pipes and for places that want it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Compression {
-    /// A plain tar.
-    #[default]
-    None,
-    /// gzip (RFC 1952), without name and time.
-    Gzip,
-    /// Zstandard (RFC 8878).
-    Zstd,
-}
 
 /// An unfinished compressed bundle. Nobody can go on with it: it goes when it is dropped.
 struct Unfinished {

@@ -24,23 +24,6 @@ const READ: usize = 1 << 20;
 /// How much is copied before the journal learns of it.
 const STEP: u64 = 64 << 20;
 
-/// What came from earlier bundles.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Reused {
-    /// How many blobs.
-    pub blobs: u64,
-    /// How many bytes.
-    pub bytes: u64,
-}
-
-impl Reused {
-    /// Counts one blob, if some of it came from an earlier bundle.
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.blobs += u64::from(bytes > 0);
-        self.bytes += bytes;
-    }
-}
-
 /// Earlier bundles.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::Compression;
+use super::request::Compression;
 use crate::bundle::partial::Partial;
 use crate::error::{Error, Kind, Result};
 

@@ -31,8 +31,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::PushRequest;
 use super::flow::{Flow, PIECE, WINDOW};
+use super::request::PushRequest;
 use super::spool::Spool;
 use crate::bundle::read::Bundle;
 use crate::bundle::read::pipe::{Arriving, Incoming};

@@ -3,8 +3,8 @@
 use super::landing::Landed;
 use super::queue::Placed;
 use super::report::{Failure, Form, ImageReport, Outcome};
+use super::request::{PushItem, PushRequest};
 use super::tag::Verdict;
-use super::{PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::progress::{Event, Progress};

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join};
 
-use super::PushItem;
 use super::blob::{self, Way};
 use super::queue::Placed;
 use super::report::{Counts, Form};
+use super::request::PushItem;
 use super::tag::{Held, held};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;

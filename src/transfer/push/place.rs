@@ -1,102 +1,15 @@
 //! Which name each image gets at the destination, and the refusal of names that collide.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{Origin, PushItem, PushRequest};
+use super::request::{Origin, PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::destination::refuse_collisions;
 use crate::image::digest::Digest;
-use crate::image::reference::{DOCKER_HUB, Reference};
+use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
-
-/// `SRC=DST`: images below one source path go below another path at the destination.
-///
-/// `SRC` is a host, or a host and the first components of a path; without a host it is a name as it is typed for an
-/// image (`nginx` is `docker.io/library/nginx`). It fits whole components only. `DST` is a path below the destination;
-/// it may be empty where `SRC` is no whole image name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapping {
-    host: String,
-    path: Vec<String>,
-    to: String,
-}
-
-impl Mapping {
-    /// The path of this source below the destination, if the mapping fits it.
-    fn apply(&self, source: &Reference) -> Option<String> {
-        if source.host() != self.host {
-            return None;
-        }
-        let components: Vec<&str> = source.repository().split('/').collect();
-        let rest = components.get(self.path.len()..)?;
-        if components.iter().zip(&self.path).any(|(a, b)| a != b) {
-            return None;
-        }
-        let to = (!self.to.is_empty()).then_some(self.to.as_str());
-        Some(to.into_iter().chain(rest.iter().copied()).collect::<Vec<_>>().join("/"))
-    }
-}
-
-impl FromStr for Mapping {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let invalid = |why: &str| {
-            Error::new(Kind::Usage, format!("invalid mapping `{}`: {why}", text.escape_debug()))
-                .with_hint("write `SRC=DST`, such as `quay.io/prometheus=monitoring` or `nginx=web/nginx`")
-        };
-        let (from, to) = text.split_once('=').ok_or_else(|| invalid("there is no `=`"))?;
-        let (from, to) = (from.trim().trim_end_matches('/'), to.trim().trim_matches('/'));
-        if from.is_empty() {
-            return Err(invalid("nothing stands before the `=`"));
-        }
-        let last = from.rsplit('/').next().unwrap_or(from);
-        if from.contains('@') || (from.contains('/') && last.contains(':')) {
-            return Err(invalid("a tag or digest cannot be mapped; leave it out"));
-        }
-        let is_host = |first: &str| first == "localhost" || first.contains('.') || first.contains(':');
-        let (host, path) = match from.split_once('/') {
-            None if is_host(from) => (from.to_owned(), Vec::new()),
-            // Whatever stands behind the host is only there to have it checked and folded like that of an image.
-            Some((first, path)) if is_host(first) => (first.to_owned(), path.split('/').map(str::to_owned).collect()),
-            None => (DOCKER_HUB.to_owned(), vec!["library".to_owned(), from.to_owned()]),
-            Some(_) => (DOCKER_HUB.to_owned(), from.split('/').map(str::to_owned).collect()),
-        };
-        let probe = |path: &str| {
-            Reference::new(&host, path, None, None)
-                .map_err(|e| invalid("it breaks the grammar of names").with_source(e))
-        };
-        let host = match path.is_empty() {
-            true => probe("any")?,
-            false => probe(&path.join("/"))?,
-        }
-        .host()
-        .to_owned();
-        if !to.is_empty() {
-            Reference::new(DOCKER_HUB, to, None, None)
-                .map_err(|e| invalid("the path behind the `=` breaks the grammar of names").with_source(e))?;
-        }
-        Ok(Self {
-            host,
-            path,
-            to: to.to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Mapping {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.host)?;
-        for component in &self.path {
-            write!(f, "/{component}")?;
-        }
-        write!(f, "={}", self.to)
-    }
-}
 
 /// The name of one image at the destination: by the longest mapping that fits, else by the rule of the destination.
 ///
@@ -197,6 +110,7 @@ pub(crate) fn settle(items: Vec<PushItem>) -> Result<Vec<PushItem>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transfer::push::request::Mapping;
 
     fn placed(mappings: &[&str], source: &str) -> String {
         let mut request = PushRequest::new("r.example/mirror".parse().unwrap());

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::PushItem;
+use super::request::PushItem;
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;

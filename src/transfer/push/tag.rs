@@ -1,6 +1,6 @@
 //! What the destination says about a tag, and what follows from it.
 
-use super::OnExisting;
+use super::request::OnExisting;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};

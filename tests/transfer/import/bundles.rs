@@ -9,8 +9,8 @@ use docker_mirror::error::Kind;
 use docker_mirror::image::platform::PlatformFilter;
 use docker_mirror::progress::Progress;
 use docker_mirror::transfer::import::{Selection, import};
-use docker_mirror::transfer::push::PushRequest;
 use docker_mirror::transfer::push::report::{Form, Outcome};
+use docker_mirror::transfer::push::request::PushRequest;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use super::support::fault::{Action, When};
 use super::support::{Double, Immutable, Options};
 use docker_mirror::error::Kind;
 use docker_mirror::transfer::push::report::Outcome;
-use docker_mirror::transfer::push::{OnExisting, PushRequest};
+use docker_mirror::transfer::push::request::{OnExisting, PushRequest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_meet_are_refused_before_anything_is_sent() {

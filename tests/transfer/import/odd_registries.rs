@@ -7,8 +7,8 @@ use super::support::fault::{Action, When};
 use super::support::real::{RealRegistry, Setup};
 use super::support::{Double, Options};
 use docker_mirror::error::Kind;
-use docker_mirror::transfer::push::PushRequest;
 use docker_mirror::transfer::push::report::{Form, Outcome};
+use docker_mirror::transfer::push::request::PushRequest;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,141 @@
+//! The images of an export once they are resolved, and what is derived from them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+
+use super::fill::Failures;
+use crate::bundle::plan::{Extras, Plan};
+use crate::bundle::record::Missing;
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::reference::{Reference, Target};
+use crate::image::tree::ImageTree;
+use crate::progress::Progress;
+use crate::registry::{Presence, Registries};
+use crate::transfer::resolve::Wanted;
+
+/// The images with their trees, and those that have none.
+pub(super) struct Resolved {
+    pub(super) trees: Vec<ImageTree>,
+    pub(super) failed: Vec<(Reference, Error)>,
+}
+
+impl Resolved {
+    pub(super) fn new(references: &[Reference], results: Vec<Result<ImageTree>>) -> Self {
+        let mut resolved = Self {
+            trees: Vec::new(),
+            failed: Vec::new(),
+        };
+        for (reference, result) in references.iter().zip(results) {
+            match result {
+                Ok(tree) => resolved.trees.push(tree),
+                Err(error) => resolved.failed.push((reference.clone(), error)),
+            }
+        }
+        resolved
+    }
+
+    /// Takes out the images that need a blob that could not be fetched, and says whether there are any.
+    pub(super) fn drop_failed(&mut self, failures: &mut Failures) -> bool {
+        let before = self.trees.len();
+        let trees = std::mem::take(&mut self.trees);
+        for tree in trees {
+            let culprit = tree
+                .blobs()
+                .into_iter()
+                .find(|b| failures.contains_key(&b.descriptor.digest));
+            match culprit {
+                None => self.trees.push(tree),
+                Some(blob) => {
+                    let digest = &blob.descriptor.digest;
+                    let error = failures
+                        .remove(digest)
+                        .unwrap_or_else(|| Error::new(Kind::Incomplete, format!("blob {digest} could not be fetched")));
+                    // The next image that needs it gets the same message.
+                    failures.insert(digest.clone(), Error::new(error.kind(), error.full()));
+                    self.failed.push((tree.source.clone(), error.context(&tree.source)));
+                }
+            }
+        }
+        self.trees.len() < before
+    }
+
+    pub(super) fn extras(&self, docker_manifest: bool) -> Extras {
+        Extras {
+            missing: self
+                .failed
+                .iter()
+                .map(|(reference, error)| Missing {
+                    reference: reference.to_string(),
+                    // The kind of failure, not its words: those name addresses and times, and two runs would differ.
+                    reason: format!("{:?}", error.kind()).to_ascii_lowercase(),
+                })
+                .collect(),
+            docker_manifest,
+        }
+    }
+}
+
+/// Tells what a user should know about a plan.
+pub(super) fn warn(plan: &Plan, progress: &Progress) {
+    for warning in plan.warnings() {
+        progress.warn(warning.as_str());
+    }
+}
+
+/// The image configs that were read on the way: they need not be fetched again.
+pub(super) fn configs(trees: &[ImageTree]) -> BTreeMap<Digest, Bytes> {
+    let configs = trees.iter().flat_map(|tree| &tree.configs);
+    configs.map(|(digest, bytes)| (digest.clone(), bytes.clone())).collect()
+}
+
+pub(super) fn unique(images: &[Reference]) -> Vec<Reference> {
+    let mut seen = HashSet::new();
+    images.iter().filter(|image| seen.insert(*image)).cloned().collect()
+}
+
+/// A digest of what was asked for, and the same for people.
+pub(super) fn request_identity(images: &[Reference], wanted: &Wanted, docker_manifest: bool) -> (Digest, String) {
+    let mut names: Vec<String> = images.iter().map(Reference::to_string).collect();
+    names.sort();
+    let text = format!("{names:?} {} {:?} {docker_manifest}", wanted.platforms, wanted.index);
+    let mut summary = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > 3 {
+        summary.push_str(&format!(" and {} more", names.len() - 3));
+    }
+    summary.push_str(&format!("; platforms: {}", wanted.platforms));
+    (Digest::sha256(text.as_bytes()), summary)
+}
+
+/// Tags that point elsewhere by now. A registry that does not answer says nothing about it.
+pub(super) async fn moved(
+    pins: &HashMap<Reference, Digest>,
+    trees: &[ImageTree],
+    registries: &Registries,
+    jobs: usize,
+) -> Vec<(Reference, Digest, Digest)> {
+    let pinned: Vec<(Reference, Digest)> = trees
+        .iter()
+        .filter_map(|tree| Some((tree.source.clone(), pins.get(&tree.source)?.clone())))
+        .collect();
+    stream::iter(pinned)
+        .map(|(reference, pin)| async move {
+            let target @ Target::Tag(_) = reference.target() else {
+                return None;
+            };
+            let registry = registries.host(reference.host()).ok()?;
+            match registry.head_manifest(reference.repository(), &target).await.ok()? {
+                Presence::Present(head) => {
+                    let now = head.digest?;
+                    (now != pin).then_some((reference, pin, now))
+                }
+                _ => None,
+            }
+        })
+        .buffered(jobs.max(1))
+        .filter_map(|found| async move { found })
+        .collect()
+        .await
+}

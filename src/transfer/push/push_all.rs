@@ -1,0 +1,66 @@
+//! The whole push: names, tags, blobs, manifests, and one report in the order in which images were asked for.
+
+use super::arrivals::Arrivals;
+use super::engine::{self, Ended};
+use super::report::{ImageReport, PushReport};
+use super::request::{PushItem, PushRequest};
+use super::{images, place};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::registry::Registries;
+
+/// What stands at one place of the list of images that were asked for.
+pub(crate) enum Slot {
+    /// An image that failed before there was anything to push.
+    Failed(Box<ImageReport>),
+    /// The source of an image that is pushed.
+    Item(String),
+}
+
+/// Pushes, and puts the reports of images that could not be pushed between those of the others, in the order of the slots.
+pub(crate) async fn push_all(
+    items: Vec<PushItem>,
+    slots: Vec<Slot>,
+    request: &PushRequest,
+    registries: &Registries,
+    progress: &Progress,
+) -> Result<PushReport> {
+    push_arriving(items, slots, request, registries, progress, None).await
+}
+
+/// The same with blobs that come out of a pipe.
+pub(crate) async fn push_arriving(
+    items: Vec<PushItem>,
+    slots: Vec<Slot>,
+    request: &PushRequest,
+    registries: &Registries,
+    progress: &Progress,
+    arrivals: Option<Arrivals>,
+) -> Result<PushReport> {
+    let items = place::settle(items)?;
+    let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)));
+    let ended = if stopped || items.is_empty() {
+        Ended {
+            images: items.iter().map(images::untried).collect(),
+            warnings: Vec::new(),
+            bundle_error: None,
+        }
+    } else {
+        let registry = registries.host(request.destination.host())?;
+        engine::push(items, request, &registry, progress, arrivals).await?
+    };
+    let mut pushed = ended.images.into_iter().peekable();
+    let mut reports = Vec::with_capacity(slots.len());
+    for slot in slots {
+        match slot {
+            Slot::Failed(report) => reports.push(*report),
+            // An image that stood there twice has one report.
+            Slot::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
+        }
+    }
+    Ok(PushReport {
+        warnings: ended.warnings,
+        bundle_error: ended.bundle_error,
+        ..PushReport::new(request.dry_run, reports)
+    })
+}

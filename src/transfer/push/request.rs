@@ -1,0 +1,191 @@
+//! What a push is asked to do: the request, the images, and the source of their blobs.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::destination::Destination;
+use crate::image::digest::Digest;
+use crate::image::reference::{DOCKER_HUB, Reference};
+use crate::image::tree::{ImageTree, IndexMode};
+use crate::registry::BlobSource;
+
+/// What is done about a tag that holds another digest than the one that would be pushed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnExisting {
+    /// The tag is moved.
+    #[default]
+    Overwrite,
+    /// The tag stays as it is, the image counts as done, and the report says so.
+    Skip,
+    /// The image fails.
+    Error,
+}
+
+impl FromStr for OnExisting {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "overwrite" => Ok(Self::Overwrite),
+            "skip" => Ok(Self::Skip),
+            "error" => Ok(Self::Error),
+            _ => Err(Error::new(
+                Kind::Usage,
+                format!("invalid choice `{}` for tags that exist", text.escape_debug()),
+            )
+            .with_hint("one of `overwrite`, `skip`, `error`")),
+        }
+    }
+}
+
+/// How images are pushed.
+#[derive(Debug, Clone)]
+pub struct PushRequest {
+    /// The registry, and the path on it.
+    pub destination: Destination,
+    /// Exceptions from the rule that a source's path is kept; the longest prefix that fits is taken.
+    pub mappings: Vec<Mapping>,
+    /// What is done about a tag that holds another digest.
+    pub on_existing: OnExisting,
+    /// Overrides what was chosen for an index that lost platforms.
+    pub index: Option<IndexMode>,
+    /// Only asks what is there already, and changes nothing.
+    pub dry_run: bool,
+    /// Stops at the first image that fails instead of trying the others.
+    pub fail_fast: bool,
+    /// The first pause before the registry is asked again for what it has just accepted; each further one is twice as long.
+    pub pause: Duration,
+    /// Where a blob that comes out of a pipe is put away when it may have to be sent again; without it, it is not.
+    pub temp_dir: Option<PathBuf>,
+}
+
+impl PushRequest {
+    /// The defaults for this destination.
+    pub fn new(destination: Destination) -> Self {
+        Self {
+            destination,
+            mappings: Vec::new(),
+            on_existing: OnExisting::default(),
+            index: None,
+            dry_run: false,
+            fail_fast: false,
+            pause: Duration::from_millis(250),
+            temp_dir: None,
+        }
+    }
+}
+
+/// `SRC=DST`: images below one source path go below another path at the destination.
+///
+/// `SRC` is a host, or a host and the first components of a path; without a host it is a name as it is typed for an
+/// image (`nginx` is `docker.io/library/nginx`). It fits whole components only. `DST` is a path below the destination;
+/// it may be empty where `SRC` is no whole image name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    pub(super) host: String,
+    pub(super) path: Vec<String>,
+    to: String,
+}
+
+impl Mapping {
+    /// The path of this source below the destination, if the mapping fits it.
+    pub(super) fn apply(&self, source: &Reference) -> Option<String> {
+        if source.host() != self.host {
+            return None;
+        }
+        let components: Vec<&str> = source.repository().split('/').collect();
+        let rest = components.get(self.path.len()..)?;
+        if components.iter().zip(&self.path).any(|(a, b)| a != b) {
+            return None;
+        }
+        let to = (!self.to.is_empty()).then_some(self.to.as_str());
+        Some(to.into_iter().chain(rest.iter().copied()).collect::<Vec<_>>().join("/"))
+    }
+}
+
+impl FromStr for Mapping {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let invalid = |why: &str| {
+            Error::new(Kind::Usage, format!("invalid mapping `{}`: {why}", text.escape_debug()))
+                .with_hint("write `SRC=DST`, such as `quay.io/prometheus=monitoring` or `nginx=web/nginx`")
+        };
+        let (from, to) = text.split_once('=').ok_or_else(|| invalid("there is no `=`"))?;
+        let (from, to) = (from.trim().trim_end_matches('/'), to.trim().trim_matches('/'));
+        if from.is_empty() {
+            return Err(invalid("nothing stands before the `=`"));
+        }
+        let last = from.rsplit('/').next().unwrap_or(from);
+        if from.contains('@') || (from.contains('/') && last.contains(':')) {
+            return Err(invalid("a tag or digest cannot be mapped; leave it out"));
+        }
+        let is_host = |first: &str| first == "localhost" || first.contains('.') || first.contains(':');
+        let (host, path) = match from.split_once('/') {
+            None if is_host(from) => (from.to_owned(), Vec::new()),
+            // Whatever stands behind the host is only there to have it checked and folded like that of an image.
+            Some((first, path)) if is_host(first) => (first.to_owned(), path.split('/').map(str::to_owned).collect()),
+            None => (DOCKER_HUB.to_owned(), vec!["library".to_owned(), from.to_owned()]),
+            Some(_) => (DOCKER_HUB.to_owned(), from.split('/').map(str::to_owned).collect()),
+        };
+        let probe = |path: &str| {
+            Reference::new(&host, path, None, None)
+                .map_err(|e| invalid("it breaks the grammar of names").with_source(e))
+        };
+        let host = match path.is_empty() {
+            true => probe("any")?,
+            false => probe(&path.join("/"))?,
+        }
+        .host()
+        .to_owned();
+        if !to.is_empty() {
+            Reference::new(DOCKER_HUB, to, None, None)
+                .map_err(|e| invalid("the path behind the `=` breaks the grammar of names").with_source(e))?;
+        }
+        Ok(Self {
+            host,
+            path,
+            to: to.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)?;
+        for component in &self.path {
+            write!(f, "/{component}")?;
+        }
+        write!(f, "={}", self.to)
+    }
+}
+
+/// Where the blobs of a push come from.
+pub(crate) trait Origin: BlobSource {
+    /// Where a blob stands, for error messages.
+    fn describe(&self, digest: &Digest) -> String;
+
+    /// What a user can do about a blob that has other bytes than its digest promises.
+    fn remedy(&self) -> &'static str;
+
+    /// After a blob turned out to have other bytes than its digest promises: turns to another place that has it, or lets
+    /// the only one send it once more where bytes can be hurt on the way. `false` where neither is worth a try.
+    fn elsewhere(&self, digest: &Digest) -> bool;
+}
+
+/// An image on its way to a registry.
+#[derive(Clone)]
+pub(crate) struct PushItem {
+    /// The image; [`ImageTree::choice`] is final.
+    pub(crate) tree: Arc<ImageTree>,
+    /// Its name there; always with a tag.
+    pub(crate) destination: Reference,
+    /// Whoever has its blobs.
+    pub(crate) blobs: Arc<dyn Origin>,
+    /// Whether its manifest was built here, so that its digest is new.
+    pub(crate) rebuilt: bool,
+}
