@@ -1,6 +1,5 @@
 //! Flags that say how registries are reached, and what they come to for one side of a transfer.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use docker_mirror::registry::proxy::Proxies;
 use docker_mirror::registry::tls::TlsOptions;
 use docker_mirror::registry::{Options, Registries};
 
+use super::environment::{Side, cache_folder, set_path, variable};
 use super::login::{self, LoginFlags};
 
 /// Flags of every command.
@@ -145,15 +145,6 @@ pub(super) struct Sides {
     dest_password_stdin: bool,
 }
 
-/// Which end of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    /// Where images are read.
-    Source,
-    /// Where images are put.
-    Destination,
-}
-
 impl Shared {
     pub(super) fn jobs(&self) -> usize {
         usize::from(self.jobs)
@@ -234,11 +225,11 @@ impl Shared {
             .map(|text| parse_flag(text))
             .collect::<Result<_>>()?;
         let mut mirrors = Mirrors::new(flags);
-        if let Some(path) = set("CONTAINERS_REGISTRIES_CONF") {
+        if let Some(path) = set_path("CONTAINERS_REGISTRIES_CONF") {
             mirrors.read_file(&path)?;
             return Ok(mirrors);
         }
-        let own = set("HOME").map(|home| home.join(".config/containers"));
+        let own = set_path("HOME").map(|home| home.join(".config/containers"));
         let own = own.filter(|folder| folder.join("registries.conf").exists());
         let folder = own.unwrap_or_else(|| PathBuf::from("/etc/containers"));
         mirrors.read_file(&folder.join("registries.conf"))?;
@@ -276,21 +267,6 @@ impl Sides {
             },
         }
     }
-}
-
-pub(super) fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name)
-}
-
-fn set(name: &str) -> Option<PathBuf> {
-    variable(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// `$XDG_CACHE_HOME/docker-mirror`, else `~/.cache/docker-mirror`.
-fn cache_folder() -> Option<PathBuf> {
-    set("XDG_CACHE_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".cache")))
-        .map(|folder| folder.join("docker-mirror"))
 }
 
 /// Ends a run that takes longer than was asked for.

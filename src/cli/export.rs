@@ -11,7 +11,8 @@ use docker_mirror::progress::human_bytes;
 use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request, Reused};
 use docker_mirror::transfer::resolve::Wanted;
 
-use super::connection::{Shared, Side};
+use super::connection::Shared;
+use super::environment::Side;
 use super::output::{self, Outcome};
 use super::progress::Display;
 

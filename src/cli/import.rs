@@ -13,7 +13,8 @@ use docker_mirror::image::platform::PlatformFilter;
 use docker_mirror::image::tree::IndexMode;
 use docker_mirror::transfer::import::{self, Selection};
 
-use super::connection::{Shared, Side};
+use super::connection::Shared;
+use super::environment::Side;
 use super::output::Outcome;
 use super::progress::Display;
 use super::push::Target;

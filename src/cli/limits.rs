@@ -5,7 +5,8 @@ use docker_mirror::error::{Error, Result};
 use docker_mirror::image::reference::{DOCKER_HUB, Reference};
 use docker_mirror::registry::RateLimit;
 
-use super::connection::{Shared, Side};
+use super::connection::Shared;
+use super::environment::Side;
 use super::output::{self, Outcome};
 use super::progress::Display;
 

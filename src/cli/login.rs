@@ -8,7 +8,7 @@ use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::progress::Progress;
 use docker_mirror::registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
 
-use super::connection::{Side, variable};
+use super::environment::{Side, variable};
 
 /// No password is longer than this.
 const MAX_PASSWORD: u64 = 64 << 10;

@@ -6,7 +6,8 @@ use docker_mirror::image::reference::Reference;
 use docker_mirror::transfer::mirror;
 use docker_mirror::transfer::resolve::Resolver;
 
-use super::connection::{Shared, Side, Sides};
+use super::connection::{Shared, Sides};
+use super::environment::Side;
 use super::export::{Selection, references};
 use super::output::Outcome;
 use super::progress::Display;

@@ -1,6 +1,7 @@
 //! Flags to request, library call, report. The only place that prints, draws bars and reads the environment.
 
 mod connection;
+mod environment;
 mod export;
 mod import;
 mod limits;

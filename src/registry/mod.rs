@@ -34,6 +34,7 @@ mod retry;
 mod scope;
 pub mod tls;
 mod token;
+mod types;
 mod upload;
 mod upload_body;
 mod upload_patience;
@@ -48,7 +49,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::mirrors::Endpoint;
 use crate::error::{Error, Kind, Result};
-use crate::image::digest::Digest;
 use crate::image::reference::Target;
 
 pub use answer::Refusal;
@@ -58,7 +58,7 @@ use context::Context;
 use host::Host;
 pub use limits::RateLimit;
 pub use options::Options;
-pub use push::Pushed;
+pub use types::{ManifestHead, Presence, Pushed};
 pub use upload_source::{BlobSource, BlobStream};
 
 /// All registries of one side (source or destination); hands out one client per host.
@@ -194,26 +194,4 @@ impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Registry({})", self.host.name)
     }
-}
-
-/// The answer to a HEAD.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Presence<T> {
-    /// It is there.
-    Present(T),
-    /// It is definitely not there (404).
-    Missing,
-    /// The registry did not say (some answer 400, 403, 405 or 412 to a HEAD).
-    Unknown,
-}
-
-/// What a HEAD of a manifest says; every field may be missing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ManifestHead {
-    /// `Docker-Content-Digest`.
-    pub digest: Option<Digest>,
-    /// `Content-Type`, without parameters.
-    pub media_type: Option<String>,
-    /// `Content-Length`.
-    pub size: Option<u64>,
 }

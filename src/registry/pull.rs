@@ -6,12 +6,13 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 
+use super::Registry;
 use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::host::{Call, Host};
 use super::limits::RateLimit;
 use super::retry::Backoff;
 use super::scope::Scope;
-use super::{ManifestHead, Presence, Registry};
+use super::types::{ManifestHead, Presence};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;

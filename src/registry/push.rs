@@ -5,27 +5,19 @@ use std::time::{Instant, SystemTime};
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
 
+use super::Registry;
 use super::answer::{Answer, Refusal};
 use super::host::{Call, Host};
 use super::location;
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
+use super::types::{Presence, Pushed};
 use super::upload::{Session, Upload};
 use super::upload_source::BlobSource;
-use super::{Presence, Registry};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
-
-/// How a blob got into a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// The registry took it from another repository.
-    Mounted,
-    /// Its bytes were sent.
-    Uploaded,
-}
 
 impl Registry {
     /// Puts a blob into a repository: mount from `mount_from` (repository on the same registry known to have it) where given,

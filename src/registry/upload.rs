@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 
-use super::Presence;
 use super::answer::{Answer, Refusal};
 use super::host::{Call, Host};
 use super::ladder::Rung;
@@ -15,6 +14,7 @@ use super::pace::Permit;
 use super::redirect;
 use super::retry::Backoff;
 use super::scope::Scope;
+use super::types::Presence;
 use super::upload_body::Cursor;
 use super::upload_patience::Patience;
 use super::upload_source::BlobSource;

@@ -1,0 +1,30 @@
+//! What the command line takes from its surroundings, and which side of a transfer it is for.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Which end of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Where images are read.
+    Source,
+    /// Where images are put.
+    Destination,
+}
+
+/// An environment variable; the one place that reads it.
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// The path in a variable that is set and not empty.
+pub(super) fn set_path(name: &str) -> Option<PathBuf> {
+    variable(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// `$XDG_CACHE_HOME/docker-mirror`, else `~/.cache/docker-mirror`.
+pub(super) fn cache_folder() -> Option<PathBuf> {
+    set_path("XDG_CACHE_HOME")
+        .or_else(|| set_path("HOME").map(|home| home.join(".cache")))
+        .map(|folder| folder.join("docker-mirror"))
+}
