@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-
-use super::x509;
+use rustls::{DistinguishedName, SignatureScheme};
+use webpki::EndEntityCert;
 
 /// One or several certificates; a server that names the authorities that it accepts gets one from them.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ impl ResolvesClientCert for ClientCertificates {
         let wanted = |one: &&Arc<CertifiedKey>| {
             one.cert
                 .iter()
-                .filter_map(|certificate| x509::issuer(certificate))
-                .any(|issuer| authorities.contains(&issuer))
+                .filter_map(issuer)
+                .any(|issuer| authorities.contains(&issuer.as_ref()))
         };
         // The list of a server may be incomplete: then the first is as good as any.
         usable().find(wanted).or_else(|| usable().next()).cloned()
@@ -33,5 +33,57 @@ impl ResolvesClientCert for ClientCertificates {
 
     fn has_certs(&self) -> bool {
         !self.0.is_empty()
+    }
+}
+
+/// The name of a certificate's issuer in the form in which a server lists the authorities that it accepts.
+fn issuer(certificate: &CertificateDer<'_>) -> Option<DistinguishedName> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    Some(DistinguishedName::in_sequence(certificate.issuer()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+    use rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    /// An authority of this name, and a client certificate from it.
+    fn authority(name: &str) -> (DistinguishedName, CertifiedKey) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let subject = EndEntityCert::try_from(certificate.der()).unwrap().subject().to_vec();
+        let issuer = Issuer::new(params, key);
+
+        let key = KeyPair::generate().unwrap();
+        let client = CertificateParams::new(vec!["client".to_owned()]).unwrap();
+        let client = client.signed_by(&key, &issuer).unwrap();
+        let key = any_supported_type(&PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap();
+        let pair = CertifiedKey::new(vec![client.der().clone()], key);
+        (DistinguishedName::in_sequence(&subject), pair)
+    }
+
+    #[test]
+    fn a_server_gets_the_certificate_from_an_authority_that_it_accepts() {
+        let (first, of_first) = authority("first");
+        let (second, of_second) = authority("second");
+        let (unknown, _) = authority("unknown");
+        let expected = [of_first.cert[0].clone(), of_second.cert[0].clone()];
+        let certificates = ClientCertificates::new(vec![of_first, of_second]);
+        let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
+        let chosen = |accepted: &DistinguishedName| {
+            let found = certificates.resolve(&[accepted.as_ref()], &schemes).unwrap();
+            Arc::clone(&found).cert[0].clone()
+        };
+        assert_eq!(chosen(&first), expected[0]);
+        assert_eq!(chosen(&second), expected[1]);
+        assert_eq!(chosen(&unknown), expected[0], "the list of a server may be incomplete");
     }
 }

@@ -7,7 +7,6 @@ mod certs_d;
 mod client_auth;
 mod pem;
 mod verify;
-mod x509;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -9,13 +9,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
-use super::x509;
-
 /// Accepts chains that lead to a trusted certificate, and a trusted certificate itself.
 ///
 /// The second is what `openssl req -x509` makes: one certificate that is both authority and server, which the chain
-/// verifier refuses in the role of a server even where it is trusted. Whoever trusts exactly these bytes means exactly
-/// this server, so that its name and its period remain to be checked, and they are.
+/// verifier refuses in the role of a server even where it is trusted. A user who trusts exactly these bytes means exactly
+/// this server, so only its period and its name still matter. The chain verifier checks the period before the role (the
+/// tests below hold it to that), and the name is checked here.
 #[derive(Debug)]
 pub(super) struct Verifier {
     /// `None` where nothing is trusted.
@@ -61,13 +60,11 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let chain = match &self.chains {
-            Some(chains) => chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
-            None => Err(CertificateError::UnknownIssuer.into()),
+        let Some(chains) = &self.chains else {
+            return Err(CertificateError::UnknownIssuer.into());
         };
-        match chain {
+        match chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(error) if is_about_the_role(&error) && self.trusted.contains(end_entity) => {
-                x509::check_period(end_entity, now)?;
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -148,31 +145,60 @@ impl ServerCertVerifier for AcceptAny {
 mod tests {
     use std::time::Duration;
 
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+    use rustls::RootCertStore;
+
     use super::*;
 
+    /// Parameters of a certificate for `h.io` that is valid in the year 2001 alone.
+    fn params(is_ca: IsCa) -> CertificateParams {
+        let mut params = CertificateParams::new(vec!["h.io".to_owned()]).unwrap();
+        params.is_ca = is_ca;
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+        params
+    }
+
     #[test]
-    fn the_exception_checks_name_and_period_by_itself() {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["h.io".to_owned()]).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
-        let certificate = params.self_signed(&key).unwrap();
-        // Without a chain verifier nobody else looks at either.
-        let verifier = Verifier::new(None, vec![certificate.der().clone()], &provider);
-        let verify = |name: &'static str, seconds: u64| {
-            let name = ServerName::try_from(name).unwrap();
-            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-            verifier
-                .verify_server_cert(certificate.der(), &[], &name, &[], now)
-                .map(|_| ())
-                .map_err(|error| error.to_string())
-        };
-        let (before, within, after) = (978_000_000, 990_000_000, 1_010_000_000);
-        assert_eq!(verify("h.io", within), Ok(()));
-        assert!(verify("other.io", within).unwrap_err().contains("not valid for name"));
-        assert!(verify("h.io", before).unwrap_err().contains("not valid yet"));
-        assert!(verify("h.io", after).unwrap_err().contains("expired"));
+    fn a_trusted_certificate_is_accepted_for_its_name_and_period_alone() {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let authority = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let both = params(authority.clone()).self_signed(&key).unwrap();
+        let mut issuer = params(authority);
+        issuer
+            .distinguished_name
+            .push(DnType::CommonName, "an authority that is not trusted");
+        let unknown = Issuer::new(issuer, KeyPair::generate().unwrap());
+        let only_server = params(IsCa::ExplicitNoCa).signed_by(&key, &unknown).unwrap();
+
+        for certificate in [both.der(), only_server.der()] {
+            let mut roots = RootCertStore::empty();
+            roots.add(certificate.clone()).unwrap();
+            let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+                .unwrap();
+            let verify = |trusted: &[&CertificateDer<'static>], name: &'static str, seconds: u64| {
+                let trusted = trusted.iter().map(|one| (*one).clone()).collect();
+                let verifier = Verifier::new(Some(Arc::clone(&chains)), trusted, &provider);
+                let name = ServerName::try_from(name).unwrap();
+                let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+                verifier
+                    .verify_server_cert(certificate, &[], &name, &[], now)
+                    .map(|_| ())
+                    .map_err(|error| error.to_string())
+            };
+            let (before, within, after) = (978_000_000, 990_000_000, 1_010_000_000);
+            let trusted = [certificate];
+            assert_eq!(verify(&trusted, "h.io", within), Ok(()));
+            assert!(
+                verify(&trusted, "other.io", within)
+                    .unwrap_err()
+                    .contains("not valid for name")
+            );
+            assert!(verify(&trusted, "h.io", before).unwrap_err().contains("not valid yet"));
+            assert!(verify(&trusted, "h.io", after).unwrap_err().contains("expired"));
+            assert!(verify(&[], "h.io", within).is_err());
+        }
     }
 }
