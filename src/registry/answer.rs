@@ -8,7 +8,9 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 
+use super::context::Provenance;
 use super::failure::Failure;
+use super::reach::Zone;
 use super::redact::{authority, printable};
 use super::retry::is_passing;
 use crate::error::{Error, Kind};
@@ -39,6 +41,20 @@ impl Answer {
             words: None,
             stall,
         }
+    }
+
+    /// What follows for an address that this answer names.
+    pub(super) fn provenance(&self) -> Provenance {
+        Provenance {
+            own: self.from_registry,
+            zone: self.zone(),
+        }
+    }
+
+    /// The zone of the server that answered.
+    pub(super) fn zone(&self) -> Zone {
+        let zone = self.response.extensions().get::<Zone>().copied();
+        zone.unwrap_or(Zone::Network)
     }
 
     pub(super) fn status(&self) -> StatusCode {

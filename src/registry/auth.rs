@@ -11,6 +11,7 @@ use reqwest::header::HeaderValue;
 use super::challenge::{Bearer, Challenge};
 use super::context::{Context, Trust};
 use super::credentials::{Credential, Secret};
+use super::reach::Zone;
 use super::scope::Scope;
 use super::token::{self, Refused, Token};
 use crate::error::{Error, Kind, Result};
@@ -26,7 +27,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Authenticator {
     /// The host as in references, which credentials are kept under.
     host: String,
-    challenge: Mutex<Option<Challenge>>,
+    /// What the registry wants to see, and the zone of the server that said so.
+    challenge: Mutex<Option<(Challenge, Zone)>>,
     slots: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
 }
 
@@ -68,8 +70,8 @@ impl Authenticator {
     }
 
     /// Remembers what the registry wants to see.
-    pub(super) fn challenged(&self, challenge: Challenge) {
-        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+    pub(super) fn challenged(&self, challenge: Challenge, zone: Zone) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some((challenge, zone));
     }
 
     /// The header for a request; `None` as long as the registry has not challenged.
@@ -80,8 +82,8 @@ impl Authenticator {
         let challenge = self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match challenge {
             None => Ok(None),
-            Some(Challenge::Basic) => self.basic(need).await.map(Some),
-            Some(Challenge::Bearer(bearer)) => self.bearer(need, &bearer).await.map(Some),
+            Some((Challenge::Basic, _)) => self.basic(need).await.map(Some),
+            Some((Challenge::Bearer(bearer), zone)) => self.bearer(need, &bearer, zone).await.map(Some),
         }
     }
 
@@ -101,7 +103,7 @@ impl Authenticator {
         Ok(header)
     }
 
-    async fn bearer(&self, need: &Need<'_>, bearer: &Bearer) -> Result<HeaderValue> {
+    async fn bearer(&self, need: &Need<'_>, bearer: &Bearer, zone: Zone) -> Result<HeaderValue> {
         if let Some(header) = self.wider(need) {
             return Ok(header);
         }
@@ -135,6 +137,7 @@ impl Authenticator {
             context: need.context,
             registry: need.registry,
             bearer,
+            zone,
             scope: need.scope,
             trust: need.trust,
         };

@@ -14,6 +14,7 @@ use super::credentials::Credentials;
 use super::failure::{Class, Failure};
 use super::options::Options;
 use super::pace::Place;
+use super::reach::{Guard, Lookup, Reach, Zone, is_loopback, system_lookup};
 use super::redact::{authority, shown};
 use super::tls;
 use super::upload_sessions::Sessions;
@@ -29,16 +30,65 @@ pub(super) struct Context {
     pub(super) credentials: Credentials,
     pub(super) cache: Option<ManifestCache>,
     pub(super) sessions: Option<Sessions>,
+    /// How names are resolved; the tests replace it.
+    pub(super) lookup: Lookup,
     clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
 }
 
-/// What a server is to this side; by default some server to which a registry sent it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+/// What a server is to this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Trust {
     /// It is a registry that the user named: it may see the certificate of this side.
     pub(super) registry: bool,
     /// Its certificate is not checked, because the configuration says so for it alone.
     pub(super) blind: bool,
+    /// The addresses at which it may be.
+    pub(super) reach: Reach,
+}
+
+impl Trust {
+    /// A registry that the user named.
+    pub(super) fn registry(blind: bool) -> Self {
+        Self {
+            registry: true,
+            blind,
+            reach: Reach::Anywhere,
+        }
+    }
+
+    /// A server that was named by another one, which is in this zone.
+    pub(super) fn stranger(named_from: Zone) -> Self {
+        Self {
+            registry: false,
+            blind: false,
+            reach: Reach::From(named_from),
+        }
+    }
+
+    /// The same server, at an address on it that a stranger chose: the certificate of this side stays away.
+    pub(super) fn without_certificate(self) -> Self {
+        Self {
+            registry: false,
+            ..self
+        }
+    }
+}
+
+/// Who chose the address of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Provenance {
+    /// Nobody but this side and the registry itself, so that credentials may go along to the registry.
+    pub(super) own: bool,
+    /// The zone of the server that named the address.
+    pub(super) zone: Zone,
+}
+
+impl Provenance {
+    /// An address that this side made by itself.
+    pub(super) const OWN: Self = Self {
+        own: true,
+        zone: Zone::Network,
+    };
 }
 
 impl Context {
@@ -47,6 +97,7 @@ impl Context {
             credentials: Credentials::new(options.credentials.clone()),
             cache: options.manifest_cache.clone().map(ManifestCache::new),
             sessions: options.upload_sessions.clone().map(Sessions::new),
+            lookup: system_lookup,
             clients: Mutex::default(),
             options,
         }
@@ -62,6 +113,10 @@ impl Context {
         watch: Option<&Watch>,
         trust: Trust,
     ) -> Result<Response, Failure> {
+        // Addresses in a URL never come before the resolver.
+        if !trust.reach.allows_url(url) {
+            return Err(Failure::out_of_reach(&authority(url), None));
+        }
         let client = self.client(url, trust).map_err(|error| Failure {
             error,
             class: Class::Final,
@@ -74,7 +129,11 @@ impl Context {
         }
         tracing::debug!(target: "docker_mirror::wire", "> {method} {}", shown(url));
         let begun = Instant::now();
-        let result = self.in_time(request.send(), watch, url).await;
+        let mut result = self.in_time(request.send(), watch, url).await;
+        if let Ok(response) = &mut result {
+            let zone = self.zone(url, response);
+            response.extensions_mut().insert(zone);
+        }
         let took = begun.elapsed().as_millis();
         match &result {
             Ok(response) => {
@@ -122,6 +181,14 @@ impl Context {
         }
     }
 
+    /// The zone of the server that answered. Behind a proxy only the text of the URL tells.
+    fn zone(&self, url: &Url, response: &Response) -> Zone {
+        let peer = response.remote_addr().filter(|_| self.proxy(url).is_none());
+        peer.map(|peer| Zone::of(peer.ip()))
+            .or_else(|| Zone::of_text(url))
+            .unwrap_or(Zone::Network)
+    }
+
     /// The proxy on the way to a URL. A proxy elsewhere has another idea of who `localhost` is.
     fn proxy(&self, url: &Url) -> Option<&Url> {
         self.options.proxies.of(url).filter(|_| !is_loopback(url))
@@ -155,7 +222,13 @@ impl Context {
             .tls_backend_preconfigured(tls::client_config(&tls, &host)?);
         // What the environment says came by way of the options.
         builder = builder.no_proxy();
-        if let Some(proxy) = self.proxy(url) {
+        let proxy = self.proxy(url);
+        builder = builder.dns_resolver(Guard {
+            reach: trust.reach,
+            lookup: self.lookup,
+            proxy: proxy.and_then(Url::host_str).map(str::to_owned),
+        });
+        if let Some(proxy) = proxy {
             builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(wrong)?);
         }
         let client = builder.build().map_err(wrong)?;
@@ -217,33 +290,6 @@ impl Watch {
     }
 }
 
-/// Whether a URL names this machine: `localhost`, 127.0.0.0/8 or ::1.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match address(url) {
-        Some(address) => address.is_loopback(),
-        None => url
-            .host_str()
-            .is_some_and(|name| name == "localhost" || name.ends_with(".localhost")),
-    }
-}
-
-/// Whether a URL names this machine or an address that only the local link knows, where cloud services keep secrets.
-pub(super) fn is_local(url: &Url) -> bool {
-    is_loopback(url)
-        || address(url).is_some_and(|address| match address {
-            std::net::IpAddr::V4(v4) => v4.is_link_local() || v4.is_unspecified(),
-            std::net::IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified(),
-        })
-}
-
-fn address(url: &Url) -> Option<std::net::IpAddr> {
-    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
-    // An IPv4 address inside an IPv6 one is that IPv4 address.
-    host.parse::<std::net::IpAddr>()
-        .ok()
-        .map(|address| address.to_canonical())
-}
-
 /// Whether two URLs have the same scheme, host and port: what may see the same credentials.
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
@@ -252,31 +298,6 @@ pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn local_addresses_are_known_in_all_forms() {
-        for local in [
-            "http://localhost",
-            "http://127.9.9.9",
-            "http://[::1]:5",
-            "http://[::ffff:127.0.0.1]",
-            "http://0x7f000001",
-            "http://169.254.169.254",
-            "http://[fe80::1]",
-            "http://0.0.0.0",
-        ] {
-            assert!(is_local(&Url::parse(local).unwrap()), "{local}");
-        }
-        for other in [
-            "http://10.0.0.1",
-            "http://192.168.0.1",
-            "http://registry",
-            "http://[2001:db8::1]",
-            "http://localhost.example",
-        ] {
-            assert!(!is_local(&Url::parse(other).unwrap()), "{other}");
-        }
-    }
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {

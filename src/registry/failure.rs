@@ -2,8 +2,14 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::net::IpAddr;
 
+use super::reach::OutOfReach;
 use crate::error::{Error, Kind};
+
+/// What a user can do where a server leads to an address of this machine.
+pub(super) const OUT_OF_REACH_HINT: &str = "a server elsewhere may not send requests to this machine or its local link; \
+     if its token server is meant to be there, give `--any-token-server`";
 
 /// A request without an answer.
 pub(super) struct Failure {
@@ -32,10 +38,26 @@ impl Failure {
         }
     }
 
+    /// A server that another server named, at an address where such a server may not be.
+    pub(super) fn out_of_reach(host: &str, address: Option<IpAddr>) -> Self {
+        let resolved = address.map_or_else(String::new, |address| format!(" ({address})"));
+        let message = format!("`{host}`{resolved} is an address of this machine or of its local link");
+        Self {
+            error: Error::new(Kind::Server, message).with_hint(OUT_OF_REACH_HINT),
+            class: Class::Final,
+        }
+    }
+
     /// Sorts an error of the HTTP library. `host` is what was asked, `proxy` what stands on the way to it.
     pub(super) fn of(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
         // The library's own text holds the URL with its query; the causes do not.
         let error = error.without_url();
+        let refused = causes(&error)
+            .into_iter()
+            .find_map(|cause| cause.downcast_ref::<OutOfReach>());
+        if let Some(OutOfReach(address)) = refused {
+            return Self::out_of_reach(host, Some(*address));
+        }
         let (class, kind, message, hint) = sort(&error, host, proxy);
         let mut out = Error::new(kind, message);
         if let Some(hint) = hint {

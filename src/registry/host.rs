@@ -13,11 +13,12 @@ use reqwest::{Method, StatusCode, Url};
 use super::answer::Answer;
 use super::auth::{Authenticator, Need};
 use super::challenge::{self, Challenge};
-use super::context::{Context, Trust, is_loopback, same_origin};
+use super::context::{Context, Provenance, Trust, same_origin};
 use super::failure::{Class, Failure};
 use super::ladder::Ladder;
 use super::limits::RateLimit;
 use super::pace::Pace;
+use super::reach::{Zone, is_loopback};
 use super::redact::authority;
 use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, retry_after};
@@ -70,6 +71,8 @@ pub(super) struct Call<'a> {
     pub(super) body: Option<Bytes>,
     /// Whether to try again after what may pass. A request that must not be repeated blindly says no.
     pub(super) repeat: bool,
+    /// Who chose `url`.
+    provenance: Provenance,
 }
 
 impl<'a> Call<'a> {
@@ -84,12 +87,19 @@ impl<'a> Call<'a> {
             headers: HeaderMap::new(),
             body,
             repeat: true,
+            provenance: Provenance::OWN,
         }
     }
 
     #[must_use]
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
+        self
+    }
+
+    #[must_use]
+    pub(super) fn named_by(mut self, provenance: Provenance) -> Self {
+        self.provenance = provenance;
         self
     }
 
@@ -148,7 +158,7 @@ impl Host {
         Self {
             name: name.to_owned(),
             base,
-            trust: Trust { registry: true, blind },
+            trust: Trust::registry(blind),
             scheme: AtomicU8::new(scheme),
             reached: AtomicBool::new(false),
             auth: Authenticator::new(name),
@@ -184,9 +194,13 @@ impl Host {
         same_origin(&self.base(), url)
     }
 
-    /// What a server is to this side: the registry, or one that it names.
-    pub(super) fn trust(&self, url: &Url) -> Trust {
-        if self.owns(url) { self.trust } else { Trust::default() }
+    /// What the server of an address is to this side: the registry, or one that was named by a server.
+    pub(super) fn trust(&self, url: &Url, provenance: Provenance) -> Trust {
+        match (self.owns(url), provenance.own) {
+            (true, true) => self.trust,
+            (true, false) => self.trust.without_certificate(),
+            (false, _) => Trust::stranger(provenance.zone),
+        }
     }
 
     /// Asks the registry for nothing but a sign of life; a refusal is one.
@@ -220,16 +234,17 @@ impl Host {
         Arc::clone(writers.entry(repository.to_owned()).or_default())
     }
 
-    /// The authorization for a URL; none where it is not the registry's own.
+    /// The authorization for a URL; none where it is not the registry's own, or was chosen by another server.
     pub(super) async fn authorize(
         &self,
         url: &Url,
+        provenance: Provenance,
         repository: &str,
         scope: &Scope,
         long: bool,
         refused: Option<Refused<'_>>,
     ) -> Result<Option<HeaderValue>> {
-        if !self.owns(url) {
+        if !provenance.own || !self.owns(url) {
             return Ok(None);
         }
         let registry = self.base();
@@ -253,7 +268,7 @@ impl Host {
         let mut url = call.url.clone();
         let mut scope = call.scope.clone();
         let mut authorization = self
-            .authorize(&url, call.repository, &scope, false, None)
+            .authorize(&url, call.provenance, call.repository, &scope, false, None)
             .await
             .map_err(|e| e.context(&call.action))?;
         let (mut replayed, mut widened) = (false, false);
@@ -267,7 +282,7 @@ impl Host {
                 headers: &call.headers,
                 authorization: authorization.as_ref(),
                 body: call.body.clone(),
-                trust: self.trust(&url),
+                trust: self.trust(&url, call.provenance),
             };
             let sent = redirect::send(&self.context, outgoing).await;
             if self.found_tls(&sent, &url).await {
@@ -327,7 +342,7 @@ impl Host {
                 {
                     // The pause may have outlasted the token.
                     authorization = self
-                        .authorize(&url, call.repository, &scope, false, None)
+                        .authorize(&url, call.provenance, call.repository, &scope, false, None)
                         .await
                         .map_err(|e| e.context(&call.action))?;
                     replayed = false;
@@ -366,6 +381,7 @@ impl Host {
         refused: Option<Refused<'_>>,
     ) -> Result<Option<HeaderValue>> {
         let mut challenges = challenge::parse(answer.headers());
+        let mut zone = answer.zone();
         if answer.status() == StatusCode::FORBIDDEN {
             let demanded = challenges.into_iter().find_map(|challenge| match challenge {
                 Challenge::Bearer(bearer) => Some(bearer.scopes),
@@ -377,7 +393,7 @@ impl Host {
         } else {
             if challenges.is_empty() {
                 // Some registries challenge on their root alone.
-                challenges = self.challenges_of_root().await?;
+                (challenges, zone) = self.challenges_of_root().await?;
             }
             let Some(challenge) = challenges.into_iter().next() else {
                 return Err(self
@@ -387,12 +403,14 @@ impl Host {
             if let Challenge::Bearer(bearer) = &challenge {
                 scope.widen(&bearer.scopes);
             }
-            self.auth.challenged(challenge);
+            self.auth.challenged(challenge, zone);
         }
-        self.authorize(&self.base(), repository, scope, false, refused).await
+        self.authorize(&self.base(), Provenance::OWN, repository, scope, false, refused)
+            .await
     }
 
-    async fn challenges_of_root(&self) -> Result<Vec<Challenge>> {
+    /// The challenges of the registry's root, and the zone of the server that sent them.
+    async fn challenges_of_root(&self) -> Result<(Vec<Challenge>, Zone)> {
         let mut url = self.base();
         url.set_path("/v2/");
         let headers = HeaderMap::new();
@@ -412,8 +430,9 @@ impl Host {
         } else {
             Vec::new()
         };
+        let zone = answer.zone();
         answer.finish().await;
-        Ok(found)
+        Ok((found, zone))
     }
 
     /// The error for a 429 that says that the pulls of a window of hours are used up: waiting it out is no use.

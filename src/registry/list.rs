@@ -183,7 +183,11 @@ impl<'a> Pages<'a> {
             return Ok(Some(Err(Error::new(Kind::Server, "the answer is no such list"))));
         }
         self.next = link::next(answer.headers(), &answer.url).map_err(|e| e.context(&self.action))?;
-        if self.next.as_ref().is_some_and(|next| !self.host.owns(next)) {
+        if self
+            .next
+            .as_ref()
+            .is_some_and(|next| !answer.from_registry || !self.host.owns(next))
+        {
             return Err(self.refused("a page that came from another server does not lead the way to the next"));
         }
         match answer.bytes(MAX_PAGE).await {

@@ -2,14 +2,16 @@
 
 use reqwest::Url;
 
-use super::context::{is_local, same_origin};
+use super::context::same_origin;
+use super::failure::OUT_OF_REACH_HINT;
+use super::reach::{Reach, Zone};
 use super::redact::{authority, printable, shown};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 
 /// Reads a `Location`: absolute, a path, or a host without a scheme. `from` is the address that sent it, `registry` the
-/// root of the registry. The query is kept as it is: it may be signed.
-pub(super) fn resolve(text: &str, from: &Url, registry: &Url) -> Result<Url> {
+/// root of the registry, `zone` where the sender is. The query is kept as it is: it may be signed.
+pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Result<Url> {
     let refused = |why: String| {
         Error::new(Kind::Server, format!("`{}` sends an upload to {why}", authority(from)))
             .with_hint("a proxy in front of the registry may have to be told the registry's public address")
@@ -44,8 +46,9 @@ pub(super) fn resolve(text: &str, from: &Url, registry: &Url) -> Result<Url> {
         "http" => return Err(refused(format!("{}, which is not encrypted", shown(&url)))),
         _ => return Err(refused(format!("{}, which is not http", shown(&url)))),
     }
-    if is_local(&url) && !is_local(registry) && !same_origin(&url, registry) {
-        return Err(refused(format!("{}, an address of this machine", shown(&url))));
+    if !same_origin(&url, registry) && !Reach::From(zone).allows_url(&url) {
+        let why = format!("{}, an address of this machine or of its local link", shown(&url));
+        return Err(refused(why).with_hint(OUT_OF_REACH_HINT));
     }
     Ok(url)
 }
@@ -94,7 +97,11 @@ mod tests {
             ("1234-5678", "https://r.example/v2/a/blobs/uploads/1234-5678"),
             ("https://user:pass@r.example/u#x", "https://r.example/u"),
         ] {
-            assert_eq!(resolve(text, &from, &from).unwrap().as_str(), expected, "{text}");
+            assert_eq!(
+                resolve(text, &from, &from, Zone::Network).unwrap().as_str(),
+                expected,
+                "{text}"
+            );
         }
         for bad in [
             "http://other.example/u",
@@ -104,16 +111,20 @@ mod tests {
             "https://",
             "https://[x",
         ] {
-            assert!(resolve(bad, &from, &from).is_err(), "{bad}");
+            assert!(resolve(bad, &from, &from, Zone::Network).is_err(), "{bad}");
         }
         let local = url("http://localhost:5000/v2/");
         assert_eq!(
-            resolve("http://127.0.0.1:5000/u", &local, &local).unwrap().as_str(),
+            resolve("http://127.0.0.1:5000/u", &local, &local, Zone::Machine)
+                .unwrap()
+                .as_str(),
             "http://127.0.0.1:5000/u"
         );
         let behind = url("https://r.example:8443/v2/");
         assert_eq!(
-            resolve("http://r.example/u", &behind, &behind).unwrap().as_str(),
+            resolve("http://r.example/u", &behind, &behind, Zone::Network)
+                .unwrap()
+                .as_str(),
             "https://r.example:8443/u"
         );
     }
@@ -122,7 +133,7 @@ mod tests {
         #[test]
         fn never_panics_and_never_gives_up_encryption(text in "[ -~]{0,80}") {
             let from = url("https://r.example/v2/a/blobs/uploads/");
-            if let Ok(found) = resolve(&text, &from, &from) {
+            if let Ok(found) = resolve(&text, &from, &from, Zone::Network) {
                 assert_eq!(found.scheme(), "https");
                 with_digest(&found, &Digest::sha256(b""));
             }

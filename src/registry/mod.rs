@@ -28,6 +28,7 @@ mod pace;
 pub mod proxy;
 mod pull;
 mod push;
+mod reach;
 mod redact;
 mod redirect;
 mod retry;

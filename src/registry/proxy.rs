@@ -130,12 +130,14 @@ impl Direct {
         if let Ok(address) = domain.trim_matches(['[', ']']).parse::<IpAddr>() {
             return Some(Self::Domain(address.to_string(), port));
         }
-        let domain = domain.trim_start_matches("*.").trim_start_matches('.');
+        let domain = domain.trim_start_matches("*.").trim_matches('.');
         Some(Self::Domain(domain.to_ascii_lowercase(), port))
     }
 
     fn covers(&self, url: &Url) -> bool {
+        // A final dot makes no other name.
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let host = host.trim_end_matches('.');
         match self {
             Self::All => true,
             Self::Network(network, bits) => host.parse().is_ok_and(|host| same_network(*network, host, *bits)),
@@ -200,6 +202,8 @@ mod tests {
             ("r.example", "https://r.example/", true),
             ("r.example", "https://a.r.example:5000/", true),
             (".r.example", "https://r.example/", true),
+            ("r.example", "https://r.example./", true),
+            ("r.example.", "https://r.example/", true),
             ("*.r.example", "https://a.r.example/", true),
             ("R.Example", "https://r.example/", true),
             ("r.example", "https://notr.example/", false),

@@ -111,7 +111,9 @@ impl Host {
         {
             self.ladder.at_least(minimum);
         }
-        Ok(Session::new(location::resolve(text, &answer.url, &self.base())?, 0))
+        let provenance = answer.provenance();
+        let url = location::resolve(text, &answer.url, &self.base(), provenance.zone)?;
+        Ok(Session::new(url, 0, provenance))
     }
 
     async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {

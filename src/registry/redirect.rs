@@ -6,8 +6,9 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOC
 use reqwest::{Body, Method, Url};
 
 use super::answer::Answer;
-use super::context::{Context, Trust, is_local, same_origin};
-use super::failure::{Class, Failure};
+use super::context::{Context, Trust, same_origin};
+use super::failure::{Class, Failure, OUT_OF_REACH_HINT};
+use super::reach::Reach;
 use super::redact::{printable, shown};
 use crate::error::{Error, Kind};
 
@@ -32,6 +33,7 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
     let mut url = origin.clone();
     // Once another origin took part, credentials stay away, even if it sends us back.
     let mut trusted = true;
+    let mut trust = outgoing.trust;
     for _ in 0..=MAX_HOPS {
         let mut headers = outgoing.headers.clone();
         if trusted && let Some(authorization) = outgoing.authorization {
@@ -41,13 +43,9 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         let body = outgoing.body.clone().map(Body::from);
-        let trust = if same_origin(&url, &origin) {
-            outgoing.trust
-        } else {
-            Trust::default()
-        };
         let response = context.send(outgoing.method, &url, headers, body, None, trust).await?;
-        let answer = Answer::new(response, url.clone(), trusted, context.options.stall_timeout());
+        let from_registry = trusted && outgoing.trust.registry;
+        let answer = Answer::new(response, url.clone(), from_registry, context.options.stall_timeout());
         if !is_redirect(answer.status().as_u16()) {
             return Ok(answer);
         }
@@ -55,7 +53,13 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             return Ok(answer);
         }
         let next = target(&answer, &origin)?;
-        trusted = trusted && same_origin(&next, &origin);
+        let home = same_origin(&next, &origin);
+        trusted = trusted && home;
+        trust = match (home, trusted) {
+            (true, true) => outgoing.trust,
+            (true, false) => outgoing.trust.without_certificate(),
+            (false, _) => Trust::stranger(answer.zone()),
+        };
         answer.finish().await;
         url = next;
     }
@@ -101,12 +105,14 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
             shown(&next)
         )));
     }
-    if is_local(&next) && !is_local(origin) {
-        return Err(refused(format!(
-            "{} redirects to {}, an address of this machine",
+    if !same_origin(&next, origin) && !Reach::From(answer.zone()).allows_url(&next) {
+        let mut failure = refused(format!(
+            "{} redirects to {}, an address of this machine or of its local link",
             shown(from),
             shown(&next)
-        )));
+        ));
+        failure.error = failure.error.with_hint(OUT_OF_REACH_HINT);
+        return Err(failure);
     }
     Ok(next)
 }

@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use super::answer::Answer;
 use super::challenge::Bearer;
-use super::context::{Context, Trust, is_local, same_origin};
+use super::context::{Context, Trust, same_origin};
 use super::credentials::{Credential, Secret};
-use super::failure::{Class, Failure};
+use super::failure::{Class, Failure, OUT_OF_REACH_HINT};
+use super::reach::{Reach, Zone};
 use super::redact::{authority, shown};
 use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, retry_after};
@@ -82,6 +83,8 @@ pub(super) struct Request<'a> {
     /// The registry's own address.
     pub(super) registry: &'a Url,
     pub(super) bearer: &'a Bearer,
+    /// The zone of the server that sent the challenge.
+    pub(super) zone: Zone,
     pub(super) scope: &'a Scope,
     /// What the registry's own address is.
     pub(super) trust: Trust,
@@ -143,10 +146,23 @@ impl Request<'_> {
             "http" => return Err(refused(format!("{} is not encrypted", shown(&realm)))),
             _ => return Err(refused(format!("{} is not http", shown(&realm)))),
         }
-        if is_local(&realm) && !is_local(self.registry) && !self.context.options.any_token_server {
-            return Err(refused(format!("{} is an address of this machine", shown(&realm))));
+        if !self.trust(&realm).reach.allows_url(&realm) {
+            let why = format!("{} is an address of this machine or of its local link", shown(&realm));
+            return Err(refused(why).with_hint(OUT_OF_REACH_HINT));
         }
         Ok(realm)
+    }
+
+    /// What the token server is to this side.
+    fn trust(&self, realm: &Url) -> Trust {
+        if same_origin(realm, self.registry) {
+            return self.trust;
+        }
+        let mut trust = Trust::stranger(self.zone);
+        if self.context.options.any_token_server {
+            trust.reach = Reach::Anywhere;
+        }
+        trust
     }
 
     async fn get(&self, realm: &Url, login: Option<(&str, &Secret)>) -> Result<Answer> {
@@ -206,11 +222,7 @@ impl Request<'_> {
         let options = &self.context.options;
         let mut backoff = Backoff::new(options);
         let host = authority(url);
-        let trust = if same_origin(url, self.registry) {
-            self.trust
-        } else {
-            Trust::default()
-        };
+        let trust = self.trust(url);
         loop {
             let outgoing = Outgoing {
                 method,

@@ -7,6 +7,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 
 use super::answer::{Answer, Refusal};
+use super::context::Provenance;
 use super::host::{Call, Host};
 use super::ladder::Rung;
 use super::location;
@@ -36,16 +37,19 @@ pub(super) struct Session {
     pub(super) url: Url,
     /// Bytes that it has.
     pub(super) offset: u64,
+    /// Who named its address.
+    pub(super) provenance: Provenance,
     /// When the registry last spoke of it.
     heard: Instant,
 }
 
 impl Session {
     /// A session that the registry has just spoken of.
-    pub(super) fn new(url: Url, offset: u64) -> Self {
+    pub(super) fn new(url: Url, offset: u64, provenance: Provenance) -> Self {
         Self {
             url,
             offset,
+            provenance,
             heard: Instant::now(),
         }
     }
@@ -324,7 +328,8 @@ impl<'a> Upload<'a> {
         let size = self.descriptor.size;
         if rung == Rung::Whole && session.offset == 0 {
             let url = location::with_digest(&session.url, &self.descriptor.digest);
-            return Ok(match self.send(Method::PUT, url, 0, size, false).await? {
+            let target = (url, session.provenance);
+            return Ok(match self.send(Method::PUT, target, 0, size, false).await? {
                 Ok(answer) => self.closed(answer).await?,
                 Err(outcome) => outcome,
             });
@@ -338,13 +343,12 @@ impl<'a> Upload<'a> {
             };
             // Without a range the first PATCH is what every registry knows; what goes on in the middle has to say so.
             let ranged = rung == Rung::Chunks || start > 0;
-            match self
-                .send(Method::PATCH, session.url.clone(), start, end, ranged)
-                .await?
-            {
+            let target = (session.url.clone(), session.provenance);
+            match self.send(Method::PATCH, target, start, end, ranged).await? {
                 Ok(answer) => {
                     if answer.header(&LOCATION).is_some() {
-                        session.url = self.host.session(&answer)?.url;
+                        let next = self.host.session(&answer)?;
+                        (session.url, session.provenance) = (next.url, next.provenance);
                         self.keep(session);
                     }
                     answer.finish().await;
@@ -367,6 +371,7 @@ impl<'a> Upload<'a> {
             self.action.clone(),
         )
         .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+        .named_by(session.provenance)
         .once();
         match self.host.exchange(&call).await {
             Ok(answer) if answer.status().is_success() => self.closed(answer).await,
@@ -444,7 +449,7 @@ mod tests {
     #[test]
     fn a_session_without_bytes_gets_stale() {
         let url: Url = "https://r.example/v2/a/blobs/uploads/1".parse().unwrap();
-        let mut session = Session::new(url, 0);
+        let mut session = Session::new(url, 0, Provenance::OWN);
         assert!(!session.is_stale(session.heard + STALE / 2));
         assert!(session.is_stale(session.heard + STALE));
         session.offset = 1;

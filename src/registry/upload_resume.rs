@@ -4,8 +4,10 @@ use reqwest::Method;
 use reqwest::header::{LOCATION, RANGE};
 
 use super::content_range;
+use super::context::Provenance;
 use super::host::Call;
 use super::location;
+use super::reach::Zone;
 use super::upload::{Session, Upload};
 use super::upload_sessions::{LARGE, Sessions};
 use crate::error::Result;
@@ -27,11 +29,15 @@ impl Upload<'_> {
             return Ok(None);
         };
         let base = self.host.base();
-        let Ok(url) = location::resolve(&address, &base, &base) else {
+        // The file does not say which server named the address.
+        let zone = Zone::of_text(&base).unwrap_or(Zone::Network);
+        let Ok(url) = location::resolve(&address, &base, &base, zone) else {
             self.forget();
             return Ok(None);
         };
-        let found = self.resume_up_to(Session::new(url, 0), self.descriptor.size).await?;
+        let own = self.host.owns(&url);
+        let session = Session::new(url, 0, Provenance { own, zone });
+        let found = self.resume_up_to(session, self.descriptor.size).await?;
         if found.is_none() {
             self.forget();
         }
@@ -45,7 +51,9 @@ impl Upload<'_> {
     }
 
     pub(super) fn keep(&self, session: &Session) {
-        if let Some(sessions) = self.sessions() {
+        // The next run would take an address on the registry for one that the registry chose itself.
+        let chosen_by_other = self.host.owns(&session.url) && !session.provenance.own;
+        if let Some(sessions) = self.sessions().filter(|_| !chosen_by_other) {
             sessions.put(&self.host.name, self.repository, &self.descriptor.digest, &session.url);
         }
     }
@@ -63,7 +71,8 @@ impl Upload<'_> {
             self.repository,
             self.scope.clone(),
             self.action.clone(),
-        );
+        )
+        .named_by(session.provenance);
         let Ok(answer) = self.host.exchange(&call).await else {
             return Ok(None);
         };
@@ -72,12 +81,15 @@ impl Upload<'_> {
             return Ok(None);
         }
         let stated = content_range::of_session(answer.header(&RANGE));
-        let url = match answer.header(&LOCATION) {
-            Some(_) => self.host.session(&answer)?.url,
-            None => session.url,
+        let (url, provenance) = match answer.header(&LOCATION) {
+            Some(_) => {
+                let next = self.host.session(&answer)?;
+                (next.url, next.provenance)
+            }
+            None => (session.url, session.provenance),
         };
         answer.finish().await;
-        let session = Session::new(url, stated.unwrap_or_default());
+        let session = Session::new(url, stated.unwrap_or_default(), provenance);
         // More than was sent cannot be the blob's own bytes.
         if stated.is_some() && session.offset <= limit {
             tracing::debug!("upload of {} goes on from {}", self.descriptor.digest, session.offset);
@@ -98,6 +110,7 @@ impl Upload<'_> {
             self.scope.clone(),
             self.action.clone(),
         )
+        .named_by(session.provenance)
         .once();
         if let Ok(answer) = self.host.exchange(&call).await {
             answer.finish().await;

@@ -3,10 +3,10 @@
 use std::time::{Instant, SystemTime};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Body, Method, Url};
+use reqwest::{Body, Method, StatusCode, Url};
 
 use super::answer::{Answer, Refusal};
-use super::context::Watch;
+use super::context::{Provenance, Watch};
 use super::failure::{Class, Failure};
 use super::redact::shown;
 use super::redirect;
@@ -20,7 +20,7 @@ impl Upload<'_> {
     pub(super) async fn send(
         &mut self,
         method: Method,
-        mut url: Url,
+        (mut url, mut provenance): (Url, Provenance),
         start: u64,
         end: u64,
         ranged: bool,
@@ -36,7 +36,7 @@ impl Upload<'_> {
             let begun = Instant::now();
             let authorization = self
                 .host
-                .authorize(&url, self.repository, &self.scope, true, None)
+                .authorize(&url, provenance, self.repository, &self.scope, true, None)
                 .await?;
             headers.remove(AUTHORIZATION);
             if let Some(authorization) = &authorization {
@@ -62,7 +62,7 @@ impl Upload<'_> {
                     headers.clone(),
                     Some(body),
                     Some(&watch),
-                    self.host.trust(&url),
+                    self.host.trust(&url, provenance),
                 )
                 .await;
             if let Some(error) = self.cursor.failed() {
@@ -79,7 +79,7 @@ impl Upload<'_> {
                     return Ok(Err(Outcome::Broken(error.context(&self.action), None, Blame::Wire)));
                 }
             };
-            let own = self.host.owns(&url);
+            let own = provenance.own && self.host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, self.host.context.options.stall_timeout());
             self.host.heard(&answer);
             if !answer.status().is_success() {
@@ -89,6 +89,8 @@ impl Upload<'_> {
                 200..=299 => return Ok(Ok(answer)),
                 307 | 308 => {
                     url = redirect::target(&answer, &self.host.base()).map_err(|failure| failure.error)?;
+                    // Once another origin took part, credentials stay away, even if it sends us back.
+                    provenance = answer.provenance();
                     continue;
                 }
                 401 if own => {
@@ -125,7 +127,14 @@ impl Upload<'_> {
             return Err(self.redirected(&answer));
         }
         let asked = retry_after(answer.headers(), SystemTime::now());
-        let error = answer.into_error(&self.action).await;
+        let led_back = status == StatusCode::UNAUTHORIZED && !answer.from_registry && self.host.owns(&answer.url);
+        let mut error = answer.into_error(&self.action).await;
+        if led_back {
+            error = error.with_hint(
+                "another server led the upload to this address of the registry, so the login was not sent along: \
+                 check the storage or proxy to which the registry sends its uploads",
+            );
+        }
         let has = |code: &str| Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
         Ok(match status.as_u16() {
             413 => Outcome::TooLarge(

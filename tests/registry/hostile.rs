@@ -182,6 +182,19 @@ async fn nobody_sends_a_registry_elsewhere_to_this_machine() {
         "http://[fe80::1]/".to_owned(),
         "http://0.0.0.0/".to_owned(),
         "http://2130706433/".to_owned(),
+        format!("http://localhost.:{}/", here.host().rsplit_once(':').unwrap().1),
+        format!("http://x.localhost.:{}/", here.host().rsplit_once(':').unwrap().1),
+        "http://x.localhost/".to_owned(),
+        "http://0x7f.1/".to_owned(),
+        "http://0177.0.0.1/".to_owned(),
+        "http://127.1/".to_owned(),
+        "http://0/".to_owned(),
+        "http://[::]/".to_owned(),
+        "http://[::ffff:127.0.0.1]/".to_owned(),
+        "http://[::ffff:169.254.169.254]/".to_owned(),
+        "http://[64:ff9b::127.0.0.1]/".to_owned(),
+        "http://[fd00:ec2::254]/".to_owned(),
+        "http://100.100.100.200/".to_owned(),
     ];
     for target in &targets {
         // By a redirect,
@@ -209,16 +222,22 @@ async fn nobody_sends_a_registry_elsewhere_to_this_machine() {
     }
     // or by the location of an upload.
     here.forget_requests();
-    let server = faulty(
-        When::post("/blobs/uploads/"),
-        Action::Location(LocationForm::Elsewhere(here.url().into())),
-    );
-    let registry = with(elsewhere(&server), "registry.invalid");
-    let error = registry
-        .push_blob("a/b", &layer(b"new"), &Memory("new".into()), None)
-        .await
-        .unwrap_err();
-    assert!(error.full().contains("an address of this machine"), "{error:?}");
+    for target in &targets {
+        let target = target.replace("{target}", "/").trim_end_matches('/').to_owned();
+        let server = faulty(
+            When::post("/blobs/uploads/"),
+            Action::Location(LocationForm::Elsewhere(target.clone())),
+        );
+        let registry = with(elsewhere(&server), "registry.invalid");
+        let error = registry
+            .push_blob("a/b", &layer(b"new"), &Memory("new".into()), None)
+            .await
+            .unwrap_err();
+        assert!(
+            error.full().contains("an address of this machine"),
+            "{target}: {error:?}"
+        );
+    }
     assert!(here.requests().is_empty(), "{}", here.transcript());
 }
 

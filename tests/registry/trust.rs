@@ -77,6 +77,24 @@ async fn a_client_certificate_is_for_registries_alone() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_led_back_to_the_registry_shows_no_client_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let registry = Double::start(closed(&authority));
+    put(&registry, "a/b");
+    let other = Double::start(open(&authority));
+    let back = format!("{}{{target}}?led", registry.url());
+    other.add_fault(When::any(), Action::redirect(307, &back));
+    let to = format!("{}{{target}}", other.url());
+    registry.add_fault(When::path("/blobs/").but_not("led"), Action::redirect(307, &to));
+    let client = with(shown(folder.path(), &authority), &registry.host());
+    let error = fetch(&client, "a/b", &layer(b"layer")).await.unwrap_err();
+    assert!(error.full().contains("TLS handshake"), "{error:?}");
+    assert_eq!(other.requests().len(), 1, "{}", other.transcript());
+    assert_eq!(registry.count("*", "led"), 0, "{}", registry.transcript());
+}
+
+#[tokio::test]
 async fn a_token_server_elsewhere_sees_no_client_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new("test authority");

@@ -1,6 +1,7 @@
 //! Challenges, tokens and credentials of the registry client against the registry double, and who gets to see what.
 
 mod challenges;
+mod led_back;
 mod secrecy;
 mod tokens;
 

@@ -1,0 +1,176 @@
+//! Which addresses a request may reach. A host that the user named may be anywhere; a host that a server named (by a
+//! redirect, the `Location` of an upload or the realm of a challenge) may be on this machine or its local link only where
+//! that server is there itself.
+//!
+//! What counts is the address of the connection, not how it is written: [`Guard`] resolves names and drops the addresses
+//! that are out of reach, so that no name leads around the rule. A proxy resolves names by itself (all but `socks4` and
+//! `socks5`): then only addresses and `localhost` names in a URL can be refused here.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// Where an address is, as far as the rule cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Zone {
+    /// On this machine: loopback and unspecified addresses.
+    Machine,
+    /// On the local link, and the addresses at which clouds give their machines secrets.
+    Link,
+    /// Anywhere else, private networks included.
+    Network,
+}
+
+/// Which zones a request may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Reach {
+    /// All of them: the user named the host.
+    Anywhere,
+    /// The network, and the zone of the server that named the host.
+    From(Zone),
+}
+
+/// Addresses outside the local link at which clouds give their machines secrets: Alibaba Cloud, Azure, Oracle Cloud.
+const METADATA: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+
+impl Zone {
+    /// The zone of an address. An IPv4 address inside an IPv6 address counts as that IPv4 address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::of_v4(v4),
+            IpAddr::V6(v6) => match (embedded(v6).map(Self::of_v4), v6.segments()) {
+                (Some(zone @ (Self::Machine | Self::Link)), _) => zone,
+                // Amazon and Google: unique local addresses, but not those of a private network.
+                (_, [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..]) => Self::Link,
+                _ if v6.is_unicast_link_local() => Self::Link,
+                _ => Self::Network,
+            },
+        }
+    }
+
+    fn of_v4(address: Ipv4Addr) -> Self {
+        // 0.0.0.0 connects to this machine; the rest of 0.0.0.0/8 means nothing elsewhere (RFC 6890).
+        if address.is_loopback() || address.octets()[0] == 0 {
+            Self::Machine
+        } else if address.is_link_local() || address.is_broadcast() || METADATA.contains(&address) {
+            Self::Link
+        } else {
+            Self::Network
+        }
+    }
+
+    /// The zone of a URL, as far as its text tells: `None` for a name that has to be resolved.
+    pub(super) fn of_text(url: &Url) -> Option<Self> {
+        match address(url) {
+            Some(address) => Some(Self::of(address)),
+            None => is_localhost(url).then_some(Self::Machine),
+        }
+    }
+}
+
+/// The address in a URL. The URL parser has turned all spellings of an IPv4 address into four numbers.
+fn address(url: &Url) -> Option<IpAddr> {
+    let host = url.host_str()?;
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// Whether a URL has a name that is reserved for this machine (RFC 6761), with or without a final dot.
+fn is_localhost(url: &Url) -> bool {
+    let name = url.host_str().unwrap_or_default().trim_end_matches('.');
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Whether a URL names this machine: a `localhost` name, 127.0.0.0/8 or ::1. Such a host is reached without a proxy.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match address(url) {
+        Some(address) => address.to_canonical().is_loopback(),
+        None => is_localhost(url),
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for: mapped, compatible and translated addresses (RFC 4291, RFC 7915),
+/// NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => Some(of(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(of(high, low)),
+        [0x2002, high, low, ..] => Some(of(high, low)),
+        _ => None,
+    }
+}
+
+impl Reach {
+    /// Whether a request may go to this zone.
+    pub(super) fn allows(self, zone: Zone) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::From(home) => zone == Zone::Network || zone == home,
+        }
+    }
+
+    /// Whether a request may go to this URL, as far as its text tells. The connection is checked by [`Guard`].
+    pub(super) fn allows_url(self, url: &Url) -> bool {
+        Zone::of_text(url).is_none_or(|zone| self.allows(zone))
+    }
+}
+
+/// How a name becomes addresses; may block.
+pub(super) type Lookup = fn(&str) -> io::Result<Vec<SocketAddr>>;
+
+/// The lookup of the operating system.
+pub(super) fn system_lookup(name: &str) -> io::Result<Vec<SocketAddr>> {
+    (name, 0).to_socket_addrs().map(Iterator::collect)
+}
+
+/// Resolves names for one HTTP client, and hands out only the addresses that the client may reach.
+#[derive(Debug)]
+pub(super) struct Guard {
+    pub(super) reach: Reach,
+    pub(super) lookup: Lookup,
+    /// The host of the proxy, which the user named.
+    pub(super) proxy: Option<String>,
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (name, lookup) = (name.as_str().to_owned(), self.lookup);
+        let reach = match &self.proxy {
+            Some(proxy) if *proxy == name => Reach::Anywhere,
+            _ => self.reach,
+        };
+        Box::pin(async move {
+            let found = tokio::task::spawn_blocking(move || lookup(&name)).await??;
+            let (within, beyond): (Vec<_>, Vec<_>) = found
+                .into_iter()
+                .partition(|address| reach.allows(Zone::of(address.ip())));
+            match beyond.first() {
+                Some(address) if within.is_empty() => Err(OutOfReach(address.ip()).into()),
+                _ => Ok(Box::new(within.into_iter()) as Addrs),
+            }
+        })
+    }
+}
+
+/// A name that leads only to addresses that may not be reached.
+#[derive(Debug)]
+pub(super) struct OutOfReach(pub(super) IpAddr);
+
+impl fmt::Display for OutOfReach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its address is {}", self.0)
+    }
+}
+
+impl std::error::Error for OutOfReach {}
+
+#[cfg(test)]
+#[path = "reach_tests.rs"]
+mod tests;
