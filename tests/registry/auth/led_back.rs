@@ -1,7 +1,7 @@
 //! Uploads that another server leads back to the registry: they arrive there without the login.
 
 use super::*;
-use support::fault::Canned;
+use crate::support::fault::Canned;
 
 /// Whoever leads an upload back marks the address.
 const MARK: &str = "led=back";
