@@ -3,37 +3,36 @@
 use serde::Deserialize;
 
 use super::digest::Digest;
-use super::json::or_default;
+use super::fields::{self, Object};
+use super::json::{Capped, Members, or_default};
+use super::manifest::MAX_LAYERS;
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
 
 /// What matters of an image configuration (OCI image-spec, config.md).
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The platform that the image was built for.
-    #[serde(flatten)]
     pub platform: Platform,
-    /// The uncompressed layers.
-    #[serde(default, deserialize_with = "or_default")]
-    pub rootfs: RootFs,
-}
-
-/// The layers of an image configuration.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct RootFs {
-    /// Digests of the uncompressed layers, in order.
-    #[serde(default, deserialize_with = "or_default")]
+    /// The digests of the uncompressed layers, in order.
     pub diff_ids: Vec<Digest>,
 }
 
-/// No image configuration above this size is read.
+/// The layers of an image configuration.
+#[derive(Default, Deserialize)]
+struct RootFs {
+    #[serde(default, deserialize_with = "or_default")]
+    diff_ids: Capped<Digest, MAX_LAYERS>,
+}
+
+/// Maximum size of an image config in bytes. containers/image reads no larger ones either; real ones have some thousand.
 pub const MAX_CONFIG: u64 = 4 << 20;
 
 impl Config {
     /// Reads the configuration of a container image.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if it is larger than [`MAX_CONFIG`] or no such document.
+    /// [`Kind::Malformed`] if it is larger than [`MAX_CONFIG`], no such document, or has a field twice.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() as u64 > MAX_CONFIG {
             return Err(Error::new(
@@ -44,8 +43,23 @@ impl Config {
                 ),
             ));
         }
-        serde_json::from_slice(bytes)
-            .map_err(|e| Error::new(Kind::Malformed, "the image config is no such JSON document").with_source(e))
+        let wrong = |e| Error::new(Kind::Malformed, "the image config is no such JSON document").with_source(e);
+        fields::check(bytes, Object::Config).map_err(wrong)?;
+        // By hand: what serde offers for the fields of a platform among others holds the whole document in memory.
+        let members: Members<'_> = serde_json::from_slice(bytes).map_err(wrong)?;
+        let text = |key| members.field::<String>(key);
+        let read = || {
+            Ok(Self {
+                platform: Platform {
+                    os: text("os")?.unwrap_or_default(),
+                    architecture: text("architecture")?.unwrap_or_default(),
+                    variant: text("variant")?,
+                    os_version: text("os.version")?,
+                },
+                diff_ids: members.field::<RootFs>("rootfs")?.unwrap_or_default().diff_ids.0,
+            })
+        };
+        read().map_err(|e: Error| e.context("the image config is no such JSON document"))
     }
 }
 
@@ -58,11 +72,16 @@ mod tests {
         for rootfs in [r#"{"type":"layers","diff_ids":null}"#, "null"] {
             let config = format!(r#"{{"os":"linux","architecture":null,"rootfs":{rootfs}}}"#);
             let config = Config::parse(config.as_bytes()).unwrap();
-            assert_eq!(
-                (config.platform.os.as_str(), config.rootfs.diff_ids.len()),
-                ("linux", 0)
-            );
+            assert_eq!((config.platform.os.as_str(), config.diff_ids.len()), ("linux", 0));
         }
-        assert!(Config::parse(br#"{"rootfs":{"diff_ids":{}}}"#).is_err());
+        for bad in [
+            r#"{"rootfs":{"diff_ids":{}}}"#,
+            r#"{"os":1}"#,
+            r#"{"os":"linux","OS":"windows"}"#,
+            r#"{"rootfs":{"diff_ids":[]},"RootFS":{}}"#,
+            "[]",
+        ] {
+            assert!(Config::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

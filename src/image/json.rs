@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use std::marker::PhantomData;
+
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind, Result};
@@ -17,7 +19,45 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// The top level of a JSON object, each value as the text that it was; a key that stands there twice is an error.
+/// A list that is refused as soon as it has more than `MAX` elements, so that a long one of nothing takes no memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Capped<T, const MAX: usize>(pub(crate) Vec<T>);
+
+impl<T, const MAX: usize> Default for Capped<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, MAX> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect<T, const MAX: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Collect<T, MAX> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = list.next_element()? {
+                    if elements.len() == MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "too large to handle: at most {MAX} entries are accepted"
+                        )));
+                    }
+                    elements.push(element);
+                }
+                elements.shrink_to_fit();
+                Ok(elements)
+            }
+        }
+        deserializer.deserialize_seq(Collect::<T, MAX>(PhantomData)).map(Self)
+    }
+}
+
+/// The top level of a JSON object, each value as the text that it was; a key that appears twice is an error.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -35,7 +75,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
                     if members.iter().any(|(seen, _)| *seen == key) {
                         return Err(serde::de::Error::custom(format_args!(
-                            "the field `{}` stands there twice",
+                            "the field `{}` appears twice",
                             key.escape_debug()
                         )));
                     }

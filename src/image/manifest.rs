@@ -2,27 +2,62 @@
 //!
 //! Bytes are never rebuilt from a view: unknown fields, order and white space are part of what the digest covers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::descriptor::Descriptor;
 use super::digest::Digest;
-use super::json::Members;
+use super::fields::{self, Object};
+use super::json::{Capped, Members};
 use super::media_type::{self, Shape};
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
 
-/// No manifest above this size is read from anywhere. Registries accept 4 MiB at least, few accept more.
+/// Maximum size of a manifest in bytes, wherever it comes from. Registries accept 4 MiB at least (distribution and
+/// containers/image accept no more), few accept more.
 pub const MAX_MANIFEST: u64 = 16 << 20;
 
 /// Above this size a registry is free to refuse a manifest (OCI distribution-spec, "Pushing Manifests").
 pub const SAFE_MANIFEST: u64 = 4 << 20;
 
-/// An index may list this many manifests; more is taken for an attack.
-const MAX_ENTRIES: usize = 10_000;
+/// Maximum number of entries of an index, and of names in the `index.json` of a bundle. No registry states a limit; real
+/// indexes have a few dozen entries, and the 4 MiB that registries accept hold some 16,000.
+pub const MAX_ENTRIES: usize = 10_000;
+
+/// Maximum number of layers of a manifest. Docker mounts 125 and overlayfs 500, but programs that put other things than
+/// images into registries have some thousand of them; the 4 MiB that registries accept hold some 16,000.
+pub const MAX_LAYERS: usize = 10_000;
+
+/// The annotations of entries that this program reads. Others are not kept: they may be many, and nobody asks for them.
+pub(crate) mod annotation {
+    /// containerd's annotation with the full name of an image.
+    pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
+    /// containerd's annotation on a manifest that refers to another.
+    pub(crate) const CONTAINERD_SUBJECT: &str = "io.containerd.manifest.subject";
+    /// OCI's annotation, which holds a full name or only a tag (OCI image-spec, annotations.md).
+    pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+    /// OCI's annotation for the image that this one was built on, which some programs misuse for the name.
+    pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
+    /// What BuildKit's entry is, where it is no image.
+    pub(crate) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+    /// The digest of the image that BuildKit's entry describes.
+    pub(crate) const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+
+    /// All of them.
+    pub(super) const READ: [&str; 6] = [
+        CONTAINERD_NAME,
+        CONTAINERD_SUBJECT,
+        REF_NAME,
+        BASE_NAME,
+        REFERENCE_TYPE,
+        REFERENCE_DIGEST,
+    ];
+}
 
 /// A manifest or index: the exact bytes, proved to have their digest, with a view that is known to parse.
 #[derive(Clone)]
@@ -62,7 +97,7 @@ pub struct Entry {
     pub descriptor: Descriptor,
     /// The platform that the line states.
     pub platform: Option<Platform>,
-    /// Annotations of the line, in the order of their keys.
+    /// Those annotations of the line that this program reads, in the order of their keys.
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -81,11 +116,11 @@ impl Entry {
     /// The digest of the subject, if this entry describes another one of its index: an attestation of BuildKit, or
     /// another entry for the platform `unknown/unknown` that names its subject the way BuildKit does.
     pub fn attests(&self) -> Option<&str> {
-        let annotation = |key| self.annotations.get(key).map(String::as_str);
+        let of_entry = |key| self.annotations.get(key).map(String::as_str);
         let runs_nowhere = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
-        let describes = annotation("vnd.docker.reference.type") == Some("attestation-manifest")
+        let describes = of_entry(annotation::REFERENCE_TYPE) == Some("attestation-manifest")
             || self.platform.as_ref().is_some_and(runs_nowhere);
-        annotation("vnd.docker.reference.digest").filter(|_| describes)
+        of_entry(annotation::REFERENCE_DIGEST).filter(|_| describes)
     }
 }
 
@@ -180,7 +215,37 @@ struct WireDescriptor {
     #[serde(default)]
     platform: Option<Platform>,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
+}
+
+/// Annotations without those that nobody reads.
+#[derive(Default)]
+struct Annotations(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Annotations {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = BTreeMap<String, String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("annotations")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut kept = BTreeMap::new();
+                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+                    if annotation::READ.contains(&&*key) {
+                        kept.insert(key.into_owned(), map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(kept)
+            }
+        }
+        deserializer.deserialize_map(Collect).map(Self)
+    }
 }
 
 impl WireDescriptor {
@@ -198,28 +263,19 @@ impl WireDescriptor {
                 size: self.size,
             },
             platform: self.platform,
-            annotations: self.annotations.unwrap_or_default(),
+            annotations: self.annotations.unwrap_or_default().0,
         })
     }
 }
 
-fn descriptors(members: &Members<'_>, key: &str) -> Result<Vec<Entry>> {
-    let wire: Vec<WireDescriptor> = members.field(key)?.unwrap_or_default();
-    if wire.len() > MAX_ENTRIES {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "its field `{key}` has {} entries; at most {MAX_ENTRIES} are accepted",
-                wire.len()
-            ),
-        ));
-    }
-    wire.into_iter().map(WireDescriptor::check).collect()
+fn descriptors<const MAX: usize>(members: &Members<'_>, key: &str) -> Result<Vec<Entry>> {
+    let wire: Capped<WireDescriptor, MAX> = members.field(key)?.unwrap_or_default();
+    wire.0.into_iter().map(WireDescriptor::check).collect()
 }
 
 /// Descriptors of blobs. What is stated of an empty one is checked here, since nobody reads it.
 fn blobs(members: &Members<'_>, key: &str) -> Result<Vec<Descriptor>> {
-    descriptors(members, key)?.into_iter().map(blob).collect()
+    descriptors::<MAX_LAYERS>(members, key)?.into_iter().map(blob).collect()
 }
 
 fn blob(entry: Entry) -> Result<Descriptor> {
@@ -238,6 +294,12 @@ fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
     let text = std::str::from_utf8(bytes).map_err(|e| malformed("it is not UTF-8".into()).with_source(e))?;
     let members: Members<'_> =
         serde_json::from_str(text).map_err(|e| malformed("it is not a JSON object".into()).with_source(e))?;
+    fields::check(bytes, Object::Manifest).map_err(|e| match e.is_data() {
+        true => malformed("programs differ in what they read in it".into())
+            .with_source(e)
+            .with_hint("such a document means different things to different readers and is refused"),
+        false => malformed("it cannot be read".into()).with_source(e),
+    })?;
 
     // A generic type says nothing about the document; only a manifest type can contradict it.
     let declared = declared
@@ -297,7 +359,7 @@ fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
             )));
         }
         Shape::Index => View::Index(Index {
-            entries: descriptors(&members, "manifests")?,
+            entries: descriptors::<MAX_ENTRIES>(&members, "manifests")?,
             subject: subject(&members)?,
         }),
         Shape::Image => {

@@ -15,6 +15,7 @@ mod format;
 mod import;
 mod names;
 mod platforms;
+mod two_meanings;
 
 use support::{Cli, Double};
 

@@ -26,9 +26,6 @@ use crate::image::media_type;
 /// Links that lead to links: further than this is a loop.
 const MAX_LINKS: usize = 8;
 
-/// A manifest has not more layers than this.
-const MAX_LAYERS: usize = 10_000;
-
 /// Makes manifests from one archive; a layer that several images name is read once.
 pub(super) struct Builder<'a> {
     archive: &'a Archive,
@@ -57,9 +54,9 @@ impl<'a> Builder<'a> {
     fn try_build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
         let (place, bytes, digest) = self.config(item, store)?;
         let config = Config::parse(&bytes).map_err(|e| e.context(place.describe(&item.config)))?;
-        let paths = item.layers.as_deref().unwrap_or_default();
-        let diff_ids = &config.rootfs.diff_ids;
-        if paths.len() != diff_ids.len() || paths.len() > MAX_LAYERS {
+        let paths = item.layers.as_slice();
+        let diff_ids = &config.diff_ids;
+        if paths.len() != diff_ids.len() {
             return Err(Error::new(
                 Kind::Malformed,
                 format!("it names {} layers, its config {}", paths.len(), diff_ids.len()),

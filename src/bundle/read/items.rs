@@ -2,8 +2,10 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::archive::Archive;
@@ -12,6 +14,9 @@ use super::docker_archive::Builder;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::fields::fold;
+use crate::image::json::Capped;
+use crate::image::manifest::{MAX_ENTRIES, MAX_LAYERS};
 use crate::image::reference::Reference;
 
 /// The name of the document.
@@ -20,27 +25,24 @@ pub(super) const MEMBER: &str = "manifest.json";
 /// Docker's loader accepts less; podman 1 MiB.
 const MAX_MANIFEST_JSON: u64 = 16 << 20;
 
-/// More images are taken for an attack; an index may list as many.
-const MAX_ITEMS: usize = 10_000;
+/// Maximum number of images that `manifest.json` lists: as many as an index.
+const MAX_ITEMS: usize = MAX_ENTRIES;
 
 /// One image of `manifest.json`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub(super) struct Item {
     /// Where the config is.
-    #[serde(rename = "Config")]
     pub(super) config: String,
     /// The names.
-    #[serde(rename = "RepoTags", default)]
-    repo_tags: Option<Vec<String>>,
+    repo_tags: Vec<String>,
     /// Where the layers are.
-    #[serde(rename = "Layers", default)]
-    pub(super) layers: Option<Vec<String>>,
+    pub(super) layers: Vec<String>,
 }
 
 impl Item {
     /// The names, without the placeholder of an engine for an image that has none.
     pub(super) fn repo_tags(&self) -> impl Iterator<Item = &str> {
-        let tags = self.repo_tags.iter().flatten().map(String::as_str);
+        let tags = self.repo_tags.iter().map(String::as_str);
         tags.filter(|tag| !tag.contains("<none>"))
     }
 
@@ -60,6 +62,52 @@ impl Item {
     pub(super) fn label(&self) -> String {
         let name = self.repo_tags().next().unwrap_or(&self.config);
         name.escape_debug().to_string()
+    }
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ItemVisitor)
+    }
+}
+
+/// Docker matches the names of fields without regard to case, and some programs that write archives rely on that.
+struct ItemVisitor;
+
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an image")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
+        fn read<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+            map: &mut A,
+            name: &str,
+            field: &mut Option<T>,
+        ) -> Result<(), A::Error> {
+            match field.replace(map.next_value()?) {
+                None => Ok(()),
+                Some(_) => Err(A::Error::custom(format_args!("the field `{name}` appears twice"))),
+            }
+        }
+        let mut config = None;
+        let mut repo_tags: Option<Option<Capped<String, MAX_ENTRIES>>> = None;
+        let mut layers: Option<Option<Capped<String, MAX_LAYERS>>> = None;
+        while let Some(name) = map.next_key::<String>()? {
+            match fold(&name).as_str() {
+                "config" => read(&mut map, "Config", &mut config)?,
+                "repotags" => read(&mut map, "RepoTags", &mut repo_tags)?,
+                "layers" => read(&mut map, "Layers", &mut layers)?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Item {
+            config: config.ok_or_else(|| A::Error::missing_field("Config"))?,
+            repo_tags: repo_tags.flatten().unwrap_or_default().0,
+            layers: layers.flatten().unwrap_or_default().0,
+        })
     }
 }
 
@@ -88,22 +136,13 @@ impl Items {
         let wrong = |what: String, e: serde_json::Error| {
             Error::new(Kind::Malformed, format!("{place}: {what} as `docker save` writes it")).with_source(e)
         };
-        let items: Vec<&RawValue> =
+        let items: Capped<&RawValue, MAX_ITEMS> =
             serde_json::from_slice(&bytes).map_err(|e| wrong("no list of images".to_owned(), e))?;
-        if items.len() > MAX_ITEMS {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!(
-                    "{place}: it lists {} images; at most {MAX_ITEMS} are accepted",
-                    items.len()
-                ),
-            ));
-        }
         let read = |(at, item): (usize, &RawValue)| {
             serde_json::from_str(item.get()).map_err(|e| wrong(format!("its entry {at} is no image"), e))
         };
         Ok(Some(Self {
-            listed: items.into_iter().enumerate().map(read).collect(),
+            listed: items.0.into_iter().enumerate().map(read).collect(),
             lookup: OnceCell::new(),
         }))
     }

@@ -17,14 +17,12 @@ use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, ImageRecord, Missing};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
 use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
 
 /// The one version of the layout that there is.
 const LAYOUT_VERSION: &str = "1.0.0";
-
-/// containerd's annotation on a manifest that refers to another.
-const CONTAINERD_SUBJECT: &str = "io.containerd.manifest.subject";
 
 /// `oci-layout` has some thirty bytes.
 const MAX_LAYOUT: u64 = 64 << 10;

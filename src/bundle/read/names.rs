@@ -16,12 +16,7 @@ use crate::image::reference::Reference;
 /// A message lists this many platforms of an image at most.
 const PLATFORMS: usize = 6;
 
-/// containerd's annotation with the full name.
-pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
-/// OCI's annotation, which holds a full name or only a tag (OCI image-spec, annotations.md).
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// OCI's annotation for the image that this one was built on, which some programs misuse for the name.
-const BASE_NAME: &str = "org.opencontainers.image.base.name";
+pub(super) use crate::image::manifest::annotation::{BASE_NAME, CONTAINERD_NAME, REF_NAME};
 
 /// Whether an entry of an index has a name, or a part of one.
 pub(super) fn is_named(annotations: &BTreeMap<String, String>) -> bool {

@@ -163,7 +163,7 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     let Ok(config) = Config::parse(&bytes) else {
         return Ok(Soundness::Contradicts(config_digest));
     };
-    let diff_ids = &config.rootfs.diff_ids;
+    let diff_ids = &config.diff_ids;
     let fits = image.layers.len() == diff_ids.len()
         && image.layers.iter().zip(diff_ids).all(|(layer, diff_id)| {
             // The digest of a compressed layer says nothing about its content.

@@ -171,7 +171,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
                 raw_manifest(OCI_INDEX, format!(r#"{{"manifests":{deep}}}"#).as_bytes())
             },
-            Tree(&["`manifests` is wrong"]),
+            Tree(&["recursion limit"]),
         ),
         (
             "r16 key twice",

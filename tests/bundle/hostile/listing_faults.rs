@@ -121,12 +121,36 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "r31 too many items",
             || docker(|items, _| *items = json!(vec![7; 10_001]), nothing),
-            Open(&["manifest.json", "10001 images; at most 10000"]),
+            Open(&["manifest.json", "at most 10000 entries"]),
         ),
         (
             "r31 items that are none",
             || docker(|items, _| *items = json!(vec![7; 10_000]), nothing),
             Open(&["10000 images are not whole", "its entry 0 is no image", "and 9980 more"]),
+        ),
+        (
+            "r31 lower case",
+            || {
+                docker(
+                    |items, _| {
+                        let item = items[0].as_object_mut().unwrap();
+                        *items =
+                            json!([{"config": item["Config"], "repoTags": item["RepoTags"], "layers": item["Layers"]}]);
+                    },
+                    nothing,
+                )
+            },
+            Warning("no OCI manifests"),
+        ),
+        (
+            "r31 layers twice",
+            || docker(|items, _| items[0]["layers"] = json!([]), nothing),
+            Open(&["manifest.json", "the field `Layers` appears twice"]),
+        ),
+        (
+            "r31 config twice",
+            || docker(|items, _| items[0]["CONFIG"] = json!("a/layer.tar"), nothing),
+            Open(&["manifest.json", "the field `Config` appears twice"]),
         ),
         (
             "r31 no items",

@@ -1,0 +1,273 @@
+//! Documents that programs read differently: a field that appears twice, or under another spelling of its name.
+//!
+//! Programs in Go match the names of fields without regard to case and take the last one (encoding/json): `Layers` is
+//! `layers` to them. Most other programs know only `layers`. A document that plays on this shows each of them another image
+//! under one digest, so it is refused.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// Maximum number of fields of one object, and of annotations of one descriptor. The specifications state no limit; images in
+/// the field have a few dozen.
+const MAX_FIELDS: usize = 1000;
+
+/// The objects whose fields are looked at. Lists of them count as the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Object {
+    /// A manifest or an index.
+    Manifest,
+    /// An entry of one of its lists, or its config or subject.
+    Descriptor,
+    /// The platform of an entry.
+    Platform,
+    /// Free keys, which Go does not fold.
+    Annotations,
+    /// An image config.
+    Config,
+    /// Its list of layers.
+    RootFs,
+    /// Anything else, which is not looked into.
+    Unknown,
+}
+
+impl Object {
+    /// The fields that the specifications define (OCI image-spec; Docker Image Manifest V2, Schema 2), and what they hold.
+    fn fields(self) -> &'static [(&'static str, Self)] {
+        match self {
+            Self::Manifest => &[
+                ("schemaVersion", Self::Unknown),
+                ("mediaType", Self::Unknown),
+                ("artifactType", Self::Unknown),
+                ("config", Self::Descriptor),
+                ("layers", Self::Descriptor),
+                ("manifests", Self::Descriptor),
+                ("blobs", Self::Descriptor),
+                ("subject", Self::Descriptor),
+                ("annotations", Self::Annotations),
+                ("fsLayers", Self::Unknown),
+            ],
+            Self::Descriptor => &[
+                ("mediaType", Self::Unknown),
+                ("digest", Self::Unknown),
+                ("size", Self::Unknown),
+                ("urls", Self::Unknown),
+                ("annotations", Self::Annotations),
+                ("data", Self::Unknown),
+                ("artifactType", Self::Unknown),
+                ("platform", Self::Platform),
+            ],
+            Self::Platform => &[
+                ("architecture", Self::Unknown),
+                ("os", Self::Unknown),
+                ("os.version", Self::Unknown),
+                ("os.features", Self::Unknown),
+                ("variant", Self::Unknown),
+                ("features", Self::Unknown),
+            ],
+            Self::Config => &[
+                ("created", Self::Unknown),
+                ("author", Self::Unknown),
+                ("architecture", Self::Unknown),
+                ("os", Self::Unknown),
+                ("os.version", Self::Unknown),
+                ("os.features", Self::Unknown),
+                ("variant", Self::Unknown),
+                ("config", Self::Unknown),
+                ("rootfs", Self::RootFs),
+                ("history", Self::Unknown),
+            ],
+            Self::RootFs => &[("type", Self::Unknown), ("diff_ids", Self::Unknown)],
+            Self::Annotations | Self::Unknown => &[],
+        }
+    }
+
+    /// Whether a field may stand only under its exact name. In an image config another spelling is harmless as long as it
+    /// stands alone: nothing that is fetched or checked hangs on it.
+    fn is_exact(self) -> bool {
+        matches!(self, Self::Manifest | Self::Descriptor | Self::Platform)
+    }
+}
+
+/// Looks for fields of a document that programs read differently.
+pub(super) fn check(text: &[u8], object: Object) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    object.deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// The name as Go's encoding/json compares it: without regard to case, which among others makes an `s` of U+017F and a `k` of
+/// U+212A.
+pub(crate) fn fold(name: &str) -> String {
+    let one = |c: char| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    name.chars().map(one).collect()
+}
+
+impl<'de> DeserializeSeed<'de> for Object {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self {
+            // Skipped without recursion, however deep it is.
+            Self::Unknown => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
+            _ => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Object {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen: HashSet<String> = HashSet::new();
+        let mut known: Vec<&str> = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if seen.len() == MAX_FIELDS {
+                return Err(A::Error::custom(format_args!(
+                    "an object has more than {MAX_FIELDS} fields"
+                )));
+            }
+            let folded = fold(&name);
+            let field = self.fields().iter().find(|(field, _)| fold(field) == folded);
+            if let Some((field, _)) = field {
+                if self.is_exact() && *field != name {
+                    return Err(A::Error::custom(format_args!(
+                        "the field `{}` is `{field}` to some programs and unknown to others",
+                        name.escape_debug()
+                    )));
+                }
+                if known.contains(field) {
+                    return Err(A::Error::custom(format_args!("the field `{field}` appears twice")));
+                }
+                known.push(field);
+            }
+            if let Some(name) = seen.replace(name) {
+                return Err(A::Error::custom(format_args!(
+                    "the field `{}` appears twice",
+                    name.escape_debug()
+                )));
+            }
+            map.next_value_seed(field.map_or(Self::Unknown, |(_, object)| *object))?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    // Whether a value is of the right type is found when the document is read.
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str, object: Object) -> String {
+        check(text.as_bytes(), object).map_or_else(|e| e.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn names_are_compared_as_go_does() {
+        for (name, folded) in [
+            ("Layers", "layers"),
+            ("LAYER\u{17f}", "layers"),
+            ("\u{212a}ind", "kind"),
+            ("É", "É"),
+        ] {
+            assert_eq!(fold(name), folded);
+        }
+    }
+
+    #[test]
+    fn a_field_that_some_programs_read_and_others_do_not_is_refused() {
+        for text in [
+            r#"{"layers":[],"layers":[]}"#,
+            r#"{"layers":[],"l\u0061yers":[]}"#,
+            r#"{"layers":[],"Layers":[]}"#,
+            r#"{"Layers":[]}"#,
+            r#"{"layer\u017f":[]}"#,
+            "{\"blob\u{17f}\":[]}",
+            r#"{"manifests":[],"Config":{}}"#,
+            r#"{"x":1,"x":1}"#,
+            r#"{"config":{"digest":1,"digest":1}}"#,
+            r#"{"config":{"Digest":1}}"#,
+            r#"{"subject":{"SIZE":1}}"#,
+            r#"{"layers":[{},{"MediaType":1}]}"#,
+            r#"{"layers":[{"url\u017f":1}]}"#,
+            r#"{"manifests":[{"platform":{"os":1,"OS":1}}]}"#,
+            r#"{"manifests":[{"annotations":{"a":1,"a":1}}]}"#,
+            r#"{"annotations":{"a":1,"a":1}}"#,
+        ] {
+            assert_ne!(said(text, Object::Manifest), "", "{text}");
+        }
+        for text in [
+            r#"{"os":"linux","OS":"linux"}"#,
+            r#"{"OS":"linux","Os":"linux"}"#,
+            r#"{"rootfs":{"diff_ids":[],"Diff_ids":[]}}"#,
+            r#"{"rootf\u017f":{},"rootfs":{}}"#,
+            r#"{"x":1,"x":2}"#,
+        ] {
+            assert_ne!(said(text, Object::Config), "", "{text}");
+        }
+    }
+
+    #[test]
+    fn other_fields_are_free() {
+        let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        for text in [
+            r#"{"x":1,"X":2,"Other":{"a":1,"a":2}}"#,
+            r#"{"annotations":{"a":1,"A":2},"layers":[{"urls":["a","a"]}],"config":null,"manifests":7}"#,
+            &deep,
+        ] {
+            assert_eq!(said(text, Object::Manifest), "");
+        }
+        assert_eq!(
+            said(r#"{"OS":"linux","config":{"Labels":{},"labels":{}}}"#, Object::Config),
+            ""
+        );
+    }
+
+    #[test]
+    fn annotations_are_counted() {
+        let many = |count: usize| {
+            let list: Vec<String> = (0..count).map(|n| format!(r#""{n}":"""#)).collect();
+            format!(r#"{{"manifests":[{{"annotations":{{{}}}}}]}}"#, list.join(","))
+        };
+        assert_eq!(said(&many(MAX_FIELDS), Object::Manifest), "");
+        assert!(said(&many(MAX_FIELDS + 1), Object::Manifest).contains("more than 1000 fields"));
+    }
+}
