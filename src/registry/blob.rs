@@ -38,7 +38,7 @@ pub enum WithoutRange {
 
 /// A repository on a host that may have a blob or manifest.
 #[derive(Debug, Clone)]
-pub(super) struct Candidate {
+pub struct Candidate {
     pub(super) host: Arc<Host>,
     pub(super) repository: String,
 }
@@ -78,9 +78,14 @@ fn without_ranges(action: &str) -> Error {
 }
 
 impl BlobReader {
-    /// Opens `range` of a blob at the first of these places that gives it.
-    pub(super) async fn open(
-        places: VecDeque<Candidate>,
+    /// Opens `range` of a blob at the first of these candidates that serves it. It goes on with the next one when a
+    /// candidate refuses or breaks off; no byte is handed out twice.
+    ///
+    /// # Errors
+    /// Those of the last candidate. [`Kind::Unsupported`] at once if a candidate does not serve ranges and `without_range`
+    /// refuses to read the whole blob: the caller may want to ask otherwise, and no candidate is given up for that.
+    pub async fn open(
+        candidates: Vec<Candidate>,
         descriptor: &Descriptor,
         range: Range<u64>,
         without_range: WithoutRange,
@@ -94,6 +99,7 @@ impl BlobReader {
                 ),
             ));
         }
+        let places = VecDeque::from(candidates);
         let first = places
             .front()
             .ok_or_else(|| Error::new(Kind::Usage, "no registry to read from"))?;
@@ -198,6 +204,9 @@ impl BlobReader {
                     return Ok(());
                 }
                 Ok(None) => self.ranges_refused = true,
+                Err(error) if self.without_range == WithoutRange::Refuse && error.kind() == Kind::Unsupported => {
+                    return Err(error);
+                }
                 Err(error) => self.next_place(error)?,
             }
         }
@@ -214,9 +223,12 @@ impl BlobReader {
         };
         self.ranges_refused = false;
         let options = &next.host.context.options;
-        options
-            .progress
-            .warn(format!("{}; going on with `{}`", error.full(), next.host.name));
+        options.progress.warn(format!(
+            "{}; going on with `{}/{}`",
+            error.full(),
+            next.host.name,
+            next.repository
+        ));
         self.backoff = Backoff::new(options);
         // Another repository of the same host is asked with the same right: giving it up would mean to queue again.
         if !Arc::ptr_eq(&gone.host, &next.host) {

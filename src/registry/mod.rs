@@ -53,8 +53,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::reference::Target;
 
 pub use answer::Refusal;
-use blob::Candidate;
-pub use blob::{BlobReader, WithoutRange};
+pub use blob::{BlobReader, Candidate, WithoutRange};
 use context::Context;
 use host::Host;
 pub use limits::RateLimit;

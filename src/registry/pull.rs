@@ -72,6 +72,14 @@ impl Registry {
         cache.is_some_and(|cache| cache.get(digest).is_some())
     }
 
+    /// The hosts and repositories where a blob can be read: mirrors first, then the registry itself. Not empty.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if the configuration of this machine blocks the repository.
+    pub fn candidates(&self, repository: &str, digest: &Digest) -> Result<Vec<Candidate>> {
+        Ok(self.places(repository, &Target::Digest(digest.clone()))?.into())
+    }
+
     /// Opens the bytes `start..end` of a blob (`end` = `descriptor.size` for all). Reconnects by itself as long as there is
     /// progress; yields exactly `end - start` bytes or an error. Bytes are NOT hashed here: the caller does.
     ///
@@ -83,8 +91,8 @@ impl Registry {
         range: std::ops::Range<u64>,
         without_range: WithoutRange,
     ) -> Result<BlobReader> {
-        let places = self.places(repository, &Target::Digest(descriptor.digest.clone()))?;
-        BlobReader::open(places, descriptor, range, without_range).await
+        let candidates = self.candidates(repository, &descriptor.digest)?;
+        BlobReader::open(candidates, descriptor, range, without_range).await
     }
 
     /// A whole small blob (config), verified against size and digest.

@@ -1,10 +1,8 @@
 //! The one-step mirror: from registries straight into another one, blobs piped through without touching a disk.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
@@ -13,13 +11,14 @@ use super::push::place;
 use super::push::push_all::{Slot, push_all};
 use super::push::report::{ImageReport, PushReport};
 use super::push::request::{Origin, PushRequest};
-use crate::error::{Error, Kind, Result};
+use super::sources::{Repository, Sources};
+use crate::error::Result;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
-use crate::registry::{BlobReader, BlobSource, BlobStream, Registries, Registry, WithoutRange};
+use crate::registry::{BlobSource, BlobStream, Registries, WithoutRange};
 
 /// Pushes resolved images to the destination, their blobs read from the registries that they were resolved at. `trees`
 /// holds for each reference that was asked for what became of resolving it; failures stand in the report.
@@ -35,35 +34,20 @@ pub async fn mirror(
 ) -> Result<PushReport> {
     let mut slots = Vec::new();
     let mut found = Vec::new();
-    let mut places: HashMap<Digest, Vec<Place>> = HashMap::new();
     for (reference, tree) in trees {
-        let resolved = tree.and_then(|tree| Ok((sources.host(tree.source.host())?, tree)));
-        match resolved {
+        // A host whose client cannot be set up fails its images alone.
+        match tree.and_then(|tree| Repository::new(&tree.source, sources).map(|_| tree)) {
             Err(error) => slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&reference, &error)))),
-            Ok((registry, tree)) => {
-                for blob in tree.blobs() {
-                    let places = places.entry(blob.descriptor.digest).or_default();
-                    let repository = tree.source.repository();
-                    if !places
-                        .iter()
-                        .any(|p| p.repository == repository && p.host() == tree.source.host())
-                    {
-                        places.push(Place {
-                            registry: registry.clone(),
-                            repository: repository.to_owned(),
-                        });
-                    }
-                }
+            Ok(tree) => {
                 slots.push(Slot::Item(tree.source.to_string()));
                 found.push(tree);
             }
         }
     }
-    let blobs: Arc<dyn Origin> = Arc::new(RegistryBlobs(Arc::new(Places {
-        places,
-        given_up: Mutex::default(),
-        doubted: Mutex::default(),
-    })));
+    let blobs: Arc<dyn Origin> = Arc::new(RegistryBlobs {
+        sources: Arc::new(Sources::new(&found, sources)?),
+        wrong_reads: Mutex::default(),
+    });
     let items = found
         .into_iter()
         .map(|tree| place::item(&request, tree, blobs.clone(), false))
@@ -72,136 +56,28 @@ pub async fn mirror(
     push_all(items, slots, &request, destinations, &progress).await
 }
 
-/// A repository that has a blob.
-#[derive(Debug, Clone)]
-struct Place {
-    registry: Registry,
-    repository: String,
+/// The blobs of images in registries.
+struct RegistryBlobs {
+    sources: Arc<Sources>,
+    /// How often a blob was read with other bytes than its digest promises.
+    wrong_reads: Mutex<HashMap<Digest, usize>>,
 }
 
-impl Place {
-    fn host(&self) -> &str {
-        self.registry.host()
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}/{}`", self.registry.host(), self.repository)
-    }
-}
-
-/// The blobs of images in registries. A blob that several repositories have is taken from the next one where one refuses,
-/// breaks off or sends other bytes.
-struct RegistryBlobs(Arc<Places>);
-
-struct Places {
-    places: HashMap<Digest, Vec<Place>>,
-    /// Places that failed at a blob, by their number; never all of a blob's places.
-    given_up: Mutex<HashSet<(Digest, usize)>>,
-    /// Places that sent other bytes of a blob and were asked again.
-    doubted: Mutex<HashSet<(Digest, usize)>>,
-}
-
-impl Places {
-    /// The first place of a blob that has not failed yet.
-    fn current(&self, digest: &Digest) -> Option<(usize, &Place)> {
-        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = self.places.get(digest)?;
-        let usable = |(number, _): &(usize, &Place)| !given_up.contains(&(digest.clone(), *number));
-        places.iter().enumerate().find(usable)
-    }
-
-    /// Turns away from a place; `false` if there is no other.
-    fn give_up(&self, digest: &Digest, number: usize) -> bool {
-        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = self.places.get(digest).map_or(0, Vec::len);
-        let other = (0..count).any(|n| n != number && !given_up.contains(&(digest.clone(), n)));
-        if other {
-            given_up.insert((digest.clone(), number));
-        }
-        other
-    }
-
-    /// Lets the only place that is left send a blob once more: bytes can be hurt on the way.
-    fn doubt(&self, digest: &Digest, number: usize) -> bool {
-        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        doubted.insert((digest.clone(), number))
-    }
-
-    async fn open(&self, descriptor: &Descriptor, at: u64) -> Result<(usize, BlobReader)> {
-        loop {
-            let Some((number, place)) = self.current(&descriptor.digest) else {
-                return Err(Error::new(
-                    Kind::NotFound,
-                    format!("no source has blob {}", descriptor.digest),
-                ));
-            };
-            let range = at..descriptor.size;
-            let opened = place
-                .registry
-                .blob(&place.repository, descriptor, range, WithoutRange::Skip)
-                .await;
-            match opened {
-                Ok(reader) => return Ok((number, reader)),
-                Err(error) => {
-                    if !self.give_up(&descriptor.digest, number) {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A blob in the middle of being read.
-struct Reading {
-    places: Arc<Places>,
-    descriptor: Descriptor,
-    at: u64,
-    reader: Option<(usize, BlobReader)>,
-}
-
-impl Reading {
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        while self.at < self.descriptor.size {
-            let (number, reader) = match &mut self.reader {
-                Some(open) => open,
-                empty => empty.insert(self.places.open(&self.descriptor, self.at).await?),
-            };
-            match reader.chunk().await {
-                Ok(Some(bytes)) => {
-                    self.at += bytes.len() as u64;
-                    return Ok(Some(bytes));
-                }
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    if !self.places.give_up(&self.descriptor.digest, *number) {
-                        return Err(error);
-                    }
-                    self.reader = None;
-                }
-            }
-        }
-        Ok(None)
+impl RegistryBlobs {
+    fn wrong_reads(&self, digest: &Digest) -> usize {
+        let wrong = self.wrong_reads.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.get(digest).copied().unwrap_or(0)
     }
 }
 
 impl BlobSource for RegistryBlobs {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         Box::pin(async move {
-            let mut reading = Reading {
-                places: self.0.clone(),
-                descriptor: descriptor.clone(),
-                at: offset,
-                reader: None,
-            };
-            // At once, so that an upload is not begun for a blob that cannot be read.
-            if offset < descriptor.size {
-                reading.reader = Some(reading.places.open(descriptor, offset).await?);
-            }
-            let pieces = stream::try_unfold(reading, |mut reading| async move {
-                Ok(reading.next().await?.map(|piece| (piece, reading)))
+            let wrong = self.wrong_reads(&descriptor.digest);
+            let range = offset..descriptor.size;
+            let reader = self.sources.open(descriptor, range, WithoutRange::Skip, wrong).await?;
+            let pieces = stream::try_unfold(reader, |mut reader| async move {
+                Ok(reader.chunk().await?.map(|piece| (piece, reader)))
             });
             Ok(pieces.boxed())
         })
@@ -210,8 +86,8 @@ impl BlobSource for RegistryBlobs {
 
 impl Origin for RegistryBlobs {
     fn describe(&self, digest: &Digest) -> String {
-        match self.0.current(digest) {
-            Some((_, place)) => format!("blob {digest} from {place}"),
+        match self.sources.first(digest, self.wrong_reads(digest)) {
+            Some(source) => format!("blob {digest} from `{source}`"),
             None => format!("blob {digest}"),
         }
     }
@@ -221,7 +97,10 @@ impl Origin for RegistryBlobs {
     }
 
     fn elsewhere(&self, digest: &Digest) -> bool {
-        let current = self.0.current(digest).map(|(number, _)| number);
-        current.is_some_and(|number| self.0.give_up(digest, number) || self.0.doubt(digest, number))
+        let mut wrong = self.wrong_reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = wrong.entry(digest.clone()).or_default();
+        *count += 1;
+        // Every repository once, and one of them a second time: bytes can be changed on the way.
+        *count <= self.sources.count(digest)
     }
 }

@@ -2,9 +2,9 @@
 
 mod choose;
 pub mod export;
-pub mod fetch;
 pub mod import;
 pub mod mirror;
 pub mod push;
 pub mod resolve;
 mod runs;
+pub mod sources;

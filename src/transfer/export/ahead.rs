@@ -24,7 +24,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::progress::{Event, Progress};
 use crate::registry::WithoutRange;
-use crate::transfer::fetch::{Sources, Stream};
+use crate::transfer::sources::{SourceReader, Sources};
 
 /// No buffer of a blob is smaller than this.
 const MIN_BUFFER: u64 = 128 << 10;
@@ -178,7 +178,7 @@ impl Ahead {
     }
 
     /// Where a blob comes from. What an earlier bundle has is hashed before any of it is sent: a pipe takes nothing back.
-    async fn origin(&self, blob: &Descriptor) -> Origin<'_> {
+    async fn origin(&self, blob: &Descriptor) -> Origin {
         if let Some(bytes) = self.known.get(&blob.digest) {
             return Origin::Memory(bytes.clone());
         }
@@ -195,7 +195,7 @@ impl Ahead {
         &'a self,
         blob: &Descriptor,
         at: u64,
-        origin: &mut Origin<'a>,
+        origin: &mut Origin,
         most: usize,
     ) -> Result<Option<Bytes>> {
         match origin {
@@ -228,10 +228,10 @@ impl Ahead {
 }
 
 /// Where a blob comes from.
-enum Origin<'a> {
+enum Origin {
     Memory(Bytes),
     /// The earlier bundle of this number.
     Earlier(usize),
     /// A registry; no stream where there is no connection at this moment.
-    Network(Option<Box<Stream<'a>>>),
+    Network(Option<Box<SourceReader>>),
 }

@@ -22,8 +22,8 @@ use crate::image::manifest::RawManifest;
 use crate::image::tree::ImageTree;
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
-use crate::transfer::fetch::Sources;
 use crate::transfer::resolve::Resolver;
+use crate::transfer::sources::Sources;
 
 pub(super) async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     let Output::File { path, force, fresh } = &request.output else {
@@ -157,7 +157,7 @@ impl FileExport<'_> {
             plan: plan.clone(),
             partial: self.partial.clone(),
             journal: journal.clone(),
-            sources: Sources::new(trees, self.registries, self.progress.clone())?,
+            sources: Sources::new(trees, self.registries)?,
             earlier: self.earlier.clone(),
             progress: self.progress.clone(),
             jobs: self.request.jobs,

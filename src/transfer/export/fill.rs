@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::progress::{Event, Progress};
 use crate::registry::WithoutRange;
-use crate::transfer::fetch::Sources;
+use crate::transfer::sources::Sources;
 
 /// The journal learns of a part's progress each time that this many bytes were written. Several connections may be at work
 /// on one blob, and each of them may be so far ahead of the journal when the program is killed: a kill is to cost less than

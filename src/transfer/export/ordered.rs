@@ -14,8 +14,8 @@ use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
-use crate::transfer::fetch::Sources;
 use crate::transfer::resolve::Resolver;
+use crate::transfer::sources::Sources;
 
 /// An unfinished compressed bundle. Nobody can go on with it: it goes when it is dropped.
 struct Unfinished {
@@ -137,7 +137,7 @@ async fn write(
         (Output::Pipe(pipe), None) => pipe,
         (Output::File { .. }, None) => return Err(Error::new(Kind::Usage, "the output is no pipe")),
     };
-    let sources = Sources::new(&resolved.trees, registries, progress.clone())?;
+    let sources = Sources::new(&resolved.trees, registries)?;
     let ahead = Arc::new(Ahead {
         sources,
         earlier,

@@ -78,7 +78,7 @@ impl Engine {
             return Ok(());
         }
         // Each place that has it gets a chance.
-        let max_wrong = MAX_WRONG.max(u32::try_from(self.filling.sources.places(&blob.digest)).unwrap_or(u32::MAX));
+        let max_wrong = MAX_WRONG.max(u32::try_from(self.filling.sources.count(&blob.digest)).unwrap_or(u32::MAX));
         let (inherited, reused) = {
             let mut state = slot.lock();
             let (inherited, reused) = (state.inherited, state.reused > 0);

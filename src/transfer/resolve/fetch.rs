@@ -17,7 +17,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Target;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::registry::Presence;
-use crate::transfer::fetch::Repository;
+use crate::transfer::sources::Repository;
 
 /// What was fetched, and the right to fetch more.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use crate::image::select::{Graph, Need, Outcome, Selection, select};
 use crate::image::tree::{ATTESTATION, Choice, ImageTree, IndexMode, PlatformRecord};
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
-use crate::transfer::fetch::Repository;
+use crate::transfer::sources::Repository;
 
 /// What is asked of each image.
 #[derive(Debug, Clone, Default)]
@@ -104,7 +104,7 @@ impl Resolver {
     }
 
     async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
-        let repository = Repository::of(reference, &self.registries)?;
+        let repository = Repository::new(reference, &self.registries)?;
         match self.pins.get(reference) {
             Some(digest) => self.fetcher.manifest(&repository, digest).await,
             None => match reference.target() {
@@ -116,7 +116,7 @@ impl Resolver {
 
     async fn resolve(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
         let root = root?;
-        let repository = Repository::of(reference, &self.registries)?;
+        let repository = Repository::new(reference, &self.registries)?;
         let (selection, configs) = self.select(&repository, &root).await?;
         if matches!(root.view(), View::Index(index) if index.entries.is_empty()) {
             return Err(Error::new(
