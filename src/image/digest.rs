@@ -39,7 +39,9 @@ impl Algorithm {
 ///
 /// Invariants, proved by the only ways to make one ([`FromStr`] and [`Hasher::finish`]):
 /// - the algorithm is `sha256` or `sha512`;
-/// - the hexadecimal part has the algorithm's length and is lower-case.
+/// - there are as many bytes as the algorithm makes; written out, they are lower-case hexadecimal digits.
+///
+/// A run holds very many of them, so that one of the usual algorithm takes no memory beside its own.
 ///
 /// ```
 /// use docker_mirror::image::digest::Digest;
@@ -49,9 +51,12 @@ impl Algorithm {
 /// assert!("md5:d41d8cd98f00b204e9800998ecf8427e".parse::<Digest>().is_err());
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest {
-    algorithm: Algorithm,
-    hex: Box<str>,
+pub struct Digest(Raw);
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Raw {
+    Sha256([u8; 32]),
+    Sha512(Box<[u8; 64]>),
 }
 
 impl Digest {
@@ -71,23 +76,36 @@ impl Digest {
 
     /// The algorithm before the colon.
     pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+        match self.0 {
+            Raw::Sha256(_) => Algorithm::Sha256,
+            Raw::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Raw::Sha256(bytes) => bytes,
+            Raw::Sha512(bytes) => &bytes[..],
+        }
     }
 
     /// The hexadecimal digits behind the colon.
-    pub fn hex(&self) -> &str {
-        &self.hex
+    pub fn hex(&self) -> String {
+        let nibbles = self.bytes().iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        nibbles
+            .map(|nibble| char::from(b"0123456789abcdef"[usize::from(nibble)]))
+            .collect()
     }
 
     /// A fresh hasher of this digest's algorithm.
     pub fn hasher(&self) -> Hasher {
-        Hasher::new(self.algorithm)
+        Hasher::new(self.algorithm())
     }
 
     /// The tag under which an image goes that has no tag of its own: `sha256-HEX`.
     pub fn as_tag(&self) -> String {
         // A tag has at most 128 characters, so a sha512 digest is cut; the referrers tag schema cuts at 64 too.
-        format!("{}-{}", self.algorithm.as_str(), &self.hex[..64])
+        format!("{}-{}", self.algorithm().as_str(), &self.hex()[..64])
     }
 }
 
@@ -112,19 +130,29 @@ impl FromStr for Digest {
         if hex.len() != algorithm.hex_len() {
             return Err(invalid("wrong length"));
         }
-        if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(invalid("not lower-case hexadecimal"));
+        let mut bytes = [0; 64];
+        for (i, digit) in hex.bytes().enumerate() {
+            let value = match digit {
+                b'0'..=b'9' => digit - b'0',
+                b'a'..=b'f' => digit - b'a' + 10,
+                _ => return Err(invalid("not lower-case hexadecimal")),
+            };
+            bytes[i / 2] = bytes[i / 2] << 4 | value;
         }
-        Ok(Self {
-            algorithm,
-            hex: hex.into(),
-        })
+        Ok(Self(match algorithm {
+            Algorithm::Sha256 => {
+                let mut short = [0; 32];
+                short.copy_from_slice(&bytes[..32]);
+                Raw::Sha256(short)
+            }
+            Algorithm::Sha512 => Raw::Sha512(Box::new(bytes)),
+        }))
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.as_str(), self.hex)
+        write!(f, "{}:{}", self.algorithm().as_str(), self.hex())
     }
 }
 
@@ -176,20 +204,10 @@ impl Hasher {
 
     /// The digest of all bytes taken.
     pub fn finish(self) -> Digest {
-        let (algorithm, raw) = match self.0 {
-            State::Sha256(state) => (Algorithm::Sha256, state.finalize().to_vec()),
-            State::Sha512(state) => (Algorithm::Sha512, state.finalize().to_vec()),
-        };
-        let mut hex = String::with_capacity(raw.len() * 2);
-        for byte in raw {
-            for nibble in [byte >> 4, byte & 15] {
-                hex.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-            }
-        }
-        Digest {
-            algorithm,
-            hex: hex.into(),
-        }
+        Digest(match self.0 {
+            State::Sha256(state) => Raw::Sha256(state.finalize().into()),
+            State::Sha512(state) => Raw::Sha512(Box::new(state.finalize().into())),
+        })
     }
 }
 
