@@ -16,6 +16,8 @@ pub enum Kind {
     Malformed,
     /// Bytes are not the ones that their digest or size promises: fetch them again.
     Integrity,
+    /// It needs more memory than a run may take: do it in parts.
+    TooLarge,
     /// The named thing is not there.
     NotFound,
     /// The registry wants (other) credentials.

@@ -268,9 +268,9 @@ fn image_record(tree: &ImageTree) -> ImageRecord {
         index: tree.choice,
         original: tree.original.root.digest().clone(),
         filtered: tree.filtered.as_ref().map(|v| v.root.digest().clone()),
-        kept: tree.kept.clone(),
-        dropped: tree.dropped.clone(),
-        left_out: tree.left_out.clone(),
+        kept: tree.kept.to_vec(),
+        dropped: tree.dropped.to_vec(),
+        left_out: tree.left_out.to_vec(),
     }
 }
 

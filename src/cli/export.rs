@@ -247,7 +247,7 @@ fn note(image: &Exported) {
     if let Some(text) = output::index_note(image.choice, &original, &digest, &image.dropped) {
         output::say(&format!("{name}: {text}"));
     }
-    for left in &image.left_out {
+    for left in image.left_out.iter() {
         output::say(&format!("warning: {name}: left out {} ({})", left.digest, left.reason));
     }
 }

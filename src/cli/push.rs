@@ -168,7 +168,7 @@ fn notes(image: &ImageReport, dry_run: bool) {
         let what = if dry_run { "would be moved" } else { "was moved" };
         output::say(&format!("{name}: the tag {what}; it held {replaced}"));
     }
-    for left in &image.left_out {
+    for left in image.left_out.iter() {
         output::say(&format!(
             "warning: {name}: left out {} ({})",
             left.digest,

@@ -5,11 +5,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
+use super::budget::{Budget, Held};
 use super::descriptor::Descriptor;
 use super::digest::Digest;
 use super::fields::{self, Object};
@@ -65,6 +67,8 @@ pub struct RawManifest {
     descriptor: Descriptor,
     bytes: Bytes,
     view: View,
+    /// The memory that it takes, where that is counted.
+    held: Option<Arc<Held>>,
 }
 
 /// What a manifest says.
@@ -161,7 +165,46 @@ impl RawManifest {
             },
             bytes,
             view,
+            held: None,
         })
+    }
+
+    /// Counts the memory that it takes, until it is dropped.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if so much is not left.
+    pub fn counted(mut self, budget: &Budget) -> Result<Self> {
+        self.held = Some(Arc::new(budget.hold(self.memory())?));
+        Ok(self)
+    }
+
+    /// Memory in bytes that it takes: its bytes, and what they say.
+    fn memory(&self) -> u64 {
+        /// What an allocator takes beside the bytes that are asked for, and rounds them up by.
+        const ALLOCATION: usize = 32;
+        let blob = |blob: &Descriptor| size_of::<Descriptor>() + blob.media_type.len() + ALLOCATION;
+        let platform = |platform: &Platform| {
+            let version = platform.variant.iter().chain(&platform.os_version);
+            let texts = [&platform.os, &platform.architecture].into_iter().chain(version);
+            texts.map(|text| text.len() + ALLOCATION).sum()
+        };
+        let entry = |entry: &Entry| -> usize {
+            let annotations = entry.annotations.iter();
+            // A tree of a few annotations takes a node with room for eleven.
+            let node = if entry.annotations.is_empty() { 0 } else { 600 };
+            size_of::<Entry>() - size_of::<Descriptor>()
+                + blob(&entry.descriptor)
+                + entry.platform.as_ref().map_or(0, platform)
+                + node
+                + annotations
+                    .map(|(key, value)| key.len() + value.len() + 2 * ALLOCATION)
+                    .sum::<usize>()
+        };
+        let view: usize = match &self.view {
+            View::Index(index) => index.entries.iter().map(entry).sum(),
+            View::Image(_) | View::Other { .. } => self.blobs().into_iter().map(blob).sum(),
+        };
+        (size_of::<Self>() + self.bytes.len() + self.descriptor.media_type.len() + view) as u64
     }
 
     /// Type, digest and size of these bytes.

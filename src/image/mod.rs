@@ -1,5 +1,6 @@
 //! Values without I/O: names, digests, platforms, manifests as they were fetched, and the tree that they make.
 
+pub mod budget;
 pub mod config;
 pub mod descriptor;
 pub mod destination;

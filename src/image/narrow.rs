@@ -49,8 +49,8 @@ pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     let mut smaller = ImageTree {
         original: selection.original,
         filtered: selection.filtered,
-        kept: selection.kept,
-        dropped: selection.dropped,
+        kept: selection.kept.into(),
+        dropped: selection.dropped.into(),
         ..tree
     };
     if !had_filtered {
@@ -62,7 +62,8 @@ pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
         .flat_map(|m| m.blobs())
         .map(|d| d.digest.clone())
         .collect();
-    smaller.left_out.retain(|blob| named.contains(&blob.digest));
+    let left_out = smaller.left_out.iter().filter(|blob| named.contains(&blob.digest));
+    smaller.left_out = left_out.cloned().collect();
     smaller.configs.retain(|digest, _| named.contains(digest));
     Ok(smaller)
 }

@@ -91,10 +91,11 @@ fn a_single_image_goes_by_what_was_found_out_about_it() {
         narrow(tree.clone(), &filter("linux/arm64")).is_ok(),
         "nothing is known about it"
     );
-    tree.kept = vec![PlatformRecord {
+    tree.kept = [PlatformRecord {
         platform: "linux/amd64/v3".to_owned(),
         digest: image.digest().clone(),
-    }];
+    }]
+    .into();
     assert!(narrow(tree.clone(), &filter("linux/amd64")).is_ok());
     assert!(narrow(tree, &filter("linux/arm64")).is_err());
 }

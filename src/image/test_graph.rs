@@ -45,9 +45,9 @@ impl TestGraph {
             },
             filtered: None,
             choice: Choice::Whole,
-            kept,
-            dropped: Vec::new(),
-            left_out: Vec::new(),
+            kept: kept.into(),
+            dropped: Arc::default(),
+            left_out: Arc::default(),
             configs: BTreeMap::new(),
         }
     }

@@ -129,11 +129,11 @@ pub struct ImageTree {
     /// Which of the two goes under the name.
     pub choice: Choice,
     /// Platforms carried, in the order of the index.
-    pub kept: Vec<PlatformRecord>,
+    pub kept: Arc<[PlatformRecord]>,
     /// Platforms not carried, in the order of the index.
-    pub dropped: Vec<PlatformRecord>,
+    pub dropped: Arc<[PlatformRecord]>,
     /// Blobs not carried.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Arc<[LeftOut]>,
     /// Image configs that had to be read on the way, by digest.
     pub configs: BTreeMap<Digest, Bytes>,
 }
@@ -186,12 +186,12 @@ impl ImageTree {
 
     /// Every blob that is carried, once, with whether it is a config; in the order in which manifests name them.
     pub fn blobs(&self) -> Vec<Blob> {
+        let left_out: HashSet<&Digest> = self.left_out.iter().map(|left_out| &left_out.digest).collect();
         let mut seen = HashSet::new();
         let mut blobs = Vec::new();
         for manifest in self.manifests() {
             for (i, descriptor) in manifest.blobs().into_iter().enumerate() {
-                let left_out = self.left_out.iter().any(|l| l.digest == descriptor.digest);
-                if !left_out && seen.insert(descriptor.digest.clone()) {
+                if !left_out.contains(&descriptor.digest) && seen.insert(descriptor.digest.clone()) {
                     blobs.push(Blob {
                         descriptor: descriptor.clone(),
                         is_config: i == 0 && matches!(manifest.view(), super::manifest::View::Image(_)),

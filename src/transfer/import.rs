@@ -162,11 +162,12 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
 fn name_referrers(bundle: &Bundle, tree: &mut ImageTree) {
     let here: HashSet<Digest> = tree.manifests().iter().map(|m| m.digest().clone()).collect();
     let referrers = bundle.referrers().iter().filter(|r| here.contains(&r.subject));
-    tree.left_out.extend(referrers.map(|referrer| LeftOut {
+    let referrers = referrers.map(|referrer| LeftOut {
         digest: referrer.root.digest.clone(),
         media_type: referrer.root.media_type.clone(),
         reason: format!("it refers to {}, and referrers are not carried", referrer.subject),
-    }));
+    });
+    tree.left_out = tree.left_out.iter().cloned().chain(referrers).collect();
 }
 
 /// Reads the manifests of the images and checks that all that they name is there.

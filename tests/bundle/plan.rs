@@ -43,18 +43,18 @@ fn image(name: &str, blobs: &[&[u8]]) -> ImageTree {
     let root = Arc::new(RawManifest::new(Bytes::from(text), None, None).unwrap());
     ImageTree {
         source: name.parse().unwrap(),
-        kept: vec![PlatformRecord {
+        kept: Arc::new([PlatformRecord {
             platform: "linux/amd64".into(),
             digest: root.digest().clone(),
-        }],
+        }]),
         original: Variant {
             root,
             below: Vec::new(),
         },
         filtered: None,
         choice: Choice::Whole,
-        dropped: Vec::new(),
-        left_out: Vec::new(),
+        dropped: Arc::default(),
+        left_out: Arc::default(),
         configs: Default::default(),
     }
 }

@@ -74,9 +74,9 @@ fn recorded(
         },
         original: original.ok_or_else(no_root)?,
         filtered: Some(filtered.ok_or_else(no_root)?),
-        kept: record.kept.clone(),
-        dropped: record.dropped.clone(),
-        left_out: walk.take_left_out(),
+        kept: record.kept.as_slice().into(),
+        dropped: record.dropped.as_slice().into(),
+        left_out: walk.take_left_out().into(),
         configs: std::mem::take(&mut walk.configs),
     })
 }
@@ -111,15 +111,15 @@ fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
         original,
         filtered,
         choice: Choice::Whole,
-        kept,
-        dropped,
-        left_out: Vec::new(),
+        kept: kept.into(),
+        dropped: dropped.into(),
+        left_out: Arc::default(),
         configs: std::mem::take(&mut walk.configs),
     };
     // Of a platform that was dropped nothing is left out: it is not there at all.
     let named: HashSet<Digest> = tree.blobs().into_iter().map(|blob| blob.descriptor.digest).collect();
-    tree.left_out = walk.take_left_out();
-    tree.left_out.retain(|left_out| named.contains(&left_out.digest));
+    let left_out = walk.take_left_out().into_iter();
+    tree.left_out = left_out.filter(|left_out| named.contains(&left_out.digest)).collect();
     tree.choose(IndexMode::Auto);
     Ok(tree)
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::bundle::file_system::FileSystem;
 use crate::error::Error;
@@ -91,11 +92,11 @@ pub struct Exported {
     /// Which of both goes under the name, and why it may differ.
     pub choice: Choice,
     /// Platforms in the bundle.
-    pub kept: Vec<PlatformRecord>,
+    pub kept: Arc<[PlatformRecord]>,
     /// Platforms that are not.
-    pub dropped: Vec<PlatformRecord>,
+    pub dropped: Arc<[PlatformRecord]>,
     /// Blobs that are not.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Arc<[LeftOut]>,
 }
 
 impl Exported {

@@ -1,5 +1,7 @@
 //! What came of a push, for people and for `--report`.
 
+use std::sync::Arc;
+
 use serde::{Serialize, Serializer};
 
 use super::request::PushItem;
@@ -102,13 +104,13 @@ pub struct ImageReport {
     /// Blobs and bytes.
     pub counts: Counts,
     /// Platforms that the image is carried with.
-    pub kept: Vec<PlatformRecord>,
+    pub kept: Arc<[PlatformRecord]>,
     /// Platforms that the original lists and that are not carried.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dropped: Vec<PlatformRecord>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub dropped: Arc<[PlatformRecord]>,
     /// Blobs that manifests name and that were not carried.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub left_out: Vec<LeftOut>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub left_out: Arc<[LeftOut]>,
     /// What the user should know, though the image is there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -160,9 +162,9 @@ impl ImageReport {
             pinned_digest_missing: false,
             rebuilt: false,
             counts: Counts::default(),
-            kept: Vec::new(),
-            dropped: Vec::new(),
-            left_out: Vec::new(),
+            kept: Arc::default(),
+            dropped: Arc::default(),
+            left_out: Arc::default(),
             warnings: Vec::new(),
             error: Some(error.into()),
         }

@@ -132,14 +132,14 @@ impl Resolver {
             original: selection.original,
             filtered: selection.filtered,
             choice: Choice::Whole,
-            kept: selection.kept,
-            dropped: selection.dropped,
-            left_out: Vec::new(),
+            kept: selection.kept.into(),
+            dropped: selection.dropped.into(),
+            left_out: Arc::default(),
             configs,
         };
         tree.choose(self.wanted.index);
         warn_of_absent(&tree, &self.wanted.platforms, &self.progress);
-        tree.left_out = self.fetcher.left_out(&repository, &tree).await?;
+        tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
         check_sizes(&tree)?;
         Ok(tree)
     }
