@@ -105,6 +105,13 @@ impl Error {
         self
     }
 
+    /// The same failure, sorted differently: what is malformed is wrong usage where the user named it for this run.
+    #[must_use]
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> Kind {
         self.0.kind

@@ -8,7 +8,7 @@ use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::progress::Progress;
 use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
 use docker_mirror::registry::proxy::Proxies;
-use docker_mirror::registry::tls::TlsOptions;
+use docker_mirror::registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOptions};
 use docker_mirror::registry::{Options, Registries};
 
 use super::environment::{Side, cache_folder, set_path, variable};
@@ -63,10 +63,6 @@ struct Connection {
     #[command(flatten)]
     login: LoginFlags,
 
-    /// Pull from a mirror or pull-through cache first, such as docker.io=https://cache.example.com; repeatable
-    #[arg(long, value_name = "HOST=URL")]
-    mirror: Vec<String>,
-
     /// How often a request is tried again that failed for a passing reason
     #[arg(long, value_name = "N", default_value_t = 5)]
     retries: u32,
@@ -95,6 +91,15 @@ struct Connection {
     /// that were broken off
     #[arg(long)]
     no_cache: bool,
+}
+
+/// Where images may be pulled from besides their own registries: for commands that pull.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct MirrorFlags {
+    /// Pull from a mirror or pull-through cache first, such as docker.io=https://cache.example.com; repeatable
+    #[arg(long, value_name = "HOST=URL")]
+    mirror: Vec<String>,
 }
 
 /// The same for one side of the one-step command, where the two differ.
@@ -165,34 +170,67 @@ impl Shared {
         self.connection.timeout.map(Duration::from_secs)
     }
 
-    /// The registries of one side. `hosts` are those that will be talked to: a login that was given by flag or variable
-    /// is for one of them only, so there must be just one. `sides` is there for the command that has both.
-    pub(super) fn registries(
+    /// The registries that images are pulled from. `hosts` are those that will be talked to: a login that was given by flag or
+    /// variable is for one of them only, so there must be just one. `sides` is there for the command that has both.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if a file that a flag or variable names cannot be used: all of them are read here.
+    pub(super) fn sources(
         &self,
-        side: Side,
         hosts: &[&str],
+        mirrors: &MirrorFlags,
         sides: Option<&Sides>,
         progress: &Progress,
     ) -> Result<Registries> {
+        let mirrors = mirrors.read()?;
+        let options = self.options(Side::Source, hosts, sides, progress)?;
+        Registries::new(Options {
+            mirrors,
+            manifest_cache: self.cache_folder(),
+            login_is_optional: true,
+            ..options
+        })
+    }
+
+    /// The registry that images are pushed to.
+    ///
+    /// # Errors
+    /// As [`sources`](Self::sources).
+    pub(super) fn destination(&self, host: &str, sides: Option<&Sides>, progress: &Progress) -> Result<Registries> {
+        let options = self.options(Side::Destination, &[host], sides, progress)?;
+        Registries::new(Options {
+            upload_sessions: self.cache_folder().map(|folder| folder.join("uploads")),
+            ..options
+        })
+    }
+
+    fn cache_folder(&self) -> Option<PathBuf> {
+        if self.connection.no_cache { None } else { cache_folder() }
+    }
+
+    fn options(&self, side: Side, hosts: &[&str], sides: Option<&Sides>, progress: &Progress) -> Result<Options> {
         let flags = &self.connection;
         let own = sides.cloned().unwrap_or_default().of(side);
-        let mut tls = TlsOptions {
-            ca_files: flags.ca_file.clone(),
-            client_certificate: own.certificate.or_else(|| flags.cert.clone().zip(flags.key.clone())),
-            certs_dirs: TlsOptions::standard_certs_dirs(&variable),
-            insecure: flags.insecure || own.insecure,
-            ..TlsOptions::default()
-        };
-        tls.ca_files.extend(own.ca_files);
         let given = login::of(side, &flags.login, &own.login, sides.is_some(), progress)?;
-        Registries::new(Options {
+        let of_side = own.certificate.map(|pair| (pair, side.flag("cert"), side.flag("key")));
+        let general = flags.cert.clone().zip(flags.key.clone());
+        let general = general.map(|pair| (pair, "--cert".to_owned(), "--key".to_owned()));
+        let client_certificate = of_side.or(general).map(|((certificate, key), cert_flag, key_flag)| {
+            ClientCertificate::read(&certificate, &key)
+                .map_err(|e| wrong_file(e, &format!("{cert_flag}` and `{key_flag}")))
+        });
+        let mut authorities = read_authorities(&flags.ca_file, "--ca-file")?;
+        authorities.extend(read_authorities(&own.ca_files, &side.flag("ca-file"))?);
+        Ok(Options {
             plain_http: flags.plain_http || own.plain_http,
             credentials: login::credentials(flags.auth_file.as_deref(), given, hosts)?,
-            tls,
-            mirrors: if side == Side::Source {
-                self.mirrors()?
-            } else {
-                Mirrors::default()
+            tls: TlsOptions {
+                authorities,
+                client_certificate: client_certificate.transpose()?,
+                certs_dirs: TlsOptions::standard_certs_dirs(&variable),
+                system: SystemAuthorities::standard(&variable),
+                insecure: flags.insecure || own.insecure,
+                ..TlsOptions::default()
             },
             proxies: Proxies::standard(&variable)?,
             jobs: Some(self.jobs()),
@@ -200,40 +238,44 @@ impl Shared {
             connect_timeout: Some(Duration::from_secs(flags.connect_timeout)),
             header_timeout: Some(Duration::from_secs(flags.header_timeout)),
             stall_timeout: Some(Duration::from_secs(flags.stall_timeout)),
-            manifest_cache: if flags.no_cache || side == Side::Destination {
-                None
-            } else {
-                cache_folder()
-            },
-            upload_sessions: if flags.no_cache || side == Side::Source {
-                None
-            } else {
-                cache_folder().map(|folder| folder.join("uploads"))
-            },
             any_token_server: flags.any_token_server,
             progress: progress.clone(),
             ..Options::default()
         })
     }
+}
 
-    /// Those of the flags, and those of this machine's containers-registries.conf(5).
-    fn mirrors(&self) -> Result<Mirrors> {
-        let flags = self
-            .connection
-            .mirror
-            .iter()
-            .map(|text| parse_flag(text))
-            .collect::<Result<_>>()?;
+fn read_authorities(files: &[PathBuf], flag: &str) -> Result<Vec<Authorities>> {
+    files
+        .iter()
+        .map(|file| Authorities::read(file).map_err(|e| wrong_file(e, flag)))
+        .collect()
+}
+
+/// What is wrong with a file that a flag names is found before the first request, and is wrong usage.
+fn wrong_file(error: Error, flag: &str) -> Error {
+    error.with_kind(Kind::Usage).context(format!("`{flag}`"))
+}
+
+impl MirrorFlags {
+    /// The mirrors of the flags, and those of this machine's containers-registries.conf(5).
+    fn read(&self) -> Result<Mirrors> {
+        let flags = self.mirror.iter().map(|text| parse_flag(text)).collect::<Result<_>>()?;
         let mut mirrors = Mirrors::new(flags);
+        let wrong = |e: Error| e.with_kind(Kind::Usage);
         if let Some(path) = set_path("CONTAINERS_REGISTRIES_CONF") {
-            mirrors.read_file(&path)?;
+            mirrors
+                .read_file(&path)
+                .map_err(|e| wrong_file(e, "CONTAINERS_REGISTRIES_CONF"))?;
             return Ok(mirrors);
         }
         let own = set_path("HOME").map(|home| home.join(".config/containers"));
         let own = own.filter(|folder| folder.join("registries.conf").exists());
         let folder = own.unwrap_or_else(|| PathBuf::from("/etc/containers"));
-        mirrors.read_file(&folder.join("registries.conf"))?;
-        mirrors.read_directory(&folder.join("registries.conf.d"))?;
+        mirrors.read_file(&folder.join("registries.conf")).map_err(wrong)?;
+        mirrors
+            .read_directory(&folder.join("registries.conf.d"))
+            .map_err(wrong)?;
         Ok(mirrors)
     }
 }

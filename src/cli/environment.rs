@@ -12,6 +12,16 @@ pub(super) enum Side {
     Destination,
 }
 
+impl Side {
+    /// The flag of this name that is for this side alone.
+    pub(super) fn flag(self, name: &str) -> String {
+        match self {
+            Self::Source => format!("--src-{name}"),
+            Self::Destination => format!("--dest-{name}"),
+        }
+    }
+}
+
 /// An environment variable; the one place that reads it.
 pub(super) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)

@@ -11,8 +11,7 @@ use docker_mirror::progress::human_bytes;
 use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request, Reused};
 use docker_mirror::transfer::resolve::Wanted;
 
-use super::connection::Shared;
-use super::environment::Side;
+use super::connection::{MirrorFlags, Shared};
 use super::output::{self, Outcome};
 use super::progress::Display;
 
@@ -86,6 +85,9 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     pub(super) shared: Shared,
+
+    #[command(flatten)]
+    mirrors: MirrorFlags,
 }
 
 /// All names at once, so that a user mends them in one go.
@@ -151,7 +153,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let display = Display::new(arguments.shared.verbosity() > 0);
     let progress = display.progress();
     let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
-    let registries = arguments.shared.registries(Side::Source, &hosts, None, &progress)?;
+    let registries = arguments.shared.sources(&hosts, &arguments.mirrors, None, &progress)?;
     let request = Request {
         images,
         wanted,

@@ -14,7 +14,6 @@ use docker_mirror::image::tree::IndexMode;
 use docker_mirror::transfer::import::{self, Selection};
 
 use super::connection::Shared;
-use super::environment::Side;
 use super::output::Outcome;
 use super::progress::Display;
 use super::push::Target;
@@ -62,10 +61,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     };
     let display = Display::new(arguments.shared.verbosity() > 0);
     let progress = display.progress();
-    let hosts = [request.destination.host()];
     let registries = arguments
         .shared
-        .registries(Side::Destination, &hosts, None, &progress)?;
+        .destination(request.destination.host(), None, &progress)?;
     let options = OpenOptions {
         names: arguments.name,
         temp_dir: Some(std::env::temp_dir()),

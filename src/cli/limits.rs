@@ -5,8 +5,7 @@ use docker_mirror::error::{Error, Result};
 use docker_mirror::image::reference::{DOCKER_HUB, Reference};
 use docker_mirror::registry::RateLimit;
 
-use super::connection::Shared;
-use super::environment::Side;
+use super::connection::{MirrorFlags, Shared};
 use super::output::{self, Outcome};
 use super::progress::Display;
 
@@ -40,7 +39,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let progress = display.progress();
     let registries = arguments
         .shared
-        .registries(Side::Source, &[image.host()], None, &progress)?;
+        .sources(&[image.host()], &MirrorFlags::default(), None, &progress)?;
     let registry = registries.host(image.host())?;
     let limit = if bare {
         registry.rate_limit_of_root().await

@@ -70,8 +70,35 @@ impl LoginFlags {
     }
 }
 
+/// What flags and variables say about the login of one side.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    login: Option<GivenLogin>,
+    /// Why there is none though a variable is set, for the message that no login was found.
+    remarks: Vec<String>,
+}
+
 /// A user name and a password.
-pub(super) type Given = (String, Secret);
+#[derive(Debug)]
+struct GivenLogin {
+    username: String,
+    password: Secret,
+    /// The flag or variable that has the user name.
+    origin: String,
+}
+
+impl Given {
+    fn login(username: &str, password: Secret, origin: &str) -> Self {
+        Self {
+            login: Some(GivenLogin {
+                username: username.to_owned(),
+                password,
+                origin: format!("`{origin}`"),
+            }),
+            remarks: Vec::new(),
+        }
+    }
+}
 
 /// The login of one side: by its own flags, by the general ones, by its own variables, by the general ones. A command with two
 /// sides takes no general login: a password must not reach a registry that it is not meant for.
@@ -81,10 +108,10 @@ pub(super) fn of(
     own: &LoginFlags,
     two_sides: bool,
     progress: &Progress,
-) -> Result<Option<Given>> {
-    let (flag, prefix) = match side {
-        Side::Source => ("--src-username", "DOCKER_MIRROR_SRC_"),
-        Side::Destination => ("--dest-username", "DOCKER_MIRROR_DEST_"),
+) -> Result<Given> {
+    let prefix = match side {
+        Side::Source => "DOCKER_MIRROR_SRC_",
+        Side::Destination => "DOCKER_MIRROR_DEST_",
     };
     if two_sides && general.is_given() {
         return Err(Error::new(Kind::Usage, "`--username` does not say at which registry")
@@ -102,41 +129,27 @@ pub(super) fn of(
     }
     let general_prefix = (!two_sides).then_some("DOCKER_MIRROR_");
     let prefixes = || std::iter::once(prefix).chain(general_prefix);
-    let flags = if own.is_given() { own } else { general };
+    let (flags, flag) = match own.is_given() {
+        true => (own, side.flag("username")),
+        false => (general, "--username".to_owned()),
+    };
     let Some(username) = &flags.username else {
-        for prefix in prefixes() {
-            if let Some(username) = text(&format!("{prefix}USERNAME"))? {
-                let name = format!("{prefix}PASSWORD");
-                let password = text(&name)?.ok_or_else(|| {
-                    Error::new(Kind::Usage, format!("`{prefix}USERNAME` is set, but `{name}` is not"))
-                })?;
-                return Ok(Some((username, Secret::new(password))));
-            }
-        }
-        for prefix in prefixes() {
-            if is_set(&format!("{prefix}PASSWORD")) {
-                progress.warn(format!(
-                    "`{prefix}PASSWORD` is set, but no user name goes with it, so that it is not used; \
-                     give it with `--username` or in `{prefix}USERNAME`"
-                ));
-            }
-        }
-        return Ok(None);
+        return of_variables(prefixes(), progress);
     };
     if let Some(Password(password)) = &flags.password {
         progress.warn("a password on the command line can be seen by others; give `--password-stdin` instead");
-        return Ok(Some((username.clone(), Secret::new(password.clone()))));
+        return Ok(Given::login(username, Secret::new(password.clone()), &flag));
     }
     if flags.password_stdin {
-        return Ok(Some((username.clone(), read_password()?)));
+        return Ok(Given::login(username, read_password()?, &flag));
     }
     for prefix in prefixes() {
         if let Some(password) = text(&format!("{prefix}PASSWORD"))? {
-            return Ok(Some((username.clone(), Secret::new(password))));
+            return Ok(Given::login(username, Secret::new(password), &flag));
         }
     }
-    let flag = if own.is_given() { flag } else { "--username" };
     let stdin = flag.replace("username", "password-stdin");
+    let prefix = general_prefix.unwrap_or(prefix);
     Err(
         Error::new(Kind::Usage, format!("`{flag}` is given, but no password")).with_hint(format!(
             "give it on standard input with `{stdin}`, or in the variable `{prefix}PASSWORD`"
@@ -144,13 +157,41 @@ pub(super) fn of(
     )
 }
 
+/// The login that the first of these prefixes has in variables.
+fn of_variables<'a>(prefixes: impl Iterator<Item = &'a str> + Clone, progress: &Progress) -> Result<Given> {
+    for prefix in prefixes.clone() {
+        let name = format!("{prefix}USERNAME");
+        if let Some(username) = text(&name)? {
+            let variable = format!("{prefix}PASSWORD");
+            let password = text(&variable)?
+                .ok_or_else(|| Error::new(Kind::Usage, format!("`{name}` is set, but `{variable}` is not")))?;
+            return Ok(Given::login(&username, Secret::new(password), &name));
+        }
+    }
+    let mut given = Given::default();
+    for prefix in prefixes {
+        if is_set(&format!("{prefix}PASSWORD")) {
+            progress.warn(format!(
+                "`{prefix}PASSWORD` is set, but no user name goes with it, so that it is not used; \
+                 give it with `--username` or in `{prefix}USERNAME`"
+            ));
+        }
+        let name = format!("{prefix}USERNAME");
+        if variable(&name).is_some_and(|value| value.is_empty()) {
+            given.remarks.push(format!("`{name}` (set, but empty)"));
+        }
+    }
+    Ok(given)
+}
+
 /// Where credentials come from. A given login is for the one host that is talked to.
-pub(super) fn credentials(file: Option<&Path>, given: Option<Given>, hosts: &[&str]) -> Result<CredentialOptions> {
+pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> Result<CredentialOptions> {
     let mut options = CredentialOptions::standard(&variable);
     if let Some(path) = file {
-        options.files = vec![CredentialFile::named(path)];
+        options.files = vec![CredentialFile::named(path, "--auth-file")];
     }
-    if let Some((username, password)) = given {
+    options.remarks = given.remarks;
+    if let Some(login) = given.login {
         let mut hosts = hosts.to_vec();
         hosts.sort_unstable();
         hosts.dedup();
@@ -166,8 +207,9 @@ pub(super) fn credentials(file: Option<&Path>, given: Option<Given>, hosts: &[&s
         };
         options.login = Some(Login {
             host: Some((*host).to_owned()),
-            username,
-            password,
+            username: login.username,
+            password: login.password,
+            origin: login.origin,
         });
     }
     Ok(options)
@@ -194,7 +236,9 @@ fn read_password() -> Result<Secret> {
         .take(MAX_PASSWORD)
         .read_to_string(&mut text)
         .map_err(|e| Error::new(Kind::Io, "cannot read the password from standard input").with_source(e))?;
-    let password = text.strip_suffix('\n').unwrap_or(&text);
+    // Shells of Windows put a byte order mark before what they send into a pipe.
+    let password = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let password = password.strip_suffix('\n').unwrap_or(password);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() {
         return Err(Error::new(Kind::Usage, "standard input has no password"));

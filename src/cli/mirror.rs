@@ -6,8 +6,7 @@ use docker_mirror::image::reference::Reference;
 use docker_mirror::transfer::mirror;
 use docker_mirror::transfer::resolve::Resolver;
 
-use super::connection::{Shared, Sides};
-use super::environment::Side;
+use super::connection::{MirrorFlags, Shared, Sides};
 use super::export::{Selection, references};
 use super::output::Outcome;
 use super::progress::Display;
@@ -29,6 +28,9 @@ pub(super) struct Arguments {
     pub(super) shared: Shared,
 
     #[command(flatten)]
+    mirrors: MirrorFlags,
+
+    #[command(flatten)]
     sides: Sides,
 }
 
@@ -40,8 +42,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let progress = display.progress();
     let (shared, sides) = (&arguments.shared, Some(&arguments.sides));
     let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
-    let sources = shared.registries(Side::Source, &hosts, sides, &progress)?;
-    let destinations = shared.registries(Side::Destination, &[request.destination.host()], sides, &progress)?;
+    let sources = shared.sources(&hosts, &arguments.mirrors, sides, &progress)?;
+    let destinations = shared.destination(request.destination.host(), sides, &progress)?;
     let resolver = Resolver::new(sources.clone(), wanted, arguments.shared.jobs(), progress.clone());
     let mut seen = std::collections::HashSet::new();
     let images: Vec<_> = images.into_iter().filter(|image| seen.insert(image.clone())).collect();

@@ -27,7 +27,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  everything is done
   1  something failed or was left out; what it was is on standard error
-  2  the command line is wrong; nothing was done";
+  2  the command line, or a file that it names, is wrong; nothing was done";
 
 /// Mirror container images: every linux platform, through one file across an air gap or straight from registry to registry
 ///

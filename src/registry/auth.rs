@@ -10,7 +10,7 @@ use reqwest::header::HeaderValue;
 
 use super::challenge::{Bearer, Challenge};
 use super::context::{Context, Trust};
-use super::credentials::{Credential, Secret};
+use super::credentials::{Credential, Found, Secret};
 use super::reach::Zone;
 use super::scope::Scope;
 use super::token::{self, Refused, Token};
@@ -87,8 +87,26 @@ impl Authenticator {
         }
     }
 
+    /// What there is to identify with. A pull that may go on without a login does so where a place cannot be searched.
+    async fn credential(&self, need: &Need<'_>) -> Result<Found> {
+        let mut found = need.context.credentials.lookup(&self.host, need.repository).await;
+        for note in &found.notes {
+            need.context.warn_once(note.clone());
+        }
+        if !need.context.options.login_is_optional || need.scope.writes() {
+            return match found.faults.is_empty() {
+                true => Ok(found),
+                false => Err(found.faults.swap_remove(0)),
+            };
+        }
+        for fault in &found.faults {
+            need.context.warn_once(format!("{}; going on without it", fault.full()));
+        }
+        Ok(found)
+    }
+
     async fn basic(&self, need: &Need<'_>) -> Result<HeaderValue> {
-        let credential = need.context.credentials.lookup(&self.host, need.repository).await?;
+        let credential = self.credential(need).await?.credential;
         let header = match credential {
             Credential::Basic { username, password } => token::basic(&username, &password)?,
             Credential::RegistryToken(secret) => token::bearer(secret.expose())?,
@@ -125,7 +143,7 @@ impl Authenticator {
                 None => error,
             });
         }
-        let credential = need.context.credentials.lookup(&self.host, need.repository).await?;
+        let credential = self.credential(need).await?.credential;
         if let Credential::RegistryToken(secret) = &credential {
             let header = token::bearer(secret.expose())?;
             if need.refuses(&header) {

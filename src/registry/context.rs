@@ -1,7 +1,7 @@
 //! What all hosts of one side share, and the sending of a single request: time limits, the wire log, one HTTP client
 //! per host (each has TLS settings of its own).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use reqwest::{Body, Method, Response, Url};
 
 use super::cache::ManifestCache;
 use super::credentials::Credentials;
-use super::failure::{Class, Failure};
+use super::failure::{Class, Failure, UNKNOWN_AUTHORITY};
 use super::options::Options;
 use super::pace::Place;
 use super::reach::{Guard, Lookup, Reach, Zone, is_loopback, system_lookup};
@@ -23,6 +23,9 @@ use crate::error::{Error, Kind, Result};
 /// Clients kept; redirects go to few hosts, and one that redirects to many gets its clients made anew.
 const MAX_CLIENTS: usize = 64;
 
+/// Maximum number of different warnings that are given once each; what comes after them is not told.
+const MAX_TOLD: usize = 1000;
+
 /// What all hosts of one side share.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -33,6 +36,8 @@ pub(super) struct Context {
     /// How names are resolved; the tests replace it.
     pub(super) lookup: Lookup,
     clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
+    /// Warnings that were given already.
+    told: Mutex<HashSet<String>>,
 }
 
 /// What a server is to this side.
@@ -92,14 +97,24 @@ impl Provenance {
 }
 
 impl Context {
-    pub(super) fn new(options: Options) -> Self {
-        Self {
-            credentials: Credentials::new(options.credentials.clone()),
+    pub(super) fn new(options: Options) -> Result<Self> {
+        Ok(Self {
+            credentials: Credentials::new(options.credentials.clone())?,
             cache: options.manifest_cache.clone().map(ManifestCache::new),
             sessions: options.upload_sessions.clone().map(Sessions::new),
             lookup: system_lookup,
             clients: Mutex::default(),
+            told: Mutex::default(),
             options,
+        })
+    }
+
+    /// Warns of something that every image would be told again, once.
+    pub(super) fn warn_once(&self, text: String) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MAX_TOLD && told.insert(text.clone()) {
+            drop(told);
+            self.options.progress.warn(text);
         }
     }
 
@@ -162,7 +177,8 @@ impl Context {
         loop {
             if let Ok(result) = tokio::time::timeout(tick, answer.as_mut()).await {
                 let proxy = self.proxy(url).map(authority);
-                return result.map_err(|error| Failure::of(error, &authority(url), proxy.as_deref()));
+                return result
+                    .map_err(|error| self.with_files_in_hint(Failure::of(error, &authority(url), proxy.as_deref())));
             }
             let (now, out, idle) = watch.map_or(((0, true), true, false), Watch::look);
             if now != seen || idle {
@@ -187,6 +203,15 @@ impl Context {
         peer.map(|peer| Zone::of(peer.ip()))
             .or_else(|| Zone::of_text(url))
             .unwrap_or(Zone::Network)
+    }
+
+    /// Names the files of authorities that somebody may have thought to be in use.
+    fn with_files_in_hint(&self, mut failure: Failure) -> Failure {
+        if failure.error.hint() == Some(UNKNOWN_AUTHORITY) {
+            let rest = self.options.tls.system.unused();
+            failure.error = failure.error.with_hint(format!("{UNKNOWN_AUTHORITY}{rest}"));
+        }
+        failure
     }
 
     /// The proxy on the way to a URL. A proxy elsewhere has another idea of who `localhost` is.

@@ -11,6 +11,9 @@ use crate::error::{Error, Kind};
 pub(super) const OUT_OF_REACH_HINT: &str = "a server elsewhere may not send requests to this machine or its local link; \
      if its token server is meant to be there, give `--any-token-server`";
 
+/// What to do about a server whose certificate authority is not known.
+pub(super) const UNKNOWN_AUTHORITY: &str = "give its authority with `--ca-file`, or put it below /etc/docker/certs.d";
+
 /// A request without an answer.
 pub(super) struct Failure {
     pub(super) error: Error,
@@ -63,10 +66,12 @@ impl Failure {
         if let Some(hint) = hint {
             out = out.with_hint(hint);
         }
-        Self {
-            error: out.with_source(Innermost(innermost(&error))),
-            class,
+        // What the TLS library says of a certificate is a list of its own types; the message says the same in words.
+        let certificate = matches!(tls_error(&error), Some(rustls::Error::InvalidCertificate(_)));
+        if !certificate {
+            out = out.with_source(Innermost(innermost(&error)));
         }
+        Self { error: out, class }
     }
 }
 
@@ -108,11 +113,12 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 's
 
 type Sorted = (Class, Kind, String, Option<String>);
 
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    causes(error).into_iter().find_map(|cause| cause.downcast_ref())
+}
+
 fn sort(error: &reqwest::Error, host: &str, proxy: Option<&str>) -> Sorted {
-    if let Some(tls) = causes(error)
-        .into_iter()
-        .find_map(|cause| cause.downcast_ref::<rustls::Error>())
-    {
+    if let Some(tls) = tls_error(error) {
         return sort_tls(tls, host);
     }
     let io = causes(error)
@@ -194,7 +200,7 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
         rustls::Error::InvalidCertificate(bad) => match bad {
             Bad::UnknownIssuer | Bad::BadSignature => refused(
                 format!("the certificate of `{host}` is signed by an authority that is not trusted here"),
-                "give its authority with `--ca-file`, or put it below /etc/docker/certs.d",
+                UNKNOWN_AUTHORITY,
             ),
             Bad::Expired | Bad::ExpiredContext { .. } => refused(
                 format!("the certificate of `{host}` has expired"),
@@ -209,7 +215,12 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
                 "use the name that the certificate has",
             ),
             Bad::Revoked => refused(format!("the certificate of `{host}` is revoked"), "have it renewed"),
-            // Where an authority's own certificate stands in for a server's there is no name for the error.
+            Bad::Other(other) if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) => refused(
+                format!(
+                    "the certificate of `{host}` is one of an authority, which signed itself, and is not trusted here"
+                ),
+                "give it with `--ca-file`",
+            ),
             _ => refused(
                 format!("the certificate of `{host}` is not trusted here"),
                 "if it signed itself, give it with `--ca-file`; else have it renewed",

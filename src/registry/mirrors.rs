@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::encoding;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::{Reference, Target};
 
@@ -125,16 +126,17 @@ impl Mirrors {
     /// # Errors
     /// It cannot be read, or is no TOML of the known form; fields that are not known are no error.
     pub fn read_file(&mut self, path: &Path) -> Result<()> {
-        let mut text = String::new();
-        match File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text)) {
+        let mut bytes = Vec::new();
+        match File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
             Ok(_) => (),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
             Err(e) => return Err(Error::io("read", path, e)),
         }
         let in_file = |e: Error| e.context(format!("`{}`", path.display()));
-        if text.len() as u64 > MAX_FILE {
+        if bytes.len() as u64 > MAX_FILE {
             return Err(in_file(malformed(format!("more than {MAX_FILE} bytes"))));
         }
+        let text = String::from_utf8(encoding::utf8(bytes)).map_err(|_| in_file(malformed("not UTF-8".to_owned())))?;
         let new = parse_conf(&text).map_err(in_file)?;
         self.registries
             .retain(|known| !new.iter().any(|other| other.prefix == known.prefix));

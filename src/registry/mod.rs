@@ -13,6 +13,7 @@ mod challenge;
 mod content_range;
 mod context;
 pub mod credentials;
+mod encoding;
 mod failure;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
@@ -70,9 +71,12 @@ pub struct Registries {
 
 impl Registries {
     /// Registries that are reached as `options` say.
+    ///
+    /// # Errors
+    /// Those of [`Credentials::new`](credentials::Credentials::new): a credential file that was named cannot be used.
     pub fn new(options: Options) -> Result<Self> {
         Ok(Self {
-            context: Arc::new(Context::new(options)),
+            context: Arc::new(Context::new(options)?),
             hosts: Arc::default(),
         })
     }

@@ -16,6 +16,9 @@ pub struct Options {
     pub plain_http: bool,
     /// Where credentials come from.
     pub credentials: CredentialOptions,
+    /// Whether a pull goes on without a login, with a warning, where a stored one cannot be read or is refused. A login that
+    /// was given for this run is never left out, and a push never goes on without one.
+    pub login_is_optional: bool,
     /// Which certificates are trusted and shown.
     pub tls: TlsOptions,
     /// Where pulls may go before the origin is asked.

@@ -189,7 +189,7 @@ async fn ask(answer: String, elsewhere: bool, any_token_server: bool) -> Result<
     } else {
         registry.to_string()
     };
-    let mut context = Context::new(options);
+    let mut context = Context::new(options).unwrap();
     context.lookup = names;
     let host = Host::named(&name, Arc::new(context)).unwrap();
     let call = Call::new(

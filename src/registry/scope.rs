@@ -22,6 +22,11 @@ impl Scope {
         scope
     }
 
+    /// Whether it allows more than reading.
+    pub(super) fn writes(&self) -> bool {
+        self.iter().any(|scope| !scope.ends_with(":pull"))
+    }
+
     /// Adds what a challenge demanded; false where all of it was asked for already.
     pub(super) fn widen(&mut self, demanded: &[String]) -> bool {
         let before = self.0.len();

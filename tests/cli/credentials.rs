@@ -8,6 +8,7 @@ use base64::Engine;
 use serde_json::json;
 
 use super::support::auth::TokenService;
+use super::support::cli::Output;
 use super::support::images::{greeting, helm_chart};
 use super::support::{Auth, Double, Options};
 use super::{Cli, cli};
@@ -204,4 +205,147 @@ fn credentials_of_one_registry_do_not_go_to_the_other() {
     assert!(target.requests().iter().all(|e| !e.everything().contains(&encoded())));
     let theirs = base64::engine::general_purpose::STANDARD.encode("other:another-secret");
     assert!(source.requests().iter().all(|e| !e.everything().contains(&theirs)));
+}
+
+/// An anonymous token is enough to pull, as on Docker Hub.
+fn public() -> Double {
+    let registry = Double::start(Options::default().auth(Auth::anonymous()));
+    for tag in ["1", "2", "3"] {
+        helm_chart().push(&registry, "a/b", tag);
+    }
+    registry
+}
+
+/// Exports three public images.
+fn export_public(cli: &Cli, registry: &Double) -> Output {
+    let images: Vec<String> = (1..4).map(|tag| format!("{}/a/b:{tag}", registry.host())).collect();
+    let mut arguments = vec!["export", "-o", "b.tar", "--force", "--no-cache"];
+    arguments.extend(images.iter().map(String::as_str));
+    cli.run(&arguments).expect_code(0).hides(&[PASSWORD, &encoded()])
+}
+
+fn warnings(output: &Output) -> Vec<&str> {
+    output
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("warning: "))
+        .collect()
+}
+
+#[test]
+fn a_login_in_docker_auth_config_is_used() {
+    let registry = basic();
+    let config = json!({"auths": {registry.host(): {"auth": encoded()}}}).to_string();
+    let mut cli = cli();
+    // It comes before the files at their ordinary places.
+    cli.log_in(&registry.host(), USER, "stale-password");
+    cli.set("DOCKER_AUTH_CONFIG", format!("\u{feff}{config}\r\n"));
+    export_works(&cli, &registry);
+    // And it may name helpers.
+    let answer = json!({"Username": USER, "Secret": PASSWORD}).to_string();
+    helper(&mut cli, "test", &registry.host(), &answer);
+    for config in [
+        json!({"credsStore": "test"}),
+        json!({"credHelpers": {registry.host(): "test"}}),
+    ] {
+        cli.set("DOCKER_AUTH_CONFIG", config.to_string());
+        export_works(&cli, &registry);
+    }
+    // A file that a flag names is the only place that is searched.
+    cli.set("DOCKER_AUTH_CONFIG", config);
+    fs::write(cli.path("empty.json"), "{}").unwrap();
+    let image = format!("{}/a/b:1", registry.host());
+    cli.run(&["export", &image, "-o", "other.tar", "--auth-file", "empty.json"])
+        .expect_code(1);
+}
+
+/// Ways in which a stored login cannot be had: files of `~/.docker`, and a word of the warning.
+fn unusable_logins(cli: &mut Cli, registry: &Double) -> Vec<(serde_json::Value, &'static str)> {
+    helper(cli, "failing", "nobody", "");
+    helper(cli, "talking", &registry.host(), "no JSON at all");
+    vec![
+        (json!("text"), "config.json"),
+        (json!({"auths": {registry.host(): {"auth": "%%%"}}}), "is not base64"),
+        (json!({"credsStore": "absent-one"}), "docker-credential-absent-one"),
+        (
+            json!({"credHelpers": {registry.host(): "talking"}}),
+            "docker-credential-talking",
+        ),
+    ]
+}
+
+#[test]
+fn a_public_image_is_pulled_without_a_login_that_cannot_be_read() {
+    let registry = public();
+    let mut cli = cli();
+    for (config, words) in unusable_logins(&mut cli, &registry) {
+        cli.docker_config(&config);
+        let output = export_public(&cli, &registry).says(&[words, "going on without it"]);
+        assert_eq!(warnings(&output).len(), 1, "told once: {}", output.everything());
+    }
+    // A mount of a file that does not exist makes a folder in its place.
+    fs::remove_file(cli.path(".docker/config.json")).unwrap();
+    fs::create_dir(cli.path(".docker/config.json")).unwrap();
+    let output = export_public(&cli, &registry).says(&["cannot read credential file", "config.json"]);
+    assert_eq!(warnings(&output).len(), 1, "{}", output.everything());
+}
+
+#[test]
+fn a_login_behind_a_file_that_cannot_be_read_is_used() {
+    let registry = basic();
+    let cli = cli();
+    fs::create_dir_all(cli.path("run/containers/auth.json")).unwrap();
+    cli.log_in(&registry.host(), USER, PASSWORD);
+    export_works(&cli, &registry);
+}
+
+#[test]
+fn a_push_stops_where_its_login_cannot_be_read() {
+    let source = super::source();
+    let target = Double::start(Options::default().auth(Auth::anonymous()));
+    let mut cli = cli();
+    cli.succeed(&[
+        "export",
+        &format!("{}/library/greeting:1.0", source.host()),
+        "-o",
+        "b.tar",
+    ]);
+    for (config, words) in unusable_logins(&mut cli, &target) {
+        cli.docker_config(&config);
+        for command in [
+            vec!["import".to_owned(), "b.tar".to_owned()],
+            vec![format!("{}/library/greeting:1.0", source.host())],
+        ] {
+            let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+            let host = target.host();
+            arguments.extend(["-d", &host]);
+            cli.run(&arguments).expect_code(1).says(&[words]);
+        }
+    }
+    assert_eq!(target.count("*", "/token"), 0, "{}", target.transcript());
+}
+
+#[test]
+fn a_helper_that_prints_more_than_its_answer_is_understood_and_told() {
+    let registry = basic();
+    let answer = json!({"Username": USER, "Secret": PASSWORD}).to_string();
+    let mut cli = cli();
+    cli.docker_config(&json!({"credsStore": "test"}));
+    helper(
+        &mut cli,
+        "test",
+        &registry.host(),
+        &format!("A new version is available\n{answer}"),
+    );
+    let image = format!("{}/a/b:1", registry.host());
+    let output = cli
+        .succeed(&["export", &image, "-o", "b.tar"])
+        .says(&["`docker-credential-test` prints more than its answer"])
+        .hides(&[PASSWORD]);
+    assert_eq!(warnings(&output).len(), 1, "{}", output.everything());
+    helper(&mut cli, "test", &registry.host(), &format!("{answer}\n{answer}"));
+    cli.run(&["export", &image, "-o", "c.tar"])
+        .expect_code(1)
+        .says(&["`docker-credential-test`", "more than one JSON object"])
+        .hides(&[PASSWORD]);
 }

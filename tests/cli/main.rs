@@ -13,6 +13,7 @@ mod credentials;
 mod empty_blobs;
 mod format;
 mod import;
+mod named_files;
 mod names;
 mod platforms;
 mod two_meanings;

@@ -77,6 +77,7 @@ pub fn logged_in(username: &str, password: &str) -> (Options, Told) {
             host: None,
             username: username.to_owned(),
             password: Secret::new(password.to_owned()),
+            origin: "`--username`".to_owned(),
         }),
         ..CredentialOptions::default()
     };
@@ -89,7 +90,7 @@ pub fn with_file(folder: &std::path::Path, json: &serde_json::Value) -> (Options
     let path = folder.join("config.json");
     std::fs::write(&path, json.to_string()).unwrap();
     options.credentials = CredentialOptions {
-        files: vec![CredentialFile::named(path)],
+        files: vec![CredentialFile::named(path, "--auth-file")],
         ..CredentialOptions::default()
     };
     (options, told)

@@ -8,6 +8,7 @@ use crate::client::{
 };
 use crate::support::real::{PASSWORD, RealRegistry, Setup, USER};
 use docker_mirror::error::Kind;
+use docker_mirror::registry::tls::Authorities;
 use docker_mirror::registry::{Presence, Pushed, Refusal, Registry, WithoutRange};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -91,7 +92,7 @@ async fn a_registry_with_a_password_and_tls() {
         return;
     };
     let trusting = |mut options: docker_mirror::registry::Options| {
-        options.tls.ca_files = vec![real.authority_file()];
+        options.tls.authorities = vec![Authorities::read(&real.authority_file()).unwrap()];
         with(options, &real.host())
     };
     round_trip(&trusting(logged_in(USER, PASSWORD).0)).await;

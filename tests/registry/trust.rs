@@ -9,7 +9,7 @@ use crate::support::{Auth, Double};
 use crate::{client, support};
 use docker_mirror::error::Error;
 use docker_mirror::registry::mirrors::Mirrors;
-use docker_mirror::registry::tls::TlsOptions;
+use docker_mirror::registry::tls::{Authorities, ClientCertificate, TlsOptions};
 use docker_mirror::registry::{Options, Registries, Registry};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -32,11 +32,14 @@ fn shown(folder: &Path, authority: &Authority) -> Options {
     let pair = authority.client("me");
     options.retries = Some(0);
     options.tls = TlsOptions {
-        ca_files: vec![write_pem(folder, "ca.pem", &authority.pem())],
-        client_certificate: Some((
-            write_pem(folder, "me.pem", &pair.certificate),
-            write_pem(folder, "me.key", &pair.key),
-        )),
+        authorities: vec![Authorities::read(&write_pem(folder, "ca.pem", &authority.pem())).unwrap()],
+        client_certificate: Some(
+            ClientCertificate::read(
+                &write_pem(folder, "me.pem", &pair.certificate),
+                &write_pem(folder, "me.key", &pair.key),
+            )
+            .unwrap(),
+        ),
         without_system_roots: true,
         ..TlsOptions::default()
     };

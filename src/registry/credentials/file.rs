@@ -1,4 +1,4 @@
-//! Credential files: `config.json` of Docker, `auth.json` of Podman, and the old `.dockercfg`.
+//! The content of credential files: `config.json` of Docker, `auth.json` of Podman, and the old `.dockercfg`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +12,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
 use super::key::{self, Key};
-use super::options::{CredentialFile, FileFormat};
+use super::options::{CredentialFile, FileFormat, Place};
 use super::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
+use crate::registry::encoding;
 
 /// No credential file above this size is read.
 const MAX_FILE: u64 = 4 << 20;
@@ -71,30 +72,43 @@ struct Wire {
 }
 
 impl AuthFile {
-    /// Reads a file; one at an ordinary place that is not there is an empty one.
-    pub(super) fn read(place: &CredentialFile) -> Result<Self> {
-        let path = &place.path;
+    /// Reads a file or a variable; `None` for a file at an ordinary place that is not there.
+    pub(super) fn read(file: &CredentialFile) -> Result<Option<Self>> {
+        let (path, required) = match &file.place {
+            Place::Ordinary(path) => (path, false),
+            Place::Named { path, .. } => (path, true),
+            Place::Variable { text, .. } => return Self::read_variable(file, text).map(Some),
+        };
         let mut bytes = Vec::new();
         let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
         if let Err(error) = read {
             let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-            return match (missing, place.required) {
-                (true, false) => Ok(Self::default()),
-                (true, true) => Err(Error::new(
-                    Kind::NotFound,
-                    format!("credential file `{}` does not exist", path.display()),
-                )
-                .with_hint("it was named for this run; log in to create it, or name another")),
-                (false, _) => Err(Error::io("read credential file", path, error)),
+            return match (missing, required) {
+                (true, false) => Ok(None),
+                (true, true) => Err(Error::new(Kind::NotFound, format!("{} does not exist", file.title()))
+                    .with_hint("it was named for this run; log in to create it, or name another")),
+                (false, _) => Err(cannot_read(path, error)),
             };
         }
         if bytes.len() as u64 > MAX_FILE {
             return Err(Error::new(
                 Kind::Malformed,
-                format!("credential file `{}` has more than {MAX_FILE} bytes", path.display()),
+                format!("{} has more than {MAX_FILE} bytes", file.title()),
             ));
         }
-        Self::parse(&bytes, place.format).map_err(|e| e.context(format!("credential file `{}`", path.display())))
+        Self::parse(&encoding::utf8(bytes), file.format)
+            .map(Some)
+            .map_err(|e| e.context(file.title()))
+    }
+
+    fn read_variable(file: &CredentialFile, text: &Secret) -> Result<Self> {
+        let text = text.expose().trim_start_matches('\u{feff}');
+        Self::parse(text.as_bytes(), file.format).map_err(|e| {
+            e.context(file.title()).with_hint(
+                "it has to hold the content of a `config.json`, such as {\"auths\": …}, and not the path of one (in GitLab \
+                 CI: a variable of type Variable, not File)",
+            )
+        })
     }
 
     /// Reads the content of a file. A file with nothing but white space has no entries, as in Docker.
@@ -192,7 +206,10 @@ impl fmt::Debug for AuthFile {
 
 impl Entry {
     /// What the entry holds; `None` where it is only a note that a helper knows more.
-    pub(super) fn credential(&self, path: &Path, key: &str) -> Result<Option<Credential>> {
+    ///
+    /// # Errors
+    /// Its `auth` cannot be decoded; `title` says of which file.
+    pub(super) fn credential(&self, title: &str, key: &str) -> Result<Option<Credential>> {
         let token = |field: &Option<String>| {
             field
                 .as_deref()
@@ -210,11 +227,7 @@ impl Entry {
             let (username, password) = decode_auth(auth).map_err(|why| {
                 Error::new(
                     Kind::Malformed,
-                    format!(
-                        "credential file `{}`: the `auth` of `{}` {why}",
-                        path.display(),
-                        key.escape_debug()
-                    ),
+                    format!("{title}: the `auth` of `{}` {why}", key.escape_debug()),
                 )
                 .with_hint("log in again, or write base64 of `user:password`")
             })?;
@@ -225,6 +238,19 @@ impl Entry {
             self.password.as_deref().unwrap_or_default(),
         ))
     }
+}
+
+/// The error for a file that is there and cannot be read: often one of root's that `sudo` left behind, or a folder that a
+/// container engine made in the place of a file that it was to mount.
+fn cannot_read(path: &Path, error: std::io::Error) -> Error {
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "check whose file it is and what its permissions are; it may have been made with `sudo`"
+        }
+        ErrorKind::IsADirectory => "this is a folder; a mount of a file that did not exist may have made it",
+        _ => "name another file with `--auth-file`",
+    };
+    Error::io("read credential file", path, error).with_hint(hint)
 }
 
 /// Takes an `auth` value apart; the error says what is wrong without quoting any of it.

@@ -2,10 +2,10 @@
 //!
 //! The protocol is that of docker/docker-credential-helpers: `get` as the only argument, the server on standard input, a
 //! JSON object on standard output. A failing helper says why on standard output too, so nothing that it prints is ever
-//! quoted: it could be the secret.
+//! quoted: it could be the secret. Some print notices around their answer; the answer is taken if there is only one.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::secret::Credential;
 use crate::error::{Error, Kind, Result};
+use crate::registry::encoding;
 
 /// An answer is never larger than this; tokens of cloud providers have a few KiB.
 const MAX_ANSWER: u64 = 64 << 10;
@@ -38,8 +39,17 @@ pub(super) struct Helpers {
 /// The name of a helper and the server that it is asked for.
 type Question = (String, String);
 
-/// What came of asking, kept: a credential, nothing, or what went wrong.
-type Answer = std::result::Result<Option<Credential>, Failure>;
+/// What came of asking, kept: what the helper has, or what went wrong.
+type Answer = std::result::Result<Has, Failure>;
+
+/// What a helper has for a server.
+#[derive(Debug, Clone)]
+pub(super) struct Has {
+    /// `None` if it knows nothing about the server.
+    pub(super) credential: Option<Credential>,
+    /// Whether it printed more than its answer.
+    pub(super) talkative: bool,
+}
 
 /// An error that can be handed out more than once.
 #[derive(Debug, Clone)]
@@ -59,10 +69,10 @@ enum Hint {
 
 #[derive(Deserialize)]
 struct Wire {
-    #[serde(rename = "Username", default)]
-    username: String,
-    #[serde(rename = "Secret", default)]
-    secret: String,
+    #[serde(rename = "Username")]
+    username: Option<String>,
+    #[serde(rename = "Secret")]
+    secret: Option<String>,
 }
 
 impl Helpers {
@@ -74,20 +84,20 @@ impl Helpers {
         }
     }
 
-    /// What the helper `name` has for `server`; `field` of the file at `path` named it.
+    /// What the helper `name` has for `server`; `field` of the file `file` named it.
     ///
     /// Callers that ask the same at the same time wait for one run of the program.
-    pub(super) async fn ask(&self, name: &str, server: &str, path: &Path, field: &str) -> Result<Option<Credential>> {
+    pub(super) async fn ask(&self, name: &str, server: &str, file: &str, field: &str) -> Result<Has> {
         let cell = {
             let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(answers.entry((name.to_owned(), server.to_owned())).or_default())
         };
         let answer = cell.get_or_init(|| self.run(name, server)).await;
         answer.clone().map_err(|failure| {
-            let program = format!("docker-credential-{}", name.escape_debug());
+            let program = program_name(name);
             let hint = match failure.hint {
                 Hint::Configuration => {
-                    format!("install it, or correct `{field}` in `{}`", path.display())
+                    format!("install it, or correct `{field}` in {file}")
                 }
                 Hint::TryByHand => {
                     format!("`echo {} | {program} get` shows what it says", server.escape_debug())
@@ -115,7 +125,7 @@ impl Helpers {
             ));
         }
         match tokio::time::timeout(self.timeout, self.exchange(name, server)).await {
-            Ok(Ok((status, output))) => read_answer(status, &output),
+            Ok(Ok((status, output))) => read_answer(status, output),
             Ok(Err(failure)) => Err(failure),
             // The program is killed when the future that owns it is dropped.
             Err(_) => Err(Failure::by_hand(
@@ -197,20 +207,134 @@ impl Failure {
     }
 }
 
-fn read_answer(status: ExitStatus, output: &[u8]) -> Answer {
+/// A helper's program, as messages name it.
+pub(super) fn program_name(name: &str) -> String {
+    format!("docker-credential-{}", name.escape_debug())
+}
+
+fn read_answer(status: ExitStatus, output: Vec<u8>) -> Answer {
+    let output = encoding::utf8(output);
     if !status.success() {
-        let text = String::from_utf8_lossy(output).to_ascii_lowercase();
+        let text = String::from_utf8_lossy(&output).to_ascii_lowercase();
         if text.contains(NOT_FOUND) {
-            return Ok(None);
+            return Ok(Has {
+                credential: None,
+                talkative: false,
+            });
         }
         return Err(Failure::by_hand(Kind::Unauthorized, format!("failed ({status})")));
     }
     // The parser's message could quote the secret.
-    let wire: Wire = serde_json::from_slice(output).map_err(|_| {
-        Failure::by_hand(
-            Kind::Malformed,
-            "did not print a JSON object with `Username` and `Secret`".to_owned(),
-        )
-    })?;
-    Ok(Credential::stored(&wire.username, &wire.secret))
+    let wrong = |what: &str| Err(Failure::by_hand(Kind::Malformed, what.to_owned()));
+    if output.iter().all(u8::is_ascii_whitespace) {
+        return wrong("printed nothing, where a JSON object with `Username` and `Secret` was expected");
+    }
+    let whole = serde_json::from_slice::<Wire>(&output).ok();
+    let talkative = whole.is_none();
+    let mut found = match whole {
+        Some(answer) => vec![answer],
+        None => answers_within(&output),
+    };
+    match (found.pop(), found.pop()) {
+        (Some(answer), None) => Ok(Has {
+            credential: Credential::stored(
+                answer.username.as_deref().unwrap_or_default(),
+                answer.secret.as_deref().unwrap_or_default(),
+            ),
+            talkative,
+        }),
+        (None, _) => wrong("did not print a JSON object with `Username` and `Secret`"),
+        (Some(_), Some(_)) => wrong("printed more than one JSON object with `Username` and `Secret`"),
+    }
+}
+
+/// The answers in an output that holds something else as well, such as a notice that there is a newer version: the JSON
+/// objects that have both fields.
+fn answers_within(output: &[u8]) -> Vec<Wire> {
+    let mut found = Vec::new();
+    let mut rest = output;
+    while let Some(start) = rest.iter().position(|byte| *byte == b'{') {
+        rest = &rest[start..];
+        let mut objects =
+            serde_json::Deserializer::from_slice(rest).into_iter::<serde_json::Map<String, serde_json::Value>>();
+        let skip = match objects.next() {
+            Some(Ok(object)) => {
+                let answer = serde_json::from_value::<Wire>(object.into());
+                found.extend(
+                    answer
+                        .ok()
+                        .filter(|wire| wire.username.is_some() && wire.secret.is_some()),
+                );
+                objects.byte_offset()
+            }
+            _ => 1,
+        };
+        rest = &rest[skip..];
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ANSWER: &str = r#"{"ServerURL":"x","Username":"u","Secret":"p"}"#;
+
+    fn read(output: impl Into<Vec<u8>>) -> Answer {
+        read_answer(ExitStatus::from_raw(0), output.into())
+    }
+
+    #[test]
+    fn an_answer_is_found_among_other_text() {
+        for output in [
+            format!("A new version is available: run update\n{ANSWER}\n"),
+            format!("{ANSWER}\nnext time use {{braces}}"),
+            format!("{{\"level\":\"info\",\"Username\":\"log\"}}\n{ANSWER}"),
+            format!("\u{1b}[32m{ANSWER}\u{1b}[0m"),
+            format!("notice\n{}", ANSWER.replace(',', ",\n  ")),
+        ] {
+            let has = read(output.as_str()).unwrap();
+            assert_eq!(has.credential, Credential::stored("u", "p"), "{output}");
+            assert!(has.talkative, "{output}");
+        }
+    }
+
+    #[test]
+    fn byte_order_marks_and_line_ends_are_no_other_text() {
+        let utf16: Vec<u8> = format!("\u{feff}{ANSWER}")
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for output in [format!("\u{feff}{ANSWER}\r\n").into_bytes(), utf16] {
+            let has = read(output).unwrap();
+            assert_eq!(has.credential, Credential::stored("u", "p"));
+            assert!(!has.talkative);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_clear_is_refused() {
+        for (output, what) in [
+            (format!("{ANSWER}\n{ANSWER}"), "more than one JSON object"),
+            (" \r\n".to_owned(), "printed nothing"),
+            ("{\"Username\":\"u\"} and more".to_owned(), "did not print"),
+            (ANSWER[..20].to_owned(), "did not print"),
+        ] {
+            let failure = read(output.as_str()).unwrap_err();
+            assert!(failure.what.contains(what), "{output}: {}", failure.what);
+            assert!(!failure.what.contains("\"p\""), "{}", failure.what);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_output_is_read_or_refused(output in prop::collection::vec(any::<u8>(), 0..200), text in "[{}\"a: ,\\[]{0,60}") {
+            let _ = read(output);
+            let _ = read(text);
+        }
+    }
 }

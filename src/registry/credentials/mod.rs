@@ -12,10 +12,11 @@ mod secret;
 use tokio::sync::OnceCell;
 
 use self::file::{AuthFile, Source};
-use self::helper::Helpers;
+use self::helper::{Helpers, program_name};
+use self::options::Place;
 pub use self::options::{CredentialFile, CredentialOptions, FileFormat, Login};
 pub use self::secret::{Credential, Secret};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// Finds the credential for a repository.
 ///
@@ -24,18 +25,69 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Credentials {
     login: Option<Login>,
-    files: Vec<(CredentialFile, OnceCell<AuthFile>)>,
+    files: Vec<(CredentialFile, OnceCell<Option<AuthFile>>)>,
     helpers: Helpers,
+    remarks: Vec<String>,
+}
+
+/// What a search for a credential came to.
+#[derive(Debug)]
+pub struct Found {
+    /// What to identify with; [`Credential::Anonymous`] if nothing was found.
+    pub credential: Credential,
+    /// Where it was found.
+    pub origin: Option<Origin>,
+    /// What kept places from being searched that come before the one where it was found: files that cannot be read, broken
+    /// entries, helpers that fail.
+    pub faults: Vec<Error>,
+    /// What the user should know, though it did no harm.
+    pub notes: Vec<String>,
+    /// The places that were searched, in words.
+    pub searched: Vec<String>,
+}
+
+/// Where a credential came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The flag, variable, file or helper, in words.
+    pub place: String,
+    /// Whether it was given for this run alone, and not found where logins are kept.
+    pub given: bool,
+}
+
+impl Found {
+    /// The credential, if every place that comes before the one where it was found could be searched.
+    ///
+    /// # Errors
+    /// The first of the [faults](Self::faults). To be somebody else, or nobody, is worse than to stop, where it matters who
+    /// acts.
+    pub fn certain(self) -> Result<Credential> {
+        match self.faults.into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(self.credential),
+        }
+    }
 }
 
 impl Credentials {
-    /// Nothing is read before the first [`lookup`](Self::lookup).
-    pub fn new(options: CredentialOptions) -> Self {
-        Self {
+    /// Reads the files that somebody named for this run; what is at ordinary places is read when it is first needed.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if a file that was named is missing, cannot be read or is broken.
+    pub fn new(options: CredentialOptions) -> Result<Self> {
+        let read_named = |file: CredentialFile| match &file.place {
+            Place::Named { by, .. } => {
+                let content = AuthFile::read(&file).map_err(|e| e.with_kind(Kind::Usage).context(format!("`{by}`")))?;
+                Ok((file, OnceCell::new_with(Some(content))))
+            }
+            _ => Ok((file, OnceCell::new())),
+        };
+        Ok(Self {
             login: options.login,
-            files: options.files.into_iter().map(|file| (file, OnceCell::new())).collect(),
+            files: options.files.into_iter().map(read_named).collect::<Result<_>>()?,
             helpers: Helpers::new(options.helper_directories, options.helper_timeout),
-        }
+            remarks: options.remarks,
+        })
     }
 
     /// The credential for this repository; `host` is `HOST[:PORT]` as it stands in references, and the three names of
@@ -44,33 +96,83 @@ impl Credentials {
     /// The login of the options comes first, then the files in their order. Within a file the order is: an entry for the
     /// repository or the longest part of its path, the host's own helper (`credHelpers`), an entry for the host, and the
     /// general helper (`credsStore`) if the host has none of its own. The first that has something wins; an entry
-    /// without content, and a helper that knows nothing, count as nothing.
-    ///
-    /// # Errors
-    /// A file that somebody named is missing; a file cannot be read or is broken; an entry that would apply is broken; a
-    /// helper that would apply is missing, fails, takes too long or answers nonsense. The search does not go on then: to
-    /// be silently somebody else, or nobody, is worse than to stop.
-    pub async fn lookup(&self, host: &str, repository: &str) -> Result<Credential> {
+    /// without content, and a helper that knows nothing, count as nothing. A place that cannot be searched is passed over
+    /// and noted as a fault.
+    pub async fn lookup(&self, host: &str, repository: &str) -> Found {
         let host = key::canonical(host);
+        let mut found = Found {
+            credential: Credential::Anonymous,
+            origin: None,
+            faults: Vec::new(),
+            notes: Vec::new(),
+            searched: self.remarks.clone(),
+        };
         if let Some(login) = &self.login
             && login.host.as_deref().is_none_or(|only| key::canonical(only) == host)
         {
-            return Ok(Credential::basic(login.username.clone(), login.password.clone()));
+            found.credential = Credential::basic(login.username.clone(), login.password.clone());
+            found.origin = Some(Origin {
+                place: login.origin.clone(),
+                given: true,
+            });
+            return found;
         }
-        for (place, cell) in &self.files {
-            let file = cell.get_or_try_init(|| async { AuthFile::read(place) }).await?;
-            for source in file.sources(&host, repository) {
-                let found = match source {
-                    Source::Entry { key, entry } => entry.credential(&place.path, key)?,
-                    Source::Helper { name, server, field } => {
-                        self.helpers.ask(name, &server, &place.path, field).await?
+        for (file, cell) in &self.files {
+            match cell.get_or_try_init(|| async { AuthFile::read(file) }).await {
+                Ok(Some(content)) => {
+                    found.searched.push(file.name());
+                    if self.search(file, content, &host, repository, &mut found).await {
+                        return found;
                     }
-                };
-                if let Some(credential) = found {
-                    return Ok(credential);
                 }
+                Ok(None) => found.searched.push(format!("{} (not there)", file.name())),
+                Err(fault) => found.faults.push(fault),
             }
         }
-        Ok(Credential::Anonymous)
+        found
+    }
+
+    /// Searches one file; whether it has a credential.
+    async fn search(
+        &self,
+        file: &CredentialFile,
+        content: &AuthFile,
+        host: &str,
+        repository: &str,
+        found: &mut Found,
+    ) -> bool {
+        for source in content.sources(host, repository) {
+            let (credential, place) = match source {
+                Source::Entry { key, entry } => (entry.credential(&file.title(), key), file.name()),
+                Source::Helper { name, server, field } => {
+                    let program = program_name(name);
+                    let place = format!("credential helper `{program}` (named in {})", file.name());
+                    let answer = self.helpers.ask(name, &server, &file.name(), field).await;
+                    let answer = answer.map(|has| {
+                        if has.talkative {
+                            found.notes.push(format!(
+                                "credential helper `{program}` prints more than its answer for `{}`; the rest is ignored",
+                                server.escape_debug()
+                            ));
+                        }
+                        has.credential
+                    });
+                    if matches!(answer, Ok(None)) {
+                        found.searched.push(place.clone());
+                    }
+                    (answer, place)
+                }
+            };
+            match credential {
+                Ok(Some(credential)) => {
+                    found.credential = credential;
+                    found.origin = Some(Origin { place, given: false });
+                    return true;
+                }
+                Ok(None) => (),
+                Err(fault) => found.faults.push(fault),
+            }
+        }
+        false
     }
 }

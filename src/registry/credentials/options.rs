@@ -17,6 +17,8 @@ pub struct CredentialOptions {
     pub helper_directories: Vec<PathBuf>,
     /// How long a credential helper may take; 60 seconds where `None`.
     pub helper_timeout: Option<Duration>,
+    /// Why there is no login though somebody may think that there is one, for the message that none was found.
+    pub remarks: Vec<String>,
 }
 
 /// A user name and password that somebody gave for this run.
@@ -28,17 +30,26 @@ pub struct Login {
     pub username: String,
     /// The password.
     pub password: Secret,
+    /// The flag or variable that it came by, for messages.
+    pub origin: String,
 }
 
-/// One credential file.
+/// A file with credentials, or a variable that holds the content of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// How it is written.
-    pub format: FileFormat,
-    /// Whether somebody named it: then it is an error that it is missing.
-    pub required: bool,
+    pub(super) place: Place,
+    pub(super) format: FileFormat,
+}
+
+/// Where the content of a credential file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A file at an ordinary place: it may be missing, and it is read when a credential is first looked up.
+    Ordinary(PathBuf),
+    /// A file that a flag or variable names: it has to be there, and is read before the first request.
+    Named { path: PathBuf, by: String },
+    /// A variable.
+    Variable { name: String, text: Secret },
 }
 
 /// How a credential file is written.
@@ -51,31 +62,68 @@ pub enum FileFormat {
 }
 
 impl CredentialFile {
-    /// A file that somebody named: it has to be there.
-    pub fn named(path: impl Into<PathBuf>) -> Self {
+    /// A file that a flag or variable names: it has to be there.
+    pub fn named(path: impl Into<PathBuf>, by: impl Into<String>) -> Self {
         Self {
-            path: path.into(),
+            place: Place::Named {
+                path: path.into(),
+                by: by.into(),
+            },
             format: FileFormat::Config,
-            required: true,
         }
     }
 
     /// A file at an ordinary place: it may be missing.
-    pub fn ordinary(path: impl AsRef<Path>) -> Self {
+    pub fn ordinary(path: impl Into<PathBuf>, format: FileFormat) -> Self {
         Self {
-            path: path.as_ref().to_owned(),
-            format: FileFormat::Config,
-            required: false,
+            place: Place::Ordinary(path.into()),
+            format,
         }
+    }
+
+    /// A variable that holds what otherwise stands in a `config.json`.
+    pub fn variable(name: impl Into<String>, text: Secret) -> Self {
+        Self {
+            place: Place::Variable {
+                name: name.into(),
+                text,
+            },
+            format: FileFormat::Config,
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Ordinary(path) | Place::Named { path, .. } => Some(path),
+            Place::Variable { .. } => None,
+        }
+    }
+
+    /// Its path, or the variable: where a login came from, in messages.
+    pub(super) fn name(&self) -> String {
+        match &self.place {
+            Place::Ordinary(path) | Place::Named { path, .. } => format!("`{}`", path.display()),
+            Place::Variable { name, .. } => format!("`{name}`"),
+        }
+    }
+
+    /// The same with a noun, for messages that say what is wrong with it.
+    pub(super) fn title(&self) -> String {
+        let noun = match &self.place {
+            Place::Variable { .. } => "the variable",
+            _ => "credential file",
+        };
+        format!("{noun} {}", self.name())
     }
 }
 
 impl CredentialOptions {
     /// The files that container tools ordinarily use, as this environment names them.
     ///
-    /// In this order: `$DOCKER_MIRROR_AUTH_FILE` and `$REGISTRY_AUTH_FILE`, which have to exist where they are set;
-    /// Podman's `containers/auth.json` in the run-time and the configuration folder; Docker's `config.json` in
-    /// `$DOCKER_CONFIG`, else in `~/.docker`; and `~/.dockercfg`. A variable that is empty counts as not set.
+    /// In this order: `$DOCKER_MIRROR_AUTH_FILE` and `$REGISTRY_AUTH_FILE`, which have to exist where they are set; the
+    /// variable `DOCKER_AUTH_CONFIG`, which holds the content of a file itself (GitLab CI, Docker); Podman's
+    /// `containers/auth.json` in the run-time and the configuration folder; Docker's `config.json` in `$DOCKER_CONFIG`, else
+    /// in `~/.docker`; and `~/.dockercfg`. A variable that is empty counts as not set.
     pub fn standard(env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = path("HOME");
@@ -100,20 +148,28 @@ impl CredentialOptions {
                 .map(|folder| folder.join("config.json")),
         );
 
-        let named = ["DOCKER_MIRROR_AUTH_FILE", "REGISTRY_AUTH_FILE"]
+        let named = ["DOCKER_MIRROR_AUTH_FILE", "REGISTRY_AUTH_FILE"];
+        let named = named
             .into_iter()
-            .filter_map(path);
+            .filter_map(|name| Some(CredentialFile::named(path(name)?, name)));
+        let variable = "DOCKER_AUTH_CONFIG";
+        let text = env(variable).filter(|value| !value.is_empty());
+        // A text that is not UTF-8 is no JSON either, and is refused as such.
+        let text = text.map(|text| Secret::new(text.to_string_lossy().into_owned()));
         let mut files: Vec<CredentialFile> = Vec::new();
         for file in named
-            .map(CredentialFile::named)
-            .chain(ordinary.into_iter().map(CredentialFile::ordinary))
-            .chain(in_home(".dockercfg").map(|path| CredentialFile {
-                path,
-                format: FileFormat::Legacy,
-                required: false,
-            }))
+            .chain(text.map(|text| CredentialFile::variable(variable, text)))
+            .chain(
+                ordinary
+                    .into_iter()
+                    .map(|path| CredentialFile::ordinary(path, FileFormat::Config)),
+            )
+            .chain(in_home(".dockercfg").map(|path| CredentialFile::ordinary(path, FileFormat::Legacy)))
         {
-            if !files.iter().any(|known| known.path == file.path) {
+            if !files
+                .iter()
+                .any(|known| known.path().is_some() && known.path() == file.path())
+            {
                 files.push(file);
             }
         }
@@ -149,7 +205,11 @@ mod tests {
         options
             .files
             .into_iter()
-            .map(|file| (file.path.display().to_string(), file.required, file.format))
+            .map(|file| match file.place {
+                Place::Ordinary(path) => (path.display().to_string(), false, file.format),
+                Place::Named { path, .. } => (path.display().to_string(), true, file.format),
+                Place::Variable { name, .. } => (name, false, file.format),
+            })
             .collect()
     }
 
@@ -158,6 +218,7 @@ mod tests {
         let all = standard(&[
             ("DOCKER_MIRROR_AUTH_FILE", "/own.json"),
             ("REGISTRY_AUTH_FILE", "/registry.json"),
+            ("DOCKER_AUTH_CONFIG", "{}"),
             ("XDG_RUNTIME_DIR", "/run/user/7"),
             ("XDG_CONFIG_HOME", "/xdg"),
             ("DOCKER_CONFIG", "/docker"),
@@ -166,6 +227,7 @@ mod tests {
         let expected = [
             ("/own.json", true),
             ("/registry.json", true),
+            ("DOCKER_AUTH_CONFIG", false),
             ("/run/user/7/containers/auth.json", false),
             ("/xdg/containers/auth.json", false),
             ("/home/u/.config/containers/auth.json", false),
@@ -194,6 +256,7 @@ mod tests {
                 ("HOME", "/h"),
                 ("XDG_CONFIG_HOME", "/h/.config"),
                 ("DOCKER_CONFIG", ""),
+                ("DOCKER_AUTH_CONFIG", ""),
                 ("REGISTRY_AUTH_FILE", "")
             ]),
             [

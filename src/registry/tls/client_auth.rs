@@ -13,8 +13,8 @@ use webpki::EndEntityCert;
 pub(super) struct ClientCertificates(Vec<Arc<CertifiedKey>>);
 
 impl ClientCertificates {
-    pub(super) fn new(certificates: Vec<CertifiedKey>) -> Self {
-        Self(certificates.into_iter().map(Arc::new).collect())
+    pub(super) fn new(certificates: Vec<Arc<CertifiedKey>>) -> Self {
+        Self(certificates)
     }
 }
 
@@ -76,7 +76,7 @@ mod tests {
         let (second, of_second) = authority("second");
         let (unknown, _) = authority("unknown");
         let expected = [of_first.cert[0].clone(), of_second.cert[0].clone()];
-        let certificates = ClientCertificates::new(vec![of_first, of_second]);
+        let certificates = ClientCertificates::new(vec![Arc::new(of_first), Arc::new(of_second)]);
         let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
         let chosen = |accepted: &DistinguishedName| {
             let found = certificates.resolve(&[accepted.as_ref()], &schemes).unwrap();

@@ -6,35 +6,80 @@
 mod certs_d;
 mod client_auth;
 mod pem;
+mod system;
 mod verify;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
 
 use self::client_auth::ClientCertificates;
+pub use self::system::SystemAuthorities;
 use self::verify::{AcceptAny, Verifier};
 use crate::error::{Error, Kind, Result};
 
 /// What a connection to a registry trusts and shows.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
-    /// Extra certificate authorities, or the certificates of registries themselves (PEM files).
-    pub ca_files: Vec<PathBuf>,
-    /// The certificate (PEM, with its chain) and key (PEM: PKCS#8, PKCS#1 or SEC1, without a password) that this side
-    /// shows where a server asks for one. It takes the place of those in `certs_dirs`.
-    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Extra certificate authorities, or the certificates of registries themselves.
+    pub authorities: Vec<Authorities>,
+    /// What this side shows where a server asks for it. It takes the place of those in `certs_dirs`.
+    pub client_certificate: Option<ClientCertificate>,
     /// Folders that hold one folder of certificates per `HOST[:PORT]`, such as `/etc/docker/certs.d`.
     pub certs_dirs: Vec<PathBuf>,
+    /// Where the certificate authorities of the system are.
+    pub system: SystemAuthorities,
     /// Accept any server, whatever its certificate says.
     pub insecure: bool,
     /// Leave out the certificate authorities of the system.
     pub without_system_roots: bool,
+}
+
+/// The certificates of one file, to be trusted.
+#[derive(Debug, Clone)]
+pub struct Authorities(Vec<CertificateDer<'static>>);
+
+impl Authorities {
+    /// Reads a file with certificates in PEM, or with one in DER.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds no certificate, or one that cannot be used.
+    pub fn read(path: &Path) -> Result<Self> {
+        let certificates = pem::certificates(path)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &certificates {
+            roots.add(certificate.clone()).map_err(|e| {
+                Error::new(
+                    Kind::Malformed,
+                    format!("`{}` holds a certificate that cannot be used", path.display()),
+                )
+                .with_source(e)
+            })?;
+        }
+        Ok(Self(certificates))
+    }
+}
+
+/// A certificate of this side, with its chain and its key.
+#[derive(Debug, Clone)]
+pub struct ClientCertificate(Arc<CertifiedKey>);
+
+impl ClientCertificate {
+    /// Reads a certificate and its key, each in PEM (keys as PKCS#8, PKCS#1 or SEC1, without a password) or DER.
+    ///
+    /// # Errors
+    /// One of the files cannot be read, or holds something else than its place says; the key belongs to another certificate.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
+        pem::certified_key(certificate, key, &rustls::crypto::aws_lc_rs::default_provider())
+            .map(|pair| Self(Arc::new(pair)))
+    }
 }
 
 impl TlsOptions {
@@ -55,8 +100,8 @@ impl TlsOptions {
 /// `certs.d` folders. No application protocol is offered: the caller adds one if it needs one.
 ///
 /// # Errors
-/// A file that was named, or that stands in a `certs.d` folder, cannot be read, has no PEM, or holds something else than
-/// its place says; a certificate stands without its key, or with another's.
+/// A file in a `certs.d` folder cannot be read, has no PEM, or holds something else than its place says; a certificate stands
+/// there without its key, or with another's.
 pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let local = certs_d::find(&options.certs_dirs, host)?;
@@ -64,19 +109,22 @@ pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientC
     let verifier: Arc<dyn ServerCertVerifier> = if options.insecure {
         Arc::new(AcceptAny::new(&provider))
     } else {
-        let files = options.ca_files.iter().chain(&local.authorities);
-        Arc::new(server_verifier(files, !options.without_system_roots, &provider)?)
+        let mut extra = options.authorities.clone();
+        for path in &local.authorities {
+            extra.push(Authorities::read(path)?);
+        }
+        let system = (!options.without_system_roots).then(|| options.system.loaded().certificates.as_slice());
+        Arc::new(server_verifier(extra, system.unwrap_or_default(), &provider)?)
     };
 
-    let mut pairs = Vec::new();
-    match &options.client_certificate {
-        Some(pair) => pairs.push(pair),
-        None => pairs.extend(&local.pairs),
-    }
-    let certificates = pairs
-        .into_iter()
-        .map(|(certificate, key)| pem::certified_key(certificate, key, &provider))
-        .collect::<Result<Vec<_>>>()?;
+    let certificates = match &options.client_certificate {
+        Some(given) => vec![Arc::clone(&given.0)],
+        None => {
+            let read = |(certificate, key): &(PathBuf, PathBuf)| ClientCertificate::read(certificate, key);
+            let pairs = local.pairs.iter().map(read);
+            pairs.map(|pair| Ok(pair?.0)).collect::<Result<Vec<_>>>()?
+        }
+    };
 
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -90,34 +138,19 @@ pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientC
     })
 }
 
-fn server_verifier<'a>(
-    files: impl Iterator<Item = &'a PathBuf>,
-    system: bool,
+fn server_verifier(
+    extra: Vec<Authorities>,
+    system: &[CertificateDer<'static>],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Verifier> {
     let mut roots = RootCertStore::empty();
-    let mut trusted = Vec::new();
-    if system {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!("certificate authorities of the system: {error}");
-        }
-        // One that cannot be used does not spoil the others: nobody named it for this run.
-        roots.add_parsable_certificates(found.certs.iter().cloned());
-        trusted.extend(found.certs);
-    }
-    for path in files {
-        for certificate in pem::certificates(path)? {
-            roots.add(certificate.clone()).map_err(|e| {
-                Error::new(
-                    Kind::Malformed,
-                    format!("`{}` holds a certificate that cannot be used", path.display()),
-                )
-                .with_source(e)
-            })?;
-            trusted.push(certificate);
-        }
-    }
+    // One that cannot be used does not spoil the others. Those that somebody named for this run were tried when they were read.
+    let trusted: Vec<_> = system
+        .iter()
+        .cloned()
+        .chain(extra.into_iter().flat_map(|file| file.0))
+        .collect();
+    roots.add_parsable_certificates(trusted.iter().cloned());
     let chains = if roots.is_empty() {
         None
     } else {

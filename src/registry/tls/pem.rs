@@ -1,4 +1,4 @@
-//! Certificates and keys from PEM files; every error names the file.
+//! Certificates and keys from files, in PEM or DER; every error names the file.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,21 +10,52 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::error::{Error, Kind, Result};
+use crate::registry::encoding;
 
-/// The list of all public certificate authorities has a quarter of a megabyte.
+/// Maximum size of a file, in bytes. The list of all public certificate authorities has a quarter of a megabyte.
 const MAX_FILE: u64 = 8 << 20;
 
 /// All certificates of a file; at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let bytes = read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&bytes)
+    let found = parse(path, &bytes)?;
+    if found.is_empty() {
+        return Err(malformed(path, "holds no PEM certificate").with_hint(other_form(&bytes)));
+    }
+    Ok(found)
+}
+
+/// All certificates of a file that may as well hold something else.
+pub(super) fn any_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    parse(path, &read(path)?)
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_slice_iter(bytes)
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|e| malformed(path, "is no valid PEM").with_source(e))?;
-    if certificates.is_empty() {
-        return Err(malformed(path, "holds no PEM certificate")
-            .with_hint("a PEM certificate starts with `-----BEGIN CERTIFICATE-----`; `openssl x509` converts others"));
+    let whole = CertificateDer::from(bytes);
+    if found.is_empty() && webpki::anchor_from_trusted_cert(&whole).is_ok() {
+        return Ok(vec![whole.into_owned()]);
     }
-    Ok(certificates)
+    Ok(found)
+}
+
+/// How to get a PEM certificate out of a file in which there is none.
+fn other_form(bytes: &[u8]) -> &'static str {
+    let holds = |label: &[u8]| bytes.windows(label.len()).any(|window| window == label);
+    if holds(b"BEGIN TRUSTED CERTIFICATE") {
+        "this is OpenSSL's own form; `openssl x509 -in FILE` writes the plain one"
+    } else if holds(b"BEGIN PKCS7") {
+        "this is PKCS #7; `openssl pkcs7 -print_certs -in FILE` writes PEM"
+    } else if holds(b"PRIVATE KEY-----") {
+        "this is a private key; a certificate starts with `-----BEGIN CERTIFICATE-----`"
+    } else if bytes.first() == Some(&0x30) {
+        "this may be PKCS #12 or PKCS #7; `openssl pkcs12 -nokeys -in FILE` or \
+         `openssl pkcs7 -inform der -print_certs -in FILE` writes PEM"
+    } else {
+        "a PEM certificate starts with `-----BEGIN CERTIFICATE-----`; `openssl x509` converts others"
+    }
 }
 
 /// A certificate with its chain, and its key.
@@ -55,18 +86,22 @@ pub(super) fn certified_key(certificate: &Path, key: &Path, provider: &CryptoPro
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let bytes = read(path)?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| match e {
+    PrivateKeyDer::from_pem_slice(&bytes).or_else(|e| match e {
         // Both forms of a key with a password have the word: in the label, or in a `Proc-Type` line.
         pem::Error::NoItemsFound | pem::Error::Base64Decode(_) | pem::Error::IllegalSectionStart { .. }
             if bytes.windows(9).any(|window| window == b"ENCRYPTED") =>
         {
-            malformed(path, "holds a private key with a password, which is not supported")
-                .with_hint("`openssl pkey` writes it without one")
+            Err(
+                malformed(path, "holds a private key with a password, which is not supported")
+                    .with_hint("`openssl pkey` writes it without one"),
+            )
         }
-        pem::Error::NoItemsFound => malformed(path, "holds no PEM private key")
-            .with_hint("`PRIVATE KEY`, `RSA PRIVATE KEY` and `EC PRIVATE KEY` are understood"),
+        pem::Error::NoItemsFound => PrivateKeyDer::try_from(bytes).map_err(|_| {
+            malformed(path, "holds no PEM private key")
+                .with_hint("`PRIVATE KEY`, `RSA PRIVATE KEY` and `EC PRIVATE KEY` are understood")
+        }),
         // The cause is left out: it may quote a line of the key.
-        _ => malformed(path, "is no valid PEM"),
+        _ => Err(malformed(path, "is no valid PEM")),
     })
 }
 
@@ -76,9 +111,13 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
         .map_err(|e| Error::io("read", path, e))?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(malformed(path, &format!("has more than {MAX_FILE} bytes")));
+        let what = format!(
+            "is no file of certificates or keys: it has more than {} MiB",
+            MAX_FILE >> 20
+        );
+        return Err(malformed(path, &what));
     }
-    Ok(bytes)
+    Ok(encoding::pem(bytes))
 }
 
 fn malformed(path: &Path, what: &str) -> Error {

@@ -98,21 +98,21 @@ async fn missing_files() {
         })
     };
     for path in [absent.clone(), folder.path().join("file/below.json")] {
-        let ordinary = with(CredentialFile::ordinary(&path));
-        assert_eq!(ordinary.lookup("h.io", "a").await.unwrap(), Credential::Anonymous);
+        let ordinary = with(CredentialFile::ordinary(&path, FileFormat::Config)).unwrap();
+        let found = ordinary.lookup("h.io", "a").await;
+        assert_eq!(found.searched, [format!("`{}` (not there)", path.display())]);
+        assert_eq!(found.certain().unwrap(), Credential::Anonymous);
     }
-    let error = with(CredentialFile::named(&absent))
-        .lookup("h.io", "a")
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), Kind::NotFound);
-    assert!(shown(&error).contains("absent.json") && error.hint().is_some());
+    let error = with(CredentialFile::named(&absent, "--auth-file")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(shown(&error).contains("`--auth-file`") && shown(&error).contains("absent.json") && error.hint().is_some());
     // A folder is there, but cannot be read as a file.
-    let error = with(CredentialFile::ordinary(folder.path()))
-        .lookup("h.io", "a")
-        .await
-        .unwrap_err();
+    let error = with(CredentialFile::named(folder.path(), "--auth-file")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    let ordinary = with(CredentialFile::ordinary(folder.path(), FileFormat::Config)).unwrap();
+    let error = ordinary.lookup("h.io", "a").await.certain().unwrap_err();
     assert_eq!(error.kind(), Kind::Io);
+    assert!(error.hint().unwrap().contains("folder"));
 }
 
 #[tokio::test]
@@ -122,12 +122,9 @@ async fn legacy_file() {
     let content = json!({"https://h.io/v1/": user("u"), "h.io/path": auth("wrong:x")});
     std::fs::write(&path, content.to_string()).unwrap();
     let credentials = Credentials::new(CredentialOptions {
-        files: vec![CredentialFile {
-            path,
-            format: FileFormat::Legacy,
-            required: true,
-        }],
+        files: vec![CredentialFile::ordinary(path, FileFormat::Legacy)],
         ..CredentialOptions::default()
-    });
-    assert_eq!(credentials.lookup("h.io", "path/x").await.unwrap(), basic("u"));
+    })
+    .unwrap();
+    assert_eq!(credentials.lookup("h.io", "path/x").await.credential, basic("u"));
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::registry::credentials::{
-    Credential, CredentialFile, CredentialOptions, Credentials, FileFormat, Login, Secret,
+    Credential, CredentialFile, CredentialOptions, Credentials, FileFormat, Found, Login, Secret,
 };
 use serde_json::{Value, json};
 
@@ -123,15 +123,21 @@ impl Files {
     fn with(mut self, content: impl ToString) -> Self {
         let path = self.folder.path().join(format!("{}.json", self.options.files.len()));
         std::fs::write(&path, content.to_string()).unwrap();
-        self.options.files.push(CredentialFile::named(path));
+        self.options
+            .files
+            .push(CredentialFile::ordinary(path, FileFormat::Config));
         self
     }
 
     fn credentials(&self) -> Credentials {
-        Credentials::new(self.options.clone())
+        Credentials::new(self.options.clone()).unwrap()
     }
 
     async fn lookup(&self, host: &str, repository: &str) -> Result<Credential> {
+        self.find(host, repository).await.certain()
+    }
+
+    async fn find(&self, host: &str, repository: &str) -> Found {
         self.credentials().lookup(host, repository).await
     }
 }
@@ -233,6 +239,7 @@ async fn login_beats_files_for_the_host_that_it_is_for() {
         host: host.map(str::to_owned),
         username: "me".into(),
         password: Secret::new(SECRET.into()),
+        origin: "`--username`".into(),
     };
     files.options.login = Some(login(None));
     assert_eq!(files.lookup("h.io", "a").await.unwrap(), basic("me"));
@@ -251,8 +258,8 @@ async fn debug_shows_no_secret() {
     }));
     let credentials = files.credentials();
     for host in ["h.io", "t.io", "g.io"] {
-        let found = credentials.lookup(host, "a").await.unwrap();
-        assert_ne!(found, Credential::Anonymous);
+        let found = credentials.lookup(host, "a").await;
+        assert_ne!(found.credential, Credential::Anonymous);
         assert!(!format!("{found:?} {found:#?}").contains("hunter2"));
     }
     assert!(!format!("{credentials:?} {credentials:#?}").contains("hunter2"));
@@ -260,6 +267,7 @@ async fn debug_shows_no_secret() {
         host: None,
         username: "u".into(),
         password: Secret::new(SECRET.into()),
+        origin: "`--username`".into(),
     });
     assert!(!format!("{:?} {:?}", files.options, files.credentials()).contains("hunter2"));
 }

@@ -49,10 +49,9 @@ async fn client_certificates() {
     assert_eq!(error.kind(), Kind::Network, "{error:?}");
     let pair = authority.client("me");
     let mut options = trusting(file);
-    options.tls.client_certificate = Some((
-        write_pem(folder.path(), "me.pem", &pair.certificate),
-        write_pem(folder.path(), "me.key", &pair.key),
-    ));
+    let certificate = write_pem(folder.path(), "me.pem", &pair.certificate);
+    let key = write_pem(folder.path(), "me.key", &pair.key);
+    options.tls.client_certificate = Some(ClientCertificate::read(&certificate, &key).unwrap());
     pull(&with(options, &server.host())).await.unwrap();
 }
 

@@ -15,7 +15,7 @@ use crate::support::tls::{Authority, ServerTls, self_signed, write_pem};
 use crate::support::{Auth, Double, End, Options};
 use docker_mirror::error::{Error, Kind};
 use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
-use docker_mirror::registry::tls::TlsOptions;
+use docker_mirror::registry::tls::{Authorities, ClientCertificate, TlsOptions};
 use docker_mirror::registry::{Presence, Registries, Registry, WithoutRange};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -37,7 +37,7 @@ fn fill(server: &Double) {
 fn trusting(file: std::path::PathBuf) -> docker_mirror::registry::Options {
     let (mut options, _) = options();
     options.tls = TlsOptions {
-        ca_files: vec![file],
+        authorities: vec![Authorities::read(&file).unwrap()],
         without_system_roots: true,
         ..TlsOptions::default()
     };

@@ -1,5 +1,7 @@
 //! Certificates and keys in files and folders.
 
+use docker_mirror::error::Error;
+
 use super::*;
 
 #[tokio::test]
@@ -57,8 +59,7 @@ async fn files_that_are_not_what_they_should_be() {
         "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n",
     );
     let absent = folder.path().join("absent.pem");
-    let check = |options: TlsOptions, name: &Path, kind: Kind, what: &str| {
-        let error = client_config(&options, "localhost").unwrap_err();
+    let check = |error: Error, name: &Path, kind: Kind, what: &str| {
         let all = format!("{} | {}", error.full(), error.hint().unwrap_or_default());
         let name = name.file_name().unwrap().to_str().unwrap();
         assert!(all.contains(name) && all.contains(what), "{name}: {all}");
@@ -74,11 +75,7 @@ async fn files_that_are_not_what_they_should_be() {
         (&inside, Kind::Malformed, "cannot be used"),
         (&absent, Kind::Io, "cannot read"),
     ] {
-        let options = TlsOptions {
-            ca_files: vec![good.clone(), path.clone()],
-            ..TlsOptions::default()
-        };
-        check(options, path, kind, what);
+        check(Authorities::read(path).unwrap_err(), path, kind, what);
     }
     for (path, kind, what) in [
         (&empty, Kind::Malformed, "no PEM private key"),
@@ -87,12 +84,7 @@ async fn files_that_are_not_what_they_should_be() {
         (&key_inside, Kind::Malformed, "cannot be used"),
         (&absent, Kind::Io, "cannot read"),
     ] {
-        let options = TlsOptions {
-            client_certificate: Some((good.clone(), path.clone())),
-            insecure: true,
-            ..TlsOptions::default()
-        };
-        check(options, path, kind, what);
+        check(ClientCertificate::read(&good, path).unwrap_err(), path, kind, what);
     }
 }
 
@@ -161,7 +153,9 @@ async fn what_openssl_makes() {
             ),
         );
         let options = TlsOptions {
-            client_certificate: Some((at(&format!("{form}.pem")), at(&format!("{form}.key")))),
+            client_certificate: Some(
+                ClientCertificate::read(&at(&format!("{form}.pem")), &at(&format!("{form}.key"))).unwrap(),
+            ),
             ..trusting.clone()
         };
         assert_eq!(server.ask(&options).await.unwrap(), "hello 1", "{form}");
@@ -179,11 +173,7 @@ async fn what_openssl_makes() {
         ),
     ] {
         openssl(folder.path(), make);
-        let options = TlsOptions {
-            client_certificate: Some((at("pkcs8.pem"), at(&format!("{form}.key")))),
-            ..trusting.clone()
-        };
-        let error = client_config(&options, "localhost").unwrap_err();
+        let error = ClientCertificate::read(&at("pkcs8.pem"), &at(&format!("{form}.key"))).unwrap_err();
         assert!(error.to_string().contains("with a password"), "{form}: {error:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use docker_mirror::error::Kind;
-use docker_mirror::registry::tls::{TlsOptions, client_config};
+use docker_mirror::registry::tls::{Authorities, ClientCertificate, TlsOptions, client_config};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -169,10 +169,10 @@ impl Folder {
     /// Options that trust these files and nothing else.
     fn trusting(&self, pems: &[&str]) -> TlsOptions {
         TlsOptions {
-            ca_files: pems
+            authorities: pems
                 .iter()
                 .enumerate()
-                .map(|(i, pem)| self.write(&format!("trusted{i}.pem"), pem))
+                .map(|(i, pem)| Authorities::read(&self.write(&format!("trusted{i}.pem"), pem)).unwrap())
                 .collect(),
             without_system_roots: true,
             ..TlsOptions::default()
@@ -291,32 +291,31 @@ async fn client_certificate() {
     let without = folder.trusting(&[&ca.certificate]);
     refused(server.ask(&without).await, "CertificateRequired");
     let with = TlsOptions {
-        client_certificate: Some((certificate.clone(), key)),
+        client_certificate: Some(ClientCertificate::read(&certificate, &key).unwrap()),
         ..without.clone()
     };
     assert_eq!(server.ask(&with).await.unwrap(), "hello 1");
     let insecure = TlsOptions {
         insecure: true,
-        ca_files: Vec::new(),
+        authorities: Vec::new(),
         ..with.clone()
     };
     assert_eq!(server.ask(&insecure).await.unwrap(), "hello 1");
     // One that the server does not know.
     let stranger = Authority::new("strangers").sign(&params("me"));
     let strange = TlsOptions {
-        client_certificate: Some((
-            folder.write("strange.pem", &stranger.certificate),
-            folder.write("strange-key.pem", &stranger.key),
-        )),
+        client_certificate: Some(
+            ClientCertificate::read(
+                &folder.write("strange.pem", &stranger.certificate),
+                &folder.write("strange-key.pem", &stranger.key),
+            )
+            .unwrap(),
+        ),
         ..without.clone()
     };
     assert!(server.ask(&strange).await.is_err());
     // The key of another certificate.
-    let mixed = TlsOptions {
-        client_certificate: Some((certificate, folder.path().join("strange-key.pem"))),
-        ..without
-    };
-    let error = client_config(&mixed, "localhost").unwrap_err();
+    let error = ClientCertificate::read(&certificate, &folder.path().join("strange-key.pem")).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
     let text = error.to_string();
     assert!(text.contains("me.pem") && text.contains("strange-key.pem"), "{text}");
