@@ -18,6 +18,7 @@ use super::failure::{Class, Failure};
 use super::ladder::Ladder;
 use super::limits::RateLimit;
 use super::pace::Pace;
+use super::proof::Proof;
 use super::reach::{Zone, is_loopback};
 use super::redact::authority;
 use super::redirect::{self, Outgoing};
@@ -45,6 +46,7 @@ pub(super) struct Host {
     pub(super) downloads: Pace,
     pub(super) uploads: Pace,
     pub(super) ladder: Ladder,
+    pub(super) proof: Proof,
     /// Set when the host turned out not to answer HEAD for manifests.
     pub(super) no_head: AtomicBool,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -165,6 +167,7 @@ impl Host {
             downloads: Pace::new(jobs),
             uploads: Pace::new(jobs),
             ladder: Ladder::default(),
+            proof: Proof::default(),
             no_head: AtomicBool::new(false),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),

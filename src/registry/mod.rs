@@ -26,6 +26,7 @@ mod location;
 pub mod mirrors;
 mod options;
 mod pace;
+mod proof;
 pub mod proxy;
 mod pull;
 mod push;

@@ -9,6 +9,7 @@ use super::Registry;
 use super::answer::{Answer, Refusal};
 use super::host::{Call, Host};
 use super::location;
+use super::proof::{Accepted, Fate};
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
 use super::types::{Presence, Pushed};
@@ -37,16 +38,28 @@ impl Registry {
         // An empty blob is never read, so that no hash of what was sent would tell.
         descriptor.check_empty()?;
         let mut session = None;
-        if let Some(from) = mount_from.filter(|from| *from != repository) {
+        if let Some(from) = mount_from.filter(|from| *from != repository && !self.host.proof.is_doubted()) {
             match self.host.mount(repository, descriptor, from).await {
-                Some(Mount::Done) => return Ok(Pushed::Mounted),
+                Some(Mount::Done) if self.host.keeps_mount(repository, descriptor, from).await => {
+                    return Ok(Pushed::Mounted);
+                }
                 Some(Mount::Upload(opened)) => session = Some(opened),
-                None => {}
+                Some(Mount::Done) | None => {}
             }
         }
-        let upload = Upload::new(&self.host, repository, descriptor, source);
-        upload.run(session).await?;
-        Ok(Pushed::Uploaded)
+        let mut sent_before = false;
+        loop {
+            let upload = Upload::new(&self.host, repository, descriptor, source);
+            upload.run(session.take()).await?;
+            if self.host.keeps_upload(repository, descriptor).await {
+                return Ok(Pushed::Uploaded);
+            }
+            let kept = source.is_kept(descriptor);
+            if sent_before || !kept {
+                return Err(self.host.lost(repository, descriptor, kept));
+            }
+            sent_before = true;
+        }
     }
 
     /// Puts a manifest under a tag or its digest, byte for byte.
@@ -66,6 +79,46 @@ enum Mount {
 }
 
 impl Host {
+    /// Whether an uploaded blob is there, as far as the registry has to be asked.
+    async fn keeps_upload(&self, repository: &str, descriptor: &Descriptor) -> bool {
+        self.keeps(Accepted::Upload, repository, descriptor, &Scope::push(repository))
+            .await
+    }
+
+    /// The same for a mounted blob. Asked with the scope of the mount, so that no other token is needed.
+    async fn keeps_mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> bool {
+        self.keeps(Accepted::Mount, repository, descriptor, &Scope::mount(repository, from))
+            .await
+    }
+
+    async fn keeps(&self, accepted: Accepted, repository: &str, descriptor: &Descriptor, scope: &Scope) -> bool {
+        let pause = self.context.options.retry_pause();
+        let ask = || self.head_blob(repository, descriptor, scope.clone());
+        let fate = self.proof.check(accepted, pause, ask).await;
+        if fate == Fate::FirstLost {
+            self.context.options.progress.warn(format!(
+                "`{}/{repository}` accepted blob {} and does not have it: every further blob is looked for, and none \
+                 is mounted",
+                self.name, descriptor.digest
+            ));
+        }
+        fate == Fate::Kept
+    }
+
+    /// The error for a blob that was accepted and is not there. `kept` tells whether it was sent twice.
+    fn lost(&self, repository: &str, descriptor: &Descriptor, kept: bool) -> Error {
+        let often = if kept { "accepted it twice" } else { "accepted it" };
+        let message = format!(
+            "cannot upload blob {} to `{}/{repository}`: the registry {often} and does not have it",
+            descriptor.digest, self.name
+        );
+        Error::new(Kind::Server, message).with_hint(if kept {
+            "the registry loses what it accepts: check its storage, and the proxies in front of it"
+        } else {
+            "the registry loses what it accepts, and what came through a pipe cannot be sent again: import from a file"
+        })
+    }
+
     /// Asks for a blob of another repository. `None`: refused in one way or another, which costs nothing but the request.
     async fn mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> Option<Mount> {
         let mut url = self.url(repository, "blobs/uploads/");

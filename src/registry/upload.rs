@@ -12,6 +12,7 @@ use super::host::{Call, Host};
 use super::ladder::Rung;
 use super::location;
 use super::pace::Permit;
+use super::proof;
 use super::redirect;
 use super::retry::Backoff;
 use super::scope::Scope;
@@ -409,7 +410,16 @@ impl<'a> Upload<'a> {
             );
         }
         // 201 is what the specification says; whoever says something else has to show the blob.
-        if (status == StatusCode::CREATED && !page) || self.arrived().await {
+        if status == StatusCode::CREATED && !page {
+            return Ok(Outcome::Done);
+        }
+        let pause = self.host.context.options.retry_pause();
+        let ask = || {
+            self.host
+                .head_blob(self.repository, self.descriptor, self.scope.clone())
+        };
+        if proof::look(pause, ask).await == Some(true) {
+            self.host.proof.found_upload();
             return Ok(Outcome::Done);
         }
         Err(self.says_yes_to_all(status))
@@ -420,7 +430,11 @@ impl<'a> Upload<'a> {
             .host
             .head_blob(self.repository, self.descriptor, self.scope.clone())
             .await;
-        matches!(head, Ok(Presence::Present(())))
+        let found = matches!(head, Ok(Presence::Present(())));
+        if found {
+            self.host.proof.found_upload();
+        }
+        found
     }
 
     fn says_yes_to_all(&self, status: StatusCode) -> Error {

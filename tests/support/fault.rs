@@ -214,6 +214,8 @@ pub enum Action {
     PretendPresent,
     /// `mount` is ignored: 202 and an ordinary upload session.
     IgnoreMount,
+    /// An upload or a mount is answered with 201, and the blob is not there afterwards.
+    Lose,
     /// An upload's status says `0-0`, whatever has arrived.
     ZeroStatus,
     /// The `Location` of an upload in another form.

@@ -22,6 +22,8 @@ pub struct Options {
     pub folder: Option<PathBuf>,
     /// Accepts an index whose children are absent.
     pub accept_sparse: bool,
+    /// Accepts a manifest whose blobs and children are absent.
+    pub unchecked: bool,
     /// Refuses to move a tag: to another digest, or (as some registries do) even to the same one.
     pub immutable_tags: Option<Immutable>,
     /// Refuses manifests of these types with 400 MANIFEST_INVALID.

@@ -9,5 +9,6 @@ mod support;
 
 mod export;
 mod import;
+mod lost_blobs;
 mod mirror;
 mod push_plan;

@@ -12,7 +12,7 @@ use docker_mirror::transfer::push::report::{Outcome, PushReport};
 use docker_mirror::transfer::push::request::PushRequest;
 
 /// The trees of a bundle whose images are named after source registries, and those registries with all of the blobs.
-fn trees(bundle: &Opened) -> Vec<(Reference, Result<ImageTree>)> {
+pub(crate) fn trees(bundle: &Opened) -> Vec<(Reference, Result<ImageTree>)> {
     let images = bundle.bundle.images().iter();
     images
         .map(|image| (image.name.clone(), bundle.bundle.tree(image)))
@@ -20,7 +20,7 @@ fn trees(bundle: &Opened) -> Vec<(Reference, Result<ImageTree>)> {
 }
 
 /// Puts the blobs of every tree where its reference says they are.
-fn stock(sources: &[&Double], bundle: &Opened) {
+pub(crate) fn stock(sources: &[&Double], bundle: &Opened) {
     for (reference, tree) in trees(bundle) {
         let source = sources.iter().find(|s| s.host() == reference.host()).unwrap();
         for blob in tree.unwrap().blobs() {
@@ -37,7 +37,7 @@ fn stock(sources: &[&Double], bundle: &Opened) {
     }
 }
 
-async fn run(trees: Vec<(Reference, Result<ImageTree>)>, request: PushRequest) -> Result<PushReport> {
+pub(crate) async fn mirror_all(trees: Vec<(Reference, Result<ImageTree>)>, request: PushRequest) -> Result<PushReport> {
     mirror(trees, &registries(), request, &registries(), Progress::silent()).await
 }
 
@@ -113,7 +113,7 @@ async fn a_source_that_fails_is_replaced_by_another_that_has_the_blob() {
         }
         let bundle = maker.open();
         stock(&[&one, &two], &bundle);
-        let report = run(trees(&bundle), request(&destination)).await.unwrap();
+        let report = mirror_all(trees(&bundle), request(&destination)).await.unwrap();
         assert!(!report.failed(), "{fault:?}: {report:#?}");
         assert_complete(&destination, "mirror/team/a", "1", false);
         assert_complete(&destination, "mirror/team/b", "1", false);
@@ -121,7 +121,7 @@ async fn a_source_that_fails_is_replaced_by_another_that_has_the_blob() {
 
         // Without another source the image fails, and nothing of it is tagged.
         let alone = Double::new();
-        let report = run(trees(&bundle).into_iter().take(1).collect(), request(&alone))
+        let report = mirror_all(trees(&bundle).into_iter().take(1).collect(), request(&alone))
             .await
             .unwrap();
         assert!(report.failed(), "{fault:?}");

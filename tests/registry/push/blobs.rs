@@ -52,7 +52,7 @@ async fn what_is_pushed_can_be_pulled() {
 #[tokio::test]
 async fn an_upload_is_a_post_without_a_body_and_a_put_of_known_length() {
     let (server, _) = pushed(Options::default(), 100_000).await;
-    let [post, put] = &server.requests()[..] else {
+    let [post, put, head] = &server.requests()[..] else {
         panic!("{}", server.transcript())
     };
     assert_eq!(
@@ -64,6 +64,7 @@ async fn an_upload_is_a_post_without_a_body_and_a_put_of_known_length() {
         ("PUT", "100000")
     );
     assert_eq!(put.header("content-type"), "application/octet-stream");
+    assert_eq!(head.method, "HEAD", "the first upload at a host is looked for");
     for absent in ["content-range", "transfer-encoding", "expect"] {
         assert_eq!(put.header(absent), "", "{absent}");
     }

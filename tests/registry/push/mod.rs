@@ -5,6 +5,7 @@ mod blobs;
 mod broken;
 mod ladder;
 mod manifests;
+mod proof;
 
 use crate::client::{Memory, client, layer, noise};
 use crate::support::fault::When;

@@ -8,7 +8,7 @@ mod mixed;
 mod names;
 mod naming;
 mod odd_registries;
-mod pipe;
+pub(crate) mod pipe;
 mod pipe_end;
 mod pipe_shared;
 mod platforms;

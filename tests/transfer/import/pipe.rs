@@ -16,12 +16,12 @@ use super::support::{Cli, Double, End, Options};
 /// More than is kept of a blob that comes out of a pipe.
 const LARGE: usize = 40 << 20;
 
-pub(super) fn cli() -> Cli {
+pub(crate) fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
 }
 
 /// Exports these images to `bundle.tar`; they are called `team/NAME:1` there.
-pub(super) fn bundle(cli: &Cli, images: &[(&str, &Image)]) -> Tar {
+pub(crate) fn bundle(cli: &Cli, images: &[(&str, &Image)]) -> Tar {
     let source = Double::new();
     let mut arguments = vec!["export".to_owned(), "-o".to_owned(), "bundle.tar".to_owned()];
     for (name, image) in images {

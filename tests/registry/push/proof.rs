@@ -1,0 +1,193 @@
+//! Registries that accept a blob and do not have it: the first upload and the first mount are looked for.
+
+use crate::client::{Memory, client, layer, noise};
+use crate::support::fault::{Action, When};
+use crate::support::{Double, Options};
+use bytes::Bytes;
+use docker_mirror::error::{Error, Kind};
+use docker_mirror::image::descriptor::Descriptor;
+use docker_mirror::registry::{BlobSource, BlobStream, Pushed, Registry};
+use futures_util::future::{BoxFuture, join_all};
+
+/// Blobs of different content.
+fn blobs(count: usize) -> Vec<(Descriptor, Bytes)> {
+    let of = |n: usize| noise(1000 + n);
+    (0..count).map(|n| (layer(&of(n)), of(n))).collect()
+}
+
+async fn push(
+    registry: &Registry,
+    repository: &str,
+    blob: &(Descriptor, Bytes),
+    from: Option<&str>,
+) -> Result<Pushed, Error> {
+    registry
+        .push_blob(repository, &blob.0, &Memory(blob.1.clone()), from)
+        .await
+}
+
+fn holds(server: &Double, repository: &str, blob: &(Descriptor, Bytes)) -> bool {
+    server.store().blob(repository, &blob.0.digest.to_string()).is_some()
+}
+
+#[tokio::test]
+async fn a_registry_that_keeps_what_it_accepts_is_asked_twice_in_all() {
+    let server = Double::new();
+    let (registry, told) = client(&server.host());
+    let blobs = blobs(5);
+    for blob in &blobs {
+        assert_eq!(push(&registry, "a", blob, None).await.unwrap(), Pushed::Uploaded);
+    }
+    assert_eq!(server.count("HEAD", ""), 1, "{}", server.transcript());
+    for blob in &blobs {
+        assert_eq!(push(&registry, "b", blob, Some("a")).await.unwrap(), Pushed::Mounted);
+    }
+    assert_eq!(server.count("HEAD", ""), 2, "{}", server.transcript());
+    assert_eq!(told.warnings(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn many_uploads_at_once_wait_for_the_answer_about_the_first() {
+    let server = Double::new();
+    let (registry, _) = client(&server.host());
+    let blobs = blobs(6);
+    let pushed = join_all(blobs.iter().map(|blob| push(&registry, "a", blob, None))).await;
+    assert!(pushed.iter().all(Result::is_ok), "{pushed:?}");
+    assert_eq!(server.count("HEAD", ""), 1, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn an_upload_that_is_lost_once_is_sent_again_and_all_others_are_looked_for() {
+    let lost = When::put("/blobs/uploads/").first(1);
+    let server = Double::start(Options::default().fault(lost, Action::Lose));
+    let (registry, told) = client(&server.host());
+    let blobs = blobs(3);
+    for blob in &blobs {
+        assert_eq!(push(&registry, "a", blob, None).await.unwrap(), Pushed::Uploaded);
+        assert!(holds(&server, "a", blob));
+    }
+    let log = server.transcript();
+    assert_eq!(server.count("PUT", ""), 4, "{log}");
+    // Five for the one that is lost, one for each that is there.
+    assert_eq!(server.count("HEAD", ""), 5 + 3, "{log}");
+    let warnings = told.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("does not have it") && warnings[0].contains(&server.host()));
+    // Nothing is mounted at such a host.
+    assert_eq!(
+        push(&registry, "b", &blobs[0], Some("a")).await.unwrap(),
+        Pushed::Uploaded
+    );
+    assert_eq!(server.count("POST", "mount="), 0, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn a_registry_that_loses_all_uploads_is_told_so_for_each_blob() {
+    let server = Double::start(Options::default().fault(When::put("/blobs/uploads/"), Action::Lose));
+    let (registry, _) = client(&server.host());
+    let blobs = blobs(4);
+    // All were accepted before the answer about the first one: none of them is believed.
+    let pushed = join_all(blobs.iter().map(|blob| push(&registry, "a/b", blob, None))).await;
+    for (result, blob) in pushed.into_iter().zip(&blobs) {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), Kind::Server, "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("accepted it twice and does not have it"), "{text}");
+        assert!(text.contains(&blob.0.digest.to_string()), "{text}");
+        assert!(text.contains(&format!("{}/a/b", server.host())), "{text}");
+        assert!(error.hint().is_some());
+    }
+    assert_eq!(server.count("PUT", ""), 8, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn a_mount_that_is_lost_becomes_an_upload() {
+    let server = Double::start(Options::default().fault(When::post("mount="), Action::Lose));
+    let (registry, told) = client(&server.host());
+    let blobs = blobs(3);
+    for blob in &blobs {
+        push(&registry, "a", blob, None).await.unwrap();
+    }
+    // Several mounts that were accepted at once, and one after them.
+    let mounts = join_all(blobs[..2].iter().map(|blob| push(&registry, "b", blob, Some("a")))).await;
+    for result in mounts {
+        assert_eq!(result.unwrap(), Pushed::Uploaded);
+    }
+    server.forget_requests();
+    assert_eq!(
+        push(&registry, "b", &blobs[2], Some("a")).await.unwrap(),
+        Pushed::Uploaded
+    );
+    assert_eq!(server.count("POST", "mount="), 0, "{}", server.transcript());
+    assert_eq!(
+        server.count("HEAD", ""),
+        1,
+        "the upload is looked for: {}",
+        server.transcript()
+    );
+    assert!(blobs.iter().all(|blob| holds(&server, "b", blob)));
+    assert_eq!(told.warnings().len(), 1, "{:?}", told.warnings());
+}
+
+#[tokio::test]
+async fn a_blob_that_appears_late_is_no_lost_one() {
+    let late = When::head("/blobs/").first(3);
+    let server = Double::start(Options::default().fault(late, Action::error(404, "BLOB_UNKNOWN", "not yet")));
+    let (registry, told) = client(&server.host());
+    let blobs = blobs(2);
+    for blob in &blobs {
+        push(&registry, "a", blob, None).await.unwrap();
+    }
+    assert_eq!(
+        (server.count("HEAD", ""), server.count("PUT", "")),
+        (4, 2),
+        "{}",
+        server.transcript()
+    );
+    push(&registry, "b", &blobs[0], Some("a")).await.unwrap();
+    assert_eq!(server.count("POST", "mount="), 1);
+    assert_eq!(told.warnings(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_say_what_it_has_is_believed() {
+    for status in [400, 403, 405, 500] {
+        let server = Double::start(Options::default().fault(When::head("/blobs/"), Action::status(status)));
+        let (mut options, told) = crate::client::options();
+        options.retries = Some(0);
+        let registry = crate::client::with(options, &server.host());
+        for blob in &blobs(6) {
+            assert_eq!(push(&registry, "a", blob, None).await.unwrap(), Pushed::Uploaded);
+        }
+        assert_eq!(server.count("HEAD", ""), 3, "{status}: {}", server.transcript());
+        assert_eq!(told.warnings(), Vec::<String>::new());
+    }
+}
+
+/// Bytes that can be read once.
+struct Once(Memory);
+
+impl BlobSource for Once {
+    fn is_kept(&self, _: &Descriptor) -> bool {
+        false
+    }
+
+    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream, Error>> {
+        self.0.open(descriptor, offset)
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_can_be_read_once_are_not_asked_for_again() {
+    let server = Double::start(Options::default().fault(When::put("/blobs/uploads/"), Action::Lose));
+    let (registry, _) = client(&server.host());
+    let (blob, bytes) = blobs(1).remove(0);
+    let source = Once(Memory(bytes));
+    let error = registry.push_blob("a", &blob, &source, None).await.unwrap_err();
+    assert!(
+        error.to_string().contains("accepted it and does not have it"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("pipe"), "{error:?}");
+    assert_eq!(server.count("POST", ""), 1, "{}", server.transcript());
+}
