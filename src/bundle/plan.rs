@@ -130,7 +130,20 @@ impl Plan {
             images: trees.iter().map(|tree| image_record(tree)).collect(),
             missing,
         };
-        front.push(file(record::MEMBER, layout::pretty(&record)?.into()));
+        let record = layout::pretty(&record)?;
+        if record.len() as u64 > record::MAX_SIZE {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "the bundle's `{}` would have {} bytes; at most {} are read again",
+                    record::MEMBER,
+                    record.len(),
+                    record::MAX_SIZE
+                ),
+            )
+            .with_hint("export the images into several bundles, or fewer platforms of them (`--platform`)"));
+        }
+        front.push(file(record::MEMBER, record.into()));
 
         let mut manifests = BTreeMap::new();
         for tree in &trees {

@@ -18,6 +18,8 @@ const MAX_FIELDS: usize = 1000;
 pub(super) enum Object {
     /// A manifest or an index.
     Manifest,
+    /// An index whose entries are looked into one by one.
+    Listing,
     /// An entry of one of its lists, or its config or subject.
     Descriptor,
     /// The platform of an entry.
@@ -44,6 +46,17 @@ impl Object {
                 ("layers", Self::Descriptor),
                 ("manifests", Self::Descriptor),
                 ("blobs", Self::Descriptor),
+                ("subject", Self::Descriptor),
+                ("annotations", Self::Annotations),
+                ("fsLayers", Self::Unknown),
+            ],
+            Self::Listing => &[
+                ("schemaVersion", Self::Unknown),
+                ("mediaType", Self::Unknown),
+                ("artifactType", Self::Unknown),
+                ("config", Self::Unknown),
+                ("layers", Self::Unknown),
+                ("manifests", Self::Unknown),
                 ("subject", Self::Descriptor),
                 ("annotations", Self::Annotations),
                 ("fsLayers", Self::Unknown),
@@ -86,7 +99,7 @@ impl Object {
     /// Whether a field may stand only under its exact name. In an image config another spelling is harmless as long as it
     /// stands alone: nothing that is fetched or checked hangs on it.
     fn is_exact(self) -> bool {
-        matches!(self, Self::Manifest | Self::Descriptor | Self::Platform)
+        matches!(self, Self::Manifest | Self::Listing | Self::Descriptor | Self::Platform)
     }
 }
 

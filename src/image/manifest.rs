@@ -14,15 +14,13 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use super::budget::{Budget, Held};
 use super::descriptor::Descriptor;
 use super::digest::Digest;
-use super::fields::{self, Object};
+use super::fields::Object;
+pub use super::head::MAX_MANIFEST;
+use super::head::{Head, head};
 use super::json::{Capped, Members};
 use super::media_type::{self, Shape};
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
-
-/// Maximum size of a manifest in bytes, wherever it comes from. Registries accept 4 MiB at least (distribution and
-/// containers/image accept no more), few accept more.
-pub const MAX_MANIFEST: u64 = 16 << 20;
 
 /// Above this size a registry is free to refuse a manifest (OCI distribution-spec, "Pushing Manifests").
 pub const SAFE_MANIFEST: u64 = 4 << 20;
@@ -217,6 +215,13 @@ impl RawManifest {
         &self.descriptor.digest
     }
 
+    /// Whether a digest, of whichever algorithm, is that of these bytes: a registry may keep a manifest by another algorithm
+    /// than the one that it was sent by.
+    pub fn has_digest(&self, digest: &Digest) -> bool {
+        digest == self.digest()
+            || (digest.algorithm() != self.digest().algorithm() && digest.same_algorithm(&self.bytes) == *digest)
+    }
+
     /// The media type under which a registry is given it.
     pub fn media_type(&self) -> &str {
         &self.descriptor.media_type
@@ -250,7 +255,7 @@ impl fmt::Debug for RawManifest {
 
 /// A descriptor as JSON writes it; whether its parts make sense is checked on the way to [`Descriptor`] and [`Entry`].
 #[derive(Deserialize)]
-struct WireDescriptor {
+pub(super) struct WireDescriptor {
     #[serde(rename = "mediaType", default)]
     media_type: Option<String>,
     digest: Digest,
@@ -263,7 +268,7 @@ struct WireDescriptor {
 
 /// Annotations without those that nobody reads.
 #[derive(Default)]
-struct Annotations(BTreeMap<String, String>);
+pub(super) struct Annotations(pub(super) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Annotations {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -292,7 +297,7 @@ impl<'de> Deserialize<'de> for Annotations {
 }
 
 impl WireDescriptor {
-    fn check(self) -> Result<Entry> {
+    pub(super) fn check(self) -> Result<Entry> {
         if i64::try_from(self.size).is_err() {
             return Err(Error::new(
                 Kind::Malformed,
@@ -327,88 +332,19 @@ fn blob(entry: Entry) -> Result<Descriptor> {
 }
 
 fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
-    if bytes.len() as u64 > MAX_MANIFEST {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!("it has {} bytes; at most {MAX_MANIFEST} are accepted", bytes.len()),
-        ));
-    }
-    let malformed = |why: String| Error::new(Kind::Malformed, why);
-    let text = std::str::from_utf8(bytes).map_err(|e| malformed("it is not UTF-8".into()).with_source(e))?;
-    let members: Members<'_> =
-        serde_json::from_str(text).map_err(|e| malformed("it is not a JSON object".into()).with_source(e))?;
-    fields::check(bytes, Object::Manifest).map_err(|e| match e.is_data() {
-        true => malformed("programs differ in what they read in it".into())
-            .with_source(e)
-            .with_hint("such a document means different things to different readers and is refused"),
-        false => malformed("it cannot be read".into()).with_source(e),
-    })?;
-
-    // A generic type says nothing about the document; only a manifest type can contradict it.
-    let declared = declared
-        .map(media_type::essence)
-        .filter(|t| t.contains("vnd.") || t.contains("+json"));
-    let stated: Option<String> = members.field("mediaType")?;
-    let structure = match (
-        members.get("manifests").is_some(),
-        members.get("config").is_some() || members.get("layers").is_some(),
-        members.get("fsLayers").is_some(),
-    ) {
-        (true, true, _) => {
-            return Err(malformed("it has both `manifests` and `config` or `layers`".into())
-                .with_hint("such a document means different things to different readers and is refused"));
-        }
-        (true, false, _) => Shape::Index,
-        (false, true, _) => Shape::Image,
-        (false, false, true) => Shape::Schema1,
-        (false, false, false) => Shape::Other,
-    };
-    if let (Some(stated), Some(declared)) = (&stated, &declared)
-        && stated != declared
-        && !(media_type::shape(declared) == Shape::Schema1)
-    {
-        return Err(malformed(format!(
-            "it says that it is `{}`, but it was announced as `{}`",
-            stated.escape_debug(),
-            declared.escape_debug()
-        )));
-    }
-    let media_type = stated.or(declared).unwrap_or_else(|| {
-        match structure {
-            Shape::Index => media_type::OCI_INDEX,
-            Shape::Image => media_type::OCI_MANIFEST,
-            Shape::Schema1 => media_type::DOCKER_SCHEMA1,
-            Shape::Other => "application/json",
-        }
-        .to_owned()
-    });
-    let shape = media_type::shape(&media_type);
-    if shape == Shape::Schema1 || (shape == Shape::Other && structure == Shape::Schema1) {
-        return Err(Error::new(
-            Kind::Unsupported,
-            "it is a Docker schema 1 manifest, which is not carried",
-        )
-        .with_hint("push the image again with a current client; every version since 2016 writes schema 2"));
-    }
+    let Head {
+        members,
+        media_type,
+        shape,
+    } = head(bytes, declared, Object::Manifest)?;
+    let malformed = |why: &str| Error::new(Kind::Malformed, why);
     let view = match shape {
-        Shape::Index if structure == Shape::Image => {
-            return Err(malformed(format!(
-                "it is typed `{media_type}`, but has the fields of an image"
-            )));
-        }
-        Shape::Image if structure != Shape::Image => {
-            return Err(malformed(format!(
-                "it is typed `{media_type}`, but has no config and layers"
-            )));
-        }
         Shape::Index => View::Index(Index {
             entries: descriptors::<MAX_ENTRIES>(&members, "manifests")?,
             subject: subject(&members)?,
         }),
         Shape::Image => {
-            let config: WireDescriptor = members
-                .field("config")?
-                .ok_or_else(|| malformed("it has no config".into()))?;
+            let config: WireDescriptor = members.field("config")?.ok_or_else(|| malformed("it has no config"))?;
             View::Image(Image {
                 config: blob(config.check()?)?,
                 layers: blobs(&members, "layers")?,

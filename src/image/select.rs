@@ -23,6 +23,7 @@ pub struct Graph {
     /// By the digest of the manifest. `None` where neither the manifest nor its config states a platform.
     platforms: HashMap<Digest, Option<Platform>>,
     absent: HashSet<Digest>,
+    left_out: HashSet<(Digest, Option<Platform>)>,
 }
 
 impl Graph {
@@ -41,6 +42,19 @@ impl Graph {
     /// Marks a manifest as not available: every entry that names it is dropped.
     pub fn set_absent(&mut self, manifest: Digest) {
         self.absent.insert(manifest);
+    }
+
+    /// Drops an entry, and every other of this manifest and platform. One manifest may be listed for several platforms, of
+    /// which only some stay.
+    pub fn leave_out(&mut self, entry: &Entry) {
+        let entry = (entry.descriptor.digest.clone(), entry.platform.clone());
+        self.left_out.insert(entry);
+    }
+
+    fn is_dropped(&self, entry: &Entry) -> bool {
+        let digest = &entry.descriptor.digest;
+        let is_left_out = || self.left_out.contains(&(digest.clone(), entry.platform.clone()));
+        self.absent.contains(digest) || (!self.left_out.is_empty() && is_left_out())
     }
 
     /// The manifest with this digest, if it was added.
@@ -100,7 +114,8 @@ impl Selection {
 ///   not list is carried as well.
 /// - A nested index is carried if anything but attestations below it is, and is rewritten if it lost entries. With
 ///   [`PlatformFilter::All`], one that lists nothing is carried as it is.
-/// - An entry whose manifest is [absent](Graph::set_absent) is dropped.
+/// - An entry whose manifest is [absent](Graph::set_absent) is dropped, and so is one that is [left
+///   out](Graph::leave_out).
 ///
 /// # Errors
 /// [`Kind::Malformed`] if indexes nest deeper than [`MAX_DEPTH`] or list more than [`MAX_NODES`] manifests, or if an entry
@@ -266,7 +281,7 @@ impl Walk<'_> {
             platform: platform_label(platform, entry.attests().is_some()),
             digest: digest.clone(),
         };
-        if !keep || self.graph.absent.contains(digest) {
+        if !keep || self.graph.is_dropped(entry) {
             self.dropped.push(record);
             return Ok(Fate::Drop);
         }
@@ -382,7 +397,7 @@ impl Walk<'_> {
         }
         let digest = &entry.descriptor.digest;
         let listed_as = media_type::shape(&entry.descriptor.media_type);
-        if entry.attests().is_some() || listed_as == Shape::Index || self.graph.absent.contains(digest) {
+        if entry.attests().is_some() || listed_as == Shape::Index || self.graph.is_dropped(entry) {
             return EntryPlatform::Known(self.graph.platforms.get(digest).cloned().flatten());
         }
         match self.graph.manifests.get(digest) {

@@ -25,6 +25,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
+use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
@@ -98,14 +99,21 @@ async fn push(
     for warning in bundle.warnings() {
         progress.warn(warning.clone());
     }
-    // What one bundle lacks may be in another one.
-    let there: HashSet<String> = bundle.images().iter().map(|image| image.name.to_string()).collect();
+    // What one bundle lacks may be in another one. Nothing proves that an image was ever asked for.
+    let there: HashSet<&Reference> = bundle.images().iter().map(|image| &image.name).collect();
+    let is_there = |missing: &Missing| {
+        missing
+            .reference
+            .parse()
+            .is_ok_and(|name: Reference| there.contains(&name))
+    };
     let missing = bundle.missing().iter();
-    let missing: Vec<Missing> = missing.filter(|m| !there.contains(&m.reference)).cloned().collect();
+    let missing: Vec<Missing> = missing.filter(|m| !is_there(m)).cloned().collect();
     for missing in &missing {
         progress.warn(format!(
-            "`{}` is missing from the bundle: {}",
-            missing.reference, missing.reason
+            "the bundle says that `{}` is missing from it: {}",
+            missing.reference.escape_debug(),
+            missing.reason.escape_debug()
         ));
     }
     let named = bundle.images().iter().map(|image| Candidate::named(&image.name));

@@ -18,6 +18,8 @@ pub struct BrokenImage {
     pub archive: String,
     /// Why it cannot be had.
     pub error: Arc<Error>,
+    /// Whether the name is false: then a whole image of that name elsewhere is another one and does not make up for it.
+    pub(super) is_misnamed: bool,
 }
 
 impl BrokenImage {
@@ -32,6 +34,7 @@ impl BrokenImage {
             name: Some(name),
             archive: archive.label.clone(),
             error: error.clone(),
+            is_misnamed: false,
         };
         names.into_iter().map(one).collect()
     }
@@ -43,7 +46,25 @@ impl BrokenImage {
             label: place_label(archive, place),
             archive: archive.label.clone(),
             error: Arc::new(error),
+            is_misnamed: false,
         }
+    }
+
+    /// One that the archive calls by a false name, under each of these.
+    pub(super) fn misnamed(archive: &Archive, place: usize, names: Vec<Reference>, error: Error) -> Vec<Self> {
+        // The bytes behind the name are those of another image: what there is to do about it is the same wherever it stands.
+        let error = match error.kind() {
+            Kind::Integrity => error
+                .context(format!("`{}`: image @{place}", archive.label.escape_debug()))
+                .with_hint(format!(
+                    "the archive was edited, or it names one platform of an image by the digest of all: get it again, or, \
+                     if its content is what is wanted, give it another name by `--name @{place}=REPOSITORY:TAG`"
+                )),
+            _ => error,
+        };
+        let mut images = Self::named(archive, place, names, error);
+        images.iter_mut().for_each(|image| image.is_misnamed = true);
+        images
     }
 }
 

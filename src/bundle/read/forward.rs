@@ -130,7 +130,18 @@ pub(super) fn stream_error(what: &str, e: std::io::Error) -> Error {
                 | std::io::ErrorKind::FileTooLarge => Kind::NoSpace,
                 _ => Kind::Io,
             };
-            Error::new(kind, format!("cannot read {what}")).with_source(e)
+            let hint = match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => Some("it was cut off: copy it again"),
+                _ if kind == Kind::Malformed => {
+                    Some("it was cut off or damaged on its way: copy it again, and compare sizes or check sums")
+                }
+                _ => None,
+            };
+            let error = Error::new(kind, format!("cannot read {what}")).with_source(e);
+            match hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            }
         }
     }
 }

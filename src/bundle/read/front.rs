@@ -11,17 +11,18 @@ use bytes::Bytes;
 
 use super::archive::blob_name;
 use super::scan::{Member, What};
-use crate::bundle::record::{self, Record};
+use crate::bundle::record::{self, ImageRecord, Recorded};
 use crate::error::Result;
 use crate::image::digest::Digest;
+use crate::image::listing;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 
 /// What the front of a bundle has, apart from manifests and configs; another program's archive lacks the record.
 const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", record::MEMBER];
 
-/// The largest document that a front has.
-const MAX_DOCUMENT: u64 = 64 << 20;
+/// The largest document that a front has, in bytes; no other document may be as large as the record.
+const MAX_DOCUMENT: u64 = record::MAX_SIZE;
 
 /// What is known of a front.
 #[derive(Debug, Default)]
@@ -85,14 +86,10 @@ impl Front {
             }
         };
         let (index, record) = (document("index.json")?, document(record::MEMBER)?);
-        let index = RawManifest::new(Bytes::from(index), None, None);
-        let (Ok(index), Ok(record)) = (index, serde_json::from_slice::<Record>(&record)) else {
+        let (Ok(entries), Ok(recorded)) = (listing::entries(&index), Recorded::parse(&record)) else {
             return Ok(());
         };
-        let View::Index(index) = index.view() else {
-            return Ok(());
-        };
-        let images = &record.images;
+        let images: Vec<&ImageRecord> = recorded.images.iter().filter_map(|i| i.record.as_ref().ok()).collect();
         self.absent = images
             .iter()
             .flat_map(|i| &i.dropped)
@@ -104,7 +101,8 @@ impl Front {
         let recorded = images
             .iter()
             .flat_map(|i| std::iter::once(&i.original).chain(&i.filtered));
-        let listed = index.entries.iter().map(|entry| &entry.descriptor.digest);
+        let listed = entries.iter().filter_map(|entry| entry.as_ref().ok());
+        let listed = listed.map(|entry| &entry.descriptor.digest);
         for root in recorded.chain(listed) {
             self.want_manifest(root);
         }

@@ -1,22 +1,23 @@
 //! The images of one archive: an OCI image layout (OCI image-spec, image-layout.md) with what may stand beside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use bytes::Bytes;
 use oci_spec::image::OciLayout;
 
 use super::archive::Archive;
+use super::broken::again;
 use super::given::Given;
+use super::identity;
 use super::items::{self, Items};
 use super::names;
 use super::rebuild;
 use super::recorded;
 use super::store::Store;
 use super::{BrokenImage, BundledImage, Referrer};
-use crate::bundle::layout::name_in_bundle;
-use crate::bundle::record::{self, ImageRecord, Missing};
+use crate::bundle::record::{self, Missing, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::listing::{self, Faulty};
 use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
 use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
@@ -52,7 +53,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
         return Err(bad_link);
     }
     let items = Items::read(archive)?;
-    let contents = match (layout, items) {
+    let mut contents = match (layout, items) {
         (Ok(()), items) => {
             let items = items.unwrap_or_default();
             let mut contents = read_index(archive, store, &items, given)?;
@@ -75,6 +76,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
         }
         (Err(why), None) => return Err(why),
     };
+    take_out_misnamed(archive, &mut contents);
     if contents.images.is_empty() && contents.broken.is_empty() {
         let mut error = Error::new(
             Kind::Malformed,
@@ -87,6 +89,19 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
     }
     warn_of_others(archive);
     Ok(contents)
+}
+
+/// Takes out the images whose name states a digest that is not theirs.
+fn take_out_misnamed(archive: &Archive, contents: &mut Contents) {
+    for image in std::mem::take(&mut contents.images) {
+        match identity::check(&image.name, &image.root.digest, image.record.as_ref()) {
+            Ok(()) => contents.images.push(image),
+            Err(error) => {
+                let broken = BrokenImage::misnamed(archive, image.place, vec![image.name], error);
+                contents.broken.extend(broken);
+            }
+        }
+    }
 }
 
 /// Tells about members that are no part of any image.
@@ -143,6 +158,9 @@ fn no_archive(archive: &Archive) -> Error {
             items::MEMBER
         ),
     );
+    if !archive.whole {
+        return if_cut_off(archive, error);
+    }
     let is_there = |name: &&str| archive.files.contains_key(*name);
     if [".dockerenv", "etc/passwd", "etc/os-release"].iter().any(is_there) {
         return error
@@ -151,54 +169,64 @@ fn no_archive(archive: &Archive) -> Error {
     error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
 }
 
+/// Says of a document that is absent that the archive was cut off, where it was: no other fault needs to be looked for.
+fn if_cut_off(archive: &Archive, error: Error) -> Error {
+    if archive.whole {
+        return error;
+    }
+    let what = format!("{error}, and it lacks the blocks that mark its end: it was cut off");
+    Error::new(error.kind(), what).with_hint("copy it again, and compare sizes or check sums")
+}
+
 fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given<'_>) -> Result<Contents> {
-    let record = recorded::read(archive)?;
-    let known = record.as_ref().map(recorded::by_name);
+    let recorded = recorded::read(archive)?;
     let member = archive.describe("index.json");
     let bytes = archive.read("index.json", MAX_MANIFEST)?.ok_or_else(|| {
-        Error::new(
-            Kind::Malformed,
-            format!("`{}` has no `index.json`", archive.label.escape_debug()),
-        )
+        let what = format!("`{}` has no `index.json`", archive.label.escape_debug());
+        if_cut_off(archive, Error::new(Kind::Malformed, what))
     })?;
-    let index = RawManifest::new(Bytes::from(bytes), None, None).map_err(|e| e.context(&member))?;
-    let View::Index(index) = index.view() else {
-        return Err(Error::new(Kind::Malformed, format!("{member}: it lists no manifests")));
-    };
+    let listed = listing::entries(&bytes).map_err(|e| e.context(&member))?;
 
     let mut contents = Contents::default();
+    let mut entries = Vec::with_capacity(listed.len());
+    for (place, listed) in listed.into_iter().enumerate() {
+        match listed {
+            Ok(entry) => entries.push((place, entry)),
+            Err(faulty) => contents.broken.extend(broken_entry(archive, place, faulty, given)),
+        }
+    }
+    let mut reader = Reader {
+        archive,
+        recorded: recorded.as_ref(),
+        contents,
+    };
     let mut nameless = Vec::new();
-    let mut listed: HashSet<Digest> = HashSet::new();
-    for (place, entry) in index.entries.iter().enumerate() {
+    let mut named: HashSet<&Digest> = HashSet::new();
+    for (place, entry) in &entries {
+        let (place, digest) = (*place, &entry.descriptor.digest);
         let own = names::of_entry(&entry.annotations, &[], None, place).unwrap_or_default();
-        let exact = given.exactly(place, Some(&entry.descriptor.digest));
+        let exact = given.exactly(place, Some(digest));
         let Some(name) = own.first().or(exact.first()) else {
             nameless.push((place, entry));
             continue;
         };
-        listed.insert(entry.descriptor.digest.clone());
-        let image = image(archive, place, entry, name.clone(), known.as_ref())?;
-        if exact.is_empty() {
-            contents.images.push(image);
-            continue;
-        }
-        // The record knows it by its own name, whatever the user calls it.
-        let renamed = |name| BundledImage { name, ..image.clone() };
-        contents.images.extend(exact.into_iter().map(renamed));
+        named.insert(digest);
+        // The record knows an image by its own name, whatever the user calls it.
+        reader.take(place, entry, name, &exact);
     }
     let below = if nameless.is_empty() {
         HashSet::new()
     } else {
-        below(store, &index.entries)
+        below(store, &entries)
     };
     for (place, entry) in nameless {
         // oras lists the children of an index beside it.
         let part = !names::is_named(&entry.annotations) && below.contains(&entry.descriptor.digest);
-        if part || listed.contains(&entry.descriptor.digest) {
+        if part || named.contains(&entry.descriptor.digest) {
             continue;
         }
         if let Some(subject) = subject(store, entry) {
-            contents.referrers.push(Referrer {
+            reader.contents.referrers.push(Referrer {
                 subject,
                 root: entry.descriptor.clone(),
                 archive: archive.label.clone(),
@@ -206,15 +234,20 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
             continue;
         }
         let repo_tags = repo_tags(archive, store, items, entry);
-        match names::of_entry(&entry.annotations, &repo_tags, given.nameless(), place) {
-            Ok(found) => {
-                for name in found {
-                    contents
-                        .images
-                        .push(image(archive, place, entry, name, known.as_ref())?);
+        let found = match names::of_entry(&entry.annotations, &repo_tags, None, place) {
+            Ok(names) => Ok((names, false)),
+            Err(_) => {
+                names::of_entry(&entry.annotations, &repo_tags, given.nameless(), place).map(|names| (names, true))
+            }
+        };
+        match found {
+            Ok((names, are_given)) => {
+                for name in names {
+                    let exact = if are_given { std::slice::from_ref(&name) } else { &[] };
+                    reader.take(place, entry, &name, exact);
                 }
             }
-            Err(why) => contents.broken.push(names::nameless(
+            Err(why) => reader.contents.broken.push(names::nameless(
                 archive,
                 store,
                 place,
@@ -224,57 +257,98 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
             )),
         }
     }
-    match record {
-        Some(record) => {
-            contents.unlisted = recorded::agree(archive, &record, &contents)?;
-            contents.missing = record.missing;
+    let mut contents = reader.contents;
+    match recorded {
+        Some(recorded) => {
+            recorded::compare(archive, &recorded, &mut contents);
+            contents.missing = recorded.missing;
         }
         None => {
-            let twice_named = |entry: &Entry| {
+            let twice_named = |(_, entry): &(usize, Entry)| {
                 let name = entry.annotations.get(names::CONTAINERD_NAME);
                 name.is_some() && name == entry.annotations.get(names::REF_NAME)
             };
-            contents.lacks_record = !index.entries.is_empty() && index.entries.iter().all(twice_named);
+            // Of a bundle that was cut off it is told that it was.
+            contents.lacks_record = archive.whole && !entries.is_empty() && entries.iter().all(twice_named);
         }
     }
     Ok(contents)
 }
 
-fn image(
-    archive: &Archive,
-    place: usize,
-    entry: &Entry,
-    name: Reference,
-    known: Option<&HashMap<String, &ImageRecord>>,
-) -> Result<BundledImage> {
-    let root = entry.descriptor.clone();
-    let found = known.and_then(|known| known.get(&name_in_bundle(&name)).copied());
-    let stated = found.map(recorded::stated_root);
-    if let Some(stated) = stated
-        && *stated != root.digest
-    {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "`{}`: `index.json` says that `{name}` is {}, `{}` that it is {stated}",
-                archive.label.escape_debug(),
-                root.digest,
-                record::MEMBER
-            ),
-        )
-        .with_hint("the bundle was edited; export it again"));
+/// The images behind an entry that names nothing which can be proved.
+fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut Given<'_>) -> Vec<BrokenImage> {
+    let mut names = given.exactly(place, None);
+    if names.is_empty() {
+        names = names::of_entry(&faulty.annotations, &[], None, place).unwrap_or_default();
     }
-    // The layout names an image by its tag alone, even if it was asked for by tag and digest; the record has both.
-    let name = found.and_then(|found| found.reference.parse().ok()).unwrap_or(name);
-    Ok(BundledImage {
-        name,
-        root,
-        record: found.cloned(),
-        rebuilt: false,
-        archive: archive.label.clone(),
-        place,
-        may_be_sparse: archive.whole && known.is_none() && entry.annotations.contains_key(names::CONTAINERD_NAME),
-    })
+    let error = faulty
+        .error
+        .context(format!("{}: entry @{place}", archive.describe("index.json")))
+        .with_hint("the archive is damaged or was edited: copy it again, or have it made again");
+    BrokenImage::named(archive, place, names, error)
+}
+
+/// Turns entries of an index into images.
+struct Reader<'a> {
+    archive: &'a Archive,
+    recorded: Option<&'a Recorded>,
+    contents: Contents,
+}
+
+impl Reader<'_> {
+    /// Takes up an entry under its own name, or under the names that the user gives to this very image. What is wrong with
+    /// it is a fault of this image alone.
+    fn take(&mut self, place: usize, entry: &Entry, name: &Reference, given: &[Reference]) {
+        let names = if given.is_empty() {
+            std::slice::from_ref(name)
+        } else {
+            given
+        };
+        match self.image(place, entry, name, given.is_empty()) {
+            Ok(image) if given.is_empty() => self.contents.images.push(image),
+            Ok(image) => {
+                let renamed = |name: &Reference| BundledImage {
+                    name: name.clone(),
+                    ..image.clone()
+                };
+                self.contents.images.extend(given.iter().map(renamed));
+            }
+            Err(error) => {
+                let broken = BrokenImage::misnamed(self.archive, place, names.to_vec(), error);
+                self.contents.broken.extend(broken);
+            }
+        }
+    }
+
+    fn image(&self, place: usize, entry: &Entry, name: &Reference, is_own_name: bool) -> Result<BundledImage> {
+        let root = entry.descriptor.clone();
+        let record = match self.recorded {
+            Some(recorded) => recorded
+                .find(name)
+                .map(|found| found.as_ref().map_err(again))
+                .transpose()?,
+            None => None,
+        };
+        if let Some(record) = record {
+            recorded::check_root(self.archive, name, record, &root.digest)?;
+        }
+        if is_own_name {
+            identity::check_annotations(&entry.annotations, &root.digest, record)?;
+        }
+        // The layout names an image by its tag alone, even if it was asked for by tag and digest; the record has both.
+        let full_name = record.and_then(|record| record.reference.parse().ok());
+        Ok(BundledImage {
+            name: full_name.unwrap_or_else(|| name.clone()),
+            root,
+            record: record.cloned(),
+            rebuilt: false,
+            archive: self.archive.label.clone(),
+            place,
+            may_be_sparse: self.archive.whole
+                && self.recorded.is_none()
+                && entry.annotations.contains_key(names::CONTAINERD_NAME),
+        })
+    }
 }
 
 /// The names that `manifest.json` has for an image manifest, found by its config.
@@ -292,9 +366,9 @@ fn repo_tags(archive: &Archive, store: &Store, items: &Items, entry: &Entry) -> 
 }
 
 /// What the indexes among these entries list themselves.
-fn below(store: &Store, entries: &[Entry]) -> HashSet<Digest> {
+fn below(store: &Store, entries: &[(usize, Entry)]) -> HashSet<Digest> {
     let mut below = HashSet::new();
-    for manifest in entries.iter().filter_map(|entry| manifest(store, entry)) {
+    for manifest in entries.iter().filter_map(|(_, entry)| manifest(store, entry)) {
         if let View::Index(index) = manifest.view() {
             below.extend(index.entries.iter().map(|child| child.descriptor.digest.clone()));
         }
@@ -308,16 +382,16 @@ fn manifest(store: &Store, entry: &Entry) -> Option<RawManifest> {
     RawManifest::new(bytes, Some(&descriptor.media_type), Some(&descriptor.digest)).ok()
 }
 
-/// What a manifest without a name refers to, by containerd's annotation or its own field.
+/// What a manifest without a name refers to: by its own field, else by containerd's annotation.
 fn subject(store: &Store, entry: &Entry) -> Option<Digest> {
-    if let Some(subject) = entry.annotations.get(CONTAINERD_SUBJECT) {
-        return subject.parse().ok();
-    }
-    let manifest = manifest(store, entry)?;
-    let subject = match manifest.view() {
+    let manifest = manifest(store, entry);
+    let own = manifest.as_ref().and_then(|manifest| match manifest.view() {
         View::Index(index) => index.subject.as_ref(),
         View::Image(image) => image.subject.as_ref(),
         View::Other { .. } => None,
-    };
-    subject.map(|subject| subject.digest.clone())
+    });
+    match own {
+        Some(subject) => Some(subject.digest.clone()),
+        None => entry.annotations.get(CONTAINERD_SUBJECT)?.parse().ok(),
+    }
 }

@@ -13,6 +13,7 @@ mod forward;
 mod front;
 pub mod given;
 mod header;
+mod identity;
 mod items;
 mod layer;
 mod layout;
@@ -227,18 +228,19 @@ impl Bundle {
     }
 
     /// A whole image makes up for a broken one of the same name in another archive. In one archive nobody can tell which of
-    /// the two the name means.
+    /// the two the name means, unless its digest or the record says so.
     fn whole_or_broken(&mut self) {
         let broken: HashSet<(&str, Option<&Reference>)> = self
             .broken
             .iter()
             .map(|broken| (broken.archive.as_str(), broken.name.as_ref()))
             .collect();
-        self.images
-            .retain(|image| !broken.contains(&(image.archive.as_str(), Some(&image.name))));
+        let is_doubtful = |image: &BundledImage| broken.contains(&(image.archive.as_str(), Some(&image.name)));
+        let is_vouched_for = |image: &BundledImage| image.name.digest().is_some() || image.record.is_some();
+        self.images.retain(|image| is_vouched_for(image) || !is_doubtful(image));
         let whole: HashSet<&Reference> = self.images.iter().map(|image| &image.name).collect();
-        self.broken
-            .retain(|broken| broken.name.as_ref().is_none_or(|name| !whole.contains(name)));
+        let is_whole = |broken: &BrokenImage| broken.name.as_ref().is_some_and(|name| whole.contains(name));
+        self.broken.retain(|broken| broken.is_misnamed || !is_whole(broken));
     }
 
     /// A name that stands there twice is one image if the digest is the same, and an error if not.

@@ -8,6 +8,7 @@ use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
@@ -38,6 +39,8 @@ pub(super) fn of_entry(
     place: usize,
 ) -> Result<Vec<Reference>> {
     let mut unreadable = None;
+    // Some programs put a bare digest where a name belongs. It says which image it is, and not what it is called.
+    let annotation = |key: &str| annotations.get(key).map(String::as_str).filter(|text| !is_digest(text));
     let mut read = |text: &str| match text.parse::<Reference>() {
         Ok(name) => Some(name),
         Err(e) => {
@@ -45,10 +48,10 @@ pub(super) fn of_entry(
             None
         }
     };
-    if let Some(name) = annotations.get(CONTAINERD_NAME).and_then(|text| read(text)) {
+    if let Some(name) = annotation(CONTAINERD_NAME).and_then(&mut read) {
         return Ok(vec![name]);
     }
-    let ref_name = annotations.get(REF_NAME).map(String::as_str).filter(|t| !t.is_empty());
+    let ref_name = annotation(REF_NAME).filter(|text| !text.is_empty());
     if let Some(name) = ref_name.filter(|text| is_full(text)).and_then(&mut read) {
         return Ok(vec![name]);
     }
@@ -139,6 +142,10 @@ fn runs_on(store: &Store, root: &Descriptor) -> Option<String> {
         }
         View::Image(_) | View::Other { .. } => None,
     }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.parse::<Digest>().is_ok()
 }
 
 /// Whether a `ref.name` is a whole name: it has a `/`, or is `REPOSITORY:TAG`. Anything else is a tag.

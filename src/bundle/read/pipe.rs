@@ -13,9 +13,9 @@ use super::forward::{quoted, stream_error};
 use super::front::Front;
 use super::scan::{End, What};
 use super::spool::{self, Pass, Temp};
-use super::store::Store;
+use super::store::{self, Store};
 use crate::error::{Error, Kind, Result};
-use crate::image::digest::Digest;
+use crate::image::digest::{Algorithm, Digest, Hasher};
 
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
@@ -62,7 +62,7 @@ pub(super) fn open(
         store.to_come = true;
         let mut documents = HashMap::new();
         for (name, place) in &archive.files {
-            documents.insert(name.clone(), Digest::sha256(&place.read_all(name, MAX_FRONT)?));
+            documents.insert(name.clone(), store::hash(Hasher::new(Algorithm::Sha256), place)?);
         }
         let rest = Incoming {
             label: label.to_owned(),

@@ -1,20 +1,21 @@
 //! What a bundle of this program says of itself, `docker-mirror.json`, held against its index.
+//!
+//! The record is a claim of whoever wrote the bundle. It tells which original an image has and which of two indexes goes
+//! under its name, both of which are proved when the tree is built; nothing else in it is taken for true.
 
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
+use super::BrokenImage;
 use super::archive::Archive;
 use super::layout::Contents;
 use crate::bundle::layout::name_in_bundle;
-use crate::bundle::record::{self, FORMAT_VERSION, ImageRecord, Record};
+use crate::bundle::record::{self, EDITED, FORMAT_VERSION, ImageRecord, MAX_SIZE, Recorded, RecordedImage};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::Choice;
-
-/// `docker-mirror.json` has about a hundred bytes per platform of each image.
-const MAX_RECORD: u64 = 64 << 20;
 
 /// Tells where the bundle's own record and its index do not know of each other's images, or the record is gone.
 pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
@@ -51,44 +52,60 @@ pub(super) fn stated_root(record: &ImageRecord) -> &Digest {
     }
 }
 
-/// An image that the index calls otherwise than the record does must not go to a wrong name. Returns what only the record
-/// lists.
-pub(super) fn agree(archive: &Archive, record: &Record, contents: &Contents) -> Result<Vec<String>> {
-    let key = |reference: &str| reference.parse().map(|name: Reference| name_in_bundle(&name)).ok();
-    let listed: HashSet<Option<String>> = contents
-        .images
-        .iter()
-        .filter_map(|image| Some(key(&image.record.as_ref()?.reference)))
-        .collect();
-    let unlisted = |record: &&ImageRecord| !listed.contains(&key(&record.reference));
-    let unlisted: Vec<&ImageRecord> = record.images.iter().filter(unlisted).collect();
-    for image in contents.images.iter().filter(|image| image.record.is_none()) {
-        let Some(other) = unlisted.iter().find(|record| *stated_root(record) == image.root.digest) else {
-            continue;
-        };
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "`{}`: {} is called `{}` in `index.json` and `{}` in `{}`",
-                archive.label.escape_debug(),
-                image.root.digest,
-                image.name,
-                other.reference.escape_debug(),
-                record::MEMBER
-            ),
-        )
-        .with_hint("the bundle is damaged or was edited: copy it again, or export it again"));
+/// Checks that the record gives an image the digest that the index gives it.
+///
+/// # Errors
+/// [`Kind::Malformed`] with both digests.
+pub(super) fn check_root(archive: &Archive, name: &Reference, record: &ImageRecord, root: &Digest) -> Result<()> {
+    let stated = stated_root(record);
+    if stated == root {
+        return Ok(());
     }
-    Ok(unlisted.into_iter().map(|record| record.reference.clone()).collect())
+    let what = format!(
+        "`{}`: `index.json` says that `{name}` is {root}, `{}` that it is {stated}",
+        archive.label.escape_debug(),
+        record::MEMBER
+    );
+    Err(Error::new(Kind::Malformed, what).with_hint("the bundle was edited; export it again"))
 }
 
-/// The records by the names that images have in `index.json`.
-pub(super) fn by_name(record: &Record) -> HashMap<String, &ImageRecord> {
-    let named = record.images.iter().filter_map(|image| {
-        let name: Reference = image.reference.parse().ok()?;
-        Some((name_in_bundle(&name), image))
-    });
-    named.collect()
+/// Takes out images that the index calls otherwise than the record does, so that none goes to a wrong name, and notes the
+/// images that only the record lists.
+pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Contents) {
+    let key = |reference: &str| reference.parse().map(|name: Reference| name_in_bundle(&name)).ok();
+    let with_record = contents.images.iter().filter_map(|image| image.record.as_ref());
+    let broken = contents.broken.iter().filter_map(|broken| broken.name.as_ref());
+    let listed: HashSet<String> = with_record
+        .filter_map(|record| key(&record.reference))
+        .chain(broken.map(name_in_bundle))
+        .collect();
+    let is_listed = |image: &&RecordedImage| image.name.as_ref().is_some_and(|name| listed.contains(name));
+    let unlisted = recorded.images.iter().filter(|image| !is_listed(image));
+    let unlisted: Vec<&RecordedImage> = unlisted.collect();
+    let roots: HashMap<&Digest, &str> = unlisted
+        .iter()
+        .filter_map(|image| Some((stated_root(image.record.as_ref().ok()?), image.reference.as_str())))
+        .collect();
+    for image in std::mem::take(&mut contents.images) {
+        let other = roots.get(&image.root.digest).filter(|_| image.record.is_none());
+        let Some(other) = other else {
+            contents.images.push(image);
+            continue;
+        };
+        let what = format!(
+            "`{}`: {} is called `{}` in `index.json` and `{}` in `{}`",
+            archive.label.escape_debug(),
+            image.root.digest,
+            image.name,
+            other.escape_debug(),
+            record::MEMBER
+        );
+        let error = Error::new(Kind::Malformed, what).with_hint(EDITED);
+        contents
+            .broken
+            .extend(BrokenImage::misnamed(archive, image.place, vec![image.name], error));
+    }
+    contents.unlisted = unlisted.into_iter().map(|image| image.reference.clone()).collect();
 }
 
 /// Only the version, which every version of the document has.
@@ -98,8 +115,8 @@ struct Version {
     format_version: u32,
 }
 
-pub(super) fn read(archive: &Archive) -> Result<Option<Record>> {
-    let Some(bytes) = archive.read(record::MEMBER, MAX_RECORD)? else {
+pub(super) fn read(archive: &Archive) -> Result<Option<Recorded>> {
+    let Some(bytes) = archive.read(record::MEMBER, MAX_SIZE)? else {
         return Ok(None);
     };
     let wrong = |e: serde_json::Error| {
@@ -121,5 +138,5 @@ pub(super) fn read(archive: &Archive) -> Result<Option<Record>> {
         )
         .with_hint("update docker-mirror on this side"));
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(wrong)
+    Recorded::parse(&bytes).map(Some).map_err(wrong)
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::source::Place;
 use crate::error::{Error, Kind, Result};
-use crate::image::digest::Digest;
+use crate::image::digest::{Digest, Hasher};
 
 /// How much is read at once where a whole blob is hashed.
 const CHUNK: usize = 256 << 10;
@@ -94,7 +94,7 @@ impl Store {
             return Ok(());
         }
         let place = self.place(digest)?;
-        let actual = hash(digest, place)?;
+        let actual = hash(digest.hasher(), place)?;
         if actual == *digest {
             return Ok(());
         }
@@ -140,11 +140,11 @@ fn blob_path(digest: &Digest) -> String {
 
 /// Whether the bytes at a place are those of the digest.
 pub(super) fn verify(digest: &Digest, place: &Place) -> Result<bool> {
-    Ok(hash(digest, place)? == *digest)
+    Ok(hash(digest.hasher(), place)? == *digest)
 }
 
-fn hash(digest: &Digest, place: &Place) -> Result<Digest> {
-    let mut hasher = digest.hasher();
+/// The digest of the bytes at a place.
+pub(super) fn hash(mut hasher: Hasher, place: &Place) -> Result<Digest> {
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
     while offset < place.size {

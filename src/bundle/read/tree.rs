@@ -7,11 +7,13 @@ use super::sparse;
 use super::store::Store;
 use super::walk::Walk;
 use super::{BundledImage, Referrer};
-use crate::bundle::record::ImageRecord;
+use crate::bundle::record::{self, ImageRecord};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{RawManifest, View};
+use crate::image::manifest::{Entry, RawManifest, View};
+use crate::image::platform::{Platform, PlatformFilter};
+use crate::image::select::{Graph, Outcome, Selection, select};
 use crate::image::tree::{Choice, ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
 
 /// Builds the tree of an image.
@@ -39,7 +41,8 @@ pub(super) fn of_referrer(store: &Store, referrer: &Referrer) -> Result<Variant>
     variant.ok_or_else(no_root)
 }
 
-/// An image of which platforms were dropped on export: both indexes are in the bundle.
+/// An image of which platforms were dropped on export: both indexes are in the bundle. What of the original is kept is what
+/// the smaller index lists; that it is the smaller index of this very original is proved by making it again.
 fn recorded(
     walk: &mut Walk<'_>,
     store: &Store,
@@ -47,13 +50,6 @@ fn recorded(
     record: &ImageRecord,
     filtered: &Digest,
 ) -> Result<ImageTree> {
-    let kept: HashSet<&Digest> = record.kept.iter().map(|p| &p.digest).collect();
-    let absent: HashSet<Digest> = record
-        .dropped
-        .iter()
-        .map(|p| p.digest.clone())
-        .filter(|digest| !kept.contains(digest))
-        .collect();
     // Filtering leaves the type of an index as it was. Only one of the two is listed with its size.
     let root = |digest: &Digest| Descriptor {
         media_type: image.root.media_type.clone(),
@@ -63,8 +59,38 @@ fn recorded(
             false => store.size_of(digest).unwrap_or_default(),
         },
     };
-    let original = walk.variant(&root(&record.original), &absent)?;
-    let filtered = walk.variant(&root(filtered), &HashSet::new())?;
+    let original = walk.load(&root(&record.original))?;
+    let smaller = walk.variant(&root(filtered), &HashSet::new())?;
+    walk.problems()?;
+    let (original, smaller) = (original.ok_or_else(no_root)?, smaller.ok_or_else(no_root)?);
+    walk.load_indexes(&original)?;
+    walk.problems()?;
+    let made = filter_again(walk, &original, &smaller)?;
+    let made = made.filter(|made| {
+        let root = made.filtered.as_ref().map(|made| made.root.digest());
+        !made.is_empty() && root == Some(filtered)
+    });
+    let Some(Selection {
+        original,
+        filtered,
+        kept,
+        dropped,
+    }) = made
+    else {
+        let what = format!(
+            "`{}` calls {filtered} the smaller index of {}, which it was not made from",
+            record::MEMBER,
+            record.original
+        );
+        return Err(
+            Error::new(Kind::Integrity, what).with_hint("the bundle was edited: get it again, or export it again")
+        );
+    };
+    // What is absent and not recorded as dropped got lost.
+    let recorded: HashSet<&Digest> = record.dropped.iter().map(|dropped| &dropped.digest).collect();
+    let lost = dropped.iter().map(|dropped| &dropped.digest);
+    walk.missing
+        .extend(lost.filter(|digest| !recorded.contains(digest)).cloned());
     walk.problems()?;
     Ok(ImageTree {
         source: image.name.clone(),
@@ -72,13 +98,53 @@ fn recorded(
             Choice::Sparse => Choice::Sparse,
             _ => Choice::Filtered,
         },
-        original: original.ok_or_else(no_root)?,
-        filtered: Some(filtered.ok_or_else(no_root)?),
-        kept: record.kept.as_slice().into(),
-        dropped: record.dropped.as_slice().into(),
+        original,
+        filtered,
+        kept: kept.into(),
+        dropped: dropped.into(),
         left_out: walk.take_left_out().into(),
         configs: std::mem::take(&mut walk.configs),
     })
+}
+
+/// Removes from an index, and from the indexes inside it, what a smaller index does not list. `None` if something else is
+/// missing below it.
+fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant) -> Result<Option<Selection>> {
+    let listed: HashSet<(&Digest, Option<&Platform>)> = smaller
+        .all()
+        .flat_map(entries_of)
+        .map(|entry| (&entry.descriptor.digest, entry.platform.as_ref()))
+        .collect();
+    let mut graph = Graph::default();
+    for (digest, node) in &walk.nodes {
+        graph.add(node.clone());
+        if !matches!(node.view(), View::Index(_)) {
+            graph.set_platform(digest.clone(), walk.platforms.get(digest).cloned());
+        }
+    }
+    let is_listed = |entry: &Entry| listed.contains(&(&entry.descriptor.digest, entry.platform.as_ref()));
+    let is_full_index = |entry: &Entry| {
+        let node = walk.nodes.get(&entry.descriptor.digest);
+        node.is_some_and(|node| !entries_of(node).is_empty())
+    };
+    // Smaller indexes are among the nodes as well; all that they have is listed.
+    for entries in walk.nodes.values().map(entries_of) {
+        let images = entries
+            .iter()
+            .filter(|entry| entry.attests().is_none() && is_listed(entry));
+        let images: HashSet<String> = images.map(|entry| entry.descriptor.digest.to_string()).collect();
+        let stays = |entry: &Entry| {
+            is_listed(entry) || is_full_index(entry) || entry.attests().is_some_and(|subject| images.contains(subject))
+        };
+        entries
+            .iter()
+            .filter(|entry| !stays(entry))
+            .for_each(|entry| graph.leave_out(entry));
+    }
+    match select(&graph, original, &PlatformFilter::All)? {
+        Outcome::Selected(selection) => Ok(Some(selection)),
+        Outcome::Needs(_) => Ok(None),
+    }
 }
 
 /// An image of which everything should be there, or of another program that saved a part.
@@ -102,10 +168,7 @@ fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
             (whole.ok_or_else(no_root)?, None)
         }
     };
-    let (kept, dropped) = match &image.record {
-        Some(record) => (record.kept.clone(), record.dropped.clone()),
-        None => platforms(walk, &original.root, &absent),
-    };
+    let (kept, dropped) = platforms(walk, &original.root, &absent);
     let mut tree = ImageTree {
         source: image.name.clone(),
         original,
@@ -128,6 +191,20 @@ fn no_root() -> Error {
     Error::new(Kind::Malformed, "its manifest is missing")
 }
 
+fn entries_of(node: &Arc<RawManifest>) -> &[Entry] {
+    match node.view() {
+        View::Index(index) => &index.entries,
+        _ => &[],
+    }
+}
+
+/// What an entry runs on. Some programs write an empty platform; the config knows better.
+fn platform_of<'a>(walk: &'a Walk<'_>, entry: &'a Entry) -> Option<&'a Platform> {
+    let stated = entry.platform.as_ref().filter(|platform| !platform.os.is_empty());
+    let behind = walk.platforms.get(&entry.descriptor.digest);
+    stated.or(behind).or(entry.platform.as_ref())
+}
+
 /// Every entry of the indexes below a root that is no index itself, by whether it is there; in the order of the indexes.
 fn platforms(
     walk: &Walk<'_>,
@@ -141,35 +218,32 @@ fn platforms(
             digest: root.digest().clone(),
         });
     }
+    // Indexes that are open, each with the place of its next entry.
+    let mut open = vec![(root.clone(), 0)];
     let mut seen = HashSet::new();
-    let mut stack = vec![root.clone()];
-    while let Some(node) = stack.pop() {
-        let View::Index(index) = node.view() else { continue };
-        let mut nested = Vec::new();
-        for entry in &index.entries {
-            let digest = &entry.descriptor.digest;
-            let gone = absent.contains(digest);
-            if let Some(child) = walk.nodes.get(digest)
-                && matches!(child.view(), View::Index(_))
-                && !gone
-            {
-                if seen.insert(digest.clone()) {
-                    nested.push(child.clone());
-                }
-                continue;
+    while let Some((node, next)) = open.last_mut() {
+        let (node, place) = (node.clone(), *next);
+        *next += 1;
+        let Some(entry) = entries_of(&node).get(place) else {
+            open.pop();
+            continue;
+        };
+        let digest = &entry.descriptor.digest;
+        let gone = absent.contains(digest);
+        if let Some(child) = walk.nodes.get(digest)
+            && matches!(child.view(), View::Index(_))
+            && !gone
+        {
+            if seen.insert(digest.clone()) {
+                open.push((child.clone(), 0));
             }
-            // Some programs write an empty platform; the config knows better.
-            let stated = entry.platform.as_ref().filter(|platform| !platform.os.is_empty());
-            let platform = stated
-                .or_else(|| walk.platforms.get(digest))
-                .or(entry.platform.as_ref());
-            let record = PlatformRecord {
-                platform: platform_label(platform, entry.attests().is_some()),
-                digest: digest.clone(),
-            };
-            if gone { &mut dropped } else { &mut kept }.push(record);
+            continue;
         }
-        stack.extend(nested.into_iter().rev());
+        let record = PlatformRecord {
+            platform: platform_label(platform_of(walk, entry), entry.attests().is_some()),
+            digest: digest.clone(),
+        };
+        if gone { &mut dropped } else { &mut kept }.push(record);
     }
     (kept, dropped)
 }

@@ -118,8 +118,26 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Reads the indexes inside an index, as far as they are there; an index that is not was dropped as a whole.
+    pub(super) fn load_indexes(&mut self, root: &Arc<RawManifest>) -> Result<()> {
+        let mut seen = HashSet::new();
+        let mut open = vec![root.clone()];
+        while let Some(node) = open.pop() {
+            let View::Index(index) = node.view() else { continue };
+            for entry in &index.entries {
+                let descriptor = &entry.descriptor;
+                let may_be_index = media_type::shape(&descriptor.media_type) != media_type::Shape::Image;
+                let is_there = self.store.size_of(&descriptor.digest).is_some();
+                if may_be_index && is_there && seen.insert(descriptor.digest.clone()) {
+                    open.extend(self.load(descriptor)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a manifest and verifies it; `None` if it is missing or has another size, which is noted.
-    fn load(&mut self, descriptor: &Descriptor) -> Result<Option<Arc<RawManifest>>> {
+    pub(super) fn load(&mut self, descriptor: &Descriptor) -> Result<Option<Arc<RawManifest>>> {
         let digest = &descriptor.digest;
         if let Some(node) = self.nodes.get(digest) {
             let stated = media_type::essence(&descriptor.media_type);

@@ -54,8 +54,9 @@ impl Earlier {
                 Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
                     // That no image has a name: the only usage error that has a hint, which is one for an import.
                     Kind::Usage if e.hint().is_some() => {
-                        e.with_hint(format!("`--reuse` needs images with names: leave `{shown}` away"))
+                        e.with_hint(format!("`--reuse` needs images with names: omit `{shown}`"))
                     }
+                    Kind::Integrity => e.with_hint(format!("`--reuse` needs at least one image that is whole: omit `{shown}`")),
                     Kind::Unsupported | Kind::Usage => e.with_hint(format!(
                         "`--reuse` reads a plain tar only: unpack it with `gzip -dk` or `zstd -dk`, and name the result in \
                          place of `{shown}`"

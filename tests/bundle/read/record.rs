@@ -1,10 +1,13 @@
 //! `docker-mirror.json` beside `index.json`: what they say of each other.
 
+use std::io::Cursor;
+
 use docker_mirror::bundle::read::Bundle;
+use docker_mirror::bundle::record::MAX_SIZE;
 use docker_mirror::error::{Kind, Result};
 use serde_json::{Value, json};
 
-use super::archives::{Layout, check, digest, open_bytes, text};
+use super::archives::{Layout, as_ours, check, digest, gzip, open_bytes, options, text};
 
 /// Images under the first names, as `docker-mirror.json` has them under the second ones.
 fn bundle(names: &[(&str, Option<&str>)], missing: Value) -> Result<Bundle> {
@@ -86,4 +89,58 @@ fn images_that_are_missing_are_known() {
     let bundle = bundle(&[("quay.io/a/b:1", Some("quay.io/a/b:1"))], missing).unwrap();
     check(&bundle).unwrap();
     assert_eq!(bundle.missing()[0].reference, "quay.io/a/gone:1");
+}
+
+#[test]
+fn the_record_may_have_as_much_in_a_pipe_as_in_a_file() {
+    let mut layout = Layout::default();
+    let image = layout.image("amd64", b"x", true);
+    layout.name(image.clone(), "quay.io/a/b:1");
+    let record = json!({"formatVersion": 1, "images": [{"reference": "quay.io/a/b:1", "index": "whole",
+        "original": image["digest"], "kept": []}]});
+    for (size, accepted) in [(MAX_SIZE, true), (MAX_SIZE + 1, false)] {
+        let mut padded = record.to_string().into_bytes();
+        padded.resize(size as usize, b' ');
+        layout.files.truncate(1);
+        layout.files.push(("docker-mirror.json".into(), padded));
+        let tar = as_ours(|| layout.tar().end());
+        let from_file = open_bytes(&tar).map(|bundle| check(&bundle));
+        let from_pipe = Bundle::from_pipe(Cursor::new(tar), "pipe", &options(None));
+        for (way, outcome) in [("file", from_file.map(drop)), ("pipe", from_pipe.map(drop))] {
+            match outcome {
+                Ok(()) => assert!(accepted, "{way}"),
+                Err(error) => {
+                    assert!(!accepted, "{way}: {}", text(&error));
+                    assert!(
+                        text(&error).contains(&format!("at most {MAX_SIZE} are accepted")),
+                        "{}",
+                        text(&error)
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bundle_that_was_cut_off_is_told_to_be() {
+    let mut layout = Layout::default();
+    let image = layout.image("amd64", b"x", true);
+    layout.name(image, "quay.io/a/b:1");
+    let tar = as_ours(|| layout.tar().end());
+    for cut in (1..tar.len() - 1024).step_by(256) {
+        for packed in [tar[..cut].to_vec(), cut_inside(&tar, cut)] {
+            let said = match open_bytes(&packed) {
+                Ok(bundle) => bundle.warnings().join("; "),
+                Err(error) => text(&error),
+            };
+            assert!(said.contains("cut off"), "{cut}: {said}");
+        }
+    }
+}
+
+/// A compressed archive that ends where this much of its content was written.
+fn cut_inside(tar: &[u8], content: usize) -> Vec<u8> {
+    let whole = gzip(tar);
+    whole[..(whole.len() - 8) * content / tar.len() + 1].to_vec()
 }

@@ -2,7 +2,9 @@
 
 mod again;
 mod bundles;
+mod filtered_index;
 mod foreign;
+mod identity;
 mod killed;
 mod mixed;
 mod names;
@@ -13,6 +15,7 @@ mod pipe_end;
 mod pipe_shared;
 mod platforms;
 mod report;
+mod sha512;
 mod sparse_index;
 mod told;
 

@@ -1,0 +1,104 @@
+//! What a manifest is: told by its own media type, else by the one that it was announced by, else by its fields.
+
+use super::fields::{self, Object};
+use super::json::Members;
+use super::media_type::{self, Shape};
+use crate::error::{Error, Kind, Result};
+
+/// Maximum size of a manifest in bytes, wherever it comes from. Registries accept 4 MiB at least (distribution and
+/// containers/image accept no more), few accept more.
+pub const MAX_MANIFEST: u64 = 16 << 20;
+
+/// Refuses a document with fields that programs read differently.
+pub(super) fn check_fields(text: &[u8], object: Object) -> Result<()> {
+    let malformed = |why: &str| Error::new(Kind::Malformed, why);
+    fields::check(text, object).map_err(|e| match e.is_data() {
+        true => malformed("programs differ in what they read in it")
+            .with_source(e)
+            .with_hint("such a document means different things to different readers and is refused"),
+        false => malformed("it cannot be read").with_source(e),
+    })
+}
+
+/// The parts of a document that say what it is.
+pub(super) struct Head<'a> {
+    pub(super) members: Members<'a>,
+    pub(super) media_type: String,
+    pub(super) shape: Shape,
+}
+
+/// Finds out what a document is, and refuses one that means different things to different readers. `object` says how far it
+/// is looked into for that.
+pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) -> Result<Head<'a>> {
+    if bytes.len() as u64 > MAX_MANIFEST {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!("it has {} bytes; at most {MAX_MANIFEST} are accepted", bytes.len()),
+        ));
+    }
+    let malformed = |why: String| Error::new(Kind::Malformed, why);
+    let text = std::str::from_utf8(bytes).map_err(|e| malformed("it is not UTF-8".into()).with_source(e))?;
+    let members: Members<'_> =
+        serde_json::from_str(text).map_err(|e| malformed("it is not a JSON object".into()).with_source(e))?;
+    check_fields(bytes, object)?;
+
+    // A generic type says nothing about the document; only a manifest type can contradict it.
+    let declared = declared
+        .map(media_type::essence)
+        .filter(|t| t.contains("vnd.") || t.contains("+json"));
+    let stated: Option<String> = members.field("mediaType")?;
+    let structure = match (
+        members.get("manifests").is_some(),
+        members.get("config").is_some() || members.get("layers").is_some(),
+        members.get("fsLayers").is_some(),
+    ) {
+        (true, true, _) => {
+            return Err(malformed("it has both `manifests` and `config` or `layers`".into())
+                .with_hint("such a document means different things to different readers and is refused"));
+        }
+        (true, false, _) => Shape::Index,
+        (false, true, _) => Shape::Image,
+        (false, false, true) => Shape::Schema1,
+        (false, false, false) => Shape::Other,
+    };
+    if let (Some(stated), Some(declared)) = (&stated, &declared)
+        && stated != declared
+        && !(media_type::shape(declared) == Shape::Schema1)
+    {
+        return Err(malformed(format!(
+            "it says that it is `{}`, but it was announced as `{}`",
+            stated.escape_debug(),
+            declared.escape_debug()
+        )));
+    }
+    let media_type = stated.or(declared).unwrap_or_else(|| {
+        match structure {
+            Shape::Index => media_type::OCI_INDEX,
+            Shape::Image => media_type::OCI_MANIFEST,
+            Shape::Schema1 => media_type::DOCKER_SCHEMA1,
+            Shape::Other => "application/json",
+        }
+        .to_owned()
+    });
+    let shape = media_type::shape(&media_type);
+    if shape == Shape::Schema1 || (shape == Shape::Other && structure == Shape::Schema1) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "it is a Docker schema 1 manifest, which is not carried",
+        )
+        .with_hint("push the image again with a current client; every version since 2016 writes schema 2"));
+    }
+    match shape {
+        Shape::Index if structure == Shape::Image => Err(malformed(format!(
+            "it is typed `{media_type}`, but has the fields of an image"
+        ))),
+        Shape::Image if structure != Shape::Image => Err(malformed(format!(
+            "it is typed `{media_type}`, but has no config and layers"
+        ))),
+        shape => Ok(Head {
+            members,
+            media_type,
+            shape,
+        }),
+    }
+}

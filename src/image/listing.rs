@@ -1,0 +1,104 @@
+//! The index of an archive (`index.json`), entry by entry: a faulty entry is a fault of its own image alone.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::fields::Object;
+use super::head::{check_fields, head};
+use super::json::Capped;
+use super::manifest::{Annotations, Entry, MAX_ENTRIES, WireDescriptor};
+use super::media_type::Shape;
+use crate::error::{Error, Kind, Result};
+
+/// An entry that names nothing which can be proved: its digest is absent, of an unknown algorithm or misspelt, or it
+/// contradicts itself.
+#[derive(Debug)]
+pub struct Faulty {
+    /// Its annotations, as far as they can be read, for the name of the image.
+    pub annotations: BTreeMap<String, String>,
+    /// The fault.
+    pub error: Error,
+}
+
+/// Reads the entries of an index, each by itself and in order.
+///
+/// # Errors
+/// [`Kind::Malformed`] if the document is no index, or lists more entries than a manifest may have.
+pub fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
+    let head = head(bytes, None, Object::Listing)?;
+    if head.shape != Shape::Index {
+        return Err(Error::new(Kind::Malformed, "it lists no manifests"));
+    }
+    let listed: Capped<&RawValue, MAX_ENTRIES> = head.members.field("manifests")?.unwrap_or_default();
+    Ok(listed.0.into_iter().map(entry).collect())
+}
+
+fn entry(raw: &RawValue) -> Result<Entry, Faulty> {
+    let parse = || {
+        let read = serde_json::from_str::<WireDescriptor>(raw.get());
+        let read = read.map_err(|e| Error::new(Kind::Malformed, "it is no descriptor of a manifest").with_source(e))?;
+        check_fields(raw.get().as_bytes(), Object::Descriptor)?;
+        read.check()
+    };
+    parse().map_err(|error| Faulty {
+        annotations: annotations(raw),
+        error,
+    })
+}
+
+/// The annotations of an entry, whatever else is wrong with it.
+fn annotations(raw: &RawValue) -> BTreeMap<String, String> {
+    #[derive(Deserialize)]
+    struct Annotated {
+        #[serde(default)]
+        annotations: Option<Annotations>,
+    }
+    let read = serde_json::from_str::<Annotated>(raw.get());
+    read.ok().and_then(|entry| entry.annotations).unwrap_or_default().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::digest::Digest;
+    use crate::image::manifest::annotation::REF_NAME;
+
+    #[test]
+    fn a_faulty_entry_does_not_keep_the_others_back() {
+        let good = Digest::sha256(b"x").to_string();
+        let named =
+            |digest: &str| format!(r#"{{"digest":"{digest}","size":1,"annotations":{{"{REF_NAME}":"{digest}"}}}}"#);
+        let upper = good.to_uppercase().replace("SHA256", "sha256");
+        let text = [
+            named(&good),
+            named(&upper),
+            named("md5:d41d8cd98f00b204e9800998ecf8427e"),
+            r#"{"size":1}"#.to_owned(),
+            format!(r#"{{"digest":"{good}","Digest":"{good}","size":1}}"#),
+            format!(r#"{{"digest":"{good}","digest":"{good}","size":1}}"#),
+            format!(r#"{{"digest":"{good}","size":-1}}"#),
+            "7".to_owned(),
+            named(&good),
+        ];
+        let index = format!(r#"{{"manifests":[{}]}}"#, text.join(","));
+        let entries = entries(index.as_bytes()).unwrap();
+        let good: Vec<bool> = entries.iter().map(Result::is_ok).collect();
+        assert_eq!(good, [true, false, false, false, false, false, false, false, true]);
+        assert_eq!(entries[1].as_ref().unwrap_err().annotations[REF_NAME], upper);
+    }
+
+    #[test]
+    fn what_is_no_index_is_refused_as_a_whole() {
+        for bad in [
+            r#"{"layers":[]}"#,
+            r#"{"manifests":[],"layers":[]}"#,
+            r#"{"manifests":[],"manifests":[]}"#,
+            r#"{"manifests":7}"#,
+            "[]",
+        ] {
+            assert!(entries(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}
