@@ -202,26 +202,25 @@ fn failures(report: &PushReport) -> Outcome {
         let title = format!("{} of {} images failed", failed.len(), report.images.len());
         output::failures(&title, &failed);
     }
-    let pinned: Vec<&ImageReport> = report
+    // The warning of each image says which digest that is, and what is there instead.
+    let (refused, unknown): (Vec<&ImageReport>, Vec<&ImageReport>) = report
         .images
         .iter()
         .filter(|image| image.pinned_digest_missing)
-        .collect();
-    if !pinned.is_empty() {
-        // The warning of each image says which digest that is, and what is there instead.
-        output::say(&format!(
-            "error: {} of {} images went without the index that was asked for:",
-            pinned.len(),
-            report.images.len()
-        ));
-        for image in &pinned {
-            output::say(&format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
-        }
-        output::say(
-            "hint: have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with \
-             `--index filtered`",
-        );
-    }
+        .partition(|image| image.index == Some(Form::Fallback));
+    unpinned(
+        report,
+        &refused,
+        "went without the index that was asked for",
+        "have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with `--index \
+         filtered`",
+    );
+    unpinned(
+        report,
+        &unknown,
+        "are not known there by the digest that they are pinned to",
+        "ask for them by their SHA-256 digest",
+    );
     if let Some(fault) = &report.bundle_error {
         bundle_fault(report, fault);
     }
@@ -230,6 +229,22 @@ fn failures(report: &PushReport) -> Outcome {
     } else {
         Outcome::Success
     }
+}
+
+/// Names the images that the destination does not have by their pinned digest.
+fn unpinned(report: &PushReport, images: &[&ImageReport], what: &str, hint: &str) {
+    if images.is_empty() {
+        return;
+    }
+    output::say(&format!(
+        "error: {} of {} images {what}:",
+        images.len(),
+        report.images.len()
+    ));
+    for image in images {
+        output::say(&format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
+    }
+    output::say(&format!("hint: {hint}"));
 }
 
 /// A bundle that was found wrong behind its images. Where an image failed for it, that was told with the image.

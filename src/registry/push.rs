@@ -228,7 +228,7 @@ impl Host {
 
     async fn holds(&self, repository: &str, target: &Target, manifest: &RawManifest) -> bool {
         let head = self.head_manifest(repository, target).await;
-        matches!(head, Ok(Presence::Present(head)) if head.digest.as_ref() == Some(manifest.digest()))
+        matches!(head, Ok(Presence::Present(head)) if head.digest.as_ref().is_some_and(|held| manifest.has_digest(held)))
     }
 
     async fn accepted(&self, answer: Answer, action: &str, manifest: &RawManifest) -> Result<()> {
@@ -236,12 +236,10 @@ impl Host {
             return Err(Error::new(Kind::Server, format!("{action}: the answer is a web page"))
                 .with_hint("is this address a registry, and does a login page stand in front of it?"));
         }
-        let stated = answer
-            .digest()
-            .filter(|stated| stated.algorithm() == manifest.digest().algorithm());
+        let stated = answer.digest();
         answer.finish().await;
         match stated {
-            Some(stated) if stated != *manifest.digest() => Err(Error::new(
+            Some(stated) if !manifest.has_digest(&stated) => Err(Error::new(
                 Kind::Integrity,
                 format!(
                     "{action}: the registry altered the manifest: {} was sent, it states {stated}",

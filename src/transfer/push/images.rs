@@ -2,7 +2,7 @@
 
 use super::landing::Landed;
 use super::queue::Placed;
-use super::report::{Failure, Form, ImageReport, Outcome};
+use super::report::{Failure, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::tag::Verdict;
 use crate::error::{Error, Kind, Result};
@@ -114,9 +114,11 @@ impl Images<'_> {
                 image.alive = false;
                 let report = &mut image.report;
                 report.outcome = Outcome::Pushed;
-                report.pinned_digest_missing = landed.form == Form::Fallback;
+                report.pinned_digest_missing = landed.pinned_digest_missing;
                 report.index = Some(landed.form);
-                report.replaced = image.before.take().filter(|before| *before != landed.digest);
+                let is_other =
+                    |before: &Digest| *before != landed.digest && !image.item.tree.pushed().root.has_digest(before);
+                report.replaced = image.before.take().filter(is_other);
                 report.pushed = Some(landed.digest);
                 report.counts.add(&landed.repaired);
                 report.warnings.extend(landed.warnings);

@@ -13,7 +13,7 @@ use super::report::{Counts, Form};
 use super::request::PushItem;
 use super::tag::{Held, held};
 use crate::error::{Error, Kind, Result};
-use crate::image::digest::Digest;
+use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::tree::{Choice, Variant};
@@ -49,6 +49,8 @@ pub(crate) struct Landed {
     pub(crate) warnings: Vec<String>,
     /// Blobs that had to be sent once more.
     pub(crate) repaired: Counts,
+    /// Whether the registry does not know the manifest by the digest that the image is pinned to.
+    pub(crate) pinned_digest_missing: bool,
 }
 
 /// What goes wrong with one manifest.
@@ -71,6 +73,7 @@ impl Landing {
             form: tree.choice.into(),
             warnings: Vec::new(),
             repaired: Counts::default(),
+            pinned_digest_missing: false,
         };
         match (tree.choice, &tree.filtered) {
             (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut landed).await {
@@ -83,6 +86,7 @@ impl Landing {
                     self.variant(filtered, false, &mut landed).await?;
                     landed.digest = filtered.root.digest().clone();
                     landed.form = Form::Fallback;
+                    landed.pinned_digest_missing = true;
                     // A digest that was asked for by name is missed by whoever deploys by it.
                     let what = match tree.source.digest() {
                         Some(_) => "pinned",
@@ -128,6 +132,14 @@ impl Landing {
                     .await?;
             }
         }
+        if variant.root.digest().algorithm() != Algorithm::Sha256 {
+            // Under a tag a registry keeps it by SHA-256. Those that know other algorithms learn of this digest by it.
+            let target = Target::Digest(variant.root.digest().clone());
+            if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
+                self.progress
+                    .note(format!("{}: {}", self.item.destination, error.full()));
+            }
+        }
         let target = Target::Tag(self.tag().to_owned());
         if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
             self.contested(error, &variant.root).await?;
@@ -143,7 +155,7 @@ impl Landing {
         }
         let target = Target::Tag(self.tag().to_owned());
         match held(&self.registry, self.repository(), &target).await {
-            Ok(Held::Digest(digest)) if digest == *root.digest() => Ok(()),
+            Ok(Held::Digest(digest)) if root.has_digest(&digest) => Ok(()),
             Ok(Held::Digest(digest)) => {
                 let message = format!(
                     "`{}` does not let the tag `{}` be moved, which holds {digest}",
@@ -273,19 +285,44 @@ impl Landing {
     /// # Errors
     /// [`Kind::Server`] if an answer is none, or another manifest.
     pub(crate) async fn read_back(&self, mut landed: Landed) -> Result<Landed> {
+        let root = self.root_of(&landed)?;
         let by_tag = Target::Tag(self.tag().to_owned());
         let by_digest = Target::Digest(landed.digest.clone());
-        let (by_tag, by_digest) = try_join(
-            self.confirm(&by_tag, &landed.digest),
-            self.confirm(&by_digest, &landed.digest),
-        )
-        .await?;
+        if root.digest().algorithm() != Algorithm::Sha256
+            && matches!(
+                held(&self.registry, self.repository(), &by_digest).await?,
+                Held::Nothing
+            )
+        {
+            landed.warnings.extend(self.confirm(&by_tag, &root).await?);
+            landed.warnings.push(format!(
+                "`{}` keeps the manifest by SHA-256 alone: {} does not exist there",
+                self.item.destination.name(),
+                landed.digest
+            ));
+            landed.pinned_digest_missing |= self.item.tree.source.digest() == Some(&landed.digest);
+            landed.digest = Digest::sha256(root.bytes());
+            return Ok(landed);
+        }
+        let (by_tag, by_digest) = try_join(self.confirm(&by_tag, &root), self.confirm(&by_digest, &root)).await?;
         landed.warnings.extend(by_tag.or(by_digest));
         Ok(landed)
     }
 
-    /// Waits until a target is this digest. Returns a warning where the registry does not let it be read.
-    async fn confirm(&self, target: &Target, pushed: &Digest) -> Result<Option<String>> {
+    /// The manifest that was put under the tag.
+    fn root_of(&self, landed: &Landed) -> Result<Arc<RawManifest>> {
+        let tree = &self.item.tree;
+        let roots = std::iter::once(&tree.original)
+            .chain(&tree.filtered)
+            .map(|variant| &variant.root);
+        let root = roots.into_iter().find(|root| *root.digest() == landed.digest);
+        root.cloned()
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("the image has no manifest {}", landed.digest)))
+    }
+
+    /// Waits until a target is this manifest. Returns a warning where the registry does not let it be read.
+    async fn confirm(&self, target: &Target, root: &RawManifest) -> Result<Option<String>> {
+        let pushed = root.digest();
         let what = match target {
             Target::Tag(tag) => format!("the tag `{tag}` of `{}`", self.item.destination.name()),
             Target::Digest(digest) => format!("{digest} in `{}`", self.item.destination.name()),
@@ -293,7 +330,7 @@ impl Landing {
         let mut attempt = 0;
         loop {
             let lag = match held(&self.registry, self.repository(), target).await? {
-                Held::Digest(digest) if digest == *pushed => return Ok(None),
+                Held::Digest(digest) if root.has_digest(&digest) => return Ok(None),
                 // A replica that has not heard yet.
                 Held::Digest(digest) if self.before.as_ref() == Some(&digest) => format!("still holds {digest}"),
                 Held::Digest(digest) => {

@@ -51,7 +51,8 @@ pub(crate) enum Verdict {
     /// It is pushed; the tag holds this now.
     Push(Option<Digest>),
     /// It is pushed, and all its blobs are known to be in place: an earlier run put the filtered variant under the tag
-    /// since the registry refused the sparse one, which is worth another try.
+    /// since the registry refused the sparse one, which is worth another try; or the registry keeps the manifest by another
+    /// algorithm.
     PushManifests(Digest),
 }
 
@@ -63,6 +64,8 @@ pub(crate) fn judge(tree: &ImageTree, destination: &Reference, held: Held, on_ex
     let other = match held {
         Held::Nothing => return Ok(Verdict::Push(None)),
         Held::Digest(digest) if digest == *tree.pushed().root.digest() => return Ok(Verdict::Done),
+        // The same bytes, kept by another algorithm: whether the digest is known there is found out by putting them again.
+        Held::Digest(digest) if tree.pushed().root.has_digest(&digest) => return Ok(Verdict::PushManifests(digest)),
         Held::Digest(digest) => digest,
         Held::Unsaid(_) if on_existing == OnExisting::Overwrite => return Ok(Verdict::Push(None)),
         Held::Unsaid(error) => {
