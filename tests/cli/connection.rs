@@ -210,7 +210,6 @@ fn interrupt(mut run: Child, what: &str) {
                     .any(|line| line.starts_with("SigCgt") && !line.ends_with("0000000000000000"))
             })
     });
-    std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(run.try_wait().unwrap().is_none(), "{what} does not wait");
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let begun = Instant::now();

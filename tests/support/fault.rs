@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::gate::{Allowance, Gate};
 use super::wire::End;
 
 /// One rule. A server holds a list of them; all that match a request take effect in the order of the list, and the first
@@ -180,6 +181,10 @@ pub enum Action {
     // The request.
     /// Goes on after this long.
     Delay(Duration),
+    /// Goes on once the gate is open.
+    Hold(Gate),
+    /// Opens the gate, for the requests that wait there.
+    Open(Gate),
     /// This many bytes of the request body are read and kept (an upload session grows by them), then this end.
     CutRequest(u64, End),
 
@@ -190,6 +195,8 @@ pub enum Action {
     Header(&'static str, Option<String>),
     /// The body breaks off after this many bytes.
     Cut(u64, End),
+    /// The bodies of all these answers together stop where the allowance is spent.
+    Allow(Allowance),
     /// Little by little: this many bytes, then a pause of this length.
     Drip(usize, Duration),
     /// Flips one bit of the byte at this offset of the blob (not of the answer, where that is a range).

@@ -1,6 +1,6 @@
 //! What a server was asked and what it did: tests count and read it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -31,7 +31,8 @@ pub struct Entry {
     pub faults: Vec<usize>,
     /// When it came.
     pub begun: Instant,
-    /// When the server was through with it.
+    /// When the last byte of the answer was handed to the connection. The client cannot have had the whole answer before,
+    /// so that requests that a client sends one after the other never overlap here, however busy the machine is.
     pub ended: Option<Instant>,
 }
 
@@ -97,6 +98,7 @@ impl Log {
         Ticket(Arc::new(Open {
             log: self.clone(),
             index: entries.forgotten + entries.list.len() - 1,
+            ended: AtomicBool::new(false),
         }))
     }
 
@@ -123,10 +125,14 @@ impl Log {
 struct Open {
     log: Log,
     index: usize,
+    ended: AtomicBool,
 }
 
-impl Drop for Open {
-    fn drop(&mut self) {
+impl Open {
+    fn end(&self) {
+        if self.ended.swap(true, Ordering::SeqCst) {
+            return;
+        }
         let mut entries = self.log.entries.lock().unwrap();
         let place = self.index.checked_sub(entries.forgotten);
         if let Some(entry) = place.and_then(|place| entries.list.get_mut(place)) {
@@ -137,11 +143,22 @@ impl Drop for Open {
     }
 }
 
-/// The right to add to one entry; the request counts as in flight until the last copy is gone.
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The right to add to one entry; the request counts as in flight until [`Ticket::end`] or until the last copy is gone.
 #[derive(Debug, Clone)]
 pub struct Ticket(Arc<Open>);
 
 impl Ticket {
+    /// The answer is complete.
+    pub fn end(&self) {
+        self.0.end();
+    }
+
     pub fn update(&self, change: impl FnOnce(&mut Entry)) {
         let mut entries = self.0.log.entries.lock().unwrap();
         let place = self.0.index.checked_sub(entries.forgotten);

@@ -16,6 +16,8 @@
 //! - [`Double::start`] gives a server on 127.0.0.1 and a free port; it ends when it is dropped. No runtime is needed.
 //! - [`Options`] sets it up: access rules ([`auth`]), TLS ([`tls`]), pull limit, folder, delays, refusals.
 //! - A fault is a pair of [`fault::When`] and [`fault::Action`]. All rules that match a request take effect.
+//! - A test that needs a moment *before* or *during* an answer makes it with a [`Gate`] or an [`Allowance`], not with a pause:
+//!   a pause is long enough only on a machine that is fast enough.
 //! - [`Double::requests`] has everything that a client sent, secrets included; [`Double::count`] counts.
 //! - [`Double::store`] reads and writes what the server holds, past all checks.
 //!
@@ -32,6 +34,7 @@ pub mod daemon;
 pub mod distribution;
 pub mod double;
 pub mod fault;
+pub mod gate;
 pub mod http;
 pub mod image;
 pub mod images;
@@ -54,6 +57,7 @@ pub use auth::Auth;
 pub use cli::Cli;
 pub use double::Double;
 pub use fault::{Action, Canned, Fault, When};
+pub use gate::{Allowance, Gate};
 pub use log::Entry;
 pub use options::{Immutable, Options, PullLimit};
 pub use store::sha256;

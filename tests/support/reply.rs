@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::fault::{Action, Canned};
+use super::gate::Allowance;
 use super::log::Ticket;
 use super::store::Content;
 use super::wire::{Control, End};
@@ -75,6 +76,7 @@ struct Delivery {
     chunked: bool,
     overrun: usize,
     cut: Option<(u64, End)>,
+    allowance: Option<Allowance>,
     drip: Option<(usize, Duration)>,
     flips: Vec<u64>,
 }
@@ -101,6 +103,7 @@ pub fn send(
             Action::Chunked => delivery.chunked = true,
             Action::Overrun(extra) => delivery.overrun = *extra,
             Action::Cut(after, end) => delivery.cut = Some((*after, *end)),
+            Action::Allow(allowance) => delivery.allowance = Some(allowance.clone()),
             Action::Drip(size, pause) => delivery.drip = Some((*size, *pause)),
             Action::FlipBit(offset) => delivery.flips.push(*offset),
             _ => {}
@@ -161,7 +164,7 @@ fn stream_body(reply: Reply, delivery: Delivery, bandwidth: Option<u64>, control
     let step = delivery.drip.map_or(64 << 10, |(size, _)| size as u64);
     Body::from_stream(stream::unfold(start, move |at| {
         let (body, control, ticket, flips) = (body.clone(), control.clone(), ticket.clone(), delivery.flips.clone());
-        let (cut, drip) = (delivery.cut, delivery.drip);
+        let (cut, drip, allowance) = (delivery.cut, delivery.drip, delivery.allowance.clone());
         async move {
             if at >= stop {
                 let (_, how) = cut.filter(|_| stop < end || end == start)?;
@@ -169,7 +172,10 @@ fn stream_body(reply: Reply, delivery: Delivery, bandwidth: Option<u64>, control
                 // The connection ends as soon as what was handed over is out: nothing more comes from here.
                 return std::future::pending().await;
             }
-            let next = stop.min(at + step);
+            let mut next = stop.min(at + step);
+            if let Some(allowance) = allowance {
+                next = at + allowance.take(next - at).await;
+            }
             let pause = match (drip, bandwidth) {
                 (Some((_, pause)), _) if at > start => pause,
                 (_, Some(rate)) => Duration::from_secs_f64((next - at) as f64 / rate as f64),
@@ -187,6 +193,9 @@ fn stream_body(reply: Reply, delivery: Delivery, bandwidth: Option<u64>, control
                 bytes = changed.into();
             }
             ticket.update(|e| e.bytes_out += next - at);
+            if next == stop && cut.is_none() {
+                ticket.end();
+            }
             Some((Ok::<_, std::io::Error>(bytes), next))
         }
     }))

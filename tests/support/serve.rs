@@ -221,6 +221,8 @@ async fn early(shared: &Shared, faults: &[Action], target: &str, headers: &axum:
     for fault in faults {
         match fault {
             Action::Delay(more) => pause += *more,
+            Action::Hold(gate) => gate.pass().await,
+            Action::Open(gate) => gate.open(),
             Action::Early(canned) => return Some(filled(canned.clone().into(), target)),
             _ => {}
         }

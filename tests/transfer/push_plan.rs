@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::handmade::{Maker, Opened, assert_complete, counts, digest, noise, request, run, run_well, run_with};
 use crate::support;
 use crate::support::fault::{Action, Canned, When};
-use crate::support::{Double, End, Options};
+use crate::support::{Double, End, Gate, Options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_blob_costs_three_requests_and_an_image_that_is_there_costs_one() {
@@ -302,8 +302,13 @@ async fn the_index_finds_out_about_a_child_that_the_registry_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn manifests_of_one_repository_follow_one_another_and_repositories_go_side_by_side() {
-    let registry =
-        Double::start(Options::default().fault(When::put("/manifests/"), Action::Delay(Duration::from_millis(40))));
+    // The first of each repository are under way together.
+    let together = Action::Hold(Gate::meeting_of(2));
+    let first = |repository: &str| When::put(repository).and("/manifests/").first(1);
+    let options = Options::default()
+        .fault(first("/team/a/"), together.clone())
+        .fault(first("/team/b/"), together);
+    let registry = Double::start(options);
     let mut maker = Maker::default();
     for (n, name) in ["a:1", "b:1", "a:2", "b:2", "a:3", "b:3"].iter().enumerate() {
         let child = maker.image("linux/amd64", &[&noise(n as u64, 3000)]);
@@ -324,7 +329,7 @@ async fn manifests_of_one_repository_follow_one_another_and_repositories_go_side
         .iter()
         .flat_map(|one| b.iter().filter(|other| one.overlaps(other)))
         .count();
-    assert!(meets >= 3, "only {meets} of them met");
+    assert!(meets >= 1, "{}", registry.transcript());
 
     // Two tags of one digest: while it is read back under the first, nothing is written to it under the second.
     let registry = Double::start(Options::default().fault(When::any(), Action::Delay(Duration::from_millis(20))));

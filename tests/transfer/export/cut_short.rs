@@ -1,17 +1,19 @@
 //! What is said and left when an export ends early.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use super::tools::{Export, blob_bytes_sent, check, noise, one_image, program, text};
-use crate::support::Double;
+use super::tools::{Export, check, noise, one_image, program, text};
+use crate::support::cli::wait_until;
 use crate::support::fault::{Action, When};
+use crate::support::{Allowance, Double};
 
 const MIB: usize = 1 << 20;
 
-fn slow(registry: &Double) {
-    registry.forget_requests();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(50)));
+/// The registry sends 2 MiB of blobs and then no more.
+fn stop_after_two_mib(registry: &Double) -> Allowance {
+    let allowance = Allowance::of(2 * MIB as u64);
+    registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
+    allowance
 }
 
 #[test]
@@ -19,7 +21,7 @@ fn a_bundle_that_cannot_go_on_is_not_said_to() {
     let (registry, export) = one_image();
     for output in ["-", "b.tar.gz"] {
         for (signal, flags) in [(Some("-INT"), &[][..]), (None, &["--timeout", "1"])] {
-            slow(&registry);
+            let allowance = stop_after_two_mib(&registry);
             let child = export
                 .command(output, flags)
                 .stderr(Stdio::piped())
@@ -27,9 +29,7 @@ fn a_bundle_that_cannot_go_on_is_not_said_to() {
                 .spawn()
                 .unwrap();
             if let Some(signal) = signal {
-                while blob_bytes_sent(&registry) < MIB as u64 / 2 {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                wait_until("a part is sent", || allowance.is_spent());
                 let killed = Command::new("kill").args([signal, &child.id().to_string()]).status();
                 assert!(killed.unwrap().success());
             }
@@ -60,10 +60,9 @@ fn a_bundle_that_cannot_go_on_is_not_said_to() {
 fn a_killed_compressed_export_starts_anew_and_overwrites_nothing_else() {
     let (registry, export) = one_image();
     for output in ["b.tar.gz", "b.tar.zst"] {
-        slow(&registry);
+        let allowance = stop_after_two_mib(&registry);
         let partial = export.path(&format!("{output}.partial"));
-        let begun =
-            || blob_bytes_sent(&registry) > MIB as u64 && std::fs::metadata(&partial).is_ok_and(|m| m.len() > 0);
+        let begun = || allowance.is_spent() && std::fs::metadata(&partial).is_ok_and(|m| m.len() > 0);
         export.kill_when(output, &[], begun);
         registry.clear_faults();
         assert!(partial.exists());

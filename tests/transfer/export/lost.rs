@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tools::{Export, blob_bytes_sent, check, noise, put_image, text};
+use super::tools::{Export, blob_bytes_sent, bytes_written, check, noise, put_image, text};
 use crate::support::Double;
 use crate::support::fault::{Action, When};
 use crate::support::real::skipped;
@@ -25,10 +25,7 @@ fn config_of(registry: &Double, repository: &str) -> String {
 }
 
 fn kill_after(registry: &Double, export: &Export, bytes: usize) {
-    registry.forget_requests();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(256 << 10, Duration::from_millis(12)));
-    export.kill_when("b.tar", &["-j", "2"], || blob_bytes_sent(registry) >= bytes as u64);
-    registry.clear_faults();
+    export.kill_after(registry, "b.tar", &["-j", "2"], bytes as u64);
 }
 
 #[test]
@@ -70,12 +67,7 @@ fn a_pin_outlasts_a_run_without_the_image() {
         When::get(&config_of(&registry, "b/b")),
         Action::error(403, "DENIED", "not today"),
     );
-    registry.forget_requests();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(256 << 10, Duration::from_millis(12)));
-    export.kill_when("b.tar", &["-j", "2", "--allow-partial"], || {
-        blob_bytes_sent(&registry) >= 2 * MIB as u64
-    });
-    registry.clear_faults();
+    export.kill_after(&registry, "b.tar", &["-j", "2", "--allow-partial"], 2 * MIB as u64);
     put_image(&registry, "b/b", "1", &[noise(9, 1000)]);
     let done = export.run("b.tar", &[]);
     assert!(done.status.success(), "{}", text(&done));
@@ -84,7 +76,7 @@ fn a_pin_outlasts_a_run_without_the_image() {
 }
 
 /// Runs an export and says how many bytes it handed to the system to write; `None` where the system does not tell.
-fn bytes_written(export: &Export, flags: &[&str]) -> Option<u64> {
+fn written_by(export: &Export, flags: &[&str]) -> Option<u64> {
     let mut child = export
         .command("b.tar", flags)
         .stdout(std::process::Stdio::null())
@@ -100,11 +92,9 @@ fn bytes_written(export: &Export, flags: &[&str]) -> Option<u64> {
     while !ended() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let counts = std::fs::read_to_string(format!("{process}/io"));
+    let written = bytes_written(child.id());
     child.wait().unwrap();
-    let written = counts.ok()?;
-    let line = written.lines().find_map(|line| line.strip_prefix("wchar: "))?;
-    line.trim().parse().ok().filter(|bytes| *bytes > 0)
+    written.filter(|bytes| *bytes > 0)
 }
 
 #[test]
@@ -115,7 +105,7 @@ fn what_is_missing_from_the_start_costs_no_second_write() {
         Action::error(403, "DENIED", "not today"),
     );
     registry.forget_requests();
-    let written = bytes_written(&export, &["--allow-partial"]);
+    let written = written_by(&export, &["--allow-partial"]);
     assert_eq!(check(&export.path("b.tar")), 1);
     assert!(
         blob_bytes_sent(&registry) < 12 * MIB as u64 + 1000,
@@ -179,11 +169,6 @@ fn a_manifest_whose_bytes_do_not_tell_its_type_goes_on_with_the_same_bytes() {
         .put_manifest("a/a", Some("1"), docker, silent.into_bytes().into());
     let export = Export::of(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &["--no-cache"]);
-    registry.forget_requests();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(256 << 10, Duration::from_millis(12)));
-    export.kill_when("b.tar", &["--no-cache"], || {
-        blob_bytes_sent(&registry) >= 3 * MIB as u64
-    });
-    registry.clear_faults();
+    export.kill_after(&registry, "b.tar", &["--no-cache"], 3 * MIB as u64);
     assert!(export.bundle("b.tar", &["--no-cache"]) == plain, "other bytes");
 }

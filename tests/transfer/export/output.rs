@@ -5,9 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::tools::{Export, blob_bytes_sent, check, noise, one_image, program, put_image, text};
-use crate::support::Double;
+use crate::support::cli::wait_until;
 use crate::support::fault::{Action, When};
 use crate::support::real::skipped;
+use crate::support::{Allowance, Double};
 
 const MIB: usize = 1 << 20;
 
@@ -45,17 +46,22 @@ fn a_folder_that_is_not_there_and_one_that_is_the_output() {
     assert_eq!(done.status.code(), Some(2), "{}", text(&done));
 }
 
+/// The registry sends one MiB of blobs and then no more.
+fn stop_after_one_mib(registry: &Double) -> Allowance {
+    let allowance = Allowance::of(MIB as u64);
+    registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
+    allowance
+}
+
 #[test]
 fn two_runs_on_one_output_exclude_each_other() {
     let (registry, export) = one_image();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(20)));
+    let allowance = stop_after_one_mib(&registry);
     let mut first = export.command("b.tar", &[]).spawn().unwrap();
-    while blob_bytes_sent(&registry) == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the first run has begun", || allowance.is_spent());
     let said = export.fails("b.tar", &[], 1);
     assert!(said.contains("another run") && said.contains("b.tar.partial"), "{said}");
-    registry.clear_faults();
+    allowance.lift();
     assert!(first.wait().unwrap().success());
     check(&export.path("b.tar"));
 }
@@ -63,18 +69,16 @@ fn two_runs_on_one_output_exclude_each_other() {
 #[test]
 fn interrupted_by_the_user() {
     let (registry, export) = one_image();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(100)));
     for signal in ["-INT", "-TERM"] {
-        registry.forget_requests();
+        registry.clear_faults();
+        let allowance = stop_after_one_mib(&registry);
         let child = export
             .command("b.tar", &[])
             .stderr(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        while blob_bytes_sent(&registry) == 0 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("a part is sent", || allowance.is_spent());
         let killed = Command::new("kill")
             .args([signal, &child.id().to_string()])
             .status()
@@ -217,7 +221,7 @@ fn too_little_room_is_told_before_the_first_blob() {
 fn a_disk_that_fills_up_on_the_way() {
     let Some(small) = Mounted::tmpfs("8m") else { return };
     let (registry, export) = one_image();
-    registry.add_fault(When::get("/blobs/"), Action::Drip(64 << 10, Duration::from_millis(20)));
+    let allowance = stop_after_one_mib(&registry);
     let output = small.path().join("b.tar");
     let child = program(export.folder.path())
         .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
@@ -225,11 +229,10 @@ fn a_disk_that_fills_up_on_the_way() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    while blob_bytes_sent(&registry) == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("a part is sent", || allowance.is_spent());
     // Where room could be taken beforehand the bundle is safe from its neighbours; here it may be either.
     let taken = std::fs::write(small.path().join("neighbour"), vec![1; 8 * MIB]);
+    allowance.lift();
     let done = child.wait_with_output().unwrap();
     let said = text(&done);
     if done.status.success() {

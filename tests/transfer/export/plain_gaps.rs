@@ -11,8 +11,8 @@ use docker_mirror::transfer::export::{self, Compression, Output, Report, Request
 use docker_mirror::transfer::resolve::Wanted;
 
 use super::tools::{Export, check, noise, put_image};
-use crate::support::Double;
 use crate::support::fault::{Action, When};
+use crate::support::{Allowance, Double};
 
 const MIB: usize = 1 << 20;
 
@@ -50,9 +50,9 @@ fn nobody_writes_far_ahead_of_what_has_arrived() {
     let export = Export::of(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &[]);
     registry.forget_requests();
-    // The first layer comes slowly, all behind it could be there at once.
-    let slow = Action::Drip(2 * MIB, Duration::from_millis(25));
-    registry.add_fault(When::get(&digests[0]), slow);
+    // The first layer stops after 30 MiB: layers that begin within 64 MiB behind that may be written, and no others.
+    let allowance = Allowance::of(30 * MIB as u64);
+    registry.add_fault(When::get(&digests[0]).first(1), Action::Allow(allowance.clone()));
     let path = export.path("b.tar");
     let partial = export.path("b.tar.partial");
     let (done, farthest) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -69,6 +69,10 @@ fn nobody_writes_far_ahead_of_what_has_arrived() {
                 let length = std::fs::metadata(&partial).map_or(0, |m| m.len());
                 let sent = super::tools::blob_bytes_sent(&registry);
                 farthest.fetch_max(length.saturating_sub(sent), Ordering::SeqCst);
+                // One behind the first layer is being written.
+                if length >= 90 * MIB as u64 {
+                    allowance.lift();
+                }
                 std::thread::sleep(Duration::from_millis(2));
             }
         });

@@ -1,10 +1,8 @@
 //! Exports that were cut off, and go on.
 
-use std::time::Duration;
-
 use super::tools::{Export, blob_bytes_sent, check, noise, put_image};
+use crate::support::Double;
 use crate::support::fault::{Action, When};
-use crate::support::{Double, Options};
 
 const MIB: usize = 1 << 20;
 
@@ -22,14 +20,10 @@ fn undisturbed(registry: &Double, images: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// Cuts an export off when so many bytes of blobs have been sent, at 20 MiB/s.
+/// Cuts an export off when so many bytes of blobs have been sent.
 fn cut_off(registry: &Double, after: u64) -> Export {
     let export = Export::of(registry, &["a/a:1", "b/b:1"]);
-    registry.forget_requests();
-    let slow = registry.add_fault(When::get("/blobs/"), Action::Drip(256 << 10, Duration::from_millis(12)));
-    export.kill_when("b.tar", &["-j", "2"], || blob_bytes_sent(registry) >= after);
-    drop(slow);
-    registry.clear_faults();
+    export.kill_after(registry, "b.tar", &["-j", "2"], after);
     assert!(export.path("b.tar.partial").exists());
     assert!(!export.path("b.tar").exists());
     registry.forget_requests();
@@ -306,18 +300,14 @@ fn failed_images_are_left_out_where_that_is_allowed() {
 #[test]
 fn killed_at_random_moments() {
     // The bundle is the same whenever the first runs ended. The benchmark does this on real registries, and more often.
-    let registry = Double::start(Options {
-        bandwidth: Some(60 << 20),
-        ..Options::default()
-    });
+    let registry = Double::new();
     fill(&registry);
     let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
     for round in 0..6u64 {
         let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
         for kill in 0..2 {
             let after = crate::support::fault::scatter(round, kill) % (9 * MIB as u64) + 1;
-            registry.forget_requests();
-            export.kill_when("b.tar", &[], || blob_bytes_sent(&registry) >= after);
+            export.kill_after(&registry, "b.tar", &[], after);
         }
         assert!(
             export.bundle("b.tar", &[]) == expected,

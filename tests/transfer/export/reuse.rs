@@ -1,8 +1,9 @@
 //! `--reuse`: blobs that an earlier bundle has.
 
 use super::tools::{Export, blob_bytes_sent, check, noise, put_image, text};
+use crate::support::cli::wait_until;
 use crate::support::fault::{Action, When};
-use crate::support::{Double, sha256};
+use crate::support::{Double, Gate, sha256};
 
 const MIB: usize = 1 << 20;
 
@@ -89,24 +90,21 @@ fn a_damaged_earlier_bundle_costs_a_transfer_and_nothing_else() {
 fn an_earlier_bundle_that_gets_shorter_while_it_is_read_is_left_alone() {
     let (registry, export, plain) = two_versions();
     // Opened at the start; cut while the manifests are fetched.
-    registry.add_fault(
-        When::path("/manifests/"),
-        Action::Delay(std::time::Duration::from_millis(600)),
-    );
+    let gate = Gate::closed();
+    registry.add_fault(When::path("/manifests/"), Action::Hold(gate.clone()));
     let child = export
         .command("b.tar", &["--reuse", "old.tar", "--no-cache"])
         .stderr(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    while registry.requests().is_empty() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until("a manifest is asked for", || gate.arrived() > 0);
     let old = std::fs::OpenOptions::new()
         .write(true)
         .open(export.path("old.tar"))
         .unwrap();
     old.set_len(MIB as u64).unwrap();
+    gate.open();
     let done = child.wait_with_output().unwrap();
     let said = text(&done);
     assert!(done.status.success() && said.contains("fetching it instead"), "{said}");
@@ -147,12 +145,7 @@ fn an_earlier_bundle_that_is_compressed_or_not_there_is_refused_with_a_hint() {
 #[test]
 fn what_an_earlier_bundle_lacks_of_a_continued_export_is_fetched() {
     let (registry, export, plain) = two_versions();
-    registry.add_fault(
-        When::get("/blobs/"),
-        Action::Drip(64 << 10, std::time::Duration::from_millis(12)),
-    );
-    export.kill_when("b.tar", &[], || blob_bytes_sent(&registry) >= 2 * MIB as u64);
-    registry.clear_faults();
+    export.kill_after(&registry, "b.tar", &[], 2 * MIB as u64);
     registry.forget_requests();
     assert!(export.bundle("b.tar", &["--reuse", "old.tar"]) == plain, "other bytes");
     assert_eq!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use docker_mirror::bundle::read::{Bundle, OpenOptions};
 use docker_mirror::image::manifest::View;
 
-use crate::support::Double;
+use crate::support::{Action, Allowance, Double, When};
 
 /// Incompressible bytes, the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -131,8 +131,23 @@ impl Export {
         text
     }
 
+    /// Starts it, and kills it when the registry has sent this many bytes of blobs, and no more, and most of them are written.
+    pub(crate) fn kill_after(&self, registry: &Double, output: &str, flags: &[&str], bytes: u64) {
+        registry.forget_requests();
+        let allowance = Allowance::of(bytes);
+        registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
+        // What was sent may still be on its way; a system that does not tell what a process wrote gets the benefit of the doubt.
+        let written = |pid| bytes_written(pid).is_none_or(|written| written >= bytes - bytes / 8);
+        self.kill_once(output, flags, |pid| allowance.is_spent() && written(pid));
+        registry.clear_faults();
+    }
+
     /// Starts it, and kills it as soon as `enough` is true.
     pub(crate) fn kill_when(&self, output: &str, flags: &[&str], enough: impl Fn() -> bool) {
+        self.kill_once(output, flags, |_| enough());
+    }
+
+    fn kill_once(&self, output: &str, flags: &[&str], enough: impl Fn(u32) -> bool) {
         let mut child = self
             .command(output, flags)
             .stdout(Stdio::null())
@@ -140,7 +155,7 @@ impl Export {
             .spawn()
             .unwrap();
         let start = Instant::now();
-        while !enough() {
+        while !enough(child.id()) {
             assert!(start.elapsed() < Duration::from_secs(60), "it never got that far");
             assert!(
                 child.try_wait().unwrap().is_none(),
@@ -151,6 +166,13 @@ impl Export {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+/// How many bytes a process handed to the system to write; `None` where the system does not tell.
+pub(crate) fn bytes_written(pid: u32) -> Option<u64> {
+    let counts = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let line = counts.lines().find_map(|line| line.strip_prefix("wchar: "))?;
+    line.trim().parse().ok()
 }
 
 /// Everything that a program said.

@@ -3,7 +3,7 @@
 use super::handmade::{Maker, assert_complete, digest, noise, open, registries, request, run, run_well, run_with, why};
 use super::images;
 use super::support::fault::{Action, When};
-use super::support::{Double, Options};
+use super::support::{Double, Gate, Options};
 use super::tags;
 use docker_mirror::error::Kind;
 use docker_mirror::image::platform::PlatformFilter;
@@ -231,8 +231,13 @@ async fn an_image_whose_tag_is_there_when_another_one_fails_is_told_to_be_there(
         When::put("team/a/manifests/1"),
     ] {
         let registry = Double::new();
-        let seen = registry.add_fault(slow, Action::Delay(Duration::from_millis(900)));
-        registry.add_fault(When::post("team/b/"), Action::Delay(Duration::from_millis(300)));
+        // It is asked, then the second image fails, and then it is answered: after a moment in which the failure can be seen.
+        let (asked, failed) = (Gate::closed(), Gate::closed());
+        let seen = registry.add_fault(slow.clone(), Action::Open(asked.clone()));
+        registry.add_fault(slow.clone(), Action::Hold(failed.clone()));
+        registry.add_fault(slow, Action::Delay(Duration::from_millis(200)));
+        registry.add_fault(When::post("team/b/"), Action::Hold(asked));
+        registry.add_fault(When::post("team/b/"), Action::Open(failed));
         registry.add_fault(When::post("team/b/"), Action::error(403, "DENIED", "not yours"));
         let bundle = images(&["docker.io/team/a:1", "docker.io/team/b:1", "docker.io/team/b:2"]).open();
         let mut wanted = request(&registry);
