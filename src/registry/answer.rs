@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::context::Provenance;
 use super::failure::Failure;
@@ -19,6 +20,13 @@ use crate::image::digest::Digest;
 /// How much of an error's body is read, and how much of it is quoted.
 const MAX_ERROR_BODY: usize = 64 << 10;
 const MAX_QUOTE: usize = 1 << 10;
+
+/// How long reading an error's body may take altogether. The status alone says enough.
+const WORDS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A body that is read into memory has twice the stall timeout, and the time that its bytes take at this rate (bytes per
+/// second). Since its size is bounded, so is the time that a server can keep this side waiting.
+const SLOWEST_BODY: u64 = 4 << 10;
 
 /// An answer with its head read and its body still to come.
 pub(super) struct Answer {
@@ -101,29 +109,42 @@ impl Answer {
         chunk(&mut self.response, self.stall, &authority(&self.url)).await
     }
 
-    /// All of the body, up to `cap` bytes; `Err(None)` where it has more.
+    /// All of the body, up to `cap` bytes, within a time that depends on the bytes that came; `Err(None)` where it has more.
     pub(super) async fn bytes(mut self, cap: u64) -> Result<Bytes, Option<Failure>> {
         if self.length().is_some_and(|length| length > cap) {
             return Err(None);
         }
         let mut all = BytesMut::new();
-        while let Some(bytes) = self.chunk().await.map_err(Some)? {
+        let begun = Instant::now();
+        loop {
+            let earned = Duration::from_secs(all.len() as u64 / SLOWEST_BODY);
+            let chunk = tokio::time::timeout_at(begun + self.stall * 2 + earned, self.chunk()).await;
+            let chunk = chunk.unwrap_or_else(|_| {
+                let (host, seconds) = (authority(&self.url), begun.elapsed().as_secs_f32());
+                let length = all.len();
+                Err(Failure::broken(format!(
+                    "`{host}` sent {length} bytes in {seconds:.1} seconds"
+                )))
+            });
+            let Some(bytes) = chunk.map_err(Some)? else {
+                return Ok(all.freeze());
+            };
             if (all.len() + bytes.len()) as u64 > cap {
                 return Err(None);
             }
             all.extend_from_slice(&bytes);
         }
-        Ok(all.freeze())
     }
 
     /// Reads what the registry says about an error. What cannot be read is left out: the status alone decides.
     pub(super) async fn words(&mut self) -> &str {
         if self.words.is_none() {
             let mut all = BytesMut::new();
+            let until = Instant::now() + WORDS_TIMEOUT;
             while all.len() < MAX_ERROR_BODY {
-                match self.chunk().await {
-                    Ok(Some(bytes)) => all.extend_from_slice(&bytes[..bytes.len().min(MAX_ERROR_BODY - all.len())]),
-                    Ok(None) | Err(_) => break,
+                match tokio::time::timeout_at(until, self.chunk()).await {
+                    Ok(Ok(Some(bytes))) => all.extend_from_slice(&bytes[..bytes.len().min(MAX_ERROR_BODY - all.len())]),
+                    Ok(Ok(None) | Err(_)) | Err(_) => break,
                 }
             }
             self.words = Some(all.freeze());

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::HeaderValue;
+use tokio::time::Instant;
 
 use super::challenge::{Bearer, Challenge};
 use super::context::{Context, Trust};
@@ -36,7 +37,41 @@ pub(super) struct Authenticator {
 struct Slot {
     token: Option<Token>,
     refresh: Option<Secret>,
-    refused: Option<(Instant, String, Option<String>)>,
+    failed: Option<NoToken>,
+}
+
+/// Why there is no token, for those who wait for the same one.
+#[derive(Debug)]
+struct NoToken {
+    at: Instant,
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl NoToken {
+    fn of(error: &Error) -> Self {
+        Self {
+            at: Instant::now(),
+            kind: error.kind(),
+            message: error.full(),
+            hint: error.hint().map(str::to_owned),
+        }
+    }
+
+    fn error(&self) -> Error {
+        let error = Error::new(self.kind, &self.message);
+        match &self.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+
+    /// Whether it is an answer to a request that began then: a token server that failed while somebody waited in line is
+    /// not asked again for each of those in the line.
+    fn holds_for(&self, begun: Instant) -> bool {
+        self.at >= begun || (self.kind == Kind::Unauthorized && self.at.elapsed() < REFUSED_FOR)
+    }
 }
 
 /// What a request needs an authorization for.
@@ -126,7 +161,8 @@ impl Authenticator {
             return Ok(header);
         }
         let slot = self.slot(need.scope.key());
-        // Whoever comes second waits here, and finds the token of the first.
+        let begun = Instant::now();
+        // Whoever comes second waits here, and finds the token of the first, or what became of asking for it.
         let mut slot = slot.lock().await;
         if let Some(token) = &slot.token
             && token.will_do(need.long)
@@ -134,14 +170,8 @@ impl Authenticator {
         {
             return Ok(token.header.clone());
         }
-        if let Some((at, message, hint)) = &slot.refused
-            && at.elapsed() < REFUSED_FOR
-        {
-            let error = Error::new(Kind::Unauthorized, message);
-            return Err(match hint {
-                Some(hint) => error.with_hint(hint),
-                None => error,
-            });
+        if let Some(no_token) = slot.failed.as_ref().filter(|no_token| no_token.holds_for(begun)) {
+            return Err(no_token.error());
         }
         let credential = self.credential(need).await?.credential;
         if let Credential::RegistryToken(secret) = &credential {
@@ -163,7 +193,7 @@ impl Authenticator {
             Ok((token, refresh)) => {
                 let header = token.header.clone();
                 slot.token = Some(token);
-                slot.refused = None;
+                slot.failed = None;
                 // Without credentials a refresh token would only be another name for nobody.
                 if refresh.is_some() && !matches!(credential, Credential::Anonymous) {
                     slot.refresh = refresh;
@@ -171,9 +201,7 @@ impl Authenticator {
                 Ok(header)
             }
             Err(error) => {
-                if error.kind() == Kind::Unauthorized {
-                    slot.refused = Some((Instant::now(), error.to_string(), error.hint().map(str::to_owned)));
-                }
+                slot.failed = Some(NoToken::of(&error));
                 Err(error)
             }
         }

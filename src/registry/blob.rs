@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_ENCODING, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
+use tokio::time::Instant;
 
 use super::answer::{self, Answer};
 use super::content_range;
@@ -16,16 +17,10 @@ use super::failure::Failure;
 use super::host::{Call, Host};
 use super::pace::Permit;
 use super::redact::{authority, printable};
-use super::retry::Backoff;
+use super::retry::{Backoff, BlobProgress};
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
-
-/// So much more of a blob is progress: patience starts anew.
-const PROGRESS: u64 = 1 << 20;
-
-/// A connection that held this long was not in trouble: patience starts anew.
-const HELD: Duration = Duration::from_secs(60);
 
 /// What a reader does when a server ignores `Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +50,7 @@ pub struct BlobReader {
     body: Option<Body>,
     permit: Option<Permit>,
     backoff: Backoff,
-    gained: u64,
-    retried: Instant,
+    progress: BlobProgress,
     waited: Duration,
     waited_for: u64,
 }
@@ -68,6 +62,10 @@ struct Body {
     /// Whether the head said where it ends.
     measured: bool,
     host: String,
+}
+
+fn no_registry() -> Error {
+    Error::new(Kind::Usage, "no registry to read from")
 }
 
 fn without_ranges(action: &str) -> Error {
@@ -100,9 +98,7 @@ impl BlobReader {
             ));
         }
         let places = VecDeque::from(candidates);
-        let first = places
-            .front()
-            .ok_or_else(|| Error::new(Kind::Usage, "no registry to read from"))?;
+        let first = places.front().ok_or_else(no_registry)?;
         let mut reader = Self {
             backoff: Backoff::new(&first.host.context.options),
             places,
@@ -113,8 +109,7 @@ impl BlobReader {
             ranges_refused: false,
             body: None,
             permit: None,
-            gained: 0,
-            retried: Instant::now(),
+            progress: BlobProgress::new(range.start, descriptor.size),
             waited: Duration::ZERO,
             waited_for: 0,
         };
@@ -139,10 +134,10 @@ impl BlobReader {
                 self.connect().await?;
                 continue;
             };
-            let stall = self
-                .places
-                .front()
-                .map_or(HELD, |place| place.host.context.options.stall_timeout());
+            let Some(place) = self.places.front() else {
+                return Err(no_registry());
+            };
+            let stall = place.host.context.options.stall_timeout();
             let begun = Instant::now();
             let failure = match answer::chunk(&mut body.response, stall, &body.host).await {
                 Ok(Some(mut bytes)) => {
@@ -157,7 +152,6 @@ impl BlobReader {
                         bytes.truncate(wanted as usize);
                     }
                     self.at += bytes.len() as u64;
-                    self.gained += bytes.len() as u64;
                     match self.too_slow(begun.elapsed(), skipped + bytes.len() as u64) {
                         Some(failure) => failure,
                         None if bytes.is_empty() => continue,
@@ -240,7 +234,7 @@ impl BlobReader {
     /// Asks the present place; `None` where it refuses the range and is to be asked for the whole.
     async fn ask(&mut self) -> Result<Option<Body>> {
         let Some(place) = self.places.front().cloned() else {
-            return Err(Error::new(Kind::Usage, "no registry to read from"));
+            return Err(no_registry());
         };
         let (host, repository) = (&place.host, place.repository.as_str());
         if self.permit.is_none() {
@@ -346,7 +340,8 @@ impl BlobReader {
         }
     }
 
-    /// A body that broke: a pause, and then on from where it stopped. Progress renews patience.
+    /// Goes on after a body that broke: after a pause at the present place, or at the next one. Bytes that arrived since the
+    /// last failures renew the retry budget.
     async fn broken(&mut self, failure: Failure) -> Result<()> {
         self.body = None;
         self.waited = Duration::ZERO;
@@ -358,17 +353,18 @@ impl BlobReader {
             return Err(failure.error);
         };
         let options = &place.host.context.options;
-        if self.gained >= PROGRESS.min(self.descriptor.size / 16).max(1) || self.retried.elapsed() >= HELD {
+        if self.progress.renews(self.at) {
             self.backoff = Backoff::new(options);
         }
-        self.gained = 0;
         let error = failure.error.context(format!(
             "cannot read blob {} of `{}/{}` after {} of {} bytes",
             self.descriptor.digest, place.host.name, place.repository, self.at, self.descriptor.size
         ));
-        let again = self.backoff.pause(options, None, || error.full()).await;
-        self.retried = Instant::now();
-        if again { Ok(()) } else { self.next_place(error) }
+        if self.backoff.pause(options, None, || error.full()).await {
+            Ok(())
+        } else {
+            self.next_place(error)
+        }
     }
 
     /// Only the time spent waiting for the network counts, not the time that the caller takes.

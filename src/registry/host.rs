@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::auth::{Authenticator, Need};
@@ -266,8 +267,13 @@ impl Host {
     /// Sends a call until it is answered: with success, with a refusal, or with what may pass once patience is over. The
     /// caller judges the status.
     pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Answer> {
+        self.exchange_within(call, &mut Backoff::new(&self.context.options))
+            .await
+    }
+
+    /// The same, as far as a retry budget that is already in use allows: for a question on the way of something larger.
+    pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
         let options = &self.context.options;
-        let mut backoff = Backoff::new(options);
         let mut url = call.url.clone();
         let mut scope = call.scope.clone();
         let mut authorization = self

@@ -2,11 +2,13 @@
 //! Tags" and "Listing Referrers").
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::Registry;
 use super::answer::Refusal;
@@ -26,6 +28,12 @@ const PAGE: usize = 1000;
 /// Pages read of one list, and bytes of each.
 const MAX_PAGES: usize = 200;
 const MAX_PAGE: u64 = 4 << 20;
+
+/// How long reading all pages of a list may take together.
+const LIST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long the one page may take that is read for the hint of an error.
+const HINT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Entries kept of one list.
 const MAX_ENTRIES: usize = 100_000;
@@ -108,6 +116,7 @@ impl Host {
         }
         let mut pages = Pages::of_tags(self, repository);
         pages.patient = false;
+        pages.until = Instant::now() + HINT_TIMEOUT;
         let Ok(Some(Ok(page))) = pages.next().await else {
             return error;
         };
@@ -131,6 +140,8 @@ struct Pages<'a> {
     media_type: Option<&'static str>,
     /// Whether to try again what may pass.
     patient: bool,
+    /// When reading the list is given up.
+    until: Instant,
 }
 
 impl<'a> Pages<'a> {
@@ -156,11 +167,17 @@ impl<'a> Pages<'a> {
             visited: HashSet::new(),
             media_type,
             patient: true,
+            until: Instant::now() + LIST_TIMEOUT,
         }
     }
 
     /// The next page, or in its place why the registry has none; `None` after the last one.
     async fn next(&mut self) -> Result<Option<Result<Bytes>>> {
+        let in_time = timeout_at(self.until, self.read()).await;
+        in_time.unwrap_or_else(|_| Err(self.refused("the registry does not list them in time")))
+    }
+
+    async fn read(&mut self) -> Result<Option<Result<Bytes>>> {
         let Some(url) = self.next.take() else { return Ok(None) };
         if self.visited.len() == MAX_PAGES || !self.visited.insert(url.clone()) {
             return Err(self.refused("its pages have no end"));

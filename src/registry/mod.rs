@@ -40,7 +40,6 @@ mod token;
 mod types;
 mod upload;
 mod upload_body;
-mod upload_patience;
 mod upload_resume;
 mod upload_send;
 mod upload_sessions;

@@ -2,9 +2,10 @@
 //! goes well (additive increase, multiplicative decrease).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// The limit of one host in one direction.
 #[derive(Debug, Clone)]
@@ -118,7 +119,7 @@ impl Pace {
     pub(super) async fn quiet(&self) {
         let hold = self.state().hold;
         if let Some(until) = hold {
-            tokio::time::sleep_until(until.into()).await;
+            tokio::time::sleep_until(until).await;
         }
     }
 

@@ -196,11 +196,22 @@ impl Host {
     }
 
     pub(super) async fn head_manifest(&self, repository: &str, target: &Target) -> Result<Presence<ManifestHead>> {
+        let mut backoff = Backoff::new(&self.context.options);
+        self.head_manifest_within(repository, target, &mut backoff).await
+    }
+
+    /// The same, as far as a retry budget that is already in use allows.
+    pub(super) async fn head_manifest_within(
+        &self,
+        repository: &str,
+        target: &Target,
+        backoff: &mut Backoff,
+    ) -> Result<Presence<ManifestHead>> {
         if self.no_head.load(Ordering::Relaxed) {
             return Ok(Presence::Unknown);
         }
         let call = self.manifest_call(Method::HEAD, repository, target);
-        let answer = self.exchange(&call).await?;
+        let answer = self.exchange_within(&call, backoff).await?;
         match answer.status() {
             StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
             StatusCode::OK => Ok(Presence::Present(ManifestHead {
@@ -224,7 +235,7 @@ impl Host {
         let mut backoff = Backoff::new(&self.context.options);
         let mut doubted = None;
         loop {
-            let answer = self.exchange(&call).await?;
+            let answer = self.exchange_within(&call, &mut backoff).await?;
             if answer.status() != StatusCode::OK {
                 return Err(answer.into_error(&call.action).await);
             }
@@ -313,13 +324,25 @@ impl Host {
         descriptor: &Descriptor,
         scope: Scope,
     ) -> Result<Presence<()>> {
+        let mut backoff = Backoff::new(&self.context.options);
+        self.head_blob_within(repository, descriptor, scope, &mut backoff).await
+    }
+
+    /// The same, as far as a retry budget that is already in use allows.
+    pub(super) async fn head_blob_within(
+        &self,
+        repository: &str,
+        descriptor: &Descriptor,
+        scope: Scope,
+        backoff: &mut Backoff,
+    ) -> Result<Presence<()>> {
         let action = format!(
             "cannot look for blob {} in `{}/{repository}`",
             descriptor.digest, self.name
         );
         let url = self.url(repository, &format!("blobs/{}", descriptor.digest));
         let call = Call::new(Method::HEAD, url, repository, scope, action);
-        let answer = self.exchange(&call).await?;
+        let answer = self.exchange_within(&call, backoff).await?;
         match answer.status() {
             StatusCode::OK if answer.length().is_some_and(|length| length != descriptor.size) => {
                 let length = answer.length().unwrap_or_default();

@@ -1,9 +1,10 @@
 //! Writing blobs and manifests: what callers ask for. How a blob's bytes get across is in `upload`.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
+use tokio::time::Instant;
 
 use super::Registry;
 use super::answer::{Answer, Refusal};
@@ -220,14 +221,14 @@ impl Host {
                 return Err(error);
             }
             // The first attempt may have been carried out, and its answer lost: a second PUT is refused by immutable tags.
-            if self.holds(repository, target, manifest).await {
+            if self.holds(repository, target, manifest, &mut backoff).await {
                 return Ok(());
             }
         }
     }
 
-    async fn holds(&self, repository: &str, target: &Target, manifest: &RawManifest) -> bool {
-        let head = self.head_manifest(repository, target).await;
+    async fn holds(&self, repository: &str, target: &Target, manifest: &RawManifest, backoff: &mut Backoff) -> bool {
+        let head = self.head_manifest_within(repository, target, backoff).await;
         matches!(head, Ok(Presence::Present(head)) if head.digest.as_ref().is_some_and(|held| manifest.has_digest(held)))
     }
 

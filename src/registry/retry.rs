@@ -20,9 +20,43 @@ pub(super) fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522)
 }
 
-/// The pauses between the attempts of one request: exponential, with jitter, and never shorter than what the server asked.
+/// A blob of which this many bytes more have arrived, on whichever side it goes to, has made progress.
+const MIN_PROGRESS: u64 = 1 << 20;
+
+/// A retry budget: how often something that fails may be tried again, and after which pauses (exponential, with jitter, and
+/// never shorter than what the server asked for).
+///
+/// Every failure counts, however long the attempt took. Only bytes that arrived renew a budget: see [`BlobProgress`].
 pub(super) struct Backoff {
     pauses: ExponentialBackoff,
+}
+
+/// The progress of one blob: tells when its retry budget is renewed.
+pub(super) struct BlobProgress {
+    /// Bytes that had arrived when the budget was last renewed; never less than before.
+    reached: u64,
+    /// How many bytes more renew it.
+    needed: u64,
+}
+
+impl BlobProgress {
+    /// Of the bytes from `start` on of a blob of `size` bytes.
+    pub(super) fn new(start: u64, size: u64) -> Self {
+        Self {
+            reached: start,
+            needed: MIN_PROGRESS.min(size / 16).max(1),
+        }
+    }
+
+    /// Whether the bytes that have arrived by now renew the budget. Bytes that arrive again, after the other side had lost
+    /// them, do not.
+    pub(super) fn renews(&mut self, arrived: u64) -> bool {
+        let renews = arrived.saturating_sub(self.reached) >= self.needed;
+        if renews {
+            self.reached = arrived;
+        }
+        renews
+    }
 }
 
 impl Backoff {
@@ -115,6 +149,28 @@ mod tests {
         assert!(pauses[0] >= Duration::from_millis(100) && pauses[2] >= Duration::from_millis(400));
         let mut backoff = Backoff::new(&options);
         assert!(backoff.next(Some(Duration::from_secs(9))).unwrap() >= Duration::from_secs(9));
+    }
+
+    #[test]
+    fn only_bytes_that_are_new_renew_a_budget() {
+        let mut progress = BlobProgress::new(0, 1 << 30);
+        for (arrived, renews) in [
+            (0, false),
+            (MIN_PROGRESS - 1, false),
+            (MIN_PROGRESS, true),
+            (0, false),
+            (MIN_PROGRESS, false),
+            (2 * MIN_PROGRESS - 1, false),
+            (3 * MIN_PROGRESS, true),
+            (2 * MIN_PROGRESS, false),
+            (u64::MAX, true),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(progress.renews(arrived), renews, "{arrived}");
+        }
+        let mut small = BlobProgress::new(2, 32);
+        assert!(!small.renews(3) && small.renews(4) && !small.renews(5) && small.renews(6));
+        assert!(!BlobProgress::new(0, 0).renews(0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Bearer tokens: asking the token server, and reading its answer (distribution token and OAuth2 specifications).
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::challenge::Bearer;

@@ -1,10 +1,11 @@
 //! One blob into one repository: the upload ladder. An upload that breaks goes on from the offset that the registry
 //! states, where that can be relied on; a way of uploading that a registry refuses is replaced by the next more patient one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
+use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal};
 use super::context::Provenance;
@@ -14,11 +15,10 @@ use super::location;
 use super::pace::Permit;
 use super::proof;
 use super::redirect;
-use super::retry::Backoff;
+use super::retry::{Backoff, BlobProgress};
 use super::scope::Scope;
 use super::types::Presence;
 use super::upload_body::Cursor;
-use super::upload_patience::Patience;
 use super::upload_source::BlobSource;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -71,6 +71,8 @@ pub(super) struct Upload<'a> {
     pub(super) cursor: Cursor,
     pub(super) action: String,
     pub(super) permit: Permit,
+    /// What may still fail before the blob is given up, but for opening a session.
+    pub(super) backoff: Backoff,
     /// Whether the next body waits a moment for a refusal: where the connection broke under the last one, for the reason, and
     /// where there is but one attempt.
     pub(super) listen: bool,
@@ -115,6 +117,7 @@ impl<'a> Upload<'a> {
     ) -> Self {
         Self {
             permit: host.uploads.later(),
+            backoff: Backoff::new(&host.context.options),
             host,
             repository,
             descriptor,
@@ -137,16 +140,16 @@ impl<'a> Upload<'a> {
     }
 
     async fn climb(&mut self, session: Option<Session>) -> Result<()> {
-        let options = &self.host.context.options;
+        let host = self.host;
+        let options = &host.context.options;
         let size = self.descriptor.size;
         let mut rung = self.host.ladder.rung(size);
         if !self.source.is_kept(self.descriptor) {
             // There is one attempt, and this is the way that every registry knows.
             rung = rung.max(Rung::Patch);
         }
-        let mut backoff = Backoff::new(options);
         let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
-        let (mut climbed, mut patience) = (false, Patience::new());
+        let (mut climbed, mut progress) = (false, BlobProgress::new(0, size));
         let mut open = match session {
             Some(session) => Some(session),
             None => self.earlier().await?,
@@ -196,8 +199,8 @@ impl<'a> Upload<'a> {
                     if refreshed.replace(session.offset).is_some_and(|at| session.offset <= at) {
                         return Err(error);
                     }
-                    if patience.renewed(session.offset) {
-                        sessions = 0;
+                    if progress.renews(session.offset) {
+                        (self.backoff, sessions) = (Backoff::new(options), 0);
                     }
                     open = self.resume(session).await?;
                     if open.is_none() && self.arrived().await {
@@ -243,13 +246,13 @@ impl<'a> Upload<'a> {
                 Ok(Outcome::Broken(error, asked, blame)) => {
                     self.permit.went_wrong();
                     troubles += 1;
-                    if !backoff.pause(options, asked, || error.full()).await {
+                    if !self.backoff.pause(options, asked, || error.full()).await {
                         return Err(error);
                     }
                     open = self.resume(session).await?;
                     let kept = open.as_ref().map_or(0, |session| session.offset);
-                    if patience.renewed(kept) {
-                        (backoff, sessions) = (Backoff::new(options), 0);
+                    if progress.renews(kept) {
+                        (self.backoff, sessions) = (Backoff::new(options), 0);
                     }
                     if open.is_none() {
                         // The end of it may have arrived, and only the answer been lost.
@@ -282,7 +285,7 @@ impl<'a> Upload<'a> {
     }
 
     /// Opens a session. `None`: the registry says that the blob is there, and it is.
-    async fn open(&self) -> Result<Option<Session>> {
+    async fn open(&mut self) -> Result<Option<Session>> {
         let mut url = self.host.url(self.repository, "blobs/uploads/");
         if self.descriptor.digest.algorithm() != Algorithm::Sha256 {
             url.set_query(Some(&format!(
@@ -362,7 +365,7 @@ impl<'a> Upload<'a> {
     }
 
     /// The empty PUT that ends an upload.
-    async fn close(&self, session: &Session) -> Result<Outcome> {
+    async fn close(&mut self, session: &Session) -> Result<Outcome> {
         let url = location::with_digest(&session.url, &self.descriptor.digest);
         let call = Call::new(
             Method::PUT,
@@ -391,7 +394,7 @@ impl<'a> Upload<'a> {
     }
 
     /// Looks at the answer that ends an upload with success.
-    async fn closed(&self, answer: Answer) -> Result<Outcome> {
+    async fn closed(&mut self, answer: Answer) -> Result<Outcome> {
         let status = answer.status();
         let stated = answer
             .digest()
@@ -425,10 +428,10 @@ impl<'a> Upload<'a> {
         Err(self.says_yes_to_all(status))
     }
 
-    async fn arrived(&self) -> bool {
+    async fn arrived(&mut self) -> bool {
         let head = self
             .host
-            .head_blob(self.repository, self.descriptor, self.scope.clone())
+            .head_blob_within(self.repository, self.descriptor, self.scope.clone(), &mut self.backoff)
             .await;
         let found = matches!(head, Ok(Presence::Present(())));
         if found {

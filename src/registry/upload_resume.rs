@@ -14,13 +14,13 @@ use crate::error::Result;
 
 impl Upload<'_> {
     /// Asks the registry how much it has. `None`: the session is of no use any more.
-    pub(super) async fn resume(&self, session: Session) -> Result<Option<Session>> {
+    pub(super) async fn resume(&mut self, session: Session) -> Result<Option<Session>> {
         self.resume_up_to(session, self.cursor.reached()).await
     }
 
     /// The session of an earlier run, where there is one and the registry still knows it. What was sent then is not known,
     /// so that only the closing request proves it.
-    pub(super) async fn earlier(&self) -> Result<Option<Session>> {
+    pub(super) async fn earlier(&mut self) -> Result<Option<Session>> {
         let digest = &self.descriptor.digest;
         let Some(sessions) = self.sessions() else {
             return Ok(None);
@@ -64,7 +64,7 @@ impl Upload<'_> {
         }
     }
 
-    async fn resume_up_to(&self, session: Session, limit: u64) -> Result<Option<Session>> {
+    async fn resume_up_to(&mut self, session: Session, limit: u64) -> Result<Option<Session>> {
         let call = Call::new(
             Method::GET,
             session.url.clone(),
@@ -73,7 +73,7 @@ impl Upload<'_> {
             self.action.clone(),
         )
         .named_by(session.provenance);
-        let Ok(answer) = self.host.exchange(&call).await else {
+        let Ok(answer) = self.host.exchange_within(&call, &mut self.backoff).await else {
             return Ok(None);
         };
         if !answer.status().is_success() {

@@ -1,9 +1,10 @@
 //! Sending the bytes of an upload in one request, and what a refusal of them means.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, StatusCode, Url};
+use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal};
 use super::context::{Provenance, Watch};

@@ -16,3 +16,4 @@ mod pull;
 mod push;
 mod tls;
 mod trust;
+mod waits;

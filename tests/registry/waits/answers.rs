@@ -1,0 +1,147 @@
+//! Answers that are no blobs have a limit in time: tokens, manifests, lists, what is said of errors and of redirects.
+
+use std::time::Duration;
+
+use docker_mirror::registry::{Options, Registry};
+
+use super::clock;
+use super::downloads::by_default;
+use super::scripted::{Asked, Server, Step, answer};
+use crate::client::{layer, manifest, tag, with};
+
+/// A body that has begun, and comes at a byte every half minute, so that no wait for the next one is too long.
+fn drip(status: u16, headers: &[(&str, &str)]) -> Vec<Step> {
+    let pause = Duration::from_secs(30);
+    vec![Step::Take, answer(status, headers, 60_000), Step::Drip(" ", pause)]
+}
+
+async fn start(script: impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static) -> (Server, Registry) {
+    let server = Server::start(script).await;
+    let registry = with(by_default(), &server.host);
+    (server, registry)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_drips() {
+    let (server, registry) = start(|_| drip(200, &[])).await;
+    let error = clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+    assert!(error.to_string().contains("seconds"), "{error:?}");
+    assert_eq!(server.count("GET", "/manifests/"), 6, "{}", server.transcript());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_words_of_an_error_that_drip() {
+    for (status, asked) in [(404, 1), (403, 1), (503, 6)] {
+        let (server, registry) = start(move |_| drip(status, &[])).await;
+        let error = clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+        assert!(error.to_string().contains(&status.to_string()), "{error:?}");
+        assert_eq!(server.count("GET", "/manifests/"), asked, "{}", server.transcript());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_that_drip_or_have_no_end() {
+    let subject = manifest(&layer(b"{}"), &[]);
+    let endless = |asked: &Asked| {
+        let next = format!("<{}x>; rel=next", asked.target);
+        let page = r#"{"schemaVersion":2,"manifests":[],"tags":["a"]}"#;
+        let index = "application/vnd.oci.image.index.v1+json";
+        let head = answer(200, &[("link", &next), ("content-type", index)], page.len());
+        vec![head, Step::Say(page.into())]
+    };
+    let slow = move |asked: &Asked| {
+        let mut steps = endless(asked);
+        // Each page comes within the limits of one request.
+        steps.insert(1, Step::Pause(Duration::from_secs(50)));
+        steps
+    };
+    for script in [Script::Drip, Script::Endless, Script::Slow] {
+        let (server, registry) = start(move |asked| match script {
+            Script::Drip => drip(200, &[("content-type", "application/vnd.oci.image.index.v1+json")]),
+            Script::Endless => endless(asked),
+            Script::Slow => slow(asked),
+        })
+        .await;
+        clock::run(registry.tags("a/b")).await.unwrap_err();
+        clock::run(registry.referrers("a/b", subject.digest()))
+            .await
+            .unwrap_err();
+        let most = if script == Script::Endless { 400 } else { 30 };
+        assert!(server.count("GET", "") <= most, "{}", server.transcript());
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Script {
+    Drip,
+    Endless,
+    Slow,
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tags_that_a_hint_would_name_are_not_waited_for_long() {
+    let (server, registry) = start(|asked| match asked.target.contains("tags") {
+        true => vec![Step::Hang],
+        false => vec![answer(404, &[], 0)],
+    })
+    .await;
+    let before = tokio::time::Instant::now();
+    clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+    assert_eq!(server.count("GET", "tags"), 1, "{}", server.transcript());
+    assert!(before.elapsed() < Duration::from_secs(30), "on the clock of the test");
+}
+
+#[tokio::test(start_paused = true)]
+async fn redirects_that_drip_or_go_round_in_circles() {
+    let (server, registry) = start(|asked| drip(302, &[("location", &format!("{}x", asked.target))])).await;
+    clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+    assert_eq!(server.count("GET", "/manifests/"), 11, "{}", server.transcript());
+
+    let blob = layer(b"bytes");
+    for status in [301, 302, 303, 307, 308] {
+        let (server, registry) =
+            start(move |asked| vec![Step::Take, answer(status, &[("location", &asked.target)], 0)]).await;
+        clock::run(crate::client::fetch(&registry, "a/b", &blob))
+            .await
+            .unwrap_err();
+        clock::run(registry.head_blob("a/b", &blob)).await.unwrap_err();
+        assert_eq!((server.count("GET", ""), server.count("HEAD", "")), (11, 11));
+        let source = crate::client::Memory("bytes".into());
+        clock::run(registry.push_blob("a/b", &blob, &source, None))
+            .await
+            .unwrap_err();
+        assert_eq!(server.count("POST", ""), 1, "{}", server.transcript());
+    }
+}
+
+/// A registry that wants a token, and its token server, which `script` says.
+async fn guarded(options: Options, script: impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static) -> (Server, Registry) {
+    let tokens = Server::start(script).await;
+    let challenge = format!("Bearer realm=\"http://{}/token\",service=\"x\"", tokens.host);
+    let server = Server::start(move |_| vec![Step::Take, answer(401, &[("www-authenticate", &challenge)], 0)]).await;
+    let registry = with(options, &server.host);
+    (tokens, registry)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_drips_or_never_comes() {
+    let drips = |_: &Asked| drip(200, &[]);
+    let (tokens, registry) = guarded(by_default(), drips).await;
+    let error = clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+    assert!(error.full().contains("token"), "{error:?}");
+    assert_eq!(tokens.count("GET", "/token"), 1, "{}", tokens.transcript());
+
+    let (tokens, registry) = guarded(by_default(), |_| vec![Step::Take, Step::Hang]).await;
+    clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+    assert_eq!(tokens.count("GET", "/token"), 6, "{}", tokens.transcript());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_server_that_is_silent_is_not_asked_again_for_everybody_who_waits() {
+    let (tokens, registry) = guarded(by_default(), |_| vec![Step::Take, Step::Hang]).await;
+    let tags: Vec<_> = (0..20).map(|n| tag(&n.to_string())).collect();
+    let all = tags.iter().map(|tag| registry.manifest("a/b", tag));
+    let results = clock::run(futures_util::future::join_all(all)).await;
+    assert!(results.iter().all(Result::is_err));
+    assert_eq!(tokens.count("GET", "/token"), 6, "{}", tokens.transcript());
+}
