@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::SeekFrom;
 
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// The gap that is tried, in bytes. Where gaps are filled, this much is written.
 const GAP: u64 = 1 << 20;
@@ -42,7 +43,7 @@ impl FileSystem {
                 format!(
                     "the bundle has {}, but the file system of `{}` holds no file over {}",
                     human(total),
-                    target.display(),
+                    quote(&target),
                     human(max)
                 ),
             )
@@ -57,7 +58,7 @@ impl FileSystem {
                 Kind::NoSpace,
                 format!(
                     "the bundle `{}` has {}, but this process may write no file over {}",
-                    target.display(),
+                    quote(&target),
                     human(total),
                     human(limit)
                 ),
@@ -71,7 +72,7 @@ impl FileSystem {
                 format!(
                     "the bundle needs {} more at `{}`, but only {} are free: {} are missing",
                     human(needed),
-                    target.display(),
+                    quote(&target),
                     human(self.free),
                     human(needed - self.free)
                 ),

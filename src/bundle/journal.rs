@@ -25,6 +25,7 @@ use super::partial::write_failed;
 use super::ranges::Ranges;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::text::quote;
 
 /// The version of the journal and of the plans that it speaks of; another one is not continued.
 const VERSION: u32 = 1;
@@ -204,11 +205,11 @@ impl Journal {
             .and_then(|file| file.take(MAX_JOURNAL + 1).read_to_end(&mut text))
             .map_err(|e| match e.kind() {
                 std::io::ErrorKind::NotFound => {
-                    Error::new(Kind::NotFound, format!("there is no journal `{}`", path.display()))
+                    Error::new(Kind::NotFound, format!("there is no journal `{}`", quote(&path)))
                 }
                 _ => Error::io("read", path, e),
             })?;
-        let malformed = |why: &str| Error::new(Kind::Malformed, format!("journal `{}`: {why}", path.display()));
+        let malformed = |why: &str| Error::new(Kind::Malformed, format!("journal `{}`: {why}", quote(&path)));
         if text.len() as u64 > MAX_JOURNAL {
             return Err(malformed("too large"));
         }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::file_system::FileSystem;
 use super::journal::Journal;
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// An open, locked, unfinished bundle. Writes go to any offset, from any thread.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Partial {
         if target.file_name().is_none() || target.is_dir() {
             return Err(Error::new(
                 Kind::Usage,
-                format!("the output `{}` is a folder, not a file", target.display()),
+                format!("the output `{}` is a folder, not a file", quote(&target)),
             )
             .with_hint("give the name of the bundle, such as `-o bundle.tar`"));
         }
@@ -77,7 +78,7 @@ impl Partial {
         {
             return Err(Error::new(
                 Kind::Usage,
-                format!("the output `{}` is there and is no ordinary file", target.display()),
+                format!("the output `{}` is there and is no ordinary file", quote(&target)),
             )
             .with_hint("name an ordinary file with `-o`, or `-o -` for a pipe"));
         }
@@ -90,7 +91,7 @@ impl Partial {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     return Err(
-                        Error::new(Kind::Busy, format!("another run is writing `{}`", path.display()))
+                        Error::new(Kind::Busy, format!("another run is writing `{}`", quote(&path)))
                             .with_hint("wait for it, or choose another name with `-o`"),
                     );
                 }
@@ -108,7 +109,7 @@ impl Partial {
         }
         Err(Error::new(
             Kind::Busy,
-            format!("`{}` is replaced again and again by other runs", path.display()),
+            format!("`{}` is replaced again and again by other runs", quote(&path)),
         ))
     }
 
@@ -255,7 +256,7 @@ impl Partial {
 pub fn already_there(target: &Path) -> Error {
     Error::new(
         Kind::Exists,
-        format!("the output `{}` is already there", target.display()),
+        format!("the output `{}` is already there", quote(&target)),
     )
     .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
 }

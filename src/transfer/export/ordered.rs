@@ -14,6 +14,7 @@ use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
+use crate::text::quote;
 use crate::transfer::resolve::Resolver;
 use crate::transfer::sources::Sources;
 
@@ -32,14 +33,14 @@ impl Unfinished {
                     Kind::Exists,
                     format!(
                         "the unfinished file `{}` belongs to another export, which is not compressed",
-                        partial.path().display()
+                        quote(&partial.path())
                     ),
                 )
                 .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`"));
             }
             progress.warn(format!(
                 "`{}` is a compressed bundle that was not finished, which cannot be continued; starting anew",
-                partial.path().display()
+                quote(&partial.path())
             ));
         }
         partial.clear()?;

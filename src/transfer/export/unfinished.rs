@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 use crate::image::reference::Reference;
+use crate::text::quote;
 
 /// The largest front that is read back: everything before the first blob.
 const MAX_FRONT: u64 = 1 << 30;
@@ -40,7 +41,7 @@ pub(super) fn look(partial: &Partial, request: &Digest) -> Result<Option<Unfinis
     let foreign = |why: String| {
         Error::new(
             Kind::Exists,
-            format!("the unfinished file `{}` {why}", partial.path().display()),
+            format!("the unfinished file `{}` {why}", quote(&partial.path())),
         )
         .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`")
     };
