@@ -8,7 +8,8 @@ use clap::error::{ContextKind, ContextValue};
 use docker_mirror::error::{Error, Kind};
 use docker_mirror::text::quote;
 
-use super::{Cli, output};
+use super::command_line::{Cli, Command};
+use super::output;
 
 /// Shows what the parser has to say: what is wrong, or the help that was asked for.
 pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
@@ -60,7 +61,7 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
 
 /// Standard input cannot have both a bundle and a password: whichever is read first gets the other one.
 pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
-    let Some(super::Command::Import(import)) = &cli.command else {
+    let Some(Command::Import(import)) = &cli.command else {
         return None;
     };
     let bundle = import.bundles.iter().find(|path| is_stdin(path))?;

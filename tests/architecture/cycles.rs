@@ -18,8 +18,6 @@ const STILL_IN_A_CIRCLE: &[&str] = &[
     "src/bundle/read/rebuild.rs",
     "src/bundle/read/recorded.rs",
     "src/bundle/read/tree.rs",
-    "src/cli/mod.rs",
-    "src/cli/usage.rs",
     "src/transfer/export/fill.rs",
     "src/transfer/export/reuse.rs",
 ];
