@@ -99,7 +99,7 @@ impl FileSystem {
             max_file: largest_offset(file),
             process_limit,
             // A disk too full for the trial holds no bundle either; the check of free space has better words for that.
-            sparse: gaps_are_free(file, process_limit).unwrap_or(true),
+            sparse: gaps_are_free(file, process_limit)?.unwrap_or(true),
             free,
         })
     }
@@ -126,20 +126,23 @@ fn largest_offset(file: &File) -> Option<u64> {
     (can > 0).then_some(can)
 }
 
-/// Writes a byte some way behind the end and looks at how many blocks that took.
-fn gaps_are_free(file: &File, process_limit: Option<u64>) -> io::Result<bool> {
+/// Writes a byte some way behind the end and looks at how many blocks that took. `None` if it cannot be written.
+///
+/// # Errors
+/// If the byte cannot be removed again: the file must not keep it.
+fn gaps_are_free(file: &File, process_limit: Option<u64>) -> io::Result<Option<bool>> {
     let before = file.metadata()?;
     let end = before.len();
     if process_limit.is_some_and(|limit| end + GAP >= limit) {
         // A write beyond the limit ends the process (SIGXFSZ).
-        return Ok(true);
+        return Ok(Some(true));
     }
     let wrote = file.write_all_at(&[0], end + GAP);
     let after = file.metadata();
     file.set_len(end)?;
-    wrote?;
     // Blocks of 512 bytes, whatever the file system's own are (stat(2)).
-    Ok(after?.blocks().saturating_sub(before.blocks()) < GAP / 512)
+    let blocks = |after: std::fs::Metadata| after.blocks().saturating_sub(before.blocks());
+    Ok(wrote.and(after).ok().map(|after| blocks(after) < GAP / 512))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ struct Unfinished {
 impl Unfinished {
     fn begin(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
         let partial = Partial::open(path)?;
-        if !partial.is_empty()? && !fresh {
+        if !partial.is_blank()? && !fresh {
             if !left_by_a_kill(&partial) {
                 return Err(Error::new(
                     Kind::Exists,
@@ -73,7 +73,7 @@ fn left_by_a_kill(partial: &Partial) -> bool {
     let mut head = [0; 4];
     let read = partial.read_at(&mut head, 0).is_ok();
     let compressed = matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]);
-    read && compressed && partial.journal_path().symlink_metadata().is_err()
+    read && compressed && partial.journal().is_free()
 }
 
 pub(super) async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {

@@ -14,5 +14,6 @@ mod ranges;
 mod resume;
 mod reuse;
 mod speed;
+mod system_calls;
 mod tools;
 mod whole;
