@@ -74,7 +74,13 @@ impl Partial {
         })?;
         let partial_name = with_suffix(name, ".partial");
         let path = target.with_file_name(&partial_name);
-        let cannot_create = |e| Error::io("create", &path, e).with_hint("choose another place with `-o`");
+        let cannot_create = |e: io::Error| match e.kind() {
+            // It is there, and it is not ours.
+            io::ErrorKind::Other => {
+                Error::io("write to", &path, e).with_hint("remove it, or choose another name with `-o`")
+            }
+            _ => Error::io("create", &path, e).with_hint("choose another place with `-o`"),
+        };
         let folder = Folder::open(parent_of(target)).map_err(cannot_create)?;
         // A rename would put a file in the place of a device, a pipe or a link; nobody means that.
         if folder.is_special(name) {

@@ -11,6 +11,7 @@ mod plain_gaps;
 mod power;
 mod quota;
 mod ranges;
+mod replaced;
 mod resume;
 mod reuse;
 mod speed;
