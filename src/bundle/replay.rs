@@ -42,7 +42,7 @@ impl Replay {
     /// [`Kind::NotFound`] if there is no journal; [`Kind::Unsupported`] if another version wrote it; [`Kind::Malformed`] if
     /// its header cannot be read; [`Kind::Io`] if it is not a file of our own.
     pub fn read(name: &JournalName) -> Result<Self> {
-        let (reader, header) = name.open()?;
+        let (reader, header) = open(name)?;
         let boot = boot_id();
         let trust_all = !boot.is_empty() && header.boot == boot;
         Self::read_lines(name, reader, header, trust_all)
@@ -53,7 +53,7 @@ impl Replay {
     /// # Errors
     /// As [`read`](Self::read) and [`Journal::create`].
     pub fn distrust(name: &JournalName) -> Result<()> {
-        let (reader, header) = name.open()?;
+        let (reader, header) = open(name)?;
         let Self { header, slots } = Self::read_lines(name, reader, header, false)?;
         Journal::create(name, &header, &slots, true).map(drop)
     }
@@ -106,31 +106,29 @@ impl Replay {
     }
 }
 
-impl JournalName {
-    /// Opens the journal and reads its header; the reader stands behind it.
-    fn open(&self) -> Result<(BufReader<File>, Header)> {
-        let shown = quote(&self.path);
-        let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::NotFound => Error::new(Kind::NotFound, format!("there is no journal `{shown}`")),
-            _ => Error::io("read", &self.path, e),
-        };
-        let file = self.folder.open_own(&self.name).map_err(failed)?;
-        let mut reader = BufReader::new(file);
-        let mut line = Vec::new();
-        let mut limited = reader.by_ref().take(MAX_HEADER);
-        limited.read_until(b'\n', &mut line).map_err(failed)?;
-        let malformed = |e: serde_json::Error| {
-            let why = format!("journal `{shown}`: its header is not readable");
-            Error::new(Kind::Malformed, why).with_source(e)
-        };
-        let Version { journal_version } = serde_json::from_slice(&line).map_err(malformed)?;
-        if journal_version != VERSION {
-            let why = format!("journal `{shown}` was written by another version");
-            return Err(Error::new(Kind::Unsupported, why));
-        }
-        let header = serde_json::from_slice(&line).map_err(malformed)?;
-        Ok((reader, header))
+/// Opens the journal and reads its header; the reader stands behind it.
+fn open(name: &JournalName) -> Result<(BufReader<File>, Header)> {
+    let shown = quote(&name.path);
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Error::new(Kind::NotFound, format!("there is no journal `{shown}`")),
+        _ => Error::io("read", &name.path, e),
+    };
+    let file = name.folder.open_own(&name.name).map_err(failed)?;
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    let mut limited = reader.by_ref().take(MAX_HEADER);
+    limited.read_until(b'\n', &mut line).map_err(failed)?;
+    let malformed = |e: serde_json::Error| {
+        let why = format!("journal `{shown}`: its header is not readable");
+        Error::new(Kind::Malformed, why).with_source(e)
+    };
+    let Version { journal_version } = serde_json::from_slice(&line).map_err(malformed)?;
+    if journal_version != VERSION {
+        let why = format!("journal `{shown}` was written by another version");
+        return Err(Error::new(Kind::Unsupported, why));
     }
+    let header = serde_json::from_slice(&line).map_err(malformed)?;
+    Ok((reader, header))
 }
 
 /// What a header of any version has.
