@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-
-use crate::text::{Line, quote};
+use std::sync::Arc;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -52,25 +51,28 @@ pub enum Kind {
 ///
 /// `Display` shows the message alone. The [`hint`](Error::hint) and the [source](std::error::Error::source) are
 /// separate, so that a front end decides how to lay them out and nothing is said twice. No message holds a secret:
-/// whoever builds one from a URL redacts its query first. Message and hint are [`Line`]s: whatever foreign text they hold
-/// is escaped.
+/// whoever builds one from a URL redacts its query first.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: Kind,
-    message: Line,
-    hint: Option<Line>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    message: String,
+    hint: Option<String>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    shared: Option<String>,
 }
 
 impl Error {
     /// A failure of this kind; the message is lower-case, names the thing and the place, and has no final period.
-    pub fn new(kind: Kind, message: impl Into<Line>) -> Self {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
             message: message.into(),
             hint: None,
             source: None,
+            shared: None,
         }))
     }
 
@@ -84,12 +86,12 @@ impl Error {
             Io::AlreadyExists => Kind::Exists,
             _ => Kind::Io,
         };
-        Self::new(kind, format!("cannot {action} `{}`", quote(path))).with_source(source)
+        Self::new(kind, format!("cannot {action} `{}`", path.display())).with_source(source)
     }
 
     /// Adds what the user can do about it.
     #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<Line>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
@@ -97,14 +99,22 @@ impl Error {
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// Marks a failure that has nothing to do with one image alone: a host that cannot be reached, a login that is refused.
+    /// Failures with the same message so far, causes included, have this one cause, which a front end tells once.
+    #[must_use]
+    pub fn with_shared_cause(mut self) -> Self {
+        self.0.shared = Some(self.full());
         self
     }
 
     /// Puts `what: ` before the message, for the place that only an outer caller knows.
     #[must_use]
     pub fn context(mut self, what: impl fmt::Display) -> Self {
-        self.0.message = format!("{what}: {}", self.0.message).into();
+        self.0.message = format!("{what}: {}", self.0.message);
         self
     }
 
@@ -125,20 +135,21 @@ impl Error {
         self.0.hint.as_deref()
     }
 
+    /// The cause that it shares with failures of other images, where it has such a one.
+    pub fn shared_cause(&self) -> Option<&str> {
+        self.0.shared.as_deref()
+    }
+
     /// The message with all its causes on one line, for reports and logs.
     pub fn full(&self) -> String {
-        let mut text = self.0.message.to_string();
+        let mut text = self.0.message.clone();
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
             text.push_str(": ");
-            let words = cause.to_string();
-            match cause.is::<Self>() {
-                true => text.push_str(&words),
-                false => text.push_str(&quote(&words).to_string()),
-            }
+            text.push_str(&cause.to_string());
             source = cause.source();
         }
-        Line::from(text).into()
+        text
     }
 }
 

@@ -15,5 +15,4 @@ pub mod fuzzing;
 pub mod image;
 pub mod progress;
 pub mod registry;
-pub mod text;
 pub mod transfer;

@@ -11,4 +11,3 @@ pub mod plan;
 pub mod ranges;
 pub mod read;
 pub mod record;
-pub mod replay;

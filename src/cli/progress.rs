@@ -6,18 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use docker_mirror::progress::{Event, Progress, human_bytes};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::output::{counted, say};
-use super::printer::{self, Gauge, Item};
+use super::output::{clean, counted};
 
 /// Without a terminal, a line about the progress comes at most this often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Shows what an operation tells.
 pub(super) struct Display {
+    bar: ProgressBar,
     terminal: bool,
     verbose: bool,
-    gauge: Arc<Gauge>,
+    total: AtomicU64,
+    done: AtomicI64,
     start: Instant,
     images: AtomicU64,
     blobs: AtomicU64,
@@ -27,10 +29,14 @@ pub(super) struct Display {
 
 impl Display {
     pub(super) fn new(verbose: bool) -> Arc<Self> {
+        let terminal = io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         Arc::new(Self {
-            terminal: io::stderr().is_terminal(),
+            bar,
+            terminal,
             verbose,
-            gauge: Arc::default(),
+            total: AtomicU64::new(0),
+            done: AtomicI64::new(0),
             start: Instant::now(),
             images: AtomicU64::new(0),
             blobs: AtomicU64::new(0),
@@ -47,7 +53,7 @@ impl Display {
 
     /// Takes the bar away; what follows is written below. Where much is wanted, says what it came to.
     pub(super) fn finish(&self) {
-        printer::flush();
+        self.bar.finish_and_clear();
         let images = self.images.load(Ordering::Relaxed);
         if !self.verbose || images == 0 {
             return;
@@ -55,13 +61,19 @@ impl Display {
         let blobs = self.blobs.load(Ordering::Relaxed);
         // With what was there already: how much was sent or fetched is for the report to say.
         let bytes = u64::try_from(self.moved.load(Ordering::Relaxed)).unwrap_or(0);
-        say(format!(
+        self.line(&format!(
             "{}, {}, {} in {:.1} s",
             counted(images, "image", "images"),
             counted(blobs, "blob", "blobs"),
             human_bytes(bytes),
             self.start.elapsed().as_secs_f64()
         ));
+    }
+
+    fn line(&self, text: &str) {
+        let text = clean(text);
+        // Above the bar, so that neither tears the other.
+        self.bar.suspend(|| super::output::say(&text));
     }
 
     fn show(&self, event: Event) {
@@ -75,34 +87,48 @@ impl Display {
             Event::Grown { bytes, .. } => self.grow(bytes),
             Event::Bytes(count) => self.advance(count),
             Event::Retry { reason, pause } => {
-                let text = format!("{reason}; trying again in {:.1} s", pause.as_secs_f32());
-                printer::put(Item::Trouble(text.into()));
+                self.line(&format!("{reason}; trying again in {:.1} s", pause.as_secs_f32()));
             }
-            Event::Warning(text) => printer::put(Item::Trouble(format!("warning: {text}").into())),
+            Event::Warning(text) => self.line(&format!("warning: {text}")),
             Event::ImageDone { reference, digest } if self.verbose || !self.terminal => {
-                say(format!("done {reference} {digest}"));
+                self.line(&format!("done {reference} {digest}"));
             }
             Event::Resolved { reference, digest } if self.verbose => {
-                say(format!("resolved {reference} {digest}"));
+                self.line(&format!("resolved {reference} {digest}"));
             }
             Event::BlobDone { digest, size } if self.verbose => {
-                say(format!("blob {digest} ({})", human_bytes(size)));
+                self.line(&format!("blob {digest} ({})", human_bytes(size)));
             }
-            Event::Note(text) if self.verbose => say(text),
+            Event::Note(text) if self.verbose => self.line(&text),
             _ => {}
         }
     }
 
     fn grow(&self, bytes: u64) {
-        self.gauge.total.fetch_add(bytes, Ordering::Relaxed);
+        let total = self.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.terminal {
+            self.bar.set_length(total);
+        }
     }
 
     fn plan(&self, blobs: u64, bytes: u64, present: u64) {
-        let done = i64::try_from(present).unwrap_or(i64::MAX);
-        self.gauge.total.store(bytes, Ordering::Relaxed);
-        self.gauge.done.store(done, Ordering::Relaxed);
+        self.total.store(bytes, Ordering::Relaxed);
+        self.done
+            .store(i64::try_from(present).unwrap_or(i64::MAX), Ordering::Relaxed);
         if self.terminal {
-            printer::put(Item::Bar(self.gauge.clone()));
+            self.bar.set_length(bytes);
+            self.bar.set_position(present);
+            let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{:#}", indicatif::HumanDuration(state.eta()));
+            };
+            if let Ok(style) =
+                ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {left} left")
+            {
+                self.bar.set_style(style.with_key("left", left).progress_chars("=> "));
+            }
+            self.bar.reset_eta();
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+            self.bar.tick();
         } else if bytes > 0 {
             let already = if present > 0 {
                 format!(", {} of them already here", human_bytes(present))
@@ -110,14 +136,15 @@ impl Display {
                 String::new()
             };
             let blobs = counted(blobs, "blob", "blobs");
-            say(format!("{blobs}, {}{already}", human_bytes(bytes)));
+            self.line(&format!("{blobs}, {}{already}", human_bytes(bytes)));
         }
     }
 
     fn advance(&self, count: i64) {
         self.moved.fetch_add(count, Ordering::Relaxed);
-        self.gauge.done.fetch_add(count, Ordering::Relaxed);
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
         if self.terminal {
+            self.bar.set_position(u64::try_from(done).unwrap_or(0));
             return;
         }
         let due = {
@@ -129,8 +156,12 @@ impl Display {
             due
         };
         if due {
-            let (done, total) = (self.gauge.position(), self.gauge.total.load(Ordering::Relaxed));
-            say(format!("{} of {}", human_bytes(done), human_bytes(total)));
+            let total = self.total.load(Ordering::Relaxed);
+            self.line(&format!(
+                "{} of {}",
+                human_bytes(u64::try_from(done).unwrap_or(0)),
+                human_bytes(total)
+            ));
         }
     }
 }

@@ -8,7 +8,6 @@ use std::str::FromStr;
 
 use super::digest::Digest;
 use crate::error::{Error, Kind};
-use crate::text::quote;
 
 /// The name that Docker Hub goes by in references.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -151,7 +150,7 @@ impl FromStr for Reference {
                 Some(
                     digest
                         .parse::<Digest>()
-                        .map_err(|e| e.context(format!("reference `{}`", quote(&text))))?,
+                        .map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))?,
                 ),
             ),
             None => (rest, None),
@@ -164,13 +163,14 @@ impl FromStr for Reference {
             Some((repository, tag)) => (repository, Some(tag)),
             None => (path, None),
         };
-        let host = canonical_host(host).map_err(|e| e.context(format!("reference `{}`", quote(&text))))?;
+        let host = canonical_host(host).map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))?;
         let repository = if host == DOCKER_HUB && !repository.contains('/') {
             format!("library/{repository}")
         } else {
             repository.to_owned()
         };
-        Self::new(&host, &repository, tag, digest).map_err(|e| e.context(format!("reference `{}`", quote(&text))))
+        Self::new(&host, &repository, tag, digest)
+            .map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))
     }
 }
 
@@ -193,7 +193,7 @@ impl fmt::Display for Target {
 }
 
 fn invalid(text: &str, why: &str) -> Error {
-    Error::new(Kind::Usage, format!("invalid name `{}`: {why}", quote(&text)))
+    Error::new(Kind::Usage, format!("invalid name `{}`: {why}", text.escape_debug()))
 }
 
 /// A first path component is a host exactly if it could not be one of a Docker Hub name.

@@ -14,7 +14,6 @@ use super::manifest::RawManifest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::reference::Reference;
 use crate::error::{Error, Kind};
-use crate::text::quote;
 
 /// What the user wants done with an index from which platforms are dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,7 +37,7 @@ impl FromStr for IndexMode {
             "filtered" => Ok(Self::Filtered),
             "sparse" => Ok(Self::Sparse),
             _ => Err(
-                Error::new(Kind::Usage, format!("invalid index mode `{}`", quote(&text)))
+                Error::new(Kind::Usage, format!("invalid index mode `{}`", text.escape_debug()))
                     .with_hint("one of `auto`, `filtered`, `sparse`"),
             ),
         }

@@ -37,6 +37,8 @@ pub(super) struct Answer {
     pub(super) from_registry: bool,
     /// Bytes of an error's body, where they were read already.
     words: Option<Bytes>,
+    /// What to do about a refusal, where more is known than the status.
+    hint: Option<String>,
     stall: Duration,
 }
 
@@ -47,6 +49,7 @@ impl Answer {
             url,
             from_registry,
             words: None,
+            hint: None,
             stall,
         }
     }
@@ -63,6 +66,13 @@ impl Answer {
     pub(super) fn zone(&self) -> Zone {
         let zone = self.response.extensions().get::<Zone>().copied();
         zone.unwrap_or(Zone::Network)
+    }
+
+    /// With what to do about a refusal.
+    #[must_use]
+    pub(super) fn with_hint(mut self, hint: String) -> Self {
+        self.hint = Some(hint);
+        self
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -160,8 +170,17 @@ impl Answer {
         self.words().await;
     }
 
+    /// What was answered, in words: `` `host` answered 401 Unauthorized: … ``.
+    pub(super) async fn into_words(self) -> String {
+        self.into_refusal().await.full()
+    }
+
     /// An error from a status that was not hoped for. `action` names what was tried: `cannot read manifest x of h/r`.
-    pub(super) async fn into_error(mut self, action: &str) -> Error {
+    pub(super) async fn into_error(self, action: &str) -> Error {
+        self.into_refusal().await.context(action)
+    }
+
+    async fn into_refusal(mut self) -> Error {
         self.words().await;
         let refusal = Refusal::read(
             self.status(),
@@ -170,7 +189,7 @@ impl Answer {
         );
         let status = self.status();
         let host = authority(&self.url);
-        let message = format!("{action}: `{host}` answered {}", shown_status(status));
+        let message = format!("`{host}` answered {}", shown_status(status));
         let kind = refusal.kind();
         let mut error = Error::new(kind, message);
         // A gateway in front of a registry says in web pages that it is in trouble.
@@ -192,13 +211,17 @@ impl Answer {
                 _ => None,
             }
         };
-        if let Some(hint) = hint {
+        if let Some(hint) = self.hint.as_deref().or(hint) {
             error = error.with_hint(hint);
         }
-        if refusal.is_silent() {
-            error
-        } else {
-            error.with_source(refusal)
+        if !refusal.is_silent() {
+            error = error.with_source(refusal);
+        }
+        // Of the others the same words mean another thing for each image.
+        match kind {
+            Kind::Unauthorized | Kind::Denied | Kind::RateLimited => error.with_shared_cause(),
+            _ if is_passing(status) => error.with_shared_cause(),
+            _ => error,
         }
     }
 }

@@ -2,16 +2,21 @@
 //! and one request for each token however many wait for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reqwest::Url;
 use reqwest::header::HeaderValue;
+use reqwest::{StatusCode, Url};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+use super::answer::Answer;
+use super::attempt::WithoutLogin;
 use super::challenge::{Bearer, Challenge};
 use super::context::{Context, Trust};
 use super::credentials::{Credential, Found, Secret};
+use super::login::{self, Logins};
 use super::reach::Zone;
 use super::scope::Scope;
 use super::token::{self, Refused, Token};
@@ -23,6 +28,13 @@ const MAX_SLOTS: usize = 1024;
 /// How long a refused password is not tried again: many images must not lock an account.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
+/// How many requests without a login are refused in a row before no more are tried at a host that wants a login with every
+/// request.
+const MAX_WITHOUT_LOGIN: u32 = 3;
+
+/// The mark of a host that has served a request without a login: some of what it has is public.
+const SERVED: u32 = u32::MAX;
+
 /// The authorization of one host.
 #[derive(Debug)]
 pub(super) struct Authenticator {
@@ -31,6 +43,9 @@ pub(super) struct Authenticator {
     /// What the registry wants to see, and the zone of the server that said so.
     challenge: Mutex<Option<(Challenge, Zone)>>,
     slots: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
+    logins: Logins,
+    /// Requests without a login that were refused in a row; [`SERVED`] once one was not.
+    refused_without_login: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -38,39 +53,22 @@ struct Slot {
     token: Option<Token>,
     refresh: Option<Secret>,
     failed: Option<NoToken>,
+    /// Why the login is left out: it was refused, and a token was to be had without.
+    without_login: Option<Error>,
 }
 
 /// Why there is no token, for those who wait for the same one.
 #[derive(Debug)]
 struct NoToken {
     at: Instant,
-    kind: Kind,
-    message: String,
-    hint: Option<String>,
+    error: Error,
 }
 
 impl NoToken {
-    fn of(error: &Error) -> Self {
-        Self {
-            at: Instant::now(),
-            kind: error.kind(),
-            message: error.full(),
-            hint: error.hint().map(str::to_owned),
-        }
-    }
-
-    fn error(&self) -> Error {
-        let error = Error::new(self.kind, &self.message);
-        match &self.hint {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        }
-    }
-
     /// Whether it is an answer to a request that began then: a token server that failed while somebody waited in line is
     /// not asked again for each of those in the line.
     fn holds_for(&self, begun: Instant) -> bool {
-        self.at >= begun || (self.kind == Kind::Unauthorized && self.at.elapsed() < REFUSED_FOR)
+        self.at >= begun || (self.error.kind() == Kind::Unauthorized && self.at.elapsed() < REFUSED_FOR)
     }
 }
 
@@ -90,6 +88,11 @@ pub(super) struct Need<'a> {
 }
 
 impl Need<'_> {
+    /// Whether it may be met without a login where one is stored.
+    fn login_is_optional(&self) -> bool {
+        self.context.options.login_is_optional && !self.scope.writes()
+    }
+
     fn refuses(&self, header: &HeaderValue) -> bool {
         self.refused.is_some_and(|refused| refused.header == header)
     }
@@ -101,12 +104,33 @@ impl Authenticator {
             host: host.to_owned(),
             challenge: Mutex::new(None),
             slots: Mutex::new(HashMap::new()),
+            logins: Logins::default(),
+            refused_without_login: AtomicU32::new(0),
         }
     }
 
     /// Remembers what the registry wants to see.
     pub(super) fn challenged(&self, challenge: Challenge, zone: Zone) {
-        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some((challenge, zone));
+        *self.challenge() = Some((challenge, zone));
+    }
+
+    /// Whether the registry has said what it wants to see.
+    pub(super) fn is_challenged(&self) -> bool {
+        self.challenge().is_some()
+    }
+
+    /// Whether it wants a token.
+    pub(super) fn is_bearer(&self) -> bool {
+        matches!(*self.challenge(), Some((Challenge::Bearer(_), _)))
+    }
+
+    fn challenge(&self) -> MutexGuard<'_, Option<(Challenge, Zone)>> {
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it wants a login with every request.
+    pub(super) fn is_basic(&self) -> bool {
+        matches!(*self.challenge(), Some((Challenge::Basic, _)))
     }
 
     /// The header for a request; `None` as long as the registry has not challenged.
@@ -114,7 +138,7 @@ impl Authenticator {
     /// # Errors
     /// [`Kind::Unauthorized`] where there is nothing to answer the challenge with, or what there is was refused.
     pub(super) async fn authorization(&self, need: &Need<'_>) -> Result<Option<HeaderValue>> {
-        let challenge = self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let challenge = self.challenge().clone();
         match challenge {
             None => Ok(None),
             Some((Challenge::Basic, _)) => self.basic(need).await.map(Some),
@@ -128,10 +152,10 @@ impl Authenticator {
         for note in &found.notes {
             need.context.warn_once(note.clone());
         }
-        if !need.context.options.login_is_optional || need.scope.writes() {
+        if !need.login_is_optional() {
             return match found.faults.is_empty() {
                 true => Ok(found),
-                false => Err(found.faults.swap_remove(0)),
+                false => Err(found.faults.swap_remove(0).with_shared_cause()),
             };
         }
         for fault in &found.faults {
@@ -141,19 +165,20 @@ impl Authenticator {
     }
 
     async fn basic(&self, need: &Need<'_>) -> Result<HeaderValue> {
-        let credential = self.credential(need).await?.credential;
-        let header = match credential {
-            Credential::Basic { username, password } => token::basic(&username, &password)?,
-            Credential::RegistryToken(secret) => token::bearer(secret.expose())?,
-            Credential::Anonymous => return Err(self.unauthorized("wants a name and a password, and none are stored")),
+        let found = self.credential(need).await?;
+        let header = match &found.credential {
+            Credential::Anonymous => return Err(login::required(&self.host, &found)),
             Credential::IdentityToken(_) => {
                 return Err(self.unauthorized("wants a name and a password, and what is stored is an identity token"));
             }
+            credential => login::header(credential)?,
         };
-        if need.refuses(&header) {
-            return Err(self.unauthorized("refuses the name and password that are stored"));
+        let header = header.ok_or_else(|| login::required(&self.host, &found))?;
+        match self.logins.given_up(&header) {
+            Some(error) => Err(error),
+            None if need.refuses(&header) => Err(self.rejected(&found, &header, None)),
+            None => Ok(header),
         }
-        Ok(header)
     }
 
     async fn bearer(&self, need: &Need<'_>, bearer: &Bearer, zone: Zone) -> Result<HeaderValue> {
@@ -171,15 +196,17 @@ impl Authenticator {
             return Ok(token.header.clone());
         }
         if let Some(no_token) = slot.failed.as_ref().filter(|no_token| no_token.holds_for(begun)) {
-            return Err(no_token.error());
+            return Err(no_token.error.clone());
         }
-        let credential = self.credential(need).await?.credential;
-        if let Credential::RegistryToken(secret) = &credential {
-            let header = token::bearer(secret.expose())?;
-            if need.refuses(&header) {
-                return Err(self.unauthorized("refuses the token that is stored"));
+        let found = self.credential(need).await?;
+        let login = login::header(&found.credential)?;
+        if let (Credential::RegistryToken(_), Some(header)) = (&found.credential, &login)
+            && slot.without_login.is_none()
+        {
+            if !need.refuses(header) && self.logins.given_up(header).is_none() {
+                return Ok(header.clone());
             }
-            return Ok(header);
+            slot.without_login = Some(self.rejected(&found, header, None));
         }
         let request = token::Request {
             context: need.context,
@@ -189,22 +216,185 @@ impl Authenticator {
             scope: need.scope,
             trust: need.trust,
         };
-        match request.fetch(&credential, slot.refresh.as_ref()).await {
+        match self.token(need, &request, &found, login.as_ref(), &mut slot).await {
             Ok((token, refresh)) => {
                 let header = token.header.clone();
                 slot.token = Some(token);
                 slot.failed = None;
                 // Without credentials a refresh token would only be another name for nobody.
-                if refresh.is_some() && !matches!(credential, Credential::Anonymous) {
+                if refresh.is_some() && login.is_some() && slot.without_login.is_none() {
                     slot.refresh = refresh;
                 }
                 Ok(header)
             }
             Err(error) => {
-                slot.failed = Some(NoToken::of(&error));
+                slot.failed = Some(NoToken {
+                    at: Instant::now(),
+                    error: error.clone(),
+                });
                 Err(error)
             }
         }
+    }
+
+    /// Asks for a token with the login, and without it where a pull may go on so.
+    async fn token(
+        &self,
+        need: &Need<'_>,
+        request: &token::Request<'_>,
+        found: &Found,
+        login: Option<&HeaderValue>,
+        slot: &mut Slot,
+    ) -> Result<token::Granted> {
+        let Some(login) = login else {
+            let granted = request.fetch(&Credential::Anonymous, None).await;
+            return granted.map_err(|error| match error.kind() {
+                Kind::Unauthorized => login::rejected(&self.host, found, Some(error.full())),
+                _ => error,
+            });
+        };
+        let refused = match &slot.without_login {
+            Some(error) => error.clone(),
+            None => {
+                let _alone = self.logins.prove(login).await;
+                match self.logins.given_up(login) {
+                    Some(error) => error,
+                    None => match request.fetch(&found.credential, slot.refresh.as_ref()).await {
+                        Ok(granted) => {
+                            self.logins.accepted(login);
+                            return Ok(granted);
+                        }
+                        Err(error) if error.kind() == Kind::Unauthorized => {
+                            self.rejected(found, login, Some(error.full()))
+                        }
+                        Err(error) => return Err(error),
+                    },
+                }
+            }
+        };
+        if !need.login_is_optional() || !login::may_be_dropped(found) {
+            return Err(refused);
+        }
+        match request.fetch(&Credential::Anonymous, None).await {
+            Ok(granted) => {
+                self.tell_without_login(need.context, &refused);
+                slot.without_login = Some(refused);
+                Ok(granted)
+            }
+            Err(error) if error.kind() == Kind::Unauthorized => Err(refused),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes that a login was refused, and makes the error.
+    fn rejected(&self, found: &Found, login: &HeaderValue, words: Option<String>) -> Error {
+        let error = login::rejected(&self.host, found, words);
+        self.logins.refused(login, &error);
+        error
+    }
+
+    /// Waits for the turn of a login that is shown as it is and was never accepted.
+    ///
+    /// # Errors
+    /// The login was refused too often meanwhile.
+    pub(super) async fn prove(&self, authorization: Option<&HeaderValue>) -> Result<Option<OwnedMutexGuard<()>>> {
+        let Some(header) = authorization.filter(|_| self.is_basic()) else {
+            return Ok(None);
+        };
+        let alone = self.logins.prove(header).await;
+        match self.logins.given_up(header) {
+            Some(error) => Err(error),
+            None => Ok(alone),
+        }
+    }
+
+    /// Notes that a request was not refused for want of an authorization.
+    pub(super) fn served(
+        &self,
+        context: &Context,
+        authorization: Option<&HeaderValue>,
+        without_login: Option<&WithoutLogin>,
+    ) {
+        match authorization {
+            Some(header) => self.logins.accepted(header),
+            None => self.refused_without_login.store(SERVED, Ordering::Relaxed),
+        }
+        if let Some(WithoutLogin { error, stored: true }) = without_login {
+            self.tell_without_login(context, error);
+        }
+    }
+
+    /// Notes that a request without a login was refused where it was tried for want of a better one.
+    pub(super) fn refused_without_login(&self) {
+        let _ = self
+            .refused_without_login
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                (count < SERVED - 1).then_some(count + 1)
+            });
+    }
+
+    /// Lets a request be tried without the login that failed with `error`: if it reads, if the registry wants a login with every
+    /// request and so may have asked for one on account of another repository, and if nobody named the login for this run.
+    ///
+    /// # Errors
+    /// `error`, where that is not so.
+    pub(super) async fn without_login(
+        &self,
+        context: &Context,
+        repository: &str,
+        scope: &Scope,
+        error: Error,
+    ) -> Result<WithoutLogin> {
+        let refused = self.refused_without_login.load(Ordering::Relaxed);
+        let hopeless = refused != SERVED && refused >= MAX_WITHOUT_LOGIN;
+        let optional = context.options.login_is_optional && !scope.writes();
+        if error.kind() != Kind::Unauthorized || !optional || !self.is_basic() || hopeless {
+            return Err(error);
+        }
+        let found = context.credentials.lookup(&self.host, repository).await;
+        match login::is_given(&found) {
+            true => Err(error),
+            false => Ok(WithoutLogin {
+                error,
+                stored: found.credential != Credential::Anonymous,
+            }),
+        }
+    }
+
+    /// Whether an authorization is a stored login as it is, and no token that was made from one.
+    pub(super) async fn is_login(&self, context: &Context, repository: &str, header: Option<&HeaderValue>) -> bool {
+        let Some(header) = header else { return false };
+        let found = context.credentials.lookup(&self.host, repository).await;
+        login::header(&found.credential).is_ok_and(|login| login.as_ref() == Some(header))
+    }
+
+    /// An answer that stands, with what to do about it if it is a refusal; or in its place the error about a login that was
+    /// refused on the way.
+    pub(super) async fn explained(&self, context: &Context, repository: &str, answer: Answer) -> Result<Answer> {
+        let denied = match answer.status() {
+            StatusCode::UNAUTHORIZED => false,
+            StatusCode::FORBIDDEN => true,
+            _ => return Ok(answer),
+        };
+        if !self.is_challenged() {
+            return Ok(answer);
+        }
+        let found = context.credentials.lookup(&self.host, repository).await;
+        let refusal = login::header(&found.credential)?.and_then(|header| self.logins.refusal(&header));
+        match refusal {
+            Some(refusal) if !denied => Err(refusal),
+            None if !denied && found.credential == Credential::Anonymous => Err(login::required_or_missing(
+                &self.host,
+                &found,
+                answer.into_words().await,
+            )),
+            _ => Ok(answer.with_hint(login::refusal_hint(&self.host, &found, denied))),
+        }
+    }
+
+    fn tell_without_login(&self, context: &Context, refused: &Error) {
+        let cause = refused.shared_cause().map_or_else(|| refused.full(), str::to_owned);
+        context.warn_once(format!("{cause}; pulling without a login"));
     }
 
     /// A token for more than is needed: one that may push to a repository may pull from it.

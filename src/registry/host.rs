@@ -12,15 +12,16 @@ use reqwest::{Method, StatusCode, Url};
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::attempt::Renewal;
 use super::auth::{Authenticator, Need};
-use super::challenge::{self, Challenge};
+use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
 use super::failure::{Class, Failure};
 use super::ladder::Ladder;
 use super::limits::RateLimit;
 use super::pace::Pace;
 use super::proof::Proof;
-use super::reach::{Zone, is_loopback};
+use super::reach::is_loopback;
 use super::redact::authority;
 use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, retry_after};
@@ -28,7 +29,6 @@ use super::scope::Scope;
 use super::token::Refused;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
-use crate::text::quote;
 
 /// Where Docker Hub's registry is reached.
 const DOCKER_HUB_ADDRESS: &str = "registry-1.docker.io";
@@ -40,10 +40,12 @@ pub(super) struct Host {
     pub(super) name: String,
     pub(super) context: Arc<Context>,
     base: Url,
-    trust: Trust,
+    pub(super) trust: Trust,
     scheme: AtomicU8,
     /// Whether the host ever answered: one that never did is most likely a wrong address.
     reached: AtomicBool,
+    /// Whether it ever answered with anything but a 401 without a challenge.
+    pub(super) answered: AtomicBool,
     pub(super) auth: Authenticator,
     pub(super) downloads: Pace,
     pub(super) uploads: Pace,
@@ -76,7 +78,7 @@ pub(super) struct Call<'a> {
     /// Whether to try again after what may pass. A request that must not be repeated blindly says no.
     pub(super) repeat: bool,
     /// Who chose `url`.
-    provenance: Provenance,
+    pub(super) provenance: Provenance,
 }
 
 impl<'a> Call<'a> {
@@ -127,7 +129,8 @@ impl Host {
 
     fn of_reference(name: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
-        let invalid = |e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e);
+        let invalid =
+            |e| Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e);
         let mut base = Url::parse(&format!("https://{address}/")).map_err(|e| invalid(e.to_string()))?;
         if base.path() != "/" || base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
             return Err(invalid("it has more than a host and a port".to_owned()));
@@ -150,8 +153,9 @@ impl Host {
     /// A mirror, whose scheme is stated.
     pub(super) fn mirror(name: &str, scheme: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
-        let base = Url::parse(&format!("{scheme}://{address}/"))
-            .map_err(|e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e))?;
+        let base = Url::parse(&format!("{scheme}://{address}/")).map_err(|e| {
+            Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e)
+        })?;
         Ok(Self::at(name, base, FIXED, blind, context))
     }
 
@@ -163,6 +167,7 @@ impl Host {
             trust: Trust::registry(blind),
             scheme: AtomicU8::new(scheme),
             reached: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             auth: Authenticator::new(name),
             downloads: Pace::new(jobs),
             uploads: Pace::new(jobs),
@@ -273,22 +278,19 @@ impl Host {
     /// The same, as far as a retry budget that is already in use allows: for a question on the way of something larger.
     pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
         let options = &self.context.options;
+        let in_call = |error: Error| error.context(&call.action);
         let mut url = call.url.clone();
-        let mut scope = call.scope.clone();
-        let mut authorization = self
-            .authorize(&url, call.provenance, call.repository, &scope, false, None)
-            .await
-            .map_err(|e| e.context(&call.action))?;
-        let (mut replayed, mut widened) = (false, false);
+        let mut attempt = self.attempt(call).await.map_err(in_call)?;
         let mut unconnected = 0;
         loop {
             self.downloads.quiet().await;
+            let alone = self.prove(call, &mut attempt).await.map_err(in_call)?;
             let begun = Instant::now();
             let outgoing = Outgoing {
                 method: &call.method,
                 url: url.clone(),
                 headers: &call.headers,
-                authorization: authorization.as_ref(),
+                authorization: attempt.authorization.as_ref(),
                 body: call.body.clone(),
                 trust: self.trust(&url, call.provenance),
             };
@@ -300,6 +302,7 @@ impl Host {
             let mut answer = match sent {
                 Ok(answer) => answer,
                 Err(failure) => {
+                    drop(alone);
                     unconnected += u32::from(failure.class == Class::Connect);
                     // An address that never answered gets one more chance, not all of them.
                     let patient = self.reached.load(Ordering::Relaxed) || unconnected < 2;
@@ -307,35 +310,25 @@ impl Host {
                     if again && backoff.pause(options, None, || failure.error.full()).await {
                         continue;
                     }
-                    return Err(failure.error.context(&call.action));
+                    return Err(in_call(failure.error.with_shared_cause()));
                 }
             };
             self.heard(&answer);
             let status = answer.status();
-            let tried = match status {
-                StatusCode::UNAUTHORIZED => Some(&mut replayed),
-                StatusCode::FORBIDDEN => Some(&mut widened),
-                _ => None,
+            let renewal = match answer.from_registry && self.owns(&url) {
+                true => self.renew(&answer, call, &mut attempt, begun).await.map_err(in_call)?,
+                false => Renewal::Stands,
             };
-            if let Some(tried) = tried
-                && answer.from_registry
-                && self.owns(&url)
-                && !std::mem::replace(tried, true)
-                && let Some(fresh) = self
-                    .rechallenged(
-                        &answer,
-                        call.repository,
-                        &mut scope,
-                        Refused::of(authorization.as_ref(), begun),
-                    )
-                    .await
-                    .map_err(|e| e.context(&call.action))?
-            {
-                authorization = Some(fresh);
-                answer.finish().await;
-                continue;
-            }
-            if is_passing(status) && call.repeat {
+            drop(alone);
+            let may_pass = match renewal {
+                Renewal::Again => {
+                    answer.finish().await;
+                    continue;
+                }
+                Renewal::MayPass(error) => Some(error),
+                Renewal::Stands => None,
+            };
+            if (is_passing(status) || may_pass.is_some()) && call.repeat {
                 if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {
                     return Err(error);
                 }
@@ -349,15 +342,14 @@ impl Host {
                     .await
                 {
                     // The pause may have outlasted the token.
-                    authorization = self
-                        .authorize(&url, call.provenance, call.repository, &scope, false, None)
-                        .await
-                        .map_err(|e| e.context(&call.action))?;
-                    replayed = false;
+                    self.authorize_again(call, &url, &mut attempt).await.map_err(in_call)?;
                     continue;
                 }
             }
-            return Ok(answer);
+            return match may_pass {
+                Some(error) if !self.auth.is_challenged() => Err(in_call(error)),
+                _ => self.explained(answer, call, &attempt).await.map_err(in_call),
+            };
         }
     }
 
@@ -373,74 +365,14 @@ impl Host {
     /// Notes what any answer of this host tells.
     pub(super) fn heard(&self, answer: &Answer) {
         self.reached.store(true, Ordering::Relaxed);
+        if answer.status() != StatusCode::UNAUTHORIZED || !challenge::parse(answer.headers()).is_empty() {
+            self.answered.store(true, Ordering::Relaxed);
+        }
         if answer.from_registry
             && let Some(limit) = RateLimit::of(answer.headers())
         {
             *self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
         }
-    }
-
-    /// Another authorization after a 401, or after a 403 that says which scope is missing. `None`: there is no other.
-    pub(super) async fn rechallenged(
-        &self,
-        answer: &Answer,
-        repository: &str,
-        scope: &mut Scope,
-        refused: Option<Refused<'_>>,
-    ) -> Result<Option<HeaderValue>> {
-        let mut challenges = challenge::parse(answer.headers());
-        let mut zone = answer.zone();
-        if answer.status() == StatusCode::FORBIDDEN {
-            let demanded = challenges.into_iter().find_map(|challenge| match challenge {
-                Challenge::Bearer(bearer) => Some(bearer.scopes),
-                Challenge::Basic => None,
-            });
-            if !demanded.is_some_and(|demanded| scope.widen(&demanded)) {
-                return Ok(None);
-            }
-        } else {
-            if challenges.is_empty() {
-                // Some registries challenge on their root alone.
-                (challenges, zone) = self.challenges_of_root().await?;
-            }
-            let Some(challenge) = challenges.into_iter().next() else {
-                return Err(self
-                    .auth
-                    .unauthorized("wants credentials, but does not say in which form"));
-            };
-            if let Challenge::Bearer(bearer) = &challenge {
-                scope.widen(&bearer.scopes);
-            }
-            self.auth.challenged(challenge, zone);
-        }
-        self.authorize(&self.base(), Provenance::OWN, repository, scope, false, refused)
-            .await
-    }
-
-    /// The challenges of the registry's root, and the zone of the server that sent them.
-    async fn challenges_of_root(&self) -> Result<(Vec<Challenge>, Zone)> {
-        let mut url = self.base();
-        url.set_path("/v2/");
-        let headers = HeaderMap::new();
-        let outgoing = Outgoing {
-            method: &Method::GET,
-            url,
-            headers: &headers,
-            authorization: None,
-            body: None,
-            trust: self.trust,
-        };
-        let answer = redirect::send(&self.context, outgoing)
-            .await
-            .map_err(|failure| failure.error)?;
-        let found = if answer.from_registry {
-            challenge::parse(answer.headers())
-        } else {
-            Vec::new()
-        };
-        let zone = answer.zone();
-        answer.finish().await;
-        Ok((found, zone))
     }
 
     /// The error for a 429 that says that the pulls of a window of hours are used up: waiting it out is no use.
@@ -458,7 +390,9 @@ impl Host {
             let window = self.rate_limit().and_then(|limit| limit.window).map_or_else(String::new, |window| {
                 format!(", which is counted over {}", humantime::format_duration(window))
             });
-            Error::new(Kind::RateLimited, format!("{action}: the pull limit of `{}` is used up{window}", self.name))
+            Error::new(Kind::RateLimited, format!("the pull limit of `{}` is used up{window}", self.name))
+                .with_shared_cause()
+                .context(action)
                 .with_hint("log in (accounts have a higher limit) or wait, and run the same command again: it goes on where it stopped")
         })
     }

@@ -6,6 +6,7 @@
 //! on the way out it is checked here.
 
 mod answer;
+mod attempt;
 mod auth;
 mod blob;
 mod cache;
@@ -23,6 +24,7 @@ mod limits;
 mod link;
 mod list;
 mod location;
+mod login;
 pub mod mirrors;
 mod options;
 mod pace;
@@ -33,6 +35,7 @@ mod push;
 mod reach;
 mod redact;
 mod redirect;
+mod renewal;
 mod retry;
 mod scope;
 pub mod tls;

@@ -98,7 +98,7 @@ impl Request<'_> {
     /// Gets a token for a credential.
     ///
     /// # Errors
-    /// [`Kind::Unauthorized`] where the server refuses the credential.
+    /// [`Kind::Unauthorized`] where the server refuses the credential; the message is the server's answer.
     pub(super) async fn fetch(&self, credential: &Credential, refresh: Option<&Secret>) -> Result<Granted> {
         let realm = self.realm()?;
         if let Some(secret) = refresh {
@@ -265,14 +265,10 @@ impl Request<'_> {
         let host = authority(&answer.url);
         match answer.status() {
             StatusCode::OK | StatusCode::CREATED => {}
+            // Who was refused is known where the credential was looked up.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let registry = authority(self.registry);
-                let error = answer.into_error(&self.action()).await;
-                return Err(Error::new(Kind::Unauthorized, error.to_string())
-                    .with_hint(format!(
-                        "the credentials stored for `{registry}` are refused; log in again"
-                    ))
-                    .with_source(error_source(&error)));
+                let words = answer.into_words().await;
+                return Err(Error::new(Kind::Unauthorized, words));
             }
             _ => return Err(answer.into_error(&self.action()).await),
         }
@@ -288,11 +284,6 @@ impl Request<'_> {
         wire.into_token(Instant::now(), SystemTime::now())
             .ok_or_else(|| wrong("sent an answer without a token"))
     }
-}
-
-/// What a registry said, kept as text: the refusal itself belongs to the first error.
-fn error_source(error: &Error) -> String {
-    std::error::Error::source(error).map_or_else(|| "no reason was given".to_owned(), ToString::to_string)
 }
 
 /// `Authorization: Basic` for a name and a password.

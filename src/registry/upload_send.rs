@@ -7,6 +7,7 @@ use reqwest::{Body, Method, StatusCode, Url};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal};
+use super::attempt::Renewed;
 use super::context::{Provenance, Watch};
 use super::failure::{Class, Failure};
 use super::redact::shown;
@@ -105,8 +106,9 @@ impl Upload<'_> {
                         )
                         .await?;
                     return Ok(Err(match fresh {
-                        Some(_) => Outcome::Refreshed,
-                        None => Outcome::Broken(answer.into_error(&self.action).await, None, Blame::Nobody),
+                        Renewed::With(_) => Outcome::Refreshed,
+                        Renewed::Nothing => Outcome::Broken(answer.into_error(&self.action).await, None, Blame::Nobody),
+                        Renewed::MayPass(error) => Outcome::Broken(error.context(&self.action), None, Blame::Nobody),
                     }));
                 }
                 _ => return self.judge(answer, end - start, begun).await.map(Err),

@@ -4,7 +4,9 @@ use globset::GlobBuilder;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
-use crate::text::{few, quote};
+
+/// How many lines of a list an error message has at most.
+const LISTED: usize = 10;
 
 /// An image that may be chosen.
 pub(super) struct Candidate {
@@ -42,7 +44,7 @@ pub(super) fn choose(images: &[Candidate], patterns: &[String]) -> Result<Vec<bo
     }
     let mut chosen = vec![false; images.len()];
     for pattern in patterns {
-        let shown = quote(&pattern);
+        let shown = pattern.escape_debug();
         let matcher = GlobBuilder::new(pattern)
             .build()
             .map_err(|e| Error::new(Kind::Usage, format!("invalid pattern `{shown}`")).with_source(e))?
@@ -50,10 +52,14 @@ pub(super) fn choose(images: &[Candidate], patterns: &[String]) -> Result<Vec<bo
         let fits = |image: &Candidate| image.forms.iter().any(|form| matcher.is_match(form));
         let fits: Vec<bool> = images.iter().map(fits).collect();
         if !fits.contains(&true) {
-            let known = few(images.iter().map(|image| format!("`{}`", quote(&image.label))));
+            let known = images.iter().take(LISTED);
+            let mut known: Vec<String> = known.map(|image| format!("`{}`", image.label)).collect();
+            if images.len() > LISTED {
+                known.push(format!("{} more", images.len() - LISTED));
+            }
             return Err(
                 Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
-                    .with_hint(format!("it holds {known}")),
+                    .with_hint(format!("it holds {}", known.join(", "))),
             );
         }
         chosen.iter_mut().zip(fits).for_each(|(chosen, fits)| *chosen |= fits);

@@ -29,7 +29,6 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
-use crate::text::quote;
 
 /// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
 const PIECE: usize = 256 << 10;
@@ -97,7 +96,7 @@ async fn push(
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
-    for warning in bundle.warnings().iter() {
+    for warning in bundle.warnings() {
         progress.warn(warning.clone());
     }
     // What one bundle lacks may be in another one. Nothing proves that an image was ever asked for.
@@ -113,8 +112,8 @@ async fn push(
     for missing in &missing {
         progress.warn(format!(
             "the bundle says that `{}` is missing from it: {}",
-            quote(&missing.reference),
-            quote(&missing.reason)
+            missing.reference.escape_debug(),
+            missing.reason.escape_debug()
         ));
     }
     let named = bundle.images().iter().map(|image| Candidate::named(&image.name));
@@ -153,9 +152,7 @@ async fn push(
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     report.missing = missing;
-    let mut warnings = bundle.warnings().clone();
-    warnings.append(report.warnings);
-    report.warnings = warnings;
+    report.warnings.splice(0..0, bundle.warnings().iter().cloned());
     Ok(report)
 }
 

@@ -85,7 +85,7 @@ fn basic_from_registry_auth_file_and_from_podman() {
 }
 
 /// Puts a credential helper on the path that knows one registry.
-fn helper(cli: &mut Cli, name: &str, host: &str, answer: &str) {
+pub(super) fn helper(cli: &mut Cli, name: &str, host: &str, answer: &str) {
     let folder = cli.path("bin");
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("docker-credential-{name}"));
@@ -348,4 +348,45 @@ fn a_helper_that_prints_more_than_its_answer_is_understood_and_told() {
         .expect_code(1)
         .says(&["`docker-credential-test`", "more than one JSON object"])
         .hides(&[PASSWORD]);
+}
+#[test]
+fn a_docker_auth_config_that_is_none_is_explained_and_not_shown() {
+    let (open, closed) = (public(), basic());
+    for value in [
+        "/builds/team/app.tmp/DOCKER_AUTH_CONFIG",
+        &format!("{{\"auths\": {{\"h\": \"{PASSWORD}\"}}}}"),
+        PASSWORD,
+    ] {
+        let mut cli = cli();
+        cli.set("DOCKER_AUTH_CONFIG", value);
+        let output = export_public(&cli, &open);
+        assert_eq!(warnings(&output).len(), 1, "{}", output.everything());
+        output.says(&["the variable `DOCKER_AUTH_CONFIG`"]);
+        let image = format!("{}/a/b:1", closed.host());
+        cli.run(&["export", &image, "-o", "c.tar"])
+            .expect_code(1)
+            .says(&[
+                "the variable `DOCKER_AUTH_CONFIG`",
+                "the content of a `config.json`",
+                "GitLab",
+            ])
+            .hides(&[PASSWORD]);
+    }
+}
+
+#[test]
+fn a_private_image_fails_with_the_reason_why_its_login_cannot_be_read() {
+    for registry in [basic(), bearer()] {
+        let mut cli = cli();
+        for (config, words) in unusable_logins(&mut cli, &registry) {
+            cli.docker_config(&config);
+            let image = format!("{}/a/b:1", registry.host());
+            let output = cli
+                .run(&["export", &image, "-o", "b.tar"])
+                .expect_code(1)
+                .says(&[words]);
+            let error = output.stderr.split("error: ").nth(1).unwrap_or_default();
+            assert!(error.contains(words), "the error has it too: {}", output.everything());
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod import;
 mod named_files;
 mod names;
 mod platforms;
+mod rejected;
 mod snapshots;
 mod two_meanings;
 

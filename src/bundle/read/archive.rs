@@ -11,7 +11,6 @@ use super::source::{Place, Source};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
-use crate::text::{self, Warnings, quote};
 
 /// The names of members that are no blobs may take this much memory together.
 const MAX_NAMES: usize = 16 << 20;
@@ -31,7 +30,7 @@ pub(super) struct Archive {
     /// Whether the archive is certain to be whole: its end is marked, or it is a directory.
     pub(super) whole: bool,
     /// What is worth telling.
-    pub(super) warnings: Warnings,
+    pub(super) warnings: Vec<String>,
     /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
     /// were archived by mistake are full of links, and deserve another message.
     pub(super) bad_link: Option<Error>,
@@ -48,7 +47,7 @@ impl Archive {
             files: BTreeMap::new(),
             links: BTreeMap::new(),
             whole: true,
-            warnings: Warnings::default(),
+            warnings: Vec::new(),
             bad_link: None,
             max_unpacked: super::layer::BEYOND,
             names: 0,
@@ -69,7 +68,7 @@ impl Archive {
 
     /// Indexes a directory that holds what an archive would.
     pub(super) fn of_directory(path: &Path, store: &mut Store) -> Result<Self> {
-        let mut archive = Self::new(&text::path(path));
+        let mut archive = Self::new(&path.display().to_string());
         let mut files = 0_u64;
         for entry in walkdir::WalkDir::new(path)
             .min_depth(1)
@@ -77,10 +76,10 @@ impl Archive {
             .sort_by_file_name()
         {
             let entry =
-                entry.map_err(|e| Error::new(Kind::Io, format!("cannot walk `{}`", quote(&path))).with_source(e))?;
+                entry.map_err(|e| Error::new(Kind::Io, format!("cannot walk `{}`", path.display())).with_source(e))?;
             files += 1;
             if files > 500_000 {
-                let why = format!("`{}` holds more than 500000 files", quote(&path));
+                let why = format!("`{}` holds more than 500000 files", path.display());
                 return Err(Error::new(Kind::Malformed, why));
             }
             let relative = entry.path().strip_prefix(path).unwrap_or(entry.path());
@@ -90,7 +89,7 @@ impl Archive {
             let Some(name) = name else { continue };
             if kind.is_file() {
                 let metadata = entry.metadata().map_err(|e| {
-                    Error::new(Kind::Io, format!("cannot read `{}`", quote(&entry.path()))).with_source(e)
+                    Error::new(Kind::Io, format!("cannot read `{}`", entry.path().display())).with_source(e)
                 })?;
                 let source = Arc::new(Source::closed(entry.path(), &metadata));
                 let place = |member| Place {
@@ -107,7 +106,7 @@ impl Archive {
             } else if !kind.is_dir() {
                 return Err(Error::new(
                     Kind::Malformed,
-                    format!("`{}` is neither a file nor a directory", quote(&entry.path())),
+                    format!("`{}` is neither a file nor a directory", entry.path().display()),
                 ));
             }
         }
@@ -140,7 +139,7 @@ impl Archive {
 
     /// Notes how the archive ended, and what stands behind its end.
     pub(super) fn finish<F: Forward>(&mut self, end: End, mut rest: F) -> Result<()> {
-        let label = quote(&self.label).to_string();
+        let label = self.label.escape_debug().to_string();
         if end == End::Unmarked {
             self.whole = false;
             self.warnings.push(unmarked(&self.label));
@@ -208,7 +207,11 @@ impl Archive {
                 self.bad_link.get_or_insert_with(|| {
                     Error::new(
                         Kind::Malformed,
-                        format!("`{}`{place}: member `{}`: {why}", quote(&self.label), quote(&name)),
+                        format!(
+                            "`{}`{place}: member `{}`: {why}",
+                            self.label.escape_debug(),
+                            name.escape_debug()
+                        ),
                     )
                 });
                 return Ok(());
@@ -245,7 +248,7 @@ impl Archive {
     /// For messages: the archive and one of its members.
     pub(super) fn describe(&self, name: &str) -> String {
         self.files.get(name).map_or_else(
-            || format!("`{}`: member `{}`", quote(&self.label), quote(&name)),
+            || format!("`{}`: member `{}`", self.label.escape_debug(), name.escape_debug()),
             |place| place.describe(name),
         )
     }
@@ -286,8 +289,8 @@ fn twice(label: &str, name: &str) -> Error {
         Kind::Malformed,
         format!(
             "`{}`: the member `{}` stands there twice, once as a link",
-            quote(&label),
-            quote(&name)
+            label.escape_debug(),
+            name.escape_debug()
         ),
     )
 }
@@ -296,6 +299,6 @@ fn twice(label: &str, name: &str) -> Error {
 pub(super) fn unmarked(label: &str) -> String {
     format!(
         "`{}` lacks the blocks that mark its end: it may have been cut off",
-        quote(&label)
+        label.escape_debug()
     )
 }

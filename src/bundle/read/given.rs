@@ -7,7 +7,6 @@ use super::{BrokenImage, BundledImage};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
-use crate::text::{few, quote};
 
 /// Which image of an archive a name is given to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +50,7 @@ impl FromStr for GivenName {
                 Kind::Usage,
                 format!(
                     "`{}` is neither a place (`@0`) nor a digest (`sha256:...`)",
-                    quote(&which)
+                    which.escape_debug()
                 ),
             )
             .with_hint("write `NAME`, `@N=NAME` or `sha256:...=NAME`")
@@ -160,10 +159,17 @@ impl<'a> Given<'a> {
             if is_used {
                 continue;
             }
-            let known = images
+            let mut known: Vec<String> = images
                 .iter()
-                .map(|image| format!("`{}` (@{}, {})", image.name, image.place, image.root.digest));
-            let known = few(known.chain(broken.iter().map(|image| format!("`{}`", image.label))));
+                .take(LISTED)
+                .map(|image| format!("`{}` (@{}, {})", image.name, image.place, image.root.digest))
+                .collect();
+            let left = LISTED.saturating_sub(known.len());
+            known.extend(broken.iter().take(left).map(|image| format!("`{}`", image.label)));
+            let all = images.len() + broken.len();
+            if all > known.len() {
+                known.push(format!("{} more", all - known.len()));
+            }
             let why = match given.which {
                 Which::Nameless => "every image has a name of its own",
                 Which::Place(_) => "no image stands at this place",
@@ -171,7 +177,7 @@ impl<'a> Given<'a> {
             };
             return Err(Error::new(
                 Kind::Usage,
-                format!("`--name {given}` has no effect, since {why}: {known}"),
+                format!("`--name {given}` has no effect, since {why}: {}", known.join(", ")),
             )
             .with_hint(match given.which {
                 Which::Nameless => "leave it away; `--map` puts images elsewhere",
@@ -181,6 +187,9 @@ impl<'a> Given<'a> {
         Ok(())
     }
 }
+
+/// How many images a message lists at most.
+pub(super) const LISTED: usize = 20;
 
 #[cfg(test)]
 mod tests {

@@ -43,7 +43,6 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
 use crate::progress::Progress;
-use crate::text::{self, Warnings, quote};
 use archive::Archive;
 pub use broken::BrokenImage;
 use find::Found;
@@ -60,7 +59,7 @@ pub struct Bundle {
     broken: Vec<BrokenImage>,
     referrers: Vec<Referrer>,
     missing: Vec<Missing>,
-    warnings: Warnings,
+    warnings: Vec<String>,
 }
 
 /// How bundles are opened.
@@ -127,7 +126,7 @@ impl Bundle {
     /// that are not are [`broken`](Self::broken) and no error.
     pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
-        let mut warnings = Warnings::default();
+        let mut warnings = Vec::new();
         let mut archives = Vec::new();
         for found in find::archives(paths, &mut warnings)? {
             archives.push(match found {
@@ -146,7 +145,7 @@ impl Bundle {
     pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
         let archive = spool::from_reader(input, label, &options.temp(), &mut store)?;
-        Self::of_archives(vec![archive], store, Warnings::default(), options)
+        Self::of_archives(vec![archive], store, Vec::new(), options)
     }
 
     /// Opens what comes from a pipe, and copies no more of it than must be: a bundle of this program has everything but its
@@ -163,10 +162,7 @@ impl Bundle {
     ) -> Result<(Self, Option<Incoming>)> {
         let mut store = Store::default();
         let (archive, rest) = pipe::open(input, label, &options.temp(), &mut store)?;
-        Ok((
-            Self::of_archives(vec![archive], store, Warnings::default(), options)?,
-            rest,
-        ))
+        Ok((Self::of_archives(vec![archive], store, Vec::new(), options)?, rest))
     }
 
     /// Opens what one path names; a pipe as by [`from_pipe`](Self::from_pipe). Where a bundle that is compressed as a whole
@@ -175,7 +171,7 @@ impl Bundle {
     /// # Errors
     /// As [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
     pub fn open_one(path: &Path, options: &OpenOptions) -> Result<(Self, Option<Incoming>)> {
-        let label = text::path(path);
+        let label = path.display().to_string();
         let file = || File::open(path).map_err(|e| Error::io("open", path, e));
         if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
             return Self::from_pipe(file()?, &label, options);
@@ -195,7 +191,7 @@ impl Bundle {
                     "{}; `{}` is read as it is unpacked instead, so that a large layer whose upload breaks cannot be sent \
                      from its start again in this run",
                     full.full(),
-                    quote(&label)
+                    label.escape_debug()
                 ));
                 Ok((bundle, Some(rest)))
             }
@@ -203,7 +199,7 @@ impl Bundle {
         }
     }
 
-    fn of_archives(archives: Vec<Archive>, store: Store, warnings: Warnings, options: &OpenOptions) -> Result<Self> {
+    fn of_archives(archives: Vec<Archive>, store: Store, warnings: Vec<String>, options: &OpenOptions) -> Result<Self> {
         let mut bundle = Self {
             store,
             images: Vec::new(),
@@ -216,7 +212,7 @@ impl Bundle {
         for mut archive in archives {
             archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
             let contents = layout::read(&mut archive, &mut bundle.store, &mut given)?;
-            bundle.warnings.append(std::mem::take(&mut archive.warnings));
+            bundle.warnings.append(&mut archive.warnings);
             bundle.images.extend(contents.images);
             bundle.broken.extend(contents.broken);
             bundle.referrers.extend(contents.referrers);
@@ -261,7 +257,7 @@ impl Bundle {
                 continue;
             }
             let place = |image: &BundledImage| {
-                let (digest, archive) = (&image.root.digest, quote(&image.archive));
+                let (digest, archive) = (&image.root.digest, image.archive.escape_debug());
                 format!("{digest} in `{archive}` (@{})", image.place)
             };
             let error = Error::new(
@@ -310,7 +306,7 @@ impl Bundle {
     }
 
     /// Things that are worth a warning (trailing garbage, members skipped).
-    pub fn warnings(&self) -> &Warnings {
+    pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 

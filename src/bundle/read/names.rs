@@ -13,7 +13,9 @@ use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::text::{few, quote};
+
+/// A message lists this many platforms of an image at most.
+const PLATFORMS: usize = 6;
 
 pub(super) use crate::image::manifest::annotation::{BASE_NAME, CONTAINERD_NAME, REF_NAME};
 
@@ -64,7 +66,7 @@ pub(super) fn of_entry(
     Err(match (tag, unreadable) {
         (Some(tag), _) => Error::new(
             Kind::Usage,
-            format!("it has only a tag, `{}`, and no name", quote(&tag)),
+            format!("it has only a tag, `{}`, and no name", tag.escape_debug()),
         )
         .with_hint(format!(
             "give its repository with `--name REPOSITORY`, or its whole name with `--name @{place}=REPOSITORY:TAG`"
@@ -75,7 +77,7 @@ pub(super) fn of_entry(
             match (annotations.get(BASE_NAME), error.hint().map(str::to_owned)) {
                 (Some(base), Some(hint)) => error.with_hint(format!(
                     "{hint}; the archive says that it is based on `{}`",
-                    quote(&base)
+                    base.escape_debug()
                 )),
                 _ => error,
             }
@@ -112,7 +114,7 @@ pub(super) fn nameless(
     let platforms = platforms.map(|platforms| format!(", {platforms}")).unwrap_or_default();
     let error = why.context(format!(
         "`{}`: image @{place} ({}{platforms})",
-        quote(&archive.label),
+        archive.label.escape_debug(),
         root.digest
     ));
     BrokenImage::nameless(archive, place, error)
@@ -125,8 +127,14 @@ fn runs_on(store: &Store, root: &Descriptor) -> Option<String> {
     match manifest.view() {
         View::Index(index) => {
             let platforms = index.entries.iter().filter(|entry| entry.attests().is_none());
-            let platforms = few(platforms.filter_map(|entry| entry.platform.as_ref()));
-            (!platforms.is_empty()).then_some(platforms)
+            let mut platforms: Vec<String> = platforms
+                .filter_map(|entry| Some(entry.platform.as_ref()?.to_string()))
+                .collect();
+            if platforms.len() > PLATFORMS {
+                platforms.truncate(PLATFORMS);
+                platforms.push("...".to_owned());
+            }
+            (!platforms.is_empty()).then(|| platforms.join(" "))
         }
         View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
             let config = store.read_all(&image.config.digest, MAX_CONFIG).ok()?;

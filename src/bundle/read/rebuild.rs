@@ -16,7 +16,6 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
-use crate::text::{Warnings, quote};
 
 /// Reads an archive in Docker's own format. An image that is not whole, or has no name, does not keep the others back.
 pub(super) fn read_items(
@@ -76,7 +75,7 @@ pub(super) fn read_items(
         archive.warnings.push(format!(
             "`{}` has no OCI manifests: those of its images were made from its configs and layers, so their digests \
              are new",
-            quote(&archive.label)
+            archive.label.escape_debug()
         ));
     }
     Ok(contents)
@@ -88,7 +87,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
     if items.is_empty() {
         return;
     }
-    let mut warnings = Warnings::default();
+    let mut warnings = Vec::new();
     let mut builder = Builder::new(archive);
     let images = std::mem::take(&mut contents.images);
     for image in images {
@@ -114,7 +113,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
                 warnings.push(format!(
                     "`{}`: the manifest of `{}` does not fit its config, so it was made anew from `{MEMBER}`; its digest is \
                      new",
-                    quote(&archive.label),
+                    archive.label.escape_debug(),
                     image.name,
                 ));
                 contents.images.push(rebuilt(archive, image.place, image.name, root));
@@ -129,7 +128,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
             }
         }
     }
-    archive.warnings.append(warnings);
+    archive.warnings.append(&mut warnings);
 }
 
 /// What is to be said of an OCI manifest.

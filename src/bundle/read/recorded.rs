@@ -16,11 +16,10 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::Choice;
-use crate::text::quote;
 
 /// Tells where the bundle's own record and its index do not know of each other's images, or the record is gone.
 pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
-    let label = quote(&archive.label).to_string();
+    let label = archive.label.escape_debug().to_string();
     let member = record::MEMBER;
     if contents.lacks_record {
         archive.warnings.push(format!(
@@ -31,7 +30,7 @@ pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
     for name in &contents.unlisted {
         archive.warnings.push(format!(
             "`{label}`: `{member}` lists `{}`, and `index.json` does not; it is left out",
-            quote(&name)
+            name.escape_debug()
         ));
     }
     if !archive.files.contains_key(member) {
@@ -64,7 +63,7 @@ pub(super) fn check_root(archive: &Archive, name: &Reference, record: &ImageReco
     }
     let what = format!(
         "`{}`: `index.json` says that `{name}` is {root}, `{}` that it is {stated}",
-        quote(&archive.label),
+        archive.label.escape_debug(),
         record::MEMBER
     );
     Err(Error::new(Kind::Malformed, what).with_hint("the bundle was edited; export it again"))
@@ -95,10 +94,10 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Con
         };
         let what = format!(
             "`{}`: {} is called `{}` in `index.json` and `{}` in `{}`",
-            quote(&archive.label),
+            archive.label.escape_debug(),
             image.root.digest,
             image.name,
-            quote(&other),
+            other.escape_debug(),
             record::MEMBER
         );
         let error = Error::new(Kind::Malformed, what).with_hint(EDITED);

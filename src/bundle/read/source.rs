@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
-use crate::text::{self, quote};
 
 /// A file as it was when it was indexed.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ impl Source {
         let file = File::open(path).map_err(|e| missing_or_io(path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
         Ok(Self {
-            label: text::path(path),
+            label: path.display().to_string(),
             path: path.to_owned(),
             file: Some(file),
             memory: None,
@@ -42,7 +41,7 @@ impl Source {
     /// Takes a file of a layout directory, which is opened when it is read.
     pub(super) fn closed(path: &Path, metadata: &fs::Metadata) -> Self {
         Self {
-            label: text::path(path),
+            label: path.display().to_string(),
             path: path.to_owned(),
             file: None,
             memory: None,
@@ -153,7 +152,7 @@ impl Source {
 
 fn missing_or_io(path: &Path, e: std::io::Error) -> Error {
     if e.kind() == std::io::ErrorKind::NotFound {
-        Error::new(Kind::NotFound, format!("`{}` does not exist", quote(&path)))
+        Error::new(Kind::NotFound, format!("`{}` does not exist", path.display()))
     } else {
         Error::io("open", path, e)
     }
@@ -201,12 +200,12 @@ impl Place {
     pub(super) fn describe(&self, name: &str) -> String {
         let name = self.member.as_deref().unwrap_or(name);
         if self.source.file.is_none() && self.source.memory.is_none() {
-            return format!("`{}`", quote(&self.source.label));
+            return format!("`{}`", self.source.label.escape_debug());
         }
         format!(
             "`{}`: member `{}` at offset {}",
-            quote(&self.source.label),
-            quote(&name),
+            self.source.label.escape_debug(),
+            name.escape_debug(),
             self.offset
         )
     }

@@ -18,7 +18,6 @@ use tokio::sync::OnceCell;
 use super::secret::Credential;
 use crate::error::{Error, Kind, Result};
 use crate::registry::encoding;
-use crate::text::quote;
 
 /// An answer is never larger than this; tokens of cloud providers have a few KiB.
 const MAX_ANSWER: u64 = 64 << 10;
@@ -101,14 +100,14 @@ impl Helpers {
                     format!("install it, or correct `{field}` in {file}")
                 }
                 Hint::TryByHand => {
-                    format!("`echo {} | {program} get` shows what it says", quote(&server))
+                    format!("`echo {} | {program} get` shows what it says", server.escape_debug())
                 }
             };
             Error::new(
                 failure.kind,
                 format!(
                     "credential helper `{program}` for `{}` {}",
-                    quote(&server),
+                    server.escape_debug(),
                     failure.what
                 ),
             )
@@ -210,7 +209,7 @@ impl Failure {
 
 /// A helper's program, as messages name it.
 pub(super) fn program_name(name: &str) -> String {
-    format!("docker-credential-{}", quote(&name))
+    format!("docker-credential-{}", name.escape_debug())
 }
 
 fn read_answer(status: ExitStatus, output: Vec<u8>) -> Answer {

@@ -17,7 +17,6 @@ use self::options::Place;
 pub use self::options::{CredentialFile, CredentialOptions, FileFormat, Login};
 pub use self::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
-use crate::text::quote;
 
 /// Finds the credential for a repository.
 ///
@@ -45,6 +44,8 @@ pub struct Found {
     pub notes: Vec<String>,
     /// The places that were searched, in words.
     pub searched: Vec<String>,
+    /// Ordinary places at which there is nothing.
+    pub absent: Vec<String>,
 }
 
 /// Where a credential came from.
@@ -107,6 +108,7 @@ impl Credentials {
             faults: Vec::new(),
             notes: Vec::new(),
             searched: self.remarks.clone(),
+            absent: Vec::new(),
         };
         if let Some(login) = &self.login
             && login.host.as_deref().is_none_or(|only| key::canonical(only) == host)
@@ -126,7 +128,7 @@ impl Credentials {
                         return found;
                     }
                 }
-                Ok(None) => found.searched.push(format!("{} (not there)", file.name())),
+                Ok(None) => found.absent.push(file.name()),
                 Err(fault) => found.faults.push(fault),
             }
         }
@@ -147,13 +149,13 @@ impl Credentials {
                 Source::Entry { key, entry } => (entry.credential(&file.title(), key), file.name()),
                 Source::Helper { name, server, field } => {
                     let program = program_name(name);
-                    let place = format!("credential helper `{program}` (named in {})", file.name());
+                    let place = format!("credential helper `{program}`, which {} names", file.name());
                     let answer = self.helpers.ask(name, &server, &file.name(), field).await;
                     let answer = answer.map(|has| {
                         if has.talkative {
                             found.notes.push(format!(
                                 "credential helper `{program}` prints more than its answer for `{}`; the rest is ignored",
-                                quote(&server)
+                                server.escape_debug()
                             ));
                         }
                         has.credential

@@ -11,7 +11,6 @@ use rustls::sign::CertifiedKey;
 
 use crate::error::{Error, Kind, Result};
 use crate::registry::encoding;
-use crate::text::quote;
 
 /// Maximum size of a file, in bytes. The list of all public certificate authorities has a quarter of a megabyte.
 const MAX_FILE: u64 = 8 << 20;
@@ -68,8 +67,8 @@ pub(super) fn certified_key(certificate: &Path, key: &Path, provider: &CryptoPro
             Kind::Usage,
             format!(
                 "the key `{}` does not belong to the certificate `{}`",
-                quote(&key),
-                quote(&certificate)
+                key.display(),
+                certificate.display()
             ),
         )
         .with_hint("the client's own certificate has to be the first of its file"),
@@ -77,8 +76,8 @@ pub(super) fn certified_key(certificate: &Path, key: &Path, provider: &CryptoPro
             Kind::Malformed,
             format!(
                 "the certificate `{}` and the key `{}` cannot be used",
-                quote(&certificate),
-                quote(&key)
+                certificate.display(),
+                key.display()
             ),
         )
         .with_source(other),
@@ -122,5 +121,5 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn malformed(path: &Path, what: &str) -> Error {
-    Error::new(Kind::Malformed, format!("`{}` {what}", quote(&path)))
+    Error::new(Kind::Malformed, format!("`{}` {what}", path.display()))
 }

@@ -18,14 +18,13 @@ use crate::image::digest::Digest;
 use crate::image::reference::Target;
 use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registry};
-use crate::text::{Warnings, few};
 
 /// What came of a push.
 pub(crate) struct Ended {
     /// One report per image, in the order in which they were given.
     pub(crate) images: Vec<ImageReport>,
     /// What is odd about the rest of a bundle in a pipe.
-    pub(crate) warnings: Warnings,
+    pub(crate) warnings: Vec<String>,
     /// What is wrong with the rest of a bundle in a pipe, whether an image suffered from it or not.
     pub(crate) bundle_error: Option<Failure>,
 }
@@ -97,7 +96,7 @@ struct Engine<'a> {
     queue: Queue,
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
-    warnings: Warnings,
+    warnings: Vec<String>,
     bundle_error: Option<Failure>,
 }
 
@@ -120,7 +119,7 @@ impl<'a> Engine<'a> {
             repositories: Vec::new(),
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
-            warnings: Warnings::default(),
+            warnings: Vec::new(),
             bundle_error: None,
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
@@ -262,13 +261,13 @@ impl<'a> Engine<'a> {
     }
 
     /// The pipe ended, well or not: what has not come now is missing.
-    fn pipe_ended(&mut self, outcome: Result<Warnings>) {
+    fn pipe_ended(&mut self, outcome: Result<Vec<String>>) {
         let lacking = self.queue.never();
         match &outcome {
             Ok(warnings) => {
                 let progress = self.images.progress;
                 warnings.iter().for_each(|warning| progress.warn(warning.clone()));
-                self.warnings.append(warnings.clone());
+                self.warnings.extend_from_slice(warnings);
             }
             // Though every image may have what it needs: a file with this fault would have been refused.
             Err(error) => self.bundle_error = Some(error.into()),
@@ -406,8 +405,9 @@ async fn next(arrivals: &mut Option<Arrivals>) -> Arrival {
 
 /// Blobs that did not come out of the pipe.
 fn missing(digests: &BTreeSet<Digest>) -> Failure {
-    let what = if digests.len() == 1 { "blob is" } else { "blobs are" };
-    let message = format!("{} {what} missing from the bundle: {}", digests.len(), few(digests));
+    let list: Vec<String> = digests.iter().map(ToString::to_string).collect();
+    let what = if list.len() == 1 { "blob is" } else { "blobs are" };
+    let message = format!("{} {what} missing from the bundle: {}", list.len(), list.join(", "));
     (&Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")).into()
 }
 

@@ -9,7 +9,6 @@ use crate::bundle::record::Missing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord};
-use crate::text::{Line, Warnings};
 
 /// What came of a push.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -25,8 +24,8 @@ pub struct PushReport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
     /// What is odd about the bundles, though it hinders nothing.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub warnings: Warnings,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What is wrong with a bundle that came out of a pipe, where that was found behind its images. What is told of the
     /// images is true all the same: the bytes of each were compared with its digest.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +46,7 @@ impl PushReport {
             images,
             total,
             missing: Vec::new(),
-            warnings: Warnings::default(),
+            warnings: Vec::new(),
             bundle_error: None,
             error: None,
         }
@@ -113,8 +112,8 @@ pub struct ImageReport {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub left_out: Arc<[LeftOut]>,
     /// What the user should know, though the image is there.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub warnings: Warnings,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -137,7 +136,7 @@ impl ImageReport {
             kept: tree.kept.clone(),
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
-            warnings: Warnings::default(),
+            warnings: Vec::new(),
             error: None,
         }
     }
@@ -166,7 +165,7 @@ impl ImageReport {
             kept: Arc::default(),
             dropped: Arc::default(),
             left_out: Arc::default(),
-            warnings: Warnings::default(),
+            warnings: Vec::new(),
             error: Some(error.into()),
         }
     }
@@ -264,18 +263,18 @@ pub struct Failure {
     #[serde(serialize_with = "kind_name")]
     pub kind: Kind,
     /// What happened, with all causes, on one line.
-    pub message: Line,
+    pub message: String,
     /// What the user can do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<Line>,
+    pub hint: Option<String>,
 }
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Self {
             kind: error.kind(),
-            message: error.full().into(),
-            hint: error.hint().map(Line::from),
+            message: error.full(),
+            hint: error.hint().map(str::to_owned),
         }
     }
 }

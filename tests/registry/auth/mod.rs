@@ -2,6 +2,7 @@
 
 mod challenges;
 mod led_back;
+mod logins;
 mod secrecy;
 mod tokens;
 
@@ -128,7 +129,13 @@ async fn a_refused_password_is_tried_once() {
     for _ in 0..3 {
         let error = pull(&registry).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unauthorized);
-        assert!(error.hint().unwrap().contains("log in"), "{error:?}");
+        assert!(
+            error
+                .to_string()
+                .contains("rejected user `user` (login from `--username`)"),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("check the user name"), "{error:?}");
         assert!(!format!("{error:?} {error} {:?}", error.hint()).contains("wr0ng"));
     }
     assert_eq!(

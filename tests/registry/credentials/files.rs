@@ -100,7 +100,7 @@ async fn missing_files() {
     for path in [absent.clone(), folder.path().join("file/below.json")] {
         let ordinary = with(CredentialFile::ordinary(&path, FileFormat::Config)).unwrap();
         let found = ordinary.lookup("h.io", "a").await;
-        assert_eq!(found.searched, [format!("`{}` (not there)", path.display())]);
+        assert_eq!(found.absent, [format!("`{}`", path.display())]);
         assert_eq!(found.certain().unwrap(), Credential::Anonymous);
     }
     let error = with(CredentialFile::named(&absent, "--auth-file")).unwrap_err();

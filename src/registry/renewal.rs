@@ -1,0 +1,229 @@
+//! What follows a refusal of a registry: another authorization, the request without a login, or the refusal in words.
+
+use std::sync::atomic::Ordering;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode, Url};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::attempt::{Attempt, Renewal, Renewed};
+use super::challenge::{self, Challenge};
+use super::context::Provenance;
+use super::failure::{Class, Failure};
+use super::host::{Call, Host};
+use super::reach::Zone;
+use super::redirect::{self, Outgoing};
+use super::retry::is_passing;
+use super::scope::Scope;
+use super::token::Refused;
+use crate::error::{Error, Result};
+
+impl Host {
+    /// The first attempt of a call.
+    pub(super) async fn attempt(&self, call: &Call<'_>) -> Result<Attempt> {
+        let mut attempt = Attempt {
+            authorization: None,
+            scope: call.scope.clone(),
+            replayed: false,
+            widened: false,
+            bare: false,
+            without_login: None,
+        };
+        self.authorize_again(call, &call.url, &mut attempt).await?;
+        Ok(attempt)
+    }
+
+    /// Renews the authorization of a call that is to be sent again after a pause.
+    pub(super) async fn authorize_again(&self, call: &Call<'_>, url: &Url, attempt: &mut Attempt) -> Result<()> {
+        attempt.replayed = false;
+        if attempt.without_login.is_some() {
+            return Ok(());
+        }
+        let authorized = self
+            .authorize(url, call.provenance, call.repository, &attempt.scope, false, None)
+            .await;
+        match authorized {
+            Ok(authorization) => attempt.authorization = authorization,
+            Err(error) => self.leave_login_out(call, attempt, error).await?,
+        }
+        Ok(())
+    }
+
+    /// Waits for the turn of a login that was never accepted; the guard is held until the answer has been looked at.
+    pub(super) async fn prove(&self, call: &Call<'_>, attempt: &mut Attempt) -> Result<Option<OwnedMutexGuard<()>>> {
+        match self.auth.prove(attempt.authorization.as_ref()).await {
+            Ok(alone) => Ok(alone),
+            Err(error) => self.leave_login_out(call, attempt, error).await.map(|()| None),
+        }
+    }
+
+    /// Lets a call go out without the login that failed with `error`, where that may help.
+    async fn leave_login_out(&self, call: &Call<'_>, attempt: &mut Attempt, error: Error) -> Result<()> {
+        if attempt.bare {
+            return Err(error);
+        }
+        let without = self
+            .auth
+            .without_login(&self.context, call.repository, &call.scope, error)
+            .await?;
+        attempt.authorization = None;
+        attempt.without_login = Some(without);
+        Ok(())
+    }
+
+    /// What follows an answer of the registry itself.
+    pub(super) async fn renew(
+        &self,
+        answer: &Answer,
+        call: &Call<'_>,
+        attempt: &mut Attempt,
+        begun: Instant,
+    ) -> Result<Renewal> {
+        let status = answer.status();
+        let without = attempt.without_login.as_ref();
+        if status == StatusCode::UNAUTHORIZED {
+            if let Some(without) = without {
+                self.auth.refused_without_login();
+                return Err(without.error.clone());
+            }
+        } else if !is_passing(status) {
+            self.auth.served(&self.context, attempt.authorization.as_ref(), without);
+        }
+        let tried = match status {
+            StatusCode::UNAUTHORIZED => &mut attempt.replayed,
+            StatusCode::FORBIDDEN => &mut attempt.widened,
+            _ => return Ok(Renewal::Stands),
+        };
+        let before = std::mem::replace(tried, true);
+        attempt.bare |= attempt.authorization.is_none();
+        let header = attempt.authorization.as_ref();
+        if before && self.is_vague(answer) {
+            return Ok(Renewal::MayPass(self.vague()));
+        }
+        // Once more only where the login itself was refused, which there may be a way without.
+        if before && !self.auth.is_login(&self.context, call.repository, header).await {
+            return Ok(Renewal::Stands);
+        }
+        let refused = Refused::of(attempt.authorization.as_ref(), begun);
+        match self
+            .rechallenged(answer, call.repository, &mut attempt.scope, refused)
+            .await
+        {
+            Ok(Renewed::With(header)) => {
+                attempt.authorization = Some(header);
+                Ok(Renewal::Again)
+            }
+            Ok(Renewed::Nothing) => Ok(Renewal::Stands),
+            Ok(Renewed::MayPass(error)) => Ok(Renewal::MayPass(error)),
+            Err(error) => self
+                .leave_login_out(call, attempt, error)
+                .await
+                .map(|()| Renewal::Again),
+        }
+    }
+
+    /// Another authorization after a 401, or after a 403 that says which scope is missing.
+    pub(super) async fn rechallenged(
+        &self,
+        answer: &Answer,
+        repository: &str,
+        scope: &mut Scope,
+        refused: Option<Refused<'_>>,
+    ) -> Result<Renewed> {
+        let mut challenges = challenge::parse(answer.headers());
+        let mut zone = answer.zone();
+        if answer.status() == StatusCode::FORBIDDEN {
+            let demanded = challenges.into_iter().find_map(|challenge| match challenge {
+                Challenge::Bearer(bearer) => Some(bearer.scopes),
+                Challenge::Basic => None,
+            });
+            if !demanded.is_some_and(|demanded| scope.widen(&demanded)) {
+                return Ok(Renewed::Nothing);
+            }
+        } else {
+            // What it asked for before still holds: a token may have expired, a login does not.
+            if challenges.is_empty() && self.auth.is_basic() && self.is_vague(answer) {
+                return Ok(Renewed::MayPass(self.vague()));
+            }
+            if challenges.is_empty() && !self.auth.is_bearer() {
+                // Some registries challenge on their root alone.
+                (challenges, zone) = match self.challenges_of_root().await {
+                    Ok(found) => found,
+                    Err(failure) if failure.class == Class::Final => return Err(failure.error),
+                    Err(failure) => return Ok(Renewed::MayPass(failure.error)),
+                };
+            }
+            match challenges.into_iter().next() {
+                Some(challenge) => {
+                    if let Challenge::Bearer(bearer) = &challenge {
+                        scope.widen(&bearer.scopes);
+                    }
+                    self.auth.challenged(challenge, zone);
+                }
+                None if self.auth.is_bearer() => {}
+                None if self.is_vague(answer) => return Ok(Renewed::MayPass(self.vague())),
+                None => return Err(self.vague()),
+            }
+        }
+        let fresh = self
+            .authorize(&self.base(), Provenance::OWN, repository, scope, false, refused)
+            .await?;
+        Ok(fresh.map_or(Renewed::Nothing, Renewed::With))
+    }
+
+    /// Whether an answer is a 401 without a challenge from a host that answered otherwise before: it may be in trouble.
+    fn is_vague(&self, answer: &Answer) -> bool {
+        answer.status() == StatusCode::UNAUTHORIZED
+            && self.answered.load(Ordering::Relaxed)
+            && challenge::parse(answer.headers()).is_empty()
+    }
+
+    fn vague(&self) -> Error {
+        self.auth
+            .unauthorized("wants credentials, but does not say in which form")
+    }
+
+    /// The challenges of the registry's root, and the zone of the server that sent them.
+    async fn challenges_of_root(&self) -> Result<(Vec<Challenge>, Zone), Failure> {
+        let answer = self.root().await?;
+        let status = answer.status();
+        if is_passing(status) {
+            return Err(Failure::broken(answer.into_words().await));
+        }
+        let found = if answer.from_registry {
+            challenge::parse(answer.headers())
+        } else {
+            Vec::new()
+        };
+        let zone = answer.zone();
+        answer.finish().await;
+        Ok((found, zone))
+    }
+
+    /// Asks for the registry's root, once and without an authorization.
+    pub(super) async fn root(&self) -> Result<Answer, Failure> {
+        let mut url = self.base();
+        url.set_path("/v2/");
+        let headers = HeaderMap::new();
+        let outgoing = Outgoing {
+            method: &Method::GET,
+            url,
+            headers: &headers,
+            authorization: None,
+            body: None,
+            trust: self.trust,
+        };
+        redirect::send(&self.context, outgoing).await
+    }
+
+    /// An answer that stands, with what to do about it if it is a refusal; or in its place the error about a login that was
+    /// refused on the way.
+    pub(super) async fn explained(&self, answer: Answer, call: &Call<'_>, attempt: &Attempt) -> Result<Answer> {
+        if !answer.from_registry || attempt.without_login.is_some() {
+            return Ok(answer);
+        }
+        self.auth.explained(&self.context, call.repository, answer).await
+    }
+}
