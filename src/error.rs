@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::text::{Line, quote};
+
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -51,22 +53,23 @@ pub enum Kind {
 ///
 /// `Display` shows the message alone. The [`hint`](Error::hint) and the [source](std::error::Error::source) are
 /// separate, so that a front end decides how to lay them out and nothing is said twice. No message holds a secret:
-/// whoever builds one from a URL redacts its query first.
+/// whoever builds one from a URL redacts its query first. Message and hint are [`Line`]s: whatever foreign text they hold
+/// is escaped.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
 #[derive(Clone)]
 struct Inner {
     kind: Kind,
-    message: String,
-    hint: Option<String>,
+    message: Line,
+    hint: Option<Line>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     shared: Option<String>,
 }
 
 impl Error {
     /// A failure of this kind; the message is lower-case, names the thing and the place, and has no final period.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub fn new(kind: Kind, message: impl Into<Line>) -> Self {
         Self(Box::new(Inner {
             kind,
             message: message.into(),
@@ -86,12 +89,12 @@ impl Error {
             Io::AlreadyExists => Kind::Exists,
             _ => Kind::Io,
         };
-        Self::new(kind, format!("cannot {action} `{}`", path.display())).with_source(source)
+        Self::new(kind, format!("cannot {action} `{}`", quote(path))).with_source(source)
     }
 
     /// Adds what the user can do about it.
     #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<Line>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
@@ -114,7 +117,7 @@ impl Error {
     /// Puts `what: ` before the message, for the place that only an outer caller knows.
     #[must_use]
     pub fn context(mut self, what: impl fmt::Display) -> Self {
-        self.0.message = format!("{what}: {}", self.0.message);
+        self.0.message = format!("{what}: {}", self.0.message).into();
         self
     }
 
@@ -142,14 +145,18 @@ impl Error {
 
     /// The message with all its causes on one line, for reports and logs.
     pub fn full(&self) -> String {
-        let mut text = self.0.message.clone();
+        let mut text = self.0.message.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
             text.push_str(": ");
-            text.push_str(&cause.to_string());
+            let words = cause.to_string();
+            match cause.is::<Self>() {
+                true => text.push_str(&words),
+                false => text.push_str(&quote(&words).to_string()),
+            }
             source = cause.source();
         }
-        text
+        Line::from(text).into()
     }
 }
 

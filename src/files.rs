@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// Maximum number of attempts to open a file beneath a folder in which names are being moved at the same time.
@@ -218,6 +218,12 @@ impl Folder {
             device: found.st_dev as u64,
             inode: found.st_ino as u64,
         })
+    }
+
+    /// Whether a name is that of anything but a regular file.
+    pub fn is_special(&self, name: &OsStr) -> bool {
+        let found = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|found| !FileType::from_raw_mode(found.st_mode).is_file())
     }
 
     /// Renames within the folder; with `replace` over what is there, else only if the new name is free.

@@ -15,4 +15,5 @@ pub mod fuzzing;
 pub mod image;
 pub mod progress;
 pub mod registry;
+pub mod text;
 pub mod transfer;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::text::Line;
+
 /// One thing that happened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -10,7 +12,7 @@ pub enum Event {
     /// What an image reference turned out to be; its manifests are known, its blobs are still to come.
     Resolved {
         /// The canonical source reference.
-        reference: String,
+        reference: Line,
         /// The digest of the root manifest that will be carried.
         digest: String,
     },
@@ -42,21 +44,21 @@ pub enum Event {
     /// All of an image is in place.
     ImageDone {
         /// The canonical source reference, or the destination where one is pushed to.
-        reference: String,
+        reference: Line,
         /// The digest of its root manifest.
         digest: String,
     },
     /// A request will be tried again.
     Retry {
         /// What failed and why, in one line.
-        reason: String,
+        reason: Line,
         /// How long the pause is.
         pause: std::time::Duration,
     },
     /// Something that the user should know, though the work goes on.
-    Warning(String),
+    Warning(Line),
     /// Something that is worth a line where much is wanted (`--verbose`).
-    Note(String),
+    Note(Line),
 }
 
 /// A handle to whoever listens. Cheap to clone; by default nobody does.
@@ -80,12 +82,12 @@ impl Progress {
     }
 
     /// Tells something that the user should know.
-    pub fn warn(&self, text: impl Into<String>) {
+    pub fn warn(&self, text: impl Into<Line>) {
         self.emit(Event::Warning(text.into()));
     }
 
     /// Tells something that is worth a line where much is wanted.
-    pub fn note(&self, text: impl Into<String>) {
+    pub fn note(&self, text: impl Into<Line>) {
         self.emit(Event::Note(text.into()));
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::SeekFrom;
 
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// The gap that is tried, in bytes. Where gaps are filled, this much is written.
 const GAP: u64 = 1 << 20;
@@ -42,7 +43,7 @@ impl FileSystem {
                 format!(
                     "the bundle has {}, but the file system of `{}` holds no file over {}",
                     human(total),
-                    target.display(),
+                    quote(&target),
                     human(max)
                 ),
             )
@@ -57,7 +58,7 @@ impl FileSystem {
                 Kind::NoSpace,
                 format!(
                     "the bundle `{}` has {}, but this process may write no file over {}",
-                    target.display(),
+                    quote(&target),
                     human(total),
                     human(limit)
                 ),
@@ -71,7 +72,7 @@ impl FileSystem {
                 format!(
                     "the bundle needs {} more at `{}`, but only {} are free: {} are missing",
                     human(needed),
-                    target.display(),
+                    quote(&target),
                     human(self.free),
                     human(needed - self.free)
                 ),
@@ -98,7 +99,7 @@ impl FileSystem {
             max_file: largest_offset(file),
             process_limit,
             // A disk too full for the trial holds no bundle either; the check of free space has better words for that.
-            sparse: gaps_are_free(file, process_limit).unwrap_or(true),
+            sparse: gaps_are_free(file, process_limit)?.unwrap_or(true),
             free,
         })
     }
@@ -125,20 +126,23 @@ fn largest_offset(file: &File) -> Option<u64> {
     (can > 0).then_some(can)
 }
 
-/// Writes a byte some way behind the end and looks at how many blocks that took.
-fn gaps_are_free(file: &File, process_limit: Option<u64>) -> io::Result<bool> {
+/// Writes a byte some way behind the end and looks at how many blocks that took. `None` if it cannot be written.
+///
+/// # Errors
+/// If the byte cannot be removed again: the file must not keep it.
+fn gaps_are_free(file: &File, process_limit: Option<u64>) -> io::Result<Option<bool>> {
     let before = file.metadata()?;
     let end = before.len();
     if process_limit.is_some_and(|limit| end + GAP >= limit) {
         // A write beyond the limit ends the process (SIGXFSZ).
-        return Ok(true);
+        return Ok(Some(true));
     }
     let wrote = file.write_all_at(&[0], end + GAP);
     let after = file.metadata();
     file.set_len(end)?;
-    wrote?;
     // Blocks of 512 bytes, whatever the file system's own are (stat(2)).
-    Ok(after?.blocks().saturating_sub(before.blocks()) < GAP / 512)
+    let blocks = |after: std::fs::Metadata| after.blocks().saturating_sub(before.blocks());
+    Ok(wrote.and(after).ok().map(|after| blocks(after) < GAP / 512))
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@
 //! header therefore names the boot; in another boot only the lines that an `s` covers count.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -23,14 +24,12 @@ use serde::{Deserialize, Serialize};
 
 use super::partial::write_failed;
 use super::ranges::Ranges;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use crate::files::Folder;
 use crate::image::digest::Digest;
 
 /// The version of the journal and of the plans that it speaks of; another one is not continued.
-const VERSION: u32 = 1;
-
-/// A journal is small; whatever is larger is none.
-const MAX_JOURNAL: u64 = 64 << 20;
+pub(super) const VERSION: u32 = 1;
 
 /// What an unfinished export was about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +47,7 @@ pub struct Header {
     /// The media types of those manifests whose bytes do not tell them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<Digest, String>,
-    boot: String,
+    pub(super) boot: String,
 }
 
 impl Header {
@@ -66,6 +65,15 @@ impl Header {
     }
 }
 
+/// The name of a journal in a folder.
+#[derive(Debug, Clone)]
+pub struct JournalName {
+    pub(super) folder: Folder,
+    pub(super) name: OsString,
+    /// What messages call it.
+    pub(super) path: PathBuf,
+}
+
 /// A journal that is being written.
 #[derive(Debug)]
 pub struct Journal {
@@ -77,15 +85,6 @@ pub struct Journal {
 struct Lines {
     file: File,
     count: u64,
-}
-
-/// What an earlier run left.
-#[derive(Debug)]
-pub struct Replay {
-    /// What it was about.
-    pub header: Header,
-    /// The blobs that it was writing.
-    pub slots: Vec<OldSlot>,
 }
 
 /// A blob of which an earlier run may have written something.
@@ -102,48 +101,26 @@ pub struct OldSlot {
 }
 
 impl Journal {
-    /// Starts a new journal of these slots and of what is there of each, over whatever is at `path`.
+    /// Starts a new journal of these slots and of what is there of each, over whatever has the name.
     ///
     /// `synced` says that what is there has reached the disk, so that it counts after a power cut too.
-    pub fn create(path: PathBuf, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
-        let mut text = serde_json::to_string(header)
-            .map_err(|e| Error::new(Kind::Malformed, "cannot write the journal's header").with_source(e))?;
-        text.push('\n');
-        let mut count = slots.len() as u64;
-        for slot in slots {
-            text.push_str(&slot.line());
-        }
-        for (number, slot) in slots.iter().enumerate() {
-            for range in slot.written.iter() {
-                text.push_str(&format!("w {number} {} {}\n", range.start, range.end));
-                count += 1;
-            }
-        }
-        if synced {
-            text.push_str(&format!("s {count}\n"));
-            count += 1;
-        }
+    pub fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
         // Replaced as a whole: a kill leaves the old journal or the new one, and never half of either.
-        let fresh = fresh_path(&path);
-        let create = || -> std::io::Result<File> {
-            match std::fs::remove_file(&fresh) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh)?;
-            file.write_all(text.as_bytes())?;
+        let create = || -> io::Result<(File, u64)> {
+            name.remove_fresh()?;
+            let file = name.folder.create_new(&name.fresh())?;
+            let count = write_all(&file, header, slots, synced)?;
             file.sync_data()?;
-            std::fs::rename(&fresh, &path)?;
-            // The name is durable once its folder is; file systems that cannot sync a folder say so, and that is no fault.
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
-                let _ = folder.sync_all();
-            }
-            Ok(file)
+            name.folder.rename(&name.fresh(), &name.name, true)?;
+            name.folder.sync();
+            Ok((file, count))
         };
-        let file = create().map_err(|e| write_failed(&path, e, true))?;
+        let (file, count) = create().map_err(|e| {
+            let _ = name.remove_fresh();
+            write_failed(&name.path, e, true)
+        })?;
         Ok(Self {
-            path,
+            path: name.path.clone(),
             file: Mutex::new(Lines { file, count }),
         })
     }
@@ -151,12 +128,6 @@ impl Journal {
     /// Notes one more slot; its number follows that of the last one.
     pub fn slot(&self, slot: &OldSlot) -> Result<()> {
         self.append(&slot.line())
-    }
-
-    /// Removes a journal, and what a kill left of a new one.
-    pub fn remove(path: &Path) {
-        let _ = std::fs::remove_file(path);
-        let _ = std::fs::remove_file(fresh_path(path));
     }
 
     /// Notes that bytes of a slot were written.
@@ -193,68 +164,65 @@ impl Journal {
             .write_all(line.as_bytes())
             .map_err(|e| write_failed(&self.path, e, true))
     }
+}
 
-    /// Reads what an earlier run left.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] if there is no journal; [`Kind::Malformed`] if it is not one of this version.
-    pub fn replay(path: &Path) -> Result<Replay> {
-        let mut text = Vec::new();
-        super::partial::open_plain(OpenOptions::new().read(true), path)
-            .and_then(|file| file.take(MAX_JOURNAL + 1).read_to_end(&mut text))
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => {
-                    Error::new(Kind::NotFound, format!("there is no journal `{}`", path.display()))
-                }
-                _ => Error::io("read", path, e),
-            })?;
-        let malformed = |why: &str| Error::new(Kind::Malformed, format!("journal `{}`: {why}", path.display()));
-        if text.len() as u64 > MAX_JOURNAL {
-            return Err(malformed("too large"));
-        }
-        // A line that a kill cut short has no line feed and does not count; nor does anything from the first odd line on.
-        let mut lines = text
-            .split_inclusive(|byte| *byte == b'\n')
-            .filter_map(|line| line.strip_suffix(b"\n"));
-        let header: Header = serde_json::from_slice(lines.next().unwrap_or_default())
-            .map_err(|e| malformed("its header is not readable").with_source(e))?;
-        if header.journal_version != VERSION {
-            return Err(malformed("it was written by another version"));
-        }
-        let records: Vec<Record> = lines.map_while(Record::parse).collect();
-        let boot = boot_id();
-        let trusted = if !boot.is_empty() && header.boot == boot {
-            records.len()
-        } else {
-            let covered = records.iter().filter_map(|record| match record {
-                Record::Synced(count) => Some(*count),
-                _ => None,
-            });
-            covered.max().unwrap_or(0).min(records.len())
-        };
-        let mut slots: Vec<OldSlot> = Vec::new();
-        for (number, record) in records.into_iter().enumerate() {
-            match record {
-                Record::Slot(slot) => slots.push(slot),
-                Record::Written(slot, range) if number < trusted => {
-                    if let Some(slot) = slots.get_mut(slot)
-                        && range.start < range.end
-                        && range.end <= slot.size
-                    {
-                        slot.written.insert(range);
-                    }
-                }
-                // A doubt counts whether it reached the disk or not.
-                Record::Discarded(slot) => {
-                    if let Some(slot) = slots.get_mut(slot) {
-                        slot.written = Ranges::default();
-                    }
-                }
-                Record::Written(..) | Record::Synced(_) => {}
-            }
-        }
-        Ok(Replay { header, slots })
+impl JournalName {
+    /// The journal beside an unfinished file in this folder.
+    pub(super) fn new(folder: Folder, partial: &Path) -> Self {
+        let mut path = partial.as_os_str().to_owned();
+        path.push(".journal");
+        let path = PathBuf::from(path);
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Self { folder, name, path }
     }
+
+    /// Whether there is nothing of this name.
+    pub fn is_free(&self) -> bool {
+        self.folder.identity(&self.name).is_err()
+    }
+
+    /// Removes the journal, and what a kill left of a new one.
+    pub fn remove(&self) {
+        let _ = self.folder.remove(&self.name);
+        let _ = self.remove_fresh();
+    }
+
+    /// The name under which a new journal is written.
+    fn fresh(&self) -> OsString {
+        let mut name = self.name.clone();
+        name.push(".new");
+        name
+    }
+
+    fn remove_fresh(&self) -> io::Result<()> {
+        match self.folder.remove(&self.fresh()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes a whole journal; returns how many lines stand below its header.
+fn write_all(file: &File, header: &Header, slots: &[OldSlot], synced: bool) -> io::Result<u64> {
+    let mut out = BufWriter::new(file);
+    serde_json::to_writer(&mut out, header)?;
+    out.write_all(b"\n")?;
+    let mut count = slots.len() as u64;
+    for slot in slots {
+        out.write_all(slot.line().as_bytes())?;
+    }
+    for (number, slot) in slots.iter().enumerate() {
+        for range in slot.written.iter() {
+            writeln!(out, "w {number} {} {}", range.start, range.end)?;
+            count += 1;
+        }
+    }
+    if synced {
+        writeln!(out, "s {count}")?;
+        count += 1;
+    }
+    out.flush()?;
+    Ok(count)
 }
 
 impl OldSlot {
@@ -263,40 +231,8 @@ impl OldSlot {
     }
 }
 
-/// Where a new journal is written.
-fn fresh_path(path: &Path) -> PathBuf {
-    path.with_extension("journal.new")
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Record {
-    Slot(OldSlot),
-    Written(usize, std::ops::Range<u64>),
-    Discarded(usize),
-    Synced(usize),
-}
-
-impl Record {
-    fn parse(line: &[u8]) -> Option<Self> {
-        let line = std::str::from_utf8(line).ok()?;
-        let words: Vec<&str> = line.split(' ').collect();
-        Some(match words.as_slice() {
-            ["b", offset, size, digest] => Self::Slot(OldSlot {
-                digest: digest.parse().ok()?,
-                size: size.parse().ok()?,
-                offset: offset.parse().ok()?,
-                written: Ranges::default(),
-            }),
-            ["w", slot, start, end] => Self::Written(slot.parse().ok()?, start.parse().ok()?..end.parse().ok()?),
-            ["x", slot] => Self::Discarded(slot.parse().ok()?),
-            ["s", count] => Self::Synced(count.parse().ok()?),
-            _ => return None,
-        })
-    }
-}
-
 /// Names the running boot of this machine; empty where the system does not say, which then counts as another boot.
-fn boot_id() -> String {
+pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
@@ -304,7 +240,9 @@ fn boot_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::replay::Replay;
     use super::*;
+    use crate::error::Kind;
 
     fn header() -> Header {
         let pins = BTreeMap::from([("a.io/b:1".to_owned(), Digest::sha256(b"b"))]);
@@ -321,25 +259,26 @@ mod tests {
         })
     }
 
-    fn journal(folder: &Path, header: &Header) -> (PathBuf, Journal) {
-        let path = folder.join("b.tar.partial.journal");
-        let journal = Journal::create(path.clone(), header, &slots(), false).unwrap();
-        (path, journal)
+    fn name(folder: &Path) -> JournalName {
+        JournalName::new(Folder::open(folder).unwrap(), &folder.join("b.tar.partial"))
     }
 
-    fn ends(path: &Path) -> Vec<Option<u64>> {
-        let replay = Journal::replay(path).unwrap();
+    fn journal(folder: &Path, header: &Header) -> (JournalName, Journal) {
+        let name = name(folder);
+        let journal = Journal::create(&name, header, &slots(), false).unwrap();
+        (name, journal)
+    }
+
+    fn ends(name: &JournalName) -> Vec<Option<u64>> {
+        let replay = Replay::read(name).unwrap();
         replay.slots.iter().map(|slot| slot.written.end_of(0)).collect()
     }
 
     #[test]
     fn replays_what_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(
-            Journal::replay(&folder.path().join("none")).unwrap_err().kind(),
-            Kind::NotFound
-        );
-        let (path, journal) = journal(folder.path(), &header());
+        assert_eq!(Replay::read(&name(folder.path())).unwrap_err().kind(), Kind::NotFound);
+        let (name, journal) = journal(folder.path(), &header());
         journal.written(0, 0..10).unwrap();
         journal.written(1, 0..9).unwrap();
         journal.synced(|| Ok(())).unwrap();
@@ -347,8 +286,8 @@ mod tests {
         journal.discard(1).unwrap();
         journal.written(0, 90..101).unwrap();
         journal.written(7, 0..1).unwrap();
-        assert_eq!(Journal::replay(&path).unwrap().header, header());
-        assert_eq!(ends(&path), [Some(20), None]);
+        assert_eq!(Replay::read(&name).unwrap().header, header());
+        assert_eq!(ends(&name), [Some(20), None]);
     }
 
     #[test]
@@ -356,7 +295,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut other = header();
         other.boot = "before the power cut".into();
-        let (path, journal) = journal(folder.path(), &other);
+        let (name, journal) = journal(folder.path(), &other);
         journal.written(0, 0..10).unwrap();
         journal
             .synced(|| {
@@ -365,13 +304,13 @@ mod tests {
             })
             .unwrap();
         journal.written(0, 10..20).unwrap();
-        assert_eq!(ends(&path), [Some(10), None]);
+        assert_eq!(ends(&name), [Some(10), None]);
     }
 
     #[test]
     fn what_it_begins_with_counts_after_a_power_cut_if_it_was_synced() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("b.tar.partial.journal");
+        let name = name(folder.path());
         let mut other = header();
         other.boot = "before the power cut".into();
         let mut slots = slots();
@@ -379,11 +318,11 @@ mod tests {
         slots[1].written.insert(0..40);
         slots[1].written.insert(50..60);
         for (synced, expected) in [(false, [None, None]), (true, [Some(30), Some(40)])] {
-            let journal = Journal::create(path.clone(), &other, &slots, synced).unwrap();
+            let journal = Journal::create(&name, &other, &slots, synced).unwrap();
             journal.written(0, 30..50).unwrap();
-            assert_eq!(ends(&path), expected, "synced: {synced}");
+            assert_eq!(ends(&name), expected, "synced: {synced}");
             journal.synced(|| Ok(())).unwrap();
-            assert_eq!(ends(&path), [Some(50), Some(40)]);
+            assert_eq!(ends(&name), [Some(50), Some(40)]);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -391,28 +330,28 @@ mod tests {
     #[test]
     fn a_moved_slot_is_a_new_one() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, journal) = journal(folder.path(), &header());
+        let (name, journal) = journal(folder.path(), &header());
         journal.written(0, 0..10).unwrap();
         journal.discard(0).unwrap();
         let mut moved = slots()[0].clone();
         moved.offset = 4096;
         journal.slot(&moved).unwrap();
         journal.written(2, 0..10).unwrap();
-        assert_eq!(ends(&path), [None, None, Some(10)]);
-        assert_eq!(Journal::replay(&path).unwrap().slots[2].offset, 4096);
+        assert_eq!(ends(&name), [None, None, Some(10)]);
+        assert_eq!(Replay::read(&name).unwrap().slots[2].offset, 4096);
     }
 
     #[test]
     fn torn_and_edited_lines_end_it() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, _journal) = journal(folder.path(), &header());
-        let text = std::fs::read(&path).unwrap();
-        let with = |tail: &[u8]| std::fs::write(&path, [&text, tail].concat()).unwrap();
+        let (name, _journal) = journal(folder.path(), &header());
+        let text = std::fs::read(&name.path).unwrap();
+        let with = |tail: &[u8]| std::fs::write(&name.path, [&text, tail].concat()).unwrap();
         with(b"w 0 0 10\nw 0 10 2");
-        assert_eq!(ends(&path), [Some(10), None]);
+        assert_eq!(ends(&name), [Some(10), None]);
         with(b"w 0 0 10\nnonsense\nw 1 0 10\n");
-        assert_eq!(ends(&path), [Some(10), None]);
-        std::fs::write(&path, b"{}\n").unwrap();
-        assert_eq!(Journal::replay(&path).unwrap_err().kind(), Kind::Malformed);
+        assert_eq!(ends(&name), [Some(10), None]);
+        std::fs::write(&name.path, b"{}\n").unwrap();
+        assert_eq!(Replay::read(&name).unwrap_err().kind(), Kind::Malformed);
     }
 }

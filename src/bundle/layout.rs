@@ -13,6 +13,18 @@ use crate::image::media_type;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 
+/// The member that every bundle begins with.
+pub(super) const FIRST_MEMBER: &str = "oci-layout";
+
+/// Its content.
+pub(super) const FIRST_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Whether the first bytes of a file are those of a bundle of this program.
+pub fn begins_bundle(head: &[u8]) -> bool {
+    let header = super::header::member(FIRST_MEMBER, FIRST_CONTENT.len() as u64);
+    header.is_ok_and(|header| head.starts_with(&[&header, FIRST_CONTENT].concat()))
+}
+
 /// Readers of Docker archives refuse a `manifest.json` from this size on.
 const MAX_DOCKER_MANIFEST: usize = 1 << 20;
 

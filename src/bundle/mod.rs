@@ -11,3 +11,4 @@ pub mod plan;
 pub mod ranges;
 pub mod read;
 pub mod record;
+pub mod replay;

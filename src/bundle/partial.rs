@@ -3,41 +3,44 @@
 //! The final name is the commit point. Until [`Partial::commit`] it does not exist, or keeps what it had before; a lock keeps
 //! a second run out.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::file_system::FileSystem;
-use super::journal::Journal;
+use super::journal::JournalName;
 use crate::error::{Error, Kind, Result};
+use crate::files::{Folder, Identity, parent_of};
+use crate::text::quote;
+
+/// Maximum size in bytes of an unfinished file that is read to see whether it is blank.
+const MAX_BLANK: u64 = 2 << 20;
 
 /// An open, locked, unfinished bundle. Writes go to any offset, from any thread.
+///
+/// Names are looked up in the folder that was opened at the start, so that nothing is written elsewhere if the folder or a
+/// name in it is replaced meanwhile.
 #[derive(Debug)]
 pub struct Partial {
     target: PathBuf,
     path: PathBuf,
+    folder: Folder,
+    /// The names of the bundle and of this file in the folder.
+    names: (OsString, OsString),
     file: File,
+    /// Why a sync failed. What was written before it may be lost although a later sync succeeds: the system reports a
+    /// failure only once.
+    unsynced: OnceLock<String>,
+    syncing: Mutex<()>,
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
     name.push(suffix);
-    name.into()
-}
-
-/// Opens an ordinary file. A link is not followed, and nothing else is waited for: whoever may write in the folder could
-/// lead elsewhere what is written here.
-pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    #[allow(clippy::cast_possible_wrap, reason = "flags are bits")]
-    let file = options.custom_flags(flags.bits() as i32).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("it is no ordinary file"))
-    }
+    name
 }
 
 /// A failed write, with what can be done about it. `resumes` says whether another run goes on from there.
@@ -54,6 +57,7 @@ pub(super) fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
              to another file system; then {then}"
         )),
         Kind::NoSpace => error.with_hint(format!("make room, then {then}")),
+        Kind::Io => error.with_hint(format!("when the file system can be written to again, {then}")),
         _ => error,
     }
 }
@@ -64,51 +68,56 @@ impl Partial {
     /// # Errors
     /// [`Kind::Busy`] if another run holds it; [`Kind::Usage`] if the target's name cannot be a file.
     pub fn open(target: &Path) -> Result<Self> {
-        if target.file_name().is_none() || target.is_dir() {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("the output `{}` is a folder, not a file", target.display()),
-            )
-            .with_hint("give the name of the bundle, such as `-o bundle.tar`"));
-        }
+        let name = target.file_name().filter(|_| !target.is_dir()).ok_or_else(|| {
+            let why = format!("the output `{}` is a folder, not a file", quote(&target));
+            Error::new(Kind::Usage, why).with_hint("give the name of the bundle, such as `-o bundle.tar`")
+        })?;
+        let partial_name = with_suffix(name, ".partial");
+        let path = target.with_file_name(&partial_name);
+        let cannot_create = |e: io::Error| match e.kind() {
+            // It is there, and it is not ours.
+            io::ErrorKind::Other => {
+                Error::io("write to", &path, e).with_hint("remove it, or choose another name with `-o`")
+            }
+            _ => Error::io("create", &path, e).with_hint("choose another place with `-o`"),
+        };
+        let folder = Folder::open(parent_of(target)).map_err(cannot_create)?;
         // A rename would put a file in the place of a device, a pipe or a link; nobody means that.
-        if let Ok(there) = target.symlink_metadata()
-            && !there.is_file()
-        {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("the output `{}` is there and is no ordinary file", target.display()),
-            )
-            .with_hint("name an ordinary file with `-o`, or `-o -` for a pipe"));
+        if folder.is_special(name) {
+            let why = format!("the output `{}` is there and is no ordinary file", quote(&target));
+            let hint = "name an ordinary file with `-o`, or `-o -` for a pipe";
+            return Err(Error::new(Kind::Usage, why).with_hint(hint));
         }
-        let path = with_suffix(target, ".partial");
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {
-            let file = open_plain(OpenOptions::new().read(true).write(true).create(true), &path)
-                .map_err(|e| Error::io("create", &path, e).with_hint("choose another place with `-o`"))?;
+            let file = folder.open_or_create_own(&partial_name).map_err(cannot_create)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     return Err(
-                        Error::new(Kind::Busy, format!("another run is writing `{}`", path.display()))
+                        Error::new(Kind::Busy, format!("another run is writing `{}`", quote(&path)))
                             .with_hint("wait for it, or choose another name with `-o`"),
                     );
                 }
                 // Some network file systems have no locks: going on without is better than not at all.
                 Err(TryLockError::Error(_)) => {}
             }
-            let same = file.metadata().ok().zip(std::fs::metadata(&path).ok());
-            if same.is_some_and(|(a, b)| a.ino() == b.ino() && a.dev() == b.dev()) {
+            let locked = file.metadata().map(|metadata| Identity::from(&metadata));
+            if locked.ok() == folder.identity(&partial_name).ok() {
                 return Ok(Self {
                     target: target.to_owned(),
                     path,
+                    folder,
+                    names: (name.to_owned(), partial_name),
                     file,
+                    unsynced: OnceLock::new(),
+                    syncing: Mutex::new(()),
                 });
             }
         }
         Err(Error::new(
             Kind::Busy,
-            format!("`{}` is replaced again and again by other runs", path.display()),
+            format!("`{}` is replaced again and again by other runs", quote(&path)),
         ))
     }
 
@@ -123,13 +132,25 @@ impl Partial {
     }
 
     /// The journal beside it.
-    pub fn journal_path(&self) -> PathBuf {
-        with_suffix(&self.target, ".partial.journal")
+    pub fn journal(&self) -> JournalName {
+        JournalName::new(self.folder.clone(), &self.path)
     }
 
     /// Empties the file, for a new start.
     pub fn clear(&self) -> Result<()> {
-        self.file.set_len(0).map_err(|e| Error::io("empty", &self.path, e))
+        self.file.set_len(0).map_err(|e| write_failed(&self.path, e, false))
+    }
+
+    /// Whether the file holds nothing but a few zeros at most, which is what a look at the file system leaves if it is cut
+    /// off.
+    pub fn is_blank(&self) -> Result<bool> {
+        let length = self.len()?;
+        if length > MAX_BLANK {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let got = self.read_at(&mut bytes, 0)?;
+        Ok(bytes[..got].iter().all(|byte| *byte == 0))
     }
 
     /// How many bytes the file has.
@@ -175,13 +196,32 @@ impl Partial {
     }
 
     /// Waits until everything written is on the disk.
+    ///
+    /// # Errors
+    /// That of the first sync that failed, also if this one succeeds.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| write_failed(&self.path, e, true))
+        // One sync at a time: of two at once, one would get the failure, and the other would report success.
+        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_synced()?;
+        self.file.sync_data().map_err(|e| {
+            let _ = self.unsynced.set(e.to_string());
+            write_failed(&self.path, e, true)
+        })
+    }
+
+    /// Fails if something that was written may never reach the disk. Does not wait.
+    ///
+    /// # Errors
+    /// That of the first sync that failed.
+    pub fn check_synced(&self) -> Result<()> {
+        let Some(why) = self.unsynced.get() else { return Ok(()) };
+        let why = io::Error::other(format!("an earlier write did not reach the disk: {why}"));
+        Err(write_failed(&self.path, why, true))
     }
 
     /// What the file system under it can do.
     pub fn file_system(&self) -> Result<FileSystem> {
-        FileSystem::under(&self.file).map_err(|e| Error::io("inspect the file system of", &self.path, e))
+        FileSystem::under(&self.file).map_err(|e| write_failed(&self.path, e, true))
     }
 
     /// Refuses a bundle that the file system cannot hold, and takes the room that it needs where that is possible.
@@ -201,61 +241,87 @@ impl Partial {
     /// Makes the file durable and gives it its final name; with `replace` over what is there.
     ///
     /// # Errors
-    /// [`Kind::Exists`] if the name was taken meanwhile.
+    /// [`Kind::Exists`] if the name was taken meanwhile; [`Kind::Io`] if the folder or the unfinished file was replaced.
     pub fn commit(&self, total: u64, replace: bool) -> Result<()> {
         self.file
             .set_len(total)
-            .and_then(|()| self.file.sync_all())
             .map_err(|e| write_failed(&self.path, e, true))?;
-        self.rename(replace)?;
-        let folder = match self.target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        // The name is durable once its folder is; file systems that cannot sync a folder say so, and that is no fault.
-        if let Ok(folder) = File::open(folder) {
-            let _ = folder.sync_all();
+        self.sync()?;
+        self.check_names()?;
+        let (name, partial_name) = &self.names;
+        self.folder
+            .rename(partial_name, name, replace)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => already_there(&self.target),
+                _ => Error::io("rename", &self.path, e).with_hint("run the same command again: nothing is lost"),
+            })?;
+        if !self.has_name(name) {
+            // Another program has put something in the place of the file between the check and the rename.
+            let _ = self.folder.rename(name, partial_name, false);
+            return Err(replaced(&self.path));
         }
-        Journal::remove(&self.journal_path());
+        self.folder.sync();
+        self.journal().remove();
         Ok(())
     }
 
-    fn rename(&self, replace: bool) -> Result<()> {
-        let failed = |e: io::Error| {
-            if e.kind() == io::ErrorKind::AlreadyExists {
-                already_there(&self.target)
-            } else {
-                Error::io("rename", &self.path, e)
-            }
-        };
-        if replace {
-            return std::fs::rename(&self.path, &self.target).map_err(failed);
+    /// Checks that all names are what they were when the file was opened.
+    fn check_names(&self) -> Result<()> {
+        let folder = parent_of(&self.target);
+        if !self.folder.is_at_its_path().unwrap_or(false) {
+            return Err(replaced(folder));
         }
-        let cwd = rustix::fs::CWD;
-        match rustix::fs::renameat_with(cwd, &self.path, cwd, &self.target, rustix::fs::RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
-                if self.target.exists() {
-                    return Err(already_there(&self.target));
-                }
-                std::fs::rename(&self.path, &self.target).map_err(failed)
-            }
-            Err(e) => Err(failed(e.into())),
+        if !self.has_name(&self.names.1) {
+            return Err(replaced(&self.path));
+        }
+        if self.folder.is_special(&self.names.0) {
+            return Err(replaced(&self.target));
+        }
+        Ok(())
+    }
+
+    fn has_name(&self, name: &OsStr) -> bool {
+        let own = self.file.metadata().map(|metadata| Identity::from(&metadata));
+        own.is_ok_and(|own| self.folder.identity(name).is_ok_and(|found| found == own))
+    }
+
+    /// Removes the journal of a bundle that got its name just before its run was killed.
+    pub fn remove_stale_journal(target: &Path) {
+        let partial = target.file_name().map(|name| with_suffix(name, ".partial"));
+        let there = |name: &OsStr| target.with_file_name(name).symlink_metadata().is_ok();
+        if let Some(partial) = partial
+            && !there(&partial)
+            && there(&with_suffix(&partial, ".journal"))
+            // Under the lock: without a partial file the journal is nobody's.
+            && let Ok(partial) = Self::open(target)
+            && partial.is_empty().unwrap_or(false)
+        {
+            partial.remove();
         }
     }
 
     /// Removes the file and its journal: nothing of it is worth keeping.
     pub fn remove(&self) {
-        Journal::remove(&self.journal_path());
-        let _ = std::fs::remove_file(&self.path);
+        self.journal().remove();
+        if self.has_name(&self.names.1) {
+            let _ = self.folder.remove(&self.names.1);
+        }
     }
+}
+
+fn replaced(path: &Path) -> Error {
+    Error::new(
+        Kind::Io,
+        format!("`{}` was moved or replaced while the bundle was written", quote(&path)),
+    )
+    .with_hint("run the same command again where no other program moves or replaces files")
 }
 
 /// The error of an output that exists.
 pub fn already_there(target: &Path) -> Error {
     Error::new(
         Kind::Exists,
-        format!("the output `{}` is already there", target.display()),
+        format!("the output `{}` is already there", quote(&target)),
     )
     .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
 }

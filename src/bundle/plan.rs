@@ -112,7 +112,7 @@ impl Plan {
             content,
         };
         let mut front = vec![
-            file("oci-layout", Bytes::from_static(br#"{"imageLayoutVersion":"1.0.0"}"#)),
+            file(layout::FIRST_MEMBER, Bytes::from_static(layout::FIRST_CONTENT)),
             file("index.json", layout::index_json(&trees)?.into()),
         ];
         let mut warnings = Vec::new();

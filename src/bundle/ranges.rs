@@ -63,6 +63,11 @@ impl Ranges {
         self.0.iter().map(|(start, end)| *start..*end)
     }
 
+    /// How many ranges there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many bytes are there below `size`.
     pub fn len(&self, size: u64) -> u64 {
         size - self.gaps(size).iter().map(|gap| gap.end - gap.start).sum::<u64>()

@@ -8,6 +8,7 @@ use docker_mirror::image::platform::PlatformFilter;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::IndexMode;
 use docker_mirror::progress::human_bytes;
+use docker_mirror::text::few_with;
 use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request, Reused};
 use docker_mirror::transfer::resolve::Wanted;
 
@@ -104,8 +105,8 @@ pub(super) fn references(names: &[String]) -> Result<Vec<Reference>> {
         0 => Ok(references),
         1 => Err(wrong.remove(0)),
         _ => {
-            let all: Vec<String> = wrong.iter().map(Error::full).collect();
-            Err(Error::new(Kind::Usage, all.join("; ")))
+            let all = few_with(wrong.iter().map(Error::full), "; ");
+            Err(Error::new(Kind::Usage, all))
         }
     }
 }
@@ -180,7 +181,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let outcome = tell(&report, to_pipe, resumes, arguments.allow_partial);
     if reuses && report.committed {
         let Reused { blobs, bytes } = report.reused;
-        output::say(&format!(
+        output::say(format!(
             "{}, {} came from earlier bundles",
             output::counted(blobs, "blob", "blobs"),
             human_bytes(bytes)
@@ -191,7 +192,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
 
 fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool) -> Outcome {
     for (reference, pinned, now) in &report.moved {
-        output::say(&format!(
+        output::say(format!(
             "warning: {reference} has moved to {now} since the first run; the bundle keeps {pinned} (`--fresh` starts anew)"
         ));
     }
@@ -202,9 +203,9 @@ fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool) -> O
         for image in &report.images {
             let line = format!("{}@{}", bare(&image.source), image.digest);
             if to_pipe {
-                output::say(&line)
+                output::say(line)
             } else {
-                output::result(&line)
+                output::result(line)
             }
         }
     }
@@ -225,10 +226,10 @@ fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool) -> O
     if !report.committed && !report.images.is_empty() {
         let leave_out = "give `--allow-partial` to leave them out";
         match resumes {
-            true => output::say(&format!(
+            true => output::say(format!(
                 "hint: run the same command again to go on with what is there, or {leave_out}"
             )),
-            false => output::say(&format!("hint: {leave_out}")),
+            false => output::say(format!("hint: {leave_out}")),
         }
     }
     Outcome::Failure
@@ -247,9 +248,7 @@ fn note(image: &Exported) {
     let name = bare(&image.source);
     let (original, digest) = (image.original.to_string(), image.digest.to_string());
     if let Some(text) = output::index_note(image.choice, &original, &digest, &image.dropped) {
-        output::say(&format!("{name}: {text}"));
+        output::say(format!("{name}: {text}"));
     }
-    for left in image.left_out.iter() {
-        output::say(&format!("warning: {name}: left out {} ({})", left.digest, left.reason));
-    }
+    output::left_out(&name, &image.left_out);
 }

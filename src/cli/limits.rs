@@ -48,8 +48,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     };
     display.finish();
     match limit? {
-        Some(limit) => output::result(&format!("{}: {}", image.host(), describe(&limit))),
-        None => output::result(&format!("{}: no limit is stated", image.host())),
+        Some(limit) => output::result(format!("{}: {}", image.host(), describe(&limit))),
+        None => output::result(format!("{}: no limit is stated", image.host())),
     }
     Ok(Outcome::Success)
 }

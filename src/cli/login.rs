@@ -7,6 +7,7 @@ use clap::Args;
 use docker_mirror::error::{Error, Kind, Result};
 use docker_mirror::progress::Progress;
 use docker_mirror::registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
+use docker_mirror::text::few;
 
 use super::environment::{Side, variable};
 
@@ -200,7 +201,7 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
                 Kind::Usage,
                 format!(
                     "one login is given, but there are several registries: {}",
-                    hosts.join(", ")
+                    few(hosts.iter())
                 ),
             )
             .with_hint("log in to each with `docker login` or `podman login`, or name a file with `--auth-file`"));

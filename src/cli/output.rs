@@ -1,10 +1,12 @@
 //! What a person, or a script, gets to read: results on stdout, everything else on stderr.
 
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
 
 use docker_mirror::error::{Error, Kind};
-use docker_mirror::image::tree::{Choice, PlatformRecord};
+use docker_mirror::image::tree::{Choice, LeftOut, PlatformRecord};
+use docker_mirror::text::{LISTED, Line, few, quote};
+
+use super::printer::{self, Item};
 
 /// How a command that ran through to its end went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,28 +24,34 @@ pub(super) fn start_log(verbose: u8) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Log)
         .with_target(false)
         .try_init();
 }
 
-/// The first failure to write a result: it must not keep the rest of a report from being shown, nor be forgotten.
-static UNWRITTEN: Mutex<Option<io::Error>> = Mutex::new(None);
+/// The log: each record is a line like any other.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(record);
+        say(text.trim_ascii_end());
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// A line of result on stdout. [`unwritten`] tells in the end whether all of them got there.
-pub(super) fn result(line: &str) {
-    if let Err(error) = writeln!(io::stdout(), "{line}") {
-        UNWRITTEN
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
-    }
+pub(super) fn result(line: impl Into<Line>) {
+    printer::put(Item::Result(line.into()));
 }
 
 /// What kept results from being written. Whoever closed the pipe does not want more of them, which is no failure.
 pub(super) fn unwritten() -> Option<Error> {
-    let error = UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-    cannot_write(error)
+    printer::unwritten().and_then(cannot_write)
 }
 
 /// A failure to write to stdout, unless its reader has gone.
@@ -57,46 +65,58 @@ pub(super) fn cannot_write(error: io::Error) -> Option<Error> {
 }
 
 /// A line for people on stderr.
-pub(super) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+pub(super) fn say(line: impl Into<Line>) {
+    printer::put(Item::Said(line.into()));
 }
 
 /// One failure: what happened, and what to do about it.
 pub(super) fn error(error: &Error) {
-    say(&format!("error: {}", clean(&error.full())));
+    say(format!("error: {}", error.full()));
     if let Some(hint) = error.hint() {
-        say(&format!("hint: {}", clean(hint)));
+        say(format!("hint: {hint}"));
     }
 }
 
 /// The failures of several images, after all were tried.
 pub(super) fn failures<'a>(title: &str, failures: impl IntoIterator<Item = &'a Error>) {
-    say(&format!("error: {title}"));
+    say(format!("error: {title}"));
     let mut hints: Vec<&str> = Vec::new();
+    let mut more: u64 = 0;
     for failure in failures {
-        say(&format!("  {}", clean(&failure.full())));
-        if let Some(hint) = failure.hint()
-            && !hints.contains(&hint)
-        {
-            hints.push(hint);
+        say(format!("  {}", failure.full()));
+        match failure.hint() {
+            Some(hint) if hints.contains(&hint) => {}
+            Some(hint) if hints.len() < LISTED => hints.push(hint),
+            Some(_) => more += 1,
+            None => {}
         }
     }
     for hint in hints {
-        say(&format!("hint: {}", clean(hint)));
+        say(format!("hint: {hint}"));
+    }
+    if more > 0 {
+        say(format!(
+            "hint: {} have hints of their own; import or export them alone to see them",
+            counted(more, "more failure", "more failures")
+        ));
     }
 }
 
-/// Text from outside must not steer the terminal.
-pub(super) fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            }
-        })
-        .collect()
+/// Shows what a panic says as a line like any other: its message may quote anything.
+pub(super) fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let what = (payload.downcast_ref::<&str>().copied())
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or_default();
+        let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+        let line = Line::from(format!("error: docker-mirror panicked{place}: {what}"));
+        // The thread that writes lines may be the one that panicked.
+        let _ = writeln!(
+            io::stderr(),
+            "{line}\nhint: this is a fault of docker-mirror: report it with this message"
+        );
+    }));
 }
 
 /// A number of things: `1 blob`, `2 blobs`.
@@ -106,11 +126,11 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
 
 /// What became of an index of which platforms were dropped.
 pub(super) fn index_note(choice: Choice, original: &str, pushed: &str, dropped: &[PlatformRecord]) -> Option<String> {
-    let platforms: Vec<&str> = dropped.iter().map(|entry| entry.platform.as_str()).collect();
+    let platforms = dropped.iter().map(|entry| quote(&entry.platform));
     let dropped = format!(
         "{} dropped ({})",
         counted(dropped.len() as u64, "entry", "entries"),
-        clean(&platforms.join(", "))
+        few(platforms)
     );
     match choice {
         Choice::Whole => None,
@@ -118,5 +138,20 @@ pub(super) fn index_note(choice: Choice, original: &str, pushed: &str, dropped: 
         Choice::Sparse => Some(format!(
             "{dropped}: index {original} keeps its digest and lists them still"
         )),
+    }
+}
+
+/// Warns of blobs of an image that were not carried.
+pub(super) fn left_out(name: &str, blobs: &[LeftOut]) {
+    for left in blobs.iter().take(LISTED) {
+        say(format!(
+            "warning: {name}: left out {} ({})",
+            left.digest,
+            quote(&left.reason)
+        ));
+    }
+    if blobs.len() > LISTED {
+        let more = counted((blobs.len() - LISTED) as u64, "more blob", "more blobs");
+        say(format!("warning: {name}: left out {more}"));
     }
 }

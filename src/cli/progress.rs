@@ -6,20 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use docker_mirror::progress::{Event, Progress, human_bytes};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::output::{clean, counted};
+use super::output::{counted, say};
+use super::printer::{self, Gauge, Item};
 
 /// Without a terminal, a line about the progress comes at most this often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Shows what an operation tells.
 pub(super) struct Display {
-    bar: ProgressBar,
     terminal: bool,
     verbose: bool,
-    total: AtomicU64,
-    done: AtomicI64,
+    gauge: Arc<Gauge>,
     start: Instant,
     images: AtomicU64,
     blobs: AtomicU64,
@@ -29,14 +27,10 @@ pub(super) struct Display {
 
 impl Display {
     pub(super) fn new(verbose: bool) -> Arc<Self> {
-        let terminal = io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         Arc::new(Self {
-            bar,
-            terminal,
+            terminal: io::stderr().is_terminal(),
             verbose,
-            total: AtomicU64::new(0),
-            done: AtomicI64::new(0),
+            gauge: Arc::default(),
             start: Instant::now(),
             images: AtomicU64::new(0),
             blobs: AtomicU64::new(0),
@@ -53,7 +47,7 @@ impl Display {
 
     /// Takes the bar away; what follows is written below. Where much is wanted, says what it came to.
     pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
+        printer::flush();
         let images = self.images.load(Ordering::Relaxed);
         if !self.verbose || images == 0 {
             return;
@@ -61,19 +55,13 @@ impl Display {
         let blobs = self.blobs.load(Ordering::Relaxed);
         // With what was there already: how much was sent or fetched is for the report to say.
         let bytes = u64::try_from(self.moved.load(Ordering::Relaxed)).unwrap_or(0);
-        self.line(&format!(
+        say(format!(
             "{}, {}, {} in {:.1} s",
             counted(images, "image", "images"),
             counted(blobs, "blob", "blobs"),
             human_bytes(bytes),
             self.start.elapsed().as_secs_f64()
         ));
-    }
-
-    fn line(&self, text: &str) {
-        let text = clean(text);
-        // Above the bar, so that neither tears the other.
-        self.bar.suspend(|| super::output::say(&text));
     }
 
     fn show(&self, event: Event) {
@@ -87,48 +75,34 @@ impl Display {
             Event::Grown { bytes, .. } => self.grow(bytes),
             Event::Bytes(count) => self.advance(count),
             Event::Retry { reason, pause } => {
-                self.line(&format!("{reason}; trying again in {:.1} s", pause.as_secs_f32()));
+                let text = format!("{reason}; trying again in {:.1} s", pause.as_secs_f32());
+                printer::put(Item::Trouble(text.into()));
             }
-            Event::Warning(text) => self.line(&format!("warning: {text}")),
+            Event::Warning(text) => printer::put(Item::Trouble(format!("warning: {text}").into())),
             Event::ImageDone { reference, digest } if self.verbose || !self.terminal => {
-                self.line(&format!("done {reference} {digest}"));
+                say(format!("done {reference} {digest}"));
             }
             Event::Resolved { reference, digest } if self.verbose => {
-                self.line(&format!("resolved {reference} {digest}"));
+                say(format!("resolved {reference} {digest}"));
             }
             Event::BlobDone { digest, size } if self.verbose => {
-                self.line(&format!("blob {digest} ({})", human_bytes(size)));
+                say(format!("blob {digest} ({})", human_bytes(size)));
             }
-            Event::Note(text) if self.verbose => self.line(&text),
+            Event::Note(text) if self.verbose => say(text),
             _ => {}
         }
     }
 
     fn grow(&self, bytes: u64) {
-        let total = self.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.terminal {
-            self.bar.set_length(total);
-        }
+        self.gauge.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn plan(&self, blobs: u64, bytes: u64, present: u64) {
-        self.total.store(bytes, Ordering::Relaxed);
-        self.done
-            .store(i64::try_from(present).unwrap_or(i64::MAX), Ordering::Relaxed);
+        let done = i64::try_from(present).unwrap_or(i64::MAX);
+        self.gauge.total.store(bytes, Ordering::Relaxed);
+        self.gauge.done.store(done, Ordering::Relaxed);
         if self.terminal {
-            self.bar.set_length(bytes);
-            self.bar.set_position(present);
-            let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                let _ = write!(out, "{:#}", indicatif::HumanDuration(state.eta()));
-            };
-            if let Ok(style) =
-                ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {left} left")
-            {
-                self.bar.set_style(style.with_key("left", left).progress_chars("=> "));
-            }
-            self.bar.reset_eta();
-            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
-            self.bar.tick();
+            printer::put(Item::Bar(self.gauge.clone()));
         } else if bytes > 0 {
             let already = if present > 0 {
                 format!(", {} of them already here", human_bytes(present))
@@ -136,15 +110,14 @@ impl Display {
                 String::new()
             };
             let blobs = counted(blobs, "blob", "blobs");
-            self.line(&format!("{blobs}, {}{already}", human_bytes(bytes)));
+            say(format!("{blobs}, {}{already}", human_bytes(bytes)));
         }
     }
 
     fn advance(&self, count: i64) {
         self.moved.fetch_add(count, Ordering::Relaxed);
-        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
+        self.gauge.done.fetch_add(count, Ordering::Relaxed);
         if self.terminal {
-            self.bar.set_position(u64::try_from(done).unwrap_or(0));
             return;
         }
         let due = {
@@ -156,12 +129,8 @@ impl Display {
             due
         };
         if due {
-            let total = self.total.load(Ordering::Relaxed);
-            self.line(&format!(
-                "{} of {}",
-                human_bytes(u64::try_from(done).unwrap_or(0)),
-                human_bytes(total)
-            ));
+            let (done, total) = (self.gauge.position(), self.gauge.total.load(Ordering::Relaxed));
+            say(format!("{} of {}", human_bytes(done), human_bytes(total)));
         }
     }
 }

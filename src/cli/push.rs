@@ -12,6 +12,7 @@ use docker_mirror::image::digest::Digest;
 use docker_mirror::image::reference::Reference;
 use docker_mirror::image::tree::{Choice, IndexMode};
 use docker_mirror::progress::human_bytes;
+use docker_mirror::text::{is_unsafe, quote};
 use docker_mirror::transfer::push::report::{Amount, Failure, Form, ImageReport, Outcome as Became, PushReport};
 use docker_mirror::transfer::push::request::Mapping;
 use docker_mirror::transfer::push::request::{OnExisting, PushRequest};
@@ -91,9 +92,9 @@ impl Target {
             notes(image, report.dry_run);
             if let (Some(destination), Some(digest), None) = (&image.destination, &image.pushed, &image.error) {
                 if report.dry_run {
-                    output::result(&planned(image, destination));
+                    output::result(planned(image, destination));
                 } else {
-                    output::result(&pinned(destination, digest));
+                    output::result(pinned(destination, digest));
                 }
             }
         }
@@ -102,7 +103,7 @@ impl Target {
             true => ("to upload", "to mount"),
             false => ("uploaded", "mounted"),
         };
-        output::say(&format!(
+        output::say(format!(
             "{} {uploaded}, {} {mounted}, {} already there",
             amount(total.uploaded),
             amount(total.mounted),
@@ -154,29 +155,23 @@ fn notes(image: &ImageReport, dry_run: bool) {
     if let (Some(original), Some(pushed)) = (&image.original, &image.pushed)
         && let Some(text) = output::index_note(choice, &original.to_string(), &pushed.to_string(), &image.dropped)
     {
-        output::say(&format!("{name}: {text}"));
+        output::say(format!("{name}: {text}"));
     }
     if image.rebuilt {
-        output::say(&format!(
+        output::say(format!(
             "{name}: the archive has no manifest, so one was built; its digest is new"
         ));
     }
     if image.outcome == Became::LeftAlone {
-        output::say(&format!("{name}: the tag holds another digest and was left alone"));
+        output::say(format!("{name}: the tag holds another digest and was left alone"));
     }
     if let Some(replaced) = &image.replaced {
         let what = if dry_run { "would be moved" } else { "was moved" };
-        output::say(&format!("{name}: the tag {what}; it held {replaced}"));
+        output::say(format!("{name}: the tag {what}; it held {replaced}"));
     }
-    for left in image.left_out.iter() {
-        output::say(&format!(
-            "warning: {name}: left out {} ({})",
-            left.digest,
-            output::clean(&left.reason)
-        ));
-    }
-    for warning in &image.warnings {
-        output::say(&format!("warning: {name}: {}", output::clean(warning)));
+    output::left_out(name, &image.left_out);
+    for warning in image.warnings.iter() {
+        output::say(format!("warning: {name}: {warning}"));
     }
 }
 
@@ -236,15 +231,15 @@ fn unpinned(report: &PushReport, images: &[&ImageReport], what: &str, hint: &str
     if images.is_empty() {
         return;
     }
-    output::say(&format!(
+    output::say(format!(
         "error: {} of {} images {what}:",
         images.len(),
         report.images.len()
     ));
     for image in images {
-        output::say(&format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
+        output::say(format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
     }
-    output::say(&format!("hint: {hint}"));
+    output::say(format!("hint: {hint}"));
 }
 
 /// A bundle that was found wrong behind its images. Where an image failed for it, that was told with the image.
@@ -267,7 +262,7 @@ fn bundle_fault(report: &PushReport, fault: &Failure) {
 
 /// Finds out before the first request whether the report can be written.
 fn check_report(path: &Path) -> Result<()> {
-    let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`--report {}`: {why}", path.display())));
+    let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`--report {}`: {why}", quote(&path))));
     if path.as_os_str() == "-" {
         return usage("the report goes to a file, since standard output has the results; a file of this name is `./-`");
     }
@@ -320,22 +315,37 @@ fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
 
 /// The report gets its name when it is complete.
 fn write_report(path: &Path, report: &PushReport) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(report)
+    let text = serde_json::to_string_pretty(report)
         .map_err(|e| Error::new(Kind::Io, "cannot write the report").with_source(e))?;
-    text.push(b'\n');
+    let text = escape_json(&text) + "\n";
     let write = || -> io::Result<()> {
         if is_special(path) {
             return OpenOptions::new()
                 .write(true)
                 .truncate(true)
                 .open(path)?
-                .write_all(&text);
+                .write_all(text.as_bytes());
         }
         let mut file = unnamed(path)?;
-        file.write_all(&text)?;
+        file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
     };
     write().map_err(|e| Error::io("write", path, e))
+}
+
+/// Escapes the characters that JSON allows in a text and that a terminal obeys: the report may be written to one.
+fn escape_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        // A line break in a text is escaped already; this one stands between the members.
+        if is_unsafe(c) && c != '\n' {
+            let units = c.encode_utf16(&mut [0; 2]).to_vec();
+            out.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }

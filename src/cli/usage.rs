@@ -4,23 +4,27 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue};
 use docker_mirror::error::{Error, Kind};
+use docker_mirror::text::quote;
 
-use super::{Cli, output};
+use super::command_line::{Cli, Command};
+use super::output;
 
 /// Shows what the parser has to say: what is wrong, or the help that was asked for.
 pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
     hide_login(&mut error);
-    let written = error.print();
     if error.use_stderr() {
+        quote_arguments(&mut error);
+        error.render().to_string().lines().for_each(output::say);
         let mut arguments = std::env::args_os().skip(1).filter_map(|a| a.into_string().ok());
         let options_first = arguments.next().is_some_and(|first| first.starts_with('-'));
         if options_first && let Some(command) = arguments.find(|argument| is_command(argument)) {
-            output::say(&format!("hint: {}", commands_stand_first(&command)));
+            output::say(format!("hint: {}", commands_stand_first(&command)));
         }
         return ExitCode::from(2);
     }
-    match written.err().and_then(output::cannot_write) {
+    match error.print().err().and_then(output::cannot_write) {
         None => ExitCode::SUCCESS,
         Some(error) => {
             output::error(&error);
@@ -57,14 +61,14 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
 
 /// Standard input cannot have both a bundle and a password: whichever is read first gets the other one.
 pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
-    let Some(super::Command::Import(import)) = &cli.command else {
+    let Some(Command::Import(import)) = &cli.command else {
         return None;
     };
     let bundle = import.bundles.iter().find(|path| is_stdin(path))?;
     import.shared.reads_password().then(|| {
         let both = format!(
             "`{}` and `--password-stdin` both read standard input",
-            bundle.display()
+            quote(&bundle)
         );
         Error::new(Kind::Usage, both).with_hint(
             "give the password in the variable `DOCKER_MIRROR_PASSWORD`, log in with `docker login` or `podman login`, or save \
@@ -82,11 +86,28 @@ fn is_stdin(path: &Path) -> bool {
 
 /// An argument that is refused is quoted; what stands before an `@` in it may be a password.
 fn hide_login(error: &mut clap::Error) {
-    use clap::error::{ContextKind, ContextValue};
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && let Some((_, rest)) = value.rsplit_once('@')
     {
         let shown = format!("…@{rest}");
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+}
+
+/// Makes the arguments that the parser quotes fit to be shown: a line break in one must not forge a line of output.
+fn quote_arguments(error: &mut clap::Error) {
+    let quoted = |text: &str| quote(text).to_string();
+    let context: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in context {
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(quoted(&text)),
+            ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| quoted(text)).collect()),
+            ContextValue::StyledStrs(texts) => {
+                ContextValue::StyledStrs(texts.iter().map(|text| quoted(&text.to_string()).into()).collect())
+            }
+            // How the command is called: the parser's own words, of several lines.
+            _ => continue,
+        };
+        error.insert(kind, value);
     }
 }

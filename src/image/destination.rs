@@ -7,6 +7,7 @@ use std::str::FromStr;
 use super::digest::Digest;
 use super::reference::{Reference, canonical_host, check_repository};
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// A registry and a path on it below which images are put.
 ///
@@ -58,7 +59,7 @@ impl FromStr for Destination {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |e: Error| {
-            e.context(format!("destination `{}`", text.escape_debug()))
+            e.context(format!("destination `{}`", quote(&text)))
                 .with_hint("write `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`")
         };
         if text.contains('@') {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::error::{Error, Kind};
+use crate::text::quote;
 
 /// The algorithms that this program can check. Others do not parse: what cannot be verified is not carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,12 +114,7 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let invalid = |why: &str| {
-            Error::new(
-                Kind::Malformed,
-                format!("invalid digest `{}`: {why}", text.escape_debug()),
-            )
-        };
+        let invalid = |why: &str| Error::new(Kind::Malformed, format!("invalid digest `{}`: {why}", quote(&text)));
         let (name, hex) = text
             .split_once(':')
             .ok_or_else(|| invalid("no `algorithm:` before it"))?;

@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::text::quote;
+
 /// Maximum number of fields of one object, and of annotations of one descriptor. The specifications state no limit; images in
 /// the field have a few dozen.
 const MAX_FIELDS: usize = 1000;
@@ -155,7 +157,7 @@ impl<'de> Visitor<'de> for Object {
                 if self.is_exact() && *field != name {
                     return Err(A::Error::custom(format_args!(
                         "the field `{}` is `{field}` to some programs and unknown to others",
-                        name.escape_debug()
+                        quote(&name)
                     )));
                 }
                 if known.contains(field) {
@@ -166,7 +168,7 @@ impl<'de> Visitor<'de> for Object {
             if let Some(name) = seen.replace(name) {
                 return Err(A::Error::custom(format_args!(
                     "the field `{}` appears twice",
-                    name.escape_debug()
+                    quote(&name)
                 )));
             }
             map.next_value_seed(field.map_or(Self::Unknown, |(_, object)| *object))?;

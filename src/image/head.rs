@@ -4,6 +4,7 @@ use super::fields::{self, Object};
 use super::json::Members;
 use super::media_type::{self, Shape};
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// Maximum size of a manifest in bytes, wherever it comes from. Registries accept 4 MiB at least (distribution and
 /// containers/image accept no more), few accept more.
@@ -67,8 +68,8 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
     {
         return Err(malformed(format!(
             "it says that it is `{}`, but it was announced as `{}`",
-            stated.escape_debug(),
-            declared.escape_debug()
+            quote(&stated),
+            quote(&declared)
         )));
     }
     let media_type = stated.or(declared).unwrap_or_else(|| {

@@ -9,6 +9,7 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// For a field whose `null` counts as absent, which Go programs write for an empty list or pointer.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -76,7 +77,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                     if members.iter().any(|(seen, _)| *seen == key) {
                         return Err(serde::de::Error::custom(format_args!(
                             "the field `{}` appears twice",
-                            key.escape_debug()
+                            quote(&key)
                         )));
                     }
                     if members.len() == 256 {

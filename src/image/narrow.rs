@@ -8,6 +8,7 @@ use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::select::{Graph, Need, Outcome, select};
 use super::tree::{ImageTree, IndexMode};
 use crate::error::{Error, Kind, Result};
+use crate::text::{few, quote};
 
 /// Drops the platforms that the filter does not match. Platforms that the tree lacks already stay dropped, and a tree that
 /// loses nothing more is returned unchanged.
@@ -85,7 +86,7 @@ fn nothing_left(tree: &ImageTree, filter: &PlatformFilter) -> Error {
     platforms.sort_unstable();
     platforms.dedup();
     Error::new(Kind::NotFound, format!("no platform of the image is `{filter}`"))
-        .with_hint(format!("it has {}", platforms.join(", ")))
+        .with_hint(format!("it has {}", few(platforms.iter().map(quote))))
 }
 
 #[cfg(test)]

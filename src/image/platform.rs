@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json::or_default;
 use crate::error::{Error, Kind};
+use crate::text::quote;
 
 /// What an index entry or an image config says it runs on, as it was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,6 +63,7 @@ impl fmt::Display for Platform {
             if text.is_empty() {
                 "unknown".to_owned()
             } else {
+                // Bundles hold this form in their record: it is not to change.
                 text.escape_debug().to_string()
             }
         };
@@ -107,7 +109,7 @@ impl FromStr for PlatformPattern {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = || {
-            Error::new(Kind::Usage, format!("invalid platform `{}`", text.escape_debug()))
+            Error::new(Kind::Usage, format!("invalid platform `{}`", quote(&text)))
                 .with_hint("write `OS/ARCH` or `OS/ARCH/VARIANT`, such as `linux/arm64` or `linux/arm/v7`, or `all`")
         };
         let good = |part: &str| {

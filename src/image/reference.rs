@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use super::digest::Digest;
 use crate::error::{Error, Kind};
+use crate::text::quote;
 
 /// The name that Docker Hub goes by in references.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -150,7 +151,7 @@ impl FromStr for Reference {
                 Some(
                     digest
                         .parse::<Digest>()
-                        .map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))?,
+                        .map_err(|e| e.context(format!("reference `{}`", quote(&text))))?,
                 ),
             ),
             None => (rest, None),
@@ -163,14 +164,13 @@ impl FromStr for Reference {
             Some((repository, tag)) => (repository, Some(tag)),
             None => (path, None),
         };
-        let host = canonical_host(host).map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))?;
+        let host = canonical_host(host).map_err(|e| e.context(format!("reference `{}`", quote(&text))))?;
         let repository = if host == DOCKER_HUB && !repository.contains('/') {
             format!("library/{repository}")
         } else {
             repository.to_owned()
         };
-        Self::new(&host, &repository, tag, digest)
-            .map_err(|e| e.context(format!("reference `{}`", text.escape_debug())))
+        Self::new(&host, &repository, tag, digest).map_err(|e| e.context(format!("reference `{}`", quote(&text))))
     }
 }
 
@@ -193,7 +193,7 @@ impl fmt::Display for Target {
 }
 
 fn invalid(text: &str, why: &str) -> Error {
-    Error::new(Kind::Usage, format!("invalid name `{}`: {why}", text.escape_debug()))
+    Error::new(Kind::Usage, format!("invalid name `{}`: {why}", quote(&text)))
 }
 
 /// A first path component is a host exactly if it could not be one of a Docker Hub name.

@@ -15,6 +15,7 @@ use super::media_type::{self, Shape};
 use super::platform::{Platform, PlatformFilter};
 use super::tree::{ATTESTATION, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, platform_label};
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// The manifests below a root, as far as they are known.
 #[derive(Debug, Clone, Default)]
@@ -175,8 +176,8 @@ pub fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
             format!(
                 "manifest {} is `{}`, but its parent says `{}`",
                 entry.digest,
-                child.media_type().escape_debug(),
-                entry.media_type.escape_debug()
+                quote(child.media_type()),
+                quote(&entry.media_type)
             ),
         ));
     }

@@ -14,6 +14,7 @@ use super::manifest::RawManifest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::reference::Reference;
 use crate::error::{Error, Kind};
+use crate::text::quote;
 
 /// What the user wants done with an index from which platforms are dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ impl FromStr for IndexMode {
             "filtered" => Ok(Self::Filtered),
             "sparse" => Ok(Self::Sparse),
             _ => Err(
-                Error::new(Kind::Usage, format!("invalid index mode `{}`", text.escape_debug()))
+                Error::new(Kind::Usage, format!("invalid index mode `{}`", quote(&text)))
                     .with_hint("one of `auto`, `filtered`, `sparse`"),
             ),
         }

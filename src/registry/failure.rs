@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::reach::OutOfReach;
 use crate::error::{Error, Kind};
+use crate::text::Line;
 
 /// What a user can do where a server leads to an address of this machine.
 pub(super) const OUT_OF_REACH_HINT: &str = "a server elsewhere may not send requests to this machine or its local link; \
@@ -34,7 +35,7 @@ pub(super) enum Class {
 }
 
 impl Failure {
-    pub(super) fn broken(message: impl Into<String>) -> Self {
+    pub(super) fn broken(message: impl Into<Line>) -> Self {
         Self {
             error: Error::new(Kind::Network, message),
             class: Class::Broken,

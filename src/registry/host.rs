@@ -29,6 +29,7 @@ use super::scope::Scope;
 use super::token::Refused;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
+use crate::text::quote;
 
 /// Where Docker Hub's registry is reached.
 const DOCKER_HUB_ADDRESS: &str = "registry-1.docker.io";
@@ -129,8 +130,7 @@ impl Host {
 
     fn of_reference(name: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
-        let invalid =
-            |e| Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e);
+        let invalid = |e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e);
         let mut base = Url::parse(&format!("https://{address}/")).map_err(|e| invalid(e.to_string()))?;
         if base.path() != "/" || base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
             return Err(invalid("it has more than a host and a port".to_owned()));
@@ -153,9 +153,8 @@ impl Host {
     /// A mirror, whose scheme is stated.
     pub(super) fn mirror(name: &str, scheme: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
-        let base = Url::parse(&format!("{scheme}://{address}/")).map_err(|e| {
-            Error::new(Kind::Usage, format!("`{}` is no registry host", name.escape_debug())).with_source(e)
-        })?;
+        let base = Url::parse(&format!("{scheme}://{address}/"))
+            .map_err(|e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e))?;
         Ok(Self::at(name, base, FIXED, blind, context))
     }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::encoding;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::{Reference, Target};
+use crate::text::quote;
 
 /// No configuration file above this size is read.
 const MAX_FILE: u64 = 4 << 20;
@@ -40,7 +41,7 @@ pub fn parse_flag(text: &str) -> Result<Mirror> {
         .with_hint("log in to the mirror; its credentials are looked up like those of any registry"));
     }
     let wrong = |why: &str| {
-        Error::new(Kind::Usage, format!("invalid mirror `{}`: {why}", text.escape_debug()))
+        Error::new(Kind::Usage, format!("invalid mirror `{}`: {why}", quote(&text)))
             .with_hint("write it as `docker.io=https://cache.example.com`")
     };
     let (prefix, url) = text.split_once('=').ok_or_else(|| wrong("no `=` in it"))?;
@@ -132,7 +133,7 @@ impl Mirrors {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
             Err(e) => return Err(Error::io("read", path, e)),
         }
-        let in_file = |e: Error| e.context(format!("`{}`", path.display()));
+        let in_file = |e: Error| e.context(format!("`{}`", quote(&path)));
         if bytes.len() as u64 > MAX_FILE {
             return Err(in_file(malformed(format!("more than {MAX_FILE} bytes"))));
         }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::types::Presence;
 use crate::error::Result;
 
-/// How often a blob is looked for again that is not there yet, since replicas lag behind. The pauses are 1, 2, 4 and 8
-/// times the pause before the first retry: seven and a half seconds in all by default.
-const LOOKS_AGAIN: u32 = 4;
+/// How often a blob is looked for again that is not there yet, since replicas lag behind. The pauses are 1, 2 and 4 times
+/// the pause before the first retry: three and a half seconds in all by default.
+const LOOKS_AGAIN: u32 = 3;
 
 /// After this many HEADs that say neither yes nor no, the registry is believed.
 const MAX_UNCLEAR: u32 = 3;
@@ -158,11 +158,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_blob_has_seven_and_a_half_seconds_to_appear() {
+    async fn a_blob_has_three_and_a_half_seconds_to_appear() {
         assert_eq!(found_after(0).await, (Some(true), 1, Duration::ZERO));
         assert_eq!(found_after(2).await, (Some(true), 3, Duration::from_millis(1500)));
-        assert_eq!(found_after(4).await, (Some(true), 5, Duration::from_millis(7500)));
-        assert_eq!(found_after(5).await, (Some(false), 5, Duration::from_millis(7500)));
+        assert_eq!(found_after(3).await, (Some(true), 4, Duration::from_millis(3500)));
+        assert_eq!(found_after(4).await, (Some(false), 4, Duration::from_millis(3500)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::options::Options;
 use crate::progress::Event;
+use crate::text::Line;
 
 /// The longest pause that a server may ask for. One that wants more is asked again earlier, and then given up.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
@@ -77,15 +78,15 @@ impl Backoff {
     }
 
     /// Takes the next pause, told as `reason`. False when enough attempts were made.
-    pub(super) async fn pause(
+    pub(super) async fn pause<R: Into<Line>>(
         &mut self,
         options: &Options,
         asked: Option<Duration>,
-        reason: impl FnOnce() -> String,
+        reason: impl FnOnce() -> R,
     ) -> bool {
         let Some(pause) = self.next(asked) else { return false };
         options.progress.emit(Event::Retry {
-            reason: reason(),
+            reason: reason().into(),
             pause,
         });
         tokio::time::sleep(pause).await;

@@ -4,9 +4,7 @@ use globset::GlobBuilder;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
-
-/// How many lines of a list an error message has at most.
-const LISTED: usize = 10;
+use crate::text::{few, quote};
 
 /// An image that may be chosen.
 pub(super) struct Candidate {
@@ -44,7 +42,7 @@ pub(super) fn choose(images: &[Candidate], patterns: &[String]) -> Result<Vec<bo
     }
     let mut chosen = vec![false; images.len()];
     for pattern in patterns {
-        let shown = pattern.escape_debug();
+        let shown = quote(&pattern);
         let matcher = GlobBuilder::new(pattern)
             .build()
             .map_err(|e| Error::new(Kind::Usage, format!("invalid pattern `{shown}`")).with_source(e))?
@@ -52,14 +50,10 @@ pub(super) fn choose(images: &[Candidate], patterns: &[String]) -> Result<Vec<bo
         let fits = |image: &Candidate| image.forms.iter().any(|form| matcher.is_match(form));
         let fits: Vec<bool> = images.iter().map(fits).collect();
         if !fits.contains(&true) {
-            let known = images.iter().take(LISTED);
-            let mut known: Vec<String> = known.map(|image| format!("`{}`", image.label)).collect();
-            if images.len() > LISTED {
-                known.push(format!("{} more", images.len() - LISTED));
-            }
+            let known = few(images.iter().map(|image| format!("`{}`", quote(&image.label))));
             return Err(
                 Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
-                    .with_hint(format!("it holds {}", known.join(", "))),
+                    .with_hint(format!("it holds {known}")),
             );
         }
         chosen.iter_mut().zip(fits).for_each(|(chosen, fits)| *chosen |= fits);

@@ -29,6 +29,7 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
+use crate::text::quote;
 
 /// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
 const PIECE: usize = 256 << 10;
@@ -96,7 +97,7 @@ async fn push(
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
-    for warning in bundle.warnings() {
+    for warning in bundle.warnings().iter() {
         progress.warn(warning.clone());
     }
     // What one bundle lacks may be in another one. Nothing proves that an image was ever asked for.
@@ -112,8 +113,8 @@ async fn push(
     for missing in &missing {
         progress.warn(format!(
             "the bundle says that `{}` is missing from it: {}",
-            missing.reference.escape_debug(),
-            missing.reason.escape_debug()
+            quote(&missing.reference),
+            quote(&missing.reason)
         ));
     }
     let named = bundle.images().iter().map(|image| Candidate::named(&image.name));
@@ -152,7 +153,9 @@ async fn push(
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     report.missing = missing;
-    report.warnings.splice(0..0, bundle.warnings().iter().cloned());
+    let mut warnings = bundle.warnings().clone();
+    warnings.append(report.warnings);
+    report.warnings = warnings;
     Ok(report)
 }
 

@@ -3,6 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::image::manifest::View;
 use crate::image::tree::{ATTESTATION, ImageTree, UNKNOWN};
+use crate::text::{few, quote};
 
 /// Refuses an index of which nothing but attestations is there, and, unless platforms were `chosen` by whoever made the
 /// bundle or imports it, one without a linux platform: as export does. An image that is no index is what somebody saved by
@@ -32,7 +33,7 @@ pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {
         return Err(Error::new(Kind::NotFound, format!("it has no linux platform: {what}"))
             .with_hint("there is nothing to run in it; make the archive again"));
     }
-    let has = has.join(", ");
+    let has = few(has.iter().map(quote));
     Err(Error::new(
         Kind::NotFound,
         format!("it has no linux platform; its platforms: {has}"),

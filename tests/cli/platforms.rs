@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::support::image::{Image, Style, attestation, index};
 use super::support::images::{
     greeting, helm_chart, linux_and_windows, multi, nested, schema1, small, windows_only, with_foreign_layer,
-    without_platforms,
+    with_foreign_layer_at, without_platforms,
 };
 use super::support::layout::{Tar, blob_name};
 use super::support::{Double, Options, sha256};
@@ -427,6 +427,17 @@ fn a_layer_that_only_its_vendor_hands_out_is_left_out_and_told() {
     cli.succeed(&["import", "b.tar", "-d", &target.host()])
         .says(&["left out", &foreign]);
     assert_eq!(target.manifest("a/b", "1").unwrap(), image.root.bytes);
+}
+
+#[test]
+fn the_address_of_a_foreign_layer_is_never_asked() {
+    let (cli, target, vendor) = (cli(), Double::new(), Double::new());
+    let image = with_foreign_layer_at(&format!("{}/layer", vendor.url()));
+    let (source, _) = export(&cli, &image, &[]);
+    cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+    let reference = format!("{}/a/b:1", source.host());
+    cli.succeed(&["-d", &Double::new().host(), &reference]);
+    assert!(vendor.requests().is_empty(), "{}", vendor.transcript());
 }
 
 /// Whether platforms are left out on this side or on that one, the same index comes of it.

@@ -23,7 +23,7 @@ pub struct Told(Arc<Mutex<Vec<Event>>>);
 impl Told {
     pub fn retries(&self) -> Vec<String> {
         self.pick(|event| match event {
-            Event::Retry { reason, .. } => Some(reason.clone()),
+            Event::Retry { reason, .. } => Some(reason.to_string()),
             _ => None,
         })
     }
@@ -37,7 +37,7 @@ impl Told {
 
     pub fn warnings(&self) -> Vec<String> {
         self.pick(|event| match event {
-            Event::Warning(text) => Some(text.clone()),
+            Event::Warning(text) => Some(text.to_string()),
             _ => None,
         })
     }

@@ -130,10 +130,12 @@ pub fn sized(seed: u64, on: &str, sizes: &[usize]) -> Image {
 
 /// An image with a layer that only its vendor may hand out; a registry does not have it.
 pub fn with_foreign_layer() -> Image {
-    let foreign = Layer::noise(7, 500).foreign(
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-        "https://example.com/layer",
-    );
+    with_foreign_layer_at("https://example.com/layer")
+}
+
+/// The same with a layer that is said to be at this address.
+pub fn with_foreign_layer_at(url: &str) -> Image {
+    let foreign = Layer::noise(7, 500).foreign("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", url);
     let digest = super::store::sha256(&foreign.bytes);
     let mut image = single(
         Style::Docker,

@@ -11,6 +11,7 @@ use super::source::{Place, Source};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::text::{self, Warnings, quote};
 
 /// The names of members that are no blobs may take this much memory together.
 const MAX_NAMES: usize = 16 << 20;
@@ -30,7 +31,7 @@ pub(super) struct Archive {
     /// Whether the archive is certain to be whole: its end is marked, or it is a directory.
     pub(super) whole: bool,
     /// What is worth telling.
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Warnings,
     /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
     /// were archived by mistake are full of links, and deserve another message.
     pub(super) bad_link: Option<Error>,
@@ -47,7 +48,7 @@ impl Archive {
             files: BTreeMap::new(),
             links: BTreeMap::new(),
             whole: true,
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
             bad_link: None,
             max_unpacked: super::layer::BEYOND,
             names: 0,
@@ -68,7 +69,7 @@ impl Archive {
 
     /// Indexes a directory that holds what an archive would.
     pub(super) fn of_directory(path: &Path, store: &mut Store) -> Result<Self> {
-        let mut archive = Self::new(&path.display().to_string());
+        let mut archive = Self::new(&text::path(path));
         let mut files = 0_u64;
         for entry in walkdir::WalkDir::new(path)
             .min_depth(1)
@@ -76,10 +77,10 @@ impl Archive {
             .sort_by_file_name()
         {
             let entry =
-                entry.map_err(|e| Error::new(Kind::Io, format!("cannot walk `{}`", path.display())).with_source(e))?;
+                entry.map_err(|e| Error::new(Kind::Io, format!("cannot walk `{}`", quote(&path))).with_source(e))?;
             files += 1;
             if files > 500_000 {
-                let why = format!("`{}` holds more than 500000 files", path.display());
+                let why = format!("`{}` holds more than 500000 files", quote(&path));
                 return Err(Error::new(Kind::Malformed, why));
             }
             let relative = entry.path().strip_prefix(path).unwrap_or(entry.path());
@@ -89,7 +90,7 @@ impl Archive {
             let Some(name) = name else { continue };
             if kind.is_file() {
                 let metadata = entry.metadata().map_err(|e| {
-                    Error::new(Kind::Io, format!("cannot read `{}`", entry.path().display())).with_source(e)
+                    Error::new(Kind::Io, format!("cannot read `{}`", quote(&entry.path()))).with_source(e)
                 })?;
                 let source = Arc::new(Source::closed(entry.path(), &metadata));
                 let place = |member| Place {
@@ -106,7 +107,7 @@ impl Archive {
             } else if !kind.is_dir() {
                 return Err(Error::new(
                     Kind::Malformed,
-                    format!("`{}` is neither a file nor a directory", entry.path().display()),
+                    format!("`{}` is neither a file nor a directory", quote(&entry.path())),
                 ));
             }
         }
@@ -139,7 +140,7 @@ impl Archive {
 
     /// Notes how the archive ended, and what stands behind its end.
     pub(super) fn finish<F: Forward>(&mut self, end: End, mut rest: F) -> Result<()> {
-        let label = self.label.escape_debug().to_string();
+        let label = quote(&self.label).to_string();
         if end == End::Unmarked {
             self.whole = false;
             self.warnings.push(unmarked(&self.label));
@@ -207,11 +208,7 @@ impl Archive {
                 self.bad_link.get_or_insert_with(|| {
                     Error::new(
                         Kind::Malformed,
-                        format!(
-                            "`{}`{place}: member `{}`: {why}",
-                            self.label.escape_debug(),
-                            name.escape_debug()
-                        ),
+                        format!("`{}`{place}: member `{}`: {why}", quote(&self.label), quote(&name)),
                     )
                 });
                 return Ok(());
@@ -248,7 +245,7 @@ impl Archive {
     /// For messages: the archive and one of its members.
     pub(super) fn describe(&self, name: &str) -> String {
         self.files.get(name).map_or_else(
-            || format!("`{}`: member `{}`", self.label.escape_debug(), name.escape_debug()),
+            || format!("`{}`: member `{}`", quote(&self.label), quote(&name)),
             |place| place.describe(name),
         )
     }
@@ -289,8 +286,8 @@ fn twice(label: &str, name: &str) -> Error {
         Kind::Malformed,
         format!(
             "`{}`: the member `{}` stands there twice, once as a link",
-            label.escape_debug(),
-            name.escape_debug()
+            quote(&label),
+            quote(&name)
         ),
     )
 }
@@ -299,6 +296,6 @@ fn twice(label: &str, name: &str) -> Error {
 pub(super) fn unmarked(label: &str) -> String {
     format!(
         "`{}` lacks the blocks that mark its end: it may have been cut off",
-        label.escape_debug()
+        quote(&label)
     )
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::archive::Archive;
-use super::given::LISTED;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
+use crate::text::{few_with, quote};
 
 /// An image that an archive lists and that cannot be had: it is not whole, or nothing says what it is called.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl BrokenImage {
         // The bytes behind the name are those of another image: what there is to do about it is the same wherever it stands.
         let error = match error.kind() {
             Kind::Integrity => error
-                .context(format!("`{}`: image @{place}", archive.label.escape_debug()))
+                .context(format!("`{}`: image @{place}", quote(&archive.label)))
                 .with_hint(format!(
                     "the archive was edited, or it names one platform of an image by the digest of all: get it again, or, \
                      if its content is what is wanted, give it another name by `--name @{place}=REPOSITORY:TAG`"
@@ -70,7 +70,7 @@ impl BrokenImage {
 
 /// How an image without a name is called.
 pub(super) fn place_label(archive: &Archive, place: usize) -> String {
-    format!("{}:@{place}", archive.label.escape_debug())
+    format!("{}:@{place}", quote(&archive.label))
 }
 
 /// The error of a bundle of which no image can be had.
@@ -88,17 +88,12 @@ pub(super) fn none_is_whole(broken: &[BrokenImage]) -> Error {
         Some(first) if faults.iter().any(nameless) => (first.kind(), "images have no name or are not whole"),
         Some(first) => (first.kind(), "images are not whole"),
     };
-    let mut lines: String = faults
-        .iter()
-        .take(LISTED)
-        .map(|fault| format!("\n  {}", fault.full()))
-        .collect();
-    if faults.len() > LISTED {
-        lines.push_str(&format!("\n  and {} more", faults.len() - LISTED));
-    }
     let error = match faults.as_slice() {
         [only] => Error::new(kind, only.full()),
-        _ => Error::new(kind, format!("{} {what}:{lines}", faults.len())),
+        _ => {
+            let list = few_with(faults.iter().map(|fault| fault.full()), "; ");
+            Error::new(kind, format!("{} {what}: {list}", faults.len()))
+        }
     };
     let several = "name each of them: `--name @N=REPOSITORY:TAG` or `--name sha256:...=REPOSITORY:TAG`; \
                    `--name REPOSITORY` where they have tags";

@@ -5,9 +5,14 @@ use std::io::{self, Read};
 use flate2::read::MultiGzDecoder;
 
 use crate::error::{Error, Kind, Result};
+use crate::progress::human_bytes;
 
-/// So many first bytes tell the compression.
-pub(super) const MAGIC: usize = 6;
+/// So many first bytes tell the compression, and how much memory it takes.
+pub(super) const MAGIC: usize = 18;
+
+/// The largest window of zstd that is unpacked, in bytes. The decoder holds all of it in memory; `zstd -d` has the same limit.
+const MAX_WINDOW: u64 = 1 << MAX_WINDOW_LOG;
+const MAX_WINDOW_LOG: u32 = 27;
 
 /// How much may come out when something is unpacked: so many times of what goes in, and so many bytes beyond that. A ratio
 /// alone would not do: gzip makes a thousandth of zeros, zstd much less, and a few zeros are no bomb.
@@ -47,7 +52,18 @@ impl Compression {
         };
         match head {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
+            [0x28, 0xb5, 0x2f, 0xfd, frame @ ..] => match zstd_window(frame) {
+                Some(window) if window > MAX_WINDOW => Err(Error::new(
+                    Kind::Unsupported,
+                    format!(
+                        "{what} takes {} of memory to unpack; at most {} are used",
+                        human_bytes(window),
+                        human_bytes(MAX_WINDOW)
+                    ),
+                )
+                .with_hint("unpack it with `zstd -d --long=31` first, or compress it without `--long`")),
+                _ => Ok(Self::Zstd),
+            },
             // A frame to be skipped (RFC 8878, section 3.1.2), which some programs begin with.
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz", "unpack it with `xz -d` first"),
@@ -78,7 +94,11 @@ impl Compression {
                 what,
             }),
             Self::Zstd => Box::new(Limited {
-                inner: zstd::stream::read::Decoder::new(input)?,
+                inner: {
+                    let mut decoder = zstd::stream::read::Decoder::new(input)?;
+                    decoder.window_log_max(MAX_WINDOW_LOG)?;
+                    decoder
+                },
                 consumed: |decoder: &zstd::stream::read::Decoder<'_, io::BufReader<Counted<R>>>| {
                     decoder.get_ref().get_ref().count
                 },
@@ -88,6 +108,22 @@ impl Compression {
             }),
         })
     }
+}
+
+/// The window of a zstd frame, of which this follows the magic number (RFC 8878, section 3.1.1.1).
+fn zstd_window(frame: &[u8]) -> Option<u64> {
+    let (descriptor, rest) = frame.split_first()?;
+    if descriptor & 0x20 == 0 {
+        let window = rest.first()?;
+        let base = 1u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // A frame in a single segment: the window is all of the content, whose size follows the identity of a dictionary.
+    let at = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let mut size = [0; 8];
+    size[..length].copy_from_slice(rest.get(at..at + length)?);
+    Some(u64::from_le_bytes(size))
 }
 
 struct Counted<R> {
@@ -156,6 +192,29 @@ mod tests {
             assert_eq!(error.kind(), Kind::Unsupported);
             assert!(error.hint().is_some());
         }
+    }
+
+    #[test]
+    fn a_window_that_takes_too_much_memory_is_refused_with_a_way_out() {
+        let packed = |log: u32| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            std::io::Write::write_all(&mut encoder, b"content").unwrap();
+            encoder.finish().unwrap()
+        };
+        let of = |bytes: &[u8]| Compression::of(&bytes[..bytes.len().min(MAGIC)], "`x`");
+        assert_eq!(of(&packed(27)).unwrap(), Compression::Zstd);
+        let error = of(&packed(31)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`x` takes 2.0 GiB of memory to unpack; at most 128.0 MiB are used"
+        );
+        assert!(error.hint().unwrap().contains("zstd -d --long=31"));
+        // The whole content in one segment of 256 MiB.
+        let single = b"\x28\xb5\x2f\xfd\xa0\x00\x00\x00\x10";
+        assert_eq!(of(single).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(of(b"\x28\xb5\x2f\xfd\x20\x07").unwrap(), Compression::Zstd);
+        assert_eq!(of(b"\x28\xb5\x2f\xfd").unwrap(), Compression::Zstd);
     }
 
     #[test]

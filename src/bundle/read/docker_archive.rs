@@ -22,6 +22,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::media_type;
+use crate::text::{few, quote};
 
 /// Links that lead to links: further than this is a loop.
 const MAX_LINKS: usize = 8;
@@ -84,18 +85,14 @@ impl<'a> Builder<'a> {
         let missing: Vec<String> = paths
             .iter()
             .filter(|path| self.resolve(path, store).is_err())
-            .map(|path| format!("`{}`", path.escape_debug()))
+            .map(|path| format!("`{}`", quote(path)))
             .collect();
         if missing.len() < 2 {
             return Ok(());
         }
         Err(Error::new(
             Kind::Malformed,
-            format!(
-                "{} layers are not in the archive: {}",
-                missing.len(),
-                missing.join(", ")
-            ),
+            format!("{} layers are not in the archive: {}", missing.len(), few(&missing)),
         )
         .with_hint("the archive is incomplete: copy it again, or save the image again"))
     }
@@ -159,14 +156,14 @@ impl<'a> Builder<'a> {
             match self.archive.links.get(&name) {
                 Some(target) => name.clone_from(target),
                 None => {
-                    return Err(wrong(format!("`{}` is not in the archive", name.escape_debug()))
+                    return Err(wrong(format!("`{}` is not in the archive", quote(&name)))
                         .with_hint("the archive is incomplete: copy it again, or save the image again"));
                 }
             }
         }
         Err(wrong(format!(
             "`{}` leads over more than {MAX_LINKS} links",
-            path.escape_debug()
+            quote(&path)
         )))
     }
 }

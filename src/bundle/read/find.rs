@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
+use crate::text::{Warnings, quote};
 
 /// A directory tree is searched this deep.
 const MAX_DEPTH: usize = 16;
@@ -38,7 +39,7 @@ pub(super) enum Found {
 }
 
 /// The archives behind some paths, each once, in the order of the paths and by name within a directory.
-pub(super) fn archives(paths: &[PathBuf], warnings: &mut Vec<String>) -> Result<Vec<Found>> {
+pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -49,7 +50,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Vec<String>) -> Result<
             if is_skopeo_dir(path) {
                 return Err(Error::new(
                     Kind::Unsupported,
-                    format!("`{}` was written by skopeo's `dir:`, which is not read", path.display()),
+                    format!("`{}` was written by skopeo's `dir:`, which is not read", quote(&path)),
                 )
                 .with_hint(SKOPEO_DIR));
             }
@@ -58,7 +59,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Vec<String>) -> Result<
             if found.len() == before {
                 let error = Error::new(
                     Kind::NotFound,
-                    format!("`{}` holds neither an image layout nor a `.tar` file", path.display()),
+                    format!("`{}` holds neither an image layout nor a `.tar` file", quote(&path)),
                 );
                 return Err(match warnings.get(told) {
                     Some(first) => error.with_hint(first.clone()),
@@ -75,7 +76,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Vec<String>) -> Result<
     Ok(found)
 }
 
-fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Vec<String>) -> Result<()> {
+fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings) -> Result<()> {
     let mut walk = walkdir::WalkDir::new(directory)
         .min_depth(1)
         .max_depth(MAX_DEPTH)
@@ -83,13 +84,13 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Vec<String>) 
         .into_iter();
     let mut entries = 0;
     while let Some(entry) = walk.next() {
-        let entry = entry
-            .map_err(|e| Error::new(Kind::Io, format!("cannot search `{}`", directory.display())).with_source(e))?;
+        let entry =
+            entry.map_err(|e| Error::new(Kind::Io, format!("cannot search `{}`", quote(&directory))).with_source(e))?;
         entries += 1;
         if entries > MAX_ENTRIES {
             return Err(Error::new(
                 Kind::Malformed,
-                format!("`{}` holds more than {MAX_ENTRIES} files", directory.display()),
+                format!("`{}` holds more than {MAX_ENTRIES} files", quote(&directory)),
             ));
         }
         let path = entry.path();
@@ -97,7 +98,7 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Vec<String>) 
             if is_skopeo_dir(path) {
                 warnings.push(format!(
                     "`{}` was written by skopeo's `dir:` and was left alone; {SKOPEO_DIR}",
-                    path.display()
+                    quote(&path)
                 ));
                 walk.skip_current_dir();
             } else if is_layout(path) {
@@ -114,9 +115,9 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Vec<String>) 
         {
             found.push(Found::File(path.to_owned()));
         } else if name.ends_with(".partial") {
-            warnings.push(format!("`{}` is unfinished and was left alone", path.display()));
+            warnings.push(format!("`{}` is unfinished and was left alone", quote(&path)));
         } else if let Some((_, what)) = LEFT_ALONE.iter().find(|(end, _)| name.ends_with(end)) {
-            warnings.push(format!("`{}` was left alone; {what}", path.display()));
+            warnings.push(format!("`{}` was left alone; {what}", quote(&path)));
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::source::Source;
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// Where a scan takes its bytes from.
 pub(super) trait Forward {
@@ -112,7 +113,7 @@ impl<R: Read> Forward for StreamForward<R> {
 
 /// How messages call an archive.
 pub(super) fn quoted(label: &str) -> String {
-    format!("`{}`", label.escape_debug())
+    format!("`{}`", quote(&label))
 }
 
 /// An error that a reader of `what` raised, as messages call it. One of this crate that travelled inside it comes out as it

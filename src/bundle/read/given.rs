@@ -7,6 +7,7 @@ use super::{BrokenImage, BundledImage};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
+use crate::text::{few, quote};
 
 /// Which image of an archive a name is given to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl FromStr for GivenName {
                 Kind::Usage,
                 format!(
                     "`{}` is neither a place (`@0`) nor a digest (`sha256:...`)",
-                    which.escape_debug()
+                    quote(&which)
                 ),
             )
             .with_hint("write `NAME`, `@N=NAME` or `sha256:...=NAME`")
@@ -159,17 +160,10 @@ impl<'a> Given<'a> {
             if is_used {
                 continue;
             }
-            let mut known: Vec<String> = images
+            let known = images
                 .iter()
-                .take(LISTED)
-                .map(|image| format!("`{}` (@{}, {})", image.name, image.place, image.root.digest))
-                .collect();
-            let left = LISTED.saturating_sub(known.len());
-            known.extend(broken.iter().take(left).map(|image| format!("`{}`", image.label)));
-            let all = images.len() + broken.len();
-            if all > known.len() {
-                known.push(format!("{} more", all - known.len()));
-            }
+                .map(|image| format!("`{}` (@{}, {})", image.name, image.place, image.root.digest));
+            let known = few(known.chain(broken.iter().map(|image| format!("`{}`", image.label))));
             let why = match given.which {
                 Which::Nameless => "every image has a name of its own",
                 Which::Place(_) => "no image stands at this place",
@@ -177,7 +171,7 @@ impl<'a> Given<'a> {
             };
             return Err(Error::new(
                 Kind::Usage,
-                format!("`--name {given}` has no effect, since {why}: {}", known.join(", ")),
+                format!("`--name {given}` has no effect, since {why}: {known}"),
             )
             .with_hint(match given.which {
                 Which::Nameless => "leave it away; `--map` puts images elsewhere",
@@ -187,9 +181,6 @@ impl<'a> Given<'a> {
         Ok(())
     }
 }
-
-/// How many images a message lists at most.
-pub(super) const LISTED: usize = 20;
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@
 
 use tar::Header;
 
+use crate::text::{quote, quote_bytes};
+
 /// Length of a tar block.
 pub(super) const BLOCK: u64 = 512;
 
@@ -64,7 +66,12 @@ pub(super) fn announces(header: &Header) -> Result<Announces, String> {
         b'6' => return Err("a named pipe".into()),
         b'S' => return Err("a sparse file".into()),
         b'M' | b'V' => return Err("part of a multi-volume archive".into()),
-        other => return Err(format!("of the unknown type `{}`", char::from(other).escape_debug())),
+        other => {
+            return Err(format!(
+                "of the unknown type `{}`",
+                quote(&char::from(other).to_string())
+            ));
+        }
     };
     let extension = matches!(
         what,
@@ -121,10 +128,7 @@ pub(super) fn pax(mut body: &[u8]) -> Result<Pax, String> {
         let equals = record.iter().position(|b| *b == b'=').ok_or_else(malformed)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         if keys.contains(&key) {
-            return Err(format!(
-                "its pax header has `{}` twice",
-                String::from_utf8_lossy(key).escape_debug()
-            ));
+            return Err(format!("its pax header has `{}` twice", quote_bytes(key)));
         }
         if keys.len() == 1000 {
             return Err("its pax header has more than 1000 records".into());
@@ -158,16 +162,7 @@ pub(super) fn pax(mut body: &[u8]) -> Result<Pax, String> {
 
 /// A member's name without `./` and double slashes; `None` if it is not UTF-8 and so none that is looked for.
 pub(super) fn clean_name(name: &[u8]) -> Result<Option<String>, String> {
-    let wrong = |why: &str| {
-        Err(format!(
-            "the member name `{}` {why}",
-            String::from_utf8_lossy(name)
-                .chars()
-                .take(200)
-                .collect::<String>()
-                .escape_debug()
-        ))
-    };
+    let wrong = |why: &str| Err(format!("the member name `{}` {why}", quote_bytes(name)));
     if name.len() > MAX_NAME {
         return wrong(&format!("has {} bytes; at most {MAX_NAME} are accepted", name.len()));
     }
@@ -195,16 +190,7 @@ pub(super) fn clean_name(name: &[u8]) -> Result<Option<String>, String> {
 
 /// Where a link leads, as a member name. A symbolic link is relative to its own folder, a hard link to the archive.
 pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result<String, String> {
-    let outside = || {
-        format!(
-            "the link leads out of the archive, to `{}`",
-            String::from_utf8_lossy(target)
-                .chars()
-                .take(200)
-                .collect::<String>()
-                .escape_debug()
-        )
-    };
+    let outside = || format!("the link leads out of the archive, to `{}`", quote_bytes(target));
     let text = std::str::from_utf8(target).map_err(|_| outside())?;
     if text.is_empty() || text.starts_with('/') || text.contains(['\0', '\\']) || text.len() > MAX_NAME {
         return Err(outside());

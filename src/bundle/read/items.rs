@@ -18,6 +18,7 @@ use crate::image::fields::fold;
 use crate::image::json::Capped;
 use crate::image::manifest::{MAX_ENTRIES, MAX_LAYERS};
 use crate::image::reference::Reference;
+use crate::text::quote;
 
 /// The name of the document.
 pub(super) const MEMBER: &str = "manifest.json";
@@ -61,7 +62,7 @@ impl Item {
     /// What messages call it.
     pub(super) fn label(&self) -> String {
         let name = self.repo_tags().next().unwrap_or(&self.config);
-        name.escape_debug().to_string()
+        quote(&name).to_string()
     }
 }
 

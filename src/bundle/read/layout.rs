@@ -21,6 +21,7 @@ use crate::image::listing::{self, Faulty};
 use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
 use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
+use crate::text::quote;
 
 /// The one version of the layout that there is.
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -78,10 +79,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
     };
     take_out_misnamed(archive, &mut contents);
     if contents.images.is_empty() && contents.broken.is_empty() {
-        let mut error = Error::new(
-            Kind::Malformed,
-            format!("`{}` holds no image", archive.label.escape_debug()),
-        );
+        let mut error = Error::new(Kind::Malformed, format!("`{}` holds no image", quote(&archive.label)));
         if !contents.missing.is_empty() {
             error = error.with_hint("every image that was asked for failed when it was made; export it again");
         }
@@ -125,8 +123,8 @@ fn warn_of_others(archive: &mut Archive) {
     };
     archive.warnings.push(format!(
         "`{}`: no part of an image and ignored: `{}`{more}",
-        archive.label.escape_debug(),
-        first.escape_debug()
+        quote(&archive.label),
+        quote(&first)
     ));
 }
 
@@ -142,7 +140,7 @@ fn version(archive: &Archive) -> Result<Result<(), Error>> {
             Kind::Unsupported,
             format!(
                 "{place}: unknown layout version `{}`; only `{LAYOUT_VERSION}` is known",
-                layout.image_layout_version().escape_debug()
+                quote(&layout.image_layout_version())
             ),
         )),
         Err(e) => Err(Error::new(Kind::Malformed, format!("{place}: no such JSON document")).with_source(e)),
@@ -154,7 +152,7 @@ fn no_archive(archive: &Archive) -> Error {
         Kind::Malformed,
         format!(
             "`{}` is no image archive: it has neither `oci-layout` nor `{}`",
-            archive.label.escape_debug(),
+            quote(&archive.label),
             items::MEMBER
         ),
     );
@@ -182,7 +180,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
     let recorded = recorded::read(archive)?;
     let member = archive.describe("index.json");
     let bytes = archive.read("index.json", MAX_MANIFEST)?.ok_or_else(|| {
-        let what = format!("`{}` has no `index.json`", archive.label.escape_debug());
+        let what = format!("`{}` has no `index.json`", quote(&archive.label));
         if_cut_off(archive, Error::new(Kind::Malformed, what))
     })?;
     let listed = listing::entries(&bytes).map_err(|e| e.context(&member))?;

@@ -43,6 +43,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
 use crate::progress::Progress;
+use crate::text::{self, Warnings, quote};
 use archive::Archive;
 pub use broken::BrokenImage;
 use find::Found;
@@ -59,7 +60,7 @@ pub struct Bundle {
     broken: Vec<BrokenImage>,
     referrers: Vec<Referrer>,
     missing: Vec<Missing>,
-    warnings: Vec<String>,
+    warnings: Warnings,
 }
 
 /// How bundles are opened.
@@ -126,7 +127,7 @@ impl Bundle {
     /// that are not are [`broken`](Self::broken) and no error.
     pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
-        let mut warnings = Vec::new();
+        let mut warnings = Warnings::default();
         let mut archives = Vec::new();
         for found in find::archives(paths, &mut warnings)? {
             archives.push(match found {
@@ -145,7 +146,7 @@ impl Bundle {
     pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
         let archive = spool::from_reader(input, label, &options.temp(), &mut store)?;
-        Self::of_archives(vec![archive], store, Vec::new(), options)
+        Self::of_archives(vec![archive], store, Warnings::default(), options)
     }
 
     /// Opens what comes from a pipe, and copies no more of it than must be: a bundle of this program has everything but its
@@ -162,7 +163,10 @@ impl Bundle {
     ) -> Result<(Self, Option<Incoming>)> {
         let mut store = Store::default();
         let (archive, rest) = pipe::open(input, label, &options.temp(), &mut store)?;
-        Ok((Self::of_archives(vec![archive], store, Vec::new(), options)?, rest))
+        Ok((
+            Self::of_archives(vec![archive], store, Warnings::default(), options)?,
+            rest,
+        ))
     }
 
     /// Opens what one path names; a pipe as by [`from_pipe`](Self::from_pipe). Where a bundle that is compressed as a whole
@@ -171,7 +175,7 @@ impl Bundle {
     /// # Errors
     /// As [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
     pub fn open_one(path: &Path, options: &OpenOptions) -> Result<(Self, Option<Incoming>)> {
-        let label = path.display().to_string();
+        let label = text::path(path);
         let file = || File::open(path).map_err(|e| Error::io("open", path, e));
         if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
             return Self::from_pipe(file()?, &label, options);
@@ -191,7 +195,7 @@ impl Bundle {
                     "{}; `{}` is read as it is unpacked instead, so that a large layer whose upload breaks cannot be sent \
                      from its start again in this run",
                     full.full(),
-                    label.escape_debug()
+                    quote(&label)
                 ));
                 Ok((bundle, Some(rest)))
             }
@@ -199,7 +203,7 @@ impl Bundle {
         }
     }
 
-    fn of_archives(archives: Vec<Archive>, store: Store, warnings: Vec<String>, options: &OpenOptions) -> Result<Self> {
+    fn of_archives(archives: Vec<Archive>, store: Store, warnings: Warnings, options: &OpenOptions) -> Result<Self> {
         let mut bundle = Self {
             store,
             images: Vec::new(),
@@ -212,7 +216,7 @@ impl Bundle {
         for mut archive in archives {
             archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
             let contents = layout::read(&mut archive, &mut bundle.store, &mut given)?;
-            bundle.warnings.append(&mut archive.warnings);
+            bundle.warnings.append(std::mem::take(&mut archive.warnings));
             bundle.images.extend(contents.images);
             bundle.broken.extend(contents.broken);
             bundle.referrers.extend(contents.referrers);
@@ -257,7 +261,7 @@ impl Bundle {
                 continue;
             }
             let place = |image: &BundledImage| {
-                let (digest, archive) = (&image.root.digest, image.archive.escape_debug());
+                let (digest, archive) = (&image.root.digest, quote(&image.archive));
                 format!("{digest} in `{archive}` (@{})", image.place)
             };
             let error = Error::new(
@@ -306,7 +310,7 @@ impl Bundle {
     }
 
     /// Things that are worth a warning (trailing garbage, members skipped).
-    pub fn warnings(&self) -> &[String] {
+    pub fn warnings(&self) -> &Warnings {
         &self.warnings
     }
 

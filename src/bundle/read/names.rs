@@ -13,9 +13,7 @@ use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-
-/// A message lists this many platforms of an image at most.
-const PLATFORMS: usize = 6;
+use crate::text::{few, quote};
 
 pub(super) use crate::image::manifest::annotation::{BASE_NAME, CONTAINERD_NAME, REF_NAME};
 
@@ -66,7 +64,7 @@ pub(super) fn of_entry(
     Err(match (tag, unreadable) {
         (Some(tag), _) => Error::new(
             Kind::Usage,
-            format!("it has only a tag, `{}`, and no name", tag.escape_debug()),
+            format!("it has only a tag, `{}`, and no name", quote(&tag)),
         )
         .with_hint(format!(
             "give its repository with `--name REPOSITORY`, or its whole name with `--name @{place}=REPOSITORY:TAG`"
@@ -77,7 +75,7 @@ pub(super) fn of_entry(
             match (annotations.get(BASE_NAME), error.hint().map(str::to_owned)) {
                 (Some(base), Some(hint)) => error.with_hint(format!(
                     "{hint}; the archive says that it is based on `{}`",
-                    base.escape_debug()
+                    quote(&base)
                 )),
                 _ => error,
             }
@@ -114,7 +112,7 @@ pub(super) fn nameless(
     let platforms = platforms.map(|platforms| format!(", {platforms}")).unwrap_or_default();
     let error = why.context(format!(
         "`{}`: image @{place} ({}{platforms})",
-        archive.label.escape_debug(),
+        quote(&archive.label),
         root.digest
     ));
     BrokenImage::nameless(archive, place, error)
@@ -127,14 +125,8 @@ fn runs_on(store: &Store, root: &Descriptor) -> Option<String> {
     match manifest.view() {
         View::Index(index) => {
             let platforms = index.entries.iter().filter(|entry| entry.attests().is_none());
-            let mut platforms: Vec<String> = platforms
-                .filter_map(|entry| Some(entry.platform.as_ref()?.to_string()))
-                .collect();
-            if platforms.len() > PLATFORMS {
-                platforms.truncate(PLATFORMS);
-                platforms.push("...".to_owned());
-            }
-            (!platforms.is_empty()).then(|| platforms.join(" "))
+            let platforms = few(platforms.filter_map(|entry| entry.platform.as_ref()));
+            (!platforms.is_empty()).then_some(platforms)
         }
         View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
             let config = store.read_all(&image.config.digest, MAX_CONFIG).ok()?;

@@ -16,6 +16,7 @@ use super::spool::{self, Pass, Temp};
 use super::store::{self, Store};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::text::{Warnings, quote};
 
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
@@ -157,18 +158,15 @@ impl Incoming {
 
     /// What is odd about the archive, and members that were passed over since they are no part of an image; complete at the
     /// end.
-    pub fn warnings(&self) -> Vec<String> {
-        let label = self.label.escape_debug();
+    pub fn warnings(&self) -> Warnings {
+        let label = quote(&self.label);
         let unmarked = self.unmarked.then(|| unmarked(&self.label));
         let ignored = self.ignored.as_ref().map(|(first, count)| {
             let more = match count {
                 0 | 1 => String::new(),
                 count => format!(" and {} more", count - 1),
             };
-            format!(
-                "`{label}`: no part of an image and ignored: `{}`{more}",
-                first.escape_debug()
-            )
+            format!("`{label}`: no part of an image and ignored: `{}`{more}", quote(&first))
         });
         unmarked.into_iter().chain(ignored).collect()
     }
@@ -204,11 +202,7 @@ impl Incoming {
     }
 
     fn describe(&self, offset: u64, name: &str) -> String {
-        format!(
-            "`{}`: member `{}` at offset {offset}",
-            self.label.escape_debug(),
-            name.escape_debug()
-        )
+        format!("`{}`: member `{}` at offset {offset}", quote(&self.label), quote(&name))
     }
 
     fn fault(&self, offset: u64, name: &str, why: &str) -> Error {

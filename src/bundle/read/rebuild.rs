@@ -16,6 +16,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
+use crate::text::{Warnings, quote};
 
 /// Reads an archive in Docker's own format. An image that is not whole, or has no name, does not keep the others back.
 pub(super) fn read_items(
@@ -75,7 +76,7 @@ pub(super) fn read_items(
         archive.warnings.push(format!(
             "`{}` has no OCI manifests: those of its images were made from its configs and layers, so their digests \
              are new",
-            archive.label.escape_debug()
+            quote(&archive.label)
         ));
     }
     Ok(contents)
@@ -87,7 +88,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
     if items.is_empty() {
         return;
     }
-    let mut warnings = Vec::new();
+    let mut warnings = Warnings::default();
     let mut builder = Builder::new(archive);
     let images = std::mem::take(&mut contents.images);
     for image in images {
@@ -113,7 +114,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
                 warnings.push(format!(
                     "`{}`: the manifest of `{}` does not fit its config, so it was made anew from `{MEMBER}`; its digest is \
                      new",
-                    archive.label.escape_debug(),
+                    quote(&archive.label),
                     image.name,
                 ));
                 contents.images.push(rebuilt(archive, image.place, image.name, root));
@@ -128,7 +129,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
             }
         }
     }
-    archive.warnings.append(&mut warnings);
+    archive.warnings.append(warnings);
 }
 
 /// What is to be said of an OCI manifest.

@@ -16,10 +16,11 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::Choice;
+use crate::text::quote;
 
 /// Tells where the bundle's own record and its index do not know of each other's images, or the record is gone.
 pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
-    let label = archive.label.escape_debug().to_string();
+    let label = quote(&archive.label).to_string();
     let member = record::MEMBER;
     if contents.lacks_record {
         archive.warnings.push(format!(
@@ -30,7 +31,7 @@ pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
     for name in &contents.unlisted {
         archive.warnings.push(format!(
             "`{label}`: `{member}` lists `{}`, and `index.json` does not; it is left out",
-            name.escape_debug()
+            quote(&name)
         ));
     }
     if !archive.files.contains_key(member) {
@@ -63,7 +64,7 @@ pub(super) fn check_root(archive: &Archive, name: &Reference, record: &ImageReco
     }
     let what = format!(
         "`{}`: `index.json` says that `{name}` is {root}, `{}` that it is {stated}",
-        archive.label.escape_debug(),
+        quote(&archive.label),
         record::MEMBER
     );
     Err(Error::new(Kind::Malformed, what).with_hint("the bundle was edited; export it again"))
@@ -94,10 +95,10 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Con
         };
         let what = format!(
             "`{}`: {} is called `{}` in `index.json` and `{}` in `{}`",
-            archive.label.escape_debug(),
+            quote(&archive.label),
             image.root.digest,
             image.name,
-            other.escape_debug(),
+            quote(&other),
             record::MEMBER
         );
         let error = Error::new(Kind::Malformed, what).with_hint(EDITED);

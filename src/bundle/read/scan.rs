@@ -9,6 +9,7 @@ use tar::Header;
 use super::forward::Forward;
 use super::header::{self, Announces, BLOCK, Pax};
 use crate::error::{Error, Kind, Result};
+use crate::text::{quote, quote_bytes};
 
 /// An archive with more members is taken for an attack.
 const MAX_MEMBERS: u64 = 500_000;
@@ -278,7 +279,7 @@ impl<F: Forward> Scanner<F> {
     fn fault(&self, offset: u64, why: impl Into<String>) -> Error {
         Error::new(
             Kind::Malformed,
-            format!("`{}` at offset {offset}: {}", self.label.escape_debug(), why.into()),
+            format!("`{}` at offset {offset}: {}", quote(&self.label), why.into()),
         )
     }
 
@@ -293,8 +294,7 @@ impl<F: Forward> Scanner<F> {
     }
 
     fn member_fault(&self, offset: u64, name: &[u8], why: impl Into<String>) -> Error {
-        let name: String = String::from_utf8_lossy(name).chars().take(200).collect();
-        self.fault(offset, format!("member `{}`: {}", name.escape_debug(), why.into()))
+        self.fault(offset, format!("member `{}`: {}", quote_bytes(name), why.into()))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
+use crate::text::{self, quote};
 
 /// A file as it was when it was indexed.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Source {
         let file = File::open(path).map_err(|e| missing_or_io(path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
         Ok(Self {
-            label: path.display().to_string(),
+            label: text::path(path),
             path: path.to_owned(),
             file: Some(file),
             memory: None,
@@ -41,7 +42,7 @@ impl Source {
     /// Takes a file of a layout directory, which is opened when it is read.
     pub(super) fn closed(path: &Path, metadata: &fs::Metadata) -> Self {
         Self {
-            label: path.display().to_string(),
+            label: text::path(path),
             path: path.to_owned(),
             file: None,
             memory: None,
@@ -152,7 +153,7 @@ impl Source {
 
 fn missing_or_io(path: &Path, e: std::io::Error) -> Error {
     if e.kind() == std::io::ErrorKind::NotFound {
-        Error::new(Kind::NotFound, format!("`{}` does not exist", path.display()))
+        Error::new(Kind::NotFound, format!("`{}` does not exist", quote(&path)))
     } else {
         Error::io("open", path, e)
     }
@@ -200,12 +201,12 @@ impl Place {
     pub(super) fn describe(&self, name: &str) -> String {
         let name = self.member.as_deref().unwrap_or(name);
         if self.source.file.is_none() && self.source.memory.is_none() {
-            return format!("`{}`", self.source.label.escape_debug());
+            return format!("`{}`", quote(&self.source.label));
         }
         format!(
             "`{}`: member `{}` at offset {}",
-            self.source.label.escape_debug(),
-            name.escape_debug(),
+            quote(&self.source.label),
+            quote(&name),
             self.offset
         )
     }

@@ -15,6 +15,7 @@ use super::source::Source;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
+use crate::text::{self, quote};
 
 /// Layers are compressed already, so a whole archive does not shrink to less than this part.
 const LIMIT: Limit = Limit {
@@ -30,7 +31,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         // A named pipe, or what a shell makes of `<(…)`: there is no going back in it.
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        return from_reader(file, &path.display().to_string(), temp, store);
+        return from_reader(file, &text::path(path), temp, store);
     }
     let source = Arc::new(Source::open(path)?);
     let label = source.label().to_owned();
@@ -38,10 +39,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     let count = usize::try_from(source.length()).unwrap_or(MAGIC).min(MAGIC);
     source.read_exact_at(0, &mut head[..count])?;
     if count == 0 {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!("`{}` is empty", label.escape_debug()),
-        ));
+        return Err(Error::new(Kind::Malformed, format!("`{}` is empty", quote(&label))));
     }
     let compression = Compression::of(&head[..count], &quoted(&label))?;
     if compression == Compression::None {
@@ -64,10 +62,7 @@ pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression,
     let count = StreamForward::new(label, &mut input).read(&mut head)?;
     head.truncate(count);
     if count == 0 {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!("`{}` is empty", label.escape_debug()),
-        ));
+        return Err(Error::new(Kind::Malformed, format!("`{}` is empty", quote(&label))));
     }
     let compression = Compression::of(&head, &quoted(label))?;
     Ok((compression, io::Cursor::new(head).chain(input)))
@@ -121,7 +116,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Resu
     if garbage {
         archive.warnings.push(format!(
             "`{}`: bytes behind the end of the archive are ignored",
-            label.escape_debug()
+            quote(&label)
         ));
     }
     Ok(archive)
@@ -193,7 +188,7 @@ impl<R> Tee<R> {
             return Ok(());
         };
         let Some(directory) = &self.temp.directory else {
-            let name = label.escape_debug();
+            let name = quote(&label);
             return Err(Error::new(
                 Kind::Usage,
                 format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
@@ -201,14 +196,14 @@ impl<R> Tee<R> {
         };
         let mut file = tempfile::tempfile_in(directory).map_err(|e| {
             Error::io("create a temporary file in", directory, e)
-                .context(format!("`{}` has to be copied, as {why}", label.escape_debug()))
+                .context(format!("`{}` has to be copied, as {why}", quote(&label)))
                 .with_hint("set TMPDIR to a directory that can be written to")
         })?;
         // Before the first byte: it may take long, and much room.
         self.temp.progress.warn(format!(
             "`{}` is copied to a temporary file in `{}`, as {why}",
-            label.escape_debug(),
-            directory.display()
+            quote(&label),
+            quote(&directory)
         ));
         file.write_all(bytes).map_err(|e| write_error(directory, e))?;
         self.output = Output::File(file);

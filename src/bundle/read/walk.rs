@@ -15,6 +15,7 @@ use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
 use crate::image::tree::{LeftOut, MAX_DEPTH, MAX_NODES, Variant};
+use crate::text::few;
 
 /// The manifests of one tree take at most this much memory.
 const MAX_BYTES: u64 = 256 << 20;
@@ -253,7 +254,6 @@ impl<'a> Walk<'a> {
 
     /// The error of everything that was noted, if something was.
     pub(super) fn problems(&self) -> Result<()> {
-        let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
         if !self.missing.is_empty() {
             let count = self.missing.len();
             return Err(Error::new(
@@ -261,13 +261,13 @@ impl<'a> Walk<'a> {
                 format!(
                     "{count} {} missing: {}",
                     if count == 1 { "blob is" } else { "blobs are" },
-                    list(&mut self.missing.iter().map(ToString::to_string))
+                    few(&self.missing)
                 ),
             )
             .with_hint("the archive is incomplete: copy it again, or make it again; a blob may also come from another bundle that is given along with it"));
         }
         if !self.wrong.is_empty() {
-            return Err(Error::new(Kind::Integrity, list(&mut self.wrong.iter().cloned()))
+            return Err(Error::new(Kind::Integrity, few(&self.wrong))
                 .with_hint("the archive is damaged: copy it again, or make it again"));
         }
         Ok(())

@@ -16,6 +16,7 @@ use super::options::{CredentialFile, FileFormat, Place};
 use super::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
 use crate::registry::encoding;
+use crate::text::quote;
 
 /// No credential file above this size is read.
 const MAX_FILE: u64 = 4 << 20;
@@ -227,7 +228,7 @@ impl Entry {
             let (username, password) = decode_auth(auth).map_err(|why| {
                 Error::new(
                     Kind::Malformed,
-                    format!("{title}: the `auth` of `{}` {why}", key.escape_debug()),
+                    format!("{title}: the `auth` of `{}` {why}", quote(&key)),
                 )
                 .with_hint("log in again, or write base64 of `user:password`")
             })?;

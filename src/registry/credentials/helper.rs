@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use super::secret::Credential;
 use crate::error::{Error, Kind, Result};
 use crate::registry::encoding;
+use crate::text::quote;
 
 /// An answer is never larger than this; tokens of cloud providers have a few KiB.
 const MAX_ANSWER: u64 = 64 << 10;
@@ -100,14 +101,14 @@ impl Helpers {
                     format!("install it, or correct `{field}` in {file}")
                 }
                 Hint::TryByHand => {
-                    format!("`echo {} | {program} get` shows what it says", server.escape_debug())
+                    format!("`echo {} | {program} get` shows what it says", quote(&server))
                 }
             };
             Error::new(
                 failure.kind,
                 format!(
                     "credential helper `{program}` for `{}` {}",
-                    server.escape_debug(),
+                    quote(&server),
                     failure.what
                 ),
             )
@@ -209,7 +210,7 @@ impl Failure {
 
 /// A helper's program, as messages name it.
 pub(super) fn program_name(name: &str) -> String {
-    format!("docker-credential-{}", name.escape_debug())
+    format!("docker-credential-{}", quote(&name))
 }
 
 fn read_answer(status: ExitStatus, output: Vec<u8>) -> Answer {

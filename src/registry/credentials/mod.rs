@@ -17,6 +17,7 @@ use self::options::Place;
 pub use self::options::{CredentialFile, CredentialOptions, FileFormat, Login};
 pub use self::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// Finds the credential for a repository.
 ///
@@ -155,7 +156,7 @@ impl Credentials {
                         if has.talkative {
                             found.notes.push(format!(
                                 "credential helper `{program}` prints more than its answer for `{}`; the rest is ignored",
-                                server.escape_debug()
+                                quote(&server)
                             ));
                         }
                         has.credential

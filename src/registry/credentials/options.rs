@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::secret::Secret;
+use crate::text::quote;
 
 /// Where credentials are looked for, and in which order: the login, then each file.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +103,7 @@ impl CredentialFile {
     /// Its path, or the variable: where a login came from, in messages.
     pub(super) fn name(&self) -> String {
         match &self.place {
-            Place::Ordinary(path) | Place::Named { path, .. } => format!("`{}`", path.display()),
+            Place::Ordinary(path) | Place::Named { path, .. } => format!("`{}`", quote(&path)),
             Place::Variable { name, .. } => format!("`{name}`"),
         }
     }

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// Docker Hub may be named in any of its ways.
 const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "registry-1.docker.io", "index.docker.io"];
@@ -51,7 +52,7 @@ fn add(folder: &Path, found: &mut HostFiles) -> Result<()> {
         Ok(paths) => paths,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-            tracing::debug!("certificates in `{}` are not for this user", folder.display());
+            tracing::debug!("certificates in `{}` are not for this user", quote(&folder));
             return Ok(());
         }
         Err(e) => return Err(Error::io("list", folder, e)),
@@ -66,11 +67,7 @@ fn add(folder: &Path, found: &mut HostFiles) -> Result<()> {
                 if !paths.contains(&key) {
                     return Err(Error::new(
                         Kind::NotFound,
-                        format!(
-                            "the client certificate `{}` has no key `{}`",
-                            path.display(),
-                            key.display()
-                        ),
+                        format!("the client certificate `{}` has no key `{}`", quote(&path), quote(&key)),
                     )
                     .with_hint("put the key there; a certificate authority has to be named `*.crt`"));
                 }
@@ -83,8 +80,8 @@ fn add(folder: &Path, found: &mut HostFiles) -> Result<()> {
                     Kind::NotFound,
                     format!(
                         "the key `{}` has no client certificate `{}`",
-                        path.display(),
-                        path.with_extension("cert").display()
+                        quote(&path),
+                        quote(&path.with_extension("cert"))
                     ),
                 ));
             }

@@ -24,6 +24,7 @@ use self::client_auth::ClientCertificates;
 pub use self::system::SystemAuthorities;
 use self::verify::{AcceptAny, Verifier};
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// What a connection to a registry trusts and shows.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +59,7 @@ impl Authorities {
             roots.add(certificate.clone()).map_err(|e| {
                 Error::new(
                     Kind::Malformed,
-                    format!("`{}` holds a certificate that cannot be used", path.display()),
+                    format!("`{}` holds a certificate that cannot be used", quote(&path)),
                 )
                 .with_source(e)
             })?;

@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::error::{Error, Kind, Result};
 use crate::registry::encoding;
+use crate::text::quote;
 
 /// Maximum size of a file, in bytes. The list of all public certificate authorities has a quarter of a megabyte.
 const MAX_FILE: u64 = 8 << 20;
@@ -67,8 +68,8 @@ pub(super) fn certified_key(certificate: &Path, key: &Path, provider: &CryptoPro
             Kind::Usage,
             format!(
                 "the key `{}` does not belong to the certificate `{}`",
-                key.display(),
-                certificate.display()
+                quote(&key),
+                quote(&certificate)
             ),
         )
         .with_hint("the client's own certificate has to be the first of its file"),
@@ -76,8 +77,8 @@ pub(super) fn certified_key(certificate: &Path, key: &Path, provider: &CryptoPro
             Kind::Malformed,
             format!(
                 "the certificate `{}` and the key `{}` cannot be used",
-                certificate.display(),
-                key.display()
+                quote(&certificate),
+                quote(&key)
             ),
         )
         .with_source(other),
@@ -121,5 +122,5 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn malformed(path: &Path, what: &str) -> Error {
-    Error::new(Kind::Malformed, format!("`{}` {what}", path.display()))
+    Error::new(Kind::Malformed, format!("`{}` {what}", quote(&path)))
 }

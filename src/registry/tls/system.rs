@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::pem;
 use crate::error::{Error, Result};
+use crate::text::quote;
 
 /// Variables by which other programs are told of an authority. They are not read here; a hint names those that are set.
 const UNREAD: [&str; 3] = ["CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
@@ -55,7 +56,7 @@ impl SystemAuthorities {
     /// What was named and is not used, each with `; ` before it: for the hint about a server whose authority is not known.
     pub(crate) fn unused(&self) -> String {
         let unread = self.unread.iter();
-        let unread = unread.map(|(name, path)| format!("; `{name}` is not read: give `--ca-file {}`", path.display()));
+        let unread = unread.map(|(name, path)| format!("; `{name}` is not read: give `--ca-file {}`", quote(&path)));
         let faults = self.loaded().faults.iter().map(|fault| format!("; {fault}"));
         unread.chain(faults).collect()
     }

@@ -16,6 +16,7 @@ use crate::bundle::journal::{Header, Journal, OldSlot};
 use crate::bundle::partial::{Partial, already_there};
 use crate::bundle::plan::{Extras, Plan, TRAILER};
 use crate::bundle::ranges::Ranges;
+use crate::bundle::replay::Replay;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
@@ -30,11 +31,13 @@ pub(super) async fn export(request: Request, registries: &Registries, progress: 
         return Err(Error::new(Kind::Usage, "the output is no file"));
     };
     if !force && path.symlink_metadata().is_ok() {
+        Partial::remove_stale_journal(path);
         return Err(already_there(path));
     }
     let earlier = Earlier::open(&request.reuse).await?;
     let partial = Arc::new(Partial::open(path)?);
     if *fresh {
+        partial.journal().remove();
         partial.clear()?;
     }
     let result = FileExport {
@@ -49,6 +52,9 @@ pub(super) async fn export(request: Request, registries: &Registries, progress: 
     if !matches!(&result, Ok(report) if report.committed) && partial.is_empty().unwrap_or(false) {
         // This run has put nothing into it that the next one could use.
         partial.remove();
+    } else if partial.check_synced().is_err() && Replay::distrust(&partial.journal()).is_err() {
+        // What the disk has is not known, and cannot be noted down.
+        partial.journal().remove();
     }
     result
 }
@@ -67,7 +73,7 @@ impl FileExport<'_> {
         let (request, partial, progress) = (self.request, self.partial, self.progress);
         let images = unique(&request.images);
         let identity = request_identity(&images, &request.wanted, request.docker_manifest);
-        let mut left = unfinished::look(partial, &identity.0)?.unwrap_or_default();
+        let mut left = unfinished::look(partial, &identity.0, progress)?.unwrap_or_default();
         let resolver = Resolver::new(
             self.registries.clone(),
             request.wanted.clone(),
@@ -266,21 +272,23 @@ impl Prepare {
         let Self { partial, plan, .. } = &self;
         let mut written = moves::settle_in(partial, &self.headers.old, plan, &self.old)?;
         let carried = !written.is_empty();
-        for (number, slot) in plan.blobs().iter().enumerate() {
-            if let Some(bytes) = self.configs.get(&slot.blob.digest)
-                && bytes.len() as u64 == slot.blob.size
-            {
-                partial.write_at(bytes, slot.offset)?;
-                written.entry(number).or_default().insert(0..slot.blob.size);
-            }
-        }
         if carried {
             // Once here, so that another power cut does not cost what this one left.
             partial.sync()?;
         }
         let there = slots(plan, |number, _| written.get(&number).cloned().unwrap_or_default());
-        let journal = Journal::create(partial.journal_path(), &self.headers.new, &there, carried)?;
+        // Before the first byte of the bundle: a file with something in it and no journal could not be continued.
+        let journal = Journal::create(&partial.journal(), &self.headers.new, &there, carried)?;
         write_front(partial, plan)?;
+        for (number, slot) in plan.blobs().iter().enumerate() {
+            if let Some(bytes) = self.configs.get(&slot.blob.digest)
+                && bytes.len() as u64 == slot.blob.size
+            {
+                partial.write_at(bytes, slot.offset)?;
+                journal.written(number, 0..slot.blob.size)?;
+                written.entry(number).or_default().insert(0..slot.blob.size);
+            }
+        }
         Ok((Arc::new(journal), written))
     }
 }
@@ -311,7 +319,7 @@ impl Again {
         moves::settle_in(partial, &self.header, plan, &self.old)?;
         partial.sync()?;
         let there = slots(plan, |_, size| whole(size));
-        Journal::create(partial.journal_path(), &self.new, &there, true)?;
+        Journal::create(&partial.journal(), &self.new, &there, true)?;
         for slot in plan.blobs() {
             partial.write_at(&slot.header()?, slot.header_offset)?;
             let padding = usize::try_from(slot.padding()).unwrap_or(0);

@@ -286,6 +286,7 @@ impl Engine {
     pub(super) fn note(&self, slot: &Slot, range: Range<u64>) -> Result<(), Trouble> {
         let length = range.end - range.start;
         slot.lock().written.insert(range.clone());
+        self.filling.partial.check_synced().map_err(Trouble::Output)?;
         let journal = &self.filling.journal;
         journal.written(slot.number, range).map_err(Trouble::Output)?;
         if let Some(gate) = &self.gate {
@@ -299,7 +300,7 @@ impl Engine {
                 .is_ok()
         {
             let (journal, partial) = (self.filling.journal.clone(), self.filling.partial.clone());
-            // In the background: the transfer goes on. A disk that fails is met again at the end, by the last sync.
+            // In the background: the transfer goes on. The next part that is noted finds out if this fails.
             tokio::task::spawn_blocking(move || journal.synced(|| partial.sync()));
         }
         Ok(())

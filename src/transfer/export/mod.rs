@@ -40,7 +40,7 @@ pub async fn export(request: Request, registries: &Registries, progress: &Progre
     // An image is done when its bundle has its final name, and not before.
     for image in report.images.iter().filter(|_| report.committed) {
         progress.emit(Event::ImageDone {
-            reference: image.source.to_string(),
+            reference: image.source.to_string().into(),
             digest: image.digest.to_string(),
         });
     }

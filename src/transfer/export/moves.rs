@@ -44,7 +44,7 @@ pub(super) fn settle_in(
         partial.sync()?;
         let mut mover = Mover {
             partial,
-            journal: Journal::create(partial.journal_path(), header, old, true)?,
+            journal: Journal::create(&partial.journal(), header, old, true)?,
             old,
             moved: 0,
             slots: old.len(),
@@ -233,7 +233,7 @@ mod tests {
             again.write_at(&all, 0).unwrap();
             let mut mover = Mover {
                 partial: &again,
-                journal: Journal::create(again.journal_path(), &header, &old, true).unwrap(),
+                journal: Journal::create(&again.journal(), &header, &old, true).unwrap(),
                 old: &old,
                 moved: 0,
                 slots: old.len(),
@@ -245,7 +245,7 @@ mod tests {
                 .into_iter()
                 .take(cut)
                 .for_each(|mv| mover.one(mv).unwrap());
-            let replay = Journal::replay(&again.journal_path()).unwrap();
+            let replay = crate::bundle::replay::Replay::read(&again.journal()).unwrap();
             let claimed: Vec<_> = replay.slots.iter().filter(|slot| !slot.written.is_empty()).collect();
             assert_eq!(claimed.len(), 5, "after {cut} moves");
             for slot in claimed {

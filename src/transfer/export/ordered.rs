@@ -14,6 +14,7 @@ use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
+use crate::text::quote;
 use crate::transfer::resolve::Resolver;
 use crate::transfer::sources::Sources;
 
@@ -26,20 +27,20 @@ struct Unfinished {
 impl Unfinished {
     fn begin(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
         let partial = Partial::open(path)?;
-        if !partial.is_empty()? && !fresh {
+        if !partial.is_blank()? && !fresh {
             if !left_by_a_kill(&partial) {
                 return Err(Error::new(
                     Kind::Exists,
                     format!(
                         "the unfinished file `{}` belongs to another export, which is not compressed",
-                        partial.path().display()
+                        quote(&partial.path())
                     ),
                 )
                 .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`"));
             }
             progress.warn(format!(
                 "`{}` is a compressed bundle that was not finished, which cannot be continued; starting anew",
-                partial.path().display()
+                quote(&partial.path())
             ));
         }
         partial.clear()?;
@@ -72,7 +73,7 @@ fn left_by_a_kill(partial: &Partial) -> bool {
     let mut head = [0; 4];
     let read = partial.read_at(&mut head, 0).is_ok();
     let compressed = matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]);
-    read && compressed && partial.journal_path().symlink_metadata().is_err()
+    read && compressed && partial.journal().is_free()
 }
 
 pub(super) async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {

@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::progress::Event;
+use crate::text::quote;
 
 /// How much is read at a time.
 const READ: usize = 1 << 20;
@@ -50,7 +51,7 @@ impl Earlier {
         let paths = paths.to_vec();
         let open = move || {
             let open = |path: PathBuf| {
-                let shown = path.display().to_string();
+                let shown = quote(&path).to_string();
                 Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
                     // That no image has a name: the only usage error that has a hint, which is one for an import.
                     Kind::Usage if e.hint().is_some() => {

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crate::bundle::journal::{Header, Journal, OldSlot, Replay};
+use crate::bundle::journal::{Header, OldSlot};
 use crate::bundle::partial::Partial;
+use crate::bundle::replay::Replay;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 use crate::image::reference::Reference;
+use crate::progress::Progress;
+use crate::text::quote;
 
 /// The largest front that is read back: everything before the first blob.
 const MAX_FRONT: u64 = 1 << 30;
@@ -29,23 +32,33 @@ pub(super) struct Unfinished {
     pub(super) types: BTreeMap<Digest, String>,
 }
 
-/// Looks at what is in the file. `None` if there is nothing.
+/// Looks at what is in the file. `None` if there is nothing that can be continued; the file is empty then.
 ///
 /// # Errors
-/// [`Kind::Exists`] if it belongs to another command, or to nobody who can be told: it is never overwritten silently.
-pub(super) fn look(partial: &Partial, request: &Digest) -> Result<Option<Unfinished>> {
-    if partial.is_empty()? {
+/// [`Kind::Exists`] if it belongs to another command, or is no bundle of this program: it is never overwritten silently.
+pub(super) fn look(partial: &Partial, request: &Digest, progress: &Progress) -> Result<Option<Unfinished>> {
+    if partial.is_blank()? {
+        if !partial.is_empty()? {
+            partial.clear()?;
+        }
         return Ok(None);
     }
+    let shown = quote(partial.path());
     let foreign = |why: String| {
-        Error::new(
-            Kind::Exists,
-            format!("the unfinished file `{}` {why}", partial.path().display()),
-        )
-        .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`")
+        Error::new(Kind::Exists, format!("the unfinished file `{shown}` {why}"))
+            .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`")
     };
-    let Replay { header, slots } = match Journal::replay(&partial.journal_path()) {
+    let Replay { header, slots } = match Replay::read(&partial.journal()) {
         Ok(replay) => replay,
+        // Nobody can continue a bundle whose journal is lost or unreadable, so nothing is lost with it.
+        Err(error) if error.kind() != Kind::Unsupported && begins_bundle(partial)? => {
+            progress.warn(format!(
+                "the unfinished bundle `{shown}` cannot be continued ({}); starting anew",
+                error.full()
+            ));
+            partial.clear()?;
+            return Ok(None);
+        }
         Err(error) => return Err(foreign("cannot be continued".to_owned()).with_source(error)),
     };
     if header.request != *request {
@@ -68,6 +81,12 @@ pub(super) fn look(partial: &Partial, request: &Digest) -> Result<Option<Unfinis
         front: header.front,
         types: header.types,
     }))
+}
+
+fn begins_bundle(partial: &Partial) -> Result<bool> {
+    let mut head = [0; 1024];
+    let got = partial.read_at(&mut head, 0)?;
+    Ok(crate::bundle::layout::begins_bundle(&head[..got]))
 }
 
 /// The manifests in the front of the file. Whatever does not read as one is left out, and is fetched again.

@@ -40,6 +40,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::progress::Progress;
+use crate::text::{Warnings, quote};
 
 /// Blobs on their way take at most this much memory together.
 const BUFFER: u64 = 32 << 20;
@@ -52,7 +53,7 @@ pub(crate) enum Arrival {
     /// A blob that is wanted, of this size: its first bytes can be read, or will be in a moment.
     Blob(Digest, u64),
     /// The end, with warnings, or what broke the pipe.
-    End(Result<Vec<String>>),
+    End(Result<Warnings>),
 }
 
 /// The engine's side. When it is dropped, the pipe is not read any more.
@@ -263,7 +264,7 @@ impl Feeder {
                 "blob {} is needed in {repositories} repositories, and the registry has not shown that it mounts blobs: it goes \
                  to a temporary file in `{}` as well",
                 blob.digest,
-                folder.display()
+                quote(&folder)
             ));
         }
         spool

@@ -18,13 +18,14 @@ use crate::image::digest::Digest;
 use crate::image::reference::Target;
 use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registry};
+use crate::text::{Warnings, few};
 
 /// What came of a push.
 pub(crate) struct Ended {
     /// One report per image, in the order in which they were given.
     pub(crate) images: Vec<ImageReport>,
     /// What is odd about the rest of a bundle in a pipe.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Warnings,
     /// What is wrong with the rest of a bundle in a pipe, whether an image suffered from it or not.
     pub(crate) bundle_error: Option<Failure>,
 }
@@ -96,7 +97,7 @@ struct Engine<'a> {
     queue: Queue,
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
-    warnings: Vec<String>,
+    warnings: Warnings,
     bundle_error: Option<Failure>,
 }
 
@@ -119,7 +120,7 @@ impl<'a> Engine<'a> {
             repositories: Vec::new(),
             queue: Queue::new(&[]).0,
             idle: VecDeque::new(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
             bundle_error: None,
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
@@ -261,13 +262,13 @@ impl<'a> Engine<'a> {
     }
 
     /// The pipe ended, well or not: what has not come now is missing.
-    fn pipe_ended(&mut self, outcome: Result<Vec<String>>) {
+    fn pipe_ended(&mut self, outcome: Result<Warnings>) {
         let lacking = self.queue.never();
         match &outcome {
             Ok(warnings) => {
                 let progress = self.images.progress;
                 warnings.iter().for_each(|warning| progress.warn(warning.clone()));
-                self.warnings.extend_from_slice(warnings);
+                self.warnings.append(warnings.clone());
             }
             // Though every image may have what it needs: a file with this fault would have been refused.
             Err(error) => self.bundle_error = Some(error.into()),
@@ -405,9 +406,8 @@ async fn next(arrivals: &mut Option<Arrivals>) -> Arrival {
 
 /// Blobs that did not come out of the pipe.
 fn missing(digests: &BTreeSet<Digest>) -> Failure {
-    let list: Vec<String> = digests.iter().map(ToString::to_string).collect();
-    let what = if list.len() == 1 { "blob is" } else { "blobs are" };
-    let message = format!("{} {what} missing from the bundle: {}", list.len(), list.join(", "));
+    let what = if digests.len() == 1 { "blob is" } else { "blobs are" };
+    let message = format!("{} {what} missing from the bundle: {}", digests.len(), few(digests));
     (&Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")).into()
 }
 

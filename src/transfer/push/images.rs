@@ -121,7 +121,7 @@ impl Images<'_> {
                 report.replaced = image.before.take().filter(is_other);
                 report.pushed = Some(landed.digest);
                 report.counts.add(&landed.repaired);
-                report.warnings.extend(landed.warnings);
+                report.warnings.append(landed.warnings);
                 self.tell(number);
             }
         }
@@ -150,7 +150,7 @@ impl Images<'_> {
         }
         if let (Some(reference), Some(digest), None) = (&report.destination, &report.pushed, &report.error) {
             self.progress.emit(Event::ImageDone {
-                reference: reference.clone(),
+                reference: reference.into(),
                 digest: digest.to_string(),
             });
         }

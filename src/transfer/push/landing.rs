@@ -19,6 +19,7 @@ use crate::image::reference::Target;
 use crate::image::tree::{Choice, Variant};
 use crate::progress::Progress;
 use crate::registry::{Presence, Refusal, Registry};
+use crate::text::Warnings;
 
 /// How often a manifest is offered again after the registry missed something below it, and how often it is asked for what
 /// it has just accepted: some registries need a moment to see their own uploads.
@@ -46,7 +47,7 @@ pub(crate) struct Landing {
 pub(crate) struct Landed {
     pub(crate) digest: Digest,
     pub(crate) form: Form,
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Warnings,
     /// Blobs that had to be sent once more.
     pub(crate) repaired: Counts,
     /// Whether the registry does not know the manifest by the digest that the image is pinned to.
@@ -71,7 +72,7 @@ impl Landing {
         let mut landed = Landed {
             digest: tree.pushed().root.digest().clone(),
             form: tree.choice.into(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
             repaired: Counts::default(),
             pinned_digest_missing: false,
         };

@@ -8,6 +8,7 @@ use super::{images, place};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::registry::Registries;
+use crate::text::Warnings;
 
 /// What stands at one place of the list of images that were asked for.
 pub(crate) enum Slot {
@@ -42,7 +43,7 @@ pub(crate) async fn push_arriving(
     let ended = if stopped || items.is_empty() {
         Ended {
             images: items.iter().map(images::untried).collect(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
             bundle_error: None,
         }
     } else {

@@ -9,6 +9,7 @@ use crate::bundle::record::Missing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord};
+use crate::text::{Line, Warnings};
 
 /// What came of a push.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -24,8 +25,8 @@ pub struct PushReport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
     /// What is odd about the bundles, though it hinders nothing.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub warnings: Warnings,
     /// What is wrong with a bundle that came out of a pipe, where that was found behind its images. What is told of the
     /// images is true all the same: the bytes of each were compared with its digest.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +47,7 @@ impl PushReport {
             images,
             total,
             missing: Vec::new(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
             bundle_error: None,
             error: None,
         }
@@ -112,8 +113,8 @@ pub struct ImageReport {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub left_out: Arc<[LeftOut]>,
     /// What the user should know, though the image is there.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub warnings: Warnings,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -136,7 +137,7 @@ impl ImageReport {
             kept: tree.kept.clone(),
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
             error: None,
         }
     }
@@ -165,7 +166,7 @@ impl ImageReport {
             kept: Arc::default(),
             dropped: Arc::default(),
             left_out: Arc::default(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
             error: Some(error.into()),
         }
     }
@@ -263,18 +264,18 @@ pub struct Failure {
     #[serde(serialize_with = "kind_name")]
     pub kind: Kind,
     /// What happened, with all causes, on one line.
-    pub message: String,
+    pub message: Line,
     /// What the user can do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub hint: Option<Line>,
 }
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Self {
             kind: error.kind(),
-            message: error.full(),
-            hint: error.hint().map(str::to_owned),
+            message: error.full().into(),
+            hint: error.hint().map(Line::from),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::{DOCKER_HUB, Reference};
 use crate::image::tree::{ImageTree, IndexMode};
 use crate::registry::BlobSource;
+use crate::text::quote;
 
 /// What is done about a tag that holds another digest than the one that would be pushed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl FromStr for OnExisting {
             "error" => Ok(Self::Error),
             _ => Err(Error::new(
                 Kind::Usage,
-                format!("invalid choice `{}` for tags that exist", text.escape_debug()),
+                format!("invalid choice `{}` for tags that exist", quote(text)),
             )
             .with_hint("one of `overwrite`, `skip`, `error`")),
         }
@@ -112,7 +113,7 @@ impl FromStr for Mapping {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |why: &str| {
-            Error::new(Kind::Usage, format!("invalid mapping `{}`: {why}", text.escape_debug()))
+            Error::new(Kind::Usage, format!("invalid mapping `{}`: {why}", quote(text)))
                 .with_hint("write `SRC=DST`, such as `quay.io/prometheus=monitoring` or `nginx=web/nginx`")
         };
         let (from, to) = text.split_once('=').ok_or_else(|| invalid("there is no `=`"))?;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Error, Kind, Result};
+use crate::text::Line;
 
 /// The bytes of a blob from its start on, as far as they were put away.
 pub(crate) struct Spool(Mutex<State>);
@@ -19,7 +20,7 @@ enum State {
     Off,
     On(Arc<File>),
     /// It was to be, and this is why it is not.
-    Failed(String),
+    Failed(Line),
 }
 
 impl Spool {
@@ -35,7 +36,7 @@ impl Spool {
             None => State::Off,
             Some(folder) => match tempfile::tempfile_in(folder) {
                 Ok(file) => State::On(Arc::new(file)),
-                Err(e) => State::Failed(Error::io("create a temporary file in", folder, e).full()),
+                Err(e) => State::Failed(Error::io("create a temporary file in", folder, e).full().into()),
             },
         }))
     }
@@ -67,7 +68,7 @@ impl Spool {
         let Some(file) = self.file() else { return };
         if let Err(e) = (&*file).write_all(bytes) {
             let why = Error::new(Kind::NoSpace, "cannot write a temporary file").with_source(e);
-            *self.state() = State::Failed(why.full());
+            *self.state() = State::Failed(why.full().into());
         }
     }
 
@@ -83,7 +84,7 @@ impl Spool {
     }
 
     /// Why nothing is put away, where it was to be.
-    pub(crate) fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<Line> {
         match &*self.state() {
             State::Failed(why) => Some(why.clone()),
             _ => None,

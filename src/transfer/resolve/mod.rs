@@ -19,6 +19,7 @@ use crate::image::select::{Graph, Need, Outcome, Selection, select};
 use crate::image::tree::{ATTESTATION, Choice, ImageTree, IndexMode, PlatformRecord};
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
+use crate::text::{few, quote};
 use crate::transfer::sources::Repository;
 
 /// What is asked of each image.
@@ -92,7 +93,7 @@ impl Resolver {
                 let tree = self.resolve(reference, root).await.map_err(|e| e.context(reference));
                 if let Ok(tree) = &tree {
                     self.progress.emit(Event::Resolved {
-                        reference: reference.to_string(),
+                        reference: reference.to_string().into(),
                         digest: tree.pushed().root.digest().to_string(),
                     });
                 }
@@ -218,9 +219,9 @@ fn check_sizes(tree: &ImageTree) -> Result<()> {
 
 /// Says which of the platforms that were asked for an image does not have.
 pub(super) fn warn_of_absent(tree: &ImageTree, filter: &PlatformFilter, progress: &Progress) {
-    let absent: Vec<String> = tree.absent(filter).iter().map(|p| format!("`{p}`")).collect();
+    let absent = few(tree.absent(filter).iter().map(|platform| format!("`{platform}`")));
     if !absent.is_empty() {
-        progress.warn(format!("`{}` has no platform {}", tree.source, absent.join(", ")));
+        progress.warn(format!("`{}` has no platform {absent}", tree.source));
     }
 }
 
@@ -234,7 +235,7 @@ fn nothing_wanted(filter: &PlatformFilter, dropped: &[PlatformRecord]) -> Error 
     let has = if has.is_empty() {
         "none".to_owned()
     } else {
-        has.join(", ")
+        few(has.iter().map(quote))
     };
     let wanted = match filter {
         PlatformFilter::Linux => "no linux platform".to_owned(),

@@ -136,3 +136,34 @@ async fn a_page_that_another_server_led_to_does_not_lead_on() {
     assert_eq!(error.kind(), Kind::Server, "{error:?}");
     assert_eq!(server.count("GET", "?next"), 0, "{}", server.transcript());
 }
+
+/// The next run would take what is kept for an address that the registry chose itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_another_server_continues_at_the_registry_is_not_kept_for_the_next_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = Double::new();
+    let server = registry_before(&other, Auth::basic("user", "s3cret"));
+    let back = format!("{}/v2/victim/blobs/uploads/1?{MARK}", server.url());
+    other.add_fault(When::put("/"), Action::status(405));
+    other.add_fault(When::patch("/"), to(202, back));
+    server.add_fault(When::put(MARK), Action::End(support::End::Stall));
+    let (mut options, _) = logged_in("user", "s3cret");
+    options.upload_sessions = Some(folder.path().to_owned());
+    let registry = with(options, &server.host());
+    // Smaller blobs are never continued by another run.
+    let bytes = noise(64 << 20);
+    let push = tokio::spawn(async move {
+        let source = Memory(bytes.clone());
+        registry.push_blob("a/b", &layer(&bytes), &source, None).await
+    });
+    while server.count("PUT", MARK) == 0 {
+        assert!(!push.is_finished(), "{}", server.transcript());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    push.abort();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let kept = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        assert!(!kept.contains(MARK), "{kept}");
+        assert!(kept.contains(&other.host()), "the session before it: {kept}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Credential helpers: programs that answer, and such that do not.
 
+use docker_mirror::text::quote;
+
 use super::*;
 
 #[tokio::test]
@@ -74,7 +76,7 @@ async fn bad_helpers_are_named() {
         let error = files.lookup("h.io", "a").await.unwrap_err();
         let text = shown(&error);
         assert_eq!(error.kind(), kind, "{text}");
-        let program = format!("docker-credential-{}", name.escape_debug());
+        let program = format!("docker-credential-{}", quote(name));
         assert!(text.contains(&program) && text.contains(what), "{name}: {text}");
         assert!(text.contains("h.io") && error.hint().is_some(), "{name}: {text}");
     }

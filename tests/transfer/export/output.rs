@@ -48,7 +48,11 @@ fn a_folder_that_is_not_there_and_one_that_is_the_output() {
 
 /// The registry sends one MiB of blobs and then no more.
 fn stop_after_one_mib(registry: &Double) -> Allowance {
-    let allowance = Allowance::of(MIB as u64);
+    stop_after(registry, MIB as u64)
+}
+
+fn stop_after(registry: &Double, bytes: u64) -> Allowance {
+    let allowance = Allowance::of(bytes);
     registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
     allowance
 }
@@ -217,33 +221,40 @@ fn too_little_room_is_told_before_the_first_blob() {
     );
 }
 
+/// Before the layout is known, while the config is on its way, and in the middle of the layer.
 #[test]
 fn a_disk_that_fills_up_on_the_way() {
-    let Some(small) = Mounted::tmpfs("8m") else { return };
-    let (registry, export) = one_image();
-    let allowance = stop_after_one_mib(&registry);
-    let output = small.path().join("b.tar");
-    let child = program(export.folder.path())
-        .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
-        .arg(&output)
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_until("a part is sent", || allowance.is_spent());
-    // Where room could be taken beforehand the bundle is safe from its neighbours; here it may be either.
-    let taken = std::fs::write(small.path().join("neighbour"), vec![1; 8 * MIB]);
-    allowance.lift();
-    let done = child.wait_with_output().unwrap();
-    let said = text(&done);
-    if done.status.success() {
-        assert!(taken.is_err());
-    } else {
-        assert!(said.contains("make room") && !output.exists(), "{said}");
-        std::fs::remove_file(small.path().join("neighbour")).unwrap();
-        registry.clear_faults();
-        assert!(export_to(&registry, export.folder.path(), &output).status.success());
+    for bytes in [1, MIB as u64] {
+        let Some(small) = Mounted::tmpfs("8m") else { return };
+        let (registry, export) = one_image();
+        let allowance = stop_after(&registry, bytes);
+        let output = small.path().join("b.tar");
+        let child = program(export.folder.path())
+            .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+            .arg(&output)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until("a part is sent", || allowance.is_spent());
+        // Where room could be taken beforehand the bundle is safe from its neighbours; here it may be either.
+        let taken = std::fs::write(small.path().join("neighbour"), vec![1; 8 * MIB]);
+        allowance.lift();
+        let done = child.wait_with_output().unwrap();
+        let said = text(&done);
+        if done.status.success() {
+            assert!(taken.is_err());
+        } else {
+            assert!(
+                said.contains("make room") && !output.exists(),
+                "after {bytes} bytes: {said}"
+            );
+            std::fs::remove_file(small.path().join("neighbour")).unwrap();
+            registry.clear_faults();
+            let again = text(&export_to(&registry, export.folder.path(), &output));
+            assert!(output.exists(), "after {bytes} bytes: {said}\nagain: {again}");
+        }
+        check(&output);
     }
-    check(&output);
 }
 
 #[test]

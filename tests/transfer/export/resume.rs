@@ -1,5 +1,7 @@
 //! Exports that were cut off, and go on.
 
+use std::path::Path;
+
 use super::tools::{Export, blob_bytes_sent, check, noise, put_image};
 use crate::support::Double;
 use crate::support::fault::{Action, When};
@@ -203,7 +205,7 @@ fn another_commands_unfinished_file_is_not_overwritten() {
 }
 
 #[test]
-fn a_file_without_a_journal_or_of_another_version_is_not_overwritten() {
+fn a_file_of_another_version_is_not_overwritten() {
     let registry = Double::new();
     fill(&registry);
     let export = cut_off(&registry, 12 * MIB as u64);
@@ -212,10 +214,42 @@ fn a_file_without_a_journal_or_of_another_version_is_not_overwritten() {
     std::fs::write(&journal, text.replace("\"journalVersion\":1", "\"journalVersion\":99")).unwrap();
     let said = export.fails("b.tar", &[], 1);
     assert!(said.contains("version") && said.contains("--fresh"), "{said}");
-    std::fs::remove_file(&journal).unwrap();
-    let said = export.fails("b.tar", &[], 1);
-    assert!(said.contains("journal") && said.contains("--fresh"), "{said}");
     export.bundle("b.tar", &["--fresh"]);
+}
+
+/// Nobody can go on with such a bundle, so nobody loses anything.
+#[test]
+fn a_bundle_whose_journal_is_lost_or_unreadable_is_begun_anew() {
+    let registry = Double::new();
+    fill(&registry);
+    let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
+    let lost: &dyn Fn(&Path) = &|journal| std::fs::remove_file(journal).unwrap();
+    let empty: &dyn Fn(&Path) = &|journal| std::fs::write(journal, b"").unwrap();
+    let zeros: &dyn Fn(&Path) = &|journal| std::fs::write(journal, [0; 4096]).unwrap();
+    for damage in [lost, empty, zeros] {
+        let export = cut_off(&registry, 12 * MIB as u64);
+        damage(&export.path("b.tar.partial.journal"));
+        let done = export.run("b.tar", &[]);
+        let said = super::tools::text(&done);
+        assert!(done.status.success(), "{said}");
+        assert!(
+            said.contains("cannot be continued") && said.contains("starting anew"),
+            "{said}"
+        );
+        assert!(std::fs::read(export.path("b.tar")).unwrap() == expected, "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_bundle_of_ours_is_not_overwritten() {
+    let (registry, export) = super::tools::one_image();
+    for foreign in [&b"precious"[..], &[0; 3 << 20]] {
+        std::fs::write(export.path("b.tar.partial"), foreign).unwrap();
+        let said = export.fails("b.tar", &[], 1);
+        assert!(said.contains("no journal") && said.contains("--fresh"), "{said}");
+        assert!(std::fs::read(export.path("b.tar.partial")).unwrap() == foreign);
+    }
+    assert_eq!(registry.requests().len(), 0, "the network was used first");
 }
 
 #[test]

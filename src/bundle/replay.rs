@@ -1,0 +1,178 @@
+//! Reads the journal of an unfinished export.
+//!
+//! Nothing in it is trusted but for its size, which is bounded: lines that go beyond the bounds do not count, and cost a
+//! repeated transfer.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::ops::Range;
+
+use serde::Deserialize;
+
+use super::journal::{Header, Journal, JournalName, OldSlot, VERSION, boot_id};
+use super::ranges::Ranges;
+use crate::error::{Error, Kind, Result};
+use crate::text::quote;
+
+/// Maximum number of bytes of a journal that are read; lines behind them do not count.
+const MAX_JOURNAL: u64 = 64 << 20;
+
+/// Maximum length of the header in bytes.
+const MAX_HEADER: u64 = 16 << 20;
+
+/// Maximum length of any other line in bytes.
+const MAX_LINE: u64 = 512;
+
+/// Maximum number of slots, and of ranges in all of them together, that are read; lines behind them do not count.
+const MAX_ENTRIES: usize = 1 << 18;
+
+/// What an earlier run left.
+#[derive(Debug)]
+pub struct Replay {
+    /// What it was about.
+    pub header: Header,
+    /// The blobs that it was writing.
+    pub slots: Vec<OldSlot>,
+}
+
+impl Replay {
+    /// Reads what an earlier run left.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no journal; [`Kind::Unsupported`] if another version wrote it; [`Kind::Malformed`] if
+    /// its header cannot be read; [`Kind::Io`] if it is not a file of our own.
+    pub fn read(name: &JournalName) -> Result<Self> {
+        let (reader, header) = open(name)?;
+        let boot = boot_id();
+        let trust_all = !boot.is_empty() && header.boot == boot;
+        Self::read_lines(name, reader, header, trust_all)
+    }
+
+    /// Takes back everything that is not known to be on the disk, after a sync has failed.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read) and [`Journal::create`].
+    pub fn distrust(name: &JournalName) -> Result<()> {
+        let (reader, header) = open(name)?;
+        let Self { header, slots } = Self::read_lines(name, reader, header, false)?;
+        Journal::create(name, &header, &slots, true).map(drop)
+    }
+
+    fn read_lines(name: &JournalName, mut reader: BufReader<File>, header: Header, trust_all: bool) -> Result<Self> {
+        let failed = |e| Error::io("read", &name.path, e);
+        let trusted = match trust_all {
+            true => u64::MAX,
+            false => {
+                let start = reader.stream_position().map_err(failed)?;
+                let covered = |record| match record {
+                    Record::Synced(count) => Some(count),
+                    _ => None,
+                };
+                let covered = records(&mut reader).filter_map(covered).max();
+                reader.seek(io::SeekFrom::Start(start)).map_err(failed)?;
+                covered.unwrap_or(0)
+            }
+        };
+        let mut slots: Vec<OldSlot> = Vec::new();
+        let mut ranges = 0;
+        for (number, record) in (0..).zip(records(&mut reader)) {
+            match record {
+                Record::Slot(_) if slots.len() == MAX_ENTRIES => break,
+                Record::Slot(slot) => slots.push(slot),
+                Record::Written(slot, range) if number < trusted => {
+                    if let Some(slot) = slots.get_mut(slot)
+                        && range.start < range.end
+                        && range.end <= slot.size
+                    {
+                        ranges -= slot.written.count();
+                        slot.written.insert(range);
+                        ranges += slot.written.count();
+                    }
+                    if ranges >= MAX_ENTRIES {
+                        break;
+                    }
+                }
+                // A doubt counts whether it reached the disk or not.
+                Record::Discarded(slot) => {
+                    if let Some(slot) = slots.get_mut(slot) {
+                        ranges -= slot.written.count();
+                        slot.written = Ranges::default();
+                    }
+                }
+                Record::Written(..) | Record::Synced(_) => {}
+            }
+        }
+        Ok(Self { header, slots })
+    }
+}
+
+/// Opens the journal and reads its header; the reader stands behind it.
+fn open(name: &JournalName) -> Result<(BufReader<File>, Header)> {
+    let shown = quote(&name.path);
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Error::new(Kind::NotFound, format!("there is no journal `{shown}`")),
+        _ => Error::io("read", &name.path, e),
+    };
+    let file = name.folder.open_own(&name.name).map_err(failed)?;
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    let mut limited = reader.by_ref().take(MAX_HEADER);
+    limited.read_until(b'\n', &mut line).map_err(failed)?;
+    let malformed = |e: serde_json::Error| {
+        let why = format!("journal `{shown}`: its header is not readable");
+        Error::new(Kind::Malformed, why).with_source(e)
+    };
+    let Version { journal_version } = serde_json::from_slice(&line).map_err(malformed)?;
+    if journal_version != VERSION {
+        let why = format!("journal `{shown}` was written by another version");
+        return Err(Error::new(Kind::Unsupported, why));
+    }
+    let header = serde_json::from_slice(&line).map_err(malformed)?;
+    Ok((reader, header))
+}
+
+/// What a header of any version has.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    journal_version: u32,
+}
+
+/// The records below the header, up to the first line that is none. A line that a kill cut short has no line feed and does
+/// not count.
+fn records(reader: &mut BufReader<File>) -> impl Iterator<Item = Record> {
+    let mut reader = reader.take(MAX_JOURNAL);
+    let mut line = Vec::new();
+    std::iter::from_fn(move || {
+        line.clear();
+        reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
+        Record::parse(line.strip_suffix(b"\n")?)
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Record {
+    Slot(OldSlot),
+    Written(usize, Range<u64>),
+    Discarded(usize),
+    Synced(u64),
+}
+
+impl Record {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?;
+        let words: Vec<&str> = line.split(' ').collect();
+        Some(match words.as_slice() {
+            ["b", offset, size, digest] => Self::Slot(OldSlot {
+                digest: digest.parse().ok()?,
+                size: size.parse().ok()?,
+                offset: offset.parse().ok()?,
+                written: Ranges::default(),
+            }),
+            ["w", slot, start, end] => Self::Written(slot.parse().ok()?, start.parse().ok()?..end.parse().ok()?),
+            ["x", slot] => Self::Discarded(slot.parse().ok()?),
+            ["s", count] => Self::Synced(count.parse().ok()?),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! The whole command line: the commands, and the one-step mirror that needs no command.
+
+use clap::{Parser, Subcommand};
+
+use super::connection::Shared;
+use super::{export, import, limits, mirror};
+
+const LONG_NAMES: &str = "Commands stand first. An image that is really named like one is reached by its long name, such as `library/export`.";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  everything is done
+  1  something failed or was left out; what it was is on standard error
+  2  the command line, or a file that it names, is wrong; nothing was done";
+
+/// Mirror container images: every linux platform, through one file across an air gap or straight from registry to registry
+///
+/// In one step, with both registries in reach:
+///     docker-mirror -d docker.example.com/mirror hello-world golang:alpine
+/// In two steps, with a file between them:
+///     docker-mirror export hello-world golang:alpine -o bundle.tar
+///     docker-mirror import bundle.tar -d docker.example.com/mirror
+#[derive(Debug, Parser)]
+#[command(name = "docker-mirror", version, verbatim_doc_comment)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = format!("{LONG_NAMES}\n\n{EXIT_CODES}"))]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(super) mirror: mirror::Arguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Fetch images from their registries into one file
+    #[command(after_help = EXIT_CODES)]
+    Export(export::Arguments),
+    /// Push the images of a file to a registry
+    #[command(after_help = EXIT_CODES)]
+    Import(import::Arguments),
+    /// Show what is left of a registry's pull limit
+    #[command(after_help = EXIT_CODES)]
+    Limits(limits::Arguments),
+}
+
+impl Cli {
+    /// The flags that all commands have.
+    pub(super) fn shared(&self) -> &Shared {
+        match &self.command {
+            None => &self.mirror.shared,
+            Some(Command::Export(arguments)) => &arguments.shared,
+            Some(Command::Import(arguments)) => &arguments.shared,
+            Some(Command::Limits(arguments)) => &arguments.shared,
+        }
+    }
+
+    /// What a user can do after a run that was cut off.
+    pub(super) fn hint(&self) -> &'static str {
+        match &self.command {
+            Some(Command::Export(arguments)) if !arguments.resumes() => {
+                "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
+                 goes on where it stopped"
+            }
+            _ => "run the same command again: it goes on where this one stopped",
+        }
+    }
+}
