@@ -123,16 +123,9 @@ impl BlobSource for Broken {
     }
 }
 
-/// Bytes that do not repeat within any window that matters.
-pub fn noise(len: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_u32;
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as u8
-    };
-    (0..len).map(step).collect::<Vec<_>>().into()
+/// Bytes that do not compress, ready to be sent.
+pub fn noise(size: usize) -> Bytes {
+    crate::support::noise(0, size).into()
 }
 
 pub fn layer(bytes: &[u8]) -> Descriptor {

@@ -1,6 +1,6 @@
 //! Bundles made by hand, whole and broken, and the calls that push them.
 // Each test binary uses a part of this.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,14 +17,8 @@ use docker_mirror::transfer::push::report::{ImageReport, PushReport};
 use docker_mirror::transfer::push::request::PushRequest;
 use serde_json::{Value, json};
 
-use crate::support::fault::scatter;
+pub use crate::support::noise;
 use crate::support::{Double, sha256};
-
-/// So many bytes that no other seed gives.
-pub fn noise(seed: u64, size: usize) -> Vec<u8> {
-    let words = (0..size as u64 / 8 + 1).flat_map(|n| scatter(seed, n).to_le_bytes());
-    words.take(size).collect()
-}
 
 /// The digest of a descriptor.
 pub fn digest(descriptor: &Value) -> String {

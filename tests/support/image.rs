@@ -124,7 +124,12 @@ impl Layer {
 
     /// Noise of this size. No tar, which nobody finds out who does not unpack it.
     pub fn noise(seed: u64, size: usize) -> Self {
-        let bytes = noise(seed, size);
+        Self::plain(noise(seed, size))
+    }
+
+    /// A layer that is not compressed; whether its bytes are a tar matters only to those who unpack it.
+    pub fn plain(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
         Self {
             diff_id: sha256(&bytes),
             bytes,
@@ -142,7 +147,7 @@ impl Layer {
 }
 
 /// Bytes that do not compress, the same for the same seed.
-pub fn noise(seed: u64, size: usize) -> Bytes {
+pub fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size + 8);
     let mut n = 0;
     while bytes.len() < size {
@@ -150,7 +155,7 @@ pub fn noise(seed: u64, size: usize) -> Bytes {
         n += 1;
     }
     bytes.truncate(size);
-    bytes.into()
+    bytes
 }
 
 /// Type, digest and size.

@@ -58,6 +58,7 @@ pub use cli::Cli;
 pub use double::Double;
 pub use fault::{Action, Canned, Fault, When};
 pub use gate::{Allowance, Gate};
+pub use image::noise;
 pub use log::Entry;
 pub use options::{Immutable, Options, PullLimit};
 pub use store::sha256;

@@ -242,6 +242,9 @@ async fn the_wire_log_has_a_line_for_each_and_no_secret() {
             Ok(())
         }
     }
+    // With one dispatcher alone, a log line that another test reaches first is put off for good by that test's thread, which
+    // has no subscriber. With two, all of them are asked.
+    let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let sink = Sink::default();
     let writer = sink.clone();
     let subscriber = tracing_subscriber::fmt()

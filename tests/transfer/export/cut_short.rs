@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::tools::{Export, check, noise, one_image, program, text};
+use super::tools::{Export, check, noise, one_image, text};
 use crate::support::cli::wait_until;
 use crate::support::fault::{Action, When};
 use crate::support::{Allowance, Double};
@@ -88,10 +88,10 @@ fn a_limit_of_the_size_of_files_is_told_as_such() {
     for output in ["b.tar", "b.tar.gz"] {
         let done = Command::new("sh")
             .args(["-c", "ulimit -f 4096; exec \"$0\" \"$@\""])
-            .arg(program(export.folder.path()).get_program())
+            .arg(env!("CARGO_BIN_EXE_docker-mirror"))
             .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
             .arg(export.path(output))
-            .env("HOME", export.folder.path())
+            .env("HOME", export.cli.folder())
             .output()
             .unwrap();
         let said = text(&done);

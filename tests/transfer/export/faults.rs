@@ -125,21 +125,16 @@ fn a_wrong_address() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let folder = tempfile::tempdir().unwrap();
-    let done = super::tools::program(folder.path())
-        .args(["export", &format!("{host}/a/a:1"), "-o"])
-        .arg(folder.path().join("b.tar"))
-        .args(["--retries", "1"])
+    let image = format!("{host}/a/a:1");
+    let cli = super::tools::cli();
+    let done = cli
+        .command(&["export", &image, "-o", "b.tar", "--retries", "1"])
         .output()
         .unwrap();
     let said = super::tools::text(&done);
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains(&host) && said.contains("hint: "), "{said}");
-    assert_eq!(
-        std::fs::read_dir(folder.path()).unwrap().count(),
-        0,
-        "something was left behind"
-    );
+    assert!(cli.files().is_empty(), "left behind: {:?}", cli.files());
 }
 
 #[test]
@@ -183,21 +178,22 @@ fn a_local_failure_about_one_registry_ends_only_its_images() {
     let layers = put_image(&closed, "a/a", "1", &[noise(1, 1000)]);
     closed.add_fault(When::get(&layers[0]), Action::challenge(&["Basic realm=\"x\""]));
     put_image(&open, "b/b", "1", &[noise(2, 1000)]);
-    let home = tempfile::tempdir().unwrap();
-    std::fs::create_dir(home.path().join(".docker")).unwrap();
+    let cli = super::tools::cli();
+    let home = cli.folder();
+    std::fs::create_dir(home.join(".docker")).unwrap();
     std::fs::write(
-        home.path().join(".docker/config.json"),
+        home.join(".docker/config.json"),
         format!(r#"{{"credHelpers":{{"{}":"unfit"}}}}"#, closed.host()),
     )
     .unwrap();
-    std::fs::write(home.path().join("docker-credential-unfit"), "not executable").unwrap();
-    let done = super::tools::program(home.path())
-        .args(["export", "--allow-partial"])
+    std::fs::write(home.join("docker-credential-unfit"), "not executable").unwrap();
+    let done = cli
+        .command(&["export", "--allow-partial"])
         .arg(format!("{}/a/a:1", closed.host()))
         .arg(format!("{}/b/b:1", open.host()))
         .arg("-o")
-        .arg(home.path().join("b.tar"))
-        .env("PATH", home.path())
+        .arg(home.join("b.tar"))
+        .env("PATH", home)
         .output()
         .unwrap();
     let said = super::tools::text(&done);
@@ -205,5 +201,5 @@ fn a_local_failure_about_one_registry_ends_only_its_images() {
         said.contains("1 of 2 images failed") && said.contains("cannot be started"),
         "{said}"
     );
-    assert_eq!(check(&home.path().join("b.tar")), 1);
+    assert_eq!(check(&home.join("b.tar")), 1);
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::tools::{Export, blob_bytes_sent, check, noise, one_image, program, put_image, text};
+use super::tools::{Export, blob_bytes_sent, check, noise, one_image, put_image, text};
 use crate::support::cli::wait_until;
 use crate::support::fault::{Action, When};
 use crate::support::real::skipped;
-use crate::support::{Allowance, Double};
+use crate::support::{Allowance, Cli, Double};
 
 const MIB: usize = 1 << 20;
 
@@ -196,9 +196,8 @@ impl Drop for Mounted {
     }
 }
 
-fn export_to(registry: &Double, home: &Path, output: &Path) -> std::process::Output {
-    program(home)
-        .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+fn export_to(registry: &Double, cli: &Cli, output: &Path) -> std::process::Output {
+    cli.command(&["export", &format!("{}/a/a:1", registry.host()), "-o"])
         .arg(output)
         .output()
         .unwrap()
@@ -208,7 +207,7 @@ fn export_to(registry: &Double, home: &Path, output: &Path) -> std::process::Out
 fn too_little_room_is_told_before_the_first_blob() {
     let Some(small) = Mounted::tmpfs("4m") else { return };
     let (registry, export) = one_image();
-    let done = export_to(&registry, export.folder.path(), &small.path().join("b.tar"));
+    let done = export_to(&registry, &export.cli, &small.path().join("b.tar"));
     let said = text(&done);
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains("are missing") && said.contains("MiB"), "{said}");
@@ -229,8 +228,9 @@ fn a_disk_that_fills_up_on_the_way() {
         let (registry, export) = one_image();
         let allowance = stop_after(&registry, bytes);
         let output = small.path().join("b.tar");
-        let child = program(export.folder.path())
-            .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+        let child = export
+            .cli
+            .command(&["export", &format!("{}/a/a:1", registry.host()), "-o"])
             .arg(&output)
             .stderr(std::process::Stdio::piped())
             .spawn()
@@ -250,7 +250,7 @@ fn a_disk_that_fills_up_on_the_way() {
             );
             std::fs::remove_file(small.path().join("neighbour")).unwrap();
             registry.clear_faults();
-            let again = text(&export_to(&registry, export.folder.path(), &output));
+            let again = text(&export_to(&registry, &export.cli, &output));
             assert!(output.exists(), "after {bytes} bytes: {said}\nagain: {again}");
         }
         check(&output);
@@ -267,7 +267,7 @@ fn a_read_only_file_system() {
         .unwrap();
     assert!(done.success());
     let (registry, export) = one_image();
-    let done = export_to(&registry, export.folder.path(), &fs.path().join("b.tar"));
+    let done = export_to(&registry, &export.cli, &fs.path().join("b.tar"));
     let said = text(&done);
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(
@@ -292,8 +292,9 @@ fn a_usb_stick() {
     registry.add_fault(When::get("/blobs/"), Action::Drip(4 << 20, Duration::from_millis(10)));
     let output = stick.path().join("b.tar");
     let partial = stick.path().join("b.tar.partial");
-    let mut child = program(export.folder.path())
-        .args(["export", &format!("{}/a/a:1", registry.host()), "-o"])
+    let mut child = export
+        .cli
+        .command(&["export", &format!("{}/a/a:1", registry.host()), "-o"])
         .arg(&output)
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -324,7 +325,7 @@ fn a_file_over_the_limit_of_the_file_system_is_refused_before_the_first_blob() {
         "application/vnd.oci.image.manifest.v1+json",
         claim.into_bytes().into(),
     );
-    let done = export_to(&registry, export.folder.path(), &small.path().join("b.tar"));
+    let done = export_to(&registry, &export.cli, &small.path().join("b.tar"));
     let said = text(&done);
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(
@@ -344,12 +345,12 @@ fn a_file_over_the_limit_of_the_process_is_refused_before_the_first_blob() {
     let mut shell = Command::new("sh");
     shell
         .env_clear()
-        .env("HOME", export.folder.path())
+        .env("HOME", export.cli.folder())
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     let done = shell
         .arg("-c")
         .arg(command)
-        .current_dir(export.folder.path())
+        .current_dir(export.cli.folder())
         .output()
         .unwrap();
     let said = text(&done);

@@ -87,9 +87,8 @@ fn an_unchanged_image_costs_no_pull_the_next_time() {
 fn what_is_left_is_shown_without_a_pull() {
     let registry = limited(77);
     put_index(&registry, "a/a");
-    let folder = tempfile::tempdir().unwrap();
-    let done = super::tools::program(folder.path())
-        .args(["limits", &format!("{}/a/a:1", registry.host())])
+    let done = super::tools::cli()
+        .command(&["limits", &format!("{}/a/a:1", registry.host())])
         .output()
         .unwrap();
     let said = text(&done);

@@ -183,9 +183,9 @@ fn another_commands_unfinished_file_is_not_overwritten() {
     let export = cut_off(&registry, 12 * MIB as u64);
     let before = std::fs::read(export.path("b.tar.partial")).unwrap();
     let run = |flags: &[&str], image: &str| {
-        super::tools::program(export.folder.path())
-            .current_dir(export.folder.path())
-            .arg("export")
+        export
+            .cli
+            .command(&["export"])
             .arg(format!("{}/{image}", registry.host()))
             .args(["-o", "b.tar"])
             .args(flags)

@@ -136,12 +136,7 @@ fn a_registry_that_throttles_gets_fewer_requests_at_a_time_and_then_more_again()
 
 #[test]
 fn the_help_says_what_compression_costs() {
-    let folder = tempfile::tempdir().unwrap();
-    let help = super::tools::program(folder.path())
-        .args(["export", "--help"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(help.stdout).unwrap();
+    let text = super::tools::cli().succeed(&["export", "--help"]).stdout;
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("random access is lost"), "{text}");
 }

@@ -7,54 +7,26 @@ use std::time::{Duration, Instant};
 use docker_mirror::bundle::read::{Bundle, OpenOptions};
 use docker_mirror::image::manifest::View;
 
-use crate::support::{Action, Allowance, Double, When};
-
-/// Incompressible bytes, the same for the same seed.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
+use crate::support::image::{Document, Layer, Style, with_config};
+pub(crate) use crate::support::noise;
+use crate::support::{Action, Allowance, Cli, Double, When};
 
 /// Puts a linux/amd64 image of these layers into a registry, and returns the digests of the layers.
 pub(crate) fn put_image(registry: &Double, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Vec<String> {
-    let store = registry.store();
+    // Each image has a config of its own.
     let config = format!(
         r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":[]}},"x":"{repository}:{tag}"}}"#
     );
-    let descriptor = |media_type: &str, digest: &str, size: usize| {
-        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
+    let plain = |bytes: &Vec<u8>| Layer {
+        media_type: Some("application/vnd.oci.image.layer.v1.tar".to_owned()),
+        ..Layer::plain(bytes.clone())
     };
-    let size = config.len();
-    let config = store.put_blob(repository, config.into_bytes());
-    let digests: Vec<String> = layers
-        .iter()
-        .map(|layer| store.put_blob(repository, layer.clone()))
-        .collect();
-    let layers: Vec<String> = digests
-        .iter()
-        .zip(layers)
-        .map(|(digest, layer)| descriptor("application/vnd.oci.image.layer.v1.tar", digest, layer.len()))
-        .collect();
-    let manifest = format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
-        descriptor("application/vnd.oci.image.config.v1+json", &config, size),
-        layers.join(",")
-    );
-    store.put_manifest(
-        repository,
-        Some(tag),
-        "application/vnd.oci.image.manifest.v1+json",
-        manifest.into_bytes().into(),
-    );
-    digests
+    let layers: Vec<Layer> = layers.iter().map(plain).collect();
+    let mut image = with_config(Style::Oci, Style::Oci.config(), config.into(), &layers);
+    // On one line, for tests that replace a part of it.
+    image.root = Document::new(Style::Oci.manifest(), image.root.json().to_string());
+    image.push(registry, repository, tag);
+    layers.into_iter().map(|layer| layer.diff_id).collect()
 }
 
 /// A registry with one image of one layer of 6 MiB, and its export.
@@ -65,27 +37,21 @@ pub(crate) fn one_image() -> (Double, Export) {
     (registry, export)
 }
 
-/// The program with a home of its own, so that nobody's credentials and caches get into a test.
-pub(crate) fn program(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_docker-mirror"));
-    command
-        .env_clear()
-        .env("HOME", home)
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .stdin(Stdio::null());
-    command
+/// A user of the program under test.
+pub(crate) fn cli() -> Cli {
+    Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
 }
 
 /// A folder, and an export of images from one registry into a file in it.
 pub(crate) struct Export {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) cli: Cli,
     images: Vec<String>,
 }
 
 impl Export {
     pub(crate) fn of(registry: &Double, images: &[&str]) -> Self {
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            cli: cli(),
             images: images
                 .iter()
                 .map(|image| format!("{}/{image}", registry.host()))
@@ -94,17 +60,12 @@ impl Export {
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.cli.path(name)
     }
 
     pub(crate) fn command(&self, output: &str, flags: &[&str]) -> Command {
-        let mut command = program(self.folder.path());
-        command
-            .current_dir(self.folder.path())
-            .arg("export")
-            .args(&self.images)
-            .args(["-o", output])
-            .args(flags);
+        let mut command = self.cli.command(&["export"]);
+        command.args(&self.images).args(["-o", output]).args(flags);
         command
     }
 
