@@ -4,6 +4,8 @@
 //! does not know it loses nothing: every image is found through `index.json` alone.
 
 use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,6 +13,8 @@ use serde_json::value::RawValue;
 use super::layout::name_in_bundle;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::json::Capped;
+use crate::image::manifest::MAX_ENTRIES;
 use crate::image::reference::Reference;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord};
 
@@ -60,6 +64,14 @@ pub struct ImageRecord {
     pub left_out: Vec<LeftOut>,
 }
 
+impl ImageRecord {
+    /// All but the name.
+    pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
+        let digests = (self.index, &self.original, &self.filtered);
+        (digests, &self.kept, &self.dropped, &self.left_out)
+    }
+}
+
 /// An image that could not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,7 +102,7 @@ pub(crate) struct RecordedImage {
     /// The name in `index.json` that it is for.
     pub(crate) name: Option<String>,
     /// The entry, or why it cannot be used.
-    pub(crate) record: Result<ImageRecord>,
+    pub(crate) record: Result<Arc<ImageRecord>>,
 }
 
 impl Recorded {
@@ -102,16 +114,16 @@ impl Recorded {
         #[derive(Deserialize)]
         struct Document<'a> {
             #[serde(borrow)]
-            images: Vec<&'a RawValue>,
+            images: Capped<&'a RawValue, MAX_ENTRIES>,
             #[serde(default)]
-            missing: Vec<Missing>,
+            missing: Capped<Missing, MAX_ENTRIES>,
         }
         let document: Document<'_> = serde_json::from_slice(bytes)?;
         let mut recorded = Self {
-            missing: document.missing,
+            missing: document.missing.0,
             ..Self::default()
         };
-        for raw in document.images {
+        for raw in document.images.0 {
             recorded.add(raw);
         }
         Ok(recorded)
@@ -123,7 +135,7 @@ impl Recorded {
             reference: String,
         }
         let record = serde_json::from_str::<ImageRecord>(raw.get());
-        let record = record.map_err(|e| {
+        let record = record.map(Arc::new).map_err(|e| {
             let what = format!("its entry in `{}` cannot be used", MEMBER);
             Error::new(Kind::Malformed, what).with_source(e).with_hint(EDITED)
         });
@@ -152,7 +164,7 @@ impl Recorded {
     }
 
     /// The entry for an image of this name, where there is one; an error where it cannot be used.
-    pub(crate) fn find(&self, name: &Reference) -> Option<&Result<ImageRecord>> {
+    pub(crate) fn find(&self, name: &Reference) -> Option<&Result<Arc<ImageRecord>>> {
         let found = self.by_name.get(&name_in_bundle(name))?;
         Some(&self.images.get(*found)?.record)
     }

@@ -21,6 +21,25 @@ pub(super) fn check_fields(text: &[u8], object: Object) -> Result<()> {
     })
 }
 
+/// Maximum length of a media type in bytes: two names of 127 and a slash (RFC 6838, section 4.2).
+const MAX_MEDIA_TYPE: usize = 255;
+
+pub(super) fn check_media_type(media_type: Option<&str>) -> Result<()> {
+    match media_type.map_or(0, str::len) {
+        0..=MAX_MEDIA_TYPE => Ok(()),
+        length => Err(Error::new(
+            Kind::Malformed,
+            format!("a media type has {length} bytes; at most {MAX_MEDIA_TYPE} are accepted"),
+        )),
+    }
+}
+
+/// The manifest type that a header or a parent declares. A generic type says nothing about the document; only a manifest type
+/// can contradict it.
+pub(crate) fn declared_type(declared: &str) -> Option<String> {
+    Some(media_type::essence(declared)).filter(|essence| essence.contains("vnd.") || essence.contains("+json"))
+}
+
 /// The parts of a document that say what it is.
 pub(super) struct Head<'a> {
     pub(super) members: Members<'a>,
@@ -43,11 +62,9 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
         serde_json::from_str(text).map_err(|e| malformed("it is not a JSON object".into()).with_source(e))?;
     check_fields(bytes, object)?;
 
-    // A generic type says nothing about the document; only a manifest type can contradict it.
-    let declared = declared
-        .map(media_type::essence)
-        .filter(|t| t.contains("vnd.") || t.contains("+json"));
+    let declared = declared.and_then(declared_type);
     let stated: Option<String> = members.field("mediaType")?;
+    check_media_type(stated.as_deref())?;
     let structure = match (
         members.get("manifests").is_some(),
         members.get("config").is_some() || members.get("layers").is_some(),

@@ -344,6 +344,7 @@ impl Walk<'_> {
             entries.map(|(entry, _)| entry.descriptor.digest.to_string()).collect()
         };
         let (gone, stays) = (digests_with(true, fates), digests_with(false, fates));
+        let mut orphans = HashSet::new();
         for (entry, fate) in entries.iter().zip(fates) {
             let orphaned = entry
                 .attests()
@@ -352,14 +353,17 @@ impl Walk<'_> {
                 continue;
             }
             *fate = Fate::Drop;
-            let digest = &entry.descriptor.digest;
-            level.original.retain(|manifest| manifest.digest() != digest);
-            level.carried.retain(|manifest| manifest.digest() != digest);
-            if let Some(at) = self.kept[first_kept..].iter().position(|kept| kept.digest == *digest) {
-                let record = self.kept.remove(first_kept + at);
-                self.dropped.push(record);
-            }
+            orphans.insert(&entry.descriptor.digest);
         }
+        if orphans.is_empty() {
+            return;
+        }
+        level.original.retain(|manifest| !orphans.contains(manifest.digest()));
+        level.carried.retain(|manifest| !orphans.contains(manifest.digest()));
+        let kept = self.kept.split_off(first_kept);
+        let (lost, kept): (Vec<_>, Vec<_>) = kept.into_iter().partition(|kept| orphans.contains(&kept.digest));
+        self.kept.extend(kept);
+        self.dropped.extend(lost);
     }
 
     /// Which entries of an index the filter means; `None` for those that are not decided yet.

@@ -41,7 +41,7 @@ impl TestGraph {
             source: source.parse().unwrap(),
             original: Variant {
                 root: root.clone(),
-                below,
+                below: below.into(),
             },
             filtered: None,
             choice: Choice::Whole,

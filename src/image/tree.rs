@@ -79,7 +79,7 @@ pub struct Variant {
     /// What a tag points at.
     pub root: Arc<RawManifest>,
     /// What must be in place before it: each manifest once, children before their parents, without the root.
-    pub below: Vec<Arc<RawManifest>>,
+    pub below: Arc<[Arc<RawManifest>]>,
 }
 
 impl Variant {
@@ -88,6 +88,7 @@ impl Variant {
     pub fn new(root: Arc<RawManifest>, mut below: Vec<Arc<RawManifest>>) -> Self {
         let mut seen = HashSet::new();
         below.retain(|manifest| seen.insert(manifest.digest().clone()));
+        let below = below.into();
         Self { root, below }
     }
 
@@ -98,7 +99,7 @@ impl Variant {
 }
 
 /// A platform of an image and the manifest that is it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlatformRecord {
     /// `OS/ARCH[/VARIANT]`; `attestation` for what BuildKit lists as `unknown/unknown`; `unknown` where nothing says.
     pub platform: String,
@@ -107,7 +108,7 @@ pub struct PlatformRecord {
 }
 
 /// A blob that a manifest names and that is not carried.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LeftOut {
     /// The blob.
@@ -118,7 +119,8 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-/// An image on its way: everything that is known once its manifests are fetched.
+/// An image on its way: everything that is known once its manifests are fetched. A clone shares all but the name, so that an
+/// image may have many.
 #[derive(Debug, Clone)]
 pub struct ImageTree {
     /// The name that it was asked for by.

@@ -7,33 +7,33 @@ use crate::image::reference::Reference;
 use crate::text::{few, quote};
 
 /// An image that may be chosen.
-pub(super) struct Candidate {
-    /// What it is called.
-    label: String,
-    /// What a pattern is held against.
-    forms: Vec<String>,
+pub(super) enum Candidate<'a> {
+    /// One of this name.
+    Named(&'a Reference),
+    /// One without a name, which goes by this.
+    Nameless(&'a str),
 }
 
-impl Candidate {
-    /// One of this name.
-    pub(super) fn named(name: &Reference) -> Self {
-        Self {
-            label: name.to_string(),
-            forms: forms(name),
+impl Candidate<'_> {
+    /// What it is called.
+    fn label(&self) -> String {
+        match self {
+            Self::Named(name) => name.to_string(),
+            Self::Nameless(label) => (*label).to_owned(),
         }
     }
 
-    /// One without a name, which goes by this.
-    pub(super) fn nameless(label: &str) -> Self {
-        Self {
-            label: label.to_owned(),
-            forms: vec![label.to_owned()],
+    /// What a pattern is held against.
+    fn forms(&self) -> Vec<String> {
+        match self {
+            Self::Named(name) => forms(name),
+            Self::Nameless(label) => vec![(*label).to_owned()],
         }
     }
 }
 
 /// Which of the images the patterns mean.
-pub(super) fn choose(images: &[Candidate], patterns: &[String]) -> Result<Vec<bool>> {
+pub(super) fn choose(images: &[Candidate<'_>], patterns: &[String]) -> Result<Vec<bool>> {
     if images.is_empty() {
         return Err(Error::new(Kind::NotFound, "the bundle holds no image"));
     }
@@ -47,10 +47,10 @@ pub(super) fn choose(images: &[Candidate], patterns: &[String]) -> Result<Vec<bo
             .build()
             .map_err(|e| Error::new(Kind::Usage, format!("invalid pattern `{shown}`")).with_source(e))?
             .compile_matcher();
-        let fits = |image: &Candidate| image.forms.iter().any(|form| matcher.is_match(form));
+        let fits = |image: &Candidate<'_>| image.forms().iter().any(|form| matcher.is_match(form));
         let fits: Vec<bool> = images.iter().map(fits).collect();
         if !fits.contains(&true) {
-            let known = few(images.iter().map(|image| format!("`{}`", quote(&image.label))));
+            let known = few(images.iter().map(|image| format!("`{}`", quote(&image.label()))));
             return Err(
                 Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
                     .with_hint(format!("it holds {known}")),
@@ -85,7 +85,7 @@ mod tests {
             .iter()
             .map(|name| name.parse().unwrap())
             .collect();
-        let images: Vec<Candidate> = names.iter().map(Candidate::named).collect();
+        let images: Vec<Candidate<'_>> = names.iter().map(Candidate::Named).collect();
         let chosen = |patterns: &[&str]| {
             let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
             match choose(&images, &patterns) {

@@ -1,6 +1,6 @@
 //! Import: from bundles into a registry. Nothing but the bundles and the destination is contacted.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -18,15 +18,16 @@ use super::push::request::{Origin, PushRequest};
 use super::resolve::warn_of_absent;
 use super::runs;
 use crate::bundle::read::pipe::Incoming;
-use crate::bundle::read::{Bundle, BundledImage};
+use crate::bundle::read::{Bundle, BundledImage, Referrer};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::{Budget, REPORT_LINE};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
-use crate::image::tree::{ImageTree, LeftOut};
+use crate::image::tree::{ImageTree, IndexMode, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
 use crate::text::quote;
@@ -117,22 +118,21 @@ async fn push(
             quote(&missing.reason)
         ));
     }
-    let named = bundle.images().iter().map(|image| Candidate::named(&image.name));
+    let named = bundle.images().iter().map(|image| Candidate::Named(&image.name));
     let broken = bundle.broken().iter().map(|image| match &image.name {
-        Some(name) => Candidate::named(name),
-        None => Candidate::nameless(&image.label),
+        Some(name) => Candidate::Named(name),
+        None => Candidate::Nameless(&image.label),
     });
-    let candidates: Vec<Candidate> = named.chain(broken).collect();
+    let candidates: Vec<Candidate<'_>> = named.chain(broken).collect();
     let chosen = choose(&candidates, &select.only)?;
     let (chosen, chosen_broken) = chosen.split_at(bundle.images().len());
-    let images = bundle.images().iter().zip(chosen).filter(|(_, chosen)| **chosen);
-    let images = images.map(|(image, _)| image.clone()).collect();
-    let trees = read(bundle.clone(), images).await?;
+    let trees = read(bundle.clone(), chosen.to_vec(), select.platforms.clone()).await?;
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
-    for (image, tree) in trees {
-        let mut tree = match tree.and_then(|tree| narrow(tree, &image, select.platforms.as_ref())) {
+    for (place, tree) in trees {
+        let image = &bundle.images()[place];
+        let tree = match tree {
             Ok(tree) => tree,
             Err(error) => {
                 slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
@@ -142,7 +142,6 @@ async fn push(
         if let Some(filter) = &select.platforms {
             warn_of_absent(&tree, filter, &progress);
         }
-        name_referrers(&bundle, &mut tree);
         slots.push(Slot::Item(tree.source.to_string()));
         items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
     }
@@ -169,11 +168,19 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
     }
 }
 
+/// The manifests without a name, by the manifest that they refer to.
+type Referrers<'a> = HashMap<&'a Digest, Vec<(usize, &'a Referrer)>>;
+
 /// Puts down what refers to the image (a signature, say) and stays behind, so that nobody takes it for copied.
-fn name_referrers(bundle: &Bundle, tree: &mut ImageTree) {
-    let here: HashSet<Digest> = tree.manifests().iter().map(|m| m.digest().clone()).collect();
-    let referrers = bundle.referrers().iter().filter(|r| here.contains(&r.subject));
-    let referrers = referrers.map(|referrer| LeftOut {
+fn name_referrers(referrers: &Referrers<'_>, tree: &mut ImageTree) {
+    let manifests = tree.manifests();
+    let mut found: Vec<&(usize, &Referrer)> = manifests
+        .iter()
+        .filter_map(|manifest| referrers.get(manifest.digest()))
+        .flatten()
+        .collect();
+    found.sort_by_key(|(place, _)| *place);
+    let referrers = found.into_iter().map(|(_, referrer)| LeftOut {
         digest: referrer.root.digest.clone(),
         media_type: referrer.root.media_type.clone(),
         reason: format!("it refers to {}, and referrers are not carried", referrer.subject),
@@ -181,18 +188,53 @@ fn name_referrers(bundle: &Bundle, tree: &mut ImageTree) {
     tree.left_out = tree.left_out.iter().cloned().chain(referrers).collect();
 }
 
-/// Reads the manifests of the images and checks that all that they name is there.
-async fn read(bundle: Arc<Bundle>, images: Vec<BundledImage>) -> Result<Vec<(BundledImage, Result<ImageTree>)>> {
+/// Reads the manifests of the chosen images and checks that all that they name is there. What images share but for their
+/// names is read once.
+async fn read(
+    bundle: Arc<Bundle>,
+    chosen: Vec<bool>,
+    platforms: Option<PlatformFilter>,
+) -> Result<Vec<(usize, Result<ImageTree>)>> {
     let work = move || {
-        let read = |image: BundledImage| {
-            let tree = bundle.tree(&image);
-            (image, tree)
+        let mut referrers = Referrers::new();
+        for (place, referrer) in bundle.referrers().iter().enumerate() {
+            referrers.entry(&referrer.subject).or_default().push((place, referrer));
+        }
+        let read = |image: &BundledImage| {
+            let mut tree = narrow(bundle.tree_of(image)?, image, platforms.as_ref())?;
+            name_referrers(&referrers, &mut tree);
+            // They are many and served to decide about platforms; as blobs they are read again.
+            tree.configs.clear();
+            Ok(tree)
         };
-        images.into_iter().map(read).collect()
+        let mut known = HashMap::new();
+        let mut trees = Vec::new();
+        for (place, image) in bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]) {
+            let tree: &Result<ImageTree> = known.entry(image.content()).or_insert_with(|| read(image));
+            let named = match tree {
+                Ok(tree) => named(tree, image, bundle.budget()),
+                Err(error) => Err(error.clone()),
+            };
+            trees.push((place, named.map_err(|e| image.place_error(e))));
+        }
+        trees
     };
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::new(Kind::Io, "reading the bundle ended early").with_source(e))
+}
+
+/// A tree under one of its names.
+fn named(tree: &ImageTree, image: &BundledImage, budget: &Budget) -> Result<ImageTree> {
+    let lines = tree.kept.len() + tree.dropped.len() + tree.left_out.len();
+    budget.take(lines as u64 * REPORT_LINE)?;
+    let mut tree = tree.clone();
+    tree.source = image.name.clone();
+    // A record says which index goes under the name; else that depends on the name.
+    if image.record.as_ref().is_none_or(|record| record.filtered.is_none()) {
+        tree.choose(IndexMode::Auto);
+    }
+    Ok(tree)
 }
 
 /// The blobs of a bundle.

@@ -49,7 +49,7 @@ fn image(name: &str, blobs: &[&[u8]]) -> ImageTree {
         }]),
         original: Variant {
             root,
-            below: Vec::new(),
+            below: Arc::default(),
         },
         filtered: None,
         choice: Choice::Whole,

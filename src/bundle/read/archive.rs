@@ -1,7 +1,6 @@
 //! The table of contents of one archive or layout directory: what stands where, with no blob read.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +14,10 @@ use crate::text::{self, Warnings, quote};
 
 /// The names of members that are no blobs may take this much memory together.
 const MAX_NAMES: usize = 16 << 20;
+
+/// Memory in bytes that a member takes that is no blob, beside its name, in a tree of the standard library, whose nodes are
+/// half full at least.
+const MEMBER: u64 = 2 * (size_of::<String>() + size_of::<Place>()) as u64 + 64;
 
 /// Bytes behind the end of an archive that are looked at: padding is zeros, anything else is worth a warning.
 const TRAILER: usize = 64 << 10;
@@ -103,7 +106,7 @@ impl Archive {
             } else if kind.is_symlink() {
                 let target = std::fs::read_link(entry.path()).map_err(|e| Error::io("read", entry.path(), e))?;
                 let target = super::header::link_target(&name, target.as_os_str().as_encoded_bytes(), true);
-                archive.add_link(name, target, None)?;
+                archive.add_link(name, target, None, store)?;
             } else if !kind.is_dir() {
                 return Err(Error::new(
                     Kind::Malformed,
@@ -125,7 +128,7 @@ impl Archive {
         };
         match member.what {
             What::Directory => Ok(()),
-            What::Link(target) => self.add_link(name, target, Some(member.offset)),
+            What::Link(target) => self.add_link(name, target, Some(member.offset), store),
             What::File => {
                 let place = |name| Place {
                     source: source.clone(),
@@ -165,21 +168,14 @@ impl Archive {
     ) -> Result<()> {
         if let Some(digest) = blob_name(&name) {
             let place = place(None);
-            return match store.blobs.entry(digest) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(place);
-                    Ok(())
-                }
-                Entry::Occupied(mut first) => {
-                    if Arc::ptr_eq(&first.get().source, &place.source) {
-                        return same_bytes(&name, first.get(), &place);
-                    }
-                    // The same blob in two bundles. Where they disagree, the one that is what its name says is right.
-                    if first.get().size == place.size {
-                        let digest = first.key().clone();
-                        store.add_copy(digest, place);
-                    } else if !super::store::verify(first.key(), first.get())? {
-                        first.insert(place);
+            return match store.blob(&digest) {
+                None => store.add(digest, place),
+                Some(first) if Arc::ptr_eq(&first.source, &place.source) => same_bytes(&name, first, &place),
+                // The same blob in two bundles. Where they disagree, the one that is what its name says is right.
+                Some(first) if first.size == place.size => store.add_copy(digest, place),
+                Some(first) => {
+                    if !super::store::verify(&digest, first)? {
+                        store.replace(digest, place);
                     }
                     Ok(())
                 }
@@ -192,12 +188,18 @@ impl Archive {
         if self.links.contains_key(&name) {
             return Err(twice(&self.label, &name));
         }
-        self.note_name(&name)?;
+        self.note_name(&name, store)?;
         self.files.insert(name, place);
         Ok(())
     }
 
-    fn add_link(&mut self, name: String, target: Result<String, String>, offset: Option<u64>) -> Result<()> {
+    fn add_link(
+        &mut self,
+        name: String,
+        target: Result<String, String>,
+        offset: Option<u64>,
+        store: &Store,
+    ) -> Result<()> {
         // Programs that save images in Docker's own format link layers that images share; nothing else is ever a link.
         let is_layer = !name.starts_with("blobs/") && [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
         let target = match target {
@@ -217,13 +219,16 @@ impl Archive {
         if self.files.contains_key(&name) || self.links.get(&name).is_some_and(|before| *before != target) {
             return Err(twice(&self.label, &name));
         }
-        self.note_name(&name)?;
-        self.note_name(&target)?;
+        self.note_name(&name, store)?;
+        self.note_name(&target, store)?;
         self.links.insert(name, target);
         Ok(())
     }
 
-    fn note_name(&mut self, name: &str) -> Result<()> {
+    fn note_name(&mut self, name: &str, store: &Store) -> Result<()> {
+        // It stands in the list, and in the member's place once more.
+        let taken = store.budget().take(MEMBER + 2 * name.len() as u64);
+        taken.map_err(|e| e.context(format!("`{}`: the names of its members", quote(&self.label))))?;
         self.names += name.len();
         if self.names > MAX_NAMES {
             return Err(Error::new(

@@ -104,19 +104,10 @@ pub(super) fn none_is_whole(broken: &[BrokenImage]) -> Error {
     }
 }
 
-/// An error that is met a second time.
-pub(super) fn again(error: &Error) -> Error {
-    let same = Error::new(error.kind(), error.full());
-    match error.hint() {
-        Some(hint) => same.with_hint(hint.to_owned()),
-        None => same,
-    }
-}
-
 /// A result that may be asked for again.
 pub(super) fn remembered<T: Clone>(known: &Result<T>) -> Result<T> {
     match known {
         Ok(value) => Ok(value.clone()),
-        Err(error) => Err(again(error)),
+        Err(error) => Err(error.clone()),
     }
 }

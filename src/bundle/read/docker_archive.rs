@@ -17,7 +17,7 @@ use super::layer::{self, Layer};
 use super::source::Place;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
-use crate::image::config::{Config, MAX_CONFIG};
+use crate::image::config::MAX_CONFIG;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
@@ -31,6 +31,10 @@ const MAX_LINKS: usize = 8;
 pub(super) struct Builder<'a> {
     archive: &'a Archive,
     layers: HashMap<(String, u64), Result<Layer>>,
+    /// The digests of configs, by where they stand.
+    configs: HashMap<(String, u64), Result<Digest>>,
+    /// Manifests that were made, by the place of their image in the list: an image may have many names.
+    built: HashMap<usize, Result<Descriptor>>,
     /// What layers may still unpack to beyond the usual.
     beyond: u64,
 }
@@ -40,23 +44,32 @@ impl<'a> Builder<'a> {
         Self {
             archive,
             layers: HashMap::new(),
+            configs: HashMap::new(),
+            built: HashMap::new(),
             beyond: archive.max_unpacked,
         }
     }
 
     /// Makes the manifest of one image, puts it and the blobs it names into the store, and returns its descriptor.
     pub(super) fn build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
-        self.try_build(item, store).map_err(|e| {
+        if let Some(built) = self.built.get(&item.place) {
+            return remembered(built);
+        }
+        let built = self.try_build(item, store).map_err(|e| {
             let place = self.archive.describe(MEMBER);
             e.context(format!("{place}: image `{}`", item.label()))
-        })
+        });
+        remembered(self.built.entry(item.place).or_insert(built))
     }
 
     fn try_build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
-        let (place, bytes, digest) = self.config(item, store)?;
-        let config = Config::parse(&bytes).map_err(|e| e.context(place.describe(&item.config)))?;
+        let (place, digest) = self.config(item, store)?;
+        store.add(digest.clone(), place.clone())?;
+        let known = store
+            .config(&digest)
+            .map_err(|e| e.context(place.describe(&item.config)))?;
         let paths = item.layers.as_slice();
-        let diff_ids = &config.diff_ids;
+        let diff_ids = &known.config.diff_ids;
         if paths.len() != diff_ids.len() {
             return Err(Error::new(
                 Kind::Malformed,
@@ -73,11 +86,9 @@ impl<'a> Builder<'a> {
             digest: digest.clone(),
             size: place.size,
         };
-        store.blobs.entry(digest).or_insert(place);
         let manifest = manifest(&config, &layers)?;
-        let descriptor = manifest.descriptor().clone();
-        store.built.insert(descriptor.digest.clone(), manifest.bytes().clone());
-        Ok(descriptor)
+        store.add_built(&manifest)?;
+        Ok(manifest.descriptor().clone())
     }
 
     /// Names all layers that are missing, not only the first.
@@ -98,16 +109,18 @@ impl<'a> Builder<'a> {
     }
 
     /// The digest of an image's config.
-    pub(super) fn config_digest(&self, item: &Item, store: &Store) -> Result<Digest> {
-        Ok(self.config(item, store)?.2)
+    pub(super) fn config_digest(&mut self, item: &Item, store: &Store) -> Result<Digest> {
+        Ok(self.config(item, store)?.1)
     }
 
-    fn config(&self, item: &Item, store: &Store) -> Result<(Place, Vec<u8>, Digest)> {
+    /// Where the config of an image stands, and its digest.
+    fn config(&mut self, item: &Item, store: &Store) -> Result<(Place, Digest)> {
         let place = self.resolve(&item.config, store)?;
-        let bytes = place.read_all(&item.config, MAX_CONFIG)?;
-        let digest = Digest::sha256(&bytes);
+        let read = || Ok(Digest::sha256(&place.read_all(&item.config, MAX_CONFIG)?));
+        let key = (place.source.label().to_owned(), place.offset);
+        let digest = remembered(self.configs.entry(key).or_insert_with(read))?;
         check_name(&item.config, &place, &[&digest])?;
-        Ok((place, bytes, digest))
+        Ok((place, digest))
     }
 
     fn layer(&mut self, path: &str, diff_id: &Digest, store: &mut Store) -> Result<Descriptor> {
@@ -133,7 +146,7 @@ impl<'a> Builder<'a> {
             .with_hint("the archive is damaged or was edited; save the image again"));
         }
         check_name(path, &place, &[&layer.descriptor.digest, &layer.diff_id])?;
-        store.blobs.entry(layer.descriptor.digest.clone()).or_insert(place);
+        store.add(layer.descriptor.digest.clone(), place)?;
         Ok(layer.descriptor)
     }
 
@@ -142,7 +155,7 @@ impl<'a> Builder<'a> {
         let wrong = |why: String| Error::new(Kind::Malformed, why);
         let mut name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
         for _ in 0..=MAX_LINKS {
-            if let Some(place) = blob_name(&name).and_then(|digest| store.blobs.get(&digest)) {
+            if let Some(place) = blob_name(&name).and_then(|digest| store.blob(&digest)) {
                 // Messages about it need its name, and only the store could tell it from the digest.
                 let member = Some(name.into_boxed_str());
                 return Ok(Place {

@@ -89,7 +89,8 @@ impl Front {
         let (Ok(entries), Ok(recorded)) = (listing::entries(&index), Recorded::parse(&record)) else {
             return Ok(());
         };
-        let images: Vec<&ImageRecord> = recorded.images.iter().filter_map(|i| i.record.as_ref().ok()).collect();
+        let images = recorded.images.iter().filter_map(|i| i.record.as_ref().ok());
+        let images: Vec<&ImageRecord> = images.map(|record| &**record).collect();
         self.absent = images
             .iter()
             .flat_map(|i| &i.dropped)

@@ -9,7 +9,6 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::archive::Archive;
-use super::broken::again;
 use super::docker_archive::Builder;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
@@ -29,9 +28,15 @@ const MAX_MANIFEST_JSON: u64 = 16 << 20;
 /// Maximum number of images that `manifest.json` lists: as many as an index.
 const MAX_ITEMS: usize = MAX_ENTRIES;
 
+/// Maximum number of names and of paths of layers in `manifest.json`, all images together: as many images as an index lists
+/// have some twenty layers each.
+const MAX_PATHS: usize = 200_000;
+
 /// One image of `manifest.json`.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
+    /// Where it stands in the list, counted from 0.
+    pub(super) place: usize,
     /// Where the config is.
     pub(super) config: String,
     /// The names.
@@ -105,6 +110,7 @@ impl<'de> Visitor<'de> for ItemVisitor {
             }
         }
         Ok(Item {
+            place: 0,
             config: config.ok_or_else(|| A::Error::missing_field("Config"))?,
             repo_tags: repo_tags.flatten().unwrap_or_default().0,
             layers: layers.flatten().unwrap_or_default().0,
@@ -139,11 +145,30 @@ impl Items {
         };
         let items: Capped<&RawValue, MAX_ITEMS> =
             serde_json::from_slice(&bytes).map_err(|e| wrong("no list of images".to_owned(), e))?;
-        let read = |(at, item): (usize, &RawValue)| {
-            serde_json::from_str(item.get()).map_err(|e| wrong(format!("its entry {at} is no image"), e))
-        };
+        let mut listed = Vec::new();
+        let (mut names, mut paths) = (0, 0);
+        for (at, item) in items.0.into_iter().enumerate() {
+            let item = serde_json::from_str::<Item>(item.get());
+            if let Ok(item) = &item {
+                names += item.repo_tags.len();
+                paths += item.layers.len();
+            }
+            if names > MAX_ENTRIES || paths > MAX_PATHS {
+                return Err(Error::new(
+                    Kind::TooLarge,
+                    format!(
+                        "{place}: too large to handle: at most {MAX_ENTRIES} names and {MAX_PATHS} layers are accepted"
+                    ),
+                )
+                .with_hint("save the images into several archives"));
+            }
+            listed.push(match item {
+                Ok(item) => Ok(Item { place: at, ..item }),
+                Err(e) => Err(wrong(format!("its entry {at} is no image"), e)),
+            });
+        }
         Ok(Some(Self {
-            listed: items.0.into_iter().enumerate().map(read).collect(),
+            listed,
             lookup: OnceCell::new(),
         }))
     }
@@ -155,7 +180,7 @@ impl Items {
     /// Every item at its place.
     pub(super) fn all(&self) -> impl Iterator<Item = (usize, Result<&Item>)> {
         let all = self.listed.iter().enumerate();
-        all.map(|(place, item)| (place, item.as_ref().map_err(again)))
+        all.map(|(place, item)| (place, item.as_ref().map_err(Error::clone)))
     }
 
     /// The names of whatever has this config.
@@ -187,7 +212,7 @@ impl Items {
     /// Made once: an archive may list many images, and each config is read and hashed for it.
     fn lookup(&self, archive: &Archive, store: &Store) -> &Lookup {
         self.lookup.get_or_init(|| {
-            let builder = Builder::new(archive);
+            let mut builder = Builder::new(archive);
             let mut lookup = Lookup::default();
             let mut configs: HashMap<&str, Option<Digest>> = HashMap::new();
             for (place, item) in self.listed.iter().enumerate() {

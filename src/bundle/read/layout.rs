@@ -1,11 +1,11 @@
 //! The images of one archive: an OCI image layout (OCI image-spec, image-layout.md) with what may stand beside it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use oci_spec::image::OciLayout;
 
 use super::archive::Archive;
-use super::broken::again;
 use super::given::Given;
 use super::identity;
 use super::items::{self, Items};
@@ -16,6 +16,7 @@ use super::store::Store;
 use super::{BrokenImage, BundledImage, Referrer};
 use crate::bundle::record::{self, Missing, Recorded};
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::{Budget, NAME};
 use crate::image::digest::Digest;
 use crate::image::listing::{self, Faulty};
 use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
@@ -92,7 +93,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
 /// Takes out the images whose name states a digest that is not theirs.
 fn take_out_misnamed(archive: &Archive, contents: &mut Contents) {
     for image in std::mem::take(&mut contents.images) {
-        match identity::check(&image.name, &image.root.digest, image.record.as_ref()) {
+        match identity::check(&image.name, &image.root.digest, image.record.as_deref()) {
             Ok(()) => contents.images.push(image),
             Err(error) => {
                 let broken = BrokenImage::misnamed(archive, image.place, vec![image.name], error);
@@ -177,13 +178,19 @@ fn if_cut_off(archive: &Archive, error: Error) -> Error {
 }
 
 fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given<'_>) -> Result<Contents> {
-    let recorded = recorded::read(archive)?;
+    let recorded = recorded::read(archive, store.budget())?;
     let member = archive.describe("index.json");
     let bytes = archive.read("index.json", MAX_MANIFEST)?.ok_or_else(|| {
         let what = format!("`{}` has no `index.json`", quote(&archive.label));
         if_cut_off(archive, Error::new(Kind::Malformed, what))
     })?;
     let listed = listing::entries(&bytes).map_err(|e| e.context(&member))?;
+    // Names and references of the entries take no more than their text.
+    let _held = store
+        .budget()
+        .hold(bytes.len() as u64)
+        .map_err(|e| e.context(&member))?;
+    drop(bytes);
 
     let mut contents = Contents::default();
     let mut entries = Vec::with_capacity(listed.len());
@@ -196,6 +203,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
     let mut reader = Reader {
         archive,
         recorded: recorded.as_ref(),
+        budget: store.budget(),
         contents,
     };
     let mut nameless = Vec::new();
@@ -210,12 +218,12 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
         };
         named.insert(digest);
         // The record knows an image by its own name, whatever the user calls it.
-        reader.take(place, entry, name, &exact);
+        reader.take(place, entry, name, &exact)?;
     }
     let below = if nameless.is_empty() {
         HashSet::new()
     } else {
-        below(store, &entries)
+        below(store, &entries)?
     };
     for (place, entry) in nameless {
         // oras lists the children of an index beside it.
@@ -242,7 +250,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
             Ok((names, are_given)) => {
                 for name in names {
                     let exact = if are_given { std::slice::from_ref(&name) } else { &[] };
-                    reader.take(place, entry, &name, exact);
+                    reader.take(place, entry, &name, exact)?;
                 }
             }
             Err(why) => reader.contents.broken.push(names::nameless(
@@ -270,6 +278,11 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
             contents.lacks_record = archive.whole && !entries.is_empty() && entries.iter().all(twice_named);
         }
     }
+    let others = contents.broken.len() + contents.referrers.len();
+    store
+        .budget()
+        .take(others as u64 * NAME)
+        .map_err(|e| e.context(&member))?;
     Ok(contents)
 }
 
@@ -290,18 +303,24 @@ fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut Giv
 struct Reader<'a> {
     archive: &'a Archive,
     recorded: Option<&'a Recorded>,
+    budget: &'a Budget,
     contents: Contents,
 }
 
 impl Reader<'_> {
     /// Takes up an entry under its own name, or under the names that the user gives to this very image. What is wrong with
     /// it is a fault of this image alone.
-    fn take(&mut self, place: usize, entry: &Entry, name: &Reference, given: &[Reference]) {
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are too many names.
+    fn take(&mut self, place: usize, entry: &Entry, name: &Reference, given: &[Reference]) -> Result<()> {
         let names = if given.is_empty() {
             std::slice::from_ref(name)
         } else {
             given
         };
+        let taken = self.budget.take(names.len() as u64 * NAME);
+        taken.map_err(|e| e.context(self.archive.describe("index.json")))?;
         match self.image(place, entry, name, given.is_empty()) {
             Ok(image) if given.is_empty() => self.contents.images.push(image),
             Ok(image) => {
@@ -316,6 +335,7 @@ impl Reader<'_> {
                 self.contents.broken.extend(broken);
             }
         }
+        Ok(())
     }
 
     fn image(&self, place: usize, entry: &Entry, name: &Reference, is_own_name: bool) -> Result<BundledImage> {
@@ -323,7 +343,7 @@ impl Reader<'_> {
         let record = match self.recorded {
             Some(recorded) => recorded
                 .find(name)
-                .map(|found| found.as_ref().map_err(again))
+                .map(|found| found.as_ref().map_err(Error::clone))
                 .transpose()?,
             None => None,
         };
@@ -331,7 +351,7 @@ impl Reader<'_> {
             recorded::check_root(self.archive, name, record, &root.digest)?;
         }
         if is_own_name {
-            identity::check_annotations(&entry.annotations, &root.digest, record)?;
+            identity::check_annotations(&entry.annotations, &root.digest, record.map(|record| &**record))?;
         }
         // The layout names an image by its tag alone, even if it was asked for by tag and digest; the record has both.
         let full_name = record.and_then(|record| record.reference.parse().ok());
@@ -364,20 +384,29 @@ fn repo_tags(archive: &Archive, store: &Store, items: &Items, entry: &Entry) -> 
 }
 
 /// What the indexes among these entries list themselves.
-fn below(store: &Store, entries: &[(usize, Entry)]) -> HashSet<Digest> {
+///
+/// # Errors
+/// [`Kind::TooLarge`] if that is too much.
+fn below(store: &Store, entries: &[(usize, Entry)]) -> Result<HashSet<Digest>> {
     let mut below = HashSet::new();
-    for manifest in entries.iter().filter_map(|(_, entry)| manifest(store, entry)) {
+    let mut seen = HashSet::new();
+    let mut held = store.budget().hold(0)?;
+    let entries = entries.iter().map(|(_, entry)| entry);
+    for entry in entries.filter(|entry| seen.insert(&entry.descriptor.digest)) {
+        let Some(manifest) = manifest(store, entry) else {
+            continue;
+        };
         if let View::Index(index) = manifest.view() {
             below.extend(index.entries.iter().map(|child| child.descriptor.digest.clone()));
+            held.resize((below.capacity() * 2 * size_of::<Digest>()) as u64)?;
         }
     }
-    below
+    Ok(below)
 }
 
-fn manifest(store: &Store, entry: &Entry) -> Option<RawManifest> {
+fn manifest(store: &Store, entry: &Entry) -> Option<Arc<RawManifest>> {
     let descriptor = &entry.descriptor;
-    let bytes = store.read_all(&descriptor.digest, MAX_MANIFEST).ok()?;
-    RawManifest::new(bytes, Some(&descriptor.media_type), Some(&descriptor.digest)).ok()
+    store.manifest(&descriptor.digest, &descriptor.media_type).ok()
 }
 
 /// What a manifest without a name refers to: by its own field, else by containerd's annotation.

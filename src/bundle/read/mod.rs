@@ -8,6 +8,7 @@ mod archive;
 mod broken;
 mod compression;
 mod docker_archive;
+mod documents;
 mod find;
 mod forward;
 mod front;
@@ -32,12 +33,15 @@ mod walk;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
+use std::hash::Hash;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::record::{ImageRecord, Missing};
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
@@ -95,7 +99,7 @@ pub struct BundledImage {
     /// The root descriptor, from `index.json` (or made from a docker-archive).
     pub root: Descriptor,
     /// What `docker-mirror.json` says about it, where the bundle is ours.
-    pub record: Option<ImageRecord>,
+    pub record: Option<Arc<ImageRecord>>,
     /// Whether the manifest was built here from a docker-archive, so that its digest is new.
     pub rebuilt: bool,
     /// The archive that lists it.
@@ -105,6 +109,19 @@ pub struct BundledImage {
     /// Whether platforms may be absent without anything being broken: containerd saves an index as it is with only the
     /// platforms that it has.
     pub(crate) may_be_sparse: bool,
+}
+
+impl BundledImage {
+    /// Says which image an error is about.
+    pub(crate) fn place_error(&self, error: Error) -> Error {
+        error.context(format!("`{}` in `{}`", self.name, self.archive))
+    }
+
+    /// All that its tree depends on; images of which this is equal differ in nothing but their names.
+    pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
+        let record = self.record.as_ref().map(|record| record.content());
+        (&self.root, self.may_be_sparse, self.rebuilt, record)
+    }
 }
 
 /// A manifest without a name that refers to another one, such as a signature.
@@ -320,7 +337,17 @@ impl Bundle {
     /// [`Kind::Malformed`] if blobs or manifests are missing, all of which the message lists; [`Kind::Integrity`] if
     /// bytes or sizes are not those that a digest or descriptor promises.
     pub fn tree(&self, image: &BundledImage) -> Result<ImageTree> {
-        tree::of_image(&self.store, image).map_err(|e| e.context(format!("`{}` in `{}`", image.name, image.archive)))
+        self.tree_of(image).map_err(|e| image.place_error(e))
+    }
+
+    /// The same without the name in errors, since an image may have many names.
+    pub(crate) fn tree_of(&self, image: &BundledImage) -> Result<ImageTree> {
+        tree::of_image(&self.store, image)
+    }
+
+    /// What is left of the memory of this run.
+    pub fn budget(&self) -> &Budget {
+        self.store.budget()
     }
 
     /// Reads and verifies the manifests of a referrer, like [`tree`](Self::tree).
@@ -370,7 +397,7 @@ impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bundle")
             .field("images", &self.images)
-            .field("blobs", &self.store.blobs.len())
+            .field("blobs", &self.store.len())
             .finish_non_exhaustive()
     }
 }

@@ -6,10 +6,9 @@ use super::archive::Archive;
 use super::broken::BrokenImage;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
-use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
+use crate::image::manifest::View;
 use crate::image::media_type;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -23,6 +22,9 @@ pub(super) fn is_named(annotations: &BTreeMap<String, String>) -> bool {
         .iter()
         .any(|key| annotations.contains_key(*key))
 }
+
+/// Number of entries of an index that are looked at for its platforms.
+const LOOKED_AT: usize = 100;
 
 /// The names of one entry of an index; several only where they come from `manifest.json`.
 ///
@@ -120,17 +122,16 @@ pub(super) fn nameless(
 
 /// The platforms of an image, for messages, as far as they are easily seen.
 fn runs_on(store: &Store, root: &Descriptor) -> Option<String> {
-    let bytes = store.read_all(&root.digest, MAX_MANIFEST).ok()?;
-    let manifest = RawManifest::new(bytes, Some(&root.media_type), Some(&root.digest)).ok()?;
+    let manifest = store.manifest(&root.digest, &root.media_type).ok()?;
     match manifest.view() {
         View::Index(index) => {
-            let platforms = index.entries.iter().filter(|entry| entry.attests().is_none());
+            let platforms = index.entries.iter().take(LOOKED_AT);
+            let platforms = platforms.filter(|entry| entry.attests().is_none());
             let platforms = few(platforms.filter_map(|entry| entry.platform.as_ref()));
             (!platforms.is_empty()).then_some(platforms)
         }
         View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
-            let config = store.read_all(&image.config.digest, MAX_CONFIG).ok()?;
-            Some(Config::parse(&config).ok()?.platform.to_string())
+            Some(store.config(&image.config.digest).ok()?.config.platform.to_string())
         }
         View::Image(_) | View::Other { .. } => None,
     }

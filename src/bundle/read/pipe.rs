@@ -69,7 +69,7 @@ pub(super) fn open(
             label: label.to_owned(),
             pass: Some(pass),
             documents,
-            seen: store.blobs.keys().cloned().collect(),
+            seen: store.digests().cloned().collect(),
             ignored: None,
             unmarked: false,
         };

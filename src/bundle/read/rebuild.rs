@@ -1,6 +1,8 @@
 //! Images whose manifests are made here: those of archives in Docker's own format, and those that an OCI layout describes
 //! wrongly.
 
+use std::collections::HashMap;
+
 use super::archive::Archive;
 use super::docker_archive::Builder;
 use super::given::Given;
@@ -9,11 +11,11 @@ use super::layout::Contents;
 use super::names;
 use super::store::Store;
 use super::{BrokenImage, BundledImage};
-use crate::error::Result;
-use crate::image::config::{Config, MAX_CONFIG};
+use crate::error::{Kind, Result};
+use crate::image::budget::NAME;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
+use crate::image::manifest::View;
 use crate::image::media_type;
 use crate::image::reference::Reference;
 use crate::text::{Warnings, quote};
@@ -72,6 +74,9 @@ pub(super) fn read_items(
             .map(|name| rebuilt(archive, place, name, root.clone()));
         contents.images.extend(images);
     }
+    let names = contents.images.len() + contents.broken.len();
+    let taken = store.budget().take(names as u64 * NAME);
+    taken.map_err(|e| e.context(archive.describe(MEMBER)))?;
     if !contents.images.is_empty() {
         archive.warnings.push(format!(
             "`{}` has no OCI manifests: those of its images were made from its configs and layers, so their digests \
@@ -91,19 +96,27 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
     let mut warnings = Warnings::default();
     let mut builder = Builder::new(archive);
     let images = std::mem::take(&mut contents.images);
+    // An image may have many names.
+    let mut known: HashMap<Descriptor, Soundness> = HashMap::new();
     for image in images {
-        let (config, incomplete) = match image
-            .record
-            .as_ref()
-            .map_or_else(|| soundness(store, &image.root), |_| Ok(Soundness::Sound))
-        {
-            // What cannot be read is found again, and told of this image alone, when its tree is built.
-            Ok(Soundness::Sound) | Err(_) => {
+        let sound = match &image.record {
+            Some(_) => Soundness::Sound,
+            None => match known.get(&image.root) {
+                Some(sound) => sound.clone(),
+                None => {
+                    // What cannot be read is found again, and told of this image alone, when its tree is built.
+                    let sound = soundness(store, &image.root).unwrap_or(Soundness::Sound);
+                    known.entry(image.root.clone()).or_insert(sound).clone()
+                }
+            },
+        };
+        let (config, incomplete) = match sound {
+            Soundness::Sound => {
                 contents.images.push(image);
                 continue;
             }
-            Ok(Soundness::Incomplete(config)) => (config, true),
-            Ok(Soundness::Contradicts(config)) => (Some(config), false),
+            Soundness::Incomplete(config) => (config, true),
+            Soundness::Contradicts(config) => (Some(config), false),
         };
         let Some(item) = items.find(&image.name, config.as_ref(), archive, store) else {
             contents.images.push(image);
@@ -133,6 +146,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
 }
 
 /// What is to be said of an OCI manifest.
+#[derive(Clone)]
 enum Soundness {
     /// Everything that can be seen fits.
     Sound,
@@ -146,9 +160,7 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     if store.size_of(&root.digest) != Some(root.size) {
         return Ok(Soundness::Incomplete(None));
     }
-    let bytes = store.read_all(&root.digest, MAX_MANIFEST)?;
-    let manifest = RawManifest::new(bytes, Some(&root.media_type), Some(&root.digest))
-        .map_err(|e| e.context(store.describe(&root.digest)))?;
+    let manifest = store.manifest(&root.digest, &root.media_type)?;
     let View::Image(image) = manifest.view() else {
         return Ok(Soundness::Sound);
     };
@@ -160,11 +172,12 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     if !manifest.blobs().into_iter().all(is_there) {
         return Ok(Soundness::Incomplete(Some(config_digest)));
     }
-    let bytes = store.read_all(&image.config.digest, MAX_CONFIG)?;
-    let Ok(config) = Config::parse(&bytes) else {
-        return Ok(Soundness::Contradicts(config_digest));
+    let known = match store.config(&image.config.digest) {
+        Ok(known) => known,
+        Err(error) if error.kind() == Kind::Malformed => return Ok(Soundness::Contradicts(config_digest)),
+        Err(error) => return Err(error),
     };
-    let diff_ids = &config.diff_ids;
+    let diff_ids = &known.config.diff_ids;
     let fits = image.layers.len() == diff_ids.len()
         && image.layers.iter().zip(diff_ids).all(|(layer, diff_id)| {
             // The digest of a compressed layer says nothing about its content.

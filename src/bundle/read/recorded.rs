@@ -13,6 +13,7 @@ use super::layout::Contents;
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, EDITED, FORMAT_VERSION, ImageRecord, MAX_SIZE, Recorded, RecordedImage};
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::Choice;
@@ -116,7 +117,7 @@ struct Version {
     format_version: u32,
 }
 
-pub(super) fn read(archive: &Archive) -> Result<Option<Recorded>> {
+pub(super) fn read(archive: &Archive, budget: &Budget) -> Result<Option<Recorded>> {
     let Some(bytes) = archive.read(record::MEMBER, MAX_SIZE)? else {
         return Ok(None);
     };
@@ -127,6 +128,10 @@ pub(super) fn read(archive: &Archive) -> Result<Option<Recorded>> {
         )
         .with_source(e)
     };
+    // In memory an entry takes at most half as much again as in the document.
+    budget
+        .take(bytes.len() as u64 / 2 * 3)
+        .map_err(|e| e.context(archive.describe(record::MEMBER)))?;
     let version: Version = serde_json::from_slice(&bytes).map_err(wrong)?;
     if version.format_version > FORMAT_VERSION {
         return Err(Error::new(

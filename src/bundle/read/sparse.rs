@@ -1,6 +1,6 @@
 //! An index of which only some platforms are in the archive: containerd saves it as it is, with what it has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,13 +45,19 @@ fn prune_index(
             None => None,
         });
     }
+    let stays: HashSet<String> = entries
+        .iter()
+        .zip(&children)
+        .filter(|(entry, child)| child.is_some() && entry.attests().is_none())
+        .map(|(entry, _)| entry.descriptor.digest.to_string())
+        .collect();
     let fates: Vec<Fate> = entries
         .iter()
         .zip(&children)
         .map(|(entry, child)| match child {
             None => Fate::Drop,
             // What an attestation describes has gone, so it goes as well.
-            Some(_) if entry.attests().is_some_and(|s| !stays(entries, &children, s)) => Fate::Drop,
+            Some(_) if entry.attests().is_some_and(|subject| !stays.contains(subject)) => Fate::Drop,
             Some(child) if *child.digest() == entry.descriptor.digest => Fate::Keep,
             Some(child) => Fate::Replace(child.descriptor().clone()),
         })
@@ -71,11 +77,4 @@ fn prune_index(
     let rewritten = Arc::new(RawManifest::new(Bytes::from(bytes), Some(node.media_type()), None)?);
     walk.nodes.insert(rewritten.digest().clone(), rewritten.clone());
     Ok(Some(rewritten))
-}
-
-/// Whether one of the entries that stay has this digest.
-fn stays(entries: &[Entry], children: &[Option<Arc<RawManifest>>], digest: &str) -> bool {
-    entries.iter().zip(children).any(|(entry, child)| {
-        child.is_some() && entry.attests().is_none() && entry.descriptor.digest.to_string() == digest
-    })
 }

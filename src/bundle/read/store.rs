@@ -1,29 +1,38 @@
 //! All blobs of all opened bundles, by digest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::documents::{Documents, KnownConfig};
 use super::source::Place;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
+use crate::image::config::MAX_CONFIG;
 use crate::image::digest::{Digest, Hasher};
+use crate::image::manifest::{MAX_MANIFEST, RawManifest, declared_type};
 
 /// How much is read at once where a whole blob is hashed.
 const CHUNK: usize = 256 << 10;
 
+/// Memory in bytes that the place of a blob takes in a tree of the standard library, whose nodes are half full at least.
+const BLOB: u64 = 2 * (size_of::<Digest>() + size_of::<Place>()) as u64;
+
 /// Blobs by digest.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    /// Blobs in files.
-    pub(super) blobs: HashMap<Digest, Place>,
+    /// Blobs in files. There may be very many, so that this grows without a moment in which all of them are there twice.
+    blobs: BTreeMap<Digest, Place>,
     /// The same blobs in other bundles, of the same size.
     copies: HashMap<Digest, Vec<Place>>,
     /// How many of a blob's places have turned out to have other bytes.
     bad: Mutex<HashMap<Digest, usize>>,
     /// Manifests that were made here.
-    pub(super) built: HashMap<Digest, Bytes>,
+    built: HashMap<Digest, Bytes>,
+    /// Manifests and configs that were read.
+    documents: Documents,
     /// Whether more blobs follow in a pipe, so that one that is not here is not missing yet.
     pub(super) to_come: bool,
 }
@@ -57,8 +66,81 @@ impl Store {
         Some((place.source.file()?, place.offset))
     }
 
+    /// What is left of the memory of this run.
+    pub(super) fn budget(&self) -> &Budget {
+        self.documents.budget()
+    }
+
+    /// Drops documents that nobody holds until there are this many bytes to read others into.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if that is not enough.
+    pub(super) fn make_room(&self, bytes: u64) -> Result<()> {
+        self.documents.make_room(bytes)
+    }
+
+    /// How many blobs there are.
+    pub(super) fn len(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// The digests of all blobs.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.blobs.keys()
+    }
+
+    /// Where a blob stands that was not made here.
+    pub(super) fn blob(&self, digest: &Digest) -> Option<&Place> {
+        self.blobs.get(digest)
+    }
+
+    /// Puts down where a blob stands, if that is not known.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are too many.
+    pub(super) fn add(&mut self, digest: Digest, place: Place) -> Result<()> {
+        if !self.blobs.contains_key(&digest) {
+            self.budget().take(BLOB)?;
+            self.blobs.insert(digest, place);
+        }
+        Ok(())
+    }
+
+    /// Puts down another place of a blob in the stead of the one that is known.
+    pub(super) fn replace(&mut self, digest: Digest, place: Place) {
+        self.blobs.insert(digest, place);
+    }
+
+    /// Takes up a manifest that was made here.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there is no room for it.
+    pub(super) fn add_built(&mut self, manifest: &RawManifest) -> Result<()> {
+        if !self.built.contains_key(manifest.digest()) {
+            self.budget().take(BLOB + manifest.bytes().len() as u64)?;
+            self.built.insert(manifest.digest().clone(), manifest.bytes().clone());
+        }
+        Ok(())
+    }
+
+    /// A manifest, which was read and verified once; `media_type` is the type that its parent states.
+    pub(super) fn manifest(&self, digest: &Digest, media_type: &str) -> Result<Arc<RawManifest>> {
+        let size = self.size_of(digest).unwrap_or_default();
+        self.documents
+            .manifest(digest, size.min(MAX_MANIFEST), declared_type(media_type), || {
+                self.read_all(digest, MAX_MANIFEST)
+            })
+    }
+
+    /// An image config, which was read and verified once.
+    pub(super) fn config(&self, digest: &Digest) -> Result<Arc<KnownConfig>> {
+        let size = self.size_of(digest).unwrap_or_default();
+        self.documents
+            .config(digest, size.min(MAX_CONFIG), || self.read_all(digest, MAX_CONFIG))
+    }
+
     /// A whole blob, which may have at most `cap` bytes; not checked against its digest.
-    pub(super) fn read_all(&self, digest: &Digest, cap: u64) -> Result<Bytes> {
+    fn read_all(&self, digest: &Digest, cap: u64) -> Result<Bytes> {
         if let Some(bytes) = self.built.get(digest) {
             return Ok(bytes.clone());
         }
@@ -73,8 +155,13 @@ impl Store {
     }
 
     /// Takes note of a second place of a blob, of the same size.
-    pub(super) fn add_copy(&mut self, digest: Digest, place: Place) {
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are too many.
+    pub(super) fn add_copy(&mut self, digest: Digest, place: Place) -> Result<()> {
+        self.budget().take(2 * BLOB)?;
         self.copies.entry(digest).or_default().push(place);
+        Ok(())
     }
 
     /// Turns to the next place of a blob whose bytes are wrong where it stands; `false` if there is none.

@@ -8,32 +8,33 @@ use bytes::Bytes;
 
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
-use crate::image::config::{Config, MAX_CONFIG};
+use crate::image::budget;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
+use crate::image::manifest::{Index, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
 use crate::image::tree::{LeftOut, MAX_DEPTH, MAX_NODES, Variant};
-use crate::text::few;
-
-/// The manifests of one tree take at most this much memory.
-const MAX_BYTES: u64 = 256 << 20;
+use crate::text::{LISTED, few};
 
 /// Image configs above this sum are read and checked, but not kept.
-const MAX_KEPT_CONFIGS: usize = 32 << 20;
+const MAX_KEPT_CONFIGS: usize = 16 << 20;
+
+/// Number of wrong sizes that are told one by one.
+const MAX_WRONG: usize = LISTED;
 
 /// What is known so far.
 pub(super) struct Walk<'a> {
     store: &'a Store,
     /// Every manifest that was read.
     pub(super) nodes: HashMap<Digest, Arc<RawManifest>>,
-    bytes: u64,
     /// Manifests whose blobs were looked for, and whether all of them are there.
     checked: HashMap<Digest, bool>,
     /// What is named and not there.
     pub(super) missing: BTreeSet<Digest>,
     wrong: BTreeSet<String>,
+    /// How many more wrong sizes there are.
+    more_wrong: usize,
     left_out: BTreeMap<Digest, LeftOut>,
     /// Blobs that the bundle's record says are not in it: those of a pipe's rest are all others.
     pub(super) left_behind: HashSet<Digest>,
@@ -49,10 +50,10 @@ impl<'a> Walk<'a> {
         Self {
             store,
             nodes: HashMap::new(),
-            bytes: 0,
             checked: HashMap::new(),
             missing: BTreeSet::new(),
             wrong: BTreeSet::new(),
+            more_wrong: 0,
             left_out: BTreeMap::new(),
             left_behind: HashSet::new(),
             configs: BTreeMap::new(),
@@ -76,7 +77,7 @@ impl<'a> Walk<'a> {
         below.pop();
         Ok(Variant {
             root: root.clone(),
-            below,
+            below: below.into(),
         })
     }
 
@@ -106,6 +107,7 @@ impl<'a> Walk<'a> {
         }
         self.check_blobs(node)?;
         if let View::Index(index) = node.view() {
+            self.make_room(index, absent)?;
             for entry in &index.entries {
                 if absent.contains(&entry.descriptor.digest) {
                     continue;
@@ -137,6 +139,21 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether all children of an index fit into memory is known before the first one is read.
+    fn make_room(&self, index: &Index, absent: &HashSet<Digest>) -> Result<()> {
+        let mut seen = HashSet::new();
+        let children = index.entries.iter().map(|entry| &entry.descriptor);
+        let unread = children.filter(|child| {
+            let digest = &child.digest;
+            !absent.contains(digest)
+                && !self.nodes.contains_key(digest)
+                && self.store.size_of(digest) == Some(child.size)
+                && seen.insert(digest)
+        });
+        self.store
+            .make_room(unread.fold(0, |sum, child| sum.saturating_add(child.size)))
+    }
+
     /// Reads a manifest and verifies it; `None` if it is missing or has another size, which is noted.
     pub(super) fn load(&mut self, descriptor: &Descriptor) -> Result<Option<Arc<RawManifest>>> {
         let digest = &descriptor.digest;
@@ -160,18 +177,10 @@ impl<'a> Walk<'a> {
         if !self.present(descriptor) {
             return Ok(None);
         }
-        self.bytes += descriptor.size;
-        if self.bytes > MAX_BYTES {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!("its manifests have more than {MAX_BYTES} bytes"),
-            ));
-        }
-        let bytes = self.store.read_all(digest, MAX_MANIFEST)?;
-        let declared = Some(descriptor.media_type.as_str()).filter(|t| !t.is_empty());
-        let node = RawManifest::new(bytes, declared, Some(digest))
-            .map_err(|e| e.context(self.store.describe(digest)))
-            .map(Arc::new)?;
+        let node = self
+            .store
+            .manifest(digest, &descriptor.media_type)
+            .map_err(|e| e.context(self.store.describe(digest)))?;
         self.nodes.insert(digest.clone(), node.clone());
         Ok(Some(node))
     }
@@ -192,6 +201,10 @@ impl<'a> Walk<'a> {
     }
 
     fn note_size(&mut self, descriptor: &Descriptor, size: u64) {
+        if self.wrong.len() == MAX_WRONG {
+            self.more_wrong += 1;
+            return;
+        }
         self.wrong.insert(format!(
             "{}: {size} bytes, where {} are stated",
             self.store.describe(&descriptor.digest),
@@ -211,6 +224,9 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if blob.is_nondistributable() && !here {
+                // Each of them stands in the report.
+                let listed = self.left_out.len() as u64 + 1;
+                drop(self.store.budget().hold(listed * budget::REPORT_LINE)?);
                 self.left_out.entry(blob.digest.clone()).or_insert_with(|| LeftOut {
                     digest: blob.digest.clone(),
                     media_type: blob.media_type.clone(),
@@ -232,22 +248,14 @@ impl<'a> Walk<'a> {
 
     fn read_config(&mut self, manifest: &Digest, descriptor: &Descriptor) -> Result<()> {
         let digest = &descriptor.digest;
-        let bytes = self.store.read_all(digest, MAX_CONFIG)?;
-        let actual = digest.same_algorithm(&bytes);
-        if actual != *digest {
-            return Err(Error::new(
-                Kind::Integrity,
-                format!(
-                    "{}: config {digest} has other bytes: they hash to {actual}",
-                    self.store.describe(digest)
-                ),
-            ));
-        }
-        let config = Config::parse(&bytes).map_err(|e| e.context(self.store.describe(digest)))?;
-        self.platforms.insert(manifest.clone(), config.platform);
-        if !self.configs.contains_key(digest) && self.configs_size + bytes.len() <= MAX_KEPT_CONFIGS {
-            self.configs_size += bytes.len();
-            self.configs.insert(digest.clone(), bytes);
+        let known = self
+            .store
+            .config(digest)
+            .map_err(|e| e.context(self.store.describe(digest)))?;
+        self.platforms.insert(manifest.clone(), known.config.platform.clone());
+        if !self.configs.contains_key(digest) && self.configs_size + known.bytes.len() <= MAX_KEPT_CONFIGS {
+            self.configs_size += known.bytes.len();
+            self.configs.insert(digest.clone(), known.bytes.clone());
         }
         Ok(())
     }
@@ -267,7 +275,11 @@ impl<'a> Walk<'a> {
             .with_hint("the archive is incomplete: copy it again, or make it again; a blob may also come from another bundle that is given along with it"));
         }
         if !self.wrong.is_empty() {
-            return Err(Error::new(Kind::Integrity, few(&self.wrong))
+            let more = match self.more_wrong {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            return Err(Error::new(Kind::Integrity, few(&self.wrong) + &more)
                 .with_hint("the archive is damaged: copy it again, or make it again"));
         }
         Ok(())

@@ -125,7 +125,7 @@ impl Landing {
     }
 
     async fn variant(&self, variant: &Variant, sparse: bool, landed: &mut Landed) -> Result<()> {
-        for child in &variant.below {
+        for child in variant.below.iter() {
             // A PUT without asking first: a manifest is no larger than the answer to a GET of it, a PUT of what is there
             // changes nothing, and asking would make two requests of one wherever the manifest is new.
             if !self.was_written(child.digest()) {

@@ -1,0 +1,257 @@
+//! The manifests and image configs of all opened bundles, each read and parsed once however many names and parents it has.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::budget::{Budget, Held};
+use crate::image::config::Config;
+use crate::image::digest::Digest;
+use crate::image::manifest::RawManifest;
+
+/// Maximum number of times that one document is read. Where memory is short, what no tree holds is dropped, and read again
+/// for the next image that needs it; what is read still more often belongs to many images that are too large.
+const MAX_READS: u32 = 8;
+
+/// Memory in bytes that the error of a broken document takes.
+const ERROR: u64 = 2 << 10;
+
+/// An image config with its bytes.
+#[derive(Debug)]
+pub(super) struct KnownConfig {
+    pub(super) config: Config,
+    pub(super) bytes: Bytes,
+    _held: Held,
+}
+
+/// Documents that were read.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    budget: Budget,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By digest and declared media type, on which the meaning of a manifest depends that does not state its own.
+    manifests: HashMap<(Digest, Option<String>), Result<Arc<RawManifest>, Broken>>,
+    configs: HashMap<Digest, Result<Arc<KnownConfig>, Broken>>,
+    reads: HashMap<Digest, u32>,
+}
+
+/// Why a document cannot be had, to be told again.
+#[derive(Debug)]
+struct Broken {
+    error: Error,
+    _held: Held,
+}
+
+impl Known {
+    /// Drops what nobody holds.
+    fn shrink(&mut self) {
+        self.manifests
+            .retain(|_, m| m.as_ref().is_ok_and(|m| Arc::strong_count(m) > 1));
+        self.configs
+            .retain(|_, c| c.as_ref().is_ok_and(|c| Arc::strong_count(c) > 1));
+    }
+
+    fn count_read(&mut self, digest: &Digest) -> Result<()> {
+        let reads = self.reads.entry(digest.clone()).or_default();
+        *reads += 1;
+        match *reads > MAX_READS {
+            true => Err(Error::new(
+                Kind::TooLarge,
+                format!("too large to handle: document {digest} belongs to many images that do not fit into memory"),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Documents {
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for this many bytes by dropping what nobody holds.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if that is not enough.
+    pub(super) fn make_room(&self, bytes: u64) -> Result<()> {
+        let mut known = self.known();
+        Self::in_budget(&mut known, || self.budget.hold(bytes)).map(drop)
+    }
+
+    /// Does what takes memory, a second time if there was not enough of it before what nobody holds was dropped.
+    fn in_budget<T>(known: &mut Known, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        match work() {
+            Err(error) if error.kind() == Kind::TooLarge => {
+                known.shrink();
+                work()
+            }
+            other => other,
+        }
+    }
+
+    /// A manifest of this size. `read` reads its bytes; `declared` is its type as its parent states it.
+    pub(super) fn manifest(
+        &self,
+        digest: &Digest,
+        size: u64,
+        declared: Option<String>,
+        read: impl FnOnce() -> Result<Bytes>,
+    ) -> Result<Arc<RawManifest>> {
+        let mut known = self.known();
+        let key = (digest.clone(), declared);
+        match known.manifests.get(&key) {
+            Some(Ok(manifest)) => return Ok(manifest.clone()),
+            Some(Err(broken)) => return Err(broken.error.clone()),
+            None => {}
+        }
+        known.count_read(digest)?;
+        let room = Self::in_budget(&mut known, || self.budget.hold(size))?;
+        let parsed = RawManifest::new(read()?, key.1.as_deref(), Some(digest));
+        drop(room);
+        let counted = match parsed {
+            Ok(manifest) => {
+                let held = Self::in_budget(&mut known, || self.budget.hold(manifest.memory()))?;
+                Ok(Arc::new(manifest.holding(held)))
+            }
+            Err(error) => Err(error),
+        };
+        self.remember(&mut known, counted, |known| &mut known.manifests, key)
+    }
+
+    /// An image config of this size.
+    pub(super) fn config(
+        &self,
+        digest: &Digest,
+        size: u64,
+        read: impl FnOnce() -> Result<Bytes>,
+    ) -> Result<Arc<KnownConfig>> {
+        let mut known = self.known();
+        match known.configs.get(digest) {
+            Some(Ok(config)) => return Ok(config.clone()),
+            Some(Err(broken)) => return Err(broken.error.clone()),
+            None => {}
+        }
+        known.count_read(digest)?;
+        // The digests of its layers take less than their text.
+        let held = Self::in_budget(&mut known, || self.budget.hold(size.saturating_mul(2)))?;
+        let bytes = read()?;
+        let actual = digest.same_algorithm(&bytes);
+        let config = if actual == *digest {
+            Config::parse(&bytes)
+        } else {
+            let why = format!("config {digest} has other bytes: they hash to {actual}");
+            Err(Error::new(Kind::Integrity, why))
+        };
+        let known_config = config.map(|config| {
+            Arc::new(KnownConfig {
+                config,
+                bytes,
+                _held: held,
+            })
+        });
+        self.remember(&mut known, known_config, |known| &mut known.configs, digest.clone())
+    }
+
+    /// Puts down what came of reading a document. An error is forgotten where memory is short.
+    fn remember<K: std::hash::Hash + Eq, T>(
+        &self,
+        known: &mut Known,
+        outcome: Result<Arc<T>>,
+        map: impl Fn(&mut Known) -> &mut HashMap<K, Result<Arc<T>, Broken>>,
+        key: K,
+    ) -> Result<Arc<T>> {
+        match outcome {
+            Ok(found) => {
+                map(known).insert(key, Ok(found.clone()));
+                Ok(found)
+            }
+            Err(error) => {
+                let told = error.clone();
+                if let Ok(held) = self.budget.hold(ERROR) {
+                    map(known).insert(key, Err(Broken { error, _held: held }));
+                }
+                Err(told)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A manifest that takes a little more than this much memory.
+    fn text(number: u64, size: usize) -> Bytes {
+        let padding = "x".repeat(size);
+        Bytes::from(format!(
+            r#"{{"schemaVersion":2,"number":{number},"padding":"{padding}"}}"#
+        ))
+    }
+
+    fn documents(limit: u64) -> Documents {
+        Documents {
+            budget: Budget::new(limit),
+            known: Mutex::default(),
+        }
+    }
+
+    fn get(documents: &Documents, bytes: &Bytes, reads: &Cell<u32>) -> Result<Arc<RawManifest>> {
+        documents.manifest(&Digest::sha256(bytes), bytes.len() as u64, None, || {
+            reads.set(reads.get() + 1);
+            Ok(bytes.clone())
+        })
+    }
+
+    #[test]
+    fn a_document_is_read_once() {
+        let (documents, reads) = (documents(1 << 20), Cell::new(0));
+        let good = text(1, 10);
+        for _ in 0..100 {
+            get(&documents, &good, &reads).unwrap();
+            let bad = documents.manifest(&Digest::sha256(b"["), 1, None, || {
+                reads.set(reads.get() + 1);
+                Ok(Bytes::from_static(b"["))
+            });
+            assert_eq!(bad.unwrap_err().kind(), Kind::Malformed);
+        }
+        assert_eq!(reads.get(), 2);
+    }
+
+    #[test]
+    fn what_nobody_holds_makes_room() {
+        let (documents, reads) = (documents(10_000), Cell::new(0));
+        let first = get(&documents, &text(1, 4000), &reads).unwrap();
+        drop(get(&documents, &text(2, 4000), &reads).unwrap());
+        let third = get(&documents, &text(3, 4000), &reads).unwrap();
+        assert_eq!(
+            get(&documents, &text(2, 4000), &reads).unwrap_err().kind(),
+            Kind::TooLarge
+        );
+        assert_eq!(reads.get(), 3, "what does not fit is not read");
+        drop((first, third));
+        get(&documents, &text(2, 4000), &reads).unwrap();
+    }
+
+    #[test]
+    fn a_document_is_not_read_again_and_again() {
+        let (documents, reads) = (documents(10_000), Cell::new(0));
+        let mut refused = 0;
+        for round in 0..100 {
+            refused += u32::from(get(&documents, &text(0, 6000), &reads).is_err());
+            get(&documents, &text(1 + round, 6000), &reads).unwrap();
+        }
+        assert_eq!((reads.get(), refused), (100 + MAX_READS, 100 - MAX_READS));
+    }
+}
