@@ -16,17 +16,23 @@ pub(super) enum Outcome {
     Failure,
 }
 
-/// Turns the log on: `-vv` shows every request and answer, `DOCKER_MIRROR_LOG` takes the usual filters.
+/// Turns the log on: `-vv` shows every request and answer, `DOCKER_MIRROR_LOG` takes a list such as
+/// `docker_mirror=debug,hyper=info`.
 pub(super) fn start_log(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
-    let default = if verbose >= 2 { "docker_mirror=debug" } else { "off" };
-    let filter = std::env::var("DOCKER_MIRROR_LOG").unwrap_or_else(|_| default.to_owned());
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(default));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| Log)
-        .with_target(false)
-        .try_init();
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    let default = match verbose {
+        0 | 1 => Targets::new(),
+        _ => Targets::new().with_target("docker_mirror", LevelFilter::DEBUG),
+    };
+    let filter = std::env::var("DOCKER_MIRROR_LOG")
+        .ok()
+        .and_then(|list| list.parse().ok())
+        .unwrap_or(default);
+    let format = tracing_subscriber::fmt::layer().with_writer(|| Log).with_target(false);
+    let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
 }
 
 /// The log: each record is a line like any other.

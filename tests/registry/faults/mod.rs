@@ -242,16 +242,19 @@ async fn the_wire_log_has_a_line_for_each_and_no_secret() {
             Ok(())
         }
     }
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     // With one dispatcher alone, a log line that another test reaches first is put off for good by that test's thread, which
     // has no subscriber. With two, all of them are asked.
     let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let sink = Sink::default();
     let writer = sink.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter("docker_mirror::wire=debug")
+    let format = tracing_subscriber::fmt::layer()
         .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .finish();
+        .with_ansi(false);
+    let wire = Targets::new().with_target("docker_mirror::wire", tracing::Level::DEBUG);
+    let subscriber = tracing_subscriber::registry().with(wire).with(format);
     let guard = tracing::subscriber::set_default(subscriber);
     let server = server(Options::default().auth(Auth::bearer("user", "s3cret")));
     let (options, _) = client::logged_in("user", "s3cret");
