@@ -4,6 +4,8 @@
 //! its own. A file of our own is therefore opened without following a link, without waiting, and counts only if it is a
 //! regular file with one name that belongs to us. A file that a user names may be a link, but must be a regular file.
 
+mod content;
+
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
@@ -15,11 +17,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use content::FLAGS;
+pub use content::{Pipes, check_special, read, write_special};
+
 /// Maximum number of attempts to open a file beneath a folder in which names are being moved at the same time.
 const MAX_RACES: u32 = 16;
-
-/// Flags of every file that is opened here: a named pipe without a writer does not block, a terminal does not become ours.
-const FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 /// The permissions of a new file, before the process's mask.
 const NEW_FILE: Mode = Mode::from_raw_mode(0o666);

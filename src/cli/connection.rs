@@ -265,7 +265,7 @@ impl MirrorFlags {
         let wrong = |e: Error| e.with_kind(Kind::Usage);
         if let Some(path) = set_path("CONTAINERS_REGISTRIES_CONF") {
             mirrors
-                .read_file(&path)
+                .read_named_file(&path)
                 .map_err(|e| wrong_file(e, "CONTAINERS_REGISTRIES_CONF"))?;
             return Ok(mirrors);
         }

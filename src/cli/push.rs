@@ -1,12 +1,13 @@
 //! What import and the one-step mirror have in common: flags for the destination, and the report of a push.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::error::{Error, Kind, Result};
+use docker_mirror::files;
 use docker_mirror::image::destination::Destination;
 use docker_mirror::image::digest::Digest;
 use docker_mirror::image::reference::Reference;
@@ -273,10 +274,7 @@ fn check_report(path: &Path) -> Result<()> {
         return usage("this file is there and is no report; it is not replaced");
     }
     if is_special(path) {
-        return match OpenOptions::new().write(true).open(path) {
-            Ok(_) => Ok(()),
-            Err(e) => Err(Error::io("write", path, e)),
-        };
+        return files::check_special(path).map_err(|e| Error::io("write", path, e));
     }
     if !folder_of(path).is_dir() {
         return usage("its folder does not exist");
@@ -287,7 +285,7 @@ fn check_report(path: &Path) -> Result<()> {
 /// Whether a file is a report, or has nothing in it: a bundle that is named by mistake is not to be lost.
 fn may_be_replaced(path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
-    File::open(path)?.take(256).read_to_end(&mut head)?;
+    files::open_regular(path)?.take(256).read_to_end(&mut head)?;
     let text = String::from_utf8_lossy(&head);
     let begin = text.trim_ascii_start().strip_prefix('{').unwrap_or_default();
     Ok(head.is_empty() || begin.trim_ascii_start().starts_with("\"dryRun\""))
@@ -320,11 +318,7 @@ fn write_report(path: &Path, report: &PushReport) -> Result<()> {
     let text = escape_json(&text) + "\n";
     let write = || -> io::Result<()> {
         if is_special(path) {
-            return OpenOptions::new()
-                .write(true)
-                .truncate(true)
-                .open(path)?
-                .write_all(text.as_bytes());
+            return files::write_special(path, text.as_bytes());
         }
         let mut file = unnamed(path)?;
         file.write_all(text.as_bytes())?;

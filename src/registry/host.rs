@@ -267,11 +267,10 @@ impl Host {
         self.auth.authorization(&need).await
     }
 
-    /// Sends a call until it is answered: with success, with a refusal, or with what may pass once patience is over. The
-    /// caller judges the status.
+    /// Sends a call until the answer is final or the retry budget is used up. The caller judges the status.
     pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Answer> {
-        self.exchange_within(call, &mut Backoff::new(&self.context.options))
-            .await
+        let mut backoff = Backoff::new(&self.context.options);
+        self.exchange_within(call, &mut backoff).await
     }
 
     /// The same, as far as a retry budget that is already in use allows: for a question on the way of something larger.

@@ -3,14 +3,14 @@
 //! They come from the command line and from `registries.conf` (version 2 of the format, containers-registries.conf(5)).
 //! A rule is for a prefix of `HOST/REPOSITORY` that ends where a component ends, and the longest one counts.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::encoding;
 use crate::error::{Error, Kind, Result};
+use crate::files::{self, Pipes};
 use crate::image::reference::{Reference, Target};
 use crate::text::quote;
 
@@ -127,12 +127,23 @@ impl Mirrors {
     /// # Errors
     /// It cannot be read, or is no TOML of the known form; fields that are not known are no error.
     pub fn read_file(&mut self, path: &Path) -> Result<()> {
-        let mut bytes = Vec::new();
-        match File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
-            Ok(_) => (),
+        self.read(path, Pipes::Refused)
+    }
+
+    /// The same with a file that a user names for this run, which may be a pipe.
+    ///
+    /// # Errors
+    /// Those of [`read_file`](Self::read_file).
+    pub fn read_named_file(&mut self, path: &Path) -> Result<()> {
+        self.read(path, Pipes::Allowed)
+    }
+
+    fn read(&mut self, path: &Path, pipes: Pipes) -> Result<()> {
+        let bytes = match files::read(path, MAX_FILE, pipes) {
+            Ok(bytes) => bytes,
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
             Err(e) => return Err(Error::io("read", path, e)),
-        }
+        };
         let in_file = |e: Error| e.context(format!("`{}`", quote(&path)));
         if bytes.len() as u64 > MAX_FILE {
             return Err(in_file(malformed(format!("more than {MAX_FILE} bytes"))));

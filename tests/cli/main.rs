@@ -18,6 +18,7 @@ mod names;
 mod platforms;
 mod rejected;
 mod snapshots;
+mod special_files;
 mod two_meanings;
 
 use support::{Cli, Double};

@@ -1,7 +1,6 @@
 //! From the paths that a user gives to the archives behind them.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -135,7 +134,7 @@ fn is_skopeo_dir(path: &Path) -> bool {
     let mut start = [0; START.len()];
     let version = path.join("version");
     version.is_file()
-        && File::open(version)
+        && crate::files::open_regular(&version)
             .and_then(|mut file| file.read_exact(&mut start))
             .is_ok()
         && start == *START

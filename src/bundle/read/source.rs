@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use crate::text::{self, quote};
 
 /// A file as it was when it was indexed.
@@ -27,7 +28,7 @@ pub(super) struct Source {
 impl Source {
     /// Opens an archive and keeps it open.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| missing_or_io(path, e))?;
+        let file = files::open_regular(path).map_err(|e| missing_or_io(path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
         Ok(Self {
             label: text::path(path),
@@ -105,7 +106,7 @@ impl Source {
                 Ok(())
             }
             None => {
-                let file = File::open(&self.path).map_err(|e| missing_or_io(&self.path, e))?;
+                let file = files::open_regular(&self.path).map_err(|e| missing_or_io(&self.path, e))?;
                 self.read_from(&file, offset, buffer)
             }
         }

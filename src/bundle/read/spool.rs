@@ -45,7 +45,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     if compression == Compression::None {
         return Archive::of_tar(&source, store);
     }
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = crate::files::open_regular(path).map_err(|e| Error::io("open", path, e))?;
     let why = "it is compressed as a whole";
     spool(file, compression, &label, why, temp, store)
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -15,6 +14,7 @@ use super::key::{self, Key};
 use super::options::{CredentialFile, FileFormat, Place};
 use super::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
+use crate::files::{self, Pipes};
 use crate::registry::encoding;
 use crate::text::quote;
 
@@ -75,22 +75,23 @@ struct Wire {
 impl AuthFile {
     /// Reads a file or a variable; `None` for a file at an ordinary place that is not there.
     pub(super) fn read(file: &CredentialFile) -> Result<Option<Self>> {
-        let (path, required) = match &file.place {
-            Place::Ordinary(path) => (path, false),
-            Place::Named { path, .. } => (path, true),
+        let (path, pipes) = match &file.place {
+            Place::Ordinary(path) => (path, Pipes::Refused),
+            Place::Named { path, .. } => (path, Pipes::Allowed),
             Place::Variable { text, .. } => return Self::read_variable(file, text).map(Some),
         };
-        let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
-        if let Err(error) = read {
-            let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-            return match (missing, required) {
-                (true, false) => Ok(None),
-                (true, true) => Err(Error::new(Kind::NotFound, format!("{} does not exist", file.title()))
-                    .with_hint("it was named for this run; log in to create it, or name another")),
-                (false, _) => Err(cannot_read(path, error)),
-            };
-        }
+        let bytes = match files::read(path, MAX_FILE, pipes) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+                return match (missing, &file.place) {
+                    (true, Place::Ordinary(_)) => Ok(None),
+                    (true, _) => Err(Error::new(Kind::NotFound, format!("{} does not exist", file.title()))
+                        .with_hint("it was named for this run; log in to create it, or name another")),
+                    (false, _) => Err(cannot_read(path, error)),
+                };
+            }
+        };
         if bytes.len() as u64 > MAX_FILE {
             return Err(Error::new(
                 Kind::Malformed,

@@ -24,6 +24,7 @@ use self::client_auth::ClientCertificates;
 pub use self::system::SystemAuthorities;
 use self::verify::{AcceptAny, Verifier};
 use crate::error::{Error, Kind, Result};
+use crate::files::Pipes;
 use crate::text::quote;
 
 /// What a connection to a registry trusts and shows.
@@ -48,12 +49,16 @@ pub struct TlsOptions {
 pub struct Authorities(Vec<CertificateDer<'static>>);
 
 impl Authorities {
-    /// Reads a file with certificates in PEM, or with one in DER.
+    /// Reads a file with certificates in PEM, or with one in DER, that a user names for this run.
     ///
     /// # Errors
     /// It cannot be read, or holds no certificate, or one that cannot be used.
     pub fn read(path: &Path) -> Result<Self> {
-        let certificates = pem::certificates(path)?;
+        Self::read_file(path, Pipes::Allowed)
+    }
+
+    fn read_file(path: &Path, pipes: Pipes) -> Result<Self> {
+        let certificates = pem::certificates(path, pipes)?;
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
             roots.add(certificate.clone()).map_err(|e| {
@@ -78,8 +83,12 @@ impl ClientCertificate {
     /// # Errors
     /// One of the files cannot be read, or holds something else than its place says; the key belongs to another certificate.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
-        pem::certified_key(certificate, key, &rustls::crypto::aws_lc_rs::default_provider())
-            .map(|pair| Self(Arc::new(pair)))
+        Self::read_files(certificate, key, Pipes::Allowed)
+    }
+
+    fn read_files(certificate: &Path, key: &Path, pipes: Pipes) -> Result<Self> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        pem::certified_key(certificate, key, pipes, &provider).map(|pair| Self(Arc::new(pair)))
     }
 }
 
@@ -112,7 +121,7 @@ pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientC
     } else {
         let mut extra = options.authorities.clone();
         for path in &local.authorities {
-            extra.push(Authorities::read(path)?);
+            extra.push(Authorities::read_file(path, Pipes::Refused)?);
         }
         let system = (!options.without_system_roots).then(|| options.system.loaded().certificates.as_slice());
         Arc::new(server_verifier(extra, system.unwrap_or_default(), &provider)?)
@@ -121,7 +130,9 @@ pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientC
     let certificates = match &options.client_certificate {
         Some(given) => vec![Arc::clone(&given.0)],
         None => {
-            let read = |(certificate, key): &(PathBuf, PathBuf)| ClientCertificate::read(certificate, key);
+            let read = |(certificate, key): &(PathBuf, PathBuf)| {
+                ClientCertificate::read_files(certificate, key, Pipes::Refused)
+            };
             let pairs = local.pairs.iter().map(read);
             pairs.map(|pair| Ok(pair?.0)).collect::<Result<Vec<_>>>()?
         }

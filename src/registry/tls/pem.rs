@@ -1,7 +1,5 @@
 //! Certificates and keys from files, in PEM or DER; every error names the file.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use rustls::crypto::CryptoProvider;
@@ -10,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::error::{Error, Kind, Result};
+use crate::files::{self, Pipes};
 use crate::registry::encoding;
 use crate::text::quote;
 
@@ -17,8 +16,8 @@ use crate::text::quote;
 const MAX_FILE: u64 = 8 << 20;
 
 /// All certificates of a file; at least one.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let bytes = read(path)?;
+pub(super) fn certificates(path: &Path, pipes: Pipes) -> Result<Vec<CertificateDer<'static>>> {
+    let bytes = read(path, pipes)?;
     let found = parse(path, &bytes)?;
     if found.is_empty() {
         return Err(malformed(path, "holds no PEM certificate").with_hint(other_form(&bytes)));
@@ -28,7 +27,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
 
 /// All certificates of a file that may as well hold something else.
 pub(super) fn any_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    parse(path, &read(path)?)
+    parse(path, &read(path, Pipes::Refused)?)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
@@ -60,9 +59,14 @@ fn other_form(bytes: &[u8]) -> &'static str {
 }
 
 /// A certificate with its chain, and its key.
-pub(super) fn certified_key(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey> {
-    let chain = certificates(certificate)?;
-    let private = private_key(key)?;
+pub(super) fn certified_key(
+    certificate: &Path,
+    key: &Path,
+    pipes: Pipes,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey> {
+    let chain = certificates(certificate, pipes)?;
+    let private = private_key(key, pipes)?;
     CertifiedKey::from_der(chain, private, provider).map_err(|e| match e {
         rustls::Error::InconsistentKeys(_) => Error::new(
             Kind::Usage,
@@ -85,8 +89,8 @@ pub(super) fn certified_key(certificate: &Path, key: &Path, provider: &CryptoPro
     })
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    let bytes = read(path)?;
+fn private_key(path: &Path, pipes: Pipes) -> Result<PrivateKeyDer<'static>> {
+    let bytes = read(path, pipes)?;
     PrivateKeyDer::from_pem_slice(&bytes).or_else(|e| match e {
         // Both forms of a key with a password have the word: in the label, or in a `Proc-Type` line.
         pem::Error::NoItemsFound | pem::Error::Base64Decode(_) | pem::Error::IllegalSectionStart { .. }
@@ -106,11 +110,8 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|e| Error::io("read", path, e))?;
+fn read(path: &Path, pipes: Pipes) -> Result<Vec<u8>> {
+    let bytes = files::read(path, MAX_FILE, pipes).map_err(|e| Error::io("read", path, e))?;
     if bytes.len() as u64 > MAX_FILE {
         let what = format!(
             "is no file of certificates or keys: it has more than {} MiB",

@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::pem;
 use crate::error::{Error, Result};
+use crate::files::Pipes;
 use crate::text::quote;
 
 /// Variables by which other programs are told of an authority. They are not read here; a hint names those that are set.
@@ -69,7 +70,7 @@ impl SystemAuthorities {
             let mut loaded = Loaded::default();
             let mut seen = HashSet::new();
             if let Some(file) = &self.file {
-                loaded.add("SSL_CERT_FILE", pem::certificates(file), &mut seen);
+                loaded.add("SSL_CERT_FILE", pem::certificates(file, Pipes::Refused), &mut seen);
             }
             for folder in &self.folders {
                 loaded.add("SSL_CERT_DIR", files(folder), &mut seen);

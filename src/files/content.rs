@@ -1,0 +1,195 @@
+//! Reads a small file as a whole, and writes to what is no file. Neither waits without end: a named pipe or a terminal in the
+//! place of a file is refused, or has a limit in time.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+/// Flags of every file that is opened here: a named pipe without a writer does not block, a terminal does not become ours.
+pub(super) const FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// How long a pipe may take that is read or written in place of a file: for all bytes of a file that is read, and for the next
+/// byte of one that is written.
+const PIPE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to sleep before a pipe is tried again that has no bytes or no room.
+const PIPE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether a pipe may stand where a file is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pipes {
+    /// Only a regular file is read. The null device counts as an empty one.
+    Refused,
+    /// A pipe may stand in its place, as a shell's `<(…)` is one: the user named it for this run.
+    Allowed,
+}
+
+/// Reads a file, and at most one byte more than `max` of it, so that the caller can tell that it is too large.
+///
+/// # Errors
+/// Those of open(2) and read(2); one that says so if it is no regular file; one if a pipe that is allowed
+/// has not ended after ten seconds.
+pub fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
+    let file = File::from(rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty())?);
+    let metadata = file.metadata()?;
+    let kind = metadata.file_type();
+    if pipes == Pipes::Allowed && kind.is_fifo() {
+        return read_pipe(file, max, PIPE_TIMEOUT);
+    }
+    if kind.is_dir() {
+        return Err(Errno::ISDIR.into());
+    }
+    if !kind.is_file() && !is_null_device(&metadata) {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn is_null_device(metadata: &Metadata) -> bool {
+    let device = metadata.rdev();
+    metadata.file_type().is_char_device() && (rustix::fs::major(device), rustix::fs::minor(device)) == (1, 3)
+}
+
+fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
+    let begun = Instant::now();
+    let mut file = file.take(max + 1);
+    let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        match file.read(&mut piece) {
+            // Whoever is to write has not opened it yet.
+            Ok(0) if bytes.is_empty() => std::thread::sleep(PIPE_PAUSE),
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(&piece[..count]),
+            Err(e) => pause(e)?,
+        }
+        if begun.elapsed() >= limit {
+            return Err(timed_out(match bytes.is_empty() {
+                true => "it is a pipe to which nobody writes",
+                false => "it is a pipe that does not end",
+            }));
+        }
+    }
+}
+
+/// Writes into a pipe, a device or a file behind a link. A pipe that nobody reads is not waited for.
+///
+/// # Errors
+/// Those of open(2) and write(2); a pipe without a reader, or with one that reads nothing for ten seconds.
+pub fn write_special(path: &Path, mut bytes: &[u8]) -> io::Result<()> {
+    let mut file = open_special(path, OFlags::TRUNC)?;
+    let mut since = Instant::now();
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(count) => {
+                bytes = &bytes[count..];
+                since = Instant::now();
+            }
+            Err(e) => pause(e)?,
+        }
+        if since.elapsed() >= PIPE_TIMEOUT {
+            return Err(timed_out("it is a pipe whose other end reads nothing"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`write_special`] could write there now.
+///
+/// # Errors
+/// Those of open(2); a pipe without a reader.
+pub fn check_special(path: &Path) -> io::Result<()> {
+    open_special(path, OFlags::empty()).map(drop)
+}
+
+fn open_special(path: &Path, flags: OFlags) -> io::Result<File> {
+    match rustix::fs::open(path, OFlags::WRONLY | FLAGS | flags, Mode::empty()) {
+        Err(Errno::NXIO) => Err(io::Error::other("it is a pipe that nobody reads")),
+        other => Ok(other?.into()),
+    }
+}
+
+/// Sleeps for a moment where a call failed for want of bytes or room; any other failure is returned.
+fn pause(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(()),
+        io::ErrorKind::WouldBlock => {
+            std::thread::sleep(PIPE_PAUSE);
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}
+
+fn timed_out(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// Makes a named pipe, which nobody writes to.
+    fn fifo(path: &Path) {
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_a_user_names_may_be_a_pipe_that_ends() {
+        let at = tempfile::tempdir().unwrap();
+        let path = at.path().join("pipe");
+        fifo(&path);
+        let error = read(&path, 10, Pipes::Refused).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+        for (text, expected) in [("short", "short"), ("more than ten bytes", "more than t")] {
+            // As a shell gives it.
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+            assert_eq!(read(&path, 10, Pipes::Allowed).unwrap(), expected.as_bytes());
+            assert!(read(&path, 10, Pipes::Refused).is_err());
+        }
+        let (reader, writer) = std::io::pipe().unwrap();
+        rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK).unwrap();
+        let error = read_pipe(OwnedFd::from(reader).into(), 10, PIPE_PAUSE).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(writer);
+        for pipes in [Pipes::Refused, Pipes::Allowed] {
+            assert!(read(Path::new("/dev/zero"), 10, pipes).is_err());
+            assert!(read(at.path(), 10, pipes).is_err());
+            assert_eq!(read(Path::new("/dev/null"), 10, pipes).unwrap(), b"");
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_not_written_to() {
+        let at = tempfile::tempdir().unwrap();
+        let path = at.path().join("pipe");
+        fifo(&path);
+        for result in [check_special(&path), write_special(&path, b"x")] {
+            assert!(result.unwrap_err().to_string().contains("nobody reads"));
+        }
+        let mut both = File::options().read(true).write(true).open(&path).unwrap();
+        check_special(&path).unwrap();
+        write_special(&path, b"report").unwrap();
+        let mut found = [0; 6];
+        both.read_exact(&mut found).unwrap();
+        assert_eq!(found, *b"report");
+        std::fs::write(at.path().join("file"), "an older and longer text").unwrap();
+        symlink("file", at.path().join("link")).unwrap();
+        write_special(&at.path().join("link"), b"new").unwrap();
+        assert_eq!(std::fs::read(at.path().join("file")).unwrap(), b"new");
+    }
+}

@@ -1,0 +1,133 @@
+//! Named pipes and devices where a file is expected: nothing waits for one without end.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use super::support::cli::{Output, wait_until};
+use super::support::{Auth, Double, Options};
+use super::{Cli, cli, source};
+
+/// Makes a named pipe at a place in the folder of a user, with the folders above it.
+fn pipe(cli: &Cli, name: &str) {
+    let path = cli.path(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+}
+
+/// Runs the program, which must come to an end.
+#[track_caller]
+fn ends(cli: &Cli, arguments: &[&str]) -> Output {
+    let mut child = cli.spawn(arguments);
+    wait_until(&arguments.join(" "), || child.try_wait().unwrap().is_some());
+    Output::new(&child.wait_with_output().unwrap(), arguments)
+}
+
+#[test]
+fn a_named_pipe_without_a_writer_is_no_file_that_was_named() {
+    let source = source();
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let export = ["export", &image, "-o", "b.tar"];
+    for device in [["--auth-file", "/dev/zero"], ["--ca-file", "/dev/zero"]] {
+        let run = ends(&cli(), &[&export[..], &device].concat());
+        run.expect_code(2).says(&["/dev/zero"]);
+    }
+    // All at once, since each waits a few seconds for a writer.
+    let cli = cli();
+    pipe(&cli, "pipe");
+    let flags = [
+        &["--auth-file", "pipe"][..],
+        &["--ca-file", "pipe"],
+        &["--cert", "pipe", "--key", "pipe"],
+    ];
+    let variables = [
+        "REGISTRY_AUTH_FILE",
+        "DOCKER_MIRROR_AUTH_FILE",
+        "CONTAINERS_REGISTRIES_CONF",
+    ];
+    let flags = flags.iter().map(|flags| cli.command(&[&export, *flags].concat()));
+    let variables = variables.iter().map(|name| {
+        let mut command = cli.command(&export);
+        command.env(name, cli.path("pipe"));
+        command
+    });
+    let mut runs: Vec<_> = flags
+        .chain(variables)
+        .map(|mut command| command.spawn().unwrap())
+        .collect();
+    wait_until("all have ended", || {
+        runs.iter_mut().all(|run| run.try_wait().unwrap().is_some())
+    });
+    for run in runs {
+        let run = Output::new(&run.wait_with_output().unwrap(), &export);
+        run.expect_code(2).says(&["nobody writes"]);
+    }
+    assert_eq!(source.requests().len(), 0);
+}
+
+#[test]
+fn a_named_pipe_in_an_ordinary_place_is_not_read() {
+    let source = source();
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let certificates = format!(".config/containers/certs.d/{}", source.host());
+    let refused = "not a regular file";
+    for (place, code, said) in [
+        // Credentials are read where a registry asks for them, and this one does not.
+        (".docker/config.json".to_owned(), 0, ""),
+        (".config/containers/auth.json".to_owned(), 0, ""),
+        ("run/containers/auth.json".to_owned(), 0, ""),
+        (".config/containers/registries.conf".to_owned(), 2, refused),
+        (format!("{certificates}/ca.crt"), 1, refused),
+        // Nothing is said of what is kept only to save time.
+        (".cache/docker-mirror/manifests/sha256".to_owned(), 0, ""),
+        (".cache/docker-mirror/manifests".to_owned(), 0, ""),
+    ] {
+        let cli = cli();
+        pipe(&cli, &place);
+        let run = ends(&cli, &["export", &image, "-o", "b.tar"]);
+        run.expect_code(code).says(&[said]);
+    }
+}
+
+#[test]
+fn a_named_pipe_among_the_credentials_is_told() {
+    let closed = Double::start(Options::default().auth(Auth::basic("user", "password")));
+    let cli = cli();
+    pipe(&cli, ".docker/config.json");
+    let image = format!("{}/a/b:1", closed.host());
+    let run = ends(&cli, &["export", &image, "-o", "b.tar"]);
+    run.expect_code(1).says(&["config.json", "not a regular file"]);
+}
+
+#[test]
+fn a_report_is_not_written_to_a_pipe_that_nobody_reads() {
+    let (cli, source, destination) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    pipe(&cli, "pipe");
+    let run = ends(
+        &cli,
+        &["import", "b.tar", "-d", &destination.host(), "--report", "pipe"],
+    );
+    assert_ne!(run.code, Some(0), "{}", run.everything());
+    run.says(&["pipe", "nobody reads"]);
+    assert_eq!(destination.requests().len(), 0);
+}
+
+#[test]
+fn a_file_that_is_named_may_come_through_a_pipe_that_ends() {
+    let closed = Double::start(Options::default().auth(Auth::basic("user", "password")));
+    super::support::images::greeting().push(&closed, "library/greeting", "1.0");
+    let image = format!("{}/library/greeting:1.0", closed.host());
+    let cli = cli();
+    let arguments = ["export", &image, "-o", "b.tar", "--auth-file", "/dev/stdin"];
+    let mut child = cli.command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let auths = serde_json::json!({"auths": {closed.host(): {"username": "user", "password": "password"}}});
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(auths.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    Output::new(&child.wait_with_output().unwrap(), &arguments).expect_code(0);
+    // The null device is the usual way to say: none.
+    cli.run(&["export", &image, "-o", "c.tar", "--auth-file", "/dev/null"])
+        .expect_code(1)
+        .says(&["log in"]);
+}
