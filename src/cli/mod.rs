@@ -36,18 +36,13 @@ pub(crate) fn main() -> ExitCode {
         output::error(&error);
         return ExitCode::from(2);
     }
-    let (runtime, watch) = match printer::start().and_then(|()| start()) {
-        Ok(runtimes) => runtimes,
+    let (watch, interrupted, runtime) = match start() {
+        Ok(started) => started,
         Err(error) => return cannot_start(error),
     };
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
     let hint = cli.hint();
-    // Signals are listened to before the work begins.
-    let interrupted = {
-        let _guard = watch.enter();
-        interrupted()
-    };
     let (stop, stopped) = oneshot::channel::<()>();
     let (done, mut result) = oneshot::channel();
     let handle = runtime.handle().clone();
@@ -134,10 +129,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the reader of standard error may take for the message of a run that was ended from outside.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Starts the threads that do the work, and what hears signals and the end of time: a runtime of its own, since threads that
-/// wait for a terminal, a pipe or a disk would keep it from running. Signals need descriptors of their own, and without them
+/// Starts what hears signals and the end of time, and the threads that do the work. Each has a runtime of its own: threads that
+/// wait for a terminal, a pipe or a disk keep the second one from running. Signals need descriptors of their own, and without them
 /// a runtime does not report an error but panics; so it is tried first whether there are enough for all.
-fn start() -> std::io::Result<(Runtime, Runtime)> {
+fn start() -> std::io::Result<(Runtime, impl Future<Output = Error>, Runtime)> {
     const NEEDED: usize = 16;
     let open = |_| std::fs::File::open("/dev/null");
     let all = (0..NEEDED).map(open).collect::<std::io::Result<Vec<_>>>();
@@ -146,8 +141,14 @@ fn start() -> std::io::Result<(Runtime, Runtime)> {
     {
         return Err(error);
     }
-    let work = Builder::new_multi_thread().enable_all().build()?;
-    Ok((work, Builder::new_current_thread().enable_all().build()?))
+    let watch = Builder::new_current_thread().enable_all().build()?;
+    // Signals are listened to before there is another thread.
+    let interrupted = {
+        let _guard = watch.enter();
+        interrupted()
+    };
+    printer::start()?;
+    Ok((watch, interrupted, Builder::new_multi_thread().enable_all().build()?))
 }
 
 async fn run(cli: Cli) -> Result<Outcome> {
