@@ -21,7 +21,7 @@ Exit codes:
 ///     docker-mirror export hello-world golang:alpine -o bundle.tar
 ///     docker-mirror import bundle.tar -d docker.example.com/mirror
 #[derive(Debug, Parser)]
-#[command(name = "docker-mirror", version, verbatim_doc_comment)]
+#[command(name = "docker-mirror", bin_name = "docker-mirror", version, verbatim_doc_comment)]
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,

@@ -19,6 +19,7 @@ use docker_mirror::transfer::push::request::Mapping;
 use docker_mirror::transfer::push::request::{OnExisting, PushRequest};
 
 use super::output::{self, Outcome};
+use super::printer;
 
 /// Where images go, and how.
 #[derive(Debug, Clone, Args)]
@@ -318,6 +319,8 @@ fn write_report(path: &Path, report: &PushReport) -> Result<()> {
     let text = escape_json(&text) + "\n";
     let write = || -> io::Result<()> {
         if is_special(path) {
+            // It may be where the lines go, too.
+            printer::flush();
             return files::write_special(path, text.as_bytes());
         }
         let mut file = unnamed(path)?;

@@ -30,7 +30,7 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, IndexMode, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
-use crate::text::quote;
+use crate::text::{Warnings, quote};
 
 /// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
 const PIECE: usize = 256 << 10;
@@ -111,13 +111,12 @@ async fn push(
     };
     let missing = bundle.missing().iter();
     let missing: Vec<Missing> = missing.filter(|m| !is_there(m)).cloned().collect();
-    for missing in &missing {
-        progress.warn(format!(
-            "the bundle says that `{}` is missing from it: {}",
-            quote(&missing.reference),
-            quote(&missing.reason)
-        ));
-    }
+    let claim = |missing: &Missing| {
+        let (name, reason) = (quote(&missing.reference), quote(&missing.reason));
+        format!("the bundle says that `{name}` is missing from it: {reason}")
+    };
+    let claims: Warnings = missing.iter().map(claim).collect();
+    claims.iter().for_each(|claim| progress.warn(claim.clone()));
     let named = bundle.images().iter().map(|image| Candidate::Named(&image.name));
     let broken = bundle.broken().iter().map(|image| match &image.name {
         Some(name) => Candidate::Named(name),

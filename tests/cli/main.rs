@@ -12,6 +12,7 @@ mod connection;
 mod credentials;
 mod empty_blobs;
 mod format;
+mod hostile_text;
 mod import;
 mod named_files;
 mod names;
