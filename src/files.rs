@@ -129,6 +129,11 @@ impl Folder {
         })
     }
 
+    /// The path by which it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether its path still leads to it.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use super::scan::{End, Member, Scanner, What};
 use super::source::{Place, Source};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use crate::files::Folder;
 use crate::image::digest::Digest;
 use crate::text::{self, Warnings, quote};
 
@@ -73,6 +74,7 @@ impl Archive {
     /// Indexes a directory that holds what an archive would.
     pub(super) fn of_directory(path: &Path, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(&text::path(path));
+        let folder = Arc::new(Folder::open(path).map_err(|e| Error::io("open", path, e))?);
         let mut files = 0_u64;
         for entry in walkdir::WalkDir::new(path)
             .min_depth(1)
@@ -95,7 +97,7 @@ impl Archive {
                 let metadata = entry.metadata().map_err(|e| {
                     Error::new(Kind::Io, format!("cannot read `{}`", quote(&entry.path()))).with_source(e)
                 })?;
-                let source = Arc::new(Source::closed(entry.path(), &metadata));
+                let source = Arc::new(Source::beneath(&folder, relative, &metadata));
                 let place = |member| Place {
                     source: source.clone(),
                     member,

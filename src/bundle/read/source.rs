@@ -1,6 +1,6 @@
 //! Files that blobs are read from: positional reads that notice when a file is not the one that was indexed.
 
-use std::fs::{self, File};
+use std::fs::{File, Metadata};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::files::{Folder, Identity};
 use crate::text::{self, quote};
 
 /// A file as it was when it was indexed.
@@ -15,14 +16,25 @@ use crate::text::{self, quote};
 pub(super) struct Source {
     /// What messages call it; for a spooled archive the archive that was asked for, not the temporary file.
     label: String,
-    path: PathBuf,
-    /// Kept open for archives. A blob file of a layout directory is opened for each read: there may be more of them than
-    /// a process may have open.
-    file: Option<File>,
-    /// What stands in memory instead of a file: the front of a bundle in a pipe.
-    memory: Option<Vec<u8>>,
+    content: Content,
     length: u64,
     modified: Option<SystemTime>,
+}
+
+/// How the bytes of a source are reached.
+#[derive(Debug)]
+enum Content {
+    /// An archive, which is kept open.
+    File(File),
+    /// A file of a layout directory. It is opened for each read, since there may be more of them than a process may have
+    /// open; only the file that was indexed is read, and only beneath the directory that was opened then.
+    Beneath {
+        folder: Arc<Folder>,
+        path: PathBuf,
+        identity: Identity,
+    },
+    /// What stands in memory instead of a file: the front of a bundle in a pipe.
+    Memory(Vec<u8>),
 }
 
 impl Source {
@@ -32,21 +44,21 @@ impl Source {
         let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
         Ok(Self {
             label: text::path(path),
-            path: path.to_owned(),
-            file: Some(file),
-            memory: None,
+            content: Content::File(file),
             length: metadata.len(),
             modified: metadata.modified().ok(),
         })
     }
 
-    /// Takes a file of a layout directory, which is opened when it is read.
-    pub(super) fn closed(path: &Path, metadata: &fs::Metadata) -> Self {
+    /// Takes a file of a layout directory, which is opened when it is read. `path` starts at the directory.
+    pub(super) fn beneath(folder: &Arc<Folder>, path: &Path, metadata: &Metadata) -> Self {
         Self {
-            label: text::path(path),
-            path: path.to_owned(),
-            file: None,
-            memory: None,
+            label: text::path(&folder.path().join(path)),
+            content: Content::Beneath {
+                folder: folder.clone(),
+                path: path.to_owned(),
+                identity: metadata.into(),
+            },
             length: metadata.len(),
             modified: metadata.modified().ok(),
         }
@@ -54,13 +66,10 @@ impl Source {
 
     /// Takes a temporary file that holds what `label` was unpacked to.
     pub(super) fn spooled(label: &str, file: File) -> Result<Self> {
-        let path = PathBuf::from(label);
-        let metadata = file.metadata().map_err(|e| Error::io("read", &path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io("read", Path::new(label), e))?;
         Ok(Self {
             label: label.to_owned(),
-            path,
-            file: Some(file),
-            memory: None,
+            content: Content::File(file),
             length: metadata.len(),
             modified: None,
         })
@@ -70,10 +79,8 @@ impl Source {
     pub(super) fn memory(label: &str, bytes: Vec<u8>) -> Self {
         Self {
             label: label.to_owned(),
-            path: PathBuf::from(label),
-            file: None,
             length: bytes.len() as u64,
-            memory: Some(bytes),
+            content: Content::Memory(bytes),
             modified: None,
         }
     }
@@ -84,7 +91,10 @@ impl Source {
 
     /// The open file, where it is kept open.
     pub(super) fn file(&self) -> Option<&File> {
-        self.file.as_ref()
+        match &self.content {
+            Content::File(file) => Some(file),
+            _ => None,
+        }
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -94,26 +104,38 @@ impl Source {
     /// Fills the buffer from `offset` on.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the file has another length than when it was indexed.
+    /// [`Kind::Integrity`] if the file is another one than was indexed, or has another length.
     pub(super) fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        match &self.file {
-            Some(file) => self.read_from(file, offset, buffer),
-            None if self.memory.is_some() => {
+        match &self.content {
+            Content::File(file) => self.read_from(file, offset, buffer),
+            Content::Memory(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let bytes = self.memory.as_ref().and_then(|all| all.get(start..));
-                let bytes = bytes.and_then(|rest| rest.get(..buffer.len()));
+                let bytes = bytes.get(start..).and_then(|rest| rest.get(..buffer.len()));
                 buffer.copy_from_slice(bytes.ok_or_else(|| self.changed(self.length))?);
                 Ok(())
             }
-            None => {
-                let file = files::open_regular(&self.path).map_err(|e| missing_or_io(&self.path, e))?;
+            Content::Beneath { folder, path, identity } => {
+                let file = folder.open_beneath(path).map_err(|e| match e.kind() {
+                    // It was a regular file of the folder.
+                    std::io::ErrorKind::Other => self.replaced().with_source(e),
+                    _ => missing_or_io(&folder.path().join(path), e),
+                })?;
+                let found = file
+                    .metadata()
+                    .map_err(|e| Error::io("read", Path::new(&self.label), e))?;
+                if Identity::from(&found) != *identity {
+                    return Err(self.replaced());
+                }
                 self.read_from(&file, offset, buffer)
             }
         }
     }
 
     fn read_from(&self, file: &File, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let now = file.metadata().map_err(|e| Error::io("read", &self.path, e))?.len();
+        let metadata = file
+            .metadata()
+            .map_err(|e| Error::io("read", Path::new(&self.label), e))?;
+        let now = metadata.len();
         if now != self.length {
             return Err(self.changed(now));
         }
@@ -132,12 +154,17 @@ impl Source {
     /// Whether the file was written to since it was indexed, as far as its times tell.
     pub(super) fn was_modified(&self) -> bool {
         let Some(before) = self.modified else { return false };
-        let metadata = match &self.file {
-            Some(file) => file.metadata(),
-            None if self.memory.is_some() => return false,
-            None => fs::metadata(&self.path),
+        let metadata = match &self.content {
+            Content::File(file) => file.metadata(),
+            Content::Memory(_) => return false,
+            Content::Beneath { folder, path, .. } => folder.open_beneath(path).and_then(|file| file.metadata()),
         };
         metadata.and_then(|m| m.modified()).is_ok_and(|now| now != before)
+    }
+
+    fn replaced(&self) -> Error {
+        let why = format!("`{}` was replaced while the folder was read", self.label);
+        Error::new(Kind::Integrity, why).with_hint("run the command again when nothing writes to the folder any more")
     }
 
     fn changed(&self, now: u64) -> Error {
@@ -201,7 +228,7 @@ impl Place {
     /// For messages: file, member and offset. `name` is that of the member where it is not kept here.
     pub(super) fn describe(&self, name: &str) -> String {
         let name = self.member.as_deref().unwrap_or(name);
-        if self.source.file.is_none() && self.source.memory.is_none() {
+        if matches!(self.source.content, Content::Beneath { .. }) {
             return format!("`{}`", quote(&self.source.label));
         }
         format!(

@@ -45,7 +45,11 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     if compression == Compression::None {
         return Archive::of_tar(&source, store);
     }
-    let file = crate::files::open_regular(path).map_err(|e| Error::io("open", path, e))?;
+    // The file that was looked at, whatever has its name now.
+    let file = source
+        .file()
+        .map_or_else(|| crate::files::open_regular(path), File::try_clone);
+    let file = file.map_err(|e| Error::io("open", path, e))?;
     let why = "it is compressed as a whole";
     spool(file, compression, &label, why, temp, store)
 }

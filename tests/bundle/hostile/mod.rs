@@ -5,6 +5,7 @@
 
 mod content_faults;
 mod files;
+mod folders;
 mod image_faults;
 mod imported;
 mod listing_faults;

@@ -3,6 +3,7 @@
 mod again;
 mod bundles;
 mod filtered_index;
+mod folders;
 mod foreign;
 mod identity;
 mod killed;
