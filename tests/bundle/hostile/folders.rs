@@ -49,7 +49,8 @@ fn only_the_file_that_was_indexed_is_read() {
         let secret = at.path().join("secret");
         let size = usize::try_from(fs::metadata(&file).unwrap().len()).unwrap();
         fs::write(&secret, vec![b's'; size]).unwrap();
-        fs::remove_file(&file).unwrap();
+        // Kept under another name, so that its inode number is not given to a new file.
+        fs::rename(&file, at.path().join("former")).unwrap();
         replace(&file, &secret);
         let mut buffer = vec![0; size];
         let error = bundle.read_at(&layer, 0, &mut buffer).unwrap_err();
