@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -148,6 +149,17 @@ impl ImageTree {
             (Choice::Filtered, Some(filtered)) => filtered,
             _ => &self.original,
         }
+    }
+
+    /// What trees that differ in nothing but their names share: two that have this in common name the same blobs.
+    pub(crate) fn shared_content(&self) -> impl Eq + Hash + use<> {
+        let below = |variant: &Variant| Arc::as_ptr(&variant.below).cast::<()>() as usize;
+        let filtered = self.filtered.as_ref();
+        (
+            (self.original.root.digest().clone(), below(&self.original)),
+            filtered.map(|filtered| (filtered.root.digest().clone(), below(filtered))),
+            Arc::as_ptr(&self.left_out).cast::<()>() as usize,
+        )
     }
 
     /// Applies the user's wish to a tree of which platforms were dropped.

@@ -94,7 +94,7 @@ async fn push(
     origin: Arc<dyn Origin>,
     arrivals: Option<Arrivals>,
     select: Selection,
-    request: PushRequest,
+    mut request: PushRequest,
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
@@ -149,6 +149,7 @@ async fn push(
         slots.push(Slot::Failed(Box::new(report)));
     }
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
+    request.budget = bundle.budget().clone();
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     report.missing = missing;
     let mut warnings = bundle.warnings().clone();

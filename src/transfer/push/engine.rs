@@ -1,21 +1,24 @@
 //! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::arrivals::{Arrival, Arrivals};
 use super::blob::{self, Way};
-use super::images::{Image, Images};
+use super::images::{Group, Image, Images};
 use super::landing::{Landed, Landing, Written};
-use super::queue::{Demand, Fault, Job, Placed, Queue};
-use super::report::{Failure, ImageReport};
+use super::queue::{Demand, Fault, Job, Lacking, Placed, Queue, Taker};
+use super::report::{Amount, Failure, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::tag::{self, Verdict};
 use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Target;
+use crate::image::tree::ImageTree;
 use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registry};
 use crate::text::{Warnings, few};
@@ -113,18 +116,23 @@ impl<'a> Engine<'a> {
             registry,
             images: Images {
                 list: Vec::with_capacity(items.len()),
+                groups: Vec::new(),
+                alive: 0,
+                failed: false,
                 request,
                 progress,
                 stop: false,
             },
             repositories: Vec::new(),
-            queue: Queue::new(&[]).0,
+            queue: Queue::new([], &request.budget).0,
             idle: VecDeque::new(),
             warnings: Warnings::default(),
             bundle_error: None,
         };
         let mut numbers: HashMap<String, usize> = HashMap::new();
-        let mut demands = Vec::new();
+        let mut groups = HashMap::new();
+        let mut trees: Vec<(Arc<ImageTree>, Vec<usize>)> = Vec::new();
+        let mut places = HashMap::new();
         for (number, (item, verdict)) in items.into_iter().zip(verdicts).enumerate() {
             let name = item.destination.repository().to_owned();
             let repository = *numbers.entry(name.clone()).or_insert_with(|| {
@@ -136,44 +144,98 @@ impl<'a> Engine<'a> {
             });
             let root = item.tree.pushed().root.digest().clone();
             *engine.repositories[repository].tags.entry(root).or_default() += 1;
-            let blobs: Vec<_> = item.tree.blobs().into_iter().map(|b| b.descriptor).collect();
-            let mut image = Image::new(item, repository);
-            let in_place = image.heed(verdict);
-            if in_place {
-                blobs.iter().for_each(|blob| image.report.counts.skipped.one(blob.size));
-            }
-            if in_place || image.alive {
-                demands.push(Demand {
-                    image: number,
+            let place = *places.entry(item.tree.shared_content()).or_insert_with(|| {
+                trees.push((item.tree.clone(), Vec::new()));
+                trees.len() - 1
+            });
+            let group = *groups.entry((repository, place)).or_insert_with(|| {
+                engine.images.groups.push(Group {
                     repository,
-                    blobs,
-                    in_place,
+                    ..Group::default()
                 });
-            }
+                trees[place].1.push(engine.images.groups.len() - 1);
+                engine.images.groups.len() - 1
+            });
+            let mut image = Image::new(item, repository);
+            let group = &mut engine.images.groups[group];
+            group.in_place |= image.heed(verdict);
+            group.alive |= image.alive;
+            group.members.push(number);
             engine.images.list.push(image);
         }
-        let (queue, awaited) = Queue::new(&demands);
-        for (number, awaited) in awaited {
-            engine.images.list[number].waiting = awaited.needs;
-            engine.images.list[number].report.counts.skipped.plus(awaited.known);
+        engine.images.alive = engine.images.list.iter().filter(|image| image.alive).count();
+        engine.images.failed = engine.images.list.iter().any(|image| image.report.error.is_some());
+        engine.images.stop = request.fail_fast && engine.images.failed;
+        engine.plan(trees);
+        engine
+    }
+
+    /// Puts the blobs of all images into the queue, or counts them where they are known to be in place.
+    fn plan(&mut self, trees: Vec<(Arc<ImageTree>, Vec<usize>)>) {
+        let images = &mut self.images;
+        let needy: HashSet<usize> = images
+            .groups
+            .iter()
+            .filter(|group| group.alive && !group.in_place)
+            .map(|group| group.repository)
+            .collect();
+        let budget = images.request.budget.clone();
+        let demands = trees.into_iter().map(|(tree, groups)| {
+            let blobs: Vec<Descriptor> = tree.blobs().into_iter().map(|blob| blob.descriptor).collect();
+            let mut all = Amount::default();
+            blobs.iter().for_each(|blob| all.one(blob.size));
+            let mut takers = Vec::new();
+            let mut is_held = false;
+            for number in groups {
+                let group = &mut images.groups[number];
+                if group.in_place {
+                    for &member in &group.members {
+                        let image = &mut images.list[member];
+                        if image.alive || image.report.outcome == Outcome::Unchanged {
+                            image.report.counts.skipped.plus(all);
+                        }
+                    }
+                }
+                group.members.retain(|member| images.list[*member].alive);
+                // That blobs are in place is of use to whoever needs them there, and once to all others.
+                let is_of_use = needy.contains(&group.repository) || !std::mem::replace(&mut is_held, true);
+                if (group.in_place && is_of_use) || (!group.in_place && group.alive) {
+                    takers.push(Taker {
+                        group: number as u32,
+                        repository: group.repository as u32,
+                        in_place: group.in_place,
+                    });
+                }
+            }
+            Demand { blobs, groups: takers }
+        });
+        let (queue, sorted) = Queue::new(demands, &budget);
+        for (number, awaited) in sorted.awaited {
+            let group = &mut images.groups[number];
+            group.waiting = awaited.needs;
+            group.counts.skipped = awaited.known;
+        }
+        for (number, error) in sorted.too_large {
+            images.fail_group(number, &(&error).into());
         }
         let (blobs, bytes) = queue.size();
-        engine.queue = queue;
-        progress.emit(Event::Planned {
+        self.queue = queue;
+        images.progress.emit(Event::Planned {
             blobs,
             bytes,
             present: 0,
         });
-        engine.images.stop = request.fail_fast && engine.images.list.iter().any(|image| image.report.error.is_some());
-        engine
     }
 
     async fn run(&mut self, mut arrivals: Option<Arrivals>) -> Result<()> {
         for number in 0..self.images.list.len() {
-            let image = &self.images.list[number];
-            if !image.alive {
+            if !self.images.list[number].alive {
                 self.images.tell(number);
-            } else if image.waiting == 0 {
+            }
+        }
+        for number in 0..self.images.groups.len() {
+            let group = &self.images.groups[number];
+            if group.alive && group.waiting == 0 {
                 self.ready(number);
             }
         }
@@ -187,8 +249,8 @@ impl<'a> Engine<'a> {
         let mut landings: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         while !self.images.stop {
             while blobs.len() < wide {
-                let images = &self.images;
-                let Some(job) = self.queue.next(|number| images.is_alive(number)) else {
+                let groups = &self.images.groups;
+                let Some(job) = self.queue.next(|number| groups[number].alive) else {
                     break;
                 };
                 blobs.push(self.start(job));
@@ -255,9 +317,10 @@ impl<'a> Engine<'a> {
 
     /// A blob begins to come out of the pipe.
     fn arrived(&mut self, digest: &Digest, size: u64) {
-        for (number, stated) in self.queue.arrived(digest, size) {
+        for (group, stated) in self.queue.arrived(digest, size) {
             let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
-            self.images.fail(number, &(&Error::new(Kind::Integrity, why)).into());
+            self.images
+                .fail_group(group, &(&Error::new(Kind::Integrity, why)).into());
         }
     }
 
@@ -273,12 +336,12 @@ impl<'a> Engine<'a> {
             // Though every image may have what it needs: a file with this fault would have been refused.
             Err(error) => self.bundle_error = Some(error.into()),
         }
-        for (number, digests) in lacking {
+        for (group, lacking) in lacking {
             let failure = match &outcome {
                 Err(error) => Failure::from(error),
-                Ok(_) => missing(&digests),
+                Ok(_) => missing(&lacking),
             };
-            self.images.fail(number, &failure);
+            self.images.fail_group(group, &failure);
         }
     }
 
@@ -286,7 +349,8 @@ impl<'a> Engine<'a> {
     fn start(&mut self, job: Job) -> BoxFuture<'a, Done> {
         let repository = self.repositories[job.need.repository].name.clone();
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
-        let origin = self.images.list[job.need.images[0]].item.blobs.clone();
+        let group = &self.images.groups[job.need.groups[0]];
+        let origin = self.images.list[group.members[0]].item.blobs.clone();
         let (registry, progress) = (self.registry, self.images.progress);
         let dry_run = self.images.request.dry_run;
         Box::pin(async move {
@@ -311,8 +375,8 @@ impl<'a> Engine<'a> {
             Err((error, fault)) => {
                 let failure = Failure::from(&error);
                 let lost = self.queue.failed(&job, fault);
-                for &number in job.need.images.iter().chain(&lost) {
-                    self.images.fail(number, &failure);
+                for &group in job.need.groups.iter().chain(&lost) {
+                    self.images.fail_group(group, &failure);
                 }
                 return;
             }
@@ -322,24 +386,29 @@ impl<'a> Engine<'a> {
             let counted = placed == Placed::Uploaded && !self.images.request.dry_run;
             blob::done(self.images.progress, &job.descriptor, counted);
         }
-        for (i, &number) in job.need.images.iter().enumerate() {
-            if self.images.list[number].placed(placed, i == 0, size) {
-                self.ready(number);
+        for (i, &group) in job.need.groups.iter().enumerate() {
+            if self.images.groups[group].placed(placed, i == 0, size) {
+                self.ready(group);
             }
         }
     }
 
-    /// All blobs of an image are in place.
-    fn ready(&mut self, number: usize) {
-        if self.images.request.dry_run {
-            self.images.planned(number);
-            return;
-        }
-        let image = &self.images.list[number];
-        let repository = &mut self.repositories[image.repository];
-        repository.ready.push_back(number);
-        if !repository.busy && repository.ready.len() == 1 {
-            self.idle.push_back(image.repository);
+    /// All blobs of a group are in place.
+    fn ready(&mut self, group: usize) {
+        self.images.share_counts(group);
+        let group = &mut self.images.groups[group];
+        group.alive = false;
+        let place = group.repository;
+        for number in std::mem::take(&mut group.members) {
+            if self.images.request.dry_run {
+                self.images.planned(number);
+                continue;
+            }
+            let repository = &mut self.repositories[place];
+            repository.ready.push_back(number);
+            if !repository.busy && repository.ready.len() == 1 {
+                self.idle.push_back(place);
+            }
         }
     }
 
@@ -405,9 +474,14 @@ async fn next(arrivals: &mut Option<Arrivals>) -> Arrival {
 }
 
 /// Blobs that did not come out of the pipe.
-fn missing(digests: &BTreeSet<Digest>) -> Failure {
-    let what = if digests.len() == 1 { "blob is" } else { "blobs are" };
-    let message = format!("{} {what} missing from the bundle: {}", digests.len(), few(digests));
+fn missing(lacking: &Lacking) -> Failure {
+    let what = if lacking.count == 1 { "blob is" } else { "blobs are" };
+    let more = match lacking.count - lacking.first.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let list = few(&lacking.first);
+    let message = format!("{} {what} missing from the bundle: {list}{more}", lacking.count);
     (&Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")).into()
 }
 

@@ -2,7 +2,7 @@
 
 use super::landing::Landed;
 use super::queue::Placed;
-use super::report::{Failure, ImageReport, Outcome};
+use super::report::{Counts, Failure, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::tag::Verdict;
 use crate::error::{Error, Kind, Result};
@@ -16,8 +16,6 @@ pub(super) struct Image {
     pub(super) repository: usize,
     /// What the tag held before.
     pub(super) before: Option<Digest>,
-    /// Blobs that are not known to be in place yet.
-    pub(super) waiting: usize,
     /// Whether something may still be done for it.
     pub(super) alive: bool,
     pub(super) report: ImageReport,
@@ -30,7 +28,6 @@ impl Image {
             item,
             repository,
             before: None,
-            waiting: 0,
             alive: true,
         }
     }
@@ -63,15 +60,33 @@ impl Image {
         self.alive = false;
         self.report.fail(failure.clone());
     }
+}
 
-    /// Takes note of a blob of this size that is in place; `moved` tells whether that was done for this image. Returns whether
+/// Images of one repository that have the same blobs: one image under several names, say. They wait as one.
+#[derive(Default)]
+pub(super) struct Group {
+    /// Its repository, by its number.
+    pub(super) repository: usize,
+    /// The images that need its blobs, by their numbers.
+    pub(super) members: Vec<usize>,
+    /// Whether its blobs are known to be in place, thanks to one of its images that is.
+    pub(super) in_place: bool,
+    /// Blobs that are not known to be in place yet.
+    pub(super) waiting: usize,
+    /// Whether something may still be done for it.
+    pub(super) alive: bool,
+    /// What became of its blobs.
+    pub(super) counts: Counts,
+}
+
+impl Group {
+    /// Takes note of a blob of this size that is in place; `moved` tells whether that was done for this group. Returns whether
     /// it was the last one.
     pub(super) fn placed(&mut self, placed: Placed, moved: bool, size: u64) -> bool {
-        let counts = &mut self.report.counts;
         match placed {
-            Placed::Uploaded if moved => counts.uploaded.one(size),
-            Placed::Mounted if moved => counts.mounted.one(size),
-            _ => counts.skipped.one(size),
+            Placed::Uploaded if moved => self.counts.uploaded.one(size),
+            Placed::Mounted if moved => self.counts.mounted.one(size),
+            _ => self.counts.skipped.one(size),
         }
         self.waiting -= 1;
         self.waiting == 0 && self.alive
@@ -81,6 +96,11 @@ impl Image {
 /// All images of a push.
 pub(super) struct Images<'a> {
     pub(super) list: Vec<Image>,
+    pub(super) groups: Vec<Group>,
+    /// How many images something may still be done for.
+    pub(super) alive: usize,
+    /// Whether an image has failed.
+    pub(super) failed: bool,
     pub(super) request: &'a PushRequest,
     pub(super) progress: &'a Progress,
     /// Whether nothing new is to be begun, since an image failed and that is to be the end.
@@ -88,19 +108,27 @@ pub(super) struct Images<'a> {
 }
 
 impl Images<'_> {
-    pub(super) fn is_alive(&self, number: usize) -> bool {
-        self.list[number].alive
-    }
-
     /// Whether no image can succeed any more, and not all have.
     pub(super) fn lost(&self) -> bool {
-        self.list.iter().all(|image| !image.alive) && self.list.iter().any(|image| image.report.error.is_some())
+        self.alive == 0 && self.failed
+    }
+
+    /// Gives the images of a group their share of its counts: what was moved counts for the first one, and was there already for
+    /// the others. Nothing is counted for a group after that.
+    pub(super) fn share_counts(&mut self, group: usize) {
+        let group = &mut self.groups[group];
+        let mut counts = std::mem::take(&mut group.counts);
+        for &number in &group.members {
+            self.list[number].report.counts.add(&counts);
+            counts = counts.all_skipped();
+        }
     }
 
     /// All blobs of an image are in place, and nothing is to be done about it.
     pub(super) fn planned(&mut self, number: usize) {
         let image = &mut self.list[number];
         image.alive = false;
+        self.alive -= 1;
         image.report.outcome = Outcome::Planned;
         let before = image.before.take();
         image.report.replaced = before.filter(|before| image.report.pushed.as_ref() != Some(before));
@@ -112,6 +140,7 @@ impl Images<'_> {
             Err(error) => self.fail(number, &(&error).into()),
             Ok(landed) => {
                 image.alive = false;
+                self.alive -= 1;
                 let report = &mut image.report;
                 report.outcome = Outcome::Pushed;
                 report.pinned_digest_missing = landed.pinned_digest_missing;
@@ -131,12 +160,26 @@ impl Images<'_> {
         let image = &mut self.list[number];
         if image.alive {
             image.fail(failure);
+            self.alive -= 1;
+            self.failed = true;
             self.stop |= self.request.fail_fast;
+        }
+    }
+
+    /// None of the images of a group gets its blobs.
+    pub(super) fn fail_group(&mut self, group: usize, failure: &Failure) {
+        if std::mem::take(&mut self.groups[group].alive) {
+            for number in self.groups[group].members.clone() {
+                self.fail(number, failure);
+            }
         }
     }
 
     /// Gives up what is left when nothing more is done.
     pub(super) fn give_up(&mut self) {
+        for group in 0..self.groups.len() {
+            self.share_counts(group);
+        }
         for number in 0..self.list.len() {
             self.fail(number, &not_tried());
         }

@@ -4,26 +4,39 @@
 //! registry and uploads if it must. The others follow when a repository is known that has the blob, and mount it from
 //! there. Needs of one work follow one another until the first mount has worked, so that a registry that refuses mounts
 //! is never sent the same bytes twice at a time; after that they go side by side.
+//!
+//! What waits are *groups*: images of one repository with the same blobs, which an image under many names is. So nothing here
+//! grows with the number of names; what grows with repositories times blobs takes some bytes each, and is counted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::report::Amount;
+use crate::error::Error;
+use crate::image::budget::{Budget, Held};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::text::LISTED;
 
-/// What an image brings to the queue.
+/// Blobs, and who needs all of them.
 pub(crate) struct Demand {
-    /// The image, by its number.
-    pub(crate) image: usize,
-    /// The repository that it goes to, by its number.
-    pub(crate) repository: usize,
-    /// Its blobs, each once.
+    /// The blobs, each once.
     pub(crate) blobs: Vec<Descriptor>,
-    /// Whether all of them are known to be in place.
+    /// Who needs them.
+    pub(crate) groups: Vec<Taker>,
+}
+
+/// A group of images of one repository.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taker {
+    /// The group, by its number.
+    pub(crate) group: u32,
+    /// The repository that it goes to, by its number.
+    pub(crate) repository: u32,
+    /// Whether all of its blobs are known to be in place.
     pub(crate) in_place: bool,
 }
 
-/// What an image waits for.
+/// What a group waits for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Awaited {
     /// How many needs name it.
@@ -37,14 +50,23 @@ pub(crate) struct Awaited {
 pub(crate) struct Need {
     /// The repository, by its number.
     pub(crate) repository: usize,
-    /// The images that wait for it, by their numbers; the first one has the blob in its report.
-    pub(crate) images: Vec<usize>,
+    /// The groups that wait for it, by their numbers; the first one has the blob in its report.
+    pub(crate) groups: Vec<usize>,
 }
+
+/// Memory in bytes that is taken for a blob that has to be in place somewhere, here and where it comes from.
+const WORK: u64 = 512;
+
+/// Memory in bytes that is taken for each repository that needs a blob, in a list that has grown.
+const PAIR: u64 = 2 * size_of::<(u32, u32)>() as u64;
 
 #[derive(Debug)]
 struct Work {
     descriptor: Descriptor,
-    pending: VecDeque<Need>,
+    /// Repositories that need it, and the groups there; each repository in one piece.
+    pending: Vec<(u32, u32)>,
+    /// How many of them are no longer pending.
+    begun: usize,
     /// A repository that is known to have the blob.
     holder: Option<usize>,
     /// Whether a mount of this blob has worked.
@@ -52,6 +74,56 @@ struct Work {
     in_flight: usize,
     /// Whether its bytes can be had yet.
     here: bool,
+}
+
+impl Work {
+    fn new(descriptor: &Descriptor) -> Self {
+        Self {
+            descriptor: descriptor.clone(),
+            pending: Vec::new(),
+            begun: 0,
+            holder: None,
+            mounts: false,
+            in_flight: 0,
+            here: true,
+        }
+    }
+
+    fn is_pending(&self) -> bool {
+        self.begun < self.pending.len()
+    }
+
+    /// The next need, of groups that are `alive`.
+    fn next_need(&mut self, alive: &impl Fn(usize) -> bool) -> Option<Need> {
+        while let Some(&(repository, _)) = self.pending.get(self.begun) {
+            let rest = &self.pending[self.begun..];
+            let piece = rest.iter().take_while(|(other, _)| *other == repository);
+            let groups: Vec<usize> = piece.map(|(_, group)| *group as usize).collect();
+            self.begun += groups.len();
+            let groups: Vec<usize> = groups.into_iter().filter(|group| alive(*group)).collect();
+            if !groups.is_empty() {
+                let repository = repository as usize;
+                return Some(Need { repository, groups });
+            }
+        }
+        self.pending = Vec::new();
+        self.begun = 0;
+        None
+    }
+
+    /// The groups that wait, which get nothing any more.
+    fn give_up(&mut self) -> impl Iterator<Item = usize> {
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        pending
+            .skip(std::mem::take(&mut self.begun))
+            .map(|(_, group)| group as usize)
+    }
+
+    /// How many repositories wait.
+    fn repositories(&self) -> usize {
+        let rest = &self.pending[self.begun..];
+        rest.chunk_by(|(a, _), (b, _)| a == b).count()
+    }
 }
 
 /// What is to be done next.
@@ -102,50 +174,106 @@ pub(crate) struct Queue {
     away: HashMap<Digest, Vec<usize>>,
     /// Blobs of which nothing is left to do, since this was last asked.
     over: Vec<Digest>,
+    _held: Vec<Held>,
+}
+
+/// Blobs that a group lacks.
+#[derive(Debug, Default)]
+pub(crate) struct Lacking {
+    /// How many there are.
+    pub(crate) count: usize,
+    /// The first ones of them, as many as a message lists.
+    pub(crate) first: Vec<Digest>,
+}
+
+impl Lacking {
+    fn add(&mut self, digest: &Digest) {
+        self.count += 1;
+        if self.first.len() < LISTED {
+            self.first.push(digest.clone());
+        }
+    }
+}
+
+/// What came of sorting demands into works.
+#[derive(Debug, Default)]
+pub(crate) struct Sorted {
+    /// What each group waits for.
+    pub(crate) awaited: HashMap<usize, Awaited>,
+    /// Groups for which there is no memory.
+    pub(crate) too_large: Vec<(usize, Error)>,
 }
 
 impl Queue {
-    /// Sorts the demands of all images into works. Also returns what each image waits for.
-    pub(crate) fn new(demands: &[Demand]) -> (Self, HashMap<usize, Awaited>) {
+    /// Sorts the demands into works. Also returns what each group waits for.
+    pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget) -> (Self, Sorted) {
         // The size belongs to the key: of two manifests that disagree about it, only one can be right, and that one
         // must not suffer.
-        let mut by_blob: HashMap<(Digest, u64), Work> = HashMap::new();
-        let key = |blob: &Descriptor| (blob.digest.clone(), blob.size);
-        let new = |blob: &Descriptor| Work {
-            descriptor: blob.clone(),
-            pending: VecDeque::new(),
-            holder: None,
-            mounts: false,
-            in_flight: 0,
-            here: true,
-        };
-        let mut has: HashSet<(usize, &Digest, u64)> = HashSet::new();
-        for demand in demands.iter().filter(|d| d.in_place) {
-            for blob in &demand.blobs {
-                by_blob.entry(key(blob)).or_insert_with(|| new(blob)).holder = Some(demand.repository);
-                has.insert((demand.repository, &blob.digest, blob.size));
-            }
-        }
-        let mut waiting = HashMap::new();
-        for demand in demands.iter().filter(|d| !d.in_place) {
-            let awaited: &mut Awaited = waiting.entry(demand.image).or_default();
-            for blob in &demand.blobs {
-                if has.contains(&(demand.repository, &blob.digest, blob.size)) {
-                    awaited.known.one(blob.size);
+        let mut numbers: HashMap<(Digest, u64), u32> = HashMap::new();
+        let mut works: Vec<Work> = Vec::new();
+        let mut sorted = Sorted::default();
+        let mut held = Vec::new();
+        // Works, and repositories that have their blob.
+        let mut has: Vec<(u32, u32)> = Vec::new();
+        let mut has_held = budget.hold(0).ok();
+        for Demand { blobs, groups } in demands {
+            let before = works.len();
+            let ids: Vec<u32> = blobs
+                .iter()
+                .map(|blob| {
+                    *numbers.entry((blob.digest.clone(), blob.size)).or_insert_with(|| {
+                        works.push(Work::new(blob));
+                        works.len() as u32 - 1
+                    })
+                })
+                .collect();
+            let new = budget.hold((works.len() - before) as u64 * WORK);
+            let pairs = ids.len() as u64 * PAIR;
+            for taker in groups {
+                if taker.in_place {
+                    for id in &ids {
+                        works[*id as usize].holder = Some(taker.repository as usize);
+                    }
+                    // Without the memory for it the registry is asked, which says the same.
+                    let taken = has.len() as u64 * PAIR + pairs;
+                    if has_held.as_mut().is_some_and(|held| held.resize(taken).is_ok()) {
+                        has.extend(ids.iter().map(|id| (*id, taker.repository)));
+                    }
                     continue;
                 }
-                awaited.needs += 1;
-                let work = by_blob.entry(key(blob)).or_insert_with(|| new(blob));
-                match work.pending.iter_mut().find(|n| n.repository == demand.repository) {
-                    Some(need) => need.images.push(demand.image),
-                    None => work.pending.push_back(Need {
-                        repository: demand.repository,
-                        images: vec![demand.image],
-                    }),
+                let taken = match &new {
+                    Ok(_) => budget.hold(pairs),
+                    Err(error) => Err(error.clone()),
+                };
+                match taken {
+                    Ok(taken) => held.push(taken),
+                    Err(error) => {
+                        sorted.too_large.push((taker.group as usize, error));
+                        continue;
+                    }
+                }
+                for id in &ids {
+                    works[*id as usize].pending.push((taker.repository, taker.group));
                 }
             }
+            held.extend(new);
         }
-        let mut works: Vec<Work> = by_blob.into_values().filter(|w| !w.pending.is_empty()).collect();
+        drop(numbers);
+        has.sort_unstable();
+        for (id, work) in works.iter_mut().enumerate() {
+            work.pending.sort_by_key(|(repository, _)| *repository);
+            let size = work.descriptor.size;
+            work.pending.retain(|(repository, group)| {
+                let awaited = sorted.awaited.entry(*group as usize).or_default();
+                if has.binary_search(&(id as u32, *repository)).is_ok() {
+                    awaited.known.one(size);
+                    return false;
+                }
+                awaited.needs += 1;
+                true
+            });
+        }
+        works.retain(Work::is_pending);
         works.sort_by(|a, b| (b.descriptor.size, &a.descriptor.digest).cmp(&(a.descriptor.size, &b.descriptor.digest)));
         let ready = (0..works.len()).collect();
         let queue = Self {
@@ -155,8 +283,9 @@ impl Queue {
             worked: false,
             away: HashMap::new(),
             over: Vec::new(),
+            _held: held,
         };
-        (queue, waiting)
+        (queue, sorted)
     }
 
     /// How many blobs are to be placed somewhere, and their bytes, each counted once.
@@ -185,7 +314,7 @@ impl Queue {
     /// The blobs that are held back, and in how many repositories each is needed.
     pub(crate) fn held_back(&self) -> impl Iterator<Item = (&Descriptor, usize)> {
         let away = self.works.iter().filter(|work| !work.here);
-        away.map(|work| (&work.descriptor, work.pending.len()))
+        away.map(|work| (&work.descriptor, work.repositories()))
     }
 
     /// Whether a blob that is in one repository will be mounted into the others, as far as that can be known: it has worked,
@@ -194,7 +323,7 @@ impl Queue {
         self.worked && !self.refused
     }
 
-    /// A blob that was held back can be had now. Returns the images that state another size, and that size.
+    /// A blob that was held back can be had now. Returns the groups that state another size, and that size.
     pub(crate) fn arrived(&mut self, digest: &Digest, size: u64) -> Vec<(usize, u64)> {
         let mut lost = Vec::new();
         let mut of_use = false;
@@ -205,8 +334,8 @@ impl Queue {
                 of_use = true;
                 self.ready.insert(number);
             } else {
-                let images = work.pending.drain(..).flat_map(|need| need.images);
-                lost.extend(images.map(|image| (image, work.descriptor.size)));
+                let size = work.descriptor.size;
+                lost.extend(work.give_up().map(|group| (group, size)));
             }
         }
         if !of_use {
@@ -215,13 +344,14 @@ impl Queue {
         lost
     }
 
-    /// What is held back will not come. Returns what each image lacks.
-    pub(crate) fn never(&mut self) -> BTreeMap<usize, BTreeSet<Digest>> {
-        let mut lacking: BTreeMap<usize, BTreeSet<Digest>> = BTreeMap::new();
-        for (digest, numbers) in self.away.drain() {
+    /// What is held back will not come. Returns what each group lacks.
+    pub(crate) fn never(&mut self) -> BTreeMap<usize, Lacking> {
+        let mut lacking: BTreeMap<usize, Lacking> = BTreeMap::new();
+        let away: BTreeMap<Digest, Vec<usize>> = self.away.drain().collect();
+        for (digest, numbers) in away {
             for number in numbers {
-                for image in self.works[number].pending.drain(..).flat_map(|need| need.images) {
-                    lacking.entry(image).or_default().insert(digest.clone());
+                for group in self.works[number].give_up() {
+                    lacking.entry(group).or_default().add(&digest);
                 }
             }
         }
@@ -233,26 +363,17 @@ impl Queue {
         std::mem::take(&mut self.over)
     }
 
-    /// The next job, if one can be started now. Images that are not `alive` any more get nothing.
+    /// The next job, if one can be started now. Groups that are not `alive` any more get nothing.
     pub(crate) fn next(&mut self, alive: impl Fn(usize) -> bool) -> Option<Job> {
         while let Some(&number) = self.ready.first() {
             let work = &mut self.works[number];
-            let need = loop {
-                let Some(mut need) = work.pending.pop_front() else {
-                    break None;
-                };
-                need.images.retain(|&image| alive(image));
-                if !need.images.is_empty() {
-                    break Some(need);
-                }
-            };
-            let Some(need) = need else {
+            let Some(need) = work.next_need(&alive) else {
                 self.ready.remove(&number);
                 self.end(number);
                 continue;
             };
             work.in_flight += 1;
-            if !work.mounts || work.pending.is_empty() {
+            if !work.mounts || !work.is_pending() {
                 self.ready.remove(&number);
             }
             return Some(Job {
@@ -286,13 +407,13 @@ impl Queue {
         self.end(job.work);
     }
 
-    /// Takes note of a job that failed. Returns the images that wait for the blob elsewhere and will not get it.
+    /// Takes note of a job that failed. Returns the groups that wait for the blob elsewhere and will not get it.
     pub(crate) fn failed(&mut self, job: &Job, fault: Fault) -> Vec<usize> {
         let work = &mut self.works[job.work];
         work.in_flight -= 1;
         let lost = match fault {
             Fault::Here => Vec::new(),
-            Fault::Source => work.pending.drain(..).flat_map(|need| need.images).collect(),
+            Fault::Source => work.give_up().collect(),
         };
         self.wake(job.work);
         self.end(job.work);
@@ -301,120 +422,19 @@ impl Queue {
 
     fn end(&mut self, number: usize) {
         let work = &self.works[number];
-        if work.pending.is_empty() && work.in_flight == 0 {
+        if !work.is_pending() && work.in_flight == 0 {
             self.over.push(work.descriptor.digest.clone());
         }
     }
 
     fn wake(&mut self, number: usize) {
         let work = &self.works[number];
-        if !work.pending.is_empty() && (work.in_flight == 0 || work.mounts) {
+        if work.is_pending() && (work.in_flight == 0 || work.mounts) {
             self.ready.insert(number);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn blob(text: &str, size: u64) -> Descriptor {
-        Descriptor {
-            size,
-            ..Descriptor::of("x", text.as_bytes())
-        }
-    }
-
-    fn demand(image: usize, repository: usize, blobs: &[&Descriptor]) -> Demand {
-        Demand {
-            image,
-            repository,
-            blobs: blobs.iter().map(|b| (*b).clone()).collect(),
-            in_place: false,
-        }
-    }
-
-    #[test]
-    fn largest_first_and_one_upload_at_a_time() {
-        let (small, large) = (blob("small", 1), blob("large", 9));
-        let (mut queue, waiting) = Queue::new(&[
-            demand(0, 0, &[&small, &large]),
-            demand(1, 1, &[&large]),
-            demand(2, 2, &[&large]),
-        ]);
-        assert_eq!((waiting[&0].needs, waiting[&1].needs), (2, 1));
-        assert_eq!(queue.size(), (2, 10));
-        let lead = queue.next(|_| true).unwrap();
-        assert_eq!(
-            (&lead.descriptor, lead.need.repository, lead.ask, lead.mount_from),
-            (&large, 0, true, None)
-        );
-        assert_eq!(queue.next(|_| true).unwrap().descriptor, small);
-        assert!(queue.next(|_| true).is_none(), "the others wait for the upload");
-        queue.placed(&lead, Placed::Uploaded);
-        let follow = queue.next(|_| true).unwrap();
-        assert_eq!(
-            (follow.need.repository, follow.ask, follow.mount_from),
-            (1, false, Some(0))
-        );
-        assert!(queue.next(|_| true).is_none(), "the first mount is waited for");
-        assert!(!queue.mounts_work());
-        queue.placed(&follow, Placed::Mounted);
-        assert!(queue.mounts_work());
-        assert_eq!(queue.next(|_| true).unwrap().need.repository, 2);
-        assert!(queue.next(|_| true).is_none());
-    }
-
-    #[test]
-    fn after_a_refused_mount_the_registry_is_asked_first() {
-        let large = blob("large", 9);
-        let demands: Vec<Demand> = (0..4).map(|i| demand(i, i, &[&large])).collect();
-        let (mut queue, _) = Queue::new(&demands);
-        let lead = queue.next(|_| true).unwrap();
-        queue.placed(&lead, Placed::Present);
-        let follow = queue.next(|_| true).unwrap();
-        queue.placed(&follow, Placed::Uploaded);
-        let next = queue.next(|_| true).unwrap();
-        assert!(next.ask && next.mount_from.is_some());
-        assert!(queue.next(|_| true).is_none(), "one upload at a time");
-        queue.placed(&next, Placed::Mounted);
-        assert!(!queue.mounts_work(), "it may be refused again");
-    }
-
-    #[test]
-    fn what_is_in_place_costs_nothing_and_can_be_mounted_from() {
-        let (base, own) = (blob("base", 5), blob("own", 2));
-        let mut there = demand(0, 0, &[&base]);
-        there.in_place = true;
-        let (mut queue, waiting) = Queue::new(&[there, demand(1, 0, &[&base, &own]), demand(2, 1, &[&base])]);
-        assert_eq!(
-            (waiting[&1].needs, waiting[&1].known.bytes, waiting[&2].needs),
-            (1, 5, 1)
-        );
-        let job = queue.next(|_| true).unwrap();
-        assert_eq!((job.need.repository, job.mount_from, job.ask), (1, Some(0), false));
-        assert_eq!(queue.next(|_| true).unwrap().descriptor, own);
-    }
-
-    #[test]
-    fn a_failure_passes_on_or_takes_all_with_it() {
-        let large = blob("large", 9);
-        let demands: Vec<Demand> = (0..3).map(|i| demand(i, i, &[&large])).collect();
-        let (mut queue, _) = Queue::new(&demands);
-        let lead = queue.next(|_| true).unwrap();
-        assert!(queue.failed(&lead, Fault::Here).is_empty());
-        let second = queue.next(|image| image != 0).unwrap();
-        assert_eq!((second.need.repository, second.ask), (1, true));
-        assert_eq!(queue.failed(&second, Fault::Source), [2]);
-        assert!(queue.next(|_| true).is_none());
-    }
-
-    #[test]
-    fn the_dead_get_nothing_and_sizes_that_disagree_are_apart() {
-        let (right, wrong) = (blob("x", 9), blob("x", 8));
-        let (mut queue, _) = Queue::new(&[demand(0, 0, &[&right]), demand(1, 0, &[&wrong])]);
-        let only = queue.next(|image| image == 1).unwrap();
-        assert_eq!(only.descriptor.size, 8);
-        assert!(queue.next(|image| image == 1).is_none());
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

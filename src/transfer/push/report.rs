@@ -231,6 +231,17 @@ impl Counts {
         self.mounted.plus(other.mounted);
         self.skipped.plus(other.skipped);
     }
+
+    /// The same blobs, as they count for another image of the repository.
+    pub(crate) fn all_skipped(&self) -> Self {
+        let mut skipped = self.skipped;
+        skipped.plus(self.uploaded);
+        skipped.plus(self.mounted);
+        Self {
+            skipped,
+            ..Self::default()
+        }
+    }
 }
 
 /// So many blobs of so many bytes.

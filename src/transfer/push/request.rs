@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
 use crate::image::destination::Destination;
 use crate::image::digest::Digest;
 use crate::image::reference::{DOCKER_HUB, Reference};
@@ -62,6 +63,8 @@ pub struct PushRequest {
     pub pause: Duration,
     /// Where a blob that comes out of a pipe is put away when it may have to be sent again; without it, it is not.
     pub temp_dir: Option<PathBuf>,
+    /// What is left of the memory of this run, of which the plan takes some.
+    pub budget: Budget,
 }
 
 impl PushRequest {
@@ -76,6 +79,7 @@ impl PushRequest {
             fail_fast: false,
             pause: Duration::from_millis(250),
             temp_dir: None,
+            budget: Budget::default(),
         }
     }
 }
