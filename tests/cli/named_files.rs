@@ -132,13 +132,12 @@ fn authorities_are_read_in_every_form() {
     let put_together = format!("\u{feff}{}\u{feff}{pem}", other.pem()).into_bytes();
     let mut forms = encodings(&pem);
     forms.extend([pem.replace('\n', "\r\n").into_bytes(), der, put_together]);
-    for (number, bytes) in forms.into_iter().enumerate() {
+    for bytes in forms {
         let mut cli = cli();
         fs::create_dir_all(cli.path("folder")).unwrap();
         fs::write(cli.path("folder/company.crt"), &bytes).unwrap();
         fs::write(cli.path("folder/README"), "no certificate").unwrap();
         let file = cli.path("folder/company.crt").to_str().unwrap().to_owned();
-        println!("form {number}");
         export(&cli, &registry, &["--ca-file", &file]).expect_code(0);
         let folder = cli.path(&format!(".config/containers/certs.d/{}", registry.host()));
         fs::create_dir_all(&folder).unwrap();

@@ -164,7 +164,7 @@ mod tests {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let authority = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        let both = params(authority.clone()).self_signed(&key).unwrap();
+        let both = params(authority).self_signed(&key).unwrap();
         let mut issuer = params(authority);
         issuer
             .distinguished_name

@@ -191,13 +191,7 @@ impl Ahead {
         Origin::Network(None)
     }
 
-    async fn chunk<'a>(
-        &'a self,
-        blob: &Descriptor,
-        at: u64,
-        origin: &mut Origin,
-        most: usize,
-    ) -> Result<Option<Bytes>> {
+    async fn chunk(&self, blob: &Descriptor, at: u64, origin: &mut Origin, most: usize) -> Result<Option<Bytes>> {
         match origin {
             Origin::Memory(bytes) => return Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Origin::Earlier(bundle) => match self.earlier.read(*bundle, &blob.digest, at, most).await {

@@ -194,8 +194,11 @@ fn answers_of_registries() {
     lab.conclude();
 }
 
+/// The bytes of a manifest and of its config.
+pub(super) type Image = (Vec<u8>, Vec<u8>);
+
 /// A manifest for one platform, changed.
-pub(super) fn image(change: impl FnOnce(&mut Value, &mut Value)) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn image(change: impl FnOnce(&mut Value, &mut Value)) -> Image {
     let mut config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []}});
     let mut manifest =
         json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": []});
@@ -209,7 +212,7 @@ pub(super) fn image(change: impl FnOnce(&mut Value, &mut Value)) -> (Vec<u8>, Ve
 }
 
 /// Manifests whose every text is hostile.
-pub(super) fn manifests() -> Vec<(&'static str, (Vec<u8>, Vec<u8>))> {
+pub(super) fn manifests() -> Vec<(&'static str, Image)> {
     let long = || "y".repeat(60_000);
     let digest = sha256(b"absent");
     let entry = |platform: Value| json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 2, "platform": platform});
