@@ -58,7 +58,7 @@ fn plain_requests_by_way_of_a_proxy() {
     user("http_proxy", &proxy, &format!("{USER}:wrong-word@"))
         .run(&export)
         .expect_code(1)
-        .says(&["password", &from])
+        .says(&["requires a login", &from])
         .hides(&["wrong-word"]);
     known.succeed(&export).hides(&[PASSWORD]);
 
