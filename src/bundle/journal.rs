@@ -101,7 +101,7 @@ pub struct OldSlot {
 }
 
 impl Journal {
-    /// Starts a new journal of these slots and of what is there of each, over whatever has the name.
+    /// Starts a new journal with these slots and the ranges already written in each. Replaces any file of that name.
     ///
     /// `synced` says that what is there has reached the disk, so that it counts after a power cut too.
     pub fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {

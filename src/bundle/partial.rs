@@ -292,7 +292,7 @@ impl Partial {
         if let Some(partial) = partial
             && !there(&partial)
             && there(&with_suffix(&partial, ".journal"))
-            // Under the lock: without a partial file the journal is nobody's.
+            // The lock is held, so no other run uses a journal that has no partial file.
             && let Ok(partial) = Self::open(target)
             && partial.is_empty().unwrap_or(false)
         {

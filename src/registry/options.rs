@@ -9,7 +9,7 @@ use super::proxy::Proxies;
 use super::tls::TlsOptions;
 use crate::progress::Progress;
 
-/// How registries are reached. The default asks nobody's leave: https, system roots, no credentials files named.
+/// How registries are reached. The default is https with the roots of the system, and no credential files.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Talk http to every host but Docker Hub (`localhost`, 127.0.0.0/8 and ::1 need no flag).

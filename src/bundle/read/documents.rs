@@ -49,7 +49,7 @@ struct Broken {
 }
 
 impl Known {
-    /// Drops what nobody holds.
+    /// Drops every document that no image uses.
     fn shrink(&mut self) {
         self.manifests
             .retain(|_, m| m.as_ref().is_ok_and(|m| Arc::strong_count(m) > 1));
@@ -79,7 +79,7 @@ impl Documents {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for this many bytes by dropping what nobody holds.
+    /// Frees this many bytes of the budget by dropping unused documents.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if that is not enough.
@@ -88,7 +88,7 @@ impl Documents {
         Self::in_budget(&mut known, || self.budget.hold(bytes)).map(drop)
     }
 
-    /// Does what takes memory, a second time if there was not enough of it before what nobody holds was dropped.
+    /// Runs an action that takes memory from the budget. If the budget is exhausted, drops unused documents and retries once.
     fn in_budget<T>(known: &mut Known, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(error) if error.kind() == Kind::TooLarge => {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_holds_makes_room() {
+    fn unused_documents_make_room() {
         let (documents, reads) = (documents(10_000), Cell::new(0));
         let first = get(&documents, &text(1, 4000), &reads).unwrap();
         drop(get(&documents, &text(2, 4000), &reads).unwrap());

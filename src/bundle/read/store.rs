@@ -71,7 +71,7 @@ impl Store {
         self.documents.budget()
     }
 
-    /// Drops documents that nobody holds until there are this many bytes to read others into.
+    /// Drops unused documents until this many bytes of the budget are free.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if that is not enough.
