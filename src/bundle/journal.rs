@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::partial::write_failed;
+use super::durable::write_failed;
 use super::ranges::Ranges;
 use crate::error::Result;
 use crate::files::Folder;

@@ -2,6 +2,7 @@
 //!
 //! The format is described in `docs/bundle-format.md`.
 
+mod durable;
 pub mod file_system;
 mod header;
 pub mod journal;

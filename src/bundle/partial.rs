@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use super::durable::write_failed;
 use super::file_system::FileSystem;
 use super::journal::JournalName;
 use crate::error::{Error, Kind, Result};
@@ -41,25 +42,6 @@ fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
     let mut name = name.to_owned();
     name.push(suffix);
     name
-}
-
-/// A failed write, with what can be done about it. `resumes` says whether another run goes on from there.
-pub(super) fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
-    let too_large = e.kind() == io::ErrorKind::FileTooLarge;
-    let error = Error::io("write", path, e);
-    let then = match resumes {
-        true => "run the same command again: it goes on where this one stopped",
-        false => "run the same command again",
-    };
-    match error.kind() {
-        Kind::NoSpace if too_large => error.with_hint(format!(
-            "the file system or a limit of this shell (`ulimit -f`) allows no file of that size: raise the limit, or write \
-             to another file system; then {then}"
-        )),
-        Kind::NoSpace => error.with_hint(format!("make room, then {then}")),
-        Kind::Io => error.with_hint(format!("when the file system can be written to again, {then}")),
-        _ => error,
-    }
 }
 
 impl Partial {

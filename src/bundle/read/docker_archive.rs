@@ -9,30 +9,24 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType};
 
-use super::archive::{Archive, blob_name};
+use super::archive::Archive;
 use super::broken::remembered;
-use super::header::clean_name;
 use super::items::{Item, MEMBER};
 use super::layer::{self, Layer};
-use super::source::Place;
+use super::member::{Configs, check_name, resolve};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
-use crate::image::config::MAX_CONFIG;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::media_type;
 use crate::text::{few, quote};
 
-/// Links that lead to links: further than this is a loop.
-const MAX_LINKS: usize = 8;
-
 /// Makes manifests from one archive; a layer that several images name is read once.
 pub(super) struct Builder<'a> {
     archive: &'a Archive,
     layers: HashMap<(String, u64), Result<Layer>>,
-    /// The digests of configs, by where they stand.
-    configs: HashMap<(String, u64), Result<Digest>>,
+    configs: Configs<'a>,
     /// Manifests that were made, by the place of their image in the list: an image may have many names.
     built: HashMap<usize, Result<Descriptor>>,
     /// What layers may still unpack to beyond the usual.
@@ -44,7 +38,7 @@ impl<'a> Builder<'a> {
         Self {
             archive,
             layers: HashMap::new(),
-            configs: HashMap::new(),
+            configs: Configs::new(archive),
             built: HashMap::new(),
             beyond: archive.max_unpacked,
         }
@@ -63,7 +57,7 @@ impl<'a> Builder<'a> {
     }
 
     fn try_build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
-        let (place, digest) = self.config(item, store)?;
+        let (place, digest) = self.configs.find(&item.config, store)?;
         store.add(digest.clone(), place.clone())?;
         let known = store
             .config(&digest)
@@ -95,7 +89,7 @@ impl<'a> Builder<'a> {
     fn all_there(&self, paths: &[String], store: &Store) -> Result<()> {
         let missing: Vec<String> = paths
             .iter()
-            .filter(|path| self.resolve(path, store).is_err())
+            .filter(|path| resolve(self.archive, path, store).is_err())
             .map(|path| format!("`{}`", quote(path)))
             .collect();
         if missing.len() < 2 {
@@ -108,23 +102,8 @@ impl<'a> Builder<'a> {
         .with_hint("the archive is incomplete: copy it again, or save the image again"))
     }
 
-    /// The digest of an image's config.
-    pub(super) fn config_digest(&mut self, item: &Item, store: &Store) -> Result<Digest> {
-        Ok(self.config(item, store)?.1)
-    }
-
-    /// Where the config of an image stands, and its digest.
-    fn config(&mut self, item: &Item, store: &Store) -> Result<(Place, Digest)> {
-        let place = self.resolve(&item.config, store)?;
-        let read = || Ok(Digest::sha256(&place.read_all(&item.config, MAX_CONFIG)?));
-        let key = (place.source.label().to_owned(), place.offset);
-        let digest = remembered(self.configs.entry(key).or_insert_with(read))?;
-        check_name(&item.config, &place, &[&digest])?;
-        Ok((place, digest))
-    }
-
     fn layer(&mut self, path: &str, diff_id: &Digest, store: &mut Store) -> Result<Descriptor> {
-        let place = self.resolve(path, store)?;
+        let place = resolve(self.archive, path, store)?;
         let key = (place.source.label().to_owned(), place.offset);
         // What is wrong with it as well: a list may name one bad layer many times.
         let (layers, beyond) = (&mut self.layers, &mut self.beyond);
@@ -149,54 +128,6 @@ impl<'a> Builder<'a> {
         store.add(layer.descriptor.digest.clone(), place)?;
         Ok(layer.descriptor)
     }
-
-    /// The content behind a path of `manifest.json`, through links inside the archive.
-    fn resolve(&self, path: &str, store: &Store) -> Result<Place> {
-        let wrong = |why: String| Error::new(Kind::Malformed, why);
-        let mut name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
-        for _ in 0..=MAX_LINKS {
-            if let Some(place) = blob_name(&name).and_then(|digest| store.blob(&digest)) {
-                // Messages about it need its name, and only the store could tell it from the digest.
-                let member = Some(name.into_boxed_str());
-                return Ok(Place {
-                    member,
-                    ..place.clone()
-                });
-            }
-            if let Some(place) = self.archive.files.get(&name) {
-                return Ok(place.clone());
-            }
-            match self.archive.links.get(&name) {
-                Some(target) => name.clone_from(target),
-                None => {
-                    return Err(wrong(format!("`{}` is not in the archive", quote(&name)))
-                        .with_hint("the archive is incomplete: copy it again, or save the image again"));
-                }
-            }
-        }
-        Err(wrong(format!(
-            "`{}` leads over more than {MAX_LINKS} links",
-            quote(&path)
-        )))
-    }
-}
-
-/// A file that is named after a digest must have it.
-fn check_name(path: &str, place: &Place, digests: &[&Digest]) -> Result<()> {
-    let base = path.rsplit('/').next().unwrap_or(path);
-    let base = base.strip_prefix("sha256:").unwrap_or(base);
-    let hex = base.split('.').next().unwrap_or(base);
-    let Ok(stated) = format!("sha256:{hex}").parse::<Digest>() else {
-        return Ok(());
-    };
-    if digests.contains(&&stated) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Integrity,
-        format!("{}: its bytes hash to {}", place.describe(path), digests[0]),
-    )
-    .with_hint("the archive is damaged or was edited; save the image again"))
 }
 
 /// The OCI manifest of a config and layers. oci-spec writes the fields in the order of its structs, so the bytes depend

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{BrokenImage, BundledImage};
+use super::broken::BrokenImage;
+use super::contents::BundledImage;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;

@@ -9,7 +9,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::archive::Archive;
-use super::docker_archive::Builder;
+use super::member::Configs;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -212,17 +212,17 @@ impl Items {
     /// Made once: an archive may list many images, and each config is read and hashed for it.
     fn lookup(&self, archive: &Archive, store: &Store) -> &Lookup {
         self.lookup.get_or_init(|| {
-            let mut builder = Builder::new(archive);
+            let mut configs = Configs::new(archive);
             let mut lookup = Lookup::default();
-            let mut configs: HashMap<&str, Option<Digest>> = HashMap::new();
+            let mut digests: HashMap<&str, Option<Digest>> = HashMap::new();
             for (place, item) in self.listed.iter().enumerate() {
                 let Ok(item) = item else { continue };
                 for name in item.names().0 {
                     lookup.by_name.entry(name).or_insert(place);
                 }
-                let config = configs
+                let config = digests
                     .entry(&item.config)
-                    .or_insert_with(|| builder.config_digest(item, store).ok());
+                    .or_insert_with(|| Some(configs.find(&item.config, store).ok()?.1));
                 if let Some(config) = config {
                     lookup.by_config.entry(config.clone()).or_default().push(place);
                 }

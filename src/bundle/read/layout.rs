@@ -6,6 +6,8 @@ use std::sync::Arc;
 use oci_spec::image::OciLayout;
 
 use super::archive::Archive;
+use super::broken::BrokenImage;
+use super::contents::{BundledImage, Contents, Referrer};
 use super::given::Given;
 use super::identity;
 use super::items::{self, Items};
@@ -13,8 +15,7 @@ use super::names;
 use super::rebuild;
 use super::recorded;
 use super::store::Store;
-use super::{BrokenImage, BundledImage, Referrer};
-use crate::bundle::record::{self, Missing, Recorded};
+use crate::bundle::record::{self, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, NAME};
 use crate::image::digest::Digest;
@@ -29,20 +30,6 @@ const LAYOUT_VERSION: &str = "1.0.0";
 
 /// `oci-layout` has some thirty bytes.
 const MAX_LAYOUT: u64 = 64 << 10;
-
-/// What one archive lists.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub(super) images: Vec<BundledImage>,
-    /// What is listed and cannot be had.
-    pub(super) broken: Vec<BrokenImage>,
-    pub(super) referrers: Vec<Referrer>,
-    pub(super) missing: Vec<Missing>,
-    /// Whether it looks like a bundle of this program but for the record, which is not there.
-    pub(super) lacks_record: bool,
-    /// What the record lists and the index does not.
-    pub(super) unlisted: Vec<String>,
-}
 
 /// Reads what an archive lists. `given` are the names that the user states.
 ///

@@ -7,6 +7,7 @@
 mod archive;
 mod broken;
 mod compression;
+mod contents;
 mod docker_archive;
 mod documents;
 mod find;
@@ -18,6 +19,7 @@ mod identity;
 mod items;
 mod layer;
 mod layout;
+mod member;
 mod names;
 pub mod pipe;
 mod rebuild;
@@ -33,16 +35,13 @@ mod walk;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::hash::Hash;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::record::{ImageRecord, Missing};
+use super::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
-use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
@@ -50,6 +49,7 @@ use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 use archive::Archive;
 pub use broken::BrokenImage;
+pub use contents::{BundledImage, Referrer};
 use find::Found;
 use given::{Given, GivenName};
 use pipe::Incoming;
@@ -89,50 +89,6 @@ impl OpenOptions {
             progress: self.progress.clone(),
         }
     }
-}
-
-/// An image that a bundle holds.
-#[derive(Debug, Clone)]
-pub struct BundledImage {
-    /// The name it goes by.
-    pub name: Reference,
-    /// The root descriptor, from `index.json` (or made from a docker-archive).
-    pub root: Descriptor,
-    /// What `docker-mirror.json` says about it, where the bundle is ours.
-    pub record: Option<Arc<ImageRecord>>,
-    /// Whether the manifest was built here from a docker-archive, so that its digest is new.
-    pub rebuilt: bool,
-    /// The archive that lists it.
-    pub archive: String,
-    /// Where that archive lists it, counted from 0: in `index.json`, or in `manifest.json` where there is no other.
-    pub place: usize,
-    /// Whether platforms may be absent without anything being broken: containerd saves an index as it is with only the
-    /// platforms that it has.
-    pub(crate) may_be_sparse: bool,
-}
-
-impl BundledImage {
-    /// Says which image an error is about.
-    pub(crate) fn place_error(&self, error: Error) -> Error {
-        error.context(format!("`{}` in `{}`", self.name, self.archive))
-    }
-
-    /// All that its tree depends on; images of which this is equal differ in nothing but their names.
-    pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
-        let record = self.record.as_ref().map(|record| record.content());
-        (&self.root, self.may_be_sparse, self.rebuilt, record)
-    }
-}
-
-/// A manifest without a name that refers to another one, such as a signature.
-#[derive(Debug, Clone)]
-pub struct Referrer {
-    /// The manifest that it refers to.
-    pub subject: Digest,
-    /// Its own root descriptor.
-    pub root: Descriptor,
-    /// The archive that lists it.
-    pub archive: String,
 }
 
 impl Bundle {

@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 
 use super::archive::Archive;
+use super::broken::BrokenImage;
+use super::contents::{BundledImage, Contents};
 use super::docker_archive::Builder;
 use super::given::Given;
 use super::items::{Items, MEMBER};
-use super::layout::Contents;
 use super::names;
 use super::store::Store;
-use super::{BrokenImage, BundledImage};
 use crate::error::{Kind, Result};
 use crate::image::budget::NAME;
 use crate::image::descriptor::Descriptor;

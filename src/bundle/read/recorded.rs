@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
-use super::BrokenImage;
 use super::archive::Archive;
-use super::layout::Contents;
+use super::broken::BrokenImage;
+use super::contents::Contents;
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, EDITED, FORMAT_VERSION, ImageRecord, MAX_SIZE, Recorded, RecordedImage};
 use crate::error::{Error, Kind, Result};

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::contents::{BundledImage, Referrer};
 use super::sparse;
 use super::store::Store;
 use super::walk::Walk;
-use super::{BundledImage, Referrer};
 use crate::bundle::record::{self, ImageRecord};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;

@@ -1,0 +1,69 @@
+//! What an archive lists: its images, and manifests that refer to them.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use super::broken::BrokenImage;
+use crate::bundle::record::{ImageRecord, Missing};
+use crate::error::Error;
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+
+/// An image that a bundle holds.
+#[derive(Debug, Clone)]
+pub struct BundledImage {
+    /// The name it goes by.
+    pub name: Reference,
+    /// The root descriptor, from `index.json` (or made from a docker-archive).
+    pub root: Descriptor,
+    /// What `docker-mirror.json` says about it, where the bundle is ours.
+    pub record: Option<Arc<ImageRecord>>,
+    /// Whether the manifest was built here from a docker-archive, so that its digest is new.
+    pub rebuilt: bool,
+    /// The archive that lists it.
+    pub archive: String,
+    /// Where that archive lists it, counted from 0: in `index.json`, or in `manifest.json` where there is no other.
+    pub place: usize,
+    /// Whether platforms may be absent without anything being broken: containerd saves an index as it is with only the
+    /// platforms that it has.
+    pub(crate) may_be_sparse: bool,
+}
+
+impl BundledImage {
+    /// Says which image an error is about.
+    pub(crate) fn place_error(&self, error: Error) -> Error {
+        error.context(format!("`{}` in `{}`", self.name, self.archive))
+    }
+
+    /// All that its tree depends on; images of which this is equal differ in nothing but their names.
+    pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
+        let record = self.record.as_ref().map(|record| record.content());
+        (&self.root, self.may_be_sparse, self.rebuilt, record)
+    }
+}
+
+/// A manifest without a name that refers to another one, such as a signature.
+#[derive(Debug, Clone)]
+pub struct Referrer {
+    /// The manifest that it refers to.
+    pub subject: Digest,
+    /// Its own root descriptor.
+    pub root: Descriptor,
+    /// The archive that lists it.
+    pub archive: String,
+}
+
+/// What one archive lists.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) images: Vec<BundledImage>,
+    /// What is listed and cannot be had.
+    pub(super) broken: Vec<BrokenImage>,
+    pub(super) referrers: Vec<Referrer>,
+    pub(super) missing: Vec<Missing>,
+    /// Whether it looks like a bundle of this program but for the record, which is not there.
+    pub(super) lacks_record: bool,
+    /// What the record lists and the index does not.
+    pub(super) unlisted: Vec<String>,
+}
