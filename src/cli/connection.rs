@@ -71,11 +71,12 @@ struct Connection {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: u64,
 
-    /// How long an answer may take to begin once the request is out, in seconds
+    /// How long an answer may take to begin once the request is out, in seconds; as long again for each MiB of an upload that
+    /// may still be on its way (6 at most)
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     header_timeout: u64,
 
-    /// How long a transfer may go without a byte, in seconds
+    /// How long a transfer may go without a byte, in seconds; extended for uploads like --header-timeout
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     stall_timeout: u64,
 

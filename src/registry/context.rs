@@ -27,6 +27,17 @@ const MAX_CLIENTS: usize = 64;
 /// Maximum number of different warnings that are given once each; what comes after them is not told.
 const MAX_TOLD: usize = 1000;
 
+/// Maximum number of bytes of a request body that may be under way when the last of them has left this program: in the
+/// send buffer of this machine (4 MiB by default on Linux) and in proxies.
+const MAX_UNDER_WAY: u64 = 6 << 20;
+
+/// A time limit is extended by itself for each so many bytes that may be under way. With the default limits, a line of
+/// 9 kB/s is fast enough.
+const BYTES_PER_LIMIT: u64 = 1 << 20;
+
+/// A line is assumed to have become slower by this factor at most since the first bytes of a body arrived.
+const SLOWDOWN: f64 = 16.0;
+
 /// What all hosts of one side share.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -174,7 +185,8 @@ impl Context {
         let tick = (stall.min(patience) / 8).clamp(Duration::from_millis(5), Duration::from_secs(5));
         let mut answer = std::pin::pin!(answer);
         let mut seen = (0, false);
-        let mut since = Instant::now();
+        let begun = Instant::now();
+        let mut since = begun;
         loop {
             if let Ok(result) = tokio::time::timeout(tick, answer.as_mut()).await {
                 let proxy = self.proxy(url).map(authority);
@@ -187,6 +199,7 @@ impl Context {
                 since = Instant::now();
             }
             let limit = if out { patience } else { stall };
+            let limit = limit + time_under_way(limit, seen.0, since - begun);
             if since.elapsed() >= limit {
                 let what = if out { "did not answer for" } else { "took no byte for" };
                 let host = authority(url);
@@ -245,6 +258,8 @@ impl Context {
             .connect_timeout(options.connect_timeout())
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_keepalive(Duration::from_secs(30))
+            // The library's default of 30 seconds would end a connection before the stall timeout does.
+            .tcp_user_timeout(None)
             .tls_backend_preconfigured(tls::client_config(&tls, &host)?);
         // What the environment says came by way of the options.
         builder = builder.no_proxy();
@@ -263,6 +278,18 @@ impl Context {
         }
         clients.insert(key, client.clone());
         Ok(client)
+    }
+}
+
+/// How much longer than `limit` to wait for a body of which `sent` bytes left this program in `time`: the last of them may
+/// still be in buffers, and nothing tells when they arrive. A body that was larger than the buffers has shown how fast the
+/// line is.
+fn time_under_way(limit: Duration, sent: u64, time: Duration) -> Duration {
+    let under_way = sent.min(MAX_UNDER_WAY);
+    let longest = limit.mul_f64(under_way as f64 / BYTES_PER_LIMIT as f64);
+    match sent - under_way {
+        0 => longest,
+        arrived => longest.min(time.mul_f64(SLOWDOWN * under_way as f64 / arrived as f64)),
     }
 }
 
@@ -286,6 +313,14 @@ impl Watch {
             place: Some(place),
             ..Progressed::default()
         }))
+    }
+
+    /// For a body in memory of this many bytes, which the connection has from the beginning.
+    pub(super) fn whole(bytes: u64) -> Self {
+        let watch = Self::default();
+        watch.sent(bytes);
+        watch.out();
+        watch
     }
 
     /// So many more bytes were handed to the connection.
@@ -324,6 +359,27 @@ pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wait_is_longer_by_what_may_be_under_way() {
+        let second = Duration::from_secs(1);
+        let limit = 120 * second;
+        for (sent, time, expected) in [
+            (0, 0, 0),
+            (1 << 20, 0, 120),
+            (4 << 20, 1, 480),
+            (6 << 20, 1, 720),
+            // A few bytes more than the buffers hold, over a slow line.
+            ((6 << 20) + 1, 60, 720),
+            // Half of it has arrived, and the line may be slower by now.
+            (12 << 20, 10, 160),
+            (1 << 30, 100, 9),
+            (u64::MAX, 1000, 0),
+        ] {
+            let more = time_under_way(limit, sent, time * second);
+            assert_eq!(more.as_secs(), expected, "{sent} in {time} s");
+        }
+    }
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {

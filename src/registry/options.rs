@@ -35,9 +35,11 @@ pub struct Options {
     /// How long a connection may take to come about; 30 seconds by default.
     pub connect_timeout: Option<Duration>,
     /// How long an answer may take to begin once the request is out; two minutes by default (a registry that checks a
-    /// large upload answers late).
+    /// large upload answers late). As long again for each MiB of a body that may be on its way: 6 at most, and only where the
+    /// line has not shown that it is faster.
     pub header_timeout: Option<Duration>,
-    /// No byte in either direction for this long ends a request; 60 seconds by default.
+    /// No byte in either direction for this long ends a request; 60 seconds by default. Extended for a body like the
+    /// header timeout.
     pub stall_timeout: Option<Duration>,
     /// A download slower than this many bytes per second, over twice the stall timeout, counts as stalled; 1024 by default,
     /// 0 for no limit.

@@ -6,7 +6,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOC
 use reqwest::{Body, Method, Url};
 
 use super::answer::Answer;
-use super::context::{Context, Trust, same_origin};
+use super::context::{Context, Trust, Watch, same_origin};
 use super::failure::{Class, Failure, OUT_OF_REACH_HINT};
 use super::reach::Reach;
 use super::redact::{printable, shown};
@@ -42,8 +42,11 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         if let Some(body) = &outgoing.body {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
+        let watch = outgoing.body.as_ref().map(|body| Watch::whole(body.len() as u64));
         let body = outgoing.body.clone().map(Body::from);
-        let response = context.send(outgoing.method, &url, headers, body, None, trust).await?;
+        let response = context
+            .send(outgoing.method, &url, headers, body, watch.as_ref(), trust)
+            .await?;
         let from_registry = trusted && outgoing.trust.registry;
         let answer = Answer::new(response, url.clone(), from_registry, context.options.stall_timeout());
         if !is_redirect(answer.status().as_u16()) {

@@ -9,4 +9,5 @@ mod scripted;
 mod answers;
 mod connections;
 mod downloads;
+mod slow_lines;
 mod uploads;

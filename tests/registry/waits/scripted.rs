@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 /// What a server does with one request.
@@ -12,6 +12,10 @@ use tokio::time::sleep;
 pub(crate) enum Step {
     /// Reads the whole body of the request.
     Take,
+    /// Reads this many bytes of the body of the request.
+    TakeSome(usize),
+    /// Reads the whole body, this many bytes at a time with a pause behind them. The system's buffers are as small as can be.
+    TakeSlowly(usize, Duration),
     /// Sends these bytes.
     Say(Vec<u8>),
     /// Waits this long.
@@ -41,7 +45,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one that acts as `script` says. After the steps for one request it reads the next one.
     pub(crate) async fn start(script: impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // The connections inherit it: of what is not read nearly nothing is taken.
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(64).unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let log = Arc::<Mutex<Vec<(String, String)>>>::default();
         let (script, shared) = (Arc::new(script), log.clone());
@@ -94,6 +102,20 @@ async fn serve(
         for step in script(&asked) {
             let done = match step {
                 Step::Take => take(&mut client, &mut rest, std::mem::take(&mut left)).await,
+                Step::TakeSome(count) => {
+                    left -= count;
+                    take(&mut client, &mut rest, count).await
+                }
+                Step::TakeSlowly(piece, pause) => {
+                    let mut good = true;
+                    while good && left > 0 {
+                        let count = piece.min(left);
+                        left -= count;
+                        good = take(&mut client, &mut rest, count).await;
+                        sleep(pause).await;
+                    }
+                    good
+                }
                 Step::Say(bytes) => client.write_all(&bytes).await.is_ok(),
                 Step::Pause(pause) => {
                     sleep(pause).await;

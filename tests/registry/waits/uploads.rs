@@ -10,10 +10,10 @@ use super::downloads::by_default;
 use super::scripted::{Asked, Server, Step, answer};
 use crate::client::{Memory, layer, manifest, noise, tag, with};
 
-const SESSION: &str = "/v2/a/b/blobs/uploads/1";
+pub(super) const SESSION: &str = "/v2/a/b/blobs/uploads/1";
 
 /// A registry that opens sessions, has what it took, and knows of sessions what `status` says; `other` comes first.
-async fn registry(
+pub(super) async fn registry(
     status: impl Fn(&Asked) -> Option<usize> + Send + Sync + 'static,
     other: impl Fn(&Asked) -> Option<Vec<Step>> + Send + Sync + 'static,
 ) -> (Server, Registry) {
