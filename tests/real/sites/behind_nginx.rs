@@ -1,10 +1,12 @@
 //! Registries behind nginx: limits on bodies, an encryption that the registry does not know of, redirects, and a registry
 //! that restarts.
 
-use std::sync::Arc;
+use std::io::{BufRead, BufReader};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::support::chaos::{Mishap, Schedule};
+use super::support::cli::wait_until;
 use super::support::daemon::Daemon;
 use super::support::distribution::Distribution;
 use super::support::nginx::{nginx, pass_to};
@@ -171,7 +173,7 @@ fn a_registry_that_restarts() {
     let (Some(first), Some(second)) = (in_front(&source, lines), in_front(&target, lines)) else {
         return;
     };
-    // Slow enough that the restart falls into the middle.
+    // Slow enough that the restart falls into the middle: the first requests are six of many.
     let slow = || Some(Arc::new(Schedule::always(Mishap::Late(Duration::from_millis(60)))));
     let (near, far) = (Proxy::start(&first.host()), Proxy::start(&second.host()));
     near.follow(slow());
@@ -180,16 +182,27 @@ fn a_registry_that_restarts() {
     let names = names(&near.host());
     let export = with_names(&["export", "-o", "b.tar", "-j", "2", "-v"], &names);
     let import = ["import", "b.tar", "-d", &far.host(), "-j", "2", "-v"];
-    for (arguments, registry) in [(&export[..], &mut source), (&import[..], &mut target)] {
-        let run = cli.spawn(arguments);
-        std::thread::sleep(Duration::from_millis(700));
+    let runs = [(&export[..], &near, &mut source), (&import[..], &far, &mut target)];
+    for (arguments, line, registry) in runs {
+        let mut run = cli.spawn(arguments);
+        let stderr = run.stderr.take().unwrap();
+        let text = Arc::new(Mutex::new(String::new()));
+        let reader = std::thread::spawn({
+            let text = text.clone();
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    *text.lock().unwrap() += &(line + "\n");
+                }
+            }
+        });
+        // In the middle, and for as long as it takes to be noticed.
+        wait_until("the first requests", || line.log().lines().count() >= 6);
         registry.front.stop();
-        std::thread::sleep(Duration::from_millis(1200));
+        wait_until("the answer of nginx", || text.lock().unwrap().contains("502"));
         assert!(registry.front.restart());
-        let output = run.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{arguments:?}\n{text}");
-        assert!(text.contains("502"), "the restart went unnoticed:\n{text}");
+        let status = run.wait().unwrap();
+        reader.join().unwrap();
+        assert!(status.success(), "{arguments:?}\n{}", text.lock().unwrap());
     }
     has_all(&target.client(), "");
 }
