@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 
+use super::blocking::blocking;
 use super::choose::{Candidate, choose};
 use super::push::arrivals::{Arrivals, Kept};
 use super::push::flow::WINDOW;
@@ -219,9 +220,7 @@ async fn read(
         }
         trees
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(Kind::Io, "reading the bundle ended early").with_source(e))
+    blocking(work).await
 }
 
 /// A tree under one of its names.

@@ -1,5 +1,6 @@
 //! The operations: what is done with image trees between registries and bundles.
 
+mod blocking;
 mod choose;
 pub mod export;
 pub mod import;

@@ -3,19 +3,11 @@
 //! Manifests first; they give the plan, and the plan gives every byte of the bundle its place. Then blobs side by side into
 //! their places, and the final name last.
 
-mod ahead;
 mod file;
-mod fill;
-mod gate;
-mod moves;
-mod ordered;
 mod request;
 mod resolved;
 mod reuse;
-mod settle;
-mod slot;
-mod unfinished;
-mod writer;
+mod stream;
 
 use crate::error::Result;
 use crate::progress::{Event, Progress};
@@ -31,11 +23,11 @@ pub use request::{Compression, Exported, Output, Report, Request, Reused};
 /// # Errors
 /// What ends everything: the output cannot be written, is there already, or belongs to another run.
 pub async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
-    let report = match request.output {
-        Output::File { .. } if request.compression == Compression::None => {
-            file::export(request, registries, progress).await
+    let report = match &request.output {
+        Output::File { path, force, fresh } if request.compression == Compression::None => {
+            file::export(&request, path, (*force, *fresh), registries, progress).await
         }
-        _ => ordered::export(request, registries, progress).await,
+        _ => stream::export(request, registries, progress).await,
     }?;
     // An image is done when its bundle has its final name, and not before.
     for image in report.images.iter().filter(|_| report.committed) {

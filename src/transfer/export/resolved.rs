@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
-use super::fill::Failures;
 use crate::bundle::plan::{Extras, Plan};
 use crate::bundle::record::Missing;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::{Presence, Registries};
 use crate::transfer::resolve::Wanted;
+
+/// The blobs that could not be fetched, and why.
+pub(super) type Failures = HashMap<Digest, Error>;
 
 /// The images with their trees, and those that have none.
 pub(super) struct Resolved {
@@ -38,24 +40,16 @@ impl Resolved {
     }
 
     /// Takes out the images that need a blob that could not be fetched, and says whether there are any.
-    pub(super) fn drop_failed(&mut self, failures: &mut Failures) -> bool {
+    pub(super) fn drop_failed(&mut self, failures: &Failures) -> bool {
         let before = self.trees.len();
         let trees = std::mem::take(&mut self.trees);
         for tree in trees {
-            let culprit = tree
-                .blobs()
-                .into_iter()
-                .find(|b| failures.contains_key(&b.descriptor.digest));
-            match culprit {
+            let blobs = tree.blobs();
+            match blobs.iter().find_map(|blob| failures.get(&blob.descriptor.digest)) {
                 None => self.trees.push(tree),
-                Some(blob) => {
-                    let digest = &blob.descriptor.digest;
-                    let error = failures
-                        .remove(digest)
-                        .unwrap_or_else(|| Error::new(Kind::Incomplete, format!("blob {digest} could not be fetched")));
-                    // The next image that needs it gets the same message.
-                    failures.insert(digest.clone(), Error::new(error.kind(), error.full()));
-                    self.failed.push((tree.source.clone(), error.context(&tree.source)));
+                Some(error) => {
+                    let error = error.clone().context(&tree.source);
+                    self.failed.push((tree.source, error));
                 }
             }
         }

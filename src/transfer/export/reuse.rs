@@ -9,21 +9,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::fill::{Engine, Trouble};
-use super::slot::Slot;
 use crate::bundle::partial::Partial;
 use crate::bundle::read::{Bundle, OpenOptions};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::progress::Event;
 use crate::text::quote;
+use crate::transfer::blocking::blocking;
 
-/// How much is read at a time.
+/// Number of bytes that are read at a time.
 const READ: usize = 1 << 20;
-
-/// How much is copied before the journal learns of it.
-const STEP: u64 = 64 << 20;
 
 /// Earlier bundles.
 #[derive(Debug, Default)]
@@ -32,11 +27,11 @@ pub(super) struct Earlier {
 }
 
 /// Why a copy did not come about.
-enum Failed {
+pub(super) enum CopyError {
     /// The earlier bundle cannot be read.
-    Reading(Error),
+    Read(Error),
     /// The output cannot be written.
-    Writing(Error),
+    Write(Error),
 }
 
 impl Earlier {
@@ -97,14 +92,14 @@ impl Earlier {
 
     /// Copies `range` of a blob to `target` in the output: by the kernel where it can, which shares blocks where the file
     /// system can.
-    fn copy(
+    pub(super) fn copy(
         &self,
         bundle: usize,
         digest: &Digest,
         range: Range<u64>,
         partial: &Partial,
         target: u64,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), CopyError> {
         let bundle = &self.bundles[bundle];
         let mut at = range.start;
         if let Some((file, offset)) = bundle.file_of(digest) {
@@ -123,63 +118,15 @@ impl Earlier {
             let want = usize::try_from(range.end - at).unwrap_or(READ).min(READ);
             let got = bundle
                 .read_at(digest, at, &mut buffer[..want])
-                .map_err(Failed::Reading)?;
+                .map_err(CopyError::Read)?;
             if got == 0 {
                 let short = format!("{} ends too early", bundle.describe(digest));
-                return Err(Failed::Reading(Error::new(Kind::Integrity, short)));
+                return Err(CopyError::Read(Error::new(Kind::Integrity, short)));
             }
             let to = target + (at - range.start);
-            partial.write_at(&buffer[..got], to).map_err(Failed::Writing)?;
+            partial.write_at(&buffer[..got], to).map_err(CopyError::Write)?;
             at += got as u64;
         }
-        Ok(())
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(Kind::Io, "reading an earlier bundle was cut off").with_source(e))
-}
-
-impl Engine {
-    /// Copies what is absent of a blob from an earlier bundle. What cannot be read there is fetched.
-    pub(super) async fn take_over(&self, slot: &Slot, id: u64, earlier: usize) -> Result<(), Trouble> {
-        let gaps = slot.lock().written.gaps(slot.size());
-        for gap in gaps {
-            let mut at = gap.start;
-            while at < gap.end {
-                let step = at..gap.end.min(at + STEP);
-                let (bundles, partial) = (self.filling.earlier.clone(), self.filling.partial.clone());
-                let (digest, range) = (slot.place.blob.digest.clone(), step.clone());
-                let target = slot.place.offset + at;
-                let copied = blocking(move || bundles.copy(earlier, &digest, range, &partial, target))
-                    .await
-                    .map_err(Trouble::Output)?;
-                match copied {
-                    Ok(()) => {}
-                    Err(Failed::Writing(error)) => return Err(Trouble::Output(error)),
-                    Err(Failed::Reading(error)) => {
-                        let progress = &self.filling.progress;
-                        progress.warn(format!("{}; fetching it instead", error.full()));
-                        let mut state = slot.lock();
-                        state.abandon(id);
-                        state.cut();
-                        return Ok(());
-                    }
-                }
-                let length = step.end - step.start;
-                self.filling.progress.emit(Event::Bytes(length as i64));
-                at = step.end;
-                {
-                    let mut state = slot.lock();
-                    state.advance(id, at);
-                    state.reused += length;
-                }
-                self.note(slot, step)?;
-            }
-        }
-        slot.lock().advance(id, slot.size());
         Ok(())
     }
 }

@@ -33,7 +33,7 @@ struct Move {
 /// Both layouts have their blobs in the same order, so a blob that moves up never meets one before it that moves down, nor
 /// the other way round: moving up from the last to the first, then down from the first to the last, overwrites nothing that
 /// is still to be moved. A blob whose order did change is given up.
-pub(super) fn settle_in(
+pub(super) fn relocate_blobs(
     partial: &Partial,
     header: &Header,
     plan: &Plan,

@@ -1,22 +1,26 @@
 //! The same bundle, byte for byte, written from its first to its last byte: into a pipe, or through a compressor.
 
+mod prefetch;
+mod writer;
+
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::ahead::{Ahead, Turn};
 use super::request::{Exported, Output, Report, Request};
 use super::resolved::{Resolved, configs, unique, warn};
 use super::reuse::Earlier;
-use super::writer::{PartialWriter, Writer};
 use crate::bundle::partial::{Partial, already_there};
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
 use crate::text::quote;
+use crate::transfer::blocking::blocking;
 use crate::transfer::resolve::Resolver;
 use crate::transfer::sources::Sources;
+use prefetch::Prefetcher;
+use writer::{PartialWriter, Writer};
 
 /// An unfinished compressed bundle. Nobody can go on with it: it goes when it is dropped.
 struct Unfinished {
@@ -52,9 +56,7 @@ impl Unfinished {
 
     async fn commit(mut self, force: bool) -> Result<()> {
         let partial = self.partial.clone();
-        tokio::task::spawn_blocking(move || partial.commit(partial.len()?, force))
-            .await
-            .map_err(|e| Error::new(Kind::Io, "writing the bundle was cut off").with_source(e))??;
+        blocking(move || partial.commit(partial.len()?, force)).await??;
         self.committed = true;
         Ok(())
     }
@@ -139,19 +141,19 @@ async fn write(
         (Output::File { .. }, None) => return Err(Error::new(Kind::Usage, "the output is no pipe")),
     };
     let sources = Sources::new(&resolved.trees, registries)?;
-    let ahead = Arc::new(Ahead {
+    let prefetcher = Arc::new(Prefetcher {
         sources,
         earlier,
         known: configs(&resolved.trees),
         jobs: request.jobs.max(1),
         read_ahead: request.read_ahead,
         progress: progress.clone(),
-        turn: Turn::default(),
+        ..Prefetcher::default()
     });
     let writer = Writer::start(sink, request.compression)?;
-    let copied = ahead.clone().copy(&plan, &writer).await;
+    let copied = prefetcher.clone().copy(&plan, &writer).await;
     writer.finish(copied).await?;
-    report.reused = ahead.reused();
+    report.reused = prefetcher.reused();
     report.images = resolved.trees.iter().map(Exported::new).collect();
     report.failed = resolved.failed;
     report.size = plan.total();

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::request::Compression;
 use crate::bundle::partial::Partial;
 use crate::error::{Error, Kind, Result};
+use crate::transfer::export::request::Compression;
 
 /// How many chunks may wait for the writer.
 const WRITER_QUEUE: usize = 4;

@@ -15,8 +15,6 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::request::Reused;
-use super::reuse::Earlier;
 use super::writer::Writer;
 use crate::bundle::plan::{Plan, TRAILER};
 use crate::error::{Error, Kind, Result};
@@ -24,6 +22,8 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::progress::{Event, Progress};
 use crate::registry::WithoutRange;
+use crate::transfer::export::request::Reused;
+use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::{SourceReader, Sources};
 
 /// No buffer of a blob is smaller than this.
@@ -36,8 +36,8 @@ const GIVE_WAY: Duration = Duration::from_secs(1);
 type Piece = Result<(Bytes, OwnedSemaphorePermit)>;
 
 /// What all readers share.
-#[derive(Debug)]
-pub(super) struct Ahead {
+#[derive(Debug, Default)]
+pub(super) struct Prefetcher {
     pub(super) sources: Sources,
     pub(super) earlier: Arc<Earlier>,
     /// Small blobs that are at hand.
@@ -47,20 +47,16 @@ pub(super) struct Ahead {
     /// How many bytes may be read ahead altogether.
     pub(super) read_ahead: u64,
     pub(super) progress: Progress,
-    pub(super) turn: Turn,
+    /// Tells readers that wait for room to give their connections back.
+    pub(super) give_way: Notify,
+    /// What came from earlier bundles so far.
+    pub(super) reused: Mutex<Reused>,
 }
 
-/// What goes from the one who writes to those who read.
-#[derive(Debug, Default)]
-pub(super) struct Turn {
-    give_way: Notify,
-    reused: Mutex<Reused>,
-}
-
-impl Ahead {
+impl Prefetcher {
     /// What came from earlier bundles so far.
     pub(super) fn reused(&self) -> Reused {
-        *self.turn.reused.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends the whole bundle to the writer, in order.
@@ -114,7 +110,7 @@ impl Ahead {
         loop {
             match tokio::time::timeout(GIVE_WAY, pieces.recv()).await {
                 Ok(piece) => return piece,
-                Err(_) => self.turn.give_way.notify_waiters(),
+                Err(_) => self.give_way.notify_waiters(),
             }
         }
     }
@@ -152,7 +148,7 @@ impl Ahead {
             let taken = tokio::select! {
                 biased;
                 taken = &mut waiting => taken,
-                () = self.turn.give_way.notified() => {
+                () = self.give_way.notified() => {
                     if let Origin::Network(stream) = &mut origin {
                         *stream = None;
                     }
@@ -196,7 +192,7 @@ impl Ahead {
             Origin::Memory(bytes) => return Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Origin::Earlier(bundle) => match self.earlier.read(*bundle, &blob.digest, at, most).await {
                 Ok(bytes) => {
-                    let mut reused = self.turn.reused.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut reused = self.reused.lock().unwrap_or_else(PoisonError::into_inner);
                     reused.blobs += u64::from(at == 0);
                     reused.bytes += bytes.len() as u64;
                     return Ok(Some(bytes).filter(|bytes| !bytes.is_empty()));

@@ -1,0 +1,190 @@
+//! Export into a file, which gets its name when it is complete; until then another run of the same command goes on with it.
+
+mod journaled;
+mod prepare;
+mod relocate;
+mod scheduler;
+mod slot;
+mod unfinished;
+mod worker;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::request::{Exported, Report, Request};
+use super::resolved::{Resolved, configs, moved, request_identity, unique, warn};
+use super::reuse::Earlier;
+use crate::bundle::file_system::FileSystem;
+use crate::bundle::journal::Journal;
+use crate::bundle::partial::{Partial, already_there};
+use crate::bundle::plan::{Extras, Plan, TRAILER};
+use crate::bundle::ranges::Ranges;
+use crate::bundle::replay::Replay;
+use crate::error::Result;
+use crate::image::tree::ImageTree;
+use crate::progress::{Event, Progress, human_bytes};
+use crate::registry::Registries;
+use crate::transfer::blocking::blocking;
+use crate::transfer::resolve::Resolver;
+use crate::transfer::sources::Sources;
+use journaled::Journaled;
+use prepare::{Headers, Prepare, Replan, slots_after};
+use worker::{Filled, Filling, fill};
+
+/// Exports into the file `path`. `force` replaces a file of that name; `fresh` throws an unfinished earlier run away.
+pub(super) async fn export(
+    request: &Request,
+    path: &Path,
+    (force, fresh): (bool, bool),
+    registries: &Registries,
+    progress: &Progress,
+) -> Result<Report> {
+    if !force && path.symlink_metadata().is_ok() {
+        Partial::remove_stale_journal(path);
+        return Err(already_there(path));
+    }
+    let earlier = Earlier::open(&request.reuse).await?;
+    let partial = Arc::new(Partial::open(path)?);
+    if fresh {
+        partial.journal().remove();
+        partial.clear()?;
+    }
+    let result = FileExport {
+        request,
+        registries,
+        progress,
+        partial: &partial,
+        earlier,
+    }
+    .run(force)
+    .await;
+    if !matches!(&result, Ok(report) if report.committed) && partial.is_empty().unwrap_or(false) {
+        // This run has put nothing into it that the next one could use.
+        partial.remove();
+    } else if partial.check_synced().is_err() && Replay::distrust(&partial.journal()).is_err() {
+        // What the disk has is not known, and cannot be noted down.
+        partial.journal().remove();
+    }
+    result
+}
+
+/// One export into a file.
+struct FileExport<'a> {
+    request: &'a Request,
+    registries: &'a Registries,
+    progress: &'a Progress,
+    partial: &'a Arc<Partial>,
+    earlier: Arc<Earlier>,
+}
+
+impl FileExport<'_> {
+    async fn run(self, force: bool) -> Result<Report> {
+        let (request, partial, progress) = (self.request, self.partial, self.progress);
+        let images = unique(&request.images);
+        let identity = request_identity(&images, &request.wanted, request.docker_manifest);
+        let mut left = unfinished::look(partial, &identity.0, progress)?.unwrap_or_default();
+        let resolver = Resolver::new(
+            self.registries.clone(),
+            request.wanted.clone(),
+            request.jobs,
+            progress.clone(),
+        )
+        .with_pins(left.pins.clone());
+        resolver.remember(std::mem::take(&mut left.manifests));
+        let mut resolved = Resolved::new(&images, resolver.resolve_all(&images).await);
+        let mut report = Report::default();
+        // What is there of an image that an earlier run had would be lost by a plan without it.
+        let some_lost = resolved.failed.iter().any(|(image, _)| left.pins.contains_key(image));
+        if resolved.trees.is_empty() || (some_lost && !request.allow_partial) {
+            report.images = resolved.trees.iter().map(Exported::new).collect();
+            report.failed = resolved.failed;
+            return Ok(report);
+        }
+        report.moved = moved(&left.pins, &resolved.trees, self.registries, request.jobs).await;
+
+        let extras = match request.allow_partial {
+            true => resolved.extras(request.docker_manifest),
+            // There will be no bundle without them.
+            false => Extras {
+                missing: Vec::new(),
+                docker_manifest: request.docker_manifest,
+            },
+        };
+        let mut plan = Arc::new(Plan::new(&resolved.trees, &extras)?);
+        warn(&plan, progress);
+        let system = match request.file_system {
+            Some(system) => system,
+            None => partial.file_system()?,
+        };
+        partial.reserve(plan.total(), &system, human_bytes)?;
+        let headers = Headers::new(&identity, &left, &plan, &resolved.trees);
+        let there = Prepare {
+            partial: partial.clone(),
+            plan: plan.clone(),
+            old: left.slots,
+            headers: headers.clone(),
+            configs: configs(&resolved.trees),
+        };
+        // Moves take as long as a disk does. A user who has enough of it is heard meanwhile.
+        let (journal, written) = blocking(move || there.run()).await??;
+        let filled = self.fill(&plan, &journal, written, &resolved.trees, &system).await?;
+        report.reused = filled.reused;
+        let failures = filled.failures;
+        if resolved.drop_failed(&failures) && request.allow_partial && !resolved.trees.is_empty() {
+            let smaller = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
+            let again = Replan {
+                partial: partial.clone(),
+                old: slots_after(&plan, &failures),
+                header: headers.new.clone(),
+                new: headers.for_plan(&smaller),
+                plan: smaller,
+            };
+            plan = Arc::new(blocking(move || again.run()).await??);
+        }
+        report.size = plan.total();
+        report.images = resolved.trees.iter().map(Exported::new).collect();
+        report.committed = !resolved.trees.is_empty() && (resolved.failed.is_empty() || request.allow_partial);
+        report.failed = resolved.failed;
+        if report.committed {
+            let partial = partial.clone();
+            blocking(move || commit(&partial, &plan, force)).await??;
+        }
+        Ok(report)
+    }
+
+    async fn fill(
+        &self,
+        plan: &Arc<Plan>,
+        journal: &Arc<Journal>,
+        written: HashMap<usize, Ranges>,
+        trees: &[ImageTree],
+        system: &FileSystem,
+    ) -> Result<Filled> {
+        let sizes = written
+            .iter()
+            .map(|(slot, ranges)| ranges.len(plan.blobs()[*slot].blob.size));
+        self.progress.emit(Event::Planned {
+            blobs: plan.blobs().len() as u64,
+            bytes: plan.blob_bytes(),
+            present: sizes.sum(),
+        });
+        let filling = Filling {
+            plan: plan.clone(),
+            output: Journaled::new(self.partial.clone(), journal.clone()),
+            sources: Sources::new(trees, self.registries)?,
+            earlier: self.earlier.clone(),
+            progress: self.progress.clone(),
+            jobs: self.request.jobs,
+            sparse: system.sparse,
+        };
+        fill(filling, written).await
+    }
+}
+
+fn commit(partial: &Partial, plan: &Plan, force: bool) -> Result<()> {
+    let end = plan.total() - TRAILER;
+    let zeros = vec![0; usize::try_from(TRAILER).unwrap_or(0)];
+    partial.write_at(&zeros, end)?;
+    partial.commit(plan.total(), force)
+}

@@ -1,0 +1,447 @@
+//! One blob on its way into its place: who writes which part of it, and how far it is hashed.
+//!
+//! A blob is hashed from front to back. A large one is fetched in parts, one after the other by the worker that opened it,
+//! which hashes what it writes. When connections are idle, other workers take parts of it; then the worker that holds the
+//! hasher hashes what the others have written, by reading it back while it is still in the page cache.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::bundle::plan;
+use crate::bundle::ranges::Ranges;
+use crate::image::digest::{Digest, Hasher};
+use crate::registry::WithoutRange;
+
+/// Size in bytes of a part of a blob that is handed to another connection. Large enough that a request more does not matter,
+/// small enough that what is hashed later is still in memory.
+const PART: u64 = 32 << 20;
+
+/// One slot of the plan, and its state.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Its number in the plan.
+    pub(super) number: usize,
+    /// Its place in the plan.
+    pub(super) place: plan::Slot,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Bytes that are written, hashed or not.
+    written: Ranges,
+    /// Number of bytes that are hashed: always the first ones.
+    hashed: u64,
+    /// The hasher, unless a worker is using it.
+    hasher: Option<Hasher>,
+    /// Parts that no worker has taken.
+    pending: Vec<Range<u64>>,
+    /// Parts that workers have taken.
+    active: Vec<Active>,
+    /// Whether the registry has refused to serve parts.
+    ranges_refused: bool,
+    /// Whether some of the bytes come from an earlier run or another bundle, so that a wrong digest is no registry's fault.
+    inherited: bool,
+    /// How often the whole blob turned out wrong.
+    wrong: usize,
+    /// Whether it was given up.
+    failed: bool,
+    /// The number of the earlier bundle that has it, until it was tried.
+    earlier: Option<usize>,
+    /// How many of its bytes come from there.
+    reused: u64,
+    size: u64,
+}
+
+/// A part that a worker has taken.
+#[derive(Debug, Clone, Copy)]
+struct Active {
+    start: u64,
+    /// How far the worker is.
+    at: u64,
+    end: u64,
+    /// The number of the assignment.
+    id: u64,
+}
+
+/// What a slot is whose bytes are all hashed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The blob is whole; so many of its bytes come from an earlier bundle.
+    Whole { reused: u64 },
+    /// Bytes that were there already are wrong; the slot begins anew. `from_bundle` says that an earlier bundle had them.
+    WrongBefore { from_bundle: bool },
+    /// The registry sent other bytes, which hash to `found`. If `again`, the slot begins anew.
+    WrongFetched { found: Digest, again: bool },
+}
+
+impl Slot {
+    /// A slot of which `written` is there; `earlier` says which earlier bundle has the blob.
+    pub(super) fn new(number: usize, place: plan::Slot, written: Ranges, earlier: Option<usize>) -> Self {
+        let size = place.blob.size;
+        let absent = written.gaps(size);
+        let earlier = earlier.filter(|_| !absent.is_empty());
+        let inherited = !written.is_empty() || earlier.is_some();
+        let pending = match (earlier, absent.first()) {
+            // One worker copies all of it, so no other one may fetch a part meanwhile.
+            (Some(_), Some(first)) => vec![first.start..size],
+            _ => work_on(absent, size),
+        };
+        let hasher = Some(place.blob.digest.hasher());
+        Self {
+            number,
+            place,
+            state: Mutex::new(State {
+                written,
+                hashed: 0,
+                hasher,
+                pending,
+                active: Vec::new(),
+                ranges_refused: false,
+                inherited,
+                wrong: 0,
+                failed: false,
+                earlier,
+                reused: 0,
+                size,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The size of the blob in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.place.blob.size
+    }
+
+    /// Assigns the first part that no worker has, unless it starts behind `limit`, an offset in the file. An empty part is
+    /// always assigned: nothing is written for it.
+    pub(super) fn assign(&self, id: u64, limit: u64) -> Option<Range<u64>> {
+        let mut state = self.lock();
+        let offset = self.place.offset;
+        let part = state
+            .pending
+            .pop_if(|part| part.is_empty() || offset.saturating_add(part.start) <= limit)?;
+        state.active.push(Active {
+            start: part.start,
+            at: part.start,
+            end: part.end,
+            id,
+        });
+        Some(part)
+    }
+
+    /// Notes how far the worker of an assignment is.
+    pub(super) fn advance(&self, id: u64, at: u64) {
+        if let Some(active) = self.lock().active.iter_mut().find(|a| a.id == id) {
+            active.at = at;
+        }
+    }
+
+    /// Where the part of an assignment ends; `None` once the blob was given up.
+    pub(super) fn end_of(&self, id: u64) -> Option<u64> {
+        self.lock().active.iter().find(|a| a.id == id).map(|a| a.end)
+    }
+
+    /// Ends an assignment. What the worker did not get to becomes a part that others can take.
+    pub(super) fn release(&self, id: u64) {
+        let mut state = self.lock();
+        let Some(at) = state.active.iter().position(|a| a.id == id) else {
+            return;
+        };
+        let active = state.active.swap_remove(at);
+        if active.at < active.end {
+            state.pending.push(active.at..active.end);
+            state.pending.sort_by_key(|part| std::cmp::Reverse(part.start));
+            if state.ranges_refused {
+                state.join();
+            }
+        }
+    }
+
+    /// The offset in the file of the first byte that is absent, or being fetched at this moment.
+    pub(super) fn first_absent(&self) -> Option<u64> {
+        let state = self.lock();
+        let pending = state.pending.iter().map(|part| part.start);
+        let first = state.active.iter().map(|a| a.at).chain(pending).min()?;
+        Some(self.place.offset + first)
+    }
+
+    /// The number of the earlier bundle that has the blob, once.
+    pub(super) fn take_earlier(&self) -> Option<usize> {
+        self.lock().earlier.take()
+    }
+
+    /// What is absent.
+    pub(super) fn gaps(&self) -> Vec<Range<u64>> {
+        self.lock().written.gaps(self.size())
+    }
+
+    /// Notes written bytes.
+    pub(super) fn add_written(&self, range: Range<u64>) {
+        self.lock().written.insert(range);
+    }
+
+    /// Notes that the worker of an assignment has copied so many bytes from an earlier bundle, up to `at`.
+    pub(super) fn add_reused(&self, id: u64, at: u64, length: u64) {
+        self.advance(id, at);
+        self.lock().reused += length;
+    }
+
+    /// Takes back an assignment whose earlier bundle cannot be read, and cuts what is absent into parts to be fetched.
+    pub(super) fn stop_reusing(&self, id: u64) {
+        let mut state = self.lock();
+        state.active.retain(|a| a.id != id);
+        state.pending = work_on(state.written.gaps(state.size), state.size);
+    }
+
+    /// What a reader does without ranges, and how often the blob turned out wrong so far.
+    pub(super) fn read_mode(&self) -> (WithoutRange, usize) {
+        let state = self.lock();
+        let mode = match state.ranges_refused {
+            true => WithoutRange::Skip,
+            false => WithoutRange::Refuse,
+        };
+        (mode, state.wrong)
+    }
+
+    /// The registry does not go on in the middle of a part: later requests read over what is there.
+    pub(super) fn set_ranges_refused(&self) {
+        self.lock().ranges_refused = true;
+    }
+
+    /// Takes back an assignment that the registry does not serve as a part. One worker then reads the blob in order.
+    pub(super) fn refuse_range(&self, id: u64) {
+        let mut state = self.lock();
+        state.active.retain(|a| a.id != id);
+        state.join();
+    }
+
+    /// Lends the hasher to a worker whose part starts where hashing stands.
+    pub(super) fn lend_hasher(&self, start: u64) -> Option<Hasher> {
+        let mut state = self.lock();
+        if state.hashed == start {
+            state.hasher.take()
+        } else {
+            None
+        }
+    }
+
+    /// Lends the hasher to hash bytes that are written; says which. `None` if there are none, or another worker has it.
+    pub(super) fn lend_hasher_for_written(&self) -> Option<(Hasher, Range<u64>)> {
+        let mut state = self.lock();
+        let end = state.written.end_of(state.hashed)?;
+        Some((state.hasher.take()?, state.hashed..end))
+    }
+
+    /// Takes the hasher back; all bytes before `hashed` went through it.
+    pub(super) fn return_hasher(&self, hasher: Hasher, hashed: u64) {
+        let mut state = self.lock();
+        state.hasher = Some(hasher);
+        state.hashed = hashed;
+    }
+
+    /// Compares the digest once every byte is hashed and no worker is at work; `None` before that. Wrong bytes of a registry
+    /// are fetched again until the blob was wrong `max_wrong` times.
+    pub(super) fn verdict(&self, max_wrong: usize) -> Option<Verdict> {
+        let mut state = self.lock();
+        if !state.pending.is_empty() || !state.active.is_empty() || state.hashed < state.size || state.failed {
+            return None;
+        }
+        let found = state.hasher.take()?.finish();
+        let digest = &self.place.blob.digest;
+        if found == *digest {
+            return Some(Verdict::Whole { reused: state.reused });
+        }
+        let verdict = match state.inherited {
+            true => Verdict::WrongBefore {
+                from_bundle: state.reused > 0,
+            },
+            false => {
+                state.wrong += 1;
+                Verdict::WrongFetched {
+                    found,
+                    again: state.wrong < max_wrong,
+                }
+            }
+        };
+        if !matches!(verdict, Verdict::WrongFetched { again: false, .. }) {
+            state.reset(digest.hasher());
+        }
+        Some(verdict)
+    }
+
+    /// Gives the blob up. Workers that hold parts of it find them gone, and stop.
+    pub(super) fn give_up(&self) {
+        let mut state = self.lock();
+        state.failed = true;
+        state.pending.clear();
+        state.active.clear();
+    }
+}
+
+impl State {
+    /// Joins all open parts of a registry that serves no ranges into one per gap, for one worker to read in order.
+    fn join(&mut self) {
+        self.ranges_refused = true;
+        let mut covered = self.written.clone();
+        for active in &self.active {
+            covered.insert(active.start..active.end);
+        }
+        self.pending = covered.gaps(self.size);
+        self.pending.reverse();
+        if self.pending.is_empty() && self.active.is_empty() {
+            self.pending.push(self.size..self.size);
+        }
+    }
+
+    /// Forgets every byte.
+    fn reset(&mut self, hasher: Hasher) {
+        self.written = Ranges::default();
+        self.hashed = 0;
+        self.hasher = Some(hasher);
+        let whole = std::iter::once(0..self.size);
+        self.pending = match self.ranges_refused {
+            true => whole.collect(),
+            false => work_on(whole, self.size),
+        };
+        self.inherited = false;
+        self.reused = 0;
+    }
+}
+
+/// The parts that workers have to take until a blob is done. Never none: where no byte is absent (all are there, or the blob
+/// is empty), one worker must still hash the blob and compare its digest.
+fn work_on(gaps: impl IntoIterator<Item = Range<u64>>, size: u64) -> Vec<Range<u64>> {
+    let mut pending = parts(gaps);
+    if pending.is_empty() {
+        pending.push(size..size);
+    }
+    pending
+}
+
+/// Cuts what is absent into parts, the first one last. A small rest joins the part before it.
+fn parts(gaps: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut parts = Vec::new();
+    for gap in gaps {
+        let mut start = gap.start;
+        while start < gap.end {
+            let end = match gap.end - start {
+                left if left < 2 * PART => gap.end,
+                _ => start + PART,
+            };
+            parts.push(start..end);
+            start = end;
+        }
+    }
+    parts.reverse();
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::descriptor::Descriptor;
+
+    const ANYWHERE: u64 = u64::MAX;
+
+    fn slot(content: &[u8], size: u64) -> Slot {
+        let place = plan::Slot {
+            blob: Descriptor {
+                media_type: String::new(),
+                digest: Digest::sha256(content),
+                size,
+            },
+            header_offset: 0,
+            offset: 512,
+        };
+        Slot::new(0, place, Ranges::default(), None)
+    }
+
+    #[test]
+    fn a_slot_always_has_work_until_it_is_done() {
+        for size in [0, 1, 3 * PART] {
+            for refused in [false, true] {
+                let slot = slot(b"something else", size);
+                if refused {
+                    slot.set_ranges_refused();
+                }
+                let take_all = || while slot.assign(1, ANYWHERE).is_some() {};
+                take_all();
+                slot.lock().active.clear();
+                slot.return_hasher(slot.place.blob.digest.hasher(), size);
+                // All is hashed, and it is something else.
+                let verdict = slot.verdict(2);
+                assert!(matches!(verdict, Some(Verdict::WrongFetched { again: true, .. })));
+                assert!(
+                    slot.assign(2, ANYWHERE).is_some(),
+                    "size {size}, ranges refused: {refused}"
+                );
+                take_all();
+                slot.lock().active.clear();
+                slot.add_written(0..size);
+                slot.stop_reusing(9);
+                assert!(slot.assign(3, ANYWHERE).is_some(), "nothing to reuse: size {size}");
+                slot.refuse_range(3);
+                assert!(slot.assign(4, ANYWHERE).is_some(), "no ranges: size {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_failed_reading_is_answered_by_what_it_was() {
+        let all = |slot: &Slot| {
+            let part = slot.assign(1, ANYWHERE).unwrap();
+            slot.advance(1, part.end);
+            slot.add_written(part);
+            slot.release(1);
+            slot.return_hasher(slot.place.blob.digest.hasher(), slot.size());
+        };
+        let fetched = slot(b"x", 1);
+        all(&fetched);
+        let found = Digest::sha256(b"");
+        let again = |again| {
+            Some(Verdict::WrongFetched {
+                found: found.clone(),
+                again,
+            })
+        };
+        assert_eq!(fetched.verdict(2), again(true));
+        assert_eq!(fetched.verdict(2), None, "its bytes are forgotten");
+        all(&fetched);
+        assert_eq!(fetched.verdict(2), again(false));
+
+        let place = fetched.place.clone();
+        let mut there = Ranges::default();
+        there.insert(0..1);
+        let inherited = Slot::new(0, place.clone(), there, None);
+        all(&inherited);
+        assert_eq!(inherited.verdict(1), Some(Verdict::WrongBefore { from_bundle: false }));
+
+        let reused = Slot::new(0, place, Ranges::default(), Some(0));
+        assert_eq!((reused.take_earlier(), reused.take_earlier()), (Some(0), None));
+        all(&reused);
+        reused.add_reused(1, 1, 1);
+        assert_eq!(reused.verdict(1), Some(Verdict::WrongBefore { from_bundle: true }));
+
+        let whole = slot(b"", 0);
+        all(&whole);
+        assert_eq!(whole.verdict(1), Some(Verdict::Whole { reused: 0 }));
+    }
+
+    #[test]
+    fn no_part_behind_the_limit_is_assigned_but_an_empty_one() {
+        let large = slot(b"x", PART);
+        assert_eq!(large.assign(1, 511), None);
+        assert_eq!(large.assign(1, 512), Some(0..PART));
+        assert_eq!(large.first_absent(), Some(512));
+        large.advance(1, 10);
+        assert_eq!(large.first_absent(), Some(522));
+        large.release(1);
+        assert_eq!(large.assign(2, 521), None, "the rest starts behind the limit");
+        assert_eq!(slot(b"", 0).assign(1, 0), Some(0..0));
+    }
+}
