@@ -7,16 +7,19 @@ use super::support::image::Style;
 use super::support::images::{greeting, helm_chart, linux_and_windows, shared_base};
 use super::support::layout::Tar;
 use super::{cli, source};
+use crate::support::Cli;
+
+/// A user who exported the fixture to `b.tar`.
+fn exported() -> Cli {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    cli
+}
 
 #[test]
 fn members_stand_in_the_order_of_the_format() {
-    let (cli, source) = (cli(), source());
-    cli.succeed(&[
-        "export",
-        &format!("{}/library/greeting:1.0", source.host()),
-        "-o",
-        "b.tar",
-    ]);
+    let cli = exported();
     let bundle = Tar::open(&cli.path("b.tar"));
     let files: Vec<&str> = bundle.names().into_iter().filter(|name| !name.ends_with('/')).collect();
     assert_eq!(
@@ -63,13 +66,7 @@ fn members_stand_in_the_order_of_the_format() {
 
 #[test]
 fn every_member_is_what_its_name_says() {
-    let (cli, source) = (cli(), source());
-    cli.succeed(&[
-        "export",
-        &format!("{}/library/greeting:1.0", source.host()),
-        "-o",
-        "b.tar",
-    ]);
+    let cli = exported();
     let bundle = Tar::open(&cli.path("b.tar"));
     for name in bundle.names() {
         if let Some(hex) = name.strip_prefix("blobs/sha256/").filter(|hex| !hex.is_empty()) {
@@ -80,14 +77,7 @@ fn every_member_is_what_its_name_says() {
 
 #[test]
 fn header_fields_are_fixed() {
-    let (cli, source) = (cli(), source());
-    cli.succeed(&[
-        "export",
-        &format!("{}/library/greeting:1.0", source.host()),
-        "-o",
-        "b.tar",
-    ]);
-    for member in Tar::open(&cli.path("b.tar")).members {
+    for member in Tar::open(&exported().path("b.tar")).members {
         assert_eq!((member.owner, member.time), ((0, 0), 0), "{}", member.name);
         assert!(member.kind.is_file() || member.kind.is_dir(), "{}", member.name);
         assert_eq!(
@@ -171,12 +161,5 @@ fn the_docker_manifest_names_one_platform_of_each_image() {
 
 #[test]
 fn nothing_but_the_bundle_is_left() {
-    let (cli, source) = (cli(), source());
-    cli.succeed(&[
-        "export",
-        &format!("{}/library/greeting:1.0", source.host()),
-        "-o",
-        "b.tar",
-    ]);
-    assert_eq!(cli.files(), ["b.tar"]);
+    assert_eq!(exported().files(), ["b.tar"]);
 }

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::support::fault::{Action, When};
+use super::support::layout::{blob_name, marker, write_members};
 use super::support::{Double, Options, sha256};
 use super::{Cli, cli, digest_in, source};
 
@@ -123,20 +124,11 @@ fn bundle(cli: &Cli, broken: &str, digest: &str) -> String {
     let manifest = manifest(config, broken, digest);
     let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": MANIFEST, "digest": sha256(&manifest),
         "size": manifest.len(), "annotations": {"org.opencontainers.image.ref.name": "bad.example/bad/image:1"}}]});
-    let blob = |digest: &str| format!("blobs/{}", digest.replace(':', "/"));
-    let mut tar = tar::Builder::new(std::fs::File::create(cli.path("bad.tar")).unwrap());
-    let mut member = |name: &str, bytes: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, bytes).unwrap();
-    };
-    member("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    member("index.json", index.to_string().as_bytes());
+    let mut members = vec![marker(), ("index.json".to_owned(), index.to_string().into_bytes())];
     for bytes in [&manifest[..], config, b"one layer", b"another layer"] {
-        member(&blob(&sha256(bytes)), bytes);
+        members.push((blob_name(&sha256(bytes)), bytes.to_vec()));
     }
-    member(&blob(digest), b"");
-    tar.finish().unwrap();
+    members.push((blob_name(digest), Vec::new()));
+    write_members(&cli.path("bad.tar"), members);
     "bad.tar".to_owned()
 }

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::cli;
 use super::support::cli::Output;
+use super::support::layout::{blob_name, marker, write_members};
 use super::support::{Cli, Double, sha256};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -133,19 +134,9 @@ impl Made {
 }
 
 fn save<'a>(cli: &Cli, index: &str, blobs: impl Iterator<Item = &'a Vec<u8>>) {
-    let mut tar = tar::Builder::new(std::fs::File::create(cli.path("odd.tar")).unwrap());
-    let mut member = |name: &str, bytes: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, bytes).unwrap();
-    };
-    member("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    member("index.json", index.as_bytes());
-    for blob in blobs {
-        member(&format!("blobs/{}", sha256(blob).replace(':', "/")), blob);
-    }
-    tar.finish().unwrap();
+    let mut members = vec![marker(), ("index.json".to_owned(), index.as_bytes().to_vec())];
+    members.extend(blobs.map(|blob| (blob_name(&sha256(blob)), blob.clone())));
+    write_members(&cli.path("odd.tar"), members);
 }
 
 /// Says what is wrong with the document, and nothing else.

@@ -17,6 +17,7 @@ use docker_mirror::transfer::push::report::{ImageReport, PushReport};
 use docker_mirror::transfer::push::request::PushRequest;
 use serde_json::{Value, json};
 
+use crate::support::layout::{blob_name, marker, write_members};
 pub use crate::support::noise;
 use crate::support::{Double, sha256};
 
@@ -149,27 +150,21 @@ impl Maker {
     pub fn write(&self) -> Tar {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bundle.tar");
-        let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
-        let mut member = |name: &str, bytes: &[u8]| {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(0o644);
-            tar.append_data(&mut header, name, bytes).unwrap();
-        };
-        member("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
         let index = json!({"schemaVersion": 2, "manifests": self.entries});
-        member("index.json", index.to_string().as_bytes());
+        let mut members = vec![marker(), ("index.json".to_owned(), index.to_string().into_bytes())];
         if !self.records.is_empty() || !self.missing.is_empty() {
             let mut record = json!({"formatVersion": 1, "images": self.records});
             if !self.missing.is_empty() {
                 record["missing"] = json!(self.missing);
             }
-            member("docker-mirror.json", record.to_string().as_bytes());
+            members.push(("docker-mirror.json".to_owned(), record.to_string().into_bytes()));
         }
-        for (digest, bytes) in &self.blobs {
-            member(&format!("blobs/{}", digest.replace(':', "/")), bytes);
-        }
-        tar.finish().unwrap();
+        members.extend(
+            self.blobs
+                .iter()
+                .map(|(digest, bytes)| (blob_name(digest), bytes.clone())),
+        );
+        write_members(&path, members);
         Tar { path, _folder: folder }
     }
 

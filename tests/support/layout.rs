@@ -128,6 +128,20 @@ pub fn append(builder: &mut tar::Builder<File>, name: &str, bytes: &[u8]) {
     builder.append_data(&mut header, name, bytes).unwrap();
 }
 
+/// Writes a tar of these members, in this order.
+pub fn write_members<N: AsRef<str>, B: AsRef<[u8]>>(path: &Path, members: impl IntoIterator<Item = (N, B)>) {
+    let mut builder = tar::Builder::new(File::create(path).unwrap());
+    for (name, bytes) in members {
+        append(&mut builder, name.as_ref(), bytes.as_ref());
+    }
+    builder.finish().unwrap();
+}
+
+/// The member `oci-layout` that makes a tar an OCI image layout.
+pub fn marker() -> (String, Vec<u8>) {
+    ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())
+}
+
 /// Writes an OCI image layout in a tar, as another program might: blobs first, each image under its full name.
 pub fn write_layout(path: &Path, images: &[(&str, &Image)]) {
     let mut builder = tar::Builder::new(File::create(path).unwrap());

@@ -2,15 +2,7 @@
 
 use super::registries::{image, manifests};
 use super::*;
-
-/// Writes a tar of these members.
-fn write(path: &Path, members: &[(&str, Vec<u8>)]) {
-    let mut tar = tar::Builder::new(std::fs::File::create(path).unwrap());
-    for (name, bytes) in members {
-        crate::support::layout::append(&mut tar, name, bytes);
-    }
-    tar.finish().unwrap();
-}
+use crate::support::layout::write_members;
 
 /// A layout of one image, with its index and its record changed.
 fn layout(change: impl FnOnce(&mut Value, &mut Value)) -> Vec<(&'static str, Vec<u8>)> {
@@ -234,7 +226,7 @@ fn bundles() {
     }
     let host = format!("{}/mirror", target.host());
     for (what, members) in cases {
-        write(&lab.cli.path("b.tar"), &members);
+        write_members(&lab.cli.path("b.tar"), members);
         for more in [
             &["-v"][..],
             &["--dry-run", "-vv", "--platform", "linux/s390x"],
@@ -348,9 +340,9 @@ fn a_report_to_a_terminal_holds_the_text_in_escapes() {
     let (cli, target) = (cli(), Double::new());
     let dropped = json!([{"platform": HOSTILE, "digest": sha256(b"x")}]);
     let missing = json!([{"reference": BIDI, "reason": HOSTILE}]);
-    write(
+    write_members(
         &cli.path("b.tar"),
-        &layout(|_, r| (r["images"][0]["dropped"], r["missing"]) = (dropped, missing.clone())),
+        layout(|_, r| (r["images"][0]["dropped"], r["missing"]) = (dropped, missing.clone())),
     );
     let host = target.host();
     let output = cli
@@ -383,7 +375,7 @@ fn three_hundred_names_are_no_flood() {
     for bytes in [manifest.clone(), config] {
         members.push((format!("blobs/{}", sha256(&bytes).replace(':', "/")).leak(), bytes));
     }
-    write(&cli.path("b.tar"), &members);
+    write_members(&cli.path("b.tar"), members);
     let output = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1);
     let (text, lines) = (&output.stderr, output.stderr.lines().count());
     assert!(

@@ -5,7 +5,6 @@ mod registries;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 use std::process::Output;
 
 use docker_mirror::text::is_unsafe;
