@@ -109,8 +109,15 @@ impl Error {
     /// Marks a failure that has nothing to do with one image alone: a host that cannot be reached, a login that is refused.
     /// Failures with the same message so far, causes included, have this one cause, which a front end tells once.
     #[must_use]
-    pub fn with_shared_cause(mut self) -> Self {
-        self.0.shared = Some(self.full());
+    pub fn with_shared_cause(self) -> Self {
+        let cause = self.full();
+        self.with_cause(&cause)
+    }
+
+    /// The same with the cause in words.
+    #[must_use]
+    pub fn with_cause(mut self, cause: &str) -> Self {
+        self.0.shared = Some(cause.to_owned());
         self
     }
 

@@ -13,6 +13,7 @@ use docker_mirror::transfer::export::{self, Compression, Exported, Output, Repor
 use docker_mirror::transfer::resolve::Wanted;
 
 use super::connection::{MirrorFlags, Shared};
+use super::failures;
 use super::output::{self, Outcome};
 use super::progress::Display;
 
@@ -219,10 +220,9 @@ fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool) -> O
         (false, true) => "there is nothing to write a bundle of",
         (false, false) => "there is no bundle",
     };
-    output::failures(
-        &format!("{count} of {all} images failed; {end}"),
-        report.failed.iter().map(|(_, error)| error),
-    );
+    let failed = report.failed.iter();
+    let failed: Vec<_> = failed.map(|(image, error)| (bare(image), error.clone())).collect();
+    failures::tell(&format!("{count} of {all} images failed; {end}"), all, &failed);
     if !report.committed && !report.images.is_empty() {
         let leave_out = "give `--allow-partial` to leave them out";
         match resumes {

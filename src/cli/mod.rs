@@ -4,6 +4,7 @@ mod command_line;
 mod connection;
 mod environment;
 mod export;
+mod failures;
 mod import;
 mod limits;
 mod login;

@@ -83,31 +83,6 @@ pub(super) fn error(error: &Error) {
     }
 }
 
-/// The failures of several images, after all were tried.
-pub(super) fn failures<'a>(title: &str, failures: impl IntoIterator<Item = &'a Error>) {
-    say(format!("error: {title}"));
-    let mut hints: Vec<&str> = Vec::new();
-    let mut more: u64 = 0;
-    for failure in failures {
-        say(format!("  {}", failure.full()));
-        match failure.hint() {
-            Some(hint) if hints.contains(&hint) => {}
-            Some(hint) if hints.len() < LISTED => hints.push(hint),
-            Some(_) => more += 1,
-            None => {}
-        }
-    }
-    for hint in hints {
-        say(format!("hint: {hint}"));
-    }
-    if more > 0 {
-        say(format!(
-            "hint: {} have hints of their own; import or export them alone to see them",
-            counted(more, "more failure", "more failures")
-        ));
-    }
-}
-
 /// Shows what a panic says as a line like any other: its message may quote anything.
 pub(super) fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {

@@ -18,6 +18,7 @@ use docker_mirror::transfer::push::report::{Amount, Failure, Form, ImageReport, 
 use docker_mirror::transfer::push::request::Mapping;
 use docker_mirror::transfer::push::request::{OnExisting, PushRequest};
 
+use super::failures;
 use super::output::{self, Outcome};
 use super::printer;
 
@@ -111,7 +112,7 @@ impl Target {
             amount(total.mounted),
             amount(total.skipped)
         ));
-        let outcome = failures(report);
+        let outcome = tell_failures(report);
         if let Some(path) = &self.report {
             write_report(path, report)?;
         }
@@ -177,27 +178,25 @@ fn notes(image: &ImageReport, dry_run: bool) {
     }
 }
 
-fn failures(report: &PushReport) -> Outcome {
-    let failed: Vec<Error> = report
+fn tell_failures(report: &PushReport) -> Outcome {
+    let failed: Vec<(String, Error)> = report
         .images
         .iter()
         .filter_map(|image| {
             let failure = image.error.as_ref()?;
-            let error = Error::new(failure.kind, failure.message.clone());
+            let error = failure.error();
             let error = if failure.message.contains(&image.source) {
                 error
             } else {
                 error.context(format!("`{}`", image.source))
             };
-            Some(match &failure.hint {
-                Some(hint) => error.with_hint(hint.clone()),
-                None => error,
-            })
+            Some((image.source.clone(), error))
         })
         .collect();
     if !failed.is_empty() {
-        let title = format!("{} of {} images failed", failed.len(), report.images.len());
-        output::failures(&title, &failed);
+        let total = report.images.len();
+        let title = format!("{} of {total} images failed", failed.len());
+        failures::tell(&title, total, &failed);
     }
     // The warning of each image says which digest that is, and what is there instead.
     let (refused, unknown): (Vec<&ImageReport>, Vec<&ImageReport>) = report

@@ -171,16 +171,17 @@ impl Answer {
     }
 
     /// What was answered, in words: `` `host` answered 401 Unauthorized: … ``.
-    pub(super) async fn into_words(self) -> String {
-        self.into_refusal().await.full()
+    pub(super) async fn into_words(mut self) -> String {
+        self.refusal().await.full()
     }
 
     /// An error from a status that was not hoped for. `action` names what was tried: `cannot read manifest x of h/r`.
-    pub(super) async fn into_error(self, action: &str) -> Error {
-        self.into_refusal().await.context(action)
+    pub(super) async fn into_error(mut self, action: &str) -> Error {
+        self.refusal().await.context(action)
     }
 
-    async fn into_refusal(mut self) -> Error {
+    /// The same without what was tried.
+    pub(super) async fn refusal(&mut self) -> Error {
         self.words().await;
         let refusal = Refusal::read(
             self.status(),

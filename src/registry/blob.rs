@@ -217,15 +217,13 @@ impl BlobReader {
         };
         self.ranges_refused = false;
         let options = &next.host.context.options;
-        options.progress.warn(format!(
-            "{}; going on with `{}/{}`",
-            error.full(),
-            next.host.name,
-            next.repository
-        ));
         self.backoff = Backoff::new(options);
         // Another repository of the same host is asked with the same right: giving it up would mean to queue again.
-        if !Arc::ptr_eq(&gone.host, &next.host) {
+        if Arc::ptr_eq(&gone.host, &next.host) {
+            gone.host
+                .tell_next(&error, &format!("{}/{}", next.host.name, next.repository));
+        } else {
+            gone.host.tell_next(&error, &next.host.name);
             self.permit = None;
         }
         Ok(())

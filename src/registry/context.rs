@@ -147,6 +147,7 @@ impl Context {
         let client = self.client(url, trust).map_err(|error| Failure {
             error,
             class: Class::Final,
+            elsewhere: false,
         })?;
         let mut request = client.request(method.clone(), url.clone()).headers(headers);
         // A registry's bytes are what the digest covers: nobody on the way may re-encode them.

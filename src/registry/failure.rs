@@ -19,6 +19,8 @@ pub(super) const UNKNOWN_AUTHORITY: &str = "give its authority with `--ca-file`,
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) class: Class,
+    /// Whether it is that of a server to which the one that was asked had redirected.
+    pub(super) elsewhere: bool,
 }
 
 /// What another attempt is worth.
@@ -39,6 +41,7 @@ impl Failure {
         Self {
             error: Error::new(Kind::Network, message),
             class: Class::Broken,
+            elsewhere: false,
         }
     }
 
@@ -49,6 +52,7 @@ impl Failure {
         Self {
             error: Error::new(Kind::Server, message).with_hint(OUT_OF_REACH_HINT),
             class: Class::Final,
+            elsewhere: false,
         }
     }
 
@@ -72,7 +76,11 @@ impl Failure {
         if !certificate {
             out = out.with_source(Innermost(innermost(&error)));
         }
-        Self { error: out, class }
+        Self {
+            error: out,
+            class,
+            elsewhere: false,
+        }
     }
 }
 

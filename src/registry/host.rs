@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::attempt::Renewal;
 use super::auth::{Authenticator, Need};
+use super::breaker::{Breaker, Way};
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
 use super::failure::{Class, Failure};
@@ -22,7 +23,6 @@ use super::limits::RateLimit;
 use super::pace::Pace;
 use super::proof::Proof;
 use super::reach::is_loopback;
-use super::redact::authority;
 use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
@@ -52,6 +52,9 @@ pub(super) struct Host {
     pub(super) uploads: Pace,
     pub(super) ladder: Ladder,
     pub(super) proof: Proof,
+    pub(super) breaker: Breaker,
+    /// Whether there is another host to go to: it is a mirror.
+    pub(super) expendable: bool,
     /// Set when the host turned out not to answer HEAD for manifests.
     pub(super) no_head: AtomicBool,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -172,6 +175,8 @@ impl Host {
             uploads: Pace::new(jobs),
             ladder: Ladder::default(),
             proof: Proof::default(),
+            breaker: Breaker::default(),
+            expendable: false,
             no_head: AtomicBool::new(false),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),
@@ -275,12 +280,16 @@ impl Host {
 
     /// The same, as far as a retry budget that is already in use allows: for a question on the way of something larger.
     pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
-        let options = &self.context.options;
         let in_call = |error: Error| error.context(&call.action);
         let mut url = call.url.clone();
-        let mut attempt = self.attempt(call).await.map_err(in_call)?;
-        let mut unconnected = 0;
+        self.breaker.check().map_err(in_call)?;
+        let mut attempt = match self.attempt(call).await {
+            Ok(attempt) => attempt,
+            Err(error) => return Err(in_call(self.without_token(call, error).await)),
+        };
+        let (mut attempts, mut unconnected) = (0, 0);
         loop {
+            attempts += 1;
             self.downloads.quiet().await;
             let alone = self.prove(call, &mut attempt).await.map_err(in_call)?;
             let begun = Instant::now();
@@ -302,20 +311,35 @@ impl Host {
                 Err(failure) => {
                     drop(alone);
                     unconnected += u32::from(failure.class == Class::Connect);
-                    // An address that never answered gets one more chance, not all of them.
-                    let patient = self.reached.load(Ordering::Relaxed) || unconnected < 2;
+                    let reached = self.reached.load(Ordering::Relaxed);
+                    // An address that never answered gets one more chance, not all of them, and a mirror none.
+                    let patient = if self.expendable {
+                        unconnected == 0
+                    } else {
+                        reached || unconnected < 2
+                    };
                     let again = failure.class != Class::Final && call.repeat && patient;
-                    if again && backoff.pause(options, None, || failure.error.full()).await {
+                    let way = Way::of(&failure);
+                    if again && self.pause(backoff, way, attempts, None, || failure.error.full()).await {
                         continue;
                     }
-                    return Err(in_call(failure.error.with_shared_cause()));
+                    let error = failure.error.with_shared_cause();
+                    let wrong_address = !reached && unconnected >= 2;
+                    return Err(in_call(match way {
+                        Some(way) if call.repeat => self.gave_up(way, call.repository, error, wrong_address).await,
+                        _ => error,
+                    }));
                 }
             };
             self.heard(&answer);
             let status = answer.status();
             let renewal = match answer.from_registry && self.owns(&url) {
-                true => self.renew(&answer, call, &mut attempt, begun).await.map_err(in_call)?,
-                false => Renewal::Stands,
+                true => self.renew(&answer, call, &mut attempt, begun).await,
+                false => Ok(Renewal::Stands),
+            };
+            let renewal = match renewal {
+                Ok(renewal) => renewal,
+                Err(error) => return Err(in_call(self.without_token(call, error).await)),
             };
             drop(alone);
             let may_pass = match renewal {
@@ -332,16 +356,17 @@ impl Host {
                 }
                 let asked = retry_after(answer.headers(), SystemTime::now());
                 self.throttled(status, asked, begun);
-                answer.words().await;
-                if backoff
-                    .pause(options, asked, || {
-                        format!("{}: `{}` answered {status}", call.action, authority(&answer.url))
-                    })
-                    .await
-                {
+                let error = answer.refusal().await;
+                let way = answer.from_registry.then_some(Way::Status(status));
+                if self.pause(backoff, way, attempts, asked, || error.full()).await {
                     // The pause may have outlasted the token.
-                    self.authorize_again(call, &url, &mut attempt).await.map_err(in_call)?;
-                    continue;
+                    match self.authorize_again(call, &url, &mut attempt).await {
+                        Ok(()) => continue,
+                        Err(error) => return Err(in_call(self.without_token(call, error).await)),
+                    }
+                }
+                if let Some(way) = way.filter(|_| may_pass.is_none()) {
+                    self.gave_up(way, call.repository, error, false).await;
                 }
             }
             return match may_pass {
@@ -365,6 +390,9 @@ impl Host {
         self.reached.store(true, Ordering::Relaxed);
         if answer.status() != StatusCode::UNAUTHORIZED || !challenge::parse(answer.headers()).is_empty() {
             self.answered.store(true, Ordering::Relaxed);
+        }
+        if !answer.from_registry || !is_passing(answer.status()) {
+            self.breaker.answered();
         }
         if answer.from_registry
             && let Some(limit) = RateLimit::of(answer.headers())

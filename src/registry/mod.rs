@@ -9,6 +9,7 @@ mod answer;
 mod attempt;
 mod auth;
 mod blob;
+mod breaker;
 mod cache;
 mod challenge;
 mod content_range;
@@ -27,6 +28,7 @@ mod location;
 mod login;
 pub mod mirrors;
 mod options;
+mod outage;
 mod pace;
 mod proof;
 pub mod proxy;
@@ -105,13 +107,16 @@ impl Registries {
         let scheme = if endpoint.scheme_https { "https" } else { "http" };
         // What is said of one prefix holds for it alone: the same host is another one elsewhere.
         let how = if endpoint.insecure { " insecure" } else { "" };
-        let key = format!("{scheme}://{}{how}", endpoint.host);
+        let part = if endpoint.replaces_origin { " instead" } else { "" };
+        let key = format!("{scheme}://{}{how}{part}", endpoint.host);
         let mut hosts = self.hosts();
         if let Some(found) = hosts.get(&key) {
             return Ok(Arc::clone(found));
         }
         let context = Arc::clone(&self.context);
-        let made = Arc::new(Host::mirror(&endpoint.host, scheme, endpoint.insecure, context)?);
+        let mut made = Host::mirror(&endpoint.host, scheme, endpoint.insecure, context)?;
+        made.expendable = !endpoint.replaces_origin;
+        let made = Arc::new(made);
         hosts.insert(key, Arc::clone(&made));
         Ok(made)
     }
@@ -181,6 +186,9 @@ impl Registry {
             .filter(|endpoint| endpoint.serves(target))
         {
             let host = self.registries.mirror(&endpoint)?;
+            if host.is_left() {
+                continue;
+            }
             origin &= !endpoint.replaces_origin;
             places.push_back(Candidate {
                 host,

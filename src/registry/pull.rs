@@ -61,8 +61,7 @@ impl Registry {
             let Some(next) = places.front() else {
                 return Err(place.host.with_near_tags(error, &place.repository, target).await);
             };
-            let progress = &self.host.context.options.progress;
-            progress.warn(format!("{}; going on with `{}`", error.full(), next.host.name));
+            place.host.tell_next(&error, &next.host.name);
         }
     }
 

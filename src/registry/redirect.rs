@@ -44,9 +44,11 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         }
         let watch = outgoing.body.as_ref().map(|body| Watch::whole(body.len() as u64));
         let body = outgoing.body.clone().map(Body::from);
-        let response = context
-            .send(outgoing.method, &url, headers, body, watch.as_ref(), trust)
-            .await?;
+        let sent = context.send(outgoing.method, &url, headers, body, watch.as_ref(), trust).await;
+        let response = sent.map_err(|failure| Failure {
+            elsewhere: !same_origin(&url, &origin),
+            ..failure
+        })?;
         let from_registry = trusted && outgoing.trust.registry;
         let answer = Answer::new(response, url.clone(), from_registry, context.options.stall_timeout());
         if !is_redirect(answer.status().as_u16()) {
@@ -126,5 +128,6 @@ fn refused(message: String) -> Failure {
             "check that this address is the registry itself, and not a proxy or a login page in front of it",
         ),
         class: Class::Final,
+        elsewhere: false,
     }
 }

@@ -77,6 +77,13 @@ impl Backoff {
         Some(own.max(asked.unwrap_or_default()))
     }
 
+    /// Takes the next pause without telling it. False when enough attempts were made.
+    pub(super) async fn pause_silently(&mut self, asked: Option<Duration>) -> bool {
+        let Some(pause) = self.next(asked) else { return false };
+        tokio::time::sleep(pause).await;
+        true
+    }
+
     /// Takes the next pause, told as `reason`. False when enough attempts were made.
     pub(super) async fn pause<R: Into<Line>>(
         &mut self,

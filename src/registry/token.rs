@@ -247,7 +247,7 @@ impl Request<'_> {
                     }
                 }
                 Ok(answer) => return Ok(answer),
-                Err(Failure { error, class }) => {
+                Err(Failure { error, class, .. }) => {
                     let again = class != Class::Final && backoff.pause(options, None, || error.full()).await;
                     if !again {
                         return Err(error.context(self.action()));

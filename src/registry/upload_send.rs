@@ -75,6 +75,7 @@ impl Upload<'_> {
                 Err(Failure {
                     error,
                     class: Class::Final,
+                    ..
                 }) => return Err(error),
                 Err(Failure { error, .. }) => {
                     self.listen = end > start;

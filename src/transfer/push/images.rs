@@ -202,7 +202,8 @@ impl Images<'_> {
 
 /// Why an image is not pushed when another one failed and that is to be the end.
 fn not_tried() -> Failure {
-    (&Error::new(Kind::Cancelled, "not pushed, since another image failed before it")).into()
+    let error = Error::new(Kind::Cancelled, "not pushed, since another image failed before it");
+    (&error.with_shared_cause()).into()
 }
 
 /// The report of an image of which nothing was tried.

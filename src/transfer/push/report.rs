@@ -279,6 +279,23 @@ pub struct Failure {
     /// What the user can do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<Line>,
+    /// The cause that it shares with failures of other images.
+    #[serde(skip)]
+    shared: Option<Line>,
+}
+
+impl Failure {
+    /// The same as an error.
+    pub fn error(&self) -> Error {
+        let mut error = Error::new(self.kind, self.message.clone());
+        if let Some(shared) = &self.shared {
+            error = error.with_cause(shared);
+        }
+        match &self.hint {
+            Some(hint) => error.with_hint(hint.clone()),
+            None => error,
+        }
+    }
 }
 
 impl From<&Error> for Failure {
@@ -287,6 +304,7 @@ impl From<&Error> for Failure {
             kind: error.kind(),
             message: error.full().into(),
             hint: error.hint().map(Line::from),
+            shared: error.shared_cause().map(Line::from),
         }
     }
 }

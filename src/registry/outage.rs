@@ -1,0 +1,87 @@
+//! What the failures of a host lead to: pauses that all its requests share, and a host that is left alone.
+
+use std::time::Duration;
+
+use super::breaker::{Breaker, Verdict, Way};
+use super::host::{Call, Host};
+use super::retry::{Backoff, is_passing};
+use crate::error::{Error, Kind};
+
+impl Host {
+    /// Takes the next pause of a retry budget. Requests that fail in the same way at the same time tell it once, and stop when
+    /// the host is left alone.
+    pub(super) async fn pause(
+        &self,
+        backoff: &mut Backoff,
+        way: Option<Way>,
+        attempt: u32,
+        asked: Option<Duration>,
+        reason: impl FnOnce() -> String,
+    ) -> bool {
+        let options = &self.context.options;
+        let silent = way.is_some_and(|way| !self.breaker.is_news(way, attempt));
+        let pause = async {
+            match silent {
+                true => backoff.pause_silently(asked).await,
+                false => backoff.pause(options, asked, reason).await,
+            }
+        };
+        self.breaker.wait(pause).await
+    }
+
+    /// Counts a request that was given up, and leaves the host alone if there were too many in a row. What the request fails
+    /// with is what the host is left alone for.
+    pub(super) async fn gave_up(&self, way: Way, repository: &str, error: Error, wrong_address: bool) -> Error {
+        if let Some(error) = self.breaker.error() {
+            return error;
+        }
+        let limit = Breaker::limit(self.expendable, wrong_address);
+        let leave = match self.breaker.gave_up(way, repository, limit) {
+            Verdict::GoOn => false,
+            Verdict::Leave => true,
+            Verdict::AskRoot => {
+                let root = self.root().await;
+                let alive = root.is_ok_and(|answer| !is_passing(answer.status()));
+                if alive {
+                    self.breaker.answered();
+                }
+                !alive
+            }
+        };
+        if leave && self.breaker.leave(way, self.expendable, error.clone()) && (limit > 1 || self.expendable) {
+            let how_long = if self.expendable { "in this run" } else { "for a while" };
+            let text = format!("{}; `{}` is not asked again {how_long}", error.full(), self.name);
+            self.context.options.progress.warn(text);
+        }
+        error
+    }
+
+    /// Counts a request for which there was no token because the token server could not be asked.
+    pub(super) async fn without_token(&self, call: &Call<'_>, error: Error) -> Error {
+        match error.kind() {
+            Kind::Network | Kind::Server | Kind::RateLimited => {
+                let error = error.with_shared_cause();
+                self.gave_up(Way::NoToken, call.repository, error, false).await
+            }
+            _ => error,
+        }
+    }
+
+    /// Whether the host is a mirror that is not asked again in this run.
+    pub(super) fn is_left(&self) -> bool {
+        self.expendable && self.breaker.error().is_some()
+    }
+
+    /// Tells that what this host did not give is read elsewhere. Of a mirror that is not asked again it was told before, and a
+    /// cause that other requests have as well is told once.
+    pub(super) fn tell_next(&self, error: &Error, next: &str) {
+        match error.shared_cause() {
+            _ if self.is_left() => {}
+            Some(cause) => self.context.warn_once(format!("{cause}; going on with `{next}`")),
+            None => {
+                let text = format!("{}; going on with `{next}`", error.full());
+                self.context.options.progress.warn(text);
+            }
+        }
+    }
+}

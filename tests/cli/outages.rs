@@ -1,0 +1,248 @@
+//! A host that is down, refuses everybody or cannot be trusted: it is left alone, and its cause is told once for all images.
+
+use std::net::TcpListener;
+
+use super::cli;
+use super::support::cli::Output;
+use super::support::images::{greeting, helm_chart};
+use super::support::tls::{Authority, ServerTls};
+use super::support::{Action, Auth, Cli, Double, Options, When};
+
+/// How many images each run has.
+const IMAGES: usize = 30;
+
+/// A port of this machine at which nobody listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// A registry that fails in this way whatever it is asked.
+fn failing(action: Action) -> Double {
+    Double::start(Options::default().fault(When::any(), action))
+}
+
+fn images(host: &str) -> Vec<String> {
+    (0..IMAGES).map(|number| format!("{host}/team/app{number}:1")).collect()
+}
+
+fn fill(registry: &Double) {
+    for number in 0..IMAGES {
+        helm_chart().push(registry, &format!("team/app{number}"), "1");
+    }
+}
+
+fn export(cli: &Cli, images: &[String], flags: &[&str]) -> Output {
+    let mut arguments = vec!["export", "-o", "b.tar", "--force", "--no-cache"];
+    arguments.extend(flags);
+    arguments.extend(images.iter().map(String::as_str));
+    cli.run(&arguments)
+}
+
+/// The lines on standard error, of which there must not be more than this.
+#[track_caller]
+fn at_most(lines: usize, output: &Output) {
+    let found = output.stderr.lines().count();
+    assert!(found <= lines, "{found} lines: {}", output.everything());
+}
+
+/// Checks that a cause of all images is told once, with a hint.
+#[track_caller]
+fn told_once(output: Output, cause: &str) -> Output {
+    let line = format!("  {IMAGES} images: {cause}");
+    let found = output.stderr.lines().filter(|text| text.starts_with(&line)).count();
+    assert_eq!(found, 1, "no `{line}` in {}", output.everything());
+    output
+        .expect_code(1)
+        .says(&[&format!("{IMAGES} of {IMAGES} images failed"), "hint: "])
+}
+
+#[test]
+fn a_source_that_cannot_be_reached_is_told_once_for_all_images() {
+    let host = nobody();
+    let output = told_once(
+        export(&cli(), &images(&host), &[]),
+        &format!("`{host}` refused the connection"),
+    );
+    at_most(5, &output);
+}
+
+#[test]
+fn a_source_that_only_answers_502_is_not_asked_for_each_image() {
+    let registry = failing(Action::status(502));
+    let host = registry.host();
+    let output = told_once(
+        export(&cli(), &images(&host), &["--retries", "1"]),
+        &format!("`{host}` answered 502 Bad Gateway"),
+    );
+    at_most(6, &output);
+    assert!(registry.requests().len() < IMAGES, "{}", registry.transcript());
+}
+
+#[test]
+fn a_source_that_breaks_every_connection_is_not_asked_for_each_image() {
+    let registry = failing(Action::End(super::support::End::Reset));
+    let output = export(&cli(), &images(&registry.host()), &["--retries", "1"]).expect_code(1);
+    at_most(6, &output);
+    assert!(registry.requests().len() < IMAGES * 2, "{}", registry.transcript());
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_is_told_once_for_all_images() {
+    let authority = Authority::new("unknown");
+    let registry = Double::start(Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"]))));
+    let host = registry.host();
+    let output = told_once(
+        export(&cli(), &images(&host), &[]),
+        &format!("the certificate of `{host}` is signed by an authority that is not trusted here"),
+    );
+    at_most(5, &output);
+}
+
+#[test]
+fn a_login_that_is_missing_or_wrong_is_told_once_for_all_images() {
+    for auth in [Auth::basic("alice", "right"), Auth::bearer("alice", "right")] {
+        let registry = Double::start(Options::default().auth(auth));
+        fill(&registry);
+        let host = registry.host();
+        let mut cli = cli();
+        let missing = told_once(export(&cli, &images(&host), &[]), &format!("`{host}` requires a login"));
+        at_most(3, &missing);
+        cli.set("DOCKER_MIRROR_USERNAME", "alice");
+        cli.set("DOCKER_MIRROR_PASSWORD", "wrong");
+        let wrong = told_once(
+            export(&cli, &images(&host), &[]),
+            &format!("`{host}` rejected user `alice` (login from `DOCKER_MIRROR_USERNAME`)"),
+        );
+        at_most(3, &wrong);
+    }
+}
+
+#[test]
+fn a_token_server_that_is_down_is_not_asked_for_each_image() {
+    let registry = Double::start(
+        Options::default()
+            .auth(Auth::anonymous())
+            .fault(When::path("/token"), Action::status(503)),
+    );
+    fill(&registry);
+    let host = registry.host();
+    let output = told_once(
+        export(&cli(), &images(&host), &["--retries", "1"]),
+        &format!("cannot get a token for `{host}`"),
+    );
+    at_most(30, &output);
+    assert!(registry.count("GET", "/token") < IMAGES, "{}", registry.transcript());
+}
+
+#[test]
+fn the_destination_is_told_of_once_for_all_images() {
+    let source = Double::new();
+    fill(&source);
+    let cli = cli();
+    export(&cli, &images(&source.host()), &[]).expect_code(0);
+    let closed = Double::start(Options::default().auth(Auth::basic("alice", "right")));
+    let output = told_once(
+        cli.run(&["import", "b.tar", "-d", &closed.host()]),
+        &format!("`{}` requires a login", closed.host()),
+    );
+    at_most(5, &output);
+
+    let broken = failing(Action::status(502));
+    let output = told_once(
+        cli.run(&["import", "b.tar", "-d", &broken.host(), "--retries", "1"]),
+        &format!("`{}` answered 502 Bad Gateway", broken.host()),
+    );
+    at_most(10, &output);
+
+    let mut arguments = vec!["-d", &*closed.host().leak()];
+    let images = images(&source.host());
+    arguments.extend(images.iter().map(String::as_str));
+    let output = told_once(cli.run(&arguments), &format!("`{}` requires a login", closed.host()));
+    at_most(5, &output);
+}
+
+#[test]
+fn one_small_image_through_a_gateway_that_is_down_costs_few_lines() {
+    let source = super::source();
+    let cli = cli();
+    cli.succeed(&[
+        "export",
+        &format!("{}/library/greeting:1.0", source.host()),
+        "-o",
+        "b.tar",
+    ]);
+    let broken = failing(Action::status(502));
+    let output = cli
+        .run(&["import", "b.tar", "-d", &broken.host(), "--retries", "1"])
+        .expect_code(1)
+        .says(&["answered 502 Bad Gateway"]);
+    at_most(8, &output);
+}
+
+#[test]
+fn images_of_a_host_that_works_are_not_taken_down_by_one_that_does_not() {
+    let good = Double::new();
+    fill(&good);
+    let bad = nobody();
+    let mut all = images(&good.host());
+    all.extend(images(&bad));
+    let output = export(&cli(), &all, &["--allow-partial"]).expect_code(1).says(&[
+        "30 of 60 images failed",
+        &format!("  30 images: `{bad}` refused the connection"),
+        // The images that it concerns are named, where it does not concern all.
+        &format!("{bad}/team/app0:1, {bad}/team/app1:1"),
+        "and 20 more",
+    ]);
+    assert_eq!(output.lines().len(), IMAGES, "{}", output.everything());
+}
+
+#[test]
+fn an_image_whose_blobs_fail_takes_no_other_image_down() {
+    let registry = Double::new();
+    fill(&registry);
+    greeting().push(&registry, "broken/app", "1");
+    registry.add_fault(When::path("/v2/broken/app/blobs/"), Action::status(500));
+    let mut all = vec![format!("{}/broken/app:1", registry.host())];
+    all.extend(images(&registry.host()));
+    for jobs in ["1", "6"] {
+        let flags = ["--allow-partial", "--retries", "0", "--jobs", jobs];
+        let output = export(&cli(), &all, &flags)
+            .expect_code(1)
+            .says(&["1 of 31 images failed", "broken/app", "500"]);
+        assert_eq!(output.lines().len(), IMAGES, "{}", output.everything());
+    }
+}
+
+#[test]
+fn a_mirror_that_is_down_is_left_after_its_first_refusal() {
+    let origin = Double::new();
+    fill(&origin);
+    let busy = failing(Action::status(503));
+    let broken = failing(Action::End(super::support::End::Close));
+    for (mirror, words) in [
+        (nobody(), "refused the connection"),
+        (busy.host(), "answered 503"),
+        (broken.host(), "closed the connection"),
+    ] {
+        let flag = format!("{}=http://{mirror}", origin.host());
+        let output = export(&cli(), &images(&origin.host()), &["--mirror", &flag, "--retries", "1"])
+            .expect_code(0)
+            .says(&[words, &format!("`{mirror}` is not asked again in this run")]);
+        let told = output.stderr.lines().filter(|line| line.contains(&mirror)).count();
+        assert!(told <= 3, "{told}: {}", output.everything());
+    }
+    assert!(busy.requests().len() < IMAGES, "{}", busy.transcript());
+}
+
+#[test]
+fn a_mirror_that_wants_a_login_is_told_once() {
+    let origin = Double::new();
+    fill(&origin);
+    let mirror = Double::start(Options::default().auth(Auth::basic("alice", "right")));
+    fill(&mirror);
+    let flag = format!("{}=http://{}", origin.host(), mirror.host());
+    let output = export(&cli(), &images(&origin.host()), &["--mirror", &flag]).expect_code(0);
+    let told = output.stderr.lines().filter(|line| line.contains(&mirror.host()));
+    assert_eq!(told.count(), 1, "{}", output.everything());
+}
