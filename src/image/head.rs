@@ -40,6 +40,12 @@ pub(crate) fn declared_type(declared: &str) -> Option<String> {
     Some(media_type::essence(declared)).filter(|essence| essence.contains("vnd.") || essence.contains("+json"))
 }
 
+/// Whether a declared type promises another kind of document than the one that the document states.
+fn contradicts(declared: &str, stated: &str) -> bool {
+    let promised = media_type::shape(declared);
+    matches!(promised, Shape::Index | Shape::Image) && promised != media_type::shape(stated)
+}
+
 /// The parts of a document that say what it is.
 pub(super) struct Head<'a> {
     pub(super) members: Members<'a>,
@@ -79,9 +85,10 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
         (false, false, true) => Shape::Schema1,
         (false, false, false) => Shape::Other,
     };
+    // An OCI manifest that was announced as a Docker one, or the reverse, is what it says itself. An image that was announced
+    // as an index, or the reverse, might mean different things to different readers.
     if let (Some(stated), Some(declared)) = (&stated, &declared)
-        && stated != declared
-        && !(media_type::shape(declared) == Shape::Schema1)
+        && contradicts(declared, stated)
     {
         return Err(malformed(format!(
             "it says that it is `{}`, but it was announced as `{}`",

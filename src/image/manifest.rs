@@ -235,6 +235,11 @@ impl RawManifest {
         &self.view
     }
 
+    /// Whether it is an index without entries.
+    pub fn lists_nothing(&self) -> bool {
+        matches!(&self.view, View::Index(index) if index.entries.is_empty())
+    }
+
     /// The blobs that this manifest names itself, config first; not those of its children.
     pub fn blobs(&self) -> Vec<&Descriptor> {
         match &self.view {

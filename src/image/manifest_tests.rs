@@ -25,8 +25,10 @@ fn type_from_body_then_header_then_structure() {
         new(&typed, Some("text/plain")).unwrap().media_type(),
         media_type::OCI_MANIFEST
     );
-    let error = new(&typed, Some(media_type::DOCKER_MANIFEST)).unwrap_err();
-    assert!(error.full().contains(media_type::DOCKER_MANIFEST) && error.full().contains(media_type::OCI_MANIFEST));
+    let renamed = new(&typed, Some(media_type::DOCKER_MANIFEST)).unwrap();
+    assert_eq!(renamed.media_type(), media_type::OCI_MANIFEST, "its own type counts");
+    let error = new(&typed, Some(media_type::OCI_INDEX)).unwrap_err();
+    assert!(error.full().contains(media_type::OCI_INDEX) && error.full().contains(media_type::OCI_MANIFEST));
     assert!(new(&image, Some(media_type::OCI_INDEX)).is_err());
 }
 

@@ -66,6 +66,17 @@ pub fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
 
+/// Whether content of this type is no manifest: a layer, or the config of an image or of a build cache.
+pub fn is_no_manifest(media_type: &str) -> bool {
+    const PARTS: [&str; 4] = [
+        ".layer.",
+        ".rootfs.diff",
+        ".rootfs.foreign.diff",
+        "vnd.buildkit.cacheconfig",
+    ];
+    is_image_config(media_type) || PARTS.iter().any(|part| media_type.contains(part))
+}
+
 /// Whether a layer of this type may be absent from the registry (OCI image-spec, layer.md, "Non-Distributable Layers").
 pub fn is_nondistributable(media_type: &str) -> bool {
     media_type.contains("nondistributable") || media_type.contains(".foreign.")

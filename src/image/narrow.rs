@@ -39,7 +39,7 @@ pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
             }
         }
     };
-    if selection.is_empty() {
+    if selection.is_empty() && !tree.original.root.lists_nothing() {
         return Err(nothing_left(&tree, filter));
     }
     let root_of = |variant: &Option<super::tree::Variant>| variant.as_ref().map(|v| v.root.digest().clone());

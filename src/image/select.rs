@@ -184,6 +184,32 @@ pub fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
     Ok(())
 }
 
+/// An index lists manifests. BuildKit writes caches as indexes of layers, which no registry has among its manifests.
+///
+/// # Errors
+/// [`Kind::Unsupported`] if an entry is something else by its type.
+pub fn check_entries(raw: &RawManifest, index: &Index) -> Result<()> {
+    let types = index.entries.iter().map(|entry| entry.descriptor.media_type.as_str());
+    match types
+        .into_iter()
+        .find(|media_type| media_type::is_no_manifest(media_type))
+    {
+        None => Ok(()),
+        Some(media_type) => Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "it is a build cache, not an image: index {} lists a blob of type `{}` where manifests belong",
+                raw.digest(),
+                quote(&media_type)
+            ),
+        )
+        .with_hint(
+            "build caches in this form are not carried: leave it out, or have BuildKit write it as a manifest \
+             (`--cache-to type=registry,image-manifest=true,...`)",
+        )),
+    }
+}
+
 struct Walk<'a> {
     graph: &'a Graph,
     filter: &'a PlatformFilter,
@@ -237,6 +263,7 @@ impl Walk<'_> {
                 format!("its indexes nest deeper than {MAX_DEPTH} levels"),
             ));
         }
+        check_entries(raw, index)?;
         self.nodes += index.entries.len();
         if self.nodes > MAX_NODES {
             return Err(Error::new(

@@ -9,6 +9,7 @@ use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::content_encoding::{self, Encoding};
 use super::context::Provenance;
 use super::failure::Failure;
 use super::reach::Zone;
@@ -16,6 +17,10 @@ use super::redact::{authority, printable};
 use super::retry::is_passing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
+
+/// What to do where a store refuses to which a registry redirected.
+const STORE_REFUSES: &str = "it is not the registry that refuses but the store that it redirects to, and no login helps: the \
+    signed address may have expired (check the clocks of the registry and of this machine), or a proxy on the way changes it";
 
 /// How much of an error's body is read, and how much of it is quoted.
 const MAX_ERROR_BODY: usize = 64 << 10;
@@ -37,6 +42,8 @@ pub(super) struct Answer {
     pub(super) from_registry: bool,
     /// Bytes of an error's body, where they were read already.
     words: Option<Bytes>,
+    /// The server that was asked, where it had redirected to another one.
+    pub(super) redirected_by: Option<String>,
     /// What to do about a refusal, where more is known than the status.
     hint: Option<String>,
     stall: Duration,
@@ -48,6 +55,7 @@ impl Answer {
             response,
             url,
             from_registry,
+            redirected_by: None,
             words: None,
             hint: None,
             stall,
@@ -146,6 +154,17 @@ impl Answer {
         }
     }
 
+    /// The encoding that the body claims to have.
+    pub(super) fn encoding(&self) -> Option<Encoding> {
+        Encoding::of_headers(self.headers())
+    }
+
+    /// All of a body that is JSON, as [`bytes`](Self::bytes), without the encoding that a proxy gave it.
+    pub(super) async fn json(self, cap: u64) -> Result<Bytes, Option<Failure>> {
+        let encoding = self.encoding();
+        Ok(content_encoding::json(self.bytes(cap).await?, encoding, cap))
+    }
+
     /// Reads what the registry says about an error. What cannot be read is left out: the status alone decides.
     pub(super) async fn words(&mut self) -> &str {
         if self.words.is_none() {
@@ -157,7 +176,11 @@ impl Answer {
                     Ok(Ok(None) | Err(_)) | Err(_) => break,
                 }
             }
-            self.words = Some(all.freeze());
+            self.words = Some(content_encoding::json(
+                all.freeze(),
+                self.encoding(),
+                MAX_ERROR_BODY as u64,
+            ));
         }
         // Not UTF-8 is not worth quoting.
         self.words
@@ -168,6 +191,12 @@ impl Answer {
     /// Reads the rest of a small body, so that the connection can be used again.
     pub(super) async fn finish(mut self) {
         self.words().await;
+    }
+
+    /// Why the address to which the registry redirected is asked for anew.
+    pub(super) fn stale_words(&self, action: &str) -> String {
+        let (host, status) = (authority(&self.url), shown_status(self.status()));
+        format!("{action}: `{host}`, to which the registry redirected, answered {status}; asking for a fresh address")
     }
 
     /// What was answered, in words: `` `host` answered 401 Unauthorized: … ``.
@@ -190,7 +219,13 @@ impl Answer {
         );
         let status = self.status();
         let host = authority(&self.url);
-        let message = format!("`{host}` answered {}", shown_status(status));
+        let message = match &self.redirected_by {
+            Some(registry) => format!(
+                "`{host}`, to which `{registry}` had redirected, answered {}",
+                shown_status(status)
+            ),
+            None => format!("`{host}` answered {}", shown_status(status)),
+        };
         let kind = refusal.kind();
         let mut error = Error::new(kind, message);
         // A gateway in front of a registry says in web pages that it is in trouble.
@@ -198,6 +233,9 @@ impl Answer {
             Some("it answered with a web page; is this address a registry?")
         } else {
             match kind {
+                // Another login would change nothing: it stays with the registry.
+                Kind::Unauthorized | Kind::Denied if self.redirected_by.is_some() => Some(STORE_REFUSES),
+                _ if status == StatusCode::BAD_REQUEST && self.redirected_by.is_some() => Some(STORE_REFUSES),
                 Kind::Unauthorized => Some(
                     "log in to the registry, or check that the name is right: some registries say this of what does not exist",
                 ),
@@ -311,7 +349,8 @@ impl Refusal {
             return refusal;
         }
         let Ok(wire) = serde_json::from_str::<WireErrors>(text) else {
-            refusal.quote = printable(text, MAX_QUOTE);
+            let said = store_error(text);
+            refusal.quote = printable(said.as_deref().unwrap_or(text), MAX_QUOTE);
             return refusal;
         };
         let mut said = Vec::new();
@@ -368,6 +407,20 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Code and message of the XML in which object stores report errors. What else is in it differs from request to request.
+fn store_error(text: &str) -> Option<String> {
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        let (value, _) = rest.split_once(&format!("</{name}>"))?;
+        Some(value.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    let code = element("Code")?;
+    Some(match element("Message") {
+        Some(message) => format!("{code}: {message}"),
+        None => code,
+    })
+}
 
 /// Digests anywhere in a detail: registries put them under `digest`, `Digest`, `Name`, or into a sentence.
 fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {

@@ -12,6 +12,7 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{self, Answer};
+use super::content_encoding::{Decoding, Encoding};
 use super::content_range;
 use super::failure::Failure;
 use super::host::{Call, Host};
@@ -57,6 +58,10 @@ pub struct BlobReader {
 
 struct Body {
     response: Response,
+    /// What takes off an encoding that a proxy put on.
+    decoding: Option<Decoding>,
+    /// An encoding that the answer claims, until the first bytes show whether that is so.
+    claimed: Option<Encoding>,
     /// Bytes at its front that were not asked for.
     skip: u64,
     /// Whether the head said where it ends.
@@ -64,9 +69,40 @@ struct Body {
     host: String,
 }
 
+impl Body {
+    /// The next bytes, decoded.
+    async fn chunk(&mut self, stall: Duration) -> Result<Option<Bytes>, Failure> {
+        let wrong = |host: &str, error: std::io::Error| {
+            Failure::broken(format!(
+                "`{host}` sent a body that is not encoded as it claims: {error}"
+            ))
+        };
+        loop {
+            if let Some(decoding) = &mut self.decoding
+                && let Some(piece) = decoding.next().map_err(|e| wrong(&self.host, e))?
+            {
+                return Ok(Some(piece));
+            }
+            let arrived = answer::chunk(&mut self.response, stall, &self.host).await?;
+            if let (Some(encoding), Some(bytes)) = (self.claimed.take(), &arrived) {
+                self.decoding = Decoding::begin(encoding, bytes);
+            }
+            match (&mut self.decoding, arrived) {
+                (None, arrived) => return Ok(arrived),
+                (Some(decoding), Some(bytes)) => decoding.input = bytes,
+                (Some(decoding), None) => return decoding.end().map_err(|e| wrong(&self.host, e)),
+            }
+        }
+    }
+}
+
 fn no_registry() -> Error {
     Error::new(Kind::Usage, "no registry to read from")
 }
+
+/// What to do about a blob that does not have the size that its manifest states.
+const PUSH_AGAIN: &str =
+    "the manifest and the blob do not belong together: have the image pushed there again, or name another source";
 
 fn without_ranges(action: &str) -> Error {
     Error::new(
@@ -139,7 +175,7 @@ impl BlobReader {
             };
             let stall = place.host.context.options.stall_timeout();
             let begun = Instant::now();
-            let failure = match answer::chunk(&mut body.response, stall, &body.host).await {
+            let failure = match body.chunk(stall).await {
                 Ok(Some(mut bytes)) => {
                     let skipped = body.skip.min(bytes.len() as u64);
                     body.skip -= skipped;
@@ -173,13 +209,13 @@ impl BlobReader {
         if let Some(mut body) = self.body.take() {
             if !body.measured && self.end == self.descriptor.size {
                 // A server that neither sends nor ends is not waited for: every byte is there.
-                let rest = answer::chunk(&mut body.response, Duration::from_secs(1), &body.host).await;
+                let rest = body.chunk(Duration::from_secs(1)).await;
                 if matches!(rest, Ok(Some(bytes)) if !bytes.is_empty()) {
                     return Err(self.too_long());
                 }
             } else if self.end == self.descriptor.size {
                 // Reading the end mark gives the connection back for the next request.
-                let _ = answer::chunk(&mut body.response, Duration::from_secs(1), &body.host).await;
+                let _ = body.chunk(Duration::from_secs(1)).await;
             }
             if let Some(permit) = self.permit.take() {
                 permit.went_well();
@@ -254,6 +290,13 @@ impl BlobReader {
         let answer = host.exchange(&call).await?;
         match answer.status() {
             StatusCode::OK => self.whole_body(answer, &call.action, whole).map(Some),
+            // A part of an encoded blob is of no use.
+            StatusCode::PARTIAL_CONTENT if !whole && !self.ranges_refused && self.is_encoded(&answer) => {
+                match self.without_range {
+                    WithoutRange::Refuse => Err(without_ranges(&call.action)),
+                    WithoutRange::Skip => Ok(None),
+                }
+            }
             StatusCode::PARTIAL_CONTENT if !whole => self.part(answer, &call.action).map(Some),
             // It lies within the blob: what is refused is ranges altogether.
             StatusCode::RANGE_NOT_SATISFIABLE
@@ -272,17 +315,21 @@ impl BlobReader {
                     "{}: the registry has fewer than the {} bytes that its manifest promises",
                     call.action, self.descriptor.size
                 ),
-            )),
+            )
+            .with_hint(PUSH_AGAIN)),
             _ => Err(answer.into_error(&call.action).await),
         }
     }
 
     fn whole_body(&self, answer: Answer, action: &str, wanted: bool) -> Result<Body> {
-        self.check_length(&answer, action, self.descriptor.size)?;
+        let encoding = answer.encoding().filter(|_| self.is_encoded(&answer));
+        if encoding.is_none() {
+            self.check_length(&answer, action, self.descriptor.size)?;
+        }
         if !wanted && self.without_range == WithoutRange::Refuse {
             return Err(without_ranges(action));
         }
-        Ok(self.body(answer, self.at))
+        Ok(self.body(answer, self.at, encoding))
     }
 
     fn part(&self, answer: Answer, action: &str) -> Result<Body> {
@@ -306,12 +353,26 @@ impl BlobReader {
             ));
         };
         self.check_length(&answer, action, last - first + 1)?;
-        Ok(self.body(answer, 0))
+        Ok(self.body(answer, 0, None))
     }
 
-    fn body(&self, answer: Answer, skip: u64) -> Body {
+    /// Whether a proxy encoded the blob, though that was not asked for. Some servers only claim it of what is compressed by
+    /// itself, as layers are.
+    fn is_encoded(&self, answer: &Answer) -> bool {
+        let stated = match answer.status() {
+            StatusCode::PARTIAL_CONTENT => content_range::of_answer(answer.headers()).and_then(|(_, _, total)| total),
+            _ => answer.length(),
+        };
+        let media_type = &self.descriptor.media_type;
+        let is_compressed = media_type.contains("gzip") || media_type.contains("zstd");
+        answer.encoding().is_some() && stated.map_or(!is_compressed, |size| size != self.descriptor.size)
+    }
+
+    fn body(&self, answer: Answer, skip: u64, claimed: Option<Encoding>) -> Body {
         Body {
-            measured: answer.length().is_some(),
+            measured: answer.length().is_some() && claimed.is_none(),
+            decoding: None,
+            claimed,
             host: authority(&answer.url),
             skip,
             response: answer.into_body(),
@@ -326,13 +387,16 @@ impl BlobReader {
         match answer.length() {
             Some(length) if length != expected => {
                 let encoded = answer.header(&CONTENT_ENCODING).map(|text| printable(text, 32));
-                let why = encoded.map_or_else(String::new, |encoding| {
-                    format!(" (encoded as `{encoding}`, which was not asked for)")
-                });
-                Err(Error::new(
-                    Kind::Integrity,
-                    format!("{action}: the registry sends {length} bytes{why}, its manifest promises {expected}"),
-                ))
+                let (why, hint) = match encoded {
+                    Some(encoding) => (
+                        format!(" (encoded as `{encoding}`, which was not asked for)"),
+                        "a proxy in front of the registry compresses what it passes on: have that switched off",
+                    ),
+                    None => (String::new(), PUSH_AGAIN),
+                };
+                let message =
+                    format!("{action}: the registry sends {length} bytes{why}, its manifest promises {expected}");
+                Err(Error::new(Kind::Integrity, message).with_hint(hint))
             }
             _ => Ok(()),
         }
@@ -389,6 +453,7 @@ impl BlobReader {
                 self.descriptor.size, self.descriptor.digest
             ),
         )
+        .with_hint(PUSH_AGAIN)
     }
 }
 

@@ -85,6 +85,20 @@ pub(super) struct Call<'a> {
     pub(super) provenance: Provenance,
 }
 
+/// How often a registry is asked for a fresh address where the store that it redirects to refuses.
+const MAX_FRESH: u32 = 2;
+
+/// Whether the store to which a registry redirected refuses: the signature in the address may have expired, and the registry
+/// gives out another one when it is asked again.
+fn is_stale_address(answer: &Answer, call: &Call<'_>) -> bool {
+    // A store that wants a login says so, and gets none.
+    let refused = match answer.status().as_u16() {
+        401 => challenge::parse(answer.headers()).is_empty(),
+        status => matches!(status, 400 | 403 | 410),
+    };
+    refused && answer.redirected_by.is_some() && call.method == Method::GET && call.repeat
+}
+
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, url: Url, repository: &'a str, scope: Scope, action: String) -> Self {
         let body = matches!(method, Method::POST | Method::PUT | Method::PATCH).then(Bytes::new);
@@ -287,7 +301,7 @@ impl Host {
             Ok(attempt) => attempt,
             Err(error) => return Err(in_call(self.without_token(call, error).await)),
         };
-        let (mut attempts, mut unconnected) = (0, 0);
+        let (mut attempts, mut unconnected, mut fresh) = (0, 0, 0);
         loop {
             attempts += 1;
             self.downloads.quiet().await;
@@ -342,6 +356,18 @@ impl Host {
                 Err(error) => return Err(in_call(self.without_token(call, error).await)),
             };
             drop(alone);
+            if is_stale_address(&answer, call) && fresh < MAX_FRESH {
+                fresh += 1;
+                // The first time at once: the registry is not what failed.
+                if fresh == 1
+                    || self
+                        .pause(backoff, None, attempts, None, || answer.stale_words(&call.action))
+                        .await
+                {
+                    answer.finish().await;
+                    continue;
+                }
+            }
             let may_pass = match renewal {
                 Renewal::Again => {
                     answer.finish().await;

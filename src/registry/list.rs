@@ -207,7 +207,7 @@ impl<'a> Pages<'a> {
         {
             return Err(self.refused("a page that came from another server does not lead the way to the next"));
         }
-        match answer.bytes(MAX_PAGE).await {
+        match answer.json(MAX_PAGE).await {
             Ok(bytes) => Ok(Some(Ok(bytes))),
             Err(Some(failure)) => Err(failure.error.context(&self.action)),
             Err(None) => Err(self.refused(&format!("a page has more than {MAX_PAGE} bytes"))),

@@ -12,6 +12,7 @@ mod blob;
 mod breaker;
 mod cache;
 mod challenge;
+mod content_encoding;
 mod content_range;
 mod context;
 pub mod credentials;

@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 
 use super::Registry;
 use super::blob::{BlobReader, Candidate, WithoutRange};
+use super::content_encoding;
 use super::host::{Call, Host};
 use super::limits::RateLimit;
 use super::retry::Backoff;
@@ -16,7 +17,7 @@ use super::types::{ManifestHead, Presence};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{MAX_MANIFEST, RawManifest, SAFE_MANIFEST};
+use crate::image::manifest::{MAX_MANIFEST, RawManifest, SAFE_MANIFEST, declared_type};
 use crate::image::media_type::ACCEPT_MANIFESTS;
 use crate::image::reference::Target;
 
@@ -186,6 +187,17 @@ impl Candidate {
     }
 }
 
+/// A manifest that a registry sent under a label. Where its digest was known before, its bytes are the ones that were meant,
+/// and a label that contradicts them is a wrong label.
+fn labelled(bytes: Bytes, label: Option<&str>, expected: Option<&Digest>) -> Result<RawManifest> {
+    match RawManifest::new(bytes.clone(), label, expected) {
+        Err(error) if error.kind() == Kind::Malformed && expected.is_some() && label.is_some() => {
+            RawManifest::new(bytes, None, expected).map_err(|_| error)
+        }
+        result => result,
+    }
+}
+
 impl Host {
     fn manifest_call<'a>(&self, method: Method, repository: &'a str, target: &Target) -> Call<'a> {
         let action = format!("cannot read manifest `{target}` of `{}/{repository}`", self.name);
@@ -245,6 +257,7 @@ impl Host {
                 );
             }
             let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
+            let encoding = answer.encoding();
             let stated = answer.digest();
             let bytes = match answer.bytes(MAX_MANIFEST).await {
                 Ok(bytes) => bytes,
@@ -269,9 +282,14 @@ impl Host {
                 Target::Digest(digest) => Some(digest),
                 Target::Tag(_) => None,
             };
+            let promised = expected.or(stated.as_ref());
+            let bytes = match promised {
+                Some(promised) if promised.same_algorithm(&bytes) == *promised => bytes,
+                _ => content_encoding::json(bytes, encoding, MAX_MANIFEST),
+            };
             // Bytes can be hurt on the way. By tag only the registry's own word tells, which is wrong too often to be
             // believed without asking again: what comes a second time is what the registry has.
-            if let Some(promised) = expected.or(stated.as_ref()) {
+            if let Some(promised) = promised {
                 let actual = promised.same_algorithm(&bytes);
                 if actual != *promised && doubted.as_ref() != Some(&actual) {
                     let error = Error::new(
@@ -286,13 +304,25 @@ impl Host {
                     continue;
                 }
             }
-            return match RawManifest::new(bytes, media_type.as_deref(), expected) {
+            return match labelled(bytes, media_type.as_deref(), expected) {
                 Ok(manifest) => {
+                    self.compare_type(&manifest, media_type.as_deref());
                     self.compare(&manifest, stated.as_ref(), repository, target);
                     Ok(manifest)
                 }
                 Err(error) => Err(error.context(&call.action)),
             };
+        }
+    }
+
+    /// Some registries and caches label manifests wrongly. That is told once, and not for each manifest.
+    fn compare_type(&self, manifest: &RawManifest, label: Option<&str>) {
+        let label = label.and_then(declared_type);
+        if label.is_some_and(|label| label != manifest.media_type()) {
+            self.context.warn_once(format!(
+                "`{}` sends manifests with another `Content-Type` than they state themselves; what they state counts",
+                self.name
+            ));
         }
     }
 
@@ -343,6 +373,8 @@ impl Host {
         let call = Call::new(Method::HEAD, url, repository, scope, action);
         let answer = self.exchange_within(&call, backoff).await?;
         match answer.status() {
+            // The length of an encoded body says nothing about the blob.
+            StatusCode::OK if answer.encoding().is_some() => Ok(Presence::Present(())),
             StatusCode::OK if answer.length().is_some_and(|length| length != descriptor.size) => {
                 let length = answer.length().unwrap_or_default();
                 self.context.options.progress.warn(format!(

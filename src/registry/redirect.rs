@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::context::{Context, Trust, Watch, same_origin};
 use super::failure::{Class, Failure, OUT_OF_REACH_HINT};
 use super::reach::Reach;
-use super::redact::{printable, shown};
+use super::redact::{authority, printable, shown};
 use crate::error::{Error, Kind};
 
 /// More hops than this are a loop.
@@ -50,7 +50,10 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             ..failure
         })?;
         let from_registry = trusted && outgoing.trust.registry;
-        let answer = Answer::new(response, url.clone(), from_registry, context.options.stall_timeout());
+        let mut answer = Answer::new(response, url.clone(), from_registry, context.options.stall_timeout());
+        if !same_origin(&url, &origin) {
+            answer.redirected_by = Some(authority(&origin));
+        }
         if !is_redirect(answer.status().as_u16()) {
             return Ok(answer);
         }

@@ -276,7 +276,7 @@ impl Request<'_> {
             Error::new(Kind::Server, format!("{}: `{host}` {why}", self.action()))
                 .with_hint("the address in the registry's challenge may not be a token server")
         };
-        let bytes = answer.bytes(MAX_ANSWER).await.map_err(|failure| match failure {
+        let bytes = answer.json(MAX_ANSWER).await.map_err(|failure| match failure {
             Some(failure) => failure.error.context(self.action()),
             None => wrong("sent an answer of more than 1 MiB"),
         })?;

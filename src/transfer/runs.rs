@@ -7,9 +7,10 @@ use crate::text::{few, quote};
 
 /// Refuses an index of which nothing but attestations is there, and, unless platforms were `chosen` by whoever made the
 /// bundle or imports it, one without a linux platform: as export does. An image that is no index is what somebody saved by
-/// itself, and artifacts run nowhere; both are taken as they are.
+/// itself, artifacts run nowhere, and an index without entries has no platforms; all three are taken as they are.
 pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {
-    if !matches!(tree.original.root.view(), View::Index(_)) {
+    let root = &tree.original.root;
+    if !matches!(root.view(), View::Index(_)) || root.lists_nothing() {
         return Ok(());
     }
     // What a record says of an index below which nothing is does not count.

@@ -16,6 +16,7 @@ mod hostile_text;
 mod import;
 mod named_files;
 mod names;
+mod odd_registries;
 mod outages;
 mod platforms;
 mod rejected;

@@ -14,6 +14,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Index, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::Platform;
+use crate::image::select::{check_child, check_entries};
 use crate::image::tree::{LeftOut, MAX_DEPTH, MAX_NODES, Variant};
 use crate::text::{LISTED, few};
 
@@ -107,6 +108,7 @@ impl<'a> Walk<'a> {
         }
         self.check_blobs(node)?;
         if let View::Index(index) = node.view() {
+            check_entries(node, index)?;
             self.make_room(index, absent)?;
             for entry in &index.entries {
                 if absent.contains(&entry.descriptor.digest) {
@@ -158,20 +160,11 @@ impl<'a> Walk<'a> {
     pub(super) fn load(&mut self, descriptor: &Descriptor) -> Result<Option<Arc<RawManifest>>> {
         let digest = &descriptor.digest;
         if let Some(node) = self.nodes.get(digest) {
-            let stated = media_type::essence(&descriptor.media_type);
-            if media_type::shape(&stated) != media_type::Shape::Other && stated != node.media_type() {
-                return Err(Error::new(
-                    Kind::Malformed,
-                    format!(
-                        "manifest {digest} is listed as `{stated}` and as `{}`",
-                        node.media_type()
-                    ),
-                ));
-            }
             if descriptor.size != node.descriptor().size {
                 self.note_size(descriptor, node.descriptor().size);
                 return Ok(None);
             }
+            check_child(descriptor, node)?;
             return Ok(Some(node.clone()));
         }
         if !self.present(descriptor) {

@@ -211,6 +211,13 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "r17 other type inside",
             || manifest(|m| m["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json")),
+            Fine,
+        ),
+        (
+            "r17 another kind inside",
+            || {
+                raw_manifest(OCI_INDEX, br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[]}"#)
+            },
             Tree(&["announced as"]),
         ),
         (

@@ -37,7 +37,6 @@ fn import(layout: &mut Layout, root: Value, more: &[&str]) -> (Double, String) {
 #[test]
 fn an_index_without_linux_is_neither_pushed_nor_tagged() {
     let windows = json!({"os": "windows", "architecture": "amd64", "os.version": "10.0.20348.1"});
-    let nothing = |_: &mut Layout| Vec::new();
     let foreign = |layout: &mut Layout| vec![on(layout, windows.clone()), on(layout, json!({"os": "freebsd"}))];
     let attestations = |layout: &mut Layout| vec![attestation(layout, &format!("sha256:{}", "a".repeat(64)))];
     let unknown = |layout: &mut Layout| vec![on(layout, json!({"os": "unknown", "architecture": "unknown"}))];
@@ -46,8 +45,7 @@ fn an_index_without_linux_is_neither_pushed_nor_tagged() {
         vec![empty]
     };
     type Entries<'a> = &'a dyn Fn(&mut Layout) -> Vec<Value>;
-    let cases: [(Entries<'_>, &str, bool); 5] = [
-        (&nothing, "lists nothing", false),
+    let cases: [(Entries<'_>, &str, bool); 4] = [
         (
             &foreign,
             "its platforms: windows/amd64 (10.0.20348.1), freebsd/unknown",
@@ -73,6 +71,21 @@ fn an_index_without_linux_is_neither_pushed_nor_tagged() {
         } else {
             assert!(registry.requests().is_empty(), "{}", registry.transcript());
         }
+    }
+}
+
+#[test]
+fn an_index_that_lists_nothing_is_imported_as_it_is() {
+    for flags in [&[][..], &["--platform", "all"], &["--platform", "linux/amd64"]] {
+        let mut layout = Layout::default();
+        let index = layout.index(&[]);
+        let (registry, said) = import(&mut layout, index.clone(), flags);
+        assert!(said.starts_with("Some(0)"), "{said}");
+        let digest = index["digest"].as_str().unwrap();
+        assert_eq!(
+            crate::support::sha256(&registry.manifest("test/x", "1").unwrap()),
+            digest
+        );
     }
 }
 
