@@ -7,12 +7,12 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::config::Config;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
-use crate::image::media_type;
+use crate::image::media_type::{self, Shape};
 use crate::image::platform::Platform;
 use crate::image::reference::Target;
 use crate::image::tree::{ImageTree, LeftOut};
@@ -56,6 +56,18 @@ impl Fetcher {
         Ok(root)
     }
 
+    /// A manifest that an index lists. Where it states no type itself, that of the index counts, and not what the registry
+    /// calls it.
+    pub(super) async fn child(&self, repository: &Repository, entry: &Descriptor) -> Result<Arc<RawManifest>> {
+        let found = self.manifest(repository, &entry.digest).await?;
+        let listed = media_type::shape(&entry.media_type);
+        if found.media_type() == entry.media_type || listed == Shape::Other {
+            return Ok(found);
+        }
+        let read = RawManifest::new(found.bytes().clone(), Some(&entry.media_type), Some(&entry.digest));
+        Ok(read.map_or(found, Arc::new))
+    }
+
     /// A manifest by its digest.
     pub(super) async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<Arc<RawManifest>> {
         let cell = lock(&self.manifests).entry(digest.clone()).or_default().clone();
@@ -88,6 +100,19 @@ impl Fetcher {
                 repository.registry.small_blob(&repository.name, config).await
             })
             .await?;
+        // The bytes may have been fetched for another manifest, which states another size for them.
+        if bytes.len() as u64 != config.size {
+            return Err(Error::new(
+                Kind::Integrity,
+                format!(
+                    "config {} has {} bytes, but its manifest states {}",
+                    config.digest,
+                    bytes.len(),
+                    config.size
+                ),
+            )
+            .with_hint("a manifest with a wrong size has to be made again: have the image built and pushed again"));
+        }
         let parsed = Config::parse(bytes).map_err(|e| e.context(format!("config {}", config.digest)))?;
         // An empty os keeps the image: the same rule as for an index entry of which nothing is known.
         Ok((!parsed.platform.os.is_empty()).then(|| (parsed.platform, bytes.clone())))

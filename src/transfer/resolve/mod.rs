@@ -2,6 +2,7 @@
 
 mod fetch;
 mod quota;
+mod sizes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use self::fetch::Fetcher;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::{RawManifest, View};
+use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, Outcome, Selection, select};
@@ -88,7 +89,7 @@ impl Resolver {
             &self.wanted.platforms,
             &self.progress,
         );
-        stream::iter(references.iter().zip(roots))
+        let mut trees: Vec<_> = stream::iter(references.iter().zip(roots))
             .map(|(reference, root)| async move {
                 let tree = self.resolve(reference, root).await.map_err(|e| e.context(reference));
                 if let Ok(tree) = &tree {
@@ -101,7 +102,9 @@ impl Resolver {
             })
             .buffered(self.jobs * 2)
             .collect()
-            .await
+            .await;
+        sizes::check(&mut trees, &self.registries).await;
+        trees
     }
 
     async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
@@ -119,13 +122,8 @@ impl Resolver {
         let root = root?;
         let repository = Repository::new(reference, &self.registries)?;
         let (selection, configs) = self.select(&repository, &root).await?;
-        if matches!(root.view(), View::Index(index) if index.entries.is_empty()) {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("index {} lists nothing", root.digest()),
-            ));
-        }
-        if selection.is_empty() {
+        // An index that lists nothing has nothing that could be unwanted: it is carried as it is.
+        if selection.is_empty() && !root.lists_nothing() {
             return Err(nothing_wanted(&self.wanted.platforms, &selection.dropped));
         }
         let mut tree = ImageTree {
@@ -179,9 +177,7 @@ impl Resolver {
 
     async fn fetch(&self, repository: &Repository, need: Need) -> Result<Fetched> {
         Ok(match need {
-            Need::Manifest(descriptor) => {
-                Fetched::Manifest(self.fetcher.manifest(repository, &descriptor.digest).await?)
-            }
+            Need::Manifest(descriptor) => Fetched::Manifest(self.fetcher.child(repository, &descriptor).await?),
             Need::Platform { manifest, config } => {
                 let found = self.fetcher.platform_of(repository, &config).await?;
                 let config = found.map(|(platform, bytes)| (config.digest, platform, bytes));

@@ -14,6 +14,7 @@ mod ranges;
 mod replaced;
 mod resume;
 mod reuse;
+mod sizes;
 mod speed;
 mod system_calls;
 mod tools;

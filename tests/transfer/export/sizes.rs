@@ -1,0 +1,173 @@
+//! Images that contradict each other about the size of a blob: only those fail that are wrong.
+
+use serde_json::{Value, json};
+
+use super::tools::{Export, check, cli, noise, put_image, text};
+use crate::support::fault::{Action, When};
+use crate::support::{Double, sha256};
+
+/// Changes what the manifest under a tag states, and puts it under the same tag.
+fn edit(registry: &Double, repository: &str, change: impl FnOnce(&mut Value)) {
+    let mut manifest: Value = serde_json::from_slice(&registry.manifest(repository, "1").unwrap()).unwrap();
+    change(&mut manifest);
+    let media_type = manifest["mediaType"].as_str().unwrap().to_owned();
+    let bytes = manifest.to_string().into();
+    registry.store().put_manifest(repository, Some("1"), &media_type, bytes);
+}
+
+/// `a` and `c` are right; `b` has the layer of `a`, and states a size for it that is off by so many bytes.
+fn one_wrong(off: i64) -> Double {
+    let registry = Double::new();
+    let shared = noise(1, 20_000);
+    put_image(&registry, "a", "1", &[shared.clone(), noise(2, 700)]);
+    put_image(&registry, "b", "1", &[shared]);
+    put_image(&registry, "c", "1", &[noise(3, 900)]);
+    edit(&registry, "b", |manifest| {
+        manifest["layers"][0]["size"] = json!(20_000 + off);
+    });
+    registry
+}
+
+const ORDERS: [[&str; 3]; 3] = [["a:1", "b:1", "c:1"], ["b:1", "c:1", "a:1"], ["c:1", "b:1", "a:1"]];
+
+#[test]
+fn an_image_that_states_a_wrong_size_fails_alone() {
+    for off in [5, -5, 1 << 40] {
+        let registry = one_wrong(off);
+        for images in ORDERS {
+            let export = Export::of(&registry, &images);
+            let done = export.run("x.tar", &["--allow-partial"]);
+            let said = text(&done);
+            assert_eq!(done.status.code(), Some(1), "{said}");
+            assert!(said.contains("1 of 3 images failed"), "{said}");
+            assert!(said.contains("/b:1: "), "{said}");
+            assert_eq!(check(&export.path("x.tar")), 2, "{said}");
+            let said = export.fails("y.tar", &[], 1);
+            assert!(said.contains("1 of 3 images failed"), "{said}");
+            let done = export.run("x.tar.gz", &["--allow-partial"]);
+            assert!(text(&done).contains("1 of 3 images failed"), "{}", text(&done));
+            assert_eq!(check(&export.path("x.tar.gz")), 2);
+        }
+        let alone = Export::of(&registry, &["b:1"]).fails("x.tar", &[], 1);
+        assert!(alone.contains("hint: "), "{alone}");
+    }
+}
+
+#[test]
+fn bytes_decide_where_no_registry_states_a_length() {
+    for off in [5, -5] {
+        let registry = one_wrong(off);
+        registry.add_fault(When::path("/blobs/"), Action::Chunked);
+        for images in ORDERS {
+            let export = Export::of(&registry, &images);
+            let done = export.run("x.tar", &["--allow-partial"]);
+            assert!(text(&done).contains("1 of 3 images failed"), "{}", text(&done));
+            assert_eq!(check(&export.path("x.tar")), 2, "{}", text(&done));
+        }
+    }
+}
+
+#[test]
+fn an_image_that_states_a_wrong_size_for_a_config_of_another_fails_alone() {
+    let registry = Double::new();
+    put_image(&registry, "a", "1", &[noise(1, 700)]);
+    put_image(&registry, "b", "1", &[noise(2, 700)]);
+    put_image(&registry, "c", "1", &[noise(3, 700)]);
+    let first: Value = serde_json::from_slice(&registry.manifest("a", "1").unwrap()).unwrap();
+    let digest = first["config"]["digest"].as_str().unwrap();
+    let config = registry.store().blob("a", digest).unwrap().all();
+    registry.store().put_blob("b", config);
+    edit(&registry, "b", |manifest| {
+        manifest["config"] = first["config"].clone();
+        manifest["config"]["size"] = json!(first["config"]["size"].as_u64().unwrap() + 5);
+    });
+    for images in ORDERS {
+        for jobs in ["1", "6"] {
+            let export = Export::of(&registry, &images);
+            let done = export.run("x.tar", &["--allow-partial", "--no-cache", "-j", jobs]);
+            let said = text(&done);
+            assert!(
+                said.contains("1 of 3 images failed") && said.contains("/b:1: "),
+                "{said}"
+            );
+            assert_eq!(check(&export.path("x.tar")), 2, "{said}");
+        }
+    }
+}
+
+#[test]
+fn images_that_are_all_wrong_fail_and_the_others_do_not() {
+    let registry = one_wrong(5);
+    edit(&registry, "a", |manifest| manifest["layers"][0]["size"] = json!(17));
+    let export = Export::of(&registry, &["a:1", "b:1", "c:1"]);
+    let done = export.run("x.tar", &["--allow-partial"]);
+    let said = text(&done);
+    assert!(said.contains("2 of 3 images failed"), "{said}");
+    assert_eq!(check(&export.path("x.tar")), 1, "{said}");
+}
+
+#[test]
+fn where_a_registry_withholds_the_blob_all_images_that_name_it_fail() {
+    let registry = one_wrong(5);
+    let digest = sha256(&noise(1, 20_000));
+    registry.add_fault(When::path(&digest), Action::error(404, "BLOB_UNKNOWN", "blob unknown"));
+    let export = Export::of(&registry, &["a:1", "b:1", "c:1"]);
+    let done = export.run("x.tar", &["--allow-partial"]);
+    let said = text(&done);
+    assert!(said.contains("2 of 3 images failed"), "{said}");
+    assert_eq!(check(&export.path("x.tar")), 1, "{said}");
+}
+
+#[test]
+fn a_manifest_that_indexes_list_with_different_sizes_fails_only_where_that_is_wrong() {
+    let registry = Double::new();
+    put_image(&registry, "a", "1", &[noise(1, 700)]);
+    let child = registry.manifest("a", "1").unwrap();
+    let entry = |off: usize| {
+        json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": sha256(&child),
+            "size": child.len() + off,
+            "platform": {"os": "linux", "architecture": "amd64"},
+        })
+    };
+    for (tag, off) in [("right", 0), ("wrong", 3)] {
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [entry(off)],
+        });
+        let media_type = "application/vnd.oci.image.index.v1+json";
+        registry
+            .store()
+            .put_manifest("a", Some(tag), media_type, index.to_string().into());
+    }
+    for images in [["a:right", "a:wrong"], ["a:wrong", "a:right"]] {
+        let export = Export::of(&registry, &images);
+        let done = export.run("x.tar", &["--allow-partial"]);
+        assert!(text(&done).contains("1 of 2 images failed"), "{}", text(&done));
+        assert_eq!(check(&export.path("x.tar")), 1, "{}", text(&done));
+    }
+}
+
+#[test]
+fn in_one_step_only_the_image_that_states_a_wrong_size_stays_away() {
+    for off in [5, -5] {
+        let (registry, target) = (one_wrong(off), Double::new());
+        for images in ORDERS {
+            let images: Vec<String> = images
+                .iter()
+                .map(|name| format!("{}/{name}", registry.host()))
+                .collect();
+            let mut arguments = vec!["-d".to_owned(), target.host()];
+            arguments.extend(images);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            cli()
+                .run(&arguments)
+                .expect_code(1)
+                .says(&["1 of 3 images failed", "/b:1"]);
+            assert!(target.manifest("a", "1").is_some() && target.manifest("c", "1").is_some());
+            assert!(target.manifest("b", "1").is_none());
+        }
+    }
+}
