@@ -44,7 +44,9 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         }
         let watch = outgoing.body.as_ref().map(|body| Watch::whole(body.len() as u64));
         let body = outgoing.body.clone().map(Body::from);
-        let sent = context.send(outgoing.method, &url, headers, body, watch.as_ref(), trust).await;
+        let sent = context
+            .send(outgoing.method, &url, headers, body, watch.as_ref(), trust)
+            .await;
         let response = sent.map_err(|failure| Failure {
             elsewhere: !same_origin(&url, &origin),
             ..failure
