@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags
 use rustix::io::Errno;
 
 use content::FLAGS;
-pub use content::{Pipes, check_special, read, write_special};
+pub use content::{Pipes, SpecialWriter, check_special, read};
 
 /// Maximum number of attempts to open a file beneath a folder in which names are being moved at the same time.
 const MAX_RACES: u32 = 16;

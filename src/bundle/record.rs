@@ -65,10 +65,11 @@ pub struct ImageRecord {
 }
 
 impl ImageRecord {
-    /// All but the name.
+    /// All that the tree of an image depends on: neither its name nor the platforms that it is said to have, which are found
+    /// out anew.
     pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
         let digests = (self.index, &self.original, &self.filtered);
-        (digests, &self.kept, &self.dropped, &self.left_out)
+        (digests, &self.dropped, &self.left_out)
     }
 }
 

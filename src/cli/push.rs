@@ -1,7 +1,7 @@
 //! What import and the one-step mirror have in common: flags for the destination, and the report of a push.
 
 use std::fs::Permissions;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -313,17 +313,14 @@ fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
 
 /// The report gets its name when it is complete.
 fn write_report(path: &Path, report: &PushReport) -> Result<()> {
-    let text = serde_json::to_string_pretty(report)
-        .map_err(|e| Error::new(Kind::Io, "cannot write the report").with_source(e))?;
-    let text = escape_json(&text) + "\n";
     let write = || -> io::Result<()> {
         if is_special(path) {
             // It may be where the lines go, too.
             printer::flush();
-            return files::write_special(path, text.as_bytes());
+            return write_json(files::SpecialWriter::open(path)?, report);
         }
-        let mut file = unnamed(path)?;
-        file.write_all(text.as_bytes())?;
+        let file = unnamed(path)?;
+        write_json(file.as_file(), report)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
@@ -331,17 +328,35 @@ fn write_report(path: &Path, report: &PushReport) -> Result<()> {
     write().map_err(|e| Error::io("write", path, e))
 }
 
-/// Escapes the characters that JSON allows in a text and that a terminal obeys: the report may be written to one.
-fn escape_json(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+/// Writes a report as it is made: as one text it would be in memory once more.
+fn write_json(out: impl Write, report: &PushReport) -> io::Result<()> {
+    let mut out = Escaping(BufWriter::with_capacity(64 << 10, out));
+    serde_json::to_writer_pretty(&mut out, report)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Escapes the characters that JSON allows in a text and that a terminal obeys: the report may be written to one. Whatever is
+/// written has whole characters.
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = std::str::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         // A line break in a text is escaped already; this one stands between the members.
-        if is_unsafe(c) && c != '\n' {
-            let units = c.encode_utf16(&mut [0; 2]).to_vec();
-            out.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
-        } else {
-            out.push(c);
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c) && *c != '\n') {
+            self.0.write_all(&rest.as_bytes()[..at])?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(self.0, "\\u{unit:04x}")?;
+            }
+            rest = &rest[at + c.len_utf8()..];
         }
+        self.0.write_all(rest.as_bytes())?;
+        Ok(bytes.len())
     }
-    out
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }

@@ -80,28 +80,40 @@ fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
 }
 
 /// Writes into a pipe, a device or a file behind a link. A pipe that nobody reads is not waited for.
-///
-/// # Errors
-/// Those of open(2) and write(2); a pipe without a reader, or with one that reads nothing for ten seconds.
-pub fn write_special(path: &Path, mut bytes: &[u8]) -> io::Result<()> {
-    let mut file = open_special(path, OFlags::TRUNC)?;
-    let mut since = Instant::now();
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(count) => {
-                bytes = &bytes[count..];
-                since = Instant::now();
-            }
-            Err(e) => pause(e)?,
-        }
-        if since.elapsed() >= PIPE_TIMEOUT {
-            return Err(timed_out("it is a pipe whose other end reads nothing"));
-        }
+#[derive(Debug)]
+pub struct SpecialWriter(File);
+
+impl SpecialWriter {
+    /// Opens what is there.
+    ///
+    /// # Errors
+    /// Those of open(2), and one for a pipe without a reader.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        open_special(path, OFlags::TRUNC).map(Self)
     }
-    Ok(())
 }
 
-/// Whether [`write_special`] could write there now.
+impl Write for SpecialWriter {
+    /// Fails as write(2) does, and where a pipe has a reader that reads nothing for ten seconds.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let since = Instant::now();
+        loop {
+            match self.0.write(bytes) {
+                Err(e) => pause(e)?,
+                written => return written,
+            }
+            if since.elapsed() >= PIPE_TIMEOUT {
+                return Err(timed_out("it is a pipe whose other end reads nothing"));
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a [`SpecialWriter`] could write there now.
 ///
 /// # Errors
 /// Those of open(2); a pipe without a reader.
@@ -139,6 +151,10 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+
+    fn write_special(path: &Path, bytes: &[u8]) -> io::Result<()> {
+        SpecialWriter::open(path)?.write_all(bytes)
+    }
 
     /// Makes a named pipe, which nobody writes to.
     fn fifo(path: &Path) {

@@ -17,10 +17,6 @@ pub const LIMIT: u64 = 128 << 20;
 /// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
 pub const NAME: u64 = 3 << 10;
 
-/// Memory in bytes that a name takes for each platform or blob that its report lists. Reports are read by people and
-/// programs, so this also bounds their length.
-pub const REPORT_LINE: u64 = 128;
-
 /// What is left of the memory of a run. All clones share it.
 #[derive(Clone)]
 pub struct Budget(Arc<Account>);

@@ -174,6 +174,20 @@ impl RawManifest {
         self
     }
 
+    /// Memory in bytes that it takes and that is not counted yet.
+    pub(crate) fn uncounted_memory(&self) -> u64 {
+        if self.held.is_some() { 0 } else { self.memory() }
+    }
+
+    /// Number of descriptors that it lists.
+    pub(crate) fn descriptors(&self) -> usize {
+        match &self.view {
+            View::Index(index) => index.entries.len(),
+            View::Image(image) => 1 + image.layers.len(),
+            View::Other { blobs } => blobs.len(),
+        }
+    }
+
     /// Memory in bytes that it takes: its bytes, and what they say.
     pub(crate) fn memory(&self) -> u64 {
         /// What an allocator takes beside the bytes that are asked for, and rounds them up by.

@@ -1,6 +1,8 @@
 //! Fewer platforms of an image whose manifests are at hand: `--platform` on an image from a bundle.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
 
 use super::config::Config;
 use super::digest::Digest;
@@ -23,6 +25,10 @@ pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     for manifest in tree.original.below.iter() {
         graph.add(manifest.clone());
     }
+    let mut recorded: HashMap<&Digest, &str> = HashMap::new();
+    for kept in tree.kept.iter() {
+        recorded.entry(&kept.digest).or_insert(&kept.platform);
+    }
     let selection = loop {
         match select(&graph, &tree.original.root, filter)? {
             Outcome::Selected(selection) => break selection,
@@ -31,7 +37,9 @@ pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
                     match need {
                         Need::Manifest(descriptor) => graph.set_absent(descriptor.digest),
                         Need::Platform { manifest, config } => {
-                            let platform = platform_at_hand(&tree, &manifest, &config.digest);
+                            let config = tree.configs.get(&config.digest);
+                            let label = recorded.get(&manifest).copied();
+                            let platform = config.and_then(stated).or_else(|| label.and_then(platform_of));
                             graph.set_platform(manifest, platform);
                         }
                     }
@@ -69,15 +77,16 @@ pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     Ok(smaller)
 }
 
-/// The platform that the image's config states, else the one that was recorded when the image was fetched.
-fn platform_at_hand(tree: &ImageTree, manifest: &Digest, config: &Digest) -> Option<Platform> {
-    let config = tree.configs.get(config).and_then(|bytes| Config::parse(bytes).ok());
-    if let Some(platform) = config.map(|config| config.platform).filter(|p| !p.os.is_empty()) {
-        return Some(platform);
-    }
-    let record = tree.kept.iter().find(|kept| kept.digest == *manifest)?;
+/// The platform that an image config states.
+fn stated(config: &Bytes) -> Option<Platform> {
+    let platform = Config::parse(config).ok()?.platform;
+    Some(platform).filter(|platform| !platform.os.is_empty())
+}
+
+/// The platform of a label, as it was recorded when the image was fetched.
+fn platform_of(label: &str) -> Option<Platform> {
     // A label may end in the version of an operating system, which no pattern has.
-    let pattern: PlatformPattern = record.platform.split(" (").next()?.parse().ok()?;
+    let pattern: PlatformPattern = label.split(" (").next()?.parse().ok()?;
     Some(pattern.platform().clone())
 }
 

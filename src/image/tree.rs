@@ -189,6 +189,26 @@ impl ImageTree {
         patterns.iter().filter(|pattern| !is_there(pattern)).collect()
     }
 
+    /// Memory in bytes that it takes and that is not counted yet: its lists, and manifests that were made for it.
+    pub(crate) fn uncounted_memory(&self) -> u64 {
+        /// What an allocator takes beside the bytes that are asked for, and rounds them up by.
+        const ALLOCATION: usize = 32;
+        let platforms = self.kept.iter().chain(self.dropped.iter());
+        let platforms = platforms.map(|platform| size_of::<PlatformRecord>() + platform.platform.len() + ALLOCATION);
+        let left_out = self.left_out.iter();
+        let left_out =
+            left_out.map(|left| size_of::<LeftOut>() + left.media_type.len() + left.reason.len() + 2 * ALLOCATION);
+        let variants = || std::iter::once(&self.original).chain(&self.filtered);
+        let below: usize = variants()
+            .map(|variant| variant.below.len() * size_of::<Arc<RawManifest>>())
+            .sum();
+        let lists = platforms.chain(left_out).sum::<usize>() + below;
+        let made = variants()
+            .flat_map(Variant::all)
+            .map(|manifest| manifest.uncounted_memory());
+        lists as u64 + made.sum::<u64>()
+    }
+
     /// Every manifest of both variants once, children before parents.
     pub fn manifests(&self) -> Vec<&Arc<RawManifest>> {
         let mut seen = HashSet::new();

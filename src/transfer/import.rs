@@ -14,15 +14,14 @@ use super::push::arrivals::{Arrivals, Kept};
 use super::push::flow::WINDOW;
 use super::push::place;
 use super::push::push_all::{Slot, push_arriving};
-use super::push::report::{ImageReport, PushReport};
+use super::push::report::{self, ImageReport, PushReport};
 use super::push::request::{Origin, PushRequest};
-use super::resolve::warn_of_absent;
+use super::resolve;
 use super::runs;
 use crate::bundle::read::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage, Referrer};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
-use crate::image::budget::{Budget, REPORT_LINE};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::narrow::narrow as narrow_tree;
@@ -130,6 +129,7 @@ async fn push(
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
+    let mut absent = HashMap::new();
     for (place, tree) in trees {
         let image = &bundle.images()[place];
         let tree = match tree {
@@ -140,7 +140,10 @@ async fn push(
             }
         };
         if let Some(filter) = &select.platforms {
-            warn_of_absent(&tree, filter, &progress);
+            let absent = absent
+                .entry(tree.shared_content())
+                .or_insert_with(|| resolve::absent(&tree, filter));
+            resolve::warn_of_absent(&tree.source, absent, &progress);
         }
         slots.push(Slot::Item(tree.source.to_string()));
         items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
@@ -152,7 +155,11 @@ async fn push(
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
-    report.missing = missing;
+    let quoted = |missing: Missing| Missing {
+        reference: quote(&missing.reference).to_string(),
+        reason: quote(&missing.reason).to_string(),
+    };
+    report.missing = missing.into_iter().map(quoted).collect();
     let mut warnings = bundle.warnings().clone();
     warnings.append(report.warnings);
     report.warnings = warnings;
@@ -206,14 +213,17 @@ async fn read(
             name_referrers(&referrers, &mut tree);
             // They are many and served to decide about platforms; as blobs they are read again.
             tree.configs.clear();
-            Ok(tree)
+            bundle.budget().take(tree.uncounted_memory())?;
+            let listed = report::bytes_of_lists(&tree);
+            Ok((tree, listed))
         };
         let mut known = HashMap::new();
         let mut trees = Vec::new();
         for (place, image) in bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]) {
-            let tree: &Result<ImageTree> = known.entry(image.content()).or_insert_with(|| read(image));
+            let tree: &Result<(ImageTree, u64)> = known.entry(image.content()).or_insert_with(|| read(image));
             let named = match tree {
-                Ok(tree) => named(tree, image, bundle.budget()),
+                // What a report lists of an image under each of its names is bounded like memory.
+                Ok((tree, listed)) => bundle.budget().take(*listed).map(|()| named(tree, image)),
                 Err(error) => Err(error.clone()),
             };
             trees.push((place, named.map_err(|e| image.place_error(e))));
@@ -224,16 +234,14 @@ async fn read(
 }
 
 /// A tree under one of its names.
-fn named(tree: &ImageTree, image: &BundledImage, budget: &Budget) -> Result<ImageTree> {
-    let lines = tree.kept.len() + tree.dropped.len() + tree.left_out.len();
-    budget.take(lines as u64 * REPORT_LINE)?;
+fn named(tree: &ImageTree, image: &BundledImage) -> ImageTree {
     let mut tree = tree.clone();
     tree.source = image.name.clone();
     // A record says which index goes under the name; else that depends on the name.
     if image.record.as_ref().is_none_or(|record| record.filtered.is_none()) {
         tree.choose(IndexMode::Auto);
     }
-    Ok(tree)
+    tree
 }
 
 /// The blobs of a bundle.

@@ -2,6 +2,8 @@
 
 #[path = "../archives/mod.rs"]
 mod archives;
+#[path = "../hostile/mod.rs"]
+mod cases;
 #[path = "../handmade/mod.rs"]
 mod handmade;
 #[path = "../support/mod.rs"]

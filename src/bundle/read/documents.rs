@@ -15,6 +15,12 @@ use crate::image::manifest::RawManifest;
 /// for the next image that needs it; what is read still more often belongs to many images that are too large.
 const MAX_READS: u32 = 8;
 
+/// Maximum number of descriptors that are looked at, for all images of a run together: so many without condition, and so many
+/// times those that all documents list. Images that differ in nothing but their names count once. An index may list the
+/// manifests of several others, but not of very many, so that the time of a run grows with the bytes of its bundles.
+const FREE_VISITS: u64 = 1 << 18;
+const VISITS_EACH: u64 = 16;
+
 /// Memory in bytes that the error of a broken document takes.
 const ERROR: u64 = 2 << 10;
 
@@ -39,6 +45,10 @@ struct Known {
     manifests: HashMap<(Digest, Option<String>), Result<Arc<RawManifest>, Broken>>,
     configs: HashMap<Digest, Result<Arc<KnownConfig>, Broken>>,
     reads: HashMap<Digest, u32>,
+    /// Number of descriptors that all documents list.
+    descriptors: u64,
+    /// Number of descriptors that were looked at.
+    visits: u64,
 }
 
 /// Why a document cannot be had, to be told again.
@@ -65,6 +75,20 @@ impl Known {
                 Kind::TooLarge,
                 format!("too large to handle: document {digest} belongs to many images that do not fit into memory"),
             )),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Known {
+    fn visit(&mut self, manifest: &RawManifest) -> Result<()> {
+        self.visits += 1 + manifest.descriptors() as u64;
+        match self.visits > FREE_VISITS + VISITS_EACH * self.descriptors {
+            true => Err(Error::new(
+                Kind::TooLarge,
+                "too large to handle: too many images are made of the same manifests in different ways",
+            )
+            .with_hint("import fewer images in one run, with `--only`")),
             false => Ok(()),
         }
     }
@@ -110,7 +134,11 @@ impl Documents {
         let mut known = self.known();
         let key = (digest.clone(), declared);
         match known.manifests.get(&key) {
-            Some(Ok(manifest)) => return Ok(manifest.clone()),
+            Some(Ok(manifest)) => {
+                let manifest = manifest.clone();
+                known.visit(&manifest)?;
+                return Ok(manifest);
+            }
             Some(Err(broken)) => return Err(broken.error.clone()),
             None => {}
         }
@@ -121,6 +149,10 @@ impl Documents {
         let counted = match parsed {
             Ok(manifest) => {
                 let held = Self::in_budget(&mut known, || self.budget.hold(manifest.memory()))?;
+                if known.reads.get(digest) == Some(&1) {
+                    known.descriptors += 1 + manifest.descriptors() as u64;
+                }
+                known.visit(&manifest)?;
                 Ok(Arc::new(manifest.holding(held)))
             }
             Err(error) => Err(error),

@@ -55,6 +55,8 @@ pub(super) fn open(
         if !complete {
             continue;
         }
+        // It stays in memory as long as the bundle is open.
+        store.budget().take(tee.in_memory())?;
         let source = Arc::new(tee.take().into_source(label)?);
         let mut archive = Archive::new(label);
         for member in members {

@@ -219,6 +219,14 @@ impl<R> Tee<R> {
         self.written
     }
 
+    /// How much of it is in memory.
+    pub(super) fn in_memory(&self) -> u64 {
+        match &self.output {
+            Output::Memory(bytes) => bytes.len() as u64,
+            Output::Nowhere | Output::File(_) => 0,
+        }
+    }
+
     /// Ends writing down, and gives out what was.
     pub(super) fn take(&mut self) -> Output {
         std::mem::take(&mut self.output)

@@ -72,9 +72,9 @@ fn recorded(
     });
     let Some(Selection {
         original,
-        filtered,
         kept,
         dropped,
+        ..
     }) = made
     else {
         let what = format!(
@@ -99,7 +99,8 @@ fn recorded(
             _ => Choice::Filtered,
         },
         original,
-        filtered,
+        // The one that was read, which other images share, and not the one that was made, which has the same bytes.
+        filtered: Some(smaller),
         kept: kept.into(),
         dropped: dropped.into(),
         left_out: walk.take_left_out().into(),

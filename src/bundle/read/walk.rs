@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
-use crate::image::budget;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{Index, RawManifest, View};
@@ -20,6 +19,9 @@ use crate::text::{LISTED, few};
 
 /// Image configs above this sum are read and checked, but not kept.
 const MAX_KEPT_CONFIGS: usize = 16 << 20;
+
+/// Memory in bytes that a blob takes which may be absent, and is.
+const LEFT_OUT: u64 = 512;
 
 /// Number of wrong sizes that are told one by one.
 const MAX_WRONG: usize = LISTED;
@@ -217,9 +219,8 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if blob.is_nondistributable() && !here {
-                // Each of them stands in the report.
                 let listed = self.left_out.len() as u64 + 1;
-                drop(self.store.budget().hold(listed * budget::REPORT_LINE)?);
+                drop(self.store.budget().hold(listed * LEFT_OUT)?);
                 self.left_out.entry(blob.digest.clone()).or_insert_with(|| LeftOut {
                     digest: blob.digest.clone(),
                     media_type: blob.media_type.clone(),

@@ -8,8 +8,8 @@ use super::request::PushItem;
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
-use crate::image::tree::{Choice, LeftOut, PlatformRecord};
-use crate::text::{Line, Warnings};
+use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
+use crate::text::{Line, Warnings, is_unsafe};
 
 /// What came of a push.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -105,13 +105,17 @@ pub struct ImageReport {
     /// Blobs and bytes.
     pub counts: Counts,
     /// Platforms that the image is carried with.
+    #[serde(serialize_with = "first")]
     pub kept: Arc<[PlatformRecord]>,
     /// Platforms that the original lists and that are not carried.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "first")]
     pub dropped: Arc<[PlatformRecord]>,
     /// Blobs that manifests name and that were not carried.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "first")]
     pub left_out: Arc<[LeftOut]>,
+    /// How much of these lists a report leaves out; nothing where it has all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_listed: Option<NotListed>,
     /// What the user should know, though the image is there.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub warnings: Warnings,
@@ -137,6 +141,7 @@ impl ImageReport {
             kept: tree.kept.clone(),
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
+            not_listed: NotListed::of(tree),
             warnings: Warnings::default(),
             error: None,
         }
@@ -166,10 +171,64 @@ impl ImageReport {
             kept: Arc::default(),
             dropped: Arc::default(),
             left_out: Arc::default(),
+            not_listed: None,
             warnings: Warnings::default(),
             error: Some(error.into()),
         }
     }
+}
+
+/// Maximum length of each list of an image in a report. Real images have a few dozen platforms.
+const MAX_LISTED: usize = 1000;
+
+/// Numbers of what a report does not list of an image, since the lists are too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotListed {
+    /// Platforms that the image is carried with.
+    pub kept: usize,
+    /// Platforms that are not carried.
+    pub dropped: usize,
+    /// Blobs that were not carried.
+    pub left_out: usize,
+}
+
+impl NotListed {
+    fn of(tree: &ImageTree) -> Option<Self> {
+        let beyond = |length: usize| length.saturating_sub(MAX_LISTED);
+        let not_listed = Self {
+            kept: beyond(tree.kept.len()),
+            dropped: beyond(tree.dropped.len()),
+            left_out: beyond(tree.left_out.len()),
+        };
+        let any = not_listed.kept + not_listed.dropped + not_listed.left_out > 0;
+        any.then_some(not_listed)
+    }
+}
+
+/// The part of a list that a report has.
+fn first<T: Serialize, S: Serializer>(list: &Arc<[T]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().take(MAX_LISTED))
+}
+
+/// Number of bytes that the lists of an image take in a report.
+pub(crate) fn bytes_of_lists(tree: &ImageTree) -> u64 {
+    /// Of an entry without its texts: a digest, the names of fields, and white space.
+    const ENTRY: usize = 240;
+    let text = |text: &str| {
+        let bytes = |c: char| match c {
+            '"' | '\\' => 2,
+            c if is_unsafe(c) => 12,
+            c => c.len_utf8(),
+        };
+        text.chars().map(bytes).sum::<usize>()
+    };
+    let platforms = [&tree.kept, &tree.dropped].into_iter();
+    let platforms = platforms.flat_map(|list| list.iter().take(MAX_LISTED));
+    let platforms = platforms.map(|platform| ENTRY + text(&platform.platform));
+    let left_out = tree.left_out.iter().take(MAX_LISTED);
+    let left_out = left_out.map(|left| ENTRY + text(&left.media_type) + text(&left.reason));
+    platforms.chain(left_out).sum::<usize>() as u64
 }
 
 /// What came of an image.

@@ -137,7 +137,7 @@ impl Resolver {
             configs,
         };
         tree.choose(self.wanted.index);
-        warn_of_absent(&tree, &self.wanted.platforms, &self.progress);
+        warn_of_absent(reference, &absent(&tree, &self.wanted.platforms), &self.progress);
         tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
         check_sizes(&tree)?;
         Ok(tree)
@@ -213,11 +213,15 @@ fn check_sizes(tree: &ImageTree) -> Result<()> {
     Ok(())
 }
 
+/// The platforms that were asked for and that an image does not have, as text; empty if it has all.
+pub(super) fn absent(tree: &ImageTree, filter: &PlatformFilter) -> String {
+    few(tree.absent(filter).iter().map(|platform| format!("`{platform}`")))
+}
+
 /// Says which of the platforms that were asked for an image does not have.
-pub(super) fn warn_of_absent(tree: &ImageTree, filter: &PlatformFilter, progress: &Progress) {
-    let absent = few(tree.absent(filter).iter().map(|platform| format!("`{platform}`")));
+pub(super) fn warn_of_absent(image: &Reference, absent: &str, progress: &Progress) {
     if !absent.is_empty() {
-        progress.warn(format!("`{}` has no platform {absent}", tree.source));
+        progress.warn(format!("`{image}` has no platform {absent}"));
     }
 }
 

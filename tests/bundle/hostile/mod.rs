@@ -1,165 +1,20 @@
-//! Archives that are broken, or made to harm: each has a name, a generator, and what must come of it.
+//! Hostile archives through the library and through an import of it.
 //!
 //! Nothing may panic, nothing wrong may pass, and a message names the file, the member and, for a fault of the tar itself,
 //! the offset.
 
-mod content_faults;
 mod files;
 mod folders;
-mod image_faults;
 mod imported;
-mod listing_faults;
 mod random_damage;
-mod tar_faults;
 
-use crate::archives::*;
 use docker_mirror::bundle::read::Bundle;
 use docker_mirror::error::Result;
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
-use serde_json::{Value, json};
+use docker_mirror::image::media_type::OCI_LAYER;
 
-/// What must come of an archive.
-enum Expect {
-    /// It is not opened; the message holds all of these.
-    Open(&'static [&'static str]),
-    /// It is opened, and a tree is refused.
-    Tree(&'static [&'static str]),
-    /// Trees are given out, and a blob turns out wrong when it is read.
-    Blob(&'static [&'static str]),
-    /// Trees are given out, blobs are right, and the import refuses it before anything is sent.
-    Refused(&'static [&'static str]),
-    /// It is read, with a warning that holds this.
-    Warning(&'static str),
-    /// It is read without a word.
-    Fine,
-}
-use Expect::{Blob, Fine, Open, Refused, Tree, Warning};
-
-type Case = (&'static str, fn() -> Vec<u8>, Expect);
-
-/// A good layout with one image of one platform.
-fn good() -> Layout {
-    let mut layout = Layout::default();
-    let image = layout.image("amd64", b"hello\n", true);
-    layout.name(image, "quay.io/test/one:1");
-    layout
-}
-
-/// A good archive with something behind its last member.
-fn with_member(add: impl Fn(Tar) -> Tar) -> Vec<u8> {
-    add(good().tar()).end()
-}
-
-/// A header that is changed before its checksum is made.
-fn patched(name: &str, size: u64, kind: u8, patch: impl Fn(&mut [u8; 512])) -> [u8; 512] {
-    let mut block = header(name.as_bytes(), size, kind, b"");
-    patch(&mut block);
-    checksum(&mut block);
-    block
-}
-
-/// A layout with one image whose manifest is this document; `$config`, `$layer` stand for good descriptors.
-fn manifest(edit: impl Fn(&mut Value)) -> Vec<u8> {
-    let mut layout = Layout::default();
-    let config = layout.document(OCI_CONFIG, &json!({"os": "linux", "architecture": "amd64"}));
-    let layer = Tar::default().file("x", b"x").end();
-    let layer_descriptor = descriptor(OCI_LAYER, &layer);
-    layout.blob(layer);
-    let mut document =
-        json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer_descriptor]});
-    edit(&mut document);
-    let manifest = layout.document(OCI_MANIFEST, &document);
-    layout.name(manifest, "quay.io/test/one:1");
-    layout.tar().end()
-}
-
-/// A layout with one image whose manifest is these bytes.
-fn raw_manifest(media_type: &str, bytes: &[u8]) -> Vec<u8> {
-    let mut layout = Layout::default();
-    let entry = descriptor(media_type, bytes);
-    layout.blob(bytes);
-    layout.name(entry, "quay.io/test/one:1");
-    layout.tar().end()
-}
-
-/// The good layout with a config of these bytes.
-fn config(bytes: &[u8]) -> Vec<u8> {
-    let mut layout = Layout::default();
-    layout.blob(bytes);
-    let document = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST,
-        "config": descriptor(OCI_CONFIG, bytes), "layers": []});
-    let entry = layout.document(OCI_MANIFEST, &document);
-    layout.name(entry, "quay.io/test/one:1");
-    layout.tar().end()
-}
-
-/// A docker-archive of one layer; `edit` changes `manifest.json` and the config, `links` adds members.
-fn docker(edit: impl Fn(&mut Value, &mut Value), links: impl Fn(Tar) -> Tar) -> Vec<u8> {
-    let layer = Tar::default().file("x", b"x").end();
-    let mut config = json!({"os": "linux", "architecture": "amd64",
-        "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(&layer).to_string()]}});
-    let mut items = json!([{"Config": "config.json", "RepoTags": ["quay.io/test/one:1"], "Layers": ["a/layer.tar"]}]);
-    edit(&mut items, &mut config);
-    let tar = Tar::default()
-        .file("config.json", &serde_json::to_vec(&config).unwrap())
-        .file("a/layer.tar", &layer);
-    links(tar)
-        .file("manifest.json", &serde_json::to_vec(&items).unwrap())
-        .end()
-}
-
-fn nothing(tar: Tar) -> Tar {
-    tar
-}
-
-/// Indexes in indexes.
-fn nested(depth: usize, width: usize) -> Vec<u8> {
-    let mut layout = Layout::default();
-    let mut entry = layout.image("amd64", b"deep\n", true);
-    for _ in 0..depth {
-        let entries = vec![entry; width];
-        entry = layout.index(&entries);
-    }
-    layout.name(entry, "quay.io/test/one:1");
-    layout.tar().end()
-}
-
-fn first_blob(layout: &Layout, is: impl Fn(&[u8]) -> bool) -> Digest {
-    layout.blobs.iter().find(|(_, bytes)| is(bytes)).unwrap().0.clone()
-}
-
-/// The good layout in which one blob's bytes are others.
-fn swapped(is: impl Fn(&[u8]) -> bool, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
-    let mut layout = good();
-    let digest = first_blob(&layout, is);
-    change(layout.blobs.get_mut(&digest).unwrap());
-    layout.tar().end()
-}
-
-fn is_layer(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0x1f, 0x8b])
-}
-
-fn is_manifest(bytes: &[u8]) -> bool {
-    let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
-    document["layers"].is_array()
-}
-
-fn flip(bytes: &mut [u8]) {
-    let last = bytes.len() - 2;
-    bytes[last] ^= 1;
-}
-
-fn unmarked() -> Vec<u8> {
-    good().tar().0
-}
-
-fn big_index(entries: usize) -> Vec<u8> {
-    let entry = descriptor(OCI_MANIFEST, b"x");
-    let list = vec![entry; entries];
-    serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list})).unwrap()
-}
+use crate::archives::*;
+use crate::cases::Expect::{self, Blob, Fine, Open, Refused, Tree, Warning};
+use crate::cases::*;
 
 fn run(cases: Vec<Case>) {
     let mut wrong = Vec::new();
@@ -272,12 +127,7 @@ fn addresses_in_an_archive_are_never_asked() {
 
 #[test]
 fn every_case_that_a_table_lists_is_there() {
-    let all = [
-        tar_faults::cases(),
-        listing_faults::cases(),
-        content_faults::cases(),
-        image_faults::cases(),
-    ];
-    let names: Vec<&str> = all.iter().flatten().map(|case| case.0).collect();
+    let all = all();
+    let names: Vec<&str> = all.iter().map(|case| case.0).collect();
     imported::check_tables(&names);
 }

@@ -1,0 +1,77 @@
+//! Every archive of the hostile tables through the program: from a file, out of a pipe, as a dry run, and several at once.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::archives::as_ours;
+use crate::cases::{self, Case, Expect};
+use crate::measured::Lab;
+use crate::support::Double;
+
+/// Runs that are measured at the same time.
+const SIDE_BY_SIDE: usize = 3;
+
+/// Faults that a bundle of our own in a pipe shows behind its images, or that a dry run does not see.
+fn may_succeed(expect: &Expect, is_whole: bool) -> bool {
+    matches!(expect, Expect::Fine | Expect::Warning(_)) || !is_whole
+}
+
+/// What is wrong with the runs of one case.
+fn faults(case: &Case, number: usize, lab: &Lab, registry: &Double) -> Vec<String> {
+    let (name, generate, expect) = case;
+    let mut faults = Vec::new();
+    for (style, bytes) in [("foreign", generate()), ("ours", as_ours(generate))] {
+        let file = lab.path(&format!("{number}-{style}.tar"));
+        std::fs::write(&file, bytes).unwrap();
+        let path = file.to_str().unwrap();
+        for (way, source, dry_run) in [("file", path, false), ("pipe", "-", false), ("dry run", path, true)] {
+            let destination = format!("{}/{number}/{style}/{}", registry.host(), &way[..3]);
+            let mut arguments = vec!["import", source, "-d", &destination];
+            arguments.extend(dry_run.then_some("--dry-run"));
+            let run = lab.run(&arguments, (source == "-").then_some(&file));
+            let mut found = run.faults(20);
+            let succeeded = run.ended == Ok(0);
+            if succeeded && !may_succeed(expect, way == "file") {
+                found.push("was a success".to_owned());
+            } else if !succeeded && matches!(expect, Expect::Fine | Expect::Warning(_)) {
+                found.push(format!("failed: {}", run.stderr));
+            }
+            faults.extend(
+                found
+                    .into_iter()
+                    .map(|fault| format!("{name} ({style}, {way}): {fault}")),
+            );
+        }
+    }
+    faults
+}
+
+#[test]
+fn every_hostile_archive_stays_below_the_ceilings() {
+    let cases = cases::all();
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (lab, registry) = (Lab::new(), Double::new());
+    std::thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                while let Some((number, case)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|number| Some((number, cases.get(number)?)))
+                {
+                    let found = faults(case, number, &lab, &registry);
+                    wrong.lock().unwrap().extend(found);
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    // Several in one run: what one of them says may be wrong for all.
+    let all: Vec<String> = (0..cases.len()).map(|number| format!("{number}-ours.tar")).collect();
+    for (number, files) in all.chunks(8).enumerate() {
+        let destination = format!("{}/together/{number}", registry.host());
+        let mut arguments = vec!["import", "-d", &destination];
+        arguments.extend(files.iter().map(String::as_str));
+        let found = lab.run(&arguments, None).faults(100);
+        assert!(found.is_empty(), "{files:?}: {}", found.join("\n"));
+    }
+}

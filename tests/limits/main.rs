@@ -1,0 +1,15 @@
+//! What a run takes of the machine, measured from outside: memory, time and text; and what it does where there is little.
+//!
+//! Each run is a child process, so that what is measured is the program and not the test.
+
+#[path = "../archives/mod.rs"]
+mod archives;
+#[path = "../hostile/mod.rs"]
+mod cases;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod hostile;
+mod many;
+mod measured;
+mod shapes;

@@ -1,0 +1,169 @@
+//! A few megabytes that are made to cost gigabytes: many names, layers, annotations, records and bundles.
+
+use docker_mirror::image::media_type::OCI_LAYER;
+
+use crate::measured::{Lab, Measured};
+use crate::shapes::{self, FOREIGN};
+use crate::support::{Double, Options};
+
+/// Fails where a run is above a ceiling; prints what it took.
+#[track_caller]
+fn check(name: &str, run: &Measured, images: u64) {
+    println!("{}", run.line(name));
+    let faults = run.faults(images);
+    assert!(faults.is_empty(), "{name}: {}", faults.join("\n"));
+}
+
+/// Imports a bundle of this many images, dry or not, and with a report.
+#[track_caller]
+fn import(name: &str, lab: &Lab, arguments: &[&str], images: u64) -> Measured {
+    // It takes manifests whose layers it does not have.
+    let registry = Double::start(Options {
+        unchecked: true,
+        ..Options::default()
+    });
+    let destination = format!("{}/m", registry.host());
+    let mut all = vec!["import", "-d", &destination, "--report", "report.json"];
+    all.extend(arguments);
+    let run = lab.run(&all, None);
+    check(name, &run, images);
+    run
+}
+
+#[test]
+fn names_of_an_image_whose_layers_are_missing() {
+    let lab = Lab::new();
+    shapes::names(&lab.path("b.tar"), 10_000, 10_000, OCI_LAYER, false);
+    let run = import("10,000 names x 10,000 missing layers", &lab, &["b.tar"], 10_000);
+    assert_eq!(run.ended, Ok(1));
+}
+
+#[test]
+fn names_of_an_image_whose_layers_are_there() {
+    let lab = Lab::new();
+    shapes::names(&lab.path("b.tar"), 2000, 10_000, OCI_LAYER, true);
+    let run = import("2,000 names x 10,000 layers, dry", &lab, &["b.tar", "--dry-run"], 2000);
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+    shapes::names(&lab.path("c.tar"), 300, 300, OCI_LAYER, true);
+    let run = import("300 names x 300 layers", &lab, &["c.tar"], 300);
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+}
+
+#[test]
+fn names_of_an_image_of_foreign_layers() {
+    let lab = Lab::new();
+    shapes::names(&lab.path("b.tar"), 200, 10_000, FOREIGN, false);
+    let run = import(
+        "200 names x 10,000 foreign layers, dry",
+        &lab,
+        &["b.tar", "--dry-run"],
+        200,
+    );
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+    shapes::names(&lab.path("c.tar"), 20, 10_000, FOREIGN, false);
+    let run = import("20 names x 10,000 foreign layers", &lab, &["c.tar"], 20);
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+}
+
+#[test]
+fn annotations_of_an_index_under_several_names() {
+    let lab = Lab::new();
+    shapes::annotations(&lab.path("b.tar"), 8, 10_000, 140);
+    let arguments = ["b.tar", "--dry-run"];
+    let run = import("8 names x 1.4 million annotations, dry", &lab, &arguments, 8);
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+}
+
+#[test]
+fn manifests_of_four_megabytes() {
+    let lab = Lab::new();
+    shapes::large_manifests(&lab.path("b.tar"), 40, 4 << 20);
+    let run = import("40 manifests of 4 MB, dry", &lab, &["b.tar", "--dry-run"], 40);
+    // Some of them are taken.
+    assert_eq!(run.ended, Ok(1));
+    assert!(run.stderr.contains("too large to handle"), "{}", run.stderr);
+    shapes::large_manifests(&lab.path("c.tar"), 12, 3_900_000);
+    let run = import("12 manifests of 4 MB", &lab, &["c.tar"], 12);
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+}
+
+#[test]
+fn eight_bundles_at_once() {
+    let lab = Lab::new();
+    let names: Vec<String> = (0..8).map(|n| format!("{n}.tar")).collect();
+    let mut arguments: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &names {
+        shapes::large_index(&lab.path(name), 2000, 15 << 20);
+    }
+    // All of them call their images the same, which is an error; their number is what counts here.
+    import("8 bundles with an index of 15 MB", &lab, &arguments, 16_000);
+    for name in &names[1..] {
+        shapes::missing_images(&lab.path(name), 10_000, 4600);
+    }
+    shapes::names(&lab.path(&names[0]), 2000, 10_000, OCI_LAYER, false);
+    arguments.push("--dry-run");
+    import("8 bundles with a record of 46 MB", &lab, &arguments, 16_000);
+}
+
+#[test]
+fn claims_of_a_record_that_are_many_or_long() {
+    let lab = Lab::new();
+    shapes::records(&lab.path("b.tar"), 300, 10_000);
+    let arguments = ["b.tar", "--dry-run"];
+    let run = import("300 records of one index, dry", &lab, &arguments, 300);
+    assert!(run.stderr.contains("too large to handle"), "{}", run.stderr);
+    shapes::records(&lab.path("b.tar"), 20, 10_000);
+    let run = import("20 records of one index, dry", &lab, &arguments, 20);
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+    shapes::records(&lab.path("b.tar"), 3000, 10_000);
+    import("3,000 records of one index, dry", &lab, &["b.tar", "--dry-run"], 3000);
+    shapes::missing_images(&lab.path("b.tar"), 10_000, 4600);
+    let run = import("10,000 claims of missing images", &lab, &["b.tar"], 10_000);
+    assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+}
+
+#[test]
+fn names_in_an_archive_of_docker() {
+    let lab = Lab::new();
+    shapes::docker_archive(&lab.path("b.tar"), 10_000, 10_000);
+    import(
+        "docker-archive: 10,000 names x 10,000 layers, dry",
+        &lab,
+        &["b.tar", "--dry-run"],
+        10_000,
+    );
+}
+
+#[test]
+fn an_index_whose_configs_tell_the_platforms() {
+    let lab = Lab::new();
+    shapes::no_platforms(&lab.path("b.tar"), 9999);
+    let run = import(
+        "10,000 configs, of which none is wanted",
+        &lab,
+        &["b.tar", "--dry-run", "--platform", "linux/arm64"],
+        1,
+    );
+    assert_eq!(run.ended, Ok(1));
+    import(
+        "10,000 configs, all wanted, dry",
+        &lab,
+        &["b.tar", "--dry-run", "--platform", "linux/amd64"],
+        1,
+    );
+}
+
+#[test]
+fn the_front_of_a_bundle_in_a_pipe() {
+    let lab = Lab::new();
+    for (name, bytes) in [
+        ("front of 47 MB in a pipe", 47 << 20),
+        ("front of 50 MB in a pipe", 50 << 20),
+    ] {
+        let bundle = shapes::large_front(&lab.path("b.tar"), bytes);
+        let registry = Double::new();
+        let destination = format!("{}/m", registry.host());
+        let run = lab.run(&["import", "-d", &destination, "-"], Some(&bundle));
+        check(name, &run, 1);
+    }
+}
