@@ -79,7 +79,7 @@ fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Writes into a pipe, a device or a file behind a link. A pipe that nobody reads is not waited for.
+/// Writes into a pipe or a device, which may stand behind a link. A pipe that nobody reads is not waited for.
 #[derive(Debug)]
 pub struct SpecialWriter(File);
 
@@ -87,9 +87,10 @@ impl SpecialWriter {
     /// Opens what is there.
     ///
     /// # Errors
-    /// Those of open(2), and one for a pipe without a reader.
+    /// Those of open(2); a pipe without a reader; a file behind a link, unless the link is one of the system's names for an
+    /// open file, such as `/dev/stdout`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        open_special(path, OFlags::TRUNC).map(Self)
+        open_special(path).map(Self)
     }
 }
 
@@ -116,16 +117,27 @@ impl Write for SpecialWriter {
 /// Whether a [`SpecialWriter`] could write there now.
 ///
 /// # Errors
-/// Those of open(2); a pipe without a reader.
+/// As [`SpecialWriter::open`].
 pub fn check_special(path: &Path) -> io::Result<()> {
-    open_special(path, OFlags::empty()).map(drop)
+    open_special(path).map(drop)
 }
 
-fn open_special(path: &Path, flags: OFlags) -> io::Result<File> {
-    match rustix::fs::open(path, OFlags::WRONLY | FLAGS | flags, Mode::empty()) {
-        Err(Errno::NXIO) => Err(io::Error::other("it is a pipe that nobody reads")),
-        other => Ok(other?.into()),
+fn open_special(path: &Path) -> io::Result<File> {
+    // What stands in an open file that is named by `/dev/stdout` is kept: it may have the results of this run.
+    let file = match rustix::fs::open(path, OFlags::WRONLY | OFlags::APPEND | FLAGS, Mode::empty()) {
+        Err(Errno::NXIO) => return Err(io::Error::other("it is a pipe that nobody reads")),
+        other => File::from(other?),
+    };
+    if file.metadata()?.is_file() && !names_open_file(path) {
+        return Err(io::Error::other("it is a link to a file"));
     }
+    Ok(file)
+}
+
+/// Whether a path is a name that the system gives to a file which this process has open.
+fn names_open_file(path: &Path) -> bool {
+    let folder = super::parent_of(path).canonicalize();
+    folder.is_ok_and(|folder| folder == Path::new("/dev") || folder.starts_with("/proc"))
 }
 
 /// Sleeps for a moment where a call failed for want of bytes or room; any other failure is returned.
@@ -203,9 +215,26 @@ mod tests {
         let mut found = [0; 6];
         both.read_exact(&mut found).unwrap();
         assert_eq!(found, *b"report");
-        std::fs::write(at.path().join("file"), "an older and longer text").unwrap();
-        symlink("file", at.path().join("link")).unwrap();
-        write_special(&at.path().join("link"), b"new").unwrap();
-        assert_eq!(std::fs::read(at.path().join("file")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_file_behind_a_link_is_not_written_to_unless_it_is_open() {
+        let at = tempfile::tempdir().unwrap();
+        let (file, link) = (at.path().join("file"), at.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        symlink("file", &link).unwrap();
+        for result in [check_special(&link), write_special(&link, b"new")] {
+            assert!(result.unwrap_err().to_string().contains("link to a file"));
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"old");
+        let open = File::options().write(true).open(&file).unwrap();
+        write_special(
+            &PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())),
+            b" and new",
+        )
+        .unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"old and new");
+        symlink("/dev/null", at.path().join("nothing")).unwrap();
+        write_special(&at.path().join("nothing"), b"x").unwrap();
     }
 }

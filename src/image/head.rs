@@ -68,6 +68,7 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
         serde_json::from_str(text).map_err(|e| malformed("it is not a JSON object".into()).with_source(e))?;
     check_fields(bytes, object)?;
 
+    check_media_type(declared)?;
     let declared = declared.and_then(declared_type);
     let stated: Option<String> = members.field("mediaType")?;
     check_media_type(stated.as_deref())?;

@@ -68,6 +68,26 @@ fn refuses_documents_with_two_meanings() {
 }
 
 #[test]
+fn a_media_type_is_bounded_wherever_it_stands() {
+    let long = format!("application/vnd.{}", "x".repeat(60_000));
+    for (text, declared) in [
+        (format!(r#"{{"mediaType":"{long}"}}"#), None),
+        ("{}".to_owned(), Some(long.as_str())),
+        (
+            format!(
+                r#"{{"manifests":[{{"mediaType":"{long}","digest":"sha256:{}","size":1}}]}}"#,
+                "c".repeat(64)
+            ),
+            None,
+        ),
+    ] {
+        let error = new(&text, declared).unwrap_err();
+        assert_eq!(error.kind(), Kind::Malformed);
+        assert!(error.full().to_string().len() < 500, "{error:?}");
+    }
+}
+
+#[test]
 fn proves_the_digest() {
     let expected = Digest::sha256(b"{}");
     assert_eq!(

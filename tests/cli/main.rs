@@ -23,6 +23,7 @@ mod rejected;
 mod snapshots;
 mod special_files;
 mod two_meanings;
+mod unread_pipes;
 
 use support::{Cli, Double};
 

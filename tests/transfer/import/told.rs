@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 
 use super::handmade::Maker;
-use super::support::{Cli, Double, sha256};
+use super::support::cli::wait_until;
+use super::support::fault::{Action, When};
+use super::support::{Cli, Double, Gate, Options, sha256};
 
 fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
@@ -55,11 +57,21 @@ fn a_report_replaces_nothing_but_a_report() {
     app(&cli, "app");
     let before = std::fs::read(cli.path("b.tar")).unwrap();
     std::os::unix::fs::symlink("b.tar", cli.path("link")).unwrap();
-    for report in ["b.tar", "link"] {
+    std::fs::write(cli.path("old.json"), "{\"dryRun\": false}").unwrap();
+    std::os::unix::fs::symlink("old.json", cli.path("link to a report")).unwrap();
+    std::os::unix::fs::symlink("nowhere", cli.path("link to nothing")).unwrap();
+    for (report, why) in [
+        ("b.tar", "is no report"),
+        ("link", "links are not followed"),
+        ("link to a report", "links are not followed"),
+        ("link to nothing", "link to nothing"),
+    ] {
         cli.run(&["import", "b.tar", "-d", &target.host(), "--report", report])
             .expect_code(2)
-            .says(&["--report", report, "is no report"]);
+            .says(&["--report", report, why]);
         assert!(std::fs::read(cli.path("b.tar")).unwrap() == before);
+        assert_eq!(std::fs::read(cli.path("old.json")).unwrap(), b"{\"dryRun\": false}");
+        assert!(!cli.path("nowhere").exists());
     }
     assert!(target.requests().is_empty(), "{}", target.transcript());
     // An empty file is nobody's loss, and a report is replaced.
@@ -89,6 +101,35 @@ fn a_report_that_cannot_be_written_is_found_before_the_first_request() {
     let full = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "/dev/full"]);
     let full = full.expect_code(1).says(&["/dev/full"]);
     assert_eq!(full.lines().len(), 1, "{}", full.everything());
+}
+
+#[test]
+fn a_link_that_takes_the_place_of_a_report_during_the_run_is_not_followed() {
+    let (cli, gate) = (cli(), Gate::closed());
+    app(&cli, "app");
+    let target = Double::start(Options::default().fault(When::put("/manifests/"), Action::Hold(gate.clone())));
+    std::fs::write(cli.path("precious"), "precious").unwrap();
+    let child = cli.spawn(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
+    wait_until("the manifest is on its way", || target.count("PUT", "/manifests/") > 0);
+    std::os::unix::fs::symlink("precious", cli.path("r.json")).unwrap();
+    gate.open();
+    let run = child.wait_with_output().unwrap();
+    assert!(!run.status.success());
+    assert_eq!(std::fs::read(cli.path("precious")).unwrap(), b"precious");
+}
+
+#[test]
+fn a_report_to_standard_output_keeps_the_results() {
+    let (cli, target) = (cli(), Double::new());
+    app(&cli, "app");
+    let out = std::fs::File::create(cli.path("out")).unwrap();
+    let arguments = ["import", "b.tar", "-d", &target.host(), "--report", "/dev/stdout"];
+    let status = cli.command(&arguments).stdout(out).status().unwrap();
+    assert!(status.success());
+    let out = std::fs::read_to_string(cli.path("out")).unwrap();
+    let report = out.find('{').unwrap();
+    assert!(out[..report].contains("app"), "{out}");
+    serde_json::from_str::<serde_json::Value>(&out[report..]).unwrap();
 }
 
 #[test]
