@@ -9,7 +9,7 @@ use docker_mirror::progress::Progress;
 use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
 use docker_mirror::registry::proxy::Proxies;
 use docker_mirror::registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOptions};
-use docker_mirror::registry::{Options, Registries};
+use docker_mirror::registry::{Options, Registries, Stop};
 
 use super::environment::{Side, cache_folder, set_path, variable};
 use super::login::{self, LoginFlags};
@@ -28,6 +28,10 @@ pub(super) struct Shared {
     /// Blobs on their way at the same time
     #[arg(short, long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
+
+    /// Lets uploads come to a good end where the run is interrupted.
+    #[arg(skip)]
+    pub(super) stop: Stop,
 
     #[command(flatten, next_help_heading = "Connection")]
     connection: Connection,
@@ -201,6 +205,7 @@ impl Shared {
         let options = self.options(Side::Destination, &[host], sides, progress)?;
         Registries::new(Options {
             upload_sessions: self.cache_folder().map(|folder| folder.join("uploads")),
+            stop: self.stop.clone(),
             ..options
         })
     }

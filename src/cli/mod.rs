@@ -44,6 +44,7 @@ pub(crate) fn main() -> ExitCode {
     output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
     let hint = cli.hint();
+    let winding_up = cli.shared().stop.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let (done, mut result) = oneshot::channel();
     let handle = runtime.handle().clone();
@@ -70,6 +71,7 @@ pub(crate) fn main() -> ExitCode {
             ended = connection::within(limit, hint, async { Ok((&mut result).await) }) => ended,
         };
         if ended.is_err() {
+            let _ = tokio::time::timeout(LAST_PIECES, winding_up.wind_up()).await;
             let _ = stop.send(());
             // Gives running work two seconds to clean up.
             let _ = tokio::time::timeout(PATIENCE, &mut result).await;
@@ -123,6 +125,10 @@ fn cannot_start(error: std::io::Error) -> ExitCode {
 
 /// The stack of the thread that does the work; that of a main thread.
 const STACK: usize = 8 << 20;
+
+/// How long the pieces of uploads that are under way may take to be acknowledged when the run is interrupted: each takes about a
+/// second on an even line.
+const LAST_PIECES: Duration = Duration::from_secs(4);
 
 /// How long work that was interrupted may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -51,10 +51,15 @@ pub(super) struct Host {
     pub(super) downloads: Pace,
     pub(super) uploads: Pace,
     pub(super) ladder: Ladder,
+    /// Whether it keeps blobs.
     pub(super) proof: Proof,
     pub(super) breaker: Breaker,
     /// Whether there is another host to go to: it is a mirror.
     pub(super) expendable: bool,
+    /// Whether it keeps manifests that are put by digest. Those under a tag are read back by the caller.
+    pub(super) manifest_proof: Proof,
+    /// Set when the store to which the host redirects for blobs could not be asked.
+    pub(super) store_is_away: AtomicBool,
     /// Set when the host turned out not to answer HEAD for manifests.
     pub(super) no_head: AtomicBool,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -83,6 +88,8 @@ pub(super) struct Call<'a> {
     pub(super) repeat: bool,
     /// Who chose `url`.
     pub(super) provenance: Provenance,
+    /// Whether a redirect to another server is an answer like any other.
+    pub(super) stays: bool,
 }
 
 /// How often a registry is asked for a fresh address where the store that it redirects to refuses.
@@ -112,6 +119,7 @@ impl<'a> Call<'a> {
             body,
             repeat: true,
             provenance: Provenance::OWN,
+            stays: false,
         }
     }
 
@@ -124,6 +132,12 @@ impl<'a> Call<'a> {
     #[must_use]
     pub(super) fn named_by(mut self, provenance: Provenance) -> Self {
         self.provenance = provenance;
+        self
+    }
+
+    #[must_use]
+    pub(super) fn staying(mut self) -> Self {
+        self.stays = true;
         self
     }
 
@@ -191,6 +205,8 @@ impl Host {
             proof: Proof::default(),
             breaker: Breaker::default(),
             expendable: false,
+            manifest_proof: Proof::default(),
+            store_is_away: AtomicBool::new(false),
             no_head: AtomicBool::new(false),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),
@@ -314,6 +330,7 @@ impl Host {
                 authorization: attempt.authorization.as_ref(),
                 body: call.body.clone(),
                 trust: self.trust(&url, call.provenance),
+                stays: call.stays,
             };
             let sent = redirect::send(&self.context, outgoing).await;
             if self.found_tls(&sent, &url).await {

@@ -1,6 +1,7 @@
 //! How a host takes uploads, found out once and remembered for the run: decided by what it does, not by its name.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A way to send a blob, from the cheapest to the most patient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,18 @@ const SMALLEST_CHUNK: u64 = 64 << 10;
 /// A registry that wants chunks larger than this is given chunks of this size. They are streamed, so it costs no memory.
 const LARGEST_CHUNK: u64 = 1 << 30;
 
+/// A body that is on its way for about this long goes out in one piece.
+const PIECE_TIME: Duration = Duration::from_secs(1);
+
+/// The size of the first piece, before it is known how fast bodies go out. Every known registry takes it.
+const FIRST_PIECE: u64 = 1 << 20;
+
+/// Pieces are not smaller, however slow the line is.
+const SMALLEST_PIECE: u64 = 256 << 10;
+
+/// Pieces are not larger, however fast the line is.
+const LARGEST_PIECE: u64 = 256 << 20;
+
 /// What is known about a host's uploads.
 #[derive(Debug)]
 pub(super) struct Ladder {
@@ -42,6 +55,12 @@ pub(super) struct Ladder {
     chunk: AtomicU64,
     /// The largest body that was taken.
     taken: AtomicU64,
+    /// Whether it refused pieces.
+    refuses_pieces: AtomicBool,
+    /// The least size of a piece that it wants.
+    minimum: AtomicU64,
+    /// How fast bodies went out lately, in bytes per second; 0 if that is not known.
+    rate: AtomicU64,
 }
 
 impl Default for Ladder {
@@ -51,6 +70,9 @@ impl Default for Ladder {
             too_large: AtomicU64::new(u64::MAX),
             chunk: AtomicU64::new(FIRST_CHUNK),
             taken: AtomicU64::new(0),
+            refuses_pieces: AtomicBool::new(false),
+            minimum: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
         }
     }
 }
@@ -97,7 +119,41 @@ impl Ladder {
 
     /// The registry stated `OCI-Chunk-Min-Length`.
     pub(super) fn at_least(&self, minimum: u64) {
-        self.chunk.fetch_max(minimum.min(LARGEST_CHUNK), Ordering::Relaxed);
+        let minimum = minimum.min(LARGEST_CHUNK);
+        self.chunk.fetch_max(minimum, Ordering::Relaxed);
+        self.minimum.fetch_max(minimum, Ordering::Relaxed);
+    }
+
+    /// Whether it may take a blob in pieces.
+    pub(super) fn takes_pieces(&self) -> bool {
+        !self.refuses_pieces.load(Ordering::Relaxed)
+    }
+
+    /// It does not take a blob in pieces.
+    pub(super) fn refused_pieces(&self) {
+        self.refuses_pieces.store(true, Ordering::Relaxed);
+    }
+
+    /// A body of this many bytes took this long until it was acknowledged.
+    pub(super) fn timed(&self, bytes: u64, time: Duration) {
+        if bytes >= SMALLEST_PIECE {
+            let rate = (bytes as f64 / time.as_secs_f64().max(1e-3)) as u64;
+            let before = self.rate.load(Ordering::Relaxed);
+            let mean = if before == 0 { rate } else { before.midpoint(rate) };
+            self.rate.store(mean, Ordering::Relaxed);
+        }
+    }
+
+    /// The size of a piece.
+    pub(super) fn piece(&self) -> u64 {
+        let rate = self.rate.load(Ordering::Relaxed);
+        let piece = match rate {
+            0 => FIRST_PIECE,
+            rate => (rate as f64 * PIECE_TIME.as_secs_f64()) as u64,
+        };
+        piece
+            .clamp(SMALLEST_PIECE, LARGEST_PIECE)
+            .max(self.minimum.load(Ordering::Relaxed))
     }
 
     /// The size of a chunk.
@@ -127,6 +183,28 @@ mod tests {
         assert_eq!(tries, 2);
         while ladder.refused(ladder.chunk()) {}
         assert_eq!(ladder.chunk(), SMALLEST_CHUNK);
+    }
+
+    #[test]
+    fn a_piece_takes_about_a_second() {
+        let ladder = Ladder::default();
+        assert_eq!(ladder.piece(), FIRST_PIECE);
+        ladder.timed(1000, Duration::from_secs(100));
+        assert_eq!(ladder.piece(), FIRST_PIECE, "a small body says nothing about the line");
+        ladder.timed(1 << 20, Duration::from_millis(250));
+        assert_eq!(ladder.piece(), 4 << 20);
+        ladder.timed(4 << 20, Duration::from_secs(2));
+        assert_eq!(ladder.piece(), 3 << 20);
+        for _ in 0..40 {
+            ladder.timed(1 << 30, Duration::ZERO);
+        }
+        assert_eq!(ladder.piece(), LARGEST_PIECE);
+        for _ in 0..80 {
+            ladder.timed(1 << 20, Duration::from_secs(100));
+        }
+        assert_eq!(ladder.piece(), SMALLEST_PIECE);
+        ladder.at_least(5 << 20);
+        assert_eq!(ladder.piece(), 5 << 20);
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod redirect;
 mod renewal;
 mod retry;
 mod scope;
+mod stop;
 pub mod tls;
 mod token;
 mod types;
@@ -48,6 +49,7 @@ mod upload;
 mod upload_body;
 mod upload_resume;
 mod upload_send;
+mod upload_session;
 mod upload_sessions;
 pub mod upload_source;
 
@@ -65,6 +67,7 @@ use context::Context;
 use host::Host;
 pub use limits::RateLimit;
 pub use options::Options;
+pub use stop::Stop;
 pub use types::{ManifestHead, Presence, Pushed};
 pub use upload_source::{BlobSource, BlobStream};
 

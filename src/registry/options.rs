@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::credentials::CredentialOptions;
 use super::mirrors::Mirrors;
 use super::proxy::Proxies;
+use super::stop::Stop;
 use super::tls::TlsOptions;
 use crate::progress::Progress;
 
@@ -53,6 +54,8 @@ pub struct Options {
     pub any_token_server: bool,
     /// The `User-Agent`; the crate's name and version by default.
     pub user_agent: Option<String>,
+    /// Lets uploads come to a good end where the run is interrupted.
+    pub stop: Stop,
     /// Who is told about retries and warnings.
     pub progress: Progress,
 }

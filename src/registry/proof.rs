@@ -2,7 +2,8 @@
 //! afterwards. Where they also store manifests unchecked, an incomplete image would be reported as pushed.
 //!
 //! The first upload and the first mount of a run are looked for by HEAD, which costs two requests. If one of them is not
-//! found, every later blob is looked for, and no blob is mounted any more.
+//! found, every later blob is looked for, and no blob is mounted any more. The first manifest below an index is looked for in
+//! the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -3,14 +3,17 @@
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::Registry;
+use super::answer::Answer;
 use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::content_encoding;
+use super::context::Trust;
 use super::host::{Call, Host};
 use super::limits::RateLimit;
+use super::redirect::{self, Outgoing, REDIRECTS};
 use super::retry::Backoff;
 use super::scope::Scope;
 use super::types::{ManifestHead, Presence};
@@ -136,6 +139,14 @@ impl Registry {
         }
     }
 
+    /// Whether a manifest is in a repository, asked for by its digest.
+    ///
+    /// # Errors
+    /// As [`head_manifest`](Self::head_manifest).
+    pub async fn has_manifest(&self, repository: &str, manifest: &RawManifest) -> Result<Presence<()>> {
+        self.origin(repository)?.has_manifest(repository, manifest).await
+    }
+
     /// Whether a blob is in a repository. That it is in another one says nothing.
     pub async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
         self.origin(repository)?
@@ -218,11 +229,31 @@ impl Host {
         target: &Target,
         backoff: &mut Backoff,
     ) -> Result<Presence<ManifestHead>> {
+        let call = self.manifest_call(Method::HEAD, repository, target);
+        self.head(&call, backoff).await
+    }
+
+    /// Whether a repository has this very manifest. Its own type is asked for as well, since a registry does not show a manifest
+    /// of a type that is not asked for.
+    pub(super) async fn has_manifest(&self, repository: &str, manifest: &RawManifest) -> Result<Presence<()>> {
+        let target = Target::Digest(manifest.digest().clone());
+        let mut call = self.manifest_call(Method::HEAD, repository, &target);
+        if let Ok(accepted) = HeaderValue::try_from(format!("{ACCEPT_MANIFESTS}, {}", manifest.media_type())) {
+            call = call.header(ACCEPT, accepted);
+        }
+        let mut backoff = Backoff::new(&self.context.options);
+        Ok(match self.head(&call, &mut backoff).await? {
+            Presence::Present(_) => Presence::Present(()),
+            Presence::Missing => Presence::Missing,
+            Presence::Unknown => Presence::Unknown,
+        })
+    }
+
+    async fn head(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Presence<ManifestHead>> {
         if self.no_head.load(Ordering::Relaxed) {
             return Ok(Presence::Unknown);
         }
-        let call = self.manifest_call(Method::HEAD, repository, target);
-        let answer = self.exchange_within(&call, backoff).await?;
+        let answer = self.exchange_within(call, backoff).await?;
         match answer.status() {
             StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
             StatusCode::OK => Ok(Presence::Present(ManifestHead {
@@ -370,8 +401,15 @@ impl Host {
             descriptor.digest, self.name
         );
         let url = self.url(repository, &format!("blobs/{}", descriptor.digest));
-        let call = Call::new(Method::HEAD, url, repository, scope, action);
-        let answer = self.exchange_within(&call, backoff).await?;
+        let call = Call::new(Method::HEAD, url, repository, scope, action).staying();
+        let mut answer = self.exchange_within(&call, backoff).await?;
+        let led_away = redirect::is_redirect(answer.status().as_u16());
+        if led_away {
+            answer = match self.ask_store(answer).await {
+                Some(answer) => answer,
+                None => return Ok(Presence::Unknown),
+            };
+        }
         match answer.status() {
             // The length of an encoded body says nothing about the blob.
             StatusCode::OK if answer.encoding().is_some() => Ok(Presence::Present(())),
@@ -386,8 +424,48 @@ impl Host {
             StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
             StatusCode::OK => Ok(Presence::Present(())),
             StatusCode::NOT_FOUND => Ok(Presence::Missing),
-            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => Err(answer.into_error(&call.action).await),
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS if !led_away => {
+                Err(answer.into_error(&call.action).await)
+            }
             _ => Ok(Presence::Unknown),
+        }
+    }
+
+    /// Asks the store to which the registry redirects the question for a blob. `None` if it cannot be asked: once, since a blob
+    /// that is there can be sent again.
+    async fn ask_store(&self, answer: Answer) -> Option<Answer> {
+        if self.store_is_away.load(Ordering::Relaxed) {
+            return None;
+        }
+        let asked = match redirect::target(&answer, &self.base()) {
+            Err(failure) => Err(failure),
+            Ok(url) => {
+                let trust = Trust::stranger(answer.zone());
+                answer.finish().await;
+                let outgoing = Outgoing {
+                    method: &Method::HEAD,
+                    url,
+                    headers: &HeaderMap::new(),
+                    authorization: None,
+                    body: None,
+                    trust,
+                    stays: false,
+                };
+                redirect::send(&self.context, outgoing).await
+            }
+        };
+        match asked {
+            Ok(answer) => Some(answer),
+            Err(failure) => {
+                self.store_is_away.store(true, Ordering::Relaxed);
+                self.context.options.progress.warn(format!(
+                    "`{}` redirects the question whether it has a blob to another server, which cannot be asked: {}; blobs are sent \
+                     though they may be there; {REDIRECTS}",
+                    self.name,
+                    failure.error.full()
+                ));
+                None
+            }
         }
     }
 }

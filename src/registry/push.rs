@@ -14,10 +14,12 @@ use super::proof::{Accepted, Fate};
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
 use super::types::{Presence, Pushed};
-use super::upload::{Session, Upload};
+use super::upload::Upload;
+use super::upload_session::Session;
 use super::upload_source::BlobSource;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
+use crate::image::digest::Algorithm;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 
@@ -70,7 +72,21 @@ impl Registry {
     /// type, or an index for children that it does not have; [`Kind::Integrity`] where it states another digest. The
     /// [`Refusal`](super::Refusal) behind an error has the registry's codes and the digests that it misses.
     pub async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
-        self.host.put_manifest(repository, target, manifest).await
+        self.host.put_manifest(repository, target, manifest).await?;
+        // Some registries keep manifests by SHA-256 alone, which says nothing about the others.
+        let Target::Digest(digest) = target else { return Ok(()) };
+        if digest.algorithm() != Algorithm::Sha256 || self.host.keeps_manifest(repository, manifest).await {
+            return Ok(());
+        }
+        self.host.put_manifest(repository, target, manifest).await?;
+        if self.host.keeps_manifest(repository, manifest).await {
+            return Ok(());
+        }
+        let message = format!(
+            "cannot push manifest `{target}` to `{}/{repository}`: the registry accepted it twice and does not have it",
+            self.host.name
+        );
+        Err(Error::new(Kind::Server, message).with_hint(LOSES))
     }
 }
 
@@ -106,6 +122,22 @@ impl Host {
         fate == Fate::Kept
     }
 
+    /// Whether a manifest that was put by digest is there, as far as the registry has to be asked.
+    async fn keeps_manifest(&self, repository: &str, manifest: &RawManifest) -> bool {
+        let pause = self.context.options.retry_pause();
+        let ask = || self.has_manifest(repository, manifest);
+        let fate = self.manifest_proof.check(Accepted::Upload, pause, ask).await;
+        if fate == Fate::FirstLost {
+            self.context.options.progress.warn(format!(
+                "`{}/{repository}` accepted manifest {} and does not have it: every further manifest below an index \
+                 is looked for",
+                self.name,
+                manifest.digest()
+            ));
+        }
+        fate == Fate::Kept
+    }
+
     /// The error for a blob that was accepted and is not there. `kept` tells whether it was sent twice.
     fn lost(&self, repository: &str, descriptor: &Descriptor, kept: bool) -> Error {
         let often = if kept { "accepted it twice" } else { "accepted it" };
@@ -114,7 +146,7 @@ impl Host {
             descriptor.digest, self.name
         );
         Error::new(Kind::Server, message).with_hint(if kept {
-            "the registry loses what it accepts: check its storage, and the proxies in front of it"
+            LOSES
         } else {
             "the registry loses what it accepts, and what came through a pipe cannot be sent again: import from a file"
         })
@@ -252,6 +284,7 @@ impl Host {
     }
 }
 
+const LOSES: &str = "the registry loses what it accepts: check its storage, and the proxies in front of it";
 const UNKNOWN_TYPE: &str = "the registry does not take this kind of manifest";
 const TOO_LARGE: &str = "the manifest is larger than the registry, or a proxy in front of it, allows";
 

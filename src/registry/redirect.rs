@@ -25,7 +25,13 @@ pub(super) struct Outgoing<'a> {
     pub(super) body: Option<Bytes>,
     /// What the server of `url` is; others are strangers.
     pub(super) trust: Trust,
+    /// Whether a redirect to another server is an answer like any other.
+    pub(super) stays: bool,
 }
+
+/// What to do about a registry that redirects to a server that cannot be used.
+pub(super) const REDIRECTS: &str = "make that server reachable from here by the scheme of the registry, or have the registry serve \
+     blobs by itself (distribution: `storage: redirect: disable: true`)";
 
 /// Sends a request; a GET or HEAD follows where it is redirected to.
 pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<Answer, Failure> {
@@ -47,9 +53,9 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         let sent = context
             .send(outgoing.method, &url, headers, body, watch.as_ref(), trust)
             .await;
-        let response = sent.map_err(|failure| Failure {
-            elsewhere: !same_origin(&url, &origin),
-            ..failure
+        let response = sent.map_err(|failure| match same_origin(&url, &origin) {
+            true => failure,
+            false => led_away(failure, &origin),
         })?;
         let from_registry = trusted && outgoing.trust.registry;
         let mut answer = Answer::new(response, url.clone(), from_registry, context.options.stall_timeout());
@@ -62,8 +68,14 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         if !matches!(*outgoing.method, Method::GET | Method::HEAD) {
             return Ok(answer);
         }
-        let next = target(&answer, &origin)?;
+        let next = match target(&answer, &origin) {
+            Err(_) if outgoing.stays => return Ok(answer),
+            next => next?,
+        };
         let home = same_origin(&next, &origin);
+        if outgoing.stays && !home {
+            return Ok(answer);
+        }
         trusted = trusted && home;
         trust = match (home, trusted) {
             (true, true) => outgoing.trust,
@@ -109,11 +121,13 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
         )));
     }
     if from.scheme() == "https" && next.scheme() == "http" {
-        return Err(refused(format!(
+        let mut failure = refused(format!(
             "{} redirects to {}, which gives up encryption",
             shown(from),
             shown(&next)
-        )));
+        ));
+        failure.error = failure.error.with_hint(REDIRECTS);
+        return Err(failure);
     }
     if !same_origin(&next, origin) && !Reach::From(answer.zone()).allows_url(&next) {
         let mut failure = refused(format!(
@@ -125,6 +139,18 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
         return Err(failure);
     }
     Ok(next)
+}
+
+/// A request to the server to which a registry redirected did not come about.
+fn led_away(mut failure: Failure, origin: &Url) -> Failure {
+    failure.elsewhere = true;
+    failure.error = failure
+        .error
+        .context(format!("`{}` redirects to another server", authority(origin)));
+    if failure.error.hint().is_none() {
+        failure.error = failure.error.with_hint(REDIRECTS);
+    }
+    failure
 }
 
 fn refused(message: String) -> Failure {

@@ -214,6 +214,7 @@ impl Host {
             authorization: None,
             body: None,
             trust: self.trust,
+            stays: false,
         };
         redirect::send(&self.context, outgoing).await
     }

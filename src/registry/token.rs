@@ -232,6 +232,7 @@ impl Request<'_> {
                 authorization,
                 body: body.clone(),
                 trust,
+                stays: false,
             };
             match redirect::send(self.context, outgoing).await {
                 Ok(answer) if is_passing(answer.status()) => {

@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal};
-use super::context::Provenance;
 use super::host::{Call, Host};
 use super::ladder::Rung;
 use super::location;
@@ -19,6 +18,7 @@ use super::retry::{Backoff, BlobProgress};
 use super::scope::Scope;
 use super::types::Presence;
 use super::upload_body::Cursor;
+use super::upload_session::Session;
 use super::upload_source::BlobSource;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -27,39 +27,12 @@ use crate::image::digest::Algorithm;
 /// Attempts without progress before a blob is given up.
 const MAX_SESSIONS: usize = 12;
 
-/// A session that has waited so long for its turn is not relied on: registries forget those that nothing comes for.
-const STALE: Duration = Duration::from_secs(600);
-
 /// A 416 is answered with the offset that the registry states, so many times.
 const MAX_MISPLACED: usize = 3;
 
-/// An upload that the registry has opened.
-pub(super) struct Session {
-    pub(super) url: Url,
-    /// Bytes that it has.
-    pub(super) offset: u64,
-    /// Who named its address.
-    pub(super) provenance: Provenance,
-    /// When the registry last spoke of it.
-    heard: Instant,
-}
-
-impl Session {
-    /// A session that the registry has just spoken of.
-    pub(super) fn new(url: Url, offset: u64, provenance: Provenance) -> Self {
-        Self {
-            url,
-            offset,
-            provenance,
-            heard: Instant::now(),
-        }
-    }
-
-    /// Whether a new one is better. One that holds bytes is worth a try at any age.
-    fn is_stale(&self, now: Instant) -> bool {
-        self.offset == 0 && now.duration_since(self.heard) >= STALE
-    }
-}
+/// What to do about a registry that forgets sessions.
+const FORGETS: &str = "if several replicas of the registry stand behind this address, give all of them the same secret (distribution: \
+     `http.secret`), or have the load balancer keep a client at one of them (sticky sessions)";
 
 /// One blob on its way into one repository.
 pub(super) struct Upload<'a> {
@@ -87,8 +60,10 @@ pub(super) enum Outcome {
     Unsuited(Error),
     /// The session's offset is not what was thought.
     Misplaced(Error),
-    /// The session is gone, or holds bytes that are not the blob's.
+    /// The session holds bytes that are not the blob's.
     Lost(Error),
+    /// The session is gone.
+    Forgotten(Error),
     /// It may go on after a pause, in the same session.
     Broken(Error, Option<Duration>, Blame),
     /// A new authorization is at hand.
@@ -173,7 +148,14 @@ impl<'a> Upload<'a> {
             }
             self.keep(&session);
             sessions += 1;
-            let error = match self.attempt(rung, &mut session).await {
+            let pieces = self.goes_in_pieces(rung);
+            let outcome = self.attempt(rung, pieces, &mut session).await;
+            if pieces && refuses_pieces(&outcome, troubles > 0) {
+                self.host.ladder.refused_pieces();
+                self.cancel(&session).await;
+                continue;
+            }
+            let error = match outcome {
                 Err(error) => {
                     self.cancel(&session).await;
                     return Err(error.context(&self.action));
@@ -186,7 +168,7 @@ impl<'a> Upload<'a> {
                     if climbed {
                         self.host.ladder.climbed(rung);
                     }
-                    if rung != Rung::Chunks {
+                    if rung != Rung::Chunks && !pieces {
                         self.host.ladder.took(size);
                     }
                     self.forget();
@@ -225,8 +207,16 @@ impl<'a> Upload<'a> {
                 }
                 Ok(Outcome::Misplaced(error)) => {
                     misplaced += 1;
+                    let at = session.offset;
                     match misplaced {
-                        1..=MAX_MISPLACED => open = self.resume(session).await?,
+                        1..=MAX_MISPLACED => {
+                            open = self.resume(session).await?;
+                            if pieces && let Some(session) = open.take_if(|session| session.offset == at) {
+                                // The offset was right, so that it is the piece that is refused.
+                                self.host.ladder.refused_pieces();
+                                self.cancel(&session).await;
+                            }
+                        }
                         4 if rung != Rung::Whole => rung = Rung::Whole,
                         4 => {}
                         _ => return Err(error),
@@ -240,6 +230,16 @@ impl<'a> Upload<'a> {
                     }
                     if troubles > 2 {
                         return Err(error);
+                    }
+                    error
+                }
+                Ok(Outcome::Forgotten(error)) => {
+                    if self.arrived().await {
+                        return Ok(());
+                    }
+                    troubles += 1;
+                    if troubles > 1 && !self.backoff.pause(options, None, || error.full()).await {
+                        return Err(error.with_hint(FORGETS));
                     }
                     error
                 }
@@ -328,9 +328,10 @@ impl<'a> Upload<'a> {
         }
     }
 
-    async fn attempt(&mut self, rung: Rung, session: &mut Session) -> Result<Outcome> {
+    async fn attempt(&mut self, rung: Rung, pieces: bool, session: &mut Session) -> Result<Outcome> {
         let size = self.descriptor.size;
-        if rung == Rung::Whole && session.offset == 0 {
+        if rung == Rung::Whole && session.offset == 0 && !pieces {
+            let _hold = self.hold(size).await;
             let url = location::with_digest(&session.url, &self.descriptor.digest);
             let target = (url, session.provenance);
             return Ok(match self.send(Method::PUT, target, 0, size, false).await? {
@@ -340,13 +341,16 @@ impl<'a> Upload<'a> {
         }
         while session.offset < size {
             let start = session.offset;
-            let end = if rung == Rung::Chunks {
-                size.min(start + self.host.ladder.chunk())
-            } else {
-                size
+            let length = match rung {
+                Rung::Chunks => self.host.ladder.chunk(),
+                _ if pieces => self.host.ladder.piece(),
+                _ => size,
             };
+            let end = size.min(start.saturating_add(length));
+            // Until the registry has acknowledged it and said where it goes on.
+            let _hold = self.hold(end - start).await;
             // Without a range the first PATCH is what every registry knows; what goes on in the middle has to say so.
-            let ranged = rung == Rung::Chunks || start > 0;
+            let ranged = rung == Rung::Chunks || pieces || start > 0;
             let target = (session.url.clone(), session.provenance);
             match self.send(Method::PATCH, target, start, end, ranged).await? {
                 Ok(answer) => {
@@ -453,23 +457,22 @@ impl<'a> Upload<'a> {
     }
 }
 
-impl Drop for Upload<'_> {
-    fn drop(&mut self) {
-        self.cursor.abandon();
+/// Whether what came of pieces shows that the registry does not take them. After a connection that `broke`, a session may be
+/// gone or elsewhere for that reason.
+fn refuses_pieces(outcome: &Result<Outcome>, broke: bool) -> bool {
+    match outcome {
+        Ok(Outcome::Unsuited(_)) => true,
+        Ok(Outcome::Misplaced(_) | Outcome::Lost(_) | Outcome::Forgotten(_)) => !broke,
+        Ok(_) => false,
+        Err(error) => matches!(
+            error.kind(),
+            Kind::Unsupported | Kind::Server | Kind::NotFound | Kind::Malformed
+        ),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_without_bytes_gets_stale() {
-        let url: Url = "https://r.example/v2/a/blobs/uploads/1".parse().unwrap();
-        let mut session = Session::new(url, 0, Provenance::OWN);
-        assert!(!session.is_stale(session.heard + STALE / 2));
-        assert!(session.is_stale(session.heard + STALE));
-        session.offset = 1;
-        assert!(!session.is_stale(session.heard + STALE * 10));
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        self.cursor.abandon();
     }
 }

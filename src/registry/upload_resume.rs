@@ -6,9 +6,12 @@ use reqwest::header::{LOCATION, RANGE};
 use super::content_range;
 use super::context::Provenance;
 use super::host::Call;
+use super::ladder::Rung;
 use super::location;
 use super::reach::Zone;
-use super::upload::{Session, Upload};
+use super::stop::Hold;
+use super::upload::Upload;
+use super::upload_session::Session;
 use super::upload_sessions::{LARGE, Sessions};
 use crate::error::Result;
 
@@ -48,6 +51,23 @@ impl Upload<'_> {
     fn sessions(&self) -> Option<&Sessions> {
         let sessions = self.host.context.sessions.as_ref();
         sessions.filter(|_| self.descriptor.size >= LARGE)
+    }
+
+    /// Whether the blob goes in pieces that the registry acknowledges one by one, since it is larger than one and the next run
+    /// may go on from the last one. Few registries continue a request that broke off.
+    pub(super) fn goes_in_pieces(&self, rung: Rung) -> bool {
+        let ladder = &self.host.ladder;
+        rung == Rung::Whole
+            && ladder.takes_pieces()
+            && self.descriptor.size > ladder.piece()
+            && self.sessions().is_some()
+            && self.source.is_kept(self.descriptor)
+    }
+
+    /// The right to send so many bytes. A body that takes long does not keep the run from its end.
+    pub(super) async fn hold(&self, length: u64) -> Option<Hold> {
+        let hold = self.host.context.options.stop.hold().await;
+        Some(hold).filter(|_| length <= self.host.ladder.piece())
     }
 
     pub(super) fn keep(&self, session: &Session) {

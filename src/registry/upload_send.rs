@@ -55,6 +55,7 @@ impl Upload<'_> {
                 Ok(body) => Body::wrap(body),
                 Err(error) => return Ok(Err(Outcome::NoBytes(error))),
             };
+            let started = Instant::now();
             let sent = self
                 .host
                 .context
@@ -89,7 +90,10 @@ impl Upload<'_> {
                 self.cursor.halt();
             }
             match answer.status().as_u16() {
-                200..=299 => return Ok(Ok(answer)),
+                200..=299 => {
+                    self.host.ladder.timed(end - start, started.elapsed());
+                    return Ok(Ok(answer));
+                }
                 307 | 308 => {
                     url = redirect::target(&answer, &self.host.base()).map_err(|failure| failure.error)?;
                     // Once another origin took part, credentials stay away, even if it sends us back.
@@ -149,8 +153,9 @@ impl Upload<'_> {
                 )),
             ),
             416 => Outcome::Misplaced(error),
-            404 if has("BLOB_UPLOAD_UNKNOWN") => Outcome::Lost(error),
-            400 if has("BLOB_UPLOAD_INVALID") || has("DIGEST_INVALID") || has("SIZE_INVALID") => Outcome::Lost(error),
+            // Distribution says so of a session that another replica opened, and of one that broke off.
+            400 | 404 if has("BLOB_UPLOAD_UNKNOWN") || has("BLOB_UPLOAD_INVALID") => Outcome::Forgotten(error),
+            400 if has("DIGEST_INVALID") || has("SIZE_INVALID") => Outcome::Lost(error),
             400 | 404 | 405 | 411 | 501 => Outcome::Unsuited(error),
             _ if is_passing(status) => {
                 self.host.throttled(status, asked, begun);

@@ -15,7 +15,7 @@ use reqwest::Url;
 use crate::image::digest::Digest;
 
 /// Blobs below this size are sent anew.
-pub(super) const LARGE: u64 = 64 << 20;
+pub(super) const LARGE: u64 = 1 << 20;
 
 /// Registries purge sessions sooner or later; most keep them for a day at least.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);

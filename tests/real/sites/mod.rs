@@ -6,6 +6,7 @@
 mod behind_nginx;
 mod caches;
 mod certificates;
+mod interrupted;
 mod proxies;
 mod secrets;
 mod tokens;

@@ -95,3 +95,85 @@ async fn a_head_that_is_redirected_to_where_it_is_refused() {
         Presence::Unknown
     );
 }
+
+/// A registry that has a blob and sends the question for it to a store.
+fn before_store(store: &str, options: Options) -> Double {
+    server(options.fault(
+        When::head("/blobs/"),
+        Action::redirect(307, &format!("{store}/bucket/x?X-Amz-Signature=s3cret")),
+    ))
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_asked_for_a_blob_is_told_once_and_the_blob_is_sent() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for store in [
+        "http://minio.storage.invalid:9000".to_owned(),
+        format!("http://{closed}"),
+        "ftp://127.0.0.1".to_owned(),
+    ] {
+        let server = before_store(&store, Options::default());
+        let (registry, told) = client(&server.host());
+        for bytes in [noise(1000), noise(2000)] {
+            let blob = layer(&bytes);
+            assert_eq!(registry.head_blob("a/b", &blob).await.unwrap(), Presence::Unknown);
+            registry.push_blob("a/b", &blob, &Memory(bytes), None).await.unwrap();
+        }
+        assert_eq!(told.retries(), Vec::<String>::new());
+        let warnings = told.warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        for words in ["redirects the question", &server.host(), "redirect: disable"] {
+            assert!(warnings[0].contains(words), "{warnings:?}");
+        }
+        assert!(!warnings[0].contains("s3cret"), "{warnings:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_says_of_a_blob_counts_if_it_can_be_asked() {
+    for (status, expected) in [
+        (200, Presence::Present(())),
+        (404, Presence::Missing),
+        (401, Presence::Unknown),
+        (403, Presence::Unknown),
+        (503, Presence::Unknown),
+    ] {
+        let answer = Canned {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        let store = server(Options::default().fault(When::any(), Action::Answer(answer)));
+        let server = before_store(store.url(), Options::default());
+        let (registry, told) = client(&server.host());
+        let found = registry.head_blob("a/b", &layer(b"")).await.unwrap();
+        assert_eq!(found, expected, "{status}");
+        assert_eq!(told.warnings(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_tls_below_a_registry_with_it_is_not_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority");
+    let file = write_pem(folder.path(), "ca.pem", &authority.pem());
+    let store = server(Options::default());
+    let tls = Options::default().tls(ServerTls::new(authority.server(&["127.0.0.1"])));
+    let server = before_store(store.url(), tls);
+    let registry = with(trusting(file), &server.host());
+    let bytes = noise(1000);
+    let blob = layer(&bytes);
+    assert_eq!(registry.head_blob("a/b", &blob).await.unwrap(), Presence::Unknown);
+    registry.push_blob("a/b", &blob, &Memory(bytes), None).await.unwrap();
+    assert_eq!(store.requests().len(), 0);
+    // Where the bytes have to be read, it is an error that names the way out.
+    server.add_fault(When::get("/blobs/"), Action::redirect(307, store.url()));
+    let error = fetch(&registry, "a/b", &blob).await.unwrap_err();
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("redirect: disable")),
+        "{error:?}"
+    );
+}

@@ -131,3 +131,20 @@ async fn a_stalled_upload_is_given_up() {
         .unwrap();
     assert!(told.retries()[0].contains("took no byte"), "{:?}", told.retries());
 }
+
+/// Replicas without a common secret: only every other one knows a session.
+#[tokio::test]
+async fn a_registry_that_forgets_sessions_is_tried_again_as_often_as_any_other() {
+    for code in ["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"] {
+        for status in [400, 404] {
+            let forgets = || Action::error(status, code, "unknown to this replica");
+            let (server, _) = pushed(Options::default().fault(upload("PUT").first(4), forgets()), 10_000).await;
+            assert_eq!(server.count("PUT", ""), 5, "{}", server.transcript());
+            assert_eq!(server.count("PATCH", ""), 0, "{}", server.transcript());
+            let (server, error) = refused(Options::default().fault(upload("PUT"), forgets()), 10_000).await;
+            assert!(server.count("PUT", "") <= 7, "{}", server.transcript());
+            let hint = error.hint().unwrap_or_default();
+            assert!(hint.contains("http.secret") && hint.contains("sticky"), "{error:?}");
+        }
+    }
+}

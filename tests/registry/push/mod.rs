@@ -5,6 +5,7 @@ mod blobs;
 mod broken;
 mod ladder;
 mod manifests;
+mod pieces;
 mod proof;
 
 use crate::client::{Memory, client, layer, noise};

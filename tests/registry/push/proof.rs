@@ -1,11 +1,12 @@
 //! Registries that accept a blob and do not have it: the first upload and the first mount are looked for.
 
-use crate::client::{Memory, client, layer, noise};
+use crate::client::{Memory, by_digest, client, index, layer, noise, tag};
 use crate::support::fault::{Action, When};
 use crate::support::{Double, Options};
 use bytes::Bytes;
 use docker_mirror::error::{Error, Kind};
 use docker_mirror::image::descriptor::Descriptor;
+use docker_mirror::image::manifest::RawManifest;
 use docker_mirror::registry::{BlobSource, BlobStream, Pushed, Registry};
 use futures_util::future::{BoxFuture, join_all};
 
@@ -190,4 +191,63 @@ async fn bytes_that_can_be_read_once_are_not_asked_for_again() {
     );
     assert!(error.hint().unwrap().contains("pipe"), "{error:?}");
     assert_eq!(server.count("POST", ""), 1, "{}", server.transcript());
+}
+
+/// Two manifests without blobs, to be put by digest.
+fn children() -> Vec<RawManifest> {
+    ["1", "2"]
+        .into_iter()
+        .map(|text| index(&[&layer(text.as_bytes())]))
+        .collect()
+}
+
+/// A registry that answers 201 to the first so many manifests that are put by digest, and stores none of them.
+fn losing(manifests: u64) -> Double {
+    let lost = When::put("/manifests/sha256:").first(manifests);
+    let options = Options {
+        accept_sparse: true,
+        ..Options::default()
+    };
+    Double::start(options.fault(lost, Action::status(201)))
+}
+
+#[tokio::test]
+async fn the_first_manifest_below_an_index_is_looked_for() {
+    let server = losing(0);
+    let (registry, told) = client(&server.host());
+    for child in &children() {
+        registry.put_manifest("a", &by_digest(child), child).await.unwrap();
+        registry.put_manifest("a", &tag("1"), child).await.unwrap();
+    }
+    assert_eq!(server.count("HEAD", ""), 1, "{}", server.transcript());
+    assert_eq!(told.warnings(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_lost_once_is_put_again_and_all_others_are_looked_for() {
+    let server = losing(1);
+    let (registry, told) = client(&server.host());
+    for child in &children() {
+        registry.put_manifest("a", &by_digest(child), child).await.unwrap();
+        assert!(server.manifest("a", &child.digest().to_string()).is_some());
+    }
+    let log = server.transcript();
+    assert_eq!(server.count("PUT", ""), 3, "{log}");
+    // Four for the one that is lost, one for each that is there.
+    assert_eq!(server.count("HEAD", ""), 4 + 2, "{log}");
+    let warnings = told.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("does not have it"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn a_registry_that_loses_all_manifests_is_told_so() {
+    let server = losing(u64::MAX);
+    let (registry, _) = client(&server.host());
+    for child in &children() {
+        let error = registry.put_manifest("a", &by_digest(child), child).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Server, "{error:?}");
+        assert!(error.to_string().contains("accepted it twice"), "{error}");
+        assert!(error.hint().is_some());
+    }
 }

@@ -233,7 +233,12 @@ impl Connection {
                 return Err(self.reset());
             }
             let limit = [length, cut, stall].into_iter().filter(|end| *end > at).min();
-            let bytes = self.client.some(limit.unwrap_or(length) - at).await?;
+            let mut limit = limit.unwrap_or(length) - at;
+            if let Some(rate) = self.shared.rate {
+                limit = limit.min(rate / 50);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let bytes = self.client.some(limit).await?;
             if bytes.is_empty() {
                 return Err(broken());
             }

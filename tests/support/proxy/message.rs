@@ -82,7 +82,8 @@ impl Half {
     pub(super) async fn some(&mut self, limit: u64) -> io::Result<Bytes> {
         if self.rest.is_empty() && limit > 0 {
             self.rest.reserve(PIECE);
-            self.stream.read_buf(&mut self.rest).await?;
+            let most = limit.min(PIECE as u64);
+            (&mut self.stream).take(most).read_buf(&mut self.rest).await?;
         }
         let length = self.rest.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(self.rest.split_to(length).freeze())

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 
 use self::connection::Connection;
@@ -26,6 +26,8 @@ struct Shared {
     schedule: RwLock<Option<Arc<Schedule>>>,
     /// Every byte that clients sent, where that is wanted.
     record: Option<Mutex<Vec<u8>>>,
+    /// How many bytes of request bodies it reads per second and connection; as fast as they come where this is none.
+    rate: Option<u64>,
     /// An answer to a GET by digest.
     kept: Mutex<Option<(String, Bytes)>>,
     /// What happened to which request, in order.
@@ -35,27 +37,40 @@ struct Shared {
 impl Proxy {
     /// One in front of `HOST:PORT`.
     pub fn start(upstream: &str) -> Self {
-        Self::new(upstream, false)
+        Self::new(upstream, false, None)
     }
 
     /// One that keeps what clients send.
     pub fn recording(upstream: &str) -> Self {
-        Self::new(upstream, true)
+        Self::new(upstream, true, None)
     }
 
-    fn new(upstream: &str, record: bool) -> Self {
+    /// One that keeps what clients send, and reads this many bytes of it per second and connection, with a buffer as small as
+    /// the system makes it.
+    pub fn slow(upstream: &str, rate: u64) -> Self {
+        Self::new(upstream, true, Some(rate))
+    }
+
+    fn new(upstream: &str, record: bool, rate: Option<u64>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("proxy")
             .enable_all()
             .build()
             .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        if rate.is_some() {
+            // Its connections inherit it.
+            socket.set_recv_buffer_size(4096).unwrap();
+        }
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = runtime.block_on(async { socket.listen(1024) }).unwrap();
         let shared = Arc::new(Shared {
             address: listener.local_addr().unwrap(),
             upstream: upstream.to_owned(),
             schedule: RwLock::default(),
             record: record.then(Mutex::default),
+            rate,
             kept: Mutex::default(),
             log: Mutex::default(),
         });

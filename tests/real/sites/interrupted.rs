@@ -1,0 +1,55 @@
+//! An import over a slow line that is interrupted again and again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::cli;
+use super::support::Double;
+use super::support::cli::wait_until;
+use super::support::distribution::{Distribution, built_by_go};
+use super::support::images::sized;
+use super::support::proxy::Proxy;
+use super::support::real::program;
+
+/// Distribution signs the offset of a session into its address, so that a session can only be continued from the end of a request
+/// that it has answered.
+fn nothing_is_sent_twice(registry: Option<PathBuf>) {
+    let Some(registry) = registry else { return };
+    let (cli, source) = (cli(), Double::new());
+    let layers = [7_000_000, 5_000_000, 3_000_000, 400_000];
+    sized(1, "linux/amd64", &layers).push(&source, "a/b", "1");
+    cli.succeed(&["export", &format!("{}/a/b:1", source.host()), "-o", "b.tar"]);
+    let target = Distribution::of(&registry, &registry, |_| Default::default());
+    let line = Proxy::slow(&target.host(), 1_000_000);
+    let host = line.host();
+    let arguments = ["import", "b.tar", "-d", &host];
+    for signal in [Signal::INT, Signal::TERM, Signal::INT] {
+        let before = line.record().len();
+        let mut child = cli.spawn(&arguments);
+        wait_until("something is under way", || line.record().len() > before + 2_000_000);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        // What was on the line when the connections were closed is not with the registry at once.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let interrupted = line.record().len();
+    cli.succeed(&arguments);
+    let size: usize = layers.iter().sum();
+    let twice = line.record().len() - size;
+    assert!(
+        twice < interrupted / 10,
+        "{twice} of {interrupted} bytes were sent again"
+    );
+}
+
+#[test]
+fn nothing_is_sent_twice_to_distribution_2() {
+    nothing_is_sent_twice(program("docker-registry", "interrupted imports"));
+}
+
+#[test]
+fn nothing_is_sent_twice_to_distribution_3() {
+    nothing_is_sent_twice(built_by_go("registry", "interrupted imports"));
+}

@@ -1,0 +1,203 @@
+//! Blobs in pieces that the registry acknowledges, and the end of a run that is interrupted.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use docker_mirror::registry::{Pushed, Registry, Stop};
+
+use super::upload;
+use crate::client::{Memory, layer, noise, options, with};
+use crate::support::fault::{Action, When};
+use crate::support::{Double, Gate, Options};
+
+/// A client of a run that keeps its upload sessions in this folder, and what ends the run.
+fn run(server: &Double, folder: &Path) -> (Registry, Stop) {
+    let (mut options, _) = options();
+    options.upload_sessions = Some(folder.to_owned());
+    let stop = options.stop.clone();
+    (with(options, &server.host()), stop)
+}
+
+fn holds(server: &Double, bytes: &Bytes) -> bool {
+    let stored = server.store().blob("a", &layer(bytes).digest.to_string());
+    stored.is_some_and(|content| content.all() == *bytes)
+}
+
+/// The ranges of the pieces that a server took.
+fn taken(server: &Double) -> Vec<String> {
+    let patches = server.requests_of("PATCH", "");
+    let taken = patches.iter().filter(|patch| patch.status == 202);
+    taken.map(|patch| patch.header("content-range")).collect()
+}
+
+/// The bytes of bodies that a server got.
+fn sent(server: &Double) -> u64 {
+    server.requests().iter().map(|request| request.bytes_in).sum()
+}
+
+#[tokio::test]
+async fn pieces_meet_and_begin_small() {
+    let (server, folder) = (Double::new(), tempfile::tempdir().unwrap());
+    let (registry, _) = run(&server, folder.path());
+    let bytes = noise(5 << 20);
+    registry
+        .push_blob("a", &layer(&bytes), &Memory(bytes.clone()), None)
+        .await
+        .unwrap();
+    assert!(holds(&server, &bytes));
+    let ranges = taken(&server);
+    assert_eq!(ranges[0], "0-1048575");
+    let mut next = 0;
+    for range in &ranges {
+        let (first, last) = range.split_once('-').unwrap();
+        assert_eq!(first.parse::<u64>().unwrap(), next, "{ranges:?}");
+        next = last.parse::<u64>().unwrap() + 1;
+    }
+    assert_eq!(next, 5 << 20);
+    assert_eq!(server.count("PUT", ""), 1, "{}", server.transcript());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_blob_goes_in_one_request_where_nothing_is_kept_for_the_next_run() {
+    let server = Double::new();
+    let bytes = noise(5 << 20);
+    let registry = with(options().0, &server.host());
+    registry
+        .push_blob("a", &layer(&bytes), &Memory(bytes.clone()), None)
+        .await
+        .unwrap();
+    assert!(holds(&server, &bytes));
+    assert_eq!(server.count("PATCH", ""), 0, "{}", server.transcript());
+}
+
+/// Registries that refuse pieces, each in its own way: all of them, those above a limit, any but the first one, or the end.
+#[tokio::test]
+async fn a_registry_that_refuses_pieces_gets_blobs_in_one_request() {
+    let ranged = || upload("PATCH").with_header("content-range");
+    let faults = || {
+        let mut faults = Vec::new();
+        for status in [400, 403, 404, 405, 411, 415, 416, 501] {
+            faults.push((ranged(), Action::status(status)));
+            if status != 403 {
+                faults.push((ranged().after(1), Action::status(status)));
+            }
+        }
+        faults.push((
+            upload("PUT").first(1),
+            Action::error(400, "DIGEST_INVALID", "the pieces do not meet"),
+        ));
+        faults.push((
+            upload("PUT").first(1),
+            Action::error(404, "BLOB_UPLOAD_UNKNOWN", "it ended with the first piece"),
+        ));
+        faults
+    };
+    for (number, (when, action)) in faults().into_iter().enumerate() {
+        let server = Double::start(Options::default().fault(when, action));
+        let folder = tempfile::tempdir().unwrap();
+        let (registry, _) = run(&server, folder.path());
+        for size in [3 << 20, (3 << 20) + 1] {
+            let bytes = noise(size);
+            let pushed = registry
+                .push_blob("a", &layer(&bytes), &Memory(bytes.clone()), None)
+                .await;
+            // A refusal for want of rights says nothing about pieces.
+            if number == 2 {
+                assert!(pushed.is_err(), "{}", server.transcript());
+                continue;
+            }
+            assert_eq!(pushed.unwrap(), Pushed::Uploaded, "{number}: {}", server.transcript());
+            assert!(holds(&server, &bytes), "{number}");
+        }
+        let whole = server.requests_of("PUT", "").into_iter().filter(|put| put.bytes_in > 0);
+        assert_eq!(
+            whole.count(),
+            if number == 2 { 0 } else { 2 },
+            "{number}: {}",
+            server.transcript()
+        );
+        assert!(server.count("PATCH", "") <= 8, "{number}: {}", server.transcript());
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_limits_pieces_is_not_asked_again() {
+    let server = Double::start(Options {
+        max_chunk: Some(600 << 10),
+        ..Options::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (registry, _) = run(&server, folder.path());
+    for size in [3 << 20, (3 << 20) + 1] {
+        let bytes = noise(size);
+        registry
+            .push_blob("a", &layer(&bytes), &Memory(bytes.clone()), None)
+            .await
+            .unwrap();
+        assert!(holds(&server, &bytes));
+    }
+    assert_eq!(server.count("PATCH", ""), 1, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
+    // A quarter of a second for each piece: four megabytes go out in a second.
+    let slow = Action::Delay(Duration::from_millis(250));
+    let gate = Gate::closed();
+    let server = Double::start(
+        Options::default()
+            .fault(When::patch("/blobs/uploads/"), slow)
+            .fault(When::patch("/blobs/uploads/").nth(2), Action::Hold(gate.clone())),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = noise(24 << 20);
+    let (registry, stop) = run(&server, folder.path());
+    let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
+    let push = registry.push_blob("a", &blob, &source, None);
+    let end = async {
+        while server.count("PATCH", "") < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let end = stop.wind_up();
+        gate.open();
+        end.await;
+    };
+    tokio::select! {
+        () = end => {}
+        pushed = push => panic!("{pushed:?}"),
+    }
+    assert_eq!(taken(&server).len(), 2, "{}", server.transcript());
+    let before = sent(&server);
+    server.forget_requests();
+    server.clear_faults();
+
+    let (registry, _) = run(&server, folder.path());
+    let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
+    registry.push_blob("a", &blob, &source, None).await.unwrap();
+    assert!(holds(&server, &bytes));
+    assert_eq!(before + sent(&server), 24 << 20, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn a_body_that_takes_long_is_not_waited_for() {
+    let server = Double::start(Options::default().fault(upload("PUT"), Action::Hold(Gate::closed())));
+    let bytes = noise(5 << 20);
+    // Without sessions it goes in one request.
+    let (options, _) = options();
+    let stop = options.stop.clone();
+    let registry = with(options, &server.host());
+    let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
+    let push = registry.push_blob("a", &blob, &source, None);
+    let end = async {
+        while server.count("PUT", "") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.wind_up().await;
+    };
+    tokio::select! {
+        () = end => {}
+        pushed = push => panic!("{pushed:?}"),
+    }
+}
