@@ -41,6 +41,11 @@ pub(super) struct Target {
     #[arg(long, value_name = "WHAT", default_value = "overwrite")]
     on_existing: OnExisting,
 
+    /// Ask for every blob of images whose tags are there already, and send what is missing; without it, their manifests alone
+    /// are asked for
+    #[arg(long)]
+    verify_existing: bool,
+
     /// Only show what would go where, how many bytes would be sent and how many are there already
     #[arg(long)]
     dry_run: bool,
@@ -62,6 +67,7 @@ impl Target {
         Ok(PushRequest {
             mappings: self.map.clone(),
             on_existing: self.on_existing,
+            verify_existing: self.verify_existing,
             index,
             dry_run: self.dry_run,
             fail_fast: self.fail_fast,
@@ -76,7 +82,7 @@ impl Target {
         let Some(path) = &self.report else { return work.await };
         check_report(path)?;
         // Whoever reads a pipe gets one report and no more.
-        if path.metadata().is_ok_and(|there| there.is_file()) {
+        if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
             let why = "the run has not come to its end, or was ended before it could write its report";
             let none = Error::new(Kind::Cancelled, why);
             write_report(path, &PushReport::ended(self.dry_run, &none))?;
@@ -270,11 +276,17 @@ fn check_report(path: &Path) -> Result<()> {
     if path.is_dir() {
         return usage("this is a folder; name a file in it");
     }
+    if is_special(path) {
+        return match files::check_special(path) {
+            Err(_) if path.is_symlink() && !path.exists() => usage("this is a link to nothing; name a file"),
+            Err(_) if path.is_symlink() && path.is_file() => {
+                usage("this is a link to a file, and links are not followed; name the file itself")
+            }
+            other => other.map_err(|e| Error::io("write", path, e)),
+        };
+    }
     if path.is_file() && !may_be_replaced(path).map_err(|e| Error::io("read", path, e))? {
         return usage("this file is there and is no report; it is not replaced");
-    }
-    if is_special(path) {
-        return files::check_special(path).map_err(|e| Error::io("write", path, e));
     }
     if !folder_of(path).is_dir() {
         return usage("its folder does not exist");
@@ -291,7 +303,7 @@ fn may_be_replaced(path: &Path) -> io::Result<bool> {
     Ok(head.is_empty() || begin.trim_ascii_start().starts_with("\"dryRun\""))
 }
 
-/// A device, a pipe or a link is written to; only a file is replaced.
+/// Whether something is written to and not replaced: a device or a pipe, which may stand behind a link.
 fn is_special(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|there| !there.is_file())
 }

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::arrivals::{Arrival, Arrivals};
 use super::blob::{self, Way};
 use super::images::{Group, Image, Images};
 use super::landing::{Landed, Landing, Written};
+use super::place::with_way_to_shorter_path;
 use super::queue::{Demand, Fault, Job, Lacking, Placed, Queue, Taker};
 use super::report::{Amount, Failure, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
@@ -17,7 +18,6 @@ use super::tag::{self, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::reference::Target;
 use crate::image::tree::ImageTree;
 use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registry};
@@ -44,7 +44,7 @@ pub(crate) async fn push(
     progress: &Progress,
     arrivals: Option<Arrivals>,
 ) -> Result<Ended> {
-    let verdicts = verdicts(&items, request, registry).await?;
+    let verdicts = tag::verdicts(&items, request, registry, progress, wide(registry)).await?;
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
     engine.run(arrivals).await?;
     Ok(Ended {
@@ -52,25 +52,6 @@ pub(crate) async fn push(
         warnings: engine.warnings,
         bundle_error: engine.bundle_error,
     })
-}
-
-/// Asks for every tag, the first one alone: it finds out whether there is a registry at all, and brings the token that
-/// the others use.
-async fn verdicts(items: &[PushItem], request: &PushRequest, registry: &Registry) -> Result<Vec<Result<Verdict>>> {
-    let ask = |item: PushItem| async move {
-        let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
-        let held = tag::held(registry, item.destination.repository(), &tag).await?;
-        tag::judge(&item.tree, &item.destination, held, request.on_existing)
-    };
-    let Some((first, rest)) = items.split_first() else {
-        return Ok(Vec::new());
-    };
-    let first = match ask(first.clone()).await {
-        Err(error) if error.kind() == Kind::Network => return Err(error),
-        verdict => verdict,
-    };
-    let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(wide(registry));
-    Ok(stream::iter([first]).chain(rest).collect().await)
 }
 
 /// A repository at the destination. Its manifests are put one after the other: some registries fail on two at a time.
@@ -373,6 +354,11 @@ impl<'a> Engine<'a> {
         let placed = match outcome {
             Ok(placed) => placed,
             Err((error, fault)) => {
+                let image = self.images.groups[job.need.groups[0]].members.first();
+                let error = match image.map(|number| &self.images.list[*number].item) {
+                    Some(item) => with_way_to_shorter_path(error, &item.destination),
+                    None => error,
+                };
                 let failure = Failure::from(&error);
                 let lost = self.queue.failed(&job, fault);
                 for &group in job.need.groups.iter().chain(&lost) {
@@ -438,6 +424,8 @@ impl<'a> Engine<'a> {
         if self.is_shared(number) {
             self.release(number);
         }
+        let destination = &self.images.list[number].item.destination;
+        let outcome = outcome.map_err(|error| with_way_to_shorter_path(error, destination));
         self.images.landed(number, outcome);
     }
 

@@ -10,6 +10,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
+use crate::registry::Refusal;
 
 /// The name of one image at the destination: by the longest mapping that fits, else by the rule of the destination.
 ///
@@ -35,6 +36,26 @@ pub fn place(request: &PushRequest, source: &Reference, original: &Digest) -> Re
                 .map_err(context)
         }
     }
+}
+
+/// Names the way out where a registry may have refused an image for the length of its path: some allow a name below an
+/// organization and nothing deeper, and answer as if rights or the repository were missing.
+pub(crate) fn with_way_to_shorter_path(error: Error, destination: &Reference) -> Error {
+    const MAP: &str = "if the registry allows only two path components, shorten the path with `--map`, such as \
+         `--map quay.io/prometheus=` or `--map docker.io/library=`";
+    let is_deep = destination.repository().split('/').count() > 2;
+    let may_be_why = match Refusal::of(&error) {
+        Some(refusal) => matches!(refusal.status, 401 | 403 | 404 | 405) || refusal.has("NAME_INVALID"),
+        None => matches!(error.kind(), Kind::Unauthorized | Kind::Denied | Kind::Unsupported),
+    };
+    if !is_deep || !may_be_why {
+        return error;
+    }
+    let hint = match error.hint() {
+        Some(hint) => format!("{hint}; {MAP}"),
+        None => MAP.to_owned(),
+    };
+    error.with_hint(hint)
 }
 
 /// Gives an image its form and its name.

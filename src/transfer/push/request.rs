@@ -53,6 +53,8 @@ pub struct PushRequest {
     pub mappings: Vec<Mapping>,
     /// What is done about a tag that holds another digest.
     pub on_existing: OnExisting,
+    /// Asks for every blob of an image whose tag is there already, and not for its manifests alone.
+    pub verify_existing: bool,
     /// Overrides what was chosen for an index that lost platforms.
     pub index: Option<IndexMode>,
     /// Only asks what is there already, and changes nothing.
@@ -74,6 +76,7 @@ impl PushRequest {
             destination,
             mappings: Vec::new(),
             on_existing: OnExisting::default(),
+            verify_existing: false,
             index: None,
             dry_run: false,
             fail_fast: false,

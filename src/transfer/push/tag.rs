@@ -1,11 +1,15 @@
 //! What the destination says about a tag, and what follows from it.
 
-use super::request::OnExisting;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::request::{OnExisting, PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::{Choice, ImageTree};
+use crate::progress::Progress;
 use crate::registry::{Presence, Registry};
+use crate::text::few;
 
 /// What stands under a name at the destination.
 #[derive(Debug)]
@@ -39,6 +43,36 @@ pub(crate) async fn held(registry: &Registry, repository: &str, target: &Target)
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
         Err(error) => Ok(Held::Unsaid(error)),
     }
+}
+
+/// What is missing below an image whose tag is there, since the registry collected or lost it: manifests, and blobs too where
+/// they are to be `verified`. What the registry does not say counts as there.
+///
+/// # Errors
+/// Those of the connection.
+pub(crate) async fn missing_below(
+    registry: &Registry,
+    destination: &Reference,
+    tree: &ImageTree,
+    verified: bool,
+) -> Result<Vec<Digest>> {
+    let repository = destination.repository();
+    let missing = |asked: Result<Presence<()>>, digest: &Digest| match asked {
+        Ok(Presence::Missing) => Ok(Some(digest.clone())),
+        Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
+        _ => Ok(None),
+    };
+    let manifests = stream::iter(tree.pushed().below.iter().cloned())
+        .map(|manifest| async move { missing(registry.has_manifest(repository, &manifest).await, manifest.digest()) });
+    let mut found: Vec<Option<Digest>> = manifests.buffered(registry.jobs()).try_collect().await?;
+    if verified {
+        let blobs = stream::iter(tree.blobs()).map(|blob| async move {
+            let blob = blob.descriptor;
+            missing(registry.head_blob(repository, &blob).await, &blob.digest)
+        });
+        found.extend(blobs.buffered(registry.jobs()).try_collect::<Vec<_>>().await?);
+    }
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// What is to be done about an image.
@@ -94,4 +128,45 @@ pub(crate) fn judge(tree: &ImageTree, destination: &Reference, held: Held, on_ex
         )
         .with_hint("`--on-existing overwrite` moves the tag, `--on-existing skip` leaves it alone")),
     }
+}
+
+/// Asks for every tag, `wide` at a time, the first one alone: it finds out whether there is a registry at all, and brings the token that
+/// the others use.
+pub(crate) async fn verdicts(
+    items: &[PushItem],
+    request: &PushRequest,
+    registry: &Registry,
+    progress: &Progress,
+    wide: usize,
+) -> Result<Vec<Result<Verdict>>> {
+    let ask = |item: PushItem| async move {
+        let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
+        let held = held(registry, item.destination.repository(), &tag).await?;
+        let verdict = judge(&item.tree, &item.destination, held, request.on_existing)?;
+        let held = match verdict {
+            Verdict::Done => item.tree.pushed().root.digest().clone(),
+            Verdict::PushManifests(ref held) => held.clone(),
+            other => return Ok::<_, Error>(other),
+        };
+        let missing = missing_below(registry, &item.destination, &item.tree, request.verify_existing).await?;
+        if missing.is_empty() {
+            return Ok(verdict);
+        }
+        progress.warn(format!(
+            "{}: the tag is there, but not all that is below it ({} missing: {}); the image is pushed again",
+            item.destination,
+            missing.len(),
+            few(&missing)
+        ));
+        Ok(Verdict::Push(Some(held)))
+    };
+    let Some((first, rest)) = items.split_first() else {
+        return Ok(Vec::new());
+    };
+    let first = match ask(first.clone()).await {
+        Err(error) if error.kind() == Kind::Network => return Err(error),
+        verdict => verdict,
+    };
+    let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(wide);
+    Ok(stream::iter([first]).chain(rest).collect().await)
 }

@@ -2,6 +2,7 @@
 
 mod again;
 mod bundles;
+mod collected;
 mod filtered_index;
 mod folders;
 mod foreign;

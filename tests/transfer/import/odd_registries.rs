@@ -204,3 +204,24 @@ async fn a_blob_that_one_repository_alters_still_reaches_the_others() {
     assert_eq!(report.images[1].outcome, Outcome::Pushed, "{report:#?}");
     assert_complete(&registry, "mirror/team/b", "1", false);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_may_refuse_a_long_path_is_told_with_the_way_to_a_shorter_one() {
+    for (status, code) in [
+        (401, "UNAUTHORIZED"),
+        (403, "DENIED"),
+        (404, "NAME_INVALID"),
+        (405, "UNSUPPORTED"),
+    ] {
+        for refused in [When::post("/uploads/"), When::put("/manifests/")] {
+            for (name, is_told) in [("docker.io/team/app:1", true), ("localhost:5000/app:1", false)] {
+                let registry =
+                    Double::start(Options::default().fault(refused.clone(), Action::error(status, code, "no")));
+                let report = run(&images(&[name]).open(), request(&registry)).await.unwrap();
+                let failure = report.images[0].error.clone().unwrap();
+                let hint = failure.hint.unwrap_or_default();
+                assert_eq!(hint.contains("--map"), is_told, "{status} {name}: {hint}");
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Destinations that lost a part of an image whose tag is still there: the tree counts, not the tag.
+
+use docker_mirror::transfer::push::report::Outcome;
+use docker_mirror::transfer::push::request::PushRequest;
+
+use super::handmade::{Maker, Opened, assert_complete, counts, digest, noise, request, run_well};
+use super::support::cli::Cli;
+use super::support::fault::{Action, When};
+use super::support::{Double, Options};
+
+const REPOSITORY: &str = "mirror/team/app";
+
+/// An index of two images; returns their digests and that of a layer.
+fn index() -> (Maker, [String; 2], String) {
+    let mut maker = Maker::default();
+    let children = [
+        maker.image("linux/amd64", &[&noise(1, 9000)]),
+        maker.image("linux/arm64", &[&noise(2, 5000)]),
+    ];
+    let index = maker.index(&children);
+    maker.name("docker.io/team/app:1", &index);
+    let layer = super::support::sha256(&noise(1, 9000));
+    (maker, children.map(|child| digest(&child)), layer)
+}
+
+async fn outcome(bundle: &Opened, request: PushRequest) -> Outcome {
+    run_well(bundle, request).await.images[0].outcome
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_that_are_missing_below_a_tag_are_put_again() {
+    let (maker, children, layer) = index();
+    let bundle = maker.open();
+    for lost in [&children[..1], &children[1..], &children[..]] {
+        let registry = Double::new();
+        outcome(&bundle, request(&registry)).await;
+        // As a garbage collection does that keeps what a tag names, and not what is below it.
+        registry.store().change(REPOSITORY, |r| {
+            r.manifests.retain(|digest, _| !lost.contains(digest));
+            r.blobs.remove(&layer);
+        });
+        registry.forget_requests();
+        let report = run_well(&bundle, request(&registry)).await;
+        assert_eq!(report.images[0].outcome, Outcome::Pushed);
+        assert_eq!(counts(&report.images[0]), (1, 0, 3), "what is there is not sent again");
+        assert!(report.images[0].replaced.is_none(), "{report:?}");
+        assert_complete(&registry, REPOSITORY, "1", false);
+        registry.forget_requests();
+        assert_eq!(outcome(&bundle, request(&registry)).await, Outcome::Unchanged);
+        assert_eq!(registry.count("HEAD", "/manifests/"), 3, "{}", registry.transcript());
+        assert_eq!(registry.count("*", "/blobs/"), 0, "{}", registry.transcript());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_are_missing_are_looked_for_where_that_is_wanted() {
+    let (maker, _, layer) = index();
+    let bundle = maker.open();
+    let registry = Double::new();
+    let verified = || PushRequest {
+        verify_existing: true,
+        ..request(&registry)
+    };
+    outcome(&bundle, request(&registry)).await;
+    assert_eq!(outcome(&bundle, verified()).await, Outcome::Unchanged);
+    registry.store().change(REPOSITORY, |r| {
+        r.blobs.remove(&layer);
+    });
+    assert_eq!(outcome(&bundle, request(&registry)).await, Outcome::Unchanged);
+    assert_eq!(outcome(&bundle, verified()).await, Outcome::Pushed);
+    assert_complete(&registry, REPOSITORY, "1", false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_does_not_say_what_it_has_is_believed() {
+    let (maker, ..) = index();
+    let bundle = maker.open();
+    let registry = Double::start(Options::default());
+    outcome(&bundle, request(&registry)).await;
+    registry.add_fault(When::head("/manifests/sha256:"), Action::status(403));
+    assert_eq!(outcome(&bundle, request(&registry)).await, Outcome::Unchanged);
+}
+
+#[test]
+fn the_flag_is_passed_on() {
+    let (cli, registry) = (Cli::new(env!("CARGO_BIN_EXE_docker-mirror")), Double::new());
+    let (maker, _, layer) = index();
+    std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
+    let host = format!("{}/mirror", registry.host());
+    cli.succeed(&["import", "b.tar", "-d", &host]);
+    registry.store().change(REPOSITORY, |r| {
+        r.blobs.remove(&layer);
+    });
+    cli.succeed(&["import", "b.tar", "-d", &host, "--verify-existing"])
+        .says(&["not all that is below it"]);
+    assert_complete(&registry, REPOSITORY, "1", false);
+}
