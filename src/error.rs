@@ -33,8 +33,10 @@ pub enum Kind {
     Network,
     /// The registry failed (5xx) or answered nonsense.
     Server,
-    /// The other side cannot do what was asked (a media type, a sparse index, a range).
+    /// The other side cannot do what was asked (a media type, a sparse index), or the format cannot.
     Unsupported,
+    /// The other side does not serve parts of a blob: ask for all of it.
+    NoRanges,
     /// The local file system failed.
     Io,
     /// No room is left for the output.
@@ -47,6 +49,19 @@ pub enum Kind {
     Cancelled,
     /// Some of several things failed; each was reported by itself.
     Incomplete,
+    /// A fault of this program: it did what its own rules exclude.
+    Internal,
+}
+
+/// Which side of a transfer failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Where images are read from: a registry or a bundle.
+    Source,
+    /// The registry that images are written to.
+    Destination,
+    /// This machine: its disk, its memory.
+    Local,
 }
 
 /// One failure: what happened, where, and what to do about it.
@@ -65,6 +80,8 @@ struct Inner {
     hint: Option<Line>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     shared: Option<String>,
+    side: Option<Side>,
+    names_image: bool,
 }
 
 impl Error {
@@ -76,7 +93,14 @@ impl Error {
             hint: None,
             source: None,
             shared: None,
+            side: None,
+            names_image: false,
         }))
+    }
+
+    /// A state that the rules of this program exclude.
+    pub fn internal(message: impl Into<Line>) -> Self {
+        Self::new(Kind::Internal, message).with_hint("this is a fault of docker-mirror: please report it")
     }
 
     /// A failed file system call: `action` is a verb (`read`, `create`), `path` what it was applied to.
@@ -89,7 +113,9 @@ impl Error {
             Io::AlreadyExists => Kind::Exists,
             _ => Kind::Io,
         };
-        Self::new(kind, format!("cannot {action} `{}`", quote(path))).with_source(source)
+        Self::new(kind, format!("cannot {action} `{}`", quote(path)))
+            .with_source(source)
+            .with_side(Side::Local)
     }
 
     /// Adds what the user can do about it.
@@ -128,6 +154,21 @@ impl Error {
         self
     }
 
+    /// Says which image the failure is about, before the message.
+    #[must_use]
+    pub fn for_image(self, what: impl fmt::Display) -> Self {
+        let mut error = self.context(what);
+        error.0.names_image = true;
+        error
+    }
+
+    /// Says which side failed, in place of what was known so far: the outermost caller knows best what it reads from.
+    #[must_use]
+    pub fn with_side(mut self, side: Side) -> Self {
+        self.0.side = Some(side);
+        self
+    }
+
     /// The same failure, sorted differently: what is malformed is wrong usage where the user named it for this run.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {
@@ -140,7 +181,17 @@ impl Error {
         self.0.kind
     }
 
-    /// What the user can do about it, where somebody knew.
+    /// Which side failed, where that is known.
+    pub fn side(&self) -> Option<Side> {
+        self.0.side
+    }
+
+    /// Whether the message says which image it is about.
+    pub fn names_image(&self) -> bool {
+        self.0.names_image
+    }
+
+    /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
@@ -182,5 +233,28 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|s| s as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_keeps_hint_cause_and_side() {
+        let io = std::io::Error::other("no such device");
+        let error = Error::io("read", Path::new("x"), io).with_hint("plug it in");
+        assert_eq!(error.side(), Some(Side::Local));
+        let copy = error.clone().with_side(Side::Source).for_image("a/b:1");
+        assert_eq!(copy.full(), "a/b:1: cannot read `x`: no such device");
+        assert_eq!((copy.hint(), copy.side()), (Some("plug it in"), Some(Side::Source)));
+        assert!(copy.names_image() && !error.names_image());
+    }
+
+    #[test]
+    fn a_fault_of_the_program_asks_for_a_report() {
+        let error = Error::internal("no candidate");
+        assert_eq!(error.kind(), Kind::Internal);
+        assert!(error.hint().is_some_and(|hint| hint.contains("report")));
     }
 }

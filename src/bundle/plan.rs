@@ -103,7 +103,7 @@ impl Plan {
     /// Lays out these images. Their order does not matter: they are sorted by name.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if two manifests give one blob two sizes or the sizes overflow; [`Kind::Usage`] if two images
+    /// [`Kind::Malformed`] if two manifests give one blob two sizes or the sizes overflow; [`Kind::Unsupported`] if two images
     /// have one name and different digests.
     pub fn new(trees: &[ImageTree], extras: &Extras) -> Result<Self> {
         let trees = sorted(trees)?;
@@ -133,7 +133,7 @@ impl Plan {
         let record = layout::pretty(&record)?;
         if record.len() as u64 > record::MAX_SIZE {
             return Err(Error::new(
-                Kind::Usage,
+                Kind::TooLarge,
                 format!(
                     "the bundle's `{}` would have {} bytes; at most {} are read again",
                     record::MEMBER,
@@ -259,7 +259,7 @@ fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
             && other.pushed().root.digest() != tree.pushed().root.digest()
         {
             return Err(Error::new(
-                Kind::Usage,
+                Kind::Unsupported,
                 format!(
                     "two images would be `{name}` in the bundle: `{}` and `{}`",
                     other.source, tree.source

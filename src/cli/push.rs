@@ -191,10 +191,9 @@ fn tell_failures(report: &PushReport) -> Outcome {
         .filter_map(|image| {
             let failure = image.error.as_ref()?;
             let error = failure.error();
-            let error = if failure.message.contains(&image.source) {
-                error
-            } else {
-                error.context(format!("`{}`", image.source))
+            let error = match failure.names_image {
+                true => error,
+                false => error.context(format!("`{}`", image.source)),
             };
             Some((image.source.clone(), error))
         })
@@ -251,8 +250,8 @@ fn unpinned(report: &PushReport, images: &[&ImageReport], what: &str, hint: &str
 
 /// A bundle that was found wrong behind its images. Where an image failed for it, that was told with the image.
 fn bundle_fault(report: &PushReport, fault: &Failure) {
-    let told = report.images.iter().filter_map(|image| image.error.as_ref());
-    if told.clone().any(|failure| failure.message == fault.message) {
+    let mut told = report.images.iter().filter_map(|image| image.error.as_ref());
+    if told.any(|failure| failure == fault) {
         return;
     }
     let error = Error::new(fault.kind, format!("the bundle is faulty: {}", fault.message));

@@ -28,7 +28,7 @@ use crate::image::descriptor::Descriptor;
 pub enum WithoutRange {
     /// Read from the start and throw the first bytes away.
     Skip,
-    /// Fail with `Kind::Unsupported`.
+    /// Fail with `Kind::NoRanges`.
     Refuse,
 }
 
@@ -97,7 +97,7 @@ impl Body {
 }
 
 fn no_registry() -> Error {
-    Error::new(Kind::Usage, "no registry to read from")
+    Error::internal("no registry to read from")
 }
 
 /// What to do about a blob that does not have the size that its manifest states.
@@ -105,10 +105,7 @@ const PUSH_AGAIN: &str =
     "the manifest and the blob do not belong together: have the image pushed there again, or name another source";
 
 fn without_ranges(action: &str) -> Error {
-    Error::new(
-        Kind::Unsupported,
-        format!("{action}: the registry does not serve ranges"),
-    )
+    Error::new(Kind::NoRanges, format!("{action}: the registry does not serve ranges"))
 }
 
 impl BlobReader {
@@ -116,7 +113,7 @@ impl BlobReader {
     /// candidate refuses or breaks off; no byte is handed out twice.
     ///
     /// # Errors
-    /// Those of the last candidate. [`Kind::Unsupported`] at once if a candidate does not serve ranges and `without_range`
+    /// Those of the last candidate. [`Kind::NoRanges`] at once if a candidate does not serve ranges and `without_range`
     /// refuses to read the whole blob: the caller may want to ask otherwise, and no candidate is given up for that.
     pub async fn open(
         candidates: Vec<Candidate>,
@@ -125,13 +122,10 @@ impl BlobReader {
         without_range: WithoutRange,
     ) -> Result<Self> {
         if range.start > range.end || range.end > descriptor.size {
-            return Err(Error::new(
-                Kind::Usage,
-                format!(
-                    "bytes {}..{} of blob {} were asked for, which has {}",
-                    range.start, range.end, descriptor.digest, descriptor.size
-                ),
-            ));
+            return Err(Error::internal(format!(
+                "bytes {}..{} of blob {} were asked for, which has {}",
+                range.start, range.end, descriptor.digest, descriptor.size
+            )));
         }
         let places = VecDeque::from(candidates);
         let first = places.front().ok_or_else(no_registry)?;
@@ -234,7 +228,7 @@ impl BlobReader {
                     return Ok(());
                 }
                 Ok(None) => self.ranges_refused = true,
-                Err(error) if self.without_range == WithoutRange::Refuse && error.kind() == Kind::Unsupported => {
+                Err(error) if error.kind() == Kind::NoRanges => {
                     return Err(error);
                 }
                 Err(error) => self.next_place(error)?,
@@ -317,7 +311,15 @@ impl BlobReader {
                 ),
             )
             .with_hint(PUSH_AGAIN)),
-            _ => Err(answer.into_error(&call.action).await),
+            _ => {
+                let error = answer.into_error(&call.action).await;
+                // A registry without ranges may refuse the whole request for one, such as with 501.
+                let refuses_range = !whole && error.kind() == Kind::Unsupported;
+                Err(match self.without_range {
+                    WithoutRange::Refuse if refuses_range => error.with_kind(Kind::NoRanges),
+                    _ => error,
+                })
+            }
         }
     }
 

@@ -49,7 +49,7 @@ impl Way {
         match failure.class {
             Class::Connect => Some(Self::Unreachable),
             Class::Broken | Class::NotHttp => Some(Self::Broken),
-            Class::Final => (failure.error.kind() == Kind::Network).then_some(Self::Untrusted),
+            Class::Final | Class::NotTls => (failure.error.kind() == Kind::Network).then_some(Self::Untrusted),
         }
     }
 

@@ -248,7 +248,7 @@ impl Context {
             tls.client_certificate = None;
         }
         let wrong = |error: reqwest::Error| {
-            Error::new(Kind::Usage, format!("cannot make a client for `{host}`")).with_source(error.without_url())
+            Error::new(Kind::Internal, format!("cannot make a client for `{host}`")).with_source(error.without_url())
         };
         let mut builder = reqwest::Client::builder()
             .user_agent(options.user_agent())

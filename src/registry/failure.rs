@@ -34,6 +34,15 @@ pub(super) enum Class {
     Broken,
     /// A connection was made, and then closed or filled with what is no HTTP: a TLS port spoken to in plain text does that.
     NotHttp,
+    /// The other side does not speak TLS, and will not the next time.
+    NotTls,
+}
+
+impl Class {
+    /// Whether the same will happen again.
+    pub(super) fn is_final(self) -> bool {
+        matches!(self, Self::Final | Self::NotTls)
+    }
 }
 
 impl Failure {
@@ -235,9 +244,11 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
                 "if it signed itself, give it with `--ca-file`; else have it renewed",
             ),
         },
-        rustls::Error::InvalidMessage(_) => refused(
+        rustls::Error::InvalidMessage(_) => (
+            Class::NotTls,
+            Kind::Network,
             format!("`{host}` does not speak TLS"),
-            "if it is a plain http registry, give `--plain-http`",
+            Some("if it is a plain http registry, give `--plain-http`".to_owned()),
         ),
         rustls::Error::AlertReceived(alert) => {
             use rustls::AlertDescription as Alert;

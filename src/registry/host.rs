@@ -349,7 +349,7 @@ impl Host {
                     } else {
                         reached || unconnected < 2
                     };
-                    let again = failure.class != Class::Final && call.repeat && patient;
+                    let again = !failure.class.is_final() && call.repeat && patient;
                     let way = Way::of(&failure);
                     if again && self.pause(backoff, way, attempts, None, || failure.error.full()).await {
                         continue;
@@ -493,7 +493,7 @@ impl Host {
         {
             Ok(_) => true,
             // A certificate that is not trusted is a sign of TLS too; what follows says so to the user.
-            Err(failure) => failure.class == Class::Final && !failure.error.to_string().contains("does not speak TLS"),
+            Err(failure) => failure.class == Class::Final,
         };
         if found {
             self.scheme.store(FOUND_HTTPS, Ordering::Relaxed);

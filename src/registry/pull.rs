@@ -51,7 +51,7 @@ impl Registry {
         let mut places = self.places(repository, target)?;
         loop {
             let Some(place) = places.pop_front() else {
-                return Err(Error::new(Kind::Usage, "no registry to read from"));
+                return Err(Error::internal("no registry to read from"));
             };
             let error = match place.manifest(target).await {
                 Ok(manifest) => {

@@ -11,7 +11,7 @@ use super::answer::Answer;
 use super::attempt::{Attempt, Renewal, Renewed};
 use super::challenge::{self, Challenge};
 use super::context::Provenance;
-use super::failure::{Class, Failure};
+use super::failure::Failure;
 use super::host::{Call, Host};
 use super::reach::Zone;
 use super::redirect::{self, Outgoing};
@@ -151,7 +151,7 @@ impl Host {
                 // Some registries challenge on their root alone.
                 (challenges, zone) = match self.challenges_of_root().await {
                     Ok(found) => found,
-                    Err(failure) if failure.class == Class::Final => return Err(failure.error),
+                    Err(failure) if failure.class.is_final() => return Err(failure.error),
                     Err(failure) => return Ok(Renewed::MayPass(failure.error)),
                 };
             }

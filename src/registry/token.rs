@@ -14,7 +14,7 @@ use super::answer::Answer;
 use super::challenge::Bearer;
 use super::context::{Context, Trust, same_origin};
 use super::credentials::{Credential, Secret};
-use super::failure::{Class, Failure, OUT_OF_REACH_HINT};
+use super::failure::{Failure, OUT_OF_REACH_HINT};
 use super::reach::{Reach, Zone};
 use super::redact::{authority, shown};
 use super::redirect::{self, Outgoing};
@@ -249,7 +249,7 @@ impl Request<'_> {
                 }
                 Ok(answer) => return Ok(answer),
                 Err(Failure { error, class, .. }) => {
-                    let again = class != Class::Final && backoff.pause(options, None, || error.full()).await;
+                    let again = !class.is_final() && backoff.pause(options, None, || error.full()).await;
                     if !again {
                         return Err(error.context(self.action()));
                     }

@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::context::Watch;
 use super::upload_source::{BlobSource, BlobStream};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Hasher;
 
@@ -103,7 +103,8 @@ impl Cursor {
             (state.reader, (!goes_on).then_some(state.at))
         };
         if let Some(at) = open_at {
-            let stream = source.open(&self.descriptor, at).await?;
+            let opened = source.open(&self.descriptor, at).await;
+            let stream = opened.map_err(|e| e.with_side(Side::Source))?;
             self.state().stream = Some(stream);
         }
         if start == end {
@@ -273,9 +274,9 @@ impl Body for UploadBody {
                 Poll::Ready(Ok(bytes)) => bytes,
                 Poll::Ready(Err(error)) => {
                     state.stream = None;
-                    let told = Error::new(error.kind(), error.to_string());
-                    state.error = Some(error);
-                    return Poll::Ready(Some(Err(told)));
+                    let error = error.with_side(Side::Source);
+                    state.error = Some(error.clone());
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending => {
                     this.watch.waiting(true);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Refusal};
 use super::attempt::Renewed;
 use super::context::{Provenance, Watch};
-use super::failure::{Class, Failure};
+use super::failure::Failure;
 use super::redact::shown;
 use super::redirect;
 use super::retry::{is_passing, retry_after};
@@ -73,11 +73,7 @@ impl Upload<'_> {
             }
             let response = match sent {
                 Ok(response) => response,
-                Err(Failure {
-                    error,
-                    class: Class::Final,
-                    ..
-                }) => return Err(error),
+                Err(Failure { error, class, .. }) if class.is_final() => return Err(error),
                 Err(Failure { error, .. }) => {
                     self.listen = end > start;
                     return Ok(Err(Outcome::Broken(error.context(&self.action), None, Blame::Wire)));

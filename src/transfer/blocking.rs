@@ -1,6 +1,6 @@
 //! Work that blocks, off the threads that serve connections and listen to the user.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// Runs `work` on a thread of its own.
 ///
@@ -9,5 +9,5 @@ use crate::error::{Error, Kind, Result};
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| Error::new(Kind::Io, "work with the disk was cut off").with_source(e))
+        .map_err(|e| Error::internal("a task ended early").with_source(e))
 }

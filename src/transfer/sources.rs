@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
@@ -80,7 +80,7 @@ impl Sources {
     /// tried last, so that each of them gets a chance.
     ///
     /// # Errors
-    /// Those of the last candidate, if none has the blob. [`Kind::Unsupported`] if a candidate does not serve ranges and
+    /// Those of the last candidate, if none has the blob. [`Kind::NoRanges`] if a candidate does not serve ranges and
     /// `without_range` refuses to read the whole blob.
     pub async fn open(
         &self,
@@ -101,11 +101,12 @@ impl Sources {
         }
         if candidates.is_empty() {
             let unknown = || Error::new(Kind::NotFound, format!("no image names blob {}", blob.digest));
-            return Err(blocked.unwrap_or_else(unknown));
+            return Err(blocked.unwrap_or_else(unknown).with_side(Side::Source));
         }
         let left = range.end.saturating_sub(range.start);
+        let opened = BlobReader::open(candidates, blob, range, without_range).await;
         Ok(SourceReader {
-            reader: BlobReader::open(candidates, blob, range, without_range).await?,
+            reader: opened.map_err(|e| e.with_side(Side::Source))?,
             left,
         })
     }
@@ -127,7 +128,7 @@ impl SourceReader {
         if self.left == 0 {
             return Ok(None);
         }
-        let bytes = self.reader.chunk().await?;
+        let bytes = self.reader.chunk().await.map_err(|e| e.with_side(Side::Source))?;
         self.left -= bytes.as_ref().map_or(self.left, |bytes| bytes.len() as u64);
         if self.left == 0 {
             // Reading the end mark frees the connection and the permit at once. A registry may send more than the descriptor

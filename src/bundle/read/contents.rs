@@ -33,7 +33,7 @@ pub struct BundledImage {
 impl BundledImage {
     /// Says which image an error is about.
     pub(crate) fn place_error(&self, error: Error) -> Error {
-        error.context(format!("`{}` in `{}`", self.name, self.archive))
+        error.for_image(format!("`{}` in `{}`", self.name, self.archive))
     }
 
     /// All that its tree depends on; images of which this is equal differ in nothing but their names.

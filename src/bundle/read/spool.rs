@@ -194,7 +194,7 @@ impl<R> Tee<R> {
         let Some(directory) = &self.temp.directory else {
             let name = quote(&label);
             return Err(Error::new(
-                Kind::Usage,
+                Kind::Unsupported,
                 format!("`{name}` has to be copied to a temporary file, as {why}, and no directory for it is given"),
             ));
         };

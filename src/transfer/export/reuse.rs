@@ -48,12 +48,10 @@ impl Earlier {
             let open = |path: PathBuf| {
                 let shown = quote(&path).to_string();
                 Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
-                    // That no image has a name: the only usage error that has a hint, which is one for an import.
-                    Kind::Usage if e.hint().is_some() => {
-                        e.with_hint(format!("`--reuse` needs images with names: omit `{shown}`"))
-                    }
+                    // No image has a name; the hint of the error is one for an import.
+                    Kind::Usage => e.with_hint(format!("`--reuse` needs images with names: omit `{shown}`")),
                     Kind::Integrity => e.with_hint(format!("`--reuse` needs at least one image that is whole: omit `{shown}`")),
-                    Kind::Unsupported | Kind::Usage => e.with_hint(format!(
+                    Kind::Unsupported => e.with_kind(Kind::Usage).with_hint(format!(
                         "`--reuse` reads a plain tar only: unpack it with `gzip -dk` or `zstd -dk`, and name the result in \
                          place of `{shown}`"
                     )),

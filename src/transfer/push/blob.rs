@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
-use super::queue::{Fault, Placed};
+use super::queue::Placed;
 use super::request::Origin;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::progress::{Event, Progress};
 use crate::registry::{BlobSource, BlobStream, Presence, Pushed, Registry};
@@ -40,8 +40,8 @@ pub(crate) struct Way<'a> {
 /// Puts a blob into a repository.
 ///
 /// # Errors
-/// Those of the registry and of the origin; one of the origin, or bytes that are not those of the digest, name the place
-/// where the blob stands.
+/// Those of the registry and of the origin. One of [`Side::Source`] names the place where the blob stands; no repository will
+/// get it. After another one, another repository may take it.
 pub(crate) async fn place(
     registry: &Registry,
     repository: &str,
@@ -49,9 +49,8 @@ pub(crate) async fn place(
     origin: &Arc<dyn Origin>,
     way: Way<'_>,
     progress: &Progress,
-) -> Result<Placed, (Error, Fault)> {
-    let here = |e: Error| (e, Fault::Here);
-    if way.ask && registry.head_blob(repository, descriptor).await.map_err(here)? == Presence::Present(()) {
+) -> Result<Placed> {
+    if way.ask && registry.head_blob(repository, descriptor).await? == Presence::Present(()) {
         return Ok(Placed::Present);
     }
     let metered = Metered::new(origin.clone(), progress.clone(), way.extra);
@@ -70,10 +69,10 @@ pub(crate) async fn place(
             }
             Err(error) => {
                 metered.settle(0);
-                let wrong = error.kind() == Kind::Integrity;
-                if !wrong && !metered.failed() {
-                    return Err((error, Fault::Here));
+                if error.side() != Some(Side::Source) {
+                    return Err(error);
                 }
+                let wrong = error.kind() == Kind::Integrity;
                 if wrong && origin.elsewhere(&descriptor.digest) {
                     progress.note(format!("{}; reading it again", error.full()));
                     continue;
@@ -82,13 +81,13 @@ pub(crate) async fn place(
                 if wrong && error.hint().is_none() {
                     error = error.with_hint(origin.remedy());
                 }
-                return Err((error, Fault::Source));
+                return Err(error);
             }
         }
     }
 }
 
-/// Tells how many bytes of a blob were read, and remembers whether reading failed.
+/// Tells how many bytes of a blob were read.
 struct Metered {
     origin: Arc<dyn Origin>,
     meter: Arc<Meter>,
@@ -99,7 +98,6 @@ struct Meter {
     /// Whether reading it has still to be told, since it is not part of the plan.
     unexpected: AtomicBool,
     position: AtomicU64,
-    failed: AtomicBool,
 }
 
 impl Metered {
@@ -108,17 +106,11 @@ impl Metered {
             progress,
             unexpected: AtomicBool::new(extra),
             position: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
         };
         Self {
             origin,
             meter: Arc::new(meter),
         }
-    }
-
-    /// Whether the last attempt failed for want of bytes rather than because of the registry.
-    fn failed(&self) -> bool {
-        self.meter.failed.load(Ordering::Relaxed)
     }
 
     /// Corrects what was told to this many bytes.
@@ -137,12 +129,9 @@ impl Meter {
     }
 
     fn pass(&self, item: Result<Bytes>) -> Result<Bytes> {
-        match &item {
-            Ok(bytes) => {
-                self.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                self.progress.emit(Event::Bytes(bytes.len() as i64));
-            }
-            Err(_) => self.failed.store(true, Ordering::Relaxed),
+        if let Ok(bytes) = &item {
+            self.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.progress.emit(Event::Bytes(bytes.len() as i64));
         }
         item
     }
@@ -161,11 +150,8 @@ impl BlobSource for Metered {
                     bytes: descriptor.size,
                 });
             }
-            self.meter.failed.store(false, Ordering::Relaxed);
             self.meter.seek(offset);
-            let stream = self.origin.open(descriptor, offset).await.inspect_err(|_| {
-                self.meter.failed.store(true, Ordering::Relaxed);
-            })?;
+            let stream = self.origin.open(descriptor, offset).await?;
             let meter = self.meter.clone();
             Ok(stream.map(move |item| meter.pass(item)).boxed())
         })

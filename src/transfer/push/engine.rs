@@ -11,11 +11,11 @@ use super::blob::{self, Way};
 use super::images::{Group, Image, Images};
 use super::landing::{Landed, Landing, Written};
 use super::place::with_way_to_shorter_path;
-use super::queue::{Demand, Fault, Job, Lacking, Placed, Queue, Taker};
+use super::queue::{Demand, Job, Lacking, Placed, Queue, Taker};
 use super::report::{Amount, Failure, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::tag::{self, Verdict};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::tree::ImageTree;
@@ -66,7 +66,7 @@ struct Repository {
 }
 
 enum Done {
-    Blob(Job, Result<Placed, (Error, Fault)>),
+    Blob(Job, Result<Placed>),
     /// The manifests were put; what remains is to read them back, for which the repository need not wait.
     Manifests(usize, Box<Landing>, Result<Landed>),
     Image(usize, Result<Landed>),
@@ -349,18 +349,18 @@ impl<'a> Engine<'a> {
         })
     }
 
-    fn blob_done(&mut self, job: Job, outcome: Result<Placed, (Error, Fault)>) {
+    fn blob_done(&mut self, job: Job, outcome: Result<Placed>) {
         let size = job.descriptor.size;
         let placed = match outcome {
             Ok(placed) => placed,
-            Err((error, fault)) => {
+            Err(error) => {
                 let image = self.images.groups[job.need.groups[0]].members.first();
                 let error = match image.map(|number| &self.images.list[*number].item) {
                     Some(item) => with_way_to_shorter_path(error, &item.destination),
                     None => error,
                 };
                 let failure = Failure::from(&error);
-                let lost = self.queue.failed(&job, fault);
+                let lost = self.queue.failed(&job, error.side() == Some(Side::Source));
                 for &group in job.need.groups.iter().chain(&lost) {
                     self.images.fail_group(group, &failure);
                 }
@@ -474,13 +474,13 @@ fn missing(lacking: &Lacking) -> Failure {
 }
 
 /// What would become of a blob. A mount is taken for granted, since it cannot be tried without doing it.
-async fn foresee(registry: &Registry, repository: &str, job: &Job) -> Result<Placed, (Error, Fault)> {
+async fn foresee(registry: &Registry, repository: &str, job: &Job) -> Result<Placed> {
     if job.mount_from.is_some() {
         return Ok(Placed::Mounted);
     }
     match registry.head_blob(repository, &job.descriptor).await {
         Ok(Presence::Present(())) => Ok(Placed::Present),
         Ok(_) => Ok(Placed::Uploaded),
-        Err(error) => Err((error, Fault::Here)),
+        Err(error) => Err(error),
     }
 }

@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::watch;
 
-use super::report::Failure;
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
 use crate::registry::BlobStream;
@@ -36,7 +35,7 @@ pub(crate) struct Flow {
     moved: Condvar,
     /// Told when bytes have arrived.
     reached: watch::Sender<Reached>,
-    failure: OnceLock<Failure>,
+    failure: OnceLock<Error>,
 }
 
 /// The bytes `start..end` of the blob.
@@ -121,7 +120,7 @@ impl Flow {
     /// No more bytes will come, unless all are there.
     pub(crate) fn fail(&self, error: &Error) {
         if self.reached.borrow().bytes < self.size {
-            let _ = self.failure.set(Failure::from(error));
+            let _ = self.failure.set(error.clone());
             self.reached.send_modify(|reached| reached.failed = true);
         }
     }
@@ -194,16 +193,8 @@ impl Flow {
     }
 
     fn failed(&self) -> Error {
-        match self.failure.get() {
-            None => Error::new(Kind::Io, "the pipe is not read any more"),
-            Some(failure) => {
-                let error = Error::new(failure.kind, failure.message.clone());
-                match &failure.hint {
-                    Some(hint) => error.with_hint(hint.clone()),
-                    None => error,
-                }
-            }
-        }
+        let unread = || Error::new(Kind::Io, "the pipe is not read any more");
+        self.failure.get().cloned().unwrap_or_else(unread)
     }
 }
 

@@ -262,8 +262,7 @@ impl Landing {
                         },
                         &self.progress,
                     )
-                    .await
-                    .map_err(|(error, _)| error)?;
+                    .await?;
                     if placed != Placed::Present {
                         landed.repaired.uploaded.one(descriptor.size);
                         blob::done(&self.progress, descriptor, true);

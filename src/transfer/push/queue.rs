@@ -151,15 +151,6 @@ pub(crate) enum Placed {
     Uploaded,
 }
 
-/// What a job that failed says about the other needs of its blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// Nothing: another repository may take it.
-    Here,
-    /// The bytes are no good, or cannot be read: no repository will get them.
-    Source,
-}
-
 /// All blobs of a push.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -407,13 +398,14 @@ impl Queue {
         self.end(job.work);
     }
 
-    /// Takes note of a job that failed. Returns the groups that wait for the blob elsewhere and will not get it.
-    pub(crate) fn failed(&mut self, job: &Job, fault: Fault) -> Vec<usize> {
+    /// Takes note of a job that failed. With `at_source` no repository will get the blob: returns the groups that wait for it
+    /// elsewhere. Else another repository may take it.
+    pub(crate) fn failed(&mut self, job: &Job, at_source: bool) -> Vec<usize> {
         let work = &mut self.works[job.work];
         work.in_flight -= 1;
-        let lost = match fault {
-            Fault::Here => Vec::new(),
-            Fault::Source => work.give_up().collect(),
+        let lost = match at_source {
+            true => work.give_up().collect(),
+            false => Vec::new(),
         };
         self.wake(job.work);
         self.end(job.work);

@@ -93,10 +93,10 @@ fn a_failure_passes_on_or_takes_all_with_it() {
     let demands: Vec<Demand> = (0..3).map(|i| demand(i, i, &[&large])).collect();
     let (mut queue, _) = sorted(demands);
     let lead = queue.next(|_| true).unwrap();
-    assert!(queue.failed(&lead, Fault::Here).is_empty());
+    assert!(queue.failed(&lead, false).is_empty());
     let second = queue.next(|image| image != 0).unwrap();
     assert_eq!((second.need.repository, second.ask), (1, true));
-    assert_eq!(queue.failed(&second, Fault::Source), [2]);
+    assert_eq!(queue.failed(&second, true), [2]);
     assert!(queue.next(|_| true).is_none());
 }
 

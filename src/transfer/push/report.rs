@@ -341,6 +341,9 @@ pub struct Failure {
     /// The cause that it shares with failures of other images.
     #[serde(skip)]
     shared: Option<Line>,
+    /// Whether the message says which image it is about.
+    #[serde(skip)]
+    pub names_image: bool,
 }
 
 impl Failure {
@@ -364,6 +367,7 @@ impl From<&Error> for Failure {
             message: error.full().into(),
             hint: error.hint().map(Line::from),
             shared: error.shared_cause().map(Line::from),
+            names_image: error.names_image(),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Resolver {
         );
         let mut trees: Vec<_> = stream::iter(references.iter().zip(roots))
             .map(|(reference, root)| async move {
-                let tree = self.resolve(reference, root).await.map_err(|e| e.context(reference));
+                let tree = self.resolve(reference, root).await.map_err(|e| e.for_image(reference));
                 if let Ok(tree) = &tree {
                     self.progress.emit(Event::Resolved {
                         reference: reference.to_string().into(),

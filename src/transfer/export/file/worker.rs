@@ -12,10 +12,9 @@ use super::scheduler::{Assignment, Scheduler, Work};
 use super::slot::{Slot, Verdict};
 use crate::bundle::plan::Plan;
 use crate::bundle::ranges::Ranges;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::image::digest::Hasher;
 use crate::progress::{Event, Progress};
-use crate::registry::WithoutRange;
 use crate::transfer::blocking::blocking;
 use crate::transfer::export::request::Reused;
 use crate::transfer::export::resolved::Failures;
@@ -56,14 +55,6 @@ pub(super) struct Filled {
     pub(super) reused: Reused,
 }
 
-/// Why a part did not come.
-enum Trouble {
-    /// The output fails, which ends everything.
-    Output(Error),
-    /// The blob cannot be had, which is a matter of the images that need it.
-    Source(Error),
-}
-
 /// Fills every slot of a plan. `written` says what is there of each, by its number; all of it is hashed again.
 ///
 /// # Errors
@@ -86,7 +77,7 @@ pub(super) async fn fill(filling: Filling, mut written: HashMap<usize, Ranges>) 
     }
     while let Some(finished) = tasks.join_next().await {
         // The first failure of the output ends all workers: dropping the set aborts them.
-        finished.map_err(|e| Error::new(Kind::Io, "a worker died").with_source(e))??;
+        finished.map_err(|e| Error::internal("a worker ended early").with_source(e))??;
     }
     let filled = std::mem::take(&mut *workers.filled());
     Ok(filled)
@@ -123,8 +114,10 @@ impl Workers {
                     slot.release(id);
                     match result {
                         Ok(()) => self.judge(&slot)?,
-                        Err(Trouble::Source(error)) => self.give_up(&slot, error),
-                        Err(Trouble::Output(error)) => return Err(error),
+                        // The blob cannot be had, which is a matter of the images that need it.
+                        Err(error) if error.side() == Some(Side::Source) => self.give_up(&slot, error),
+                        // The output fails, which ends everything.
+                        Err(error) => return Err(error),
                     }
                     self.changed.notify_waiters();
                     own = Some(slot);
@@ -136,7 +129,7 @@ impl Workers {
     }
 
     /// Brings one part into its place.
-    async fn bring(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<(), Trouble> {
+    async fn bring(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
         self.hash_written(slot).await?;
         if part.is_empty() {
             return Ok(());
@@ -149,16 +142,16 @@ impl Workers {
     }
 
     /// Fetches one part.
-    async fn fetch(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<(), Trouble> {
+    async fn fetch(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
         let (mode, wrong) = slot.read_mode();
-        let refused = |error: &Error| error.kind() == Kind::Unsupported && mode == WithoutRange::Refuse;
+        let refused = |error: &Error| error.kind() == Kind::NoRanges;
         let sources = &self.filling.sources;
         let mut stream = match sources.open(&slot.place.blob, part.clone(), mode, wrong).await {
             Err(error) if refused(&error) => {
                 slot.refuse_range(id);
                 return Ok(());
             }
-            other => other.map_err(Trouble::Source)?,
+            other => other?,
         };
         let mut hasher = slot.lend_hasher(part.start);
         let mut at = part.start;
@@ -175,12 +168,12 @@ impl Workers {
                     slot.set_ranges_refused();
                     break Ok(());
                 }
-                Err(error) => break Err(Trouble::Source(error)),
+                Err(error) => break Err(error),
             };
             chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
             let partial = &self.filling.output.partial;
             if let Err(error) = partial.write_at(&chunk, slot.place.offset + at) {
-                break Err(Trouble::Output(error));
+                break Err(error);
             }
             if let Some(hasher) = &mut hasher {
                 hasher.update(&chunk);
@@ -205,7 +198,7 @@ impl Workers {
     }
 
     /// Copies what is absent of a blob from an earlier bundle. What cannot be read there is fetched.
-    async fn copy(&self, slot: &Slot, id: u64, earlier: usize) -> Result<(), Trouble> {
+    async fn copy(&self, slot: &Slot, id: u64, earlier: usize) -> Result<()> {
         let progress = &self.filling.progress;
         for gap in slot.gaps() {
             let mut at = gap.start;
@@ -215,9 +208,9 @@ impl Workers {
                 let (digest, range) = (slot.place.blob.digest.clone(), step.clone());
                 let target = slot.place.offset + at;
                 let copied = blocking(move || bundles.copy(earlier, &digest, range, &partial, target)).await;
-                match copied.map_err(Trouble::Output)? {
+                match copied? {
                     Ok(()) => {}
-                    Err(CopyError::Write(error)) => return Err(Trouble::Output(error)),
+                    Err(CopyError::Write(error)) => return Err(error),
                     Err(CopyError::Read(error)) => {
                         progress.warn(format!("{}; fetching it instead", error.full()));
                         slot.stop_reusing(id);
@@ -236,8 +229,8 @@ impl Workers {
     }
 
     /// Notes written bytes.
-    fn note(&self, slot: &Slot, range: Range<u64>) -> Result<(), Trouble> {
-        self.filling.output.note(slot, range).map_err(Trouble::Output)?;
+    fn note(&self, slot: &Slot, range: Range<u64>) -> Result<()> {
+        self.filling.output.note(slot, range)?;
         if !self.filling.sparse {
             // The first absent byte may have moved, and with it the limit of the scheduler.
             self.changed.notify_waiters();
@@ -246,12 +239,12 @@ impl Workers {
     }
 
     /// Hashes bytes that are written and not hashed, unless another worker has the hasher.
-    async fn hash_written(&self, slot: &Slot) -> Result<(), Trouble> {
+    async fn hash_written(&self, slot: &Slot) -> Result<()> {
         while let Some((mut hasher, range)) = slot.lend_hasher_for_written() {
             let mut at = range.start;
             let result = self.read_back(slot, &mut hasher, &mut at, range.end).await;
             slot.return_hasher(hasher, at);
-            result.map_err(Trouble::Output)?;
+            result?;
         }
         Ok(())
     }
