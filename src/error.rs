@@ -99,7 +99,7 @@ impl Error {
     }
 
     /// A state that the rules of this program exclude.
-    pub fn internal(message: impl Into<Line>) -> Self {
+    pub(crate) fn internal(message: impl Into<Line>) -> Self {
         Self::new(Kind::Internal, message).with_hint("this is a fault of docker-mirror: please report it")
     }
 
@@ -142,7 +142,7 @@ impl Error {
 
     /// The same with the cause in words.
     #[must_use]
-    pub fn with_cause(mut self, cause: &str) -> Self {
+    pub(crate) fn with_cause(mut self, cause: &str) -> Self {
         self.0.shared = Some(cause.to_owned());
         self
     }
@@ -156,7 +156,7 @@ impl Error {
 
     /// Says which image the failure is about, before the message.
     #[must_use]
-    pub fn for_image(self, what: impl fmt::Display) -> Self {
+    pub(crate) fn for_image(self, what: impl fmt::Display) -> Self {
         let mut error = self.context(what);
         error.0.names_image = true;
         error
@@ -164,7 +164,7 @@ impl Error {
 
     /// Says which side failed, in place of what was known so far: the outermost caller knows best what it reads from.
     #[must_use]
-    pub fn with_side(mut self, side: Side) -> Self {
+    pub(crate) fn with_side(mut self, side: Side) -> Self {
         self.0.side = Some(side);
         self
     }

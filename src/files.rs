@@ -18,7 +18,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags
 use rustix::io::Errno;
 
 use content::FLAGS;
-pub use content::{Pipes, SpecialWriter, check_special, read};
+pub(crate) use content::{Pipes, read};
+pub use content::{SpecialWriter, check_special};
 
 /// Maximum number of attempts to open a file beneath a folder in which names are being moved at the same time.
 const MAX_RACES: u32 = 16;
@@ -28,7 +29,7 @@ const NEW_FILE: Mode = Mode::from_raw_mode(0o666);
 
 /// Tells one file from every other file that exists at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     device: u64,
     inode: u64,
 }
@@ -54,7 +55,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`Folder::open_own`].
-pub fn open_own(path: &Path) -> io::Result<File> {
+pub(crate) fn open_own(path: &Path) -> io::Result<File> {
     own(CWD, path, OFlags::RDONLY, parent_of(path))
 }
 
@@ -70,7 +71,7 @@ fn own(at: impl AsFd, name: impl rustix::path::Arg, flags: OFlags, folder: &Path
 }
 
 /// The folder that holds a path.
-pub fn parent_of(path: &Path) -> &Path {
+pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -106,7 +107,7 @@ fn check_own(file: &File, folder: &Path) -> io::Result<()> {
 
 /// A folder that is held open: its names lead to the same files even if the folder itself is moved or replaced.
 #[derive(Debug, Clone)]
-pub struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     handle: Arc<OwnedFd>,
 }
@@ -116,7 +117,7 @@ impl Folder {
     ///
     /// # Errors
     /// Those of open(2).
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = match rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty()) {
             // Files may be made in a folder that cannot be listed. Such a handle cannot be synced.
@@ -130,7 +131,7 @@ impl Folder {
     }
 
     /// The path by which it was opened.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -138,7 +139,7 @@ impl Folder {
     ///
     /// # Errors
     /// Those of stat(2).
-    pub fn is_at_its_path(&self) -> io::Result<bool> {
+    pub(crate) fn is_at_its_path(&self) -> io::Result<bool> {
         let here = rustix::fs::fstat(&self.handle)?;
         let there = rustix::fs::stat(&self.path)?;
         Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino))
@@ -148,7 +149,7 @@ impl Folder {
     ///
     /// # Errors
     /// As [`open_own`](Self::open_own).
-    pub fn open_or_create_own(&self, name: &OsStr) -> io::Result<File> {
+    pub(crate) fn open_or_create_own(&self, name: &OsStr) -> io::Result<File> {
         own(&self.handle, name, OFlags::RDWR | OFlags::CREATE, &self.path)
     }
 
@@ -157,7 +158,7 @@ impl Folder {
     /// # Errors
     /// Those of open(2), and one that says why the file is not ours: it is a link, not a regular file, has several names, or
     /// belongs to another user.
-    pub fn open_own(&self, name: &OsStr) -> io::Result<File> {
+    pub(crate) fn open_own(&self, name: &OsStr) -> io::Result<File> {
         own(&self.handle, name, OFlags::RDONLY, &self.path)
     }
 
@@ -165,7 +166,7 @@ impl Folder {
     ///
     /// # Errors
     /// Those of open(2).
-    pub fn create_new(&self, name: &OsStr) -> io::Result<File> {
+    pub(crate) fn create_new(&self, name: &OsStr) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.handle, name, flags, NEW_FILE)?.into())
     }
@@ -175,7 +176,7 @@ impl Folder {
     ///
     /// # Errors
     /// Those of open(2), and one that says so if the file is not a regular one or outside of the folder.
-    pub fn open_beneath(&self, path: &Path) -> io::Result<File> {
+    pub(crate) fn open_beneath(&self, path: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | FLAGS;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut races = 0;
@@ -214,7 +215,7 @@ impl Folder {
     ///
     /// # Errors
     /// Those of stat(2).
-    pub fn identity(&self, name: &OsStr) -> io::Result<Identity> {
+    pub(crate) fn identity(&self, name: &OsStr) -> io::Result<Identity> {
         let found = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
         #[allow(
             clippy::unnecessary_cast,
@@ -228,7 +229,7 @@ impl Folder {
     }
 
     /// Whether a name is that of anything but a regular file.
-    pub fn is_special(&self, name: &OsStr) -> bool {
+    pub(crate) fn is_special(&self, name: &OsStr) -> bool {
         let found = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW);
         found.is_ok_and(|found| !FileType::from_raw_mode(found.st_mode).is_file())
     }
@@ -237,7 +238,7 @@ impl Folder {
     ///
     /// # Errors
     /// Those of rename(2); [`io::ErrorKind::AlreadyExists`] if the name is taken.
-    pub fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
+    pub(crate) fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
         if !replace {
             match rustix::fs::renameat_with(&self.handle, from, &self.handle, to, RenameFlags::NOREPLACE) {
                 // The file system cannot: the look before the rename has to do.
@@ -256,12 +257,12 @@ impl Folder {
     ///
     /// # Errors
     /// Those of unlink(2).
-    pub fn remove(&self, name: &OsStr) -> io::Result<()> {
+    pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.handle, name, AtFlags::empty())?)
     }
 
     /// Makes its names durable. File systems that cannot sync a folder say so, and that is no failure.
-    pub fn sync(&self) {
+    pub(crate) fn sync(&self) {
         let _ = rustix::fs::fsync(&self.handle);
     }
 }

@@ -1,19 +1,42 @@
 //! Mirrors container images: from registries into one file, from that file into a registry, or straight across.
 //!
-//! The noun in the middle is the [image tree](image::tree::ImageTree): a reference, its root descriptor, the raw
-//! manifests below it and the descriptors of the blobs that they name. Trees come from a registry or from a bundle, and
-//! go into a bundle or a registry. The operations are in [`transfer`]; [`registry`] is the wire, [`bundle`] is the file.
+//! The noun in the middle is the image tree: a reference, its root descriptor, the raw manifests below it and the
+//! descriptors of the blobs that they name. Trees come from a registry or from a bundle, and go into a bundle or a registry.
 //!
 //! The library never prints, never exits and never reads the environment on its own: what it is given decides what it
-//! does, what happens on the way is told through [`progress`], and what came of it is returned as a report.
+//! does, what happens on the way is told through [`Progress`], and what came of it is returned as a report.
+//!
+//! The names below are all that the program uses.
 
-pub mod bundle;
-pub mod error;
-pub mod files;
+mod bundle;
+mod error;
+mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
-pub mod image;
-pub mod progress;
-pub mod registry;
-pub mod text;
-pub mod transfer;
+mod image;
+mod progress;
+mod registry;
+#[doc(hidden)]
+pub mod testing;
+mod text;
+mod transfer;
+
+pub use bundle::read::given::{GivenName, Which};
+pub use bundle::read::pipe::Incoming;
+pub use bundle::read::{Bundle, OpenOptions};
+pub use error::{Error, Kind, Result, Side};
+pub use files::{SpecialWriter, check_special, open_regular};
+pub use image::destination::Destination;
+pub use image::digest::Digest;
+pub use image::platform::PlatformFilter;
+pub use image::reference::{DOCKER_HUB, Reference};
+pub use image::tree::{Choice, IndexMode, LeftOut, PlatformRecord};
+pub use progress::{Event, Progress, human_bytes};
+pub use registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
+pub use registry::mirrors::{Mirrors, parse_mirror};
+pub use registry::proxy::Proxies;
+pub use registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOptions};
+pub use registry::{Options, RateLimit, Registries, Stop};
+pub use text::{LISTED, Line, few, few_with, is_unsafe, quote};
+pub use transfer::resolve::{Resolver, Wanted};
+pub use transfer::{export, import, mirror, push};

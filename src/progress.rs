@@ -77,7 +77,7 @@ impl Progress {
     }
 
     /// Tells one event.
-    pub fn emit(&self, event: Event) {
+    pub(crate) fn emit(&self, event: Event) {
         (self.0)(event);
     }
 

@@ -5,7 +5,7 @@
 //! [`Line`] holds none of these, whatever it was made of. Whoever puts a foreign text into a message wraps it in [`quote`],
 //! which also cuts it; whoever lists several things uses [`few`].
 
-use std::borrow::{Borrow, Cow};
+use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::ops::Deref;
@@ -15,16 +15,16 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 /// Maximum number of bytes that [`quote`] shows of a text.
-pub const MAX_QUOTE: usize = 512;
+pub(crate) const MAX_QUOTE: usize = 512;
 
 /// Maximum number of bytes of a [`Line`].
-pub const MAX_LINE: usize = 4 << 10;
+pub(crate) const MAX_LINE: usize = 4 << 10;
 
 /// How many of several things a message names; the others are counted.
 pub const LISTED: usize = 10;
 
 /// How many [`Warnings`] are kept about one thing.
-pub const MAX_WARNINGS: usize = 100;
+pub(crate) const MAX_WARNINGS: usize = 100;
 
 /// Whether a character drives a terminal, breaks a line, turns the direction of writing, or is not visible at all.
 pub fn is_unsafe(c: char) -> bool {
@@ -38,17 +38,7 @@ pub fn is_unsafe(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Replaces every [unsafe](is_unsafe) character by an escape such as `\n` or `\u{1b}`. The result of a second pass is the
-/// same as that of the first.
-pub fn escape(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_unsafe) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    text.chars().for_each(|c| push(&mut out, c));
-    Cow::Owned(out)
-}
-
+/// Appends a character, or the escape of an [unsafe](is_unsafe) one, such as `\n` or `\u{1b}`. A second pass changes nothing.
 fn push(out: &mut String, c: char) {
     match c {
         '\n' | '\r' | '\t' => out.extend(c.escape_default()),
@@ -61,7 +51,7 @@ fn push(out: &mut String, c: char) {
 /// about [`MAX_QUOTE`] bytes with a count of the others.
 ///
 /// ```
-/// use docker_mirror::text::quote;
+/// use docker_mirror::quote;
 /// assert_eq!(format!("`{}`", quote("a\nerror: b")), "`a\\nerror: b`");
 /// ```
 pub fn quote<T: AsRef<OsStr> + ?Sized>(text: &T) -> Quote<'_> {
@@ -69,12 +59,12 @@ pub fn quote<T: AsRef<OsStr> + ?Sized>(text: &T) -> Quote<'_> {
 }
 
 /// All of a path, escaped like a [`quote`]: two paths never look the same.
-pub fn path(path: &Path) -> String {
+pub(crate) fn path(path: &Path) -> String {
     bounded(path.as_os_str().as_bytes(), usize::MAX)
 }
 
 /// [`quote`] for bytes that may be no text.
-pub fn quote_bytes(text: &[u8]) -> Quote<'_> {
+pub(crate) fn quote_bytes(text: &[u8]) -> Quote<'_> {
     Quote(text)
 }
 
@@ -122,7 +112,7 @@ fn bounded(text: &[u8], limit: usize) -> String {
 /// The first [`LISTED`] of several things with commas between them, and how many more there are.
 ///
 /// ```
-/// use docker_mirror::text::few;
+/// use docker_mirror::few;
 /// assert_eq!(few(["a", "b"]), "a, b");
 /// assert!(few(0..300).ends_with("9 and 290 more"));
 /// ```
@@ -292,11 +282,17 @@ mod tests {
     const UNSAFE: &str = "\u{0}\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{9f}\u{ad}\u{61c}\u{200b}\u{200e}\u{200f}\u{2028}\u{2029}\
                           \u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{feff}\u{e0041}";
 
+    fn escape(text: &str) -> String {
+        let mut out = String::new();
+        text.chars().for_each(|c| push(&mut out, c));
+        out
+    }
+
     #[test]
     fn nothing_unsafe_is_left_and_nothing_else_is_touched() {
         for c in UNSAFE.chars() {
             assert!(is_unsafe(c), "{c:?}");
-            let escaped = escape(&c.to_string()).into_owned();
+            let escaped = escape(&c.to_string());
             assert!(escaped.starts_with('\\') && escaped.is_ascii(), "{escaped}");
             assert_eq!(escape(&escaped), escaped, "a second pass changes nothing");
         }

@@ -34,7 +34,7 @@ pub(super) const VERSION: u32 = 1;
 /// What an unfinished export was about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Header {
+pub(crate) struct Header {
     journal_version: u32,
     /// A digest of what was asked for: images, platforms, index mode.
     pub request: Digest,
@@ -52,7 +52,7 @@ pub struct Header {
 
 impl Header {
     /// A header for this boot.
-    pub fn new(request: Digest, summary: String, front: u64, pins: BTreeMap<String, Digest>) -> Self {
+    pub(crate) fn new(request: Digest, summary: String, front: u64, pins: BTreeMap<String, Digest>) -> Self {
         Self {
             journal_version: VERSION,
             request,
@@ -67,7 +67,7 @@ impl Header {
 
 /// The name of a journal in a folder.
 #[derive(Debug, Clone)]
-pub struct JournalName {
+pub(crate) struct JournalName {
     pub(super) folder: Folder,
     pub(super) name: OsString,
     /// What messages call it.
@@ -76,7 +76,7 @@ pub struct JournalName {
 
 /// A journal that is being written.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     file: Mutex<Lines>,
 }
@@ -89,7 +89,7 @@ struct Lines {
 
 /// A blob of which an earlier run may have written something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OldSlot {
+pub(crate) struct OldSlot {
     /// The blob.
     pub digest: Digest,
     /// Its size in bytes.
@@ -104,7 +104,7 @@ impl Journal {
     /// Starts a new journal with these slots and the ranges already written in each. Replaces any file of that name.
     ///
     /// `synced` says that what is there has reached the disk, so that it counts after a power cut too.
-    pub fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
+    pub(crate) fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
         // Replaced as a whole: a kill leaves the old journal or the new one, and never half of either.
         let create = || -> io::Result<(File, u64)> {
             name.remove_fresh()?;
@@ -126,23 +126,23 @@ impl Journal {
     }
 
     /// Notes one more slot; its number follows that of the last one.
-    pub fn slot(&self, slot: &OldSlot) -> Result<()> {
+    pub(crate) fn slot(&self, slot: &OldSlot) -> Result<()> {
         self.append(&slot.line())
     }
 
     /// Notes that bytes of a slot were written.
-    pub fn written(&self, slot: usize, range: std::ops::Range<u64>) -> Result<()> {
+    pub(crate) fn written(&self, slot: usize, range: std::ops::Range<u64>) -> Result<()> {
         self.append(&format!("w {slot} {} {}\n", range.start, range.end))
     }
 
     /// Notes that a slot's bytes were wrong.
-    pub fn discard(&self, slot: usize) -> Result<()> {
+    pub(crate) fn discard(&self, slot: usize) -> Result<()> {
         self.append(&format!("x {slot}\n"))
     }
 
     /// Makes everything written so far durable by `sync`, and notes it. Others go on writing meanwhile; what they write is
     /// not covered.
-    pub fn synced(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn synced(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let covered = self.lock().count;
         sync()?;
         self.append(&format!("s {covered}\n"))?;
@@ -177,12 +177,12 @@ impl JournalName {
     }
 
     /// Whether there is nothing of this name.
-    pub fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.folder.identity(&self.name).is_err()
     }
 
     /// Removes the journal, and what a kill left of a new one.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let _ = self.folder.remove(&self.name);
         let _ = self.remove_fresh();
     }

@@ -20,7 +20,7 @@ pub(super) const FIRST_MEMBER: &str = "oci-layout";
 pub(super) const FIRST_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Whether the first bytes of a file are those of a bundle of this program.
-pub fn begins_bundle(head: &[u8]) -> bool {
+pub(crate) fn begins_bundle(head: &[u8]) -> bool {
     let header = super::header::member(FIRST_MEMBER, FIRST_CONTENT.len() as u64);
     header.is_ok_and(|header| head.starts_with(&[&header, FIRST_CONTENT].concat()))
 }
@@ -29,13 +29,13 @@ pub fn begins_bundle(head: &[u8]) -> bool {
 const MAX_DOCKER_MANIFEST: usize = 1 << 20;
 
 /// Where a blob stands in the layout.
-pub fn blob_path(digest: &Digest) -> String {
+pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
 /// The name of an image inside a bundle: with its tag where it has one, else with its digest. Other programs look images up
 /// by it, and few accept both at once.
-pub fn name_in_bundle(reference: &Reference) -> String {
+pub(crate) fn name_in_bundle(reference: &Reference) -> String {
     match (reference.tag(), reference.digest()) {
         (Some(tag), _) => format!("{}:{tag}", reference.name()),
         (None, Some(digest)) => reference.pinned(digest),
@@ -150,7 +150,7 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
 
 /// The blob members in the first bytes of a bundle of our own, as far as they can be read; larger ones than `cap` are left
 /// out. Their content is not checked here. `each` gets them one by one, so that no more than one is in memory.
-pub fn blobs_in(front: impl Read, cap: u64, mut each: impl FnMut(Digest, Bytes)) {
+pub(crate) fn blobs_in(front: impl Read, cap: u64, mut each: impl FnMut(Digest, Bytes)) {
     let mut archive = tar::Archive::new(front);
     let Ok(entries) = archive.entries() else { return };
     // Raw: a long name is not put together in memory, however long. Manifests with a digest that is not sha256 have one.

@@ -3,13 +3,13 @@
 //! The format is described in `docs/bundle-format.md`.
 
 mod durable;
-pub mod file_system;
+pub(crate) mod file_system;
 mod header;
-pub mod journal;
-pub mod layout;
-pub mod partial;
-pub mod plan;
-pub mod ranges;
-pub mod read;
-pub mod record;
-pub mod replay;
+pub(crate) mod journal;
+pub(crate) mod layout;
+pub(crate) mod partial;
+pub(crate) mod plan;
+pub(crate) mod ranges;
+pub(crate) mod read;
+pub(crate) mod record;
+pub(crate) mod replay;

@@ -25,7 +25,7 @@ const MAX_BLANK: u64 = 2 << 20;
 /// Names are looked up in the folder that was opened at the start, so that nothing is written elsewhere if the folder or a
 /// name in it is replaced meanwhile.
 #[derive(Debug)]
-pub struct Partial {
+pub(crate) struct Partial {
     target: PathBuf,
     path: PathBuf,
     folder: Folder,
@@ -49,7 +49,7 @@ impl Partial {
     ///
     /// # Errors
     /// [`Kind::Busy`] if another run holds it; [`Kind::Usage`] if the target's name cannot be a file.
-    pub fn open(target: &Path) -> Result<Self> {
+    pub(crate) fn open(target: &Path) -> Result<Self> {
         let name = target.file_name().filter(|_| !target.is_dir()).ok_or_else(|| {
             let why = format!("the output `{}` is a folder, not a file", quote(&target));
             Error::new(Kind::Usage, why).with_hint("give the name of the bundle, such as `-o bundle.tar`")
@@ -104,7 +104,7 @@ impl Partial {
     }
 
     /// `FILE.partial`.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -114,18 +114,18 @@ impl Partial {
     }
 
     /// The journal beside it.
-    pub fn journal(&self) -> JournalName {
+    pub(crate) fn journal(&self) -> JournalName {
         JournalName::new(self.folder.clone(), &self.path)
     }
 
     /// Empties the file, for a new start.
-    pub fn clear(&self) -> Result<()> {
+    pub(crate) fn clear(&self) -> Result<()> {
         self.file.set_len(0).map_err(|e| write_failed(&self.path, e, false))
     }
 
     /// Whether the file holds nothing but a few zeros at most, which is what a look at the file system leaves if it is cut
     /// off.
-    pub fn is_blank(&self) -> Result<bool> {
+    pub(crate) fn is_blank(&self) -> Result<bool> {
         let length = self.len()?;
         if length > MAX_BLANK {
             return Ok(false);
@@ -136,12 +136,12 @@ impl Partial {
     }
 
     /// How many bytes the file has.
-    pub fn len(&self) -> Result<u64> {
+    pub(crate) fn len(&self) -> Result<u64> {
         Ok(self.metadata()?.len())
     }
 
     /// Whether the file has no byte.
-    pub fn is_empty(&self) -> Result<bool> {
+    pub(crate) fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
@@ -150,21 +150,21 @@ impl Partial {
     }
 
     /// Writes all of `bytes` at `offset`.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file
             .write_all_at(bytes, offset)
             .map_err(|e| write_failed(&self.path, e, true))
     }
 
     /// The same for a file that no other run goes on with.
-    pub fn write_once_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+    pub(crate) fn write_once_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file
             .write_all_at(bytes, offset)
             .map_err(|e| write_failed(&self.path, e, false))
     }
 
     /// Fills `buffer` from `offset` on; fewer bytes only at the end of the file.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
@@ -181,7 +181,7 @@ impl Partial {
     ///
     /// # Errors
     /// That of the first sync that failed, also if this one succeeds.
-    pub fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         // One sync at a time: of two at once, one would get the failure, and the other would report success.
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_synced()?;
@@ -195,14 +195,14 @@ impl Partial {
     ///
     /// # Errors
     /// That of the first sync that failed.
-    pub fn check_synced(&self) -> Result<()> {
+    pub(crate) fn check_synced(&self) -> Result<()> {
         let Some(why) = self.unsynced.get() else { return Ok(()) };
         let why = io::Error::other(format!("an earlier write did not reach the disk: {why}"));
         Err(write_failed(&self.path, why, true))
     }
 
     /// What the file system under it can do.
-    pub fn file_system(&self) -> Result<FileSystem> {
+    pub(crate) fn file_system(&self) -> Result<FileSystem> {
         FileSystem::under(&self.file).map_err(|e| write_failed(&self.path, e, true))
     }
 
@@ -210,7 +210,7 @@ impl Partial {
     ///
     /// # Errors
     /// Those of [`FileSystem::holds`].
-    pub fn reserve(&self, total: u64, system: &FileSystem, human: impl Fn(u64) -> String) -> Result<()> {
+    pub(crate) fn reserve(&self, total: u64, system: &FileSystem, human: impl Fn(u64) -> String) -> Result<()> {
         let allocated = self.metadata()?.blocks() * 512;
         system.holds(total, allocated, &self.target, human)?;
         if system.sparse {
@@ -224,7 +224,7 @@ impl Partial {
     ///
     /// # Errors
     /// [`Kind::Exists`] if the name was taken meanwhile; [`Kind::Io`] if the folder or the unfinished file was replaced.
-    pub fn commit(&self, total: u64, replace: bool) -> Result<()> {
+    pub(crate) fn commit(&self, total: u64, replace: bool) -> Result<()> {
         self.file
             .set_len(total)
             .map_err(|e| write_failed(&self.path, e, true))?;
@@ -268,7 +268,7 @@ impl Partial {
     }
 
     /// Removes the journal of a bundle that got its name just before its run was killed.
-    pub fn remove_stale_journal(target: &Path) {
+    pub(crate) fn remove_stale_journal(target: &Path) {
         let partial = target.file_name().map(|name| with_suffix(name, ".partial"));
         let there = |name: &OsStr| target.with_file_name(name).symlink_metadata().is_ok();
         if let Some(partial) = partial
@@ -283,7 +283,7 @@ impl Partial {
     }
 
     /// Removes the file and its journal: nothing of it is worth keeping.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         self.journal().remove();
         if self.has_name(&self.names.1) {
             let _ = self.folder.remove(&self.names.1);
@@ -300,7 +300,7 @@ fn replaced(path: &Path) -> Error {
 }
 
 /// The error of an output that exists.
-pub fn already_there(target: &Path) -> Error {
+pub(crate) fn already_there(target: &Path) -> Error {
     Error::new(
         Kind::Exists,
         format!("the output `{}` is already there", quote(&target)),

@@ -16,7 +16,7 @@ use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 
 /// The two zero blocks that end a tar archive (POSIX ustar).
-pub const TRAILER: u64 = 1024;
+pub(crate) const TRAILER: u64 = 1024;
 
 /// The layout of one bundle.
 #[derive(Debug, Clone)]
@@ -237,7 +237,7 @@ impl Plan {
     }
 
     /// The bytes of all blobs.
-    pub fn blob_bytes(&self) -> u64 {
+    pub(crate) fn blob_bytes(&self) -> u64 {
         self.blobs.iter().map(|slot| slot.blob.size).sum()
     }
 }

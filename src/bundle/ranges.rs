@@ -5,11 +5,11 @@ use std::ops::Range;
 
 /// A set of bytes, kept as disjoint ranges that do not touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ranges(BTreeMap<u64, u64>);
+pub(crate) struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
     /// Adds a range; one that touches or overlaps others grows together with them.
-    pub fn insert(&mut self, range: Range<u64>) {
+    pub(crate) fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -31,7 +31,7 @@ impl Ranges {
     }
 
     /// Where the range that starts at `offset` or holds it ends.
-    pub fn end_of(&self, offset: u64) -> Option<u64> {
+    pub(crate) fn end_of(&self, offset: u64) -> Option<u64> {
         self.0
             .range(..=offset)
             .next_back()
@@ -40,7 +40,7 @@ impl Ranges {
     }
 
     /// What is absent between 0 and `size`, in order.
-    pub fn gaps(&self, size: u64) -> Vec<Range<u64>> {
+    pub(crate) fn gaps(&self, size: u64) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
         let mut at = 0;
         for (start, end) in &self.0 {
@@ -59,22 +59,22 @@ impl Ranges {
     }
 
     /// The ranges, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Range<u64>> {
         self.0.iter().map(|(start, end)| *start..*end)
     }
 
     /// How many ranges there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
     /// How many bytes are there below `size`.
-    pub fn len(&self, size: u64) -> u64 {
+    pub(crate) fn len(&self, size: u64) -> u64 {
         size - self.gaps(size).iter().map(|gap| gap.end - gap.start).sum::<u64>()
     }
 
     /// Whether nothing is there.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -19,10 +19,10 @@ use crate::image::reference::Reference;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord};
 
 /// The version that this program writes; a reader refuses a higher one.
-pub const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 
 /// The name of the member.
-pub const MEMBER: &str = "docker-mirror.json";
+pub(crate) const MEMBER: &str = "docker-mirror.json";
 
 /// The largest record that is read or written, in bytes: out of a file as out of a pipe. It has about 150 bytes for each
 /// platform of each image, so that ten thousand images of thirty platforms fit.
@@ -31,7 +31,7 @@ pub const MAX_SIZE: u64 = 48 << 20;
 /// The whole document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
+pub(crate) struct Record {
     /// [`FORMAT_VERSION`] of whoever wrote it.
     pub format_version: u32,
     /// One entry per image, in the order of `index.json`.

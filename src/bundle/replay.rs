@@ -28,7 +28,7 @@ const MAX_ENTRIES: usize = 1 << 18;
 
 /// What an earlier run left.
 #[derive(Debug)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// What it was about.
     pub header: Header,
     /// The blobs that it was writing.
@@ -41,7 +41,7 @@ impl Replay {
     /// # Errors
     /// [`Kind::NotFound`] if there is no journal; [`Kind::Unsupported`] if another version wrote it; [`Kind::Malformed`] if
     /// its header cannot be read; [`Kind::Io`] if it is not a file of our own.
-    pub fn read(name: &JournalName) -> Result<Self> {
+    pub(crate) fn read(name: &JournalName) -> Result<Self> {
         let (reader, header) = open(name)?;
         let boot = boot_id();
         let trust_all = !boot.is_empty() && header.boot == boot;
@@ -52,7 +52,7 @@ impl Replay {
     ///
     /// # Errors
     /// As [`read`](Self::read) and [`Journal::create`].
-    pub fn distrust(name: &JournalName) -> Result<()> {
+    pub(crate) fn distrust(name: &JournalName) -> Result<()> {
         let (reader, header) = open(name)?;
         let Self { header, slots } = Self::read_lines(name, reader, header, false)?;
         Journal::create(name, &header, &slots, true).map(drop)

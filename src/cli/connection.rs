@@ -4,12 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::progress::Progress;
-use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
-use docker_mirror::registry::proxy::Proxies;
-use docker_mirror::registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOptions};
-use docker_mirror::registry::{Options, Registries, Stop};
+use docker_mirror::{
+    Authorities, ClientCertificate, Error, Kind, Mirrors, Options, Progress, Proxies, Registries, Result, Stop,
+    SystemAuthorities, TlsOptions, parse_mirror,
+};
 
 use super::environment::{Side, cache_folder, set_path, variable};
 use super::login::{self, LoginFlags};
@@ -266,7 +264,11 @@ fn wrong_file(error: Error, flag: &str) -> Error {
 impl MirrorFlags {
     /// The mirrors of the flags, and those of this machine's containers-registries.conf(5).
     fn read(&self) -> Result<Mirrors> {
-        let flags = self.mirror.iter().map(|text| parse_flag(text)).collect::<Result<_>>()?;
+        let flags = self
+            .mirror
+            .iter()
+            .map(|text| parse_mirror(text))
+            .collect::<Result<_>>()?;
         let mut mirrors = Mirrors::new(flags);
         let wrong = |e: Error| e.with_kind(Kind::Usage);
         if let Some(path) = set_path("CONTAINERS_REGISTRIES_CONF") {

@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::image::platform::PlatformFilter;
-use docker_mirror::image::reference::Reference;
-use docker_mirror::image::tree::IndexMode;
-use docker_mirror::progress::human_bytes;
-use docker_mirror::text::few_with;
-use docker_mirror::transfer::export::{self, Compression, Exported, Output, Report, Request, Reused};
-use docker_mirror::transfer::resolve::Wanted;
+use docker_mirror::{
+    Error, IndexMode, Kind, PlatformFilter, Reference, Result, Wanted,
+    export::{self, Compression, Exported, Output, Report, Request, Reused},
+    few_with, human_bytes,
+};
 
 use super::connection::{MirrorFlags, Shared};
 use super::failures;

@@ -1,7 +1,6 @@
 //! The failures of several images: a cause that several of them have is told once.
 
-use docker_mirror::error::Error;
-use docker_mirror::text::{LISTED, few};
+use docker_mirror::{Error, LISTED, few};
 
 use super::output::{counted, say};
 
@@ -67,7 +66,7 @@ fn hints<'a>(all: impl Iterator<Item = &'a str>) {
 
 #[cfg(test)]
 mod tests {
-    use docker_mirror::error::Kind;
+    use docker_mirror::Kind;
 
     use super::*;
 

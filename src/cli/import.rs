@@ -5,13 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use docker_mirror::bundle::read::given::GivenName;
-use docker_mirror::bundle::read::pipe::Incoming;
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::image::platform::PlatformFilter;
-use docker_mirror::image::tree::IndexMode;
-use docker_mirror::transfer::import::{self, Selection};
+use docker_mirror::{
+    Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Result,
+    import::{self, Selection},
+};
 
 use super::connection::Shared;
 use super::output::Outcome;

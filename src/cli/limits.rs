@@ -1,9 +1,7 @@
 //! `docker-mirror limits`: what is left of a registry's pull limit.
 
 use clap::Args;
-use docker_mirror::error::{Error, Result};
-use docker_mirror::image::reference::{DOCKER_HUB, Reference};
-use docker_mirror::registry::RateLimit;
+use docker_mirror::{DOCKER_HUB, Error, RateLimit, Reference, Result};
 
 use super::connection::{MirrorFlags, Shared};
 use super::output::{self, Outcome};

@@ -4,10 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use clap::Args;
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::progress::Progress;
-use docker_mirror::registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
-use docker_mirror::text::few;
+use docker_mirror::{CredentialFile, CredentialOptions, Error, Kind, Login, Progress, Result, Secret, few};
 
 use super::environment::{Side, variable};
 

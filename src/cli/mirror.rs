@@ -1,10 +1,7 @@
 //! `docker-mirror -d REGISTRY IMAGE...`: both stages in one, no file between them.
 
 use clap::Args;
-use docker_mirror::error::Result;
-use docker_mirror::image::reference::Reference;
-use docker_mirror::transfer::mirror;
-use docker_mirror::transfer::resolve::Resolver;
+use docker_mirror::{Reference, Resolver, Result, mirror};
 
 use super::connection::{MirrorFlags, Shared, Sides};
 use super::export::{Selection, references};

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use docker_mirror::error::{Error, Kind, Result};
+use docker_mirror::{Error, Kind, Result};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 

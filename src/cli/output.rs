@@ -2,9 +2,7 @@
 
 use std::io::{self, Write};
 
-use docker_mirror::error::{Error, Kind};
-use docker_mirror::image::tree::{Choice, LeftOut, PlatformRecord};
-use docker_mirror::text::{LISTED, Line, few, quote};
+use docker_mirror::{Choice, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, few, quote};
 
 use super::printer::{self, Item};
 

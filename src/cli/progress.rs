@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use docker_mirror::progress::{Event, Progress, human_bytes};
+use docker_mirror::{Event, Progress, human_bytes};
 
 use super::output::{counted, say};
 use super::printer::{self, Gauge, Item};

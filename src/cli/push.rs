@@ -6,17 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::files;
-use docker_mirror::image::destination::Destination;
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::reference::Reference;
-use docker_mirror::image::tree::{Choice, IndexMode};
-use docker_mirror::progress::human_bytes;
-use docker_mirror::text::{is_unsafe, quote};
-use docker_mirror::transfer::push::report::{Amount, Failure, Form, ImageReport, Outcome as Became, PushReport};
-use docker_mirror::transfer::push::request::Mapping;
-use docker_mirror::transfer::push::request::{OnExisting, PushRequest};
+use docker_mirror::{
+    Choice, Destination, Digest, Error, IndexMode, Kind, Reference, Result, SpecialWriter, check_special, human_bytes,
+    is_unsafe, open_regular,
+    push::{Amount, Failure, Form, ImageReport, Mapping, OnExisting, Outcome as Became, PushReport, PushRequest},
+    quote,
+};
 
 use super::failures;
 use super::output::{self, Outcome};
@@ -276,7 +271,7 @@ fn check_report(path: &Path) -> Result<()> {
         return usage("this is a folder; name a file in it");
     }
     if is_special(path) {
-        return match files::check_special(path) {
+        return match check_special(path) {
             Err(_) if path.is_symlink() && !path.exists() => usage("this is a link to nothing; name a file"),
             Err(_) if path.is_symlink() && path.is_file() => {
                 usage("this is a link to a file, and links are not followed; name the file itself")
@@ -296,7 +291,7 @@ fn check_report(path: &Path) -> Result<()> {
 /// Whether a file is a report, or has nothing in it: a bundle that is named by mistake is not to be lost.
 fn may_be_replaced(path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
-    files::open_regular(path)?.take(256).read_to_end(&mut head)?;
+    open_regular(path)?.take(256).read_to_end(&mut head)?;
     let text = String::from_utf8_lossy(&head);
     let begin = text.trim_ascii_start().strip_prefix('{').unwrap_or_default();
     Ok(head.is_empty() || begin.trim_ascii_start().starts_with("\"dryRun\""))
@@ -328,7 +323,7 @@ fn write_report(path: &Path, report: &PushReport) -> Result<()> {
         if is_special(path) {
             // It may be where the lines go, too.
             printer::flush();
-            return write_json(files::SpecialWriter::open(path)?, report);
+            return write_json(SpecialWriter::open(path)?, report);
         }
         let file = unnamed(path)?;
         write_json(file.as_file(), report)?;

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue};
-use docker_mirror::error::{Error, Kind};
-use docker_mirror::text::quote;
+use docker_mirror::{Error, Kind, quote};
 
 use super::command_line::{Cli, Command};
 use super::output;

@@ -22,7 +22,7 @@ const PIPE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Whether a pipe may stand where a file is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pipes {
+pub(crate) enum Pipes {
     /// Only a regular file is read. The null device counts as an empty one.
     Refused,
     /// A pipe may stand in its place, as a shell's `<(…)` is one: the user named it for this run.
@@ -34,7 +34,7 @@ pub enum Pipes {
 /// # Errors
 /// Those of open(2) and read(2); one that says so if it is no regular file; one if a pipe that is allowed
 /// has not ended after ten seconds.
-pub fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
     let file = File::from(rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty())?);
     let metadata = file.metadata()?;
     let kind = metadata.file_type();

@@ -12,10 +12,10 @@ use crate::error::{Error, Kind, Result};
 
 /// Memory in bytes that one run may take for what it parses. With the buffers of transfers a run stays below 256 MB. A
 /// multi-platform image takes about 60 KB, so that some 2000 of them fit.
-pub const LIMIT: u64 = 128 << 20;
+pub(crate) const LIMIT: u64 = 128 << 20;
 
 /// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
-pub const NAME: u64 = 3 << 10;
+pub(crate) const NAME: u64 = 3 << 10;
 
 /// What is left of the memory of a run. All clones share it.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 
 /// What matters of an image configuration (OCI image-spec, config.md).
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// The platform that the image was built for.
     pub platform: Platform,
     /// The digests of the uncompressed layers, in order.
@@ -26,14 +26,14 @@ struct RootFs {
 }
 
 /// Maximum size of an image config in bytes. containers/image reads no larger ones either; real ones have some thousand.
-pub const MAX_CONFIG: u64 = 4 << 20;
+pub(crate) const MAX_CONFIG: u64 = 4 << 20;
 
 impl Config {
     /// Reads the configuration of a container image.
     ///
     /// # Errors
     /// [`Kind::Malformed`] if it is larger than [`MAX_CONFIG`], no such document, or has a field twice.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() as u64 > MAX_CONFIG {
             return Err(Error::new(
                 Kind::Malformed,

@@ -29,7 +29,7 @@ impl Descriptor {
     ///
     /// # Errors
     /// [`Kind::Integrity`] if the size is 0 and the digest is that of something else.
-    pub fn check_empty(&self) -> Result<()> {
+    pub(crate) fn check_empty(&self) -> Result<()> {
         if self.size == 0 && self.digest != self.digest.same_algorithm(b"") {
             return Err(Error::new(
                 Kind::Integrity,
@@ -44,7 +44,7 @@ impl Descriptor {
     }
 
     /// Whether the content may be absent from the registry that names it.
-    pub fn is_nondistributable(&self) -> bool {
+    pub(crate) fn is_nondistributable(&self) -> bool {
         media_type::is_nondistributable(&self.media_type)
     }
 }

@@ -107,7 +107,7 @@ impl fmt::Display for Destination {
 ///
 /// # Errors
 /// [`Kind::Usage`] that names the destination and both sources.
-pub fn refuse_collisions<'a>(pairs: impl IntoIterator<Item = (&'a Reference, &'a Reference)>) -> Result<()> {
+pub(crate) fn refuse_collisions<'a>(pairs: impl IntoIterator<Item = (&'a Reference, &'a Reference)>) -> Result<()> {
     let mut taken: BTreeMap<&Reference, &Reference> = BTreeMap::new();
     for (source, destination) in pairs {
         match taken.insert(destination, source) {

@@ -28,7 +28,7 @@ impl Algorithm {
     }
 
     /// How many hexadecimal digits a digest of this algorithm has.
-    pub fn hex_len(self) -> usize {
+    pub(crate) fn hex_len(self) -> usize {
         match self {
             Self::Sha256 => 64,
             Self::Sha512 => 128,
@@ -45,7 +45,7 @@ impl Algorithm {
 /// A run holds very many of them, so that one of the usual algorithm takes no memory beside its own.
 ///
 /// ```
-/// use docker_mirror::image::digest::Digest;
+/// use docker_mirror::Digest;
 /// let empty = Digest::sha256(b"");
 /// assert_eq!(empty.to_string().parse::<Digest>().unwrap(), empty);
 /// assert!("sha256:ABC".parse::<Digest>().is_err());

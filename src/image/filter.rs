@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 
 /// What becomes of one entry of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It stays as it is.
     Keep,
     /// It goes.
@@ -23,7 +23,7 @@ pub enum Fate {
 ///
 /// # Errors
 /// [`Kind::Malformed`] if the bytes are no index with as many entries as there are fates.
-pub fn rewrite(index: &[u8], fates: &[Fate]) -> Result<Vec<u8>> {
+pub(crate) fn rewrite(index: &[u8], fates: &[Fate]) -> Result<Vec<u8>> {
     let malformed = |e: serde_json::Error| Error::new(Kind::Malformed, "the index cannot be edited").with_source(e);
     let members: Members<'_> = serde_json::from_slice(index).map_err(malformed)?;
     let mut out = Vec::with_capacity(index.len());

@@ -8,7 +8,7 @@ use crate::text::quote;
 
 /// Maximum size of a manifest in bytes, wherever it comes from. Registries accept 4 MiB at least (distribution and
 /// containers/image accept no more), few accept more.
-pub const MAX_MANIFEST: u64 = 16 << 20;
+pub(crate) const MAX_MANIFEST: u64 = 16 << 20;
 
 /// Refuses a document with fields that programs read differently.
 pub(super) fn check_fields(text: &[u8], object: Object) -> Result<()> {

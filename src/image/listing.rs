@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 /// An entry that names nothing which can be proved: its digest is absent, of an unknown algorithm or misspelt, or it
 /// contradicts itself.
 #[derive(Debug)]
-pub struct Faulty {
+pub(crate) struct Faulty {
     /// Its annotations, as far as they can be read, for the name of the image.
     pub annotations: BTreeMap<String, String>,
     /// The fault.
@@ -26,7 +26,7 @@ pub struct Faulty {
 ///
 /// # Errors
 /// [`Kind::Malformed`] if the document is no index, or lists more entries than a manifest may have.
-pub fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
+pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
     let head = head(bytes, None, Object::Listing)?;
     if head.shape != Shape::Index {
         return Err(Error::new(Kind::Malformed, "it lists no manifests"));

@@ -15,7 +15,7 @@ use super::budget::Held;
 use super::descriptor::Descriptor;
 use super::digest::Digest;
 use super::fields::Object;
-pub use super::head::MAX_MANIFEST;
+pub(crate) use super::head::MAX_MANIFEST;
 pub(crate) use super::head::declared_type;
 use super::head::{Head, check_media_type, head};
 use super::json::{Capped, Members};
@@ -24,15 +24,15 @@ use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
 
 /// Above this size a registry is free to refuse a manifest (OCI distribution-spec, "Pushing Manifests").
-pub const SAFE_MANIFEST: u64 = 4 << 20;
+pub(crate) const SAFE_MANIFEST: u64 = 4 << 20;
 
 /// Maximum number of entries of an index, and of names in the `index.json` of a bundle. No registry states a limit; real
 /// indexes have a few dozen entries, and the 4 MiB that registries accept hold some 16,000.
-pub const MAX_ENTRIES: usize = 10_000;
+pub(crate) const MAX_ENTRIES: usize = 10_000;
 
 /// Maximum number of layers of a manifest. Docker mounts 125 and overlayfs 500, but programs that put other things than
 /// images into registries have some thousand of them; the 4 MiB that registries accept hold some 16,000.
-pub const MAX_LAYERS: usize = 10_000;
+pub(crate) const MAX_LAYERS: usize = 10_000;
 
 /// The annotations of entries that this program reads. Others are not kept: they may be many, and nobody asks for them.
 pub(crate) mod annotation {
@@ -118,7 +118,7 @@ pub struct Image {
 impl Entry {
     /// The digest of the subject, if this entry describes another one of its index: an attestation of BuildKit, or
     /// another entry for the platform `unknown/unknown` that names its subject the way BuildKit does.
-    pub fn attests(&self) -> Option<&str> {
+    pub(crate) fn attests(&self) -> Option<&str> {
         let of_entry = |key| self.annotations.get(key).map(String::as_str);
         let runs_nowhere = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
         let describes = of_entry(annotation::REFERENCE_TYPE) == Some("attestation-manifest")
@@ -229,7 +229,7 @@ impl RawManifest {
 
     /// Whether a digest, of whichever algorithm, is that of these bytes: a registry may keep a manifest by another algorithm
     /// than the one that it was sent by.
-    pub fn has_digest(&self, digest: &Digest) -> bool {
+    pub(crate) fn has_digest(&self, digest: &Digest) -> bool {
         digest == self.digest()
             || (digest.algorithm() != self.digest().algorithm() && digest.same_algorithm(&self.bytes) == *digest)
     }
@@ -250,7 +250,7 @@ impl RawManifest {
     }
 
     /// Whether it is an index without entries.
-    pub fn lists_nothing(&self) -> bool {
+    pub(crate) fn lists_nothing(&self) -> bool {
         matches!(&self.view, View::Index(index) if index.entries.is_empty())
     }
 

@@ -62,12 +62,12 @@ pub fn shape(media_type: &str) -> Shape {
 }
 
 /// Whether the blob is the configuration of a container image, which names its operating system and its layers' diff IDs.
-pub fn is_image_config(media_type: &str) -> bool {
+pub(crate) fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
 
 /// Whether content of this type is no manifest: a layer, or the config of an image or of a build cache.
-pub fn is_no_manifest(media_type: &str) -> bool {
+pub(crate) fn is_no_manifest(media_type: &str) -> bool {
     const PARTS: [&str; 4] = [
         ".layer.",
         ".rootfs.diff",
@@ -78,12 +78,12 @@ pub fn is_no_manifest(media_type: &str) -> bool {
 }
 
 /// Whether a layer of this type may be absent from the registry (OCI image-spec, layer.md, "Non-Distributable Layers").
-pub fn is_nondistributable(media_type: &str) -> bool {
+pub(crate) fn is_nondistributable(media_type: &str) -> bool {
     media_type.contains("nondistributable") || media_type.contains(".foreign.")
 }
 
 /// The type without parameters and white space, in lower case: what a `Content-Type` header is compared by.
-pub fn essence(content_type: &str) -> String {
+pub(crate) fn essence(content_type: &str) -> String {
     content_type
         .split(';')
         .next()

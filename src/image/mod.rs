@@ -1,21 +1,21 @@
 //! Values without I/O: names, digests, platforms, manifests as they were fetched, and the tree that they make.
 
-pub mod budget;
-pub mod config;
-pub mod descriptor;
-pub mod destination;
-pub mod digest;
+pub(crate) mod budget;
+pub(crate) mod config;
+pub(crate) mod descriptor;
+pub(crate) mod destination;
+pub(crate) mod digest;
 pub(crate) mod fields;
-pub mod filter;
+pub(crate) mod filter;
 mod head;
 pub(crate) mod json;
-pub mod listing;
-pub mod manifest;
+pub(crate) mod listing;
+pub(crate) mod manifest;
 pub mod media_type;
-pub mod narrow;
-pub mod platform;
-pub mod reference;
-pub mod select;
+pub(crate) mod narrow;
+pub(crate) mod platform;
+pub(crate) mod reference;
+pub(crate) mod select;
 #[cfg(test)]
 mod test_graph;
-pub mod tree;
+pub(crate) mod tree;

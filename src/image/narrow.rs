@@ -20,7 +20,7 @@ use crate::text::{few, quote};
 ///
 /// # Errors
 /// [`Kind::NotFound`] if nothing is left.
-pub fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
+pub(crate) fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     let mut graph = Graph::default();
     for manifest in tree.original.below.iter() {
         graph.add(manifest.clone());

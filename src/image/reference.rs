@@ -25,7 +25,7 @@ const MAX_NAME: usize = 255;
 /// - `parse(display(x)) == x`, unless its host is one only because it stands first in a destination (`registry/mirror`).
 ///
 /// ```
-/// use docker_mirror::image::reference::Reference;
+/// use docker_mirror::Reference;
 /// let parse = |text: &str| text.parse::<Reference>().unwrap().to_string();
 /// assert_eq!(parse("hello-world"), "docker.io/library/hello-world:latest");
 /// assert_eq!(parse("area51/jenkins"), "docker.io/area51/jenkins:latest");

@@ -19,7 +19,7 @@ use crate::text::quote;
 
 /// The manifests below a root, as far as they are known.
 #[derive(Debug, Clone, Default)]
-pub struct Graph {
+pub(crate) struct Graph {
     manifests: HashMap<Digest, Arc<RawManifest>>,
     /// By the digest of the manifest. `None` where neither the manifest nor its config states a platform.
     platforms: HashMap<Digest, Option<Platform>>,
@@ -29,25 +29,25 @@ pub struct Graph {
 
 impl Graph {
     /// Adds a manifest.
-    pub fn add(&mut self, manifest: Arc<RawManifest>) {
+    pub(crate) fn add(&mut self, manifest: Arc<RawManifest>) {
         self.manifests.insert(manifest.digest().clone(), manifest);
     }
 
     /// States the platform of the image with this manifest digest, as its config has it. It serves only where the index
     /// entry states none.
-    pub fn set_platform(&mut self, manifest: Digest, platform: Option<Platform>) {
+    pub(crate) fn set_platform(&mut self, manifest: Digest, platform: Option<Platform>) {
         self.platforms
             .insert(manifest, platform.filter(|platform| !platform.os.is_empty()));
     }
 
     /// Marks a manifest as not available: every entry that names it is dropped.
-    pub fn set_absent(&mut self, manifest: Digest) {
+    pub(crate) fn set_absent(&mut self, manifest: Digest) {
         self.absent.insert(manifest);
     }
 
     /// Drops an entry, and every other of this manifest and platform. One manifest may be listed for several platforms, of
     /// which only some stay.
-    pub fn leave_out(&mut self, entry: &Entry) {
+    pub(crate) fn leave_out(&mut self, entry: &Entry) {
         let entry = (entry.descriptor.digest.clone(), entry.platform.clone());
         self.left_out.insert(entry);
     }
@@ -59,14 +59,15 @@ impl Graph {
     }
 
     /// The manifest with this digest, if it was added.
-    pub fn manifest(&self, digest: &Digest) -> Option<&Arc<RawManifest>> {
+    #[cfg(test)]
+    pub(crate) fn manifest(&self, digest: &Digest) -> Option<&Arc<RawManifest>> {
         self.manifests.get(digest)
     }
 }
 
 /// Content that a decision depends on and that the graph does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Need {
+pub(crate) enum Need {
     /// A manifest, to be added with [`Graph::add`].
     Manifest(Descriptor),
     /// The config of an image whose platform no entry states, for [`Graph::set_platform`].
@@ -80,7 +81,7 @@ pub enum Need {
 
 /// The answer of [`select`].
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The graph had everything.
     Selected(Selection),
     /// Each need once, in the order of the indexes. Not empty.
@@ -89,7 +90,7 @@ pub enum Outcome {
 
 /// The part of an image that is carried.
 #[derive(Debug)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// The root as it is, with the carried manifests below it.
     pub original: Variant,
     /// The root without the entries that were dropped; only where some were.
@@ -102,7 +103,7 @@ pub struct Selection {
 
 impl Selection {
     /// Whether nothing is carried, or nothing but attestations.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.kept.iter().any(|kept| kept.platform != ATTESTATION)
     }
 }
@@ -121,7 +122,7 @@ impl Selection {
 /// # Errors
 /// [`Kind::Malformed`] if indexes nest deeper than [`MAX_DEPTH`] or list more than [`MAX_NODES`] manifests, or if an entry
 /// contradicts the manifest that it names.
-pub fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -> Result<Outcome> {
+pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -> Result<Outcome> {
     let mut walk = Walk {
         graph,
         filter,
@@ -158,7 +159,7 @@ pub fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -
 ///
 /// # Errors
 /// [`Kind::Malformed`] if size or kind of document differ.
-pub fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
+pub(crate) fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
     let found = child.descriptor();
     if found.size != entry.size {
         return Err(Error::new(
@@ -188,7 +189,7 @@ pub fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
 ///
 /// # Errors
 /// [`Kind::Unsupported`] if an entry is something else by its type.
-pub fn check_entries(raw: &RawManifest, index: &Index) -> Result<()> {
+pub(crate) fn check_entries(raw: &RawManifest, index: &Index) -> Result<()> {
     let types = index.entries.iter().map(|entry| entry.descriptor.media_type.as_str());
     match types
         .into_iter()

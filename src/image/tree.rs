@@ -69,10 +69,10 @@ impl fmt::Display for Choice {
 }
 
 /// Indexes nest no deeper than this: an index inside an index inside an index is no image any more.
-pub const MAX_DEPTH: usize = 8;
+pub(crate) const MAX_DEPTH: usize = 8;
 
 /// An image has at most this many manifests altogether.
-pub const MAX_NODES: usize = 10_000;
+pub(crate) const MAX_NODES: usize = 10_000;
 
 /// A root manifest with every manifest below it that is there.
 #[derive(Debug, Clone)]
@@ -254,7 +254,7 @@ pub(crate) const ATTESTATION: &str = "attestation";
 pub(crate) const UNKNOWN: &str = "unknown";
 
 /// How a platform is written into records.
-pub fn platform_label(platform: Option<&Platform>, attestation: bool) -> String {
+pub(crate) fn platform_label(platform: Option<&Platform>, attestation: bool) -> String {
     match platform {
         _ if attestation => ATTESTATION.to_owned(),
         Some(platform) => platform.to_string(),

@@ -31,7 +31,7 @@ pub struct Mirror {
 ///
 /// # Errors
 /// [`Kind::Usage`] if it is not of that form.
-pub fn parse_flag(text: &str) -> Result<Mirror> {
+pub fn parse_mirror(text: &str) -> Result<Mirror> {
     // What stands before an `@` or in a query could be a password, so that the text is not quoted.
     if text.contains(['@', '?']) {
         return Err(Error::new(
@@ -207,12 +207,12 @@ impl Mirrors {
     }
 
     /// Whether the configuration forbids this repository.
-    pub fn is_blocked(&self, host: &str, repository: &str) -> bool {
+    pub(crate) fn is_blocked(&self, host: &str, repository: &str) -> bool {
         self.registry(host, repository).is_some_and(|registry| registry.blocked)
     }
 
     /// Whether the configuration says that the origin's certificate is not checked.
-    pub fn origin_is_insecure(&self, host: &str, repository: &str) -> bool {
+    pub(crate) fn origin_is_insecure(&self, host: &str, repository: &str) -> bool {
         self.registry(host, repository)
             .is_some_and(|registry| registry.insecure)
     }

@@ -23,7 +23,7 @@ fn shown(mirrors: &Mirrors, host: &str, repository: &str) -> Vec<String> {
 }
 
 fn flags(values: &[&str]) -> Mirrors {
-    Mirrors::new(values.iter().map(|value| parse_flag(value).unwrap()).collect())
+    Mirrors::new(values.iter().map(|value| parse_mirror(value).unwrap()).collect())
 }
 
 fn conf(text: &str) -> Mirrors {
@@ -83,7 +83,7 @@ fn flags_that_are_wrong() {
         "docker.io=https://x.io//y",
         "docker.io/..=https://x.io",
     ] {
-        let error = parse_flag(bad).unwrap_err();
+        let error = parse_mirror(bad).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage, "{bad}");
         assert!(
             error.to_string().contains(&format!("`{bad}`")) && error.hint().is_some(),
@@ -94,7 +94,7 @@ fn flags_that_are_wrong() {
         "docker.io=https://user:hunter2@x.io",
         "docker.io=https://x.io?t=hunter2",
     ] {
-        let error = parse_flag(secret).unwrap_err();
+        let error = parse_mirror(secret).unwrap_err();
         assert!(!format!("{error:?} {:?}", error.hint()).contains("hunter2"));
     }
 }
@@ -246,7 +246,7 @@ fn files_in_their_order() {
 proptest! {
     #[test]
     fn any_flag_is_read_or_refused(text in ".*") {
-        let _ = parse_flag(&text);
+        let _ = parse_mirror(&text);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Registry {
     }
 
     /// Whether a manifest would come from the cache, without a request.
-    pub fn has_cached(&self, digest: &Digest) -> bool {
+    pub(crate) fn has_cached(&self, digest: &Digest) -> bool {
         let cache = self.host.context.cache.as_ref();
         cache.is_some_and(|cache| cache.get(digest).is_some())
     }
@@ -79,7 +79,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Kind::Denied`] if the configuration of this machine blocks the repository.
-    pub fn candidates(&self, repository: &str, digest: &Digest) -> Result<Vec<Candidate>> {
+    pub(crate) fn candidates(&self, repository: &str, digest: &Digest) -> Result<Vec<Candidate>> {
         Ok(self.places(repository, &Target::Digest(digest.clone()))?.into())
     }
 
@@ -143,7 +143,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`head_manifest`](Self::head_manifest).
-    pub async fn has_manifest(&self, repository: &str, manifest: &RawManifest) -> Result<Presence<()>> {
+    pub(crate) async fn has_manifest(&self, repository: &str, manifest: &RawManifest) -> Result<Presence<()>> {
         self.origin(repository)?.has_manifest(repository, manifest).await
     }
 

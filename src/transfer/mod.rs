@@ -6,6 +6,6 @@ pub mod export;
 pub mod import;
 pub mod mirror;
 pub mod push;
-pub mod resolve;
+pub(crate) mod resolve;
 mod runs;
-pub mod sources;
+pub(crate) mod sources;

@@ -19,7 +19,7 @@ use crate::registry::{BlobReader, Registries, Registry, WithoutRange};
 
 /// The repositories that name each blob, in the order in which images were asked for.
 #[derive(Debug, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     repositories: HashMap<Digest, Vec<Repository>>,
 }
 
@@ -45,7 +45,7 @@ impl Sources {
     ///
     /// # Errors
     /// If the client of a host cannot be set up.
-    pub fn new<'a>(trees: impl IntoIterator<Item = &'a ImageTree>, registries: &Registries) -> Result<Self> {
+    pub(crate) fn new<'a>(trees: impl IntoIterator<Item = &'a ImageTree>, registries: &Registries) -> Result<Self> {
         let mut repositories: HashMap<Digest, Vec<Repository>> = HashMap::new();
         let mut seen = HashSet::new();
         for tree in trees {
@@ -65,12 +65,12 @@ impl Sources {
     }
 
     /// How many repositories name a blob.
-    pub fn count(&self, digest: &Digest) -> usize {
+    pub(crate) fn count(&self, digest: &Digest) -> usize {
         self.repositories.get(digest).map_or(0, Vec::len)
     }
 
     /// `HOST/REPOSITORY` of the source that [`open`](Self::open) tries first after this many wrong reads.
-    pub fn first(&self, digest: &Digest, wrong_reads: usize) -> Option<String> {
+    pub(crate) fn first(&self, digest: &Digest, wrong_reads: usize) -> Option<String> {
         let repositories = self.repositories.get(digest)?;
         let first = &repositories[wrong_reads % repositories.len()];
         Some(format!("{}/{}", first.registry.host(), first.name))
@@ -82,7 +82,7 @@ impl Sources {
     /// # Errors
     /// Those of the last candidate, if none has the blob. [`Kind::NoRanges`] if a candidate does not serve ranges and
     /// `without_range` refuses to read the whole blob.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         blob: &Descriptor,
         range: Range<u64>,
@@ -114,7 +114,7 @@ impl Sources {
 
 /// The bytes of a part of a blob, in order. They are not hashed here: the caller does that.
 #[derive(Debug)]
-pub struct SourceReader {
+pub(crate) struct SourceReader {
     reader: BlobReader,
     left: u64,
 }
@@ -124,7 +124,7 @@ impl SourceReader {
     ///
     /// # Errors
     /// Those of the last candidate, when all others failed before.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);
         }

@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use docker_mirror::bundle::read::{Bundle, BundledImage, OpenOptions};
-use docker_mirror::error::{Error, Result};
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
+use docker_mirror::{
+    Bundle, Digest, Error, OpenOptions, Result,
+    testing::{
+        BundledImage,
+        media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST},
+    },
+};
 use serde_json::{Value, json};
 
 /// A header block. `kind` is the type flag.

@@ -4,12 +4,13 @@ use crate::archives;
 use crate::archives::{
     Layout, Tar, check, descriptor, digest, fixture, gzip, image, open, open_bytes, path, text, with,
 };
-use docker_mirror::bundle::read::Bundle;
-use docker_mirror::error::Kind;
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::manifest::View;
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
-use docker_mirror::image::tree::Choice;
+use docker_mirror::{
+    Bundle, Choice, Digest, Kind,
+    testing::{
+        View,
+        media_type::{OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST},
+    },
+};
 use serde_json::{Value, json};
 
 const HELLO_1: &str = "sha256:6f7f57a9aecae3dc8087a0669af436966f91233ec15700dab711bfc3c6dddaf4";
@@ -192,9 +193,8 @@ fn a_sparse_archive_of_containerd_gives_the_platforms_that_it_has() {
         panic!()
     };
     assert_eq!(index.entries.len(), 1);
-    let platforms = |records: &[docker_mirror::image::tree::PlatformRecord]| {
-        records.iter().map(|r| r.platform.clone()).collect::<Vec<_>>()
-    };
+    let platforms =
+        |records: &[docker_mirror::PlatformRecord]| records.iter().map(|r| r.platform.clone()).collect::<Vec<_>>();
     assert_eq!(platforms(&tree.kept), ["linux/amd64"]);
     assert_eq!(platforms(&tree.dropped), ["linux/arm64"]);
     assert_eq!(tree.original.below.len(), 1);

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use docker_mirror::bundle::plan::{Extras, Plan};
-use docker_mirror::error::Kind;
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::manifest::RawManifest;
-use docker_mirror::image::tree::{Choice, ImageTree, PlatformRecord, Variant};
+use docker_mirror::{
+    Choice, Digest, Kind, PlatformRecord,
+    testing::{Extras, ImageTree, Plan, RawManifest, Variant},
+};
 
 const EXTRAS: Extras = Extras {
     missing: Vec::new(),
@@ -166,7 +165,7 @@ fn one_image_by_tag_and_by_tag_and_digest_is_there_once_in_either_order() {
 
 #[test]
 fn what_is_missing_is_recorded_in_order_of_names() {
-    use docker_mirror::bundle::record::Missing;
+    use docker_mirror::testing::Missing;
     let missing = |names: [&str; 2]| Extras {
         missing: names
             .map(|name| Missing {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
+use docker_mirror::{Bundle, OpenOptions};
 
 use super::corpus;
 use super::support::chaos::Schedule;

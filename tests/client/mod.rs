@@ -6,13 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::image::descriptor::Descriptor;
-use docker_mirror::image::manifest::RawManifest;
-use docker_mirror::image::reference::Target;
-use docker_mirror::progress::{Event, Progress};
-use docker_mirror::registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
-use docker_mirror::registry::{BlobReader, BlobSource, BlobStream, Options, Registries, Registry, WithoutRange};
+use docker_mirror::{
+    CredentialFile, CredentialOptions, Error, Event, Kind, Login, Options, Progress, Registries, Result, Secret,
+    testing::{BlobReader, BlobSource, BlobStream, Descriptor, RawManifest, Registry, Target, WithoutRange},
+};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 

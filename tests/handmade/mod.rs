@@ -7,14 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::error::Result;
-use docker_mirror::image::media_type;
-use docker_mirror::progress::Progress;
-use docker_mirror::registry::{Options, Registries};
-use docker_mirror::transfer::import::{Selection, import};
-use docker_mirror::transfer::push::report::{ImageReport, PushReport};
-use docker_mirror::transfer::push::request::PushRequest;
+use docker_mirror::{
+    Bundle, OpenOptions, Options, Progress, Registries, Result,
+    import::{Selection, import},
+    push::{ImageReport, PushReport, PushRequest},
+    testing::media_type,
+};
 use serde_json::{Value, json};
 
 use crate::support::layout::{blob_name, marker, write_members};

@@ -1,6 +1,6 @@
 //! Faults of what the tar holds: blobs, manifests, configs.
 
-use docker_mirror::image::media_type::{
+use docker_mirror::testing::media_type::{
     DOCKER_LAYER_GZIP, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_ZSTD, OCI_MANIFEST,
 };
 use serde_json::{Value, json};

@@ -1,7 +1,9 @@
 //! Images that are odd as a whole: their platforms, their size, their names at the destination, what kind of thing they are.
 
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
+use docker_mirror::{
+    Digest,
+    testing::media_type::{DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST},
+};
 use serde_json::{Value, json};
 
 use super::Expect::{Fine, Refused, Tree};

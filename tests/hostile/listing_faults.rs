@@ -1,6 +1,6 @@
 //! Faults of what lists the images: `index.json`, `oci-layout`, `manifest.json`, `docker-mirror.json`.
 
-use docker_mirror::image::digest::Digest;
+use docker_mirror::Digest;
 use serde_json::json;
 
 use super::Expect::{Fine, Open, Warning};

@@ -7,8 +7,10 @@ pub(crate) mod image_faults;
 pub(crate) mod listing_faults;
 pub(crate) mod tar_faults;
 
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
+use docker_mirror::{
+    Digest,
+    testing::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST},
+};
 use serde_json::{Value, json};
 
 use crate::archives::*;

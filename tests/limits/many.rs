@@ -1,6 +1,6 @@
 //! A few megabytes that are made to cost gigabytes: many names, layers, annotations, records and bundles.
 
-use docker_mirror::image::media_type::OCI_LAYER;
+use docker_mirror::testing::media_type::OCI_LAYER;
 
 use crate::measured::{Lab, Measured};
 use crate::shapes::{self, FOREIGN};

@@ -7,9 +7,10 @@ use crate::client::{
     Memory, by_digest, client, fetch, index, layer, logged_in, manifest, noise, options, read, tag, with,
 };
 use crate::support::real::{PASSWORD, RealRegistry, Setup, USER};
-use docker_mirror::error::Kind;
-use docker_mirror::registry::tls::Authorities;
-use docker_mirror::registry::{Presence, Pushed, Refusal, Registry, WithoutRange};
+use docker_mirror::{
+    Authorities, Kind,
+    testing::{Presence, Pushed, Refusal, Registry, WithoutRange},
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -91,7 +92,7 @@ async fn a_registry_with_a_password_and_tls() {
     let Some(real) = RealRegistry::start(setup, "the registry client against docker-registry with TLS") else {
         return;
     };
-    let trusting = |mut options: docker_mirror::registry::Options| {
+    let trusting = |mut options: docker_mirror::Options| {
         options.tls.authorities = vec![Authorities::read(&real.authority_file()).unwrap()];
         with(options, &real.host())
     };

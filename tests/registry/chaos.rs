@@ -8,8 +8,7 @@ use crate::support;
 use crate::support::auth::TokenService;
 use crate::support::fault::{Action, When};
 use crate::support::{Auth, Canned, Cli, Double, Options};
-use docker_mirror::error::Kind;
-use docker_mirror::registry::Presence;
+use docker_mirror::{Kind, testing::Presence};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 

@@ -7,10 +7,7 @@ use crate::client::{Memory, client, fetch, layer, logged_in, noise, options, tag
 use crate::support::fault::{Action, Canned, LocationForm, When};
 use crate::support::{Auth, Cli, Double, End};
 use crate::{client, support};
-use docker_mirror::error::{Error, Kind};
-use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
-use docker_mirror::registry::proxy::Proxies;
-use docker_mirror::registry::{Options, Registry};
+use docker_mirror::{Error, Kind, Mirrors, Options, Proxies, parse_mirror, testing::Registry};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -148,7 +145,7 @@ async fn several_ranges_in_one_answer_are_not_taken() {
     let server = faulty(When::get("/blobs/"), Action::Answer(canned));
     server.store().put_blob("a/b", bytes.clone());
     let (registry, _) = client(&server.host());
-    let without = docker_mirror::registry::WithoutRange::Skip;
+    let without = docker_mirror::testing::WithoutRange::Skip;
     let error = match registry.blob("a/b", &layer(&bytes), 10..20, without).await {
         Ok(reader) => client::read(reader).await.unwrap_err(),
         Err(error) => error,
@@ -162,7 +159,7 @@ async fn a_handshake_that_never_ends_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = listener.local_addr().unwrap();
     let (mut options, told) = options();
-    options.mirrors = Mirrors::new(vec![parse_flag(&format!("h.invalid=https://{silent}")).unwrap()]);
+    options.mirrors = Mirrors::new(vec![parse_mirror(&format!("h.invalid=https://{silent}")).unwrap()]);
     options.retries = Some(0);
     options.connect_timeout = Some(Duration::from_millis(300));
     let begun = Instant::now();
@@ -328,7 +325,7 @@ async fn an_address_of_ipv6() {
     let (registry, _) = client(&server.host());
     pull(&registry).await.unwrap();
     let name = format!("{}/a/b:1", server.host());
-    let reference: docker_mirror::image::reference::Reference = name.parse().unwrap();
+    let reference: docker_mirror::Reference = name.parse().unwrap();
     assert_eq!(
         (reference.host(), reference.to_string()),
         (server.host().as_str(), name)

@@ -2,8 +2,7 @@
 
 use crate::client::{client, tag};
 use crate::support::{Action, Canned, Double, Options, When};
-use docker_mirror::error::Kind;
-use docker_mirror::image::digest::Digest;
+use docker_mirror::{Digest, Kind};
 use serde_json::json;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

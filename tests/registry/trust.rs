@@ -7,10 +7,9 @@ use crate::support::fault::{Action, When};
 use crate::support::tls::{Authority, ServerTls, self_signed, write_pem};
 use crate::support::{Auth, Double};
 use crate::{client, support};
-use docker_mirror::error::Error;
-use docker_mirror::registry::mirrors::Mirrors;
-use docker_mirror::registry::tls::{Authorities, ClientCertificate, TlsOptions};
-use docker_mirror::registry::{Options, Registries, Registry};
+use docker_mirror::{
+    Authorities, ClientCertificate, Error, Mirrors, Options, Registries, TlsOptions, testing::Registry,
+};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 

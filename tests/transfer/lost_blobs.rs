@@ -12,11 +12,11 @@ use crate::mirror::{mirror_all, stock, trees};
 use crate::support::fault::{Action, When};
 use crate::support::images::shared_base;
 use crate::support::{Double, Options};
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::progress::Progress;
-use docker_mirror::registry::Registries;
-use docker_mirror::transfer::import::{Selection, import_pipe};
-use docker_mirror::transfer::push::report::PushReport;
+use docker_mirror::{
+    Bundle, OpenOptions, Progress, Registries,
+    import::{Selection, import_pipe},
+    push::PushReport,
+};
 
 const IMAGES: usize = 4;
 
@@ -115,10 +115,10 @@ async fn pipe(file: &Path, target: &Double, temp_dir: Option<PathBuf>) -> PushRe
     request.temp_dir = temp_dir;
     let rest = rest.expect("a bundle of this program is not copied");
     let (select, progress) = (Selection::default(), Progress::silent());
-    let registries = Registries::new(docker_mirror::registry::Options {
+    let registries = Registries::new(docker_mirror::Options {
         jobs: Some(1),
         retry_pause: Some(Duration::from_millis(1)),
-        ..docker_mirror::registry::Options::default()
+        ..docker_mirror::Options::default()
     });
     import_pipe(Arc::new(bundle), rest, select, request, &registries.unwrap(), progress)
         .await

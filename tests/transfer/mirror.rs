@@ -3,13 +3,12 @@
 use crate::handmade::{Maker, Opened, assert_complete, noise, registries, request, why};
 use crate::support::fault::{Action, When};
 use crate::support::{Double, Options, sha256};
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::image::reference::Reference;
-use docker_mirror::image::tree::ImageTree;
-use docker_mirror::progress::{Event, Progress};
-use docker_mirror::transfer::mirror::mirror;
-use docker_mirror::transfer::push::report::{Outcome, PushReport};
-use docker_mirror::transfer::push::request::PushRequest;
+use docker_mirror::{
+    Error, Event, Kind, Progress, Reference, Result,
+    mirror::mirror,
+    push::{Outcome, PushReport, PushRequest},
+    testing::ImageTree,
+};
 
 /// The trees of a bundle whose images are named after source registries, and those registries with all of the blobs.
 pub(crate) fn trees(bundle: &Opened) -> Vec<(Reference, Result<ImageTree>)> {

@@ -28,7 +28,7 @@ pub enum Which {
 /// that it has.
 ///
 /// ```
-/// use docker_mirror::bundle::read::given::{GivenName, Which};
+/// use docker_mirror::{GivenName, Which};
 /// let given: GivenName = "@2=quay.io/a/b:1".parse().unwrap();
 /// assert_eq!((given.which, given.name.to_string().as_str()), (Which::Place(2), "quay.io/a/b:1"));
 /// ```

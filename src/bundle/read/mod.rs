@@ -13,7 +13,7 @@ mod documents;
 mod find;
 mod forward;
 mod front;
-pub mod given;
+pub(crate) mod given;
 mod header;
 mod identity;
 mod items;
@@ -21,7 +21,7 @@ mod layer;
 mod layout;
 mod member;
 mod names;
-pub mod pipe;
+pub(crate) mod pipe;
 mod rebuild;
 mod recorded;
 mod scan;
@@ -48,8 +48,9 @@ use crate::image::tree::{ImageTree, Variant};
 use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 use archive::Archive;
-pub use broken::BrokenImage;
-pub use contents::{BundledImage, Referrer};
+pub(crate) use broken::BrokenImage;
+pub use contents::BundledImage;
+pub(crate) use contents::Referrer;
 use find::Found;
 use given::{Given, GivenName};
 use pipe::Incoming;
@@ -325,7 +326,7 @@ impl Bundle {
 
     /// The file that a blob stands in, and where it starts there, for copies that the kernel makes. `None` where it has no
     /// open file of its own.
-    pub fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
+    pub(crate) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
         self.store.file_of(digest)
     }
 

@@ -101,7 +101,7 @@ pub struct Incoming {
 
 /// A blob that comes by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arriving {
+pub(crate) struct Arriving {
     /// The digest that its name states; its bytes were not seen yet.
     pub digest: Digest,
     /// Its length in bytes.
@@ -116,7 +116,7 @@ impl Incoming {
     ///
     /// # Errors
     /// [`Kind::Malformed`] if the pipe breaks the rules of its format, ends early, or has a member twice with other bytes.
-    pub fn next_blob(&mut self) -> Result<Option<Arriving>> {
+    pub(crate) fn next_blob(&mut self) -> Result<Option<Arriving>> {
         loop {
             let Some(pass) = &mut self.pass else { return Ok(None) };
             let Some(member) = pass.next()? else {

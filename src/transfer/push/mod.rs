@@ -16,10 +16,13 @@ pub(crate) mod engine;
 pub(crate) mod flow;
 mod images;
 pub(crate) mod landing;
-pub mod place;
+pub(crate) mod place;
 pub(crate) mod push_all;
 pub(crate) mod queue;
-pub mod report;
-pub mod request;
+pub(crate) mod report;
+pub(crate) mod request;
 mod spool;
 pub(crate) mod tag;
+
+pub use report::{Amount, Counts, Failure, Form, ImageReport, Outcome, PushReport};
+pub use request::{Mapping, OnExisting, PushRequest};

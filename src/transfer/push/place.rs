@@ -16,7 +16,7 @@ use crate::registry::Refusal;
 ///
 /// # Errors
 /// [`Kind::Usage`] if that is no name that a registry accepts.
-pub fn place(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
+pub(crate) fn place(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
     let mapped = request
         .mappings
         .iter()

@@ -58,13 +58,13 @@ impl Resolver {
 
     /// Pins references to the digests that an earlier run found, whatever their tags say now.
     #[must_use]
-    pub fn with_pins(mut self, pins: HashMap<Reference, Digest>) -> Self {
+    pub(crate) fn with_pins(mut self, pins: HashMap<Reference, Digest>) -> Self {
         self.pins = pins;
         self
     }
 
     /// Puts in manifests that are at hand, so that they are not fetched.
-    pub fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
+    pub(crate) fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
         self.fetcher.remember(manifests);
     }
 

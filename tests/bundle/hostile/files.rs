@@ -1,9 +1,9 @@
 //! Files that change while they are read, that are compressed, or made to grow; folders with files that are passed over.
 
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::error::Kind;
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use docker_mirror::{
+    Bundle, Digest, Kind, OpenOptions,
+    testing::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST},
+};
 use serde_json::json;
 
 use super::{docker, first_blob, good, is_layer};

@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use docker_mirror::error::Kind;
-use docker_mirror::image::digest::Digest;
+use docker_mirror::{Digest, Kind};
 
 use super::{first_blob, good, is_layer};
 use crate::archives::*;

@@ -6,11 +6,11 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::error::Result;
-use docker_mirror::progress::Progress;
-use docker_mirror::transfer::import::{Selection, import, import_pipe};
-use docker_mirror::transfer::push::report::PushReport;
+use docker_mirror::{
+    Bundle, OpenOptions, Progress, Result,
+    import::{Selection, import, import_pipe},
+    push::PushReport,
+};
 
 use super::Expect::{self, Blob, Fine, Open, Refused, Warning};
 use crate::archives::{as_ours, options, save, text};

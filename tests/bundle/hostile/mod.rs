@@ -8,9 +8,7 @@ mod folders;
 mod imported;
 mod random_damage;
 
-use docker_mirror::bundle::read::Bundle;
-use docker_mirror::error::Result;
-use docker_mirror::image::media_type::OCI_LAYER;
+use docker_mirror::{Bundle, Result, testing::media_type::OCI_LAYER};
 
 use crate::archives::*;
 use crate::cases::Expect::{self, Blob, Fine, Open, Refused, Tree, Warning};

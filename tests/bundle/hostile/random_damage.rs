@@ -1,7 +1,6 @@
 //! Random damage to good archives: noticed, or without effect.
 
-use docker_mirror::bundle::read::Bundle;
-use docker_mirror::error::{Error, Kind, Result};
+use docker_mirror::{Bundle, Error, Kind, Result};
 
 use super::{docker, nothing};
 use crate::archives::{open, open_bytes, two_platforms};

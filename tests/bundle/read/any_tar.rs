@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use docker_mirror::image::digest::Digest;
+use docker_mirror::Digest;
 use proptest::prelude::*;
 
 use crate::archives::{Tar, check, open_bytes, path, two_platforms};

@@ -13,12 +13,13 @@ use crate::archives::{
     Layout, Tar, check, checksum, descriptor, digest, gzip, header, image, named, open, open_bytes, options, path,
     save, text, two_platforms, with,
 };
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::error::Kind;
-use docker_mirror::image::digest::{Algorithm, Digest, Hasher};
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
-use docker_mirror::image::tree::Choice;
-use docker_mirror::progress::Progress;
+use docker_mirror::{
+    Bundle, Choice, Digest, Kind, OpenOptions, Progress,
+    testing::{
+        Algorithm, Hasher,
+        media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST},
+    },
+};
 use serde_json::json;
 
 const TWO: &str = "quay.io/test/two:1";

@@ -2,9 +2,7 @@
 
 use std::io::Cursor;
 
-use docker_mirror::bundle::read::Bundle;
-use docker_mirror::bundle::record::MAX_SIZE;
-use docker_mirror::error::{Kind, Result};
+use docker_mirror::{Bundle, Kind, Result, testing::MAX_SIZE};
 use serde_json::{Value, json};
 
 use super::archives::{Layout, as_ours, check, digest, gzip, open_bytes, options, text};

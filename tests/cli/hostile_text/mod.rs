@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::Output;
 
-use docker_mirror::text::is_unsafe;
+use docker_mirror::is_unsafe;
 use serde_json::{Value, json};
 
 use super::support::fault::{Action, Canned, When};

@@ -14,8 +14,10 @@ use crate::support::auth::TokenService;
 use crate::support::fault::{Action, LocationForm, When};
 use crate::support::{Auth, Double, Options};
 use base64::Engine as _;
-use docker_mirror::error::{Error, Kind};
-use docker_mirror::registry::{Presence, Pushed, Registry};
+use docker_mirror::{
+    Error, Kind,
+    testing::{Presence, Pushed, Registry},
+};
 use serde_json::json;
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -90,7 +90,7 @@ async fn a_location_on_another_host_never_sees_credentials() {
             Action::Location(LocationForm::Elsewhere(elsewhere.url().to_owned())),
         ));
         let (options, _) = logged_in("user", "s3cret");
-        let options = docker_mirror::registry::Options {
+        let options = docker_mirror::Options {
             retries: Some(1),
             ..options
         };

@@ -9,9 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use docker_mirror::error::{Error, Kind, Result};
-use docker_mirror::registry::credentials::{
-    Credential, CredentialFile, CredentialOptions, Credentials, FileFormat, Found, Login, Secret,
+use docker_mirror::{
+    CredentialFile, CredentialOptions, Error, Kind, Login, Result, Secret,
+    testing::{Credential, Credentials, FileFormat, Found},
 };
 use serde_json::{Value, json};
 

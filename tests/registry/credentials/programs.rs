@@ -1,6 +1,6 @@
 //! Credential helpers: programs that answer, and such that do not.
 
-use docker_mirror::text::quote;
+use docker_mirror::quote;
 
 use super::*;
 

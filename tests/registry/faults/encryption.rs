@@ -62,7 +62,7 @@ async fn https_where_http_is_spoken() {
     let server = server(Options::default());
     let (mut options, told) = options();
     options.mirrors = Mirrors::new(vec![
-        parse_flag(&format!("h.invalid=https://{}", server.host())).unwrap(),
+        parse_mirror(&format!("h.invalid=https://{}", server.host())).unwrap(),
     ]);
     options.retries = Some(0);
     let error = pull(&with(options, "h.invalid")).await.unwrap_err();

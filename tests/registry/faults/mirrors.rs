@@ -9,7 +9,7 @@ async fn a_mirror_is_asked_first_and_the_origin_when_it_fails() {
     let through = || {
         let (mut options, told) = options();
         options.mirrors = Mirrors::new(vec![
-            parse_flag(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+            parse_mirror(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
         ]);
         (with(options, &origin.host()), told)
     };
@@ -60,7 +60,7 @@ async fn a_mirror_gets_no_credentials_of_the_origin() {
     let file = serde_json::json!({"auths": {origin.host(): {"username": "user", "password": "s3cret"}}});
     let (mut options, _) = client::with_file(folder.path(), &file);
     options.mirrors = Mirrors::new(vec![
-        parse_flag(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+        parse_mirror(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
     ]);
     pull(&with(options, &origin.host())).await.unwrap();
     assert!(

@@ -13,10 +13,10 @@ use crate::client::{Memory, client, fetch, layer, manifest, noise, options, read
 use crate::support::fault::{Action, Canned, When};
 use crate::support::tls::{Authority, ServerTls, self_signed, write_pem};
 use crate::support::{Auth, Double, End, Options};
-use docker_mirror::error::{Error, Kind};
-use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
-use docker_mirror::registry::tls::{Authorities, ClientCertificate, TlsOptions};
-use docker_mirror::registry::{Presence, Registries, Registry, WithoutRange};
+use docker_mirror::{
+    Authorities, ClientCertificate, Error, Kind, Mirrors, Registries, TlsOptions, parse_mirror,
+    testing::{Presence, Registry, WithoutRange},
+};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -34,7 +34,7 @@ fn fill(server: &Double) {
     server.store().put_blob("a/b", "{}");
 }
 
-fn trusting(file: std::path::PathBuf) -> docker_mirror::registry::Options {
+fn trusting(file: std::path::PathBuf) -> docker_mirror::Options {
     let (mut options, _) = options();
     options.tls = TlsOptions {
         authorities: vec![Authorities::read(&file).unwrap()],

@@ -8,11 +8,10 @@ use crate::client::{client, fetch, index, layer, manifest, noise, options, read,
 use crate::support::fault::{Action, Canned, When};
 use crate::support::{Double, End, Options, PullLimit};
 use bytes::Bytes;
-use docker_mirror::error::Kind;
-use docker_mirror::image::descriptor::Descriptor;
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::reference::Target;
-use docker_mirror::registry::{Presence, WithoutRange};
+use docker_mirror::{
+    Digest, Kind,
+    testing::{Descriptor, Presence, Target, WithoutRange},
+};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 

@@ -5,10 +5,10 @@ use super::support::fault::{Action, Canned, LocationForm, When};
 use super::support::{Double, End, Options};
 use super::{pushed, refused, upload};
 use bytes::Bytes;
-use docker_mirror::error::Kind;
-use docker_mirror::image::descriptor::Descriptor;
-use docker_mirror::image::digest::{Algorithm, Hasher};
-use docker_mirror::registry::{Presence, Pushed};
+use docker_mirror::{
+    Kind,
+    testing::{Algorithm, Descriptor, Hasher, Presence, Pushed},
+};
 
 #[tokio::test]
 async fn what_is_pushed_can_be_pulled() {

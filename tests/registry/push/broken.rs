@@ -4,7 +4,7 @@ use super::client::{Memory, layer, noise, options, with};
 use super::support::fault::{Action, Canned, When};
 use super::support::{Double, End, Options};
 use super::{pushed, refused, upload};
-use docker_mirror::error::Kind;
+use docker_mirror::Kind;
 use std::time::Duration;
 
 /// Uploads that break in the middle go on from the offset that the registry states.

@@ -4,7 +4,7 @@ use super::client::{Memory, client, layer, noise};
 use super::support::fault::Action;
 use super::support::{Double, End, Options};
 use super::{pushed, refused, upload};
-use docker_mirror::error::Kind;
+use docker_mirror::Kind;
 
 /// The ranges of the chunks that a server took.
 fn ranges_taken(server: &Double) -> Vec<String> {

@@ -3,8 +3,7 @@
 use super::client::{Memory, by_digest, client, index, layer, manifest, tag};
 use super::support::fault::{Action, When};
 use super::support::{Double, Immutable, Options};
-use docker_mirror::error::Kind;
-use docker_mirror::registry::Refusal;
+use docker_mirror::{Kind, testing::Refusal};
 
 #[tokio::test]
 async fn manifests_go_out_as_they_are() {

@@ -12,7 +12,7 @@ use crate::client::{Memory, client, layer, noise};
 use crate::support::fault::When;
 use crate::support::{Double, Options};
 use crate::{client, support};
-use docker_mirror::registry::Pushed;
+use docker_mirror::testing::Pushed;
 
 fn upload(method: &str) -> When {
     When::method(method, "/blobs/uploads/")
@@ -40,7 +40,7 @@ async fn pushed(options: Options, len: usize) -> (Double, client::Told) {
 }
 
 /// The same where the push has to fail; nothing may be stored then.
-async fn refused(options: Options, len: usize) -> (Double, docker_mirror::error::Error) {
+async fn refused(options: Options, len: usize) -> (Double, docker_mirror::Error) {
     let server = Double::start(options);
     let (registry, _) = client(&server.host());
     let bytes = noise(len);

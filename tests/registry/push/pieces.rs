@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use docker_mirror::registry::{Pushed, Registry, Stop};
+use docker_mirror::{
+    Stop,
+    testing::{Pushed, Registry},
+};
 
 use super::upload;
 use crate::client::{Memory, layer, noise, options, with};

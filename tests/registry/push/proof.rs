@@ -4,10 +4,10 @@ use crate::client::{Memory, by_digest, client, index, layer, noise, tag};
 use crate::support::fault::{Action, When};
 use crate::support::{Double, Options};
 use bytes::Bytes;
-use docker_mirror::error::{Error, Kind};
-use docker_mirror::image::descriptor::Descriptor;
-use docker_mirror::image::manifest::RawManifest;
-use docker_mirror::registry::{BlobSource, BlobStream, Pushed, Registry};
+use docker_mirror::{
+    Error, Kind,
+    testing::{BlobSource, BlobStream, Descriptor, Pushed, RawManifest, Registry},
+};
 use futures_util::future::{BoxFuture, join_all};
 
 /// Blobs of different content.

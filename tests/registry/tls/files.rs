@@ -1,6 +1,6 @@
 //! Certificates and keys in files and folders.
 
-use docker_mirror::error::Error;
+use docker_mirror::Error;
 
 use super::*;
 

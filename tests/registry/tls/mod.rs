@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use docker_mirror::error::Kind;
-use docker_mirror::registry::tls::{Authorities, ClientCertificate, TlsOptions, client_config};
+use docker_mirror::{Authorities, ClientCertificate, Kind, TlsOptions, testing::client_config};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use docker_mirror::registry::{Options, Registry};
+use docker_mirror::{Options, testing::Registry};
 
 use super::clock;
 use super::downloads::by_default;

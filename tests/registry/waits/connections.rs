@@ -2,10 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use docker_mirror::error::Kind;
-use docker_mirror::registry::Options;
-use docker_mirror::registry::credentials::{CredentialFile, CredentialOptions};
-use docker_mirror::registry::proxy::Proxies;
+use docker_mirror::{CredentialFile, CredentialOptions, Kind, Options, Proxies};
 
 use super::clock;
 use super::downloads::by_default;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use docker_mirror::error::Kind;
-use docker_mirror::registry::Options;
-use docker_mirror::registry::mirrors::{Mirrors, parse_flag};
+use docker_mirror::{Kind, Mirrors, Options, parse_mirror};
 
 use super::clock;
 use super::scripted::{Server, Step, answer};
@@ -81,7 +79,7 @@ async fn a_mirror_that_sends_nothing_makes_room_for_the_registry_itself() {
     let (mut options, told) = options();
     options.plain_http = true;
     let flag = format!("{}=http://{}", origin.host, mirror.host);
-    options.mirrors = Mirrors::new(vec![parse_flag(&flag).unwrap()]);
+    options.mirrors = Mirrors::new(vec![parse_mirror(&flag).unwrap()]);
     let registry = with(options, &origin.host);
     let found = clock::run(fetch(&registry, "a/b", &descriptor)).await.unwrap();
     assert_eq!(found, bytes);

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use docker_mirror::error::{Kind, Result};
-use docker_mirror::registry::Registry;
+use docker_mirror::{Kind, Result, testing::Registry};
 use rustix::net::sockopt::tcp_user_timeout;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 

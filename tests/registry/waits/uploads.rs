@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use docker_mirror::error::Kind;
-use docker_mirror::registry::{Presence, Registry};
+use docker_mirror::{
+    Kind,
+    testing::{Presence, Registry},
+};
 
 use super::clock;
 use super::downloads::by_default;

@@ -1,8 +1,9 @@
 //! Indexes inside indexes: what goes with them when nothing in them is wanted.
 
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::image::manifest::View;
-use docker_mirror::image::tree::{Choice, ImageTree};
+use docker_mirror::{
+    Bundle, Choice, OpenOptions,
+    testing::{ImageTree, View},
+};
 
 use super::tools::{Export, noise, put_image};
 use crate::support::{Double, sha256};

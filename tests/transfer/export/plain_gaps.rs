@@ -3,12 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use docker_mirror::bundle::file_system::FileSystem;
-use docker_mirror::error::{Kind, Result};
-use docker_mirror::progress::Progress;
-use docker_mirror::registry::{Options, Registries};
-use docker_mirror::transfer::export::{self, Compression, Output, Report, Request};
-use docker_mirror::transfer::resolve::Wanted;
+use docker_mirror::testing::FileSystem;
+use docker_mirror::{
+    Kind, Options, Progress, Registries, Result, Wanted,
+    export::{self, Compression, Output, Report, Request},
+};
 
 use super::tools::{Export, check, noise, put_image};
 use crate::support::fault::{Action, When};

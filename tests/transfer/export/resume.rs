@@ -314,11 +314,8 @@ fn failed_images_are_left_out_where_that_is_allowed() {
         assert_eq!(done.status.code(), Some(1), "{said}");
         assert!(said.contains("not today") && said.contains("missing"), "{said}");
         assert_eq!(check(&export.path("b.tar")), 1);
-        let bundle = docker_mirror::bundle::read::Bundle::open(
-            &[export.path("b.tar")],
-            &docker_mirror::bundle::read::OpenOptions::default(),
-        )
-        .unwrap();
+        let bundle =
+            docker_mirror::Bundle::open(&[export.path("b.tar")], &docker_mirror::OpenOptions::default()).unwrap();
         assert!(bundle.images()[0].name.to_string().contains(left));
         assert_eq!(bundle.missing().len(), 1);
         // Each blob was fetched once: what was there was moved inside the file.

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use docker_mirror::bundle::read::{Bundle, OpenOptions};
-use docker_mirror::image::manifest::View;
+use docker_mirror::{Bundle, OpenOptions, testing::View};
 
 use crate::support::image::{Document, Layer, Style, with_config};
 pub(crate) use crate::support::noise;

@@ -5,12 +5,11 @@ use super::images;
 use super::support::fault::{Action, When};
 use super::support::{Double, Gate, Options};
 use super::tags;
-use docker_mirror::error::Kind;
-use docker_mirror::image::platform::PlatformFilter;
-use docker_mirror::progress::Progress;
-use docker_mirror::transfer::import::{Selection, import};
-use docker_mirror::transfer::push::report::{Form, Outcome};
-use docker_mirror::transfer::push::request::PushRequest;
+use docker_mirror::{
+    Kind, PlatformFilter, Progress,
+    import::{Selection, import},
+    push::{Form, Outcome, PushRequest},
+};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,6 @@
 //! Destinations that lost a part of an image whose tag is still there: the tree counts, not the tag.
 
-use docker_mirror::transfer::push::report::Outcome;
-use docker_mirror::transfer::push::request::PushRequest;
+use docker_mirror::push::{Outcome, PushRequest};
 
 use super::handmade::{Maker, Opened, assert_complete, counts, digest, noise, request, run_well};
 use super::support::cli::Cli;

@@ -6,7 +6,7 @@ use super::identity::{cli, import};
 use super::support::image::{Entry, Style, attestation, index};
 use super::support::images::{linux_and_windows, nested, small, without_platforms};
 use super::support::{Double, Options};
-use docker_mirror::image::media_type::OCI_INDEX;
+use docker_mirror::testing::media_type::OCI_INDEX;
 use serde_json::{Value, json};
 
 const NAME: &str = "quay.io/test/x:1";

@@ -7,8 +7,10 @@ use super::handmade::{assert_complete, incomplete};
 use super::support::cli::Output;
 use super::support::layout::unpack;
 use super::support::{Cli, Double};
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use docker_mirror::{
+    Digest,
+    testing::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST},
+};
 use serde_json::{Value, json};
 
 const CONTAINERD: &str = "io.containerd.image.name";

@@ -4,8 +4,10 @@ use super::archives::{Layout, Tar, descriptor, digest, path};
 use super::handmade::assert_complete;
 use super::support::cli::Output;
 use super::support::{Cli, Double};
-use docker_mirror::image::digest::Digest;
-use docker_mirror::image::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use docker_mirror::{
+    Digest,
+    testing::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST},
+};
 use serde_json::{Value, json};
 
 fn cli() -> Cli {

@@ -4,9 +4,10 @@ use super::handmade::{Maker, assert_complete, digest, noise, request, run, run_w
 use super::images;
 use super::support::fault::{Action, When};
 use super::support::{Double, Immutable, Options};
-use docker_mirror::error::Kind;
-use docker_mirror::transfer::push::report::Outcome;
-use docker_mirror::transfer::push::request::{OnExisting, PushRequest};
+use docker_mirror::{
+    Kind,
+    push::{OnExisting, Outcome, PushRequest},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_meet_are_refused_before_anything_is_sent() {

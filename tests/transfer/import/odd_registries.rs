@@ -6,9 +6,10 @@ use super::sparse_index::sparse;
 use super::support::fault::{Action, When};
 use super::support::real::{RealRegistry, Setup};
 use super::support::{Double, Options};
-use docker_mirror::error::Kind;
-use docker_mirror::transfer::push::report::{Form, Outcome};
-use docker_mirror::transfer::push::request::PushRequest;
+use docker_mirror::{
+    Kind,
+    push::{Form, Outcome, PushRequest},
+};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]

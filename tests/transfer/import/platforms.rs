@@ -147,11 +147,11 @@ fn linux_in_any_spelling_artifacts_and_single_images_are_taken_as_they_are() {
     // Somebody saved just this.
     let mut layout = Layout::default();
     let config = layout.document(
-        docker_mirror::image::media_type::OCI_CONFIG,
+        docker_mirror::testing::media_type::OCI_CONFIG,
         &json!({"os": "windows", "architecture": "amd64"}),
     );
     let image = layout.document(
-        docker_mirror::image::media_type::OCI_MANIFEST,
+        docker_mirror::testing::media_type::OCI_MANIFEST,
         &json!({"schemaVersion": 2, "config": config, "layers": []}),
     );
     let (registry, said) = import(&mut layout, image, &[]);

@@ -5,7 +5,10 @@ use super::handmade::assert_complete;
 use super::identity::{cli, import};
 use super::support::Double;
 use super::support::fault::{Action, When};
-use docker_mirror::image::digest::{Algorithm, Digest, Hasher};
+use docker_mirror::{
+    Digest,
+    testing::{Algorithm, Hasher},
+};
 
 /// A layout whose image is known by its SHA-512 digest, by this name; both digests.
 fn layout(name: impl Fn(&Digest) -> String) -> (Vec<u8>, Digest, Digest) {

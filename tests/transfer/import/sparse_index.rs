@@ -3,8 +3,10 @@
 use super::handmade::{Maker, Opened, assert_complete, noise, request, run, run_well};
 use super::support::fault::{Action, When};
 use super::support::{Double, Options};
-use docker_mirror::image::tree::IndexMode;
-use docker_mirror::transfer::push::report::{Form, Outcome};
+use docker_mirror::{
+    IndexMode,
+    push::{Form, Outcome},
+};
 
 /// A pinned image of which windows is absent.
 pub(super) fn sparse() -> (Opened, String, String) {
