@@ -12,10 +12,11 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{self, Answer};
+use super::call::Call;
 use super::content_encoding::{Decoding, Encoding};
 use super::content_range;
 use super::failure::Failure;
-use super::host::{Call, Host};
+use super::host::Host;
 use super::pace::Permit;
 use super::redact::{authority, printable};
 use super::retry::{Backoff, BlobProgress};

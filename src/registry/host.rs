@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use tokio::time::Instant;
 
@@ -15,6 +14,7 @@ use super::answer::Answer;
 use super::attempt::Renewal;
 use super::auth::{Authenticator, Need};
 use super::breaker::{Breaker, Way};
+use super::call::Call;
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
 use super::failure::{Class, Failure};
@@ -73,25 +73,6 @@ const ASSUMED_HTTP: u8 = 1;
 /// A host on this machine that turned out to speak TLS.
 const FOUND_HTTPS: u8 = 2;
 
-/// A request to a registry, as often as it has to be sent.
-pub(super) struct Call<'a> {
-    /// What is done, for errors: `cannot read manifest x of h/r`.
-    pub(super) action: String,
-    pub(super) method: Method,
-    pub(super) url: Url,
-    pub(super) repository: &'a str,
-    pub(super) scope: Scope,
-    pub(super) headers: HeaderMap,
-    /// For methods with a body, also where it is empty.
-    pub(super) body: Option<Bytes>,
-    /// Whether to try again after what may pass. A request that must not be repeated blindly says no.
-    pub(super) repeat: bool,
-    /// Who chose `url`.
-    pub(super) provenance: Provenance,
-    /// Whether a redirect to another server is an answer like any other.
-    pub(super) stays: bool,
-}
-
 /// How often a registry is asked for a fresh address where the store that it redirects to refuses.
 const MAX_FRESH: u32 = 2;
 
@@ -104,48 +85,6 @@ fn is_stale_address(answer: &Answer, call: &Call<'_>) -> bool {
         status => matches!(status, 400 | 403 | 410),
     };
     refused && answer.redirected_by.is_some() && call.method == Method::GET && call.repeat
-}
-
-impl<'a> Call<'a> {
-    pub(super) fn new(method: Method, url: Url, repository: &'a str, scope: Scope, action: String) -> Self {
-        let body = matches!(method, Method::POST | Method::PUT | Method::PATCH).then(Bytes::new);
-        Self {
-            action,
-            method,
-            url,
-            repository,
-            scope,
-            headers: HeaderMap::new(),
-            body,
-            repeat: true,
-            provenance: Provenance::OWN,
-            stays: false,
-        }
-    }
-
-    #[must_use]
-    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
-    }
-
-    #[must_use]
-    pub(super) fn named_by(mut self, provenance: Provenance) -> Self {
-        self.provenance = provenance;
-        self
-    }
-
-    #[must_use]
-    pub(super) fn staying(mut self) -> Self {
-        self.stays = true;
-        self
-    }
-
-    #[must_use]
-    pub(super) fn once(mut self) -> Self {
-        self.repeat = false;
-        self
-    }
 }
 
 impl Host {

@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Registry;
 use super::answer::Refusal;
-use super::host::{Call, Host};
+use super::call::Call;
+use super::host::Host;
 use super::link;
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};

@@ -11,6 +11,7 @@ mod auth;
 mod blob;
 mod breaker;
 mod cache;
+mod call;
 mod challenge;
 mod content_encoding;
 mod content_range;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::breaker::{Breaker, Verdict, Way};
-use super::host::{Call, Host};
+use super::call::Call;
+use super::host::Host;
 use super::retry::{Backoff, is_passing};
 use crate::error::{Error, Kind};
 

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::Registry;
 use super::answer::{Answer, Refusal};
-use super::host::{Call, Host};
+use super::call::Call;
+use super::host::Host;
 use super::location;
 use super::proof::{Accepted, Fate};
 use super::retry::{Backoff, is_passing, retry_after};

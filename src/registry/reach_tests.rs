@@ -9,8 +9,9 @@ use reqwest::Method;
 
 use super::*;
 use crate::error::Error;
+use crate::registry::call::Call;
 use crate::registry::context::Context;
-use crate::registry::host::{Call, Host};
+use crate::registry::host::Host;
 use crate::registry::options::Options;
 use crate::registry::proxy::Proxies;
 use crate::registry::scope::Scope;

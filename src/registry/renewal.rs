@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::attempt::{Attempt, Renewal, Renewed};
+use super::call::Call;
 use super::challenge::{self, Challenge};
 use super::context::Provenance;
 use super::failure::Failure;
-use super::host::{Call, Host};
+use super::host::Host;
 use super::reach::Zone;
 use super::redirect::{self, Outgoing};
 use super::retry::is_passing;

@@ -8,7 +8,8 @@ use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Refusal};
-use super::host::{Call, Host};
+use super::call::Call;
+use super::host::Host;
 use super::ladder::Rung;
 use super::location;
 use super::pace::Permit;

@@ -3,9 +3,9 @@
 use reqwest::Method;
 use reqwest::header::{LOCATION, RANGE};
 
+use super::call::Call;
 use super::content_range;
 use super::context::Provenance;
-use super::host::Call;
 use super::ladder::Rung;
 use super::location;
 use super::reach::Zone;
