@@ -136,8 +136,8 @@ fn open_special(path: &Path) -> io::Result<File> {
 
 /// Whether a path is a name that the system gives to a file which this process has open.
 fn names_open_file(path: &Path) -> bool {
-    let folder = super::parent_of(path).canonicalize();
-    folder.is_ok_and(|folder| folder == Path::new("/dev") || folder.starts_with("/proc"))
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    folder.is_some_and(|folder| folder == Path::new("/dev") || folder.starts_with("/proc"))
 }
 
 /// Sleeps for a moment where a call failed for want of bytes or room; any other failure is returned.

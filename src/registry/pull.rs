@@ -458,13 +458,14 @@ impl Host {
         match asked {
             Ok(answer) => Some(answer),
             Err(failure) => {
-                self.store_is_away.store(true, Ordering::Relaxed);
-                self.context.options.progress.warn(format!(
-                    "`{}` redirects the question whether it has a blob to another server, which cannot be asked: {}; blobs are sent \
-                     though they may be there; {REDIRECTS}",
-                    self.name,
-                    failure.error.full()
-                ));
+                if !self.store_is_away.swap(true, Ordering::Relaxed) {
+                    self.context.options.progress.warn(format!(
+                        "`{}` redirects the question whether it has a blob to another server, which cannot be asked: {}; blobs are \
+                         sent though they may be there; {REDIRECTS}",
+                        self.name,
+                        failure.error.full()
+                    ));
+                }
                 None
             }
         }

@@ -4,7 +4,7 @@
 //!
 //! 1. every image gets its name at the destination, and names that collide are refused ([`place`]);
 //! 2. one HEAD per tag finds the images that are there already ([`tag`]);
-//! 3. the blobs of all other images go into one queue, largest first, each digest uploaded once ([`queue`], [`blob`]);
+//! 3. the blobs of all other images go into one queue, image by image, each digest uploaded once ([`queue`], [`blob`]);
 //! 4. when the last blob of an image is in place, its manifests follow, children first, the tag last ([`landing`]).
 //!
 //! Nothing is spawned: a push that is dropped at any moment leaves blobs and manifests that no tag reaches, and a

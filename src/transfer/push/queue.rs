@@ -8,6 +8,7 @@
 //! What waits are *groups*: images of one repository with the same blobs, which an image under many names is. So nothing here
 //! grows with the number of names; what grows with repositories times blobs takes some bytes each, and is counted.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::report::Amount;
@@ -74,11 +75,17 @@ struct Work {
     in_flight: usize,
     /// Whether its bytes can be had yet.
     here: bool,
+    /// The first demand for it, by the order in which demands are met.
+    demand: Rank,
 }
 
+/// Where a demand stands: the one with the largest blob first; of equal ones the one that was given first.
+type Rank = (Reverse<u64>, usize);
+
 impl Work {
-    fn new(descriptor: &Descriptor) -> Self {
+    fn new(descriptor: &Descriptor, demand: Rank) -> Self {
         Self {
+            demand,
             descriptor: descriptor.clone(),
             pending: Vec::new(),
             begun: 0,
@@ -154,7 +161,9 @@ pub(crate) enum Placed {
 /// All blobs of a push.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Largest first; equal sizes by digest, so that a run that is repeated goes the same way.
+    /// Those of one image together, so that images become complete one after the other; the image with the largest blob
+    /// first, since nothing may be left at the end that takes long. Within an image largest first; equal sizes by digest, so
+    /// that a run that is repeated goes the same way.
     works: Vec<Work>,
     ready: BTreeSet<usize>,
     /// Whether the registry has refused a mount. From then on it is asked first, since a refused mount becomes an upload.
@@ -207,15 +216,20 @@ impl Queue {
         // Works, and repositories that have their blob.
         let mut has: Vec<(u32, u32)> = Vec::new();
         let mut has_held = budget.hold(0).ok();
-        for Demand { blobs, groups } in demands {
+        for (number, Demand { blobs, groups }) in demands.into_iter().enumerate() {
             let before = works.len();
+            let largest = blobs.iter().map(|blob| blob.size).max().unwrap_or_default();
+            let demand = (Reverse(largest), number);
             let ids: Vec<u32> = blobs
                 .iter()
                 .map(|blob| {
-                    *numbers.entry((blob.digest.clone(), blob.size)).or_insert_with(|| {
-                        works.push(Work::new(blob));
+                    let number = *numbers.entry((blob.digest.clone(), blob.size)).or_insert_with(|| {
+                        works.push(Work::new(blob, demand));
                         works.len() as u32 - 1
-                    })
+                    });
+                    let work = &mut works[number as usize];
+                    work.demand = work.demand.min(demand);
+                    number
                 })
                 .collect();
             let new = budget.hold((works.len() - before) as u64 * WORK);
@@ -265,7 +279,12 @@ impl Queue {
             });
         }
         works.retain(Work::is_pending);
-        works.sort_by(|a, b| (b.descriptor.size, &a.descriptor.digest).cmp(&(a.descriptor.size, &b.descriptor.digest)));
+        works.sort_by(|a, b| {
+            let of = |work: &Work| (work.demand, Reverse(work.descriptor.size));
+            of(a)
+                .cmp(&of(b))
+                .then_with(|| a.descriptor.digest.cmp(&b.descriptor.digest))
+        });
         let ready = (0..works.len()).collect();
         let queue = Self {
             works,

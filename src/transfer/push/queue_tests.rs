@@ -57,6 +57,30 @@ fn largest_first_and_one_upload_at_a_time() {
 }
 
 #[test]
+fn images_become_complete_one_after_the_other() {
+    let sizes = [
+        ("b1", 5),
+        ("b2", 4),
+        ("c1", 8),
+        ("c2", 3),
+        ("a1", 7),
+        ("a2", 6),
+        ("shared", 2),
+    ];
+    let blobs: Vec<Descriptor> = sizes.iter().map(|(text, size)| blob(text, *size)).collect();
+    let shared = &blobs[6];
+    let (mut queue, _) = sorted(vec![
+        demand(0, 0, &[&blobs[0], &blobs[1]]),
+        demand(1, 1, &[shared, &blobs[3], &blobs[2]]),
+        demand(2, 2, &[&blobs[5], &blobs[4], shared]),
+    ]);
+    let order: Vec<u64> = std::iter::from_fn(|| queue.next(|_| true))
+        .map(|job| job.descriptor.size)
+        .collect();
+    assert_eq!(order, [8, 3, 2, 7, 6, 5, 4]);
+}
+
+#[test]
 fn after_a_refused_mount_the_registry_is_asked_first() {
     let large = blob("large", 9);
     let demands: Vec<Demand> = (0..4).map(|i| demand(i, i, &[&large])).collect();
