@@ -5,6 +5,7 @@
 //! regular file with one name that belongs to us. A file that a user names may be a link, but must be a regular file.
 
 mod content;
+pub(crate) mod encoding;
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -14,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use content::FLAGS;
@@ -192,6 +193,13 @@ impl Folder {
         regular(handle)
     }
 
+    /// Whether a path that starts at this folder leads to a folder beneath it.
+    pub(crate) fn is_folder_beneath(&self, path: &Path) -> bool {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.handle, path, flags, Mode::empty(), resolve).is_ok()
+    }
+
     fn step_by_step(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let mut folder: Option<OwnedFd> = None;
         let mut components = path.components().peekable();
@@ -232,6 +240,21 @@ impl Folder {
     pub(crate) fn is_special(&self, name: &OsStr) -> bool {
         let found = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW);
         found.is_ok_and(|found| !FileType::from_raw_mode(found.st_mode).is_file())
+    }
+
+    /// Whether a name is that of a mount point, which nothing can be renamed over.
+    pub(crate) fn is_mount_point(&self, name: &OsStr) -> bool {
+        let Ok(found) = rustix::fs::statx(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+        else {
+            return false;
+        };
+        if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+            return found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        }
+        // Before Linux 5.8, only a mount of another file system can be told.
+        let device = (u64::from(found.stx_dev_major), u64::from(found.stx_dev_minor));
+        let here = rustix::fs::statx(&self.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+        here.is_ok_and(|here| (u64::from(here.stx_dev_major), u64::from(here.stx_dev_minor)) != device)
     }
 
     /// Renames within the folder; with `replace` over what is there, else only if the new name is free.

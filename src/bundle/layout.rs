@@ -7,11 +7,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{Image, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
-use crate::image::tree::ImageTree;
+use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN};
 
 /// The member that every bundle begins with.
 pub(super) const FIRST_MEMBER: &str = "oci-layout";
@@ -140,12 +141,30 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
     let chosen = images
         .find(|record| record.platform == "linux/amd64")
         .or(variant)
-        .or(first)?;
+        .or(first)
+        .or(of_unknown_platform(tree))?;
     let manifest = tree.original.all().find(|m| *m.digest() == chosen.digest)?;
     match manifest.view() {
-        View::Image(image) if media_type::is_image_config(&image.config.media_type) => Some(image),
+        View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
+            Some(image).filter(|image| chosen.platform != UNKNOWN || image.layers.iter().all(is_layer))
+        }
         _ => None,
     }
+}
+
+/// The only image of a tree, where nothing says what it runs on: programs that put images together from nothing leave the
+/// operating system empty.
+fn of_unknown_platform(tree: &ImageTree) -> Option<&PlatformRecord> {
+    let mut images = tree.kept.iter().filter(|record| record.platform != ATTESTATION);
+    let only = images.next().filter(|record| record.platform == UNKNOWN)?;
+    images.next().is_none().then_some(only)
+}
+
+/// Whether a blob is a file system: signatures have the config of an image, and others for layers.
+fn is_layer(layer: &Descriptor) -> bool {
+    let media_type = layer.media_type.as_str();
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
 }
 
 /// The blob members in the first bytes of a bundle of our own, as far as they can be read; larger ones than `cap` are left

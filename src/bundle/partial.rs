@@ -64,12 +64,7 @@ impl Partial {
             _ => Error::io("create", &path, e).with_hint("choose another place with `-o`"),
         };
         let folder = Folder::open(parent_of(target)).map_err(cannot_create)?;
-        // A rename would put a file in the place of a device, a pipe or a link; nobody means that.
-        if folder.is_special(name) {
-            let why = format!("the output `{}` is there and is no ordinary file", quote(&target));
-            let hint = "name an ordinary file with `-o`, or `-o -` for a pipe";
-            return Err(Error::new(Kind::Usage, why).with_hint(hint));
-        }
+        check_replaceable(&folder, name, target)?;
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {
             let file = folder.open_or_create_own(&partial_name).map_err(cannot_create)?;
@@ -299,8 +294,33 @@ fn replaced(path: &Path) -> Error {
     .with_hint("run the same command again where no other program moves or replaces files")
 }
 
+/// Refuses an output over which no finished bundle can be renamed.
+fn check_replaceable(folder: &Folder, name: &OsStr, target: &Path) -> Result<()> {
+    let target = quote(target);
+    // A rename would put a file in the place of a device, a pipe or a link; nobody means that.
+    if folder.is_special(name) {
+        let why = format!("the output `{target}` is there and is no ordinary file");
+        let hint = "name an ordinary file with `-o`, or `-o -` for a pipe";
+        return Err(Error::new(Kind::Usage, why).with_hint(hint));
+    }
+    if folder.is_mount_point(name) {
+        let why = format!("the output `{target}` is a mount point, and a finished bundle cannot be renamed over one");
+        let hint = "mount the folder that the bundle goes to, not the file (such as `docker run -v \"$PWD:/out\"`), or write \
+                    to a pipe: `-o - >FILE`";
+        return Err(Error::new(Kind::Usage, why).with_hint(hint));
+    }
+    Ok(())
+}
+
 /// The error of an output that exists.
 pub(crate) fn already_there(target: &Path) -> Error {
+    let folder = Folder::open(parent_of(target)).ok();
+    let name = target.file_name().filter(|_| !target.is_dir());
+    if let (Some(folder), Some(name)) = (folder, name)
+        && let Err(error) = check_replaceable(&folder, name, target)
+    {
+        return error;
+    }
     Error::new(
         Kind::Exists,
         format!("the output `{}` is already there", quote(&target)),

@@ -180,6 +180,13 @@ fn notes(image: &ImageReport, dry_run: bool) {
 }
 
 fn tell_failures(report: &PushReport) -> Outcome {
+    if !report.broken_archives.is_empty() {
+        let failed = report.broken_archives.iter();
+        let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.error())).collect();
+        let count = output::counted(failed.len() as u64, "file or folder", "files or folders");
+        let title = format!("{count} could not be read; the images of others are not affected");
+        failures::tell(&title, failed.len(), &failed);
+    }
     let failed: Vec<(String, Error)> = report
         .images
         .iter()

@@ -58,6 +58,28 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, 
     }
 }
 
+/// A key of an object. An escape of half a surrogate pair, which some programs write and others replace, becomes U+FFFD.
+#[derive(PartialEq, Eq)]
+pub(super) struct Key(pub(super) String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_bytes<E>(self, text: &[u8]) -> Result<Key, E> {
+                Ok(Key(String::from_utf8_lossy(text).into_owned()))
+            }
+        }
+        deserializer.deserialize_bytes(Text)
+    }
+}
+
 /// The top level of a JSON object, each value as the text that it was; a key that appears twice is an error.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 

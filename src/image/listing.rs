@@ -28,7 +28,10 @@ pub(crate) struct Faulty {
 /// [`Kind::Malformed`] if the document is no index, or lists more entries than a manifest may have.
 pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
     let head = head(bytes, None, Object::Listing)?;
-    if head.shape != Shape::Index {
+    // docker 25.0.0 writes `null` where it lists nothing.
+    let is_null = |(key, value): &(String, &RawValue)| key == "manifests" && value.get() == "null";
+    let lists_nothing = head.shape == Shape::Other && head.members.0.iter().any(is_null);
+    if head.shape != Shape::Index && !lists_nothing {
         return Err(Error::new(Kind::Malformed, "it lists no manifests"));
     }
     let listed: Capped<&RawValue, MAX_ENTRIES> = head.members.field("manifests")?.unwrap_or_default();
@@ -87,6 +90,16 @@ mod tests {
         let good: Vec<bool> = entries.iter().map(Result::is_ok).collect();
         assert_eq!(good, [true, false, false, false, false, false, false, false, true]);
         assert_eq!(entries[1].as_ref().unwrap_err().annotations[REF_NAME], upper);
+    }
+
+    #[test]
+    fn null_is_an_empty_list() {
+        for text in [
+            r#"{"manifests":null}"#,
+            r#"{"schemaVersion":2,"manifests":null,"layers":null}"#,
+        ] {
+            assert!(entries(text.as_bytes()).unwrap().is_empty(), "{text}");
+        }
     }
 
     #[test]

@@ -2,14 +2,13 @@
 //!
 //! Bytes are never rebuilt from a view: unknown fields, order and white space are part of what the digest covers.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::budget::Held;
 use super::descriptor::Descriptor;
@@ -18,7 +17,7 @@ use super::fields::Object;
 pub(crate) use super::head::MAX_MANIFEST;
 pub(crate) use super::head::declared_type;
 use super::head::{Head, check_media_type, head};
-use super::json::{Capped, Members};
+use super::json::{Capped, Key, Members};
 use super::media_type::{self, Shape};
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
@@ -49,14 +48,18 @@ pub(crate) mod annotation {
     /// The digest of the image that BuildKit's entry describes.
     pub(crate) const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
+    /// What an entry is in a layout that cosign or hauler wrote: an image, or what belongs to one.
+    pub(crate) const KIND: &str = "kind";
+
     /// All of them.
-    pub(super) const READ: [&str; 6] = [
+    pub(super) const READ: [&str; 7] = [
         CONTAINERD_NAME,
         CONTAINERD_SUBJECT,
         REF_NAME,
         BASE_NAME,
         REFERENCE_TYPE,
         REFERENCE_DIGEST,
+        KIND,
     ];
 }
 
@@ -299,13 +302,20 @@ impl<'de> Deserialize<'de> for Annotations {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut kept = BTreeMap::new();
-                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-                    if annotation::READ.contains(&&*key) {
-                        kept.insert(key.into_owned(), map.next_value()?);
-                    } else {
+                while let Some(Key(key)) = map.next_key()? {
+                    if !annotation::READ.contains(&&*key) {
                         map.next_value::<IgnoredAny>()?;
+                        continue;
                     }
+                    // `null` is no text, and to programs in Go the same as none.
+                    let value = map.next_value::<Option<String>>()?.unwrap_or_default();
+                    if kept.get(&key).is_some_and(|first| *first != value) {
+                        let what = format_args!("the field `{key}` appears twice, with different values");
+                        return Err(A::Error::custom(what));
+                    }
+                    kept.insert(key, value);
                 }
+                kept.retain(|_, value: &mut String| !value.is_empty());
                 Ok(kept)
             }
         }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::encoding;
 use crate::error::{Error, Kind, Result};
+use crate::files::encoding;
 use crate::files::{self, Pipes};
 use crate::image::reference::{Reference, Target};
 use crate::text::quote;

@@ -17,7 +17,6 @@ mod content_encoding;
 mod content_range;
 mod context;
 pub(crate) mod credentials;
-mod encoding;
 mod failure;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;

@@ -14,7 +14,7 @@ use super::push::arrivals::{Arrivals, Kept};
 use super::push::flow::WINDOW;
 use super::push::place;
 use super::push::push_all::{Slot, push_arriving};
-use super::push::report::{self, ImageReport, PushReport};
+use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
 use super::push::request::{Origin, PushRequest};
 use super::resolve;
 use super::runs;
@@ -117,7 +117,9 @@ async fn push(
     };
     let claims: Warnings = missing.iter().map(claim).collect();
     claims.iter().for_each(|claim| progress.warn(claim.clone()));
-    let named = bundle.images().iter().map(|image| Candidate::Named(&image.name));
+    // What belongs to an image is chosen with it.
+    let named = bundle.images().iter();
+    let named = named.map(|image| Candidate::Named(image.attached_to.as_ref().unwrap_or(&image.name)));
     let broken = bundle.broken().iter().map(|image| match &image.name {
         Some(name) => Candidate::Named(name),
         None => Candidate::Nameless(&image.label),
@@ -154,12 +156,23 @@ async fn push(
     }
     place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();
+    let broken = bundle.broken_archives();
+    if request.fail_fast
+        && let Some(first) = broken.first()
+    {
+        return Err(Error::clone(&first.error));
+    }
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
     let quoted = |missing: Missing| Missing {
         reference: quote(&missing.reference).to_string(),
         reason: quote(&missing.reason).to_string(),
     };
     report.missing = missing.into_iter().map(quoted).collect();
+    let broken = broken.iter().map(|archive| ArchiveReport {
+        path: archive.label.as_str().into(),
+        error: (&*archive.error).into(),
+    });
+    report.broken_archives = broken.collect();
     let mut warnings = bundle.warnings().clone();
     warnings.append(report.warnings);
     report.warnings = warnings;
@@ -168,6 +181,10 @@ async fn push(
 
 /// The platforms that are wanted, of which there must be one.
 fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilter>) -> Result<ImageTree> {
+    // What belongs to an image runs nowhere.
+    if image.attached_to.is_some() {
+        return Ok(tree);
+    }
     // What a bundle of this program carries was chosen when it was made.
     runs::check(&tree, platforms.is_some() || image.record.is_some())?;
     match platforms {

@@ -290,6 +290,14 @@ pub fn digest(descriptor: &Value) -> Digest {
     descriptor["digest"].as_str().unwrap().parse().unwrap()
 }
 
+/// One image of one platform under this name, with this in its layer.
+pub fn single(name: &str, content: &str) -> Layout {
+    let mut layout = Layout::default();
+    let image = layout.image("amd64", content.as_bytes(), true);
+    layout.name(image, name);
+    layout
+}
+
 /// One named image of two platforms; the layout and the index's descriptor.
 pub fn two_platforms() -> (Layout, Value) {
     let mut layout = Layout::default();
@@ -324,6 +332,33 @@ pub fn options(name: Option<&str>) -> OpenOptions {
 
 pub fn open(path: &Path, name: Option<&str>) -> Result<Bundle> {
     Bundle::open(&[path.to_owned()], &options(name))
+}
+
+/// Opens a tar in each way: as a file, plain and compressed, from a pipe, and unpacked to a folder.
+pub fn each_way(tar: &[u8], name: Option<&str>, look: impl Fn(&str, Result<Bundle>)) {
+    let folder = tempfile::tempdir().unwrap();
+    tar::Archive::new(tar).unpack(folder.path().join("unpacked")).unwrap();
+    std::fs::write(folder.path().join("plain.tar"), tar).unwrap();
+    std::fs::write(folder.path().join("gzip.tar"), gzip(tar)).unwrap();
+    std::fs::write(folder.path().join("zstd.tar"), zstd::encode_all(tar, 1).unwrap()).unwrap();
+    for way in ["plain.tar", "gzip.tar", "zstd.tar", "unpacked"] {
+        look(way, open(&folder.path().join(way), name));
+    }
+    let pipe = std::io::Cursor::new(tar.to_vec());
+    look(
+        "pipe",
+        Bundle::from_pipe(pipe, "pipe", &options(name)).map(|(bundle, _)| bundle),
+    );
+}
+
+/// `NAME@DIGEST` of every image, in order of names, after every tree was built and every blob compared with its digest.
+pub fn whole(bundle: Result<Bundle>) -> Vec<String> {
+    let bundle = bundle.unwrap();
+    check(&bundle).unwrap();
+    let images = bundle.images().iter();
+    let mut images: Vec<String> = images.map(|i| format!("{}@{}", i.name, i.root.digest)).collect();
+    images.sort();
+    images
 }
 
 pub fn open_bytes(bytes: &[u8]) -> Result<Bundle> {

@@ -383,10 +383,9 @@ fn kaniko_tarballs() {
     check(&bundle).unwrap();
     assert_eq!(bundle.images().len(), 2);
     assert_eq!(bundle.images()[0].root, bundle.images()[1].root);
-    // A file that is named after another digest.
+    // A layer that is named after another digest: its content is the one that the config names.
     let other = |_: &Digest| format!("{}.tar.gz", "a".repeat(64));
-    let error = open_bytes(&kaniko(other, None)).unwrap_err();
-    assert_eq!(error.kind(), Kind::Integrity, "{}", text(&error));
+    check(&open_bytes(&kaniko(other, None)).unwrap()).unwrap();
     // A config that says something else about the layer's content.
     let error = open_bytes(&kaniko(good, Some(DIFF_1))).unwrap_err();
     assert_eq!(error.kind(), Kind::Integrity);
@@ -414,4 +413,33 @@ fn several_archives_at_once_and_in_a_directory() {
     check(&found).unwrap();
     assert_eq!(list(&found), list(&bundle));
     assert!(found.warnings().iter().any(|w| w.contains("c.tar.partial")));
+}
+
+#[test]
+fn a_config_that_is_named_after_another_digest_is_taken_as_it_is() {
+    let layer = Tar::default().file("x", b"x").end();
+    let config = json!({"os": "linux", "architecture": "amd64", "config": {"Env": ["EDITED=1"]},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(&layer).to_string()]}});
+    let archive = |name: &str| {
+        let items = json!([{"Config": name, "RepoTags": ["quay.io/a/b:1"], "Layers": ["l/layer.tar"]}]);
+        Tar::default()
+            .file(name, config.to_string().as_bytes())
+            .file("l/layer.tar", &layer)
+            .file("manifest.json", items.to_string().as_bytes())
+            .end()
+    };
+    let right = open_bytes(&archive("config.json")).unwrap();
+    for name in [format!("{}.json", "a".repeat(64)), format!("sha256:{}", "a".repeat(64))] {
+        let bundle = open_bytes(&archive(&name)).unwrap();
+        check(&bundle).unwrap();
+        assert_eq!(bundle.images()[0].root, right.images()[0].root);
+        let told = bundle.warnings().join("; ");
+        assert!(
+            told.contains(&name) && told.contains("is not what its name says"),
+            "{told}"
+        );
+    }
+    // A blob is what its name says, or it is damaged.
+    let error = open_bytes(&archive(&format!("blobs/sha256/{}", "a".repeat(64)))).unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity, "{}", text(&error));
 }

@@ -36,7 +36,6 @@ const CASES: &[Wrong] = &[
     Wrong::Manifest(r#""config":$config,"layers":[{"digest":"$evil","Digest":"$good","size":5}]"#),
     Wrong::Manifest(r#""config":$config,"layers":[{"digest":"$good","\u0064igest":"$evil","size":5}]"#),
     Wrong::Manifest(r#""config":$config,"layers":[{"digest":"$good","size":5,"\u017fize":5}]"#),
-    Wrong::Manifest(r#""config":$config,"layers":[$layer],"annotations":{"a":"1","a":"2"}"#),
     Wrong::Index(r#""manifests":[$image],"Config":$config,"Layers":[$other]"#),
     Wrong::Index(r#""manifests":[$image],"config":$config,"layers":[$other]"#),
     Wrong::Index(r#""manifests":[$image],"Manifests":[$image]"#),

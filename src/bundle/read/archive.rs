@@ -1,16 +1,20 @@
 //! The table of contents of one archive or layout directory: what stands where, with no blob read.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::find;
 use super::forward::{FileForward, Forward};
 use super::scan::{End, Member, Scanner, What};
 use super::source::{Place, Source};
 use super::store::Store;
+use crate::bundle::record;
 use crate::error::{Error, Kind, Result};
-use crate::files::Folder;
+use crate::files::{Folder, encoding};
 use crate::image::digest::Digest;
+use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 
 /// The names of members that are no blobs may take this much memory together.
@@ -23,6 +27,19 @@ const MEMBER: u64 = 2 * (size_of::<String>() + size_of::<Place>()) as u64 + 64;
 /// Bytes behind the end of an archive that are looked at: padding is zeros, anything else is worth a warning.
 const TRAILER: usize = 64 << 10;
 
+/// Links that lead to links: further than this is a loop.
+const MAX_LINKS: usize = 8;
+
+/// The documents that say what an archive holds.
+pub(super) const DOCUMENTS: [&str; 4] = ["oci-layout", "index.json", ITEMS, record::MEMBER];
+
+/// The document that lists the images of a docker-archive.
+pub(super) const ITEMS: &str = "manifest.json";
+
+/// What to do about links out of an archive.
+pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
+     archive it so (`tar -chf FILE -C FOLDER .`)";
+
 /// What an archive holds, but for its blobs: these go to the [`Store`] that all archives share.
 #[derive(Debug)]
 pub(super) struct Archive {
@@ -32,6 +49,8 @@ pub(super) struct Archive {
     pub(super) files: BTreeMap<String, Place>,
     /// Links, and where they lead.
     pub(super) links: BTreeMap<String, String>,
+    /// Folders in it that hold image layouts, where it is none itself and there are several.
+    pub(super) folders: Vec<String>,
     /// Whether the archive is certain to be whole: its end is marked, or it is a directory.
     pub(super) whole: bool,
     /// What is worth telling.
@@ -39,6 +58,8 @@ pub(super) struct Archive {
     /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
     /// were archived by mistake are full of links, and deserve another message.
     pub(super) bad_link: Option<Error>,
+    /// Files of a folder that cannot be read, such as links that lead out of it, and why.
+    pub(super) unreadable: BTreeMap<String, String>,
     /// What its layers may unpack to beyond the usual.
     pub(super) max_unpacked: u64,
     /// Names taken up so far.
@@ -51,9 +72,11 @@ impl Archive {
             label: label.to_owned(),
             files: BTreeMap::new(),
             links: BTreeMap::new(),
+            folders: Vec::new(),
             whole: true,
             warnings: Warnings::default(),
             bad_link: None,
+            unreadable: BTreeMap::new(),
             max_unpacked: super::layer::BEYOND,
             names: 0,
         }
@@ -72,51 +95,93 @@ impl Archive {
     }
 
     /// Indexes a directory that holds what an archive would.
-    pub(super) fn of_directory(path: &Path, store: &mut Store) -> Result<Self> {
+    pub(super) fn of_directory(path: &Path, store: &mut Store, progress: &Progress) -> Result<Self> {
         let mut archive = Self::new(&text::path(path));
         let folder = Arc::new(Folder::open(path).map_err(|e| Error::io("open", path, e))?);
         let mut files = 0_u64;
-        for entry in walkdir::WalkDir::new(path)
-            .min_depth(1)
-            .max_depth(16)
-            .sort_by_file_name()
-        {
-            let entry =
-                entry.map_err(|e| Error::new(Kind::Io, format!("cannot walk `{}`", quote(&path))).with_source(e))?;
-            files += 1;
-            if files > 500_000 {
-                let why = format!("`{}` holds more than 500000 files", quote(&path));
-                return Err(Error::new(Kind::Malformed, why));
-            }
-            let relative = entry.path().strip_prefix(path).unwrap_or(entry.path());
-            let kind = entry.file_type();
-            let name = super::header::clean_name(relative.as_os_str().as_encoded_bytes())
-                .map_err(|why| Error::new(Kind::Malformed, format!("`{}`: {why}", archive.label)))?;
-            let Some(name) = name else { continue };
-            if kind.is_file() {
-                let metadata = entry.metadata().map_err(|e| {
-                    Error::new(Kind::Io, format!("cannot read `{}`", quote(&entry.path()))).with_source(e)
-                })?;
-                let source = Arc::new(Source::beneath(&folder, relative, &metadata));
-                let place = |member| Place {
-                    source: source.clone(),
-                    member,
-                    offset: 0,
-                    size: metadata.len(),
+        // Folders of blobs may be links to other folders inside.
+        let mut roots = vec![path.to_owned()];
+        while let Some(root) = roots.pop() {
+            let mut walk = walkdir::WalkDir::new(&root)
+                .min_depth(1)
+                .max_depth(16)
+                .sort_by_file_name()
+                .into_iter();
+            while let Some(entry) = walk.next() {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        archive.note_unreadable(path, error)?;
+                        continue;
+                    }
                 };
-                archive.add_file(name, place, store)?;
-            } else if kind.is_symlink() {
-                let target = std::fs::read_link(entry.path()).map_err(|e| Error::io("read", entry.path(), e))?;
-                let target = super::header::link_target(&name, target.as_os_str().as_encoded_bytes(), true);
-                archive.add_link(name, target, None, store)?;
-            } else if !kind.is_dir() {
-                return Err(Error::new(
-                    Kind::Malformed,
-                    format!("`{}` is neither a file nor a directory", quote(&entry.path())),
-                ));
+                files += 1;
+                if files > 500_000 {
+                    let why = format!("`{}` holds more than 500000 files", quote(&path));
+                    return Err(Error::new(Kind::Malformed, why));
+                }
+                let kind = entry.file_type();
+                if kind.is_dir() {
+                    if find::is_system_folder(entry.file_name()) {
+                        find::note_skipped(entry.path(), progress);
+                        walk.skip_current_dir();
+                    }
+                    continue;
+                }
+                let relative = entry.path().strip_prefix(path).unwrap_or(entry.path());
+                let name = super::header::clean_name(relative.as_os_str().as_encoded_bytes())
+                    .map_err(|why| Error::new(Kind::Malformed, format!("`{}`: {why}", archive.label)))?;
+                let Some(name) = name else { continue };
+                if kind.is_symlink() && is_blob_folder(&name) && folder.is_folder_beneath(relative) {
+                    roots.push(entry.path().to_owned());
+                    continue;
+                }
+                let metadata = match kind {
+                    kind if kind.is_file() => entry.metadata().map_err(io::Error::from),
+                    // Only the file that is found now is read later, and only beneath the folder.
+                    kind if kind.is_symlink() => folder.open_beneath(relative).and_then(|file| file.metadata()),
+                    _ => Err(io::Error::other("it is neither a file nor a folder")),
+                };
+                match metadata {
+                    Ok(metadata) => {
+                        let source = Arc::new(Source::beneath(&folder, relative, &metadata));
+                        let place = |member| Place {
+                            source: source.clone(),
+                            member,
+                            offset: 0,
+                            size: metadata.len(),
+                        };
+                        archive.add_file(name, place, store)?;
+                    }
+                    Err(error) => {
+                        let why = match kind.is_symlink() {
+                            true => format!("it is a link that cannot be followed: {error}"),
+                            false => error.to_string(),
+                        };
+                        archive.note_name(&name, store)?;
+                        archive.unreadable.insert(name, why);
+                    }
+                }
             }
         }
+        archive.refuse_blobs(store)?;
         Ok(archive)
+    }
+
+    /// Notes a part of the folder that cannot be read. Without a folder of blobs there is nothing to read.
+    fn note_unreadable(&mut self, path: &Path, error: walkdir::Error) -> Result<()> {
+        let at = error.path().unwrap_or(path).to_owned();
+        let relative = at.strip_prefix(path).unwrap_or(&at);
+        let is_needed = relative.as_os_str().is_empty() || relative.starts_with("blobs");
+        let cause = error
+            .into_io_error()
+            .unwrap_or_else(|| io::Error::other("its links lead in a circle"));
+        let error = Error::io("read", &at, cause);
+        if is_needed {
+            return Err(error.with_hint("let this user read the folder and all that is in it"));
+        }
+        self.warnings.push(format!("{}; it is ignored", error.full()));
+        Ok(())
     }
 
     /// Takes up one member of the archive's scan.
@@ -130,7 +195,7 @@ impl Archive {
         };
         match member.what {
             What::Directory => Ok(()),
-            What::Link(target) => self.add_link(name, target, Some(member.offset), store),
+            What::Link(target) => self.add_link(name, target, member.offset, store),
             What::File => {
                 let place = |name| Place {
                     source: source.clone(),
@@ -162,7 +227,7 @@ impl Archive {
         Ok(())
     }
 
-    fn add_file(
+    pub(super) fn add_file(
         &mut self,
         name: String,
         place: impl FnOnce(Option<Box<str>>) -> Place,
@@ -176,7 +241,8 @@ impl Archive {
                 // The same blob in two bundles. Where they disagree, the one that is what its name says is right.
                 Some(first) if first.size == place.size => store.add_copy(digest, place),
                 Some(first) => {
-                    if !super::store::verify(&digest, first)? {
+                    // One that cannot be read is no better than a wrong one.
+                    if !super::store::verify(&digest, first).unwrap_or(false) {
                         store.replace(digest, place);
                     }
                     Ok(())
@@ -195,25 +261,17 @@ impl Archive {
         Ok(())
     }
 
-    fn add_link(
-        &mut self,
-        name: String,
-        target: Result<String, String>,
-        offset: Option<u64>,
-        store: &Store,
-    ) -> Result<()> {
+    fn add_link(&mut self, name: String, target: Result<String, String>, offset: u64, store: &Store) -> Result<()> {
         // Programs that save images in Docker's own format link layers that images share; nothing else is ever a link.
         let is_layer = !name.starts_with("blobs/") && [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
         let target = match target {
             Ok(target) if is_layer => target,
             refused => {
                 let why = refused.map_or_else(|why| why, |_| "a link, which only layers may be".to_owned());
-                let place = offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
                 self.bad_link.get_or_insert_with(|| {
-                    Error::new(
-                        Kind::Malformed,
-                        format!("`{}`{place}: member `{}`: {why}", quote(&self.label), quote(&name)),
-                    )
+                    let label = quote(&self.label);
+                    let what = format!("`{label}` at offset {offset}: member `{}`: {why}", quote(&name));
+                    Error::new(Kind::Malformed, what).with_hint(FOLLOW_LINKS)
                 });
                 return Ok(());
             }
@@ -225,6 +283,58 @@ impl Archive {
         self.note_name(&target, store)?;
         self.links.insert(name, target);
         Ok(())
+    }
+
+    /// Notes which blobs cannot be read, so that only images that need them fail.
+    fn refuse_blobs(&self, store: &mut Store) -> Result<()> {
+        for (name, why) in &self.unreadable {
+            if let Some(digest) = blob_name(name) {
+                let fault = format!("`{}/{}`: {why}", quote(&self.label), quote(name));
+                store.refuse(digest, fault)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The content behind a name, through links inside the archive.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn follow(&self, name: &str, store: &Store) -> Result<Place, String> {
+        let mut name = name;
+        for _ in 0..=MAX_LINKS {
+            if let Some(place) = blob_name(name).and_then(|digest| store.blob(&digest)) {
+                // Messages about it need its name, and only the store could tell it from the digest.
+                let member = Some(name.into());
+                return Ok(Place {
+                    member,
+                    ..place.clone()
+                });
+            }
+            if let Some(place) = self.files.get(name) {
+                return Ok(place.clone());
+            }
+            match (self.links.get(name), self.unreadable.get(name)) {
+                (Some(target), _) => name = target,
+                (None, Some(why)) => return Err(format!("`{}`: {why}", quote(name))),
+                (None, None) => return Err(format!("`{}` is not in the archive", quote(name))),
+            }
+        }
+        Err(format!("`{}` leads over more than {MAX_LINKS} links", quote(name)))
+    }
+
+    /// Refuses an archive of which a document is a link that leads nowhere.
+    pub(super) fn check_documents(&self) -> Result<()> {
+        let bad = DOCUMENTS
+            .iter()
+            .find_map(|name| Some((name, self.unreadable.get(*name)?)));
+        match bad {
+            None => Ok(()),
+            Some((name, why)) => {
+                let what = format!("`{}`: member `{name}`: {why}", quote(&self.label));
+                Err(Error::new(Kind::Malformed, what).with_hint(FOLLOW_LINKS))
+            }
+        }
     }
 
     fn note_name(&mut self, name: &str, store: &Store) -> Result<()> {
@@ -244,9 +354,15 @@ impl Archive {
         Ok(())
     }
 
-    /// Reads a small file of the archive; `None` if it is not there.
+    /// Reads a document of the archive, also one that an editor or a shell wrote with a byte order mark or in UTF-16; `None`
+    /// if it is not there.
     pub(super) fn read(&self, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
-        self.files.get(name).map(|place| place.read_all(name, cap)).transpose()
+        let bytes = self
+            .files
+            .get(name)
+            .map(|place| place.read_all(name, cap))
+            .transpose()?;
+        Ok(bytes.map(encoding::utf8))
     }
 
     /// For messages: the archive and one of its members.
@@ -256,6 +372,11 @@ impl Archive {
             |place| place.describe(name),
         )
     }
+}
+
+/// Whether this is the folder of all blobs, or of those of one algorithm.
+fn is_blob_folder(name: &str) -> bool {
+    name == "blobs" || name.strip_prefix("blobs/").is_some_and(|rest| !rest.contains('/'))
 }
 
 /// The digest that a member's name states, where it is a regular blob: `blobs/ALGORITHM/HEX`.

@@ -50,6 +50,17 @@ impl BrokenImage {
         }
     }
 
+    /// One of which nobody can tell which image its name means.
+    pub(super) fn misleading(name: &Reference, archive: &str, error: Error) -> Self {
+        Self {
+            name: Some(name.clone()),
+            label: name.to_string(),
+            archive: archive.to_owned(),
+            error: Arc::new(error),
+            is_misnamed: true,
+        }
+    }
+
     /// One that the archive calls by a false name, under each of these.
     pub(super) fn misnamed(archive: &Archive, place: usize, names: Vec<Reference>, error: Error) -> Vec<Self> {
         // The bytes behind the name are those of another image: what there is to do about it is the same wherever it stands.
@@ -68,15 +79,35 @@ impl BrokenImage {
     }
 }
 
+/// A file or folder that was named or found, and of which nothing can be read: it does not keep the others back.
+#[derive(Debug, Clone)]
+pub struct BrokenArchive {
+    /// What it is called in reports.
+    pub label: String,
+    /// Why it cannot be read.
+    pub error: Arc<Error>,
+}
+
+impl BrokenArchive {
+    /// Stands for as many archives that are not told one by one.
+    pub(super) fn more(count: usize) -> Self {
+        let what = format!("{count} more files and folders cannot be read");
+        Self {
+            label: format!("{count} more"),
+            error: Arc::new(Error::new(Kind::Malformed, what)),
+        }
+    }
+}
+
 /// How an image without a name is called.
 pub(super) fn place_label(archive: &Archive, place: usize) -> String {
     format!("{}:@{place}", quote(&archive.label))
 }
 
-/// The error of a bundle of which no image can be had.
-pub(super) fn none_is_whole(broken: &[BrokenImage]) -> Error {
+/// The error of bundles of which no image can be had.
+pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) -> Error {
     // One fault under several names, which stand beside each other, is told once.
-    let mut faults: Vec<&Arc<Error>> = Vec::new();
+    let mut faults: Vec<&Arc<Error>> = archives.iter().map(|archive| &archive.error).collect();
     for image in broken {
         if !faults.last().is_some_and(|last| Arc::ptr_eq(last, &image.error)) {
             faults.push(&image.error);
@@ -84,6 +115,8 @@ pub(super) fn none_is_whole(broken: &[BrokenImage]) -> Error {
     }
     let nameless = |fault: &&Arc<Error>| fault.kind() == Kind::Usage;
     let (kind, what) = match faults.iter().find(|fault| !nameless(fault)) {
+        Some(first) if broken.is_empty() => (first.kind(), "files cannot be read"),
+        Some(first) if !archives.is_empty() => (first.kind(), "files and images cannot be read"),
         None => (Kind::Usage, "images have no name"),
         Some(first) if faults.iter().any(nameless) => (first.kind(), "images have no name or are not whole"),
         Some(first) => (first.kind(), "images are not whole"),

@@ -1,4 +1,4 @@
-//! What an archive lists: its images, and manifests that refer to them.
+//! What one archive lists: images, what refers to them, and what is missing.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -23,8 +23,10 @@ pub struct BundledImage {
     pub rebuilt: bool,
     /// The archive that lists it.
     pub archive: String,
-    /// Where that archive lists it, counted from 0: in `index.json`, or in `manifest.json` where there is no other.
+    /// Where that archive lists it, counted from 0: in `index.json`, and behind that in `manifest.json`.
     pub place: usize,
+    /// The image that it belongs to, where it is a signature, an attestation or an SBOM that stands beside one.
+    pub(crate) attached_to: Option<Reference>,
     /// Whether platforms may be absent without anything being broken: containerd saves an index as it is with only the
     /// platforms that it has.
     pub(crate) may_be_sparse: bool,
@@ -39,7 +41,8 @@ impl BundledImage {
     /// All that its tree depends on; images of which this is equal differ in nothing but their names.
     pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
         let record = self.record.as_ref().map(|record| record.content());
-        (&self.root, self.may_be_sparse, self.rebuilt, record)
+        let attached = self.attached_to.is_some();
+        (&self.root, self.may_be_sparse, self.rebuilt, attached, record)
     }
 }
 
@@ -66,4 +69,8 @@ pub(super) struct Contents {
     pub(super) lacks_record: bool,
     /// What the record lists and the index does not.
     pub(super) unlisted: Vec<String>,
+    /// Number of entries of the index.
+    pub(super) places: usize,
+    /// The entries of the index that can be read.
+    pub(super) listed: Vec<Descriptor>,
 }

@@ -13,14 +13,14 @@ use super::archive::Archive;
 use super::broken::remembered;
 use super::items::{Item, MEMBER};
 use super::layer::{self, Layer};
-use super::member::{Configs, check_name, resolve};
+use super::member::{Configs, resolve};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::media_type;
-use crate::text::{few, quote};
+use crate::text::{Warnings, few, quote};
 
 /// Makes manifests from one archive; a layer that several images name is read once.
 pub(super) struct Builder<'a> {
@@ -85,6 +85,16 @@ impl<'a> Builder<'a> {
         Ok(manifest.descriptor().clone())
     }
 
+    /// What is worth telling of the images that were made.
+    pub(super) fn warnings(&self) -> Warnings {
+        self.configs.warnings()
+    }
+
+    /// The digest of an image's config.
+    pub(super) fn config_digest(&mut self, item: &Item, store: &Store) -> Result<Digest> {
+        Ok(self.configs.find(&item.config, store)?.1)
+    }
+
     /// Names all layers that are missing, not only the first.
     fn all_there(&self, paths: &[String], store: &Store) -> Result<()> {
         let missing: Vec<String> = paths
@@ -124,7 +134,6 @@ impl<'a> Builder<'a> {
             )
             .with_hint("the archive is damaged or was edited; save the image again"));
         }
-        check_name(path, &place, &[&layer.descriptor.digest, &layer.diff_id])?;
         store.add(layer.descriptor.digest.clone(), place)?;
         Ok(layer.descriptor)
     }

@@ -1,10 +1,12 @@
 //! From the paths that a user gives to the archives behind them.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::ffi::OsStr;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind};
+use crate::progress::Progress;
 use crate::text::{Warnings, quote};
 
 /// A directory tree is searched this deep.
@@ -14,13 +16,15 @@ const MAX_DEPTH: usize = 16;
 const MAX_ENTRIES: usize = 500_000;
 
 /// What a folder is not searched for, though it may hold images, and what to do about it.
-const LEFT_ALONE: [(&str, &str); 8] = [
+const LEFT_ALONE: [(&str, &str); 10] = [
     (".tar.xz", "unpack it with `xz -d` first"),
     (".txz", "unpack it with `xz -d` first"),
     (".tar.bz2", "unpack it with `bzip2 -d` first"),
     (".tbz2", "unpack it with `bzip2 -d` first"),
     (".tar.lz4", "unpack it with `lz4 -d` first"),
     (".tar.lzma", "unpack it with `xz -d` first"),
+    (".zip", "unpack it with `unzip` first"),
+    (".7z", "unpack it with `7z x` first"),
     (".oci", "name the file itself, or call it `.tar`"),
     (".docker", "name the file itself, or call it `.tar`"),
 ];
@@ -28,54 +32,86 @@ const LEFT_ALONE: [(&str, &str); 8] = [
 /// What to do about a folder that skopeo wrote in a form of its own, which has no name and no types.
 const SKOPEO_DIR: &str = "write an archive instead: `skopeo copy dir:FOLDER oci-archive:FILE.tar:NAME`";
 
+/// Folders of operating systems, file managers and storage boxes, as they stand at the root of a disk: deleted files, lost
+/// files, indexes. Upper and lower case are alike; a folder whose name begins with a dot is hidden and counts as well.
+const SYSTEM_FOLDERS: [&str; 10] = [
+    "$recycle.bin",
+    "recycler",
+    "recycled",
+    "system volume information",
+    "$winreagent",
+    "lost+found",
+    "__macosx",
+    "#recycle",
+    "@recycle",
+    "@eadir",
+];
+
+/// What chkdsk calls the folders of the files that it finds: `FOUND.000`.
+const CHKDSK: &str = "found.";
+
+/// Endings of files that a folder is searched for.
+const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"];
+
 /// Where an archive is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Found {
     /// A file.
     File(PathBuf),
     /// A directory that holds what an archive would.
     Layout(PathBuf),
+    /// Something that cannot be read, though it was named or looks like an archive.
+    Broken(PathBuf, Error),
 }
 
 /// The archives behind some paths, each once, in the order of the paths and by name within a directory.
-pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings) -> Result<Vec<Found>> {
+pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Progress) -> Vec<Found> {
     let mut found = Vec::new();
     for path in paths {
         if !path.is_dir() {
             found.push(Found::File(path.clone()));
-        } else if is_layout(path) && !is_skopeo_dir(path) {
+        } else if is_skopeo_dir(path) {
+            let what = format!("`{}` was written by skopeo's `dir:`, which is not read", quote(&path));
+            let error = Error::new(Kind::Unsupported, what).with_hint(SKOPEO_DIR);
+            found.push(Found::Broken(path.clone(), error));
+        } else if is_layout(path) {
             found.push(Found::Layout(path.clone()));
         } else {
-            if is_skopeo_dir(path) {
-                return Err(Error::new(
-                    Kind::Unsupported,
-                    format!("`{}` was written by skopeo's `dir:`, which is not read", quote(&path)),
-                )
-                .with_hint(SKOPEO_DIR));
-            }
             let (before, told) = (found.len(), warnings.len());
-            search(path, &mut found, warnings)?;
+            let mut skipped = Vec::new();
+            search(path, &mut found, warnings, &mut skipped);
+            for folder in &skipped {
+                progress.note(format!(
+                    "`{}` is a hidden or system folder and was not searched",
+                    quote(folder)
+                ));
+            }
             if found.len() == before {
-                let error = Error::new(
-                    Kind::NotFound,
-                    format!("`{}` holds neither an image layout nor a `.tar` file", quote(&path)),
-                );
-                return Err(match warnings.get(told) {
-                    Some(first) => error.with_hint(first.clone()),
-                    None => error,
-                });
+                let what = format!("`{}` holds neither an image layout nor a `.tar` file", quote(&path));
+                let error = Error::new(Kind::NotFound, what);
+                let error = match (warnings.get(told), skipped.first()) {
+                    (Some(first), _) => error.with_hint(first.clone()),
+                    (None, Some(folder)) => error.with_hint(format!(
+                        "hidden and system folders such as `{}` are not searched: name the folder itself if its files are \
+                         meant",
+                        quote(folder)
+                    )),
+                    (None, None) => error,
+                };
+                found.push(Found::Broken(path.clone(), error));
             }
         }
     }
     let mut seen = HashSet::new();
-    found.retain(|place| {
-        let (Found::File(path) | Found::Layout(path)) = place;
-        seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone()))
+    found.retain(|place| match place {
+        Found::File(path) | Found::Layout(path) => seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())),
+        Found::Broken(..) => true,
     });
-    Ok(found)
+    found
 }
 
-fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings) -> Result<()> {
+/// Searches a folder. A folder in it that cannot be read does not keep the others back.
+fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, skipped: &mut Vec<PathBuf>) {
     let mut walk = walkdir::WalkDir::new(directory)
         .min_depth(1)
         .max_depth(MAX_DEPTH)
@@ -83,18 +119,27 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings) -> 
         .into_iter();
     let mut entries = 0;
     while let Some(entry) = walk.next() {
-        let entry =
-            entry.map_err(|e| Error::new(Kind::Io, format!("cannot search `{}`", quote(&directory))).with_source(e))?;
         entries += 1;
         if entries > MAX_ENTRIES {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!("`{}` holds more than {MAX_ENTRIES} files", quote(&directory)),
-            ));
+            let what = format!("`{}` holds more than {MAX_ENTRIES} files", quote(&directory));
+            let error = Error::new(Kind::Malformed, what).with_hint("name the bundles themselves, or a smaller folder");
+            found.push(Found::Broken(directory.to_owned(), error));
+            return;
         }
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                let path = error.path().unwrap_or(directory).to_owned();
+                found.push(unsearched(path, error));
+                continue;
+            }
+        };
         let path = entry.path();
         if entry.file_type().is_dir() {
-            if is_skopeo_dir(path) {
+            if is_system_folder(entry.file_name()) {
+                skipped.push(path.to_owned());
+                walk.skip_current_dir();
+            } else if is_skopeo_dir(path) {
                 warnings.push(format!(
                     "`{}` was written by skopeo's `dir:` and was left alone; {SKOPEO_DIR}",
                     quote(&path)
@@ -107,19 +152,57 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings) -> 
             continue;
         }
         let name = entry.file_name().to_string_lossy().to_ascii_lowercase();
-        if [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"]
-            .iter()
-            .any(|end| name.ends_with(end))
-            && path.is_file()
-        {
-            found.push(Found::File(path.to_owned()));
+        if is_archive(&name) {
+            found.push(file(path));
         } else if name.ends_with(".partial") {
             warnings.push(format!("`{}` is unfinished and was left alone", quote(&path)));
         } else if let Some((_, what)) = LEFT_ALONE.iter().find(|(end, _)| name.ends_with(end)) {
             warnings.push(format!("`{}` was left alone; {what}", quote(&path)));
         }
     }
-    Ok(())
+}
+
+/// Whether a file is called like an archive.
+pub(super) fn is_archive(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ARCHIVES.iter().any(|end| name.ends_with(end))
+}
+
+/// A file that is called like an archive; a pipe or device that stands in a folder is not waited for.
+fn file(path: &Path) -> Found {
+    let error = match path.metadata() {
+        Ok(metadata) if metadata.is_file() => return Found::File(path.to_owned()),
+        Ok(_) => Error::new(Kind::Malformed, format!("`{}` is not a regular file", quote(path))),
+        Err(error) => Error::io("read", path, error),
+    };
+    let error = match path.is_symlink() {
+        true => error.with_hint("it is a symbolic link: see where it leads"),
+        false => error,
+    };
+    Found::Broken(path.to_owned(), error)
+}
+
+fn unsearched(path: PathBuf, error: walkdir::Error) -> Found {
+    let cause = error
+        .into_io_error()
+        .unwrap_or_else(|| io::Error::other("its links lead in a circle"));
+    let error = Error::io("search", &path, cause).with_hint("let this user read it, or name the bundles themselves");
+    Found::Broken(path, error)
+}
+
+/// Tells of a folder that is left alone.
+pub(super) fn note_skipped(folder: &Path, progress: &Progress) {
+    progress.note(format!(
+        "`{}` is a hidden or system folder and was not searched",
+        quote(folder)
+    ));
+}
+
+/// Whether a folder is hidden, or one in which systems keep what is no file of a user.
+pub(super) fn is_system_folder(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_lowercase();
+    let is_number = |rest: &str| rest.len() == 3 && rest.bytes().all(|byte| byte.is_ascii_digit());
+    name.starts_with('.') || SYSTEM_FOLDERS.contains(&name.as_str()) || name.strip_prefix(CHKDSK).is_some_and(is_number)
 }
 
 fn is_layout(path: &Path) -> bool {

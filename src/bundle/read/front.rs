@@ -13,6 +13,7 @@ use super::archive::blob_name;
 use super::scan::{Member, What};
 use crate::bundle::record::{self, ImageRecord, Recorded};
 use crate::error::Result;
+use crate::files::encoding;
 use crate::image::digest::Digest;
 use crate::image::listing;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
@@ -81,7 +82,7 @@ impl Front {
     fn begin(&mut self, read: &impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<()> {
         let document = |name: &str| -> Result<Vec<u8>> {
             match self.documents.get(name) {
-                Some((offset, size)) if *size <= MAX_DOCUMENT => read(*offset, *size),
+                Some((offset, size)) if *size <= MAX_DOCUMENT => read(*offset, *size).map(encoding::utf8),
                 _ => Ok(Vec::new()),
             }
         };

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::archive::Archive;
+use super::archive::{Archive, ITEMS};
 use super::member::Configs;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
@@ -20,7 +20,7 @@ use crate::image::reference::Reference;
 use crate::text::quote;
 
 /// The name of the document.
-pub(super) const MEMBER: &str = "manifest.json";
+pub(super) const MEMBER: &str = ITEMS;
 
 /// Docker's loader accepts less; podman 1 MiB.
 const MAX_MANIFEST_JSON: u64 = 16 << 20;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use oci_spec::image::OciLayout;
 
 use super::archive::Archive;
+use super::attached::{self, Attached, Role};
 use super::broken::BrokenImage;
 use super::contents::{BundledImage, Contents, Referrer};
+use super::find;
 use super::given::Given;
 use super::identity;
 use super::items::{self, Items};
@@ -15,6 +17,7 @@ use super::names;
 use super::rebuild;
 use super::recorded;
 use super::store::Store;
+use super::unlisted;
 use crate::bundle::record::{self, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, NAME};
@@ -23,7 +26,7 @@ use crate::image::listing::{self, Faulty};
 use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
 use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
-use crate::text::quote;
+use crate::text::{few, quote};
 
 /// The one version of the layout that there is.
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -36,6 +39,7 @@ const MAX_LAYOUT: u64 = 64 << 10;
 /// The OCI layout is what counts where there is one; `manifest.json` serves where there is none, and for an image that
 /// the layout describes wrongly.
 pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'_>) -> Result<Contents> {
+    archive.check_documents()?;
     let layout = version(archive)?;
     let is_archive = layout.is_ok() || archive.files.contains_key(items::MEMBER);
     if let Some(bad_link) = archive.bad_link.take_if(|_| is_archive) {
@@ -46,6 +50,11 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
         (Ok(()), items) => {
             let items = items.unwrap_or_default();
             let mut contents = read_index(archive, store, &items, given)?;
+            // A bundle of our own lists one platform of each image there, and its index counts.
+            if !archive.files.contains_key(record::MEMBER) {
+                let listed = std::mem::take(&mut contents.listed);
+                unlisted::add(archive, store, &items, &listed, given, &mut contents)?;
+            }
             rebuild::mend(archive, store, &items, &mut contents);
             recorded::warn(archive, &contents);
             contents
@@ -136,24 +145,49 @@ fn version(archive: &Archive) -> Result<Result<(), Error>> {
 }
 
 fn no_archive(archive: &Archive) -> Error {
+    let label = quote(&archive.label);
     let error = Error::new(
         Kind::Malformed,
         format!(
-            "`{}` is no image archive: it has neither `oci-layout` nor `{}`",
-            quote(&archive.label),
+            "`{label}` is no image archive: it has neither `oci-layout` nor `{}`",
             items::MEMBER
         ),
     );
     if !archive.whole {
         return if_cut_off(archive, error);
     }
+    if !archive.folders.is_empty() {
+        let folders = few(archive.folders.iter().map(|folder| format!("`{}`", quote(folder))));
+        let what = format!("{error}, but several folders in it do: {folders}");
+        return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import the folders");
+    }
     let is_there = |name: &&str| archive.files.contains_key(*name);
     if [".dockerenv", "etc/passwd", "etc/os-release"].iter().any(is_there) {
         return error
             .with_hint("these are the files of a container (`docker export`); save the image with `docker save`");
     }
+    if archive.files.is_empty() && archive.links.is_empty() {
+        return Error::new(Kind::Malformed, format!("{error}, nor any other file")).with_hint(
+            "it is an empty tar, or a file of which only zeros were written: copy it again, or make it again",
+        );
+    }
+    let names = || archive.files.keys();
+    if names().any(|name| name.starts_with(REGISTRY) || name.contains(&format!("/{REGISTRY}"))) {
+        return error.with_hint(REGISTRY_HINT);
+    }
+    if let Some(inner) = names().find(|name| find::is_archive(name)) {
+        let what = format!("{error}, but it holds `{}`, which may be one", quote(inner));
+        return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import what is in it");
+    }
     error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
 }
+
+/// Where a registry keeps what it holds.
+const REGISTRY: &str = "docker/registry/v2/";
+
+/// What to do about the files of a registry.
+const REGISTRY_HINT: &str =
+    "these are the files in which a registry keeps its content: start a registry on them, and export from it";
 
 /// Says of a document that is absent that the archive was cut off, where it was: no other fault needs to be looked for.
 fn if_cut_off(archive: &Archive, error: Error) -> Error {
@@ -167,10 +201,14 @@ fn if_cut_off(archive: &Archive, error: Error) -> Error {
 fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given<'_>) -> Result<Contents> {
     let recorded = recorded::read(archive, store.budget())?;
     let member = archive.describe("index.json");
-    let bytes = archive.read("index.json", MAX_MANIFEST)?.ok_or_else(|| {
+    let Some(bytes) = archive.read("index.json", MAX_MANIFEST)? else {
         let what = format!("`{}` has no `index.json`", quote(&archive.label));
-        if_cut_off(archive, Error::new(Kind::Malformed, what))
-    })?;
+        let error = if_cut_off(archive, Error::new(Kind::Malformed, what));
+        return match items.is_empty() || recorded.is_some() {
+            true => Err(error),
+            false => Ok(Contents::default()),
+        };
+    };
     let listed = listing::entries(&bytes).map_err(|e| e.context(&member))?;
     // Names and references of the entries take no more than their text.
     let _held = store
@@ -179,7 +217,10 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
         .map_err(|e| e.context(&member))?;
     drop(bytes);
 
-    let mut contents = Contents::default();
+    let mut contents = Contents {
+        places: listed.len(),
+        ..Contents::default()
+    };
     let mut entries = Vec::with_capacity(listed.len());
     for (place, listed) in listed.into_iter().enumerate() {
         match listed {
@@ -195,10 +236,24 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
     };
     let mut nameless = Vec::new();
     let mut named: HashSet<&Digest> = HashSet::new();
+    let mut images: Vec<(usize, &Entry)> = Vec::new();
+    let mut attached: Vec<Attached<'_>> = Vec::new();
     for (place, entry) in &entries {
         let (place, digest) = (*place, &entry.descriptor.digest);
-        let own = names::of_entry(&entry.annotations, &[], None, place).unwrap_or_default();
         let exact = given.exactly(place, Some(digest));
+        // A name that the user gives to it counts more than what it is said to be.
+        match attached::role(entry).filter(|_| exact.is_empty()) {
+            Some(Role::Attached(suffix)) => {
+                attached.push(Attached { place, entry, suffix });
+                continue;
+            }
+            Some(Role::Referrer) if subject(store, entry).is_some() => {
+                nameless.push((place, entry));
+                continue;
+            }
+            _ => images.push((place, entry)),
+        }
+        let own = names::of_entry(&entry.annotations, &[], None, place).unwrap_or_default();
         let Some(name) = own.first().or(exact.first()) else {
             nameless.push((place, entry));
             continue;
@@ -251,6 +306,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
         }
     }
     let mut contents = reader.contents;
+    attached::add(archive, store, &images, &attached, &mut contents).map_err(|e| e.context(&member))?;
     match recorded {
         Some(recorded) => {
             recorded::compare(archive, &recorded, &mut contents);
@@ -265,6 +321,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
             contents.lacks_record = archive.whole && !entries.is_empty() && entries.iter().all(twice_named);
         }
     }
+    contents.listed = entries.into_iter().map(|(_, entry)| entry.descriptor).collect();
     let others = contents.broken.len() + contents.referrers.len();
     store
         .budget()
@@ -349,6 +406,7 @@ impl Reader<'_> {
             rebuilt: false,
             archive: self.archive.label.clone(),
             place,
+            attached_to: None,
             may_be_sparse: self.archive.whole
                 && self.recorded.is_none()
                 && entry.annotations.contains_key(names::CONTAINERD_NAME),

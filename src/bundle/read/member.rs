@@ -1,6 +1,6 @@
 //! Members that `manifest.json` names by their paths: found through links, and held against the digests in their names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::archive::{Archive, blob_name};
 use super::broken::remembered;
@@ -10,16 +10,15 @@ use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::config::MAX_CONFIG;
 use crate::image::digest::Digest;
-use crate::text::quote;
-
-/// Maximum number of links that lead to one another; more are a loop.
-const MAX_LINKS: usize = 8;
+use crate::text::{Warnings, quote};
 
 /// The configs of an archive; each is read and hashed once.
 pub(super) struct Configs<'a> {
     archive: &'a Archive,
     /// The digests, by the source and offset of the config.
     known: HashMap<(String, u64), Result<Digest>>,
+    /// Configs that are named after another digest than their own, and that.
+    renamed: BTreeMap<String, Digest>,
 }
 
 impl<'a> Configs<'a> {
@@ -27,6 +26,7 @@ impl<'a> Configs<'a> {
         Self {
             archive,
             known: HashMap::new(),
+            renamed: BTreeMap::new(),
         }
     }
 
@@ -36,55 +36,44 @@ impl<'a> Configs<'a> {
         let read = || Ok(Digest::sha256(&place.read_all(path, MAX_CONFIG)?));
         let key = (place.source.label().to_owned(), place.offset);
         let digest = remembered(self.known.entry(key).or_insert_with(read))?;
-        check_name(path, &place, &[&digest])?;
+        // No program goes by the name. What the config says of the layers is checked, and a blob is what its name says.
+        if stated_digest(path).is_some_and(|stated| stated != digest) {
+            if blob_name(path).is_some() {
+                let what = format!("{}: its bytes hash to {digest}", place.describe(path));
+                return Err(Error::new(Kind::Integrity, what)
+                    .with_hint("the archive is damaged or was edited; save the image again"));
+            }
+            self.renamed.insert(path.to_owned(), digest.clone());
+        }
         Ok((place, digest))
+    }
+
+    /// What is worth telling of the configs that were found.
+    pub(super) fn warnings(&self) -> Warnings {
+        let label = quote(&self.archive.label);
+        let one = |(name, digest): (&String, &Digest)| {
+            format!(
+                "`{label}`: the config `{}` is not what its name says: it hashes to {digest}; it is taken as it is",
+                quote(name)
+            )
+        };
+        self.renamed.iter().map(one).collect()
     }
 }
 
 /// The content behind a path of `manifest.json`, through links inside the archive.
 pub(super) fn resolve(archive: &Archive, path: &str, store: &Store) -> Result<Place> {
     let wrong = |why: String| Error::new(Kind::Malformed, why);
-    let mut name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
-    for _ in 0..=MAX_LINKS {
-        if let Some(place) = blob_name(&name).and_then(|digest| store.blob(&digest)) {
-            // Messages about it need its name, and only the store could tell it from the digest.
-            let member = Some(name.into_boxed_str());
-            return Ok(Place {
-                member,
-                ..place.clone()
-            });
-        }
-        if let Some(place) = archive.files.get(&name) {
-            return Ok(place.clone());
-        }
-        match archive.links.get(&name) {
-            Some(target) => name.clone_from(target),
-            None => {
-                return Err(wrong(format!("`{}` is not in the archive", quote(&name)))
-                    .with_hint("the archive is incomplete: copy it again, or save the image again"));
-            }
-        }
-    }
-    Err(wrong(format!(
-        "`{}` leads over more than {MAX_LINKS} links",
-        quote(&path)
-    )))
+    let name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
+    archive
+        .follow(&name, store)
+        .map_err(|why| wrong(why).with_hint("the archive is incomplete: copy it again, or save the image again"))
 }
 
-/// A file that is named after a digest must have it.
-pub(super) fn check_name(path: &str, place: &Place, digests: &[&Digest]) -> Result<()> {
+/// The digest that a file is named after, where it is named so.
+fn stated_digest(path: &str) -> Option<Digest> {
     let base = path.rsplit('/').next().unwrap_or(path);
     let base = base.strip_prefix("sha256:").unwrap_or(base);
     let hex = base.split('.').next().unwrap_or(base);
-    let Ok(stated) = format!("sha256:{hex}").parse::<Digest>() else {
-        return Ok(());
-    };
-    if digests.contains(&&stated) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Integrity,
-        format!("{}: its bytes hash to {}", place.describe(path), digests[0]),
-    )
-    .with_hint("the archive is damaged or was edited; save the image again"))
+    format!("sha256:{hex}").parse().ok()
 }

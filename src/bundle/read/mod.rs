@@ -5,17 +5,20 @@
 //! checked against their digests when a tree is built, and that every blob is there is known before a tree is given out.
 
 mod archive;
+mod attached;
 mod broken;
 mod compression;
 mod contents;
 mod docker_archive;
 mod documents;
 mod find;
+mod foreign;
 mod forward;
 mod front;
 pub(crate) mod given;
 mod header;
 mod identity;
+mod inside;
 mod items;
 mod layer;
 mod layout;
@@ -30,6 +33,7 @@ mod sparse;
 mod spool;
 mod store;
 mod tree;
+mod unlisted;
 mod walk;
 
 use std::collections::{BTreeMap, HashSet};
@@ -38,6 +42,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::record::Missing;
 use crate::error::{Error, Kind, Result};
@@ -48,7 +53,7 @@ use crate::image::tree::{ImageTree, Variant};
 use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 use archive::Archive;
-pub(crate) use broken::BrokenImage;
+pub(crate) use broken::{BrokenArchive, BrokenImage};
 pub use contents::BundledImage;
 pub(crate) use contents::Referrer;
 use find::Found;
@@ -57,12 +62,17 @@ use pipe::Incoming;
 use spool::Temp;
 use store::Store;
 
+/// Maximum number of archives whose faults are told one by one.
+const MAX_BROKEN: usize = 1000;
+
 /// One or several bundles, opened and indexed; blobs are shared among them. Reads are positional, so that any number of
 /// threads read at the same time.
 pub struct Bundle {
     store: Store,
     images: Vec<BundledImage>,
     broken: Vec<BrokenImage>,
+    broken_archives: Vec<BrokenArchive>,
+    more_broken: usize,
     referrers: Vec<Referrer>,
     missing: Vec<Missing>,
     warnings: Warnings,
@@ -98,16 +108,25 @@ impl Bundle {
     /// # Errors
     /// [`Kind::Malformed`] if an archive breaks the rules of its format or holds no image, with file, member and offset;
     /// [`Kind::Usage`] if no image has a name and [`OpenOptions::names`] gives none. As long as one image is whole, those
-    /// that are not are [`broken`](Self::broken) and no error.
+    /// that are not are [`broken`](Self::broken) and no error, and archives that cannot be read are
+    /// [`broken_archives`](Self::broken_archives).
     pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
         let mut warnings = Warnings::default();
         let mut archives = Vec::new();
-        for found in find::archives(paths, &mut warnings)? {
-            archives.push(match found {
-                Found::Layout(path) => Archive::of_directory(&path, &mut store)?,
-                Found::File(path) => spool::open(&path, &options.temp(), &mut store)?,
-            });
+        for found in find::archives(paths, &mut warnings, &options.progress) {
+            let (path, opened) = match found {
+                Found::Layout(path) => (
+                    path.clone(),
+                    Archive::of_directory(&path, &mut store, &options.progress),
+                ),
+                Found::File(path) => (path.clone(), spool::open(&path, &options.temp(), &mut store)),
+                Found::Broken(path, error) => (path, Err(error)),
+            };
+            archives.push(opened.map_err(|error| BrokenArchive {
+                label: text::path(&path),
+                error: Arc::new(error),
+            }));
         }
         Self::of_archives(archives, store, warnings, options)
     }
@@ -120,7 +139,7 @@ impl Bundle {
     pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
         let mut store = Store::default();
         let archive = spool::from_reader(input, label, &options.temp(), &mut store)?;
-        Self::of_archives(vec![archive], store, Warnings::default(), options)
+        Self::of_archives(vec![Ok(archive)], store, Warnings::default(), options)
     }
 
     /// Opens what comes from a pipe, and copies no more of it than must be: a bundle of this program has everything but its
@@ -138,7 +157,7 @@ impl Bundle {
         let mut store = Store::default();
         let (archive, rest) = pipe::open(input, label, &options.temp(), &mut store)?;
         Ok((
-            Self::of_archives(vec![archive], store, Warnings::default(), options)?,
+            Self::of_archives(vec![Ok(archive)], store, Warnings::default(), options)?,
             rest,
         ))
     }
@@ -177,32 +196,62 @@ impl Bundle {
         }
     }
 
-    fn of_archives(archives: Vec<Archive>, store: Store, warnings: Warnings, options: &OpenOptions) -> Result<Self> {
+    fn of_archives(
+        archives: Vec<Result<Archive, BrokenArchive>>,
+        store: Store,
+        warnings: Warnings,
+        options: &OpenOptions,
+    ) -> Result<Self> {
         let mut bundle = Self {
             store,
             images: Vec::new(),
             broken: Vec::new(),
+            broken_archives: Vec::new(),
+            more_broken: 0,
             referrers: Vec::new(),
             missing: Vec::new(),
             warnings,
         };
         let mut given = Given::new(&options.names, archives.len())?;
-        for mut archive in archives {
-            archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
-            let contents = layout::read(&mut archive, &mut bundle.store, &mut given)?;
-            bundle.warnings.append(std::mem::take(&mut archive.warnings));
-            bundle.images.extend(contents.images);
-            bundle.broken.extend(contents.broken);
-            bundle.referrers.extend(contents.referrers);
-            bundle.missing.extend(contents.missing);
+        for archive in archives {
+            let read = archive.and_then(|mut archive| {
+                archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
+                let contents = layout::read(&mut archive, &mut bundle.store, &mut given);
+                bundle.warnings.append(std::mem::take(&mut archive.warnings));
+                contents.map_err(|error| BrokenArchive {
+                    label: archive.label,
+                    error: Arc::new(error),
+                })
+            });
+            match read {
+                Ok(contents) => {
+                    bundle.images.extend(contents.images);
+                    bundle.broken.extend(contents.broken);
+                    bundle.referrers.extend(contents.referrers);
+                    bundle.missing.extend(contents.missing);
+                }
+                Err(broken) => bundle.note_broken(broken),
+            }
         }
-        bundle.one_digest_per_name()?;
+        if bundle.more_broken > 0 {
+            bundle.broken_archives.push(BrokenArchive::more(bundle.more_broken));
+        }
+        bundle.one_digest_per_name();
         bundle.whole_or_broken();
-        given.check(&bundle.images, &bundle.broken)?;
+        if bundle.broken_archives.is_empty() {
+            given.check(&bundle.images, &bundle.broken)?;
+        }
         if bundle.images.is_empty() {
-            return Err(broken::none_is_whole(&bundle.broken));
+            return Err(broken::none_is_whole(&bundle.broken_archives, &bundle.broken));
         }
         Ok(bundle)
+    }
+
+    fn note_broken(&mut self, archive: BrokenArchive) {
+        match self.broken_archives.len() {
+            0..MAX_BROKEN => self.broken_archives.push(archive),
+            _ => self.more_broken += 1,
+        }
     }
 
     /// A whole image makes up for a broken one of the same name in another archive. In one archive nobody can tell which of
@@ -221,9 +270,11 @@ impl Bundle {
         self.broken.retain(|broken| broken.is_misnamed || !is_whole(broken));
     }
 
-    /// A name that stands there twice is one image if the digest is the same, and an error if not.
-    fn one_digest_per_name(&mut self) -> Result<()> {
+    /// A name that stands there twice is one image if the digest is the same. If not, nobody can tell which of the images it
+    /// means, and none of them is imported under it.
+    fn one_digest_per_name(&mut self) {
         let mut seen: BTreeMap<Reference, usize> = BTreeMap::new();
+        let mut two: BTreeMap<Reference, BrokenImage> = BTreeMap::new();
         let mut kept: Vec<BundledImage> = Vec::with_capacity(self.images.len());
         for image in std::mem::take(&mut self.images) {
             let Some(first) = seen.get(&image.name).and_then(|first| kept.get(*first)) else {
@@ -231,36 +282,15 @@ impl Bundle {
                 kept.push(image);
                 continue;
             };
-            if first.root.digest == image.root.digest {
-                continue;
+            if first.root.digest != image.root.digest && !two.contains_key(&image.name) {
+                let error = two_of_one_name(first, &image);
+                let broken = BrokenImage::misleading(&image.name, &first.archive, error);
+                two.insert(image.name.clone(), broken);
             }
-            let place = |image: &BundledImage| {
-                let (digest, archive) = (&image.root.digest, quote(&image.archive));
-                format!("{digest} in `{archive}` (@{})", image.place)
-            };
-            let error = Error::new(
-                Kind::Malformed,
-                format!(
-                    "two images are called `{}`: {} and {}",
-                    image.name,
-                    place(first),
-                    place(&image)
-                ),
-            );
-            return Err(error.with_hint(if first.archive == image.archive {
-                format!(
-                    "give each a name of its own, such as `--name @{}=REPOSITORY:TAG`",
-                    image.place
-                )
-            } else {
-                format!(
-                    "import the bundles one after the other, or give one another name: `--name {}=REPOSITORY:TAG`",
-                    image.root.digest
-                )
-            }));
         }
+        kept.retain(|image| !two.contains_key(&image.name));
         self.images = kept;
-        Ok(())
+        self.broken.extend(two.into_values());
     }
 
     /// The images, in the order of the bundles and of each one's index; at least one.
@@ -271,6 +301,11 @@ impl Bundle {
     /// Images that are listed and cannot be had, since they are not whole or have no name; each with its reason.
     pub fn broken(&self) -> &[BrokenImage] {
         &self.broken
+    }
+
+    /// Files and folders of which nothing could be read; each with its reason.
+    pub fn broken_archives(&self) -> &[BrokenArchive] {
+        &self.broken_archives
     }
 
     /// Manifests without a name that refer to others, in the order of the bundles and of each one's index.
@@ -348,6 +383,30 @@ impl Bundle {
     pub fn describe(&self, digest: &Digest) -> String {
         self.store.describe(digest)
     }
+}
+
+/// The error of two images that have one name.
+fn two_of_one_name(first: &BundledImage, second: &BundledImage) -> Error {
+    let place = |image: &BundledImage| {
+        let (digest, archive) = (&image.root.digest, quote(&image.archive));
+        format!("{digest} in `{archive}` (@{})", image.place)
+    };
+    let what = format!(
+        "two images are called `{}`: {} and {}",
+        first.name,
+        place(first),
+        place(second)
+    );
+    let hint = if first.archive == second.archive {
+        format!(
+            "give each a name of its own, such as `--name @{}=REPOSITORY:TAG`",
+            second.place
+        )
+    } else {
+        let digest = &second.root.digest;
+        format!("import the bundles one after the other, or give one another name: `--name {digest}=REPOSITORY:TAG`")
+    };
+    Error::new(Kind::Malformed, what).with_hint(hint)
 }
 
 impl fmt::Debug for Bundle {

@@ -74,6 +74,8 @@ pub(super) fn read_items(
             .map(|name| rebuilt(archive, place, name, root.clone()));
         contents.images.extend(images);
     }
+    let warnings = builder.warnings();
+    archive.warnings.append(warnings);
     let names = contents.images.len() + contents.broken.len();
     let taken = store.budget().take(names as u64 * NAME);
     taken.map_err(|e| e.context(archive.describe(MEMBER)))?;
@@ -142,6 +144,7 @@ pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, cont
             }
         }
     }
+    warnings.append(builder.warnings());
     archive.warnings.append(warnings);
 }
 
@@ -194,7 +197,8 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     })
 }
 
-fn rebuilt(archive: &Archive, place: usize, name: Reference, root: Descriptor) -> BundledImage {
+/// An image whose manifest was made here.
+pub(super) fn rebuilt(archive: &Archive, place: usize, name: Reference, root: Descriptor) -> BundledImage {
     BundledImage {
         name,
         root,
@@ -202,6 +206,7 @@ fn rebuilt(archive: &Archive, place: usize, name: Reference, root: Descriptor) -
         rebuilt: true,
         archive: archive.label.clone(),
         place,
+        attached_to: None,
         may_be_sparse: false,
     }
 }

@@ -6,6 +6,7 @@
 
 use tar::Header;
 
+use super::foreign;
 use super::forward::Forward;
 use super::header::{self, Announces, BLOCK, Pax};
 use crate::error::{Error, Kind, Result};
@@ -87,7 +88,7 @@ impl<F: Forward> Scanner<F> {
             if self.members > MAX_MEMBERS {
                 return Err(self.fault(start, format!("more than {MAX_MEMBERS} members")));
             }
-            header::check_sum(&header).map_err(|why| self.no_header(start, why))?;
+            header::check_sum(&header).map_err(|why| self.no_header(start, why, header.as_bytes()))?;
             let raw_name = header.path_bytes();
             let what = header::announces(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
             let size = header::size(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
@@ -228,7 +229,11 @@ impl<F: Forward> Scanner<F> {
             BLOCK => {}
             short => {
                 let why = format!("the archive ends inside a header, after {short} of its {BLOCK} bytes");
-                return Err(self.fault(start, why).with_hint("the file is cut off: copy it again"));
+                let read = usize::try_from(short).unwrap_or_default();
+                return Err(match foreign::recognise(&header.as_bytes()[..read]) {
+                    Some(_) if start == 0 => self.no_header(start, why, &header.as_bytes()[..read]),
+                    _ => self.fault(start, why).with_hint("the file is cut off: copy it again"),
+                });
             }
         }
         if header.as_bytes().iter().any(|b| *b != 0) {
@@ -283,8 +288,12 @@ impl<F: Forward> Scanner<F> {
         )
     }
 
-    /// A block that is no header. Where the first one is none, this is no archive at all.
-    fn no_header(&self, offset: u64, why: String) -> Error {
+    /// A block that is no header, which begins with these bytes. Where the first one is none, this is no archive at all.
+    fn no_header(&self, offset: u64, why: String, block: &[u8]) -> Error {
+        if let Some(foreign) = foreign::recognise(block).filter(|_| offset == 0) {
+            let what = format!("no archive of images but {}: {why}", foreign.what);
+            return self.fault(offset, what).with_hint(foreign.hint);
+        }
         self.fault(offset, why).with_hint(if offset == 0 {
             "this is no archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
              another program"

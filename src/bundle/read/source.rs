@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Kind, Result};
 use crate::files;
 use crate::files::{Folder, Identity};
@@ -145,7 +147,7 @@ impl Source {
                 Ok(0) => return Err(self.changed(offset + filled as u64)),
                 Ok(count) => filled += count,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("read", Path::new(&self.label), e)),
+                Err(e) => return Err(read_failed(&self.label, e)),
             }
         }
         Ok(())
@@ -177,6 +179,25 @@ impl Source {
         )
         .with_hint("run the command again when nothing writes to the file any more")
     }
+}
+
+/// A failed read, with what can be done about the disk or the connection to it.
+fn read_failed(label: &str, e: std::io::Error) -> Error {
+    let hint = match Errno::from_io_error(&e) {
+        Some(Errno::IO | Errno::NODATA | Errno::BADMSG | Errno::REMOTEIO) => {
+            "the disk has errors, or its cable: copy the bundle from its origin again, or what can be read of it to another disk, \
+             and compare check sums; the same command sends what is not at the registry yet"
+        }
+        Some(Errno::NXIO | Errno::NODEV | Errno::NOMEDIUM | Errno::SHUTDOWN) => {
+            "the disk is no longer there: connect it again and run the same command, which sends what is not at the registry yet"
+        }
+        Some(Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT | Errno::CONNABORTED) => {
+            "the network file system lost the file: mount it again and run the same command, which sends what is not at the \
+             registry yet"
+        }
+        _ => return Error::io("read", Path::new(label), e),
+    };
+    Error::io("read", Path::new(label), e).with_hint(hint)
 }
 
 fn missing_or_io(path: &Path, e: std::io::Error) -> Error {

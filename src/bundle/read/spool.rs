@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::archive::Archive;
 use super::compression::{Compression, Limit, MAGIC};
 use super::forward::{Forward, StreamForward, quoted, stream_error};
+use super::inside;
 use super::scan::{End, Scanner};
 use super::source::Source;
 use super::store::Store;
@@ -43,7 +44,9 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     }
     let compression = Compression::of(&head[..count], &quoted(&label))?;
     if compression == Compression::None {
-        return Archive::of_tar(&source, store);
+        let mut archive = Archive::of_tar(&source, store)?;
+        inside::enter(&mut archive, store)?;
+        return Ok(archive);
     }
     // The file that was looked at, whatever has its name now.
     let file = source
@@ -117,6 +120,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Resu
 
     let source = Arc::new(tee.output.into_source(label)?);
     let mut archive = Archive::of_tar(&source, store)?;
+    inside::enter(&mut archive, store)?;
     if garbage {
         archive.warnings.push(format!(
             "`{}`: bytes behind the end of the archive are ignored",

@@ -29,6 +29,8 @@ pub(super) struct Store {
     copies: HashMap<Digest, Vec<Place>>,
     /// How many of a blob's places have turned out to have other bytes.
     bad: Mutex<HashMap<Digest, usize>>,
+    /// Blobs that stand behind links which cannot be followed, and why.
+    refused: BTreeMap<Digest, String>,
     /// Manifests that were made here.
     built: HashMap<Digest, Bytes>,
     /// Manifests and configs that were read.
@@ -106,6 +108,21 @@ impl Store {
         Ok(())
     }
 
+    /// Notes why a blob that is listed cannot be read.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are too many.
+    pub(super) fn refuse(&mut self, digest: Digest, why: String) -> Result<()> {
+        self.budget().take(BLOB + why.len() as u64)?;
+        self.refused.insert(digest, why);
+        Ok(())
+    }
+
+    /// Why a blob that is not there cannot be read, where that is known.
+    pub(super) fn refusal(&self, digest: &Digest) -> Option<&str> {
+        self.refused.get(digest).map(String::as_str)
+    }
+
     /// Puts down another place of a blob in the stead of the one that is known.
     pub(super) fn replace(&mut self, digest: Digest, place: Place) {
         self.blobs.insert(digest, place);
@@ -146,7 +163,10 @@ impl Store {
         }
         loop {
             let place = self.place(digest)?;
-            let bytes = place.read_all(&blob_path(digest), cap)?;
+            let bytes = match place.read_all(&blob_path(digest), cap) {
+                Err(_) if self.turn(digest) => continue,
+                read => read?,
+            };
             let is_right = || digest.same_algorithm(&bytes) == *digest;
             if !self.copies.contains_key(digest) || is_right() || !self.turn(digest) {
                 return Ok(Bytes::from(bytes));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::archive::FOLLOW_LINKS;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -15,7 +16,7 @@ use crate::image::media_type;
 use crate::image::platform::Platform;
 use crate::image::select::{check_child, check_entries};
 use crate::image::tree::{LeftOut, MAX_DEPTH, MAX_NODES, Variant};
-use crate::text::{LISTED, few};
+use crate::text::{LISTED, few, few_with};
 
 /// Image configs above this sum are read and checked, but not kept.
 const MAX_KEPT_CONFIGS: usize = 16 << 20;
@@ -35,6 +36,8 @@ pub(super) struct Walk<'a> {
     checked: HashMap<Digest, bool>,
     /// What is named and not there.
     pub(super) missing: BTreeSet<Digest>,
+    /// What is named and stands behind a link that cannot be followed.
+    refused: BTreeMap<Digest, String>,
     wrong: BTreeSet<String>,
     /// How many more wrong sizes there are.
     more_wrong: usize,
@@ -55,6 +58,7 @@ impl<'a> Walk<'a> {
             nodes: HashMap::new(),
             checked: HashMap::new(),
             missing: BTreeSet::new(),
+            refused: BTreeMap::new(),
             wrong: BTreeSet::new(),
             more_wrong: 0,
             left_out: BTreeMap::new(),
@@ -189,7 +193,10 @@ impl<'a> Walk<'a> {
                 false
             }
             None => {
-                self.missing.insert(descriptor.digest.clone());
+                match self.store.refusal(&descriptor.digest) {
+                    Some(why) => self.refused.insert(descriptor.digest.clone(), why.to_owned()).is_none(),
+                    None => self.missing.insert(descriptor.digest.clone()),
+                };
                 false
             }
         }
@@ -256,6 +263,10 @@ impl<'a> Walk<'a> {
 
     /// The error of everything that was noted, if something was.
     pub(super) fn problems(&self) -> Result<()> {
+        if !self.refused.is_empty() {
+            let why = few_with(self.refused.values(), "; ");
+            return Err(Error::new(Kind::Malformed, why).with_hint(FOLLOW_LINKS));
+        }
         if !self.missing.is_empty() {
             let count = self.missing.len();
             return Err(Error::new(
@@ -281,7 +292,7 @@ impl<'a> Walk<'a> {
 
     /// Whether something is missing, and nothing is worse than that.
     pub(super) fn only_misses(&self) -> bool {
-        !self.missing.is_empty() && self.wrong.is_empty()
+        !self.missing.is_empty() && self.refused.is_empty() && self.wrong.is_empty()
     }
 
     /// Blobs that may be absent, and are.

@@ -14,8 +14,8 @@ use super::key::{self, Key};
 use super::options::{CredentialFile, FileFormat, Place};
 use super::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
+use crate::files::encoding;
 use crate::files::{self, Pipes};
-use crate::registry::encoding;
 use crate::text::quote;
 
 /// No credential file above this size is read.

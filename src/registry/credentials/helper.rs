@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::secret::Credential;
 use crate::error::{Error, Kind, Result};
-use crate::registry::encoding;
+use crate::files::encoding;
 use crate::text::quote;
 
 /// An answer is never larger than this; tokens of cloud providers have a few KiB.

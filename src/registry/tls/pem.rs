@@ -8,8 +8,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::error::{Error, Kind, Result};
+use crate::files::encoding;
 use crate::files::{self, Pipes};
-use crate::registry::encoding;
 use crate::text::quote;
 
 /// Maximum size of a file, in bytes. The list of all public certificate authorities has a quarter of a megabyte.

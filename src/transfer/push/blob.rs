@@ -73,7 +73,9 @@ pub(crate) async fn place(
                     return Err(error);
                 }
                 let wrong = error.kind() == Kind::Integrity;
-                if wrong && origin.elsewhere(&descriptor.digest) {
+                // A copy of the blob on another disk may be sound.
+                let may_be_elsewhere = wrong || error.kind() == Kind::Io;
+                if may_be_elsewhere && origin.elsewhere(&descriptor.digest) {
                     progress.note(format!("{}; reading it again", error.full()));
                     continue;
                 }

@@ -24,6 +24,9 @@ pub struct PushReport {
     /// Images that a bundle itself says are missing from it, and that no other one has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+    /// Files and folders that were to be imported and of which nothing could be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken_archives: Vec<ArchiveReport>,
     /// What is odd about the bundles, though it hinders nothing.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub warnings: Warnings,
@@ -47,6 +50,7 @@ impl PushReport {
             images,
             total,
             missing: Vec::new(),
+            broken_archives: Vec::new(),
             warnings: Warnings::default(),
             bundle_error: None,
             error: None,
@@ -66,11 +70,21 @@ impl PushReport {
     pub fn failed(&self) -> bool {
         self.error.is_some()
             || self.bundle_error.is_some()
+            || !self.broken_archives.is_empty()
             || self
                 .images
                 .iter()
                 .any(|image| image.error.is_some() || image.pinned_digest_missing)
     }
+}
+
+/// A file or folder of which nothing could be read.
+#[derive(Debug, Clone, Serialize)]
+pub struct ArchiveReport {
+    /// Its path.
+    pub path: Line,
+    /// Why it could not be read.
+    pub error: Failure,
 }
 
 /// What came of one image.

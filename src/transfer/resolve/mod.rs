@@ -122,8 +122,11 @@ impl Resolver {
         let root = root?;
         let repository = Repository::new(reference, &self.registries)?;
         let (selection, configs) = self.select(&repository, &root).await?;
-        // An index that lists nothing has nothing that could be unwanted: it is carried as it is.
-        if selection.is_empty() && !root.lists_nothing() {
+        if root.lists_nothing() {
+            self.progress.warn(format!(
+                "`{reference}`: its index lists nothing; it is carried as it is"
+            ));
+        } else if selection.is_empty() {
             return Err(nothing_wanted(&self.wanted.platforms, &selection.dropped));
         }
         let mut tree = ImageTree {

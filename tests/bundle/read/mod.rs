@@ -1,7 +1,12 @@
 //! Reading good bundles: in every packing, with every kind of content that a bundle may have.
 
 mod any_tar;
+mod attached;
+mod documents;
+mod inside;
+mod linked;
 mod record;
+mod unlisted;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

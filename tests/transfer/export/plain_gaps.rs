@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use docker_mirror::testing::FileSystem;
 use docker_mirror::{
     Kind, Options, Progress, Registries, Result, Wanted,
     export::{self, Compression, Output, Report, Request},
+    testing::FileSystem,
 };
 
 use super::tools::{Export, check, noise, put_image};

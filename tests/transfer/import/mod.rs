@@ -1,6 +1,7 @@
 //! Import: what becomes of images, good and bad, at registries that do as they should and at others.
 
 mod again;
+mod broken_files;
 mod bundles;
 mod collected;
 mod filtered_index;
@@ -16,6 +17,7 @@ pub(crate) mod pipe;
 mod pipe_end;
 mod pipe_shared;
 mod platforms;
+mod read_errors;
 mod report;
 mod sha512;
 mod sparse_index;

@@ -7,7 +7,7 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 ///
 /// UTF-16 is told by its mark, or by a NUL on one side of the first character, which is ASCII in every format that is read
 /// here. Bytes that are no text in any of these encodings come back as they are: the parser that gets them says what is wrong.
-pub(super) fn utf8(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn utf8(bytes: Vec<u8>) -> Vec<u8> {
     if let Some(rest) = bytes.strip_prefix(MARK) {
         return rest.to_vec();
     }
@@ -25,7 +25,7 @@ pub(super) fn utf8(bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// The content of a PEM file, which is ASCII: marks in the middle, where marked files were put together, go as well.
-pub(super) fn pem(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn pem(bytes: Vec<u8>) -> Vec<u8> {
     let bytes = utf8(bytes);
     if !bytes.windows(MARK.len()).any(|window| window == MARK) {
         return bytes;

@@ -1,0 +1,244 @@
+//! Signatures, attestations and SBOMs that stand beside an image in a layout, as `cosign save` and hauler write them: told by
+//! an annotation, under the name of the image or under none. A registry has them in the image's repository, under the tag
+//! `sha256-HEX.sig` (`.att`, `.sbom`) that is made of the image's digest.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use super::archive::Archive;
+use super::broken::BrokenImage;
+use super::contents::{BundledImage, Contents};
+use super::names;
+use super::store::Store;
+use crate::error::{Error, Kind, Result};
+use crate::image::budget::NAME;
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::annotation::KIND;
+use crate::image::manifest::{Entry, MAX_ENTRIES, View};
+use crate::image::reference::Reference;
+use crate::text::quote;
+
+/// Who writes the annotation.
+const AUTHORITIES: [&str; 2] = ["dev.cosignproject.cosign", "dev.hauler"];
+
+/// The layer of a signature (cosign, SIGNATURE_SPEC.md).
+const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+
+/// The layer of an attestation.
+const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
+
+/// Maximum size in bytes of a layer that is read for the digest of the image. A signature has some 250 bytes; of an
+/// attestation that is larger the name tells the image.
+const MAX_PAYLOAD: u64 = 1 << 20;
+
+/// What an entry of an index is, where an annotation says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It belongs to an image, and has a tag that ends so.
+    Attached(&'static str),
+    /// It states its subject by itself.
+    Referrer,
+}
+
+/// What the annotation of an entry says; `None` for an image.
+pub(super) fn role(entry: &Entry) -> Option<Role> {
+    let (authority, kind) = entry.annotations.get(KIND)?.split_once('/')?;
+    if !AUTHORITIES.contains(&authority) {
+        return None;
+    }
+    match kind {
+        "sigs" => Some(Role::Attached("sig")),
+        "atts" => Some(Role::Attached("att")),
+        "sboms" => Some(Role::Attached("sbom")),
+        _ if kind.starts_with("referrers") => Some(Role::Referrer),
+        _ => None,
+    }
+}
+
+/// An attached entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attached<'a> {
+    pub(super) place: usize,
+    pub(super) entry: &'a Entry,
+    pub(super) suffix: &'static str,
+}
+
+/// Gives each attached entry its tag beside the image that it belongs to. `images` are the entries of images, with their
+/// places.
+///
+/// # Errors
+/// [`Kind::TooLarge`] if there are too many.
+pub(super) fn add(
+    archive: &Archive,
+    store: &Store,
+    images: &[(usize, &Entry)],
+    attached: &[Attached<'_>],
+    contents: &mut Contents,
+) -> Result<()> {
+    if attached.is_empty() {
+        return Ok(());
+    }
+    let mut by_place: HashMap<usize, Vec<Reference>> = HashMap::new();
+    for image in &contents.images {
+        by_place.entry(image.place).or_default().push(image.name.clone());
+    }
+    let subjects = Subjects::new(store, images);
+    for attached in attached {
+        store.budget().take(NAME)?;
+        let stated = stated_subject(store, &attached.entry.descriptor);
+        let Some((place, entry)) = subjects.find(attached.entry, stated.as_ref()) else {
+            contents.broken.push(without_image(archive, attached, stated.as_ref()));
+            continue;
+        };
+        let subject = stated.as_ref().unwrap_or(&entry.descriptor.digest);
+        let tag = format!("{}-{}.{}", subject.algorithm().as_str(), subject.hex(), attached.suffix);
+        // An image that is broken or has no name is told by itself.
+        for image in by_place.get(&place).into_iter().flatten() {
+            let Ok(name) = Reference::new(image.host(), image.repository(), Some(&tag), None) else {
+                continue;
+            };
+            store.budget().take(NAME)?;
+            contents.images.push(BundledImage {
+                name,
+                root: attached.entry.descriptor.clone(),
+                record: None,
+                rebuilt: false,
+                archive: archive.label.clone(),
+                place: attached.place,
+                may_be_sparse: false,
+                attached_to: Some(image.clone()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The entries of images, by what tells that something belongs to them.
+struct Subjects<'a> {
+    images: &'a [(usize, &'a Entry)],
+    /// Positions in `images`, the first one of each.
+    by_name: HashMap<Reference, usize>,
+    by_digest: HashMap<&'a Digest, usize>,
+    by_child: HashMap<Digest, usize>,
+}
+
+impl<'a> Subjects<'a> {
+    fn new(store: &Store, images: &'a [(usize, &'a Entry)]) -> Self {
+        let mut subjects = Self {
+            images,
+            by_name: HashMap::new(),
+            by_digest: HashMap::new(),
+            by_child: HashMap::new(),
+        };
+        for (at, (_, entry)) in images.iter().enumerate() {
+            if let Some(name) = own_name(entry) {
+                subjects.by_name.entry(name).or_insert(at);
+            }
+            let root = &entry.descriptor;
+            if subjects.by_digest.insert(&root.digest, at).is_some() {
+                continue;
+            }
+            let Ok(manifest) = store.manifest(&root.digest, &root.media_type) else {
+                continue;
+            };
+            let View::Index(index) = manifest.view() else { continue };
+            for child in index.entries.iter().map(|entry| &entry.descriptor.digest) {
+                // What one image may list, and not more.
+                if subjects.by_child.len() < MAX_ENTRIES {
+                    subjects.by_child.entry(child.clone()).or_insert(at);
+                }
+            }
+        }
+        subjects
+    }
+
+    /// The image that an attached entry belongs to: that of its name; else that of the digest that it states, itself or by its
+    /// index; else the only one that there is.
+    fn find(&self, attached: &Entry, stated: Option<&Digest>) -> Option<(usize, &'a Entry)> {
+        let own = own_name(attached);
+        let named = own.as_ref().and_then(|name| self.by_name.get(name));
+        let stated = || stated.and_then(|stated| self.by_digest.get(stated).or_else(|| self.by_child.get(stated)));
+        match (named.or_else(stated), self.images) {
+            (Some(at), _) => self.images.get(*at).copied(),
+            (None, [only]) if own.is_none() => Some(*only),
+            (None, _) => None,
+        }
+    }
+}
+
+fn own_name(entry: &Entry) -> Option<Reference> {
+    names::of_entry(&entry.annotations, &[], None, 0)
+        .ok()?
+        .into_iter()
+        .next()
+}
+
+/// The digest that the content of a signature or attestation is about.
+fn stated_subject(store: &Store, root: &Descriptor) -> Option<Digest> {
+    #[derive(Deserialize)]
+    struct Signature {
+        critical: Critical,
+    }
+    #[derive(Deserialize)]
+    struct Critical {
+        image: Image,
+    }
+    #[derive(Deserialize)]
+    struct Image {
+        #[serde(rename = "docker-manifest-digest")]
+        digest: Digest,
+    }
+    #[derive(Deserialize)]
+    struct Envelope {
+        payload: String,
+    }
+    #[derive(Deserialize)]
+    struct Statement {
+        subject: Vec<Subject>,
+    }
+    #[derive(Deserialize)]
+    struct Subject {
+        digest: HashMap<String, String>,
+    }
+    let manifest = store.manifest(&root.digest, &root.media_type).ok()?;
+    let View::Image(image) = manifest.view() else {
+        return None;
+    };
+    let layer = image.layers.first()?;
+    let size = store.size_of(&layer.digest).filter(|size| *size <= MAX_PAYLOAD)?;
+    let mut bytes = vec![0; usize::try_from(size).ok()?];
+    store.read_at(&layer.digest, 0, &mut bytes).ok()?;
+    match layer.media_type.as_str() {
+        SIMPLE_SIGNING => {
+            let signature: Signature = serde_json::from_slice(&bytes).ok()?;
+            Some(signature.critical.image.digest)
+        }
+        ENVELOPE => {
+            let envelope: Envelope = serde_json::from_slice(&bytes).ok()?;
+            let statement: Statement = serde_json::from_slice(&STANDARD.decode(envelope.payload).ok()?).ok()?;
+            let hex = statement.subject.first()?.digest.get("sha256")?;
+            format!("sha256:{hex}").parse().ok()
+        }
+        _ => None,
+    }
+}
+
+fn without_image(archive: &Archive, attached: &Attached<'_>, stated: Option<&Digest>) -> BrokenImage {
+    let place = attached.place;
+    let subject = stated.map_or_else(|| "an image".to_owned(), ToString::to_string);
+    let what = format!(
+        "`{}`: entry @{place} ({}) belongs to {subject} (`.{}`), and the archive does not tell which image that is",
+        quote(&archive.label),
+        attached.entry.descriptor.digest,
+        attached.suffix
+    );
+    let hint = format!(
+        "name it as it is called at a registry: `--name @{place}=REPOSITORY:sha256-HEX.{}`",
+        attached.suffix
+    );
+    BrokenImage::nameless(archive, place, Error::new(Kind::Usage, what).with_hint(hint))
+}

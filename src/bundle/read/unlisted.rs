@@ -1,0 +1,177 @@
+//! Images that `manifest.json` lists and `index.json` does not: docker 25.0.0 put only images with a tag into the index, and
+//! wrote `"manifests":null` where there is none.
+
+use std::collections::{HashMap, HashSet};
+
+use super::archive::Archive;
+use super::broken::BrokenImage;
+use super::contents::{BundledImage, Contents};
+use super::docker_archive::Builder;
+use super::given::Given;
+use super::items::{Items, MEMBER};
+use super::names;
+use super::rebuild::rebuilt;
+use super::store::Store;
+use crate::error::{Kind, Result};
+use crate::image::budget::NAME;
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::View;
+use crate::image::media_type;
+use crate::image::reference::Reference;
+use crate::text::quote;
+
+/// Maximum size in bytes of a blob that is looked at for a manifest which no index lists, and of all of them together.
+const MAX_LOOKED_AT: u64 = 256 << 10;
+const MAX_LOOKED_AT_ALL: u64 = 32 << 20;
+
+/// Adds the images of `manifest.json` whose config belongs to no image of the index. `listed` are the entries of the index.
+///
+/// # Errors
+/// [`Kind::TooLarge`] if there are too many.
+pub(super) fn add(
+    archive: &mut Archive,
+    store: &mut Store,
+    items: &Items,
+    listed: &[Descriptor],
+    given: &mut Given<'_>,
+    contents: &mut Contents,
+) -> Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let Some(configs) = configs_below(store, listed) else {
+        return Ok(());
+    };
+    let mut builder = Builder::new(archive);
+    let images = contents.images.iter().map(|image| &image.name);
+    let broken = contents.broken.iter().filter_map(|broken| broken.name.as_ref());
+    let taken: HashSet<Reference> = images.chain(broken).cloned().collect();
+    let mut stored: Option<HashMap<Digest, Descriptor>> = None;
+    let mut found: Vec<BundledImage> = Vec::new();
+    let mut faulty: Vec<BrokenImage> = Vec::new();
+    let mut contradictory: Vec<String> = Vec::new();
+    let first = contents.places;
+    for (number, (_, item)) in items.all().enumerate() {
+        let place = first + number;
+        let item = match item {
+            Ok(item) => item,
+            Err(error) => {
+                faulty.extend(BrokenImage::named(archive, place, Vec::new(), error));
+                continue;
+            }
+        };
+        let config = builder.config_digest(item, store).ok();
+        if config.as_ref().is_some_and(|config| configs.contains(config)) {
+            continue;
+        }
+        let (mut names, unusable) = item.names();
+        if names.iter().any(|name| taken.contains(name)) {
+            contradictory.push(item.label());
+            continue;
+        }
+        let stored = stored.get_or_insert_with(|| manifests_by_config(store, listed));
+        let root = match config.as_ref().and_then(|config| stored.get(config)) {
+            Some(root) => Ok((root.clone(), false)),
+            None => builder.build(item, store).map(|root| (root, true)),
+        };
+        let exact = given.exactly(place, root.as_ref().ok().map(|(root, _)| &root.digest));
+        if !exact.is_empty() {
+            names = exact;
+        } else if names.is_empty() {
+            names.extend(given.nameless().cloned());
+        }
+        match root {
+            Err(fault) => faulty.extend(BrokenImage::named(archive, place, names, fault)),
+            Ok((root, _)) if names.is_empty() => {
+                let why = unusable.into_iter().next();
+                let why = why.map_or_else(|| names::no_name(place), |why| names::unusable(why, place));
+                faulty.push(names::nameless(archive, store, place, &root, None, why));
+            }
+            Ok((root, is_built)) => {
+                let one = |name| image(archive, place, name, root.clone(), is_built);
+                found.extend(names.into_iter().map(one));
+            }
+        }
+    }
+    let taken = store.budget().take((found.len() + faulty.len()) as u64 * NAME);
+    taken.map_err(|e| e.context(archive.describe(MEMBER)))?;
+    let warnings = builder.warnings();
+    archive.warnings.append(warnings);
+    let label = quote(&archive.label).to_string();
+    for name in contradictory {
+        archive.warnings.push(format!(
+            "`{label}`: `index.json` and `{MEMBER}` call different images `{name}`; that of `index.json` is taken"
+        ));
+    }
+    if !found.is_empty() {
+        archive.warnings.push(format!(
+            "`{label}`: {} of the images that `{MEMBER}` lists are not in `index.json`; they are taken from `{MEMBER}`",
+            found.len()
+        ));
+    }
+    contents.images.extend(found);
+    contents.broken.extend(faulty);
+    Ok(())
+}
+
+fn image(archive: &Archive, place: usize, name: Reference, root: Descriptor, is_built: bool) -> BundledImage {
+    BundledImage {
+        rebuilt: is_built,
+        ..rebuilt(archive, place, name, root)
+    }
+}
+
+/// The configs of all images below these manifests. `None` if there is not enough memory to find out.
+fn configs_below(store: &Store, roots: &[Descriptor]) -> Option<HashSet<Digest>> {
+    let mut configs = HashSet::new();
+    let mut seen: HashSet<Digest> = HashSet::new();
+    let mut open: Vec<Descriptor> = roots.to_vec();
+    while let Some(descriptor) = open.pop() {
+        if !seen.insert(descriptor.digest.clone()) {
+            continue;
+        }
+        let manifest = match store.manifest(&descriptor.digest, &descriptor.media_type) {
+            Ok(manifest) => manifest,
+            Err(error) if error.kind() == Kind::TooLarge => return None,
+            Err(_) => continue,
+        };
+        match manifest.view() {
+            View::Index(index) => {
+                let children = index.entries.iter().map(|entry| &entry.descriptor);
+                open.extend(children.filter(|child| store.size_of(&child.digest).is_some()).cloned());
+            }
+            View::Image(image) => {
+                configs.insert(image.config.digest.clone());
+            }
+            View::Other { .. } => {}
+        }
+    }
+    Some(configs)
+}
+
+/// Image manifests among the small blobs that the index does not list, by their config: an image keeps its digest so.
+fn manifests_by_config(store: &Store, listed: &[Descriptor]) -> HashMap<Digest, Descriptor> {
+    let listed: HashSet<&Digest> = listed.iter().map(|descriptor| &descriptor.digest).collect();
+    let mut left = MAX_LOOKED_AT_ALL;
+    let mut manifests = HashMap::new();
+    for digest in store.digests().filter(|digest| !listed.contains(digest)) {
+        let size = store.size_of(digest).unwrap_or(u64::MAX);
+        let mut begin = [0];
+        if size > MAX_LOOKED_AT || store.read_at(digest, 0, &mut begin).is_err() || begin != *b"{" {
+            continue;
+        }
+        let Some(rest) = left.checked_sub(size) else { break };
+        left = rest;
+        let Ok(manifest) = store.manifest(digest, "") else {
+            continue;
+        };
+        if let View::Image(image) = manifest.view()
+            && media_type::is_image_config(&image.config.media_type)
+        {
+            let descriptor = manifest.descriptor().clone();
+            manifests.entry(image.config.digest.clone()).or_insert(descriptor);
+        }
+    }
+    manifests
+}
