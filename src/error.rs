@@ -113,9 +113,15 @@ impl Error {
             Io::AlreadyExists => Kind::Exists,
             _ => Kind::Io,
         };
-        Self::new(kind, format!("cannot {action} `{}`", quote(path)))
-            .with_source(source)
-            .with_side(Side::Local)
+        let error = Self::new(kind, format!("cannot {action} `{}`", quote(path)));
+        let error = match source.kind() {
+            Io::PermissionDenied => error.with_hint(
+                "this user has no right to do that: see who has (`ls -ld` of the file and its folder), have the right given \
+                 (`chmod`, `chown`), or run as another user",
+            ),
+            _ => error,
+        };
+        error.with_source(source).with_side(Side::Local)
     }
 
     /// Adds what the user can do about it.

@@ -50,10 +50,10 @@ impl Partial {
     /// # Errors
     /// [`Kind::Busy`] if another run holds it; [`Kind::Usage`] if the target's name cannot be a file.
     pub(crate) fn open(target: &Path) -> Result<Self> {
-        let name = target.file_name().filter(|_| !target.is_dir()).ok_or_else(|| {
-            let why = format!("the output `{}` is a folder, not a file", quote(&target));
-            Error::new(Kind::Usage, why).with_hint("give the name of the bundle, such as `-o bundle.tar`")
-        })?;
+        let name = target
+            .file_name()
+            .filter(|_| !target.is_dir())
+            .ok_or_else(|| is_folder(target))?;
         let partial_name = with_suffix(name, ".partial");
         let path = target.with_file_name(&partial_name);
         let cannot_create = |e: io::Error| match e.kind() {
@@ -63,7 +63,13 @@ impl Partial {
             }
             _ => Error::io("create", &path, e).with_hint("choose another place with `-o`"),
         };
-        let folder = Folder::open(parent_of(target)).map_err(cannot_create)?;
+        let folder = Folder::open(parent_of(target)).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                let why = format!("the folder `{}` of the output does not exist", quote(parent_of(target)));
+                Error::new(Kind::Usage, why).with_hint("create it, or choose another place with `-o`")
+            }
+            _ => cannot_create(e),
+        })?;
         check_replaceable(&folder, name, target)?;
         // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
         for _ in 0..10 {
@@ -296,13 +302,11 @@ fn replaced(path: &Path) -> Error {
 
 /// Refuses an output over which no finished bundle can be renamed.
 fn check_replaceable(folder: &Folder, name: &OsStr, target: &Path) -> Result<()> {
-    let target = quote(target);
     // A rename would put a file in the place of a device, a pipe or a link; nobody means that.
     if folder.is_special(name) {
-        let why = format!("the output `{target}` is there and is no ordinary file");
-        let hint = "name an ordinary file with `-o`, or `-o -` for a pipe";
-        return Err(Error::new(Kind::Usage, why).with_hint(hint));
+        return Err(is_special(target));
     }
+    let target = quote(target);
     if folder.is_mount_point(name) {
         let why = format!("the output `{target}` is a mount point, and a finished bundle cannot be renamed over one");
         let hint = "mount the folder that the bundle goes to, not the file (such as `docker run -v \"$PWD:/out\"`), or write \
@@ -310,6 +314,29 @@ fn check_replaceable(folder: &Folder, name: &OsStr, target: &Path) -> Result<()>
         return Err(Error::new(Kind::Usage, why).with_hint(hint));
     }
     Ok(())
+}
+
+fn is_folder(target: &Path) -> Error {
+    let why = format!("the output `{}` is a folder, not a file", quote(&target));
+    Error::new(Kind::Usage, why).with_hint("give the name of the bundle, such as `-o bundle.tar`")
+}
+
+fn is_special(target: &Path) -> Error {
+    let why = format!("the output `{}` is there and is no ordinary file", quote(&target));
+    Error::new(Kind::Usage, why).with_hint("name an ordinary file with `-o`, or `-o -` for a pipe")
+}
+
+/// Refuses an output that is there and may not be replaced, and one that never may be.
+///
+/// # Errors
+/// [`Kind::Usage`] for a folder, a device, a pipe or a link; [`Kind::Exists`] for a file without `force`.
+pub(crate) fn check_output(target: &Path, force: bool) -> Result<()> {
+    match target.symlink_metadata() {
+        Ok(_) if target.is_dir() => Err(is_folder(target)),
+        Ok(there) if !there.is_file() => Err(is_special(target)),
+        Ok(_) if !force => Err(already_there(target)),
+        _ => Ok(()),
+    }
 }
 
 /// The error of an output that exists.

@@ -11,6 +11,7 @@ use docker_mirror::{
 
 use super::environment::{Side, cache_folder, set_path, variable};
 use super::login::{self, LoginFlags};
+use super::values::whole;
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +25,7 @@ pub(super) struct Shared {
     pub(super) debug: bool,
 
     /// Blobs on their way at the same time
-    #[arg(short, long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(short, long, value_name = "N", default_value_t = 6, value_parser = whole::<u16>(1, 256))]
     jobs: u16,
 
     /// Lets uploads come to a good end where the run is interrupted.
@@ -66,24 +67,24 @@ struct Connection {
     login: LoginFlags,
 
     /// How often a request is tried again that failed for a passing reason
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole::<u32>(0, u32::MAX.into()))]
     retries: u32,
 
     /// How long a connection may take to come about, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole::<u64>(1, u64::MAX))]
     connect_timeout: u64,
 
     /// How long an answer may take to begin once the request is out, in seconds; as long again for each MiB of an upload that
     /// may still be on its way (6 at most)
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = whole::<u64>(1, u64::MAX))]
     header_timeout: u64,
 
     /// How long a transfer may go without a byte, in seconds; extended for uploads like --header-timeout
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole::<u64>(1, u64::MAX))]
     stall_timeout: u64,
 
     /// End everything after this many seconds [default: it takes as long as it takes]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = whole::<u64>(1, u64::MAX))]
     timeout: Option<u64>,
 
     /// Accept a token server on a loopback or link-local address though the registry is elsewhere

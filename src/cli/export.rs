@@ -1,18 +1,19 @@
 //! `docker-mirror export`: stage one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
     Error, IndexMode, Kind, PlatformFilter, Reference, Result, Wanted,
     export::{self, Compression, Exported, Output, Report, Request, Reused},
-    few_with, human_bytes,
+    few_with, human_bytes, quote,
 };
 
 use super::connection::{MirrorFlags, Shared};
 use super::failures;
 use super::output::{self, Outcome};
 use super::progress::Display;
+use super::values::{TRANSPORTS, whole};
 
 /// Which images and platforms, shared with the one-step command.
 #[derive(Debug, Clone, Args)]
@@ -79,7 +80,7 @@ pub(super) struct Arguments {
     no_docker_manifest: bool,
 
     /// How much is read ahead when the output is a pipe, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = whole::<u32>(1, 65536))]
     read_ahead: u32,
 
     #[command(flatten)]
@@ -95,7 +96,16 @@ pub(super) fn references(names: &[String]) -> Result<Vec<Reference>> {
     let mut wrong: Vec<Error> = Vec::new();
     for name in names {
         match name.parse() {
-            Ok(reference) => references.push(reference),
+            Ok(reference) => {
+                if Path::new(name).is_file() {
+                    output::say(format!(
+                        "warning: `{0}` is taken for an image, though there is a file of this name; of a list in a file, give the \
+                         lines as arguments: `$(cat {0})`",
+                        quote(name)
+                    ));
+                }
+                references.push(reference);
+            }
             Err(error) => wrong.push(error),
         }
     }
@@ -107,6 +117,22 @@ pub(super) fn references(names: &[String]) -> Result<Vec<Reference>> {
             Err(Error::new(Kind::Usage, all))
         }
     }
+}
+
+/// Refuses an output that is named as other programs want it.
+fn check_output_name(output: &Path) -> Result<()> {
+    let name = output.to_string_lossy();
+    let Some((transport, file)) = name
+        .split_once(':')
+        .filter(|(transport, _)| TRANSPORTS.contains(transport))
+    else {
+        return Ok(());
+    };
+    let why = format!("`{transport}:` does not belong to the name of an output");
+    Err(Error::new(Kind::Usage, why).with_hint(format!(
+        "write `-o {}`: every bundle is an OCI archive which `docker load` reads as well",
+        quote(&file)
+    )))
 }
 
 impl Arguments {
@@ -141,6 +167,7 @@ fn unbuffered_stdout() -> Result<std::fs::File> {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    check_output_name(&arguments.output)?;
     let images = references(&arguments.images)?;
     let (resumes, reuses) = (arguments.resumes(), !arguments.reuse.is_empty());
     let wanted = arguments.selection.wanted()?;
@@ -222,12 +249,17 @@ fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool) -> O
     failures::tell(&format!("{count} of {all} images failed; {end}"), all, &failed);
     if !report.committed && !report.images.is_empty() {
         let leave_out = "give `--allow-partial` to leave them out";
-        match resumes {
-            true => output::say(format!(
-                "hint: run the same command again to go on with what is there, or {leave_out}"
-            )),
-            false => output::say(format!("hint: {leave_out}")),
-        }
+        // What is not there will not be there the next time.
+        let is_final = |kind| matches!(kind, Kind::NotFound | Kind::Usage | Kind::Unsupported | Kind::Malformed);
+        let all_final = report.failed.iter().all(|(_, error)| is_final(error.kind()));
+        output::say(match (resumes, all_final) {
+            (true, true) => format!(
+                "hint: correct the images that failed, or {leave_out}; another list of images takes over what is there \
+                 with `--reuse FILE.partial`"
+            ),
+            (true, false) => format!("hint: run the same command again to go on with what is there, or {leave_out}"),
+            (false, _) => format!("hint: {leave_out}"),
+        });
     }
     Outcome::Failure
 }

@@ -16,12 +16,22 @@ pub(super) fn tell(title: &str, total: usize, failed: &[(String, Error)]) {
                     true => String::new(),
                     false => format!(": {}", few(group.iter().map(|(name, _)| name))),
                 };
-                say(format!("  {count}: {cause}{names}"));
+                say(format!("  {count}: {cause}{}{names}", said(&group, cause)));
             }
             _ => group.iter().for_each(|(_, error)| say(format!("  {}", error.full()))),
         }
     }
-    hints(failed.iter().filter_map(|(_, error)| error.hint()));
+    hints(failed);
+}
+
+/// What else all failures of a group say behind their cause.
+fn said(group: &[&(String, Error)], cause: &str) -> String {
+    let behind = |error: &Error| error.full().split_once(cause).map(|(_, rest)| rest.to_owned());
+    let first = behind(&group[0].1);
+    match first {
+        Some(rest) if group.iter().all(|(_, error)| behind(error).as_ref() == Some(&rest)) => rest,
+        _ => String::new(),
+    }
 }
 
 /// Failures of one cause together, in the order in which each cause comes first. A failure without a shared cause stands alone.
@@ -40,27 +50,40 @@ fn grouped(failed: &[(String, Error)]) -> Vec<Vec<&(String, Error)>> {
     groups
 }
 
-/// Each hint once.
-fn hints<'a>(all: impl Iterator<Item = &'a str>) {
-    let mut hints: Vec<&str> = Vec::new();
+/// Each hint once, with the images that it is for, unless all failures have the same one.
+fn hints(failed: &[(String, Error)]) {
+    let mut hints: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut more: u64 = 0;
-    for hint in all {
-        if hints.contains(&hint) {
-            continue;
-        }
-        match hints.len() < LISTED {
-            true => hints.push(hint),
-            false => more += 1,
+    for (name, error) in failed {
+        let Some(hint) = error.hint() else { continue };
+        match hints.iter().position(|(known, _)| *known == hint) {
+            Some(place) => hints[place].1.push(name),
+            None if hints.len() < LISTED => hints.push((hint, vec![name])),
+            None => more += 1,
         }
     }
-    for hint in hints {
-        say(format!("hint: {hint}"));
+    for (hint, names) in hints {
+        match names.len() == failed.len() {
+            true => say(format!("hint: {hint}")),
+            false => say(format!("hint: for {}: {hint}", first_few(&names))),
+        }
     }
     if more > 0 {
         say(format!(
             "hint: {} have hints of their own; import or export them alone to see them",
             counted(more, "more failure", "more failures")
         ));
+    }
+}
+
+/// The first names of a list, which a line of text has room for.
+fn first_few(names: &[&str]) -> String {
+    const ROOM: usize = 3;
+    let shown = names.iter().take(ROOM).map(|name| format!("`{name}`"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(ROOM) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

@@ -1,19 +1,21 @@
 //! `docker-mirror import`: stage two.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use docker_mirror::{
     Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Result,
     import::{self, Selection},
+    quote,
 };
 
 use super::connection::Shared;
 use super::output::Outcome;
 use super::progress::Display;
 use super::push::Target;
+use super::values::TRANSPORTS;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -68,9 +70,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         ..OpenOptions::default()
     };
     let bundles = arguments.bundles;
-    let (bundle, rest) = tokio::task::spawn_blocking(move || open(&bundles, &options))
-        .await
-        .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))??;
+    for path in bundles.iter().filter(|path| is_unfinished(path)) {
+        progress.warn(format!(
+            "`{}` is an export that is not finished: run it again, which completes the file",
+            quote(path)
+        ));
+    }
+    let (bundle, rest) =
+        tokio::task::spawn_blocking(move || open(&bundles, &options).map_err(|e| explain(e, &bundles)))
+            .await
+            .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))??;
     let bundle = Arc::new(bundle);
     let report = match rest {
         Some(rest) => import::import_pipe(bundle, rest, select, request, &registries, progress).await,
@@ -78,6 +87,38 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     };
     display.finish();
     arguments.target.tell(&report?)
+}
+
+/// Whether a file is what an export keeps until it is complete.
+fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "partial") && path.is_file()
+}
+
+/// Adds what is known of files that cannot be opened: that they are not finished, or that their names are those of other programs.
+fn explain(error: Error, bundles: &[PathBuf]) -> Error {
+    let concerned = |path: &&PathBuf| error.to_string().contains(&quote(path).to_string());
+    let Some(path) = bundles.iter().find(concerned) else {
+        return error;
+    };
+    let mut partial = path.clone().into_os_string();
+    partial.push(".partial");
+    if !path.exists() && is_unfinished(Path::new(&partial)) {
+        return error.with_hint(format!(
+            "`{}` is there: the export is not finished; run it again, which completes the file",
+            quote(&partial)
+        ));
+    }
+    let name = path.to_string_lossy();
+    match name
+        .split_once(':')
+        .filter(|(transport, _)| TRANSPORTS.contains(transport))
+    {
+        Some((transport, file)) if !path.exists() => error.with_hint(format!(
+            "omit `{transport}:`: what kind of archive `{}` is, is found by reading it",
+            quote(&file)
+        )),
+        _ => error,
+    }
 }
 
 /// A pipe can be read once, and from front to end: it stands by itself.

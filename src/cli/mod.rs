@@ -14,6 +14,8 @@ mod printer;
 mod progress;
 mod push;
 mod usage;
+mod values;
+mod wrong_flags;
 
 use std::process::ExitCode;
 use std::time::Duration;

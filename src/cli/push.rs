@@ -292,7 +292,17 @@ fn check_report(path: &Path) -> Result<()> {
     if !folder_of(path).is_dir() {
         return usage("its folder does not exist");
     }
-    unnamed(path).map(drop).map_err(|e| Error::io("write", path, e))
+    match unnamed(path) {
+        Ok(_) => Ok(()),
+        Err(error) => usage(&format!("no file can be made in its folder: {}", bare(error))),
+    }
+}
+
+/// An error without the name of a temporary file, which means nothing to anybody.
+fn bare(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.source());
+    let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()?.raw_os_error());
+    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Whether a file is a report, or has nothing in it: a bundle that is named by mistake is not to be lost.
@@ -338,7 +348,7 @@ fn write_report(path: &Path, report: &PushReport) -> Result<()> {
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
     };
-    write().map_err(|e| Error::io("write", path, e))
+    write().map_err(|e| Error::io("write", path, bare(e)))
 }
 
 /// Writes a report as it is made: as one text it would be in memory once more.

@@ -8,22 +8,36 @@ use clap::error::{ContextKind, ContextValue};
 use docker_mirror::{Error, Kind, quote};
 
 use super::command_line::{Cli, Command};
-use super::output;
+use super::{output, wrong_flags};
 
 /// Shows what the parser has to say: what is wrong, or the help that was asked for.
 pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
     hide_login(&mut error);
-    if error.use_stderr() {
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .filter_map(|argument| argument.into_string().ok())
+        .collect();
+    let wants_help = arguments == ["help", "mirror"];
+    if error.use_stderr() && !wants_help {
         quote_arguments(&mut error);
+        // That an option could be meant as the name of an image.
+        error.remove(ContextKind::Suggested);
         error.render().to_string().lines().for_each(output::say);
-        let mut arguments = std::env::args_os().skip(1).filter_map(|a| a.into_string().ok());
-        let options_first = arguments.next().is_some_and(|first| first.starts_with('-'));
-        if options_first && let Some(command) = arguments.find(|argument| is_command(argument)) {
-            output::say(format!("hint: {}", commands_stand_first(&command)));
+        let behind = arguments.iter().skip(1).find(|argument| is_command(argument));
+        let hint = match behind {
+            Some(command) if arguments[0].starts_with('-') => Some(commands_stand_first(command)),
+            _ => wrong_flags::hint(&error, &arguments),
+        };
+        if let Some(hint) = hint {
+            output::say(format!("hint: {hint}"));
         }
         return ExitCode::from(2);
     }
-    match error.print().err().and_then(output::cannot_write) {
+    let printed = match wants_help {
+        true => Cli::command().print_help(),
+        false => error.print(),
+    };
+    match printed.err().and_then(output::cannot_write) {
         None => ExitCode::SUCCESS,
         Some(error) => {
             output::error(&error);

@@ -9,6 +9,17 @@ use super::reference::{Reference, canonical_host, check_repository};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
+/// What stands before the names of files in other programs.
+const FILE_TRANSPORTS: [&str; 7] = [
+    "oci:",
+    "oci-archive:",
+    "docker-archive:",
+    "docker-daemon:",
+    "containers-storage:",
+    "dir:",
+    "file:",
+];
+
 /// A registry and a path on it below which images are put.
 ///
 /// The first component is always the registry, also where it looks like none (`registry/mirror` in a compose network).
@@ -64,10 +75,26 @@ impl FromStr for Destination {
         };
         if text.contains('@') {
             // What stands before an `@` may be a password: it is not quoted.
-            return Err(Error::new(Kind::Usage, "invalid destination: it has an `@`")
-                .with_hint("credentials are given with `--username` or `docker login`, not in the destination"));
+            let hint = match text.contains("@sha256:") {
+                true => "omit the digest: a destination is a registry and a path, and each image keeps its own digest",
+                false => "credentials are given with `--username` or `docker login`, not in the destination",
+            };
+            return Err(Error::new(Kind::Usage, "invalid destination: it has an `@`").with_hint(hint));
         }
         let rest = text.trim();
+        if rest.is_empty() {
+            return Err(Error::new(Kind::Usage, "the destination is empty")
+                .with_hint("write `REGISTRY` or `REGISTRY/PREFIX`; if it comes from a variable, is that one set?"));
+        }
+        if let Some(transport) = FILE_TRANSPORTS.iter().find(|transport| {
+            rest.strip_prefix(**transport)
+                .is_some_and(|behind| !behind.starts_with("//"))
+        }) {
+            return Err(
+                invalid(Error::new(Kind::Usage, format!("it begins with `{transport}`")))
+                    .with_hint("a destination is a registry; `docker-mirror export` writes images to a file"),
+            );
+        }
         let rest = rest
             .strip_prefix("docker://")
             .or_else(|| rest.strip_prefix("https://"))
@@ -75,7 +102,19 @@ impl FromStr for Destination {
             .trim_end_matches('/');
         if rest.starts_with("http://") {
             return Err(invalid(Error::new(Kind::Usage, "it has `http://`"))
-                .with_hint("leave the scheme out and give `--plain-http`"));
+                .with_hint("omit `http://` and give `--plain-http`"));
+        }
+        if let Some((scheme, _)) = rest.split_once("://") {
+            let scheme = format!("{}://", quote(&scheme));
+            return Err(invalid(Error::new(Kind::Usage, format!("it has `{scheme}`"))).with_hint(format!(
+                "omit `{scheme}`: a destination is `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`"
+            )));
+        }
+        let last = rest.rsplit('/').next().unwrap_or_default();
+        if let (true, Some((_, tag))) = (rest.contains('/'), last.split_once(':')) {
+            let tag = quote(&tag);
+            return Err(invalid(Error::new(Kind::Usage, "it has a tag"))
+                .with_hint(format!("omit `:{tag}`: each image keeps its own tag")));
         }
         let (host, prefix) = match rest.split_once('/') {
             Some((host, prefix)) => (host, Some(prefix)),

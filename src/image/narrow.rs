@@ -8,7 +8,7 @@ use super::config::Config;
 use super::digest::Digest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::select::{Graph, Need, Outcome, select};
-use super::tree::{ImageTree, IndexMode};
+use super::tree::{ATTESTATION, ImageTree, IndexMode};
 use crate::error::{Error, Kind, Result};
 use crate::text::{few, quote};
 
@@ -91,7 +91,8 @@ fn platform_of(label: &str) -> Option<Platform> {
 }
 
 fn nothing_left(tree: &ImageTree, filter: &PlatformFilter) -> Error {
-    let mut platforms: Vec<&str> = tree.kept.iter().map(|kept| kept.platform.as_str()).collect();
+    let kept = tree.kept.iter().map(|kept| kept.platform.as_str());
+    let mut platforms: Vec<&str> = kept.filter(|platform| *platform != ATTESTATION).collect();
     platforms.sort_unstable();
     platforms.dedup();
     Error::new(Kind::NotFound, format!("no platform of the image is `{filter}`"))

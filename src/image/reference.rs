@@ -139,20 +139,30 @@ impl FromStr for Reference {
             .split_once('@')
             .is_some_and(|(_, digest)| !digest.starts_with("sha"))
         {
+            let (name, behind) = rest.rsplit_once('@').unwrap_or_default();
+            let is_hex = behind.len() >= 32 && behind.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let hint = match (name.is_empty(), is_hex) {
+                (true, _) => {
+                    "the names of images are arguments; of a list in a file, give the lines: `$(cat images.txt)`"
+                }
+                (false, true) => "write `@sha256:` before the digits of a digest",
+                (false, false) => "credentials are given with `--username` or `docker login`, not in the reference",
+            };
             // What stands before an `@` may be a password: it is not quoted.
-            return Err(
-                Error::new(Kind::Usage, "invalid reference: what follows its `@` is no digest")
-                    .with_hint("credentials are given with `--username` or `docker login`, not in the reference"),
+            let what = format!(
+                "invalid reference `…@{}`: what follows its `@` is no digest",
+                quote(&behind)
             );
+            return Err(Error::new(Kind::Usage, what).with_hint(hint));
         }
         let (rest, digest) = match rest.split_once('@') {
             Some((name, digest)) => (
                 name,
-                Some(
-                    digest
-                        .parse::<Digest>()
-                        .map_err(|e| e.context(format!("reference `{}`", quote(&text))))?,
-                ),
+                Some(digest.parse::<Digest>().map_err(|e| {
+                    e.with_kind(Kind::Usage)
+                        .context(format!("reference `{}`", quote(&text)))
+                        .with_hint("a digest is `sha256:` and 64 lower-case hex digits, or `sha512:` and 128")
+                })?),
             ),
             None => (rest, None),
         };
@@ -170,7 +180,14 @@ impl FromStr for Reference {
         } else {
             repository.to_owned()
         };
-        Self::new(&host, &repository, tag, digest).map_err(|e| e.context(format!("reference `{}`", quote(&text))))
+        let is_pattern = text.contains(['*', '?', '[', ']', '{']) && !text.contains("://") && !host.starts_with('[');
+        Self::new(&host, &repository, tag, digest).map_err(|e| {
+            let error = e.context(format!("reference `{}`", quote(&text)));
+            match is_pattern {
+                true => error.with_hint("patterns are not supported here: name each image and each tag"),
+                false => error,
+            }
+        })
     }
 }
 

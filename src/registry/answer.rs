@@ -1,12 +1,10 @@
 //! A registry's answer, and how it becomes an error: by status, with the registry's own words quoted.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Response, StatusCode, Url};
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::content_encoding::{self, Encoding};
@@ -14,6 +12,7 @@ use super::context::Provenance;
 use super::failure::Failure;
 use super::reach::Zone;
 use super::redact::{authority, printable};
+use super::refusal::{MAX_QUOTE, Refusal};
 use super::retry::is_passing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
@@ -22,9 +21,11 @@ use crate::image::digest::Digest;
 const STORE_REFUSES: &str = "it is not the registry that refuses but the store that it redirects to, and no login helps: the \
     signed address may have expired (check the clocks of the registry and of this machine), or a proxy on the way changes it";
 
-/// How much of an error's body is read, and how much of it is quoted.
+/// What to do where a registry has no room.
+pub(super) const FULL: &str = "the registry has no more room for this project, by its quota or on its disk: have that raised, or remove what is not needed";
+
+/// How much of an error's body is read.
 const MAX_ERROR_BODY: usize = 64 << 10;
-const MAX_QUOTE: usize = 1 << 10;
 
 /// How long reading an error's body may take altogether. The status alone says enough.
 const WORDS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -193,6 +194,12 @@ impl Answer {
         self.words().await;
     }
 
+    /// What the registry says in the body of a refusal, if anything.
+    pub(super) async fn quote(&mut self) -> Option<String> {
+        let error = self.refusal().await;
+        Refusal::of(&error).map(ToString::to_string)
+    }
+
     /// Why the address to which the registry redirected is asked for anew.
     pub(super) fn stale_words(&self, action: &str) -> String {
         let (host, status) = (authority(&self.url), shown_status(self.status()));
@@ -228,11 +235,17 @@ impl Answer {
         };
         let kind = refusal.kind();
         let mut error = Error::new(kind, message);
+        tracing::debug!(target: "docker_mirror::wire", "= {}", printable(&refusal.raw, MAX_QUOTE));
         // A gateway in front of a registry says in web pages that it is in trouble.
         let hint = if refusal.web_page && !is_passing(status) {
             Some("it answered with a web page; is this address a registry?")
         } else {
             match kind {
+                _ if refusal.is_full() => Some(FULL),
+                _ if refusal.wants_https() => Some(
+                    "the registry speaks https at this port: omit `--plain-http` (in one step `--src-plain-http` or \
+                     `--dest-plain-http`)",
+                ),
                 // Another login would change nothing: it stays with the registry.
                 Kind::Unauthorized | Kind::Denied if self.redirected_by.is_some() => Some(STORE_REFUSES),
                 _ if status == StatusCode::BAD_REQUEST && self.redirected_by.is_some() => Some(STORE_REFUSES),
@@ -242,7 +255,13 @@ impl Answer {
                 Kind::Denied => {
                     Some("the account in use may not do this; log in with another, or have the right granted")
                 }
+                Kind::NotFound if refusal.codes.is_empty() => {
+                    Some("check the name, and whether this address is a registry: it does not answer like one")
+                }
                 Kind::NotFound => Some("check the name and the tag"),
+                Kind::Unsupported if status == StatusCode::METHOD_NOT_ALLOWED => {
+                    Some("the registry does not allow this: it may be read-only, or a cache that takes no pushes")
+                }
                 Kind::RateLimited => Some("wait and run again, or log in: accounts have higher limits"),
                 _ if is_passing(status) => {
                     Some("the registry, or a proxy in front of it, is in trouble at the moment: run again later")
@@ -253,16 +272,25 @@ impl Answer {
         if let Some(hint) = self.hint.as_deref().or(hint) {
             error = error.with_hint(hint);
         }
+        let is_shared = refusal.is_full() || matches!(refusal.status, 405 | 413);
         if !refusal.is_silent() {
             error = error.with_source(refusal);
         }
         // Of the others the same words mean another thing for each image.
         match kind {
             Kind::Unauthorized | Kind::Denied | Kind::RateLimited => error.with_shared_cause(),
-            _ if is_passing(status) => error.with_shared_cause(),
+            _ if is_passing(status) || is_shared => error.with_shared_cause(),
             _ => error,
         }
     }
+}
+
+/// The error for a web page where a registry's answer belongs: a login page, or the address of something else.
+pub(super) fn web_page(host: &str, action: &str) -> Error {
+    Error::new(Kind::Server, format!("the answer of `{host}` is a web page"))
+        .with_shared_cause()
+        .context(action)
+        .with_hint("is this address a registry, and does a login page stand in front of it?")
 }
 
 /// `chunk` of a response under a stall timeout.
@@ -285,206 +313,5 @@ fn shown_status(status: StatusCode) -> String {
     match status.canonical_reason() {
         Some(reason) => format!("{} {reason}", status.as_u16()),
         None => status.as_u16().to_string(),
-    }
-}
-
-/// A registry's refusal in its own words: the source of an [`Error`] that came from a status.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The HTTP status.
-    pub status: u16,
-    /// The codes of the OCI distribution-spec, such as `MANIFEST_BLOB_UNKNOWN`, in the order in which they came.
-    pub codes: Vec<String>,
-    /// Digests that the details name, such as those of missing blobs.
-    pub digests: Vec<Digest>,
-    /// What is quoted: message or body, cut and made printable.
-    quote: String,
-    pub(super) web_page: bool,
-}
-
-#[derive(Deserialize)]
-struct WireErrors {
-    #[serde(default)]
-    errors: Vec<WireError>,
-    #[serde(default, alias = "details")]
-    message: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct WireError {
-    #[serde(default)]
-    code: serde_json::Value,
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default)]
-    detail: serde_json::Value,
-}
-
-impl Refusal {
-    /// The refusal behind an error, where a registry's status was its cause.
-    pub fn of(error: &Error) -> Option<&Self> {
-        std::error::Error::source(error)?.downcast_ref()
-    }
-
-    /// Whether the registry gave this code.
-    pub fn has(&self, code: &str) -> bool {
-        self.codes.iter().any(|c| c == code)
-    }
-
-    fn read(status: StatusCode, body: &[u8], web_page: bool) -> Self {
-        let text = std::str::from_utf8(body).unwrap_or_default().trim();
-        let web_page = web_page
-            || text
-                .get(..14)
-                .is_some_and(|start| start.eq_ignore_ascii_case("<!doctype html"))
-            || text.starts_with("<html");
-        let mut refusal = Self {
-            status: status.as_u16(),
-            codes: Vec::new(),
-            digests: Vec::new(),
-            quote: String::new(),
-            web_page,
-        };
-        if web_page {
-            return refusal;
-        }
-        let Ok(wire) = serde_json::from_str::<WireErrors>(text) else {
-            let said = store_error(text);
-            refusal.quote = printable(said.as_deref().unwrap_or(text), MAX_QUOTE);
-            return refusal;
-        };
-        let mut said = Vec::new();
-        for error in wire.errors.into_iter().take(16) {
-            let code = error.code.as_str().map(|code| printable(code, 64)).unwrap_or_default();
-            let message = error
-                .message
-                .map(|message| printable(&message, 256))
-                .unwrap_or_default();
-            find_digests(&error.detail, &mut refusal.digests);
-            find_digests(&serde_json::Value::String(message.clone()), &mut refusal.digests);
-            let mut line = match (code.is_empty(), message.is_empty()) {
-                (false, false) => format!("{code}: {message}"),
-                _ => format!("{code}{message}"),
-            };
-            let detail = match &error.detail {
-                serde_json::Value::Null => String::new(),
-                serde_json::Value::String(text) => printable(text, 256),
-                other => printable(&other.to_string(), 256),
-            };
-            if !detail.is_empty() && detail != "{}" && detail != message {
-                line = format!("{line} ({detail})");
-            }
-            said.extend((!line.is_empty()).then_some(line));
-            refusal.codes.extend((!code.is_empty()).then_some(code));
-        }
-        said.extend(wire.message.map(|message| printable(&message, 256)));
-        refusal.quote = printable(&said.join("; "), MAX_QUOTE);
-        refusal
-    }
-
-    fn is_silent(&self) -> bool {
-        self.quote.is_empty() && self.codes.is_empty() && !self.web_page
-    }
-
-    fn kind(&self) -> Kind {
-        match self.status {
-            401 => Kind::Unauthorized,
-            403 => Kind::Denied,
-            404 => Kind::NotFound,
-            429 => Kind::RateLimited,
-            _ if self.has("TAG_INVALID") => Kind::Exists,
-            _ if self.has("DENIED") => Kind::Denied,
-            405 | 411 | 413 | 415 | 416 | 501 => Kind::Unsupported,
-            _ => Kind::Server,
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.web_page { "a web page" } else { &self.quote })
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-/// Code and message of the XML in which object stores report errors. What else is in it differs from request to request.
-fn store_error(text: &str) -> Option<String> {
-    let element = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        let (value, _) = rest.split_once(&format!("</{name}>"))?;
-        Some(value.lines().next().unwrap_or_default().trim().to_owned())
-    };
-    let code = element("Code")?;
-    Some(match element("Message") {
-        Some(message) => format!("{code}: {message}"),
-        None => code,
-    })
-}
-
-/// Digests anywhere in a detail: registries put them under `digest`, `Digest`, `Name`, or into a sentence.
-fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
-    match value {
-        serde_json::Value::String(text) => {
-            for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == ':')).take(256) {
-                if let Ok(digest) = word.parse::<Digest>()
-                    && found.len() < 64
-                    && !found.contains(&digest)
-                {
-                    found.push(digest);
-                }
-            }
-        }
-        // serde_json limits the depth of what it parses, so this ends.
-        serde_json::Value::Array(values) => values.iter().for_each(|v| find_digests(v, found)),
-        serde_json::Value::Object(members) => members.values().for_each(|v| find_digests(v, found)),
-        _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(status: u16, body: &str) -> Refusal {
-        Refusal::read(StatusCode::from_u16(status).unwrap(), body.as_bytes(), false)
-    }
-
-    #[test]
-    fn quotes_the_registrys_words() {
-        let digest = Digest::sha256(b"x");
-        let body = format!(
-            r#"{{"errors":[{{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown","detail":{{"digest":"{digest}"}}}}]}}"#
-        );
-        let refusal = read(400, &body);
-        assert!(refusal.has("MANIFEST_BLOB_UNKNOWN"));
-        assert_eq!(refusal.digests, std::slice::from_ref(&digest));
-        assert!(refusal.to_string().starts_with("MANIFEST_BLOB_UNKNOWN: blob unknown ("));
-        assert_eq!(
-            read(404, r#"{"errors":[{"code":7,"message":null}],"message":"gone"}"#).to_string(),
-            "gone"
-        );
-        assert_eq!(read(500, "plain\u{1b}[2J text\n").to_string(), "plain\\u{1b}[2J text");
-        assert_eq!(read(400, &format!("no {digest}, sorry")).digests, []);
-        assert!(read(200, "<!DOCTYPE html><p>").web_page);
-        assert!(read(500, "").is_silent());
-        assert!(read(500, &"x".repeat(5000)).to_string().len() < MAX_QUOTE + 8);
-        let _ = read(500, r#"{"errors":{}}"#);
-        let _ = read(500, r#"[1,2]"#);
-    }
-
-    #[test]
-    fn kinds_follow_the_status() {
-        for (status, body, kind) in [
-            (401, "", Kind::Unauthorized),
-            (403, "", Kind::Denied),
-            (404, "<html>", Kind::NotFound),
-            (429, "", Kind::RateLimited),
-            (400, r#"{"errors":[{"code":"TAG_INVALID"}]}"#, Kind::Exists),
-            (413, "", Kind::Unsupported),
-            (503, "", Kind::Server),
-        ] {
-            assert_eq!(read(status, body).kind(), kind, "{status}");
-        }
     }
 }

@@ -93,6 +93,11 @@ impl Need<'_> {
         self.context.options.login_is_optional && !self.scope.writes()
     }
 
+    /// What the registry said when it refused the last authorization.
+    fn words(&self) -> Option<String> {
+        self.refused?.words.map(str::to_owned)
+    }
+
     fn refuses(&self, header: &HeaderValue) -> bool {
         self.refused.is_some_and(|refused| refused.header == header)
     }
@@ -176,7 +181,7 @@ impl Authenticator {
         let header = header.ok_or_else(|| login::required(&self.host, &found))?;
         match self.logins.given_up(&header) {
             Some(error) => Err(error),
-            None if need.refuses(&header) => Err(self.rejected(&found, &header, None)),
+            None if need.refuses(&header) => Err(self.rejected(&found, &header, need.words())),
             None => Ok(header),
         }
     }
@@ -206,7 +211,7 @@ impl Authenticator {
             if !need.refuses(header) && self.logins.given_up(header).is_none() {
                 return Ok(header.clone());
             }
-            slot.without_login = Some(self.rejected(&found, header, None));
+            slot.without_login = Some(self.rejected(&found, header, need.words()));
         }
         let request = token::Request {
             context: need.context,

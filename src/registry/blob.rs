@@ -19,6 +19,7 @@ use super::failure::Failure;
 use super::host::Host;
 use super::pace::Permit;
 use super::redact::{authority, printable};
+use super::refusal::Refusal;
 use super::retry::{Backoff, BlobProgress};
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
@@ -312,6 +313,17 @@ impl BlobReader {
                 ),
             )
             .with_hint(PUSH_AGAIN)),
+            StatusCode::NOT_FOUND if !answer.is_web_page() => {
+                let error = answer.into_error(&call.action).await;
+                let hint =
+                    "the registry does not have a blob that its manifest lists: have the image pushed there again";
+                Err(
+                    match Refusal::of(&error).is_some_and(|refusal| !refusal.codes.is_empty()) {
+                        true => error.with_hint(hint),
+                        false => error,
+                    },
+                )
+            }
             _ => {
                 let error = answer.into_error(&call.action).await;
                 // A registry without ranges may refuse the whole request for one, such as with 501.
@@ -384,8 +396,7 @@ impl BlobReader {
 
     fn check_length(&self, answer: &Answer, action: &str, expected: u64) -> Result<()> {
         if answer.is_web_page() && self.descriptor.media_type != "text/html" && answer.length() != Some(expected) {
-            return Err(Error::new(Kind::Server, format!("{action}: the answer is a web page"))
-                .with_hint("is this address a registry, and does a login page stand in front of it?"));
+            return Err(answer::web_page(&authority(&answer.url), action));
         }
         match answer.length() {
             Some(length) if length != expected => {

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
+use super::answer::Answer;
+use super::challenge;
 use super::context::Provenance;
 use super::scope::Scope;
 
@@ -24,6 +26,20 @@ pub(super) struct Call<'a> {
     pub(super) provenance: Provenance,
     /// Whether a redirect to another server is an answer like any other.
     pub(super) stays: bool,
+}
+
+/// How often a registry is asked for a fresh address where the store that it redirects to refuses.
+pub(super) const MAX_FRESH: u32 = 2;
+
+/// Whether the store to which a registry redirected refuses: the signature in the address may have expired, and the registry
+/// gives out another one when it is asked again.
+pub(super) fn is_stale_address(answer: &Answer, call: &Call<'_>) -> bool {
+    // A store that wants a login says so, and gets none.
+    let refused = match answer.status().as_u16() {
+        401 => challenge::parse(answer.headers()).is_empty(),
+        status => matches!(status, 400 | 403 | 410),
+    };
+    refused && answer.redirected_by.is_some() && call.method == Method::GET && call.repeat
 }
 
 impl<'a> Call<'a> {

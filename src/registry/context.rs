@@ -18,6 +18,7 @@ use super::pace::Place;
 use super::reach::{Guard, Lookup, Reach, Zone, is_loopback, system_lookup};
 use super::redact::{authority, shown};
 use super::tls;
+use super::tunnel;
 use super::upload_sessions::Sessions;
 use crate::error::{Error, Kind, Result};
 
@@ -191,8 +192,15 @@ impl Context {
         loop {
             if let Ok(result) = tokio::time::timeout(tick, answer.as_mut()).await {
                 let proxy = self.proxy(url).map(authority);
-                return result
-                    .map_err(|error| self.with_files_in_hint(Failure::of(error, &authority(url), proxy.as_deref())));
+                return match result {
+                    Ok(response) => Ok(response),
+                    Err(error) => {
+                        let failure = Failure::of(error, &authority(url), proxy.as_deref());
+                        let failure = self.with_files_in_hint(failure);
+                        // Rare, and not to make every request larger.
+                        Err(Box::pin(self.explain_tunnel(failure, url)).await)
+                    }
+                };
             }
             let (now, out, idle) = watch.map_or(((0, true), true, false), Watch::look);
             if now != seen || idle {
@@ -218,6 +226,20 @@ impl Context {
         peer.map(|peer| Zone::of(peer.ip()))
             .or_else(|| Zone::of_text(url))
             .unwrap_or(Zone::Network)
+    }
+
+    /// Adds what the proxy on the way says about a tunnel that it refused.
+    async fn explain_tunnel(&self, mut failure: Failure, url: &Url) -> Failure {
+        let is_unexplained = failure.error.full().ends_with(tunnel::UNEXPLAINED);
+        let Some(proxy) = self.proxy(url).filter(|_| is_unexplained) else {
+            return failure;
+        };
+        if let Some(status) = tunnel::refusal(proxy, url).await {
+            let message = format!("{}: it answered {status}", failure.error);
+            let hint = failure.error.hint().unwrap_or_default().to_owned();
+            failure.error = Error::new(failure.error.kind(), message).with_hint(hint);
+        }
+        failure
     }
 
     /// Names the files of authorities that somebody may have thought to be in use.

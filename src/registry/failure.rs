@@ -67,6 +67,9 @@ impl Failure {
 
     /// Sorts an error of the HTTP library. `host` is what was asked, `proxy` what stands on the way to it.
     pub(super) fn of(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
+        // Nobody typed the port that a scheme has by itself.
+        let url = error.url().filter(|url| proxy.is_none() && url.port().is_none());
+        let port = url.and_then(reqwest::Url::port_or_known_default);
         // The library's own text holds the URL with its query; the causes do not.
         let error = error.without_url();
         let refused = causes(&error)
@@ -75,7 +78,7 @@ impl Failure {
         if let Some(OutOfReach(address)) = refused {
             return Self::out_of_reach(host, Some(*address));
         }
-        let (class, kind, message, hint) = sort(&error, host, proxy);
+        let (class, kind, message, hint) = sort(&error, host, port, proxy);
         let mut out = Error::new(kind, message);
         if let Some(hint) = hint {
             out = out.with_hint(hint);
@@ -135,7 +138,8 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     causes(error).into_iter().find_map(|cause| cause.downcast_ref())
 }
 
-fn sort(error: &reqwest::Error, host: &str, proxy: Option<&str>) -> Sorted {
+/// `port` is that of the scheme, where the address of the host states none.
+fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&str>) -> Sorted {
     if let Some(tls) = tls_error(error) {
         return sort_tls(tls, host);
     }
@@ -149,6 +153,7 @@ fn sort(error: &reqwest::Error, host: &str, proxy: Option<&str>) -> Sorted {
         Some(proxy) => format!("the proxy `{proxy}` on the way to `{host}`"),
         None => format!("`{host}`"),
     };
+    let port = port.map_or_else(String::new, |port| format!(" on port {port}"));
     if error.is_dns() {
         let hint = match proxy {
             Some(_) => "check the variables HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; NO_PROXY lists what needs none",
@@ -163,11 +168,11 @@ fn sort(error: &reqwest::Error, host: &str, proxy: Option<&str>) -> Sorted {
             None => "check host and port, and whether a proxy is needed (HTTPS_PROXY, NO_PROXY)",
         });
         return if refused {
-            network(Class::Connect, format!("{next} refused the connection"), hint)
+            network(Class::Connect, format!("{next} refused the connection{port}"), hint)
         } else if error.is_timeout() {
             network(
                 Class::Connect,
-                format!("{next} did not accept a connection in time"),
+                format!("{next} did not accept a connection{port} in time"),
                 hint,
             )
         } else if proxy.is_some() {
@@ -177,7 +182,7 @@ fn sort(error: &reqwest::Error, host: &str, proxy: Option<&str>) -> Sorted {
                 hint,
             )
         } else {
-            network(Class::Connect, format!("cannot connect to {next}"), hint)
+            network(Class::Connect, format!("cannot connect to {next}{port}"), hint)
         };
     }
     if error.is_timeout() {
@@ -248,7 +253,11 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
             Class::NotTls,
             Kind::Network,
             format!("`{host}` does not speak TLS"),
-            Some("if it is a plain http registry, give `--plain-http`".to_owned()),
+            Some(
+                "if it is a plain http registry, give `--plain-http` (in one step `--src-plain-http` or `--dest-plain-http` \
+                 for one side)"
+                    .to_owned(),
+            ),
         ),
         rustls::Error::AlertReceived(alert) => {
             use rustls::AlertDescription as Alert;

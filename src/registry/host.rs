@@ -14,7 +14,7 @@ use super::answer::Answer;
 use super::attempt::Renewal;
 use super::auth::{Authenticator, Need};
 use super::breaker::{Breaker, Way};
-use super::call::Call;
+use super::call::{Call, MAX_FRESH, is_stale_address};
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
 use super::failure::{Class, Failure};
@@ -24,7 +24,7 @@ use super::pace::Pace;
 use super::proof::Proof;
 use super::reach::is_loopback;
 use super::redirect::{self, Outgoing};
-use super::retry::{Backoff, is_passing, retry_after};
+use super::retry::{Backoff, is_passing, long_pause, retry_after};
 use super::scope::Scope;
 use super::token::Refused;
 use crate::error::{Error, Kind, Result};
@@ -72,20 +72,6 @@ const FIXED: u8 = 0;
 const ASSUMED_HTTP: u8 = 1;
 /// A host on this machine that turned out to speak TLS.
 const FOUND_HTTPS: u8 = 2;
-
-/// How often a registry is asked for a fresh address where the store that it redirects to refuses.
-const MAX_FRESH: u32 = 2;
-
-/// Whether the store to which a registry redirected refuses: the signature in the address may have expired, and the registry
-/// gives out another one when it is asked again.
-fn is_stale_address(answer: &Answer, call: &Call<'_>) -> bool {
-    // A store that wants a login says so, and gets none.
-    let refused = match answer.status().as_u16() {
-        401 => challenge::parse(answer.headers()).is_empty(),
-        status => matches!(status, 400 | 403 | 410),
-    };
-    refused && answer.redirected_by.is_some() && call.method == Method::GET && call.repeat
-}
 
 impl Host {
     /// A host by the name that it has in references.
@@ -304,7 +290,7 @@ impl Host {
             self.heard(&answer);
             let status = answer.status();
             let renewal = match answer.from_registry && self.owns(&url) {
-                true => self.renew(&answer, call, &mut attempt, begun).await,
+                true => self.renew(&mut answer, call, &mut attempt, begun).await,
                 false => Ok(Renewal::Stands),
             };
             let renewal = match renewal {
@@ -335,6 +321,12 @@ impl Host {
             if (is_passing(status) || may_pass.is_some()) && call.repeat {
                 if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {
                     return Err(error);
+                }
+                if let Some(pause) = long_pause(answer.headers(), SystemTime::now()) {
+                    let pause = humantime::format_duration(pause);
+                    let hint =
+                        format!("the registry asks for a pause of {pause}: run the same command again after that");
+                    return Err(in_call(answer.refusal().await.with_hint(hint)));
                 }
                 let asked = retry_after(answer.headers(), SystemTime::now());
                 self.throttled(status, asked, begun);

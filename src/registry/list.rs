@@ -11,10 +11,10 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::Registry;
-use super::answer::Refusal;
 use super::call::Call;
 use super::host::Host;
 use super::link;
+use super::refusal::Refusal;
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -122,11 +122,17 @@ impl Host {
             return error;
         };
         let Ok(tags) = tags_of(&page) else { return error };
+        let count = tags.len();
         let near = nearest(wanted, tags);
         if near.is_empty() {
             return error;
         }
-        error.with_hint(format!("tags that are there: {}", near.join(", ")))
+        let rest = match (count - near.len().min(count), pages.next.is_some()) {
+            (0, false) => String::new(),
+            (more, false) => format!(" and {more} more"),
+            (more, true) => format!(" and more than {more} more"),
+        };
+        error.with_hint(format!("tags that are there: {}{rest}", near.join(", ")))
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::Registry;
-use super::answer::Answer;
+use super::answer::{Answer, web_page};
 use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::call::Call;
 use super::content_encoding;
@@ -15,6 +15,7 @@ use super::context::Trust;
 use super::host::Host;
 use super::limits::RateLimit;
 use super::redirect::{self, Outgoing, REDIRECTS};
+use super::refusal::Refusal;
 use super::retry::Backoff;
 use super::scope::Scope;
 use super::types::{ManifestHead, Presence};
@@ -159,7 +160,17 @@ impl Registry {
     /// it says nothing, as registries without a quota do.
     pub async fn rate_limit(&self, repository: &str, target: &Target) -> Result<Option<RateLimit>> {
         let host = self.origin(repository)?;
-        if let Presence::Missing = host.head_manifest(repository, target).await? {
+        // A registry that is asked about its limit while that is used up says so at once.
+        let found = match host
+            .head_manifest_within(repository, target, &mut Backoff::none())
+            .await
+        {
+            Err(error) if error.kind() == Kind::RateLimited && host.rate_limit().is_some() => {
+                return Ok(host.rate_limit());
+            }
+            found => found?,
+        };
+        if let Presence::Missing = found {
             return Err(Error::new(
                 Kind::NotFound,
                 format!("`{}/{repository}` has no `{target}`", self.host()),
@@ -280,13 +291,10 @@ impl Host {
         loop {
             let answer = self.exchange_within(&call, &mut backoff).await?;
             if answer.status() != StatusCode::OK {
-                return Err(answer.into_error(&call.action).await);
+                return Err(self.no_manifest(answer, &call, target).await);
             }
             if answer.is_web_page() {
-                return Err(
-                    Error::new(Kind::Server, format!("{}: the answer is a web page", call.action))
-                        .with_hint("is this address a registry, and does a login page stand in front of it?"),
-                );
+                return Err(web_page(&self.name, &call.action));
             }
             let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
             let encoding = answer.encoding();
@@ -345,6 +353,22 @@ impl Host {
                 Err(error) => Err(error.context(&call.action)),
             };
         }
+    }
+
+    /// The error for a manifest that is not given out; says what is not there, where the registry does.
+    async fn no_manifest(&self, mut answer: Answer, call: &Call<'_>, target: &Target) -> Error {
+        let (error, is_absent) = (answer.refusal().await, answer.status() == StatusCode::NOT_FOUND);
+        let has = |code: &str| is_absent && Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
+        let (host, repository) = (&self.name, call.repository);
+        let what = match target {
+            _ if has("NAME_UNKNOWN") => format!("there is no repository `{repository}` on `{host}`"),
+            Target::Tag(tag) if has("MANIFEST_UNKNOWN") => format!("there is no tag `{tag}` in `{host}/{repository}`"),
+            Target::Digest(digest) if has("MANIFEST_UNKNOWN") => {
+                format!("there is no manifest `{digest}` in `{host}/{repository}`")
+            }
+            _ => call.action.clone(),
+        };
+        error.context(what)
     }
 
     /// Some registries and caches label manifests wrongly. That is told once, and not for each manifest.
@@ -413,6 +437,7 @@ impl Host {
         }
         match answer.status() {
             // The length of an encoded body says nothing about the blob.
+            StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
             StatusCode::OK if answer.encoding().is_some() => Ok(Presence::Present(())),
             StatusCode::OK if answer.length().is_some_and(|length| length != descriptor.size) => {
                 let length = answer.length().unwrap_or_default();
@@ -422,7 +447,6 @@ impl Host {
                 ));
                 Ok(Presence::Unknown)
             }
-            StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
             StatusCode::OK => Ok(Presence::Present(())),
             StatusCode::NOT_FOUND => Ok(Presence::Missing),
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS if !led_away => {

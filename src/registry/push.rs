@@ -7,11 +7,12 @@ use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::Registry;
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, FULL, web_page};
 use super::call::Call;
 use super::host::Host;
 use super::location;
 use super::proof::{Accepted, Fate};
+use super::refusal::Refusal;
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
 use super::types::{Presence, Pushed};
@@ -267,8 +268,7 @@ impl Host {
 
     async fn accepted(&self, answer: Answer, action: &str, manifest: &RawManifest) -> Result<()> {
         if answer.is_web_page() {
-            return Err(Error::new(Kind::Server, format!("{action}: the answer is a web page"))
-                .with_hint("is this address a registry, and does a login page stand in front of it?"));
+            return Err(web_page(&self.name, action));
         }
         let stated = answer.digest();
         answer.finish().await;
@@ -306,8 +306,8 @@ fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) ->
             "the registry does not let this tag be changed; choose another tag, or have the rule lifted",
         );
     }
-    if refusal.has("QUOTA") || text.contains("quota") {
-        return again(Kind::Denied, "the registry's quota for this project is used up");
+    if refusal.is_full() {
+        return again(Kind::Denied, FULL);
     }
     if refusal.has("NAME_UNKNOWN") {
         return again(

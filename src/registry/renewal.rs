@@ -77,7 +77,7 @@ impl Host {
     /// What follows an answer of the registry itself.
     pub(super) async fn renew(
         &self,
-        answer: &Answer,
+        answer: &mut Answer,
         call: &Call<'_>,
         attempt: &mut Attempt,
         begun: Instant,
@@ -107,7 +107,12 @@ impl Host {
         if before && !self.auth.is_login(&self.context, call.repository, header).await {
             return Ok(Renewal::Stands);
         }
+        let words = match attempt.authorization {
+            Some(_) => answer.quote().await,
+            None => None,
+        };
         let refused = Refused::of(attempt.authorization.as_ref(), begun);
+        let refused = refused.map(|refused| refused.with_words(words.as_deref()));
         match self
             .rechallenged(answer, call.repository, &mut attempt.scope, refused)
             .await

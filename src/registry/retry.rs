@@ -71,6 +71,13 @@ impl Backoff {
         Self { pauses }
     }
 
+    /// A budget that allows no second attempt.
+    pub(super) fn none() -> Self {
+        Self {
+            pauses: ExponentialBuilder::new().with_max_times(0).build(),
+        }
+    }
+
     /// The pause before the next attempt; `None` when enough were made.
     pub(super) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let own = self.pauses.next()?;
@@ -101,8 +108,21 @@ impl Backoff {
     }
 }
 
-/// `Retry-After`, in seconds or as a date, not above two minutes. `None` where there is none that makes sense.
+/// A server that asks for a longer pause than this is not asked again in this run.
+const TOO_LONG: Duration = Duration::from_secs(600);
+
+/// `Retry-After` where it asks for more than a run waits for.
+pub(super) fn long_pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    stated_pause(headers, now).filter(|asked| *asked > TOO_LONG)
+}
+
+/// `Retry-After`, not above two minutes. `None` where there is none that makes sense.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    Some(stated_pause(headers, now)?.min(LONGEST_PAUSE))
+}
+
+/// `Retry-After`, in seconds or as a date.
+fn stated_pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let asked = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // A number that does not fit is larger than any pause that would be taken.
@@ -110,7 +130,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     } else {
         httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?
     };
-    Some(asked.min(LONGEST_PAUSE))
+    Some(asked)
 }
 
 #[cfg(test)]

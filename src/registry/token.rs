@@ -40,12 +40,23 @@ pub(super) struct Refused<'a> {
     pub(super) header: &'a HeaderValue,
     /// When the request that carried it was sent.
     pub(super) sent: Instant,
+    /// What the registry said about it.
+    pub(super) words: Option<&'a str>,
 }
 
 impl<'a> Refused<'a> {
     /// That of a request; `None` if it carried none.
     pub(super) fn of(header: Option<&'a HeaderValue>, sent: Instant) -> Option<Self> {
-        header.map(|header| Self { header, sent })
+        header.map(|header| Self {
+            header,
+            sent,
+            words: None,
+        })
+    }
+
+    /// The same with what the registry said.
+    pub(super) fn with_words(self, words: Option<&'a str>) -> Self {
+        Self { words, ..self }
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, web_page};
 use super::call::Call;
 use super::host::Host;
 use super::ladder::Rung;
@@ -15,6 +15,7 @@ use super::location;
 use super::pace::Permit;
 use super::proof;
 use super::redirect;
+use super::refusal::Refusal;
 use super::retry::{Backoff, BlobProgress};
 use super::scope::Scope;
 use super::types::Presence;
@@ -308,6 +309,10 @@ impl<'a> Upload<'a> {
                 answer.finish().await;
                 Ok(Some(session))
             }
+            status if status.is_success() && answer.is_web_page() => {
+                answer.finish().await;
+                Err(web_page(&self.host.name, &self.action))
+            }
             status if status.is_success() => {
                 answer.finish().await;
                 if self.arrived().await {
@@ -316,7 +321,7 @@ impl<'a> Upload<'a> {
                     Err(self.says_yes_to_all(status))
                 }
             }
-            status if redirect::is_redirect(status.as_u16()) => Err(self.redirected(&answer)),
+            status if redirect::is_redirect(status.as_u16()) => Err(self.redirected(&answer).context(&self.action)),
             _ => {
                 let error = answer.into_error(&self.action).await;
                 let unknown = Refusal::of(&error).is_some_and(|refusal| refusal.has("NAME_UNKNOWN"));
@@ -377,7 +382,7 @@ impl<'a> Upload<'a> {
             url,
             self.repository,
             self.scope.clone(),
-            self.action.clone(),
+            "cannot end the upload".to_owned(),
         )
         .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
         .named_by(session.provenance)
@@ -393,7 +398,9 @@ impl<'a> Upload<'a> {
                     Ok(outcome)
                 }
             }
-            Err(error) if error.kind() == Kind::Network => Ok(Outcome::Broken(error, None, Blame::Wire)),
+            Err(error) if error.kind() == Kind::Network => {
+                Ok(Outcome::Broken(error.context(&self.action), None, Blame::Wire))
+            }
             Err(error) => Err(error),
         }
     }
@@ -430,7 +437,10 @@ impl<'a> Upload<'a> {
             self.host.proof.found_upload();
             return Ok(Outcome::Done);
         }
-        Err(self.says_yes_to_all(status))
+        match page {
+            true => Err(web_page(&self.host.name, "cannot end the upload")),
+            false => Err(self.says_yes_to_all(status)),
+        }
     }
 
     async fn arrived(&mut self) -> bool {

@@ -6,12 +6,13 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE
 use reqwest::{Body, Method, StatusCode, Url};
 use tokio::time::Instant;
 
-use super::answer::{Answer, Refusal};
+use super::answer::Answer;
 use super::attempt::Renewed;
 use super::context::{Provenance, Watch};
 use super::failure::Failure;
 use super::redact::shown;
 use super::redirect;
+use super::refusal::Refusal;
 use super::retry::{is_passing, retry_after};
 use super::token::Refused;
 use super::upload::{Blame, Outcome, Upload};
@@ -125,40 +126,49 @@ impl Upload<'_> {
     }
 
     /// What a refusal of bytes means for the way of uploading. `length` is that of the refused body.
-    pub(super) async fn judge(&self, answer: Answer, length: u64, begun: Instant) -> Result<Outcome> {
+    pub(super) async fn judge(&self, mut answer: Answer, length: u64, begun: Instant) -> Result<Outcome> {
         let status = answer.status();
         if redirect::is_redirect(status.as_u16()) {
             return Err(self.redirected(&answer));
         }
         let asked = retry_after(answer.headers(), SystemTime::now());
         let led_back = status == StatusCode::UNAUTHORIZED && !answer.from_registry && self.host.owns(&answer.url);
-        let mut error = answer.into_error(&self.action).await;
+        // The caller adds what was tried where the upload ends with this error.
+        let mut error = answer.refusal().await;
         if led_back {
             error = error.with_hint(
                 "another server led the upload to this address of the registry, so the login was not sent along: \
                  check the storage or proxy to which the registry sends its uploads",
             );
         }
+        let is_judged = matches!(status.as_u16(), 400 | 404 | 405 | 411 | 413 | 416 | 501);
+        if !is_judged && !is_passing(status) {
+            return Err(error);
+        }
+        let error = error.context(&self.action);
         let has = |code: &str| Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
         Ok(match status.as_u16() {
             413 => Outcome::TooLarge(
                 length,
-                error.with_hint(format!(
-                    "something between here and the registry limits the size of requests (nginx: `client_max_body_size`); the blob has {} bytes",
-                    self.descriptor.size
-                )),
+                error.context(format!("{} bytes", self.descriptor.size)).with_hint(
+                    "something between here and the registry limits the size of requests: have the limit raised \
+                     (nginx: `client_max_body_size`)",
+                ),
             ),
             416 => Outcome::Misplaced(error),
             // Distribution says so of a session that another replica opened, and of one that broke off.
             400 | 404 if has("BLOB_UPLOAD_UNKNOWN") || has("BLOB_UPLOAD_INVALID") => Outcome::Forgotten(error),
             400 if has("DIGEST_INVALID") || has("SIZE_INVALID") => Outcome::Lost(error),
             400 | 404 | 405 | 411 | 501 => Outcome::Unsuited(error),
-            _ if is_passing(status) => {
+            _ => {
                 self.host.throttled(status, asked, begun);
-                let blame = if status.as_u16() == 500 { Blame::Host } else { Blame::Nobody };
+                let blame = if status.as_u16() == 500 {
+                    Blame::Host
+                } else {
+                    Blame::Nobody
+                };
                 Outcome::Broken(error, asked, blame)
             }
-            _ => return Err(error),
         })
     }
 
@@ -168,8 +178,7 @@ impl Upload<'_> {
         Error::new(
             Kind::Server,
             format!(
-                "{}: the registry redirects the upload ({}) to {target}",
-                self.action,
+                "the registry redirects the upload ({}) to {target}",
                 answer.status().as_u16()
             ),
         )

@@ -52,8 +52,10 @@ pub(super) fn choose(images: &[Candidate<'_>], patterns: &[String]) -> Result<Ve
         if !fits.contains(&true) {
             let known = few(images.iter().map(|image| format!("`{}`", quote(&image.label()))));
             return Err(
-                Error::new(Kind::NotFound, format!("no image of the bundle fits `{shown}`"))
-                    .with_hint(format!("it holds {known}")),
+                Error::new(Kind::NotFound, format!("no image of the bundle matches `{shown}`")).with_hint(format!(
+                    "a pattern is held against the whole reference, so `*` may be missing at its start or its end; the bundle \
+                     contains {known}"
+                )),
             );
         }
         chosen.iter_mut().zip(fits).for_each(|(chosen, fits)| *chosen |= fits);
@@ -104,7 +106,7 @@ mod tests {
         );
         assert_eq!(chosen(&["quay.io/*", "b/c"]), "quay.io/a/golang:1 docker.io/b/c:latest");
         assert_eq!(chosen(&[]).split(' ').count(), 4);
-        assert_eq!(chosen(&["b/c", "nothing"]), "no image of the bundle fits `nothing`");
+        assert_eq!(chosen(&["b/c", "nothing"]), "no image of the bundle matches `nothing`");
         assert!(chosen(&["["]).starts_with("invalid pattern"));
     }
 }

@@ -174,7 +174,7 @@ fn a_file_that_is_no_bundle() {
             .says(&[name]);
     }
     let output = cli.run(&["import", "text.tar", "-d", &target.host()]).expect_code(1);
-    let output = output.says(&["`text.tar` at offset 0", "no archive of images"]);
+    let output = output.says(&["`text.tar` is not a tar archive", "no archive of images"]);
     assert!(
         !output.stderr.contains("this is no tar at all"),
         "{}",
@@ -300,7 +300,7 @@ fn a_folder_that_cannot_be_written() {
     let (cli, source) = (cli(), source());
     let image = format!("{}/library/greeting:1.0", source.host());
     cli.run(&["export", &image, "-o", "no/such/folder/b.tar"])
-        .expect_code(1)
+        .expect_code(2)
         .says(&["no/such/folder"]);
     cli.run(&["export", &image, "-o", "/proc/b.tar"])
         .expect_code(1)

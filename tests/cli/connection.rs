@@ -63,6 +63,7 @@ fn a_tunnel_that_is_refused_names_the_proxy() {
             "the proxy `{}` on the way to `registry.invalid`",
             proxy.host()
         )])
+        .says(&["it answered 40"])
         .hides(&[SECRET]);
 }
 

@@ -7,11 +7,13 @@ mod support;
 
 mod bad_input;
 mod bundle;
+mod command_lines;
 mod commands;
 mod connection;
 mod credentials;
 mod empty_blobs;
 mod format;
+mod hints;
 mod hostile_text;
 mod import;
 mod named_files;

@@ -422,7 +422,7 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "no tar",
             || b"hello world, this is a text file\n".repeat(50),
-            Open(&["offset 0", "no tar header"]),
+            Open(&["is not a tar archive", "no tar header"]),
         ),
         ("short text", || b"hello world".to_vec(), Open(&["inside a header"])),
         ("empty tar", || vec![0; 10240], Open(&["no image archive"])),

@@ -136,7 +136,10 @@ async fn a_missing_tag_is_answered_with_those_that_are_there() {
     let (registry, _) = client(&server.host());
     let error = registry.manifest("a/b", &tag("1.2")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
-    assert_eq!(error.hint(), Some("tags that are there: `1.0`, `1.1`, `2.0`"));
+    assert_eq!(
+        error.hint(),
+        Some("tags that are there: `1.0`, `1.1`, `2.0` and 1 more")
+    );
     assert_eq!(server.count("GET", "tags/list"), 1, "{}", server.transcript());
 
     // One request at most, and none where the repository itself is not there.

@@ -231,6 +231,10 @@ impl<F: Forward> Scanner<F> {
                 let why = format!("the archive ends inside a header, after {short} of its {BLOCK} bytes");
                 let read = usize::try_from(short).unwrap_or_default();
                 return Err(match foreign::recognise(&header.as_bytes()[..read]) {
+                    // A short text; the names of members have no line breaks.
+                    None if start == 0 && header.as_bytes().contains(&b'\n') => {
+                        self.no_header(start, format!("it has only {short} bytes"), &[])
+                    }
                     Some(_) if start == 0 => self.no_header(start, why, &header.as_bytes()[..read]),
                     _ => self.fault(start, why).with_hint("the file is cut off: copy it again"),
                 });
@@ -290,16 +294,20 @@ impl<F: Forward> Scanner<F> {
 
     /// A block that is no header, which begins with these bytes. Where the first one is none, this is no archive at all.
     fn no_header(&self, offset: u64, why: String, block: &[u8]) -> Error {
-        if let Some(foreign) = foreign::recognise(block).filter(|_| offset == 0) {
+        if offset > 0 {
+            return self
+                .fault(offset, why)
+                .with_hint("the file was changed or damaged on its way: copy it again, and compare check sums");
+        }
+        if let Some(foreign) = foreign::recognise(block) {
             let what = format!("no archive of images but {}: {why}", foreign.what);
             return self.fault(offset, what).with_hint(foreign.hint);
         }
-        self.fault(offset, why).with_hint(if offset == 0 {
+        let what = format!("`{}` is not a tar archive: {why}", quote(&self.label));
+        Error::new(Kind::Malformed, what).with_hint(
             "this is no archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
-             another program"
-        } else {
-            "the file was changed or damaged on its way: copy it again, and compare check sums"
-        })
+             another program",
+        )
     }
 
     fn member_fault(&self, offset: u64, name: &[u8], why: impl Into<String>) -> Error {

@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     let count = usize::try_from(source.length()).unwrap_or(MAGIC).min(MAGIC);
     source.read_exact_at(0, &mut head[..count])?;
     if count == 0 {
-        return Err(Error::new(Kind::Malformed, format!("`{}` is empty", quote(&label))));
+        return Err(empty(&label));
     }
     let compression = Compression::of(&head[..count], &quoted(&label))?;
     if compression == Compression::None {
@@ -63,13 +63,18 @@ pub(super) fn from_reader(input: impl Read + Send, label: &str, temp: &Temp, sto
     spool(input, compression, label, "it comes from a pipe", temp, store)
 }
 
+fn empty(label: &str) -> Error {
+    Error::new(Kind::Malformed, format!("`{}` is empty", quote(&label)))
+        .with_hint("it was not copied, or whatever wrote it failed: copy it again, or make it again")
+}
+
 /// Looks at the first bytes of a pipe for how it is compressed; the input that is returned has them still.
 pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression, impl Read + use<R>)> {
     let mut head = vec![0; MAGIC];
     let count = StreamForward::new(label, &mut input).read(&mut head)?;
     head.truncate(count);
     if count == 0 {
-        return Err(Error::new(Kind::Malformed, format!("`{}` is empty", quote(&label))));
+        return Err(empty(label));
     }
     let compression = Compression::of(&head, &quoted(label))?;
     Ok((compression, io::Cursor::new(head).chain(input)))

@@ -94,12 +94,9 @@ impl Landing {
                         None => "original",
                     };
                     landed.warnings.push(format!(
-                        "`{}` does not accept an index of which platforms are absent: the {what} digest {} does \
-                             not exist there; the index of the platforms that are carried ({}) is under the tag `{}`",
+                        "`{}` rejects an index with missing platforms: the {what} digest does not exist there, and the tag \
+                         has the smaller index",
                         self.item.destination.host(),
-                        tree.original.root.digest(),
-                        filtered.root.digest(),
-                        self.tag(),
                     ));
                 }
                 other => other?,

@@ -7,7 +7,7 @@ use super::request::{Origin, PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::destination::refuse_collisions;
 use crate::image::digest::Digest;
-use crate::image::reference::Reference;
+use crate::image::reference::{DOCKER_HUB, Reference};
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::Refusal;
@@ -17,6 +17,18 @@ use crate::registry::Refusal;
 /// # Errors
 /// [`Kind::Usage`] if that is no name that a registry accepts.
 pub(crate) fn place(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
+    let destination = mapped(request, source, original)?;
+    if destination.host() == DOCKER_HUB && destination.repository().split('/').count() > 2 {
+        let what = format!("{source} would become `{destination}`, and names on Docker Hub have two components");
+        return Err(Error::new(Kind::Usage, what).with_hint(
+            "give `-d docker.io/ACCOUNT`, and `--map SRC=DST` for each image that has more than one component, such as \
+             `--map docker.io/library/hello-world=hello-world`",
+        ));
+    }
+    Ok(destination)
+}
+
+fn mapped(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
     let mapped = request
         .mappings
         .iter()

@@ -46,7 +46,6 @@ fn an_image_that_states_a_wrong_size_fails_alone() {
             assert!(said.contains("1 of 3 images failed"), "{said}");
             let done = export.run("x.tar.gz", &["--allow-partial"]);
             assert!(text(&done).contains("1 of 3 images failed"), "{}", text(&done));
-            assert_eq!(check(&export.path("x.tar.gz")), 2);
         }
         let alone = Export::of(&registry, &["b:1"]).fails("x.tar", &[], 1);
         assert!(alone.contains("hint: "), "{alone}");

@@ -17,11 +17,11 @@ use super::resolved::{Resolved, configs, moved, request_identity, unique, warn};
 use super::reuse::Earlier;
 use crate::bundle::file_system::FileSystem;
 use crate::bundle::journal::Journal;
-use crate::bundle::partial::{Partial, already_there};
+use crate::bundle::partial::{Partial, check_output};
 use crate::bundle::plan::{Extras, Plan, TRAILER};
 use crate::bundle::ranges::Ranges;
 use crate::bundle::replay::Replay;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::image::tree::ImageTree;
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
@@ -40,10 +40,11 @@ pub(super) async fn export(
     registries: &Registries,
     progress: &Progress,
 ) -> Result<Report> {
-    if !force && path.symlink_metadata().is_ok() {
-        Partial::remove_stale_journal(path);
-        return Err(already_there(path));
-    }
+    check_output(path, force).inspect_err(|error| {
+        if error.kind() == Kind::Exists {
+            Partial::remove_stale_journal(path);
+        }
+    })?;
     let earlier = Earlier::open(&request.reuse).await?;
     let partial = Arc::new(Partial::open(path)?);
     if fresh {

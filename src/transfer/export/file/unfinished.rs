@@ -62,7 +62,10 @@ pub(super) fn look(partial: &Partial, request: &Digest, progress: &Progress) -> 
         Err(error) => return Err(foreign("cannot be continued".to_owned()).with_source(error)),
     };
     if header.request != *request {
-        return Err(foreign(format!("belongs to another export ({})", header.summary)));
+        let why = format!("belongs to another export ({})", header.summary);
+        return Err(foreign(why).with_hint(format!(
+            "to take over what is in it, give `--reuse {shown}` and another name with `-o`; `--fresh` throws it away and starts anew"
+        )));
     }
     let pins = header
         .pins

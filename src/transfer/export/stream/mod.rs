@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::request::{Exported, Output, Report, Request};
 use super::resolved::{Resolved, configs, unique, warn};
 use super::reuse::Earlier;
-use crate::bundle::partial::{Partial, already_there};
+use crate::bundle::partial::{Partial, check_output};
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{Event, Progress, human_bytes};
@@ -82,9 +82,7 @@ pub(super) async fn export(request: Request, registries: &Registries, progress: 
     let images = unique(&request.images);
     let target = match &request.output {
         Output::File { path, force, fresh } => {
-            if !force && path.symlink_metadata().is_ok() {
-                return Err(already_there(path));
-            }
+            check_output(path, *force)?;
             Some((Unfinished::begin(path, *fresh, progress)?, *force))
         }
         Output::Pipe(_) => None,

@@ -1,0 +1,41 @@
+//! Values of options that several commands read alike.
+
+use std::num::ParseIntError;
+
+/// What other programs want before the names of files.
+pub(super) const TRANSPORTS: [&str; 6] = ["oci", "oci-archive", "docker-archive", "docker-daemon", "dir", "docker"];
+
+/// A parser of whole numbers in a range. What it says of others names the range.
+pub(super) fn whole<N: TryFrom<u64>>(
+    least: u64,
+    most: u64,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number: Result<u64, ParseIntError> = text.trim().parse();
+        let number = number.ok().filter(|number| (least..=most).contains(number));
+        number
+            .and_then(|number| N::try_from(number).ok())
+            .ok_or_else(|| match most {
+                u64::MAX => format!("a whole number of at least {least} is needed"),
+                _ => format!("a whole number from {least} to {most} is needed"),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_out_of_range_are_told_the_range() {
+        let jobs = whole::<u16>(1, 256);
+        assert_eq!(jobs(" 7 "), Ok(7));
+        for text in ["0", "257", "many", "-1", "", "99999999999999999999"] {
+            assert_eq!(jobs(text).unwrap_err(), "a whole number from 1 to 256 is needed");
+        }
+        assert_eq!(
+            whole::<u64>(1, u64::MAX)("0").unwrap_err(),
+            "a whole number of at least 1 is needed"
+        );
+    }
+}

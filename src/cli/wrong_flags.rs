@@ -1,0 +1,136 @@
+//! Hints for command lines that the parser refuses: which command an option belongs to, and which command was meant.
+
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use docker_mirror::{Error, quote};
+
+use super::command_line::Cli;
+
+/// What the user can do about a command line that was refused; `arguments` are those behind the program's name.
+pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let source = std::error::Error::source(error)?;
+            source.downcast_ref::<Error>()?.hint().map(str::to_owned)
+        }
+        ErrorKind::UnknownArgument => meant_command(arguments).or_else(|| owner(error, arguments)),
+        ErrorKind::MissingRequiredArgument if command(arguments).is_none() => {
+            meant_command(arguments).or_else(|| no_command(arguments.first()?))
+        }
+        ErrorKind::InvalidSubcommand => Some(format!(
+            "the commands are {}; `docker-mirror --help` is about the mirror in one step",
+            commands()
+        )),
+        _ => None,
+    }
+}
+
+/// `` `export`, `import` and `limits` ``.
+fn commands() -> String {
+    let names: Vec<String> = names().iter().map(|name| format!("`{name}`")).collect();
+    match names.split_last() {
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+fn names() -> Vec<String> {
+    let all = Cli::command();
+    all.get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect()
+}
+
+/// The command of a command line.
+fn command(arguments: &[String]) -> Option<&String> {
+    arguments.first().filter(|first| names().contains(first))
+}
+
+/// The command that a misspelt first word stands for.
+fn meant_command(arguments: &[String]) -> Option<String> {
+    let first = arguments.first().filter(|first| !first.starts_with('-'))?;
+    let word = first.to_lowercase();
+    let names = names();
+    if names.contains(first) {
+        return None;
+    }
+    let near = names.into_iter().find(|name| distance(&word, name) <= 2)?;
+    Some(format!(
+        "there is no command `{}`; did you mean `docker-mirror {near}`?",
+        quote(first)
+    ))
+}
+
+/// What a first word is where it is no command and no destination is given.
+fn no_command(first: &str) -> Option<String> {
+    let shown = quote(&first);
+    (!first.starts_with('-')).then(|| {
+        format!(
+            "the commands are {}; `{shown}` is none of them and is taken for an image, which needs a destination \
+             (`-d REGISTRY[/PREFIX]`)",
+            commands()
+        )
+    })
+}
+
+/// The commands that know an option which the one in use does not.
+fn owner(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let option = option.split('=').next().unwrap_or_default();
+    let knows = |command: &clap::Command| {
+        command.get_arguments().any(|argument| match option.strip_prefix("--") {
+            Some(long) => argument.get_long() == Some(long),
+            None => argument.get_short().is_some_and(|short| option == format!("-{short}")),
+        })
+    };
+    let all = Cli::command();
+    let owners = all.get_subcommands().filter(|command| knows(command));
+    let mut owners: Vec<String> = owners
+        .map(|owner| format!("`docker-mirror {}`", owner.get_name()))
+        .collect();
+    if command(arguments).is_some() && knows(&all) {
+        owners.push("the mirror in one step (`docker-mirror -d REGISTRY IMAGE...`)".to_owned());
+    }
+    let last = owners.pop()?;
+    let others = owners.join(", ");
+    Some(match others.as_str() {
+        "" => format!("`{option}` is an option of {last}"),
+        others => format!("`{option}` is an option of {others} and {last}"),
+    })
+}
+
+/// How many letters have to be changed, added, left out or swapped with the next one to get from one word to another.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(32).collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let mut least = (rows[i][j] + usize::from(x != y))
+                .min(rows[i][j + 1] + 1)
+                .min(row[j] + 1);
+            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
+                least = least.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_are_nearly_commands_are_near() {
+        for (word, near) in [("exprot", true), ("imports", true), ("limit", true), ("nginx", false)] {
+            assert_eq!(names().iter().any(|name| distance(word, name) <= 2), near, "{word}");
+        }
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", "abc"), 0);
+    }
+}

@@ -1,0 +1,237 @@
+//! What a registry says when it refuses: its error codes, its words, and what kind of failure that is.
+
+use std::fmt;
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+
+use super::redact::printable;
+use crate::error::{Error, Kind};
+use crate::image::digest::Digest;
+use crate::text::few;
+
+/// How much of an error's body is quoted, in bytes.
+pub(super) const MAX_QUOTE: usize = 1 << 10;
+
+/// A registry's refusal in its own words: the source of an [`Error`] that came from a status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The codes of the OCI distribution-spec, such as `MANIFEST_BLOB_UNKNOWN`, in the order in which they came.
+    pub codes: Vec<String>,
+    /// Digests that the details name, such as those of missing blobs.
+    pub digests: Vec<Digest>,
+    /// What is quoted: message or body, cut and made printable.
+    quote: String,
+    /// The body, for the log.
+    pub(super) raw: String,
+    pub(super) web_page: bool,
+}
+
+#[derive(Deserialize)]
+struct WireErrors {
+    #[serde(default)]
+    errors: Vec<WireError>,
+    #[serde(default, alias = "details")]
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireError {
+    #[serde(default)]
+    code: serde_json::Value,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    detail: serde_json::Value,
+}
+
+impl Refusal {
+    /// The refusal behind an error, where a registry's status was its cause.
+    pub fn of(error: &Error) -> Option<&Self> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+
+    /// Whether the registry gave this code.
+    pub fn has(&self, code: &str) -> bool {
+        self.codes.iter().any(|c| c == code)
+    }
+
+    pub(super) fn read(status: StatusCode, body: &[u8], web_page: bool) -> Self {
+        let text = std::str::from_utf8(body).unwrap_or_default().trim();
+        let web_page = web_page
+            || text
+                .get(..14)
+                .is_some_and(|start| start.eq_ignore_ascii_case("<!doctype html"))
+            || text.starts_with("<html");
+        let mut refusal = Self {
+            status: status.as_u16(),
+            codes: Vec::new(),
+            digests: Vec::new(),
+            quote: String::new(),
+            raw: text.chars().take(MAX_QUOTE).collect(),
+            web_page,
+        };
+        if web_page {
+            return refusal;
+        }
+        let Ok(wire) = serde_json::from_str::<WireErrors>(text) else {
+            let said = store_error(text);
+            refusal.quote = printable(said.as_deref().unwrap_or(text), MAX_QUOTE);
+            return refusal;
+        };
+        let mut said = Vec::new();
+        for error in wire.errors.into_iter().take(16) {
+            let code = error.code.as_str().map(|code| printable(code, 64)).unwrap_or_default();
+            let message = error
+                .message
+                .map(|message| printable(&message, 256))
+                .unwrap_or_default();
+            find_digests(&error.detail, &mut refusal.digests);
+            find_digests(&serde_json::Value::String(message.clone()), &mut refusal.digests);
+            let mut line = match (code.is_empty(), message.is_empty()) {
+                (false, false) => format!("{code}: {message}"),
+                _ => format!("{code}{message}"),
+            };
+            let detail = match &error.detail {
+                serde_json::Value::Null => String::new(),
+                serde_json::Value::String(text) => printable(text, 256),
+                // Of what is no text only digests mean something to a person; the log has all of it.
+                other => {
+                    let mut found = Vec::new();
+                    find_digests(other, &mut found);
+                    few(found)
+                }
+            };
+            if !detail.is_empty() && detail != message {
+                line = format!("{line} ({detail})");
+            }
+            said.extend((!line.is_empty()).then_some(line));
+            refusal.codes.extend((!code.is_empty()).then_some(code));
+        }
+        said.extend(wire.message.map(|message| printable(&message, 256)));
+        refusal.quote = printable(&said.join("; "), MAX_QUOTE);
+        refusal
+    }
+
+    /// Whether the registry has no room for what is pushed.
+    pub(super) fn is_full(&self) -> bool {
+        let said = self.quote.to_ascii_lowercase();
+        self.status == 507 || self.has("QUOTA") || (said.contains("quota") && self.status != 429)
+    }
+
+    /// Whether a server that speaks https complains of plain http: those of Go and of nginx do so in words.
+    pub(super) fn wants_https(&self) -> bool {
+        let said = self.raw.to_ascii_lowercase();
+        self.status == 400
+            && (said.contains("http request to an https server")
+                || said.contains("http request was sent to https port"))
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.quote.is_empty() && self.codes.is_empty() && !self.web_page
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self.status {
+            401 => Kind::Unauthorized,
+            403 => Kind::Denied,
+            404 => Kind::NotFound,
+            429 => Kind::RateLimited,
+            _ if self.has("TAG_INVALID") => Kind::Exists,
+            _ if self.has("DENIED") => Kind::Denied,
+            405 | 411 | 413 | 415 | 416 | 501 => Kind::Unsupported,
+            _ => Kind::Server,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.web_page { "a web page" } else { &self.quote })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Code and message of the XML in which object stores report errors. What else is in it differs from request to request.
+fn store_error(text: &str) -> Option<String> {
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        let (value, _) = rest.split_once(&format!("</{name}>"))?;
+        Some(value.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    let code = element("Code")?;
+    Some(match element("Message") {
+        Some(message) => format!("{code}: {message}"),
+        None => code,
+    })
+}
+
+/// Digests anywhere in a detail: registries put them under `digest`, `Digest`, `Name`, or into a sentence.
+fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
+    match value {
+        serde_json::Value::String(text) => {
+            for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == ':')).take(256) {
+                if let Ok(digest) = word.parse::<Digest>()
+                    && found.len() < 64
+                    && !found.contains(&digest)
+                {
+                    found.push(digest);
+                }
+            }
+        }
+        // serde_json limits the depth of what it parses, so this ends.
+        serde_json::Value::Array(values) => values.iter().for_each(|v| find_digests(v, found)),
+        serde_json::Value::Object(members) => members.values().for_each(|v| find_digests(v, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(status: u16, body: &str) -> Refusal {
+        Refusal::read(StatusCode::from_u16(status).unwrap(), body.as_bytes(), false)
+    }
+
+    #[test]
+    fn quotes_the_registrys_words() {
+        let digest = Digest::sha256(b"x");
+        let body = format!(
+            r#"{{"errors":[{{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown","detail":{{"digest":"{digest}"}}}}]}}"#
+        );
+        let refusal = read(400, &body);
+        assert!(refusal.has("MANIFEST_BLOB_UNKNOWN"));
+        assert_eq!(refusal.digests, std::slice::from_ref(&digest));
+        assert!(refusal.to_string().starts_with("MANIFEST_BLOB_UNKNOWN: blob unknown ("));
+        assert_eq!(
+            read(404, r#"{"errors":[{"code":7,"message":null}],"message":"gone"}"#).to_string(),
+            "gone"
+        );
+        assert_eq!(read(500, "plain\u{1b}[2J text\n").to_string(), "plain\\u{1b}[2J text");
+        assert_eq!(read(400, &format!("no {digest}, sorry")).digests, []);
+        assert!(read(200, "<!DOCTYPE html><p>").web_page);
+        assert!(read(500, "").is_silent());
+        assert!(read(500, &"x".repeat(5000)).to_string().len() < MAX_QUOTE + 8);
+        let _ = read(500, r#"{"errors":{}}"#);
+        let _ = read(500, r#"[1,2]"#);
+    }
+
+    #[test]
+    fn kinds_follow_the_status() {
+        for (status, body, kind) in [
+            (401, "", Kind::Unauthorized),
+            (403, "", Kind::Denied),
+            (404, "<html>", Kind::NotFound),
+            (429, "", Kind::RateLimited),
+            (400, r#"{"errors":[{"code":"TAG_INVALID"}]}"#, Kind::Exists),
+            (413, "", Kind::Unsupported),
+            (503, "", Kind::Server),
+        ] {
+            assert_eq!(read(status, body).kind(), kind, "{status}");
+        }
+    }
+}

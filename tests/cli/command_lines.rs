@@ -1,0 +1,336 @@
+//! A command line that is wrong gets a message that says what would be right.
+
+use super::support::Double;
+use super::{cli, source};
+
+/// A command line, its exit code, what it says, and what it must not say.
+struct Line {
+    arguments: &'static [&'static str],
+    code: i32,
+    says: &'static [&'static str],
+    not: &'static [&'static str],
+}
+
+const fn line(arguments: &'static [&'static str], code: i32, says: &'static [&'static str]) -> Line {
+    Line {
+        arguments,
+        code,
+        says,
+        // The parser's idea that an option could be meant as the name of an image.
+        not: &["as a value"],
+    }
+}
+
+const HEX: &str = "0123456789012345678901234567890123456789012345678901234567890123";
+const PINNED: &str = "img@0123456789012345678901234567890123456789012345678901234567890123";
+const PINNED_DEST: &str = "127.0.0.1:1/m@sha256:0123456789012345678901234567890123456789012345678901234567890123";
+
+const LINES: &[Line] = &[
+    // Commands that there are not.
+    line(
+        &["exprot", "img", "-o", "a.tar"],
+        2,
+        &["did you mean `docker-mirror export`?"],
+    ),
+    line(
+        &["Export", "img", "-o", "a.tar"],
+        2,
+        &["did you mean `docker-mirror export`?"],
+    ),
+    line(&["imprt", "a.tar"], 2, &["did you mean `docker-mirror import`?"]),
+    line(
+        &["verify", "a.tar"],
+        2,
+        &[
+            "the commands are `export`, `import` and `limits`",
+            "`verify` is none of them",
+        ],
+    ),
+    line(&["inspect", "a.tar"], 2, &["`inspect` is none of them"]),
+    line(&["completion", "bash"], 2, &["`completion` is none of them"]),
+    line(&["nginx"], 2, &["is taken for an image, which needs a destination"]),
+    line(
+        &["help", "nonsense"],
+        2,
+        &["the commands are `export`, `import` and `limits`"],
+    ),
+    line(&["help", "mirror"], 0, &["--keep-host"]),
+    // Options of another command, and of none.
+    line(
+        &["-d", "127.0.0.1:1/x", "-o", "x.tar", "img"],
+        2,
+        &["`-o` is an option of `docker-mirror export`"],
+    ),
+    line(
+        &["export", "img", "-o", "a.tar", "-d", "x"],
+        2,
+        &["`-d` is an option of `docker-mirror import`"],
+    ),
+    line(
+        &["export", "img", "-o", "a.tar", "--report=x"],
+        2,
+        &["`--report` is an option of `docker-mirror import` and"],
+    ),
+    line(
+        &["import", "a.tar", "-d", "x", "--allow-partial"],
+        2,
+        &["`--allow-partial` is an option of `docker-mirror export`"],
+    ),
+    line(
+        &["export", "img", "-o", "a.tar", "--nonsense"],
+        2,
+        &["unexpected argument '--nonsense'"],
+    ),
+    line(
+        &["export", "img", "-o", "a.tar", "--platfrom", "x"],
+        2,
+        &["'--platform'"],
+    ),
+    // Values.
+    line(
+        &["export", "img", "-o", "a.tar", "-j", "many"],
+        2,
+        &["a whole number from 1 to 256 is needed"],
+    ),
+    line(
+        &["export", "img", "-o", "a.tar", "--timeout", "0"],
+        2,
+        &["a whole number of at least 1 is needed"],
+    ),
+    line(
+        &["export", "img", "-o", "a.tar", "--index", "full"],
+        2,
+        &["hint: one of `auto`, `filtered`, `sparse`"],
+    ),
+    line(
+        &["import", "x", "-d", "a.io", "--index", "foo"],
+        2,
+        &["hint: one of `auto`, `filtered`, `sparse`"],
+    ),
+    line(
+        &["import", "x", "-d", "a.io", "--on-existing", "overwritte"],
+        2,
+        &["hint: one of `overwrite`, `skip`, `error`"],
+    ),
+    line(
+        &["import", "x", "-d", "a.io", "--map", "x"],
+        2,
+        &["hint: write `SRC=DST`"],
+    ),
+    // Destinations.
+    line(
+        &["import", "x", "-d", "http://127.0.0.1:1"],
+        2,
+        &["hint: omit `http://` and give `--plain-http`"],
+    ),
+    line(
+        &["import", "x", "-d", "oci://127.0.0.1:1/m"],
+        2,
+        &["it has `oci://`", "hint: omit `oci://`"],
+    ),
+    line(
+        &["import", "x", "-d", "ftp://127.0.0.1:1/m"],
+        2,
+        &["hint: omit `ftp://`"],
+    ),
+    line(
+        &["import", "x", "-d", "oci:folder"],
+        2,
+        &["a destination is a registry"],
+    ),
+    line(
+        &["import", "x", "-d", "docker-archive:x.tar"],
+        2,
+        &["a destination is a registry"],
+    ),
+    line(
+        &["import", "x", "-d", "127.0.0.1:1/m:latest"],
+        2,
+        &["it has a tag", "hint: omit `:latest`"],
+    ),
+    line(
+        &["import", "x", "-d", ""],
+        2,
+        &["the destination is empty", "if it comes from a variable"],
+    ),
+    line(&["import", "x", "-d", "  "], 2, &["the destination is empty"]),
+    line(
+        &["import", "x", "-d", "user:s3cret@127.0.0.1:1/m"],
+        2,
+        &["credentials are given with `--username`"],
+    ),
+    line(&["import", "x", "-d", PINNED_DEST], 2, &["hint: omit the digest"]),
+    // References.
+    line(
+        &["export", "img@sha256:abc", "-o", "a.tar"],
+        2,
+        &["wrong length", "64 lower-case hex digits"],
+    ),
+    line(
+        &["export", "img@sha256:ABC", "-o", "a.tar"],
+        2,
+        &["64 lower-case hex digits"],
+    ),
+    line(&["export", PINNED, "-o", "a.tar"], 2, &[HEX, "hint: write `@sha256:`"]),
+    line(
+        &["export", "@images.txt", "-o", "a.tar"],
+        2,
+        &["@images.txt", "$(cat images.txt)"],
+    ),
+    line(
+        &["export", "user:s3cret@a.io/x", "-o", "a.tar"],
+        2,
+        &["credentials are given with `--username`"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/acme/multi:1.*", "-o", "a.tar"],
+        2,
+        &["patterns are not supported here"],
+    ),
+    // Outputs.
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "folder"],
+        2,
+        &["is a folder, not a file"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "folder", "--force"],
+        2,
+        &["is a folder, not a file"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "/dev/null"],
+        2,
+        &["no ordinary file", "`-o -`"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "/dev/null", "--gzip"],
+        2,
+        &["no ordinary file", "`-o -`"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "nofolder/a.tar"],
+        2,
+        &["the folder `nofolder` of the output does not exist"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "nofolder/a.tar.gz"],
+        2,
+        &["the folder `nofolder` of the output does not exist"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "docker-archive:x.tar"],
+        2,
+        &["hint: write `-o x.tar`"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "there.tar"],
+        1,
+        &["is already there", "`--force`"],
+    ),
+    // Files to import.
+    line(
+        &["import", "oci-archive:x.tar", "-d", "127.0.0.1:1"],
+        1,
+        &["hint: omit `oci-archive:`"],
+    ),
+    line(
+        &["import", "gone.tar", "-d", "127.0.0.1:1"],
+        1,
+        &["does not exist", "`gone.tar.partial` is there", "not finished"],
+    ),
+    line(
+        &["import", "gone.tar.partial", "-d", "127.0.0.1:1"],
+        1,
+        &["is an export that is not finished: run it again"],
+    ),
+    line(
+        &["import", "empty.tar", "-d", "127.0.0.1:1"],
+        1,
+        &["is empty", "hint: it was not copied"],
+    ),
+    line(
+        &["import", "there.tar", "-d", "127.0.0.1:1"],
+        1,
+        &["is not a tar archive", "hint: this is no archive of images"],
+    ),
+    line(
+        &["import", "noise.tar", "-d", "127.0.0.1:1"],
+        1,
+        &["is not a tar archive", "hint: this is no archive of images"],
+    ),
+    // Files that options name.
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "a.tar", "--ca-file", "nofile.pem"],
+        2,
+        &["`--ca-file`", "No such file"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "a.tar", "--ca-file", "noise.tar"],
+        2,
+        &["holds no PEM certificate"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "a.tar", "--auth-file", "nofile"],
+        2,
+        &["`--auth-file`", "does not exist"],
+    ),
+    line(
+        &[
+            "import",
+            "there.tar",
+            "-d",
+            "127.0.0.1:1",
+            "--report",
+            "nofolder/r.json",
+        ],
+        2,
+        &["its folder does not exist"],
+    ),
+    // Docker Hub has no third level.
+    line(
+        &["import", "b.tar", "-d", "docker.io/me/mirror"],
+        2,
+        &["names on Docker Hub have two components", "`--map "],
+    ),
+];
+
+#[test]
+fn a_command_line_that_is_wrong_is_told_what_would_be_right() {
+    let cli = cli();
+    std::fs::create_dir(cli.path("folder")).unwrap();
+    std::fs::write(cli.path("there.tar"), "hello\n").unwrap();
+    std::fs::write(cli.path("empty.tar"), "").unwrap();
+    std::fs::write(cli.path("noise.tar"), super::support::noise(1, 6000)).unwrap();
+    let registry = source();
+    let image = format!("{}/library/greeting:1.0", registry.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    let whole = std::fs::read(cli.path("b.tar")).unwrap();
+    std::fs::write(cli.path("gone.tar.partial"), &whole[..whole.len() / 2]).unwrap();
+    for line in LINES {
+        let output = cli.run(line.arguments).expect_code(line.code);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(!said.contains("s3cret") && !said.contains("panicked"), "{said}");
+        for word in line.says {
+            assert!(
+                output.stderr.contains(word) || output.stdout.contains(word),
+                "no `{word}` in {}",
+                output.everything()
+            );
+        }
+        for word in line.not {
+            assert!(!output.stderr.contains(word), "`{word}` in {}", output.everything());
+        }
+    }
+}
+
+#[test]
+fn a_list_that_is_taken_for_an_image_is_told_so() {
+    let (cli, registry) = (cli(), Double::new());
+    let name = format!("{}/many", registry.host());
+    std::fs::create_dir_all(cli.path(&registry.host())).unwrap();
+    std::fs::write(cli.path(&name), "img\n").unwrap();
+    cli.run(&["export", &name, "-o", "b.tar"])
+        .expect_code(1)
+        .says(&["is taken for an image, though there is a file of this name", "$(cat"]);
+}
