@@ -22,7 +22,7 @@ mod text;
 mod transfer;
 
 pub use bundle::read::given::{GivenName, Which};
-pub use bundle::read::pipe::Incoming;
+pub use bundle::read::stream::pipe::Incoming;
 pub use bundle::read::{Bundle, OpenOptions};
 pub use error::{Error, Kind, Result, Side};
 pub use files::{SpecialWriter, check_special, open_regular};

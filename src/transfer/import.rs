@@ -18,7 +18,7 @@ use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
 use super::push::request::{Origin, PushRequest};
 use super::resolve;
 use super::runs;
-use crate::bundle::read::pipe::Incoming;
+use crate::bundle::read::stream::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage, Referrer};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};

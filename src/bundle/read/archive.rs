@@ -77,7 +77,7 @@ impl Archive {
             warnings: Warnings::default(),
             bad_link: None,
             unreadable: BTreeMap::new(),
-            max_unpacked: super::layer::BEYOND,
+            max_unpacked: super::docker::layer::BEYOND,
             names: 0,
         }
     }

@@ -35,7 +35,7 @@ use super::flow::{Flow, PIECE, WINDOW};
 use super::request::PushRequest;
 use super::spool::Spool;
 use crate::bundle::read::Bundle;
-use crate::bundle::read::pipe::{Arriving, Incoming};
+use crate::bundle::read::stream::pipe::{Arriving, Incoming};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;

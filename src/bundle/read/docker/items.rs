@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::archive::{Archive, ITEMS};
 use super::member::Configs;
-use super::store::Store;
+use crate::bundle::read::archive::{Archive, ITEMS};
+use crate::bundle::read::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::fields::fold;
@@ -20,7 +20,7 @@ use crate::image::reference::Reference;
 use crate::text::quote;
 
 /// The name of the document.
-pub(super) const MEMBER: &str = ITEMS;
+pub(in crate::bundle::read) const MEMBER: &str = ITEMS;
 
 /// Docker's loader accepts less; podman 1 MiB.
 const MAX_MANIFEST_JSON: u64 = 16 << 20;
@@ -34,26 +34,26 @@ const MAX_PATHS: usize = 200_000;
 
 /// One image of `manifest.json`.
 #[derive(Debug, Clone)]
-pub(super) struct Item {
+pub(in crate::bundle::read) struct Item {
     /// Where it stands in the list, counted from 0.
-    pub(super) place: usize,
+    pub(in crate::bundle::read) place: usize,
     /// Where the config is.
-    pub(super) config: String,
+    pub(in crate::bundle::read) config: String,
     /// The names.
     repo_tags: Vec<String>,
     /// Where the layers are.
-    pub(super) layers: Vec<String>,
+    pub(in crate::bundle::read) layers: Vec<String>,
 }
 
 impl Item {
     /// The names, without the placeholder of an engine for an image that has none.
-    pub(super) fn repo_tags(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::bundle::read) fn repo_tags(&self) -> impl Iterator<Item = &str> {
         let tags = self.repo_tags.iter().map(String::as_str);
         tags.filter(|tag| !tag.contains("<none>"))
     }
 
     /// The names that are names, and what is wrong with the others.
-    pub(super) fn names(&self) -> (Vec<Reference>, Vec<Error>) {
+    pub(in crate::bundle::read) fn names(&self) -> (Vec<Reference>, Vec<Error>) {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for tag in self.repo_tags() {
             match tag.parse() {
@@ -65,7 +65,7 @@ impl Item {
     }
 
     /// What messages call it.
-    pub(super) fn label(&self) -> String {
+    pub(in crate::bundle::read) fn label(&self) -> String {
         let name = self.repo_tags().next().unwrap_or(&self.config);
         quote(&name).to_string()
     }
@@ -120,7 +120,7 @@ impl<'de> Visitor<'de> for ItemVisitor {
 
 /// All of `manifest.json`.
 #[derive(Debug, Default)]
-pub(super) struct Items {
+pub(in crate::bundle::read) struct Items {
     /// Each at its place; an error where it is no such item.
     listed: Vec<Result<Item>>,
     lookup: OnceCell<Lookup>,
@@ -135,7 +135,7 @@ struct Lookup {
 
 impl Items {
     /// Reads `manifest.json`; `None` if there is none.
-    pub(super) fn read(archive: &Archive) -> Result<Option<Self>> {
+    pub(in crate::bundle::read) fn read(archive: &Archive) -> Result<Option<Self>> {
         let Some(bytes) = archive.read(MEMBER, MAX_MANIFEST_JSON)? else {
             return Ok(None);
         };
@@ -173,25 +173,25 @@ impl Items {
         }))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::bundle::read) fn is_empty(&self) -> bool {
         self.listed.is_empty()
     }
 
     /// Every item at its place.
-    pub(super) fn all(&self) -> impl Iterator<Item = (usize, Result<&Item>)> {
+    pub(in crate::bundle::read) fn all(&self) -> impl Iterator<Item = (usize, Result<&Item>)> {
         let all = self.listed.iter().enumerate();
         all.map(|(place, item)| (place, item.as_ref().map_err(Error::clone)))
     }
 
     /// The names of whatever has this config.
-    pub(super) fn repo_tags(&self, config: &Digest, archive: &Archive, store: &Store) -> Vec<String> {
+    pub(in crate::bundle::read) fn repo_tags(&self, config: &Digest, archive: &Archive, store: &Store) -> Vec<String> {
         let places = self.lookup(archive, store).by_config.get(config);
         let items = places.into_iter().flatten().filter_map(|place| self.at(*place));
         items.flat_map(Item::repo_tags).map(str::to_owned).collect()
     }
 
     /// The first item of this name or this config.
-    pub(super) fn find(
+    pub(in crate::bundle::read) fn find(
         &self,
         name: &Reference,
         config: Option<&Digest>,
@@ -237,8 +237,8 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::sync::Arc;
 
-    use super::super::source::{Place, Source};
     use super::*;
+    use crate::bundle::read::source::{Place, Source};
 
     #[test]
     fn configs_are_read_once() {

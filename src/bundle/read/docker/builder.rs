@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType};
 
-use super::archive::Archive;
-use super::broken::remembered;
 use super::items::{Item, MEMBER};
 use super::layer::{self, Layer};
 use super::member::{Configs, resolve};
-use super::store::Store;
+use crate::bundle::read::archive::Archive;
+use crate::bundle::read::broken::remembered;
+use crate::bundle::read::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -23,7 +23,7 @@ use crate::image::media_type;
 use crate::text::{Warnings, few, quote};
 
 /// Makes manifests from one archive; a layer that several images name is read once.
-pub(super) struct Builder<'a> {
+pub(in crate::bundle::read) struct Builder<'a> {
     archive: &'a Archive,
     layers: HashMap<(String, u64), Result<Layer>>,
     configs: Configs<'a>,
@@ -34,7 +34,7 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(archive: &'a Archive) -> Self {
+    pub(in crate::bundle::read) fn new(archive: &'a Archive) -> Self {
         Self {
             archive,
             layers: HashMap::new(),
@@ -45,7 +45,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Makes the manifest of one image, puts it and the blobs it names into the store, and returns its descriptor.
-    pub(super) fn build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
+    pub(in crate::bundle::read) fn build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
         if let Some(built) = self.built.get(&item.place) {
             return remembered(built);
         }
@@ -86,12 +86,12 @@ impl<'a> Builder<'a> {
     }
 
     /// What is worth telling of the images that were made.
-    pub(super) fn warnings(&self) -> Warnings {
+    pub(in crate::bundle::read) fn warnings(&self) -> Warnings {
         self.configs.warnings()
     }
 
     /// The digest of an image's config.
-    pub(super) fn config_digest(&mut self, item: &Item, store: &Store) -> Result<Digest> {
+    pub(in crate::bundle::read) fn config_digest(&mut self, item: &Item, store: &Store) -> Result<Digest> {
         Ok(self.configs.find(&item.config, store)?.1)
     }
 

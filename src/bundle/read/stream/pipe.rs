@@ -8,12 +8,12 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
-use super::archive::{Archive, blob_name, unmarked};
-use super::forward::{quoted, stream_error};
-use super::front::Front;
-use super::scan::{End, What};
-use super::spool::{self, Pass, Temp};
-use super::store::{self, Store};
+use super::metadata_prefix::Front;
+use crate::bundle::read::archive::{Archive, blob_name, unmarked};
+use crate::bundle::read::forward::{quoted, stream_error};
+use crate::bundle::read::scan::{End, What};
+use crate::bundle::read::spool::{self, Pass, Temp};
+use crate::bundle::read::store::{self, Store};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::text::{Warnings, quote};
@@ -25,7 +25,7 @@ const CHUNK: usize = 256 << 10;
 const MAX_FRONT: u64 = 48 << 20;
 
 /// Opens a pipe: an archive and the rest of the pipe, or an archive that was copied as a whole.
-pub(super) fn open(
+pub(in crate::bundle::read) fn open(
     input: impl Read + Send + 'static,
     label: &str,
     temp: &Temp,

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use super::archive::Archive;
-use super::broken::BrokenImage;
-use super::contents::{BundledImage, Contents};
-use super::docker_archive::Builder;
-use super::given::Given;
+use super::builder::Builder;
 use super::items::{Items, MEMBER};
-use super::names;
-use super::store::Store;
+use crate::bundle::read::archive::Archive;
+use crate::bundle::read::broken::BrokenImage;
+use crate::bundle::read::contents::{BundledImage, Contents};
+use crate::bundle::read::given::Given;
+use crate::bundle::read::names;
+use crate::bundle::read::store::Store;
 use crate::error::{Kind, Result};
 use crate::image::budget::NAME;
 use crate::image::descriptor::Descriptor;
@@ -21,7 +21,7 @@ use crate::image::reference::Reference;
 use crate::text::{Warnings, quote};
 
 /// Reads an archive in Docker's own format. An image that is not whole, or has no name, does not keep the others back.
-pub(super) fn read_items(
+pub(in crate::bundle::read) fn read_items(
     archive: &mut Archive,
     store: &mut Store,
     items: &Items,
@@ -91,7 +91,7 @@ pub(super) fn read_items(
 
 /// Makes the manifest anew for an image whose OCI manifest does not fit its config: some versions of Docker listed layers
 /// in a wrong order, or not all of them, and were right in `manifest.json`.
-pub(super) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, contents: &mut Contents) {
+pub(in crate::bundle::read) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, contents: &mut Contents) {
     if items.is_empty() {
         return;
     }
@@ -198,7 +198,12 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
 }
 
 /// An image whose manifest was made here.
-pub(super) fn rebuilt(archive: &Archive, place: usize, name: Reference, root: Descriptor) -> BundledImage {
+pub(in crate::bundle::read) fn rebuilt(
+    archive: &Archive,
+    place: usize,
+    name: Reference,
+    root: Descriptor,
+) -> BundledImage {
     BundledImage {
         name,
         root,

@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::archive::{Archive, blob_name};
-use super::broken::remembered;
-use super::header::clean_name;
-use super::source::Place;
-use super::store::Store;
+use crate::bundle::read::archive::{Archive, blob_name};
+use crate::bundle::read::broken::remembered;
+use crate::bundle::read::header::clean_name;
+use crate::bundle::read::source::Place;
+use crate::bundle::read::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::config::MAX_CONFIG;
 use crate::image::digest::Digest;
 use crate::text::{Warnings, quote};
 
 /// The configs of an archive; each is read and hashed once.
-pub(super) struct Configs<'a> {
+pub(in crate::bundle::read) struct Configs<'a> {
     archive: &'a Archive,
     /// The digests, by the source and offset of the config.
     known: HashMap<(String, u64), Result<Digest>>,
@@ -22,7 +22,7 @@ pub(super) struct Configs<'a> {
 }
 
 impl<'a> Configs<'a> {
-    pub(super) fn new(archive: &'a Archive) -> Self {
+    pub(in crate::bundle::read) fn new(archive: &'a Archive) -> Self {
         Self {
             archive,
             known: HashMap::new(),
@@ -31,7 +31,7 @@ impl<'a> Configs<'a> {
     }
 
     /// Where the config of this path stands, and its digest.
-    pub(super) fn find(&mut self, path: &str, store: &Store) -> Result<(Place, Digest)> {
+    pub(in crate::bundle::read) fn find(&mut self, path: &str, store: &Store) -> Result<(Place, Digest)> {
         let place = resolve(self.archive, path, store)?;
         let read = || Ok(Digest::sha256(&place.read_all(path, MAX_CONFIG)?));
         let key = (place.source.label().to_owned(), place.offset);
@@ -49,7 +49,7 @@ impl<'a> Configs<'a> {
     }
 
     /// What is worth telling of the configs that were found.
-    pub(super) fn warnings(&self) -> Warnings {
+    pub(in crate::bundle::read) fn warnings(&self) -> Warnings {
         let label = quote(&self.archive.label);
         let one = |(name, digest): (&String, &Digest)| {
             format!(
@@ -62,7 +62,7 @@ impl<'a> Configs<'a> {
 }
 
 /// The content behind a path of `manifest.json`, through links inside the archive.
-pub(super) fn resolve(archive: &Archive, path: &str, store: &Store) -> Result<Place> {
+pub(in crate::bundle::read) fn resolve(archive: &Archive, path: &str, store: &Store) -> Result<Place> {
     let wrong = |why: String| Error::new(Kind::Malformed, why);
     let name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
     archive

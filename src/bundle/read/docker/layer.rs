@@ -2,9 +2,9 @@
 
 use std::io::{self, Read};
 
-use super::compression::{Compression, Limit, MAGIC};
-use super::forward::stream_error;
-use super::source::Place;
+use crate::bundle::read::compression::{Compression, Limit, MAGIC};
+use crate::bundle::read::forward::stream_error;
+use crate::bundle::read::source::Place;
 use crate::error::Result;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::{Algorithm, Digest, Hasher};
@@ -15,20 +15,20 @@ const RATIO: u64 = 100;
 
 /// What the layers of one archive may hold beyond that, all together. Nothing is written, so only time is at stake: this much
 /// is hashed in a few minutes, and disk images full of zeros fit.
-pub(super) const BEYOND: u64 = 64 << 30;
+pub(in crate::bundle::read) const BEYOND: u64 = 64 << 30;
 
 /// A layer, read through once.
 #[derive(Debug, Clone)]
-pub(super) struct Layer {
+pub(in crate::bundle::read) struct Layer {
     /// The bytes as they stand there.
-    pub(super) descriptor: Descriptor,
+    pub(in crate::bundle::read) descriptor: Descriptor,
     /// The digest of the uncompressed tar.
-    pub(super) diff_id: Digest,
+    pub(in crate::bundle::read) diff_id: Digest,
 }
 
 /// Reads a layer through and computes both digests. `name` is how the archive calls it; `beyond` is what it may hold beyond
 /// the usual, and gets less by what it does.
-pub(super) fn examine(place: &Place, name: &str, beyond: &mut u64) -> Result<Layer> {
+pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u64) -> Result<Layer> {
     let what = place.describe(name);
     let limit = Limit {
         ratio: RATIO,

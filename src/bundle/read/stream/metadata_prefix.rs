@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::archive::blob_name;
-use super::scan::{Member, What};
+use crate::bundle::read::archive::blob_name;
+use crate::bundle::read::scan::{Member, What};
 use crate::bundle::record::{self, ImageRecord, Recorded};
 use crate::error::Result;
 use crate::files::encoding;
@@ -27,7 +27,7 @@ const MAX_DOCUMENT: u64 = record::MAX_SIZE;
 
 /// What is known of a front.
 #[derive(Debug, Default)]
-pub(super) struct Front {
+pub(in crate::bundle::read) struct Front {
     documents: HashMap<String, (u64, u64)>,
     /// Blobs that went by: where they start, and how long they are.
     blobs: HashMap<Digest, (u64, u64)>,
@@ -42,7 +42,7 @@ pub(super) struct Front {
 
 impl Front {
     /// Whether this member, which comes next, shows that the archive is no bundle whose manifests come first.
-    pub(super) fn is_foreign(&self, member: &Member) -> bool {
+    pub(in crate::bundle::read) fn is_foreign(&self, member: &Member) -> bool {
         match (&member.what, &member.name) {
             (What::Directory, _) => false,
             (What::Link(_), _) => true,
@@ -54,7 +54,11 @@ impl Front {
 
     /// Takes note of a member that went by; `read` reads what went by, at an offset. Says whether everything but layers has
     /// gone by now.
-    pub(super) fn take(&mut self, member: &Member, read: impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<bool> {
+    pub(in crate::bundle::read) fn take(
+        &mut self,
+        member: &Member,
+        read: impl Fn(u64, u64) -> Result<Vec<u8>>,
+    ) -> Result<bool> {
         if let (What::File, Some(name)) = (&member.what, &member.name) {
             if let Some(digest) = blob_name(name) {
                 self.blobs.insert(digest.clone(), (member.offset, member.size));
@@ -74,7 +78,7 @@ impl Front {
     }
 
     /// Whether the documents are there, so that it is known what to look for.
-    pub(super) fn is_followed(&self) -> bool {
+    pub(in crate::bundle::read) fn is_followed(&self) -> bool {
         DOCUMENTS.iter().all(|name| self.documents.contains_key(*name))
     }
 
