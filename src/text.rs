@@ -63,6 +63,15 @@ pub(crate) fn path(path: &Path) -> String {
     bounded(path.as_os_str().as_bytes(), usize::MAX)
 }
 
+/// The first [`MAX_QUOTE`] characters of a text, unescaped: for documents, whose format escapes them.
+pub(crate) fn shorten(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_QUOTE) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// [`quote`] for bytes that may be no text.
 pub(crate) fn quote_bytes(text: &[u8]) -> Quote<'_> {
     Quote(text)

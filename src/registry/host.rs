@@ -401,20 +401,24 @@ impl Host {
     ///
     /// No other host is ever taken for http, and none falls back from https to it.
     async fn found_tls(&self, sent: &Result<Answer, Failure>, url: &Url) -> bool {
-        if self.scheme.load(Ordering::Relaxed) != ASSUMED_HTTP
-            || !self.owns(url)
-            || self.reached.load(Ordering::Relaxed)
-        {
+        let scheme = self.scheme.load(Ordering::Relaxed);
+        let answers_http = scheme == ASSUMED_HTTP && self.reached.load(Ordering::Relaxed);
+        if scheme == FIXED || url.scheme() == "https" || answers_http {
             return false;
         }
+        let mut probe = self.base();
+        let _ = probe.set_scheme("http");
         let doubtful = match sent {
             Ok(answer) => answer.status() == StatusCode::BAD_REQUEST,
             Err(failure) => matches!(failure.class, Class::NotHttp | Class::Broken),
         };
-        if !doubtful {
+        if !doubtful || !same_origin(&probe, url) {
             return false;
         }
-        let mut probe = self.base();
+        if scheme == FOUND_HTTPS {
+            // Another request found it out while this one was under way.
+            return true;
+        }
         let _ = probe.set_scheme("https");
         probe.set_path("/v2/");
         let found = match self

@@ -30,7 +30,7 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, IndexMode, LeftOut};
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries};
-use crate::text::{Warnings, quote};
+use crate::text::{Warnings, quote, shorten};
 
 /// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
 const PIECE: usize = 256 << 10;
@@ -163,11 +163,11 @@ async fn push(
         return Err(Error::clone(&first.error));
     }
     let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
-    let quoted = |missing: Missing| Missing {
-        reference: quote(&missing.reference).to_string(),
-        reason: quote(&missing.reason).to_string(),
+    let shortened = |missing: Missing| Missing {
+        reference: shorten(missing.reference),
+        reason: shorten(missing.reason),
     };
-    report.missing = missing.into_iter().map(quoted).collect();
+    report.missing = missing.into_iter().map(shortened).collect();
     let broken = broken.iter().map(|archive| ArchiveReport {
         path: archive.label.as_str().into(),
         error: (&*archive.error).into(),

@@ -145,7 +145,7 @@ fn sizes_that_overflow_are_refused() {
 fn one_name_for_two_images_is_refused() {
     let a = image("a.io/a:1", &[b"config a", &[1; 512]]);
     let b = image(&format!("a.io/a:1@{PIN}"), &[b"config b", &[1; 512]]);
-    assert_eq!(Plan::new(&[a, b], &EXTRAS).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(Plan::new(&[a, b], &EXTRAS).unwrap_err().kind(), Kind::Unsupported);
 }
 
 #[test]
