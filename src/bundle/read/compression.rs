@@ -1,8 +1,12 @@
 //! Compression, told by the first bytes and never by a name, and taken off with a limit on what comes out.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
+use lzma_rust2::XzReader;
 
 use crate::error::{Error, Kind, Result};
 use crate::progress::human_bytes;
@@ -10,9 +14,13 @@ use crate::progress::human_bytes;
 /// So many first bytes tell the compression, and how much memory it takes.
 pub(super) const MAGIC: usize = 18;
 
-/// The largest window of zstd that is unpacked, in bytes. The decoder holds all of it in memory; `zstd -d` has the same limit.
+/// The largest window of zstd, and dictionary of xz, that is unpacked, in bytes. The decoder holds all of it in memory;
+/// `zstd -d` has the same limit, and `xz -9` makes half of it.
 const MAX_WINDOW: u64 = 1 << MAX_WINDOW_LOG;
 const MAX_WINDOW_LOG: u32 = 27;
+
+/// Maximum memory of the decoder of xz in KiB: the dictionary, and what stands beside it.
+const MAX_XZ_MEMORY: u32 = (MAX_WINDOW >> 10) as u32 + 1024;
 
 /// How much may come out when something is unpacked: so many times of what goes in, and so many bytes beyond that. A ratio
 /// alone would not do: gzip makes a thousandth of zeros, zstd much less, and a few zeros are no bomb.
@@ -35,6 +43,8 @@ pub(super) enum Compression {
     None,
     Gzip,
     Zstd,
+    Xz,
+    Bzip2,
 }
 
 impl Compression {
@@ -61,14 +71,18 @@ impl Compression {
                         human_bytes(MAX_WINDOW)
                     ),
                 )
-                .with_hint("unpack it with `zstd -d --long=31` first, or compress it without `--long`")),
+                .with_hint(unpack("zstd -dc --long=31"))),
                 _ => Ok(Self::Zstd),
             },
             // A frame to be skipped (RFC 8878, section 3.1.2), which some programs begin with.
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz", "unpack it with `xz -d` first"),
-            [b'B', b'Z', b'h', ..] => unsupported("bzip2", "unpack it with `bzip2 -d` first"),
-            [0x04, 0x22, 0x4d, 0x18, ..] => unsupported("lz4", "unpack it with `lz4 -d` first"),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Self::Xz),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Ok(Self::Bzip2),
+            [0x5d, 0, 0, ..] => unsupported("lzma", &unpack("xz -dc --format=lzma")),
+            [b'L', b'Z', b'I', b'P', ..] => unsupported("lzip", &unpack("lzip -dc")),
+            [0x1f, 0x9d, ..] => unsupported("compress", &unpack("gzip -dc")),
+            [0x89, b'L', b'Z', b'O', ..] => unsupported("lzop", &unpack("lzop -dc")),
+            [0x04, 0x22, 0x4d, 0x18, ..] => unsupported("lz4", &unpack("lz4 -dc")),
             [b'P', b'K', 3, 4, ..] => unsupported("zip", "unpack it with `unzip` first"),
             [b'7', b'z', 0xbc, 0xaf, ..] => unsupported("7z", "unpack it with `7z x` first"),
             _ => Ok(Self::None),
@@ -82,30 +96,55 @@ impl Compression {
         what: &str,
         limit: Limit,
     ) -> io::Result<Box<dyn Read + Send + 'a>> {
-        let input = Counted { input, count: 0 };
-        let what = what.to_owned();
-        Ok(match self {
-            Self::None => Box::new(input),
-            Self::Gzip => Box::new(Limited {
-                inner: MultiGzDecoder::new(input),
-                consumed: |decoder: &MultiGzDecoder<Counted<R>>| decoder.get_ref().count,
-                produced: 0,
-                limit,
-                what,
+        let consumed = Arc::new(AtomicU64::new(0));
+        let input = Counted {
+            input,
+            count: consumed.clone(),
+        };
+        let inner: Box<dyn Read + Send + 'a> = match self {
+            Self::None => return Ok(Box::new(input)),
+            Self::Gzip => Box::new(MultiGzDecoder::new(input)),
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(input)?;
+                decoder.window_log_max(MAX_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
+            Self::Xz => Box::new(Xz {
+                inner: XzReader::new_mem_limit(input, true, MAX_XZ_MEMORY),
+                what: what.to_owned(),
             }),
-            Self::Zstd => Box::new(Limited {
-                inner: {
-                    let mut decoder = zstd::stream::read::Decoder::new(input)?;
-                    decoder.window_log_max(MAX_WINDOW_LOG)?;
-                    decoder
-                },
-                consumed: |decoder: &zstd::stream::read::Decoder<'_, io::BufReader<Counted<R>>>| {
-                    decoder.get_ref().get_ref().count
-                },
-                produced: 0,
-                limit,
-                what,
-            }),
+            Self::Bzip2 => Box::new(MultiBzDecoder::new(input)),
+        };
+        Ok(Box::new(Limited {
+            inner,
+            consumed,
+            produced: 0,
+            limit,
+            what: what.to_owned(),
+        }))
+    }
+}
+
+/// How to unpack something on its way.
+fn unpack(program: &str) -> String {
+    format!("unpack it on its way: `{program} FILE | docker-mirror import - -d REGISTRY`")
+}
+
+/// A decoder of xz, whose dictionary may take more memory than there is for it.
+struct Xz<R: Read> {
+    inner: XzReader<R>,
+    what: String,
+}
+
+impl<R: Read> Read for Xz<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer).map_err(|e| match e.kind() {
+            io::ErrorKind::OutOfMemory => {
+                let (what, most) = (&self.what, human_bytes(MAX_WINDOW));
+                let what = format!("{what} takes more than {most} of memory to unpack");
+                io::Error::other(Error::new(Kind::Unsupported, what).with_hint(unpack("xz -dc")))
+            }
+            _ => e,
         })
     }
 }
@@ -128,31 +167,31 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
 
 struct Counted<R> {
     input: R,
-    count: u64,
+    count: Arc<AtomicU64>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.input.read(buffer)?;
-        self.count += got as u64;
+        self.count.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
     }
 }
 
 /// A decoder whose output may not grow beyond measure.
-struct Limited<D, F> {
-    inner: D,
-    consumed: F,
+struct Limited<'a> {
+    inner: Box<dyn Read + Send + 'a>,
+    consumed: Arc<AtomicU64>,
     produced: u64,
     limit: Limit,
     what: String,
 }
 
-impl<D: Read, F: Fn(&D) -> u64> Read for Limited<D, F> {
+impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
         self.produced += got as u64;
-        if self.produced > self.limit.of((self.consumed)(&self.inner)) {
+        if self.produced > self.limit.of(self.consumed.load(Ordering::Relaxed)) {
             return Err(io::Error::other(
                 Error::new(
                     Kind::Malformed,
@@ -179,11 +218,14 @@ mod tests {
             Compression::of(b"\x28\xb5\x2f\xfd\0\0", "x").unwrap(),
             Compression::Zstd
         );
+        assert_eq!(Compression::of(b"\xfd7zXZ\0", "x").unwrap(), Compression::Xz);
+        assert_eq!(Compression::of(b"BZh91A", "x").unwrap(), Compression::Bzip2);
+        assert_eq!(Compression::of(b"BZh.json", "x").unwrap(), Compression::None);
         assert_eq!(Compression::of(b"oci-la", "x").unwrap(), Compression::None);
         assert_eq!(Compression::of(b"", "x").unwrap(), Compression::None);
         for refused in [
-            &b"\xfd7zXZ\0"[..],
-            b"BZh91A",
+            &b"\x5d\0\0\x80"[..],
+            b"LZIP\x01",
             b"PK\x03\x04..",
             b"\x04\x22\x4d\x18..",
             b"7z\xbc\xaf..",
@@ -209,7 +251,7 @@ mod tests {
             error.to_string(),
             "`x` takes 2.0 GiB of memory to unpack; at most 128.0 MiB are used"
         );
-        assert!(error.hint().unwrap().contains("zstd -d --long=31"));
+        assert!(error.hint().unwrap().contains("zstd -dc --long=31"));
         // The whole content in one segment of 256 MiB.
         let single = b"\x28\xb5\x2f\xfd\xa0\x00\x00\x00\x10";
         assert_eq!(of(single).unwrap_err().kind(), Kind::Unsupported);

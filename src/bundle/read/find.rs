@@ -16,11 +16,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_ENTRIES: usize = 500_000;
 
 /// What a folder is not searched for, though it may hold images, and what to do about it.
-const LEFT_ALONE: [(&str, &str); 10] = [
-    (".tar.xz", "unpack it with `xz -d` first"),
-    (".txz", "unpack it with `xz -d` first"),
-    (".tar.bz2", "unpack it with `bzip2 -d` first"),
-    (".tbz2", "unpack it with `bzip2 -d` first"),
+const LEFT_ALONE: [(&str, &str); 6] = [
     (".tar.lz4", "unpack it with `lz4 -d` first"),
     (".tar.lzma", "unpack it with `xz -d` first"),
     (".zip", "unpack it with `unzip` first"),
@@ -51,7 +47,9 @@ const SYSTEM_FOLDERS: [&str; 10] = [
 const CHKDSK: &str = "found.";
 
 /// Endings of files that a folder is searched for.
-const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"];
+const ARCHIVES: [&str; 10] = [
+    ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz",
+];
 
 /// Where an archive is.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ mod attached;
 mod documents;
 mod inside;
 mod linked;
+mod packed;
 mod record;
 mod unlisted;
 

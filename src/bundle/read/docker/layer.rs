@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use crate::bundle::read::compression::{Compression, Limit, MAGIC};
 use crate::bundle::read::forward::stream_error;
 use crate::bundle::read::source::Place;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::media_type;
@@ -38,6 +38,16 @@ pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u
     let mut head = [0; MAGIC];
     let count = place.read_at(0, &mut head)?;
     let compression = Compression::of(&head[..count], &what)?;
+    let media_type = match compression {
+        Compression::None => media_type::OCI_LAYER,
+        Compression::Gzip => media_type::OCI_LAYER_GZIP,
+        Compression::Zstd => media_type::OCI_LAYER_ZSTD,
+        Compression::Xz | Compression::Bzip2 => {
+            let why = format!("{what} is compressed with xz or bzip2, which no layer of an OCI image may be");
+            return Err(Error::new(Kind::Unsupported, why)
+                .with_hint("load the archive with `docker load` or `podman load`, and save the image again"));
+        }
+    };
     let mut input = Hashed {
         place,
         offset: 0,
@@ -68,12 +78,7 @@ pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u
     let digest = input.hasher.finish();
     Ok(Layer {
         descriptor: Descriptor {
-            media_type: match compression {
-                Compression::None => media_type::OCI_LAYER,
-                Compression::Gzip => media_type::OCI_LAYER_GZIP,
-                Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-            }
-            .to_owned(),
+            media_type: media_type.to_owned(),
             digest,
             size: place.size,
         },
