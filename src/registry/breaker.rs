@@ -54,7 +54,7 @@ impl Way {
     }
 
     /// Whether it may be over in a while.
-    fn may_pass(self) -> bool {
+    pub(super) fn may_pass(self) -> bool {
         self != Self::Untrusted
     }
 }

@@ -50,7 +50,8 @@ impl Host {
             }
         };
         if leave && self.breaker.leave(way, self.expendable, error.clone()) && (limit > 1 || self.expendable) {
-            let how_long = if self.expendable { "in this run" } else { "for a while" };
+            let for_good = self.expendable || !way.may_pass();
+            let how_long = if for_good { "in this run" } else { "for a while" };
             let text = format!("{}; `{}` is not asked again {how_long}", error.full(), self.name);
             self.context.options.progress.warn(text);
         }
