@@ -21,7 +21,7 @@ pub mod testing;
 mod text;
 mod transfer;
 
-pub use bundle::read::given::{GivenName, Which};
+pub use bundle::read::name_override::{GivenName, Which};
 pub use bundle::read::stream::pipe::Incoming;
 pub use bundle::read::{Bundle, OpenOptions};
 pub use error::{Error, Kind, Result, Side};

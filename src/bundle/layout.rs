@@ -22,7 +22,7 @@ pub(super) const FIRST_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Whether the first bytes of a file are those of a bundle of this program.
 pub(crate) fn begins_bundle(head: &[u8]) -> bool {
-    let header = super::header::member(FIRST_MEMBER, FIRST_CONTENT.len() as u64);
+    let header = super::tar_header::member(FIRST_MEMBER, FIRST_CONTENT.len() as u64);
     header.is_ok_and(|header| head.starts_with(&[&header, FIRST_CONTENT].concat()))
 }
 

@@ -4,7 +4,6 @@
 
 mod durable;
 pub(crate) mod file_system;
-mod header;
 pub(crate) mod journal;
 pub(crate) mod layout;
 pub(crate) mod partial;
@@ -13,3 +12,4 @@ pub(crate) mod ranges;
 pub(crate) mod read;
 pub(crate) mod record;
 pub(crate) mod replay;
+mod tar_header;

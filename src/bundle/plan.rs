@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
-use super::{header, layout};
+use super::{layout, tar_header};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -47,15 +47,15 @@ impl Member {
     fn header(&self) -> Result<Vec<u8>> {
         let size = self.content.len() as u64;
         match &self.name {
-            MemberName::File(name) => header::member(name, size),
-            MemberName::Blob(digest) => header::member(&layout::blob_path(digest), size),
+            MemberName::File(name) => tar_header::member(name, size),
+            MemberName::Blob(digest) => tar_header::member(&layout::blob_path(digest), size),
         }
     }
 
     /// Header, content and padding.
     fn len(&self) -> Result<u64> {
         let size = self.content.len() as u64;
-        Ok(self.header()?.len() as u64 + size + header::padding(size))
+        Ok(self.header()?.len() as u64 + size + tar_header::padding(size))
     }
 }
 
@@ -76,12 +76,12 @@ pub struct Slot {
 impl Slot {
     /// The header blocks of this member.
     pub fn header(&self) -> Result<Vec<u8>> {
-        header::member(&layout::blob_path(&self.blob.digest), self.blob.size)
+        tar_header::member(&layout::blob_path(&self.blob.digest), self.blob.size)
     }
 
     /// How many zero bytes follow the blob.
     pub fn padding(&self) -> u64 {
-        header::padding(self.blob.size)
+        tar_header::padding(self.blob.size)
     }
 
     /// Where the blob ends, before its padding.
@@ -173,7 +173,7 @@ impl Plan {
                 // A manifest that another one names as a layer is in the front already.
                 continue;
             }
-            let prefix = header::member(&layout::blob_path(&blob.digest), blob.size)?.len() as u64;
+            let prefix = tar_header::member(&layout::blob_path(&blob.digest), blob.size)?.len() as u64;
             let slot = Slot {
                 header_offset: offset,
                 offset: offset.checked_add(prefix).ok_or_else(too_large)?,
@@ -245,7 +245,7 @@ impl Plan {
 fn append(out: &mut Vec<u8>, member: &Member) -> Result<()> {
     out.extend(member.header()?);
     out.extend_from_slice(&member.content);
-    let padded = out.len() as u64 + header::padding(member.content.len() as u64);
+    let padded = out.len() as u64 + tar_header::padding(member.content.len() as u64);
     out.resize(usize::try_from(padded).unwrap_or(usize::MAX), 0);
     Ok(())
 }

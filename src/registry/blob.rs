@@ -17,7 +17,7 @@ use super::content_encoding::{Decoding, Encoding};
 use super::content_range;
 use super::failure::Failure;
 use super::host::Host;
-use super::pace::Permit;
+use super::limiter::Permit;
 use super::redact::{authority, printable};
 use super::refusal::Refusal;
 use super::retry::{Backoff, BlobProgress};

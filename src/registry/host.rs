@@ -19,8 +19,8 @@ use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
 use super::failure::{Class, Failure};
 use super::ladder::Ladder;
+use super::limiter::Limiter;
 use super::limits::RateLimit;
-use super::pace::Pace;
 use super::proof::Proof;
 use super::reach::is_loopback;
 use super::redirect::{self, Outgoing};
@@ -48,8 +48,8 @@ pub(super) struct Host {
     /// Whether it ever answered with anything but a 401 without a challenge.
     pub(super) answered: AtomicBool,
     pub(super) auth: Authenticator,
-    pub(super) downloads: Pace,
-    pub(super) uploads: Pace,
+    pub(super) downloads: Limiter,
+    pub(super) uploads: Limiter,
     pub(super) ladder: Ladder,
     /// Whether it keeps blobs.
     pub(super) proof: Proof,
@@ -124,8 +124,8 @@ impl Host {
             reached: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             auth: Authenticator::new(name),
-            downloads: Pace::new(jobs),
-            uploads: Pace::new(jobs),
+            downloads: Limiter::new(jobs),
+            uploads: Limiter::new(jobs),
             ladder: Ladder::default(),
             proof: Proof::default(),
             breaker: Breaker::default(),

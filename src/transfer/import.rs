@@ -9,15 +9,15 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 
 use super::blocking::blocking;
-use super::choose::{Candidate, choose};
-use super::push::arrivals::{Arrivals, Kept};
-use super::push::flow::WINDOW;
-use super::push::place;
+use super::push::destination;
+use super::push::pipe::blob_buffer::WINDOW;
+use super::push::pipe::feed::{KeptBlobs, PipeFeed};
 use super::push::push_all::{Slot, push_arriving};
 use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
 use super::push::request::{Origin, PushRequest};
 use super::resolve;
-use super::runs;
+use super::runnable;
+use super::select_images::{Candidate, choose};
 use crate::bundle::read::stream::pipe::Incoming;
 use crate::bundle::read::{Bundle, BundledImage, Referrer};
 use crate::bundle::record::Missing;
@@ -81,18 +81,18 @@ pub async fn import_pipe(
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
-    let arrivals = Arrivals::new(bundle.clone(), rest);
+    let feed = PipeFeed::new(bundle.clone(), rest);
     let origin: Arc<dyn Origin> = Arc::new(PipeBlobs {
         front: BundleBlobs(bundle.clone()),
-        kept: arrivals.kept(),
+        kept: feed.kept(),
     });
-    push(bundle, origin, Some(arrivals), select, request, registries, progress).await
+    push(bundle, origin, Some(feed), select, request, registries, progress).await
 }
 
 async fn push(
     bundle: Arc<Bundle>,
     origin: Arc<dyn Origin>,
-    arrivals: Option<Arrivals>,
+    feed: Option<PipeFeed>,
     select: Selection,
     mut request: PushRequest,
     registries: &Registries,
@@ -148,13 +148,13 @@ async fn push(
             resolve::warn_of_absent(&tree.source, absent, &progress);
         }
         slots.push(Slot::Item(tree.source.to_string()));
-        items.push(place::item(&request, tree, origin.clone(), image.rebuilt)?);
+        items.push(destination::item(&request, tree, origin.clone(), image.rebuilt)?);
     }
     for (image, _) in bundle.broken().iter().zip(chosen_broken).filter(|(_, chosen)| **chosen) {
         let report = ImageReport::unresolved(&image.label, &image.error);
         slots.push(Slot::Failed(Box::new(report)));
     }
-    place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
+    destination::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();
     let broken = bundle.broken_archives();
     if request.fail_fast
@@ -162,7 +162,7 @@ async fn push(
     {
         return Err(Error::clone(&first.error));
     }
-    let mut report = push_arriving(items, slots, &request, registries, &progress, arrivals).await?;
+    let mut report = push_arriving(items, slots, &request, registries, &progress, feed).await?;
     let shortened = |missing: Missing| Missing {
         reference: shorten(missing.reference),
         reason: shorten(missing.reason),
@@ -186,7 +186,7 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
         return Ok(tree);
     }
     // What a bundle of this program carries was chosen when it was made.
-    runs::check(&tree, platforms.is_some() || image.record.is_some())?;
+    runnable::check(&tree, platforms.is_some() || image.record.is_some())?;
     match platforms {
         Some(filter) => narrow_tree(tree, filter),
         None => Ok(tree),
@@ -303,7 +303,7 @@ impl Origin for BundleBlobs {
 /// The blobs of a bundle in a pipe: those of its front, and those that are on their way.
 struct PipeBlobs {
     front: BundleBlobs,
-    kept: Arc<Kept>,
+    kept: Arc<KeptBlobs>,
 }
 
 impl BlobSource for PipeBlobs {

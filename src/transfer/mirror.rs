@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 
-use super::push::place;
+use super::push::destination;
 use super::push::push_all::{Slot, push_all};
 use super::push::report::{ImageReport, PushReport};
 use super::push::request::{Origin, PushRequest};
@@ -50,9 +50,9 @@ pub async fn mirror(
     });
     let items = found
         .into_iter()
-        .map(|tree| place::item(&request, tree, blobs.clone(), false))
+        .map(|tree| destination::item(&request, tree, blobs.clone(), false))
         .collect::<Result<Vec<_>>>()?;
-    place::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
+    destination::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     push_all(items, slots, &request, destinations, &progress).await
 }
 

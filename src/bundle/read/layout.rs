@@ -12,10 +12,10 @@ use super::contents::{BundledImage, Contents, Referrer};
 use super::docker::items::{self, Items};
 use super::docker::rebuild;
 use super::find;
-use super::given::Given;
 use super::identity;
+use super::name_override::Given;
 use super::names;
-use super::recorded;
+use super::record_check;
 use super::store::Store;
 use super::unlisted;
 use crate::bundle::record::{self, Recorded};
@@ -56,7 +56,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
                 unlisted::add(archive, store, &items, &listed, given, &mut contents)?;
             }
             rebuild::mend(archive, store, &items, &mut contents);
-            recorded::warn(archive, &contents);
+            record_check::warn(archive, &contents);
             contents
         }
         // A bundle of our own always has a layout: without one it is damaged, and the few images that `manifest.json` lists,
@@ -199,7 +199,7 @@ fn if_cut_off(archive: &Archive, error: Error) -> Error {
 }
 
 fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given<'_>) -> Result<Contents> {
-    let recorded = recorded::read(archive, store.budget())?;
+    let recorded = record_check::read(archive, store.budget())?;
     let member = archive.describe("index.json");
     let Some(bytes) = archive.read("index.json", MAX_MANIFEST)? else {
         let what = format!("`{}` has no `index.json`", quote(&archive.label));
@@ -309,7 +309,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
     attached::add(archive, store, &images, &attached, &mut contents).map_err(|e| e.context(&member))?;
     match recorded {
         Some(recorded) => {
-            recorded::compare(archive, &recorded, &mut contents);
+            record_check::compare(archive, &recorded, &mut contents);
             contents.missing = recorded.missing;
         }
         None => {
@@ -392,7 +392,7 @@ impl Reader<'_> {
             None => None,
         };
         if let Some(record) = record {
-            recorded::check_root(self.archive, name, record, &root.digest)?;
+            record_check::check_root(self.archive, name, record, &root.digest)?;
         }
         if is_own_name {
             identity::check_annotations(&entry.annotations, &root.digest, record.map(|record| &**record))?;

@@ -9,7 +9,7 @@ use super::contents::{BundledImage, Contents};
 use super::docker::builder::Builder;
 use super::docker::items::{Items, MEMBER};
 use super::docker::rebuild::rebuilt;
-use super::given::Given;
+use super::name_override::Given;
 use super::names;
 use super::store::Store;
 use crate::error::{Kind, Result};

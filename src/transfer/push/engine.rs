@@ -6,15 +6,15 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::arrivals::{Arrival, Arrivals};
-use super::blob::{self, Way};
-use super::images::{Group, Image, Images};
-use super::landing::{Landed, Landing, Written};
-use super::place::with_way_to_shorter_path;
-use super::queue::{Demand, Job, Lacking, Placed, Queue, Taker};
+use super::destination::with_way_to_shorter_path;
+use super::ensure_blob::{self, Way};
+use super::image_state::{Group, Image, Images};
+use super::pipe::feed::{FeedEvent, PipeFeed};
+use super::publish::{Published, Publisher, Written};
 use super::report::{Amount, Failure, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
-use super::tag::{self, Verdict};
+use super::scheduler::{Demand, Job, Lacking, Placed, Scheduler, Taker};
+use super::tag::{self, TagAction};
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -42,11 +42,11 @@ pub(crate) async fn push(
     request: &PushRequest,
     registry: &Registry,
     progress: &Progress,
-    arrivals: Option<Arrivals>,
+    feed: Option<PipeFeed>,
 ) -> Result<Ended> {
     let verdicts = tag::verdicts(&items, request, registry, progress, wide(registry)).await?;
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
-    engine.run(arrivals).await?;
+    engine.run(feed).await?;
     Ok(Ended {
         images: engine.images.list.into_iter().map(|image| image.report).collect(),
         warnings: engine.warnings,
@@ -68,17 +68,17 @@ struct Repository {
 enum Done {
     Blob(Job, Result<Placed>),
     /// The manifests were put; what remains is to read them back, for which the repository need not wait.
-    Manifests(usize, Box<Landing>, Result<Landed>),
-    Image(usize, Result<Landed>),
+    Manifests(usize, Box<Publisher>, Result<Published>),
+    Image(usize, Result<Published>),
     /// Something came out of the pipe.
-    Arrived(Arrival),
+    Arrived(FeedEvent),
 }
 
 struct Engine<'a> {
     registry: &'a Registry,
     images: Images<'a>,
     repositories: Vec<Repository>,
-    queue: Queue,
+    scheduler: Scheduler,
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
     warnings: Warnings,
@@ -88,7 +88,7 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn new(
         items: Vec<PushItem>,
-        verdicts: Vec<Result<Verdict>>,
+        verdicts: Vec<Result<TagAction>>,
         request: &'a PushRequest,
         registry: &'a Registry,
         progress: &'a Progress,
@@ -105,7 +105,7 @@ impl<'a> Engine<'a> {
                 stop: false,
             },
             repositories: Vec::new(),
-            queue: Queue::new([], &request.budget).0,
+            scheduler: Scheduler::new([], &request.budget).0,
             idle: VecDeque::new(),
             warnings: Warnings::default(),
             bundle_error: None,
@@ -139,7 +139,7 @@ impl<'a> Engine<'a> {
             });
             let mut image = Image::new(item, repository);
             let group = &mut engine.images.groups[group];
-            group.in_place |= image.heed(verdict);
+            group.in_place |= image.apply(verdict);
             group.alive |= image.alive;
             group.members.push(number);
             engine.images.list.push(image);
@@ -190,7 +190,7 @@ impl<'a> Engine<'a> {
             }
             Demand { blobs, groups: takers }
         });
-        let (queue, sorted) = Queue::new(demands, &budget);
+        let (queue, sorted) = Scheduler::new(demands, &budget);
         for (number, awaited) in sorted.awaited {
             let group = &mut images.groups[number];
             group.waiting = awaited.needs;
@@ -200,7 +200,7 @@ impl<'a> Engine<'a> {
             images.fail_group(number, &(&error).into());
         }
         let (blobs, bytes) = queue.size();
-        self.queue = queue;
+        self.scheduler = queue;
         images.progress.emit(Event::Planned {
             blobs,
             bytes,
@@ -208,7 +208,7 @@ impl<'a> Engine<'a> {
         });
     }
 
-    async fn run(&mut self, mut arrivals: Option<Arrivals>) -> Result<()> {
+    async fn run(&mut self, mut feed: Option<PipeFeed>) -> Result<()> {
         for number in 0..self.images.list.len() {
             if !self.images.list[number].alive {
                 self.images.tell(number);
@@ -220,59 +220,63 @@ impl<'a> Engine<'a> {
                 self.ready(number);
             }
         }
-        if let Some(arrivals) = &mut arrivals {
-            self.queue.hold_back(|blob| arrivals.in_front(blob));
-            arrivals.start(self.queue.held_back(), self.images.request, self.images.progress)?;
+        if let Some(feed) = &mut feed {
+            self.scheduler.hold_back(|blob| feed.in_front(blob));
+            feed.start(self.scheduler.held_back(), self.images.request, self.images.progress)?;
         }
-        let mut open = arrivals.is_some();
+        let mut open = feed.is_some();
         let wide = wide(self.registry);
         let mut blobs: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
-        let mut landings: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
+        let mut publishing: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         while !self.images.stop {
             while blobs.len() < wide {
                 let groups = &self.images.groups;
-                let Some(job) = self.queue.next(|number| groups[number].alive) else {
+                let Some(job) = self.scheduler.next(|number| groups[number].alive) else {
                     break;
                 };
                 blobs.push(self.start(job));
             }
-            while landings.len() < wide {
-                let Some(landing) = self.land() else { break };
-                landings.push(landing);
+            while publishing.len() < wide {
+                let Some(publisher) = self.publish() else { break };
+                publishing.push(publisher);
             }
-            let over = self.queue.take_over();
-            if let Some(pipe) = &mut arrivals {
-                over.iter().for_each(|digest| pipe.release(digest));
-                pipe.expect_mounts(self.queue.mounts_work());
+            let finished = self.scheduler.drain_finished();
+            if let Some(pipe) = &mut feed {
+                finished.iter().for_each(|digest| pipe.release(digest));
+                pipe.expect_mounts(self.scheduler.mounts_work());
             }
             if self.images.lost() {
                 // Nothing is left to be done well, so the rest of the pipe is not waited for.
-                (arrivals, open) = (None, false);
+                (feed, open) = (None, false);
             }
             let done = tokio::select! {
                 Some(done) = blobs.next(), if !blobs.is_empty() => done,
-                Some(done) = landings.next(), if !landings.is_empty() => done,
-                arrival = next(&mut arrivals), if open => Done::Arrived(arrival),
+                Some(done) = publishing.next(), if !publishing.is_empty() => done,
+                event = next(&mut feed), if open => Done::Arrived(event),
                 else => break,
             };
             match done {
-                Done::Arrived(Arrival::Blob(digest, size)) => self.arrived(&digest, size),
-                Done::Arrived(Arrival::End(outcome)) => {
+                Done::Arrived(FeedEvent::Blob(digest, size)) => self.arrived(&digest, size),
+                Done::Arrived(FeedEvent::End(outcome)) => {
                     open = false;
                     self.pipe_ended(outcome);
                 }
                 Done::Blob(job, outcome) => self.blob_done(job, outcome),
-                Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
-                Done::Image(number, outcome) => self.landed(number, outcome),
+                Done::Manifests(number, publisher, outcome) => {
+                    publishing.push(self.read_back(number, publisher, outcome))
+                }
+                Done::Image(number, outcome) => self.published(number, outcome),
             }
         }
         // Of what is left when the push is to stop, blobs are dropped, since no tag reaches them. Where manifests are on their
         // way, the tag may be there already: only the end tells truly what became of the image.
         drop(blobs);
-        while let Some(done) = landings.next().await {
+        while let Some(done) = publishing.next().await {
             match done {
-                Done::Manifests(number, landing, outcome) => landings.push(self.read_back(number, landing, outcome)),
-                Done::Image(number, outcome) => self.landed(number, outcome),
+                Done::Manifests(number, publisher, outcome) => {
+                    publishing.push(self.read_back(number, publisher, outcome))
+                }
+                Done::Image(number, outcome) => self.published(number, outcome),
                 Done::Blob(..) | Done::Arrived(_) => {}
             }
         }
@@ -283,13 +287,18 @@ impl<'a> Engine<'a> {
     /// The manifests of an image were put, or not; its repository may take others while they are read back. Not where another
     /// tag gets the same digest: distribution writes what it knows of a digest anew with each tag, and fails whoever reads it
     /// at that moment.
-    fn read_back(&mut self, number: usize, landing: Box<Landing>, outcome: Result<Landed>) -> BoxFuture<'a, Done> {
+    fn read_back(
+        &mut self,
+        number: usize,
+        publisher: Box<Publisher>,
+        outcome: Result<Published>,
+    ) -> BoxFuture<'a, Done> {
         if !self.is_shared(number) {
             self.release(number);
         }
         Box::pin(async move {
             let checked = match outcome {
-                Ok(landed) => landing.read_back(landed).await,
+                Ok(published) => publisher.read_back(published).await,
                 Err(error) => Err(error),
             };
             Done::Image(number, checked)
@@ -298,7 +307,7 @@ impl<'a> Engine<'a> {
 
     /// A blob begins to come out of the pipe.
     fn arrived(&mut self, digest: &Digest, size: u64) {
-        for (group, stated) in self.queue.arrived(digest, size) {
+        for (group, stated) in self.scheduler.arrived(digest, size) {
             let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
             self.images
                 .fail_group(group, &(&Error::new(Kind::Integrity, why)).into());
@@ -307,7 +316,7 @@ impl<'a> Engine<'a> {
 
     /// The pipe ended, well or not: what has not come now is missing.
     fn pipe_ended(&mut self, outcome: Result<Warnings>) {
-        let lacking = self.queue.never();
+        let lacking = self.scheduler.missing_blobs();
         match &outcome {
             Ok(warnings) => {
                 let progress = self.images.progress;
@@ -343,7 +352,7 @@ impl<'a> Engine<'a> {
                     ask: job.ask,
                     extra: from.is_some(),
                 };
-                blob::place(registry, &repository, &job.descriptor, &origin, way, progress).await
+                ensure_blob::ensure_blob(registry, &repository, &job.descriptor, &origin, way, progress).await
             };
             Done::Blob(job, outcome)
         })
@@ -360,17 +369,17 @@ impl<'a> Engine<'a> {
                     None => error,
                 };
                 let failure = Failure::from(&error);
-                let lost = self.queue.failed(&job, error.side() == Some(Side::Source));
+                let lost = self.scheduler.failed(&job, error.side() == Some(Side::Source));
                 for &group in job.need.groups.iter().chain(&lost) {
                     self.images.fail_group(group, &failure);
                 }
                 return;
             }
         };
-        self.queue.placed(&job, placed);
+        self.scheduler.placed(&job, placed);
         if job.mount_from.is_none() || (placed == Placed::Uploaded && !self.images.request.dry_run) {
             let counted = placed == Placed::Uploaded && !self.images.request.dry_run;
-            blob::done(self.images.progress, &job.descriptor, counted);
+            ensure_blob::report_done(self.images.progress, &job.descriptor, counted);
         }
         for (i, &group) in job.need.groups.iter().enumerate() {
             if self.images.groups[group].placed(placed, i == 0, size) {
@@ -399,13 +408,13 @@ impl<'a> Engine<'a> {
     }
 
     /// Starts the manifests of an image that is ready in a repository that is not busy.
-    fn land(&mut self) -> Option<BoxFuture<'a, Done>> {
+    fn publish(&mut self) -> Option<BoxFuture<'a, Done>> {
         let repository = self.idle.pop_front()?;
         let repository = &mut self.repositories[repository];
         let number = repository.ready.pop_front()?;
         repository.busy = true;
         let image = &self.images.list[number];
-        let landing = Landing {
+        let publisher = Publisher {
             registry: self.registry.clone(),
             item: image.item.clone(),
             before: image.before.clone(),
@@ -414,19 +423,19 @@ impl<'a> Engine<'a> {
             progress: self.images.progress.clone(),
         };
         Some(Box::pin(async move {
-            let outcome = landing.put_all().await;
-            Done::Manifests(number, Box::new(landing), outcome)
+            let outcome = publisher.publish().await;
+            Done::Manifests(number, Box::new(publisher), outcome)
         }))
     }
 
     /// An image is through.
-    fn landed(&mut self, number: usize, outcome: Result<Landed>) {
+    fn published(&mut self, number: usize, outcome: Result<Published>) {
         if self.is_shared(number) {
             self.release(number);
         }
         let destination = &self.images.list[number].item.destination;
         let outcome = outcome.map_err(|error| with_way_to_shorter_path(error, destination));
-        self.images.landed(number, outcome);
+        self.images.published(number, outcome);
     }
 
     /// Whether several tags of its repository get the digest of this image.
@@ -454,9 +463,9 @@ fn wide(registry: &Registry) -> usize {
     registry.jobs().saturating_mul(3) - 2
 }
 
-async fn next(arrivals: &mut Option<Arrivals>) -> Arrival {
-    match arrivals {
-        Some(arrivals) => arrivals.next().await,
+async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
+    match feed {
+        Some(feed) => feed.next().await,
         None => std::future::pending().await,
     }
 }

@@ -1,10 +1,10 @@
 //! The whole push: names, tags, blobs, manifests, and one report in the order in which images were asked for.
 
-use super::arrivals::Arrivals;
 use super::engine::{self, Ended};
+use super::pipe::feed::PipeFeed;
 use super::report::{ImageReport, PushReport};
 use super::request::{PushItem, PushRequest};
-use super::{images, place};
+use super::{destination, image_state};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::registry::Registries;
@@ -36,19 +36,19 @@ pub(crate) async fn push_arriving(
     request: &PushRequest,
     registries: &Registries,
     progress: &Progress,
-    arrivals: Option<Arrivals>,
+    feed: Option<PipeFeed>,
 ) -> Result<PushReport> {
-    let items = place::settle(items)?;
+    let items = destination::dedupe_and_check_collisions(items)?;
     let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)));
     let ended = if stopped || items.is_empty() {
         Ended {
-            images: items.iter().map(images::untried).collect(),
+            images: items.iter().map(image_state::untried).collect(),
             warnings: Warnings::default(),
             bundle_error: None,
         }
     } else {
         let registry = registries.host(request.destination.host())?;
-        engine::push(items, request, &registry, progress, arrivals).await?
+        engine::push(items, request, &registry, progress, feed).await?
     };
     let mut pushed = ended.images.into_iter().peekable();
     let mut reports = Vec::with_capacity(slots.len());

@@ -13,7 +13,7 @@ use crate::text::few;
 
 /// What stands under a name at the destination.
 #[derive(Debug)]
-pub(crate) enum Held {
+pub(crate) enum TagState {
     /// Nothing.
     Nothing,
     /// A manifest of this digest.
@@ -27,21 +27,21 @@ pub(crate) enum Held {
 ///
 /// # Errors
 /// Those of the connection and of credentials.
-pub(crate) async fn held(registry: &Registry, repository: &str, target: &Target) -> Result<Held> {
+pub(crate) async fn tag_state(registry: &Registry, repository: &str, target: &Target) -> Result<TagState> {
     match registry.head_manifest(repository, target).await? {
-        Presence::Missing => return Ok(Held::Nothing),
+        Presence::Missing => return Ok(TagState::Nothing),
         Presence::Present(head) => {
             if let Some(digest) = head.digest {
-                return Ok(Held::Digest(digest));
+                return Ok(TagState::Digest(digest));
             }
         }
         Presence::Unknown => {}
     }
     match registry.manifest(repository, target).await {
-        Ok(manifest) => Ok(Held::Digest(manifest.digest().clone())),
-        Err(error) if error.kind() == Kind::NotFound => Ok(Held::Nothing),
+        Ok(manifest) => Ok(TagState::Digest(manifest.digest().clone())),
+        Err(error) if error.kind() == Kind::NotFound => Ok(TagState::Nothing),
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
-        Err(error) => Ok(Held::Unsaid(error)),
+        Err(error) => Ok(TagState::Unsaid(error)),
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn missing_below(
 
 /// What is to be done about an image.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum TagAction {
     /// It is there.
     Done,
     /// The tag stays as it is, though it holds this.
@@ -94,15 +94,22 @@ pub(crate) enum Verdict {
 ///
 /// # Errors
 /// [`Kind::Exists`] if the tag holds something else and the user wants that to be an error.
-pub(crate) fn judge(tree: &ImageTree, destination: &Reference, held: Held, on_existing: OnExisting) -> Result<Verdict> {
+pub(crate) fn decide(
+    tree: &ImageTree,
+    destination: &Reference,
+    held: TagState,
+    on_existing: OnExisting,
+) -> Result<TagAction> {
     let other = match held {
-        Held::Nothing => return Ok(Verdict::Push(None)),
-        Held::Digest(digest) if digest == *tree.pushed().root.digest() => return Ok(Verdict::Done),
+        TagState::Nothing => return Ok(TagAction::Push(None)),
+        TagState::Digest(digest) if digest == *tree.pushed().root.digest() => return Ok(TagAction::Done),
         // The same bytes, kept by another algorithm: whether the digest is known there is found out by putting them again.
-        Held::Digest(digest) if tree.pushed().root.has_digest(&digest) => return Ok(Verdict::PushManifests(digest)),
-        Held::Digest(digest) => digest,
-        Held::Unsaid(_) if on_existing == OnExisting::Overwrite => return Ok(Verdict::Push(None)),
-        Held::Unsaid(error) => {
+        TagState::Digest(digest) if tree.pushed().root.has_digest(&digest) => {
+            return Ok(TagAction::PushManifests(digest));
+        }
+        TagState::Digest(digest) => digest,
+        TagState::Unsaid(_) if on_existing == OnExisting::Overwrite => return Ok(TagAction::Push(None)),
+        TagState::Unsaid(error) => {
             return Err(error
                 .context(format!("cannot tell what `{destination}` holds"))
                 .with_hint("`--on-existing overwrite` pushes without knowing"));
@@ -112,13 +119,13 @@ pub(crate) fn judge(tree: &ImageTree, destination: &Reference, held: Held, on_ex
         (Some(filtered), Choice::Sparse)
             if on_existing == OnExisting::Overwrite && other == *filtered.root.digest() =>
         {
-            return Ok(Verdict::PushManifests(other));
+            return Ok(TagAction::PushManifests(other));
         }
         _ => {}
     }
     match on_existing {
-        OnExisting::Overwrite => Ok(Verdict::Push(Some(other))),
-        OnExisting::Skip => Ok(Verdict::LeaveAlone(other)),
+        OnExisting::Overwrite => Ok(TagAction::Push(Some(other))),
+        OnExisting::Skip => Ok(TagAction::LeaveAlone(other)),
         OnExisting::Error => Err(Error::new(
             Kind::Exists,
             format!(
@@ -138,14 +145,14 @@ pub(crate) async fn verdicts(
     registry: &Registry,
     progress: &Progress,
     wide: usize,
-) -> Result<Vec<Result<Verdict>>> {
+) -> Result<Vec<Result<TagAction>>> {
     let ask = |item: PushItem| async move {
         let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
-        let held = held(registry, item.destination.repository(), &tag).await?;
-        let verdict = judge(&item.tree, &item.destination, held, request.on_existing)?;
+        let held = tag_state(registry, item.destination.repository(), &tag).await?;
+        let verdict = decide(&item.tree, &item.destination, held, request.on_existing)?;
         let held = match verdict {
-            Verdict::Done => item.tree.pushed().root.digest().clone(),
-            Verdict::PushManifests(ref held) => held.clone(),
+            TagAction::Done => item.tree.pushed().root.digest().clone(),
+            TagAction::PushManifests(ref held) => held.clone(),
             other => return Ok::<_, Error>(other),
         };
         let missing = missing_below(registry, &item.destination, &item.tree, request.verify_existing).await?;
@@ -158,7 +165,7 @@ pub(crate) async fn verdicts(
             missing.len(),
             few(&missing)
         ));
-        Ok(Verdict::Push(Some(held)))
+        Ok(TagAction::Push(Some(held)))
     };
     let Some((first, rest)) = items.split_first() else {
         return Ok(Vec::new());

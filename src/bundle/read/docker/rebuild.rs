@@ -8,7 +8,7 @@ use super::items::{Items, MEMBER};
 use crate::bundle::read::archive::Archive;
 use crate::bundle::read::broken::BrokenImage;
 use crate::bundle::read::contents::{BundledImage, Contents};
-use crate::bundle::read::given::Given;
+use crate::bundle::read::name_override::Given;
 use crate::bundle::read::names;
 use crate::bundle::read::store::Store;
 use crate::error::{Kind, Result};

@@ -160,7 +160,7 @@ pub(crate) enum Placed {
 
 /// All blobs of a push.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct Scheduler {
     /// Those of one image together, so that images become complete one after the other; the image with the largest blob
     /// first, since nothing may be left at the end that takes long. Within an image largest first; equal sizes by digest, so
     /// that a run that is repeated goes the same way.
@@ -173,7 +173,7 @@ pub(crate) struct Queue {
     /// Works that were held back and have not arrived.
     away: HashMap<Digest, Vec<usize>>,
     /// Blobs of which nothing is left to do, since this was last asked.
-    over: Vec<Digest>,
+    finished: Vec<Digest>,
     _held: Vec<Held>,
 }
 
@@ -204,7 +204,7 @@ pub(crate) struct Sorted {
     pub(crate) too_large: Vec<(usize, Error)>,
 }
 
-impl Queue {
+impl Scheduler {
     /// Sorts the demands into works. Also returns what each group waits for.
     pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget) -> (Self, Sorted) {
         // The size belongs to the key: of two manifests that disagree about it, only one can be right, and that one
@@ -292,7 +292,7 @@ impl Queue {
             refused: false,
             worked: false,
             away: HashMap::new(),
-            over: Vec::new(),
+            finished: Vec::new(),
             _held: held,
         };
         (queue, sorted)
@@ -349,13 +349,13 @@ impl Queue {
             }
         }
         if !of_use {
-            self.over.push(digest.clone());
+            self.finished.push(digest.clone());
         }
         lost
     }
 
     /// What is held back will not come. Returns what each group lacks.
-    pub(crate) fn never(&mut self) -> BTreeMap<usize, Lacking> {
+    pub(crate) fn missing_blobs(&mut self) -> BTreeMap<usize, Lacking> {
         let mut lacking: BTreeMap<usize, Lacking> = BTreeMap::new();
         let away: BTreeMap<Digest, Vec<usize>> = self.away.drain().collect();
         for (digest, numbers) in away {
@@ -369,8 +369,8 @@ impl Queue {
     }
 
     /// Blobs of which nothing is left to do, each told once.
-    pub(crate) fn take_over(&mut self) -> Vec<Digest> {
-        std::mem::take(&mut self.over)
+    pub(crate) fn drain_finished(&mut self) -> Vec<Digest> {
+        std::mem::take(&mut self.finished)
     }
 
     /// The next job, if one can be started now. Groups that are not `alive` any more get nothing.
@@ -434,7 +434,7 @@ impl Queue {
     fn end(&mut self, number: usize) {
         let work = &self.works[number];
         if !work.is_pending() && work.in_flight == 0 {
-            self.over.push(work.descriptor.digest.clone());
+            self.finished.push(work.descriptor.digest.clone());
         }
     }
 
@@ -447,5 +447,5 @@ impl Queue {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
+#[path = "scheduler_tests.rs"]
 mod tests;

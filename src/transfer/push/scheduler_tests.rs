@@ -19,8 +19,8 @@ fn demand(group: u32, repository: u32, blobs: &[&Descriptor]) -> Demand {
     }
 }
 
-fn sorted(demands: Vec<Demand>) -> (Queue, HashMap<usize, Awaited>) {
-    let (queue, sorted) = Queue::new(demands, &Budget::default());
+fn sorted(demands: Vec<Demand>) -> (Scheduler, HashMap<usize, Awaited>) {
+    let (queue, sorted) = Scheduler::new(demands, &Budget::default());
     assert!(sorted.too_large.is_empty());
     (queue, sorted.awaited)
 }
@@ -146,10 +146,10 @@ fn a_hundred_thousand_names_in_one_repository_are_one_group() {
         blobs: blobs.clone(),
         groups,
     };
-    let (_, all) = Queue::new([demand(vec![taker(0, 0)])], &budget);
+    let (_, all) = Scheduler::new([demand(vec![taker(0, 0)])], &budget);
     assert_eq!((all.awaited[&0].needs, all.too_large.len()), (1000, 0));
     // Of a group per repository some find no room; the others go on.
-    let (mut queue, some) = Queue::new([demand((0..1000).map(|n| taker(n, n)).collect())], &budget);
+    let (mut queue, some) = Scheduler::new([demand((0..1000).map(|n| taker(n, n)).collect())], &budget);
     assert!(some.too_large.len() > 900 && some.awaited.len() == 1000 - some.too_large.len());
     assert!(some.too_large.iter().all(|(_, error)| error.kind() == Kind::TooLarge));
     let mut repositories = Vec::new();

@@ -25,7 +25,7 @@ pub(crate) const WINDOW: u64 = 12 << 20;
 const AHEAD: u64 = 2 << 20;
 
 /// A blob that arrives or has arrived.
-pub(crate) struct Flow {
+pub(crate) struct BlobBuffer {
     place: String,
     size: u64,
     window: Mutex<Window>,
@@ -55,7 +55,7 @@ struct Reached {
     failed: bool,
 }
 
-impl Flow {
+impl BlobBuffer {
     /// A blob of which no byte has arrived. `place` is where it stands, for error messages.
     pub(crate) fn new(place: String, size: u64, spool: Spool) -> Self {
         Self {
@@ -202,16 +202,16 @@ impl Flow {
 mod tests {
     use super::*;
 
-    fn flow(pieces: u64) -> Arc<Flow> {
+    fn flow(pieces: u64) -> Arc<BlobBuffer> {
         spooled(pieces, Spool::off())
     }
 
-    fn spooled(pieces: u64, spool: Spool) -> Arc<Flow> {
-        Arc::new(Flow::new("there".to_owned(), pieces * PIECE as u64, spool))
+    fn spooled(pieces: u64, spool: Spool) -> Arc<BlobBuffer> {
+        Arc::new(BlobBuffer::new("there".to_owned(), pieces * PIECE as u64, spool))
     }
 
     /// Lets all pieces of a blob go by.
-    async fn pass(flow: &Arc<Flow>, count: u64) {
+    async fn pass(flow: &Arc<BlobBuffer>, count: u64) {
         let writer = flow.clone();
         let thread = std::thread::spawn(move || (0..count).all(|n| writer.write(piece(n))));
         let all: Vec<_> = flow.stream(0).unwrap().collect().await;

@@ -16,7 +16,7 @@ use crate::registry::Refusal;
 ///
 /// # Errors
 /// [`Kind::Usage`] if that is no name that a registry accepts.
-pub(crate) fn place(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
+pub(crate) fn name_at_destination(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
     let destination = mapped(request, source, original)?;
     if destination.host() == DOCKER_HUB && destination.repository().split('/').count() > 2 {
         let what = format!("{source} would become `{destination}`, and names on Docker Hub have two components");
@@ -86,7 +86,7 @@ pub(crate) fn item(
     // They are many and served to decide about platforms; as blobs they are read again.
     tree.configs.clear();
     Ok(PushItem {
-        destination: place(request, &tree.source, tree.original.root.digest())?,
+        destination: name_at_destination(request, &tree.source, tree.original.root.digest())?,
         tree: Arc::new(tree),
         blobs,
         rebuilt,
@@ -110,7 +110,7 @@ pub(crate) fn check_mappings<'a>(
 ///
 /// # Errors
 /// [`Kind::Usage`] that names the destination and both images.
-pub(crate) fn settle(items: Vec<PushItem>) -> Result<Vec<PushItem>> {
+pub(crate) fn dedupe_and_check_collisions(items: Vec<PushItem>) -> Result<Vec<PushItem>> {
     let mut settled: Vec<PushItem> = Vec::with_capacity(items.len());
     let mut taken: BTreeMap<Reference, usize> = BTreeMap::new();
     for item in items {
@@ -148,7 +148,8 @@ mod tests {
     fn placed(mappings: &[&str], source: &str) -> String {
         let mut request = PushRequest::new("r.example/mirror".parse().unwrap());
         request.mappings = mappings.iter().map(|m| m.parse().unwrap()).collect();
-        place(&request, &source.parse().unwrap(), &Digest::sha256(b"")).map_or_else(|e| e.full(), |r| r.to_string())
+        name_at_destination(&request, &source.parse().unwrap(), &Digest::sha256(b""))
+            .map_or_else(|e| e.full(), |r| r.to_string())
     }
 
     #[test]

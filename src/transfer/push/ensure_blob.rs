@@ -7,15 +7,15 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
-use super::queue::Placed;
 use super::request::Origin;
+use super::scheduler::Placed;
 use crate::error::{Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::progress::{Event, Progress};
 use crate::registry::{BlobSource, BlobStream, Presence, Pushed, Registry};
 
 /// Tells that a blob is in place. Its bytes are `counted` if it was sent; if it was there, they count now.
-pub(crate) fn done(progress: &Progress, descriptor: &Descriptor, counted: bool) {
+pub(crate) fn report_done(progress: &Progress, descriptor: &Descriptor, counted: bool) {
     if !counted {
         let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
         progress.emit(Event::Bytes(size));
@@ -42,7 +42,7 @@ pub(crate) struct Way<'a> {
 /// # Errors
 /// Those of the registry and of the origin. One of [`Side::Source`] names the place where the blob stands; no repository will
 /// get it. After another one, another repository may take it.
-pub(crate) async fn place(
+pub(crate) async fn ensure_blob(
     registry: &Registry,
     repository: &str,
     descriptor: &Descriptor,
@@ -60,15 +60,15 @@ pub(crate) async fn place(
             .await
         {
             Ok(Pushed::Mounted) => {
-                metered.settle(0);
+                metered.correct(0);
                 return Ok(Placed::Mounted);
             }
             Ok(Pushed::Uploaded) => {
-                metered.settle(descriptor.size);
+                metered.correct(descriptor.size);
                 return Ok(Placed::Uploaded);
             }
             Err(error) => {
-                metered.settle(0);
+                metered.correct(0);
                 if error.side() != Some(Side::Source) {
                     return Err(error);
                 }
@@ -116,7 +116,7 @@ impl Metered {
     }
 
     /// Corrects what was told to this many bytes.
-    fn settle(&self, position: u64) {
+    fn correct(&self, position: u64) {
         self.meter.seek(position);
     }
 }

@@ -31,8 +31,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::flow::{Flow, PIECE, WINDOW};
-use super::request::PushRequest;
+use super::blob_buffer::{BlobBuffer, PIECE, WINDOW};
 use super::spool::Spool;
 use crate::bundle::read::Bundle;
 use crate::bundle::read::stream::pipe::{Arriving, Incoming};
@@ -41,6 +40,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::progress::Progress;
 use crate::text::{Warnings, quote};
+use crate::transfer::push::request::PushRequest;
 
 /// Blobs on their way take at most this much memory together.
 const BUFFER: u64 = 32 << 20;
@@ -49,7 +49,7 @@ const BUFFER: u64 = 32 << 20;
 const LEAST: u64 = 16 << 10;
 
 /// What comes out of the pipe.
-pub(crate) enum Arrival {
+pub(crate) enum FeedEvent {
     /// A blob that is wanted, of this size: its first bytes can be read, or will be in a moment.
     Blob(Digest, u64),
     /// The end, with warnings, or what broke the pipe.
@@ -57,15 +57,15 @@ pub(crate) enum Arrival {
 }
 
 /// The engine's side. When it is dropped, the pipe is not read any more.
-pub(crate) struct Arrivals {
+pub(crate) struct PipeFeed {
     front: Arc<Bundle>,
-    kept: Arc<Kept>,
+    kept: Arc<KeptBlobs>,
     incoming: Option<Incoming>,
-    sender: UnboundedSender<Arrival>,
-    receiver: UnboundedReceiver<Arrival>,
+    sender: UnboundedSender<FeedEvent>,
+    receiver: UnboundedReceiver<FeedEvent>,
 }
 
-impl Arrivals {
+impl PipeFeed {
     /// The blobs of a bundle whose front was read.
     pub(crate) fn new(front: Arc<Bundle>, incoming: Incoming) -> Self {
         let (sender, receiver) = unbounded_channel();
@@ -79,7 +79,7 @@ impl Arrivals {
     }
 
     /// Where uploads find the blobs that have arrived.
-    pub(crate) fn kept(&self) -> Arc<Kept> {
+    pub(crate) fn kept(&self) -> Arc<KeptBlobs> {
         self.kept.clone()
     }
 
@@ -123,8 +123,8 @@ impl Arrivals {
     }
 
     /// What comes next; waits for it. Nothing comes behind the end.
-    pub(crate) async fn next(&mut self) -> Arrival {
-        let gone = || Arrival::End(Err(Error::new(Kind::Io, "the pipe is not read any more")));
+    pub(crate) async fn next(&mut self) -> FeedEvent {
+        let gone = || FeedEvent::End(Err(Error::new(Kind::Io, "the pipe is not read any more")));
         self.receiver.recv().await.unwrap_or_else(gone)
     }
 
@@ -139,7 +139,7 @@ impl Arrivals {
     }
 }
 
-impl Drop for Arrivals {
+impl Drop for PipeFeed {
     fn drop(&mut self) {
         let error = Error::new(Kind::Cancelled, "the pipe is not read any more");
         let mut state = self.kept.state();
@@ -154,7 +154,7 @@ impl Drop for Arrivals {
 
 /// The blobs that are on their way.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct KeptBlobs {
     state: Mutex<State>,
     /// Told when there is more room, or no use for it any more.
     room: Condvar,
@@ -167,20 +167,20 @@ struct State {
     wanted: HashMap<Digest, Vec<(u64, usize)>>,
     /// Whether a blob that was sent to one repository will be mounted into the others.
     mounts: bool,
-    flows: HashMap<Digest, Arc<Flow>>,
+    flows: HashMap<Digest, Arc<BlobBuffer>>,
     /// What each blob on its way takes.
     taken: HashMap<Digest, u64>,
     room: u64,
     closed: bool,
 }
 
-impl Kept {
+impl KeptBlobs {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A blob, if it is on its way.
-    pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<Flow>> {
+    pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<BlobBuffer>> {
         self.state().flows.get(digest).cloned()
     }
 
@@ -212,8 +212,8 @@ impl Kept {
 /// The thread that reads the pipe.
 struct Feeder {
     incoming: Incoming,
-    kept: Arc<Kept>,
-    sender: UnboundedSender<Arrival>,
+    kept: Arc<KeptBlobs>,
+    sender: UnboundedSender<FeedEvent>,
     /// Whether the bytes of blobs are of use, and not only their names.
     needed: bool,
     temp_dir: Option<PathBuf>,
@@ -224,7 +224,7 @@ impl Feeder {
     fn run(mut self) {
         let end = self.feed().map(|()| self.incoming.warnings());
         // If nobody listens any more, nobody wants to know.
-        let _ = self.sender.send(Arrival::End(end));
+        let _ = self.sender.send(FeedEvent::End(end));
     }
 
     fn feed(&mut self) -> Result<()> {
@@ -240,7 +240,7 @@ impl Feeder {
             // Of a blob whose size no manifest states, nothing is of use but the size.
             let stated = sizes.iter().find(|(size, _)| *size == blob.size);
             let Some((_, repositories)) = stated.filter(|_| self.needed) else {
-                let _ = self.sender.send(Arrival::Blob(blob.digest, blob.size));
+                let _ = self.sender.send(FeedEvent::Blob(blob.digest, blob.size));
                 continue;
             };
             if !self.kept.reserve(&blob.digest, blob.size) {
@@ -273,9 +273,9 @@ impl Feeder {
     /// Hands a blob on to its end, or until nobody wants it any more.
     fn pass_on(&mut self, blob: Arriving, spool: Spool) -> Result<()> {
         let Arriving { digest, size, place } = blob;
-        let flow = Arc::new(Flow::new(place, size, spool));
+        let flow = Arc::new(BlobBuffer::new(place, size, spool));
         self.kept.state().flows.insert(digest.clone(), flow.clone());
-        let _ = self.sender.send(Arrival::Blob(digest, size));
+        let _ = self.sender.send(FeedEvent::Blob(digest, size));
         // However this ends, nobody waits for bytes that will not come.
         let _guard = Guard(&flow);
         let mut left = size;
@@ -299,7 +299,7 @@ impl Feeder {
     }
 }
 
-struct Guard<'a>(&'a Flow);
+struct Guard<'a>(&'a BlobBuffer);
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {

@@ -1,10 +1,10 @@
 //! The images of a push: what each of them waits for, and what is written down about it.
 
-use super::landing::Landed;
-use super::queue::Placed;
+use super::publish::Published;
 use super::report::{Counts, Failure, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
-use super::tag::Verdict;
+use super::scheduler::Placed;
+use super::tag::TagAction;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::progress::{Event, Progress};
@@ -33,20 +33,20 @@ impl Image {
     }
 
     /// Takes note of what is to be done. Returns whether its blobs are known to be in place.
-    pub(super) fn heed(&mut self, verdict: Result<Verdict>) -> bool {
+    pub(super) fn apply(&mut self, verdict: Result<TagAction>) -> bool {
         match verdict {
-            Ok(Verdict::Done) => {
+            Ok(TagAction::Done) => {
                 self.alive = false;
                 self.report.outcome = Outcome::Unchanged;
                 return true;
             }
-            Ok(Verdict::LeaveAlone(other)) => {
+            Ok(TagAction::LeaveAlone(other)) => {
                 self.alive = false;
                 self.report.outcome = Outcome::LeftAlone;
                 self.report.pushed = Some(other);
             }
-            Ok(Verdict::Push(before)) => self.before = before,
-            Ok(Verdict::PushManifests(before)) => {
+            Ok(TagAction::Push(before)) => self.before = before,
+            Ok(TagAction::PushManifests(before)) => {
                 self.before = Some(before);
                 return true;
             }
@@ -134,23 +134,23 @@ impl Images<'_> {
         image.report.replaced = before.filter(|before| image.report.pushed.as_ref() != Some(before));
     }
 
-    pub(super) fn landed(&mut self, number: usize, outcome: Result<Landed>) {
+    pub(super) fn published(&mut self, number: usize, outcome: Result<Published>) {
         let image = &mut self.list[number];
         match outcome {
             Err(error) => self.fail(number, &(&error).into()),
-            Ok(landed) => {
+            Ok(published) => {
                 image.alive = false;
                 self.alive -= 1;
                 let report = &mut image.report;
                 report.outcome = Outcome::Pushed;
-                report.pinned_digest_missing = landed.pinned_digest_missing;
-                report.index = Some(landed.form);
+                report.pinned_digest_missing = published.pinned_digest_missing;
+                report.index = Some(published.form);
                 let is_other =
-                    |before: &Digest| *before != landed.digest && !image.item.tree.pushed().root.has_digest(before);
+                    |before: &Digest| *before != published.digest && !image.item.tree.pushed().root.has_digest(before);
                 report.replaced = image.before.take().filter(is_other);
-                report.pushed = Some(landed.digest);
-                report.counts.add(&landed.repaired);
-                report.warnings.append(landed.warnings);
+                report.pushed = Some(published.digest);
+                report.counts.add(&published.repaired);
+                report.warnings.append(published.warnings);
                 self.tell(number);
             }
         }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// The limit of one host in one direction.
 #[derive(Debug, Clone)]
-pub(super) struct Pace(Arc<Inner>);
+pub(super) struct Limiter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -43,7 +43,7 @@ pub(super) struct Permit {
 /// Where the body of a [`Permit`] counts.
 #[derive(Debug)]
 pub(super) struct Place {
-    pace: Pace,
+    limiter: Limiter,
     stage: Mutex<Stage>,
 }
 
@@ -57,7 +57,7 @@ enum Stage {
     Waiting,
 }
 
-impl Pace {
+impl Limiter {
     pub(super) fn new(ceiling: usize) -> Self {
         let places = ceiling.clamp(1, Semaphore::MAX_PERMITS);
         let limit = places as f64;
@@ -79,7 +79,7 @@ impl Pace {
     pub(super) fn later(&self) -> Permit {
         Permit {
             place: Arc::new(Place {
-                pace: self.clone(),
+                limiter: self.clone(),
                 stage: Mutex::new(Stage::Outside),
             }),
             since: Instant::now(),
@@ -148,17 +148,17 @@ impl Pace {
 impl Permit {
     /// The body went through: the limit grows by one once as many bodies as it has places went through.
     pub(super) fn went_well(&self) {
-        let pace = &self.place.pace;
-        let mut state = pace.state();
+        let limiter = &self.place.limiter;
+        let mut state = limiter.state();
         state.limit = (state.limit + 1.0 / state.limit).min(state.ceiling);
         let more = (state.limit as usize).saturating_sub(state.places);
         state.places += more;
-        pace.0.free.add_permits(more);
+        limiter.0.free.add_permits(more);
     }
 
     /// The host throttled or the connection broke: half the limit. Requests that were in flight together shrink it once.
     pub(super) fn went_wrong(&mut self) {
-        self.place.pace.shrink(self.since);
+        self.place.limiter.shrink(self.since);
         self.since = Instant::now();
     }
 
@@ -175,7 +175,7 @@ impl Permit {
     /// Waits for a place, unless it has one: there is a body to send.
     pub(super) async fn take(&mut self) {
         if !self.has_place() {
-            self.place.pace.take().await;
+            self.place.limiter.take().await;
             self.place.enter(Stage::Sending);
             self.since = Instant::now();
         }
@@ -197,15 +197,15 @@ impl Place {
     }
 
     fn enter(&self, next: Stage) {
-        let mut state = self.pace.state();
+        let mut state = self.limiter.state();
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         match (*stage, next) {
             (Stage::Outside, Stage::Sending) => {}
             (Stage::Sending, Stage::Waiting) if state.waiting + 1 < state.limit as usize => {
                 state.waiting += 1;
-                self.pace.give_back(&mut state);
+                self.limiter.give_back(&mut state);
             }
-            (Stage::Sending, Stage::Outside) => self.pace.give_back(&mut state),
+            (Stage::Sending, Stage::Outside) => self.limiter.give_back(&mut state),
             (Stage::Waiting, Stage::Sending | Stage::Outside) => state.waiting -= 1,
             _ => return,
         }
@@ -223,18 +223,18 @@ mod tests {
 
     #[tokio::test]
     async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
-        let pace = Pace::new(4);
+        let limiter = Limiter::new(4);
         let mut held: Vec<_> = Vec::new();
         for _ in 0..4 {
-            held.push(pace.permit().await);
+            held.push(limiter.permit().await);
         }
         held[0].went_wrong();
         let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
         let mut waiting: Vec<_> = (0..6)
             .map(|number| {
-                let (pace, sender) = (pace.clone(), sender.clone());
+                let (limiter, sender) = (limiter.clone(), sender.clone());
                 Box::pin(async move {
-                    let permit = pace.permit().await;
+                    let permit = limiter.permit().await;
                     sender.send(number).unwrap();
                     drop(permit);
                 })
@@ -253,75 +253,75 @@ mod tests {
         assert_eq!(order.len(), 6);
         assert!(order[..2].iter().all(|n| *n < 2), "{order:?}");
         assert!(order[4..].iter().all(|n| *n >= 2), "{order:?}");
-        assert_eq!(pace.0.free.available_permits(), pace.limit());
+        assert_eq!(limiter.0.free.available_permits(), limiter.limit());
     }
 
     #[tokio::test]
     async fn shrinks_once_per_trouble_and_grows_back() {
-        let pace = Pace::new(8);
+        let limiter = Limiter::new(8);
         let mut together = Vec::new();
         for _ in 0..8 {
-            together.push(pace.permit().await);
+            together.push(limiter.permit().await);
         }
         together.iter_mut().for_each(Permit::went_wrong);
-        assert_eq!(pace.limit(), 4, "eight failures at once are one trouble");
+        assert_eq!(limiter.limit(), 4, "eight failures at once are one trouble");
         together[0].went_wrong();
-        assert_eq!(pace.limit(), 2, "the next one is another");
+        assert_eq!(limiter.limit(), 2, "the next one is another");
         drop(together);
-        let permit = pace.permit().await;
+        let permit = limiter.permit().await;
         for _ in 0..100 {
             permit.went_well();
         }
-        assert_eq!(pace.limit(), 8, "never above the ceiling");
+        assert_eq!(limiter.limit(), 8, "never above the ceiling");
     }
 
     #[tokio::test]
     async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
-        let pace = Pace::new(3);
+        let limiter = Limiter::new(3);
         let mut permits = Vec::new();
         for waiting in [1, 2, 2, 2, 2] {
-            let permit = pace.permit().await;
+            let permit = limiter.permit().await;
             permit.place().leave();
-            assert_eq!(pace.state().waiting, waiting);
+            assert_eq!(limiter.state().waiting, waiting);
             permits.push(permit);
         }
-        assert_eq!(pace.0.free.available_permits(), 0, "three keep their places");
+        assert_eq!(limiter.0.free.available_permits(), 0, "three keep their places");
         // Who comes back for another try waits in line like anybody else.
         let mut again = Box::pin(permits[0].take());
         assert!(futures_util::FutureExt::now_or_never(&mut again).is_none());
         drop(again);
         permits.pop();
         permits[0].take().await;
-        assert_eq!((pace.state().waiting, pace.0.free.available_permits()), (1, 0));
+        assert_eq!((limiter.state().waiting, limiter.0.free.available_permits()), (1, 0));
         permits[0].take().await;
         drop(permits);
-        assert_eq!((pace.state().waiting, pace.0.free.available_permits()), (0, 3));
+        assert_eq!((limiter.state().waiting, limiter.0.free.available_permits()), (0, 3));
     }
 
     #[tokio::test]
     async fn one_place_means_one_at_a_time() {
-        let pace = Pace::new(1);
-        let permit = pace.permit().await;
+        let limiter = Limiter::new(1);
+        let permit = limiter.permit().await;
         permit.place().leave();
-        assert_eq!((pace.state().waiting, pace.0.free.available_permits()), (0, 0));
+        assert_eq!((limiter.state().waiting, limiter.0.free.available_permits()), (0, 0));
         drop(permit);
-        let mut last = pace.permit().await;
+        let mut last = limiter.permit().await;
         last.went_wrong();
         drop(last);
-        assert_eq!(pace.0.free.available_permits(), 1);
+        assert_eq!(limiter.0.free.available_permits(), 1);
     }
 
     #[tokio::test]
     async fn never_below_one_and_waiters_wake() {
-        let pace = Pace::new(2);
-        let mut first = pace.permit().await;
+        let limiter = Limiter::new(2);
+        let mut first = limiter.permit().await;
         first.went_wrong();
         first.went_wrong();
         first.went_wrong();
-        assert_eq!(pace.limit(), 1);
+        assert_eq!(limiter.limit(), 1);
         let waiting = tokio::spawn({
-            let pace = pace.clone();
-            async move { pace.permit().await }
+            let limiter = limiter.clone();
+            async move { limiter.permit().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

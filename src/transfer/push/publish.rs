@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join};
 
-use super::blob::{self, Way};
-use super::queue::Placed;
+use super::ensure_blob::{self, Way};
 use super::report::{Counts, Form};
 use super::request::PushItem;
-use super::tag::{Held, held};
+use super::scheduler::Placed;
+use super::tag::{TagState, tag_state};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{RawManifest, View};
@@ -32,7 +32,7 @@ const LONGEST: u32 = 16;
 pub(crate) type Written = Arc<Mutex<HashSet<Digest>>>;
 
 /// An image that is ready for its manifests.
-pub(crate) struct Landing {
+pub(crate) struct Publisher {
     pub(crate) registry: Registry,
     pub(crate) item: PushItem,
     /// What the tag held before.
@@ -44,7 +44,7 @@ pub(crate) struct Landing {
 
 /// What became of it.
 #[derive(Debug)]
-pub(crate) struct Landed {
+pub(crate) struct Published {
     pub(crate) digest: Digest,
     pub(crate) form: Form,
     pub(crate) warnings: Warnings,
@@ -61,15 +61,15 @@ struct Refused<'a> {
     attempt: u32,
 }
 
-impl Landing {
+impl Publisher {
     /// Puts the manifests, and under the tag the variant that was chosen; for a sparse index that the registry refuses,
     /// the filtered one.
     ///
     /// # Errors
     /// Those of the registry, with the tag's digest where it would not let it be moved.
-    pub(crate) async fn put_all(&self) -> Result<Landed> {
+    pub(crate) async fn publish(&self) -> Result<Published> {
         let tree = self.item.tree.clone();
-        let mut landed = Landed {
+        let mut published = Published {
             digest: tree.pushed().root.digest().clone(),
             form: tree.choice.into(),
             warnings: Warnings::default(),
@@ -77,23 +77,23 @@ impl Landing {
             pinned_digest_missing: false,
         };
         match (tree.choice, &tree.filtered) {
-            (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut landed).await {
+            (Choice::Sparse, Some(filtered)) => match self.variant(&tree.original, true, &mut published).await {
                 Err(error) if refuses_sparse(&error) => {
                     self.progress.note(format!(
                         "{}: sparse index refused: {}",
                         self.item.destination,
                         error.full()
                     ));
-                    self.variant(filtered, false, &mut landed).await?;
-                    landed.digest = filtered.root.digest().clone();
-                    landed.form = Form::Fallback;
-                    landed.pinned_digest_missing = true;
+                    self.variant(filtered, false, &mut published).await?;
+                    published.digest = filtered.root.digest().clone();
+                    published.form = Form::Fallback;
+                    published.pinned_digest_missing = true;
                     // A digest that was asked for by name is missed by whoever deploys by it.
                     let what = match tree.source.digest() {
                         Some(_) => "pinned",
                         None => "original",
                     };
-                    landed.warnings.push(format!(
+                    published.warnings.push(format!(
                         "`{}` rejects an index with missing platforms: the {what} digest does not exist there, and the tag \
                          has the smaller index",
                         self.item.destination.host(),
@@ -101,9 +101,9 @@ impl Landing {
                 }
                 other => other?,
             },
-            _ => self.variant(tree.pushed(), false, &mut landed).await?,
+            _ => self.variant(tree.pushed(), false, &mut published).await?,
         }
-        Ok(landed)
+        Ok(published)
     }
 
     fn repository(&self) -> &str {
@@ -121,25 +121,25 @@ impl Landing {
             .contains(digest)
     }
 
-    async fn variant(&self, variant: &Variant, sparse: bool, landed: &mut Landed) -> Result<()> {
+    async fn variant(&self, variant: &Variant, sparse: bool, published: &mut Published) -> Result<()> {
         for child in variant.below.iter() {
             // A PUT without asking first: a manifest is no larger than the answer to a GET of it, a PUT of what is there
             // changes nothing, and asking would make two requests of one wherever the manifest is new.
             if !self.was_written(child.digest()) {
-                self.put(Target::Digest(child.digest().clone()), child, variant, false, landed)
+                self.put(Target::Digest(child.digest().clone()), child, variant, false, published)
                     .await?;
             }
         }
         if variant.root.digest().algorithm() != Algorithm::Sha256 {
             // Under a tag a registry keeps it by SHA-256. Those that know other algorithms learn of this digest by it.
             let target = Target::Digest(variant.root.digest().clone());
-            if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
+            if let Err(error) = self.put(target, &variant.root, variant, sparse, published).await {
                 self.progress
                     .note(format!("{}: {}", self.item.destination, error.full()));
             }
         }
         let target = Target::Tag(self.tag().to_owned());
-        if let Err(error) = self.put(target, &variant.root, variant, sparse, landed).await {
+        if let Err(error) = self.put(target, &variant.root, variant, sparse, published).await {
             self.contested(error, &variant.root).await?;
         }
         Ok(())
@@ -152,9 +152,9 @@ impl Landing {
             return Err(error);
         }
         let target = Target::Tag(self.tag().to_owned());
-        match held(&self.registry, self.repository(), &target).await {
-            Ok(Held::Digest(digest)) if root.has_digest(&digest) => Ok(()),
-            Ok(Held::Digest(digest)) => {
+        match tag_state(&self.registry, self.repository(), &target).await {
+            Ok(TagState::Digest(digest)) if root.has_digest(&digest) => Ok(()),
+            Ok(TagState::Digest(digest)) => {
                 let message = format!(
                     "`{}` does not let the tag `{}` be moved, which holds {digest}",
                     self.item.destination.name(),
@@ -174,7 +174,7 @@ impl Landing {
         manifest: &'a RawManifest,
         variant: &'a Variant,
         sparse: bool,
-        landed: &'a mut Landed,
+        published: &'a mut Published,
     ) -> BoxFuture<'a, Result<()>> {
         // Boxed, since the repair of an index puts manifests too.
         Box::pin(async move {
@@ -202,7 +202,7 @@ impl Landing {
                     error: &error,
                     attempt,
                 };
-                if !self.repair(refused, variant, landed).await? && attempt > 0 {
+                if !self.repair(refused, variant, published).await? && attempt > 0 {
                     return Err(error);
                 }
                 attempt += 1;
@@ -212,7 +212,7 @@ impl Landing {
 
     /// Puts in place again what a registry says is missing below a manifest: what it admits to be missing at once, and
     /// from the second time on also what it claims to have. `false` if there was nothing to do.
-    async fn repair(&self, refused: Refused<'_>, variant: &Variant, landed: &mut Landed) -> Result<bool> {
+    async fn repair(&self, refused: Refused<'_>, variant: &Variant, published: &mut Published) -> Result<bool> {
         let named = |digest: &Digest| names(refused.error, digest);
         let mut done = false;
         match refused.manifest.view() {
@@ -228,7 +228,7 @@ impl Landing {
                         Presence::Missing
                     );
                     if missing || named(digest) || refused.attempt > 0 {
-                        self.put(target, child, variant, false, landed).await?;
+                        self.put(target, child, variant, false, published).await?;
                         done = true;
                     }
                 }
@@ -247,7 +247,7 @@ impl Landing {
                         continue;
                     }
                     let force = named(&descriptor.digest) || refused.attempt > 0;
-                    let placed = blob::place(
+                    let placed = ensure_blob::ensure_blob(
                         &self.registry,
                         self.repository(),
                         descriptor,
@@ -261,8 +261,8 @@ impl Landing {
                     )
                     .await?;
                     if placed != Placed::Present {
-                        landed.repaired.uploaded.one(descriptor.size);
-                        blob::done(&self.progress, descriptor, true);
+                        published.repaired.uploaded.one(descriptor.size);
+                        ensure_blob::report_done(&self.progress, descriptor, true);
                         done = true;
                     }
                 }
@@ -281,40 +281,44 @@ impl Landing {
     ///
     /// # Errors
     /// [`Kind::Server`] if an answer is none, or another manifest.
-    pub(crate) async fn read_back(&self, mut landed: Landed) -> Result<Landed> {
-        let root = self.root_of(&landed)?;
+    pub(crate) async fn read_back(&self, mut published: Published) -> Result<Published> {
+        let root = self.root_of(&published)?;
         let by_tag = Target::Tag(self.tag().to_owned());
-        let by_digest = Target::Digest(landed.digest.clone());
+        let by_digest = Target::Digest(published.digest.clone());
         if root.digest().algorithm() != Algorithm::Sha256
             && matches!(
-                held(&self.registry, self.repository(), &by_digest).await?,
-                Held::Nothing
+                tag_state(&self.registry, self.repository(), &by_digest).await?,
+                TagState::Nothing
             )
         {
-            landed.warnings.extend(self.confirm(&by_tag, &root).await?);
-            landed.warnings.push(format!(
+            published.warnings.extend(self.confirm(&by_tag, &root).await?);
+            published.warnings.push(format!(
                 "`{}` keeps the manifest by SHA-256 alone: {} does not exist there",
                 self.item.destination.name(),
-                landed.digest
+                published.digest
             ));
-            landed.pinned_digest_missing |= self.item.tree.source.digest() == Some(&landed.digest);
-            landed.digest = Digest::sha256(root.bytes());
-            return Ok(landed);
+            published.pinned_digest_missing |= self.item.tree.source.digest() == Some(&published.digest);
+            published.digest = Digest::sha256(root.bytes());
+            return Ok(published);
         }
         let (by_tag, by_digest) = try_join(self.confirm(&by_tag, &root), self.confirm(&by_digest, &root)).await?;
-        landed.warnings.extend(by_tag.or(by_digest));
-        Ok(landed)
+        published.warnings.extend(by_tag.or(by_digest));
+        Ok(published)
     }
 
     /// The manifest that was put under the tag.
-    fn root_of(&self, landed: &Landed) -> Result<Arc<RawManifest>> {
+    fn root_of(&self, published: &Published) -> Result<Arc<RawManifest>> {
         let tree = &self.item.tree;
         let roots = std::iter::once(&tree.original)
             .chain(&tree.filtered)
             .map(|variant| &variant.root);
-        let root = roots.into_iter().find(|root| *root.digest() == landed.digest);
-        root.cloned()
-            .ok_or_else(|| Error::new(Kind::NotFound, format!("the image has no manifest {}", landed.digest)))
+        let root = roots.into_iter().find(|root| *root.digest() == published.digest);
+        root.cloned().ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                format!("the image has no manifest {}", published.digest),
+            )
+        })
     }
 
     /// Waits until a target is this manifest. Returns a warning where the registry does not let it be read.
@@ -326,24 +330,24 @@ impl Landing {
         };
         let mut attempt = 0;
         loop {
-            let lag = match held(&self.registry, self.repository(), target).await? {
-                Held::Digest(digest) if root.has_digest(&digest) => return Ok(None),
+            let lag = match tag_state(&self.registry, self.repository(), target).await? {
+                TagState::Digest(digest) if root.has_digest(&digest) => return Ok(None),
                 // A replica that has not heard yet.
-                Held::Digest(digest) if self.before.as_ref() == Some(&digest) => format!("still holds {digest}"),
-                Held::Digest(digest) => {
+                TagState::Digest(digest) if self.before.as_ref() == Some(&digest) => format!("still holds {digest}"),
+                TagState::Digest(digest) => {
                     return Err(
                         Error::new(Kind::Server, format!("{what} holds {digest} after {pushed} was pushed"))
                             .with_hint("the registry altered the manifest, or somebody else pushed at the same time"),
                     );
                 }
-                Held::Nothing => "is not there".to_owned(),
-                Held::Unsaid(error) if may_not_be_read(&error) => {
+                TagState::Nothing => "is not there".to_owned(),
+                TagState::Unsaid(error) if may_not_be_read(&error) => {
                     return Ok(Some(format!(
                         "{what} cannot be read back to check it: {}",
                         error.full()
                     )));
                 }
-                Held::Unsaid(error) => {
+                TagState::Unsaid(error) => {
                     return Err(
                         Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
                             .with_source(error)
