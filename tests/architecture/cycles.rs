@@ -46,7 +46,8 @@ fn paths_in(source: &Source, children: &BTreeSet<String>) -> Vec<(Vec<String>, u
         for at in places(code, start) {
             let before = code[..at].trim_end();
             let follows_path = before.ends_with("::") || before.ends_with('.');
-            if follows_path || !code[at + start.len()..].trim_start().starts_with("::") {
+            let says_who_may_see = before.ends_with("(in");
+            if follows_path || says_who_may_see || !code[at + start.len()..].trim_start().starts_with("::") {
                 continue;
             }
             let line = line_of(code, at);
