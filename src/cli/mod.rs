@@ -128,9 +128,9 @@ fn cannot_start(error: std::io::Error) -> ExitCode {
 /// The stack of the thread that does the work; that of a main thread.
 const STACK: usize = 8 << 20;
 
-/// How long the pieces of uploads that are under way may take to be acknowledged when the run is interrupted: each takes about a
-/// second on an even line.
-const LAST_PIECES: Duration = Duration::from_secs(4);
+/// How long the pieces of uploads that are under way may take to be acknowledged when the run is interrupted: each takes about two
+/// seconds on an even line.
+const LAST_PIECES: Duration = Duration::from_secs(5);
 
 /// How long work that was interrupted may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -35,7 +35,7 @@ const SMALLEST_CHUNK: u64 = 64 << 10;
 const LARGEST_CHUNK: u64 = 1 << 30;
 
 /// A body that is on its way for about this long goes out in one piece.
-const PIECE_TIME: Duration = Duration::from_secs(1);
+const PIECE_TIME: Duration = Duration::from_secs(2);
 
 /// The size of the first piece, before it is known how fast bodies go out. Every known registry takes it.
 const FIRST_PIECE: u64 = 1 << 20;
@@ -186,15 +186,15 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_takes_about_a_second() {
+    fn a_piece_takes_about_two_seconds() {
         let ladder = Ladder::default();
         assert_eq!(ladder.piece(), FIRST_PIECE);
         ladder.timed(1000, Duration::from_secs(100));
         assert_eq!(ladder.piece(), FIRST_PIECE, "a small body says nothing about the line");
         ladder.timed(1 << 20, Duration::from_millis(250));
-        assert_eq!(ladder.piece(), 4 << 20);
+        assert_eq!(ladder.piece(), 8 << 20);
         ladder.timed(4 << 20, Duration::from_secs(2));
-        assert_eq!(ladder.piece(), 3 << 20);
+        assert_eq!(ladder.piece(), 6 << 20);
         for _ in 0..40 {
             ladder.timed(1 << 30, Duration::ZERO);
         }

@@ -213,10 +213,13 @@ impl<'a> Upload<'a> {
                     match misplaced {
                         1..=MAX_MISPLACED => {
                             open = self.resume(session).await?;
-                            if pieces && let Some(session) = open.take_if(|session| session.offset == at) {
-                                // The offset was right, so that it is the piece that is refused.
+                            // The offset was right, so that it is the piece that is refused; the second time in any case.
+                            let right = open.as_ref().is_some_and(|session| session.offset == at);
+                            if pieces && (right || misplaced > 1) {
                                 self.host.ladder.refused_pieces();
-                                self.cancel(&session).await;
+                                if let Some(session) = open.take() {
+                                    self.cancel(&session).await;
+                                }
                             }
                         }
                         4 if rung != Rung::Whole => rung = Rung::Whole,

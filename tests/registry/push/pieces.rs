@@ -146,7 +146,7 @@ async fn a_registry_that_limits_pieces_is_not_asked_again() {
 
 #[tokio::test]
 async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
-    // A quarter of a second for each piece: four megabytes go out in a second.
+    // A quarter of a second for each piece, so that the second one is not the last.
     let slow = Action::Delay(Duration::from_millis(250));
     let gate = Gate::closed();
     let server = Double::start(
