@@ -126,7 +126,7 @@ impl<'a> Upload<'a> {
             rung = rung.max(Rung::Patch);
         }
         let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
-        let (mut climbed, mut progress) = (false, BlobProgress::new(0, size));
+        let (mut climbed, mut in_one, mut progress) = (false, false, BlobProgress::new(0, size));
         let mut open = match session {
             Some(session) => Some(session),
             None => self.earlier().await?,
@@ -150,7 +150,7 @@ impl<'a> Upload<'a> {
             }
             self.keep(&session);
             sessions += 1;
-            let pieces = self.goes_in_pieces(rung);
+            let pieces = !in_one && self.goes_in_pieces(rung);
             let outcome = self.attempt(rung, pieces, &mut session).await;
             if pieces && refuses_pieces(&outcome, troubles > 0) {
                 self.host.ladder.refused_pieces();
@@ -213,8 +213,8 @@ impl<'a> Upload<'a> {
                     match misplaced {
                         1..=MAX_MISPLACED => {
                             open = self.resume(session).await?;
-                            // The offset was right, so that it is the piece that is refused; the second time in any case.
-                            let right = open.as_ref().is_some_and(|session| session.offset == at);
+                            // Where the offset was right it is the piece that is refused; the second time in any case.
+                            let right = at == 0 || open.as_ref().is_some_and(|session| session.offset == at);
                             if pieces && (right || misplaced > 1) {
                                 self.host.ladder.refused_pieces();
                                 if let Some(session) = open.take() {
@@ -266,7 +266,9 @@ impl<'a> Upload<'a> {
                         }
                         // Twice without a byte kept: perhaps one request with the whole body is what breaks it. Chunks would
                         // be worse off; some registries do not know them. Only a host's own words are held against it.
-                        if blame != Blame::Nobody && troubles % 2 == 0 && rung == Rung::Whole {
+                        if blame != Blame::Nobody && troubles % 2 == 0 && pieces {
+                            in_one = true;
+                        } else if blame != Blame::Nobody && troubles % 2 == 0 && rung == Rung::Whole {
                             rung = Rung::Patch;
                             climbed |= blame == Blame::Host;
                         }
