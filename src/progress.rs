@@ -16,7 +16,7 @@ pub enum Event {
         /// The digest of the root manifest that will be carried.
         digest: String,
     },
-    /// The work is known: so many blobs, so many bytes, of which some are already in place.
+    /// The work is known: numbers of blobs and bytes, of which some are already in place.
     Planned {
         /// Blobs to transfer, each counted once.
         blobs: u64,
@@ -61,7 +61,7 @@ pub enum Event {
     Note(Line),
 }
 
-/// A handle to whoever listens. Cheap to clone; by default nobody does.
+/// A handle to the listener for events. Cheap to clone; by default there is none.
 #[derive(Clone)]
 pub struct Progress(Arc<dyn Fn(Event) + Send + Sync>);
 

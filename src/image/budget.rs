@@ -38,7 +38,7 @@ impl Budget {
     /// Takes memory for as long as the run lasts.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if so much is not left; nothing is taken then.
+    /// [`Kind::TooLarge`] if less is left; nothing is taken then.
     pub fn take(&self, bytes: u64) -> Result<()> {
         let account = &self.0;
         let add = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= account.limit);
@@ -102,7 +102,7 @@ impl Held {
     /// Takes more, or gives some back, so that it is this many bytes.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if so much is not left; it stays what it was then.
+    /// [`Kind::TooLarge`] if less is left; it stays what it was then.
     pub fn resize(&mut self, bytes: u64) -> Result<()> {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.budget.take(more)?,

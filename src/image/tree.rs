@@ -84,7 +84,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Of a root and what is below it, children before their parents. What stands there twice stays at its first place,
+    /// Of a root and what is below it, children before their parents. What appears twice stays at its first place,
     /// which is before everything that names it.
     pub fn new(root: Arc<RawManifest>, mut below: Vec<Arc<RawManifest>>) -> Self {
         let mut seen = HashSet::new();

@@ -15,7 +15,7 @@ use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 const MAX_BYTES: u64 = 256 << 20;
 const MAX_FILES: usize = 50_000;
 
-/// The cut is looked for once in so many writes.
+/// Number of writes after which the cache is cut to its limit.
 const WRITES_PER_CUT: u64 = 256;
 
 /// Media types are shorter than this.

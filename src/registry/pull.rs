@@ -55,7 +55,7 @@ impl Registry {
             let Some(place) = places.pop_front() else {
                 return Err(Error::internal("no registry to read from"));
             };
-            let error = match place.manifest(target).await {
+            let error = match manifest_of(&place, target).await {
                 Ok(manifest) => {
                     if let Some(cache) = cache {
                         cache.put(&manifest);
@@ -195,19 +195,18 @@ impl Registry {
     }
 }
 
-impl Candidate {
-    async fn manifest(&self, target: &Target) -> Result<RawManifest> {
-        let (host, repository) = (&self.host, self.repository.as_str());
-        if let (Some(cache), Target::Tag(_)) = (&host.context.cache, target)
-            && let Presence::Present(ManifestHead {
-                digest: Some(digest), ..
-            }) = host.head_manifest(repository, target).await?
-            && let Some(manifest) = cache.get(&digest)
-        {
-            return Ok(manifest);
-        }
-        host.manifest(repository, target).await
+/// Reads a manifest from one candidate. What the cache has under the digest of a tag is not fetched.
+async fn manifest_of(candidate: &Candidate, target: &Target) -> Result<RawManifest> {
+    let (host, repository) = (&candidate.host, candidate.repository.as_str());
+    if let (Some(cache), Target::Tag(_)) = (&host.context.cache, target)
+        && let Presence::Present(ManifestHead {
+            digest: Some(digest), ..
+        }) = host.head_manifest(repository, target).await?
+        && let Some(manifest) = cache.get(&digest)
+    {
+        return Ok(manifest);
     }
+    host.manifest(repository, target).await
 }
 
 /// A manifest that a registry sent under a label. Where its digest was known before, its bytes are the ones that were meant,

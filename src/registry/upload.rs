@@ -29,7 +29,7 @@ use crate::image::digest::Algorithm;
 /// Attempts without progress before a blob is given up.
 const MAX_SESSIONS: usize = 12;
 
-/// A 416 is answered with the offset that the registry states, so many times.
+/// Maximum number of resyncs to the registry's offset after a 416.
 const MAX_MISPLACED: usize = 3;
 
 /// What to do about a registry that forgets sessions.
@@ -70,7 +70,7 @@ pub(super) enum Outcome {
     Broken(Error, Option<Duration>, Blame),
     /// A new authorization is at hand.
     Refreshed,
-    /// The bytes cannot be had, or are not those of the digest, which has nothing to do with the registry.
+    /// The bytes cannot be read, or are not those of the digest, which has nothing to do with the registry.
     NoBytes(Error),
 }
 
@@ -424,7 +424,7 @@ impl<'a> Upload<'a> {
             // The bytes were proved while they were sent: this is nothing that the source could help.
             return Err(
                 Error::new(Kind::Server, format!("the registry stored it as {stated}")).with_hint(
-                    "the registry, or something before it, altered the blob: run the import again, and tell whoever runs the \
+                    "the registry, or something before it, altered the blob: run the import again, and report it to the operator of the \
                      registry if that does not help",
                 ),
             );

@@ -196,7 +196,7 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
 /// The manifests without a name, by the manifest that they refer to.
 type Referrers<'a> = HashMap<&'a Digest, Vec<(usize, &'a Referrer)>>;
 
-/// Puts down what refers to the image (a signature, say) and stays behind, so that nobody takes it for copied.
+/// Lists what refers to the image, such as a signature, and is not pushed, so that no reader of the report takes it for copied.
 fn name_referrers(referrers: &Referrers<'_>, tree: &mut ImageTree) {
     let manifests = tree.manifests();
     let mut found: Vec<&(usize, &Referrer)> = manifests
@@ -320,7 +320,7 @@ impl BlobSource for PipeBlobs {
         if self.front.0.size_of(&descriptor.digest).is_some() {
             return self.front.open(descriptor, offset);
         }
-        let gone = format!("blob {} has gone by in the pipe", descriptor.digest);
+        let gone = format!("blob {} is no longer available from the pipe", descriptor.digest);
         let error = Error::new(Kind::NotFound, gone)
             .with_hint("the registry wants it once more: run the import again, or import the bundle as a file");
         Box::pin(async move { Err(error) })

@@ -46,7 +46,7 @@ fn assert_all_complete(target: &Double) {
 fn assert_all_failed(report: &PushReport, target: &Double) {
     assert!(report.failed());
     // Where a blob has gone by in a pipe, the images after the first one say that.
-    let reasons = ["does not have it", "have gone by in the pipe"];
+    let reasons = ["does not have it", "no longer available from the pipe"];
     assert!(why(&report.images[0]).contains(reasons[0]), "{report:#?}");
     for (n, image) in report.images.iter().enumerate() {
         assert!(reasons.iter().any(|reason| why(image).contains(reason)), "{image:#?}");

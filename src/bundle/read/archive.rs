@@ -385,7 +385,7 @@ pub(super) fn blob_name(name: &str) -> Option<Digest> {
     format!("{algorithm}:{hex}").parse().ok()
 }
 
-/// Two members of one name are accepted if nobody can tell which one is read.
+/// Two members of one name are accepted if both have the same bytes.
 fn same_bytes(name: &str, first: &Place, second: &Place) -> Result<()> {
     let mut same = first.size == second.size;
     let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
@@ -401,7 +401,7 @@ fn same_bytes(name: &str, first: &Place, second: &Place) -> Result<()> {
     Err(Error::new(
         Kind::Malformed,
         format!(
-            "{} stands there again with other bytes, at offset {}",
+            "{} appears twice with different bytes, again at offset {}",
             first.describe(name),
             second.offset
         ),
@@ -413,7 +413,7 @@ fn twice(label: &str, name: &str) -> Error {
     Error::new(
         Kind::Malformed,
         format!(
-            "`{}`: the member `{}` stands there twice, once as a link",
+            "`{}`: the member `{}` appears twice, once as a link",
             quote(&label),
             quote(&name)
         ),

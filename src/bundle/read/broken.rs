@@ -1,4 +1,4 @@
-//! Images that an archive lists and that cannot be had, each with its own reason: they do not keep the others back.
+//! Images that an archive lists and that are not usable, each with its own reason: they do not keep the others back.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
 use crate::text::{few_with, quote};
 
-/// An image that an archive lists and that cannot be had: it is not whole, or nothing says what it is called.
+/// An image that an archive lists and that is not usable: it is not whole, or nothing says what it is called.
 #[derive(Debug, Clone)]
 pub struct BrokenImage {
     /// The name it goes by; nothing where it has none.
@@ -16,7 +16,7 @@ pub struct BrokenImage {
     pub label: String,
     /// The archive that lists it.
     pub archive: String,
-    /// Why it cannot be had.
+    /// Why it is not usable.
     pub error: Arc<Error>,
     /// Whether the name is false: then a whole image of that name elsewhere is another one and does not make up for it.
     pub(super) is_misnamed: bool,
@@ -50,7 +50,7 @@ impl BrokenImage {
         }
     }
 
-    /// One of which nobody can tell which image its name means.
+    /// One whose name may mean another image as well.
     pub(super) fn misleading(name: &Reference, archive: &str, error: Error) -> Self {
         Self {
             name: Some(name.clone()),
@@ -104,7 +104,7 @@ pub(super) fn place_label(archive: &Archive, place: usize) -> String {
     format!("{}:@{place}", quote(&archive.label))
 }
 
-/// The error of bundles of which no image can be had.
+/// The error of bundles without a usable image.
 pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) -> Error {
     // One fault under several names, which stand beside each other, is told once.
     let mut faults: Vec<&Arc<Error>> = archives.iter().map(|archive| &archive.error).collect();

@@ -31,7 +31,7 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// The most that may come out of so much.
+    /// The maximum output for an input of this size.
     fn of(self, consumed: u64) -> u64 {
         consumed.saturating_mul(self.ratio).saturating_add(self.beyond)
     }

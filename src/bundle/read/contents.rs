@@ -61,7 +61,7 @@ pub struct Referrer {
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) images: Vec<BundledImage>,
-    /// What is listed and cannot be had.
+    /// Images that are listed and not usable.
     pub(super) broken: Vec<BrokenImage>,
     pub(super) referrers: Vec<Referrer>,
     pub(super) missing: Vec<Missing>,

@@ -249,7 +249,7 @@ impl Bundle {
         }
     }
 
-    /// A whole image makes up for a broken one of the same name in another archive. In one archive nobody can tell which of
+    /// A whole image makes up for a broken one of the same name in another archive. In one archive it is unknown which of
     /// the two the name means, unless its digest or the record says so.
     fn whole_or_broken(&mut self) {
         let broken: HashSet<(&str, Option<&Reference>)> = self
@@ -265,7 +265,7 @@ impl Bundle {
         self.broken.retain(|broken| broken.is_misnamed || !is_whole(broken));
     }
 
-    /// A name that stands there twice is one image if the digest is the same. If not, nobody can tell which of the images it
+    /// A name that appears twice is one image if the digest is the same. If not, it is unknown which of the images it
     /// means, and none of them is imported under it.
     fn one_digest_per_name(&mut self) {
         let mut seen: BTreeMap<Reference, usize> = BTreeMap::new();
@@ -293,7 +293,7 @@ impl Bundle {
         &self.images
     }
 
-    /// Images that are listed and cannot be had, since they are not whole or have no name; each with its reason.
+    /// Images that are listed and not usable, since they are not whole or have no name; each with its reason.
     pub fn broken(&self) -> &[BrokenImage] {
         &self.broken
     }
@@ -349,7 +349,7 @@ impl Bundle {
     }
 
     /// Fills `buffer` with bytes of a blob from `offset` on, as many as there are; 0 at its end. Bytes are as they stand
-    /// in the file: whoever hands them on checks the digest.
+    /// in the file: the caller checks the digest.
     pub fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.store.read_at(digest, offset, buffer)
     }

@@ -146,7 +146,8 @@ impl<'a> Given<'a> {
         alone.map(|given| &given.name)
     }
 
-    /// A given name of which nothing is made would leave an image under a name that the user does not expect.
+    /// Checks that every name was given to an image. One without effect would leave an image under a name that the user does
+    /// not expect.
     pub(super) fn check(&self, images: &[BundledImage], broken: &[BrokenImage]) -> Result<()> {
         let names = || {
             let broken = broken.iter().filter_map(|image| image.name.as_ref());
@@ -175,7 +176,7 @@ impl<'a> Given<'a> {
                 format!("`--name {given}` has no effect, since {why}: {known}"),
             )
             .with_hint(match given.which {
-                Which::Nameless => "leave it away; `--map` puts images elsewhere",
+                Which::Nameless => "omit it; `--map` puts images elsewhere",
                 _ => "name one of these, by its place (`@0` is the first one) or its digest",
             }));
         }

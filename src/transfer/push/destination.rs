@@ -106,7 +106,7 @@ pub(crate) fn check_mappings<'a>(
     }
 }
 
-/// Takes out images that stand there twice, and refuses names that collide.
+/// Removes duplicate images, and refuses names that collide.
 ///
 /// # Errors
 /// [`Kind::Usage`] that names the destination and both images.

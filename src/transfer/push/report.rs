@@ -317,7 +317,7 @@ impl Counts {
     }
 }
 
-/// So many blobs of so many bytes.
+/// A number of blobs, and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Amount {

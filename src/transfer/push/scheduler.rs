@@ -73,7 +73,7 @@ struct Work {
     /// Whether a mount of this blob has worked.
     mounts: bool,
     in_flight: usize,
-    /// Whether its bytes can be had yet.
+    /// Whether its bytes can be read yet.
     here: bool,
     /// The first demand for it, by the order in which demands are met.
     demand: Rank,
@@ -172,7 +172,7 @@ pub(crate) struct Scheduler {
     worked: bool,
     /// Works that were held back and have not arrived.
     away: HashMap<Digest, Vec<usize>>,
-    /// Blobs of which nothing is left to do, since this was last asked.
+    /// Blobs finished since the last call of [`drain_finished`](Self::drain_finished).
     finished: Vec<Digest>,
     _held: Vec<Held>,
 }
@@ -333,7 +333,7 @@ impl Scheduler {
         self.worked && !self.refused
     }
 
-    /// A blob that was held back can be had now. Returns the groups that state another size, and that size.
+    /// A blob that was held back can be read now. Returns the groups that state another size, and that size.
     pub(crate) fn arrived(&mut self, digest: &Digest, size: u64) -> Vec<(usize, u64)> {
         let mut lost = Vec::new();
         let mut of_use = false;
@@ -368,7 +368,7 @@ impl Scheduler {
         lacking
     }
 
-    /// Blobs of which nothing is left to do, each told once.
+    /// The blobs finished since the last call.
     pub(crate) fn drain_finished(&mut self) -> Vec<Digest> {
         std::mem::take(&mut self.finished)
     }

@@ -373,7 +373,7 @@ fn an_upload_whose_bytes_have_gone_by_fails_with_advice_and_small_ones_are_sent_
     pipe(&cli, "bundle.tar", &target, &[]).expect_code(1).says(&[
         "team/large",
         &layer(&large, 0),
-        "gone by in the pipe",
+        "no longer available from the pipe",
         "as a file",
         "run the import again",
     ]);

@@ -78,7 +78,7 @@ fn without_a_place_for_it_the_advice_is_to_take_a_file() {
     apps(&cli, 3, 20 << 20);
     let said = pipe(&cli, "bundle.tar", &target, &[]).expect_code(1);
     let said = said.says(&[
-        "gone by in the pipe",
+        "no longer available from the pipe",
         "nowhere",
         "hint: save the bundle to a file and import that",
         "TMPDIR",
@@ -172,7 +172,7 @@ fn where_there_is_no_room_the_advice_names_it() {
     let said = without_room(&cli, "bundle.tar", &target).expect_code(1);
     said.says(&[
         "1 of 2 images failed",
-        "gone by",
+        "no longer available",
         "temporary file",
         "hint: save the bundle to a file",
         "TMPDIR",

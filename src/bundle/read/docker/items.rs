@@ -52,7 +52,7 @@ impl Item {
         tags.filter(|tag| !tag.contains("<none>"))
     }
 
-    /// The names that are names, and what is wrong with the others.
+    /// Valid references in RepoTags, and one error for each invalid entry.
     pub(in crate::bundle::read) fn names(&self) -> (Vec<Reference>, Vec<Error>) {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for tag in self.repo_tags() {

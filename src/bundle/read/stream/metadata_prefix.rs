@@ -1,4 +1,4 @@
-//! The front of a bundle in a pipe: how it is known that everything but layers has gone by.
+//! The front of a bundle in a pipe: how it is known that everything but layers was read.
 //!
 //! A bundle of this program begins with its documents, then all manifests, then all configs. What is looked for is found
 //! from the documents on: the roots that `index.json` and the record name, what these name, and so on. When nothing is

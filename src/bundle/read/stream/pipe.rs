@@ -185,7 +185,7 @@ impl Incoming {
         }
         match hasher.finish() == *digest {
             true => Ok(()),
-            false => Err(self.fault(offset, name, "it stands there again with other bytes")),
+            false => Err(self.fault(offset, name, "it appears twice with different bytes")),
         }
     }
 

@@ -67,7 +67,7 @@ struct Active {
 /// What a slot is whose bytes are all hashed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The blob is whole; so many of its bytes come from an earlier bundle.
+    /// The blob is whole; `reused` of its bytes come from an earlier bundle.
     Whole { reused: u64 },
     /// Bytes that were there already are wrong; the slot begins anew. `from_bundle` says that an earlier bundle had them.
     WrongBefore { from_bundle: bool },
@@ -185,7 +185,7 @@ impl Slot {
         self.lock().written.insert(range);
     }
 
-    /// Notes that the worker of an assignment has copied so many bytes from an earlier bundle, up to `at`.
+    /// Notes that the worker of an assignment has copied `length` bytes from an earlier bundle, up to `at`.
     pub(super) fn add_reused(&self, id: u64, at: u64, length: u64) {
         self.advance(id, at);
         self.lock().reused += length;

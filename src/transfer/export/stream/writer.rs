@@ -85,7 +85,7 @@ fn write_error(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Error::new(
             Kind::Io,
-            "whoever read the bundle from the pipe went away before its end",
+            "the reader of the pipe closed it before the end of the bundle",
         )
         .with_hint("look at the exit code and messages of the reading program");
     }

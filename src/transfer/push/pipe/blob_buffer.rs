@@ -17,7 +17,7 @@ use crate::registry::BlobStream;
 /// How many bytes are read from the pipe at a time.
 pub(crate) const PIECE: usize = 256 << 10;
 
-/// Of one blob so much is in memory at most; one that is not larger is kept as a whole.
+/// Maximum number of bytes of one blob in memory; a blob that is not larger is kept as a whole.
 pub(crate) const WINDOW: u64 = 12 << 20;
 
 /// Bytes that were read are forgotten only while no more than this waits to be read: what is left of the window keeps the
@@ -73,7 +73,7 @@ impl BlobBuffer {
         &self.place
     }
 
-    /// Whether all bytes that have arrived can be had again.
+    /// Whether all bytes that have arrived can be read again.
     pub(crate) fn is_kept(&self) -> bool {
         self.size <= WINDOW || self.spool.is_on()
     }
@@ -82,7 +82,7 @@ impl BlobBuffer {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next bytes; waits for room if there are too many already. `false` if nobody wants them any more.
+    /// Takes the next bytes; waits for room if there are too many already. `false` if no upload needs them any more.
     pub(crate) fn write(&self, bytes: Bytes) -> bool {
         let arrived = bytes.len() as u64;
         let full = |window: &mut Window| {
@@ -97,7 +97,7 @@ impl BlobBuffer {
             let Some(oldest) = window.pieces.front().cloned() else {
                 break;
             };
-            // A disk may take its time, and whoever reads is not to wait for it. Nobody else takes bytes away.
+            // The disk may be slow, and readers must not wait for it. No other thread removes bytes.
             drop(window);
             self.spool.put(&oldest);
             window = self.window();
@@ -180,8 +180,9 @@ impl BlobBuffer {
     }
 
     fn gone(&self, start: u64) -> Error {
-        let gone =
-            format!("the upload has to begin again, and the first {start} bytes of the blob have gone by in the pipe");
+        let gone = format!(
+            "the upload has to begin again, and the first {start} bytes of the blob are no longer available from the pipe"
+        );
         match self.spool.failure() {
             None => Error::new(Kind::Io, gone).with_hint(
                 "run the import again, which leaves out what is there already, or import the bundle as a file",

@@ -4,10 +4,10 @@
 //! to its upload as it arrives; one that fits into a window of memory is kept until nothing is left to do with it, of a
 //! larger one only the last bytes are. A larger one that several repositories need is put away in a temporary file as it
 //! leaves memory, unless the registry has shown that it mounts blobs. All others are read over. The engine starts on a blob
-//! when its first bytes are here, never before, and says when it is through with it in all repositories; then it is
+//! when its first bytes are here, never before, and says when it is done in all repositories; then it is
 //! forgotten.
 //!
-//! # Why nobody waits for ever
+//! # Why every wait ends
 //!
 //! Three things wait: the thread for room, an upload for bytes, and a job for its turn to send or for a place among the jobs
 //! that run.
@@ -184,7 +184,7 @@ impl KeptBlobs {
         self.state().flows.get(digest).cloned()
     }
 
-    /// Takes room for a blob, and waits for it. `false` if nobody wants it any more.
+    /// Takes room for a blob, and waits for it. `false` if no upload needs it any more.
     fn reserve(&self, digest: &Digest, size: u64) -> bool {
         let cost = size.clamp(LEAST, WINDOW);
         let waited = self
@@ -223,7 +223,7 @@ struct Feeder {
 impl Feeder {
     fn run(mut self) {
         let end = self.feed().map(|()| self.incoming.warnings());
-        // If nobody listens any more, nobody wants to know.
+        // A closed channel means that the push has ended.
         let _ = self.sender.send(FeedEvent::End(end));
     }
 
@@ -270,13 +270,13 @@ impl Feeder {
         spool
     }
 
-    /// Hands a blob on to its end, or until nobody wants it any more.
+    /// Hands a blob on to its end, or until no upload needs it any more.
     fn pass_on(&mut self, blob: Arriving, spool: Spool) -> Result<()> {
         let Arriving { digest, size, place } = blob;
         let flow = Arc::new(BlobBuffer::new(place, size, spool));
         self.kept.state().flows.insert(digest.clone(), flow.clone());
         let _ = self.sender.send(FeedEvent::Blob(digest, size));
-        // However this ends, nobody waits for bytes that will not come.
+        // However this ends, no reader may wait for bytes that will not come.
         let _guard = Guard(&flow);
         let mut left = size;
         while left > 0 {
