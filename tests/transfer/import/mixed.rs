@@ -130,7 +130,7 @@ fn only_good_ones_that_were_chosen_are_a_success() {
     output.expect_code(1);
     assert_eq!(images.len(), 2);
     let (output, _) = import(&cli, &registry, &["--only", "team/none"]);
-    output.expect_code(1).says(&["no image of the bundle fits"]);
+    output.expect_code(1).says(&["no image of the bundle matches"]);
     // With `--fail-fast` nothing is tried behind what is known to be wrong.
     let fresh = Double::new();
     let (output, _) = import(&cli, &fresh, &["--fail-fast"]);

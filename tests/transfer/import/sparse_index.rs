@@ -61,7 +61,11 @@ async fn a_refused_sparse_index_gives_way_to_the_filtered_one_and_the_report_say
         assert_eq!((image.index, image.pinned_digest_missing), (Some(Form::Fallback), true));
         assert_eq!((image.outcome, &image.error), (Outcome::Pushed, &None));
         assert_eq!(image.pushed.as_ref().unwrap().to_string(), filtered);
-        assert!(image.warnings[0].contains(&original) && image.warnings[0].contains(&filtered));
+        assert!(
+            image.warnings[0].contains("the tag has the smaller index"),
+            "{:?}",
+            image.warnings
+        );
         assert_complete(&registry, "mirror/team/app", "1", false);
         assert_eq!(registry.manifest("mirror/team/app", &original), None);
         let json = serde_json::to_value(&report).unwrap();
