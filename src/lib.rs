@@ -26,6 +26,7 @@ pub use bundle::read::stream::pipe::Incoming;
 pub use bundle::read::{Bundle, OpenOptions};
 pub use error::{Error, Kind, Result, Side};
 pub use files::{SpecialWriter, check_special, open_regular};
+pub use image::budget::Budget;
 pub use image::destination::Destination;
 pub use image::digest::Digest;
 pub use image::platform::PlatformFilter;

@@ -11,6 +11,7 @@ use docker_mirror::{
 
 use super::connection::{MirrorFlags, Shared};
 use super::failures;
+use super::memory;
 use super::output::{self, Outcome};
 use super::progress::Display;
 use super::values::{TRANSPORTS, whole};
@@ -188,7 +189,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         allow_partial: arguments.allow_partial,
         docker_manifest: !arguments.no_docker_manifest,
         reuse: arguments.reuse,
-        read_ahead: u64::from(arguments.read_ahead) << 20,
+        read_ahead: memory::read_ahead(u64::from(arguments.read_ahead) << 20),
+        budget: memory::budget(),
         file_system: None,
         output: if to_pipe {
             Output::Pipe(Box::new(unbuffered_stdout()?))

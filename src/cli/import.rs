@@ -8,10 +8,12 @@ use clap::Args;
 use docker_mirror::{
     Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Result,
     import::{self, Selection},
+    push::PushRequest,
     quote,
 };
 
 use super::connection::Shared;
+use super::memory;
 use super::output::Outcome;
 use super::progress::Display;
 use super::push::Target;
@@ -67,6 +69,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         names: arguments.name,
         temp_dir: Some(std::env::temp_dir()),
         progress: progress.clone(),
+        budget: memory::budget(),
         ..OpenOptions::default()
     };
     let bundles = arguments.bundles;
@@ -82,7 +85,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))??;
     let bundle = Arc::new(bundle);
     let report = match rest {
-        Some(rest) => import::import_pipe(bundle, rest, select, request, &registries, progress).await,
+        Some(rest) => {
+            let request = PushRequest {
+                buffer: memory::pipe_buffer(PushRequest::BUFFER, PushRequest::LEAST_BUFFER)?,
+                ..request
+            };
+            import::import_pipe(bundle, rest, select, request, &registries, progress).await
+        }
         None => import::import(bundle, select, request, &registries, progress).await,
     };
     display.finish();

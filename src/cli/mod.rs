@@ -8,6 +8,7 @@ mod failures;
 mod import;
 mod limits;
 mod login;
+mod memory;
 mod mirror;
 mod output;
 mod printer;
@@ -31,6 +32,7 @@ use self::output::Outcome;
 /// Parses the command line, runs it, and says how it ended: 0 for success, 1 for failure, 2 for wrong usage.
 pub(crate) fn main() -> ExitCode {
     output::catch_panics();
+    memory::share_heap();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage::not_parsed(error),
@@ -38,6 +40,10 @@ pub(crate) fn main() -> ExitCode {
     if let Some(error) = usage::command_among_images(&cli).or_else(|| usage::two_readers(&cli)) {
         output::error(&error);
         return ExitCode::from(2);
+    }
+    if let Err(error) = memory::check() {
+        output::error(&error);
+        return ExitCode::from(1);
     }
     let (watch, interrupted, runtime) = match start() {
         Ok(started) => started,
@@ -50,7 +56,7 @@ pub(crate) fn main() -> ExitCode {
     let (stop, stopped) = oneshot::channel::<()>();
     let (done, mut result) = oneshot::channel();
     let handle = runtime.handle().clone();
-    let work = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+    let work = std::thread::Builder::new().stack_size(stack()).spawn(move || {
         let result = handle.block_on(async {
             tokio::select! {
                 _ = stopped => None,
@@ -120,13 +126,38 @@ fn cannot_start(error: std::io::Error) -> ExitCode {
     output::error(
         &Error::new(Kind::Io, "cannot start the threads that do the work")
             .with_source(error)
-            .with_hint("if too many files are open, raise the limit (`ulimit -n`)"),
+            .with_hint("raise the limit that was reached: of files (`ulimit -n`), processes (`ulimit -u`) or memory (`ulimit -v`)"),
     );
     ExitCode::from(1)
 }
 
-/// The stack of the thread that does the work; that of a main thread.
-const STACK: usize = 8 << 20;
+/// The stack in bytes of the thread that does the work: that of a main thread, where there is memory for it.
+fn stack() -> usize {
+    if memory::is_tight() { 2 << 20 } else { 8 << 20 }
+}
+
+/// Maximum number of threads for calls that block, where memory is short.
+const BLOCKING: usize = 8;
+
+/// Number of threads that can be started for sure before any is needed.
+const THREADS: usize = 6;
+
+/// Tries whether there is room for some threads at the same time: a runtime that finds none for its first thread panics.
+fn try_threads() -> std::io::Result<()> {
+    let together = std::sync::Arc::new(std::sync::Mutex::new(()));
+    let gate = together.lock();
+    let start = |_| {
+        let together = together.clone();
+        let wait = move || drop(together.lock());
+        std::thread::Builder::new().stack_size(2 << 20).spawn(wait)
+    };
+    let threads: Vec<_> = (0..THREADS).map(start).collect();
+    drop(gate);
+    for thread in threads {
+        let _ = thread?.join();
+    }
+    Ok(())
+}
 
 /// How long the pieces of uploads that are under way may take to be acknowledged when the run is interrupted: each takes about two
 /// seconds on an even line.
@@ -157,7 +188,18 @@ fn start() -> std::io::Result<(Runtime, impl Future<Output = Error>, Runtime)> {
         interrupted()
     };
     printer::start()?;
-    Ok((watch, interrupted, Builder::new_multi_thread().enable_all().build()?))
+    try_threads()?;
+    let mut builder = Builder::new_multi_thread();
+    // Once there is a thread for calls that block, calls wait for it where no other can be started.
+    builder
+        .enable_all()
+        .thread_keep_alive(Duration::from_secs(24 * 60 * 60));
+    if memory::is_tight() {
+        builder.worker_threads(1).max_blocking_threads(BLOCKING);
+    }
+    let runtime = builder.build()?;
+    runtime.handle().spawn_blocking(|| {});
+    Ok((watch, interrupted, runtime))
 }
 
 async fn run(cli: Cli) -> Result<Outcome> {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Kind, Result};
 
 /// Memory in bytes that one run may take for what it parses. With the buffers of transfers a run stays below 256 MB. A
-/// multi-platform image takes about 60 KB, so that some 2000 of them fit.
+/// multi-platform image takes about 75 KB, so that some 1700 of them fit.
 pub(crate) const LIMIT: u64 = 128 << 20;
 
 /// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
@@ -27,6 +27,9 @@ struct Account {
 }
 
 impl Budget {
+    /// The bytes of the default budget.
+    pub const DEFAULT: u64 = LIMIT;
+
     /// A budget of this many bytes.
     pub fn new(limit: u64) -> Self {
         Self(Arc::new(Account {

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::de::StrRead;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind, Result};
@@ -32,29 +33,47 @@ impl<T, const MAX: usize> Default for Capped<T, MAX> {
 
 impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, MAX> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect<T, const MAX: usize>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Collect<T, MAX> {
+        Self::of_each(deserializer, Some)
+    }
+}
+
+impl<T, const MAX: usize> Capped<T, MAX> {
+    /// Reads a list, and keeps what `keep` makes of each element.
+    pub(super) fn of_each<'de, W, D>(deserializer: D, keep: impl FnMut(W) -> Option<T>) -> Result<Self, D::Error>
+    where
+        W: Deserialize<'de>,
+        D: serde::Deserializer<'de>,
+    {
+        struct Collect<T, W, K, const MAX: usize>(K, PhantomData<(T, W)>);
+        impl<'de, T, W, K, const MAX: usize> Visitor<'de> for Collect<T, W, K, MAX>
+        where
+            W: Deserialize<'de>,
+            K: FnMut(W) -> Option<T>,
+        {
             type Value = Vec<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut elements = Vec::new();
+                let mut count = 0;
                 while let Some(element) = list.next_element()? {
-                    if elements.len() == MAX {
+                    if count == MAX {
                         return Err(A::Error::custom(format_args!(
                             "too large to handle: at most {MAX} entries are accepted"
                         )));
                     }
-                    elements.push(element);
+                    count += 1;
+                    elements.extend((self.0)(element));
                 }
                 elements.shrink_to_fit();
                 Ok(elements)
             }
         }
-        deserializer.deserialize_seq(Collect::<T, MAX>(PhantomData)).map(Self)
+        let collect: Collect<T, W, _, MAX> = Collect(keep, PhantomData);
+        deserializer.deserialize_seq(collect).map(Self)
     }
 }
 
@@ -124,11 +143,19 @@ impl<'a> Members<'a> {
     }
 
     pub(super) fn field<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>> {
-        self.get(key)
-            .map(|raw| {
-                serde_json::from_str(raw.get())
-                    .map_err(|e| Error::new(Kind::Malformed, format!("its field `{key}` is wrong")).with_source(e))
-            })
-            .transpose()
+        self.seeded(key, |deserializer| T::deserialize(deserializer))
+    }
+
+    /// A field as `read` reads it.
+    pub(super) fn seeded<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&mut serde_json::Deserializer<StrRead<'a>>) -> Result<T, serde_json::Error>,
+    ) -> Result<Option<T>> {
+        let Some(raw) = self.get(key) else { return Ok(None) };
+        // The text is one value: nothing follows it.
+        read(&mut serde_json::Deserializer::from_str(raw.get()))
+            .map(Some)
+            .map_err(|e| Error::new(Kind::Malformed, format!("its field `{key}` is wrong")).with_source(e))
     }
 }

@@ -217,7 +217,9 @@ impl RawManifest {
             View::Index(index) => index.entries.iter().map(entry).sum(),
             View::Image(_) | View::Other { .. } => self.blobs().into_iter().map(blob).sum(),
         };
-        (size_of::<Self>() + self.bytes.len() + self.descriptor.media_type.len() + view) as u64
+        let all = size_of::<Self>() + self.bytes.len() + self.descriptor.media_type.len() + view;
+        // An allocator loses some of its memory to holes, since each manifest is kept and what was used to read it is not.
+        (all + all / 4) as u64
     }
 
     /// Type, digest and size of these bytes.
@@ -345,13 +347,32 @@ impl WireDescriptor {
 }
 
 fn descriptors<const MAX: usize>(members: &Members<'_>, key: &str) -> Result<Vec<Entry>> {
-    let wire: Capped<WireDescriptor, MAX> = members.field(key)?.unwrap_or_default();
-    wire.0.into_iter().map(WireDescriptor::check).collect()
+    list::<Entry, MAX>(members, key, Ok)
 }
 
 /// Descriptors of blobs. What is stated of an empty one is checked here, since nobody reads it.
 fn blobs(members: &Members<'_>, key: &str) -> Result<Vec<Descriptor>> {
-    descriptors::<MAX_LAYERS>(members, key)?.into_iter().map(blob).collect()
+    list::<Descriptor, MAX_LAYERS>(members, key, blob)
+}
+
+/// A list of which each element is checked, and becomes what is kept of it, before the next one is read: as they are read
+/// they take several times the memory.
+fn list<T, const MAX: usize>(members: &Members<'_>, key: &str, keep: fn(Entry) -> Result<T>) -> Result<Vec<T>> {
+    let mut fault = None;
+    let kept = members.seeded(key, |deserializer| {
+        let each = |wire: WireDescriptor| match wire.check().and_then(keep) {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                fault.get_or_insert(error);
+                None
+            }
+        };
+        Capped::<T, MAX>::of_each(deserializer, each)
+    })?;
+    match fault {
+        Some(error) => Err(error),
+        None => Ok(kept.map_or_else(Vec::new, |kept| kept.0)),
+    }
 }
 
 fn blob(entry: Entry) -> Result<Descriptor> {

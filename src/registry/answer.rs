@@ -133,7 +133,8 @@ impl Answer {
         if self.length().is_some_and(|length| length > cap) {
             return Err(None);
         }
-        let mut all = BytesMut::new();
+        // What grows as it comes leaves holes in memory. What a server states and does not send takes none.
+        let mut all = BytesMut::with_capacity(self.length().and_then(|length| length.try_into().ok()).unwrap_or(0));
         let begun = Instant::now();
         loop {
             let earned = Duration::from_secs(all.len() as u64 / SLOWEST_BODY);
@@ -146,7 +147,11 @@ impl Answer {
                 )))
             });
             let Some(bytes) = chunk.map_err(Some)? else {
-                return Ok(all.freeze());
+                // What has grown as it came may have twice the memory that it needs.
+                return Ok(match all.capacity() > all.len() + all.len() / 8 {
+                    true => Bytes::copy_from_slice(&all),
+                    false => all.freeze(),
+                });
             };
             if (all.len() + bytes.len()) as u64 > cap {
                 return Err(None);

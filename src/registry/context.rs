@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, Response, Url};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::cache::ManifestCache;
@@ -21,6 +22,7 @@ use super::tls;
 use super::tunnel;
 use super::upload_sessions::Sessions;
 use crate::error::{Error, Kind, Result};
+use crate::image::manifest::MAX_MANIFEST;
 
 /// Clients kept; redirects go to few hosts, and one that redirects to many gets its clients made anew.
 const MAX_CLIENTS: usize = 64;
@@ -39,6 +41,10 @@ const BYTES_PER_LIMIT: u64 = 1 << 20;
 /// A line is assumed to have become slower by this factor at most since the first bytes of a body arrived.
 const SLOWDOWN: f64 = 16.0;
 
+/// Maximum sum of the lengths in bytes of manifests that are read at the same time. A body of unknown length counts as one of
+/// the greatest length.
+const BODIES: usize = 2 * MAX_MANIFEST as usize;
+
 /// What all hosts of one side share.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -48,6 +54,8 @@ pub(super) struct Context {
     pub(super) sessions: Option<Sessions>,
     /// How names are resolved; the tests replace it.
     pub(super) lookup: Lookup,
+    /// Room in bytes for bodies that are read into memory at the same time.
+    room: Semaphore,
     clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
     /// Warnings that were given already.
     told: Mutex<HashSet<String>>,
@@ -116,10 +124,17 @@ impl Context {
             cache: options.manifest_cache.clone().map(ManifestCache::new),
             sessions: options.upload_sessions.clone().map(Sessions::new),
             lookup: system_lookup,
+            room: Semaphore::new(BODIES),
             clients: Mutex::default(),
             told: Mutex::default(),
             options,
         })
+    }
+
+    /// Waits until there is room for a manifest of this length, as far as that is known.
+    pub(super) async fn room_for(&self, length: Option<u64>) -> Option<SemaphorePermit<'_>> {
+        let length = length.unwrap_or(MAX_MANIFEST).min(MAX_MANIFEST) as u32;
+        self.room.acquire_many(length).await.ok()
     }
 
     /// Warns of something that every image would be told again, once.

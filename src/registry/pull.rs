@@ -298,7 +298,10 @@ impl Host {
             let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
             let encoding = answer.encoding();
             let stated = answer.digest();
-            let bytes = match answer.bytes(MAX_MANIFEST).await {
+            let room = self.context.room_for(answer.length()).await;
+            let bytes = answer.bytes(MAX_MANIFEST).await;
+            drop(room);
+            let bytes = match bytes {
                 Ok(bytes) => bytes,
                 Err(None) => {
                     return Err(Error::new(

@@ -10,6 +10,8 @@ mod cases;
 mod support;
 
 mod hostile;
+mod machine;
 mod many;
 mod measured;
+mod registries;
 mod shapes;

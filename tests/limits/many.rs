@@ -1,10 +1,12 @@
 //! A few megabytes that are made to cost gigabytes: many names, layers, annotations, records and bundles.
 
-use docker_mirror::testing::media_type::OCI_LAYER;
+use std::io::Write;
+
+use docker_mirror::testing::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 
 use crate::measured::{Lab, Measured};
 use crate::shapes::{self, FOREIGN};
-use crate::support::{Double, Options};
+use crate::support::{Double, Options, images};
 
 /// Fails where a run is above a ceiling; prints what it took.
 #[track_caller]
@@ -108,15 +110,13 @@ fn eight_bundles_at_once() {
 #[test]
 fn claims_of_a_record_that_are_many_or_long() {
     let lab = Lab::new();
-    shapes::records(&lab.path("b.tar"), 300, 10_000);
+    shapes::records(&lab.path("b.tar"), 100, 10_000);
     let arguments = ["b.tar", "--dry-run"];
-    let run = import("300 records of one index, dry", &lab, &arguments, 300);
+    let run = import("100 records of one index, dry", &lab, &arguments, 100);
     assert!(run.stderr.contains("too large to handle"), "{}", run.stderr);
-    shapes::records(&lab.path("b.tar"), 20, 10_000);
-    let run = import("20 records of one index, dry", &lab, &arguments, 20);
+    shapes::records(&lab.path("b.tar"), 10, 10_000);
+    let run = import("10 records of one index, dry", &lab, &arguments, 10);
     assert_eq!(run.ended, Ok(0), "{}", run.stderr);
-    shapes::records(&lab.path("b.tar"), 3000, 10_000);
-    import("3,000 records of one index, dry", &lab, &["b.tar", "--dry-run"], 3000);
     shapes::missing_images(&lab.path("b.tar"), 10_000, 4600);
     let run = import("10,000 claims of missing images", &lab, &["b.tar"], 10_000);
     assert_eq!(run.ended, Ok(0), "{}", run.stderr);
@@ -166,4 +166,48 @@ fn the_front_of_a_bundle_in_a_pipe() {
         let run = lab.run(&["import", "-d", &destination, "-"], Some(&bundle));
         check(name, &run, 1);
     }
+}
+
+#[test]
+fn a_journal_of_64_megabytes() {
+    let (lab, registry) = (Lab::new(), Double::new());
+    images::greeting().push(&registry, "library/greeting", "1.0");
+    // An image of which a blob is missing keeps the bundle from being finished.
+    let config = shapes::fields(OCI_CONFIG, b"not there");
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{{config}}},"layers":[{{{}}}]}}"#,
+        shapes::fields(OCI_LAYER, b"nor this")
+    );
+    let index = shapes::fields(OCI_MANIFEST, text.as_bytes());
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{{{index},"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#
+    );
+    registry.store().put_manifest("a/b", None, OCI_MANIFEST, text.into());
+    registry.store().put_manifest("a/b", Some("1"), OCI_INDEX, index.into());
+    let names = ["library/greeting:1.0", "a/b:1"].map(|name| format!("{}/{name}", registry.host()));
+    let arguments = ["export", &names[0], &names[1], "-o", "b.tar"];
+    let run = lab.run(&arguments, None);
+    assert_eq!(run.ended, Ok(1), "{}", run.stderr);
+    let path = lab.path("b.tar.partial.journal");
+    let journal = std::fs::read_to_string(&path).unwrap();
+    let (_, lines) = journal.split_once('\n').unwrap();
+    assert!(!lines.is_empty(), "nothing was written");
+    // A file that is ours, with many lines that are, and one without an end.
+    let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+    let block = lines.repeat((1 << 20) / lines.len());
+    (0..64).for_each(|_| file.write_all(block.as_bytes()).unwrap());
+    let run = lab.run(&arguments, None);
+    check("journal of 64 MB of lines", &run, 2);
+    std::fs::write(&path, &journal).unwrap();
+    let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+    let block = "x".repeat(1 << 20);
+    (0..64).for_each(|_| file.write_all(block.as_bytes()).unwrap());
+    check("journal with a line of 64 MB", &lab.run(&arguments, None), 2);
+    let mut file = std::fs::File::create(&path).unwrap();
+    (0..64).for_each(|_| file.write_all(block.as_bytes()).unwrap());
+    check(
+        "journal that begins with a line of 64 MB",
+        &lab.run(&arguments, None),
+        2,
+    );
 }

@@ -70,12 +70,18 @@ impl Lab {
         self.run_command(command, input)
     }
 
+    /// A line for a shell, in this user's folder and environment.
+    pub(crate) fn shell(&self, line: &str) -> std::process::Command {
+        let own = self.cli.command(&[]);
+        let environment = own.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", line]).env_clear().envs(environment);
+        command.current_dir(self.path("")).stdin(Stdio::null());
+        command
+    }
+
     /// Runs a command of this user to its end.
     pub(crate) fn run_command(&self, mut command: std::process::Command, input: Option<&Path>) -> Measured {
-        // What the child takes is counted from the moment on when it is still a copy of this process. So this one forgets the
-        // peak of its own memory before.
-        let _ = std::fs::write("/proc/self/clear_refs", "5");
-        let own = peak_of("self");
         let mut output = tempfile::Builder::new();
         let output = output.suffix(".txt");
         let files = ["out", "err"].map(|name| output.prefix(name).tempfile_in(self.outputs.path()).unwrap());
@@ -96,6 +102,7 @@ impl Lab {
             child.kill().unwrap();
         }
         let used = child.wait4().unwrap();
+        let own = peak_of("self");
         writer.into_iter().for_each(|writer| writer.join().unwrap());
         let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
         let mut stderr = Vec::new();
@@ -107,7 +114,8 @@ impl Lab {
         Measured {
             ended: used.status.code().ok_or(used.status.signal().unwrap_or_default()),
             was_hung,
-            // What both say is not more than this process takes itself.
+            // The system counts a child from the moment on when it still is a copy of this process. What is not more than that
+            // says nothing of the child; what it was seen to take lacks its last moment at most.
             peak: if used.rusage.maxrss > own {
                 used.rusage.maxrss
             } else {

@@ -95,6 +95,11 @@ impl Known {
 }
 
 impl Documents {
+    pub(super) fn new(budget: Budget) -> Self {
+        let known = Mutex::default();
+        Self { budget, known }
+    }
+
     pub(super) fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -263,7 +268,7 @@ mod tests {
 
     #[test]
     fn unused_documents_make_room() {
-        let (documents, reads) = (documents(10_000), Cell::new(0));
+        let (documents, reads) = (documents(12_000), Cell::new(0));
         let first = get(&documents, &text(1, 4000), &reads).unwrap();
         drop(get(&documents, &text(2, 4000), &reads).unwrap());
         let third = get(&documents, &text(3, 4000), &reads).unwrap();

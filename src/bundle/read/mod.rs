@@ -86,6 +86,8 @@ pub struct OpenOptions {
     /// How many bytes the layers of one docker-archive may unpack to, all together, beyond a hundred times their size; 64 GiB
     /// if nothing is said. They are hashed and never written, so what is bounded is time.
     pub max_unpacked: Option<u64>,
+    /// The memory that may be taken for what bundles say.
+    pub budget: Budget,
 }
 
 impl OpenOptions {
@@ -106,7 +108,7 @@ impl Bundle {
     /// that are not are [`broken`](Self::broken) and no error, and archives that cannot be read are
     /// [`broken_archives`](Self::broken_archives).
     pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Self> {
-        let mut store = Store::default();
+        let mut store = Store::new(options.budget.clone());
         let mut warnings = Warnings::default();
         let mut archives = Vec::new();
         for found in find::archives(paths, &mut warnings, &options.progress) {
@@ -132,7 +134,7 @@ impl Bundle {
     /// # Errors
     /// As [`open`](Self::open); [`Kind::NoSpace`] if the temporary file does not fit.
     pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
-        let mut store = Store::default();
+        let mut store = Store::new(options.budget.clone());
         let archive = spool::from_reader(input, label, &options.temp(), &mut store)?;
         Self::of_archives(vec![Ok(archive)], store, Warnings::default(), options)
     }
@@ -149,7 +151,7 @@ impl Bundle {
         label: &str,
         options: &OpenOptions,
     ) -> Result<(Self, Option<Incoming>)> {
-        let mut store = Store::default();
+        let mut store = Store::new(options.budget.clone());
         let (archive, rest) = pipe::open(input, label, &options.temp(), &mut store)?;
         Ok((
             Self::of_archives(vec![Ok(archive)], store, Warnings::default(), options)?,

@@ -40,6 +40,13 @@ pub(super) struct Store {
 }
 
 impl Store {
+    pub(super) fn new(budget: Budget) -> Self {
+        Self {
+            documents: Documents::new(budget),
+            ..Self::default()
+        }
+    }
+
     /// The size of a blob, where it is there.
     pub(super) fn size_of(&self, digest: &Digest) -> Option<u64> {
         match self.built.get(digest) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::bundle::file_system::FileSystem;
 use crate::error::Error;
+use crate::image::budget::Budget;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
@@ -59,6 +60,8 @@ pub struct Request {
     pub reuse: Vec<PathBuf>,
     /// How much is read ahead of a pipe, in bytes.
     pub read_ahead: u64,
+    /// The memory that may be taken for what registries say.
+    pub budget: Budget,
     /// What the file system of the output can do, where the caller knows better than the system that is asked otherwise.
     pub file_system: Option<FileSystem>,
 }

@@ -65,11 +65,19 @@ pub struct PushRequest {
     pub pause: Duration,
     /// Where a blob that comes out of a pipe is put away when it may have to be sent again; without it, it is not.
     pub temp_dir: Option<PathBuf>,
+    /// How much of a bundle in a pipe is in memory at a time, in bytes; [`Self::LEAST_BUFFER`] at least.
+    pub buffer: u64,
     /// What is left of the memory of this run, of which the plan takes some.
     pub budget: Budget,
 }
 
 impl PushRequest {
+    /// How much of a bundle in a pipe is in memory at a time, in bytes, where a caller has no other wish.
+    pub const BUFFER: u64 = 32 << 20;
+
+    /// The least of it: the part of one blob that is in memory.
+    pub const LEAST_BUFFER: u64 = 12 << 20;
+
     /// The defaults for this destination.
     pub fn new(destination: Destination) -> Self {
         Self {
@@ -82,6 +90,7 @@ impl PushRequest {
             fail_fast: false,
             pause: Duration::from_millis(250),
             temp_dir: None,
+            buffer: Self::BUFFER,
             budget: Budget::default(),
         }
     }

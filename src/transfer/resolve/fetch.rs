@@ -1,6 +1,6 @@
 //! Fetches manifests and configs, each digest once however many images share it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -8,7 +8,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::error::{Error, Kind, Result};
-use crate::image::config::Config;
+use crate::image::budget::{Budget, Held};
+use crate::image::config::{Config, MAX_CONFIG};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
@@ -25,8 +26,22 @@ pub(super) struct Fetcher {
     /// Bounds requests of all images together, since each image also fetches its children side by side.
     permits: Semaphore,
     jobs: usize,
+    /// The memory of the run, of which all that is kept takes some.
+    budget: Budget,
     manifests: Mutex<HashMap<Digest, Arc<OnceCell<Arc<RawManifest>>>>>,
-    configs: Mutex<HashMap<Digest, Arc<OnceCell<Bytes>>>>,
+    configs: Mutex<HashMap<Digest, Arc<OnceCell<KnownConfig>>>>,
+    /// Blobs of the images that were resolved.
+    blobs: Mutex<HashSet<Digest>>,
+}
+
+/// Memory in bytes that a blob takes from the plan of a run to its end, where it comes from and where it goes.
+const BLOB: u64 = 640;
+
+/// An image config, and the memory that it takes.
+#[derive(Debug)]
+struct KnownConfig {
+    bytes: Bytes,
+    _held: Held,
 }
 
 impl Fetcher {
@@ -35,24 +50,74 @@ impl Fetcher {
         Self {
             permits: Semaphore::new(jobs.max(1)),
             jobs: jobs.max(1),
+            budget: Budget::default(),
             manifests: Mutex::default(),
             configs: Mutex::default(),
+            blobs: Mutex::default(),
         }
+    }
+
+    pub(super) fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Counts the memory of a manifest for as long as it is kept.
+    fn counted(&self, manifest: RawManifest) -> Result<Arc<RawManifest>> {
+        let held = self.budget.hold(manifest.memory())?;
+        Ok(Arc::new(manifest.holding(held)))
+    }
+
+    /// Counts the memory that an image takes beside its manifests, until the end of the run.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if so much is not left.
+    pub(super) fn count_tree(&self, tree: &ImageTree) -> Result<()> {
+        let mut known = lock(&self.blobs);
+        let blobs = tree.blobs().into_iter().map(|blob| blob.descriptor.digest);
+        let new: Vec<Digest> = blobs.filter(|digest| !known.contains(digest)).collect();
+        self.budget.take(tree.uncounted_memory() + new.len() as u64 * BLOB)?;
+        known.extend(new);
+        Ok(())
+    }
+
+    /// Drops what no image uses.
+    pub(super) fn shrink(&self) {
+        lock(&self.manifests).retain(|_, cell| cell.get().is_none_or(|known| Arc::strong_count(known) > 1));
+        lock(&self.configs).retain(|_, cell| cell.get().is_none_or(|known| !known.bytes.is_unique()));
     }
 
     /// Puts in manifests that are at hand, so that they are not fetched.
     pub(super) fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
-        let mut map = lock(&self.manifests);
         for manifest in manifests {
-            map.insert(manifest.digest().clone(), Arc::new(OnceCell::new_with(Some(manifest))));
+            // One for which there is no room is fetched again by whoever needs it.
+            if let Some(Ok(manifest)) = Arc::into_inner(manifest).map(|manifest| self.counted(manifest)) {
+                self.insert(manifest);
+            }
         }
+    }
+
+    fn insert(&self, manifest: Arc<RawManifest>) {
+        let cell = Arc::new(OnceCell::new_with(Some(manifest.clone())));
+        lock(&self.manifests).insert(manifest.digest().clone(), cell);
     }
 
     /// What a tag points at now.
     pub(super) async fn tagged(&self, repository: &Repository, tag: &Target) -> Result<Arc<RawManifest>> {
         let _permit = self.permits.acquire().await;
-        let root = Arc::new(repository.registry.manifest(&repository.name, tag).await?);
-        self.remember([root.clone()]);
+        let root = repository.registry.manifest(&repository.name, tag).await?;
+        // Several tags may have one manifest.
+        let known = lock(&self.manifests)
+            .get(root.digest())
+            .and_then(|cell| cell.get().cloned());
+        if let Some(known) = known.filter(|known| known.media_type() == root.media_type()) {
+            return Ok(known);
+        }
+        let root = self.counted(root)?;
+        self.insert(root.clone());
         Ok(root)
     }
 
@@ -65,7 +130,7 @@ impl Fetcher {
             return Ok(found);
         }
         let read = RawManifest::new(found.bytes().clone(), Some(&entry.media_type), Some(&entry.digest));
-        Ok(read.map_or(found, Arc::new))
+        read.map_or(Ok(found), |read| self.counted(read))
     }
 
     /// A manifest by its digest.
@@ -74,11 +139,8 @@ impl Fetcher {
         let manifest = cell
             .get_or_try_init(|| async {
                 let _permit = self.permits.acquire().await;
-                repository
-                    .registry
-                    .manifest(&repository.name, &Target::Digest(digest.clone()))
-                    .await
-                    .map(Arc::new)
+                let target = Target::Digest(digest.clone());
+                self.counted(repository.registry.manifest(&repository.name, &target).await?)
             })
             .await?;
         Ok(manifest.clone())
@@ -93,13 +155,25 @@ impl Fetcher {
         if !media_type::is_image_config(&config.media_type) {
             return Ok(None);
         }
+        if config.size > MAX_CONFIG {
+            return Err(Error::new(
+                Kind::Malformed,
+                format!(
+                    "the image config {} has {} bytes; at most {MAX_CONFIG} are accepted",
+                    config.digest, config.size
+                ),
+            ));
+        }
         let cell = lock(&self.configs).entry(config.digest.clone()).or_default().clone();
-        let bytes = cell
+        let known = cell
             .get_or_try_init(|| async {
                 let _permit = self.permits.acquire().await;
-                repository.registry.small_blob(&repository.name, config).await
+                let held = self.budget.hold(config.size)?;
+                let bytes = repository.registry.small_blob(&repository.name, config).await?;
+                Ok::<_, Error>(KnownConfig { bytes, _held: held })
             })
             .await?;
+        let bytes = &known.bytes;
         // The bytes may have been fetched for another manifest, which states another size for them.
         if bytes.len() as u64 != config.size {
             return Err(Error::new(

@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use self::fetch::Fetcher;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
@@ -63,6 +64,18 @@ impl Resolver {
         self
     }
 
+    /// Counts what is kept in memory against this budget.
+    #[must_use]
+    pub fn with_budget(mut self, budget: Budget) -> Self {
+        self.fetcher.set_budget(budget);
+        self
+    }
+
+    /// What is left of the memory of this run, of which the images that were resolved take some.
+    pub fn budget(&self) -> &Budget {
+        self.fetcher.budget()
+    }
+
     /// Puts in manifests that are at hand, so that they are not fetched.
     pub(crate) fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
         self.fetcher.remember(manifests);
@@ -75,7 +88,7 @@ impl Resolver {
     ///
     /// # Errors
     /// Per reference: those of the registry; [`Kind::NotFound`] if no platform of the image is wanted; [`Kind::Malformed`] if
-    /// its documents break the rules.
+    /// its documents break the rules; [`Kind::TooLarge`] if it does not fit into memory together with the others.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<Result<ImageTree>> {
         let roots: Vec<_> = stream::iter(references)
             .map(|reference| self.fetch_root(reference))
@@ -89,22 +102,35 @@ impl Resolver {
             &self.wanted.platforms,
             &self.progress,
         );
-        let mut trees: Vec<_> = stream::iter(references.iter().zip(roots))
-            .map(|(reference, root)| async move {
-                let tree = self.resolve(reference, root).await.map_err(|e| e.for_image(reference));
-                if let Ok(tree) = &tree {
-                    self.progress.emit(Event::Resolved {
-                        reference: reference.to_string().into(),
-                        digest: tree.pushed().root.digest().to_string(),
-                    });
-                }
-                tree
-            })
+        let mut trees: Vec<Result<ImageTree>> = stream::iter(references.iter().zip(roots))
+            .map(|(reference, root)| self.resolve_one(reference, root))
             .buffered(self.jobs * 2)
             .collect()
             .await;
+        // An image that is too large takes memory from those beside it while it is resolved. Each that found none gets it for
+        // itself once more.
+        for (reference, tree) in references.iter().zip(&mut trees) {
+            if tree.as_ref().is_err_and(|error| error.kind() == Kind::TooLarge) {
+                self.fetcher.shrink();
+                let root = self.fetch_root(reference).await;
+                *tree = self.resolve_one(reference, root).await;
+            }
+        }
         sizes::check(&mut trees, &self.registries).await;
+        self.fetcher.shrink();
         trees
+    }
+
+    async fn resolve_one(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
+        let tree = self
+            .resolve(reference, root)
+            .await
+            .map_err(|e| e.for_image(reference))?;
+        self.progress.emit(Event::Resolved {
+            reference: reference.to_string().into(),
+            digest: tree.pushed().root.digest().to_string(),
+        });
+        Ok(tree)
     }
 
     async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
@@ -143,6 +169,7 @@ impl Resolver {
         warn_of_absent(reference, &absent(&tree, &self.wanted.platforms), &self.progress);
         tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
         check_sizes(&tree)?;
+        self.fetcher.count_tree(&tree)?;
         Ok(tree)
     }
 

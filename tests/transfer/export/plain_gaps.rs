@@ -30,6 +30,7 @@ fn run(registry: &Double, path: &std::path::Path, file_system: FileSystem) -> Re
         docker_manifest: true,
         reuse: Vec::new(),
         read_ahead: 1 << 20,
+        budget: docker_mirror::Budget::default(),
         file_system: Some(file_system),
     };
     let registries = Registries::new(Options::default()).unwrap();

@@ -32,6 +32,12 @@ pub(in crate::bundle::read) fn open(
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
     let mut why = "it comes from a pipe and its manifests do not come first";
+    // What is parsed of it needs room as well.
+    let max_front = MAX_FRONT.min(store.budget().left() / 2);
+    let too_long = format!(
+        "it comes from a pipe, and not all of its manifests and configs are among its first {} MiB",
+        max_front >> 20
+    );
     let (compression, input) = spool::unwrap(input, label)?;
     let mut pass = spool::begin(input, compression, label, temp)?;
     let mut front = Front::default();
@@ -42,9 +48,9 @@ pub(in crate::bundle::read) fn open(
             pass.input_mut().inner_mut().move_to_file(label, why)?;
             break;
         }
-        if pass.input_mut().inner_mut().written() + member.size > MAX_FRONT {
+        if pass.input_mut().inner_mut().written() + member.size > max_front {
             // A damaged bundle gets here as well: what is missing is looked for to the end.
-            why = "it comes from a pipe, and not all of its manifests and configs are among its first 48 MiB";
+            why = &too_long;
             pass.input_mut().inner_mut().move_to_file(label, why)?;
         }
         // Its body now, since the front may need it and not go on behind it.

@@ -91,6 +91,7 @@ impl FileExport<'_> {
             request.jobs,
             progress.clone(),
         )
+        .with_budget(request.budget.clone())
         .with_pins(left.pins.clone());
         resolver.remember(std::mem::take(&mut left.manifests));
         let mut resolved = Resolved::new(&images, resolver.resolve_all(&images).await);

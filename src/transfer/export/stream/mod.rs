@@ -110,7 +110,8 @@ async fn write(
         request.wanted.clone(),
         request.jobs,
         progress.clone(),
-    );
+    )
+    .with_budget(request.budget.clone());
     let resolved = Resolved::new(images, resolver.resolve_all(images).await);
     let mut report = Report::default();
     if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {

@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
 use crate::registry::BlobStream;
+use crate::transfer::push::request::PushRequest;
 
 /// How many bytes are read from the pipe at a time.
 pub(crate) const PIECE: usize = 256 << 10;
 
 /// Maximum number of bytes of one blob in memory; a blob that is not larger is kept as a whole.
-pub(crate) const WINDOW: u64 = 12 << 20;
+pub(crate) const WINDOW: u64 = PushRequest::LEAST_BUFFER;
 
 /// Bytes that were read are forgotten only while no more than this waits to be read: what is left of the window keeps the
 /// bytes that may be on the wire, and would be gone if the connection broke.

@@ -1,6 +1,6 @@
 //! Blobs that come out of a pipe in an order of its own, once, and the engine that waits for them.
 //!
-//! A thread reads the pipe from front to end, at most [`BUFFER`] bytes ahead of the registry. A blob that is wanted is handed
+//! A thread reads the pipe from front to end, at most [`PushRequest::buffer`] bytes ahead of the registry. A blob that is wanted is handed
 //! to its upload as it arrives; one that fits into a window of memory is kept until nothing is left to do with it, of a
 //! larger one only the last bytes are. A larger one that several repositories need is put away in a temporary file as it
 //! leaves memory, unless the registry has shown that it mounts blobs. All others are read over. The engine starts on a blob
@@ -41,9 +41,6 @@ use crate::image::digest::Digest;
 use crate::progress::Progress;
 use crate::text::{Warnings, quote};
 use crate::transfer::push::request::PushRequest;
-
-/// Blobs on their way take at most this much memory together.
-const BUFFER: u64 = 32 << 20;
 
 /// A blob counts for at least this much, for all that is kept beside its bytes.
 const LEAST: u64 = 16 << 10;
@@ -100,7 +97,7 @@ impl PipeFeed {
         };
         {
             let mut state = self.kept.state();
-            state.room = BUFFER;
+            state.room = request.buffer.max(PushRequest::LEAST_BUFFER);
             for (blob, repositories) in wanted {
                 let wanted = state.wanted.entry(blob.digest.clone()).or_default();
                 wanted.push((blob.size, repositories));
