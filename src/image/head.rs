@@ -97,6 +97,12 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
             quote(&declared)
         )));
     }
+    // A type that nobody knows here, and that the document does not state itself, is not believed over its fields: blobs and
+    // manifests that it lists would be left behind.
+    let declared = declared.filter(|declared| match media_type::shape(declared) {
+        Shape::Index | Shape::Image => true,
+        shape => structure == Shape::Other || shape == structure,
+    });
     let media_type = stated.or(declared).unwrap_or_else(|| {
         match structure {
             Shape::Index => media_type::OCI_INDEX,
@@ -106,7 +112,10 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
         }
         .to_owned()
     });
-    let shape = media_type::shape(&media_type);
+    let shape = match (media_type::shape(&media_type), structure) {
+        (Shape::Other, Shape::Index | Shape::Image) => structure,
+        (shape, _) => shape,
+    };
     if shape == Shape::Schema1 || (shape == Shape::Other && structure == Shape::Schema1) {
         return Err(Error::new(
             Kind::Unsupported,

@@ -46,12 +46,18 @@ impl ManifestCache {
         let line = all.iter().take(MAX_TYPE + 1).position(|b| *b == b'\n')?;
         let media_type = std::str::from_utf8(&all[..line]).ok()?.to_owned();
         let bytes = Bytes::from(all).slice(line + 1..);
-        RawManifest::new(bytes, Some(&media_type), Some(digest)).ok()
+        let manifest = RawManifest::new(bytes, None, Some(digest)).ok()?;
+        (manifest.media_type() == media_type).then_some(manifest)
     }
 
     /// Keeps a manifest. A file gets its name when it is complete; two writers of one digest write the same.
     pub(super) fn put(&self, manifest: &RawManifest) {
         let media_type = manifest.media_type();
+        // A type that the bytes do not tell is what one registry called it; another one may know better.
+        let told = RawManifest::new(manifest.bytes().clone(), None, Some(manifest.digest()));
+        if told.is_ok_and(|told| told.media_type() != media_type) {
+            return;
+        }
         if media_type.len() > MAX_TYPE || media_type.contains('\n') {
             return;
         }

@@ -21,6 +21,7 @@ mod failure;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod host;
+pub(crate) mod known_secrets;
 mod ladder;
 mod limiter;
 mod limits;

@@ -170,6 +170,14 @@ impl Registry {
             }
             found => found?,
         };
+        if let (Presence::Unknown, None) = (&found, host.rate_limit()) {
+            let what = format!(
+                "`{}` did not answer whether it has `{target}` in `{repository}`",
+                host.name
+            );
+            return Err(Error::new(Kind::Server, what)
+                .with_hint("ask the registry itself: `docker-mirror limits HOST`; `-vv` shows what it answers"));
+        }
         if let Presence::Missing = found {
             return Err(Error::new(
                 Kind::NotFound,

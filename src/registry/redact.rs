@@ -2,6 +2,11 @@
 
 use reqwest::Url;
 
+use super::known_secrets;
+
+/// Number of bytes behind the limit of a text in which a secret may end.
+const LOOKED_AT: usize = 16 << 10;
+
 /// Query parameters whose values are shown. Whatever else stands in a query may be a signature or a session.
 const HARMLESS: [&str; 8] = [
     "n",
@@ -19,6 +24,7 @@ pub(super) fn shown(url: &Url) -> String {
     let mut text = format!("{}://{}", url.scheme(), authority(url));
     text.push_str(&printable(url.path(), 512));
     let mut separator = '?';
+    let mut hidden = false;
     for pair in url
         .query()
         .unwrap_or_default()
@@ -26,16 +32,20 @@ pub(super) fn shown(url: &Url) -> String {
         .filter(|p| !p.is_empty())
         .take(16)
     {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        // A signature may stand where a name is expected, so that no other name is shown either.
+        let Some((key, value)) = pair.split_once('=').filter(|(key, _)| HARMLESS.contains(key)) else {
+            hidden = true;
+            continue;
+        };
         text.push(separator);
-        text.push_str(&printable(key, 64));
+        text.push_str(key);
         text.push('=');
-        if HARMLESS.contains(&key) {
-            text.push_str(&printable(value, 256));
-        } else {
-            text.push('…');
-        }
+        text.push_str(&printable(value, 256));
         separator = '&';
+    }
+    if hidden {
+        text.push(separator);
+        text.push('…');
     }
     text
 }
@@ -49,11 +59,19 @@ pub(super) fn authority(url: &Url) -> String {
     }
 }
 
-/// Text from outside, fit for a terminal and a line: control characters escaped, white space folded, cut at `limit` bytes.
+/// Text from outside, fit for a terminal and a line: secrets of this run hidden, control characters escaped, white space
+/// folded, cut at `limit` bytes.
 pub(super) fn printable(text: &str, limit: usize) -> String {
     let mut out = String::new();
     let mut blank = false;
-    for c in text.trim().chars() {
+    let text = text.trim();
+    // No more is looked at than may be shown, with room for what is hidden.
+    let mut end = limit.saturating_add(LOOKED_AT).min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = known_secrets::hide(&text[..end]);
+    for c in text.chars() {
         if out.len() >= limit {
             out.push('…');
             break;
@@ -85,10 +103,7 @@ mod tests {
     fn shows_no_secret() {
         let url = "https://user:pass@h.example:444/v2/a/blobs/x?X-Amz-Signature=sig&digest=sha256:ab&_state=s3cret&plain#frag";
         let url = Url::parse(url).unwrap();
-        assert_eq!(
-            shown(&url),
-            "https://h.example:444/v2/a/blobs/x?X-Amz-Signature=…&digest=sha256:ab&_state=…&plain=…"
-        );
+        assert_eq!(shown(&url), "https://h.example:444/v2/a/blobs/x?digest=sha256:ab&…");
         assert_eq!(shown(&Url::parse("http://h/").unwrap()), "http://h/");
     }
 

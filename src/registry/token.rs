@@ -15,6 +15,7 @@ use super::challenge::Bearer;
 use super::context::{Context, Trust, same_origin};
 use super::credentials::{Credential, Secret};
 use super::failure::{Failure, OUT_OF_REACH_HINT};
+use super::known_secrets;
 use super::reach::{Reach, Zone};
 use super::redact::{authority, shown};
 use super::redirect::{self, Outgoing};
@@ -312,6 +313,7 @@ pub(super) fn bearer(token: &str) -> Result<HeaderValue> {
 }
 
 fn sensitive(text: String) -> Result<HeaderValue> {
+    known_secrets::remember(text.split_once(' ').map_or(text.as_str(), |(_, secret)| secret));
     let mut value = HeaderValue::try_from(text)
         .map_err(|_| Error::new(Kind::Usage, "a credential has characters that no HTTP header can carry"))?;
     value.set_sensitive(true);

@@ -24,6 +24,7 @@ mod outages;
 mod outputs;
 mod platforms;
 mod rejected;
+mod sent_back;
 mod snapshots;
 mod special_files;
 mod two_meanings;

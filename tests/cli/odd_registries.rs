@@ -364,6 +364,79 @@ fn a_manifest_without_a_type_of_its_own_has_the_one_under_which_it_is_listed() {
     }
 }
 
+/// An image whose manifest states no type.
+fn untyped() -> Image {
+    let mut image = single(
+        Style::Oci,
+        &platform("linux/amd64"),
+        &[Layer::files(&[("x", b"y")])],
+        &[],
+    );
+    let mut root = image.root.json();
+    root.as_object_mut().unwrap().remove("mediaType");
+    image.root = Document::new(OCI_MANIFEST, root.to_string());
+    image
+}
+
+#[test]
+fn the_fields_of_a_manifest_decide_where_its_label_is_of_no_known_type() {
+    let image = untyped();
+    for label in [
+        "application/vnd.api+json",
+        "application/problem+json",
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.oci.artifact.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.oci.image.manifest.v2+json",
+        "text/plain",
+    ] {
+        let (cli, registry) = (cli(), Double::new());
+        image.push(&registry, "a/b", "1");
+        registry.add_fault(
+            When::path("/manifests/"),
+            Action::Header("content-type", Some(label.to_owned())),
+        );
+        let name = format!("{}/a/b:1", registry.host());
+        let (two, one) = (Double::new(), Double::new());
+        cli.succeed(&["export", &name, "-o", "b.tar", "--force"]);
+        cli.succeed(&["import", "b.tar", "-d", &two.host()]);
+        cli.succeed(&["-d", &one.host(), &name]);
+        // What was kept of that does not spoil a later export, when the label is right.
+        registry.clear_faults();
+        let later = Double::new();
+        cli.succeed(&["-d", &later.host(), &name]);
+        for target in [two, one, later] {
+            let repository = target.store().repository("a/b").unwrap();
+            assert_eq!(
+                repository.manifests[&image.root.digest].media_type, OCI_MANIFEST,
+                "{label}"
+            );
+            for digest in image.blobs.keys() {
+                assert!(target.store().blob("a/b", digest).is_some(), "{label}: {digest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_entry_of_an_archive_of_no_known_type_does_not_hide_layers() {
+    let (cli, registry, target) = (cli(), Double::new(), Double::new());
+    let image = untyped();
+    image.push(&registry, "a/b", "1");
+    let name = format!("{}/a/b:1", registry.host());
+    cli.succeed(&["export", &name, "-o", "b.tar"]);
+    // The index of the bundle, with another type of the same length.
+    let mut bundle = std::fs::read(cli.path("b.tar")).unwrap();
+    let known = b"vnd.oci.image.manifest.v1+json";
+    let at = bundle.windows(known.len()).position(|window| window == known).unwrap();
+    bundle[at..at + known.len()].copy_from_slice(b"vnd.oci.image.manifest.v9+json");
+    std::fs::write(cli.path("c.tar"), bundle).unwrap();
+    cli.succeed(&["import", "c.tar", "-d", &target.host()]);
+    for digest in image.blobs.keys() {
+        assert!(target.store().blob("a/b", digest).is_some(), "{digest}");
+    }
+}
+
 #[test]
 fn an_index_that_lists_nothing_is_carried_as_it_is() {
     let (cli, registry) = (cli(), Double::new());

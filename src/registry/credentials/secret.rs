@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::registry::known_secrets;
+
 /// The user name that marks a password as an identity token (Docker's credential helper protocol).
 const TOKEN_USER: &str = "<token>";
 
@@ -12,6 +14,7 @@ pub struct Secret(String);
 impl Secret {
     /// Takes a secret as it is.
     pub fn new(secret: String) -> Self {
+        known_secrets::remember(&secret);
         Self(secret)
     }
 

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::bundle::plan::{Extras, Plan};
 use crate::bundle::record::Missing;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::ImageTree;
@@ -103,16 +103,39 @@ pub(super) fn request_identity(images: &[Reference], wanted: &Wanted, docker_man
     (Digest::sha256(text.as_bytes()), summary)
 }
 
+/// Says of images that the registry no longer has as the first run found them how to get what their tags mean now: the same
+/// command would ask for the old ones for ever.
+pub(super) fn explain_lost(
+    failed: &mut [(Reference, Error)],
+    pins: &HashMap<Reference, Digest>,
+    moved: &[(Reference, Digest, Digest)],
+) {
+    for (reference, error) in failed {
+        let Some(pin) = pins.get(reference).filter(|_| error.kind() == Kind::NotFound) else {
+            continue;
+        };
+        let now = moved.iter().find(|(moved, _, _)| moved == reference);
+        let what = match now {
+            Some((_, _, now)) => format!("its tag has moved to {now} since the first run, and"),
+            None => "as it seems,".to_owned(),
+        };
+        *error = error.clone().with_hint(format!(
+            "{what} the registry no longer has all of {pin}, which the first run found: `--fresh` starts anew with what the \
+             registry has now"
+        ));
+    }
+}
+
 /// Tags that point elsewhere by now. A registry that does not answer says nothing about it.
 pub(super) async fn moved(
     pins: &HashMap<Reference, Digest>,
-    trees: &[ImageTree],
+    references: impl IntoIterator<Item = &Reference>,
     registries: &Registries,
     jobs: usize,
 ) -> Vec<(Reference, Digest, Digest)> {
-    let pinned: Vec<(Reference, Digest)> = trees
-        .iter()
-        .filter_map(|tree| Some((tree.source.clone(), pins.get(&tree.source)?.clone())))
+    let pinned: Vec<(Reference, Digest)> = references
+        .into_iter()
+        .filter_map(|reference| Some((reference.clone(), pins.get(reference)?.clone())))
         .collect();
     stream::iter(pinned)
         .map(|(reference, pin)| async move {

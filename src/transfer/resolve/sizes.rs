@@ -14,6 +14,7 @@ use crate::transfer::sources::Repository;
 /// right: the length that they state for the blob, or else its bytes. Where that does not tell, all images that name the blob
 /// fail.
 pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registries) {
+    check_manifests(trees);
     for (digest, mut claims) in contested(trees) {
         // Images that have failed for another blob do not count any more.
         for claim in claims.values_mut() {
@@ -36,6 +37,22 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
                     trees[*number] = Err(error.clone().context(&tree.source));
                 }
             }
+        }
+    }
+}
+
+/// Fails the images that list a manifest of an image among their blobs with another size than it has.
+fn check_manifests(trees: &mut [Result<ImageTree>]) {
+    let manifests = trees.iter().flatten().flat_map(ImageTree::manifests);
+    let sizes: HashMap<Digest, u64> = manifests
+        .map(|manifest| (manifest.digest().clone(), manifest.descriptor().size))
+        .collect();
+    for tree in trees {
+        let Ok(found) = tree else { continue };
+        let blobs = found.blobs().into_iter().map(|blob| blob.descriptor);
+        let wrong = blobs.filter_map(|blob| Some((*sizes.get(&blob.digest)?, blob)));
+        if let Some((size, blob)) = wrong.into_iter().find(|(size, blob)| *size != blob.size) {
+            *tree = Err(wrong_size(&blob, size).context(&found.source));
         }
     }
 }

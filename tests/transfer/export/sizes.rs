@@ -170,3 +170,52 @@ fn in_one_step_only_the_image_that_states_a_wrong_size_stays_away() {
         }
     }
 }
+
+#[test]
+fn an_image_that_lists_a_manifest_of_another_as_a_layer_of_a_wrong_size_fails_alone() {
+    let registry = Double::new();
+    put_image(&registry, "a", "1", &[noise(1, 700)]);
+    put_image(&registry, "b", "1", &[noise(2, 700)]);
+    put_image(&registry, "c", "1", &[noise(3, 700)]);
+    let manifest = registry.manifest("a", "1").unwrap();
+    let digest = registry.store().put_blob("b", manifest);
+    edit(&registry, "b", |manifest| {
+        manifest["layers"][0]["digest"] = json!(digest);
+        manifest["layers"][0]["size"] = json!(7);
+    });
+    for images in ORDERS {
+        let export = Export::of(&registry, &images);
+        let done = export.run("x.tar", &["--allow-partial"]);
+        let said = text(&done);
+        assert!(
+            said.contains("1 of 3 images failed") && said.contains("/b:1: "),
+            "{said}"
+        );
+        assert_eq!(check(&export.path("x.tar")), 2, "{said}");
+    }
+}
+
+#[test]
+fn an_image_that_the_registry_lost_since_the_first_run_is_told_how_to_start_anew() {
+    let registry = Double::new();
+    let layers = put_image(&registry, "a", "1", &[noise(1, 20_000), noise(2, 700)]);
+    put_image(&registry, "b", "1", &[noise(3, 700)]);
+    registry.add_fault(When::get(&layers[1]), Action::status(500));
+    let export = Export::of(&registry, &["a:1", "b:1"]);
+    export.fails("x.tar", &["--retries", "0", "--no-cache"], 1);
+    // The tag moves, and nothing is left of the old image.
+    registry.clear_faults();
+    registry.store().change("a", |repository| {
+        repository.tags.clear();
+        repository.manifests.clear();
+        repository.blobs.clear();
+    });
+    put_image(&registry, "a", "1", &[noise(4, 700)]);
+    for _ in 0..2 {
+        let said = export.fails("x.tar", &["--retries", "0", "--no-cache"], 1);
+        assert!(said.contains("its tag has moved to sha256:"), "{said}");
+        assert!(said.contains("`--fresh` starts anew"), "{said}");
+    }
+    export.bundle("x.tar", &["--fresh"]);
+    assert_eq!(check(&export.path("x.tar")), 2);
+}

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::request::{Exported, Report, Request};
-use super::resolved::{Resolved, configs, moved, request_identity, unique, warn};
+use super::resolved::{Resolved, configs, explain_lost, moved, request_identity, unique, warn};
 use super::reuse::Earlier;
 use crate::bundle::file_system::FileSystem;
 use crate::bundle::journal::Journal;
@@ -99,11 +99,20 @@ impl FileExport<'_> {
         // What is there of an image that an earlier run had would be lost by a plan without it.
         let some_lost = resolved.failed.iter().any(|(image, _)| left.pins.contains_key(image));
         if resolved.trees.is_empty() || (some_lost && !request.allow_partial) {
+            let lost = resolved.failed.iter().map(|(image, _)| image);
+            let moved = moved(&left.pins, lost, self.registries, request.jobs).await;
+            explain_lost(&mut resolved.failed, &left.pins, &moved);
             report.images = resolved.trees.iter().map(Exported::new).collect();
             report.failed = resolved.failed;
             return Ok(report);
         }
-        report.moved = moved(&left.pins, &resolved.trees, self.registries, request.jobs).await;
+        report.moved = moved(
+            &left.pins,
+            resolved.trees.iter().map(|tree| &tree.source),
+            self.registries,
+            request.jobs,
+        )
+        .await;
 
         let extras = match request.allow_partial {
             true => resolved.extras(request.docker_manifest),
@@ -147,6 +156,7 @@ impl FileExport<'_> {
         report.size = plan.total();
         report.images = resolved.trees.iter().map(Exported::new).collect();
         report.committed = !resolved.trees.is_empty() && (resolved.failed.is_empty() || request.allow_partial);
+        explain_lost(&mut resolved.failed, &left.pins, &report.moved);
         report.failed = resolved.failed;
         if report.committed {
             let partial = partial.clone();
