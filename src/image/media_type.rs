@@ -79,7 +79,14 @@ pub(crate) fn is_no_manifest(media_type: &str) -> bool {
 
 /// Whether a layer of this type may be absent from the registry (OCI image-spec, layer.md, "Non-Distributable Layers").
 pub(crate) fn is_nondistributable(media_type: &str) -> bool {
-    media_type.contains("nondistributable") || media_type.contains(".foreign.")
+    matches!(
+        media_type,
+        "application/vnd.oci.image.layer.nondistributable.v1.tar"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    )
 }
 
 /// The type without parameters and white space, in lower case: what a `Content-Type` header is compared by.

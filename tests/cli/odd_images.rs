@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::support::Double;
-use super::support::image::{Image, Layer, Style, index, with_config};
-use super::support::layout::Tar;
+use super::support::image::{Entry, Image, Layer, Style, index, with_config};
+use super::support::layout::{Tar, write_layout};
 use super::{Cli, cli};
 
 /// An image whose config names no operating system, as programs write it that put images together from nothing.
@@ -77,4 +77,63 @@ fn an_index_that_lists_nothing_is_carried_as_it_is() {
     let target = Double::new();
     cli.succeed(&["-d", &target.host(), &image]);
     assert_eq!(target.manifest("a/empty", "1").unwrap(), empty.root.bytes);
+}
+
+#[test]
+fn a_config_is_not_read_where_the_index_states_the_platform() {
+    for config in [
+        "no JSON",
+        "",
+        "[]",
+        r#"{"os":7}"#,
+        r#"{"os":"linux","os":"windows"}"#,
+        r#"{"os":"linux","rootfs":{"diff_ids":["x"]}}"#,
+        r#"{"os":"\ud800"}"#,
+    ] {
+        let layer = Layer::files(&[("x", b"x")]);
+        let broken = || {
+            with_config(
+                Style::Oci,
+                Style::Oci.config(),
+                config.to_owned().into(),
+                std::slice::from_ref(&layer),
+            )
+        };
+        let mut entry = Entry::from(broken());
+        entry.platform = json!({"os": "linux", "architecture": "amd64"});
+        let (cli, source, target) = (cli(), Double::new(), Double::new());
+        index(Style::Oci, &[entry]).push(&source, "a/stated", "1");
+        let image = format!("{}/a/stated:1", source.host());
+        cli.succeed(&["export", &image, "-o", "b.tar"]);
+        cli.succeed(&["import", "b.tar", "-d", &format!("{}/m", target.host())]);
+        cli.succeed(&["-d", &format!("{}/n", target.host()), &image]);
+        for repository in ["m/a/stated", "n/a/stated"] {
+            assert!(target.manifest(repository, "1").is_some(), "{config}");
+        }
+        // Where nothing else says what it runs on, it is refused on every path.
+        broken().push(&source, "a/single", "1");
+        let image = format!("{}/a/single:1", source.host());
+        cli.run(&["export", &image, "-o", "c.tar"]).expect_code(1);
+        cli.run(&["-d", &target.host(), &image]).expect_code(1);
+        write_layout(&cli.path("d.tar"), &[("docker.io/a/single:1", &broken())]);
+        cli.run(&["import", "d.tar", "-d", &target.host()]).expect_code(1);
+    }
+}
+
+#[test]
+fn only_the_known_types_of_layers_may_be_absent() {
+    let (cli, source) = (cli(), Double::new());
+    for media_type in ["application/x.foreign.y", "application/vnd.acme.nondistributable.v1"] {
+        let mut layer = Layer::files(&[("x", b"x")]);
+        layer.media_type = Some(media_type.to_owned());
+        let digest = super::support::sha256(&layer.bytes);
+        let config =
+            json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]}});
+        let mut image = with_config(Style::Oci, Style::Oci.config(), config.to_string().into(), &[layer]);
+        image.blobs.remove(&digest);
+        write_layout(&cli.path("b.tar"), &[("docker.io/a/b:1", &image)]);
+        cli.run(&["import", "b.tar", "-d", &source.host()])
+            .expect_code(1)
+            .says(&["missing"]);
+    }
 }

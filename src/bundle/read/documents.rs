@@ -128,6 +128,15 @@ impl Documents {
         }
     }
 
+    /// Forgets why a document could not be had: it stands elsewhere as well.
+    pub(super) fn forget(&self, digest: &Digest) {
+        let mut known = self.known();
+        known.manifests.retain(|(of, _), found| of != digest || found.is_ok());
+        if known.configs.get(digest).is_some_and(Result::is_err) {
+            known.configs.remove(digest);
+        }
+    }
+
     /// A manifest of this size. `read` reads its bytes; `declared` is its type as its parent states it.
     pub(super) fn manifest(
         &self,

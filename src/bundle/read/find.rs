@@ -6,6 +6,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind};
+use crate::files::encoding;
+use crate::image::listing;
+use crate::image::manifest::MAX_MANIFEST;
 use crate::progress::Progress;
 use crate::text::{Warnings, quote};
 
@@ -151,7 +154,7 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, ski
         }
         let name = entry.file_name().to_string_lossy().to_ascii_lowercase();
         if is_archive(&name) {
-            found.push(file(path));
+            found.push(file(path, directory));
         } else if name.ends_with(".partial") {
             warnings.push(format!("`{}` is unfinished and was left alone", quote(&path)));
         } else if let Some((_, what)) = LEFT_ALONE.iter().find(|(end, _)| name.ends_with(end)) {
@@ -167,7 +170,15 @@ pub(super) fn is_archive(name: &str) -> bool {
 }
 
 /// A file that is called like an archive; a pipe or device that stands in a folder is not waited for.
-fn file(path: &Path) -> Found {
+fn file(path: &Path, searched: &Path) -> Found {
+    if path.is_symlink() && leads_out(path, searched) {
+        let what = format!(
+            "`{}` is a link that leads out of the folder, and is not followed",
+            quote(path)
+        );
+        let error = Error::new(Kind::Malformed, what).with_hint("name the file that it leads to, if that is meant");
+        return Found::Broken(path.to_owned(), error);
+    }
     let error = match path.metadata() {
         Ok(metadata) if metadata.is_file() => return Found::File(path.to_owned()),
         Ok(_) => Error::new(Kind::Malformed, format!("`{}` is not a regular file", quote(path))),
@@ -178,6 +189,15 @@ fn file(path: &Path) -> Found {
         false => error,
     };
     Found::Broken(path.to_owned(), error)
+}
+
+/// Whether a link leads to a file that is not in the folder which is searched.
+fn leads_out(link: &Path, searched: &Path) -> bool {
+    match (link.canonicalize(), searched.canonicalize()) {
+        (Ok(target), Ok(searched)) => !target.starts_with(searched),
+        // It leads nowhere, which is told when it is read.
+        _ => false,
+    }
 }
 
 fn unsearched(path: PathBuf, error: walkdir::Error) -> Found {
@@ -204,9 +224,33 @@ pub(super) fn is_system_folder(name: &OsStr) -> bool {
 }
 
 fn is_layout(path: &Path) -> bool {
-    ["oci-layout", "index.json", "manifest.json"]
-        .iter()
-        .any(|name| path.join(name).is_file())
+    path.join("oci-layout").is_file()
+        || document(&path.join("index.json"), MAX_MANIFEST).is_some_and(|index| listing::entries(&index).is_ok())
+        || document(&path.join("manifest.json"), LOOKED_AT).is_some_and(|list| is_list_of_images(&list))
+}
+
+/// The first bytes of a document; other programs have files of the same names.
+fn document(path: &Path, length: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = crate::files::open_regular(path).ok()?;
+    file.take(length).read_to_end(&mut bytes).ok()?;
+    Some(encoding::utf8(bytes))
+}
+
+/// Length in bytes of the part of a `manifest.json` that tells whether it lists images.
+pub(super) const LOOKED_AT: u64 = 256;
+
+/// Whether a document begins as the one that lists the images of a docker-archive: a list of objects with a config.
+pub(super) fn is_list_of_images(begin: &[u8]) -> bool {
+    let begin = begin.strip_prefix(b"\xef\xbb\xbf").unwrap_or(begin).trim_ascii_start();
+    let Some(rest) = begin.strip_prefix(b"[") else {
+        return false;
+    };
+    let text = rest.to_ascii_lowercase();
+    text.trim_ascii_start().starts_with(b"{")
+        && [&b"\"config\""[..], b"\"repotags\"", b"\"layers\""]
+            .iter()
+            .any(|key| text.windows(key.len()).any(|part| part == *key))
 }
 
 /// What `skopeo copy ... dir:` writes: a manifest that is called `manifest.json`, blobs beside it, and this.

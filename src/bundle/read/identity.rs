@@ -39,6 +39,7 @@ pub(super) fn check_annotations(
     let names = [CONTAINERD_NAME, REF_NAME]
         .iter()
         .filter_map(|key| annotations.get(*key));
+    check_bare(annotations, root, record)?;
     for text in names.filter(|text| text.contains('@')) {
         let name: Reference = text.parse().map_err(|e: Error| {
             let what = "it has a name whose digest cannot be checked";
@@ -47,4 +48,27 @@ pub(super) fn check_annotations(
         check(&name, root, record)?;
     }
     Ok(())
+}
+
+/// Checks the digests that stand by themselves where a name belongs.
+///
+/// # Errors
+/// [`Kind::Integrity`] if the image has another digest.
+pub(super) fn check_bare(
+    annotations: &BTreeMap<String, String>,
+    root: &Digest,
+    record: Option<&ImageRecord>,
+) -> Result<()> {
+    let names = [CONTAINERD_NAME, REF_NAME]
+        .iter()
+        .filter_map(|key| annotations.get(*key));
+    let mut stated = names.filter_map(|text| text.parse::<Digest>().ok());
+    let is_proved = |stated: &Digest| stated == root || record.is_some_and(|record| record.original == *stated);
+    match stated.find(|stated| !is_proved(stated)) {
+        Some(stated) => Err(Error::new(
+            Kind::Integrity,
+            format!("it is called `{stated}`, but its digest is {root}"),
+        )),
+        None => Ok(()),
+    }
 }

@@ -4,14 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::archive::{Archive, DOCUMENTS, ITEMS, blob_name};
+use super::find::{LOOKED_AT, is_list_of_images};
 use super::store::Store;
 use crate::error::Result;
 
 /// Maximum number of folders that are looked at.
 const MAX_FOLDERS: usize = 100;
-
-/// Length in bytes of the part of a `manifest.json` that is looked at: many programs have a file of that name.
-const LOOKED_AT: u64 = 256;
 
 /// If the archive has no documents at its top, and there is one folder in it that has them, takes what is in that folder for
 /// the archive.
@@ -66,17 +64,4 @@ fn folders(archive: &Archive) -> Vec<String> {
         place.read_at(0, &mut begin).is_ok() && is_list_of_images(&begin)
     };
     of(ITEMS).into_iter().filter(lists_images).collect()
-}
-
-/// Whether a document begins as the one that lists the images of a docker-archive: a list of objects with a config.
-fn is_list_of_images(begin: &[u8]) -> bool {
-    let begin = begin.strip_prefix(b"\xef\xbb\xbf").unwrap_or(begin).trim_ascii_start();
-    let Some(rest) = begin.strip_prefix(b"[") else {
-        return false;
-    };
-    let text = rest.to_ascii_lowercase();
-    text.trim_ascii_start().starts_with(b"{")
-        && [&b"\"config\""[..], b"\"repotags\"", b"\"layers\""]
-            .iter()
-            .any(|key| text.windows(key.len()).any(|part| part == *key))
 }

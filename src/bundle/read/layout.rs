@@ -281,6 +281,11 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
             });
             continue;
         }
+        if let Err(error) = identity::check_bare(&entry.annotations, &entry.descriptor.digest, None) {
+            let broken = BrokenImage::misnamed(archive, place, Vec::new(), error);
+            reader.contents.broken.extend(broken);
+            continue;
+        }
         let repo_tags = repo_tags(archive, store, items, entry);
         let found = match names::of_entry(&entry.annotations, &repo_tags, None, place) {
             Ok(names) => Ok((names, false)),

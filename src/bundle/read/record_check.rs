@@ -107,7 +107,21 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Con
             .broken
             .extend(BrokenImage::misnamed(archive, image.place, vec![image.name], error));
     }
-    contents.unlisted = unlisted.into_iter().map(|image| image.reference.clone()).collect();
+    for image in unlisted {
+        // What has no name cannot be imported anyhow, and is told as a warning.
+        let Ok(name) = image.reference.parse::<Reference>() else {
+            contents.unlisted.push(image.reference.clone());
+            continue;
+        };
+        let what = format!(
+            "`{}`: `{}` lists `{name}`, and `index.json` does not",
+            quote(&archive.label),
+            record::MEMBER
+        );
+        let error = Error::new(Kind::Malformed, what).with_hint(EDITED);
+        let broken = BrokenImage::named(archive, 0, vec![name], error);
+        contents.broken.extend(broken);
+    }
 }
 
 /// Only the version, which every version of the document has.

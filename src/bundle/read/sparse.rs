@@ -26,7 +26,7 @@ pub(super) fn prune(
     }
     let pruned = match node.view() {
         View::Index(index) => prune_index(walk, node, &index.entries, done)?,
-        _ => walk.check_blobs(node)?.then(|| node.clone()),
+        _ => walk.check_blobs(node, false)?.then(|| node.clone()),
     };
     done.insert(node.digest().clone(), pruned.clone());
     Ok(pruned)

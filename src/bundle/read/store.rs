@@ -130,6 +130,19 @@ impl Store {
         self.refused.get(digest).map(String::as_str)
     }
 
+    /// Puts down where a blob stands whose bytes were hashed there, before any other place that is known.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are too many.
+    pub(super) fn add_proved(&mut self, digest: Digest, place: Place) -> Result<()> {
+        if !self.blobs.contains_key(&digest) {
+            self.budget().take(BLOB)?;
+        }
+        self.documents.forget(&digest);
+        self.blobs.insert(digest, place);
+        Ok(())
+    }
+
     /// Puts down another place of a blob in the stead of the one that is known.
     pub(super) fn replace(&mut self, digest: Digest, place: Place) {
         self.blobs.insert(digest, place);

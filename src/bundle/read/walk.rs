@@ -80,7 +80,7 @@ impl<'a> Walk<'a> {
     pub(super) fn below(&mut self, root: &Arc<RawManifest>, absent: &HashSet<Digest>) -> Result<Variant> {
         let mut below = Vec::new();
         let mut seen = HashSet::new();
-        self.collect(root, absent, 0, &mut seen, &mut below)?;
+        self.collect(root, false, absent, 0, &mut seen, &mut below)?;
         below.pop();
         Ok(Variant {
             root: root.clone(),
@@ -88,10 +88,11 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Puts a manifest behind all manifests below it.
+    /// Puts a manifest behind all manifests below it. `is_stated` is whether its parent states what it runs on.
     fn collect(
         &mut self,
         node: &Arc<RawManifest>,
+        is_stated: bool,
         absent: &HashSet<Digest>,
         depth: usize,
         seen: &mut HashSet<Digest>,
@@ -112,7 +113,7 @@ impl<'a> Walk<'a> {
                 format!("it has more than {MAX_NODES} manifests"),
             ));
         }
-        self.check_blobs(node)?;
+        self.check_blobs(node, is_stated)?;
         if let View::Index(index) = node.view() {
             check_entries(node, index)?;
             self.make_room(index, absent)?;
@@ -121,7 +122,8 @@ impl<'a> Walk<'a> {
                     continue;
                 }
                 if let Some(child) = self.load(&entry.descriptor)? {
-                    self.collect(&child, absent, depth + 1, seen, into)?;
+                    let is_stated = entry.platform.as_ref().is_some_and(|platform| !platform.os.is_empty());
+                    self.collect(&child, is_stated, absent, depth + 1, seen, into)?;
                 }
             }
         }
@@ -214,18 +216,21 @@ impl<'a> Walk<'a> {
         ));
     }
 
-    /// Looks for every blob that a manifest names; says whether all are there.
-    pub(super) fn check_blobs(&mut self, node: &Arc<RawManifest>) -> Result<bool> {
+    /// Looks for every blob that a manifest names; says whether all are there. `is_stated` is whether the index states what the
+    /// image runs on.
+    pub(super) fn check_blobs(&mut self, node: &Arc<RawManifest>, is_stated: bool) -> Result<bool> {
         if let Some(known) = self.checked.get(node.digest()) {
             return Ok(*known);
         }
         let mut complete = true;
-        for blob in node.blobs() {
+        let is_image = matches!(node.view(), View::Image(_));
+        for (position, blob) in node.blobs().into_iter().enumerate() {
+            let is_layer = position > 0 || !is_image;
             let here = self.store.size_of(&blob.digest).is_some();
             if !here && self.store.to_come && !self.left_behind.contains(&blob.digest) {
                 continue;
             }
-            if blob.is_nondistributable() && !here {
+            if is_layer && blob.is_nondistributable() && !here {
                 let listed = self.left_out.len() as u64 + 1;
                 drop(self.store.budget().hold(listed * LEFT_OUT)?);
                 self.left_out.entry(blob.digest.clone()).or_insert_with(|| LeftOut {
@@ -241,7 +246,11 @@ impl<'a> Walk<'a> {
             && media_type::is_image_config(&image.config.media_type)
             && self.store.size_of(&image.config.digest) == Some(image.config.size)
         {
-            self.read_config(node.digest(), &image.config)?;
+            match self.read_config(node.digest(), &image.config) {
+                // As on export, the config is for those who run the image where the index says what that is.
+                Err(error) if is_stated && error.kind() == Kind::Malformed => {}
+                other => other?,
+            }
         }
         self.checked.insert(node.digest().clone(), complete);
         Ok(complete)

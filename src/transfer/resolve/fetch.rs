@@ -197,8 +197,8 @@ impl Fetcher {
         let candidates: Vec<Descriptor> = tree
             .blobs()
             .into_iter()
+            .filter(|blob| !blob.is_config && blob.descriptor.is_nondistributable())
             .map(|blob| blob.descriptor)
-            .filter(Descriptor::is_nondistributable)
             .collect();
         let futures: Vec<_> = candidates
             .into_iter()

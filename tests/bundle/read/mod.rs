@@ -3,6 +3,7 @@
 mod any_tar;
 mod attached;
 mod documents;
+mod doubtful;
 mod inside;
 mod linked;
 mod packed;

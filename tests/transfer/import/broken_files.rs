@@ -267,3 +267,43 @@ fn nothing_is_sent_where_nothing_can_be_read() {
         .says(&["2 files cannot be read", "stick/notes.tar", "stick/page.tar"]);
     assert!(registry.requests().is_empty());
 }
+
+#[test]
+fn a_link_out_of_a_searched_folder_is_named_and_not_followed() {
+    let cli = stick();
+    write(
+        &cli,
+        "secret/private.tar",
+        &single("quay.io/team/private:1", "private").tar().end(),
+    );
+    symlink("../secret/private.tar", cli.path("stick/link.tar")).unwrap();
+    symlink("good.tar", cli.path("stick/same.tar")).unwrap();
+    let registry = Double::new();
+    let host = registry.host();
+    cli.run(&["import", "stick", "-d", &host]).expect_code(1).says(&[
+        "`stick/link.tar` is a link that leads out of the folder",
+        "hint: name the file",
+    ]);
+    assert_eq!(tags(&registry, "team/app"), ["1"]);
+    assert!(registry.store().repository("team/private").is_none());
+    // The user may mean it.
+    cli.succeed(&["import", "stick/link.tar", "-d", &host]);
+    assert_eq!(tags(&registry, "team/private"), ["1"]);
+}
+
+#[test]
+fn documents_of_other_programs_do_not_make_a_folder_a_layout() {
+    for (name, content) in [
+        ("manifest.json", r#"{"name":"web app","icons":[]}"#),
+        ("manifest.json", r#"["a","b"]"#),
+        ("index.json", r#"{"title":"an index"}"#),
+        ("index.json", "[]"),
+        ("index.json", "no JSON"),
+    ] {
+        let cli = stick();
+        write(&cli, &format!("stick/{name}"), content.as_bytes());
+        let registry = Double::new();
+        let output = cli.succeed(&["import", "stick", "-d", &registry.host()]);
+        assert_eq!(tags(&registry, "team/app"), ["1"], "{}", output.everything());
+    }
+}

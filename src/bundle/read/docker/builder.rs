@@ -58,7 +58,7 @@ impl<'a> Builder<'a> {
 
     fn try_build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
         let (place, digest) = self.configs.find(&item.config, store)?;
-        store.add(digest.clone(), place.clone())?;
+        store.add_proved(digest.clone(), place.clone())?;
         let known = store
             .config(&digest)
             .map_err(|e| e.context(place.describe(&item.config)))?;
@@ -134,7 +134,7 @@ impl<'a> Builder<'a> {
             )
             .with_hint("the archive is damaged or was edited; save the image again"));
         }
-        store.add(layer.descriptor.digest.clone(), place)?;
+        store.add_proved(layer.descriptor.digest.clone(), place)?;
         Ok(layer.descriptor)
     }
 }
