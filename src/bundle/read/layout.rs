@@ -282,7 +282,8 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
             continue;
         }
         if let Err(error) = identity::check_bare(&entry.annotations, &entry.descriptor.digest, None) {
-            let broken = BrokenImage::misnamed(archive, place, Vec::new(), error);
+            let names = given.nameless().cloned().into_iter().collect();
+            let broken = BrokenImage::misnamed(archive, place, names, error);
             reader.contents.broken.extend(broken);
             continue;
         }

@@ -300,8 +300,9 @@ impl<F: Forward> Scanner<F> {
                 .with_hint("the file was changed or damaged on its way: copy it again, and compare check sums");
         }
         if let Some(foreign) = foreign::recognise(block) {
-            let what = format!("no archive of images but {}: {why}", foreign.what);
-            return self.fault(offset, what).with_hint(foreign.hint);
+            let label = quote(&self.label);
+            let what = format!("`{label}` is not a tar archive but {}: {why}", foreign.what);
+            return Error::new(Kind::Malformed, what).with_hint(foreign.hint);
         }
         let what = format!("`{}` is not a tar archive: {why}", quote(&self.label));
         Error::new(Kind::Malformed, what).with_hint(

@@ -55,7 +55,7 @@ fn what_is_no_archive_does_not_keep_the_others_back() {
         ),
         (
             "notes.tar",
-            "no archive of images but a text",
+            "is not a tar archive but a text",
             &bytes(&b"no archive\n".repeat(100)),
         ),
         ("page.tar", "a web page", &bytes(b"<!DOCTYPE html><html></html>")),
