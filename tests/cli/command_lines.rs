@@ -252,7 +252,7 @@ const LINES: &[Line] = &[
     line(
         &["import", "there.tar", "-d", "127.0.0.1:1"],
         1,
-        &["no archive of images but a text", "hint: this is no archive of images"],
+        &["is not a tar archive but a text", "hint: this is no archive of images"],
     ),
     line(
         &["import", "noise.tar", "-d", "127.0.0.1:1"],
