@@ -10,7 +10,7 @@ use crate::bundle::read::{Bundle, OpenOptions};
 use crate::image::config::Config;
 use crate::image::destination::Destination;
 use crate::image::digest::Digest;
-use crate::image::filter::{Fate, rewrite};
+use crate::image::filter::{EntryAction, rewrite};
 use crate::image::manifest::{Entry, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::PlatformFilter;
@@ -102,23 +102,23 @@ fn select_without_children(root: Arc<RawManifest>, filter: &PlatformFilter) {
 fn filtered(manifest: &RawManifest, keep: &[bool], replaced: Option<usize>) {
     let View::Index(index) = manifest.view() else { return };
     let mut expected = Vec::new();
-    let mut fates = Vec::new();
+    let mut actions = Vec::new();
     for (i, (entry, kept)) in index.entries.iter().zip(keep).enumerate() {
         let mut descriptor = entry.descriptor.clone();
-        fates.push(if !kept {
-            Fate::Drop
+        actions.push(if !kept {
+            EntryAction::Drop
         } else if replaced == Some(i) {
             descriptor.digest = Digest::sha256(b"other");
             descriptor.size = 5;
-            Fate::Replace(descriptor.clone())
+            EntryAction::Replace(descriptor.clone())
         } else {
-            Fate::Keep
+            EntryAction::Keep
         });
         if *kept {
             expected.push((descriptor, entry.platform.clone(), entry.annotations.clone()));
         }
     }
-    let bytes = rewrite(manifest.bytes(), &fates).expect("an index that was read can be written");
+    let bytes = rewrite(manifest.bytes(), &actions).expect("an index that was read can be written");
     let again = RawManifest::new(bytes.into(), Some(manifest.media_type()), None).expect("and can be read again");
     assert_eq!(again.media_type(), manifest.media_type());
     let View::Index(again) = again.view() else {

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 
 /// What becomes of one entry of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum EntryAction {
     /// It stays as it is.
     Keep,
     /// It goes.
@@ -22,8 +22,8 @@ pub(crate) enum Fate {
 /// The surviving entries keep their very text; white space between them is not kept.
 ///
 /// # Errors
-/// [`Kind::Malformed`] if the bytes are no index with as many entries as there are fates.
-pub(crate) fn rewrite(index: &[u8], fates: &[Fate]) -> Result<Vec<u8>> {
+/// [`Kind::Malformed`] if the bytes are no index with as many entries as there are actions.
+pub(crate) fn rewrite(index: &[u8], actions: &[EntryAction]) -> Result<Vec<u8>> {
     let malformed = |e: serde_json::Error| Error::new(Kind::Malformed, "the index cannot be edited").with_source(e);
     let members: Members<'_> = serde_json::from_slice(index).map_err(malformed)?;
     let mut out = Vec::with_capacity(index.len());
@@ -37,20 +37,20 @@ pub(crate) fn rewrite(index: &[u8], fates: &[Fate]) -> Result<Vec<u8>> {
         // `null` is an empty list, as some programs write it, and stays what it is.
         if key == "manifests" && value.get() != "null" {
             let entries: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(malformed)?;
-            if entries.len() != fates.len() {
+            if entries.len() != actions.len() {
                 return Err(Error::new(Kind::Malformed, "the index has another number of entries"));
             }
             out.push(b'[');
             let mut first = true;
-            for (entry, fate) in entries.iter().zip(fates) {
-                if *fate == Fate::Drop {
+            for (entry, fate) in entries.iter().zip(actions) {
+                if *fate == EntryAction::Drop {
                     continue;
                 }
                 if !std::mem::take(&mut first) {
                     out.push(b',');
                 }
                 match fate {
-                    Fate::Replace(descriptor) => {
+                    EntryAction::Replace(descriptor) => {
                         let mut entry: serde_json::Map<String, serde_json::Value> =
                             serde_json::from_str(entry.get()).map_err(malformed)?;
                         entry["digest"] = descriptor.digest.to_string().into();
@@ -84,7 +84,11 @@ mod tests {
             digest: Digest::sha256(b"x"),
             size: 77,
         };
-        let out = rewrite(index.as_bytes(), &[Fate::Keep, Fate::Drop, Fate::Replace(new.clone())]).unwrap();
+        let out = rewrite(
+            index.as_bytes(),
+            &[EntryAction::Keep, EntryAction::Drop, EntryAction::Replace(new.clone())],
+        )
+        .unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             format!(
@@ -92,7 +96,7 @@ mod tests {
                 new.digest
             )
         );
-        assert!(rewrite(index.as_bytes(), &[Fate::Keep]).is_err());
+        assert!(rewrite(index.as_bytes(), &[EntryAction::Keep]).is_err());
         let empty = br#"{"manifests":null,"config":null}"#;
         assert_eq!(rewrite(empty, &[]).unwrap(), empty);
     }

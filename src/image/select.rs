@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::descriptor::Descriptor;
 use super::digest::Digest;
-use super::filter::{self, Fate};
+use super::filter::{self, EntryAction};
 use super::manifest::{Entry, Index, RawManifest, View};
 use super::media_type::{self, Shape};
 use super::platform::{Platform, PlatformFilter};
@@ -276,21 +276,21 @@ impl Walk<'_> {
         let platforms: Vec<EntryPlatform> = index.entries.iter().map(|entry| self.platform_of(entry)).collect();
         let keep = self.wanted(&index.entries, &platforms);
         let mut level = Level::default();
-        let mut fates = Vec::with_capacity(index.entries.len());
+        let mut actions = Vec::with_capacity(index.entries.len());
         for ((entry, platform), keep) in index.entries.iter().zip(&platforms).zip(keep) {
             let fate = match (keep, platform) {
                 // Neither kept nor dropped before its platform is known; this round ends with needs anyway.
-                (_, EntryPlatform::NotYet) | (None, _) => Fate::Drop,
+                (_, EntryPlatform::NotYet) | (None, _) => EntryAction::Drop,
                 (Some(keep), EntryPlatform::Known(platform)) => {
                     self.entry(entry, platform.as_ref(), keep, depth, &mut level)?
                 }
             };
-            fates.push(fate);
+            actions.push(fate);
         }
-        self.drop_orphaned_attestations(&index.entries, &mut fates, &mut level, first_kept);
-        level.lost_all = !fates.is_empty() && fates.iter().all(|fate| *fate == Fate::Drop);
-        if self.needs.is_empty() && !level.lost_all && fates.iter().any(|fate| *fate != Fate::Keep) {
-            let bytes = filter::rewrite(raw.bytes(), &fates)?;
+        self.drop_orphaned_attestations(&index.entries, &mut actions, &mut level, first_kept);
+        level.lost_all = !actions.is_empty() && actions.iter().all(|fate| *fate == EntryAction::Drop);
+        if self.needs.is_empty() && !level.lost_all && actions.iter().any(|fate| *fate != EntryAction::Keep) {
+            let bytes = filter::rewrite(raw.bytes(), &actions)?;
             level.filtered = Some(Arc::new(RawManifest::new(bytes.into(), Some(raw.media_type()), None)?));
         }
         Ok(level)
@@ -304,7 +304,7 @@ impl Walk<'_> {
         keep: bool,
         depth: usize,
         level: &mut Level,
-    ) -> Result<Fate> {
+    ) -> Result<EntryAction> {
         let digest = &entry.descriptor.digest;
         let record = PlatformRecord {
             platform: platform_label(platform, entry.attests().is_some()),
@@ -312,18 +312,18 @@ impl Walk<'_> {
         };
         if !keep || self.graph.is_dropped(entry) {
             self.dropped.push(record);
-            return Ok(Fate::Drop);
+            return Ok(EntryAction::Drop);
         }
         let Some(child) = self.graph.manifests.get(digest) else {
             self.needs.push(Need::Manifest(entry.descriptor.clone()));
-            return Ok(Fate::Keep);
+            return Ok(EntryAction::Keep);
         };
         check_child(&entry.descriptor, child)?;
         let View::Index(nested) = child.view() else {
             self.kept.push(record);
             level.original.push(child.clone());
             level.carried.push(child.clone());
-            return Ok(Fate::Keep);
+            return Ok(EntryAction::Keep);
         };
         let first_kept = self.kept.len();
         let below = self.index(child, nested, depth + 1)?;
@@ -337,20 +337,20 @@ impl Walk<'_> {
             let lost = self.kept.split_off(first_kept);
             self.dropped.extend(lost);
             self.dropped.push(record);
-            return Ok(Fate::Drop);
+            return Ok(EntryAction::Drop);
         }
         level.original.extend(below.original);
         level.original.push(child.clone());
         level.carried.extend(below.carried);
         Ok(match below.filtered {
             Some(smaller) => {
-                let fate = Fate::Replace(smaller.descriptor().clone());
+                let fate = EntryAction::Replace(smaller.descriptor().clone());
                 level.carried.push(smaller);
                 fate
             }
             None => {
                 level.carried.push(child.clone());
-                Fate::Keep
+                EntryAction::Keep
             }
         })
     }
@@ -360,27 +360,27 @@ impl Walk<'_> {
     fn drop_orphaned_attestations(
         &mut self,
         entries: &[Entry],
-        fates: &mut [Fate],
+        actions: &mut [EntryAction],
         level: &mut Level,
         first_kept: usize,
     ) {
-        let digests_with = |dropped: bool, fates: &[Fate]| -> HashSet<String> {
+        let digests_with = |dropped: bool, actions: &[EntryAction]| -> HashSet<String> {
             let entries = entries
                 .iter()
-                .zip(fates)
-                .filter(|(_, fate)| (**fate == Fate::Drop) == dropped);
+                .zip(actions)
+                .filter(|(_, fate)| (**fate == EntryAction::Drop) == dropped);
             entries.map(|(entry, _)| entry.descriptor.digest.to_string()).collect()
         };
-        let (gone, stays) = (digests_with(true, fates), digests_with(false, fates));
+        let (gone, stays) = (digests_with(true, actions), digests_with(false, actions));
         let mut orphans = HashSet::new();
-        for (entry, fate) in entries.iter().zip(fates) {
+        for (entry, fate) in entries.iter().zip(actions) {
             let orphaned = entry
                 .attests()
                 .is_some_and(|subject| gone.contains(subject) && !stays.contains(subject));
-            if *fate == Fate::Drop || !orphaned {
+            if *fate == EntryAction::Drop || !orphaned {
                 continue;
             }
-            *fate = Fate::Drop;
+            *fate = EntryAction::Drop;
             orphans.insert(&entry.descriptor.digest);
         }
         if orphans.is_empty() {

@@ -14,7 +14,7 @@ use super::push::pipe::blob_buffer::WINDOW;
 use super::push::pipe::feed::{KeptBlobs, PipeFeed};
 use super::push::push_all::{Slot, push_arriving};
 use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
-use super::push::request::{Origin, PushRequest};
+use super::push::request::{BlobOrigin, PushRequest};
 use super::resolve;
 use super::runnable;
 use super::select_images::{Candidate, choose};
@@ -58,7 +58,7 @@ pub async fn import(
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
-    let origin: Arc<dyn Origin> = Arc::new(BundleBlobs(bundle.clone()));
+    let origin: Arc<dyn BlobOrigin> = Arc::new(BundleBlobs(bundle.clone()));
     push(bundle, origin, None, select, request, registries, progress).await
 }
 
@@ -82,7 +82,7 @@ pub async fn import_pipe(
     progress: Progress,
 ) -> Result<PushReport> {
     let feed = PipeFeed::new(bundle.clone(), rest);
-    let origin: Arc<dyn Origin> = Arc::new(PipeBlobs {
+    let origin: Arc<dyn BlobOrigin> = Arc::new(PipeBlobs {
         front: BundleBlobs(bundle.clone()),
         kept: feed.kept(),
     });
@@ -91,7 +91,7 @@ pub async fn import_pipe(
 
 async fn push(
     bundle: Arc<Bundle>,
-    origin: Arc<dyn Origin>,
+    origin: Arc<dyn BlobOrigin>,
     feed: Option<PipeFeed>,
     select: Selection,
     mut request: PushRequest,
@@ -286,17 +286,17 @@ fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes) -> Resul
     Ok((length > 0).then(|| (buffer.freeze(), length)))
 }
 
-impl Origin for BundleBlobs {
+impl BlobOrigin for BundleBlobs {
     fn describe(&self, digest: &Digest) -> String {
         self.0.describe(digest)
     }
 
-    fn remedy(&self) -> &'static str {
+    fn hint(&self) -> &'static str {
         "the bundle was changed or damaged on its way: copy it again, and compare check sums"
     }
 
-    fn elsewhere(&self, digest: &Digest) -> bool {
-        self.0.turn(digest)
+    fn fail_over(&self, digest: &Digest) -> bool {
+        self.0.next_copy(digest)
     }
 }
 
@@ -327,17 +327,17 @@ impl BlobSource for PipeBlobs {
     }
 }
 
-impl Origin for PipeBlobs {
+impl BlobOrigin for PipeBlobs {
     fn describe(&self, digest: &Digest) -> String {
         let flow = self.kept.get(digest);
         flow.map_or_else(|| self.front.describe(digest), |flow| flow.place().to_owned())
     }
 
-    fn remedy(&self) -> &'static str {
-        self.front.remedy()
+    fn hint(&self) -> &'static str {
+        self.front.hint()
     }
 
-    fn elsewhere(&self, _digest: &Digest) -> bool {
+    fn fail_over(&self, _digest: &Digest) -> bool {
         false
     }
 }

@@ -10,7 +10,7 @@ use futures_util::stream;
 use super::push::destination;
 use super::push::push_all::{Slot, push_all};
 use super::push::report::{ImageReport, PushReport};
-use super::push::request::{Origin, PushRequest};
+use super::push::request::{BlobOrigin, PushRequest};
 use super::sources::{Repository, Sources};
 use crate::error::Result;
 use crate::image::descriptor::Descriptor;
@@ -44,7 +44,7 @@ pub async fn mirror(
             }
         }
     }
-    let blobs: Arc<dyn Origin> = Arc::new(RegistryBlobs {
+    let blobs: Arc<dyn BlobOrigin> = Arc::new(RegistryBlobs {
         sources: Arc::new(Sources::new(&found, sources)?),
         wrong_reads: Mutex::default(),
     });
@@ -84,7 +84,7 @@ impl BlobSource for RegistryBlobs {
     }
 }
 
-impl Origin for RegistryBlobs {
+impl BlobOrigin for RegistryBlobs {
     fn describe(&self, digest: &Digest) -> String {
         match self.sources.first(digest, self.wrong_reads(digest)) {
             Some(source) => format!("blob {digest} from `{source}`"),
@@ -92,11 +92,11 @@ impl Origin for RegistryBlobs {
         }
     }
 
-    fn remedy(&self) -> &'static str {
+    fn hint(&self) -> &'static str {
         "the source registry sends other bytes than it promises: have the image pushed there again, or name another source"
     }
 
-    fn elsewhere(&self, digest: &Digest) -> bool {
+    fn fail_over(&self, digest: &Digest) -> bool {
         let mut wrong = self.wrong_reads.lock().unwrap_or_else(PoisonError::into_inner);
         let count = wrong.entry(digest.clone()).or_default();
         *count += 1;

@@ -13,7 +13,7 @@ use super::docker::items::{self, Items};
 use super::docker::rebuild;
 use super::find;
 use super::identity;
-use super::name_override::Given;
+use super::name_override::NameOverrides;
 use super::names;
 use super::record_check;
 use super::store::Store;
@@ -38,7 +38,7 @@ const MAX_LAYOUT: u64 = 64 << 10;
 ///
 /// The OCI layout is what counts where there is one; `manifest.json` serves where there is none, and for an image that
 /// the layout describes wrongly.
-pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'_>) -> Result<Contents> {
+pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOverrides<'_>) -> Result<Contents> {
     archive.check_documents()?;
     let layout = version(archive)?;
     let is_archive = layout.is_ok() || archive.files.contains_key(items::MEMBER);
@@ -55,7 +55,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut Given<'
                 let listed = std::mem::take(&mut contents.listed);
                 unlisted::add(archive, store, &items, &listed, given, &mut contents)?;
             }
-            rebuild::mend(archive, store, &items, &mut contents);
+            rebuild::rebuild_contradicted(archive, store, &items, &mut contents);
             record_check::warn(archive, &contents);
             contents
         }
@@ -198,7 +198,7 @@ fn if_cut_off(archive: &Archive, error: Error) -> Error {
     Error::new(error.kind(), what).with_hint("copy it again, and compare sizes or check sums")
 }
 
-fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given<'_>) -> Result<Contents> {
+fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameOverrides<'_>) -> Result<Contents> {
     let recorded = record_check::read(archive, store.budget())?;
     let member = archive.describe("index.json");
     let Some(bytes) = archive.read("index.json", MAX_MANIFEST)? else {
@@ -337,7 +337,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut Given
 }
 
 /// The images behind an entry that names nothing which can be proved.
-fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut Given<'_>) -> Vec<BrokenImage> {
+fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut NameOverrides<'_>) -> Vec<BrokenImage> {
     let mut names = given.exactly(place, None);
     if names.is_empty() {
         names = names::of_entry(&faulty.annotations, &[], None, place).unwrap_or_default();

@@ -52,7 +52,7 @@ pub(crate) use broken::{BrokenArchive, BrokenImage};
 pub use contents::BundledImage;
 pub(crate) use contents::Referrer;
 use find::Found;
-use name_override::{Given, GivenName};
+use name_override::{GivenName, NameOverrides};
 use spool::Temp;
 use store::Store;
 use stream::pipe::{self, Incoming};
@@ -209,7 +209,7 @@ impl Bundle {
             missing: Vec::new(),
             warnings,
         };
-        let mut given = Given::new(&options.names, archives.len())?;
+        let mut given = NameOverrides::new(&options.names, archives.len())?;
         for archive in archives {
             let read = archive.and_then(|mut archive| {
                 archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
@@ -372,8 +372,8 @@ impl Bundle {
 
     /// Turns to another copy of a blob whose bytes are not those of its digest, in another of the bundles. `false` if there
     /// is none that was not tried.
-    pub fn turn(&self, digest: &Digest) -> bool {
-        self.store.turn(digest)
+    pub fn next_copy(&self, digest: &Digest) -> bool {
+        self.store.next_copy(digest)
     }
 
     /// Where a blob stands, for error messages: file, member name and offset.

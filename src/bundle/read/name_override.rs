@@ -93,12 +93,12 @@ impl fmt::Display for GivenName {
 }
 
 /// All names that were given, and which of them were of use.
-pub(super) struct Given<'a> {
+pub(super) struct NameOverrides<'a> {
     names: &'a [GivenName],
     used: Vec<bool>,
 }
 
-impl<'a> Given<'a> {
+impl<'a> NameOverrides<'a> {
     /// Refuses what cannot be meant; `archives` is how many there are.
     pub(super) fn new(names: &'a [GivenName], archives: usize) -> Result<Self> {
         let alone: Vec<&GivenName> = names.iter().filter(|given| given.which == Which::Nameless).collect();
@@ -220,10 +220,10 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         let names: Vec<GivenName> = ["a", "b"].map(|text| text.parse().unwrap()).into();
-        assert!(Given::new(&names, 1).is_err());
+        assert!(NameOverrides::new(&names, 1).is_err());
         let names: Vec<GivenName> = ["a", "@1=b"].map(|text| text.parse().unwrap()).into();
-        assert!(Given::new(&names, 1).is_ok());
-        let error = Given::new(&names, 2).err().unwrap();
+        assert!(NameOverrides::new(&names, 1).is_ok());
+        let error = NameOverrides::new(&names, 2).err().unwrap();
         assert!(error.to_string().contains("@1=docker.io/library/b:latest"), "{error}");
     }
 }

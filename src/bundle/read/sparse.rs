@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::walk::Walk;
 use crate::error::Result;
 use crate::image::digest::Digest;
-use crate::image::filter::{self, Fate};
+use crate::image::filter::{self, EntryAction};
 use crate::image::manifest::{Entry, RawManifest, View};
 
 /// What is left of each manifest that was looked at; `None` where nothing is.
@@ -51,29 +51,29 @@ fn prune_index(
         .filter(|(entry, child)| child.is_some() && entry.attests().is_none())
         .map(|(entry, _)| entry.descriptor.digest.to_string())
         .collect();
-    let fates: Vec<Fate> = entries
+    let actions: Vec<EntryAction> = entries
         .iter()
         .zip(&children)
         .map(|(entry, child)| match child {
-            None => Fate::Drop,
+            None => EntryAction::Drop,
             // What an attestation describes has gone, so it goes as well.
-            Some(_) if entry.attests().is_some_and(|subject| !stays.contains(subject)) => Fate::Drop,
-            Some(child) if *child.digest() == entry.descriptor.digest => Fate::Keep,
-            Some(child) => Fate::Replace(child.descriptor().clone()),
+            Some(_) if entry.attests().is_some_and(|subject| !stays.contains(subject)) => EntryAction::Drop,
+            Some(child) if *child.digest() == entry.descriptor.digest => EntryAction::Keep,
+            Some(child) => EntryAction::Replace(child.descriptor().clone()),
         })
         .collect();
-    if fates.iter().all(|fate| *fate == Fate::Keep) {
+    if actions.iter().all(|fate| *fate == EntryAction::Keep) {
         return Ok(Some(node.clone()));
     }
-    for (entry, fate) in entries.iter().zip(&fates) {
-        if *fate == Fate::Drop {
+    for (entry, fate) in entries.iter().zip(&actions) {
+        if *fate == EntryAction::Drop {
             done.insert(entry.descriptor.digest.clone(), None);
         }
     }
-    if fates.iter().all(|fate| *fate == Fate::Drop) {
+    if actions.iter().all(|fate| *fate == EntryAction::Drop) {
         return Ok(None);
     }
-    let bytes = filter::rewrite(node.bytes(), &fates)?;
+    let bytes = filter::rewrite(node.bytes(), &actions)?;
     let rewritten = Arc::new(RawManifest::new(Bytes::from(bytes), Some(node.media_type()), None)?);
     walk.nodes.insert(rewritten.digest().clone(), rewritten.clone());
     Ok(Some(rewritten))

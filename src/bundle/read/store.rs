@@ -184,11 +184,11 @@ impl Store {
         loop {
             let place = self.place(digest)?;
             let bytes = match place.read_all(&blob_path(digest), cap) {
-                Err(_) if self.turn(digest) => continue,
+                Err(_) if self.next_copy(digest) => continue,
                 read => read?,
             };
             let is_right = || digest.same_algorithm(&bytes) == *digest;
-            if !self.copies.contains_key(digest) || is_right() || !self.turn(digest) {
+            if !self.copies.contains_key(digest) || is_right() || !self.next_copy(digest) {
                 return Ok(Bytes::from(bytes));
             }
         }
@@ -205,7 +205,7 @@ impl Store {
     }
 
     /// Turns to the next place of a blob whose bytes are wrong where it stands; `false` if there is none.
-    pub(super) fn turn(&self, digest: &Digest) -> bool {
+    pub(super) fn next_copy(&self, digest: &Digest) -> bool {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         let tried = bad.get(digest).copied().unwrap_or_default();
         let more = self.copies.get(digest).is_some_and(|copies| tried < copies.len());

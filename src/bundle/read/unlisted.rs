@@ -9,7 +9,7 @@ use super::contents::{BundledImage, Contents};
 use super::docker::builder::Builder;
 use super::docker::items::{Items, MEMBER};
 use super::docker::rebuild::rebuilt;
-use super::name_override::Given;
+use super::name_override::NameOverrides;
 use super::names;
 use super::store::Store;
 use crate::error::{Kind, Result};
@@ -34,7 +34,7 @@ pub(super) fn add(
     store: &mut Store,
     items: &Items,
     listed: &[Descriptor],
-    given: &mut Given<'_>,
+    given: &mut NameOverrides<'_>,
     contents: &mut Contents,
 ) -> Result<()> {
     if items.is_empty() {

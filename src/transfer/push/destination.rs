@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::request::{Origin, PushItem, PushRequest};
+use super::request::{BlobOrigin, PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::destination::refuse_collisions;
 use crate::image::digest::Digest;
@@ -77,7 +77,7 @@ pub(crate) fn with_way_to_shorter_path(error: Error, destination: &Reference) ->
 pub(crate) fn item(
     request: &PushRequest,
     mut tree: ImageTree,
-    blobs: Arc<dyn Origin>,
+    blobs: Arc<dyn BlobOrigin>,
     rebuilt: bool,
 ) -> Result<PushItem> {
     if let Some(mode) = request.index {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
-use super::request::Origin;
+use super::request::BlobOrigin;
 use super::scheduler::Placed;
 use crate::error::{Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
@@ -46,7 +46,7 @@ pub(crate) async fn ensure_blob(
     registry: &Registry,
     repository: &str,
     descriptor: &Descriptor,
-    origin: &Arc<dyn Origin>,
+    origin: &Arc<dyn BlobOrigin>,
     way: Way<'_>,
     progress: &Progress,
 ) -> Result<Placed> {
@@ -75,13 +75,13 @@ pub(crate) async fn ensure_blob(
                 let wrong = error.kind() == Kind::Integrity;
                 // A copy of the blob on another disk may be sound.
                 let may_be_elsewhere = wrong || error.kind() == Kind::Io;
-                if may_be_elsewhere && origin.elsewhere(&descriptor.digest) {
+                if may_be_elsewhere && origin.fail_over(&descriptor.digest) {
                     progress.note(format!("{}; reading it again", error.full()));
                     continue;
                 }
                 let mut error = error.context(origin.describe(&descriptor.digest));
                 if wrong && error.hint().is_none() {
-                    error = error.with_hint(origin.remedy());
+                    error = error.with_hint(origin.hint());
                 }
                 return Err(error);
             }
@@ -91,7 +91,7 @@ pub(crate) async fn ensure_blob(
 
 /// Tells how many bytes of a blob were read.
 struct Metered {
-    origin: Arc<dyn Origin>,
+    origin: Arc<dyn BlobOrigin>,
     meter: Arc<Meter>,
 }
 
@@ -103,7 +103,7 @@ struct Meter {
 }
 
 impl Metered {
-    fn new(origin: Arc<dyn Origin>, progress: Progress, extra: bool) -> Self {
+    fn new(origin: Arc<dyn BlobOrigin>, progress: Progress, extra: bool) -> Self {
         let meter = Meter {
             progress,
             unexpected: AtomicBool::new(extra),

@@ -182,16 +182,16 @@ impl fmt::Display for Mapping {
 }
 
 /// Where the blobs of a push come from.
-pub(crate) trait Origin: BlobSource {
+pub(crate) trait BlobOrigin: BlobSource {
     /// Where a blob stands, for error messages.
     fn describe(&self, digest: &Digest) -> String;
 
     /// What a user can do about a blob that has other bytes than its digest promises.
-    fn remedy(&self) -> &'static str;
+    fn hint(&self) -> &'static str;
 
     /// After a blob turned out to have other bytes than its digest promises: turns to another place that has it, or lets
     /// the only one send it once more where bytes can be hurt on the way. `false` where neither is worth a try.
-    fn elsewhere(&self, digest: &Digest) -> bool;
+    fn fail_over(&self, digest: &Digest) -> bool;
 }
 
 /// An image on its way to a registry.
@@ -202,7 +202,7 @@ pub(crate) struct PushItem {
     /// Its name there; always with a tag.
     pub(crate) destination: Reference,
     /// Whoever has its blobs.
-    pub(crate) blobs: Arc<dyn Origin>,
+    pub(crate) blobs: Arc<dyn BlobOrigin>,
     /// Whether its manifest was built here, so that its digest is new.
     pub(crate) rebuilt: bool,
 }

@@ -114,7 +114,7 @@ fn what_cosign_saves_goes_beside_the_image_that_gets_a_name() {
         ..options(None)
     };
     let saved = save("b.tar", &tar);
-    let bundle = docker_mirror::Bundle::open(&[saved.path.clone()], &options);
+    let bundle = docker_mirror::Bundle::open(std::slice::from_ref(&saved.path), &options);
     assert!(whole(bundle).contains(&format!("ghcr.io/team/other:s@{}", digest(&signature))));
 
     layout.entries.push(kind(&of_child, "sigs", json!({})));

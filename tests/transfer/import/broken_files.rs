@@ -119,7 +119,7 @@ fn a_folder_that_cannot_be_read_does_not_keep_the_others_back() {
     let cli = stick();
     let registry = Double::new();
     std::fs::create_dir(cli.path("stick/private")).unwrap();
-    std::fs::set_permissions(cli.path("stick/private"), PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(cli.path("stick/private"), PermissionsExt::from_mode(0o0)).unwrap();
     let program = cli.path("program");
     std::fs::copy(env!("CARGO_BIN_EXE_docker-mirror"), &program).unwrap();
     let mut command = std::process::Command::new(program);

@@ -8,7 +8,7 @@ use super::items::{Items, MEMBER};
 use crate::bundle::read::archive::Archive;
 use crate::bundle::read::broken::BrokenImage;
 use crate::bundle::read::contents::{BundledImage, Contents};
-use crate::bundle::read::name_override::Given;
+use crate::bundle::read::name_override::NameOverrides;
 use crate::bundle::read::names;
 use crate::bundle::read::store::Store;
 use crate::error::{Kind, Result};
@@ -25,7 +25,7 @@ pub(in crate::bundle::read) fn read_items(
     archive: &mut Archive,
     store: &mut Store,
     items: &Items,
-    given: &mut Given<'_>,
+    given: &mut NameOverrides<'_>,
 ) -> Result<Contents> {
     let mut contents = Contents::default();
     let mut builder = Builder::new(archive);
@@ -91,7 +91,12 @@ pub(in crate::bundle::read) fn read_items(
 
 /// Makes the manifest anew for an image whose OCI manifest does not fit its config: some versions of Docker listed layers
 /// in a wrong order, or not all of them, and were right in `manifest.json`.
-pub(in crate::bundle::read) fn mend(archive: &mut Archive, store: &mut Store, items: &Items, contents: &mut Contents) {
+pub(in crate::bundle::read) fn rebuild_contradicted(
+    archive: &mut Archive,
+    store: &mut Store,
+    items: &Items,
+    contents: &mut Contents,
+) {
     if items.is_empty() {
         return;
     }

@@ -27,7 +27,7 @@ const MAX_DOCUMENT: u64 = record::MAX_SIZE;
 
 /// What is known of a front.
 #[derive(Debug, Default)]
-pub(in crate::bundle::read) struct Front {
+pub(in crate::bundle::read) struct MetadataPrefix {
     documents: HashMap<String, (u64, u64)>,
     /// Blobs that went by: where they start, and how long they are.
     blobs: HashMap<Digest, (u64, u64)>,
@@ -40,7 +40,7 @@ pub(in crate::bundle::read) struct Front {
     absent: HashSet<Digest>,
 }
 
-impl Front {
+impl MetadataPrefix {
     /// Whether this member, which comes next, shows that the archive is no bundle whose manifests come first.
     pub(in crate::bundle::read) fn is_foreign(&self, member: &Member) -> bool {
         match (&member.what, &member.name) {

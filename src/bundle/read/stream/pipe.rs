@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
-use super::metadata_prefix::Front;
+use super::metadata_prefix::MetadataPrefix;
 use crate::bundle::read::archive::{Archive, blob_name, unmarked};
 use crate::bundle::read::forward::{quoted, stream_error};
 use crate::bundle::read::scan::{End, What};
@@ -40,7 +40,7 @@ pub(in crate::bundle::read) fn open(
     );
     let (compression, input) = spool::unwrap(input, label)?;
     let mut pass = spool::begin(input, compression, label, temp)?;
-    let mut front = Front::default();
+    let mut front = MetadataPrefix::default();
     let mut members = Vec::new();
     let mut buffer = vec![0; CHUNK];
     while let Some(member) = pass.next()? {
