@@ -71,7 +71,8 @@ fn every_hostile_archive_stays_below_the_ceilings() {
         let destination = format!("{}/together/{number}", registry.host());
         let mut arguments = vec!["import", "-d", &destination];
         arguments.extend(files.iter().map(String::as_str));
-        let found = lab.run(&arguments, None).faults(100);
+        // Some of them list ten thousand images, each of which fails by itself.
+        let found = lab.run(&arguments, None).faults(10_100);
         assert!(found.is_empty(), "{files:?}: {}", found.join("\n"));
     }
 }
