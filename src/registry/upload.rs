@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
 use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{Answer, web_page};
 use super::call::Call;
+use super::content_range;
 use super::host::Host;
 use super::ladder::Rung;
 use super::limiter::Permit;
@@ -126,7 +127,9 @@ impl<'a> Upload<'a> {
             rung = rung.max(Rung::Patch);
         }
         let (mut sessions, mut troubles, mut misplaced, mut refreshed) = (0, 0, 0, None);
-        let (mut climbed, mut in_one, mut progress) = (false, false, BlobProgress::new(0, size));
+        let (mut climbed, mut progress) = (false, BlobProgress::new(0, size));
+        // How often pieces broke without a byte more that the registry kept, and how far it was.
+        let (mut stuck, mut furthest, mut in_parts) = (0, 0, false);
         let mut open = match session {
             Some(session) => Some(session),
             None => self.earlier().await?,
@@ -150,11 +153,13 @@ impl<'a> Upload<'a> {
             }
             self.keep(&session);
             sessions += 1;
-            let pieces = !in_one && self.goes_in_pieces(rung);
+            let pieces = self.goes_in_pieces(rung);
+            // What is left after a piece may go in one, and still depends on the registry to take the blob in parts.
+            in_parts = rung == Rung::Whole && (pieces || in_parts && session.offset > 0);
             let outcome = self.attempt(rung, pieces, &mut session).await;
-            if pieces && refuses_pieces(&outcome, troubles > 0) {
-                self.host.ladder.refused_pieces();
-                self.cancel(&session).await;
+            if in_parts && Self::refuses_pieces(&outcome, troubles > 0) {
+                self.give_up_pieces(Some(session)).await;
+                troubles = 0;
                 continue;
             }
             let error = match outcome {
@@ -170,7 +175,7 @@ impl<'a> Upload<'a> {
                     if climbed {
                         self.host.ladder.climbed(rung);
                     }
-                    if rung != Rung::Chunks && !pieces {
+                    if rung != Rung::Chunks && !in_parts {
                         self.host.ladder.took(size);
                     }
                     self.forget();
@@ -181,6 +186,10 @@ impl<'a> Upload<'a> {
                     let error = self.host.auth.unauthorized("refuses the upload with a fresh token too");
                     let error = error.context(&self.action);
                     if refreshed.replace(session.offset).is_some_and(|at| session.offset <= at) {
+                        if in_parts {
+                            self.give_up_pieces(Some(session)).await;
+                            continue;
+                        }
                         return Err(error);
                     }
                     if progress.renews(session.offset) {
@@ -215,11 +224,8 @@ impl<'a> Upload<'a> {
                             open = self.resume(session).await?;
                             // Where the offset was right it is the piece that is refused; the second time in any case.
                             let right = at == 0 || open.as_ref().is_some_and(|session| session.offset == at);
-                            if pieces && (right || misplaced > 1) {
-                                self.host.ladder.refused_pieces();
-                                if let Some(session) = open.take() {
-                                    self.cancel(&session).await;
-                                }
+                            if in_parts && (right || misplaced > 1) {
+                                self.give_up_pieces(open.take()).await;
                             }
                         }
                         4 if rung != Rung::Whole => rung = Rung::Whole,
@@ -251,13 +257,22 @@ impl<'a> Upload<'a> {
                 Ok(Outcome::Broken(error, asked, blame)) => {
                     self.permit.went_wrong();
                     troubles += 1;
-                    if !self.backoff.pause(options, asked, || error.full()).await {
+                    let again = self.backoff.pause(options, asked, || error.full()).await;
+                    if !again && !in_parts {
                         return Err(error);
                     }
                     open = self.resume(session).await?;
                     let kept = open.as_ref().map_or(0, |session| session.offset);
                     if progress.renews(kept) {
                         (self.backoff, sessions) = (Backoff::new(options), 0);
+                    }
+                    stuck = if kept > furthest { 0 } else { stuck + 1 };
+                    furthest = furthest.max(kept);
+                    if in_parts && (!again || stuck > 1) {
+                        // Some servers, and what stands before them, fail over each piece, and take the whole.
+                        self.give_up_pieces(open.take()).await;
+                        (self.backoff, troubles, sessions) = (Backoff::new(options), 0, 0);
+                        continue;
                     }
                     if open.is_none() {
                         // The end of it may have arrived, and only the answer been lost.
@@ -266,9 +281,7 @@ impl<'a> Upload<'a> {
                         }
                         // Twice without a byte kept: perhaps one request with the whole body is what breaks it. Chunks would
                         // be worse off; some registries do not know them. Only a host's own words are held against it.
-                        if blame != Blame::Nobody && troubles % 2 == 0 && pieces {
-                            in_one = true;
-                        } else if blame != Blame::Nobody && troubles % 2 == 0 && rung == Rung::Whole {
+                        if blame != Blame::Nobody && troubles % 2 == 0 && rung == Rung::Whole {
                             rung = Rung::Patch;
                             climbed |= blame == Blame::Host;
                         }
@@ -365,6 +378,11 @@ impl<'a> Upload<'a> {
             let target = (session.url.clone(), session.provenance);
             match self.send(Method::PATCH, target, start, end, ranged).await? {
                 Ok(answer) => {
+                    let kept = content_range::of_session(answer.header(&RANGE)).unwrap_or(end);
+                    if pieces && kept != end {
+                        let what = format!("the registry has {kept} bytes after {end} were sent");
+                        return Ok(Outcome::Lost(Error::new(Kind::Server, what)));
+                    }
                     if answer.header(&LOCATION).is_some() {
                         let next = self.host.session(&answer)?;
                         (session.url, session.provenance) = (next.url, next.provenance);
@@ -470,20 +488,6 @@ impl<'a> Upload<'a> {
             ),
         )
         .with_hint("is this address a registry?")
-    }
-}
-
-/// Whether what came of pieces shows that the registry does not take them. After a connection that `broke`, a session may be
-/// gone or elsewhere for that reason.
-fn refuses_pieces(outcome: &Result<Outcome>, broke: bool) -> bool {
-    match outcome {
-        Ok(Outcome::Unsuited(_)) => true,
-        Ok(Outcome::Misplaced(_) | Outcome::Lost(_) | Outcome::Forgotten(_)) => !broke,
-        Ok(_) => false,
-        Err(error) => matches!(
-            error.kind(),
-            Kind::Unsupported | Kind::Server | Kind::NotFound | Kind::Malformed
-        ),
     }
 }
 

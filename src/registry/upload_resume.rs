@@ -10,7 +10,7 @@ use super::ladder::Rung;
 use super::location;
 use super::reach::Zone;
 use super::stop::Hold;
-use super::upload::Upload;
+use super::upload::{Outcome, Upload};
 use super::upload_session::Session;
 use super::upload_sessions::{LARGE, Sessions};
 use crate::error::Result;
@@ -62,6 +62,26 @@ impl Upload<'_> {
             && self.descriptor.size > ladder.piece()
             && self.sessions().is_some()
             && self.source.is_kept(self.descriptor)
+    }
+
+    /// Whether what came of pieces shows that the registry does not take them, whatever it says. After a connection that `broke`, a
+    /// wrong offset may have that reason.
+    pub(super) fn refuses_pieces(outcome: &Result<Outcome>, broke: bool) -> bool {
+        match outcome {
+            Err(_) | Ok(Outcome::Unsuited(_) | Outcome::TooLarge(..) | Outcome::Lost(_) | Outcome::Forgotten(_)) => {
+                true
+            }
+            Ok(Outcome::Misplaced(_)) => !broke,
+            Ok(_) => false,
+        }
+    }
+
+    /// From now on blobs go to the host in one request.
+    pub(super) async fn give_up_pieces(&self, session: Option<Session>) {
+        self.host.ladder.refused_pieces();
+        if let Some(session) = session {
+            self.cancel(&session).await;
+        }
     }
 
     /// The right to send so many bytes. A body that takes long does not keep the run from its end.

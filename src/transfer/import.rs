@@ -131,6 +131,7 @@ async fn push(
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
+    let mut unusable = Vec::new();
     let mut absent = HashMap::new();
     for (place, tree) in trees {
         let image = &bundle.images()[place];
@@ -147,9 +148,19 @@ async fn push(
                 .or_insert_with(|| resolve::absent(&tree, filter));
             resolve::warn_of_absent(&tree.source, absent, &progress);
         }
-        slots.push(Slot::Item(tree.source.to_string()));
-        items.push(destination::item(&request, tree, origin.clone(), image.rebuilt)?);
+        let source = tree.source.to_string();
+        match destination::item(&request, tree, origin.clone(), image.rebuilt) {
+            Ok(item) => {
+                slots.push(Slot::Item(source));
+                items.push(item);
+            }
+            Err(error) => {
+                slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&source, &error))));
+                unusable.push(error);
+            }
+        }
     }
+    destination::check_any_is_usable(slots.len(), unusable)?;
     for (image, _) in bundle.broken().iter().zip(chosen_broken).filter(|(_, chosen)| **chosen) {
         let report = ImageReport::unresolved(&image.label, &image.error);
         slots.push(Slot::Failed(Box::new(report)));

@@ -34,16 +34,26 @@ pub async fn mirror(
 ) -> Result<PushReport> {
     let mut slots = Vec::new();
     let mut found = Vec::new();
+    let mut unusable = Vec::new();
     for (reference, tree) in trees {
         // A host whose client cannot be set up fails its images alone.
         match tree.and_then(|tree| Repository::new(&tree.source, sources).map(|_| tree)) {
             Err(error) => slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&reference, &error)))),
             Ok(tree) => {
+                // Its name at the destination is checked before anything is set up for it.
+                if let Err(error) =
+                    destination::name_at_destination(&request, &tree.source, tree.original.root.digest())
+                {
+                    slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&reference, &error))));
+                    unusable.push(error);
+                    continue;
+                }
                 slots.push(Slot::Item(tree.source.to_string()));
                 found.push(tree);
             }
         }
     }
+    destination::check_any_is_usable(slots.len(), unusable)?;
     let blobs: Arc<dyn BlobOrigin> = Arc::new(RegistryBlobs {
         sources: Arc::new(Sources::new(&found, sources)?),
         wrong_reads: Mutex::default(),

@@ -93,6 +93,20 @@ pub(crate) fn item(
     })
 }
 
+/// Refuses a push of which no image at all has a name that can be used: then it is the destination that is wrong, or a mapping.
+/// Otherwise an image without one fails alone.
+///
+/// # Errors
+/// What is wrong with the name of the first one.
+pub(crate) fn check_any_is_usable(images: usize, unusable: Vec<Error>) -> Result<()> {
+    if unusable.len() == images
+        && let Some(first) = unusable.into_iter().next()
+    {
+        return Err(first);
+    }
+    Ok(())
+}
+
 /// Warns about mappings that no image uses: most likely they are misspelt.
 pub(crate) fn check_mappings<'a>(
     request: &PushRequest,

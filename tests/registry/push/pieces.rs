@@ -12,7 +12,7 @@ use docker_mirror::{
 use super::upload;
 use crate::client::{Memory, layer, noise, options, with};
 use crate::support::fault::{Action, When};
-use crate::support::{Double, Gate, Options};
+use crate::support::{Double, End, Gate, Options};
 
 /// A client of a run that keeps its upload sessions in this folder, and what ends the run.
 fn run(server: &Double, folder: &Path) -> (Registry, Stop) {
@@ -75,29 +75,34 @@ async fn a_blob_goes_in_one_request_where_nothing_is_kept_for_the_next_run() {
     assert_eq!(server.count("PATCH", ""), 0, "{}", server.transcript());
 }
 
-/// Registries that refuse pieces, each in its own way: all of them, those above a limit, any but the first one, or the end.
+/// Registries that refuse pieces, each in its own way: all of them, any but the first one, or the end; by a status or by what
+/// happens to the connection.
 #[tokio::test]
 async fn a_registry_that_refuses_pieces_gets_blobs_in_one_request() {
     let ranged = || upload("PATCH").with_header("content-range");
-    let faults = || {
-        let mut faults = Vec::new();
-        for status in [400, 403, 404, 405, 411, 415, 416, 501] {
-            faults.push((ranged(), Action::status(status)));
-            if status != 403 {
-                faults.push((ranged().after(1), Action::status(status)));
-            }
-        }
+    let statuses = [400, 401, 403, 404, 405, 409, 411, 413, 415, 416, 500, 501, 503];
+    let mut actions: Vec<Box<dyn Fn() -> Action>> = Vec::new();
+    for status in statuses {
+        actions.push(Box::new(move || Action::status(status)));
+    }
+    for end in [End::Close, End::Reset] {
+        actions.push(Box::new(move || Action::End(end)));
+    }
+    let mut faults = Vec::new();
+    for action in &actions {
+        faults.push((ranged(), action()));
+        faults.push((ranged().after(1), action()));
+    }
+    for (status, code) in [(400, "DIGEST_INVALID"), (404, "BLOB_UPLOAD_UNKNOWN")] {
         faults.push((
             upload("PUT").first(1),
-            Action::error(400, "DIGEST_INVALID", "the pieces do not meet"),
+            Action::error(status, code, "the pieces do not meet"),
         ));
-        faults.push((
-            upload("PUT").first(1),
-            Action::error(404, "BLOB_UPLOAD_UNKNOWN", "it ended with the first piece"),
-        ));
-        faults
-    };
-    for (number, (when, action)) in faults().into_iter().enumerate() {
+    }
+    // It keeps only the last piece, and says so.
+    let only_last = Action::Header("range", Some("0-2097151".to_owned()));
+    faults.push((ranged().after(1), only_last));
+    for (number, (when, action)) in faults.into_iter().enumerate() {
         let server = Double::start(Options::default().fault(when, action));
         let folder = tempfile::tempdir().unwrap();
         let (registry, _) = run(&server, folder.path());
@@ -106,22 +111,31 @@ async fn a_registry_that_refuses_pieces_gets_blobs_in_one_request() {
             let pushed = registry
                 .push_blob("a", &layer(&bytes), &Memory(bytes.clone()), None)
                 .await;
-            // A refusal for want of rights says nothing about pieces.
-            if number == 2 {
-                assert!(pushed.is_err(), "{}", server.transcript());
-                continue;
-            }
-            assert_eq!(pushed.unwrap(), Pushed::Uploaded, "{number}: {}", server.transcript());
+            let pushed = pushed.map_err(|error| error.full().to_string());
+            assert_eq!(pushed, Ok(Pushed::Uploaded), "{number}: {}", server.transcript());
             assert!(holds(&server, &bytes), "{number}");
         }
         let whole = server.requests_of("PUT", "").into_iter().filter(|put| put.bytes_in > 0);
-        assert_eq!(
-            whole.count(),
-            if number == 2 { 0 } else { 2 },
-            "{number}: {}",
-            server.transcript()
-        );
-        assert!(server.count("PATCH", "") <= 8, "{number}: {}", server.transcript());
+        assert_eq!(whole.count(), 2, "{number}: {}", server.transcript());
+        assert!(server.count("PATCH", "") <= 5, "{number}: {}", server.transcript());
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_hangs_over_pieces_gets_blobs_in_one_request() {
+    for retries in [0, 5] {
+        let server = Double::start(Options::default().fault(upload("PATCH"), Action::End(End::Stall)));
+        let folder = tempfile::tempdir().unwrap();
+        let (mut options, _) = options();
+        options.upload_sessions = Some(folder.path().to_owned());
+        options.retries = Some(retries);
+        options.header_timeout = Some(Duration::from_secs(2));
+        let registry = with(options, &server.host());
+        let bytes = noise(3 << 20);
+        let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
+        registry.push_blob("a", &blob, &source, None).await.unwrap();
+        assert!(holds(&server, &bytes));
+        assert!(server.count("PATCH", "") <= 2, "{}", server.transcript());
     }
 }
 

@@ -1,8 +1,10 @@
 //! `--name`: images without a name, and those whose name means two of them.
 
 use super::archives::{Layout, digest, fixture};
-use super::handmade::assert_complete;
+use super::handmade::{Maker, assert_complete, request, run};
 use super::support::{Cli, Double};
+use docker_mirror::Kind;
+use docker_mirror::push::Outcome;
 
 fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
@@ -139,4 +141,30 @@ fn a_bundle_of_our_own_can_be_renamed_and_keeps_its_record() {
     // Which platforms it has is known from the record, which knows it by its own name.
     output.expect_code(0).says(&["1 entry dropped", &original]);
     assert_complete(&registry, "team/renamed", "1", false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_named_at_the_destination_fails_alone() {
+    let registry = Double::new();
+    let mut maker = Maker::default();
+    for name in [
+        "quay.io/good/app:1".to_owned(),
+        format!("quay.io/{}:1", "x".repeat(245)),
+    ] {
+        let image = maker.image("linux/amd64", &[b"layer"]);
+        maker.name(&name, &image);
+    }
+    let report = run(&maker.open(), request(&registry)).await.unwrap();
+    let outcomes: Vec<Outcome> = report.images.iter().map(|image| image.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Pushed, Outcome::Failed], "{report:?}");
+    assert_complete(&registry, "mirror/good/app", "1", false);
+
+    // Where it is so of all of them, the command line is wrong.
+    let mut maker = Maker::default();
+    let image = maker.image("linux/amd64", &[b"layer"]);
+    maker.name(&format!("quay.io/{}:1", "x".repeat(245)), &image);
+    let registry = Double::new();
+    let error = run(&maker.open(), request(&registry)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(registry.requests().is_empty(), "{}", registry.transcript());
 }
