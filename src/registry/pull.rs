@@ -386,7 +386,7 @@ impl Host {
         let label = label.and_then(declared_type);
         if label.is_some_and(|label| label != manifest.media_type()) {
             self.context.warn_once(format!(
-                "`{}` sends manifests with another `Content-Type` than they state themselves; what they state counts",
+                "`{}` sends manifests under a `Content-Type` that is not theirs; what is in them counts",
                 self.name
             ));
         }
