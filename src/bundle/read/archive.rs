@@ -323,11 +323,10 @@ impl Archive {
         Err(format!("`{}` leads over more than {MAX_LINKS} links", quote(name)))
     }
 
-    /// Refuses an archive of which a document is a link that leads nowhere.
+    /// Refuses an archive of which a document, or the folder of the blobs, is a link that leads nowhere.
     pub(super) fn check_documents(&self) -> Result<()> {
-        let bad = DOCUMENTS
-            .iter()
-            .find_map(|name| Some((name, self.unreadable.get(*name)?)));
+        let is_needed = |name: &&String| DOCUMENTS.contains(&name.as_str()) || is_blob_folder(name);
+        let bad = self.unreadable.iter().find(|(name, _)| is_needed(name));
         match bad {
             None => Ok(()),
             Some((name, why)) => {

@@ -119,6 +119,21 @@ fn a_document_behind_a_link_out_of_the_folder_is_refused() {
 }
 
 #[test]
+fn a_folder_of_blobs_behind_a_link_out_of_the_folder_is_named() {
+    for name in ["blobs", "blobs/sha256"] {
+        let (at, folder, _) = unpacked();
+        let target = at.path().join("elsewhere");
+        relink(&folder.join(name), &target, target.to_str().unwrap());
+        let said = text(&open(&folder, None).unwrap_err());
+        assert!(
+            said.contains(&format!("`{name}`: it is a link that cannot be followed")),
+            "{said}"
+        );
+        assert!(said.contains("cp -rL"), "{said}");
+    }
+}
+
+#[test]
 fn what_lies_about_in_the_folder_does_no_harm() {
     let (_at, folder, _) = unpacked();
     let expected = whole(open(&folder, None));

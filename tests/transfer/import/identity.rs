@@ -255,10 +255,18 @@ fn of_two_entries_of_one_name_the_one_that_is_proved_is_taken_and_the_other_is_t
 }
 
 #[test]
-fn a_bare_digest_is_no_name() {
+fn a_bare_digest_is_no_name_and_that_of_the_image() {
     let (cli, registry) = (cli(), Double::new());
-    let named = |name: &str| layout(|layout, image| layout.name(image, name));
-    let tar = named(&real().to_string());
+    let tar = layout(|layout, image| layout.name(image, &real().to_string()));
+    for flags in [&[][..], &["--name", "team/x:2"]] {
+        let output = import(&cli, "file", &tar, &registry, flags).expect_code(1);
+        output.says(&["it is called `sha256:", "but its digest is"]);
+    }
+    assert!(registry.store().repository("team/x").is_none());
+    let tar = layout(|layout, image| {
+        let own = digest(&image).to_string();
+        layout.name(image, &own);
+    });
     import(&cli, "file", &tar, &registry, &[])
         .expect_code(1)
         .says(&["it has no name"]);
