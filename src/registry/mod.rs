@@ -9,6 +9,7 @@ mod answer;
 mod attempt;
 mod auth;
 mod blob;
+mod blob_store;
 mod breaker;
 mod cache;
 mod call;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::Registry;
@@ -11,10 +11,9 @@ use super::answer::{Answer, web_page};
 use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::call::Call;
 use super::content_encoding;
-use super::context::Trust;
 use super::host::Host;
 use super::limits::RateLimit;
-use super::redirect::{self, Outgoing, REDIRECTS};
+use super::redirect;
 use super::refusal::Refusal;
 use super::retry::Backoff;
 use super::scope::Scope;
@@ -463,45 +462,6 @@ impl Host {
                 Err(answer.into_error(&call.action).await)
             }
             _ => Ok(Presence::Unknown),
-        }
-    }
-
-    /// Asks the store to which the registry redirects the question for a blob. `None` if it cannot be asked: once, since a blob
-    /// that is there can be sent again.
-    async fn ask_store(&self, answer: Answer) -> Option<Answer> {
-        if self.store_is_away.load(Ordering::Relaxed) {
-            return None;
-        }
-        let asked = match redirect::target(&answer, &self.base()) {
-            Err(failure) => Err(failure),
-            Ok(url) => {
-                let trust = Trust::stranger(answer.zone());
-                answer.finish().await;
-                let outgoing = Outgoing {
-                    method: &Method::HEAD,
-                    url,
-                    headers: &HeaderMap::new(),
-                    authorization: None,
-                    body: None,
-                    trust,
-                    stays: false,
-                };
-                redirect::send(&self.context, outgoing).await
-            }
-        };
-        match asked {
-            Ok(answer) => Some(answer),
-            Err(failure) => {
-                if !self.store_is_away.swap(true, Ordering::Relaxed) {
-                    self.context.options.progress.warn(format!(
-                        "`{}` redirects the question whether it has a blob to another server, which cannot be asked: {}; blobs are \
-                         sent though they may be there; {REDIRECTS}",
-                        self.name,
-                        failure.error.full()
-                    ));
-                }
-                None
-            }
         }
     }
 }
