@@ -35,7 +35,8 @@ fn a_byte_order_mark_or_utf_16_makes_no_difference() {
     let (documents, layout) = parts();
     assert_eq!(documents.len(), 3);
     let expected = whole(open_bytes(&as_ours(|| layout.tar().end())));
-    let encodings: [&dyn Fn(&[u8]) -> Vec<u8>; 3] = [
+    type Encode<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let encodings: [Encode<'_>; 3] = [
         &|text| [b"\xef\xbb\xbf", text].concat(),
         &|text| utf16(text, u16::to_le_bytes),
         &|text| utf16(text, u16::to_be_bytes),
