@@ -39,7 +39,7 @@ fn with_force_the_old_file_stays_until_the_new_one_is_whole() {
 #[test]
 fn a_folder_that_is_not_there_and_one_that_is_the_output() {
     let (_registry, export) = one_image();
-    let said = export.fails("no/such/folder/b.tar", &[], 1);
+    let said = export.fails("no/such/folder/b.tar", &[], 2);
     assert!(said.contains("no/such/folder"), "{said}");
     std::fs::create_dir(export.path("folder")).unwrap();
     let done = export.run("folder", &["--force"]);

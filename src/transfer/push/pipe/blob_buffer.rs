@@ -290,7 +290,10 @@ mod tests {
         }
         let at = count / 2 * PIECE as u64;
         let error = flow.stream(0).err().unwrap();
-        assert!(error.to_string().contains("no longer available from the pipe"), "{error}");
+        assert!(
+            error.to_string().contains("no longer available from the pipe"),
+            "{error}"
+        );
         let back = at - (WINDOW - AHEAD - PIECE as u64);
         let rest: Vec<_> = flow.stream(back).unwrap().collect().await;
         let length: usize = rest.iter().map(|piece| piece.as_ref().unwrap().len()).sum();
