@@ -63,7 +63,7 @@ fn a_fresh_address_is_asked_for_where_a_signed_one_has_expired() {
         for path in ["/blobs/", "/manifests/"] {
             let store = source();
             // Each address fails once. A bundle needs more than twenty of them.
-            for (digest, _) in &greeting().blobs {
+            for digest in greeting().blobs.keys() {
                 store.add_fault(When::get(digest).first(1), expired(status));
             }
             store.add_fault(When::get("/manifests/").first(1), expired(status));
@@ -100,7 +100,7 @@ fn a_store_that_goes_on_refusing_is_named_and_no_login_is_asked_for() {
         ])
         .hides(&["NEVER-THE-SAME", "s3cret"]);
     assert!(!output.stderr.contains("log in"), "{}", output.everything());
-    for (digest, _) in &greeting().blobs {
+    for digest in greeting().blobs.keys() {
         let asked = registry.count("GET", &format!("/blobs/{digest}"));
         assert!(asked <= 3, "{}", registry.transcript());
     }

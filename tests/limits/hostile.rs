@@ -8,9 +8,6 @@ use crate::cases::{self, Case, Expect};
 use crate::measured::Lab;
 use crate::support::Double;
 
-/// Images of several archives together: one of them lists as many as an index may.
-const MOST_IMAGES: u64 = 10_100;
-
 /// Runs that are measured at the same time.
 const SIDE_BY_SIDE: usize = 3;
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::measured::{Lab, Measured};
+use crate::support::real::skipped;
 use crate::support::{Double, images};
 
 /// The commands that move a bundle; `@` is the registry.
@@ -80,7 +81,7 @@ fn a_small_address_space_is_enough_or_is_refused() {
 #[test]
 fn a_small_control_group_is_enough_or_is_refused() {
     let Some(group) = Group::new() else {
-        println!("skipped: no control group with a limit of memory can be made here");
+        skipped("a small control group", "none with a limit of memory can be made here");
         return;
     };
     let (lab, registry) = prepared();
@@ -117,7 +118,6 @@ impl Group {
             let group = Self(Path::new(root).join(&name));
             std::fs::create_dir(&group.0).ok()?;
             // Dropped, and so removed, where it has no such limit.
-            std::fs::write(group.0.join(file), "268435456").ok()?;
             let is_limited = group.0.join(file).exists() && group.0.join("cgroup.procs").exists();
             is_limited.then_some(group)
         })
@@ -165,9 +165,9 @@ fn a_system_that_cannot_be_written_to_is_enough() {
     };
     let test = lab.run_command(enter("! touch /x 2>/dev/null && ! touch ../x 2>/dev/null"), None);
     if test.ended != Ok(0) {
-        println!(
-            "skipped: this user may not make a mount namespace with a read-only system: {}",
-            test.stderr
+        skipped(
+            "a read-only system",
+            &format!("this user may not make a mount namespace: {}", test.stderr),
         );
         return;
     }

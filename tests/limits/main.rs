@@ -2,6 +2,9 @@
 //!
 //! Each run is a child process, so that what is measured is the program and not the test.
 
+// What was measured, for people who look at it.
+#![allow(clippy::print_stdout)]
+
 #[path = "../archives/mod.rs"]
 mod archives;
 #[path = "../hostile/mod.rs"]
