@@ -68,7 +68,7 @@ pub enum Side {
 ///
 /// `Display` shows the message alone. The [`hint`](Error::hint) and the [source](std::error::Error::source) are
 /// separate, so that a front end decides how to lay them out and nothing is said twice. No message holds a secret:
-/// whoever builds one from a URL redacts its query first. Message and hint are [`Line`]s: whatever foreign text they hold
+/// a caller that builds one from a URL redacts its query first. Message and hint are [`Line`]s: foreign text in them
 /// is escaped.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);

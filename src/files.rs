@@ -1,6 +1,6 @@
 //! Opens files without being led elsewhere.
 //!
-//! Whoever may write to a folder can put a link, a named pipe or a name of another file where this program expects a file of
+//! A user who may write to a folder can put a link, a named pipe or a hard link to another file where this program expects a file of
 //! its own. A file of our own is therefore opened without following a link, without waiting, and counts only if it is a
 //! regular file with one name that belongs to us. A file that a user names may be a link, but must be a regular file.
 
@@ -300,7 +300,7 @@ mod tests {
         result.unwrap_err().to_string()
     }
 
-    /// Makes a named pipe, which nobody writes to.
+    /// Makes a named pipe without a writer.
     fn fifo(path: &Path) {
         rustix::fs::mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
     }
@@ -385,7 +385,7 @@ mod tests {
             assert!(by_kernel(bad).is_err(), "{bad}");
             assert!(by_hand(bad).and_then(regular).is_err(), "{bad}");
         }
-        // The folder is the one that was opened, whatever has its name now.
+        // The folder is the one that was opened, even if another one has its name by now.
         std::fs::rename(path("layout"), path("moved")).unwrap();
         std::fs::create_dir_all(path("layout/blobs")).unwrap();
         std::fs::write(path("layout/blobs/b"), "b").unwrap();

@@ -84,7 +84,7 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// The selection ends, whatever an index says of manifests that nobody has.
+/// The selection ends, also where an index lists manifests that do not exist.
 fn select_without_children(root: Arc<RawManifest>, filter: &PlatformFilter) {
     let mut graph = Graph::default();
     while let Ok(Outcome::Needs(needs)) = select(&graph, &root, filter) {

@@ -66,12 +66,12 @@ pub enum Event {
 pub struct Progress(Arc<dyn Fn(Event) + Send + Sync>);
 
 impl Progress {
-    /// Sends each event to `listener`, from whatever thread it happens on. The listener must not block.
+    /// Sends each event to `listener`, on the thread on which it happens. The listener must not block.
     pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listener))
     }
 
-    /// Nobody listens.
+    /// No listener.
     pub fn silent() -> Self {
         Self::new(|_| ())
     }

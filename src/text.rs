@@ -2,8 +2,8 @@
 //!
 //! Names, annotations, error answers, file names and arguments may hold anything: escape sequences that drive a terminal,
 //! line breaks that forge a line of output, marks that turn the direction of writing. Every message is a [`Line`], and a
-//! [`Line`] holds none of these, whatever it was made of. Whoever puts a foreign text into a message wraps it in [`quote`],
-//! which also cuts it; whoever lists several things uses [`few`].
+//! A [`Line`] never holds any of these. A message with a foreign text in it wraps that text in [`quote`],
+//! which also cuts it; a list of several things goes through [`few`].
 
 use std::borrow::Borrow;
 use std::ffi::OsStr;

@@ -302,7 +302,7 @@ fn replaced(path: &Path) -> Error {
 
 /// Refuses an output over which no finished bundle can be renamed.
 fn check_replaceable(folder: &Folder, name: &OsStr, target: &Path) -> Result<()> {
-    // A rename would put a file in the place of a device, a pipe or a link; nobody means that.
+    // A rename would replace a device, a pipe or a link by a file, which is never intended.
     if folder.is_special(name) {
         return Err(is_special(target));
     }

@@ -32,7 +32,7 @@ pub const MAX_SIZE: u64 = 48 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Record {
-    /// [`FORMAT_VERSION`] of whoever wrote it.
+    /// [`FORMAT_VERSION`] of the program that wrote it.
     pub format_version: u32,
     /// One entry per image, in the order of `index.json`.
     pub images: Vec<ImageRecord>,

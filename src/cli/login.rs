@@ -33,7 +33,7 @@ pub(super) struct LoginFlags {
     password: Option<Password>,
 }
 
-/// A password on its way from the command line: nobody sees it in a debug print.
+/// A password from the command line, which no debug print shows.
 #[derive(Clone)]
 struct Password(String);
 

@@ -211,7 +211,7 @@ async fn run(cli: Cli) -> Result<Outcome> {
     }
 }
 
-/// Listens from now on, and ends when the user, or whoever supervises the program, wants it to end.
+/// Listens from the first call on, and returns when the user or a supervisor asks the program to end.
 fn interrupted() -> impl Future<Output = Error> {
     use tokio::signal::unix::{SignalKind, signal};
     // A file over the limit of this process (`ulimit -f`) is to be an error of the write, and not the end. The number is that of

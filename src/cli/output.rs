@@ -53,7 +53,7 @@ pub(super) fn result(line: impl Into<Line>) {
     printer::put(Item::Result(line.into()));
 }
 
-/// What kept results from being written. Whoever closed the pipe does not want more of them, which is no failure.
+/// Why results could not be written. A reader that closed the pipe wants no more of them, which is no failure.
 pub(super) fn unwritten() -> Option<Error> {
     printer::unwritten().and_then(cannot_write)
 }

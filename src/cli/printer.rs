@@ -1,5 +1,5 @@
-//! The thread that writes to standard output and standard error. Whoever has a line puts it into a queue and goes on: a
-//! terminal that is paused, or a pipe that nobody reads, holds this thread, and the work only once the queue is full.
+//! The thread that writes to standard output and standard error. Other threads put lines into its queue and go on: a
+//! paused terminal or an unread pipe blocks this thread, and the others only once the queue is full.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -76,7 +76,7 @@ impl Target {
     pub(super) async fn reported(self, work: impl Future<Output = Result<Outcome>>) -> Result<Outcome> {
         let Some(path) = &self.report else { return work.await };
         check_report(path)?;
-        // Whoever reads a pipe gets one report and no more.
+        // The reader of a pipe gets exactly one report.
         if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
             let why = "the run has not come to its end, or was ended before it could write its report";
             let none = Error::new(Kind::Cancelled, why);

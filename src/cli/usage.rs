@@ -57,7 +57,7 @@ fn commands_stand_first(command: &str) -> String {
     )
 }
 
-/// A command behind an option counts as an image for the parser; nobody means it so.
+/// The parser takes a command behind an option for an image, which is never intended.
 pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
     if cli.command.is_some() {
         return None;

@@ -64,7 +64,7 @@ fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
     let mut piece = [0; 4096];
     loop {
         match file.read(&mut piece) {
-            // Whoever is to write has not opened it yet.
+            // The writing side has not opened the pipe yet.
             Ok(0) if bytes.is_empty() => std::thread::sleep(PIPE_PAUSE),
             Ok(0) => return Ok(bytes),
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
@@ -72,14 +72,14 @@ fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
         }
         if begun.elapsed() >= limit {
             return Err(timed_out(match bytes.is_empty() {
-                true => "it is a pipe to which nobody writes",
+                true => "it is a pipe without a writer",
                 false => "it is a pipe that does not end",
             }));
         }
     }
 }
 
-/// Writes into a pipe or a device, which may stand behind a link. A pipe that nobody reads is not waited for.
+/// Writes into a pipe or a device, which may stand behind a link. A pipe without a reader is an error at once.
 #[derive(Debug)]
 pub struct SpecialWriter(File);
 
@@ -125,7 +125,7 @@ pub fn check_special(path: &Path) -> io::Result<()> {
 fn open_special(path: &Path) -> io::Result<File> {
     // What stands in an open file that is named by `/dev/stdout` is kept: it may have the results of this run.
     let file = match rustix::fs::open(path, OFlags::WRONLY | OFlags::APPEND | FLAGS, Mode::empty()) {
-        Err(Errno::NXIO) => return Err(io::Error::other("it is a pipe that nobody reads")),
+        Err(Errno::NXIO) => return Err(io::Error::other("it is a pipe without a reader")),
         other => File::from(other?),
     };
     if file.metadata()?.is_file() && !names_open_file(path) {
@@ -168,7 +168,7 @@ mod tests {
         SpecialWriter::open(path)?.write_all(bytes)
     }
 
-    /// Makes a named pipe, which nobody writes to.
+    /// Makes a named pipe without a writer.
     fn fifo(path: &Path) {
         rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
     }
@@ -207,7 +207,7 @@ mod tests {
         let path = at.path().join("pipe");
         fifo(&path);
         for result in [check_special(&path), write_special(&path, b"x")] {
-            assert!(result.unwrap_err().to_string().contains("nobody reads"));
+            assert!(result.unwrap_err().to_string().contains("without a reader"));
         }
         let mut both = File::options().read(true).write(true).open(&path).unwrap();
         check_special(&path).unwrap();

@@ -1,4 +1,4 @@
-//! How much memory a run may take for what others say: counted, so that it is bounded whatever a bundle or registry holds.
+//! The memory that a run may take for documents from outside: counted, so that no bundle or registry can exceed it.
 //!
 //! What is counted are the things of which there may be many: manifests as they are parsed, members of archives, names,
 //! platforms, and what is planned for each blob. Each is counted by what it takes at most, before it is kept, and given back

@@ -97,7 +97,7 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
             quote(&declared)
         )));
     }
-    // A type that nobody knows here, and that the document does not state itself, is not believed over its fields: blobs and
+    // An unknown type that the document does not state itself is not believed over its fields: blobs and
     // manifests that it lists would be left behind.
     let declared = declared.filter(|declared| match media_type::shape(declared) {
         Shape::Index | Shape::Image => true,

@@ -51,7 +51,7 @@ fn entry(raw: &RawValue) -> Result<Entry, Faulty> {
     })
 }
 
-/// The annotations of an entry, whatever else is wrong with it.
+/// The annotations of an entry, even of a faulty one.
 fn annotations(raw: &RawValue) -> BTreeMap<String, String> {
     #[derive(Deserialize)]
     struct Annotated {

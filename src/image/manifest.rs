@@ -33,7 +33,7 @@ pub(crate) const MAX_ENTRIES: usize = 10_000;
 /// images into registries have some thousand of them; the 4 MiB that registries accept hold some 16,000.
 pub(crate) const MAX_LAYERS: usize = 10_000;
 
-/// The annotations of entries that this program reads. Others are not kept: they may be many, and nobody asks for them.
+/// The annotations of entries that this program reads. All others are dropped, since there may be very many.
 pub(crate) mod annotation {
     /// containerd's annotation with the full name of an image.
     pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -288,7 +288,7 @@ pub(super) struct WireDescriptor {
     annotations: Option<Annotations>,
 }
 
-/// Annotations without those that nobody reads.
+/// Annotations without those that this program does not read.
 #[derive(Default)]
 pub(super) struct Annotations(pub(super) BTreeMap<String, String>);
 
@@ -350,7 +350,7 @@ fn descriptors<const MAX: usize>(members: &Members<'_>, key: &str) -> Result<Vec
     list::<Entry, MAX>(members, key, Ok)
 }
 
-/// Descriptors of blobs. What is stated of an empty one is checked here, since nobody reads it.
+/// Descriptors of blobs. The digest of an empty blob is checked here, since no reader opens it later.
 fn blobs(members: &Members<'_>, key: &str) -> Result<Vec<Descriptor>> {
     list::<Descriptor, MAX_LAYERS>(members, key, blob)
 }

@@ -173,7 +173,7 @@ impl ImageTree {
         };
     }
 
-    /// The platforms that were asked for by name and that nothing of what is carried runs on. Nobody knows what an image
+    /// Platforms requested by name that no carried manifest runs on. It is unknown what an image
     /// or artifact without a platform runs on, so that nothing is absent from one.
     pub fn absent<'a>(&self, filter: &'a PlatformFilter) -> Vec<&'a PlatformPattern> {
         let PlatformFilter::Only(patterns) = filter else {

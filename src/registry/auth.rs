@@ -22,7 +22,7 @@ use super::scope::Scope;
 use super::token::{self, Refused, Token};
 use crate::error::{Error, Kind, Result};
 
-/// Token slots kept; beyond it those that nobody uses are dropped.
+/// Maximum number of token slots; beyond it those without a user are dropped.
 const MAX_SLOTS: usize = 1024;
 
 /// How long a refused password is not tried again: many images must not lock an account.
@@ -65,7 +65,7 @@ struct NoToken {
 }
 
 impl NoToken {
-    /// Whether it is an answer to a request that began then: a token server that failed while somebody waited in line is
+    /// Whether it is an answer to a request that began then: a token server that failed while a request waited in line is
     /// not asked again for each of those in the line.
     fn holds_for(&self, begun: Instant) -> bool {
         self.at >= begun || (self.error.kind() == Kind::Unauthorized && self.at.elapsed() < REFUSED_FOR)
@@ -81,7 +81,7 @@ pub(super) struct Need<'a> {
     pub(super) scope: &'a Scope,
     /// The request has a body that may take long.
     pub(super) long: bool,
-    /// An authorization that was just refused: whatever is sent next must be another one.
+    /// An authorization that was just refused: the next request must use another one.
     pub(super) refused: Option<Refused<'a>>,
     /// What the registry's own address is.
     pub(super) trust: Trust,
@@ -192,7 +192,7 @@ impl Authenticator {
         }
         let slot = self.slot(need.scope.key());
         let begun = Instant::now();
-        // Whoever comes second waits here, and finds the token of the first, or what became of asking for it.
+        // A second task waits here, and finds the token of the first one or its error.
         let mut slot = slot.lock().await;
         if let Some(token) = &slot.token
             && token.will_do(need.long)
@@ -226,7 +226,7 @@ impl Authenticator {
                 let header = token.header.clone();
                 slot.token = Some(token);
                 slot.failed = None;
-                // Without credentials a refresh token would only be another name for nobody.
+                // Without credentials a refresh token would be anonymous as well.
                 if refresh.is_some() && login.is_some() && slot.without_login.is_none() {
                     slot.refresh = refresh;
                 }
@@ -339,7 +339,7 @@ impl Authenticator {
     }
 
     /// Lets a request be tried without the login that failed with `error`: if it reads, if the registry wants a login with every
-    /// request and so may have asked for one on account of another repository, and if nobody named the login for this run.
+    /// request and so may have asked for one on account of another repository, and if the login was not given for this run.
     ///
     /// # Errors
     /// `error`, where that is not so.

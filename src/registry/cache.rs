@@ -1,5 +1,5 @@
 //! Manifests by digest in a folder, so that an unchanged image costs a HEAD and no pull. What is read from it is checked
-//! like what comes from the wire; whatever is wrong with the folder only costs its use.
+//! like the bytes of a response; a fault of the folder only disables the cache.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;

@@ -34,7 +34,7 @@ const MAX_TOLD: usize = 1000;
 /// send buffer of this machine (4 MiB by default on Linux) and in proxies.
 const MAX_UNDER_WAY: u64 = 6 << 20;
 
-/// A time limit is extended by itself for each so many bytes that may be under way. With the default limits, a line of
+/// A time limit is extended by its own length for each this many bytes that may be under way. With the default limits, a line of
 /// 9 kB/s is fast enough.
 const BYTES_PER_LIMIT: u64 = 1 << 20;
 
@@ -103,7 +103,7 @@ impl Trust {
 /// Who chose the address of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Provenance {
-    /// Nobody but this side and the registry itself, so that credentials may go along to the registry.
+    /// Only this side and the registry itself took part, so that credentials may go along to the registry.
     pub(super) own: bool,
     /// The zone of the server that named the address.
     pub(super) zone: Zone,
@@ -166,7 +166,7 @@ impl Context {
             elsewhere: false,
         })?;
         let mut request = client.request(method.clone(), url.clone()).headers(headers);
-        // A registry's bytes are what the digest covers: nobody on the way may re-encode them.
+        // The digest covers the registry's own bytes: no proxy on the way may re-encode them.
         request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(body) = body {
             request = request.body(body);
@@ -257,7 +257,7 @@ impl Context {
         failure
     }
 
-    /// Names the files of authorities that somebody may have thought to be in use.
+    /// Names the certificate files that the user may expect to be in use.
     fn with_files_in_hint(&self, mut failure: Failure) -> Failure {
         if failure.error.hint() == Some(UNKNOWN_AUTHORITY) {
             let rest = self.options.tls.system.unused();
@@ -361,7 +361,7 @@ impl Watch {
         watch
     }
 
-    /// So many more bytes were handed to the connection.
+    /// Notes that this many more bytes were handed to the connection.
     pub(super) fn sent(&self, bytes: u64) {
         self.0.sent.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -67,7 +67,7 @@ impl Failure {
 
     /// Sorts an error of the HTTP library. `host` is what was asked, `proxy` what stands on the way to it.
     pub(super) fn of(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
-        // Nobody typed the port that a scheme has by itself.
+        // The port that a scheme implies was not typed by the user.
         let url = error.url().filter(|url| proxy.is_none() && url.port().is_none());
         let port = url.and_then(reqwest::Url::port_or_known_default);
         // The library's own text holds the URL with its query; the causes do not.

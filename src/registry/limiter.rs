@@ -14,7 +14,7 @@ pub(super) struct Limiter(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    /// The free places. Whoever waits for one waits in line.
+    /// The free permits. Tasks get them in the order in which they asked.
     free: Semaphore,
 }
 
@@ -243,7 +243,7 @@ mod tests {
         for future in &mut waiting {
             assert!(futures_util::FutureExt::now_or_never(future).is_none());
         }
-        // Two of four places are gone with the shrinking, and all that come back at once wake somebody.
+        // Two of four places are gone with the shrinking, and all that come back at once wake a waiting task.
         drop(held);
         let tasks: Vec<_> = waiting.into_iter().rev().map(tokio::spawn).collect();
         for task in tasks {

@@ -34,7 +34,7 @@ pub(super) fn next(headers: &HeaderMap, page: &Url) -> Result<Option<Url>> {
         return Err(refused(format!("names a next page on another server, `{elsewhere}`"))
             .with_hint("a proxy in front of the registry that hides its scheme, host or port does this"));
     }
-    // Whatever stands there is not meant for this server; neither call fails for a URL that has a host.
+    // User information in a link is not meant for this server; neither call fails for a URL that has a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_fragment(None);

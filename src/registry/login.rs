@@ -103,7 +103,7 @@ impl Logins {
     }
 }
 
-/// A login as it is shown by itself; `None` for nobody.
+/// A login as it is shown alone; `None` for anonymous.
 ///
 /// # Errors
 /// It has characters that no HTTP header can carry.
@@ -116,7 +116,7 @@ pub(super) fn header(credential: &Credential) -> Result<Option<HeaderValue>> {
     })
 }
 
-/// Who somebody is, and where the login came from; `None` for nobody.
+/// The user name, and where the login came from; `None` for anonymous.
 pub(super) fn who(found: &Found) -> Option<String> {
     let name = match &found.credential {
         Credential::Anonymous => return None,

@@ -52,7 +52,7 @@ pub(super) struct Proof {
 struct First {
     /// It needs no further HEAD.
     settled: AtomicBool,
-    /// Held by whoever asks; how many answers were unclear.
+    /// Held by the task that asks; the number of unclear answers.
     unclear: tokio::sync::Mutex<u32>,
 }
 
@@ -142,7 +142,7 @@ mod tests {
     use crate::error::{Error, Kind};
     use crate::registry::options::Options;
 
-    /// How a blob is found that is there after so many HEADs, how often it was asked for, and how long that took.
+    /// For a blob that appears after the given number of HEADs: the result, the number of requests, and the time waited.
     async fn found_after(heads: u32) -> (Option<bool>, u32, Duration) {
         let asked = Cell::new(0);
         let begun = tokio::time::Instant::now();

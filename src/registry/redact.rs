@@ -7,7 +7,7 @@ use super::known_secrets;
 /// Number of bytes behind the limit of a text in which a secret may end.
 const LOOKED_AT: usize = 16 << 10;
 
-/// Query parameters whose values are shown. Whatever else stands in a query may be a signature or a session.
+/// Query parameters whose values are shown. Any other may be a signature or a session.
 const HARMLESS: [&str; 8] = [
     "n",
     "last",

@@ -109,7 +109,7 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
             printable(text, 128)
         ))
     })?;
-    // User information in a redirect is somebody else's idea of our credentials.
+    // User information in a redirect is not a login of ours.
     let _ = next.set_username("");
     let _ = next.set_password(None);
     next.set_fragment(None);

@@ -33,7 +33,7 @@ impl Stop {
     pub(super) async fn hold(&self) -> Hold {
         self.0.held.send_modify(|held| *held += 1);
         let hold = Hold(self.0.clone());
-        // Whoever asks after this sees the hold.
+        // A call of `wind_up` after this sees the hold.
         if self.0.asked.load(Ordering::SeqCst) {
             drop(hold);
             return std::future::pending().await;

@@ -74,7 +74,7 @@ pub(super) struct Token {
 
 impl Token {
     /// Whether it is none of those that a registry may have meant when it refused the one of a request that was sent then:
-    /// a token that is as old has most likely expired as well, whatever was said of its life.
+    /// a token of the same age has most likely expired as well, even if it was issued for longer.
     pub(super) fn is_newer_than(&self, refused: Option<&Refused<'_>>) -> bool {
         refused.is_none_or(|refused| self.since > refused.sent && self.header != *refused.header)
     }

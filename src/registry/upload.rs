@@ -295,8 +295,8 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Waits for the right to send a body. Whoever has none keeps no source open meanwhile: the source may be a registry that
-    /// serves only so many at a time, and another upload that has the right would wait for it for ever.
+    /// Waits for a permit to send a body. An upload without a permit keeps no source open: the source may be a registry that
+    /// serves a limited number at a time, and another upload with a permit would wait for it for ever.
     pub(super) async fn take_place(&mut self) {
         if !self.permit.has_place() {
             self.cursor.abandon();
@@ -447,7 +447,7 @@ impl<'a> Upload<'a> {
                 ),
             );
         }
-        // 201 is what the specification says; whoever says something else has to show the blob.
+        // 201 is the specified answer; after another success the blob has to be found by HEAD.
         if status == StatusCode::CREATED && !page {
             return Ok(Outcome::Done);
         }

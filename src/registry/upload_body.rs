@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Hasher;
 
-/// The state of the hash is kept every so many bytes, so that an upload that goes on from the middle reads little again.
+/// Distance in bytes between two kept states of the hash, so that an upload continued from the middle re-reads little.
 const MARK_EVERY: u64 = 8 << 20;
 
 /// Of the last marks there are more, at this distance: a source that cannot go far back has to go back no further than to
@@ -74,7 +74,7 @@ impl Cursor {
         }
     }
 
-    /// A body of the bytes `start..end`. Whatever body was made before reads no more.
+    /// A body of the bytes `start..end`. A body made earlier reads no more.
     ///
     /// With `listen` it sends a little and then waits a moment for an answer. A server that refuses a body without reading
     /// it closes the connection, and who is busy writing then sees a broken pipe instead of the refusal.
@@ -126,7 +126,7 @@ impl Cursor {
         self.state().halted = true;
     }
 
-    /// Lets go of whatever body was made before.
+    /// Releases the body made earlier.
     pub(super) fn abandon(&self) {
         let mut state = self.state();
         state.next_reader();

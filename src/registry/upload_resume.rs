@@ -84,7 +84,7 @@ impl Upload<'_> {
         }
     }
 
-    /// The right to send so many bytes. A body that takes long does not keep the run from its end.
+    /// The right to send this many bytes. A body that takes long does not keep the run from its end.
     pub(super) async fn hold(&self, length: u64) -> Option<Hold> {
         let hold = self.host.context.options.stop.hold().await;
         Some(hold).filter(|_| length <= self.host.ladder.piece())

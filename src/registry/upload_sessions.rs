@@ -1,7 +1,7 @@
 //! Upload sessions of large blobs in a folder, so that the next run can go on where this one was ended.
 //!
 //! One small file each, with the process that is at work on it and the address, which only its owner may read: the address of a session may be all that is needed to write to it.
-//! Whatever is wrong with the folder only costs its use, and what a registry says of a session counts, not the file.
+//! A fault of the folder only disables it, and the registry's own word on a session counts, not the file.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -48,7 +48,7 @@ impl Sessions {
         let mut text = String::new();
         file.take(MAX_ADDRESS).read_to_string(&mut text).ok()?;
         let (owner, address) = text.split_once('\n')?;
-        // Whoever is at work on it does not share it.
+        // A session in use is locked by its process.
         let owner: u32 = owner.parse().ok()?;
         let busy = owner != std::process::id() && Path::new("/proc").join(owner.to_string()).exists();
         (!busy && (text.len() as u64) < MAX_ADDRESS).then(|| address.to_owned())

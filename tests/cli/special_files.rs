@@ -109,7 +109,7 @@ fn a_report_is_not_written_to_a_pipe_that_nobody_reads() {
         &["import", "b.tar", "-d", &destination.host(), "--report", "pipe"],
     );
     assert_ne!(run.code, Some(0), "{}", run.everything());
-    run.says(&["pipe", "nobody reads"]);
+    run.says(&["pipe", "without a reader"]);
     assert_eq!(destination.requests().len(), 0);
 }
 

@@ -11,7 +11,7 @@ use lzma_rust2::XzReader;
 use crate::error::{Error, Kind, Result};
 use crate::progress::human_bytes;
 
-/// So many first bytes tell the compression, and how much memory it takes.
+/// Number of first bytes that tell the compression, and how much memory it takes.
 pub(super) const MAGIC: usize = 18;
 
 /// The largest window of zstd, and dictionary of xz, that is unpacked, in bytes. The decoder holds all of it in memory;
@@ -22,7 +22,7 @@ const MAX_WINDOW_LOG: u32 = 27;
 /// Maximum memory of the decoder of xz in KiB: the dictionary, and what stands beside it.
 const MAX_XZ_MEMORY: u32 = (MAX_WINDOW >> 10) as u32 + 1024;
 
-/// How much may come out when something is unpacked: so many times of what goes in, and so many bytes beyond that. A ratio
+/// Limit on decompressed bytes: a ratio to the compressed bytes, and a constant beyond that. A ratio
 /// alone would not do: gzip makes a thousandth of zeros, zstd much less, and a few zeros are no bomb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit {

@@ -9,7 +9,7 @@ pub(super) struct Foreign {
 }
 
 const DOWNLOAD: &str =
-    "whoever downloaded it got a page or a message instead of the file: look at its text, and download it again";
+    "the download gave a page or a message instead of the file: look at its text, and download it again";
 const DECRYPT: &str = "decrypt it, and import what comes out";
 const OTHER_FORMAT: &str = "this is no archive of images: save the image with `docker save`, `podman save` or `skopeo copy ... oci-archive:FILE`";
 const CONVERTED: &str = "a program took the archive for text and changed its bytes, as `>` in PowerShell does: write it again with \

@@ -52,7 +52,7 @@ impl Forward for FileForward {
     }
 }
 
-/// A pipe, or whatever a decompressor gives; skipping reads.
+/// A pipe or the output of a decompressor; skipping reads.
 #[derive(Debug)]
 pub(super) struct StreamForward<R> {
     label: String,

@@ -259,7 +259,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             continue;
         };
         named.insert(digest);
-        // The record knows an image by its own name, whatever the user calls it.
+        // The record knows an image by its own name, also where the user gave it another.
         reader.take(place, entry, name, &exact)?;
     }
     let below = if nameless.is_empty() {

@@ -140,7 +140,7 @@ impl<'a> NameOverrides<'a> {
         found
     }
 
-    /// The name for whatever has none.
+    /// The name for the image that has none.
     pub(super) fn nameless(&self) -> Option<&'a Reference> {
         let alone = self.names.iter().find(|given| given.which == Which::Nameless);
         alone.map(|given| &given.name)

@@ -1,6 +1,6 @@
 //! What a bundle of this program says of itself, `docker-mirror.json`, held against its index.
 //!
-//! The record is a claim of whoever wrote the bundle. It tells which original an image has and which of two indexes goes
+//! The record is a claim of the bundle's author. It tells which original an image has and which of two indexes goes
 //! under its name, both of which are proved when the tree is built; nothing else in it is taken for true.
 
 use std::collections::{HashMap, HashSet};

@@ -24,7 +24,7 @@ const LIMIT: Limit = Limit {
     beyond: 256 << 20,
 };
 
-/// So much is read behind the end of the archive, to see the end of what it is wrapped in.
+/// Maximum number of bytes read behind the end of the archive, to reach the end of the compression around it.
 const BEHIND: u64 = 1 << 20;
 
 /// Indexes a file: by offset where it is a plain tar, from a spooled copy where it is compressed.
@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
         inside::enter(&mut archive, store)?;
         return Ok(archive);
     }
-    // The file that was looked at, whatever has its name now.
+    // The file that was inspected, even if another file has its name by now.
     let file = source
         .file()
         .map_or_else(|| crate::files::open_regular(path), File::try_clone);

@@ -27,7 +27,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A parsed file; entries are decoded when they are used, so that a broken one harms nobody else.
+/// A parsed file; entries are decoded when they are used, so that a broken one does not affect the rest.
 #[derive(Default)]
 pub(super) struct AuthFile {
     legacy: bool,

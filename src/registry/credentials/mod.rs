@@ -62,7 +62,7 @@ impl Found {
     /// The credential, if every place that comes before the one where it was found could be searched.
     ///
     /// # Errors
-    /// The first of the [faults](Self::faults). To be somebody else, or nobody, is worse than to stop, where it matters who
+    /// The first of the [faults](Self::faults). Going on as another user, or as none, is worse than to stop where it matters who
     /// acts.
     pub fn certain(self) -> Result<Credential> {
         match self.faults.into_iter().next() {
@@ -73,7 +73,7 @@ impl Found {
 }
 
 impl Credentials {
-    /// Reads the files that somebody named for this run; what is at ordinary places is read when it is first needed.
+    /// Reads the files that were named for this run; those at the usual places are read when they are first needed.
     ///
     /// # Errors
     /// [`Kind::Usage`] if a file that was named is missing, cannot be read or is broken.

@@ -18,11 +18,11 @@ pub struct CredentialOptions {
     pub helper_directories: Vec<PathBuf>,
     /// How long a credential helper may take; 60 seconds where `None`.
     pub helper_timeout: Option<Duration>,
-    /// Why there is no login though somebody may think that there is one, for the message that none was found.
+    /// Why an expected login is absent, for the message that none was found.
     pub remarks: Vec<String>,
 }
 
-/// A user name and password that somebody gave for this run.
+/// A user name and password given for this run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// The only `HOST[:PORT]` that may see it; `None` for every host that is asked for.

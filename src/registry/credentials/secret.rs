@@ -33,7 +33,7 @@ impl fmt::Debug for Secret {
 /// How to identify at a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// Nothing is known: ask as nobody.
+    /// No login is known: requests are anonymous.
     Anonymous,
     /// A user name and a password, for Basic authentication or for a token server.
     Basic {

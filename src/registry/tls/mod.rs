@@ -38,7 +38,7 @@ pub struct TlsOptions {
     pub certs_dirs: Vec<PathBuf>,
     /// Where the certificate authorities of the system are.
     pub system: SystemAuthorities,
-    /// Accept any server, whatever its certificate says.
+    /// Accept any certificate.
     pub insecure: bool,
     /// Leave out the certificate authorities of the system.
     pub without_system_roots: bool,
@@ -156,7 +156,7 @@ fn server_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Verifier> {
     let mut roots = RootCertStore::empty();
-    // One that cannot be used does not spoil the others. Those that somebody named for this run were tried when they were read.
+    // One that cannot be used does not spoil the others. Those named for this run were tried when they were read.
     let trusted: Vec<_> = system
         .iter()
         .cloned()

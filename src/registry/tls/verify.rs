@@ -95,7 +95,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Accepts every server. Signatures are not checked either: with a key that nobody vouches for they prove nothing, and
+/// Accepts every server. Signatures are not checked either: with a key that no authority vouches for they prove nothing, and
 /// the oldest certificates could not even be parsed for it.
 #[derive(Debug)]
 pub(super) struct AcceptAny(WebPkiSupportedAlgorithms);

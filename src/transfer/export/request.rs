@@ -36,7 +36,7 @@ pub enum Output {
         /// Whether an unfinished earlier run is thrown away.
         fresh: bool,
     },
-    /// A pipe: the same bytes in order. They cannot be taken back, so whoever reads them must heed the exit code.
+    /// A pipe: the same bytes in order. They cannot be taken back, so the reader must check the exit code.
     Pipe(Box<dyn Write + Send>),
 }
 

@@ -178,7 +178,7 @@ impl<'a> Engine<'a> {
                     }
                 }
                 group.members.retain(|member| images.list[*member].alive);
-                // That blobs are in place is of use to whoever needs them there, and once to all others.
+                // Blobs in place help the images that need them in this repository, and once all other repositories.
                 let is_of_use = needy.contains(&group.repository) || !std::mem::replace(&mut is_held, true);
                 if (group.in_place && is_of_use) || (!group.in_place && group.alive) {
                     takers.push(Taker {
@@ -285,7 +285,7 @@ impl<'a> Engine<'a> {
     }
 
     /// The manifests of an image were put, or not; its repository may take others while they are read back. Not where another
-    /// tag gets the same digest: distribution writes what it knows of a digest anew with each tag, and fails whoever reads it
+    /// tag gets the same digest: distribution rewrites its link for a digest with each tag, and fails a request that reads it
     /// at that moment.
     fn read_back(
         &mut self,

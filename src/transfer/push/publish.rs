@@ -88,7 +88,7 @@ impl Publisher {
                     published.digest = filtered.root.digest().clone();
                     published.form = Form::Fallback;
                     published.pinned_digest_missing = true;
-                    // A digest that was asked for by name is missed by whoever deploys by it.
+                    // A digest that was asked for by name is missed by users who deploy by it.
                     let what = match tree.source.digest() {
                         Some(_) => "pinned",
                         None => "original",
@@ -145,7 +145,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Looks after a tag that could not be put: somebody else may have put the same there in the meantime, which is as
+    /// Looks at a tag that could not be put: another client may have put the same there in the meantime, which is as
     /// good; else the error says what stands in the way.
     async fn contested(&self, error: Error, root: &RawManifest) -> Result<()> {
         if !matches!(error.kind(), Kind::Exists | Kind::Denied) {
@@ -337,7 +337,7 @@ impl Publisher {
                 TagState::Digest(digest) => {
                     return Err(
                         Error::new(Kind::Server, format!("{what} holds {digest} after {pushed} was pushed"))
-                            .with_hint("the registry altered the manifest, or somebody else pushed at the same time"),
+                            .with_hint("the registry altered the manifest, or another client pushed at the same time"),
                     );
                 }
                 TagState::Nothing => "is not there".to_owned(),

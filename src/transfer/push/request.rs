@@ -144,7 +144,7 @@ impl FromStr for Mapping {
         let is_host = |first: &str| first == "localhost" || first.contains('.') || first.contains(':');
         let (host, path) = match from.split_once('/') {
             None if is_host(from) => (from.to_owned(), Vec::new()),
-            // Whatever stands behind the host is only there to have it checked and folded like that of an image.
+            // The repository behind the host is a placeholder, so that the host is checked and folded like that of an image.
             Some((first, path)) if is_host(first) => (first.to_owned(), path.split('/').map(str::to_owned).collect()),
             None => (DOCKER_HUB.to_owned(), vec!["library".to_owned(), from.to_owned()]),
             Some(_) => (DOCKER_HUB.to_owned(), from.split('/').map(str::to_owned).collect()),
@@ -201,7 +201,7 @@ pub(crate) struct PushItem {
     pub(crate) tree: Arc<ImageTree>,
     /// Its name there; always with a tag.
     pub(crate) destination: Reference,
-    /// Whoever has its blobs.
+    /// The source of its blobs.
     pub(crate) blobs: Arc<dyn BlobOrigin>,
     /// Whether its manifest was built here, so that its digest is new.
     pub(crate) rebuilt: bool,

@@ -74,7 +74,7 @@ impl Fetcher {
     /// Counts the memory that an image takes beside its manifests, until the end of the run.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if so much is not left.
+    /// [`Kind::TooLarge`] if less is left.
     pub(super) fn count_tree(&self, tree: &ImageTree) -> Result<()> {
         let mut known = lock(&self.blobs);
         let blobs = tree.blobs().into_iter().map(|blob| blob.descriptor.digest);
@@ -93,7 +93,7 @@ impl Fetcher {
     /// Puts in manifests that are at hand, so that they are not fetched.
     pub(super) fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
         for manifest in manifests {
-            // One for which there is no room is fetched again by whoever needs it.
+            // A manifest for which there is no room is fetched again where it is needed.
             if let Some(Ok(manifest)) = Arc::into_inner(manifest).map(|manifest| self.counted(manifest)) {
                 self.insert(manifest);
             }

@@ -57,7 +57,7 @@ impl Resolver {
         }
     }
 
-    /// Pins references to the digests that an earlier run found, whatever their tags say now.
+    /// Pins references to the digests that an earlier run found, even if their tags moved since.
     #[must_use]
     pub(crate) fn with_pins(mut self, pins: HashMap<Reference, Digest>) -> Self {
         self.pins = pins;
@@ -227,7 +227,7 @@ enum Fetched {
     },
 }
 
-/// One digest has one size, whoever names it.
+/// One digest has one size in all manifests.
 fn check_sizes(tree: &ImageTree) -> Result<()> {
     let mut sizes: HashMap<&Digest, u64> = HashMap::new();
     for manifest in tree.manifests() {

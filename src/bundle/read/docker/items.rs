@@ -183,7 +183,7 @@ impl Items {
         all.map(|(place, item)| (place, item.as_ref().map_err(Error::clone)))
     }
 
-    /// The names of whatever has this config.
+    /// The names of the images with this config.
     pub(in crate::bundle::read) fn repo_tags(&self, config: &Digest, archive: &Archive, store: &Store) -> Vec<String> {
         let places = self.lookup(archive, store).by_config.get(config);
         let items = places.into_iter().flatten().filter_map(|place| self.at(*place));
@@ -263,7 +263,7 @@ mod tests {
         assert!(items.all().nth(1).unwrap().1.is_err());
         let config = Digest::sha256(b"{\"os\":1}");
         assert_eq!(items.repo_tags(&config, &archive, &store), ["a:1", "a:2"]);
-        // Other bytes of the same length: whoever reads it again finds another digest.
+        // Other bytes of the same length: the next reader finds another digest.
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(b"{\"os\":2}", 0).unwrap();
         assert_eq!(items.repo_tags(&config, &archive, &store), ["a:1", "a:2"]);

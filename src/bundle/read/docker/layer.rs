@@ -10,7 +10,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::media_type;
 
-/// Whatever has a file's usual content does not shrink to less than this part.
+/// Ordinary content does not compress to less than this part.
 const RATIO: u64 = 100;
 
 /// What the layers of one archive may hold beyond that, all together. Nothing is written, so only time is at stake: this much

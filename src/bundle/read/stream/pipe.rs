@@ -118,7 +118,7 @@ pub(crate) struct Arriving {
 
 impl Incoming {
     /// The next blob that did not come before; what was not read of the last one is left out. `None` at the end of the
-    /// archive, when whatever it is wrapped in was read to its end too.
+    /// archive, when the compression around it was read to its end too.
     ///
     /// # Errors
     /// [`Kind::Malformed`] if the pipe breaks the rules of its format, ends early, or has a member twice with other bytes.

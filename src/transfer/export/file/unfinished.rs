@@ -50,7 +50,7 @@ pub(super) fn look(partial: &Partial, request: &Digest, progress: &Progress) -> 
     };
     let Replay { header, slots } = match Replay::read(&partial.journal()) {
         Ok(replay) => replay,
-        // Nobody can continue a bundle whose journal is lost or unreadable, so nothing is lost with it.
+        // A bundle whose journal is lost or unreadable cannot be continued, so nothing is lost with it.
         Err(error) if error.kind() != Kind::Unsupported && begins_bundle(partial)? => {
             progress.warn(format!(
                 "the unfinished bundle `{shown}` cannot be continued ({}); starting anew",
@@ -92,7 +92,7 @@ fn begins_bundle(partial: &Partial) -> Result<bool> {
     Ok(crate::bundle::layout::begins_bundle(&head[..got]))
 }
 
-/// The manifests in the front of the file. Whatever does not read as one is left out, and is fetched again.
+/// The manifests in the front of the file. Bytes that do not parse as one are skipped, and the manifest is fetched again.
 fn manifests(partial: &Partial, header: &Header) -> Vec<Arc<RawManifest>> {
     let mut found = Vec::new();
     let front = Front { partial, at: 0 }.take(header.front.min(MAX_FRONT));

@@ -22,7 +22,7 @@ use crate::transfer::sources::Sources;
 use prefetch::Prefetcher;
 use writer::{PartialWriter, Writer};
 
-/// An unfinished compressed bundle. Nobody can go on with it: it goes when it is dropped.
+/// An unfinished compressed bundle. It cannot be continued, and is removed when this is dropped.
 struct Unfinished {
     partial: Arc<Partial>,
     committed: bool,

@@ -41,7 +41,7 @@ impl Writer {
                         Step::End => return encoder.finish(),
                     }
                 }
-                // Nobody said that this is the end: a reader must see that the stream is broken off.
+                // The end was not announced: a reader must see that the stream is broken off.
                 cut.store(true, Ordering::Relaxed);
                 Ok(())
             })

@@ -112,7 +112,7 @@ impl BlobBuffer {
         true
     }
 
-    /// Nobody will read it any more.
+    /// It will not be read any more.
     pub(crate) fn close(&self) {
         self.window().closed = true;
         self.moved.notify_all();

@@ -23,7 +23,7 @@
 //!   above), and its room is given back with the last one. The same holds for blobs whose images have all failed: they have
 //!   no job, and their room is given back at once.
 //!
-//! The order of the engine is thus the order of arrival, whatever order a queue that knows all blobs would prefer.
+//! The order of the engine is thus the order of arrival, even where a queue that knows all blobs would prefer another.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -85,7 +85,7 @@ impl PipeFeed {
         self.front.size_of(&blob.digest).is_some()
     }
 
-    /// Reads on, and tells of the blobs that are `wanted`, each in so many repositories.
+    /// Reads on, and reports the `wanted` blobs, each with its number of repositories.
     pub(crate) fn start<'d>(
         &mut self,
         wanted: impl Iterator<Item = (&'d Descriptor, usize)>,

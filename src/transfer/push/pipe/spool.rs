@@ -72,7 +72,7 @@ impl Spool {
         }
     }
 
-    /// The bytes from `at` on, so many of them, where they were put away.
+    /// `length` bytes from `at` on, if they were spooled.
     pub(crate) fn get(&self, at: u64, length: usize) -> Option<Result<Bytes>> {
         let file = self.file()?;
         let mut bytes = BytesMut::zeroed(length);
