@@ -59,7 +59,7 @@ fn a_named_pipe_without_a_writer_is_no_file_that_was_named() {
     });
     for run in runs {
         let run = Output::new(&run.wait_with_output().unwrap(), &export);
-        run.expect_code(2).says(&["nobody writes"]);
+        run.expect_code(2).says(&["without a writer"]);
     }
     assert_eq!(source.requests().len(), 0);
 }

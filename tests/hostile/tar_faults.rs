@@ -405,7 +405,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 other.push(b' ');
                 l.tar().file("index.json", &other).end()
             },
-            Open(&["member `index.json` at offset", "again with other bytes"]),
+            Open(&["member `index.json` at offset", "twice with different bytes"]),
         ),
         (
             "r09 another blob",
@@ -416,7 +416,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 flip(&mut b);
                 l.tar().file(&path(&d), &b).end()
             },
-            Open(&["blobs/sha256/", "again with other bytes"]),
+            Open(&["blobs/sha256/", "twice with different bytes"]),
         ),
         ("empty", Vec::new, Open(&["bundle.tar", "is empty"])),
         (
