@@ -240,9 +240,8 @@ impl Archive {
                 Some(first) if Arc::ptr_eq(&first.source, &place.source) => same_bytes(&name, first, &place),
                 // The same blob in two bundles. Where they disagree, the one that is what its name says is right.
                 Some(first) if first.size == place.size => store.add_copy(digest, place),
-                Some(first) => {
-                    // One that cannot be read is no better than a wrong one.
-                    if !super::store::verify(&digest, first).unwrap_or(false) {
+                Some(_) => {
+                    if !store.is_sound(&digest) {
                         store.replace(digest, place);
                     }
                     Ok(())

@@ -1,6 +1,6 @@
 //! All blobs of all opened bundles, by digest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +29,8 @@ pub(super) struct Store {
     copies: HashMap<Digest, Vec<Place>>,
     /// How many of a blob's places have turned out to have other bytes.
     bad: Mutex<HashMap<Digest, usize>>,
+    /// Blobs of which the bytes at the known place were found to have their digest.
+    sound: HashSet<Digest>,
     /// Blobs that stand behind links which cannot be followed, and why.
     refused: BTreeMap<Digest, String>,
     /// Manifests that were made here.
@@ -145,6 +147,7 @@ impl Store {
 
     /// Puts down another place of a blob in the stead of the one that is known.
     pub(super) fn replace(&mut self, digest: Digest, place: Place) {
+        self.sound.remove(&digest);
         self.blobs.insert(digest, place);
     }
 
@@ -241,6 +244,20 @@ impl Store {
         .with_hint("the bundle is damaged: copy it again, or make it again"))
     }
 
+    /// Whether the bytes at the known place of a blob have its digest. The answer is kept, so that many archives with other bytes
+    /// under the same name do not have a large blob read again for each. A blob that cannot be read is not sound.
+    pub(super) fn is_sound(&mut self, digest: &Digest) -> bool {
+        if self.sound.contains(digest) {
+            return true;
+        }
+        let place = self.blobs.get(digest);
+        let sound = place.is_some_and(|place| verify(digest, place).unwrap_or(false));
+        if sound {
+            self.sound.insert(digest.clone());
+        }
+        sound
+    }
+
     /// Where a blob stands, for messages.
     pub(super) fn describe(&self, digest: &Digest) -> String {
         match self.place(digest).ok() {
@@ -266,7 +283,7 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 /// Whether the bytes at a place are those of the digest.
-pub(super) fn verify(digest: &Digest, place: &Place) -> Result<bool> {
+fn verify(digest: &Digest, place: &Place) -> Result<bool> {
     Ok(hash(digest.hasher(), place)? == *digest)
 }
 
@@ -280,4 +297,36 @@ pub(super) fn hash(mut hasher: Hasher, place: &Place) -> Result<Digest> {
         offset += got as u64;
     }
     Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::bundle::read::source::Source;
+
+    #[test]
+    fn a_sound_blob_is_not_read_again_for_each_archive_with_other_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("blob");
+        std::fs::write(&path, b"content").unwrap();
+        let place = || Place {
+            source: Arc::new(Source::open(&path).unwrap()),
+            member: None,
+            offset: 0,
+            size: 7,
+        };
+        let digest = Digest::sha256(b"content");
+        let mut store = Store::new(Budget::default());
+        store.add(digest.clone(), place()).unwrap();
+        assert!(store.is_sound(&digest));
+        // Another reading would see these bytes.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(b"CONTENT", 0).unwrap();
+        assert!(store.is_sound(&digest));
+        store.replace(digest.clone(), place());
+        assert!(!store.is_sound(&digest));
+    }
 }
