@@ -15,10 +15,11 @@ use crate::image::manifest::RawManifest;
 /// for the next image that needs it; what is read still more often belongs to many images that are too large.
 const MAX_READS: u32 = 8;
 
-/// Maximum number of descriptors that are looked at, for all images of a run together: so many without condition, and so many
-/// times those that all documents list. Images that differ in nothing but their names count once. An index may list the
+/// Number of descriptors that all images of a run together may visit in any case. Beyond it they may visit [`VISITS_EACH`]
+/// times as many as their documents list. Images that differ in nothing but their names count once. An index may list the
 /// manifests of several others, but not of very many, so that the time of a run grows with the bytes of its bundles.
 const FREE_VISITS: u64 = 1 << 18;
+/// See [`FREE_VISITS`].
 const VISITS_EACH: u64 = 16;
 
 /// Memory in bytes that the error of a broken document takes.
