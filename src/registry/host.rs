@@ -73,6 +73,9 @@ const ASSUMED_HTTP: u8 = 1;
 /// A host on this machine that turned out to speak TLS.
 const FOUND_HTTPS: u8 = 2;
 
+/// Maximum number of connections that find out whether a host speaks TLS; another one is made where one breaks.
+const PROBES: u32 = 4;
+
 impl Host {
     /// A host by the name that it has in references.
     pub(super) fn named(name: &str, context: Arc<Context>) -> Result<Self> {
@@ -421,15 +424,22 @@ impl Host {
         }
         let _ = probe.set_scheme("https");
         probe.set_path("/v2/");
-        let found = match self
-            .context
-            .send(&Method::GET, &probe, HeaderMap::new(), None, None, self.trust)
-            .await
-        {
-            Ok(_) => true,
-            // A certificate that is not trusted is a sign of TLS too; what follows says so to the user.
-            Err(failure) => failure.class == Class::Final,
-        };
+        let mut found = false;
+        for _ in 0..PROBES {
+            let headers = HeaderMap::new();
+            match self
+                .context
+                .send(&Method::GET, &probe, headers, None, None, self.trust)
+                .await
+            {
+                Ok(_) => found = true,
+                // A server that wants a client certificate may close the connection before its alert is read.
+                Err(failure) if failure.class == Class::Broken => continue,
+                // A certificate that is not trusted is a sign of TLS too; what follows says so to the user.
+                Err(failure) => found = failure.class == Class::Final,
+            }
+            break;
+        }
         if found {
             self.scheme.store(FOUND_HTTPS, Ordering::Relaxed);
         }
