@@ -277,7 +277,7 @@ impl Answer {
         if let Some(hint) = self.hint.as_deref().or(hint) {
             error = error.with_hint(hint);
         }
-        let is_shared = refusal.is_full() || matches!(refusal.status, 405 | 413);
+        let is_shared = refusal.is_full() || refusal.status == 405;
         if !refusal.is_silent() {
             error = error.with_source(refusal);
         }

@@ -82,7 +82,7 @@ fn a_limit_that_nothing_gets_round_is_told() {
     cli.succeed(&with_names(&["export", "-o", "b.tar"], &names(&source.host())));
     cli.run(&["import", "b.tar", "-d", &front.host()])
         .expect_code(1)
-        .says(&["413", &front.host(), "client_max_body_size"]);
+        .says(&["413", "sha256:", &front.host(), "client_max_body_size"]);
     let tags: Vec<String> = ["library/alpha", "team/beta", "team/gamma"]
         .iter()
         .flat_map(|repository| target.client().tags(repository))
