@@ -20,7 +20,7 @@ use super::reach::{Guard, Lookup, Reach, Zone, is_loopback, system_lookup};
 use super::redact::{authority, shown};
 use super::tls;
 use super::tunnel;
-use super::upload_sessions::Sessions;
+use super::upload::saved_sessions::SavedSessions;
 use crate::error::{Error, Kind, Result};
 use crate::image::manifest::MAX_MANIFEST;
 
@@ -51,7 +51,7 @@ pub(super) struct Context {
     pub(super) options: Options,
     pub(super) credentials: Credentials,
     pub(super) cache: Option<ManifestCache>,
-    pub(super) sessions: Option<Sessions>,
+    pub(super) sessions: Option<SavedSessions>,
     /// How names are resolved; the tests replace it.
     pub(super) lookup: Lookup,
     /// Room in bytes for bodies that are read into memory at the same time.
@@ -122,7 +122,7 @@ impl Context {
         Ok(Self {
             credentials: Credentials::new(options.credentials.clone())?,
             cache: options.manifest_cache.clone().map(ManifestCache::new),
-            sessions: options.upload_sessions.clone().map(Sessions::new),
+            sessions: options.upload_sessions.clone().map(SavedSessions::new),
             lookup: system_lookup,
             room: Semaphore::new(BODIES),
             clients: Mutex::default(),

@@ -18,7 +18,6 @@ use super::call::{Call, MAX_FRESH, is_stale_address};
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
 use super::failure::{Class, Failure};
-use super::ladder::Ladder;
 use super::limiter::Limiter;
 use super::limits::RateLimit;
 use super::proof::Proof;
@@ -27,6 +26,7 @@ use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, long_pause, retry_after};
 use super::scope::Scope;
 use super::token::Refused;
+use super::upload::profile::UploadProfile;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
 use crate::text::quote;
@@ -50,7 +50,7 @@ pub(super) struct Host {
     pub(super) auth: Authenticator,
     pub(super) downloads: Limiter,
     pub(super) uploads: Limiter,
-    pub(super) ladder: Ladder,
+    pub(super) upload_profile: UploadProfile,
     /// Whether it keeps blobs.
     pub(super) proof: Proof,
     pub(super) breaker: Breaker,
@@ -129,7 +129,7 @@ impl Host {
             auth: Authenticator::new(name),
             downloads: Limiter::new(jobs),
             uploads: Limiter::new(jobs),
-            ladder: Ladder::default(),
+            upload_profile: UploadProfile::default(),
             proof: Proof::default(),
             breaker: Breaker::default(),
             expendable: false,

@@ -23,7 +23,6 @@ mod failure;
 pub(crate) mod fuzzing;
 mod host;
 pub(crate) mod known_secrets;
-mod ladder;
 mod limiter;
 mod limits;
 mod link;
@@ -49,13 +48,7 @@ pub(crate) mod tls;
 mod token;
 mod tunnel;
 mod types;
-mod upload;
-mod upload_body;
-mod upload_resume;
-mod upload_send;
-mod upload_session;
-mod upload_sessions;
-pub(crate) mod upload_source;
+pub(crate) mod upload;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -74,7 +67,7 @@ pub use options::Options;
 pub use refusal::Refusal;
 pub use stop::Stop;
 pub use types::{Presence, Pushed};
-pub use upload_source::{BlobSource, BlobStream};
+pub use upload::source::{BlobSource, BlobStream};
 
 /// All registries of one side (source or destination); hands out one client per host.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
@@ -10,15 +10,14 @@ use super::Registry;
 use super::answer::{Answer, FULL, web_page};
 use super::call::Call;
 use super::host::Host;
-use super::location;
 use super::proof::{Accepted, Fate};
 use super::refusal::Refusal;
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
 use super::types::{Presence, Pushed};
-use super::upload::Upload;
-use super::upload_session::Session;
-use super::upload_source::BlobSource;
+use super::upload::blob_upload::Upload;
+use super::upload::session::Session;
+use super::upload::source::BlobSource;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Algorithm;
@@ -174,7 +173,7 @@ impl Host {
                 Some(Mount::Done)
             }
             StatusCode::ACCEPTED => {
-                let session = self.session(&answer).ok()?;
+                let session = Session::from_answer(self, &answer).ok()?;
                 answer.finish().await;
                 Some(Mount::Upload(session))
             }
@@ -183,25 +182,6 @@ impl Host {
                 None
             }
         }
-    }
-
-    /// The upload session that an answer opens or continues.
-    pub(super) fn session(&self, answer: &Answer) -> Result<Session> {
-        let text = answer.header(&LOCATION).ok_or_else(|| {
-            Error::new(
-                Kind::Server,
-                format!("`{}` accepts an upload without saying where it goes on", self.name),
-            )
-        })?;
-        if let Some(minimum) = answer
-            .named("oci-chunk-min-length")
-            .and_then(|text| text.trim().parse().ok())
-        {
-            self.ladder.at_least(minimum);
-        }
-        let provenance = answer.provenance();
-        let url = location::resolve(text, &answer.url, &self.base(), provenance.zone)?;
-        Ok(Session::new(url, 0, provenance))
     }
 
     async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {

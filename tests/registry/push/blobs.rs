@@ -95,7 +95,7 @@ async fn a_corrupt_blob_never_becomes_an_upload() {
                 .push_blob("x", &layer(b"x"), &Memory("x".into()), None)
                 .await
                 .unwrap();
-            assert_eq!(server.count("PATCH", ""), 1, "the second rung is remembered");
+            assert_eq!(server.count("PATCH", ""), 1, "the second strategy is remembered");
             server.forget_requests();
         }
         let bytes = noise(2_000_000);

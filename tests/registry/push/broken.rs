@@ -112,7 +112,7 @@ async fn a_throttled_chunk_goes_on_in_its_session() {
     assert_eq!(
         server.count("POST", ""),
         3,
-        "one session for each rung: {}",
+        "one session for each strategy: {}",
         server.transcript()
     );
 }

@@ -1,12 +1,12 @@
-//! The writing half of the registry client against the registry double: uploads by every rung of the ladder, mounts,
+//! The writing half of the registry client against the registry double: uploads by every strategy, mounts,
 //! resume, locations, manifests.
 
 mod blobs;
 mod broken;
-mod ladder;
 mod manifests;
 mod pieces;
 mod proof;
+mod strategies;
 
 use crate::client::{Memory, client, layer, noise};
 use crate::support::fault::When;

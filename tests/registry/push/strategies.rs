@@ -15,7 +15,7 @@ fn ranges_taken(server: &Double) -> Vec<String> {
 
 /// Registries that refuse one PUT with the whole body, and how each is served in the end.
 #[tokio::test]
-async fn the_ladder_is_climbed_and_remembered() {
+async fn the_strategy_that_a_host_takes_is_found_and_remembered() {
     for status in [404, 405, 411, 501] {
         // Only a PUT with a body is refused; the closing PUT is not the first one.
         let options = Options::default().fault(upload("PUT").first(1), Action::status(status));
@@ -51,7 +51,7 @@ async fn chunks_have_ranges_that_meet() {
         ..Options::default()
     }
     .fault(upload("PUT").first(1), Action::status(405));
-    // The second rung is refused with 416, as registries with a limit on chunks do.
+    // The second strategy is refused with 416, as registries with a limit on chunks do.
     let (server, _) = pushed(
         options.fault(upload("PATCH").without_header("content-range"), Action::status(405)),
         10 << 20,

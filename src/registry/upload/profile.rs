@@ -1,23 +1,30 @@
 //! How a host takes uploads, found out once and remembered for the run: decided by what it does, not by its name.
+//!
+//! | strategy | bodies | `Content-Range` | if refused |
+//! |---|---|---|---|
+//! | pieces | several PATCHes, sized by the speed of the line, and an empty PUT | always | whole |
+//! | whole | one PUT | no | patch |
+//! | patch | one PATCH, and an empty PUT | only from the middle on | chunks |
+//! | chunks | several PATCHes, sized by what the host takes, and an empty PUT | always | the upload fails |
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A way to send a blob, from the cheapest to the most patient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rung {
-    /// One PUT with the whole body.
+pub(super) enum Strategy {
+    Pieces,
     Whole,
-    /// One PATCH with the whole body, and an empty PUT.
     Patch,
-    /// PATCHes with `Content-Range`, and an empty PUT.
     Chunks,
 }
 
-impl Rung {
-    /// The next one to try.
+impl Strategy {
+    /// The next one to try where the host does not know this one.
     pub(super) fn next(self) -> Option<Self> {
         match self {
+            Self::Pieces => Some(Self::Whole),
             Self::Whole => Some(Self::Patch),
             Self::Patch => Some(Self::Chunks),
             Self::Chunks => None,
@@ -48,8 +55,9 @@ const LARGEST_PIECE: u64 = 256 << 20;
 
 /// What is known about a host's uploads.
 #[derive(Debug)]
-pub(super) struct Ladder {
-    rung: AtomicU8,
+pub(in crate::registry) struct UploadProfile {
+    /// The cheapest strategy that is worth a try.
+    cheapest: Mutex<Strategy>,
     /// Bodies of this size and above were refused as too large.
     too_large: AtomicU64,
     chunk: AtomicU64,
@@ -63,10 +71,10 @@ pub(super) struct Ladder {
     rate: AtomicU64,
 }
 
-impl Default for Ladder {
+impl Default for UploadProfile {
     fn default() -> Self {
         Self {
-            rung: AtomicU8::new(0),
+            cheapest: Mutex::new(Strategy::Whole),
             too_large: AtomicU64::new(u64::MAX),
             chunk: AtomicU64::new(FIRST_CHUNK),
             taken: AtomicU64::new(0),
@@ -77,22 +85,23 @@ impl Default for Ladder {
     }
 }
 
-impl Ladder {
+impl UploadProfile {
     /// Where to start with a blob of this size.
-    pub(super) fn rung(&self, size: u64) -> Rung {
-        if size >= self.too_large.load(Ordering::Relaxed) {
-            return Rung::Chunks;
-        }
-        match self.rung.load(Ordering::Relaxed) {
-            0 => Rung::Whole,
-            1 => Rung::Patch,
-            _ => Rung::Chunks,
+    pub(super) fn strategy(&self, size: u64) -> Strategy {
+        match size >= self.too_large.load(Ordering::Relaxed) {
+            true => Strategy::Chunks,
+            false => *self.cheapest(),
         }
     }
 
-    /// An upload succeeded on this rung after lower ones had failed for reasons that lie in the host.
-    pub(super) fn climbed(&self, rung: Rung) {
-        self.rung.fetch_max(rung as u8, Ordering::Relaxed);
+    /// An upload succeeded by this strategy after cheaper ones had failed for reasons that lie in the host.
+    pub(super) fn learned(&self, strategy: Strategy) {
+        let mut cheapest = self.cheapest();
+        *cheapest = strategy.max(*cheapest);
+    }
+
+    fn cheapest(&self) -> MutexGuard<'_, Strategy> {
+        self.cheapest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A body of this size was taken.
@@ -118,18 +127,13 @@ impl Ladder {
     }
 
     /// The registry stated `OCI-Chunk-Min-Length`.
-    pub(super) fn at_least(&self, minimum: u64) {
+    pub(in crate::registry) fn at_least(&self, minimum: u64) {
         let minimum = minimum.min(LARGEST_CHUNK);
         self.chunk.fetch_max(minimum, Ordering::Relaxed);
         self.minimum.fetch_max(minimum, Ordering::Relaxed);
     }
 
-    /// Whether it may take a blob in pieces.
-    pub(super) fn takes_pieces(&self) -> bool {
-        !self.refuses_pieces.load(Ordering::Relaxed)
-    }
-
-    /// It does not take a blob in pieces.
+    /// The host does not take a blob in pieces.
     pub(super) fn refused_pieces(&self) {
         self.refuses_pieces.store(true, Ordering::Relaxed);
     }
@@ -144,8 +148,20 @@ impl Ladder {
         }
     }
 
-    /// The size of a piece.
+    /// The size of a piece; without a limit if the host refused pieces.
     pub(super) fn piece(&self) -> u64 {
+        match self.refuses_pieces.load(Ordering::Relaxed) {
+            true => u64::MAX,
+            false => self.short(),
+        }
+    }
+
+    /// Whether a body of this many bytes is out in a few seconds.
+    pub(super) fn is_short(&self, length: u64) -> bool {
+        length <= self.short()
+    }
+
+    fn short(&self) -> u64 {
         let rate = self.rate.load(Ordering::Relaxed);
         let piece = match rate {
             0 => FIRST_PIECE,
@@ -168,53 +184,53 @@ mod tests {
 
     #[test]
     fn a_body_limit_is_found() {
-        let ladder = Ladder::default();
-        assert_eq!(ladder.rung(1 << 40), Rung::Whole);
-        assert!(ladder.refused(100 << 20));
+        let profile = UploadProfile::default();
+        assert_eq!(profile.strategy(1 << 40), Strategy::Whole);
+        assert!(profile.refused(100 << 20));
         assert_eq!(
-            (ladder.rung(100 << 20), ladder.rung(1 << 20), ladder.chunk()),
-            (Rung::Chunks, Rung::Whole, 4 << 20)
+            (profile.strategy(100 << 20), profile.strategy(1 << 20), profile.chunk()),
+            (Strategy::Chunks, Strategy::Whole, 4 << 20)
         );
         let mut tries = 0;
-        while ladder.chunk() > 1 << 20 {
-            assert!(ladder.refused(ladder.chunk()));
+        while profile.chunk() > 1 << 20 {
+            assert!(profile.refused(profile.chunk()));
             tries += 1;
         }
         assert_eq!(tries, 2);
-        while ladder.refused(ladder.chunk()) {}
-        assert_eq!(ladder.chunk(), SMALLEST_CHUNK);
+        while profile.refused(profile.chunk()) {}
+        assert_eq!(profile.chunk(), SMALLEST_CHUNK);
     }
 
     #[test]
     fn a_piece_takes_about_two_seconds() {
-        let ladder = Ladder::default();
-        assert_eq!(ladder.piece(), FIRST_PIECE);
-        ladder.timed(1000, Duration::from_secs(100));
-        assert_eq!(ladder.piece(), FIRST_PIECE, "a small body says nothing about the line");
-        ladder.timed(1 << 20, Duration::from_millis(250));
-        assert_eq!(ladder.piece(), 8 << 20);
-        ladder.timed(4 << 20, Duration::from_secs(2));
-        assert_eq!(ladder.piece(), 6 << 20);
+        let profile = UploadProfile::default();
+        assert_eq!(profile.piece(), FIRST_PIECE);
+        profile.timed(1000, Duration::from_secs(100));
+        assert_eq!(profile.piece(), FIRST_PIECE, "a small body says nothing about the line");
+        profile.timed(1 << 20, Duration::from_millis(250));
+        assert_eq!(profile.piece(), 8 << 20);
+        profile.timed(4 << 20, Duration::from_secs(2));
+        assert_eq!(profile.piece(), 6 << 20);
         for _ in 0..40 {
-            ladder.timed(1 << 30, Duration::ZERO);
+            profile.timed(1 << 30, Duration::ZERO);
         }
-        assert_eq!(ladder.piece(), LARGEST_PIECE);
+        assert_eq!(profile.piece(), LARGEST_PIECE);
         for _ in 0..80 {
-            ladder.timed(1 << 20, Duration::from_secs(100));
+            profile.timed(1 << 20, Duration::from_secs(100));
         }
-        assert_eq!(ladder.piece(), SMALLEST_PIECE);
-        ladder.at_least(5 << 20);
-        assert_eq!(ladder.piece(), 5 << 20);
+        assert_eq!(profile.piece(), SMALLEST_PIECE);
+        profile.at_least(5 << 20);
+        assert_eq!(profile.piece(), 5 << 20);
     }
 
     #[test]
     fn a_stated_minimum_counts() {
-        let ladder = Ladder::default();
-        ladder.at_least(5 << 20);
-        assert_eq!(ladder.chunk(), 5 << 20);
-        ladder.at_least(u64::MAX);
-        assert_eq!(ladder.chunk(), LARGEST_CHUNK);
-        ladder.climbed(Rung::Patch);
-        assert_eq!(ladder.rung(1), Rung::Patch);
+        let profile = UploadProfile::default();
+        profile.at_least(5 << 20);
+        assert_eq!(profile.chunk(), 5 << 20);
+        profile.at_least(u64::MAX);
+        assert_eq!(profile.chunk(), LARGEST_CHUNK);
+        profile.learned(Strategy::Patch);
+        assert_eq!(profile.strategy(1), Strategy::Patch);
     }
 }

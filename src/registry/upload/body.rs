@@ -1,7 +1,7 @@
 //! The body of an upload: bytes of a blob, hashed as they go out. The last of them leave only once the digest is proved,
 //! so that a corrupt blob never makes a complete upload.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -11,19 +11,18 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body::{Body, Frame, SizeHint};
 
-use super::context::Watch;
-use super::upload_source::{BlobSource, BlobStream};
+use super::source::{BlobSource, BlobStream};
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Hasher;
+use crate::registry::context::Watch;
 
-/// Distance in bytes between two kept states of the hash, so that an upload continued from the middle re-reads little.
-const MARK_EVERY: u64 = 8 << 20;
+/// Least distance in bytes between two kept states of the hash, so that an upload that continues in the middle re-reads little,
+/// and the source has to go back hardly further than to the registry's offset.
+const MARK_EVERY: u64 = 1 << 20;
 
-/// Of the last marks there are more, at this distance: a source that cannot go far back has to go back no further than to
-/// where the registry is.
-const RECENT_EVERY: u64 = 1 << 20;
-const RECENT: usize = 16;
+/// Maximum number of kept states of one blob: some two megabytes.
+const MAX_MARKS: u64 = 8192;
 
 /// The place in a blob up to which it was read and hashed. Shared by the bodies of successive requests, of which only the
 /// latest may read: one whose connection broke may still be held by the HTTP library for a moment.
@@ -42,8 +41,8 @@ struct State {
     /// How far it was ever read.
     furthest: u64,
     hasher: Hasher,
-    marks: Vec<(u64, Hasher)>,
-    recent: VecDeque<(u64, Hasher)>,
+    /// States of the hash, by position.
+    marks: BTreeMap<u64, Hasher>,
     /// The body that may read.
     reader: u64,
     /// Whether it is to read no more, though its connection may still be in use for the answer.
@@ -60,8 +59,7 @@ impl Cursor {
             rest: Bytes::new(),
             at: 0,
             furthest: 0,
-            marks: vec![(0, hasher.clone())],
-            recent: VecDeque::new(),
+            marks: BTreeMap::from([(0, hasher.clone())]),
             hasher,
             reader: 0,
             halted: false,
@@ -76,15 +74,15 @@ impl Cursor {
 
     /// A body of the bytes `start..end`. A body made earlier reads no more.
     ///
-    /// With `listen` it sends a little and then waits a moment for an answer. A server that refuses a body without reading
-    /// it closes the connection, and who is busy writing then sees a broken pipe instead of the refusal.
+    /// With `pause_early` it sends a little and then pauses, so that an early answer is read. A server that refuses a body
+    /// without reading it closes the connection, and a client that is writing then sees a broken pipe instead of the refusal.
     pub(super) async fn body(
         &self,
         source: &dyn BlobSource,
         start: u64,
         end: u64,
         watch: &Watch,
-        listen: bool,
+        pause_early: bool,
     ) -> Result<UploadBody> {
         let (reader, open_at) = {
             let mut state = self.state();
@@ -92,11 +90,11 @@ impl Cursor {
             state.error = None;
             let goes_on = state.at == start && state.stream.is_some();
             if !goes_on {
-                let marks = state.marks.iter().chain(&state.recent).filter(|(at, _)| *at <= start);
-                let mark = marks.max_by_key(|(at, _)| *at).cloned();
-                let (at, hasher) = mark.unwrap_or_else(|| (0, self.descriptor.digest.hasher()));
-                state.at = at;
-                state.hasher = hasher;
+                // The first mark is that of the start.
+                let mark = state.marks.range(..=start).next_back();
+                let (at, hasher) =
+                    mark.map_or_else(|| (0, self.descriptor.digest.hasher()), |(at, h)| (*at, h.clone()));
+                (state.at, state.hasher) = (at, hasher);
                 state.rest = Bytes::new();
                 state.stream = None;
             }
@@ -116,7 +114,7 @@ impl Cursor {
             at: start,
             end,
             watch: watch.clone(),
-            listen: if listen { Listen::Due } else { Listen::No },
+            pause: if pause_early { EarlyPause::Due } else { EarlyPause::None },
         })
     }
 
@@ -192,18 +190,9 @@ impl State {
         self.hasher.update(&bytes);
         self.at += bytes.len() as u64;
         self.furthest = self.furthest.max(self.at);
-        let marked = self.marks.last().map_or(0, |(at, _)| *at);
-        if self.at >= marked + MARK_EVERY || (self.at == end && self.at > marked && end < descriptor.size) {
-            self.marks.push((self.at, self.hasher.clone()));
-        }
-        let marked = self.recent.back().map_or(0, |(at, _)| *at);
-        if self.at < marked || self.at >= marked + RECENT_EVERY {
-            // Where it went back, marks behind the place are as right as before, but not in order.
-            self.recent.retain(|(at, _)| *at < self.at);
-            self.recent.push_back((self.at, self.hasher.clone()));
-            if self.recent.len() > RECENT {
-                self.recent.pop_front();
-            }
+        let marked = self.marks.range(..=self.at).next_back().map_or(0, |(at, _)| *at);
+        if self.at - marked >= MARK_EVERY.max(descriptor.size / MAX_MARKS) {
+            self.marks.insert(self.at, self.hasher.clone());
         }
         if self.at == descriptor.size {
             let actual = self.hasher.clone().finish();
@@ -225,20 +214,22 @@ pub(super) struct UploadBody {
     at: u64,
     end: u64,
     watch: Watch,
-    listen: Listen,
+    pause: EarlyPause,
 }
 
-/// The pause near the front of a body.
-enum Listen {
-    No,
+/// The pause near the start of a body.
+enum EarlyPause {
+    None,
     /// After the next bytes.
     Due,
     Now(Pin<Box<tokio::time::Sleep>>),
 }
 
-/// What is sent before the pause, and how long that is.
-const FORERUNNER: usize = 16 << 10;
-const LISTEN_FOR: Duration = Duration::from_millis(500);
+/// Maximum number of bytes that are sent before the pause.
+const BEFORE_PAUSE: usize = 16 << 10;
+
+/// How long the pause is.
+const EARLY_PAUSE: Duration = Duration::from_millis(500);
 
 impl Body for UploadBody {
     type Data = Bytes;
@@ -249,11 +240,11 @@ impl Body for UploadBody {
         if this.at == this.end {
             return Poll::Ready(None);
         }
-        if let Listen::Now(pause) = &mut this.listen {
+        if let EarlyPause::Now(pause) = &mut this.pause {
             this.watch.waiting(true);
             std::task::ready!(pause.as_mut().poll(context));
             this.watch.waiting(false);
-            this.listen = Listen::No;
+            this.pause = EarlyPause::None;
         }
         let mut state = this.cursor.state();
         if state.reader != this.reader {
@@ -265,8 +256,8 @@ impl Body for UploadBody {
             return Poll::Pending;
         }
         loop {
-            let most = if matches!(this.listen, Listen::Due) {
-                FORERUNNER
+            let most = if matches!(this.pause, EarlyPause::Due) {
+                BEFORE_PAUSE
             } else {
                 usize::MAX
             };
@@ -290,8 +281,8 @@ impl Body for UploadBody {
             if bytes.is_empty() {
                 continue;
             }
-            if matches!(this.listen, Listen::Due) {
-                this.listen = Listen::Now(Box::pin(tokio::time::sleep(LISTEN_FOR)));
+            if matches!(this.pause, EarlyPause::Due) {
+                this.pause = EarlyPause::Now(Box::pin(tokio::time::sleep(EARLY_PAUSE)));
             }
             this.at += bytes.len() as u64;
             this.watch.sent(bytes.len() as u64);
@@ -347,32 +338,16 @@ mod tests {
         let descriptor = Descriptor::of("x", &bytes);
         let source = Memory(bytes.clone(), Mutex::default());
         let cursor = Cursor::new(&descriptor);
-        let watch = Watch::default();
-        let first = read(cursor.body(&source, 0, 10 << 20, &watch, false).await.unwrap())
-            .await
-            .unwrap();
-        assert_eq!(first, bytes[..10 << 20]);
-        let next = read(
-            cursor
-                .body(&source, 10 << 20, descriptor.size, &watch, false)
-                .await
-                .unwrap(),
-        )
-        .await
-        .unwrap();
-        assert_eq!(next, bytes[10 << 20..], "the same stream goes on");
-        let again = read(
-            cursor
-                .body(&source, 9 << 20, descriptor.size, &watch, false)
-                .await
-                .unwrap(),
-        )
-        .await
-        .unwrap();
-        assert_eq!(again, bytes[9 << 20..]);
+        let part = async |start, end| {
+            let body = cursor.body(&source, start, end, &Watch::default(), false).await;
+            read(body.unwrap()).await.unwrap()
+        };
+        assert_eq!(part(0, 10 << 20).await, bytes[..10 << 20]);
+        let rest = part(10 << 20, descriptor.size).await;
+        assert_eq!(rest, bytes[10 << 20..], "the same stream goes on");
+        assert_eq!(part(9 << 20, descriptor.size).await, bytes[9 << 20..]);
         assert_eq!(*source.1.lock().unwrap(), [0, 9 << 20], "no further back than it must");
-        let far = read(cursor.body(&source, 3 << 20, 4 << 20, &watch, false).await.unwrap());
-        assert_eq!(far.await.unwrap(), bytes[3 << 20..4 << 20]);
+        assert_eq!(part(3 << 20, 4 << 20).await, bytes[3 << 20..4 << 20]);
     }
 
     #[tokio::test]

@@ -1,0 +1,299 @@
+//! The upload of one blob: attempts, each in a session and by a strategy, until the registry has the blob or the budget of
+//! failures is used up.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::profile::Strategy;
+use super::sender::Sender;
+use super::session::Session;
+use super::setback::{Blame, Setback};
+use super::source::BlobSource;
+use super::target::BlobTarget;
+use crate::error::{Error, Result};
+use crate::image::descriptor::Descriptor;
+use crate::registry::host::Host;
+
+/// Maximum number of resyncs to the registry's offset after a 416.
+const MAX_RESYNCS: u32 = 3;
+
+/// What to do about a registry that forgets sessions.
+const FORGETS: &str = "if several replicas of the registry stand behind this address, give all of them the same secret (distribution: \
+     `http.secret`), or have the load balancer keep a client at one of them (sticky sessions)";
+
+/// One blob on its way into one repository.
+pub(in crate::registry) struct Upload<'a> {
+    target: BlobTarget<'a>,
+    sender: Sender<'a>,
+    strategy: Strategy,
+    /// Whether the host itself gave reason to leave a cheaper strategy.
+    left_cheaper: bool,
+    /// Failures since the strategy last changed.
+    troubles: u32,
+    resyncs: u32,
+    /// The offset at which the authorization was last renewed.
+    refreshed: Option<u64>,
+    /// How often a connection broke before the registry had kept a byte more than the `furthest`.
+    stuck: u32,
+    furthest: u64,
+}
+
+/// What follows an attempt.
+enum Next {
+    /// The blob is there.
+    Done,
+    /// Another attempt, in this session or in a new one.
+    Attempt(Option<Session>),
+}
+
+impl<'a> Upload<'a> {
+    pub(in crate::registry) fn new(
+        host: &'a Host,
+        repository: &'a str,
+        descriptor: &'a Descriptor,
+        source: &'a dyn BlobSource,
+    ) -> Self {
+        let target = BlobTarget::new(host, repository, descriptor);
+        let profile = &host.upload_profile;
+        let strategy = match profile.strategy(descriptor.size) {
+            // There is one attempt, and this is the strategy that every registry knows.
+            Strategy::Whole if !source.is_kept(descriptor) => Strategy::Patch,
+            // The next run may go on from the last piece. Few registries continue a request that broke off.
+            Strategy::Whole if target.saved.is_some() && descriptor.size > profile.piece() => Strategy::Pieces,
+            strategy => strategy,
+        };
+        Self {
+            sender: Sender::new(&target, source),
+            target,
+            strategy,
+            left_cheaper: false,
+            troubles: 0,
+            resyncs: 0,
+            refreshed: None,
+            stuck: 0,
+            furthest: 0,
+        }
+    }
+
+    /// Sends the blob, first into `session` where one is open.
+    pub(in crate::registry) async fn run(mut self, session: Option<Session>) -> Result<()> {
+        let mut next = match session {
+            Some(session) => Some(session),
+            None => Session::restore(&mut self.target).await?,
+        };
+        while let Some(session) = self.ready(next.take()).await? {
+            match self.attempt(session).await? {
+                Next::Done => break,
+                Next::Attempt(session) => next = session,
+            }
+        }
+        self.sender.permit.went_well();
+        Ok(())
+    }
+
+    /// The session to send into, with a permit to do so. `None`: the registry has the blob.
+    async fn ready(&mut self, mut open: Option<Session>) -> Result<Option<Session>> {
+        loop {
+            let session = match open.take() {
+                Some(session) => session,
+                // A session is opened while other bodies are on their way: only bodies need a permit.
+                None => match Session::open(&mut self.target).await? {
+                    Some(session) => session,
+                    None => return Ok(None),
+                },
+            };
+            self.sender.take_permit().await;
+            if !session.is_stale(Instant::now()) {
+                session.save(&self.target);
+                return Ok(Some(session));
+            }
+            session.cancel(&self.target).await;
+        }
+    }
+
+    /// Sends what the session lacks, and decides what follows a failure.
+    async fn attempt(&mut self, mut session: Session) -> Result<Next> {
+        self.target.budget.count_session();
+        let sent = self
+            .sender
+            .send_all(&mut self.target, self.strategy, &mut session)
+            .await;
+        let Err(setback) = sent else {
+            self.remember();
+            return Ok(Next::Done);
+        };
+        if self.refuses_pieces(&setback) {
+            return self.without_pieces(Some(session)).await;
+        }
+        let (error, next) = match setback {
+            Setback::Final(error) => {
+                session.cancel(&self.target).await;
+                return Err(error.context(&self.target.action));
+            }
+            Setback::NoBytes(error) => {
+                session.cancel(&self.target).await;
+                return Err(error);
+            }
+            Setback::TooLarge(length, error) => {
+                session.cancel(&self.target).await;
+                if !self.target.host.upload_profile.refused(length) {
+                    return Err(error);
+                }
+                // Remembered by the size that was refused: smaller blobs still go the cheap way.
+                self.strategy = Strategy::Chunks;
+                (error, Next::Attempt(None))
+            }
+            Setback::Unsuited(error) => {
+                session.cancel(&self.target).await;
+                let Some(next) = self.strategy.next() else {
+                    return Err(error);
+                };
+                (self.strategy, self.left_cheaper, self.troubles) = (next, true, 0);
+                (error, Next::Attempt(None))
+            }
+            Setback::Corrupt(error) => {
+                self.troubles += 1;
+                match self.target.is_present().await {
+                    true => return Ok(Next::Done),
+                    false if self.troubles > 2 => return Err(error),
+                    false => (error, Next::Attempt(None)),
+                }
+            }
+            Setback::Forgotten(error) => {
+                if self.target.is_present().await {
+                    return Ok(Next::Done);
+                }
+                self.troubles += 1;
+                if self.troubles > 1 && !self.target.budget.pause(None, &error).await {
+                    return Err(error.with_hint(FORGETS));
+                }
+                (error, Next::Attempt(None))
+            }
+            Setback::Refreshed => {
+                let error = self
+                    .target
+                    .host
+                    .auth
+                    .unauthorized("refuses the upload with a fresh token too");
+                let error = error.context(&self.target.action);
+                (error.clone(), self.refreshed(session, error).await?)
+            }
+            Setback::Misplaced(error) => (error.clone(), self.misplaced(session, error).await?),
+            Setback::Broken(error, asked, blame) => (error.clone(), self.broken(session, error, asked, blame).await?),
+        };
+        match next {
+            Next::Attempt(_) if self.target.budget.is_spent() => Err(error),
+            next => Ok(next),
+        }
+    }
+
+    /// Remembers what the host took.
+    fn remember(&self) {
+        let profile = &self.target.host.upload_profile;
+        if self.left_cheaper {
+            profile.learned(self.strategy);
+        }
+        if matches!(self.strategy, Strategy::Whole | Strategy::Patch) {
+            profile.took(self.target.descriptor.size);
+        }
+        if let Some(saved) = &self.target.saved {
+            saved.forget();
+        }
+    }
+
+    /// Another token is worth a try only where bytes arrived since the last one.
+    async fn refreshed(&mut self, session: Session, error: Error) -> Result<Next> {
+        let before = self.refreshed.replace(session.offset);
+        if before.is_some_and(|before| session.offset <= before) {
+            return match self.strategy {
+                Strategy::Pieces => self.without_pieces(Some(session)).await,
+                _ => Err(error),
+            };
+        }
+        self.target.budget.acknowledged(session.offset);
+        let session = self.ask(session).await?;
+        if session.is_none() && self.target.is_present().await {
+            return Ok(Next::Done);
+        }
+        Ok(Next::Attempt(session))
+    }
+
+    /// Takes over the registry's offset; after several times, sends the whole blob once more.
+    async fn misplaced(&mut self, session: Session, error: Error) -> Result<Next> {
+        self.resyncs += 1;
+        let at = session.offset;
+        if self.resyncs > MAX_RESYNCS {
+            let last = self.resyncs > MAX_RESYNCS + 1;
+            self.strategy = Strategy::Whole;
+            return if last { Err(error) } else { Ok(Next::Attempt(None)) };
+        }
+        let session = self.ask(session).await?;
+        let pieces = self.strategy == Strategy::Pieces;
+        // Where the offset was right it is the piece that is refused; the second time in any case.
+        let right = at == 0 || session.as_ref().is_some_and(|session| session.offset == at);
+        if pieces && (right || self.resyncs > 1) {
+            return self.without_pieces(session).await;
+        }
+        Ok(Next::Attempt(session))
+    }
+
+    /// Continues after a pause, in the same session where the registry still has it.
+    async fn broken(&mut self, session: Session, error: Error, asked: Option<Duration>, blame: Blame) -> Result<Next> {
+        let pieces = self.strategy == Strategy::Pieces;
+        self.sender.permit.went_wrong();
+        self.troubles += 1;
+        let again = self.target.budget.pause(asked, &error).await;
+        if !again && !pieces {
+            return Err(error);
+        }
+        let session = self.ask(session).await?;
+        let kept = session.as_ref().map_or(0, |session| session.offset);
+        self.target.budget.acknowledged(kept);
+        self.stuck = if kept > self.furthest { 0 } else { self.stuck + 1 };
+        self.furthest = self.furthest.max(kept);
+        if pieces && (!again || self.stuck > 1) {
+            // Some servers, and proxies before them, fail over each piece, and take the whole.
+            self.target.budget.renew();
+            return self.without_pieces(session).await;
+        }
+        if session.is_none() {
+            if self.target.is_present().await {
+                return Ok(Next::Done);
+            }
+            // Twice without a byte kept: perhaps one request with the whole body is what breaks it. Chunks would be worse off;
+            // some registries do not know them. Only a host's own words are held against it.
+            if blame != Blame::Nobody && self.troubles.is_multiple_of(2) && self.strategy == Strategy::Whole {
+                self.strategy = Strategy::Patch;
+                self.left_cheaper |= blame == Blame::Host;
+            }
+        }
+        Ok(Next::Attempt(session))
+    }
+
+    /// Asks the registry for its offset, which cannot be more than was ever read here.
+    async fn ask(&mut self, session: Session) -> Result<Option<Session>> {
+        session.ask(&mut self.target, self.sender.cursor.reached()).await
+    }
+
+    /// Whether a failure of pieces shows that the registry does not take them, whatever it says. After a connection that broke, a
+    /// wrong offset may have that reason.
+    fn refuses_pieces(&self, setback: &Setback) -> bool {
+        self.strategy == Strategy::Pieces
+            && match setback {
+                Setback::NoBytes(_) | Setback::Broken(..) | Setback::Refreshed => false,
+                Setback::Misplaced(_) => self.troubles == 0,
+                _ => true,
+            }
+    }
+
+    /// From now on blobs go to the host in one request, beginning with this one.
+    async fn without_pieces(&mut self, session: Option<Session>) -> Result<Next> {
+        self.target.host.upload_profile.refused_pieces();
+        (self.strategy, self.troubles) = (Strategy::Whole, 0);
+        if let Some(session) = session {
+            session.cancel(&self.target).await;
+        }
+        Ok(Next::Attempt(None))
+    }
+}

@@ -1,0 +1,265 @@
+//! Sends the bytes of a blob into a session, by one strategy.
+
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
+};
+use reqwest::{Body, Method, StatusCode};
+use tokio::time::Instant;
+
+use super::body::Cursor;
+use super::profile::Strategy;
+use super::session::Session;
+use super::setback::{Blame, Setback};
+use super::source::BlobSource;
+use super::target::BlobTarget;
+use crate::error::{Error, Kind};
+use crate::registry::answer::{Answer, web_page};
+use crate::registry::attempt::Renewed;
+use crate::registry::content_range;
+use crate::registry::context::Watch;
+use crate::registry::failure::Failure;
+use crate::registry::limiter::Permit;
+use crate::registry::location;
+use crate::registry::redact::shown;
+use crate::registry::redirect;
+use crate::registry::stop::Hold;
+use crate::registry::token::Refused;
+
+/// Maximum number of addresses that one body is sent to, where the registry redirects it.
+const MAX_REDIRECTS: u32 = 4;
+
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// The bytes of a blob, and the permit to send them.
+pub(super) struct Sender<'a> {
+    source: &'a dyn BlobSource,
+    pub(super) cursor: Cursor,
+    pub(super) permit: Permit,
+    /// Whether the next body pauses near its start, so that a refusal of it can be read: after a connection that broke under a
+    /// body, whose reason may be a refusal that was not read, and for a blob that can be sent but once.
+    pause_early: bool,
+}
+
+impl<'a> Sender<'a> {
+    pub(super) fn new(target: &BlobTarget<'_>, source: &'a dyn BlobSource) -> Self {
+        let (host, descriptor) = (target.host, target.descriptor);
+        Self {
+            source,
+            cursor: Cursor::new(descriptor),
+            permit: host.uploads.later(),
+            pause_early: !host.upload_profile.takes(descriptor.size) && !source.is_kept(descriptor),
+        }
+    }
+
+    /// Waits for a permit to send a body. An upload without a permit keeps no source open: the source may be a registry that
+    /// serves a limited number at a time, and another upload with a permit would wait for it for ever.
+    pub(super) async fn take_permit(&mut self) {
+        if !self.permit.has_place() {
+            self.cursor.abandon();
+        }
+        self.permit.take().await;
+    }
+
+    /// Sends the bytes that the registry does not have yet, and closes the session.
+    pub(super) async fn send_all(
+        &mut self,
+        target: &mut BlobTarget<'_>,
+        strategy: Strategy,
+        session: &mut Session,
+    ) -> Result<(), Setback> {
+        let size = target.descriptor.size;
+        if strategy == Strategy::Whole && session.offset == 0 {
+            let _hold = hold(target, size).await;
+            let answer = self.send(target, Method::PUT, session, size, false).await?;
+            return check_closed(target, answer).await;
+        }
+        while session.offset < size {
+            let profile = &target.host.upload_profile;
+            let length = match strategy {
+                Strategy::Chunks => profile.chunk(),
+                Strategy::Pieces => profile.piece(),
+                Strategy::Whole | Strategy::Patch => size,
+            };
+            let end = size.min(session.offset.saturating_add(length));
+            // Until the registry has acknowledged the bytes and said where the next ones go.
+            let _hold = hold(target, end - session.offset).await;
+            // Every registry knows a first PATCH without a range; later ones have to say where their bytes belong.
+            let ranged = matches!(strategy, Strategy::Chunks | Strategy::Pieces) || session.offset > 0;
+            let answer = self.send(target, Method::PATCH, session, end, ranged).await?;
+            let kept = content_range::of_session(answer.header(&RANGE)).unwrap_or(end);
+            // Pieces are sent so that each is acknowledged: a registry that does not keep them is found out at once.
+            if strategy == Strategy::Pieces && kept != end {
+                let what = format!("the registry has {kept} bytes after {end} were sent");
+                return Err(Setback::Corrupt(Error::new(Kind::Server, what)));
+            }
+            if answer.header(&LOCATION).is_some() {
+                *session = Session::from_answer(target.host, &answer)?;
+                session.save(target);
+            }
+            answer.finish().await;
+            session.offset = end;
+        }
+        close(target, session).await
+    }
+
+    /// Sends the bytes from the session's offset to `end` in one request; returns the answer if it is a success.
+    async fn send(
+        &mut self,
+        target: &mut BlobTarget<'_>,
+        method: Method,
+        session: &Session,
+        end: u64,
+        ranged: bool,
+    ) -> Result<Answer, Setback> {
+        let (host, start) = (target.host, session.offset);
+        let mut provenance = session.provenance;
+        let mut url = match method {
+            Method::PUT => location::with_digest(&session.url, &target.descriptor.digest),
+            _ => session.url.clone(),
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, OCTETS);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+        if ranged && let Ok(range) = HeaderValue::try_from(format!("{start}-{}", end - 1)) {
+            headers.insert(CONTENT_RANGE, range);
+        }
+        for _ in 0..MAX_REDIRECTS {
+            host.downloads.quiet().await;
+            let begun = Instant::now();
+            let authorization = host
+                .authorize(&url, provenance, target.repository, &target.scope, true, None)
+                .await?;
+            headers.remove(AUTHORIZATION);
+            if let Some(authorization) = &authorization {
+                headers.insert(AUTHORIZATION, authorization.clone());
+            }
+            self.take_permit().await;
+            let watch = if end == target.descriptor.size {
+                Watch::last(self.permit.place())
+            } else {
+                Watch::default()
+            };
+            let pause_early = std::mem::take(&mut self.pause_early);
+            let body = self.cursor.body(self.source, start, end, &watch, pause_early).await;
+            let body = Some(Body::wrap(body.map_err(Setback::NoBytes)?));
+            let started = Instant::now();
+            let trust = host.trust(&url, provenance);
+            let sent = host
+                .context
+                .send(&method, &url, headers.clone(), body, Some(&watch), trust)
+                .await;
+            if let Some(error) = self.cursor.failed() {
+                return Err(Setback::NoBytes(error));
+            }
+            let response = match sent {
+                Ok(response) => response,
+                Err(Failure { error, class, .. }) if class.is_final() => return Err(Setback::Final(error)),
+                Err(Failure { error, .. }) => {
+                    self.pause_early = end > start;
+                    return Err(Setback::broken(target, error, Blame::Wire));
+                }
+            };
+            let own = provenance.own && host.owns(&url);
+            let answer = Answer::new(response, url.clone(), own, host.context.options.stall_timeout());
+            host.heard(&answer);
+            if !answer.status().is_success() {
+                self.cursor.halt();
+            }
+            match answer.status().as_u16() {
+                200..=299 => {
+                    host.upload_profile.timed(end - start, started.elapsed());
+                    return Ok(answer);
+                }
+                307 | 308 => {
+                    url = redirect::target(&answer, &host.base()).map_err(|failure| failure.error)?;
+                    // Once another origin took part, credentials stay away, even if it sends us back.
+                    provenance = answer.provenance();
+                }
+                401 if own => {
+                    let refused = Refused::of(authorization.as_ref(), begun);
+                    let renewed = host
+                        .rechallenged(&answer, target.repository, &mut target.scope, refused)
+                        .await?;
+                    return Err(match renewed {
+                        Renewed::With(_) => Setback::Refreshed,
+                        Renewed::MayPass(error) => Setback::broken(target, error, Blame::Nobody),
+                        Renewed::Nothing => {
+                            Setback::Broken(answer.into_error(&target.action).await, None, Blame::Nobody)
+                        }
+                    });
+                }
+                _ => return Err(Setback::from_refusal(target, answer, end - start, begun).await),
+            }
+        }
+        Err(Setback::Final(Error::new(
+            Kind::Server,
+            format!(
+                "the registry redirects the upload again and again, at last to {}",
+                shown(&url)
+            ),
+        )))
+    }
+}
+
+impl Drop for Sender<'_> {
+    fn drop(&mut self) {
+        self.cursor.abandon();
+    }
+}
+
+/// The right to send this many bytes. A run that is asked to end waits only for short bodies.
+async fn hold(target: &BlobTarget<'_>, length: u64) -> Option<Hold> {
+    let hold = target.host.context.options.stop.hold().await;
+    Some(hold).filter(|_| target.host.upload_profile.is_short(length))
+}
+
+/// Ends an upload by an empty PUT.
+async fn close(target: &mut BlobTarget<'_>, session: &Session) -> Result<(), Setback> {
+    let url = location::with_digest(&session.url, &target.descriptor.digest);
+    let mut call = target.call(Method::PUT, url).header(CONTENT_TYPE, OCTETS).once();
+    call.action = "cannot end the upload".to_owned();
+    match target.host.exchange(&call.named_by(session.provenance)).await {
+        Ok(answer) if answer.status().is_success() => check_closed(target, answer).await,
+        Ok(answer) => {
+            let setback = Setback::from_refusal(target, answer, 0, Instant::now()).await;
+            // Some registries take the last PATCH for the end, and then know nothing of the upload.
+            let over = !matches!(setback, Setback::Broken(..) | Setback::Final(_));
+            if over && target.is_present().await {
+                Ok(())
+            } else {
+                Err(setback)
+            }
+        }
+        Err(error) if error.kind() == Kind::Network => Err(Setback::broken(target, error, Blame::Wire)),
+        Err(error) => Err(Setback::Final(error)),
+    }
+}
+
+/// Looks at the answer that ends an upload with success.
+async fn check_closed(target: &BlobTarget<'_>, answer: Answer) -> Result<(), Setback> {
+    let status = answer.status();
+    let expected = &target.descriptor.digest;
+    let stated = answer
+        .digest()
+        .filter(|stated| stated.algorithm() == expected.algorithm());
+    let page = answer.is_web_page();
+    answer.finish().await;
+    if let Some(stated) = stated
+        && stated != *expected
+    {
+        // The bytes were proved while they were sent, so the source is not to blame.
+        let error = Error::new(Kind::Server, format!("the registry stored it as {stated}"));
+        return Err(Setback::Final(error.with_hint(
+            "the registry, or something before it, altered the blob: run the import again, and report it to the operator of the \
+             registry if that does not help",
+        )));
+    }
+    // 201 is the specified answer; after another success the blob has to be found by HEAD.
+    if (status == StatusCode::CREATED && !page) || target.becomes_present().await {
+        return Ok(());
+    }
+    Err(Setback::Final(match page {
+        true => web_page(&target.host.name, "cannot end the upload"),
+        false => target.empty_success(status),
+    }))
+}

@@ -1,0 +1,101 @@
+//! Why an attempt did not upload a blob.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+use tokio::time::Instant;
+
+use super::target::BlobTarget;
+use crate::error::Error;
+use crate::registry::answer::Answer;
+use crate::registry::redirect;
+use crate::registry::refusal::Refusal;
+use crate::registry::retry::{is_passing, retry_after};
+
+/// Why an attempt did not upload a blob, by what may follow.
+pub(super) enum Setback {
+    /// Nothing that was sent another way would help.
+    Final(Error),
+    /// The source cannot give the bytes, or gives other ones than the digest promises; the registry has no part in it.
+    NoBytes(Error),
+    /// A request body of this many bytes is larger than something on the way allows.
+    TooLarge(u64, Error),
+    /// The registry does not know this strategy.
+    Unsuited(Error),
+    /// The session's offset is not the one that was sent.
+    Misplaced(Error),
+    /// The session holds bytes that are not the blob's.
+    Corrupt(Error),
+    /// The registry does not know the session any more.
+    Forgotten(Error),
+    /// The same session may continue after a pause, which is at least the one that the registry asked for.
+    Broken(Error, Option<Duration>, Blame),
+    /// The authorization was renewed.
+    Refreshed,
+}
+
+/// What a broken upload says about the strategy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// Nothing: the host was busy, or a proxy before it was.
+    Nobody,
+    /// Perhaps something: the connection broke.
+    Wire,
+    /// The host failed over the request.
+    Host,
+}
+
+impl From<Error> for Setback {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl Setback {
+    pub(super) fn broken(target: &BlobTarget<'_>, error: Error, blame: Blame) -> Self {
+        Self::Broken(error.context(&target.action), None, blame)
+    }
+
+    /// What a refusal of a body of `length` bytes means.
+    pub(super) async fn from_refusal(target: &BlobTarget<'_>, mut answer: Answer, length: u64, begun: Instant) -> Self {
+        let status = answer.status();
+        if redirect::is_redirect(status.as_u16()) {
+            return Self::Final(target.redirected(&answer));
+        }
+        let asked = retry_after(answer.headers(), SystemTime::now());
+        let led_back = status == StatusCode::UNAUTHORIZED && !answer.from_registry && target.host.owns(&answer.url);
+        let mut error = answer.refusal().await;
+        if led_back {
+            error = error.with_hint(
+                "another server led the upload to this address of the registry, so the login was not sent along: \
+                 check the storage or proxy to which the registry sends its uploads",
+            );
+        }
+        let has = |code: &str| Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
+        // Distribution says so of a session that another replica opened, and of one that broke off.
+        let forgotten = has("BLOB_UPLOAD_UNKNOWN") || has("BLOB_UPLOAD_INVALID");
+        let corrupt = has("DIGEST_INVALID") || has("SIZE_INVALID");
+        let named = |error: Error| error.context(&target.action);
+        match status.as_u16() {
+            413 => Self::TooLarge(
+                length,
+                named(error)
+                    .context(format!("{} bytes", target.descriptor.size))
+                    .with_hint(
+                        "something between here and the registry limits the size of requests: have the limit raised \
+                     (nginx: `client_max_body_size`)",
+                    ),
+            ),
+            416 => Self::Misplaced(named(error)),
+            400 | 404 if forgotten => Self::Forgotten(named(error)),
+            400 if corrupt => Self::Corrupt(named(error)),
+            400 | 404 | 405 | 411 | 501 => Self::Unsuited(named(error)),
+            code if is_passing(status) => {
+                target.host.throttled(status, asked, begun);
+                let blame = if code == 500 { Blame::Host } else { Blame::Nobody };
+                Self::Broken(named(error), asked, blame)
+            }
+            _ => Self::Final(error),
+        }
+    }
+}
