@@ -32,7 +32,7 @@ pub use image::digest::Digest;
 pub use image::platform::PlatformFilter;
 pub use image::reference::{DOCKER_HUB, Reference};
 pub use image::tree::{Choice, IndexMode, LeftOut, PlatformRecord};
-pub use progress::{Event, Progress, human_bytes};
+pub use progress::{Event, Phase, Progress, human_bytes};
 pub use registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
 pub use registry::mirrors::{Mirrors, parse_mirror};
 pub use registry::proxy::Proxies;

@@ -2,13 +2,44 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::text::Line;
+
+/// What an operation does before the blobs to transfer are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Looks images up at their registries.
+    Resolving,
+    /// Asks the destination what its tags hold.
+    Checking,
+}
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
+    /// A phase begins, which goes through this many images.
+    Phase {
+        /// What is done with them.
+        phase: Phase,
+        /// How many there are.
+        images: u64,
+    },
+    /// The phase is through with one image, well or not.
+    Step,
+    /// A request, or several for one thing, are in flight until [`Event::Ended`].
+    Begun {
+        /// Differs from that of all others.
+        id: u64,
+        /// The image or repository that they are for, with its registry.
+        name: Line,
+    },
+    /// What began with this number has ended.
+    Ended {
+        /// As in [`Event::Begun`].
+        id: u64,
+    },
     /// What an image reference turned out to be; its manifests are known, its blobs are still to come.
     Resolved {
         /// The canonical source reference.
@@ -16,8 +47,12 @@ pub enum Event {
         /// The digest of the root manifest that will be carried.
         digest: String,
     },
-    /// The work is known: numbers of blobs and bytes, of which some are already in place.
+    /// The work is known: numbers of images, manifests, blobs and bytes, of which some are already in place.
     Planned {
+        /// Images that are transferred.
+        images: u64,
+        /// Manifests that are sent after their blobs.
+        manifests: u64,
         /// Blobs to transfer, each counted once.
         blobs: u64,
         /// Bytes of all these blobs.
@@ -41,12 +76,16 @@ pub enum Event {
         /// Its size in bytes.
         size: u64,
     },
+    /// A manifest is in place.
+    ManifestDone,
     /// All of an image is in place.
     ImageDone {
         /// The canonical source reference, or the destination where one is pushed to.
         reference: Line,
         /// The digest of its root manifest.
         digest: String,
+        /// Whether it was there already.
+        unchanged: bool,
     },
     /// A request will be tried again.
     Retry {
@@ -81,6 +120,20 @@ impl Progress {
         (self.0)(event);
     }
 
+    /// Tells that requests for an image or repository are in flight, until the value is dropped.
+    pub(crate) fn begin(&self, name: impl fmt::Display) -> InFlight {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.emit(Event::Begun {
+            id,
+            name: name.to_string().into(),
+        });
+        InFlight {
+            progress: self.clone(),
+            id,
+        }
+    }
+
     /// Tells something that the user should know.
     pub fn warn(&self, text: impl Into<Line>) {
         self.emit(Event::Warning(text.into()));
@@ -89,6 +142,19 @@ impl Progress {
     /// Tells something that is worth a line where much is wanted.
     pub fn note(&self, text: impl Into<Line>) {
         self.emit(Event::Note(text.into()));
+    }
+}
+
+/// Requests in flight; see [`Progress::begin`].
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    progress: Progress,
+    id: u64,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.progress.emit(Event::Ended { id: self.id });
     }
 }
 

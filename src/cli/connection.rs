@@ -11,14 +11,29 @@ use docker_mirror::{
 
 use super::environment::{Side, cache_folder, set_path, variable};
 use super::login::{self, LoginFlags};
+use super::terminal::Color;
 use super::values::whole;
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Shared {
-    /// Say more: finished blobs and digests; twice: every request and answer
+    /// More output (-v: blobs and digests; -vv: every HTTP request)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
+
+    /// Less output: errors, warnings and results only
+    #[arg(short, long, conflicts_with_all = ["verbose", "debug"])]
+    quiet: bool,
+
+    /// Colours in messages
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value = "auto",
+        hide_possible_values = false
+    )]
+    pub(super) color: Color,
 
     /// Log every request and answer, as -vv does
     #[arg(long)]
@@ -162,6 +177,11 @@ impl Shared {
     /// How much is said.
     pub(super) fn verbosity(&self) -> u8 {
         if self.debug { self.verbose.max(2) } else { self.verbose }
+    }
+
+    /// Whether only errors, warnings and results are shown.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Whether a password is read from standard input.

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use docker_mirror::{
     Error, IndexMode, Kind, PlatformFilter, Reference, Result, Wanted,
-    export::{self, Compression, Exported, Output, Report, Request, Reused},
+    export::{self, Compression, Output, Report, Request, Reused},
     few_with, human_bytes, quote,
 };
 
 use super::connection::{MirrorFlags, Shared};
 use super::failures;
 use super::memory;
-use super::output::{self, Outcome};
+use super::output::{self, LeftOutPlatforms, Outcome};
 use super::progress::Display;
+use super::status::Work;
 use super::values::{TRANSPORTS, whole};
 
 /// Which images and platforms, shared with the one-step command.
@@ -177,7 +178,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
             .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
     }
-    let display = Display::new(arguments.shared.verbosity() > 0);
+    let display = Display::new(Work::Fetching, &arguments.shared);
     let progress = display.progress();
     let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
     let registries = arguments.shared.sources(&hosts, &arguments.mirrors, None, &progress)?;
@@ -205,27 +206,43 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let report = export::export(request, &registries, &progress).await;
     display.finish();
     let report = report?;
-    let outcome = tell(&report, to_pipe, resumes, arguments.allow_partial);
+    let verbose = arguments.shared.verbosity() > 0;
+    let outcome = tell(&report, to_pipe, resumes, arguments.allow_partial, verbose);
     if reuses && report.committed {
         let Reused { blobs, bytes } = report.reused;
-        output::say(format!(
+        output::info(format!(
             "{}, {} came from earlier bundles",
             output::counted(blobs, "blob", "blobs"),
             human_bytes(bytes)
         ));
     }
+    if report.committed {
+        let name = match to_pipe {
+            true => "the bundle to standard output".to_owned(),
+            false => quote(&arguments.output).to_string(),
+        };
+        let images = output::counted(report.images.len() as u64, "image", "images");
+        // Compressed, it is smaller.
+        let size = std::fs::metadata(&arguments.output).ok().filter(|_| !to_pipe);
+        let size = human_bytes(size.map_or(report.size, |file| file.len()));
+        display.conclude(&format!("wrote {name}: {images}, {size}"));
+    }
     Ok(outcome)
 }
 
-fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool) -> Outcome {
+fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool, verbose: bool) -> Outcome {
     for (reference, pinned, now) in &report.moved {
         output::say(format!(
             "warning: {reference} has moved to {now} since the first run; the bundle keeps {pinned} (`--fresh` starts anew)"
         ));
     }
+    let mut left_out = LeftOutPlatforms::default();
     for image in &report.images {
-        note(image);
+        let name = bare(&image.source);
+        left_out.add(&name, image.choice, (&image.original, &image.digest), &image.dropped);
+        output::left_out(&name, &image.left_out);
     }
+    left_out.tell(verbose);
     if report.committed {
         for image in &report.images {
             let line = format!("{}@{}", bare(&image.source), image.digest);
@@ -272,14 +289,4 @@ pub(super) fn bare(reference: &Reference) -> String {
         Some(tag) => format!("{}:{tag}", reference.name()),
         None => reference.name(),
     }
-}
-
-/// What is not exactly as it was at the source.
-fn note(image: &Exported) {
-    let name = bare(&image.source);
-    let (original, digest) = (image.original.to_string(), image.digest.to_string());
-    if let Some(text) = output::index_note(image.choice, &original, &digest, &image.dropped) {
-        output::say(format!("{name}: {text}"));
-    }
-    output::left_out(&name, &image.left_out);
 }

@@ -60,7 +60,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             flags => Some(PlatformFilter::from_flags(flags)?),
         },
     };
-    let display = Display::new(arguments.shared.verbosity() > 0);
+    let display = Display::new(arguments.target.work(), &arguments.shared);
     let progress = display.progress();
     let registries = arguments
         .shared
@@ -95,7 +95,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         None => import::import(bundle, select, request, &registries, progress).await,
     };
     display.finish();
-    arguments.target.tell(&report?)
+    arguments.target.tell(&report?, &display)
 }
 
 /// Whether a file is what an export keeps until it is complete.

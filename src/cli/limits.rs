@@ -6,6 +6,7 @@ use docker_mirror::{DOCKER_HUB, Error, RateLimit, Reference, Result};
 use super::connection::{MirrorFlags, Shared};
 use super::output::{self, Outcome};
 use super::progress::Display;
+use super::status::Work;
 
 /// The image by which Docker Hub itself lets its limit be asked for.
 const HUB_PREVIEW: &str = "ratelimitpreview/test:latest";
@@ -33,7 +34,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             .parse()
             .map_err(|e: Error| e.with_hint("name a registry, such as `registry.example.com`, or an image on it"))?
     };
-    let display = Display::new(arguments.shared.verbosity() > 0);
+    let display = Display::new(Work::Asking, &arguments.shared);
     let progress = display.progress();
     let registries = arguments
         .shared

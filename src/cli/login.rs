@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use docker_mirror::{CredentialFile, CredentialOptions, Error, Kind, Login, Progress, Result, Secret, few};
 
-use super::environment::{Side, variable};
+use super::environment::{Side, is_set, variable};
 
 /// No password is longer than this.
 const MAX_PASSWORD: u64 = 64 << 10;
@@ -211,10 +211,6 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
         });
     }
     Ok(options)
-}
-
-fn is_set(name: &str) -> bool {
-    variable(name).is_some_and(|value| !value.is_empty())
 }
 
 fn text(name: &str) -> Result<Option<String>> {

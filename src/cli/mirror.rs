@@ -36,7 +36,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let images = references(&arguments.images)?;
     let wanted = arguments.selection.wanted()?;
     let mut request = arguments.target.request(None)?;
-    let display = Display::new(arguments.shared.verbosity() > 0);
+    let display = Display::new(arguments.target.work(), &arguments.shared);
     let progress = display.progress();
     let (shared, sides) = (&arguments.shared, Some(&arguments.sides));
     let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
@@ -51,5 +51,5 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     request.budget = resolver.budget().clone();
     let report = mirror::mirror(trees, &sources, request, &destinations, progress).await;
     display.finish();
-    arguments.target.tell(&report?)
+    arguments.target.tell(&report?, &display)
 }

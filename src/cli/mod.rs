@@ -3,6 +3,7 @@
 mod command_line;
 mod connection;
 mod environment;
+mod estimate;
 mod export;
 mod failures;
 mod import;
@@ -14,8 +15,11 @@ mod output;
 mod printer;
 mod progress;
 mod push;
+mod status;
+mod terminal;
 mod usage;
 mod values;
+mod wording;
 mod wrong_flags;
 
 use std::process::ExitCode;
@@ -37,6 +41,9 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage::not_parsed(error),
     };
+    terminal::choose_color(cli.shared().color);
+    output::set_quiet(cli.shared().is_quiet());
+    output::start_log(cli.shared().verbosity());
     if let Some(error) = usage::command_among_images(&cli).or_else(|| usage::two_readers(&cli)) {
         output::error(&error);
         return ExitCode::from(2);
@@ -49,7 +56,6 @@ pub(crate) fn main() -> ExitCode {
         Ok(started) => started,
         Err(error) => return cannot_start(error),
     };
-    output::start_log(cli.shared().verbosity());
     let limit = cli.shared().timeout();
     let hint = cli.hint();
     let winding_up = cli.shared().stop.clone();

@@ -1,10 +1,13 @@
 //! What a person, or a script, gets to read: results on stdout, everything else on stderr.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use docker_mirror::{Choice, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, few, quote};
+use docker_mirror::{Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, few, quote};
 
 use super::printer::{self, Item};
+pub(super) use super::wording::counted;
 
 /// How a command that ran through to its end went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,31 @@ pub(super) fn cannot_write(error: io::Error) -> Option<Error> {
     Some(Error::new(kind, "cannot write the results to standard output").with_source(error))
 }
 
+/// Whether nobody who reads standard error sees the results: standard output is a file, or goes nowhere.
+pub(super) fn results_are_out_of_sight() -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    let stdout = io::stdout();
+    let kind = stdout
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|fd| std::fs::File::from(fd).metadata());
+    kind.is_ok_and(|there| there.is_file() || (there.file_type().is_char_device() && !stdout.is_terminal()))
+}
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on, [`info`] says nothing.
+pub(super) fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// A line for people on stderr that can be done without.
+pub(super) fn info(line: impl Into<Line>) {
+    if !QUIET.load(Ordering::Relaxed) {
+        say(line);
+    }
+}
+
 /// A line for people on stderr.
 pub(super) fn say(line: impl Into<Line>) {
     printer::put(Item::Said(line.into()));
@@ -98,25 +126,38 @@ pub(super) fn catch_panics() {
     }));
 }
 
-/// A number of things: `1 blob`, `2 blobs`.
-pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+/// Platforms that were left out of images as asked. One image gets a line; those of several are summed up.
+#[derive(Debug, Default)]
+pub(super) struct LeftOutPlatforms {
+    lines: Vec<String>,
+    platforms: u64,
 }
 
-/// What became of an index of which platforms were dropped.
-pub(super) fn index_note(choice: Choice, original: &str, pushed: &str, dropped: &[PlatformRecord]) -> Option<String> {
-    let platforms = dropped.iter().map(|entry| quote(&entry.platform));
-    let dropped = format!(
-        "{} dropped ({})",
-        counted(dropped.len() as u64, "entry", "entries"),
-        few(platforms)
-    );
-    match choice {
-        Choice::Whole => None,
-        Choice::Filtered => Some(format!("{dropped}: index {original} became {pushed}")),
-        Choice::Sparse => Some(format!(
-            "{dropped}: index {original} keeps its digest and lists them still"
-        )),
+impl LeftOutPlatforms {
+    /// Takes note of an image of which these platforms were left out.
+    pub(super) fn add(&mut self, name: &str, choice: Choice, digests: (&Digest, &Digest), dropped: &[PlatformRecord]) {
+        let (original, pushed) = digests;
+        let platforms = few(dropped.iter().map(|entry| quote(&entry.platform)));
+        let index = match choice {
+            Choice::Whole => return,
+            Choice::Filtered => format!("the index digest is now {pushed} (was {original})"),
+            Choice::Sparse => format!("the index keeps its digest {original}; the entries left out are still listed"),
+        };
+        self.lines.push(format!("note: {name}: left out {platforms}; {index}"));
+        self.platforms += dropped.len() as u64;
+    }
+
+    /// Shows it.
+    pub(super) fn tell(self, verbose: bool) {
+        if verbose || self.lines.len() == 1 {
+            self.lines.into_iter().for_each(info);
+        } else if !self.lines.is_empty() {
+            info(format!(
+                "note: {} images: {} left out as asked, which changes or thins out their indexes (`-v` lists them)",
+                self.lines.len(),
+                counted(self.platforms, "platform", "platforms")
+            ));
+        }
     }
 }
 

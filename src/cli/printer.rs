@@ -2,14 +2,15 @@
 //! paused terminal or an unread pipe blocks this thread, and the others only once the queue is full.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use docker_mirror::Line;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::status::Status;
+use super::terminal::{self, Live};
 
 /// How many lines may wait to be written. One that finds no room waits itself.
 const WAITING: usize = 1024;
@@ -17,21 +18,11 @@ const WAITING: usize = 1024;
 /// How many lines about warnings and retries a run shows; the others are counted.
 const TROUBLES: u64 = 1000;
 
-/// How often the bar is drawn.
-const REDRAW: Duration = Duration::from_millis(125);
+/// How often progress is drawn.
+const REDRAW: Duration = Duration::from_millis(80);
 
-/// How far a transfer is, in bytes.
-#[derive(Debug, Default)]
-pub(super) struct Gauge {
-    pub(super) total: AtomicU64,
-    pub(super) done: AtomicI64,
-}
-
-impl Gauge {
-    pub(super) fn position(&self) -> u64 {
-        u64::try_from(self.done.load(Ordering::Relaxed)).unwrap_or(0)
-    }
-}
+/// How often it is looked where there is no terminal whether a line about the progress is due.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What is put into the queue.
 pub(super) enum Item {
@@ -41,9 +32,16 @@ pub(super) enum Item {
     Said(Line),
     /// The same for a warning or a retry, of which there may be very many.
     Trouble(Line),
-    /// From now on there is a bar below all lines.
-    Bar(Arc<Gauge>),
-    /// Takes the bar away, says how many troubles were not shown, and answers when all before it is written.
+    /// From now on the progress is shown: below all lines where the terminal is `animated`, else by a line now and then.
+    Progress {
+        /// How far things are.
+        status: Arc<Status>,
+        /// Whether lines can be drawn again.
+        animated: bool,
+    },
+    /// Draws the progress now.
+    Draw,
+    /// Shows no progress any more, says how many troubles were not shown, and answers when all before it is written.
     Flush(mpsc::Sender<()>),
 }
 
@@ -97,21 +95,33 @@ pub(super) fn unwritten() -> Option<io::Error> {
 
 #[derive(Default)]
 struct Printer {
-    bar: Option<(ProgressBar, Arc<Gauge>)>,
+    progress: Option<(Arc<Status>, bool)>,
+    live: Live,
     troubles: u64,
 }
 
 impl Printer {
     fn run(mut self, items: &Receiver<Item>) {
         loop {
-            let item = match &self.bar {
-                Some(_) => items.recv_timeout(REDRAW),
+            let item = match &self.progress {
+                Some((_, true)) => items.recv_timeout(REDRAW),
+                Some((_, false)) => items.recv_timeout(LOOK),
                 None => items.recv().map_err(RecvTimeoutError::from),
             };
+            let is_pressed = item.is_ok();
             match item {
                 Ok(item) => self.show(item),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // Many lines at once are written without drawing the progress below each of them.
+            let mut more = 0;
+            while is_pressed
+                && more < WAITING
+                && let Ok(item) = items.try_recv()
+            {
+                self.show(item);
+                more += 1;
             }
             self.draw();
         }
@@ -134,11 +144,11 @@ impl Printer {
                     self.say(&line);
                 }
             }
-            Item::Bar(gauge) => self.bar = Some((bar(), gauge)),
+            Item::Progress { status, animated } => self.progress = Some((status, animated)),
+            Item::Draw => {}
             Item::Flush(done) => {
-                if let Some((bar, _)) = self.bar.take() {
-                    bar.finish_and_clear();
-                }
+                self.write(|| ());
+                self.progress = None;
                 if self.troubles > TROUBLES {
                     let more = self.troubles - TROUBLES;
                     self.say(&format!("warning: {more} more warnings are not shown").into());
@@ -149,33 +159,36 @@ impl Printer {
         }
     }
 
-    fn say(&self, line: &Line) {
-        self.write(|| drop(writeln!(io::stderr(), "{line}")));
+    fn say(&mut self, line: &Line) {
+        self.write(|| {
+            let line = terminal::paint(line);
+            drop(io::stderr().write_all(format!("{line}\n").as_bytes()));
+        });
     }
 
-    /// Above the bar, so that neither tears the other.
-    fn write(&self, write: impl FnOnce()) {
-        match &self.bar {
-            Some((bar, _)) => bar.suspend(write),
-            None => write(),
+    /// Above the progress, so that neither tears the other.
+    fn write(&mut self, write: impl FnOnce()) {
+        if matches!(self.progress, Some((_, true))) {
+            let clear = self.live.clear(terminal::columns());
+            let _ = io::stderr().write_all(clear.as_bytes());
+        }
+        write();
+    }
+
+    fn draw(&mut self) {
+        match self.progress.clone() {
+            Some((status, true)) => {
+                let columns = terminal::columns();
+                let lines = status.lines(columns, Instant::now());
+                let text = self.live.draw(lines, columns);
+                let _ = io::stderr().write_all(text.as_bytes());
+            }
+            Some((status, false)) => {
+                if let Some(line) = status.heartbeat(Instant::now()) {
+                    self.say(&line.into());
+                }
+            }
+            None => {}
         }
     }
-
-    fn draw(&self) {
-        if let Some((bar, gauge)) = &self.bar {
-            bar.set_length(gauge.total.load(Ordering::Relaxed));
-            bar.set_position(gauge.position());
-        }
-    }
-}
-
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-    let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        let _ = write!(out, "{:#}", indicatif::HumanDuration(state.eta()));
-    };
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {left} left") {
-        bar.set_style(style.with_key("left", left).progress_chars("=> "));
-    }
-    bar
 }

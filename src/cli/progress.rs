@@ -1,42 +1,47 @@
-//! A bar on a terminal; otherwise a line per finished image and now and then one that says how far things are.
+//! Shows what an operation tells: lines at the bottom of a terminal that say how far it is; without a terminal, a line now and
+//! then. What remains to be read are warnings and results.
 
-use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use docker_mirror::{Event, Progress, human_bytes};
+use docker_mirror::{Event, Phase, Progress, human_bytes};
 
-use super::output::{counted, say};
-use super::printer::{self, Gauge, Item};
-
-/// Without a terminal, a line about the progress comes at most this often.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+use super::connection::Shared;
+use super::output::{self, counted, info, say};
+use super::printer::{self, Item};
+use super::status::{Status, Work};
+use super::terminal;
+use super::wording::short;
 
 /// Shows what an operation tells.
 pub(super) struct Display {
-    terminal: bool,
+    work: Work,
+    animated: bool,
+    quiet: bool,
     verbose: bool,
-    gauge: Arc<Gauge>,
-    start: Instant,
-    images: AtomicU64,
-    blobs: AtomicU64,
-    moved: AtomicI64,
-    last_line: Mutex<Instant>,
+    /// Whether each finished image gets a line, since the results on standard output cannot be seen.
+    lists_images: bool,
+    status: Arc<Status>,
 }
 
 impl Display {
-    pub(super) fn new(verbose: bool) -> Arc<Self> {
-        Arc::new(Self {
-            terminal: io::stderr().is_terminal(),
+    pub(super) fn new(work: Work, shared: &Shared) -> Arc<Self> {
+        let verbose = shared.verbosity() > 0;
+        let display = Self {
+            work,
+            animated: terminal::is_animated(),
+            quiet: shared.is_quiet(),
             verbose,
-            gauge: Arc::default(),
-            start: Instant::now(),
-            images: AtomicU64::new(0),
-            blobs: AtomicU64::new(0),
-            moved: AtomicI64::new(0),
-            last_line: Mutex::new(Instant::now()),
-        })
+            lists_images: verbose || (!terminal::is_animated() && output::results_are_out_of_sight()),
+            status: Arc::new(Status::new(work, Instant::now())),
+        };
+        if !display.quiet {
+            printer::put(Item::Progress {
+                status: display.status.clone(),
+                animated: display.animated,
+            });
+        }
+        Arc::new(display)
     }
 
     /// The handle that the library tells its events to.
@@ -45,42 +50,49 @@ impl Display {
         Progress::new(move |event| display.show(event))
     }
 
-    /// Takes the bar away; what follows is written below. Where much is wanted, says what it came to.
+    /// Whether more is said than by default.
+    pub(super) fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// Takes the progress away; what follows is written below.
     pub(super) fn finish(&self) {
         printer::flush();
-        let images = self.images.load(Ordering::Relaxed);
-        if !self.verbose || images == 0 {
-            return;
-        }
-        let blobs = self.blobs.load(Ordering::Relaxed);
-        // With what was there already: how much was sent or fetched is for the report to say.
-        let bytes = u64::try_from(self.moved.load(Ordering::Relaxed)).unwrap_or(0);
-        say(format!(
-            "{}, {}, {} in {:.1} s",
-            counted(images, "image", "images"),
-            counted(blobs, "blob", "blobs"),
-            human_bytes(bytes),
-            self.start.elapsed().as_secs_f64()
-        ));
+    }
+
+    /// The last line of an operation: what came of it, how long it took, and how often something was tried again.
+    pub(super) fn conclude(&self, what: &str) {
+        let retries = match self.status.retries() {
+            0 => String::new(),
+            number => format!(", {}", counted(number, "retry", "retries")),
+        };
+        info(format!("{what} in {}{retries}", short(self.status.elapsed())));
     }
 
     fn show(&self, event: Event) {
-        match &event {
-            Event::ImageDone { .. } => self.images.fetch_add(1, Ordering::Relaxed),
-            Event::BlobDone { .. } => self.blobs.fetch_add(1, Ordering::Relaxed),
-            _ => 0,
-        };
+        self.status.note(&event, Instant::now());
         match event {
-            Event::Planned { blobs, bytes, present } => self.plan(blobs, bytes, present),
-            Event::Grown { bytes, .. } => self.grow(bytes),
-            Event::Bytes(count) => self.advance(count),
-            Event::Retry { reason, pause } => {
-                let text = format!("{reason}; trying again in {:.1} s", pause.as_secs_f32());
+            Event::Phase { phase, images } => self.begin(phase, images),
+            Event::Planned {
+                blobs, bytes, present, ..
+            } => self.plan(blobs, bytes, present),
+            // A terminal shows how many there were.
+            Event::Retry { reason, pause } if !self.quiet && (self.verbose || !self.animated) => {
+                let text = format!("note: {reason}; trying again in {:.1} s", pause.as_secs_f32());
                 printer::put(Item::Trouble(text.into()));
             }
             Event::Warning(text) => printer::put(Item::Trouble(format!("warning: {text}").into())),
-            Event::ImageDone { reference, digest } if self.verbose || !self.terminal => {
-                say(format!("done {reference} {digest}"));
+            Event::ImageDone {
+                reference,
+                digest,
+                unchanged,
+            } if self.lists_images && !self.quiet => {
+                let word = match (self.work, unchanged) {
+                    (Work::Fetching, _) => "exported",
+                    (_, true) => "unchanged",
+                    (_, false) => "pushed",
+                };
+                say(format!("{word} {reference} {digest}"));
             }
             Event::Resolved { reference, digest } if self.verbose => {
                 say(format!("resolved {reference} {digest}"));
@@ -88,49 +100,35 @@ impl Display {
             Event::BlobDone { digest, size } if self.verbose => {
                 say(format!("blob {digest} ({})", human_bytes(size)));
             }
-            Event::Note(text) if self.verbose => say(text),
+            Event::Note(text) if self.verbose => say(format!("note: {text}")),
             _ => {}
         }
     }
 
-    fn grow(&self, bytes: u64) {
-        self.gauge.total.fetch_add(bytes, Ordering::Relaxed);
+    fn begin(&self, phase: Phase, images: u64) {
+        if self.animated {
+            printer::put(Item::Draw);
+        } else if images > 1 && phase == Phase::Resolving {
+            info(format!("resolving {images} images"));
+        }
     }
 
     fn plan(&self, blobs: u64, bytes: u64, present: u64) {
-        let done = i64::try_from(present).unwrap_or(i64::MAX);
-        self.gauge.total.store(bytes, Ordering::Relaxed);
-        self.gauge.done.store(done, Ordering::Relaxed);
-        if self.terminal {
-            printer::put(Item::Bar(self.gauge.clone()));
+        if self.animated {
+            printer::put(Item::Draw);
         } else if bytes > 0 {
-            let already = if present > 0 {
-                format!(", {} of them already here", human_bytes(present))
-            } else {
-                String::new()
+            // A few small documents were read with the manifests; that is no start.
+            let already = match present.saturating_mul(100) > bytes {
+                true => format!(" ({} already present)", human_bytes(present)),
+                false => String::new(),
+            };
+            let verb = match self.work {
+                Work::Fetching => "fetching",
+                Work::Pushing => "pushing",
+                Work::Comparing | Work::Asking => "comparing",
             };
             let blobs = counted(blobs, "blob", "blobs");
-            say(format!("{blobs}, {}{already}", human_bytes(bytes)));
-        }
-    }
-
-    fn advance(&self, count: i64) {
-        self.moved.fetch_add(count, Ordering::Relaxed);
-        self.gauge.done.fetch_add(count, Ordering::Relaxed);
-        if self.terminal {
-            return;
-        }
-        let due = {
-            let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = last.elapsed() >= HEARTBEAT;
-            if due {
-                *last = Instant::now();
-            }
-            due
-        };
-        if due {
-            let (done, total) = (self.gauge.position(), self.gauge.total.load(Ordering::Relaxed));
-            say(format!("{} of {}", human_bytes(done), human_bytes(total)));
+            info(format!("{verb} {blobs}, {}{already}", human_bytes(bytes)));
         }
     }
 }

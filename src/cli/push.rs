@@ -14,8 +14,10 @@ use docker_mirror::{
 };
 
 use super::failures;
-use super::output::{self, Outcome};
+use super::output::{self, LeftOutPlatforms, Outcome};
 use super::printer;
+use super::progress::Display;
+use super::status::Work;
 
 /// Where images go, and how.
 #[derive(Debug, Clone, Args)]
@@ -55,6 +57,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// What is done with blobs.
+    pub(super) fn work(&self) -> Work {
+        if self.dry_run { Work::Comparing } else { Work::Pushing }
+    }
+
     pub(super) fn request(&self, index: Option<IndexMode>) -> Result<PushRequest> {
         let destination = self.dest.clone().ok_or_else(|| {
             Error::new(Kind::Usage, "no destination is given").with_hint("name it with `-d REGISTRY[/PREFIX]`")
@@ -91,9 +98,10 @@ impl Target {
     }
 
     /// Shows a report, and writes it where that is wanted.
-    pub(super) fn tell(&self, report: &PushReport) -> Result<Outcome> {
+    pub(super) fn tell(&self, report: &PushReport, display: &Display) -> Result<Outcome> {
+        let mut left_out = LeftOutPlatforms::default();
         for image in &report.images {
-            notes(image, report.dry_run);
+            notes(image, report.dry_run, &mut left_out);
             if let (Some(destination), Some(digest), None) = (&image.destination, &image.pushed, &image.error) {
                 if report.dry_run {
                     output::result(planned(image, destination));
@@ -102,23 +110,57 @@ impl Target {
                 }
             }
         }
+        left_out.tell(display.is_verbose());
         let total = &report.total;
         let (uploaded, mounted) = match report.dry_run {
             true => ("to upload", "to mount"),
             false => ("uploaded", "mounted"),
         };
-        output::say(format!(
-            "{} {uploaded}, {} {mounted}, {} already there",
-            amount(total.uploaded),
-            amount(total.mounted),
-            amount(total.skipped)
-        ));
+        let any_went_well = report.images.iter().any(|image| image.error.is_none());
+        if any_went_well {
+            output::info(format!(
+                "{} {uploaded}, {} {mounted}, {} already there",
+                amount(total.uploaded),
+                amount(total.mounted),
+                amount(total.skipped)
+            ));
+        }
         let outcome = tell_failures(report);
+        if any_went_well {
+            display.conclude(&images(report));
+        }
         if let Some(path) = &self.report {
             write_report(path, report)?;
         }
         Ok(outcome)
     }
+}
+
+/// `190 unchanged, 10 pushed (3 tags updated), 0 failed`.
+fn images(report: &PushReport) -> String {
+    let count = |outcome: Became| report.images.iter().filter(|image| image.outcome == outcome).count();
+    let updated = report.images.iter().filter(|image| image.replaced.is_some()).count();
+    let (pushed, planned) = (count(Became::Pushed), count(Became::Planned));
+    let mut parts = vec![match report.dry_run {
+        true => format!("{planned} to push"),
+        false => format!("{} new", pushed - updated.min(pushed)),
+    }];
+    if updated > 0 {
+        parts.push(format!(
+            "{updated} {}",
+            if report.dry_run { "of them to update" } else { "updated" }
+        ));
+    }
+    for (number, word) in [
+        (count(Became::Unchanged), "unchanged"),
+        (count(Became::LeftAlone), "left alone"),
+    ] {
+        if number > 0 {
+            parts.push(format!("{number} {word}"));
+        }
+    }
+    parts.push(format!("{} failed", count(Became::Failed)));
+    parts.join(", ")
 }
 
 fn pinned(destination: &str, digest: &Digest) -> String {
@@ -149,29 +191,29 @@ fn amount(amount: Amount) -> String {
 }
 
 /// What is not exactly as it was at the source, or as it was asked for.
-fn notes(image: &ImageReport, dry_run: bool) {
+fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     let name = image.destination.as_deref().unwrap_or(&image.source);
     let choice = match image.index {
         Some(Form::Filtered | Form::Fallback) => Choice::Filtered,
         Some(Form::Sparse) => Choice::Sparse,
         _ => Choice::Whole,
     };
-    if let (Some(original), Some(pushed)) = (&image.original, &image.pushed)
-        && let Some(text) = output::index_note(choice, &original.to_string(), &pushed.to_string(), &image.dropped)
-    {
-        output::say(format!("{name}: {text}"));
+    if let (Some(original), Some(pushed)) = (&image.original, &image.pushed) {
+        left_out.add(name, choice, (original, pushed), &image.dropped);
     }
     if image.rebuilt {
-        output::say(format!(
-            "{name}: the archive has no manifest, so one was built; its digest is new"
+        output::info(format!(
+            "note: {name}: the archive has no manifest, so one was built; its digest is new"
         ));
     }
     if image.outcome == Became::LeftAlone {
-        output::say(format!("{name}: the tag holds another digest and was left alone"));
+        output::info(format!(
+            "note: {name}: skipped, since the tag exists with a different digest"
+        ));
     }
     if let Some(replaced) = &image.replaced {
-        let what = if dry_run { "would be moved" } else { "was moved" };
-        output::say(format!("{name}: the tag {what}; it held {replaced}"));
+        let what = if dry_run { "would be updated" } else { "updated" };
+        output::info(format!("note: {name}: tag {what} (was {replaced})"));
     }
     output::left_out(name, &image.left_out);
     for warning in image.warnings.iter() {

@@ -57,6 +57,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::mirrors::Endpoint;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Target;
+use crate::progress::InFlight;
 
 pub(crate) use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
@@ -145,6 +146,12 @@ impl Registry {
     /// `HOST[:PORT]` as in references.
     pub fn host(&self) -> &str {
         &self.host.name
+    }
+
+    /// Tells that requests for a repository are in flight, until the value is dropped.
+    pub(crate) fn in_flight(&self, repository: &str) -> InFlight {
+        let name = format_args!("{}/{repository}", self.host.name);
+        self.host.context.options.progress.begin(name)
     }
 
     /// How many bodies may be on their way to it, or from it, at the same time; at least one. Uploads that are out and wait

@@ -15,6 +15,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
+use crate::progress::InFlight;
 use crate::registry::{BlobReader, Registries, Registry, WithoutRange};
 
 /// The repositories that name each blob, in the order in which images were asked for.
@@ -103,11 +104,13 @@ impl Sources {
             let unknown = || Error::new(Kind::NotFound, format!("no image names blob {}", blob.digest));
             return Err(blocked.unwrap_or_else(unknown).with_side(Side::Source));
         }
+        let in_flight = repositories.get(first).map(|it| it.registry.in_flight(&it.name));
         let left = range.end.saturating_sub(range.start);
         let opened = BlobReader::open(candidates, blob, range, without_range).await;
         Ok(SourceReader {
             reader: opened.map_err(|e| e.with_side(Side::Source))?,
             left,
+            _in_flight: in_flight,
         })
     }
 }
@@ -117,6 +120,7 @@ impl Sources {
 pub(crate) struct SourceReader {
     reader: BlobReader,
     left: u64,
+    _in_flight: Option<InFlight>,
 }
 
 impl SourceReader {

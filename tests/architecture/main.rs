@@ -35,7 +35,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["registry"]),
     ("tar", &["bundle"]),
     ("clap", &["cli", "main"]),
-    ("indicatif", &["cli"]),
     ("tracing_subscriber", &["cli"]),
 ];
 

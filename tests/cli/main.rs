@@ -27,6 +27,7 @@ mod rejected;
 mod sent_back;
 mod snapshots;
 mod special_files;
+mod terminal;
 mod two_meanings;
 mod unread_pipes;
 

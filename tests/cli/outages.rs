@@ -108,14 +108,14 @@ fn a_login_that_is_missing_or_wrong_is_told_once_for_all_images() {
         let host = registry.host();
         let mut cli = cli();
         let missing = told_once(export(&cli, &images(&host), &[]), &format!("`{host}` requires a login"));
-        at_most(3, &missing);
+        at_most(4, &missing);
         cli.set("DOCKER_MIRROR_USERNAME", "alice");
         cli.set("DOCKER_MIRROR_PASSWORD", "wrong");
         let wrong = told_once(
             export(&cli, &images(&host), &[]),
             &format!("`{host}` rejected user `alice` (login from `DOCKER_MIRROR_USERNAME`)"),
         );
-        at_most(3, &wrong);
+        at_most(4, &wrong);
     }
 }
 

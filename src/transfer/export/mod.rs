@@ -34,6 +34,7 @@ pub async fn export(request: Request, registries: &Registries, progress: &Progre
         progress.emit(Event::ImageDone {
             reference: image.source.to_string().into(),
             digest: image.digest.to_string(),
+            unchanged: false,
         });
     }
     Ok(report)

@@ -202,6 +202,8 @@ impl<'a> Engine<'a> {
         let (blobs, bytes) = queue.size();
         self.scheduler = queue;
         images.progress.emit(Event::Planned {
+            images: images.list.len() as u64,
+            manifests: images.manifests(),
             blobs,
             bytes,
             present: 0,

@@ -50,6 +50,7 @@ pub(crate) async fn ensure_blob(
     way: Way<'_>,
     progress: &Progress,
 ) -> Result<Placed> {
+    let _in_flight = registry.in_flight(repository);
     if way.ask && registry.head_blob(repository, descriptor).await? == Presence::Present(()) {
         return Ok(Placed::Present);
     }

@@ -113,6 +113,12 @@ impl Images<'_> {
         self.alive == 0 && self.failed
     }
 
+    /// How many manifests are put.
+    pub(super) fn manifests(&self) -> u64 {
+        let alive = self.list.iter().filter(|image| image.alive && !self.request.dry_run);
+        alive.map(|image| image.item.tree.pushed().below.len() as u64 + 1).sum()
+    }
+
     /// Gives the images of a group their share of its counts: what was moved counts for the first one, and was there already for
     /// the others. Nothing is counted for a group after that.
     pub(super) fn share_counts(&mut self, group: usize) {
@@ -195,6 +201,7 @@ impl Images<'_> {
             self.progress.emit(Event::ImageDone {
                 reference: reference.into(),
                 digest: digest.to_string(),
+                unchanged: report.outcome == Outcome::Unchanged,
             });
         }
     }

@@ -17,7 +17,7 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::tree::{Choice, Variant};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Refusal, Registry};
 use crate::text::Warnings;
 
@@ -68,6 +68,7 @@ impl Publisher {
     /// # Errors
     /// Those of the registry, with the tag's digest where it would not let it be moved.
     pub(crate) async fn publish(&self) -> Result<Published> {
+        let _in_flight = self.registry.in_flight(self.repository());
         let tree = self.item.tree.clone();
         let mut published = Published {
             digest: tree.pushed().root.digest().clone(),
@@ -129,6 +130,7 @@ impl Publisher {
                 self.put(Target::Digest(child.digest().clone()), child, variant, false, published)
                     .await?;
             }
+            self.progress.emit(Event::ManifestDone);
         }
         if variant.root.digest().algorithm() != Algorithm::Sha256 {
             // Under a tag a registry keeps it by SHA-256. Those that know other algorithms learn of this digest by it.
@@ -142,6 +144,7 @@ impl Publisher {
         if let Err(error) = self.put(target, &variant.root, variant, sparse, published).await {
             self.contested(error, &variant.root).await?;
         }
+        self.progress.emit(Event::ManifestDone);
         Ok(())
     }
 

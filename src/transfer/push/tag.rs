@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::{Choice, ImageTree};
-use crate::progress::Progress;
+use crate::progress::{Event, Phase, Progress};
 use crate::registry::{Presence, Registry};
 use crate::text::few;
 
@@ -167,6 +167,17 @@ pub(crate) async fn verdicts(
         ));
         Ok(TagAction::Push(Some(held)))
     };
+    let ask = |item: PushItem| async {
+        let in_flight = registry.in_flight(item.destination.repository());
+        let verdict = ask(item).await;
+        drop(in_flight);
+        progress.emit(Event::Step);
+        verdict
+    };
+    progress.emit(Event::Phase {
+        phase: Phase::Checking,
+        images: items.len() as u64,
+    });
     let Some((first, rest)) = items.split_first() else {
         return Ok(Vec::new());
     };

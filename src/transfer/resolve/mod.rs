@@ -19,7 +19,7 @@ use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, Outcome, Selection, select};
 use crate::image::tree::{ATTESTATION, Choice, ImageTree, IndexMode, PlatformRecord};
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{few, quote};
 use crate::transfer::sources::Repository;
@@ -90,6 +90,10 @@ impl Resolver {
     /// Per reference: those of the registry; [`Kind::NotFound`] if no platform of the image is wanted; [`Kind::Malformed`] if
     /// its documents break the rules; [`Kind::TooLarge`] if it does not fit into memory together with the others.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<Result<ImageTree>> {
+        self.progress.emit(Event::Phase {
+            phase: Phase::Resolving,
+            images: references.len() as u64,
+        });
         let roots: Vec<_> = stream::iter(references)
             .map(|reference| self.fetch_root(reference))
             .buffered(self.jobs * 2)
@@ -122,10 +126,11 @@ impl Resolver {
     }
 
     async fn resolve_one(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
-        let tree = self
-            .resolve(reference, root)
-            .await
-            .map_err(|e| e.for_image(reference))?;
+        let in_flight = self.progress.begin(reference);
+        let tree = self.resolve(reference, root).await;
+        drop(in_flight);
+        self.progress.emit(Event::Step);
+        let tree = tree.map_err(|e| e.for_image(reference))?;
         self.progress.emit(Event::Resolved {
             reference: reference.to_string().into(),
             digest: tree.pushed().root.digest().to_string(),
@@ -135,6 +140,7 @@ impl Resolver {
 
     async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
         let repository = Repository::new(reference, &self.registries)?;
+        let _in_flight = repository.registry.in_flight(&repository.name);
         match self.pins.get(reference) {
             Some(digest) => self.fetcher.manifest(&repository, digest).await,
             None => match reference.target() {

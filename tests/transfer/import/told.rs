@@ -26,13 +26,15 @@ fn a_tag_that_was_moved_is_told_with_what_it_held() {
     let (cli, target) = (cli(), Double::new());
     app(&cli, "old");
     let first = cli.succeed(&["import", "b.tar", "-d", &target.host()]);
-    assert!(!first.stderr.contains("moved"), "{}", first.everything());
+    assert!(!first.stderr.contains("updated"), "{}", first.everything());
     let old = first.lines()[0].rsplit_once('@').unwrap().1.to_owned();
     app(&cli, "new");
     let arguments = ["import", "b.tar", "-d", &target.host(), "--report", "r.json"];
     cli.succeed(&[&arguments[..], &["--dry-run"]].concat())
-        .says(&["would be moved", &old]);
-    let moved = cli.succeed(&arguments).says(&["team/app:1: the tag was moved", &old]);
+        .says(&["tag would be updated (was ", &old]);
+    let moved = cli
+        .succeed(&arguments)
+        .says(&["team/app:1: tag updated (was ", &old, "1 updated, 0 failed in "]);
     let report: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
     assert_eq!(report["images"][0]["replaced"], old.as_str());
     assert!(!moved.stdout.contains(&old));
@@ -44,10 +46,10 @@ fn a_dry_run_says_of_nothing_that_it_is_done() {
     app(&cli, "app");
     let arguments = ["import", "b.tar", "-d", &target.host(), "--dry-run"];
     let planned = cli.succeed(&arguments);
-    assert!(!planned.stderr.contains("done"), "{}", planned.everything());
-    cli.succeed(&arguments[..4]).says(&["done"]);
+    assert!(!planned.stderr.contains(" new"), "{}", planned.everything());
+    cli.succeed(&arguments[..4]).says(&["1 new, 0 failed"]);
     let planned = cli.succeed(&arguments);
-    assert!(!planned.stderr.contains("done"), "{}", planned.everything());
+    assert!(!planned.stderr.contains(" new"), "{}", planned.everything());
     assert!(planned.stdout.contains("is there already"));
 }
 

@@ -177,6 +177,8 @@ impl FileExport<'_> {
             .iter()
             .map(|(slot, ranges)| ranges.len(plan.blobs()[*slot].blob.size));
         self.progress.emit(Event::Planned {
+            images: trees.len() as u64,
+            manifests: 0,
             blobs: plan.blobs().len() as u64,
             bytes: plan.blob_bytes(),
             present: sizes.sum(),

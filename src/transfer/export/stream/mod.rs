@@ -130,6 +130,8 @@ async fn write(
         partial.reserve(plan.total(), &system, human_bytes)?;
     }
     progress.emit(Event::Planned {
+        images: resolved.trees.len() as u64,
+        manifests: 0,
         blobs: plan.blobs().len() as u64,
         bytes: plan.blob_bytes(),
         present: 0,

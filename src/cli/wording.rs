@@ -1,0 +1,92 @@
+//! Numbers, sizes and times in words, and lines that fit into a width.
+
+use std::time::Duration;
+
+use docker_mirror::human_bytes;
+
+/// A number of things: `1 blob`, `2 blobs`.
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// `12.4 of 51.0 MiB` with a slash, in the unit of the whole.
+pub(super) fn part(done: u64, total: u64) -> String {
+    let (done_text, total_text) = (human_bytes(done), human_bytes(total));
+    match (done_text.split_once(' '), total_text.split_once(' ')) {
+        (Some((number, unit)), Some((_, same))) if unit == same => format!("{number}/{total_text}"),
+        _ => format!("{done_text}/{total_text}"),
+    }
+}
+
+/// `24 %`.
+pub(super) fn percent(done: u64, total: u64) -> String {
+    match total {
+        0 => "100 %".to_owned(),
+        _ => format!("{} %", u128::from(done) * 100 / u128::from(total)),
+    }
+}
+
+/// A duration in words that are short.
+pub(super) fn short(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..10 if time.subsec_millis() > 0 && seconds < 1 => format!("{:.1} s", time.as_secs_f64()),
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Joins parts with two spaces. Where there is no room for all, those with the highest numbers are left out first; a bar takes
+/// what is left of the room.
+pub(super) fn fit(room: usize, parts: &[(u8, String)], bar_of: Option<(u64, u64)>) -> String {
+    let mut shown: Vec<&(u8, String)> = parts.iter().filter(|(_, text)| !text.is_empty()).collect();
+    let length = |shown: &[&(u8, String)]| {
+        shown
+            .iter()
+            .map(|(_, text)| text.len() + 2)
+            .sum::<usize>()
+            .saturating_sub(2)
+    };
+    while length(&shown) > room && shown.len() > 1 {
+        let least = shown.iter().map(|(priority, _)| *priority).max();
+        shown.retain(|(priority, _)| Some(*priority) != least);
+    }
+    let mut texts: Vec<String> = shown.iter().map(|(_, text)| text.clone()).collect();
+    let spare = room.saturating_sub(length(&shown) + 2);
+    if let (Some((done, total)), true) = (bar_of, spare >= 8) {
+        texts.insert(texts.len().min(2), bar(done, total, spare.min(30)));
+    }
+    cut(&texts.join("  "), room)
+}
+
+fn bar(done: u64, total: u64, width: usize) -> String {
+    let full = match total {
+        0 => width,
+        _ => usize::try_from(u128::from(done) * width as u128 / u128::from(total)).unwrap_or(width),
+    };
+    format!("{}{}", "━".repeat(full), "─".repeat(width - full))
+}
+
+/// The first characters of a text, as many as there is room for.
+pub(super) fn cut(text: &str, room: usize) -> String {
+    text.chars().take(room).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        for (millis, text) in [
+            (300, "0.3 s"),
+            (7000, "7 s"),
+            (119_000, "119 s"),
+            (150_000, "2 min"),
+            (8_000_000, "2 h 13 min"),
+        ] {
+            assert_eq!(short(Duration::from_millis(millis)), text);
+        }
+    }
+}
