@@ -130,6 +130,7 @@ pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFi
         dropped: Vec::new(),
         needs: Vec::new(),
         nodes: 0,
+        visited: HashMap::new(),
     };
     let level = match root.view() {
         View::Index(index) => walk.index(root, index, 0)?,
@@ -219,6 +220,16 @@ struct Walk<'a> {
     needs: Vec<Need>,
     /// Index entries visited so far.
     nodes: usize,
+    /// What became of the nested indexes that were visited. One may be listed many times, and its platforms count once.
+    visited: HashMap<Digest, Nested>,
+}
+
+/// What becomes of a nested index.
+#[derive(Clone)]
+struct Nested {
+    action: EntryAction,
+    /// Whether an image or artifact below it is carried.
+    runs: bool,
 }
 
 /// The carried part of one index.
@@ -232,6 +243,8 @@ struct Level {
     filtered: Option<Arc<RawManifest>>,
     /// Whether every entry was dropped, and there was one.
     lost_all: bool,
+    /// Whether an image or artifact is carried.
+    runs: bool,
 }
 
 /// What is known of the platform of an index entry.
@@ -320,39 +333,58 @@ impl Walk<'_> {
         };
         check_child(&entry.descriptor, child)?;
         let View::Index(nested) = child.view() else {
+            level.runs |= record.platform != ATTESTATION;
             self.kept.push(record);
             level.original.push(child.clone());
             level.carried.push(child.clone());
             return Ok(EntryAction::Keep);
         };
+        let known = match self.visited.get(digest) {
+            Some(known) => known.clone(),
+            None => self.nested(record, child, nested, depth, level)?,
+        };
+        level.runs |= known.runs;
+        Ok(known.action)
+    }
+
+    /// Carries or drops a nested index that is visited for the first time, and everything below it.
+    fn nested(
+        &mut self,
+        record: PlatformRecord,
+        raw: &Arc<RawManifest>,
+        index: &Index,
+        depth: usize,
+        level: &mut Level,
+    ) -> Result<Nested> {
+        let digest = record.digest.clone();
         let first_kept = self.kept.len();
-        let below = self.index(child, nested, depth + 1)?;
-        let runs = self.kept[first_kept..].iter().any(|kept| kept.platform != ATTESTATION);
+        let below = self.index(raw, index, depth + 1)?;
         let empty = match self.filter {
             PlatformFilter::All => below.lost_all,
-            _ => !runs,
+            _ => !below.runs,
         };
-        if empty {
+        let action = if empty {
             // The whole nested index goes, attestations that were kept below it included.
             let lost = self.kept.split_off(first_kept);
             self.dropped.extend(lost);
             self.dropped.push(record);
-            return Ok(EntryAction::Drop);
-        }
-        level.original.extend(below.original);
-        level.original.push(child.clone());
-        level.carried.extend(below.carried);
-        Ok(match below.filtered {
-            Some(smaller) => {
-                let fate = EntryAction::Replace(smaller.descriptor().clone());
-                level.carried.push(smaller);
-                fate
+            EntryAction::Drop
+        } else {
+            level.original.extend(below.original);
+            level.original.push(raw.clone());
+            level.carried.extend(below.carried);
+            level
+                .carried
+                .push(below.filtered.clone().unwrap_or_else(|| raw.clone()));
+            match below.filtered {
+                Some(smaller) => EntryAction::Replace(smaller.descriptor().clone()),
+                None => EntryAction::Keep,
             }
-            None => {
-                level.carried.push(child.clone());
-                EntryAction::Keep
-            }
-        })
+        };
+        let runs = below.runs && !empty;
+        let nested = Nested { action, runs };
+        self.visited.insert(digest, nested.clone());
+        Ok(nested)
     }
 
     /// Drops the attestations whose subject this index lists and does not keep. Whether a nested index or an absent

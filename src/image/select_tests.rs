@@ -260,13 +260,36 @@ fn indexes_that_nest_too_deep_or_list_too_much_are_refused() {
             .kind(),
         Kind::Malformed
     );
-    // Each index lists the next one many times: few documents, very many visits.
+    // Each index lists the next one many times: few documents, of which each counts once.
     let mut wide = made.index(&[entry(&amd64, "linux/amd64")]);
     for _ in 0..4 {
         wide = made.index(&vec![entry(&wide, ""); 20]);
     }
-    assert_eq!(
-        select(&made.graph(), &wide, &PlatformFilter::Linux).unwrap_err().kind(),
-        Kind::Malformed
-    );
+    let selection = selected(&made.graph(), &wide, &PlatformFilter::Linux);
+    assert_eq!((selection.kept.len(), selection.original.below.len()), (1, 5));
+    let halves = [MAX_NODES / 2, MAX_NODES / 2 - 1].map(|n| made.index(&vec![entry(&amd64, "linux/amd64"); n]));
+    let many = made.index(&halves.map(|half| entry(&half, "")));
+    let refused = select(&made.graph(), &many, &PlatformFilter::Linux);
+    assert_eq!(refused.unwrap_err().kind(), Kind::Malformed);
+}
+
+#[test]
+fn an_index_that_is_listed_twice_is_rewritten_and_dropped_in_both_places() {
+    let mut made = TestGraph::default();
+    let (amd64, windows) = (made.image("amd64"), made.image("windows"));
+    let mixed = made.index(&[entry(&amd64, "linux/amd64"), entry(&windows, "windows/amd64")]);
+    let other = made.index(&[entry(&windows, "windows/amd64")]);
+    let inner = made.index(&[entry(&mixed, "")]);
+    let root = made.index(&[
+        entry(&mixed, ""),
+        entry(&other, ""),
+        entry(&inner, ""),
+        entry(&other, ""),
+    ]);
+    let selection = selected(&made.graph(), &root, &PlatformFilter::Linux);
+    let filtered = selection.filtered.unwrap();
+    let text = std::str::from_utf8(filtered.root.bytes()).unwrap();
+    assert!(!text.contains(&other.digest().to_string()) && !text.contains(&mixed.digest().to_string()));
+    assert_eq!(text.matches("digest").count(), 2, "{text}");
+    assert_eq!(selection.kept.len(), 1);
 }

@@ -23,7 +23,6 @@ mod names;
 mod record_check;
 mod scan;
 mod source;
-mod sparse;
 mod spool;
 mod store;
 pub(crate) mod stream;

@@ -1,10 +1,9 @@
 //! Trees from a bundle: given out only when every manifest is verified and everything that it names is there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::contents::{BundledImage, Referrer};
-use super::sparse;
 use super::store::Store;
 use super::walk::Walk;
 use crate::bundle::record::{self, ImageRecord};
@@ -14,7 +13,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Entry, RawManifest, View};
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::select::{Graph, Outcome, Selection, select};
-use crate::image::tree::{Choice, ImageTree, IndexMode, PlatformRecord, Variant, platform_label};
+use crate::image::tree::{Choice, ImageTree, IndexMode, Variant};
 
 /// Builds the tree of an image.
 pub(super) fn of_image(store: &Store, image: &BundledImage) -> Result<ImageTree> {
@@ -36,9 +35,9 @@ pub(super) fn of_image(store: &Store, image: &BundledImage) -> Result<ImageTree>
 /// Builds the tree below a referrer; nothing of it may be absent.
 pub(super) fn of_referrer(store: &Store, referrer: &Referrer) -> Result<Variant> {
     let mut walk = Walk::new(store);
-    let variant = walk.variant(&referrer.root, &HashSet::new())?;
+    let selection = walk.select(&referrer.root)?;
     walk.problems()?;
-    variant.ok_or_else(no_root)
+    Ok(selection.ok_or_else(no_root)?.original)
 }
 
 /// An image of which platforms were dropped on export: both indexes are in the bundle. What of the original is kept is what
@@ -60,9 +59,9 @@ fn recorded(
         },
     };
     let original = walk.load(&root(&record.original))?;
-    let smaller = walk.variant(&root(filtered), &HashSet::new())?;
+    let smaller = walk.select(&root(filtered))?;
     walk.problems()?;
-    let (original, smaller) = (original.ok_or_else(no_root)?, smaller.ok_or_else(no_root)?);
+    let (original, smaller) = (original.ok_or_else(no_root)?, smaller.ok_or_else(no_root)?.original);
     walk.load_indexes(&original)?;
     walk.problems()?;
     let made = filter_again(walk, &original, &smaller)?;
@@ -150,33 +149,24 @@ fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant)
 
 /// An image of which everything should be there, or of another program that saved a part.
 fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
-    let whole = walk.variant(&image.root, &HashSet::new())?;
-    let mut absent = HashSet::new();
-    let (original, filtered) = match whole {
-        Some(whole) if image.may_be_sparse && walk.only_misses() => {
-            let mut pruned = HashMap::new();
-            let Some(root) = sparse::prune(walk, &whole.root, &mut pruned)? else {
-                walk.problems()?;
-                return Err(Error::new(Kind::Malformed, "no platform of it is complete"));
-            };
-            absent.extend(pruned.iter().filter(|(_, left)| left.is_none()).map(|(d, _)| d.clone()));
-            absent.extend(walk.missing.iter().cloned());
-            let filtered = walk.below(&root, &HashSet::new())?;
-            (walk.below(&whole.root, &absent)?, Some(filtered))
-        }
-        whole => {
-            walk.problems()?;
-            (whole.ok_or_else(no_root)?, None)
-        }
-    };
-    let (kept, dropped) = platforms(walk, &original.root, &absent);
+    let selection = walk.select(&image.root)?;
+    // Only platforms of an index may be missing.
+    let is_index = |selection: &Selection| matches!(selection.original.root.view(), View::Index(_));
+    if !(image.may_be_sparse && walk.only_misses() && selection.as_ref().is_some_and(is_index)) {
+        walk.problems()?;
+    }
+    let selection = selection.ok_or_else(no_root)?;
+    if selection.is_empty() && !selection.dropped.is_empty() {
+        walk.problems()?;
+        return Err(Error::new(Kind::Malformed, "no platform of it is complete"));
+    }
     let mut tree = ImageTree {
         source: image.name.clone(),
-        original,
-        filtered,
+        original: selection.original,
+        filtered: selection.filtered,
         choice: Choice::Whole,
-        kept: kept.into(),
-        dropped: dropped.into(),
+        kept: selection.kept.into(),
+        dropped: selection.dropped.into(),
         left_out: Arc::default(),
         configs: std::mem::take(&mut walk.configs),
     };
@@ -197,56 +187,6 @@ fn entries_of(node: &Arc<RawManifest>) -> &[Entry] {
         View::Index(index) => &index.entries,
         _ => &[],
     }
-}
-
-/// What an entry runs on. Some programs write an empty platform; the config knows better.
-fn platform_of<'a>(walk: &'a Walk<'_>, entry: &'a Entry) -> Option<&'a Platform> {
-    let stated = entry.platform.as_ref().filter(|platform| !platform.os.is_empty());
-    let behind = walk.platforms.get(&entry.descriptor.digest);
-    stated.or(behind).or(entry.platform.as_ref())
-}
-
-/// Every entry of the indexes below a root that is no index itself, by whether it is there; in the order of the indexes.
-fn platforms(
-    walk: &Walk<'_>,
-    root: &Arc<RawManifest>,
-    absent: &HashSet<Digest>,
-) -> (Vec<PlatformRecord>, Vec<PlatformRecord>) {
-    let (mut kept, mut dropped) = (Vec::new(), Vec::new());
-    if !matches!(root.view(), View::Index(_)) {
-        kept.push(PlatformRecord {
-            platform: platform_label(walk.platforms.get(root.digest()), false),
-            digest: root.digest().clone(),
-        });
-    }
-    // Indexes that are open, each with the place of its next entry.
-    let mut open = vec![(root.clone(), 0)];
-    let mut seen = HashSet::new();
-    while let Some((node, next)) = open.last_mut() {
-        let (node, place) = (node.clone(), *next);
-        *next += 1;
-        let Some(entry) = entries_of(&node).get(place) else {
-            open.pop();
-            continue;
-        };
-        let digest = &entry.descriptor.digest;
-        let gone = absent.contains(digest);
-        if let Some(child) = walk.nodes.get(digest)
-            && matches!(child.view(), View::Index(_))
-            && !gone
-        {
-            if seen.insert(digest.clone()) {
-                open.push((child.clone(), 0));
-            }
-            continue;
-        }
-        let record = PlatformRecord {
-            platform: platform_label(platform_of(walk, entry), entry.attests().is_some()),
-            digest: digest.clone(),
-        };
-        if gone { &mut dropped } else { &mut kept }.push(record);
-    }
-    (kept, dropped)
 }
 
 /// The sum of all sizes is a number that can be counted with.

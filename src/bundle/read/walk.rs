@@ -1,5 +1,5 @@
-//! The walk over the manifests of one image: reads and verifies each once, looks for what it names, and notes every
-//! fault, so that all of them can be told at once.
+//! Reads the manifests of one image: verifies each once, looks for the blobs that it names, and notes every fault, so that
+//! all of them can be reported together. What belongs to the image is decided by `image/select.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Index, RawManifest, View};
+use crate::image::manifest::{RawManifest, View};
 use crate::image::media_type;
-use crate::image::platform::Platform;
-use crate::image::select::{check_child, check_entries};
-use crate::image::tree::{LeftOut, MAX_DEPTH, MAX_NODES, Variant};
+use crate::image::platform::{Platform, PlatformFilter};
+use crate::image::select::{Graph, Need, Outcome, Selection, check_child, select};
+use crate::image::tree::LeftOut;
 use crate::text::{LISTED, few, few_with};
 
 /// Image configs above this sum are read and checked, but not kept.
@@ -32,17 +32,15 @@ pub(super) struct Walk<'a> {
     store: &'a Store,
     /// Every manifest that was read.
     pub(super) nodes: HashMap<Digest, Arc<RawManifest>>,
-    /// Manifests whose blobs were looked for, and whether all of them are there.
-    checked: HashMap<Digest, bool>,
-    /// What is named and not there.
+    /// Blobs that are named and not there.
     pub(super) missing: BTreeSet<Digest>,
-    /// What is named and stands behind a link that cannot be followed.
+    /// Blobs behind a link that cannot be followed, with the reason.
     refused: BTreeMap<Digest, String>,
     wrong: BTreeSet<String>,
     /// How many more wrong sizes there are.
     more_wrong: usize,
     left_out: BTreeMap<Digest, LeftOut>,
-    /// Blobs that the bundle's record says are not in it: those of a pipe's rest are all others.
+    /// Blobs that the record of the bundle says are not in it. Every other blob may still come out of a pipe.
     pub(super) left_behind: HashSet<Digest>,
     /// Image configs by digest.
     pub(super) configs: BTreeMap<Digest, Bytes>,
@@ -56,7 +54,6 @@ impl<'a> Walk<'a> {
         Self {
             store,
             nodes: HashMap::new(),
-            checked: HashMap::new(),
             missing: BTreeSet::new(),
             refused: BTreeMap::new(),
             wrong: BTreeSet::new(),
@@ -69,65 +66,43 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A root and all below it but what is known to be absent; what is missing beyond that is noted. `None` if the root
-    /// itself is missing.
-    pub(super) fn variant(&mut self, root: &Descriptor, absent: &HashSet<Digest>) -> Result<Option<Variant>> {
+    /// Reads a root and all below it, and selects what is complete; what is missing is noted. `None` if the root itself is
+    /// missing.
+    pub(super) fn select(&mut self, root: &Descriptor) -> Result<Option<Selection>> {
         let Some(root) = self.load(root)? else { return Ok(None) };
-        self.below(&root, absent).map(Some)
-    }
-
-    /// A manifest that is there and all below it, as [`variant`](Self::variant).
-    pub(super) fn below(&mut self, root: &Arc<RawManifest>, absent: &HashSet<Digest>) -> Result<Variant> {
-        let mut below = Vec::new();
-        let mut seen = HashSet::new();
-        self.collect(root, false, absent, 0, &mut seen, &mut below)?;
-        below.pop();
-        Ok(Variant {
-            root: root.clone(),
-            below: below.into(),
-        })
-    }
-
-    /// Puts a manifest behind all manifests below it. `is_stated` is whether its parent states what it runs on.
-    fn collect(
-        &mut self,
-        node: &Arc<RawManifest>,
-        is_stated: bool,
-        absent: &HashSet<Digest>,
-        depth: usize,
-        seen: &mut HashSet<Digest>,
-        into: &mut Vec<Arc<RawManifest>>,
-    ) -> Result<()> {
-        if depth > MAX_DEPTH {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!("its indexes nest deeper than {MAX_DEPTH} levels"),
-            ));
-        }
-        if !seen.insert(node.digest().clone()) {
-            return Ok(());
-        }
-        if seen.len() > MAX_NODES {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!("it has more than {MAX_NODES} manifests"),
-            ));
-        }
-        self.check_blobs(node, is_stated)?;
-        if let View::Index(index) = node.view() {
-            check_entries(node, index)?;
-            self.make_room(index, absent)?;
-            for entry in &index.entries {
-                if absent.contains(&entry.descriptor.digest) {
-                    continue;
-                }
-                if let Some(child) = self.load(&entry.descriptor)? {
-                    let is_stated = entry.platform.as_ref().is_some_and(|platform| !platform.os.is_empty());
-                    self.collect(&child, is_stated, absent, depth + 1, seen, into)?;
+        let mut graph = Graph::default();
+        self.add(&mut graph, &root)?;
+        loop {
+            let needs = match select(&graph, &root, &PlatformFilter::All)? {
+                Outcome::Selected(selection) => return Ok(Some(selection)),
+                Outcome::Needs(needs) => needs,
+            };
+            self.make_room(&needs)?;
+            for need in needs {
+                match need {
+                    Need::Manifest(descriptor) => match self.load(&descriptor)? {
+                        Some(node) => self.add(&mut graph, &node)?,
+                        None => graph.set_absent(descriptor.digest),
+                    },
+                    Need::Platform { manifest, config } => {
+                        self.read_config(&manifest, &config)?;
+                        let platform = self.platforms.get(&manifest).cloned();
+                        graph.set_platform(manifest, platform);
+                    }
                 }
             }
         }
-        into.push(node.clone());
+    }
+
+    fn add(&mut self, graph: &mut Graph, node: &Arc<RawManifest>) -> Result<()> {
+        let is_complete = self.check_blobs(node)?;
+        graph.add(node.clone());
+        if let Some(platform) = self.platforms.get(node.digest()) {
+            graph.set_platform(node.digest().clone(), Some(platform.clone()));
+        }
+        if !is_complete {
+            graph.set_absent(node.digest().clone());
+        }
         Ok(())
     }
 
@@ -149,19 +124,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Whether all children of an index fit into memory is known before the first one is read.
-    fn make_room(&self, index: &Index, absent: &HashSet<Digest>) -> Result<()> {
-        let mut seen = HashSet::new();
-        let children = index.entries.iter().map(|entry| &entry.descriptor);
-        let unread = children.filter(|child| {
-            let digest = &child.digest;
-            !absent.contains(digest)
-                && !self.nodes.contains_key(digest)
-                && self.store.size_of(digest) == Some(child.size)
-                && seen.insert(digest)
+    /// Whether all manifests of a round fit into memory is known before the first one is read.
+    fn make_room(&self, needs: &[Need]) -> Result<()> {
+        let unread = needs.iter().filter_map(|need| match need {
+            Need::Manifest(child) if !self.nodes.contains_key(&child.digest) => Some(child),
+            _ => None,
         });
+        let present = unread.filter(|child| self.store.size_of(&child.digest) == Some(child.size));
         self.store
-            .make_room(unread.fold(0, |sum, child| sum.saturating_add(child.size)))
+            .make_room(present.fold(0, |sum, child| sum.saturating_add(child.size)))
     }
 
     /// Reads a manifest and verifies it; `None` if it is missing or has another size, which is noted.
@@ -216,12 +187,8 @@ impl<'a> Walk<'a> {
         ));
     }
 
-    /// Looks for every blob that a manifest names; says whether all are there. `is_stated` is whether the index states what the
-    /// image runs on.
-    pub(super) fn check_blobs(&mut self, node: &Arc<RawManifest>, is_stated: bool) -> Result<bool> {
-        if let Some(known) = self.checked.get(node.digest()) {
-            return Ok(*known);
-        }
+    /// Looks for every blob that a manifest names; says whether all are there.
+    fn check_blobs(&mut self, node: &RawManifest) -> Result<bool> {
         let mut complete = true;
         let is_image = matches!(node.view(), View::Image(_));
         for (position, blob) in node.blobs().into_iter().enumerate() {
@@ -244,20 +211,22 @@ impl<'a> Walk<'a> {
         }
         if let View::Image(image) = node.view()
             && media_type::is_image_config(&image.config.media_type)
-            && self.store.size_of(&image.config.digest) == Some(image.config.size)
         {
             match self.read_config(node.digest(), &image.config) {
-                // As on export, the config is for those who run the image where the index says what that is.
-                Err(error) if is_stated && error.kind() == Kind::Malformed => {}
+                // As on export, a broken config counts only where no index says what the image runs on.
+                Err(error) if error.kind() == Kind::Malformed => {}
                 other => other?,
             }
         }
-        self.checked.insert(node.digest().clone(), complete);
         Ok(complete)
     }
 
+    /// Notes what the config of an image says, if it is there.
     fn read_config(&mut self, manifest: &Digest, descriptor: &Descriptor) -> Result<()> {
         let digest = &descriptor.digest;
+        if self.store.size_of(digest) != Some(descriptor.size) {
+            return Ok(());
+        }
         let known = self
             .store
             .config(digest)
