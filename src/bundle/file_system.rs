@@ -27,6 +27,8 @@ pub struct FileSystem {
     pub sparse: bool,
     /// Bytes that this user may still write.
     pub free: u64,
+    /// Bytes of the whole file system, whether in use or not.
+    pub size: u64,
 }
 
 impl FileSystem {
@@ -35,36 +37,7 @@ impl FileSystem {
     /// # Errors
     /// [`Kind::NoSpace`] that says how much is missing, or how large a file may be.
     pub fn holds(&self, total: u64, allocated: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
-        if let Some(max) = self.max_file
-            && total > max
-        {
-            return Err(Error::new(
-                Kind::NoSpace,
-                format!(
-                    "the bundle has {}, but the file system of `{}` holds no file over {}",
-                    human(total),
-                    quote(&target),
-                    human(max)
-                ),
-            )
-            .with_hint(
-                "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
-            ));
-        }
-        if let Some(limit) = self.process_limit
-            && total > limit
-        {
-            return Err(Error::new(
-                Kind::NoSpace,
-                format!(
-                    "the bundle `{}` has {}, but this process may write no file over {}",
-                    quote(&target),
-                    human(total),
-                    human(limit)
-                ),
-            )
-            .with_hint("raise the limit (`ulimit -f unlimited`), or have its owner raise it"));
-        }
+        self.allows(total, "the bundle", target, &human)?;
         let needed = total.saturating_sub(allocated);
         if needed > self.free {
             return Err(Error::new(
@@ -84,6 +57,57 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Refuses an image that could not be written to `target` if nothing else were on this file system. `human` writes sizes.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] that says how large a file may be.
+    pub fn could_hold(&self, image: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
+        self.allows(image, "the image", target, &human)?;
+        if image > self.size {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "the image has {}, and the whole file system of `{}` has only {}",
+                    human(image),
+                    quote(&target),
+                    human(self.size)
+                ),
+            )
+            .with_hint("choose another place with `-o`; fewer platforms (`--platform`) make it smaller"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a file that is larger than any may be here.
+    fn allows(&self, total: u64, what: &str, target: &Path, human: &impl Fn(u64) -> String) -> Result<()> {
+        let target = quote(&target);
+        if let Some(max) = self.max_file.filter(|max| total > *max) {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "{what} has {}, but the file system of `{target}` holds no file over {}",
+                    human(total),
+                    human(max)
+                ),
+            )
+            .with_hint(
+                "write it to an exFAT, NTFS or ext4 file system, or export fewer images into each of several bundles",
+            ));
+        }
+        if let Some(limit) = self.process_limit.filter(|limit| total > *limit) {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!(
+                    "{what} has {}, but this process may write no file over {} to `{target}`",
+                    human(total),
+                    human(limit)
+                ),
+            )
+            .with_hint("raise the limit (`ulimit -f unlimited`), or have its owner raise it"));
+        }
+        Ok(())
+    }
+
     /// Asks the file system under `file`, which must be open for writing and locked by this process. What is in the file stays;
     /// beyond its end a byte comes and goes.
     pub(super) fn under(file: &File) -> io::Result<Self> {
@@ -93,7 +117,11 @@ impl FileSystem {
             clippy::cast_sign_loss,
             reason = "the fields' types differ by target"
         )]
-        let free = (facts.f_bavail as u64).saturating_mul(facts.f_bsize as u64);
+        let (free, size) = {
+            let block = facts.f_bsize as u64;
+            let bytes = |blocks: u64| blocks.saturating_mul(block);
+            (bytes(facts.f_bavail as u64), bytes(facts.f_blocks as u64))
+        };
         let process_limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
         Ok(Self {
             max_file: largest_offset(file),
@@ -101,6 +129,8 @@ impl FileSystem {
             // A disk too full for the trial holds no bundle either; the check of free space has better words for that.
             sparse: gaps_are_free(file, process_limit)?.unwrap_or(true),
             free,
+            // A file system without blocks of its own says 0, and may hold anything.
+            size: if size == 0 { u64::MAX } else { size },
         })
     }
 }

@@ -392,6 +392,7 @@ mod tests {
             process_limit: None,
             sparse: false,
             free: 1 << 40,
+            size: 1 << 40,
         };
         let holds = |total| fat.holds(total, 0, Path::new("stick/b.tar"), human);
         assert!(holds((1 << 32) - 1).is_ok());

@@ -74,6 +74,10 @@ pub(crate) const MAX_DEPTH: usize = 8;
 /// An image has at most this many manifests altogether.
 pub(crate) const MAX_NODES: usize = 10_000;
 
+/// Maximum size of the blobs of one image together, in bytes. No file system of today holds a larger bundle, and the sizes of
+/// thousands of such images still sum up to an offset that a file may have (`i64`).
+const MAX_TOTAL: u64 = 256 << 40;
+
 /// A root manifest with every manifest below it that is there.
 #[derive(Debug, Clone)]
 pub struct Variant {
@@ -217,6 +221,22 @@ impl ImageTree {
             .chain(self.filtered.iter().flat_map(Variant::all))
             .filter(|m| seen.insert(m.digest().clone()))
             .collect()
+    }
+
+    /// The size of its blobs together, in bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] if its manifests state sizes that sum up to more than 256 TiB.
+    pub(crate) fn total(&self) -> Result<u64, Error> {
+        let sizes = self.blobs().into_iter().map(|blob| blob.descriptor.size);
+        let total = sizes.fold(0u64, u64::saturating_add);
+        if total > MAX_TOTAL {
+            let message = "its manifests state impossible sizes: more than 256 TiB for its blobs together";
+            return Err(
+                Error::new(Kind::Malformed, message).with_hint("the image is broken: have it built or pushed again")
+            );
+        }
+        Ok(total)
     }
 
     /// Every blob that is carried, once, with whether it is a config; in the order in which manifests name them.

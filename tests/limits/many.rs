@@ -169,6 +169,30 @@ fn the_front_of_a_bundle_in_a_pipe() {
 }
 
 #[test]
+fn the_largest_window_of_a_decoder_beside_all_that_is_parsed() {
+    let lab = Lab::new();
+    let registry = Double::new();
+    let destination = format!("{}/m", registry.host());
+    for (planned, large) in [(8, 16), (0, 5)] {
+        let bundle = shapes::large_window(&lab.path("b.tar"), planned, large);
+        let path = bundle.to_str().unwrap();
+        let images = (planned + large) as u64;
+        for (source, dry_run) in [("-", true), ("-", false), (path, true)] {
+            let mut arguments = vec!["import", "-d", &destination, source];
+            arguments.extend(dry_run.then_some("--dry-run"));
+            let run = lab.run(&arguments, (source == "-").then_some(&bundle));
+            check(
+                &format!("window of 128 MiB, {images} images, {arguments:?}"),
+                &run,
+                images,
+            );
+            let is_whole = planned == 0;
+            assert_eq!(run.ended, Ok(i32::from(!is_whole)), "{}", run.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_journal_of_64_megabytes() {
     let (lab, registry) = (Lab::new(), Double::new());
     images::greeting().push(&registry, "library/greeting", "1.0");

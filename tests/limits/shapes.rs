@@ -273,3 +273,65 @@ pub(crate) fn large_front(path: &Path, bytes: usize) -> PathBuf {
     writer.file.flush().unwrap();
     writer.path
 }
+
+/// A bundle as this program writes it, compressed so that a decoder needs the largest window: `planned` images of 10,000 layers
+/// that are not in it, and `large` ones of a manifest of almost 4 MiB and one layer that is.
+pub(crate) fn large_window(path: &Path, planned: usize, large: usize) -> PathBuf {
+    let mut writer = Writer::new(path);
+    // The window is full before the documents come. No member is larger than a document may be.
+    (0..3).for_each(|number| writer.member(&format!("zeros{number}"), &vec![0; 45 << 20]));
+    let config = br#"{"os":"linux","architecture":"amd64"}"#;
+    let image = |layers: &str| {
+        let config = fields(OCI_CONFIG, config);
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{{config}}},"layers":[{layers}]}}"#)
+    };
+    let blob = |number: usize| vec![number as u8; 5 << 20];
+    let mut manifests: Vec<String> = (0..planned)
+        .map(|number| image(&layers(OCI_LAYER, 10_000, &format!("{number}/"), "")))
+        .collect();
+    let padding = "x".repeat(4_000_000);
+    manifests.extend((0..large).map(|number| {
+        let layer = fields(OCI_LAYER, &blob(number));
+        image(&format!(r#"{{{layer},"annotations":{{"x":"{padding}"}}}}"#))
+    }));
+    let digests: Vec<Digest> = manifests.iter().map(|text| Digest::sha256(text.as_bytes())).collect();
+    let mut entries = Vec::new();
+    let mut records = Vec::new();
+    for (number, (text, digest)) in manifests.iter().zip(&digests).enumerate() {
+        let (entry, name) = (
+            fields(OCI_MANIFEST, text.as_bytes()),
+            format!("example.com/a/b:{number}"),
+        );
+        entries.push(format!(
+            r#"{{{entry},"annotations":{{"org.opencontainers.image.ref.name":"{name}"}}}}"#
+        ));
+        records.push(format!(
+            r#"{{"reference":"{name}","index":"whole","original":"{digest}","kept":[{{"platform":"linux/amd64","digest":"{digest}"}}]}}"#
+        ));
+    }
+    writer.member("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+    writer.member("index.json", index.as_bytes());
+    let record = format!(r#"{{"formatVersion":1,"images":[{}]}}"#, records.join(","));
+    writer.member("docker-mirror.json", record.as_bytes());
+    for (text, digest) in manifests.iter().zip(&digests) {
+        writer.member(&blob_path(digest), text.as_bytes());
+    }
+    writer.member(&blob_path(&Digest::sha256(config)), config);
+    for number in 0..large {
+        writer.member(&blob_path(&Digest::sha256(&blob(number))), &blob(number));
+    }
+    writer.file.write_all(&[0; 1024]).unwrap();
+    writer.file.flush().unwrap();
+    compressed(path)
+}
+
+/// Compresses a file so that a decoder needs the largest window, and gives the path of the result.
+fn compressed(path: &Path) -> PathBuf {
+    let packed = path.with_extension("tar.zst");
+    let mut encoder = zstd::stream::write::Encoder::new(File::create(&packed).unwrap(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    std::io::copy(&mut File::open(path).unwrap(), &mut encoder).unwrap();
+    encoder.finish().unwrap();
+    packed
+}

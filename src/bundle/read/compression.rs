@@ -9,6 +9,7 @@ use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::{Budget, Held};
 use crate::progress::human_bytes;
 
 /// Number of first bytes that tell the compression, and how much memory it takes.
@@ -16,11 +17,16 @@ pub(super) const MAGIC: usize = 18;
 
 /// The largest window of zstd, and dictionary of xz, that is unpacked, in bytes. The decoder holds all of it in memory;
 /// `zstd -d` has the same limit, and `xz -9` makes half of it.
-const MAX_WINDOW: u64 = 1 << MAX_WINDOW_LOG;
-const MAX_WINDOW_LOG: u32 = 27;
+pub(super) const MAX_WINDOW: u64 = 1 << 27;
 
-/// Maximum memory of the decoder of xz in KiB: the dictionary, and what stands beside it.
-const MAX_XZ_MEMORY: u32 = (MAX_WINDOW >> 10) as u32 + 1024;
+/// Memory in bytes that any decoder may take without being counted, since so much is left beside what is counted.
+pub(super) const UNCOUNTED_WINDOW: u64 = 32 << 20;
+
+/// The dictionary of `xz -9` in bytes. The actual one cannot be known from the first bytes.
+const XZ_DICTIONARY: u64 = 64 << 20;
+
+/// What stands beside the dictionary in the memory of the decoder of xz, in bytes.
+const BESIDE_XZ_DICTIONARY: u64 = 1 << 20;
 
 /// Limit on decompressed bytes: a ratio to the compressed bytes, and a constant beyond that. A ratio
 /// alone would not do: gzip makes a thousandth of zeros, zstd much less, and a few zeros are no bomb.
@@ -35,6 +41,15 @@ impl Limit {
     fn of(self, consumed: u64) -> u64 {
         consumed.saturating_mul(self.ratio).saturating_add(self.beyond)
     }
+}
+
+/// Counts the window of a decoder against the memory that is left, for as long as the decoder lives. It is needed where
+/// documents that were parsed are in memory at the same time.
+///
+/// # Errors
+/// [`Kind::TooLarge`] if less is left.
+pub(super) fn count_window(window: u64, budget: &Budget) -> Result<Held> {
+    budget.hold(window.saturating_sub(UNCOUNTED_WINDOW))
 }
 
 /// How something is compressed.
@@ -89,12 +104,25 @@ impl Compression {
         }
     }
 
-    /// The content of `input`; reading fails once there is more of it than the limit allows.
+    /// The window in bytes that the decoder of an input needs that begins with `head`, or most likely needs where that does
+    /// not say so; [`UNCOUNTED_WINDOW`] at least.
+    pub(super) fn window(self, head: &[u8]) -> u64 {
+        let window = match (self, head) {
+            (Self::Zstd, [0x28, 0xb5, 0x2f, 0xfd, frame @ ..]) => zstd_window(frame).unwrap_or(MAX_WINDOW),
+            (Self::Xz, _) => XZ_DICTIONARY,
+            _ => 0,
+        };
+        window.clamp(UNCOUNTED_WINDOW, MAX_WINDOW)
+    }
+
+    /// The content of `input`; reading fails once there is more of it than the limit allows, or where it needs a larger window
+    /// in bytes than this.
     pub(super) fn decode<'a, R: Read + Send + 'a>(
         self,
         input: R,
         what: &str,
         limit: Limit,
+        window: u64,
     ) -> io::Result<Box<dyn Read + Send + 'a>> {
         let consumed = Arc::new(AtomicU64::new(0));
         let input = Counted {
@@ -106,13 +134,17 @@ impl Compression {
             Self::Gzip => Box::new(MultiGzDecoder::new(input)),
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::new(input)?;
-                decoder.window_log_max(MAX_WINDOW_LOG)?;
+                decoder.window_log_max(window.next_power_of_two().ilog2())?;
                 Box::new(decoder)
             }
-            Self::Xz => Box::new(Xz {
-                inner: XzReader::new_mem_limit(input, true, MAX_XZ_MEMORY),
-                what: what.to_owned(),
-            }),
+            Self::Xz => {
+                let memory = (window + BESIDE_XZ_DICTIONARY) >> 10;
+                Box::new(Xz {
+                    inner: XzReader::new_mem_limit(input, true, u32::try_from(memory).unwrap_or(u32::MAX)),
+                    what: what.to_owned(),
+                    window,
+                })
+            }
             Self::Bzip2 => Box::new(MultiBzDecoder::new(input)),
         };
         Ok(Box::new(Limited {
@@ -126,7 +158,7 @@ impl Compression {
 }
 
 /// How to unpack something on its way.
-fn unpack(program: &str) -> String {
+pub(super) fn unpack(program: &str) -> String {
     format!("unpack it on its way: `{program} FILE | docker-mirror import - -d REGISTRY`")
 }
 
@@ -134,13 +166,15 @@ fn unpack(program: &str) -> String {
 struct Xz<R: Read> {
     inner: XzReader<R>,
     what: String,
+    /// The largest dictionary, in bytes.
+    window: u64,
 }
 
 impl<R: Read> Read for Xz<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buffer).map_err(|e| match e.kind() {
             io::ErrorKind::OutOfMemory => {
-                let (what, most) = (&self.what, human_bytes(MAX_WINDOW));
+                let (what, most) = (&self.what, human_bytes(self.window));
                 let what = format!("{what} takes more than {most} of memory to unpack");
                 io::Error::other(Error::new(Kind::Unsupported, what).with_hint(unpack("xz -dc")))
             }
@@ -260,12 +294,35 @@ mod tests {
     }
 
     #[test]
+    fn a_window_beyond_what_was_counted_is_not_unpacked() {
+        let packed = |log: u32| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            std::io::Write::write_all(&mut encoder, b"content").unwrap();
+            encoder.finish().unwrap()
+        };
+        let window = |head: &[u8]| Compression::Zstd.window(&head[..head.len().min(MAGIC)]);
+        assert_eq!(window(&packed(27)), MAX_WINDOW);
+        assert_eq!(window(&packed(26)), MAX_WINDOW / 2);
+        assert_eq!(window(&packed(20)), UNCOUNTED_WINDOW);
+        assert_eq!(Compression::Gzip.window(b"\x1f\x8b"), UNCOUNTED_WINDOW);
+        // The first frame says what is counted; a later one does not get more.
+        for (second, is_read) in [(25, true), (26, false)] {
+            let all = [packed(20), packed(second)].concat();
+            let limit = Limit { ratio: 1, beyond: 100 };
+            let decoder = Compression::Zstd.decode(all.as_slice(), "x", limit, window(&all));
+            let read = io::copy(&mut decoder.unwrap(), &mut io::sink());
+            assert_eq!(read.is_ok(), is_read, "{read:?}");
+        }
+    }
+
+    #[test]
     fn a_frame_to_be_skipped_comes_first() {
         let mut packed = vec![0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, b'a', b'b', b'c'];
         packed.extend(zstd::encode_all(&b"content"[..], 1).unwrap());
         let compression = Compression::of(&packed[..MAGIC], "x").unwrap();
         let limit = Limit { ratio: 1, beyond: 1 };
-        let mut decoder = compression.decode(packed.as_slice(), "x", limit).unwrap();
+        let mut decoder = compression.decode(packed.as_slice(), "x", limit, MAX_WINDOW).unwrap();
         let mut content = String::new();
         decoder.read_to_string(&mut content).unwrap();
         assert_eq!(content, "content");
@@ -283,7 +340,7 @@ mod tests {
         ] {
             let unpack = |beyond| {
                 let limit = Limit { ratio: 100, beyond };
-                let mut decoder = compression.decode(bomb.as_slice(), "x", limit).unwrap();
+                let mut decoder = compression.decode(bomb.as_slice(), "x", limit, MAX_WINDOW).unwrap();
                 io::copy(&mut decoder, &mut io::sink())
             };
             let error = unpack(SIZE / 2).unwrap_err().to_string();

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::Archive;
-use super::compression::{Compression, Limit, MAGIC};
+use super::compression::{Compression, Limit, MAGIC, MAX_WINDOW};
 use super::forward::{Forward, StreamForward, quoted, stream_error};
 use super::inside;
 use super::scan::{End, Scanner};
 use super::source::Source;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Held;
 use crate::progress::Progress;
 use crate::text::{self, quote};
 
@@ -59,7 +60,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
 
 /// Indexes what comes from a pipe.
 pub(super) fn from_reader(input: impl Read + Send, label: &str, temp: &Temp, store: &mut Store) -> Result<Archive> {
-    let (compression, input) = unwrap(input, label)?;
+    let (compression, _, input) = unwrap(input, label)?;
     spool(input, compression, label, "it comes from a pipe", temp, store)
 }
 
@@ -68,8 +69,9 @@ fn empty(label: &str) -> Error {
         .with_hint("it was not copied, or whatever wrote it failed: copy it again, or make it again")
 }
 
-/// Looks at the first bytes of a pipe for how it is compressed; the input that is returned has them still.
-pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression, impl Read + use<R>)> {
+/// Looks at the first bytes of a pipe for how it is compressed, and the window in bytes that its decoder needs; the input that
+/// is returned has them still.
+pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression, u64, impl Read + use<R>)> {
     let mut head = vec![0; MAGIC];
     let count = StreamForward::new(label, &mut input).read(&mut head)?;
     head.truncate(count);
@@ -77,7 +79,8 @@ pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression,
         return Err(empty(label));
     }
     let compression = Compression::of(&head, &quoted(label))?;
-    Ok((compression, io::Cursor::new(head).chain(input)))
+    let window = compression.window(&head);
+    Ok((compression, window, io::Cursor::new(head).chain(input)))
 }
 
 fn spool<R: Read + Send>(
@@ -88,7 +91,7 @@ fn spool<R: Read + Send>(
     temp: &Temp,
     store: &mut Store,
 ) -> Result<Archive> {
-    let mut pass = begin(input, compression, label, temp)?;
+    let mut pass = begin(input, (compression, MAX_WINDOW), None, label, temp)?;
     pass.input_mut().inner_mut().move_to_file(label, why)?;
     finish(pass, label, store)
 }
@@ -96,21 +99,24 @@ fn spool<R: Read + Send>(
 /// The pass over an archive that is written down as it goes by.
 pub(super) type Pass<'a> = Scanner<StreamForward<Tee<Box<dyn Read + Send + 'a>>>>;
 
-/// Begins to copy an archive: to memory at first, and to a temporary file as soon as that is asked for.
+/// Begins to copy an archive: to memory at first, and to a temporary file as soon as that is asked for. Its decoder may take
+/// this window in bytes; `held` is given back with the decoder.
 pub(super) fn begin<'a, R: Read + Send + 'a>(
     input: R,
-    compression: Compression,
+    (compression, window): (Compression, u64),
+    held: Option<Held>,
     label: &str,
     temp: &Temp,
 ) -> Result<Pass<'a>> {
     let input = compression
-        .decode(input, &quoted(label), LIMIT)
+        .decode(input, &quoted(label), LIMIT, window)
         .map_err(|e| stream_error(&quoted(label), e))?;
     let tee = Tee {
         input,
         output: Output::Memory(Vec::new()),
         written: 0,
         temp: temp.clone(),
+        held,
     };
     Ok(Scanner::new(label, StreamForward::new(label, tee)))
 }
@@ -119,11 +125,18 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
 pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Result<Archive> {
     while pass.next()?.is_some() {}
     let (end, input) = pass.into_end();
-    let mut tee = input.into_inner();
+    let Tee {
+        mut input,
+        output,
+        held,
+        ..
+    } = input.into_inner();
     // To its end, so that a wrong checksum of what the archive is wrapped in is noticed.
-    let garbage = end == End::Marked && behind(&mut tee.input).map_err(|e| stream_error(&quoted(label), e))?;
+    let garbage = end == End::Marked && behind(&mut input).map_err(|e| stream_error(&quoted(label), e))?;
+    // The window of the decoder and what is parsed are not in memory at the same time.
+    drop((input, held));
 
-    let source = Arc::new(tee.output.into_source(label)?);
+    let source = Arc::new(output.into_source(label)?);
     let mut archive = Archive::of_tar(&source, store)?;
     inside::enter(&mut archive, store)?;
     if garbage {
@@ -160,6 +173,8 @@ pub(super) struct Tee<R> {
     output: Output,
     written: u64,
     temp: Temp,
+    /// The memory of the decoder, where it is counted.
+    held: Option<Held>,
 }
 
 /// Where temporary files go, and who is told of them.

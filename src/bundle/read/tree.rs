@@ -28,7 +28,7 @@ pub(super) fn of_image(store: &Store, image: &BundledImage) -> Result<ImageTree>
         Some((record, filtered)) => recorded(&mut walk, store, image, record, filtered)?,
         None => plain(&mut walk, image)?,
     };
-    check_total(&tree)?;
+    tree.total()?;
     Ok(tree)
 }
 
@@ -186,21 +186,5 @@ fn entries_of(node: &Arc<RawManifest>) -> &[Entry] {
     match node.view() {
         View::Index(index) => &index.entries,
         _ => &[],
-    }
-}
-
-/// The sum of all sizes is a number that can be counted with.
-fn check_total(tree: &ImageTree) -> Result<()> {
-    let total = tree
-        .blobs()
-        .iter()
-        .try_fold(0_u64, |sum, blob| sum.checked_add(blob.descriptor.size))
-        .filter(|sum| i64::try_from(*sum).is_ok());
-    match total {
-        Some(_) => Ok(()),
-        None => Err(Error::new(
-            Kind::Malformed,
-            "the sizes of its blobs sum up to an impossible number",
-        )),
     }
 }

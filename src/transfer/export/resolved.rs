@@ -1,17 +1,19 @@
 //! The images of an export once they are resolved, and what is derived from them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
+use crate::bundle::file_system::FileSystem;
 use crate::bundle::plan::{Extras, Plan};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::ImageTree;
-use crate::progress::Progress;
+use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
 use crate::transfer::resolve::Wanted;
 
@@ -54,6 +56,28 @@ impl Resolved {
             }
         }
         self.trees.len() < before
+    }
+
+    /// Takes out the images that alone are larger than the file system of the output could ever hold, so that the others can
+    /// be exported. Where none would be left, all stay, and the plan of the bundle is refused.
+    pub(super) fn drop_oversized(&mut self, system: &FileSystem, target: &Path) {
+        let fault = |tree: &ImageTree| {
+            let fits = tree
+                .total()
+                .and_then(|total| system.could_hold(total, target, human_bytes));
+            fits.err().map(|error| error.for_image(&tree.source))
+        };
+        let faults: Vec<Option<Error>> = self.trees.iter().map(fault).collect();
+        if faults.iter().all(Option::is_some) {
+            return;
+        }
+        let trees = std::mem::take(&mut self.trees);
+        for (tree, fault) in trees.into_iter().zip(faults) {
+            match fault {
+                None => self.trees.push(tree),
+                Some(error) => self.failed.push((tree.source, error)),
+            }
+        }
     }
 
     pub(super) fn extras(&self, docker_manifest: bool) -> Extras {

@@ -56,7 +56,7 @@ pub(crate) struct Need {
 }
 
 /// Memory in bytes that is taken for a blob that has to be in place somewhere, here and where it comes from.
-const WORK: u64 = 512;
+const WORK: u64 = 640;
 
 /// Memory in bytes that is taken for each repository that needs a blob, in a list that has grown.
 const PAIR: u64 = 2 * size_of::<(u32, u32)>() as u64;
@@ -217,9 +217,20 @@ impl Scheduler {
         let mut has: Vec<(u32, u32)> = Vec::new();
         let mut has_held = budget.hold(0).ok();
         for (number, Demand { blobs, groups }) in demands.into_iter().enumerate() {
-            let before = works.len();
             let largest = blobs.iter().map(|blob| blob.size).max().unwrap_or_default();
             let demand = (Reverse(largest), number);
+            // Counted before anything is kept: demands that are refused must not take memory either.
+            let is_new = |blob: &&Descriptor| !numbers.contains_key(&(blob.digest.clone(), blob.size));
+            let new = blobs.iter().filter(is_new).count() as u64;
+            match budget.hold(new * WORK) {
+                Ok(taken) => held.push(taken),
+                Err(error) => {
+                    let refused = groups.iter().filter(|taker| !taker.in_place);
+                    let refused = refused.map(|taker| (taker.group as usize, error.clone()));
+                    sorted.too_large.extend(refused);
+                    continue;
+                }
+            }
             let ids: Vec<u32> = blobs
                 .iter()
                 .map(|blob| {
@@ -232,7 +243,6 @@ impl Scheduler {
                     number
                 })
                 .collect();
-            let new = budget.hold((works.len() - before) as u64 * WORK);
             let pairs = ids.len() as u64 * PAIR;
             for taker in groups {
                 if taker.in_place {
@@ -246,11 +256,7 @@ impl Scheduler {
                     }
                     continue;
                 }
-                let taken = match &new {
-                    Ok(_) => budget.hold(pairs),
-                    Err(error) => Err(error.clone()),
-                };
-                match taken {
+                match budget.hold(pairs) {
                     Ok(taken) => held.push(taken),
                     Err(error) => {
                         sorted.too_large.push((taker.group as usize, error));
@@ -261,7 +267,6 @@ impl Scheduler {
                     works[*id as usize].pending.push((taker.repository, taker.group));
                 }
             }
-            held.extend(new);
         }
         drop(numbers);
         has.sort_unstable();

@@ -174,3 +174,21 @@ fn groups_of_one_repository_get_a_blob_at_once() {
     let job = queue.next(|_| true).unwrap();
     assert_eq!((job.need.repository, &job.need.groups[..]), (0, &[0, 2][..]));
 }
+
+#[test]
+fn demands_without_memory_for_them_take_none() {
+    let many = |salt: &str| (0..1000).map(|n| blob(&format!("{salt}{n}"), 1)).collect::<Vec<_>>();
+    let demands = (0..50u32).map(|group| Demand {
+        blobs: many(&group.to_string()),
+        groups: vec![Taker {
+            group,
+            repository: 0,
+            in_place: false,
+        }],
+    });
+    let budget = Budget::new(3000 * (WORK + PAIR));
+    let (queue, sorted) = Scheduler::new(demands, &budget);
+    assert_eq!(sorted.too_large.len(), 47);
+    assert_eq!(queue.size().0, 3000);
+    assert!(queue.works.capacity() < 10_000, "{}", queue.works.capacity());
+}

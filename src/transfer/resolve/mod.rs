@@ -175,6 +175,7 @@ impl Resolver {
         warn_of_absent(reference, &absent(&tree, &self.wanted.platforms), &self.progress);
         tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
         check_sizes(&tree)?;
+        tree.total()?;
         self.fetcher.count_tree(&tree)?;
         Ok(tree)
     }

@@ -1,7 +1,10 @@
-//! Images that contradict each other about the size of a blob. A digest has one size, so that at most one of them is right;
-//! the others fail, and no image suffers from their error.
+//! Images that state wrong sizes, as far as that shows before blobs are fetched: they fail, and no other image suffers from
+//! their error. A digest has one size, so that of images that contradict each other about it at most one is right.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+
+use futures_util::future::join_all;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -10,10 +13,20 @@ use crate::image::tree::ImageTree;
 use crate::registry::{BlobReader, Registries, WithoutRange};
 use crate::transfer::sources::Repository;
 
+/// Images that are larger than this many bytes are compared with their registries. Real ones are so rare that the additional
+/// requests do not matter.
+const ALWAYS_PLAUSIBLE: u64 = 64 << 30;
+
 /// Fails the images that state a wrong size for a blob that another image names as well. The registries decide which size is
 /// right: the length that they state for the blob, or else its bytes. Where that does not tell, all images that name the blob
-/// fail.
+/// fail. Very large sizes have to be those of the registry as well: no room is looked for that is not needed.
 pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registries) {
+    let wrong = join_all(trees.iter().map(|tree| implausible(tree, registries))).await;
+    for (tree, error) in trees.iter_mut().zip(wrong) {
+        if let Some(error) = error {
+            *tree = Err(error);
+        }
+    }
     check_manifests(trees);
     for (digest, mut claims) in contested(trees) {
         // Images that have failed for another blob do not count any more.
@@ -39,6 +52,25 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
             }
         }
     }
+}
+
+/// Asks the registry for the largest blobs of a very large image, until the rest is of a plausible size. Returns the error of
+/// the first blob that the registry does not have with the size that is stated.
+async fn implausible(tree: &Result<ImageTree>, registries: &Registries) -> Option<Error> {
+    let tree = tree.as_ref().ok()?;
+    let mut left = tree.total().ok().filter(|total| *total > ALWAYS_PLAUSIBLE)?;
+    let mut blobs = tree.blobs();
+    blobs.sort_by_key(|blob| Reverse(blob.descriptor.size));
+    for blob in blobs {
+        if let Err(error) = open(tree, &blob.descriptor, registries).await {
+            return Some(error.context(&tree.source));
+        }
+        left -= blob.descriptor.size;
+        if left <= ALWAYS_PLAUSIBLE {
+            break;
+        }
+    }
+    None
 }
 
 /// Fails the images that list a manifest of an image among their blobs with another size than it has.

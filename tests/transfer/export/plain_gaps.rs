@@ -61,6 +61,7 @@ fn nobody_writes_far_ahead_of_what_has_arrived() {
         max_file: Some((1 << 32) - 1),
         sparse: false,
         free: 1 << 40,
+        size: 1 << 40,
     };
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -99,6 +100,7 @@ fn a_bundle_over_the_limit_of_a_file_is_refused_before_the_first_layer() {
         max_file: Some(MIB as u64),
         sparse: false,
         free: 1 << 40,
+        size: 1 << 40,
     };
     let error = run(&registry, &folder.path().join("b.tar"), small).unwrap_err();
     assert_eq!(error.kind(), Kind::NoSpace);

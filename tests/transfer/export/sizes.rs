@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::tools::{Export, check, cli, noise, put_image, text};
 use crate::support::fault::{Action, When};
-use crate::support::{Double, sha256};
+use crate::support::{Double, End, sha256};
 
 /// Changes what the manifest under a tag states, and puts it under the same tag.
 fn edit(registry: &Double, repository: &str, change: impl FnOnce(&mut Value)) {
@@ -193,6 +193,89 @@ fn an_image_that_lists_a_manifest_of_another_as_a_layer_of_a_wrong_size_fails_al
         );
         assert_eq!(check(&export.path("x.tar")), 2, "{said}");
     }
+}
+
+/// `a` and `c` are right; the others state impossible sizes. Returns their names.
+fn absurd() -> (Double, Vec<String>) {
+    let registry = Double::new();
+    put_image(&registry, "a", "1", &[noise(1, 700)]);
+    put_image(&registry, "c", "1", &[noise(3, 900)]);
+    let mut names = vec!["a:1".to_owned()];
+    let sizes = [10_000_000_000_000, 1 << 60, i64::MAX as u64, u64::MAX];
+    for (number, size) in sizes.into_iter().enumerate() {
+        for (kind, pointers) in [
+            ("config", &["/config/size"][..]),
+            ("layer", &["/layers/0/size"]),
+            ("layers", &["/layers/0/size", "/layers/1/size"]),
+        ] {
+            let repository = format!("{kind}{number}");
+            let layers = [noise(10 + number as u64, 700), noise(20 + number as u64, 700)];
+            put_image(&registry, &repository, "1", &layers);
+            edit(&registry, &repository, |manifest| {
+                for pointer in pointers {
+                    *manifest.pointer_mut(pointer).unwrap() = json!(size);
+                }
+            });
+            names.push(format!("{repository}:1"));
+        }
+    }
+    names.push("c:1".to_owned());
+    (registry, names)
+}
+
+#[test]
+fn images_of_impossible_sizes_fail_alone() {
+    let (registry, names) = absurd();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let export = Export::of(&registry, &names);
+    for output in ["x.tar", "x.tar.gz", "-"] {
+        let done = export.run(output, &["--allow-partial"]);
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.contains("12 of 14 images failed"), "{output}: {said}");
+        if output == "-" {
+            std::fs::write(export.path("x.pipe.tar"), &done.stdout).unwrap();
+        }
+        match output {
+            "x.tar.gz" => assert!(export.path(output).exists(), "{said}"),
+            "-" => assert_eq!(check(&export.path("x.pipe.tar")), 2, "{said}"),
+            _ => assert_eq!(check(&export.path(output)), 2, "{said}"),
+        }
+        let said = export.fails(&format!("y{output}"), &[], 1);
+        assert!(said.contains("12 of 14 images failed"), "{output}: {said}");
+    }
+    // In one step the others arrive all the same.
+    let target = Double::new();
+    let images = names.iter().map(|name| format!("{}/{name}", registry.host()));
+    let arguments: Vec<String> = ["-d".to_owned(), target.host()].into_iter().chain(images).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let said = cli().run(&arguments).expect_code(1);
+    said.says(&["12 of 14 images failed"]);
+    assert!(target.manifest("a", "1").is_some() && target.manifest("c", "1").is_some());
+}
+
+#[test]
+fn a_registry_that_confirms_a_size_beyond_the_whole_disk_loses_that_image_alone() {
+    let registry = Double::new();
+    put_image(&registry, "a", "1", &[noise(1, 700)]);
+    let layers = put_image(&registry, "b", "1", &[noise(2, 700)]);
+    edit(&registry, "b", |manifest| {
+        manifest["layers"][0]["size"] = json!(1u64 << 46)
+    });
+    let blob = || When::path(&layers[0]);
+    registry.add_fault(blob(), Action::ContentLength((1 << 46) - 700));
+    registry.add_fault(blob(), Action::Cut(600, End::Stall));
+    let export = Export::of(&registry, &["a:1", "b:1"]);
+    for output in ["x.tar", "x.tar.gz"] {
+        let done = export.run(output, &["--allow-partial", "--retries", "0"]);
+        let said = text(&done);
+        assert!(said.contains("1 of 2 images failed"), "{said}");
+        assert!(said.contains("/b:1: the image has 64.0 TiB"), "{said}");
+        assert!(export.path(output).exists(), "{said}");
+    }
+    // Where it is the only one, there is nothing else to export.
+    let said = Export::of(&registry, &["b:1"]).fails("x.tar", &["--allow-partial"], 1);
+    assert!(said.contains("the bundle ") && said.contains("hint: "), "{said}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod filtered_index;
 mod folders;
 mod foreign;
 mod identity;
+mod impossible_sizes;
 mod killed;
 mod mixed;
 mod names;

@@ -120,7 +120,7 @@ impl<'a> Builder<'a> {
         let layer = remembered(
             layers
                 .entry(key)
-                .or_insert_with(|| layer::examine(&place, path, beyond)),
+                .or_insert_with(|| layer::examine(&place, path, beyond, store.budget())),
         )?;
         // The config's list may use another algorithm than SHA-256 in theory; no program writes one.
         if layer.diff_id != *diff_id {

@@ -2,10 +2,11 @@
 
 use std::io::{self, Read};
 
-use crate::bundle::read::compression::{Compression, Limit, MAGIC};
+use crate::bundle::read::compression::{Compression, Limit, MAGIC, count_window};
 use crate::bundle::read::forward::stream_error;
 use crate::bundle::read::source::Place;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::media_type;
@@ -28,7 +29,7 @@ pub(in crate::bundle::read) struct Layer {
 
 /// Reads a layer through and computes both digests. `name` is how the archive calls it; `beyond` is what it may hold beyond
 /// the usual, and gets less by what it does.
-pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u64) -> Result<Layer> {
+pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u64, budget: &Budget) -> Result<Layer> {
     let what = place.describe(name);
     let limit = Limit {
         ratio: RATIO,
@@ -38,6 +39,8 @@ pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u
     let mut head = [0; MAGIC];
     let count = place.read_at(0, &mut head)?;
     let compression = Compression::of(&head[..count], &what)?;
+    let window = compression.window(&head[..count]);
+    let _held = count_window(window, budget).map_err(|error| error.context(&what))?;
     let media_type = match compression {
         Compression::None => media_type::OCI_LAYER,
         Compression::Gzip => media_type::OCI_LAYER_GZIP,
@@ -57,7 +60,7 @@ pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u
     let mut buffer = vec![0; 256 << 10];
     {
         let mut decoder = compression
-            .decode(&mut input, &what, limit)
+            .decode(&mut input, &what, limit, window)
             .map_err(|e| stream_error(&what, e))?;
         loop {
             match decoder.read(&mut buffer) {

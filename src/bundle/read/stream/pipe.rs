@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use super::metadata_prefix::MetadataPrefix;
 use crate::bundle::read::archive::{Archive, blob_name, unmarked};
+use crate::bundle::read::compression::{UNCOUNTED_WINDOW, count_window, unpack};
 use crate::bundle::read::forward::{quoted, stream_error};
 use crate::bundle::read::scan::{End, What};
 use crate::bundle::read::spool::{self, Pass, Temp};
 use crate::bundle::read::store::{self, Store};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::progress::human_bytes;
 use crate::text::{Warnings, quote};
 
 /// How much is read at once.
@@ -32,14 +34,23 @@ pub(in crate::bundle::read) fn open(
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
     let mut why = "it comes from a pipe and its manifests do not come first";
+    let (compression, window, input) = spool::unwrap(input, label)?;
+    let held = count_window(window, store.budget()).map_err(|error| error.with_hint(unpack("zstd -dc --long=27")))?;
+    if window > UNCOUNTED_WINDOW {
+        temp.progress.note(format!(
+            "`{}` takes {} of memory to unpack, so that there is less for its images; where that is not enough, {}",
+            quote(&label),
+            human_bytes(window),
+            unpack("zstd -dc --long=27")
+        ));
+    }
     // What is parsed of it needs room as well.
     let max_front = MAX_FRONT.min(store.budget().left() / 2);
     let too_long = format!(
         "it comes from a pipe, and not all of its manifests and configs are among its first {} MiB",
         max_front >> 20
     );
-    let (compression, input) = spool::unwrap(input, label)?;
-    let mut pass = spool::begin(input, compression, label, temp)?;
+    let mut pass = spool::begin(input, (compression, window), Some(held), label, temp)?;
     let mut front = MetadataPrefix::default();
     let mut members = Vec::new();
     let mut buffer = vec![0; CHUNK];

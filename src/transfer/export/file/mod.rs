@@ -55,6 +55,7 @@ pub(super) async fn export(
         request,
         registries,
         progress,
+        path,
         partial: &partial,
         earlier,
     }
@@ -75,6 +76,7 @@ struct FileExport<'a> {
     request: &'a Request,
     registries: &'a Registries,
     progress: &'a Progress,
+    path: &'a Path,
     partial: &'a Arc<Partial>,
     earlier: Arc<Earlier>,
 }
@@ -114,6 +116,11 @@ impl FileExport<'_> {
         )
         .await;
 
+        let system = match request.file_system {
+            Some(system) => system,
+            None => partial.file_system()?,
+        };
+        resolved.drop_oversized(&system, self.path);
         let extras = match request.allow_partial {
             true => resolved.extras(request.docker_manifest),
             // There will be no bundle without them.
@@ -124,10 +131,6 @@ impl FileExport<'_> {
         };
         let mut plan = Arc::new(Plan::new(&resolved.trees, &extras)?);
         warn(&plan, progress);
-        let system = match request.file_system {
-            Some(system) => system,
-            None => partial.file_system()?,
-        };
         partial.reserve(plan.total(), &system, human_bytes)?;
         let headers = Headers::new(&identity, &left, &plan, &resolved.trees);
         let there = Prepare {

@@ -112,7 +112,16 @@ async fn write(
         progress.clone(),
     )
     .with_budget(request.budget.clone());
-    let resolved = Resolved::new(images, resolver.resolve_all(images).await);
+    let mut resolved = Resolved::new(images, resolver.resolve_all(images).await);
+    // The compressed size is not known; that of the plain bundle is close, since layers hardly shrink.
+    let system = match (partial, request.file_system) {
+        (Some(partial), None) => Some(partial.file_system()?),
+        (Some(_), given) => given,
+        (None, _) => None,
+    };
+    if let (Some(system), Output::File { path, .. }) = (&system, &request.output) {
+        resolved.drop_oversized(system, path);
+    }
     let mut report = Report::default();
     if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
         report.images = resolved.trees.iter().map(Exported::new).collect();
@@ -121,12 +130,7 @@ async fn write(
     }
     let plan = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
     warn(&plan, progress);
-    if let Some(partial) = partial {
-        // The compressed size is not known; that of the plain bundle is close, since layers hardly shrink.
-        let system = match request.file_system {
-            Some(system) => system,
-            None => partial.file_system()?,
-        };
+    if let (Some(partial), Some(system)) = (partial, system) {
         partial.reserve(plan.total(), &system, human_bytes)?;
     }
     progress.emit(Event::Planned {
