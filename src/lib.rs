@@ -33,7 +33,7 @@ pub use image::platform::PlatformFilter;
 pub use image::reference::{DOCKER_HUB, Reference};
 pub use image::tree::{Choice, IndexMode, LeftOut, PlatformRecord};
 pub use progress::{Event, Phase, Progress, human_bytes};
-pub use registry::credentials::{CredentialFile, CredentialOptions, Login, Secret};
+pub use registry::credentials::{CredentialFile, CredentialOptions, HostLogin, Login, Secret};
 pub use registry::mirrors::{Mirrors, parse_mirror};
 pub use registry::proxy::Proxies;
 pub use registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOptions};

@@ -3,7 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use super::connection::Shared;
-use super::{export, import, limits, mirror};
+use super::{export, generate, import, limits, mirror, plugin};
+
+/// The version, and the commit where it is known.
+const VERSION: &str = env!("DOCKER_MIRROR_VERSION");
 
 const LONG_NAMES: &str = "Commands stand first. An image that is really named like one is reached by its long name, such as `library/export`.";
 
@@ -21,13 +24,14 @@ Exit codes:
 ///     docker-mirror export hello-world golang:alpine -o bundle.tar
 ///     docker-mirror import bundle.tar -d docker.example.com/mirror
 #[derive(Debug, Parser)]
-#[command(name = "docker-mirror", bin_name = "docker-mirror", version, verbatim_doc_comment)]
+#[command(name = "docker-mirror", bin_name = "docker-mirror", version = VERSION, verbatim_doc_comment)]
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     arg_required_else_help = true
 )]
-#[command(after_help = format!("{LONG_NAMES}\n\n{EXIT_CODES}"))]
+#[command(after_help = "All flags: docker-mirror --help. Of a command: docker-mirror help export")]
+#[command(after_long_help = format!("{LONG_NAMES}\n\n{EXIT_CODES}"))]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
@@ -39,14 +43,21 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Fetch images from their registries into one file
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_long_help = EXIT_CODES)]
     Export(export::Arguments),
     /// Push the images of a file to a registry
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_long_help = EXIT_CODES)]
     Import(import::Arguments),
-    /// Show what is left of a registry's pull limit
-    #[command(after_help = EXIT_CODES)]
+    /// Show the remaining pull quota of a registry
+    #[command(after_long_help = EXIT_CODES)]
     Limits(limits::Arguments),
+    /// Print completions for a shell, such as `source <(docker-mirror completions bash)`
+    Completions(generate::Completions),
+    /// Write man pages
+    Man(generate::Man),
+    /// What Docker asks its plugins
+    #[command(name = plugin::METADATA, hide = true)]
+    PluginMetadata,
 }
 
 impl Cli {
@@ -57,6 +68,7 @@ impl Cli {
             Some(Command::Export(arguments)) => &arguments.shared,
             Some(Command::Import(arguments)) => &arguments.shared,
             Some(Command::Limits(arguments)) => &arguments.shared,
+            Some(Command::Completions(_) | Command::Man(_) | Command::PluginMetadata) => &self.mirror.shared,
         }
     }
 

@@ -25,13 +25,13 @@ pub(super) struct Shared {
     #[arg(short, long, conflicts_with_all = ["verbose", "debug"])]
     quiet: bool,
 
-    /// Colours in messages
+    /// Colours in messages: auto, always or never
     #[arg(
         long,
         value_name = "WHEN",
         value_enum,
         default_value = "auto",
-        hide_possible_values = false
+        hide_possible_values = true
     )]
     pub(super) color: Color,
 
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     #[arg(long)]
     pub(super) debug: bool,
 
-    /// Blobs on their way at the same time
+    /// Parallel transfers
     #[arg(short, long, value_name = "N", default_value_t = 6, value_parser = whole::<u16>(1, 256))]
     jobs: u16,
 
@@ -54,60 +54,60 @@ pub(super) struct Shared {
 /// How registries are reached, on either side.
 #[derive(Debug, Clone, Args)]
 struct Connection {
-    /// Talk http to registries (localhost and 127.0.0.1 need no flag)
+    /// Use http for registries (localhost and 127.0.0.1 need no flag)
     #[arg(long)]
     plain_http: bool,
 
-    /// Accept any certificate of a registry
+    /// Skip TLS certificate verification (insecure)
     #[arg(long)]
     insecure: bool,
 
-    /// Trust this certificate authority too, or this very certificate (PEM); repeatable
+    /// Additional CA or server certificate to trust (PEM); repeatable
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
 
-    /// The certificate (PEM) to show to registries that ask for one
+    /// Client certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
 
-    /// The key (PEM) of that certificate
+    /// Key of the client certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 
-    /// Look credentials up in this file only, of the form of ~/.docker/config.json
+    /// Read credentials only from this file (docker config.json format)
     #[arg(long, value_name = "FILE")]
     auth_file: Option<PathBuf>,
 
     #[command(flatten)]
     login: LoginFlags,
 
-    /// How often a request is tried again that failed for a passing reason
+    /// Retries per request after transient errors
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole::<u32>(0, u32::MAX.into()))]
     retries: u32,
 
-    /// How long a connection may take to come about, in seconds
+    /// Connect timeout, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole::<u64>(1, u64::MAX))]
     connect_timeout: u64,
 
-    /// How long an answer may take to begin once the request is out, in seconds; as long again for each MiB of an upload that
-    /// may still be on its way (6 at most)
+    /// Time to wait for the first byte of a response, in seconds; as long again for each MiB of an upload that may still be
+    /// under way (6 at most)
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = whole::<u64>(1, u64::MAX))]
     header_timeout: u64,
 
-    /// How long a transfer may go without a byte, in seconds; extended for uploads like --header-timeout
+    /// Abort a transfer after this long without data, in seconds; extended for uploads like --header-timeout
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole::<u64>(1, u64::MAX))]
     stall_timeout: u64,
 
-    /// End everything after this many seconds [default: it takes as long as it takes]
+    /// Overall time limit, in seconds [default: none]
     #[arg(long, value_name = "SECONDS", value_parser = whole::<u64>(1, u64::MAX))]
     timeout: Option<u64>,
 
-    /// Accept a token server on a loopback or link-local address though the registry is elsewhere
+    /// Allow a token server on a loopback or link-local address even if the registry is not on one
     #[arg(long)]
     any_token_server: bool,
 
-    /// Keep nothing from run to run: no manifests (they save pulls where a registry counts them), no addresses of uploads
-    /// that were broken off
+    /// Do not use the cache in ~/.cache/docker-mirror (manifests, which save pulls where a registry counts them, and resumable
+    /// upload URLs)
     #[arg(long)]
     no_cache: bool,
 }
@@ -125,31 +125,31 @@ pub(super) struct MirrorFlags {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection, where source and destination differ")]
 pub(super) struct Sides {
-    /// Talk http to source registries
+    /// Use http for source registries
     #[arg(long)]
     src_plain_http: bool,
-    /// Talk http to the destination
+    /// Use http for the destination
     #[arg(long)]
     dest_plain_http: bool,
-    /// Accept any certificate of source registries
+    /// Skip TLS certificate verification of source registries (insecure)
     #[arg(long)]
     src_insecure: bool,
-    /// Accept any certificate of the destination
+    /// Skip TLS certificate verification of the destination (insecure)
     #[arg(long)]
     dest_insecure: bool,
-    /// Trust this authority for source registries too; repeatable
+    /// Additional CA or server certificate to trust for source registries; repeatable
     #[arg(long, value_name = "FILE")]
     src_ca_file: Vec<PathBuf>,
-    /// Trust this authority for the destination too; repeatable
+    /// Additional CA or server certificate to trust for the destination; repeatable
     #[arg(long, value_name = "FILE")]
     dest_ca_file: Vec<PathBuf>,
-    /// The certificate to show to source registries
+    /// Client certificate for source registries
     #[arg(long, value_name = "FILE", requires = "src_key")]
     src_cert: Option<PathBuf>,
     /// The key of that certificate
     #[arg(long, value_name = "FILE", requires = "src_cert")]
     src_key: Option<PathBuf>,
-    /// The certificate to show to the destination
+    /// Client certificate for the destination
     #[arg(long, value_name = "FILE", requires = "dest_key")]
     dest_cert: Option<PathBuf>,
     /// The key of that certificate

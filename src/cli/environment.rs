@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::plugin;
+
 /// Which end of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -22,9 +24,22 @@ impl Side {
     }
 }
 
-/// An environment variable; the one place that reads it.
+/// An environment variable; the one place that reads it. `docker --config FOLDER mirror` stands for `DOCKER_CONFIG`.
 pub(super) fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name)
+    match name {
+        "DOCKER_CONFIG" => plugin::config_folder()
+            .map(OsString::from)
+            .or_else(|| std::env::var_os(name)),
+        _ => std::env::var_os(name),
+    }
+}
+
+/// The names of the environment variables that begin like this, in order.
+pub(super) fn variables_with(prefix: &str) -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    names
 }
 
 /// Whether an environment variable is set and not empty.

@@ -20,12 +20,12 @@ use super::values::{TRANSPORTS, whole};
 /// Which images and platforms, shared with the one-step command.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Selection {
-    /// A platform to carry, such as linux/arm64; repeatable; `all` for every platform [default: every linux platform]
+    /// Platform to include, such as linux/arm64; repeatable; `all` for every platform [default: every linux platform]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Vec<String>,
 
-    /// What becomes of an index of which platforms are dropped: filtered (new digest), sparse (original digest), or auto:
-    /// sparse for an image pinned by digest, else filtered
+    /// What the tag points to when platforms were left out: filtered (new digest), sparse (original digest), or auto: sparse
+    /// for an image pinned by digest, else filtered
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(super) index: IndexMode,
 }
@@ -52,7 +52,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     selection: Selection,
 
-    /// Replace the output if it is there, once the new bundle is complete
+    /// Overwrite an existing output file once the new bundle is complete
     #[arg(long)]
     force: bool,
 
@@ -60,7 +60,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     fresh: bool,
 
-    /// Leave out images that fail; the bundle records what is missing
+    /// Write the bundle even if some images fail; missing ones are recorded in it
     #[arg(long)]
     allow_partial: bool,
 
@@ -68,8 +68,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "OLD.tar")]
     reuse: Vec<PathBuf>,
 
-    /// Compress the whole bundle with gzip (also by an output named .tar.gz); layers are compressed already, so this gains
-    /// little, random access is lost, and such an export cannot be continued
+    /// Compress the whole bundle with gzip (also by an output named .tar.gz); saves little, since layers are compressed
+    /// already, and such an export cannot be resumed
     #[arg(long, conflicts_with = "zstd")]
     gzip: bool,
 
@@ -77,11 +77,11 @@ pub(super) struct Arguments {
     #[arg(long)]
     zstd: bool,
 
-    /// Leave manifest.json out, which `docker load` and `podman load` need
+    /// Omit manifest.json (breaks `docker load` and `podman load`)
     #[arg(long)]
     no_docker_manifest: bool,
 
-    /// How much is read ahead when the output is a pipe, in MiB
+    /// Read-ahead when the output is a pipe, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = whole::<u32>(1, 65536))]
     read_ahead: u32,
 

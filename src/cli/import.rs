@@ -38,11 +38,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "[@N=|DIGEST=]IMAGE")]
     name: Vec<GivenName>,
 
-    /// A platform to import, of those in the bundle; repeatable [default: all that the bundle has]
+    /// Platform to import, of those in the bundle; repeatable [default: all that the bundle has]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Vec<String>,
 
-    /// What becomes of an index of which platforms are dropped: auto, filtered or sparse [default: what the bundle says]
+    /// What the tag points to when platforms were left out: auto, filtered or sparse [default: what the bundle says]
     #[arg(long, value_name = "MODE")]
     index: Option<IndexMode>,
 

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::path::Path;
 
 use clap::Args;
-use docker_mirror::{CredentialFile, CredentialOptions, Error, Kind, Login, Progress, Result, Secret, few};
+use docker_mirror::{CredentialFile, CredentialOptions, Error, HostLogin, Kind, Login, Progress, Result, Secret, few};
 
-use super::environment::{Side, is_set, variable};
+use super::environment::{Side, is_set, variable, variables_with};
 
 /// No password is longer than this.
 const MAX_PASSWORD: u64 = 64 << 10;
@@ -14,11 +14,12 @@ const MAX_PASSWORD: u64 = 64 << 10;
 /// A login by flags.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct LoginFlags {
-    /// The user name at the registry; or DOCKER_MIRROR_USERNAME [default: from credential files and helpers]
+    /// User name at the registry; for several registries variables such as DOCKER_MIRROR_USERNAME_GHCR_IO and
+    /// DOCKER_MIRROR_PASSWORD_GHCR_IO [default: from credential files and helpers]
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
 
-    /// Read the password from standard input; or DOCKER_MIRROR_PASSWORD
+    /// Read the password from standard input
     #[arg(long, requires = "username")]
     password_stdin: bool,
 
@@ -185,6 +186,7 @@ fn of_variables<'a>(prefixes: impl Iterator<Item = &'a str> + Clone, progress: &
 /// Where credentials come from. A given login is for the one host that is talked to.
 pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> Result<CredentialOptions> {
     let mut options = CredentialOptions::standard(&variable);
+    options.host_logins = of_hosts()?;
     if let Some(path) = file {
         options.files = vec![CredentialFile::named(path, "--auth-file")];
     }
@@ -193,6 +195,14 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
         let mut hosts = hosts.to_vec();
         hosts.sort_unstable();
         hosts.dedup();
+        // What is said of one registry beats what a variable says of all.
+        let is_flag = login.origin.starts_with("`--");
+        if !is_flag || hosts.len() > 1 {
+            hosts.retain(|host| !options.host_logins.iter().any(|own| own.is_for(host)));
+        }
+        if hosts.is_empty() && !is_flag {
+            return Ok(options);
+        }
         let [host] = hosts.as_slice() else {
             return Err(Error::new(
                 Kind::Usage,
@@ -211,6 +221,26 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
         });
     }
     Ok(options)
+}
+
+/// The logins of single registries: `DOCKER_MIRROR_USERNAME_GHCR_IO` and `DOCKER_MIRROR_PASSWORD_GHCR_IO` for `ghcr.io`.
+fn of_hosts() -> Result<Vec<HostLogin>> {
+    const USERNAME: &str = "DOCKER_MIRROR_USERNAME_";
+    let mut logins = Vec::new();
+    for name in variables_with(USERNAME) {
+        let host = &name[USERNAME.len()..];
+        let Some(username) = text(&name)? else { continue };
+        let variable = format!("DOCKER_MIRROR_PASSWORD_{host}");
+        let password = text(&variable)?
+            .ok_or_else(|| Error::new(Kind::Usage, format!("`{name}` is set, but `{variable}` is not")))?;
+        logins.push(HostLogin {
+            host: host.to_owned(),
+            username,
+            password: Secret::new(password),
+            origin: format!("`{name}`"),
+        });
+    }
+    Ok(logins)
 }
 
 fn text(name: &str) -> Result<Option<String>> {

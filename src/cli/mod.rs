@@ -6,12 +6,15 @@ mod environment;
 mod estimate;
 mod export;
 mod failures;
+mod generate;
 mod import;
 mod limits;
 mod login;
 mod memory;
 mod mirror;
 mod output;
+mod parse;
+mod plugin;
 mod printer;
 mod progress;
 mod push;
@@ -25,7 +28,6 @@ mod wrong_flags;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use docker_mirror::{Error, Kind, Result};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -37,7 +39,10 @@ use self::output::Outcome;
 pub(crate) fn main() -> ExitCode {
     output::catch_panics();
     memory::share_heap();
-    let cli = match Cli::try_parse() {
+    if generate::answer_shell(parse::whole) {
+        return ExitCode::SUCCESS;
+    }
+    let cli = match parse::command_line() {
         Ok(cli) => cli,
         Err(error) => return usage::not_parsed(error),
     };
@@ -47,6 +52,15 @@ pub(crate) fn main() -> ExitCode {
     if let Some(error) = usage::command_among_images(&cli).or_else(|| usage::two_readers(&cli)) {
         output::error(&error);
         return ExitCode::from(2);
+    }
+    if let Some(made) = generated(&cli) {
+        return match made {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output::error(&error);
+                ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
+            }
+        };
     }
     if let Err(error) = memory::check() {
         output::error(&error);
@@ -106,6 +120,19 @@ pub(crate) fn main() -> ExitCode {
         printer::flush();
     });
     ExitCode::from(1)
+}
+
+/// Does what needs no registry and no bundle.
+fn generated(cli: &Cli) -> Option<Result<()>> {
+    match cli.command.as_ref()? {
+        Command::Completions(arguments) => Some(generate::completions(arguments)),
+        Command::Man(arguments) => Some(generate::man(arguments, parse::whole())),
+        Command::PluginMetadata => {
+            output::result(plugin::metadata());
+            Some(output::unwritten().map_or(Ok(()), Err))
+        }
+        _ => None,
+    }
 }
 
 /// Says how the work ended, waits until that is written, and returns the exit code.
@@ -214,6 +241,8 @@ async fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Export(arguments)) => export::run(arguments).await,
         Some(Command::Import(arguments)) => arguments.target.clone().reported(import::run(arguments)).await,
         Some(Command::Limits(arguments)) => limits::run(arguments).await,
+        // Done before, without a runtime.
+        Some(Command::Completions(_) | Command::Man(_) | Command::PluginMetadata) => Ok(Outcome::Success),
     }
 }
 
@@ -245,12 +274,10 @@ fn interrupted() -> impl Future<Output = Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn flags_are_consistent() {
-        Cli::command().debug_assert();
+        parse::whole().debug_assert();
     }
 }

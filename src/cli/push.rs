@@ -22,28 +22,28 @@ use super::status::Work;
 /// Where images go, and how.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Target {
-    /// Where images go: a registry, and a path on it
+    /// Destination registry, optionally with a path
     #[arg(short, long, value_name = "REGISTRY[/PREFIX]", required = true)]
     dest: Option<Destination>,
 
-    /// Put the source's host into the path, so that images of two registries do not meet
+    /// Include the source registry's host in the path, so that images from different registries do not collide
     #[arg(long)]
     keep_host: bool,
 
-    /// Put images below SRC (a prefix of their reference) at DST below the destination; repeatable
+    /// Map references starting with SRC to DST at the destination; repeatable
     #[arg(long, value_name = "SRC=DST")]
     map: Vec<Mapping>,
 
-    /// What to do about a tag that holds another digest: overwrite, skip or error
+    /// If the tag exists with a different digest: overwrite, skip or error
     #[arg(long, value_name = "WHAT", default_value = "overwrite")]
     on_existing: OnExisting,
 
-    /// Ask for every blob of images whose tags are there already, and send what is missing; without it, their manifests alone
-    /// are asked for
+    /// Also check every blob of images whose tags exist already, and send what is missing; without it, only their manifests
+    /// are checked
     #[arg(long)]
     verify_existing: bool,
 
-    /// Only show what would go where, how many bytes would be sent and how many are there already
+    /// Show what would be pushed where, and how many bytes, without pushing
     #[arg(long)]
     dry_run: bool,
 
@@ -51,7 +51,7 @@ pub(super) struct Target {
     #[arg(long)]
     fail_fast: bool,
 
-    /// Write a report of every image to this file, as JSON
+    /// Write a JSON report of every image to this file
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
 }

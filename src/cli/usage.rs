@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue};
 use docker_mirror::{Error, Kind, quote};
 
 use super::command_line::{Cli, Command};
-use super::{output, wrong_flags};
+use super::{output, parse, plugin, wrong_flags};
 
 /// Shows what the parser has to say: what is wrong, or the help that was asked for.
 pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
     hide_login(&mut error);
-    let arguments: Vec<String> = std::env::args_os()
+    let arguments: Vec<String> = plugin::arguments()
+        .into_iter()
         .skip(1)
         .filter_map(|argument| argument.into_string().ok())
         .collect();
@@ -34,7 +34,7 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     let printed = match wants_help {
-        true => Cli::command().print_help(),
+        true => parse::whole().print_long_help(),
         false => error.print(),
     };
     match printed.err().and_then(output::cannot_write) {
@@ -47,7 +47,7 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
 }
 
 fn is_command(word: &str) -> bool {
-    word == "help" || Cli::command().get_subcommands().any(|c| c.get_name() == word)
+    word == "help" || parse::whole().get_subcommands().any(|c| c.get_name() == word)
 }
 
 fn commands_stand_first(command: &str) -> String {

@@ -1,21 +1,26 @@
 //! Hints for command lines that the parser refuses: which command an option belongs to, and which command was meant.
 
-use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use docker_mirror::{Error, quote};
 
-use super::command_line::Cli;
+use super::parse;
 
 /// What the user can do about a command line that was refused; `arguments` are those behind the program's name.
 pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> {
     match error.kind() {
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue if of_variable(error, arguments).is_some() => {
+            of_variable(error, arguments)
+        }
         ErrorKind::ValueValidation => {
             let source = std::error::Error::source(error)?;
             source.downcast_ref::<Error>()?.hint().map(str::to_owned)
         }
         ErrorKind::UnknownArgument => meant_command(arguments).or_else(|| owner(error, arguments)),
         ErrorKind::MissingRequiredArgument if command(arguments).is_none() => {
-            meant_command(arguments).or_else(|| no_command(arguments.first()?))
+            let first = arguments.first()?;
+            meant_command(arguments)
+                .or_else(|| login(first))
+                .or_else(|| no_command(first))
         }
         ErrorKind::InvalidSubcommand => Some(format!(
             "the commands are {}; `docker-mirror --help` is about the mirror in one step",
@@ -27,7 +32,12 @@ pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> 
 
 /// `` `export`, `import` and `limits` ``.
 fn commands() -> String {
-    let names: Vec<String> = names().iter().map(|name| format!("`{name}`")).collect();
+    let names = names();
+    // Those that have to do with images.
+    let names = names
+        .iter()
+        .filter(|name| !["completions", "man"].contains(&name.as_str()));
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
     match names.split_last() {
         Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
         None => String::new(),
@@ -35,8 +45,9 @@ fn commands() -> String {
 }
 
 fn names() -> Vec<String> {
-    let all = Cli::command();
+    let all = parse::whole();
     all.get_subcommands()
+        .filter(|command| !command.is_hide_set())
         .map(|command| command.get_name().to_owned())
         .collect()
 }
@@ -59,6 +70,25 @@ fn meant_command(arguments: &[String]) -> Option<String> {
         "there is no command `{}`; did you mean `docker-mirror {near}`?",
         quote(first)
     ))
+}
+
+/// The variable that a refused value came from.
+fn of_variable(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let variable = parse::guilty_variable(flag, arguments)?;
+    Some(format!("the value comes from the variable `{variable}`"))
+}
+
+/// Logins are kept by other programs.
+fn login(first: &str) -> Option<String> {
+    ["login", "logout"].contains(&first).then(|| {
+        format!(
+            "docker-mirror has no `{first}` of its own and uses the logins of docker and podman: `docker {first} REGISTRY` or \
+             `podman {first} REGISTRY`"
+        )
+    })
 }
 
 /// What a first word is where it is no command and no destination is given.
@@ -85,7 +115,7 @@ fn owner(error: &clap::Error, arguments: &[String]) -> Option<String> {
             None => argument.get_short().is_some_and(|short| option == format!("-{short}")),
         })
     };
-    let all = Cli::command();
+    let all = parse::whole();
     let owners = all.get_subcommands().filter(|command| knows(command));
     let mut owners: Vec<String> = owners
         .map(|owner| format!("`docker-mirror {}`", owner.get_name()))

@@ -35,6 +35,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["registry"]),
     ("tar", &["bundle"]),
     ("clap", &["cli", "main"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("tracing_subscriber", &["cli"]),
 ];
 

@@ -13,6 +13,7 @@ mod connection;
 mod credentials;
 mod empty_blobs;
 mod format;
+mod help;
 mod hints;
 mod hostile_text;
 mod import;

@@ -8,6 +8,7 @@ mod client;
 mod support;
 
 mod engine;
+mod plugin;
 mod readers;
 mod registries;
 mod registry_client;

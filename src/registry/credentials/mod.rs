@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use self::file::{AuthFile, Source};
 use self::helper::{Helpers, program_name};
 use self::options::Place;
-pub use self::options::{CredentialFile, CredentialOptions, FileFormat, Login};
+pub use self::options::{CredentialFile, CredentialOptions, FileFormat, HostLogin, Login};
 pub use self::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
@@ -26,6 +26,7 @@ use crate::text::quote;
 #[derive(Debug)]
 pub struct Credentials {
     login: Option<Login>,
+    host_logins: Vec<HostLogin>,
     files: Vec<(CredentialFile, OnceCell<Option<AuthFile>>)>,
     helpers: Helpers,
     remarks: Vec<String>,
@@ -87,6 +88,7 @@ impl Credentials {
         };
         Ok(Self {
             login: options.login,
+            host_logins: options.host_logins,
             files: options.files.into_iter().map(read_named).collect::<Result<_>>()?,
             helpers: Helpers::new(options.helper_directories, options.helper_timeout),
             remarks: options.remarks,
@@ -114,6 +116,14 @@ impl Credentials {
         if let Some(login) = &self.login
             && login.host.as_deref().is_none_or(|only| key::canonical(only) == host)
         {
+            found.credential = Credential::basic(login.username.clone(), login.password.clone());
+            found.origin = Some(Origin {
+                place: login.origin.clone(),
+                given: true,
+            });
+            return found;
+        }
+        if let Some(login) = self.host_logins.iter().find(|login| login.is_for(&host)) {
             found.credential = Credential::basic(login.username.clone(), login.password.clone());
             found.origin = Some(Origin {
                 place: login.origin.clone(),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::key::canonical;
 use super::secret::Secret;
 use crate::text::quote;
 
@@ -12,6 +13,8 @@ use crate::text::quote;
 pub struct CredentialOptions {
     /// A user name and password that beat every file.
     pub login: Option<Login>,
+    /// Logins of single hosts; each beats every file.
+    pub host_logins: Vec<HostLogin>,
     /// Credential files in lookup order; the first that has a credential wins.
     pub files: Vec<CredentialFile>,
     /// Folders with credential helper programs. Empty: where the system finds programs.
@@ -33,6 +36,36 @@ pub struct Login {
     pub password: Secret,
     /// The flag or variable that it came by, for messages.
     pub origin: String,
+}
+
+/// The login of one host, whose name is spelled as in the name of a variable: `REGISTRY_EXAMPLE_COM_5000`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostLogin {
+    /// The host.
+    pub host: String,
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: Secret,
+    /// The variable that it came by, for messages.
+    pub origin: String,
+}
+
+impl HostLogin {
+    /// Whether it is for this `HOST[:PORT]`.
+    pub fn is_for(&self, host: &str) -> bool {
+        let spell = |c: char| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        };
+        let host = canonical(host);
+        host.chars()
+            .map(spell)
+            .eq(self.host.chars().map(|c| c.to_ascii_uppercase()))
+    }
 }
 
 /// A file with credentials, or a variable that holds the content of one.

@@ -1,0 +1,135 @@
+//! What is made from the definition of the command line: completions for shells and man pages.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, Args, ValueEnum};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{CompleteEnv, Shells};
+use docker_mirror::{Bundle, Error, Kind, OpenOptions, Result, quote};
+
+use super::output;
+
+/// The variable by which a shell asks for what could come next.
+const VARIABLE: &str = "DOCKER_MIRROR_COMPLETE";
+
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// A folder for the pages of all commands; without it, the page of the program goes to standard output
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Answers a shell that asks for what could come next. Returns whether one did.
+pub(super) fn answer_shell(definition: fn() -> clap::Command) -> bool {
+    let folder = std::env::current_dir().ok();
+    let answered = CompleteEnv::with_factory(definition)
+        .var(VARIABLE)
+        .try_complete(std::env::args_os(), folder.as_deref());
+    // A shell shows nothing of an error.
+    answered.unwrap_or(true)
+}
+
+/// Names of images complete from the bundles that stand before them.
+pub(super) fn completed(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "only" => arg.add(ArgValueCompleter::new(images_of_bundles)),
+        _ => arg,
+    }
+}
+
+fn images_of_bundles(current: &OsStr) -> Vec<CompletionCandidate> {
+    let begin = current.to_string_lossy();
+    let bundles = std::env::args_os()
+        .skip(1)
+        .map(PathBuf::from)
+        .filter(|path| path.is_file());
+    let options = OpenOptions::default();
+    let opened = bundles.filter_map(|path| Some(Bundle::open_one(&path, &options).ok()?.0));
+    let mut names: Vec<String> = opened
+        .flat_map(|bundle| {
+            bundle
+                .images()
+                .iter()
+                .map(|image| image.name.to_string())
+                .collect::<Vec<_>>()
+        })
+        .filter(|name| name.starts_with(&*begin))
+        .collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// Prints the lines that a shell reads to complete the command line of this program.
+pub(super) fn completions(arguments: &Completions) -> Result<()> {
+    let name = match arguments.shell {
+        Shell::Bash => "bash",
+        Shell::Elvish => "elvish",
+        Shell::Fish => "fish",
+        Shell::Powershell => "powershell",
+        Shell::Zsh => "zsh",
+    };
+    let shells = Shells::builtins();
+    let shell = shells
+        .completer(name)
+        .ok_or_else(|| Error::new(Kind::Unsupported, "this shell is not known"))?;
+    let mut text = Vec::new();
+    let program = "docker-mirror";
+    shell
+        .write_registration(VARIABLE, program, program, program, &mut text)
+        .map_err(|e| Error::new(Kind::Io, "cannot make the completions").with_source(e))?;
+    print(&text)
+}
+
+/// Writes man pages.
+pub(super) fn man(arguments: &Man, definition: clap::Command) -> Result<()> {
+    let mut all = definition.disable_help_subcommand(true);
+    all.build();
+    let Some(folder) = &arguments.dir else {
+        return print(&page(&all)?);
+    };
+    std::fs::create_dir_all(folder).map_err(|e| cannot_write(folder, e))?;
+    for command in std::iter::once(&all).chain(all.get_subcommands().filter(|command| !command.is_hide_set())) {
+        let name = command.get_display_name().unwrap_or(command.get_name());
+        let path = folder.join(format!("{name}.1"));
+        std::fs::write(&path, page(command)?).map_err(|e| cannot_write(&path, e))?;
+    }
+    Ok(())
+}
+
+fn page(command: &clap::Command) -> Result<Vec<u8>> {
+    let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command.clone().name(name))
+        .render(&mut text)
+        .map_err(|e| Error::new(Kind::Io, "cannot make the man page").with_source(e))?;
+    Ok(text)
+}
+
+fn cannot_write(path: &Path, error: std::io::Error) -> Error {
+    Error::new(Kind::Usage, format!("cannot write `{}`", quote(&path))).with_source(error)
+}
+
+fn print(text: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text).and_then(|()| stdout.flush());
+    written.err().and_then(output::cannot_write).map_or(Ok(()), Err)
+}

@@ -1,0 +1,186 @@
+//! The definition of the command line as it is shown and parsed: the flags of [`Cli`], the variable of each of them, and which
+//! of them the short help has.
+
+use std::ffi::OsString;
+
+use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
+
+use super::command_line::Cli;
+use super::environment::is_set;
+use super::{generate, plugin};
+
+/// What the short help shows; `--help` shows everything.
+const SHORT: [&str; 18] = [
+    "allow_partial",
+    "bundles",
+    "dest",
+    "dir",
+    "dry_run",
+    "force",
+    "help",
+    "images",
+    "json",
+    "list",
+    "name",
+    "only",
+    "output",
+    "platform",
+    "quiet",
+    "registry",
+    "verbose",
+    "version",
+];
+
+/// Read with the logins, or with the places where logins are.
+const LOGINS: [&str; 7] = [
+    "username",
+    "password_stdin",
+    "src_username",
+    "src_password_stdin",
+    "dest_username",
+    "dest_password_stdin",
+    "auth_file",
+];
+
+/// Which variables count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variables {
+    All,
+    /// Only those of options that have values.
+    Values,
+    None,
+}
+
+/// Parses the command line of this process. A flag beats its variable, which beats the default.
+///
+/// # Errors
+/// What the parser refuses, and help that was asked for.
+pub(super) fn command_line() -> Result<Cli, clap::Error> {
+    let arguments = plugin::arguments();
+    match parse(&arguments, Variables::All) {
+        // A flag on the command line wins over a variable that contradicts it.
+        Err(error) if error.kind() == ErrorKind::ArgumentConflict => {
+            parse(&arguments, Variables::Values).map_err(|_| error)
+        }
+        other => other,
+    }
+}
+
+fn parse(arguments: &[OsString], variables: Variables) -> Result<Cli, clap::Error> {
+    let first = arguments.get(1).and_then(|word| word.to_str());
+    let matches = definition(first, variables).try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// All commands and flags.
+pub(super) fn whole() -> clap::Command {
+    definition(None, Variables::None)
+}
+
+/// The definition in which the command that is used has the values of variables: those of another one would count as given.
+fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
+    let all = Cli::command().bin_name(plugin::name());
+    let names: Vec<String> = all
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect();
+    let used = names.iter().find(|name| Some(name.as_str()) == first).cloned();
+    let of = |name: Option<&String>| {
+        if name == used.as_ref() {
+            variables
+        } else {
+            Variables::None
+        }
+    };
+    let mut all = all.mut_args(|arg| complete(arg, of(None)));
+    for name in &names {
+        all = all.mut_subcommand(name, |command| {
+            let more = format!("All flags: docker-mirror {name} --help");
+            let command = command.mut_args(|arg| complete(arg, of(Some(name))));
+            if command.get_after_long_help().is_some() {
+                command.after_help(more)
+            } else {
+                command
+            }
+        });
+    }
+    all
+}
+
+/// The name of the variable that stands for a flag: `DOCKER_MIRROR_ALLOW_PARTIAL` for `--allow-partial`.
+fn variable_of(arg: &Arg) -> Option<String> {
+    let long = arg
+        .get_long()
+        .filter(|long| !["help", "version", "password"].contains(long))?;
+    let long = long.strip_suffix("-stdin").unwrap_or(long);
+    Some(format!("DOCKER_MIRROR_{}", long.replace('-', "_").to_uppercase()))
+}
+
+/// Gives a flag its variable, its group and its part of the help.
+fn complete(arg: Arg, variables: Variables) -> Arg {
+    let id = arg.get_id().to_string();
+    let arg = arg.hide_short_help(!SHORT.contains(&id.as_str()));
+    let Some(variable) = variable_of(&arg) else { return arg };
+    let is_flag = !arg.get_action().takes_values();
+    let help = arg
+        .get_long_help()
+        .or(arg.get_help())
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let arg = arg.long_help(format!("{help} [env: {variable}]")).hide_env(true);
+    let arg = match id.as_str() {
+        "color" | "debug" => arg.help_heading("Messages"),
+        "gzip" | "zstd" | "no_docker_manifest" | "read_ahead" => arg.help_heading("Format of the bundle"),
+        _ => arg,
+    };
+    let arg = generate::completed(arg);
+    let counts = match variables {
+        Variables::All => true,
+        Variables::Values => !is_flag,
+        Variables::None => false,
+    };
+    if !counts || LOGINS.contains(&id.as_str()) || !is_set(&variable) {
+        return arg;
+    }
+    let arg = arg.env(variable);
+    match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+        ArgAction::Append => arg.value_delimiter(','),
+        _ => arg,
+    }
+}
+
+/// The variable that a refused value came from, where none of the arguments has it.
+pub(super) fn guilty_variable(flag: &str, arguments: &[String]) -> Option<String> {
+    let flag = flag.split([' ', '=']).next().unwrap_or_default();
+    let given = |argument: &String| argument == flag || argument.starts_with(&format!("{flag}="));
+    let variable = format!(
+        "DOCKER_MIRROR_{}",
+        flag.strip_prefix("--")?.replace('-', "_").to_uppercase()
+    );
+    (is_set(&variable) && !arguments.iter().any(given)).then_some(variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_has_a_variable_that_its_help_names() {
+        let all = whole();
+        let commands = std::iter::once(&all).chain(all.get_subcommands());
+        for arg in commands.flat_map(clap::Command::get_arguments) {
+            let Some(long) = arg.get_long().filter(|long| *long != "help" && *long != "version") else {
+                continue;
+            };
+            let help = arg.get_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                long == "password" || help.contains("[env: DOCKER_MIRROR_"),
+                "--{long}: {help}"
+            );
+        }
+        all.debug_assert();
+    }
+}
