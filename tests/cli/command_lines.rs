@@ -47,7 +47,11 @@ const LINES: &[Line] = &[
         ],
     ),
     line(&["inspect", "a.tar"], 2, &["`inspect` is none of them"]),
-    line(&["completion", "bash"], 2, &["`completion` is none of them"]),
+    line(
+        &["completion", "bash"],
+        2,
+        &["did you mean `docker-mirror completions`?"],
+    ),
     line(&["nginx"], 2, &["is taken for an image, which needs a destination"]),
     line(
         &["help", "nonsense"],
