@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
 use crate::text::{Line, quote};
 
 /// The result of everything in this crate that can fail.
@@ -239,6 +241,21 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|s| s as _)
+    }
+}
+
+/// For reports: what a caller can do about it, the message with all its causes, and the hint.
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kind = format!("{:?}", self.0.kind);
+        let (first, rest) = kind.split_at(1);
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("kind", &(first.to_ascii_lowercase() + rest))?;
+        object.serialize_entry("message", &self.full())?;
+        if let Some(hint) = &self.0.hint {
+            object.serialize_entry("hint", hint)?;
+        }
+        object.end()
     }
 }
 

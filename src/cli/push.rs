@@ -9,7 +9,7 @@ use clap::Args;
 use docker_mirror::{
     Choice, Destination, Digest, Error, IndexMode, Kind, Reference, Result, SpecialWriter, check_special, human_bytes,
     is_unsafe, open_regular,
-    push::{Amount, Failure, Form, ImageReport, Mapping, OnExisting, Outcome as Became, PushReport, PushRequest},
+    push::{Amount, Form, ImageReport, Mapping, OnExisting, Outcome as Became, PushReport, PushRequest},
     quote,
 };
 
@@ -224,7 +224,7 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
 fn tell_failures(report: &PushReport) -> Outcome {
     if !report.broken_archives.is_empty() {
         let failed = report.broken_archives.iter();
-        let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.error())).collect();
+        let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.clone())).collect();
         let count = output::counted(failed.len() as u64, "file or folder", "files or folders");
         let title = format!("{count} could not be read; the images of others are not affected");
         failures::tell(&title, failed.len(), &failed);
@@ -233,9 +233,8 @@ fn tell_failures(report: &PushReport) -> Outcome {
         .images
         .iter()
         .filter_map(|image| {
-            let failure = image.error.as_ref()?;
-            let error = failure.error();
-            let error = match failure.names_image {
+            let error = image.error.clone()?;
+            let error = match error.names_image() {
                 true => error,
                 false => error.context(format!("`{}`", image.source)),
             };
@@ -293,14 +292,14 @@ fn unpinned(report: &PushReport, images: &[&ImageReport], what: &str, hint: &str
 }
 
 /// A bundle that was found wrong behind its images. Where an image failed for it, that was told with the image.
-fn bundle_fault(report: &PushReport, fault: &Failure) {
+fn bundle_fault(report: &PushReport, fault: &Error) {
     let mut told = report.images.iter().filter_map(|image| image.error.as_ref());
-    if told.any(|failure| failure == fault) {
+    if told.any(|failure| failure.full() == fault.full()) {
         return;
     }
-    let error = Error::new(fault.kind, format!("the bundle is faulty: {}", fault.message));
-    output::error(&match &fault.hint {
-        Some(hint) => error.with_hint(hint.clone()),
+    let error = Error::new(fault.kind(), format!("the bundle is faulty: {}", fault.full()));
+    output::error(&match fault.hint() {
+        Some(hint) => error.with_hint(hint),
         None => error.with_hint("make the bundle again, or copy it again and compare check sums"),
     });
     if !report.dry_run && report.images.iter().any(|image| image.error.is_none()) {

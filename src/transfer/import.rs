@@ -181,7 +181,7 @@ async fn push(
     report.missing = missing.into_iter().map(shortened).collect();
     let broken = broken.iter().map(|archive| ArchiveReport {
         path: archive.label.as_str().into(),
-        error: (&*archive.error).into(),
+        error: Error::clone(&archive.error),
     });
     report.broken_archives = broken.collect();
     let mut warnings = bundle.warnings().clone();

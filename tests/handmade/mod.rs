@@ -258,7 +258,7 @@ pub fn counts(report: &ImageReport) -> (u64, u64, u64) {
 
 /// The message of an image's error.
 pub fn why(report: &ImageReport) -> String {
-    report.error.as_ref().map(|e| e.message.to_string()).unwrap_or_default()
+    report.error.as_ref().map(|e| e.full()).unwrap_or_default()
 }
 
 /// Fails unless everything below a tag is in the repository.

@@ -11,7 +11,7 @@ use super::ensure_blob::{self, Way};
 use super::image_state::{Group, Image, Images};
 use super::pipe::feed::{FeedEvent, PipeFeed};
 use super::publish::{Published, Publisher, Written};
-use super::report::{Amount, Failure, ImageReport, Outcome};
+use super::report::{Amount, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::scheduler::{Demand, Job, Lacking, Placed, Scheduler, Taker};
 use super::tag::{self, TagAction};
@@ -30,7 +30,7 @@ pub(crate) struct Ended {
     /// What is odd about the rest of a bundle in a pipe.
     pub(crate) warnings: Warnings,
     /// What is wrong with the rest of a bundle in a pipe, whether an image suffered from it or not.
-    pub(crate) bundle_error: Option<Failure>,
+    pub(crate) bundle_error: Option<Error>,
 }
 
 /// Pushes images to one registry; their names are known not to collide.
@@ -82,7 +82,7 @@ struct Engine<'a> {
     /// Repositories that have an image ready and are not busy.
     idle: VecDeque<usize>,
     warnings: Warnings,
-    bundle_error: Option<Failure>,
+    bundle_error: Option<Error>,
 }
 
 impl<'a> Engine<'a> {
@@ -197,7 +197,7 @@ impl<'a> Engine<'a> {
             group.counts.skipped = awaited.known;
         }
         for (number, error) in sorted.too_large {
-            images.fail_group(number, &(&error).into());
+            images.fail_group(number, &error);
         }
         let (blobs, bytes) = queue.size();
         self.scheduler = queue;
@@ -311,8 +311,7 @@ impl<'a> Engine<'a> {
     fn arrived(&mut self, digest: &Digest, size: u64) {
         for (group, stated) in self.scheduler.arrived(digest, size) {
             let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
-            self.images
-                .fail_group(group, &(&Error::new(Kind::Integrity, why)).into());
+            self.images.fail_group(group, &Error::new(Kind::Integrity, why));
         }
     }
 
@@ -326,14 +325,11 @@ impl<'a> Engine<'a> {
                 self.warnings.append(warnings.clone());
             }
             // Though every image may have what it needs: a file with this fault would have been refused.
-            Err(error) => self.bundle_error = Some(error.into()),
+            Err(error) => self.bundle_error = Some(error.clone()),
         }
         for (group, lacking) in lacking {
-            let failure = match &outcome {
-                Err(error) => Failure::from(error),
-                Ok(_) => missing(&lacking),
-            };
-            self.images.fail_group(group, &failure);
+            let error = self.bundle_error.clone().unwrap_or_else(|| missing(&lacking));
+            self.images.fail_group(group, &error);
         }
     }
 
@@ -370,10 +366,9 @@ impl<'a> Engine<'a> {
                     Some(item) => with_way_to_shorter_path(error, &item.destination),
                     None => error,
                 };
-                let failure = Failure::from(&error);
                 let lost = self.scheduler.failed(&job, error.side() == Some(Side::Source));
                 for &group in job.need.groups.iter().chain(&lost) {
-                    self.images.fail_group(group, &failure);
+                    self.images.fail_group(group, &error);
                 }
                 return;
             }
@@ -473,7 +468,7 @@ async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
 }
 
 /// Blobs that did not come out of the pipe.
-fn missing(lacking: &Lacking) -> Failure {
+fn missing(lacking: &Lacking) -> Error {
     let what = if lacking.count == 1 { "blob is" } else { "blobs are" };
     let more = match lacking.count - lacking.first.len() {
         0 => String::new(),
@@ -481,7 +476,7 @@ fn missing(lacking: &Lacking) -> Failure {
     };
     let list = few(&lacking.first);
     let message = format!("{} {what} missing from the bundle: {list}{more}", lacking.count);
-    (&Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")).into()
+    Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")
 }
 
 /// What would become of a blob. A mount is taken for granted, since it cannot be tried without doing it.

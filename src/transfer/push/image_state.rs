@@ -1,7 +1,7 @@
 //! The images of a push: what each of them waits for, and what is written down about it.
 
 use super::publish::Published;
-use super::report::{Counts, Failure, ImageReport, Outcome};
+use super::report::{Counts, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::scheduler::Placed;
 use super::tag::TagAction;
@@ -50,15 +50,15 @@ impl Image {
                 self.before = Some(before);
                 return true;
             }
-            Err(error) => self.fail(&(&error).into()),
+            Err(error) => self.fail(&error),
         }
         false
     }
 
     /// It will not be there; nothing is said of what it would have been.
-    fn fail(&mut self, failure: &Failure) {
+    fn fail(&mut self, error: &Error) {
         self.alive = false;
-        self.report.fail(failure.clone());
+        self.report.fail(error.clone());
     }
 }
 
@@ -143,7 +143,7 @@ impl Images<'_> {
     pub(super) fn published(&mut self, number: usize, outcome: Result<Published>) {
         let image = &mut self.list[number];
         match outcome {
-            Err(error) => self.fail(number, &(&error).into()),
+            Err(error) => self.fail(number, &error),
             Ok(published) => {
                 image.alive = false;
                 self.alive -= 1;
@@ -162,10 +162,10 @@ impl Images<'_> {
         }
     }
 
-    pub(super) fn fail(&mut self, number: usize, failure: &Failure) {
+    pub(super) fn fail(&mut self, number: usize, error: &Error) {
         let image = &mut self.list[number];
         if image.alive {
-            image.fail(failure);
+            image.fail(error);
             self.alive -= 1;
             self.failed = true;
             self.stop |= self.request.fail_fast;
@@ -173,10 +173,10 @@ impl Images<'_> {
     }
 
     /// None of the images of a group gets its blobs.
-    pub(super) fn fail_group(&mut self, group: usize, failure: &Failure) {
+    pub(super) fn fail_group(&mut self, group: usize, error: &Error) {
         if std::mem::take(&mut self.groups[group].alive) {
             for number in self.groups[group].members.clone() {
-                self.fail(number, failure);
+                self.fail(number, error);
             }
         }
     }
@@ -208,9 +208,8 @@ impl Images<'_> {
 }
 
 /// Why an image is not pushed when another one failed and that is to be the end.
-fn not_tried() -> Failure {
-    let error = Error::new(Kind::Cancelled, "not pushed, since another image failed before it");
-    (&error.with_shared_cause()).into()
+fn not_tried() -> Error {
+    Error::new(Kind::Cancelled, "not pushed, since another image failed before it").with_shared_cause()
 }
 
 /// The report of an image of which nothing was tried.

@@ -22,5 +22,5 @@ pub(crate) mod request;
 pub(crate) mod scheduler;
 pub(crate) mod tag;
 
-pub use report::{Amount, Counts, Failure, Form, ImageReport, Outcome, PushReport};
+pub use report::{Amount, Counts, Form, ImageReport, Outcome, PushReport};
 pub use request::{Mapping, OnExisting, PushRequest};

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::request::PushItem;
 use crate::bundle::record::Missing;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
 use crate::text::{Line, Warnings, is_unsafe};
@@ -33,10 +33,10 @@ pub struct PushReport {
     /// What is wrong with a bundle that came out of a pipe, where that was found behind its images. What is told of the
     /// images is true all the same: the bytes of each were compared with its digest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bundle_error: Option<Failure>,
+    pub bundle_error: Option<Error>,
     /// What ended the run before anything could be told of its images.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Failure>,
+    pub error: Option<Error>,
 }
 
 impl PushReport {
@@ -60,7 +60,7 @@ impl PushReport {
     /// The report of a run that this error ended before there was one.
     pub fn ended(dry_run: bool, error: &Error) -> Self {
         Self {
-            error: Some(error.into()),
+            error: Some(error.clone()),
             ..Self::new(dry_run, Vec::new())
         }
     }
@@ -84,7 +84,7 @@ pub struct ArchiveReport {
     /// Its path.
     pub path: Line,
     /// Why it could not be read.
-    pub error: Failure,
+    pub error: Error,
 }
 
 /// What came of one image.
@@ -135,7 +135,7 @@ pub struct ImageReport {
     pub warnings: Warnings,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Failure>,
+    pub error: Option<Error>,
 }
 
 impl ImageReport {
@@ -162,11 +162,11 @@ impl ImageReport {
     }
 
     /// It is not there, or not known to be.
-    pub(crate) fn fail(&mut self, failure: Failure) {
+    pub(crate) fn fail(&mut self, error: Error) {
         self.outcome = Outcome::Failed;
         self.pushed = None;
         self.index = None;
-        self.error = Some(failure);
+        self.error = Some(error);
     }
 
     /// An image that failed before it had a tree.
@@ -187,7 +187,7 @@ impl ImageReport {
             left_out: Arc::default(),
             not_listed: None,
             warnings: Warnings::default(),
-            error: Some(error.into()),
+            error: Some(error.clone()),
         }
     }
 }
@@ -338,56 +338,4 @@ impl Amount {
         // Sizes are claims of manifests: a sum of absurd ones must not end the program.
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
-}
-
-/// An error in a report: of the same content as an [`Error`], but several images may share it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Failure {
-    /// What a caller can do about it.
-    #[serde(serialize_with = "kind_name")]
-    pub kind: Kind,
-    /// What happened, with all causes, on one line.
-    pub message: Line,
-    /// What the user can do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<Line>,
-    /// The cause that it shares with failures of other images.
-    #[serde(skip)]
-    shared: Option<Line>,
-    /// Whether the message says which image it is about.
-    #[serde(skip)]
-    pub names_image: bool,
-}
-
-impl Failure {
-    /// The same as an error.
-    pub fn error(&self) -> Error {
-        let mut error = Error::new(self.kind, self.message.clone());
-        if let Some(shared) = &self.shared {
-            error = error.with_cause(shared);
-        }
-        match &self.hint {
-            Some(hint) => error.with_hint(hint.clone()),
-            None => error,
-        }
-    }
-}
-
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        Self {
-            kind: error.kind(),
-            message: error.full().into(),
-            hint: error.hint().map(Line::from),
-            shared: error.shared_cause().map(Line::from),
-            names_image: error.names_image(),
-        }
-    }
-}
-
-fn kind_name<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
-    let name = format!("{kind:?}");
-    let (first, rest) = name.split_at(1);
-    serializer.serialize_str(&format!("{}{rest}", first.to_ascii_lowercase()))
 }

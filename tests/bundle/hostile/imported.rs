@@ -127,7 +127,7 @@ impl Ran {
             Err(error) => Some(text(error)),
             Ok(report) if report.failed() => {
                 let failures = report.images.iter().filter_map(|image| image.error.as_ref());
-                Some(failures.map(|f| format!("{} | {:?}; ", f.message, f.hint)).collect())
+                Some(failures.map(|f| format!("{} | {:?}; ", f.full(), f.hint())).collect())
             }
             Ok(_) => None,
         }

@@ -30,12 +30,12 @@ async fn a_corrupt_blob_never_ends_in_an_upload_or_a_tag() {
     for image in &report.images[1..] {
         let error = image.error.as_ref().unwrap();
         assert_eq!(
-            (image.outcome, error.kind),
+            (image.outcome, error.kind()),
             (Outcome::Failed, Kind::Integrity),
             "{error:?}"
         );
         for part in ["bundle.tar", &bad.replace(':', "/"), "at offset ", &bad] {
-            assert!(error.message.contains(part), "{part} in {}", error.message);
+            assert!(error.full().contains(part), "{part} in {}", error.full());
         }
     }
     assert!(registry.store().content(&bad).is_none());
@@ -67,7 +67,7 @@ async fn nothing_is_sent_for_an_image_that_lacks_a_blob() {
     assert!(registry.requests().is_empty(), "{}", registry.transcript());
     assert_eq!(report.images.len(), 2);
     for (image, lost) in report.images.iter().zip([&lost[..2], &lost[2..]]) {
-        assert!(image.error.as_ref().unwrap().hint.is_some());
+        assert!(image.error.as_ref().unwrap().hint().is_some());
         let why = why(image);
         assert!(why.contains(&image.source), "{why}");
         lost.iter().for_each(|digest| assert!(why.contains(digest), "{why}"));
@@ -125,7 +125,7 @@ async fn one_image_that_fails_does_not_stop_the_others_unless_that_is_wanted() {
     let outcomes: Vec<Outcome> = report.images.iter().map(|i| i.outcome).collect();
     assert_eq!(outcomes, [Outcome::Pushed, Outcome::Failed, Outcome::Pushed]);
     assert_eq!(
-        report.images[1].error.as_ref().unwrap().kind,
+        report.images[1].error.as_ref().unwrap().kind(),
         Kind::Denied,
         "{report:?}"
     );

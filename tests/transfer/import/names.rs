@@ -56,7 +56,7 @@ async fn tags_that_hold_something_else() {
 
     registry.forget_requests();
     let report = run(&new, with(OnExisting::Error)).await.unwrap();
-    assert_eq!(report.images[0].error.as_ref().unwrap().kind, Kind::Exists);
+    assert_eq!(report.images[0].error.as_ref().unwrap().kind(), Kind::Exists);
     assert!(why(&report.images[0]).contains(&held), "{report:?}");
     let report = run_well(&new, with(OnExisting::Skip)).await;
     assert_eq!(report.images[0].outcome, Outcome::LeftAlone);
@@ -99,12 +99,12 @@ async fn immutable_tags_are_named_as_such_and_the_same_digest_is_success() {
         maker.name("docker.io/team/app:1", &image);
         let report = run(&maker.open(), request(&registry)).await.unwrap();
         let error = report.images[0].error.as_ref().unwrap();
-        assert_eq!(error.kind, Kind::Exists);
+        assert_eq!(error.kind(), Kind::Exists);
         assert!(
-            error.message.contains(&held) && error.message.contains("tag `1`"),
+            error.full().contains(&held) && error.full().contains("tag `1`"),
             "{error:?}"
         );
-        assert!(error.hint.as_ref().unwrap().contains("immutable"));
+        assert!(error.hint().unwrap().contains("immutable"));
         assert_eq!(registry.store().repository("mirror/team/app").unwrap().tags["1"], held);
     }
 }
@@ -162,14 +162,11 @@ async fn a_tag_of_which_the_registry_does_not_tell_is_only_overwritten() {
         };
         let report = run(&new, wanted).await.unwrap();
         let error = report.images[0].error.as_ref().unwrap();
-        assert_eq!(error.kind, Kind::Denied, "{report:?}");
+        assert_eq!(error.kind(), Kind::Denied, "{report:?}");
         for part in ["cannot tell what", "/mirror/team/app:1` holds", "not for you"] {
-            assert!(error.message.contains(part), "{error:?}");
+            assert!(error.full().contains(part), "{error:?}");
         }
-        assert!(
-            error.hint.as_ref().unwrap().contains("--on-existing overwrite"),
-            "{error:?}"
-        );
+        assert!(error.hint().unwrap().contains("--on-existing overwrite"), "{error:?}");
         assert_eq!(
             registry.count("POST", "") + registry.count("PUT", ""),
             0,

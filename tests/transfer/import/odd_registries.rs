@@ -193,13 +193,13 @@ async fn a_blob_that_one_repository_alters_still_reaches_the_others() {
     }
     let report = run(&maker.open(), request(&registry)).await.unwrap();
     let error = report.images[0].error.as_ref().unwrap();
-    assert_eq!(error.kind, Kind::Server, "{error:?}");
+    assert_eq!(error.kind(), Kind::Server, "{error:?}");
     assert!(
-        error.message.contains(&other) && error.message.contains("team/a"),
+        error.full().contains(&other) && error.full().contains("team/a"),
         "{error:?}"
     );
     assert!(
-        !error.message.contains("bundle.tar"),
+        !error.full().contains("bundle.tar"),
         "the bundle is not to blame: {error:?}"
     );
     assert_eq!(report.images[1].outcome, Outcome::Pushed, "{report:#?}");
@@ -220,7 +220,7 @@ async fn a_registry_that_may_refuse_a_long_path_is_told_with_the_way_to_a_shorte
                     Double::start(Options::default().fault(refused.clone(), Action::error(status, code, "no")));
                 let report = run(&images(&[name]).open(), request(&registry)).await.unwrap();
                 let failure = report.images[0].error.clone().unwrap();
-                let hint = failure.hint.unwrap_or_default();
+                let hint = failure.hint().unwrap_or_default();
                 assert_eq!(hint.contains("--map"), is_told, "{status} {name}: {hint}");
             }
         }
