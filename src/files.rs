@@ -6,6 +6,7 @@
 
 mod content;
 pub(crate) mod encoding;
+pub(crate) mod positional;
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};

@@ -1,5 +1,17 @@
 //! What tests need beside the names of the library. No part of its interface.
 
+use std::sync::Arc;
+
+use crate::bundle::read::Bundle;
+use crate::bundle::read::stream::pipe::Incoming;
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::registry::Registries;
+use crate::transfer::import::{BundleBlobs, PipeBlobs};
+use crate::transfer::mirror::RegistryBlobs;
+use crate::transfer::push::pipe::feed::PipeFeed;
+use crate::transfer::push::request::PushRequest;
+
 pub use crate::bundle::file_system::FileSystem;
 pub use crate::bundle::plan::{Extras, Plan};
 pub use crate::bundle::read::BundledImage;
@@ -13,3 +25,27 @@ pub use crate::image::tree::{ImageTree, Variant};
 pub use crate::registry::credentials::{Credential, Credentials, FileFormat, Found};
 pub use crate::registry::tls::client_config;
 pub use crate::registry::{BlobReader, BlobSource, BlobStream, Presence, Pushed, Refusal, Registry, WithoutRange};
+
+/// The blobs of a bundle, as an import reads them.
+pub fn bundle_blobs(bundle: Arc<Bundle>) -> Arc<dyn BlobSource> {
+    Arc::new(BundleBlobs(bundle))
+}
+
+/// The blobs of images in registries, as a one-step mirror reads them.
+pub fn registry_blobs(trees: &[ImageTree], registries: &Registries) -> Result<Arc<dyn BlobSource>> {
+    Ok(Arc::new(RegistryBlobs::new(trees, registries)?))
+}
+
+/// A blob of a bundle in a pipe, as an import reads it while it arrives, for as long as the first value lives.
+pub async fn pipe_blobs(
+    front: Arc<Bundle>,
+    rest: Incoming,
+    blob: &Descriptor,
+) -> Result<(impl Sized, Arc<dyn BlobSource>)> {
+    let mut feed = PipeFeed::new(front.clone(), rest);
+    let request = PushRequest::new("registry.example".parse()?);
+    feed.start(std::iter::once((blob, 1)), &request, &Progress::silent())?;
+    let blobs = Arc::new(PipeBlobs::new(front, &feed));
+    feed.next().await;
+    Ok((feed, blobs))
+}

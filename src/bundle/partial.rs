@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -14,6 +14,7 @@ use super::durable::write_failed;
 use super::file_system::FileSystem;
 use super::journal::JournalName;
 use crate::error::{Error, Kind, Result};
+use crate::files::positional::{ReadAt, WriteAt};
 use crate::files::{Folder, Identity, parent_of};
 use crate::text::quote;
 
@@ -121,7 +122,7 @@ impl Partial {
 
     /// Empties the file, for a new start.
     pub(crate) fn clear(&self) -> Result<()> {
-        self.file.set_len(0).map_err(|e| write_failed(&self.path, e, false))
+        self.file.set_length(0).map_err(|e| write_failed(&self.path, e, false))
     }
 
     /// Whether the file holds nothing but a few zeros at most, which is what a look at the file system leaves if it is cut
@@ -138,7 +139,7 @@ impl Partial {
 
     /// How many bytes the file has.
     pub(crate) fn len(&self) -> Result<u64> {
-        Ok(self.metadata()?.len())
+        self.file.length().map_err(|e| Error::io("read", &self.path, e))
     }
 
     /// Whether the file has no byte.
@@ -153,29 +154,21 @@ impl Partial {
     /// Writes all of `bytes` at `offset`.
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file
-            .write_all_at(bytes, offset)
+            .write_at(bytes, offset)
             .map_err(|e| write_failed(&self.path, e, true))
     }
 
     /// The same for a file that no other run goes on with.
     pub(crate) fn write_once_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file
-            .write_all_at(bytes, offset)
+            .write_at(bytes, offset)
             .map_err(|e| write_failed(&self.path, e, false))
     }
 
     /// Fills `buffer` from `offset` on; fewer bytes only at the end of the file.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("read", &self.path, e)),
-            }
-        }
-        Ok(filled)
+        let got = self.file.fill_at(buffer, offset);
+        got.map_err(|e| Error::io("read", &self.path, e))
     }
 
     /// Waits until everything written is on the disk.
@@ -186,7 +179,7 @@ impl Partial {
         // One sync at a time: of two at once, one would get the failure, and the other would report success.
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_synced()?;
-        self.file.sync_data().map_err(|e| {
+        self.file.sync().map_err(|e| {
             let _ = self.unsynced.set(e.to_string());
             write_failed(&self.path, e, true)
         })
@@ -227,7 +220,7 @@ impl Partial {
     /// [`Kind::Exists`] if the name was taken meanwhile; [`Kind::Io`] if the folder or the unfinished file was replaced.
     pub(crate) fn commit(&self, total: u64, replace: bool) -> Result<()> {
         self.file
-            .set_len(total)
+            .set_length(total)
             .map_err(|e| write_failed(&self.path, e, true))?;
         self.sync()?;
         self.check_names()?;

@@ -82,10 +82,7 @@ pub async fn import_pipe(
     progress: Progress,
 ) -> Result<PushReport> {
     let feed = PipeFeed::new(bundle.clone(), rest);
-    let origin: Arc<dyn BlobOrigin> = Arc::new(PipeBlobs {
-        front: BundleBlobs(bundle.clone()),
-        kept: feed.kept(),
-    });
+    let origin: Arc<dyn BlobOrigin> = Arc::new(PipeBlobs::new(bundle.clone(), &feed));
     push(bundle, origin, Some(feed), select, request, registries, progress).await
 }
 
@@ -273,7 +270,7 @@ fn named(tree: &ImageTree, image: &BundledImage) -> ImageTree {
 }
 
 /// The blobs of a bundle.
-struct BundleBlobs(Arc<Bundle>);
+pub(crate) struct BundleBlobs(pub(crate) Arc<Bundle>);
 
 impl BlobSource for BundleBlobs {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
@@ -312,9 +309,18 @@ impl BlobOrigin for BundleBlobs {
 }
 
 /// The blobs of a bundle in a pipe: those of its front, and those that are on their way.
-struct PipeBlobs {
+pub(crate) struct PipeBlobs {
     front: BundleBlobs,
     kept: Arc<KeptBlobs>,
+}
+
+impl PipeBlobs {
+    pub(crate) fn new(front: Arc<Bundle>, feed: &PipeFeed) -> Self {
+        Self {
+            front: BundleBlobs(front),
+            kept: feed.kept(),
+        }
+    }
 }
 
 impl BlobSource for PipeBlobs {

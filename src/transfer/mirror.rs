@@ -54,10 +54,7 @@ pub async fn mirror(
         }
     }
     destination::check_any_is_usable(slots.len(), unusable)?;
-    let blobs: Arc<dyn BlobOrigin> = Arc::new(RegistryBlobs {
-        sources: Arc::new(Sources::new(&found, sources)?),
-        wrong_reads: Mutex::default(),
-    });
+    let blobs: Arc<dyn BlobOrigin> = Arc::new(RegistryBlobs::new(&found, sources)?);
     let items = found
         .into_iter()
         .map(|tree| destination::item(&request, tree, blobs.clone(), false))
@@ -67,13 +64,20 @@ pub async fn mirror(
 }
 
 /// The blobs of images in registries.
-struct RegistryBlobs {
+pub(crate) struct RegistryBlobs {
     sources: Arc<Sources>,
     /// How often a blob was read with other bytes than its digest promises.
     wrong_reads: Mutex<HashMap<Digest, usize>>,
 }
 
 impl RegistryBlobs {
+    pub(crate) fn new(trees: &[ImageTree], registries: &Registries) -> Result<Self> {
+        Ok(Self {
+            sources: Arc::new(Sources::new(trees, registries)?),
+            wrong_reads: Mutex::default(),
+        })
+    }
+
     fn wrong_reads(&self, digest: &Digest) -> usize {
         let wrong = self.wrong_reads.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.get(digest).copied().unwrap_or(0)

@@ -21,7 +21,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["image", "bundle", "registry", "progress", "error", "text"],
     ),
     ("fuzzing", &["image", "bundle", "registry", "error", "text"]),
-    ("testing", &["image", "bundle", "registry"]),
+    (
+        "testing",
+        &["image", "bundle", "registry", "transfer", "progress", "error"],
+    ),
     ("lib", &[]),
 ];
 

@@ -7,6 +7,7 @@ mod handmade;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blob_sources;
 mod export;
 mod import;
 mod lost_blobs;

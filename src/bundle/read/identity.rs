@@ -5,6 +5,7 @@
 //! root was made from it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use crate::bundle::record::ImageRecord;
 use crate::error::{Error, Kind, Result};
@@ -17,13 +18,9 @@ use crate::image::reference::Reference;
 /// # Errors
 /// [`Kind::Integrity`] if the image has another digest.
 pub(super) fn check(name: &Reference, root: &Digest, record: Option<&ImageRecord>) -> Result<()> {
-    let is_proved = |stated: &Digest| stated == root || record.is_some_and(|record| record.original == *stated);
     match name.digest() {
-        Some(stated) if !is_proved(stated) => Err(Error::new(
-            Kind::Integrity,
-            format!("it is called `{name}`, but its digest is {root}"),
-        )),
-        _ => Ok(()),
+        Some(stated) => compare(stated, name, root, record),
+        None => Ok(()),
     }
 }
 
@@ -36,11 +33,8 @@ pub(super) fn check_annotations(
     root: &Digest,
     record: Option<&ImageRecord>,
 ) -> Result<()> {
-    let names = [CONTAINERD_NAME, REF_NAME]
-        .iter()
-        .filter_map(|key| annotations.get(*key));
     check_bare(annotations, root, record)?;
-    for text in names.filter(|text| text.contains('@')) {
+    for text in names(annotations).filter(|text| text.contains('@')) {
         let name: Reference = text.parse().map_err(|e: Error| {
             let what = "it has a name whose digest cannot be checked";
             Error::new(Kind::Integrity, what).with_source(e)
@@ -59,16 +53,20 @@ pub(super) fn check_bare(
     root: &Digest,
     record: Option<&ImageRecord>,
 ) -> Result<()> {
-    let names = [CONTAINERD_NAME, REF_NAME]
-        .iter()
-        .filter_map(|key| annotations.get(*key));
-    let mut stated = names.filter_map(|text| text.parse::<Digest>().ok());
-    let is_proved = |stated: &Digest| stated == root || record.is_some_and(|record| record.original == *stated);
-    match stated.find(|stated| !is_proved(stated)) {
-        Some(stated) => Err(Error::new(
-            Kind::Integrity,
-            format!("it is called `{stated}`, but its digest is {root}"),
-        )),
-        None => Ok(()),
+    let mut stated = names(annotations).filter_map(|text| text.parse::<Digest>().ok());
+    stated.try_for_each(|stated| compare(&stated, &stated, root, record))
+}
+
+fn names(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
+    let keys = [CONTAINERD_NAME, REF_NAME].into_iter();
+    keys.filter_map(|key| annotations.get(key))
+}
+
+/// Compares a digest that `name` states with the one that the image has, or had before platforms were dropped.
+fn compare(stated: &Digest, name: &impl Display, root: &Digest, record: Option<&ImageRecord>) -> Result<()> {
+    if stated == root || record.is_some_and(|record| record.original == *stated) {
+        return Ok(());
     }
+    let what = format!("it is called `{name}`, but its digest is {root}");
+    Err(Error::new(Kind::Integrity, what))
 }

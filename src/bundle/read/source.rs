@@ -1,15 +1,16 @@
 //! Files that blobs are read from: positional reads that notice when a file is not the one that was indexed.
 
 use std::fs::{File, Metadata};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::files::positional::ReadAt;
 use crate::files::{Folder, Identity};
 use crate::text::{self, quote};
 
@@ -36,7 +37,7 @@ enum Content {
         identity: Identity,
     },
     /// What stands in memory instead of a file: the front of a bundle in a pipe.
-    Memory(Vec<u8>),
+    Memory(Bytes),
 }
 
 impl Source {
@@ -82,7 +83,7 @@ impl Source {
         Self {
             label: label.to_owned(),
             length: bytes.len() as u64,
-            content: Content::Memory(bytes),
+            content: Content::Memory(bytes.into()),
             modified: None,
         }
     }
@@ -110,12 +111,7 @@ impl Source {
     pub(super) fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match &self.content {
             Content::File(file) => self.read_from(file, offset, buffer),
-            Content::Memory(bytes) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let bytes = bytes.get(start..).and_then(|rest| rest.get(..buffer.len()));
-                buffer.copy_from_slice(bytes.ok_or_else(|| self.changed(self.length))?);
-                Ok(())
-            }
+            Content::Memory(bytes) => self.read_from(bytes, offset, buffer),
             Content::Beneath { folder, path, identity } => {
                 let file = folder.open_beneath(path).map_err(|e| match e.kind() {
                     // It was a regular file of the folder.
@@ -133,24 +129,16 @@ impl Source {
         }
     }
 
-    fn read_from(&self, file: &File, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let metadata = file
-            .metadata()
-            .map_err(|e| Error::io("read", Path::new(&self.label), e))?;
-        let now = metadata.len();
+    fn read_from(&self, bytes: &impl ReadAt, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let now = bytes.length().map_err(|e| read_failed(&self.label, e))?;
         if now != self.length {
             return Err(self.changed(now));
         }
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => return Err(self.changed(offset + filled as u64)),
-                Ok(count) => filled += count,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(read_failed(&self.label, e)),
-            }
+        match bytes.fill_at(buffer, offset) {
+            Ok(filled) if filled == buffer.len() => Ok(()),
+            Ok(filled) => Err(self.changed(offset + filled as u64)),
+            Err(e) => Err(read_failed(&self.label, e)),
         }
-        Ok(())
     }
 
     /// Whether the file was written to since it was indexed, as far as its times tell.
@@ -258,5 +246,39 @@ impl Place {
             quote(&name),
             self.offset
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::positional::contract::check_reads;
+
+    struct Whole(Source);
+
+    impl ReadAt for Whole {
+        fn length(&self) -> std::io::Result<u64> {
+            Ok(self.0.length())
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+            let left = usize::try_from(self.0.length().saturating_sub(offset)).unwrap();
+            let count = buffer.len().min(left);
+            let read = self.0.read_exact_at(offset.min(self.0.length()), &mut buffer[..count]);
+            read.map(|()| count).map_err(std::io::Error::other)
+        }
+    }
+
+    #[test]
+    fn a_file_a_file_of_a_folder_and_memory_are_read_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..100).collect();
+        let path = folder.path().join("blob");
+        std::fs::write(&path, &bytes).unwrap();
+        let beneath = Arc::new(Folder::open(folder.path()).unwrap());
+        let metadata = path.metadata().unwrap();
+        check_reads(&Whole(Source::open(&path).unwrap()));
+        check_reads(&Whole(Source::beneath(&beneath, Path::new("blob"), &metadata)));
+        check_reads(&Whole(Source::memory("a pipe", bytes)));
     }
 }

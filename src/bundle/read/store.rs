@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::documents::{Documents, KnownConfig};
 use super::source::Place;
 use crate::error::{Error, Kind, Result};
+use crate::files::positional::ReadAt;
 use crate::image::budget::Budget;
 use crate::image::config::MAX_CONFIG;
 use crate::image::digest::{Digest, Hasher};
@@ -60,13 +61,9 @@ impl Store {
     /// Fills the buffer from `offset` of a blob on, as far as the blob goes.
     pub(super) fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         if let Some(bytes) = self.built.get(digest) {
-            let rest = usize::try_from(offset)
-                .ok()
-                .and_then(|o| bytes.get(o..))
-                .unwrap_or_default();
-            let count = rest.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&rest[..count]);
-            return Ok(count);
+            return bytes
+                .fill_at(buffer, offset)
+                .map_err(|e| Error::new(Kind::Io, "cannot read memory").with_source(e));
         }
         self.place(digest)?.read_at(offset, buffer)
     }

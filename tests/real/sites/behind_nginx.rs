@@ -28,12 +28,18 @@ fn in_front(of: &Distribution, lines: &str) -> Option<Daemon> {
     )
 }
 
+/// A registry with images, and an empty one.
+fn source_and_target() -> Option<(Distribution, Distribution)> {
+    let (source, target) = (plain()?, plain()?);
+    fill(&source.client());
+    Some((source, target))
+}
+
 #[test]
 fn buffered_in_both_directions() {
-    let (Some(source), Some(target)) = (plain(), plain()) else {
+    let Some((source, target)) = source_and_target() else {
         return;
     };
-    fill(&source.client());
     // nginx keeps whole uploads and downloads for itself before it passes them on.
     let lines =
         "client_max_body_size 0; proxy_request_buffering on; proxy_buffering on; proxy_max_temp_file_size 100m;";
@@ -45,10 +51,9 @@ fn buffered_in_both_directions() {
 
 #[test]
 fn unbuffered_in_both_directions() {
-    let (Some(source), Some(target)) = (plain(), plain()) else {
+    let Some((source, target)) = source_and_target() else {
         return;
     };
-    fill(&source.client());
     let lines = "client_max_body_size 0; proxy_request_buffering off; proxy_buffering off;";
     let (Some(first), Some(second)) = (in_front(&source, lines), in_front(&target, lines)) else {
         return;
@@ -58,10 +63,9 @@ fn unbuffered_in_both_directions() {
 
 #[test]
 fn a_limit_on_bodies_is_got_round_by_chunks() {
-    let (Some(source), Some(target)) = (plain(), plain()) else {
+    let Some((source, target)) = source_and_target() else {
         return;
     };
-    fill(&source.client());
     // nginx's own default.
     let Some(front) = in_front(&target, "client_max_body_size 1m;") else {
         return;
@@ -71,10 +75,9 @@ fn a_limit_on_bodies_is_got_round_by_chunks() {
 
 #[test]
 fn a_limit_that_nothing_gets_round_is_told() {
-    let (Some(source), Some(target)) = (plain(), plain()) else {
+    let Some((source, target)) = source_and_target() else {
         return;
     };
-    fill(&source.client());
     let Some(front) = in_front(&target, "client_max_body_size 20k;") else {
         return;
     };
@@ -107,10 +110,9 @@ fn encrypted(of: &Distribution, authority: &Authority) -> Option<Daemon> {
 
 #[test]
 fn encryption_that_the_registry_does_not_know_of() {
-    let (Some(source), Some(target)) = (plain(), plain()) else {
+    let Some((source, target)) = source_and_target() else {
         return;
     };
-    fill(&source.client());
     let authority = Authority::new("authority of a test");
     // The registry says http in every Location, since nginx does not tell it of the encryption.
     let (Some(first), Some(second)) = (encrypted(&source, &authority), encrypted(&target, &authority)) else {
@@ -124,10 +126,9 @@ fn encryption_that_the_registry_does_not_know_of() {
 
 #[test]
 fn a_redirect_to_https() {
-    let (Some(source), Some(target)) = (plain(), plain()) else {
+    let Some((source, target)) = source_and_target() else {
         return;
     };
-    fill(&source.client());
     let authority = Authority::new("authority of a test");
     let (Some(first), Some(second)) = (encrypted(&source, &authority), encrypted(&target, &authority)) else {
         return;

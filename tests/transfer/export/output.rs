@@ -1,7 +1,7 @@
 //! The file that a bundle goes to: its final name, its file system, and who else writes it.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::tools::{Export, blob_bytes_sent, check, noise, one_image, put_image, text};
@@ -221,6 +221,14 @@ fn too_little_room_is_told_before_the_first_blob() {
 }
 
 /// Before the layout is known, while the config is on its way, and in the middle of the layer.
+/// Starts an export of `a/a:1`.
+fn start(export: &Export, registry: &Double, output: &Path) -> Child {
+    let mut command = export
+        .cli
+        .command(&["export", &format!("{}/a/a:1", registry.host()), "-o"]);
+    command.arg(output).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 #[test]
 fn a_disk_that_fills_up_on_the_way() {
     for bytes in [1, MIB as u64] {
@@ -228,13 +236,7 @@ fn a_disk_that_fills_up_on_the_way() {
         let (registry, export) = one_image();
         let allowance = stop_after(&registry, bytes);
         let output = small.path().join("b.tar");
-        let child = export
-            .cli
-            .command(&["export", &format!("{}/a/a:1", registry.host()), "-o"])
-            .arg(&output)
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let child = start(&export, &registry, &output);
         wait_until("a part is sent", || allowance.is_spent());
         // Where room could be taken beforehand the bundle is safe from its neighbours; here it may be either.
         let taken = std::fs::write(small.path().join("neighbour"), vec![1; 8 * MIB]);
@@ -292,13 +294,7 @@ fn a_usb_stick() {
     registry.add_fault(When::get("/blobs/"), Action::Drip(4 << 20, Duration::from_millis(10)));
     let output = stick.path().join("b.tar");
     let partial = stick.path().join("b.tar.partial");
-    let mut child = export
-        .cli
-        .command(&["export", &format!("{}/a/a:1", registry.host()), "-o"])
-        .arg(&output)
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(&export, &registry, &output);
     let mut ahead = 0;
     while child.try_wait().unwrap().is_none() {
         if let Ok(there) = std::fs::metadata(&partial) {
