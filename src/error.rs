@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::text::{Line, quote};
+use crate::text::{Line, few_with, quote};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -84,6 +84,7 @@ struct Inner {
     shared: Option<String>,
     side: Option<Side>,
     names_image: bool,
+    parts: Vec<(String, Error)>,
 }
 
 impl Error {
@@ -97,6 +98,7 @@ impl Error {
             shared: None,
             side: None,
             names_image: false,
+            parts: Vec::new(),
         }))
     }
 
@@ -189,6 +191,18 @@ impl Error {
         self.0.kind
     }
 
+    /// Says which failures this one sums up, each with the name of what it is about.
+    #[must_use]
+    pub fn with_parts(mut self, parts: Vec<(String, Self)>) -> Self {
+        self.0.parts = parts;
+        self
+    }
+
+    /// The failures that this one sums up.
+    pub fn parts(&self) -> &[(String, Self)] {
+        &self.0.parts
+    }
+
     /// Which side failed, where that is known.
     pub fn side(&self) -> Option<Side> {
         self.0.side
@@ -221,6 +235,10 @@ impl Error {
                 false => text.push_str(&quote(&words).to_string()),
             }
             source = cause.source();
+        }
+        if !self.0.parts.is_empty() {
+            let parts = self.0.parts.iter().map(|(_, part)| part.full());
+            text.push_str(&format!(": {}", few_with(parts, "; ")));
         }
         Line::from(text).into()
     }

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use content::FLAGS;
 pub(crate) use content::{Pipes, read};
-pub use content::{SpecialWriter, check_special};
+pub use content::{SpecialWriter, check_special, read_named};
 
 /// Maximum number of attempts to open a file beneath a folder in which names are being moved at the same time.
 const MAX_RACES: u32 = 16;

@@ -25,10 +25,11 @@ pub use bundle::read::name_override::{GivenName, Which};
 pub use bundle::read::stream::pipe::Incoming;
 pub use bundle::read::{Bundle, OpenOptions};
 pub use error::{Error, Kind, Result, Side};
-pub use files::{SpecialWriter, check_special, open_regular};
+pub use files::{SpecialWriter, check_special, encoding::utf8 as text_as_utf8, open_regular, read_named};
 pub use image::budget::Budget;
 pub use image::destination::Destination;
 pub use image::digest::Digest;
+pub use image::image_list::{CheckedList, ImageList, MAX_LIST, Rename};
 pub use image::platform::PlatformFilter;
 pub use image::reference::{DOCKER_HUB, Reference};
 pub use image::tree::{Choice, IndexMode, LeftOut, PlatformRecord};
@@ -40,4 +41,5 @@ pub use registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOp
 pub use registry::{Options, RateLimit, Registries, Stop};
 pub use text::{LISTED, Line, few, few_with, is_unsafe, quote};
 pub use transfer::resolve::{Resolver, Wanted};
+pub use transfer::tags::{Asked, Expanded, expand};
 pub use transfer::{export, import, mirror, push};

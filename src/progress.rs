@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::error::Error;
 use crate::text::Line;
 
 /// What an operation does before the blobs to transfer are known.
@@ -46,6 +47,13 @@ pub enum Event {
         reference: Line,
         /// The digest of the root manifest that will be carried.
         digest: String,
+    },
+    /// An image cannot be resolved. What comes of the whole run says so again.
+    Unresolved {
+        /// The canonical source reference.
+        reference: Line,
+        /// Why.
+        error: Error,
     },
     /// The work is known: numbers of images, manifests, blobs and bytes, of which some are already in place.
     Planned {
@@ -96,6 +104,8 @@ pub enum Event {
     },
     /// Something that the user should know, though the work goes on.
     Warning(Line),
+    /// Something that the user should know, and that is no fault.
+    Told(Line),
     /// Something that is worth a line where much is wanted (`--verbose`).
     Note(Line),
 }
@@ -137,6 +147,11 @@ impl Progress {
     /// Tells something that the user should know.
     pub fn warn(&self, text: impl Into<Line>) {
         self.emit(Event::Warning(text.into()));
+    }
+
+    /// Tells something that the user should know, and that is no fault.
+    pub(crate) fn tell(&self, text: impl Into<Line>) {
+        self.emit(Event::Told(text.into()));
     }
 
     /// Tells something that is worth a line where much is wanted.

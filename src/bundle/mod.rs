@@ -4,6 +4,7 @@
 
 mod durable;
 pub(crate) mod file_system;
+pub(crate) mod finished;
 pub(crate) mod journal;
 pub(crate) mod layout;
 pub(crate) mod partial;

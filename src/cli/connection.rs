@@ -320,6 +320,11 @@ struct Own {
 }
 
 impl Sides {
+    /// Whether a password is read from standard input.
+    pub(super) fn reads_password(&self) -> bool {
+        self.src_password_stdin || self.dest_password_stdin
+    }
+
     fn of(self, side: Side) -> Own {
         match side {
             Side::Source => Own {

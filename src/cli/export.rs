@@ -6,11 +6,12 @@ use clap::Args;
 use docker_mirror::{
     Error, IndexMode, Kind, PlatformFilter, Reference, Result, Wanted,
     export::{self, Compression, Output, Report, Request, Reused},
-    few_with, human_bytes, quote,
+    human_bytes, quote,
 };
 
 use super::connection::{MirrorFlags, Shared};
-use super::failures;
+use super::failures::{self, AtOnce};
+use super::images::{self, ImageFlags};
 use super::memory;
 use super::output::{self, LeftOutPlatforms, Outcome};
 use super::progress::Display;
@@ -35,15 +36,15 @@ impl Selection {
         Ok(Wanted {
             platforms: PlatformFilter::from_flags(&self.platform)?,
             index: self.index,
+            ..Wanted::default()
         })
     }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Images, such as hello-world, golang:alpine, quay.io/a/b:1 or name@sha256:…
-    #[arg(value_name = "IMAGE", required = true)]
-    images: Vec<String>,
+    #[command(flatten)]
+    pub(super) images: ImageFlags,
 
     /// The bundle to write; `-` for standard output
     #[arg(short, long, value_name = "BUNDLE.tar")]
@@ -90,35 +91,6 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     mirrors: MirrorFlags,
-}
-
-/// All names at once, so that a user mends them in one go.
-pub(super) fn references(names: &[String]) -> Result<Vec<Reference>> {
-    let mut references = Vec::new();
-    let mut wrong: Vec<Error> = Vec::new();
-    for name in names {
-        match name.parse() {
-            Ok(reference) => {
-                if Path::new(name).is_file() {
-                    output::say(format!(
-                        "warning: `{0}` is taken for an image, though there is a file of this name; of a list in a file, give the \
-                         lines as arguments: `$(cat {0})`",
-                        quote(name)
-                    ));
-                }
-                references.push(reference);
-            }
-            Err(error) => wrong.push(error),
-        }
-    }
-    match wrong.len() {
-        0 => Ok(references),
-        1 => Err(wrong.remove(0)),
-        _ => {
-            let all = few_with(wrong.iter().map(Error::full), "; ");
-            Err(Error::new(Kind::Usage, all))
-        }
-    }
 }
 
 /// Refuses an output that is named as other programs want it.
@@ -170,9 +142,9 @@ fn unbuffered_stdout() -> Result<std::fs::File> {
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     check_output_name(&arguments.output)?;
-    let images = references(&arguments.images)?;
+    let list = arguments.images.read()?;
     let (resumes, reuses) = (arguments.resumes(), !arguments.reuse.is_empty());
-    let wanted = arguments.selection.wanted()?;
+    let mut wanted = arguments.selection.wanted()?;
     let to_pipe = arguments.output.as_os_str() == "-";
     if to_pipe && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
         return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
@@ -180,10 +152,18 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     let display = Display::new(Work::Fetching, &arguments.shared);
     let progress = display.progress();
-    let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
-    let registries = arguments.shared.sources(&hosts, &arguments.mirrors, None, &progress)?;
+    let registries = arguments
+        .shared
+        .sources(&list.hosts(), &arguments.mirrors, None, &progress)?;
+    let asked = arguments.images.expand(list, &registries, &arguments.shared).await?;
+    if !asked.failed.is_empty() && (!arguments.allow_partial || asked.images.is_empty()) {
+        display.finish();
+        return Err(images::unresolved(asked.failed));
+    }
+    wanted.exceptions = images::exceptions(&asked);
+    images::warn_of_destinations(&asked);
     let request = Request {
-        images,
+        images: asked.images.iter().map(|image| image.reference.clone()).collect(),
         wanted,
         compression: compression(&arguments),
         jobs: arguments.shared.jobs(),
@@ -206,9 +186,20 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let report = export::export(request, &registries, &progress).await;
     display.finish();
     let report = report?;
-    let verbose = arguments.shared.verbosity() > 0;
-    let outcome = tell(&report, to_pipe, resumes, arguments.allow_partial, verbose);
-    if reuses && report.committed {
+    let (resumes, verbose) = (resumes, arguments.shared.verbosity() > 0);
+    let how = How {
+        to_pipe,
+        resumes,
+        allow_partial: arguments.allow_partial,
+        verbose,
+    };
+    let outcome = tell(&report, &asked.failed, &display.at_once, &how);
+    if report.up_to_date {
+        output::info(format!(
+            "`{}` is up to date: nothing was written",
+            quote(&arguments.output)
+        ));
+    } else if (reuses || report.reused.blobs > 0) && report.committed {
         let Reused { blobs, bytes } = report.reused;
         output::info(format!(
             "{}, {} came from earlier bundles",
@@ -230,14 +221,28 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool, verbose: bool) -> Outcome {
+/// What else decides about what is said in the end.
+struct How {
+    to_pipe: bool,
+    resumes: bool,
+    allow_partial: bool,
+    verbose: bool,
+}
+
+fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &How) -> Outcome {
+    let How {
+        to_pipe,
+        resumes,
+        allow_partial,
+        verbose,
+    } = *how;
     for (reference, pinned, now) in &report.moved {
         output::say(format!(
             "warning: {reference} has moved to {now} since the first run; the bundle keeps {pinned} (`--fresh` starts anew)"
         ));
     }
     let mut left_out = LeftOutPlatforms::default();
-    for image in &report.images {
+    for image in report.images.iter().filter(|_| !report.nothing_fetched) {
         let name = bare(&image.source);
         left_out.add(&name, image.choice, (&image.original, &image.digest), &image.dropped);
         output::left_out(&name, &image.left_out);
@@ -253,29 +258,35 @@ fn tell(report: &Report, to_pipe: bool, resumes: bool, allow_partial: bool, verb
             }
         }
     }
-    if report.failed.is_empty() {
+    let failed = report.failed.iter();
+    let failed = failed.map(|(image, error)| (bare(image), error.clone()));
+    let failed: Vec<(String, Error)> = patterns.iter().cloned().chain(failed).collect();
+    if failed.is_empty() {
         return Outcome::Success;
     }
-    let count = report.failed.len();
+    let count = failed.len();
     let all = count + report.images.len();
+    if report.nothing_fetched && !report.images.is_empty() {
+        let title = format!("{count} of {all} images cannot be resolved; nothing was fetched");
+        failures::tell_rest(&title, all, &failed, at_once);
+        output::say("hint: correct the names, or give `--allow-partial` to make a bundle without these images");
+        return Outcome::Failure;
+    }
     let end = match (report.committed, allow_partial) {
         (true, _) => "the bundle was written without them and records that they are missing",
         (false, true) => "there is nothing to write a bundle of",
         (false, false) => "there is no bundle",
     };
-    let failed = report.failed.iter();
-    let failed: Vec<_> = failed.map(|(image, error)| (bare(image), error.clone())).collect();
-    failures::tell(&format!("{count} of {all} images failed; {end}"), all, &failed);
+    failures::tell_rest(&format!("{count} of {all} images failed; {end}"), all, &failed, at_once);
     if !report.committed && !report.images.is_empty() {
         let leave_out = "give `--allow-partial` to leave them out";
         // What is not there will not be there the next time.
         let is_final = |kind| matches!(kind, Kind::NotFound | Kind::Usage | Kind::Unsupported | Kind::Malformed);
         let all_final = report.failed.iter().all(|(_, error)| is_final(error.kind()));
         output::say(match (resumes, all_final) {
-            (true, true) => format!(
-                "hint: correct the images that failed, or {leave_out}; another list of images takes over what is there \
-                 with `--reuse FILE.partial`"
-            ),
+            (true, true) => {
+                format!("hint: correct the list, or {leave_out}; another list of images takes over what is there")
+            }
             (true, false) => format!("hint: run the same command again to go on with what is there, or {leave_out}"),
             (false, _) => format!("hint: {leave_out}"),
         });

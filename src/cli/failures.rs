@@ -1,13 +1,29 @@
 //! The failures of several images: a cause that several of them have is told once.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use docker_mirror::{Error, LISTED, few};
 
-use super::output::{counted, say};
+use super::printer::{self, Item};
+use super::wording::counted;
 
 /// Tells which of `total` images failed and why. Each failure stands beside the name of its image.
 pub(super) fn tell(title: &str, total: usize, failed: &[(String, Error)]) {
-    say(format!("error: {title}"));
-    for group in grouped(failed) {
+    tell_rest(title, total, failed, &AtOnce::default());
+}
+
+/// The same where some of it was told at once: of these, the names are enough.
+pub(super) fn tell_rest(title: &str, total: usize, failed: &[(String, Error)], at_once: &AtOnce) {
+    let told = at_once.told.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_told = |error: &Error| told.contains(&error.full());
+    let names = few(failed.iter().filter(|(_, error)| is_told(error)).map(|(name, _)| name));
+    match names.is_empty() {
+        true => say(format!("error: {title}")),
+        false => say(format!("error: {title}: {names}")),
+    }
+    let rest: Vec<(String, Error)> = failed.iter().filter(|(_, error)| !is_told(error)).cloned().collect();
+    for group in grouped(&rest) {
         match (group.as_slice(), group[0].1.shared_cause()) {
             ([_, _, ..], Some(cause)) => {
                 let count = counted(group.len() as u64, "image", "images");
@@ -22,6 +38,30 @@ pub(super) fn tell(title: &str, total: usize, failed: &[(String, Error)]) {
         }
     }
     hints(failed);
+}
+
+/// Number of failures that are told the moment they happen.
+const AT_ONCE: usize = 10;
+
+/// Tells failures the moment they happen, while other work goes on: the first few, and none that has its cause in common with
+/// others, which the end of the run tells together.
+#[derive(Debug, Default)]
+pub(super) struct AtOnce {
+    told: Mutex<HashSet<String>>,
+}
+
+impl AtOnce {
+    pub(super) fn tell(&self, error: &Error) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.shared_cause().is_none() && told.len() < AT_ONCE && told.insert(error.full()) {
+            say(format!("error: {}", error.full()));
+        }
+    }
+}
+
+/// A line for people on standard error.
+fn say(line: String) {
+    printer::put(Item::Said(line.into()));
 }
 
 /// What else all failures of a group say behind their cause.

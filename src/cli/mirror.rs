@@ -1,10 +1,11 @@
 //! `docker-mirror -d REGISTRY IMAGE...`: both stages in one, no file between them.
 
 use clap::Args;
-use docker_mirror::{Reference, Resolver, Result, mirror};
+use docker_mirror::{Resolver, Result, mirror, push::ImageReport};
 
 use super::connection::{MirrorFlags, Shared, Sides};
-use super::export::{Selection, references};
+use super::export::Selection;
+use super::images::{self, ImageFlags};
 use super::memory;
 use super::output::Outcome;
 use super::progress::Display;
@@ -12,9 +13,8 @@ use super::push::Target;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Images, such as hello-world, golang:alpine, quay.io/a/b:1 or name@sha256:…
-    #[arg(value_name = "IMAGE", required = true)]
-    pub(super) images: Vec<String>,
+    #[command(flatten)]
+    pub(super) images: ImageFlags,
 
     #[command(flatten)]
     pub(super) target: Target,
@@ -32,24 +32,41 @@ pub(super) struct Arguments {
     sides: Sides,
 }
 
+impl Arguments {
+    /// Whether a password of one side is read from standard input.
+    pub(super) fn reads_password(&self) -> bool {
+        self.sides.reads_password()
+    }
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
-    let images = references(&arguments.images)?;
-    let wanted = arguments.selection.wanted()?;
+    let list = arguments.images.read()?;
+    let mut wanted = arguments.selection.wanted()?;
     let mut request = arguments.target.request(None)?;
     let display = Display::new(arguments.target.work(), &arguments.shared);
     let progress = display.progress();
     let (shared, sides) = (&arguments.shared, Some(&arguments.sides));
-    let hosts: Vec<&str> = images.iter().map(Reference::host).collect();
-    let sources = shared.sources(&hosts, &arguments.mirrors, sides, &progress)?;
+    let sources = shared.sources(&list.hosts(), &arguments.mirrors, sides, &progress)?;
     let destinations = shared.destination(request.destination.host(), sides, &progress)?;
+    let asked = arguments.images.expand(list, &sources, shared).await?;
+    if asked.images.is_empty() && !asked.failed.is_empty() {
+        display.finish();
+        return Err(images::unresolved(asked.failed));
+    }
+    wanted.exceptions = images::exceptions(&asked);
+    request.destinations = images::destinations(&asked);
     let resolver =
         Resolver::new(sources.clone(), wanted, arguments.shared.jobs(), progress.clone()).with_budget(memory::budget());
-    let mut seen = std::collections::HashSet::new();
-    let images: Vec<_> = images.into_iter().filter(|image| seen.insert(image.clone())).collect();
+    let images: Vec<_> = asked.images.into_iter().map(|image| image.reference).collect();
     let trees = resolver.resolve_all(&images).await;
     let trees = images.into_iter().zip(trees).collect();
     request.budget = resolver.budget().clone();
     let report = mirror::mirror(trees, &sources, request, &destinations, progress).await;
     display.finish();
-    arguments.target.tell(&report?, &display)
+    let mut report = report?;
+    let patterns = asked.failed.iter();
+    report
+        .images
+        .extend(patterns.map(|(pattern, error)| ImageReport::unresolved(pattern, error)));
+    arguments.target.tell(&report, &display)
 }

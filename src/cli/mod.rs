@@ -7,6 +7,7 @@ mod estimate;
 mod export;
 mod failures;
 mod generate;
+mod images;
 mod import;
 mod limits;
 mod login;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use docker_mirror::{Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, few, quote};
 
+use super::failures;
 use super::printer::{self, Item};
 pub(super) use super::wording::counted;
 
@@ -103,7 +104,10 @@ pub(super) fn say(line: impl Into<Line>) {
 
 /// One failure: what happened, and what to do about it.
 pub(super) fn error(error: &Error) {
-    say(format!("error: {}", error.full()));
+    match error.parts() {
+        [] => say(format!("error: {}", error.full())),
+        parts => return failures::tell(&error.to_string(), parts.len(), parts),
+    }
     if let Some(hint) = error.hint() {
         say(format!("hint: {hint}"));
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use docker_mirror::{Event, Phase, Progress, human_bytes};
 
 use super::connection::Shared;
+use super::failures::AtOnce;
 use super::output::{self, counted, info, say};
 use super::printer::{self, Item};
 use super::status::{Status, Work};
@@ -22,6 +23,8 @@ pub(super) struct Display {
     /// Whether each finished image gets a line, since the results on standard output cannot be seen.
     lists_images: bool,
     status: Arc<Status>,
+    /// What was told of images the moment that they failed.
+    pub(super) at_once: AtOnce,
 }
 
 impl Display {
@@ -34,6 +37,7 @@ impl Display {
             verbose,
             lists_images: verbose || (!terminal::is_animated() && output::results_are_out_of_sight()),
             status: Arc::new(Status::new(work, Instant::now())),
+            at_once: AtOnce::default(),
         };
         if !display.quiet {
             printer::put(Item::Progress {
@@ -81,6 +85,8 @@ impl Display {
                 let text = format!("note: {reason}; trying again in {:.1} s", pause.as_secs_f32());
                 printer::put(Item::Trouble(text.into()));
             }
+            Event::Unresolved { error, .. } => self.at_once.tell(&error),
+            Event::Told(text) => say(format!("note: {text}")),
             Event::Warning(text) => printer::put(Item::Trouble(format!("warning: {text}").into())),
             Event::ImageDone {
                 reference,

@@ -13,7 +13,7 @@ use docker_mirror::{
     quote,
 };
 
-use super::failures;
+use super::failures::{self, AtOnce};
 use super::output::{self, LeftOutPlatforms, Outcome};
 use super::printer;
 use super::progress::Display;
@@ -125,7 +125,7 @@ impl Target {
                 amount(total.skipped)
             ));
         }
-        let outcome = tell_failures(report);
+        let outcome = tell_failures(report, &display.at_once);
         if any_went_well {
             display.conclude(&images(report));
         }
@@ -221,7 +221,7 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     }
 }
 
-fn tell_failures(report: &PushReport) -> Outcome {
+fn tell_failures(report: &PushReport, at_once: &AtOnce) -> Outcome {
     if !report.broken_archives.is_empty() {
         let failed = report.broken_archives.iter();
         let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.clone())).collect();
@@ -244,7 +244,7 @@ fn tell_failures(report: &PushReport) -> Outcome {
     if !failed.is_empty() {
         let total = report.images.len();
         let title = format!("{} of {total} images failed", failed.len());
-        failures::tell(&title, total, &failed);
+        failures::tell_rest(&title, total, &failed, at_once);
     }
     // The warning of each image says which digest that is, and what is there instead.
     let (refused, unknown): (Vec<&ImageReport>, Vec<&ImageReport>) = report

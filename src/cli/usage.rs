@@ -1,6 +1,6 @@
 //! Command lines that are wrong in ways which the parser alone does not explain well.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
@@ -62,7 +62,7 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
     if cli.command.is_some() {
         return None;
     }
-    let command = cli.mirror.images.iter().find(|image| is_command(image))?;
+    let command = cli.mirror.images.arguments.iter().find(|image| is_command(image))?;
     Some(
         Error::new(
             Kind::Usage,
@@ -74,19 +74,20 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
 
 /// Standard input cannot have both a bundle and a password: whichever is read first gets the other one.
 pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
-    let Some(Command::Import(import)) = &cli.command else {
-        return None;
+    let (files, shared, what): (&[PathBuf], _, _) = match &cli.command {
+        None => (&cli.mirror.images.lists, &cli.mirror.shared, "list"),
+        Some(Command::Export(export)) => (&export.images.lists, &export.shared, "list"),
+        Some(Command::Import(import)) => (&import.bundles, &import.shared, "bundle"),
+        Some(Command::Limits(_)) => return None,
     };
-    let bundle = import.bundles.iter().find(|path| is_stdin(path))?;
-    import.shared.reads_password().then(|| {
-        let both = format!(
-            "`{}` and `--password-stdin` both read standard input",
-            quote(&bundle)
-        );
-        Error::new(Kind::Usage, both).with_hint(
+    let file = files.iter().find(|path| is_stdin(path))?;
+    let password = shared.reads_password() || (cli.command.is_none() && cli.mirror.reads_password());
+    password.then(|| {
+        let both = format!("`{}` and `--password-stdin` both read standard input", quote(&file));
+        Error::new(Kind::Usage, both).with_hint(format!(
             "give the password in the variable `DOCKER_MIRROR_PASSWORD`, log in with `docker login` or `podman login`, or save \
-             the bundle to a file first",
-        )
+             the {what} to a file first"
+        ))
     })
 }
 

@@ -52,6 +52,14 @@ pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file that the user names for this run, which may be a pipe, and at most one byte more than `max` of it.
+///
+/// # Errors
+/// Those of open(2) and read(2); one that says so if it is no file; one if it is a pipe that has not ended after ten seconds.
+pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    read(path, max, Pipes::Allowed)
+}
+
 fn is_null_device(metadata: &Metadata) -> bool {
     let device = metadata.rdev();
     metadata.file_type().is_char_device() && (rustix::fs::major(device), rustix::fs::minor(device)) == (1, 3)

@@ -7,7 +7,7 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 ///
 /// UTF-16 is told by its mark, or by a NUL on one side of the first character, which is ASCII in every format that is read
 /// here. Bytes that are no text in any of these encodings come back as they are: the parser that gets them says what is wrong.
-pub(crate) fn utf8(bytes: Vec<u8>) -> Vec<u8> {
+pub fn utf8(bytes: Vec<u8>) -> Vec<u8> {
     if let Some(rest) = bytes.strip_prefix(MARK) {
         return rest.to_vec();
     }

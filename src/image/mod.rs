@@ -8,6 +8,7 @@ pub(crate) mod digest;
 pub(crate) mod fields;
 pub(crate) mod filter;
 mod head;
+pub(crate) mod image_list;
 pub(crate) mod json;
 pub(crate) mod listing;
 pub(crate) mod manifest;

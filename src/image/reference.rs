@@ -142,9 +142,7 @@ impl FromStr for Reference {
             let (name, behind) = rest.rsplit_once('@').unwrap_or_default();
             let is_hex = behind.len() >= 32 && behind.bytes().all(|byte| byte.is_ascii_hexdigit());
             let hint = match (name.is_empty(), is_hex) {
-                (true, _) => {
-                    "the names of images are arguments; of a list in a file, give the lines: `$(cat images.txt)`"
-                }
+                (true, _) => "a list in a file is given with `--images FILE`",
                 (false, true) => "write `@sha256:` before the digits of a digest",
                 (false, false) => "credentials are given with `--username` or `docker login`, not in the reference",
             };
@@ -184,7 +182,7 @@ impl FromStr for Reference {
         Self::new(&host, &repository, tag, digest).map_err(|e| {
             let error = e.context(format!("reference `{}`", quote(&text)));
             match is_pattern {
-                true => error.with_hint("patterns are not supported here: name each image and each tag"),
+                true => error.with_hint("a pattern may stand for the tag alone, such as `acme/app:1.*`"),
                 false => error,
             }
         })

@@ -9,3 +9,4 @@ pub(crate) mod resolve;
 mod runnable;
 mod select_images;
 pub(crate) mod sources;
+pub(crate) mod tags;

@@ -12,7 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("error", &["text"]),
     ("files", &[]),
-    ("progress", &["text"]),
+    ("progress", &["error", "text"]),
     ("image", &["error", "text"]),
     ("bundle", &["image", "progress", "files", "error", "text"]),
     ("registry", &["image", "progress", "files", "error", "text"]),

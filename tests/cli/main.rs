@@ -16,6 +16,7 @@ mod format;
 mod help;
 mod hints;
 mod hostile_text;
+mod image_lists;
 mod import;
 mod named_files;
 mod names;

@@ -30,7 +30,7 @@ pub async fn export(request: Request, registries: &Registries, progress: &Progre
         _ => stream::export(request, registries, progress).await,
     }?;
     // An image is done when its bundle has its final name, and not before.
-    for image in report.images.iter().filter(|_| report.committed) {
+    for image in report.images.iter().filter(|_| report.committed && !report.up_to_date) {
         progress.emit(Event::ImageDone {
             reference: image.source.to_string().into(),
             digest: image.digest.to_string(),

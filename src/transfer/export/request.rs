@@ -77,6 +77,10 @@ pub struct Report {
     pub moved: Vec<(Reference, Digest, Digest)>,
     /// Whether the bundle is complete under its name.
     pub committed: bool,
+    /// Whether it was that before: nothing was written.
+    pub up_to_date: bool,
+    /// Whether the run ended before any blob, since images could not be resolved.
+    pub nothing_fetched: bool,
     /// The size of the bundle, in bytes; uncompressed.
     pub size: u64,
     /// What came from earlier bundles.

@@ -4,11 +4,12 @@
 //! left there.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::bundle::finished::Finished;
 use crate::bundle::partial::Partial;
 use crate::bundle::read::{Bundle, OpenOptions};
 use crate::error::{Error, Kind, Result};
@@ -35,15 +36,17 @@ pub(super) enum CopyError {
 }
 
 impl Earlier {
-    /// Opens them, each by itself: they may have one name for different images.
+    /// Opens them, each by itself: they may have one name for different images. The file that the export replaces counts as one
+    /// of them, if it is a bundle.
     ///
     /// # Errors
     /// Those of [`Bundle::open`].
-    pub(super) async fn open(paths: &[PathBuf]) -> Result<Arc<Self>> {
-        if paths.is_empty() {
+    pub(super) async fn open(paths: &[PathBuf], replaced: Option<&Path>) -> Result<Arc<Self>> {
+        if paths.is_empty() && replaced.is_none() {
             return Ok(Arc::default());
         }
         let paths = paths.to_vec();
+        let replaced = replaced.map(Path::to_owned);
         let open = move || {
             let open = |path: PathBuf| {
                 let shown = quote(&path).to_string();
@@ -58,7 +61,11 @@ impl Earlier {
                     _ => e,
                 })
             };
-            paths.into_iter().map(open).collect::<Result<Vec<_>>>()
+            let mut bundles = paths.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+            let replaced = replaced.filter(|path| Finished::open(path).is_ok());
+            let replaced = replaced.map(|path| Bundle::open(&[path], &OpenOptions::default()));
+            bundles.extend(replaced.and_then(Result::ok));
+            Ok::<_, Error>(bundles)
         };
         let bundles = blocking(open).await??;
         Ok(Arc::new(Self { bundles }))

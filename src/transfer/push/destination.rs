@@ -29,6 +29,13 @@ pub(crate) fn name_at_destination(request: &PushRequest, source: &Reference, ori
 }
 
 fn mapped(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
+    if let Some(rename) = request.destinations.get(source) {
+        let context = |e: Error| e.context(format!("destination `{rename}` for {source}"));
+        let tag = rename.tag.as_deref().or(source.tag());
+        let renamed = Reference::new(source.host(), &rename.path, tag, source.digest().cloned()).map_err(context)?;
+        let destination = request.destination.clone().keep_host(false);
+        return destination.place(&renamed, original).map_err(context);
+    }
     let mapped = request
         .mappings
         .iter()

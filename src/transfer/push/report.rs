@@ -170,7 +170,7 @@ impl ImageReport {
     }
 
     /// An image that failed before it had a tree.
-    pub(crate) fn unresolved(source: &impl ToString, error: &Error) -> Self {
+    pub fn unresolved(source: &impl ToString, error: &Error) -> Self {
         Self {
             source: source.to_string(),
             destination: None,

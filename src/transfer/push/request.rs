@@ -1,5 +1,6 @@
 //! What a push is asked to do: the request, the images, and the source of their blobs.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::destination::Destination;
 use crate::image::digest::Digest;
+use crate::image::image_list::Rename;
 use crate::image::reference::{DOCKER_HUB, Reference};
 use crate::image::tree::{ImageTree, IndexMode};
 use crate::registry::BlobSource;
@@ -49,6 +51,8 @@ impl FromStr for OnExisting {
 pub struct PushRequest {
     /// The registry, and the path on it.
     pub destination: Destination,
+    /// Images that go to a place of their own, whatever the mappings say.
+    pub destinations: HashMap<Reference, Rename>,
     /// Exceptions from the rule that a source's path is kept; the longest prefix that fits is taken.
     pub mappings: Vec<Mapping>,
     /// What is done about a tag that holds another digest.
@@ -82,6 +86,7 @@ impl PushRequest {
     pub fn new(destination: Destination) -> Self {
         Self {
             destination,
+            destinations: HashMap::new(),
             mappings: Vec::new(),
             on_existing: OnExisting::default(),
             verify_existing: false,

@@ -3,6 +3,7 @@
 mod fetch;
 mod quota;
 mod sizes;
+mod wanted;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use self::fetch::Fetcher;
+pub use self::wanted::Wanted;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::digest::Digest;
@@ -18,20 +20,11 @@ use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, Outcome, Selection, select};
-use crate::image::tree::{ATTESTATION, Choice, ImageTree, IndexMode, PlatformRecord};
+use crate::image::tree::{ATTESTATION, Choice, ImageTree, PlatformRecord};
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{few, quote};
 use crate::transfer::sources::Repository;
-
-/// What is asked of each image.
-#[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// Which platforms are carried.
-    pub platforms: PlatformFilter,
-    /// What becomes of an index that loses some.
-    pub index: IndexMode,
-}
 
 /// Turns references into trees.
 #[derive(Debug)]
@@ -95,7 +88,10 @@ impl Resolver {
             images: references.len() as u64,
         });
         let roots: Vec<_> = stream::iter(references)
-            .map(|reference| self.fetch_root(reference))
+            .map(|reference| async {
+                let root = self.fetch_root(reference).await;
+                root.inspect_err(|error| self.unresolved(reference, error, references.len()))
+            })
             .buffered(self.jobs * 2)
             .collect()
             .await;
@@ -103,11 +99,19 @@ impl Resolver {
         quota::warn(
             found.filter_map(|(reference, root)| Some((reference, root.as_ref().ok()?))),
             &self.registries,
-            &self.wanted.platforms,
+            &self.wanted,
             &self.progress,
         );
         let mut trees: Vec<Result<ImageTree>> = stream::iter(references.iter().zip(roots))
-            .map(|(reference, root)| self.resolve_one(reference, root))
+            .map(|(reference, root)| async {
+                let has_root = root.is_ok();
+                let tree = self.resolve_one(reference, root).await;
+                tree.inspect_err(|error| {
+                    if has_root {
+                        self.unresolved(reference, error, references.len());
+                    }
+                })
+            })
             .buffered(self.jobs * 2)
             .collect()
             .await;
@@ -123,6 +127,21 @@ impl Resolver {
         sizes::check(&mut trees, &self.registries).await;
         self.fetcher.shrink();
         trees
+    }
+
+    /// Tells at once that an image cannot be resolved. Of a single image, the end of the run tells it in the same moment; and one
+    /// that found no memory is tried once more.
+    fn unresolved(&self, reference: &Reference, error: &Error, images: usize) {
+        if images > 1 && error.kind() != Kind::TooLarge {
+            let error = match error.names_image() {
+                true => error.clone(),
+                false => error.clone().for_image(reference),
+            };
+            self.progress.emit(Event::Unresolved {
+                reference: reference.to_string().into(),
+                error,
+            });
+        }
     }
 
     async fn resolve_one(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
@@ -152,14 +171,15 @@ impl Resolver {
 
     async fn resolve(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
         let root = root?;
+        let platforms = self.wanted.platforms_of(reference);
         let repository = Repository::new(reference, &self.registries)?;
-        let (selection, configs) = self.select(&repository, &root).await?;
+        let (selection, configs) = self.select(&repository, &root, platforms).await?;
         if root.lists_nothing() {
             self.progress.warn(format!(
                 "`{reference}`: its index lists nothing; it is carried as it is"
             ));
         } else if selection.is_empty() {
-            return Err(nothing_wanted(&self.wanted.platforms, &selection.dropped));
+            return Err(nothing_wanted(platforms, &selection.dropped));
         }
         let mut tree = ImageTree {
             source: reference.clone(),
@@ -172,7 +192,7 @@ impl Resolver {
             configs,
         };
         tree.choose(self.wanted.index);
-        warn_of_absent(reference, &absent(&tree, &self.wanted.platforms), &self.progress);
+        warn_of_absent(reference, &absent(&tree, platforms), &self.progress);
         tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
         check_sizes(&tree)?;
         tree.total()?;
@@ -185,11 +205,12 @@ impl Resolver {
         &self,
         repository: &Repository,
         root: &Arc<RawManifest>,
+        platforms: &PlatformFilter,
     ) -> Result<(Selection, BTreeMap<Digest, Bytes>)> {
         let mut graph = Graph::default();
         let mut configs = BTreeMap::new();
         loop {
-            let needs = match select(&graph, root, &self.wanted.platforms)? {
+            let needs = match select(&graph, root, platforms)? {
                 Outcome::Selected(selection) => return Ok((selection, configs)),
                 Outcome::Needs(needs) => needs,
             };

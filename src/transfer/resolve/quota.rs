@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::wanted::Wanted;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
-use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::image::select::{Graph, Need, Outcome, select};
 use crate::progress::Progress;
@@ -18,7 +18,7 @@ use crate::registry::Registries;
 pub(super) fn warn<'a>(
     roots: impl Iterator<Item = (&'a Reference, &'a Arc<RawManifest>)>,
     registries: &Registries,
-    platforms: &PlatformFilter,
+    wanted: &Wanted,
     progress: &Progress,
 ) {
     let mut needed: BTreeMap<&str, HashSet<Digest>> = BTreeMap::new();
@@ -27,15 +27,15 @@ pub(super) fn warn<'a>(
             continue;
         };
         // An image by itself needs its config, which no registry counts; an index that is wrong is reported later.
-        let Ok(Outcome::Needs(needs)) = select(&Graph::default(), root, platforms) else {
+        let Ok(Outcome::Needs(needs)) = select(&Graph::default(), root, wanted.platforms_of(reference)) else {
             continue;
         };
         let manifests = needs.into_iter().filter_map(|need| match need {
             Need::Manifest(descriptor) => Some(descriptor.digest),
             Need::Platform { .. } => None,
         });
-        let wanted = manifests.filter(|digest| !registry.has_cached(digest));
-        needed.entry(reference.host()).or_default().extend(wanted);
+        let absent = manifests.filter(|digest| !registry.has_cached(digest));
+        needed.entry(reference.host()).or_default().extend(absent);
     }
     for (host, digests) in needed {
         let Ok(registry) = registries.host(host) else { continue };

@@ -39,7 +39,7 @@ fn an_image_that_fails_in_the_second_run_keeps_its_pin_and_its_bytes() {
     );
     let said = export.fails("b.tar", &[], 1);
     assert!(
-        said.contains("1 of 2 images failed") && said.contains("not today"),
+        said.contains("1 of 2 images cannot be resolved") && said.contains("not today"),
         "{said}"
     );
     assert!(

@@ -1,6 +1,7 @@
 //! Export through the program, against the registry double: speed-independent properties of planning, fetching, resuming,
 //! pipes, and every way in which a source or an output can go wrong.
 
+mod changed_list;
 mod cut_short;
 mod faults;
 mod lost;

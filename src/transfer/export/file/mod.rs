@@ -6,6 +6,7 @@ mod relocate;
 mod scheduler;
 mod slot;
 mod unfinished;
+mod up_to_date;
 mod worker;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use super::reuse::Earlier;
 use crate::bundle::file_system::FileSystem;
 use crate::bundle::journal::Journal;
 use crate::bundle::partial::{Partial, check_output};
-use crate::bundle::plan::{Extras, Plan, TRAILER};
+use crate::bundle::plan::{Plan, TRAILER};
 use crate::bundle::ranges::Ranges;
 use crate::bundle::replay::Replay;
 use crate::error::{Kind, Result};
@@ -40,12 +41,16 @@ pub(super) async fn export(
     registries: &Registries,
     progress: &Progress,
 ) -> Result<Report> {
-    check_output(path, force).inspect_err(|error| {
-        if error.kind() == Kind::Exists {
+    match check_output(path, force) {
+        Err(error) if error.kind() == Kind::Exists => {
             Partial::remove_stale_journal(path);
+            return up_to_date::compare(request, path, error, registries, progress).await;
         }
-    })?;
-    let earlier = Earlier::open(&request.reuse).await?;
+        other => other?,
+    }
+    // What is replaced has most of the blobs, as a rule.
+    let replaced = (force && !fresh).then_some(path);
+    let earlier = Earlier::open(&request.reuse, replaced).await?;
     let partial = Arc::new(Partial::open(path)?);
     if fresh {
         partial.journal().remove();
@@ -86,7 +91,7 @@ impl FileExport<'_> {
         let (request, partial, progress) = (self.request, self.partial, self.progress);
         let images = unique(&request.images);
         let identity = request_identity(&images, &request.wanted, request.docker_manifest);
-        let mut left = unfinished::look(partial, &identity.0, progress)?.unwrap_or_default();
+        let mut left = unfinished::look(partial, &images, &identity.0, progress)?.unwrap_or_default();
         let resolver = Resolver::new(
             self.registries.clone(),
             request.wanted.clone(),
@@ -97,15 +102,21 @@ impl FileExport<'_> {
         .with_pins(left.pins.clone());
         resolver.remember(std::mem::take(&mut left.manifests));
         let mut resolved = Resolved::new(&images, resolver.resolve_all(&images).await);
+        let system = match request.file_system {
+            Some(system) => system,
+            None => partial.file_system()?,
+        };
+        resolved.drop_oversized(&system, self.path);
         let mut report = Report::default();
-        // What is there of an image that an earlier run had would be lost by a plan without it.
-        let some_lost = resolved.failed.iter().any(|(image, _)| left.pins.contains_key(image));
-        if resolved.trees.is_empty() || (some_lost && !request.allow_partial) {
+        // There will be no bundle without them, and what is there of an image that an earlier run had would be lost by a plan
+        // without it.
+        if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
             let lost = resolved.failed.iter().map(|(image, _)| image);
             let moved = moved(&left.pins, lost, self.registries, request.jobs).await;
             explain_lost(&mut resolved.failed, &left.pins, &moved);
             report.images = resolved.trees.iter().map(Exported::new).collect();
             report.failed = resolved.failed;
+            report.nothing_fetched = true;
             return Ok(report);
         }
         report.moved = moved(
@@ -116,20 +127,9 @@ impl FileExport<'_> {
         )
         .await;
 
-        let system = match request.file_system {
-            Some(system) => system,
-            None => partial.file_system()?,
-        };
-        resolved.drop_oversized(&system, self.path);
-        let extras = match request.allow_partial {
-            true => resolved.extras(request.docker_manifest),
-            // There will be no bundle without them.
-            false => Extras {
-                missing: Vec::new(),
-                docker_manifest: request.docker_manifest,
-            },
-        };
+        let extras = resolved.extras(request.docker_manifest);
         let mut plan = Arc::new(Plan::new(&resolved.trees, &extras)?);
+        left.check_takeover(&plan, partial, progress)?;
         warn(&plan, progress);
         partial.reserve(plan.total(), &system, human_bytes)?;
         let headers = Headers::new(&identity, &left, &plan, &resolved.trees);

@@ -1,18 +1,19 @@
 //! What an earlier run of the same command left.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::bundle::journal::{Header, OldSlot};
 use crate::bundle::partial::Partial;
+use crate::bundle::plan::Plan;
 use crate::bundle::replay::Replay;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 use crate::image::reference::Reference;
 use crate::progress::Progress;
-use crate::text::quote;
+use crate::text::{few, quote};
 
 /// The largest front that is read back: everything before the first blob.
 const MAX_FRONT: u64 = 1 << 30;
@@ -30,13 +31,83 @@ pub(super) struct Unfinished {
     pub(super) front: u64,
     /// The media types of manifests whose bytes do not tell them.
     pub(super) types: BTreeMap<Digest, String>,
+    /// What it was for, where that is another export than this one.
+    other: Option<Other>,
+}
+
+/// Another export than the one that finds its unfinished file.
+#[derive(Debug)]
+struct Other {
+    /// What it was for.
+    summary: String,
+    /// How this export differs from it.
+    difference: String,
+}
+
+impl Other {
+    fn new(header: &Header, images: &[Reference]) -> Self {
+        let now: BTreeSet<String> = images.iter().map(Reference::to_string).collect();
+        let before: BTreeSet<String> = header.pins.keys().cloned().collect();
+        let list = |word: &str, names: Vec<&String>| (!names.is_empty()).then(|| format!("{word}: {}", few(names)));
+        let added = list("added", now.difference(&before).collect());
+        let removed = list("removed", before.difference(&now).collect());
+        let difference = [added, removed].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        Self {
+            summary: header.summary.clone(),
+            difference: match difference.is_empty() {
+                true => "other platforms or options".to_owned(),
+                false => difference,
+            },
+        }
+    }
+}
+
+impl Unfinished {
+    /// Takes over the blobs of another export, and says so.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] if this one needs none of them: they would be lost, and nothing gained.
+    pub(super) fn check_takeover(&self, plan: &Plan, partial: &Partial, progress: &Progress) -> Result<()> {
+        let Some(other) = &self.other else { return Ok(()) };
+        let there: HashSet<&Digest> = self.slots.iter().map(|slot| &slot.digest).collect();
+        if there.is_empty() {
+            return Ok(());
+        }
+        let shown = quote(partial.path());
+        if !plan.blobs().iter().any(|slot| there.contains(&slot.blob.digest)) {
+            let why = format!(
+                "belongs to another export ({}), of which this one needs nothing",
+                other.summary
+            );
+            return Err(foreign(partial, &why));
+        }
+        progress.tell(format!(
+            "`{shown}` is of another list of images ({}); what this one needs of it is taken over",
+            other.difference
+        ));
+        Ok(())
+    }
+}
+
+/// The error of an unfinished file that this run may not use.
+fn foreign(partial: &Partial, why: &str) -> Error {
+    Error::new(
+        Kind::Exists,
+        format!("the unfinished file `{}` {why}", quote(partial.path())),
+    )
+    .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`")
 }
 
 /// Looks at what is in the file. `None` if there is nothing that can be continued; the file is empty then.
 ///
 /// # Errors
-/// [`Kind::Exists`] if it belongs to another command, or is no bundle of this program: it is never overwritten silently.
-pub(super) fn look(partial: &Partial, request: &Digest, progress: &Progress) -> Result<Option<Unfinished>> {
+/// [`Kind::Exists`] if it is no bundle of this program: it is never overwritten silently.
+pub(super) fn look(
+    partial: &Partial,
+    images: &[Reference],
+    request: &Digest,
+    progress: &Progress,
+) -> Result<Option<Unfinished>> {
     if partial.is_blank()? {
         if !partial.is_empty()? {
             partial.clear()?;
@@ -44,10 +115,6 @@ pub(super) fn look(partial: &Partial, request: &Digest, progress: &Progress) -> 
         return Ok(None);
     }
     let shown = quote(partial.path());
-    let foreign = |why: String| {
-        Error::new(Kind::Exists, format!("the unfinished file `{shown}` {why}"))
-            .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`")
-    };
     let Replay { header, slots } = match Replay::read(&partial.journal()) {
         Ok(replay) => replay,
         // A bundle whose journal is lost or unreadable cannot be continued, so nothing is lost with it.
@@ -59,18 +126,15 @@ pub(super) fn look(partial: &Partial, request: &Digest, progress: &Progress) -> 
             partial.clear()?;
             return Ok(None);
         }
-        Err(error) => return Err(foreign("cannot be continued".to_owned()).with_source(error)),
+        Err(error) => return Err(foreign(partial, "cannot be continued").with_source(error)),
     };
-    if header.request != *request {
-        let why = format!("belongs to another export ({})", header.summary);
-        return Err(foreign(why).with_hint(format!(
-            "to take over what is in it, give `--reuse {shown}` and another name with `-o`; `--fresh` throws it away and starts anew"
-        )));
-    }
+    let other = (header.request != *request).then(|| Other::new(&header, images));
+    let asked: HashSet<&Reference> = images.iter().collect();
     let pins = header
         .pins
         .iter()
         .filter_map(|(name, digest)| Some((name.parse().ok()?, digest.clone())))
+        .filter(|(name, _)| asked.contains(name))
         .collect();
     let length = partial.len()?;
     let slots = slots
@@ -83,6 +147,7 @@ pub(super) fn look(partial: &Partial, request: &Digest, progress: &Progress) -> 
         slots,
         front: header.front,
         types: header.types,
+        other,
     }))
 }
 

@@ -104,7 +104,7 @@ async fn write(
     registries: &Registries,
     progress: &Progress,
 ) -> Result<Report> {
-    let earlier = Earlier::open(&request.reuse).await?;
+    let earlier = Earlier::open(&request.reuse, None).await?;
     let resolver = Resolver::new(
         registries.clone(),
         request.wanted.clone(),
@@ -126,6 +126,7 @@ async fn write(
     if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
         report.images = resolved.trees.iter().map(Exported::new).collect();
         report.failed = resolved.failed;
+        report.nothing_fetched = true;
         return Ok(report);
     }
     let plan = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;

@@ -1,0 +1,85 @@
+//! A bundle of this program that has its final name.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::layout;
+use super::plan::{Plan, TRAILER};
+use crate::error::{Error, Kind, Result};
+use crate::files::open_regular;
+use crate::text::quote;
+
+/// An open file that begins like a bundle of this program.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    path: PathBuf,
+    file: File,
+}
+
+impl Finished {
+    /// Opens a bundle.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] if the file does not begin like one.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = open_regular(path).map_err(|e| Error::io("read", path, e))?;
+        let bundle = Self {
+            path: path.to_owned(),
+            file,
+        };
+        let mut head = [0; 1024];
+        match bundle.read(&mut head, 0)? && layout::begins_bundle(&head) {
+            true => Ok(bundle),
+            false => Err(Error::new(
+                Kind::Malformed,
+                format!("`{}` is no bundle of docker-mirror", quote(path)),
+            )),
+        }
+    }
+
+    /// Whether this is the bundle of a plan, as far as that can be told without its blobs: the front, the header of each blob,
+    /// the end and the length are compared.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it cannot be read.
+    pub(crate) fn is_of(&self, plan: &Plan) -> Result<bool> {
+        let length = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io("read", &self.path, e))?
+            .len();
+        if length != plan.total() {
+            return Ok(false);
+        }
+        let mut at = 0;
+        for piece in plan.front() {
+            let piece = piece?;
+            if !self.has(&piece, at)? {
+                return Ok(false);
+            }
+            at += piece.len() as u64;
+        }
+        for slot in plan.blobs() {
+            if !self.has(&slot.header()?, slot.header_offset)? {
+                return Ok(false);
+            }
+        }
+        let zeros = vec![0; usize::try_from(TRAILER).unwrap_or(0)];
+        self.has(&zeros, plan.total() - TRAILER)
+    }
+
+    fn has(&self, expected: &[u8], at: u64) -> Result<bool> {
+        let mut found = vec![0; expected.len()];
+        Ok(self.read(&mut found, at)? && found == expected)
+    }
+
+    /// Fills the buffer; `false` if the file ends before it is full.
+    fn read(&self, buffer: &mut [u8], at: u64) -> Result<bool> {
+        match self.file.read_exact_at(buffer, at) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(e) => Err(Error::io("read", &self.path, e)),
+        }
+    }
+}

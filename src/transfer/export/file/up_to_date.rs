@@ -1,0 +1,57 @@
+//! The same export once more: a bundle that is there already is compared with what this run would make.
+//!
+//! A plan gives every byte of a bundle but those of the blobs, and names each blob by its digest and size. So the front (index,
+//! record, manifests), the header of every blob, the end, and the length are compared. The blobs were hashed when the bundle was
+//! made, and are not read again: that takes as long as a copy of the file, and an import compares every byte anyway.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::bundle::finished::Finished;
+use crate::bundle::plan::Plan;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::registry::Registries;
+use crate::transfer::blocking::blocking;
+use crate::transfer::export::request::{Exported, Report, Request};
+use crate::transfer::export::resolved::{Resolved, unique};
+use crate::transfer::resolve::Resolver;
+
+/// Resolves the images, and reports success if the file at `path` is the bundle that they make.
+///
+/// # Errors
+/// `exists` if it is anything else.
+pub(super) async fn compare(
+    request: &Request,
+    path: &Path,
+    exists: Error,
+    registries: &Registries,
+    progress: &Progress,
+) -> Result<Report> {
+    let Ok(finished) = Finished::open(path) else {
+        return Err(exists);
+    };
+    let images = unique(&request.images);
+    let (wanted, jobs) = (request.wanted.clone(), request.jobs);
+    let resolver =
+        Resolver::new(registries.clone(), wanted, jobs, progress.clone()).with_budget(request.budget.clone());
+    let resolved = Resolved::new(&images, resolver.resolve_all(&images).await);
+    let mut report = Report {
+        images: resolved.trees.iter().map(Exported::new).collect(),
+        ..Report::default()
+    };
+    if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
+        report.failed = resolved.failed;
+        report.nothing_fetched = true;
+        return Ok(report);
+    }
+    let plan = Arc::new(Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?);
+    report.size = plan.total();
+    report.failed = resolved.failed;
+    if !blocking(move || finished.is_of(&plan)).await?? {
+        return Err(exists.context("this export makes another bundle"));
+    }
+    report.committed = true;
+    report.up_to_date = true;
+    Ok(report)
+}

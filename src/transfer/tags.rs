@@ -1,0 +1,226 @@
+//! From lists of images to references: patterns are held against the tags that a registry lists.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+
+use crate::error::{Error, Kind, Result};
+use crate::image::image_list::{CheckedList, Entry, Names, Rename};
+use crate::image::platform::PlatformFilter;
+use crate::image::reference::Reference;
+use crate::registry::Registries;
+use crate::text::few;
+
+/// One image that a run is asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Its name.
+    pub reference: Reference,
+    /// Its platforms, where they are others than those of the run.
+    pub platforms: Option<PlatformFilter>,
+    /// Where it goes, where it is another place than the rule of the run says.
+    pub destination: Option<Rename>,
+}
+
+/// What a list came to.
+#[derive(Debug, Default)]
+pub struct Expanded {
+    /// The images, each once: in the order of the list, and those of a pattern by version.
+    pub images: Vec<Asked>,
+    /// Patterns that came to nothing, and why.
+    pub failed: Vec<(String, Error)>,
+    /// What is worth a line: the tags of each pattern, and what was left out.
+    pub notes: Vec<String>,
+    /// What in the list is most likely a mistake.
+    pub warnings: Vec<String>,
+}
+
+/// Holds the patterns of a list against the tags of their repositories, each of which is listed once.
+///
+/// # Errors
+/// [`Kind::Usage`] if one pattern matches more than `max_tags` tags.
+pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize, jobs: usize) -> Result<Expanded> {
+    let (excluded, wanted): (Vec<Entry>, Vec<Entry>) = list.entries.into_iter().partition(|entry| entry.excluded);
+    let mut leaving_out = LeavingOut::new(excluded);
+    let tags = list_tags(&wanted, registries, jobs).await;
+    let mut expanded = Expanded::default();
+    let mut images = Images::new(&wanted);
+    for entry in &wanted {
+        let (repository, pattern) = match &entry.names {
+            Names::One(reference) => {
+                if !leaving_out.leaves_out(reference) {
+                    images.add(reference.clone(), entry, true);
+                }
+                continue;
+            }
+            Names::Tags(repository, pattern) => (repository, pattern),
+        };
+        let listed = match &tags[&repository.name()] {
+            Ok(listed) => listed,
+            Err(error) => {
+                expanded
+                    .failed
+                    .push((entry.text.clone(), error.clone().context(entry.label())));
+                continue;
+            }
+        };
+        let named = |tag: &str| Reference::new(repository.host(), repository.repository(), Some(tag), None);
+        let mut left = Vec::new();
+        for tag in listed.iter().filter(|tag| pattern.matches(tag)) {
+            if !leaving_out.leaves_out(&named(tag)?) {
+                left.push(tag);
+            }
+        }
+        let found = pattern.select(left);
+        if found.len() > max_tags {
+            let what = format!(
+                "{} matches {} tags, and at most {max_tags} are taken",
+                entry.label(),
+                found.len()
+            );
+            return Err(Error::new(Kind::Usage, what)
+                .with_hint("narrow the pattern (`latest 3 of …`, `!` leaves tags out), or raise `--max-tags`"));
+        }
+        if found.is_empty() {
+            let what = format!(
+                "{} matches none of the {} tags of `{}`",
+                entry.label(),
+                listed.len(),
+                repository.name()
+            );
+            expanded.failed.push((entry.text.clone(), no_match(&what, listed)));
+            continue;
+        }
+        let count = if found.len() == 1 {
+            "1 tag"
+        } else {
+            &format!("{} tags", found.len())
+        };
+        expanded
+            .notes
+            .push(format!("{}: {count}: {}", entry.label(), few(&found)));
+        for tag in &found {
+            images.add(named(tag)?, entry, false);
+        }
+    }
+    expanded.images = images.list;
+    leaving_out.tell(&mut expanded);
+    expanded.warnings.extend(images.contradictions);
+    Ok(expanded)
+}
+
+fn no_match(what: &str, listed: &[String]) -> Error {
+    let error = Error::new(Kind::NotFound, what);
+    match listed {
+        [] => error.with_hint("check the name of the repository"),
+        _ => error.with_hint(format!(
+            "tags that are there: {}",
+            few(listed.iter().map(|tag| format!("`{tag}`")))
+        )),
+    }
+}
+
+/// The tags of every repository of which a pattern is there, by its name.
+async fn list_tags(
+    wanted: &[Entry],
+    registries: &Registries,
+    jobs: usize,
+) -> BTreeMap<String, Result<Arc<Vec<String>>>> {
+    let patterns = wanted.iter().filter(|entry| matches!(entry.names, Names::Tags(..)));
+    let repositories: BTreeMap<String, &Reference> = patterns
+        .map(|entry| (entry.reference().name(), entry.reference()))
+        .collect();
+    let lists: Vec<_> = repositories
+        .into_iter()
+        .map(|(name, repository)| async move {
+            let tags = async { registries.host(repository.host())?.tags(repository.repository()).await };
+            (name, tags.await.map(Arc::new))
+        })
+        .collect();
+    stream::iter(lists).buffer_unordered(jobs.max(1)).collect().await
+}
+
+/// The lines that leave images out, and how many images each of them did leave out.
+struct LeavingOut(Vec<(Entry, usize)>);
+
+impl LeavingOut {
+    fn new(entries: Vec<Entry>) -> Self {
+        Self(entries.into_iter().map(|entry| (entry, 0)).collect())
+    }
+
+    fn leaves_out(&mut self, image: &Reference) -> bool {
+        let mut any = false;
+        for (entry, count) in &mut self.0 {
+            let fits = match &entry.names {
+                Names::One(reference) => reference == image,
+                Names::Tags(repository, tags) => {
+                    repository.name() == image.name() && image.tag().map_or(tags.is_all(), |tag| tags.matches(tag))
+                }
+            };
+            *count += usize::from(fits);
+            any |= fits;
+        }
+        any
+    }
+
+    fn tell(self, expanded: &mut Expanded) {
+        for (entry, count) in self.0 {
+            match (entry.label(), count) {
+                (label, 0) => expanded.warnings.push(format!("{label} leaves nothing out")),
+                (label, 1) => expanded.notes.push(format!("{label} left 1 image out")),
+                (label, more) => expanded.notes.push(format!("{label} left {more} images out")),
+            }
+        }
+    }
+}
+
+/// The images so far, each once. What a line says of one image counts more than what a pattern says of it.
+struct Images<'a> {
+    list: Vec<Asked>,
+    known: HashMap<Reference, usize>,
+    /// Images that a line names by itself.
+    by_name: HashMap<&'a Reference, &'a Entry>,
+    contradictions: Vec<String>,
+}
+
+impl<'a> Images<'a> {
+    fn new(wanted: &'a [Entry]) -> Self {
+        let single = wanted.iter().filter_map(|entry| match &entry.names {
+            Names::One(reference) => Some((reference, entry)),
+            Names::Tags(..) => None,
+        });
+        Self {
+            list: Vec::new(),
+            known: HashMap::new(),
+            by_name: single.collect(),
+            contradictions: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, reference: Reference, entry: &Entry, by_name: bool) {
+        let entry = match by_name {
+            true => entry,
+            false => self.by_name.get(&reference).copied().unwrap_or(entry),
+        };
+        match self.known.get(&reference) {
+            None => {
+                self.known.insert(reference.clone(), self.list.len());
+                self.list.push(Asked {
+                    reference,
+                    platforms: entry.platforms.clone(),
+                    destination: entry.destination.clone(),
+                });
+            }
+            Some(&first) => {
+                let first = &self.list[first];
+                if first.platforms != entry.platforms || first.destination != entry.destination {
+                    let label = entry.label();
+                    self.contradictions.push(format!(
+                        "{label}: the options of {reference} are those of an earlier line, which matches it as well"
+                    ));
+                }
+            }
+        }
+    }
+}
