@@ -78,7 +78,7 @@ pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
         None => (&cli.mirror.images.lists, &cli.mirror.shared, "list"),
         Some(Command::Export(export)) => (&export.images.lists, &export.shared, "list"),
         Some(Command::Import(import)) => (&import.bundles, &import.shared, "bundle"),
-        Some(Command::Limits(_)) => return None,
+        Some(_) => return None,
     };
     let file = files.iter().find(|path| is_stdin(path))?;
     let password = shared.reads_password() || (cli.command.is_none() && cli.mirror.reads_password());
