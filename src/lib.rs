@@ -14,6 +14,7 @@ mod files;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod image;
+mod lock;
 mod progress;
 mod registry;
 #[doc(hidden)]

@@ -18,7 +18,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +26,7 @@ use super::ranges::Ranges;
 use crate::error::Result;
 use crate::files::Folder;
 use crate::image::digest::Digest;
+use crate::lock::Mutex;
 
 /// The version of the journal and of the plans that it speaks of; another one is not continued.
 pub(super) const VERSION: u32 = 1;
@@ -152,7 +152,7 @@ impl Journal {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+        self.file.lock()
     }
 
     /// One `write` call per line, so that a line is there as a whole or, at the very end, cut short.

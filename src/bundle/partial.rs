@@ -8,7 +8,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use super::durable::write_failed;
 use super::file_system::FileSystem;
@@ -16,6 +16,7 @@ use super::journal::JournalName;
 use crate::error::{Error, Kind, Result};
 use crate::files::positional::{ReadAt, WriteAt};
 use crate::files::{Folder, Identity, parent_of};
+use crate::lock::Mutex;
 use crate::text::quote;
 
 /// Maximum size in bytes of an unfinished file that is read to see whether it is blank.
@@ -177,7 +178,7 @@ impl Partial {
     /// That of the first sync that failed, also if this one succeeds.
     pub(crate) fn sync(&self) -> Result<()> {
         // One sync at a time: of two at once, one would get the failure, and the other would report success.
-        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.syncing.lock();
         self.check_synced()?;
         self.file.sync().map_err(|e| {
             let _ = self.unsynced.set(e.to_string());

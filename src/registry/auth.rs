@@ -2,8 +2,8 @@
 //! and one request for each token however many wait for it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
@@ -21,6 +21,7 @@ use super::reach::Zone;
 use super::scope::Scope;
 use super::token::{self, Refused, Token};
 use crate::error::{Error, Kind, Result};
+use crate::lock::Mutex;
 
 /// Maximum number of token slots; beyond it those without a user are dropped.
 const MAX_SLOTS: usize = 1024;
@@ -116,26 +117,22 @@ impl Authenticator {
 
     /// Remembers what the registry wants to see.
     pub(super) fn challenged(&self, challenge: Challenge, zone: Zone) {
-        *self.challenge() = Some((challenge, zone));
+        *self.challenge.lock() = Some((challenge, zone));
     }
 
     /// Whether the registry has said what it wants to see.
     pub(super) fn is_challenged(&self) -> bool {
-        self.challenge().is_some()
+        self.challenge.lock().is_some()
     }
 
     /// Whether it wants a token.
     pub(super) fn is_bearer(&self) -> bool {
-        matches!(*self.challenge(), Some((Challenge::Bearer(_), _)))
-    }
-
-    fn challenge(&self) -> MutexGuard<'_, Option<(Challenge, Zone)>> {
-        self.challenge.lock().unwrap_or_else(PoisonError::into_inner)
+        matches!(*self.challenge.lock(), Some((Challenge::Bearer(_), _)))
     }
 
     /// Whether it wants a login with every request.
     pub(super) fn is_basic(&self) -> bool {
-        matches!(*self.challenge(), Some((Challenge::Basic, _)))
+        matches!(*self.challenge.lock(), Some((Challenge::Basic, _)))
     }
 
     /// The header for a request; `None` as long as the registry has not challenged.
@@ -143,7 +140,7 @@ impl Authenticator {
     /// # Errors
     /// [`Kind::Unauthorized`] where there is nothing to answer the challenge with, or what there is was refused.
     pub(super) async fn authorization(&self, need: &Need<'_>) -> Result<Option<HeaderValue>> {
-        let challenge = self.challenge().clone();
+        let challenge = self.challenge.lock().clone();
         match challenge {
             None => Ok(None),
             Some((Challenge::Basic, _)) => self.basic(need).await.map(Some),
@@ -409,7 +406,7 @@ impl Authenticator {
             return None;
         }
         let slot = {
-            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            let slots = self.slots.lock();
             Arc::clone(slots.get(&wider)?)
         };
         let slot = slot.try_lock().ok()?;
@@ -418,7 +415,7 @@ impl Authenticator {
     }
 
     fn slot(&self, key: String) -> Arc<tokio::sync::Mutex<Slot>> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         if slots.len() >= MAX_SLOTS {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1);
         }

@@ -3,7 +3,6 @@
 //! A host that is down is then not asked again for each of hundreds of images. What may pass is tried again after a pause, by
 //! one request for all.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 
 use super::failure::{Class, Failure};
 use crate::error::{Error, Kind, Result};
+use crate::lock::Mutex;
 
 /// How many requests in a row fail in the same way before the host is left alone.
 const LIMIT: u32 = 3;
@@ -102,7 +102,7 @@ impl Breaker {
     /// # Errors
     /// What the host failed with.
     pub(super) fn check(&self) -> Result<()> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let Some(open) = &mut state.open else { return Ok(()) };
         let now = Instant::now();
         if open.again.is_some_and(|again| now >= again) {
@@ -115,18 +115,18 @@ impl Breaker {
 
     /// What the host failed with, while it is left alone.
     pub(super) fn error(&self) -> Option<Error> {
-        self.state().open.as_ref().map(|open| open.error.clone())
+        self.state.lock().open.as_ref().map(|open| open.error.clone())
     }
 
     /// The host answered: whatever was before is over.
     pub(super) fn answered(&self) {
-        *self.state() = State::default();
+        *self.state.lock() = State::default();
     }
 
     /// Whether the failure of the `attempt`th attempt of a request is news: it is told once for all requests that fail in the
     /// same way at the same time.
     pub(super) fn is_news(&self, way: Way, attempt: u32) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.begin(way);
         let news = attempt > state.told;
         state.told = state.told.max(attempt);
@@ -135,7 +135,7 @@ impl Breaker {
 
     /// Counts a request that was given up. `limit` is how many may be.
     pub(super) fn gave_up(&self, way: Way, repository: &str, limit: u32) -> Verdict {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.begin(way);
         state.requests += 1;
         if state.repositories.len() < REPOSITORIES && !state.repositories.iter().any(|known| known == repository) {
@@ -162,7 +162,7 @@ impl Breaker {
 
     /// Leaves the host alone from now on; false if it already is. What may pass is tried again later, but at a mirror.
     pub(super) fn leave(&self, way: Way, mirror: bool, error: Error) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let first = state.open.is_none();
         let again = (way.may_pass() && !mirror).then(|| Instant::now() + PAUSE);
         state.open = Some(Open { error, again });
@@ -183,10 +183,6 @@ impl Breaker {
             () = opened => false,
             again = pause => again,
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,8 +2,8 @@
 //! per host (each has TLS settings of its own).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
@@ -23,6 +23,7 @@ use super::tunnel;
 use super::upload::saved_sessions::SavedSessions;
 use crate::error::{Error, Kind, Result};
 use crate::image::manifest::MAX_MANIFEST;
+use crate::lock::Mutex;
 
 /// Clients kept; redirects go to few hosts, and one that redirects to many gets its clients made anew.
 const MAX_CLIENTS: usize = 64;
@@ -139,7 +140,7 @@ impl Context {
 
     /// Warns of something that every image would be told again, once.
     pub(super) fn warn_once(&self, text: String) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if told.len() < MAX_TOLD && told.insert(text.clone()) {
             drop(told);
             self.options.progress.warn(text);
@@ -274,7 +275,7 @@ impl Context {
     fn client(&self, url: &Url, trust: Trust) -> Result<reqwest::Client> {
         let host = authority(url);
         let key = (format!("{}://{host}", url.scheme()), trust);
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.clients.lock();
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }

@@ -2,8 +2,8 @@
 //! pauses and repetitions.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -29,6 +29,7 @@ use super::token::Refused;
 use super::upload::profile::UploadProfile;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
+use crate::lock::Mutex;
 use crate::text::quote;
 
 /// Where Docker Hub's registry is reached.
@@ -192,12 +193,12 @@ impl Host {
 
     /// What the registry last said about its pull quota.
     pub(super) fn rate_limit(&self) -> Option<RateLimit> {
-        self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.rate_limit.lock().clone()
     }
 
     /// Manifests of one repository are written one after another: some registries refuse two at once.
     pub(super) fn writer(&self, repository: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writers = self.writers.lock();
         if writers.len() > 256 {
             writers.retain(|_, lock| Arc::strong_count(lock) > 1);
         }
@@ -374,7 +375,7 @@ impl Host {
         if answer.from_registry
             && let Some(limit) = RateLimit::of(answer.headers())
         {
-            *self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(limit);
+            *self.rate_limit.lock() = Some(limit);
         }
     }
 

@@ -1,7 +1,7 @@
 //! How many bodies may be in flight to a host: fewer after it throttled or broke connections, more again as long as all
 //! goes well (additive increase, multiplicative decrease).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -111,13 +111,13 @@ impl Limiter {
     /// The host asked for silence: nothing is sent to it for this long.
     pub(super) fn hold(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         state.hold = Some(state.hold.map_or(until, |held| held.max(until)));
     }
 
     /// Waits until the silence that the host asked for is over.
     pub(super) async fn quiet(&self) {
-        let hold = self.state().hold;
+        let hold = self.0.state.lock().hold;
         if let Some(until) = hold {
             tokio::time::sleep_until(until).await;
         }
@@ -125,7 +125,7 @@ impl Limiter {
 
     /// Halves the limit, once for all requests that were under way together: `begun` is when the one in trouble began.
     pub(super) fn shrink(&self, begun: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         if state.shrunk.is_none_or(|at| at <= begun) {
             state.limit = (state.limit / 2.0).max(1.0);
             state.shrunk = Some(Instant::now());
@@ -137,11 +137,7 @@ impl Limiter {
 
     #[cfg(test)]
     pub(super) fn limit(&self) -> usize {
-        self.state().limit as usize
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().limit as usize
     }
 }
 
@@ -149,7 +145,7 @@ impl Permit {
     /// The body went through: the limit grows by one once as many bodies as it has places went through.
     pub(super) fn went_well(&self) {
         let limiter = &self.place.limiter;
-        let mut state = limiter.state();
+        let mut state = limiter.0.state.lock();
         state.limit = (state.limit + 1.0 / state.limit).min(state.ceiling);
         let more = (state.limit as usize).saturating_sub(state.places);
         state.places += more;
@@ -197,8 +193,8 @@ impl Place {
     }
 
     fn enter(&self, next: Stage) {
-        let mut state = self.limiter.state();
-        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.limiter.0.state.lock();
+        let mut stage = self.stage.lock();
         match (*stage, next) {
             (Stage::Outside, Stage::Sending) => {}
             (Stage::Sending, Stage::Waiting) if state.waiting + 1 < state.limit as usize => {
@@ -213,7 +209,7 @@ impl Place {
     }
 
     fn stage(&self) -> Stage {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.stage.lock()
     }
 }
 
@@ -282,7 +278,7 @@ mod tests {
         for waiting in [1, 2, 2, 2, 2] {
             let permit = limiter.permit().await;
             permit.place().leave();
-            assert_eq!(limiter.state().waiting, waiting);
+            assert_eq!(limiter.0.state.lock().waiting, waiting);
             permits.push(permit);
         }
         assert_eq!(limiter.0.free.available_permits(), 0, "three keep their places");
@@ -292,10 +288,16 @@ mod tests {
         drop(again);
         permits.pop();
         permits[0].take().await;
-        assert_eq!((limiter.state().waiting, limiter.0.free.available_permits()), (1, 0));
+        assert_eq!(
+            (limiter.0.state.lock().waiting, limiter.0.free.available_permits()),
+            (1, 0)
+        );
         permits[0].take().await;
         drop(permits);
-        assert_eq!((limiter.state().waiting, limiter.0.free.available_permits()), (0, 3));
+        assert_eq!(
+            (limiter.0.state.lock().waiting, limiter.0.free.available_permits()),
+            (0, 3)
+        );
     }
 
     #[tokio::test]
@@ -303,7 +305,10 @@ mod tests {
         let limiter = Limiter::new(1);
         let permit = limiter.permit().await;
         permit.place().leave();
-        assert_eq!((limiter.state().waiting, limiter.0.free.available_permits()), (0, 0));
+        assert_eq!(
+            (limiter.0.state.lock().waiting, limiter.0.free.available_permits()),
+            (0, 0)
+        );
         drop(permit);
         let mut last = limiter.permit().await;
         last.went_wrong();
@@ -329,3 +334,4 @@ mod tests {
         waiting.await.unwrap();
     }
 }
+use crate::lock::Mutex;

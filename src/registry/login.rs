@@ -1,7 +1,7 @@
 //! The logins that a host is shown: what became of them in this run, and how messages speak of them. A message says who was
 //! rejected and where the login came from, or where a login was looked for; never what the password is.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use reqwest::header::HeaderValue;
 use tokio::sync::OwnedMutexGuard;
@@ -10,6 +10,7 @@ use super::credentials::{Credential, Found};
 use super::redact::printable;
 use super::token;
 use crate::error::{Error, Kind, Result};
+use crate::lock::Mutex;
 
 /// How often in a row a login is refused, without a success in between, before it is not shown to the host again in this
 /// run: many images must not lock an account.
@@ -39,21 +40,22 @@ struct Tried {
 impl Logins {
     /// The last refusal of a login that is not to be shown again.
     pub(super) fn given_up(&self, login: &HeaderValue) -> Option<Error> {
-        let tried = self.tried();
+        let tried = self.tried.lock();
         let tried = tried.iter().find(|tried| tried.header == *login)?;
         (tried.refusals >= MAX_REFUSALS).then(|| tried.refusal.clone())?
     }
 
     /// The last refusal of a login, unless it was accepted since.
     pub(super) fn refusal(&self, login: &HeaderValue) -> Option<Error> {
-        let tried = self.tried();
+        let tried = self.tried.lock();
         tried.iter().find(|tried| tried.header == *login)?.refusal.clone()
     }
 
     /// Waits until no other request shows a login that was never accepted, so that only one is refused at a time.
     pub(super) async fn prove(&self, login: &HeaderValue) -> Option<OwnedMutexGuard<()>> {
         if self
-            .tried()
+            .tried
+            .lock()
             .iter()
             .any(|tried| tried.accepted && tried.header == *login)
         {
@@ -66,7 +68,7 @@ impl Logins {
 
     /// Notes that a login was accepted.
     pub(super) fn accepted(&self, login: &HeaderValue) {
-        let mut all = self.tried();
+        let mut all = self.tried.lock();
         if let Some(tried) = all.iter_mut().find(|tried| tried.header == *login) {
             (tried.accepted, tried.refusals, tried.refusal) = (true, 0, None);
         }
@@ -81,7 +83,7 @@ impl Logins {
     }
 
     fn note(&self, login: &HeaderValue, change: impl FnOnce(&mut Tried)) {
-        let mut all = self.tried();
+        let mut all = self.tried.lock();
         let known = all.iter().position(|tried| tried.header == *login);
         let at = known.unwrap_or_else(|| {
             if all.len() >= MAX_LOGINS {
@@ -96,10 +98,6 @@ impl Logins {
             all.len() - 1
         });
         change(&mut all[at]);
-    }
-
-    fn tried(&self) -> MutexGuard<'_, Vec<Tried>> {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -52,11 +52,12 @@ pub(crate) mod upload;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use self::mirrors::Endpoint;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Target;
+use crate::lock::Mutex;
 use crate::progress::InFlight;
 
 pub(crate) use blob::Candidate;
@@ -91,7 +92,7 @@ impl Registries {
 
     /// The client of `HOST[:PORT]` as it stands in a reference (`docker.io` is resolved in here).
     pub fn host(&self, host: &str) -> Result<Registry> {
-        let mut hosts = self.hosts();
+        let mut hosts = self.hosts.lock();
         let found = match hosts.get(host) {
             Some(found) => Arc::clone(found),
             None => {
@@ -112,7 +113,7 @@ impl Registries {
         let how = if endpoint.insecure { " insecure" } else { "" };
         let part = if endpoint.replaces_origin { " instead" } else { "" };
         let key = format!("{scheme}://{}{how}{part}", endpoint.host);
-        let mut hosts = self.hosts();
+        let mut hosts = self.hosts.lock();
         if let Some(found) = hosts.get(&key) {
             return Ok(Arc::clone(found));
         }
@@ -123,15 +124,11 @@ impl Registries {
         hosts.insert(key, Arc::clone(&made));
         Ok(made)
     }
-
-    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl fmt::Debug for Registries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.hosts().keys()).finish()
+        f.debug_set().entries(self.hosts.lock().keys()).finish()
     }
 }
 
@@ -166,7 +163,7 @@ impl Registry {
         if !self.host.context.options.mirrors.origin_is_insecure(name, repository) {
             return Ok(Arc::clone(&self.host));
         }
-        let mut hosts = self.registries.hosts();
+        let mut hosts = self.registries.hosts.lock();
         let key = format!("{name} insecure");
         if let Some(found) = hosts.get(&key) {
             return Ok(Arc::clone(found));

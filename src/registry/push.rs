@@ -58,7 +58,7 @@ impl Registry {
             if self.host.keeps_upload(repository, descriptor).await {
                 return Ok(Pushed::Uploaded);
             }
-            let kept = source.is_kept(descriptor);
+            let kept = source.can_replay(descriptor);
             if sent_before || !kept {
                 return Err(self.host.lost(repository, descriptor, kept));
             }

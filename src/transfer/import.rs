@@ -324,9 +324,9 @@ impl PipeBlobs {
 }
 
 impl BlobSource for PipeBlobs {
-    fn is_kept(&self, descriptor: &Descriptor) -> bool {
+    fn can_replay(&self, descriptor: &Descriptor) -> bool {
         let flow = self.kept.get(&descriptor.digest);
-        flow.map_or(descriptor.size <= WINDOW, |flow| flow.is_kept())
+        flow.map_or(descriptor.size <= WINDOW, |flow| flow.can_replay())
             || self.front.0.size_of(&descriptor.digest).is_some()
     }
 

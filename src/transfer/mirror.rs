@@ -1,7 +1,7 @@
 //! The one-step mirror: from registries straight into another one, blobs piped through without touching a disk.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -17,6 +17,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
+use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries, WithoutRange};
 
@@ -79,7 +80,7 @@ impl RegistryBlobs {
     }
 
     fn wrong_reads(&self, digest: &Digest) -> usize {
-        let wrong = self.wrong_reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrong = self.wrong_reads.lock();
         wrong.get(digest).copied().unwrap_or(0)
     }
 }
@@ -111,7 +112,7 @@ impl BlobOrigin for RegistryBlobs {
     }
 
     fn fail_over(&self, digest: &Digest) -> bool {
-        let mut wrong = self.wrong_reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wrong = self.wrong_reads.lock();
         let count = wrong.entry(digest.clone()).or_default();
         *count += 1;
         // Every repository once, and one of them a second time: bytes can be changed on the way.

@@ -12,13 +12,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("error", &["text"]),
     ("files", &[]),
+    ("lock", &[]),
     ("progress", &["error", "text"]),
     ("image", &["error", "text"]),
-    ("bundle", &["image", "progress", "files", "error", "text"]),
-    ("registry", &["image", "progress", "files", "error", "text"]),
+    ("bundle", &["image", "progress", "files", "lock", "error", "text"]),
+    ("registry", &["image", "progress", "files", "lock", "error", "text"]),
     (
         "transfer",
-        &["image", "bundle", "registry", "progress", "error", "text"],
+        &["image", "bundle", "registry", "progress", "lock", "error", "text"],
     ),
     ("fuzzing", &["image", "bundle", "registry", "error", "text"]),
     (

@@ -1,7 +1,7 @@
 //! The manifests and image configs of all opened bundles, each read and parsed once however many names and parents it has.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -10,6 +10,7 @@ use crate::image::budget::{Budget, Held};
 use crate::image::config::Config;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
+use crate::lock::Mutex;
 
 /// Maximum number of times that one document is read. Where memory is short, what no tree holds is dropped, and read again
 /// for the next image that needs it; what is read still more often belongs to many images that are too large.
@@ -105,16 +106,12 @@ impl Documents {
         &self.budget
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Frees this many bytes of the budget by dropping unused documents.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if that is not enough.
     pub(super) fn make_room(&self, bytes: u64) -> Result<()> {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         Self::in_budget(&mut known, || self.budget.hold(bytes)).map(drop)
     }
 
@@ -131,7 +128,7 @@ impl Documents {
 
     /// Forgets why a document could not be had: it stands elsewhere as well.
     pub(super) fn forget(&self, digest: &Digest) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         known.manifests.retain(|(of, _), found| of != digest || found.is_ok());
         if known.configs.get(digest).is_some_and(Result::is_err) {
             known.configs.remove(digest);
@@ -146,7 +143,7 @@ impl Documents {
         declared: Option<String>,
         read: impl FnOnce() -> Result<Bytes>,
     ) -> Result<Arc<RawManifest>> {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let key = (digest.clone(), declared);
         match known.manifests.get(&key) {
             Some(Ok(manifest)) => {
@@ -182,7 +179,7 @@ impl Documents {
         size: u64,
         read: impl FnOnce() -> Result<Bytes>,
     ) -> Result<Arc<KnownConfig>> {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         match known.configs.get(digest) {
             Some(Ok(config)) => return Ok(config.clone()),
             Some(Err(broken)) => return Err(broken.error.clone()),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use crate::image::budget::Budget;
 use crate::image::config::MAX_CONFIG;
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, declared_type};
+use crate::lock::Mutex;
 
 /// How much is read at once where a whole blob is hashed.
 const CHUNK: usize = 256 << 10;
@@ -206,7 +207,7 @@ impl Store {
 
     /// Turns to the next place of a blob whose bytes are wrong where it stands; `false` if there is none.
     pub(super) fn next_copy(&self, digest: &Digest) -> bool {
-        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bad = self.bad.lock();
         let tried = bad.get(digest).copied().unwrap_or_default();
         let more = self.copies.get(digest).is_some_and(|copies| tried < copies.len());
         if more {
@@ -265,7 +266,7 @@ impl Store {
     }
 
     fn place(&self, digest: &Digest) -> Result<&Place> {
-        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        let bad = self.bad.lock();
         let place = match bad.get(digest).copied().unwrap_or_default() {
             0 => self.blobs.get(digest),
             tried => self.copies.get(digest).and_then(|copies| copies.get(tried - 1)),

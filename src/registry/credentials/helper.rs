@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use super::secret::Credential;
 use crate::error::{Error, Kind, Result};
 use crate::files::encoding;
+use crate::lock::Mutex;
 use crate::text::quote;
 
 /// An answer is never larger than this; tokens of cloud providers have a few KiB.
@@ -90,7 +91,7 @@ impl Helpers {
     /// Callers that ask the same at the same time wait for one run of the program.
     pub(super) async fn ask(&self, name: &str, server: &str, file: &str, field: &str) -> Result<Has> {
         let cell = {
-            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut answers = self.answers.lock();
             Arc::clone(answers.entry((name.to_owned(), server.to_owned())).or_default())
         };
         let answer = cell.get_or_init(|| self.run(name, server)).await;

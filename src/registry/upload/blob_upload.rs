@@ -58,7 +58,7 @@ impl<'a> Upload<'a> {
         let profile = &host.upload_profile;
         let strategy = match profile.strategy(descriptor.size) {
             // There is one attempt, and this is the strategy that every registry knows.
-            Strategy::Whole if !source.is_kept(descriptor) => Strategy::Patch,
+            Strategy::Whole if !source.can_replay(descriptor) => Strategy::Patch,
             // The next run may go on from the last piece. Few registries continue a request that broke off.
             Strategy::Whole if target.saved.is_some() && descriptor.size > profile.piece() => Strategy::Pieces,
             strategy => strategy,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::source::{BlobSource, BlobStream};
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Hasher;
+use crate::lock::Mutex;
 use crate::registry::context::Watch;
 
 /// Least distance in bytes between two kept states of the hash, so that an upload that continues in the middle re-reads little,
@@ -85,7 +86,7 @@ impl Cursor {
         pause_early: bool,
     ) -> Result<UploadBody> {
         let (reader, open_at) = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.next_reader();
             state.error = None;
             let goes_on = state.at == start && state.stream.is_some();
@@ -103,7 +104,7 @@ impl Cursor {
         if let Some(at) = open_at {
             let opened = source.open(&self.descriptor, at).await;
             let stream = opened.map_err(|e| e.with_side(Side::Source))?;
-            self.state().stream = Some(stream);
+            self.state.lock().stream = Some(stream);
         }
         if start == end {
             watch.out();
@@ -121,28 +122,24 @@ impl Cursor {
     /// The answer came before the end of the body, which is not read any further. A server may go on to take the rest of
     /// what it has refused, and a source may not be able to give it again.
     pub(super) fn halt(&self) {
-        self.state().halted = true;
+        self.state.lock().halted = true;
     }
 
     /// Releases the body made earlier.
     pub(super) fn abandon(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.next_reader();
         state.stream = None;
     }
 
     /// What went wrong on the side of the source, if that is what ended the last body.
     pub(super) fn failed(&self) -> Option<Error> {
-        self.state().error.take()
+        self.state.lock().error.take()
     }
 
     /// How far the blob was ever read: what a registry cannot have more of.
     pub(super) fn reached(&self) -> u64 {
-        self.state().furthest
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().furthest
     }
 }
 
@@ -246,7 +243,7 @@ impl Body for UploadBody {
             this.watch.waiting(false);
             this.pause = EarlyPause::None;
         }
-        let mut state = this.cursor.state();
+        let mut state = this.cursor.state.lock();
         if state.reader != this.reader {
             return Poll::Ready(Some(Err(Error::new(Kind::Cancelled, "the request was given up"))));
         }
@@ -311,7 +308,7 @@ mod tests {
 
     impl BlobSource for Memory {
         fn open<'a>(&'a self, _: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
-            self.1.lock().unwrap().push(offset);
+            self.1.lock().push(offset);
             let rest = self.0.slice(offset as usize..);
             let pieces: Vec<_> = rest
                 .chunks(1 << 20)
@@ -346,7 +343,7 @@ mod tests {
         let rest = part(10 << 20, descriptor.size).await;
         assert_eq!(rest, bytes[10 << 20..], "the same stream goes on");
         assert_eq!(part(9 << 20, descriptor.size).await, bytes[9 << 20..]);
-        assert_eq!(*source.1.lock().unwrap(), [0, 9 << 20], "no further back than it must");
+        assert_eq!(*source.1.lock(), [0, 9 << 20], "no further back than it must");
         assert_eq!(part(3 << 20, 4 << 20).await, bytes[3 << 20..4 << 20]);
     }
 

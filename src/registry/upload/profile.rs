@@ -8,7 +8,6 @@
 //! | chunks | several PATCHes, sized by what the host takes, and an empty PUT | always | the upload fails |
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A way to send a blob, from the cheapest to the most patient.
@@ -90,18 +89,14 @@ impl UploadProfile {
     pub(super) fn strategy(&self, size: u64) -> Strategy {
         match size >= self.too_large.load(Ordering::Relaxed) {
             true => Strategy::Chunks,
-            false => *self.cheapest(),
+            false => *self.cheapest.lock(),
         }
     }
 
     /// An upload succeeded by this strategy after cheaper ones had failed for reasons that lie in the host.
     pub(super) fn learned(&self, strategy: Strategy) {
-        let mut cheapest = self.cheapest();
+        let mut cheapest = self.cheapest.lock();
         *cheapest = strategy.max(*cheapest);
-    }
-
-    fn cheapest(&self) -> MutexGuard<'_, Strategy> {
-        self.cheapest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A body of this size was taken.
@@ -234,3 +229,4 @@ mod tests {
         assert_eq!(profile.strategy(1), Strategy::Patch);
     }
 }
+use crate::lock::Mutex;

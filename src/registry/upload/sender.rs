@@ -47,7 +47,7 @@ impl<'a> Sender<'a> {
             source,
             cursor: Cursor::new(descriptor),
             permit: host.uploads.later(),
-            pause_early: !host.upload_profile.takes(descriptor.size) && !source.is_kept(descriptor),
+            pause_early: !host.upload_profile.takes(descriptor.size) && !source.can_replay(descriptor),
         }
     }
 

@@ -15,9 +15,9 @@ pub trait BlobSource: Send + Sync {
     /// Opens the blob at `offset`; the stream ends at the blob's end.
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>>;
 
-    /// Whether the blob's first bytes can still be had when others have been read. Where they cannot, an upload is not begun
-    /// lightly.
-    fn is_kept(&self, _descriptor: &Descriptor) -> bool {
+    /// Whether the blob can be read from its start again. Where it cannot, a failed upload fails the blob, so that no attempt is wasted
+    /// on a strategy that the registry may not know.
+    fn can_replay(&self, _descriptor: &Descriptor) -> bool {
         true
     }
 }

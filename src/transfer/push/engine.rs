@@ -223,8 +223,8 @@ impl<'a> Engine<'a> {
             }
         }
         if let Some(feed) = &mut feed {
-            self.scheduler.hold_back(|blob| feed.in_front(blob));
-            feed.start(self.scheduler.held_back(), self.images.request, self.images.progress)?;
+            self.scheduler.defer_unless(|blob| feed.in_front(blob));
+            feed.start(self.scheduler.deferred(), self.images.request, self.images.progress)?;
         }
         let mut open = feed.is_some();
         let wide = wide(self.registry);

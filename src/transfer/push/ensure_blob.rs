@@ -141,8 +141,8 @@ impl Meter {
 }
 
 impl BlobSource for Metered {
-    fn is_kept(&self, descriptor: &Descriptor) -> bool {
-        self.origin.is_kept(descriptor)
+    fn can_replay(&self, descriptor: &Descriptor) -> bool {
+        self.origin.can_replay(descriptor)
     }
 
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {

@@ -2,7 +2,7 @@
 //! the registry really has them.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join};
@@ -17,6 +17,7 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::tree::{Choice, Variant};
+use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Refusal, Registry};
 use crate::text::Warnings;
@@ -116,10 +117,7 @@ impl Publisher {
     }
 
     fn was_written(&self, digest: &Digest) -> bool {
-        self.written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(digest)
+        self.written.lock().contains(digest)
     }
 
     async fn variant(&self, variant: &Variant, sparse: bool, published: &mut Published) -> Result<()> {
@@ -185,7 +183,7 @@ impl Publisher {
             loop {
                 let error = match self.registry.put_manifest(self.repository(), &target, manifest).await {
                     Ok(()) => {
-                        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut written = self.written.lock();
                         written.insert(manifest.digest().clone());
                         return Ok(());
                     }

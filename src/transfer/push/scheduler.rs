@@ -74,7 +74,7 @@ struct Work {
     mounts: bool,
     in_flight: usize,
     /// Whether its bytes can be read yet.
-    here: bool,
+    available: bool,
     /// The first demand for it, by the order in which demands are met.
     demand: Rank,
 }
@@ -92,7 +92,7 @@ impl Work {
             holder: None,
             mounts: false,
             in_flight: 0,
-            here: true,
+            available: true,
         }
     }
 
@@ -170,8 +170,8 @@ pub(crate) struct Scheduler {
     refused: bool,
     /// Whether a mount has worked.
     worked: bool,
-    /// Works that were held back and have not arrived.
-    away: HashMap<Digest, Vec<usize>>,
+    /// Works whose blobs are not available yet.
+    deferred: HashMap<Digest, Vec<usize>>,
     /// Blobs finished since the last call of [`drain_finished`](Self::drain_finished).
     finished: Vec<Digest>,
     _held: Vec<Held>,
@@ -296,7 +296,7 @@ impl Scheduler {
             ready,
             refused: false,
             worked: false,
-            away: HashMap::new(),
+            deferred: HashMap::new(),
             finished: Vec::new(),
             _held: held,
         };
@@ -312,13 +312,13 @@ impl Scheduler {
         (self.works.len() as u64, bytes)
     }
 
-    /// Holds back all blobs that are not `here`, until they arrive.
-    pub(crate) fn hold_back(&mut self, here: impl Fn(&Descriptor) -> bool) {
+    /// Defers all blobs whose bytes are not `available` yet, until they arrive.
+    pub(crate) fn defer_unless(&mut self, available: impl Fn(&Descriptor) -> bool) {
         for (number, work) in self.works.iter_mut().enumerate() {
-            work.here = here(&work.descriptor);
-            if !work.here {
+            work.available = available(&work.descriptor);
+            if !work.available {
                 self.ready.remove(&number);
-                self.away
+                self.deferred
                     .entry(work.descriptor.digest.clone())
                     .or_default()
                     .push(number);
@@ -326,10 +326,10 @@ impl Scheduler {
         }
     }
 
-    /// The blobs that are held back, and in how many repositories each is needed.
-    pub(crate) fn held_back(&self) -> impl Iterator<Item = (&Descriptor, usize)> {
-        let away = self.works.iter().filter(|work| !work.here);
-        away.map(|work| (&work.descriptor, work.repositories()))
+    /// The deferred blobs, and in how many repositories each is needed.
+    pub(crate) fn deferred(&self) -> impl Iterator<Item = (&Descriptor, usize)> {
+        let deferred = self.works.iter().filter(|work| !work.available);
+        deferred.map(|work| (&work.descriptor, work.repositories()))
     }
 
     /// Whether a blob that is in one repository will be mounted into the others, as far as that can be known: it has worked,
@@ -338,13 +338,13 @@ impl Scheduler {
         self.worked && !self.refused
     }
 
-    /// A blob that was held back can be read now. Returns the groups that state another size, and that size.
+    /// A deferred blob can be read now. Returns the groups that state another size, and that size.
     pub(crate) fn arrived(&mut self, digest: &Digest, size: u64) -> Vec<(usize, u64)> {
         let mut lost = Vec::new();
         let mut of_use = false;
-        for number in self.away.remove(digest).unwrap_or_default() {
+        for number in self.deferred.remove(digest).unwrap_or_default() {
             let work = &mut self.works[number];
-            work.here = true;
+            work.available = true;
             if work.descriptor.size == size {
                 of_use = true;
                 self.ready.insert(number);
@@ -359,11 +359,11 @@ impl Scheduler {
         lost
     }
 
-    /// What is held back will not come. Returns what each group lacks.
+    /// The deferred blobs will not arrive. Returns what each group lacks.
     pub(crate) fn missing_blobs(&mut self) -> BTreeMap<usize, Lacking> {
         let mut lacking: BTreeMap<usize, Lacking> = BTreeMap::new();
-        let away: BTreeMap<Digest, Vec<usize>> = self.away.drain().collect();
-        for (digest, numbers) in away {
+        let deferred: BTreeMap<Digest, Vec<usize>> = self.deferred.drain().collect();
+        for (digest, numbers) in deferred {
             for number in numbers {
                 for group in self.works[number].give_up() {
                     lacking.entry(group).or_default().add(&digest);

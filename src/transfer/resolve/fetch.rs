@@ -1,7 +1,7 @@
 //! Fetches manifests and configs, each digest once however many images share it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -17,6 +17,7 @@ use crate::image::media_type::{self, Shape};
 use crate::image::platform::Platform;
 use crate::image::reference::Target;
 use crate::image::tree::{ImageTree, LeftOut};
+use crate::lock::Mutex;
 use crate::registry::Presence;
 use crate::transfer::sources::Repository;
 
@@ -76,7 +77,7 @@ impl Fetcher {
     /// # Errors
     /// [`Kind::TooLarge`] if less is left.
     pub(super) fn count_tree(&self, tree: &ImageTree) -> Result<()> {
-        let mut known = lock(&self.blobs);
+        let mut known = self.blobs.lock();
         let blobs = tree.blobs().into_iter().map(|blob| blob.descriptor.digest);
         let new: Vec<Digest> = blobs.filter(|digest| !known.contains(digest)).collect();
         self.budget.take(tree.uncounted_memory() + new.len() as u64 * BLOB)?;
@@ -86,8 +87,12 @@ impl Fetcher {
 
     /// Drops what no image uses.
     pub(super) fn shrink(&self) {
-        lock(&self.manifests).retain(|_, cell| cell.get().is_none_or(|known| Arc::strong_count(known) > 1));
-        lock(&self.configs).retain(|_, cell| cell.get().is_none_or(|known| !known.bytes.is_unique()));
+        self.manifests
+            .lock()
+            .retain(|_, cell| cell.get().is_none_or(|known| Arc::strong_count(known) > 1));
+        self.configs
+            .lock()
+            .retain(|_, cell| cell.get().is_none_or(|known| !known.bytes.is_unique()));
     }
 
     /// Puts in manifests that are at hand, so that they are not fetched.
@@ -102,7 +107,7 @@ impl Fetcher {
 
     fn insert(&self, manifest: Arc<RawManifest>) {
         let cell = Arc::new(OnceCell::new_with(Some(manifest.clone())));
-        lock(&self.manifests).insert(manifest.digest().clone(), cell);
+        self.manifests.lock().insert(manifest.digest().clone(), cell);
     }
 
     /// What a tag points at now.
@@ -110,7 +115,9 @@ impl Fetcher {
         let _permit = self.permits.acquire().await;
         let root = repository.registry.manifest(&repository.name, tag).await?;
         // Several tags may have one manifest.
-        let known = lock(&self.manifests)
+        let known = self
+            .manifests
+            .lock()
             .get(root.digest())
             .and_then(|cell| cell.get().cloned());
         if let Some(known) = known.filter(|known| known.media_type() == root.media_type()) {
@@ -135,7 +142,7 @@ impl Fetcher {
 
     /// A manifest by its digest.
     pub(super) async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<Arc<RawManifest>> {
-        let cell = lock(&self.manifests).entry(digest.clone()).or_default().clone();
+        let cell = self.manifests.lock().entry(digest.clone()).or_default().clone();
         let manifest = cell
             .get_or_try_init(|| async {
                 let _permit = self.permits.acquire().await;
@@ -164,7 +171,7 @@ impl Fetcher {
                 ),
             ));
         }
-        let cell = lock(&self.configs).entry(config.digest.clone()).or_default().clone();
+        let cell = self.configs.lock().entry(config.digest.clone()).or_default().clone();
         let known = cell
             .get_or_try_init(|| async {
                 let _permit = self.permits.acquire().await;
@@ -221,9 +228,4 @@ impl Fetcher {
             },
         )
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // The maps hold finished values only, so a panic elsewhere leaves nothing half-done in them.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

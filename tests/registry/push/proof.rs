@@ -169,7 +169,7 @@ async fn a_registry_that_does_not_say_what_it_has_is_believed() {
 struct Once(Memory);
 
 impl BlobSource for Once {
-    fn is_kept(&self, _: &Descriptor) -> bool {
+    fn can_replay(&self, _: &Descriptor) -> bool {
         false
     }
 

@@ -5,11 +5,11 @@
 //! hasher hashes what the others have written, by reading it back while it is still in the page cache.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::bundle::plan;
 use crate::bundle::ranges::Ranges;
 use crate::image::digest::{Digest, Hasher};
+use crate::lock::Mutex;
 use crate::registry::WithoutRange;
 
 /// Size in bytes of a part of a blob that is handed to another connection. Large enough that a request more does not matter,
@@ -108,10 +108,6 @@ impl Slot {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The size of the blob in bytes.
     pub(super) fn size(&self) -> u64 {
         self.place.blob.size
@@ -120,7 +116,7 @@ impl Slot {
     /// Assigns the first part that no worker has, unless it starts behind `limit`, an offset in the file. An empty part is
     /// always assigned: nothing is written for it.
     pub(super) fn assign(&self, id: u64, limit: u64) -> Option<Range<u64>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let offset = self.place.offset;
         let part = state
             .pending
@@ -136,19 +132,19 @@ impl Slot {
 
     /// Notes how far the worker of an assignment is.
     pub(super) fn advance(&self, id: u64, at: u64) {
-        if let Some(active) = self.lock().active.iter_mut().find(|a| a.id == id) {
+        if let Some(active) = self.state.lock().active.iter_mut().find(|a| a.id == id) {
             active.at = at;
         }
     }
 
     /// Where the part of an assignment ends; `None` once the blob was given up.
     pub(super) fn end_of(&self, id: u64) -> Option<u64> {
-        self.lock().active.iter().find(|a| a.id == id).map(|a| a.end)
+        self.state.lock().active.iter().find(|a| a.id == id).map(|a| a.end)
     }
 
     /// Ends an assignment. What the worker did not get to becomes a part that others can take.
     pub(super) fn release(&self, id: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(at) = state.active.iter().position(|a| a.id == id) else {
             return;
         };
@@ -164,7 +160,7 @@ impl Slot {
 
     /// The offset in the file of the first byte that is absent, or being fetched at this moment.
     pub(super) fn first_absent(&self) -> Option<u64> {
-        let state = self.lock();
+        let state = self.state.lock();
         let pending = state.pending.iter().map(|part| part.start);
         let first = state.active.iter().map(|a| a.at).chain(pending).min()?;
         Some(self.place.offset + first)
@@ -172,35 +168,35 @@ impl Slot {
 
     /// The number of the earlier bundle that has the blob, once.
     pub(super) fn take_earlier(&self) -> Option<usize> {
-        self.lock().earlier.take()
+        self.state.lock().earlier.take()
     }
 
     /// What is absent.
     pub(super) fn gaps(&self) -> Vec<Range<u64>> {
-        self.lock().written.gaps(self.size())
+        self.state.lock().written.gaps(self.size())
     }
 
     /// Notes written bytes.
     pub(super) fn add_written(&self, range: Range<u64>) {
-        self.lock().written.insert(range);
+        self.state.lock().written.insert(range);
     }
 
     /// Notes that the worker of an assignment has copied `length` bytes from an earlier bundle, up to `at`.
     pub(super) fn add_reused(&self, id: u64, at: u64, length: u64) {
         self.advance(id, at);
-        self.lock().reused += length;
+        self.state.lock().reused += length;
     }
 
     /// Takes back an assignment whose earlier bundle cannot be read, and cuts what is absent into parts to be fetched.
     pub(super) fn stop_reusing(&self, id: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.active.retain(|a| a.id != id);
         state.pending = work_on(state.written.gaps(state.size), state.size);
     }
 
     /// What a reader does without ranges, and how often the blob turned out wrong so far.
     pub(super) fn read_mode(&self) -> (WithoutRange, usize) {
-        let state = self.lock();
+        let state = self.state.lock();
         let mode = match state.ranges_refused {
             true => WithoutRange::Skip,
             false => WithoutRange::Refuse,
@@ -210,19 +206,19 @@ impl Slot {
 
     /// The registry does not go on in the middle of a part: later requests read over what is there.
     pub(super) fn set_ranges_refused(&self) {
-        self.lock().ranges_refused = true;
+        self.state.lock().ranges_refused = true;
     }
 
     /// Takes back an assignment that the registry does not serve as a part. One worker then reads the blob in order.
     pub(super) fn refuse_range(&self, id: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.active.retain(|a| a.id != id);
         state.join();
     }
 
     /// Lends the hasher to a worker whose part starts where hashing stands.
     pub(super) fn lend_hasher(&self, start: u64) -> Option<Hasher> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.hashed == start {
             state.hasher.take()
         } else {
@@ -232,14 +228,14 @@ impl Slot {
 
     /// Lends the hasher to hash bytes that are written; says which. `None` if there are none, or another worker has it.
     pub(super) fn lend_hasher_for_written(&self) -> Option<(Hasher, Range<u64>)> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let end = state.written.end_of(state.hashed)?;
         Some((state.hasher.take()?, state.hashed..end))
     }
 
     /// Takes the hasher back; all bytes before `hashed` went through it.
     pub(super) fn return_hasher(&self, hasher: Hasher, hashed: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.hasher = Some(hasher);
         state.hashed = hashed;
     }
@@ -247,7 +243,7 @@ impl Slot {
     /// Compares the digest once every byte is hashed and no worker is at work; `None` before that. Wrong bytes of a registry
     /// are fetched again until the blob was wrong `max_wrong` times.
     pub(super) fn verdict(&self, max_wrong: usize) -> Option<Verdict> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.pending.is_empty() || !state.active.is_empty() || state.hashed < state.size || state.failed {
             return None;
         }
@@ -276,7 +272,7 @@ impl Slot {
 
     /// Gives the blob up. Workers that hold parts of it find them gone, and stop.
     pub(super) fn give_up(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.failed = true;
         state.pending.clear();
         state.active.clear();
@@ -371,7 +367,7 @@ mod tests {
                 }
                 let take_all = || while slot.assign(1, ANYWHERE).is_some() {};
                 take_all();
-                slot.lock().active.clear();
+                slot.state.lock().active.clear();
                 slot.return_hasher(slot.place.blob.digest.hasher(), size);
                 // All is hashed, and it is something else.
                 let verdict = slot.verdict(2);
@@ -381,7 +377,7 @@ mod tests {
                     "size {size}, ranges refused: {refused}"
                 );
                 take_all();
-                slot.lock().active.clear();
+                slot.state.lock().active.clear();
                 slot.add_written(0..size);
                 slot.stop_reusing(9);
                 assert!(slot.assign(3, ANYWHERE).is_some(), "nothing to reuse: size {size}");

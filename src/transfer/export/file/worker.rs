@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -14,6 +14,7 @@ use crate::bundle::plan::Plan;
 use crate::bundle::ranges::Ranges;
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::digest::Hasher;
+use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 use crate::transfer::blocking::blocking;
 use crate::transfer::export::request::Reused;
@@ -79,7 +80,7 @@ pub(super) async fn fill(filling: Filling, mut written: HashMap<usize, Ranges>) 
         // The first failure of the output ends all workers: dropping the set aborts them.
         finished.map_err(|e| Error::internal("a worker ended early").with_source(e))??;
     }
-    let filled = std::mem::take(&mut *workers.filled());
+    let filled = std::mem::take(&mut *workers.filled.lock());
     Ok(filled)
 }
 
@@ -94,20 +95,12 @@ struct Workers {
 }
 
 impl Workers {
-    fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
-        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn filled(&self) -> MutexGuard<'_, Filled> {
-        self.filled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn work(&self) -> Result<()> {
         let mut own: Option<Arc<Slot>> = None;
         loop {
             // Before the question, so that no change between the answer and the wait is missed.
             let changed = self.changed.notified();
-            let work = self.scheduler().next(own.take().as_deref());
+            let work = self.scheduler.lock().next(own.take().as_deref());
             match work {
                 Work::Part(Assignment { slot, id, part }) => {
                     let result = self.bring(&slot, id, part).await;
@@ -305,8 +298,8 @@ impl Workers {
 
     fn complete(&self, slot: &Slot, reused: u64) -> Result<()> {
         frame(&self.filling.output.partial, &slot.place)?;
-        self.scheduler().close(slot);
-        self.filled().reused.add(reused);
+        self.scheduler.lock().close(slot);
+        self.filled.lock().reused.add(reused);
         self.filling.progress.emit(Event::BlobDone {
             digest: slot.place.blob.digest.to_string(),
             size: slot.size(),
@@ -316,8 +309,8 @@ impl Workers {
 
     fn give_up(&self, slot: &Slot, error: Error) {
         slot.give_up();
-        self.scheduler().close(slot);
+        self.scheduler.lock().close(slot);
         let digest = slot.place.blob.digest.clone();
-        self.filled().failures.entry(digest).or_insert(error);
+        self.filled.lock().failures.entry(digest).or_insert(error);
     }
 }

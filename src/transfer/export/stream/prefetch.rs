@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::bundle::plan::{Plan, TRAILER};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 use crate::registry::WithoutRange;
 use crate::transfer::export::request::Reused;
@@ -56,7 +57,7 @@ pub(super) struct Prefetcher {
 impl Prefetcher {
     /// What came from earlier bundles so far.
     pub(super) fn reused(&self) -> Reused {
-        *self.reused.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reused.lock()
     }
 
     /// Sends the whole bundle to the writer, in order.
@@ -192,7 +193,7 @@ impl Prefetcher {
             Origin::Memory(bytes) => return Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Origin::Earlier(bundle) => match self.earlier.read(*bundle, &blob.digest, at, most).await {
                 Ok(bytes) => {
-                    let mut reused = self.reused.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut reused = self.reused.lock();
                     reused.blobs += u64::from(at == 0);
                     reused.bytes += bytes.len() as u64;
                     return Ok(Some(bytes).filter(|bytes| !bytes.is_empty()));

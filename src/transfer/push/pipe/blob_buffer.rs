@@ -3,7 +3,7 @@
 //! where more may be needed again, what leaves memory is put away in a temporary file.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
+use crate::lock::Mutex;
 use crate::registry::BlobStream;
 use crate::transfer::push::request::PushRequest;
 
@@ -75,12 +76,8 @@ impl BlobBuffer {
     }
 
     /// Whether all bytes that have arrived can be read again.
-    pub(crate) fn is_kept(&self) -> bool {
+    pub(crate) fn can_replay(&self) -> bool {
         self.size <= WINDOW || self.spool.is_on()
-    }
-
-    fn window(&self) -> MutexGuard<'_, Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the next bytes; waits for room if there are too many already. `false` if no upload needs them any more.
@@ -89,7 +86,7 @@ impl BlobBuffer {
         let full = |window: &mut Window| {
             !window.closed && window.end - window.start + arrived > WINDOW && window.end - window.read > AHEAD
         };
-        let waited = self.moved.wait_while(self.window(), full);
+        let waited = self.moved.wait_while(self.window.lock(), full);
         let mut window = waited.unwrap_or_else(PoisonError::into_inner);
         if window.closed {
             return false;
@@ -101,7 +98,7 @@ impl BlobBuffer {
             // The disk may be slow, and readers must not wait for it. No other thread removes bytes.
             drop(window);
             self.spool.put(&oldest);
-            window = self.window();
+            window = self.window.lock();
             window.pieces.pop_front();
             window.start += oldest.len() as u64;
         }
@@ -114,7 +111,7 @@ impl BlobBuffer {
 
     /// It will not be read any more.
     pub(crate) fn close(&self) {
-        self.window().closed = true;
+        self.window.lock().closed = true;
         self.moved.notify_all();
     }
 
@@ -133,7 +130,7 @@ impl BlobBuffer {
     /// [`Kind::Io`] if they have been forgotten, or were put away and cannot be read.
     pub(crate) fn stream(self: &Arc<Self>, offset: u64) -> Result<BlobStream> {
         {
-            let mut window = self.window();
+            let mut window = self.window.lock();
             if offset < window.start && !self.spool.is_on() {
                 return Err(self.gone(window.start));
             }
@@ -157,13 +154,13 @@ impl BlobBuffer {
     }
 
     fn read(&self, at: u64) -> Result<Bytes> {
-        let mut window = self.window();
+        let mut window = self.window.lock();
         let mut start = window.start;
         if at < start {
             drop(window);
             let length = usize::try_from(start - at).unwrap_or(PIECE).min(PIECE);
             let bytes = self.spool.get(at, length).unwrap_or_else(|| Err(self.gone(start)))?;
-            self.window().read = at + length as u64;
+            self.window.lock().read = at + length as u64;
             self.moved.notify_all();
             return Ok(bytes);
         }
@@ -227,13 +224,13 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let flow = spooled(count, Spool::to(file.try_clone().unwrap()));
         pass(&flow, count).await;
-        assert!(flow.is_kept());
+        assert!(flow.can_replay());
         assert_eq!(file.metadata().unwrap().len(), 2 * WINDOW, "only what left memory");
         for _ in 0..2 {
             let all: Vec<Bytes> = flow.stream(5).unwrap().map(Result::unwrap).collect().await;
             let whole: Vec<u8> = (0..count).flat_map(|n| piece(n).to_vec()).skip(5).collect();
             assert!(all.concat() == whole);
-            assert!(flow.window().pieces.len() as u64 <= WINDOW / PIECE as u64);
+            assert!(flow.window.lock().pieces.len() as u64 <= WINDOW / PIECE as u64);
         }
     }
 
@@ -248,7 +245,7 @@ mod tests {
         ] {
             let flow = spooled(count, spool);
             pass(&flow, count).await;
-            assert!(!flow.is_kept());
+            assert!(!flow.can_replay());
             let error = flow.stream(0).err().unwrap();
             assert!(error.to_string().contains(why), "{error}");
             assert!(
@@ -285,7 +282,7 @@ mod tests {
         let mut stream = flow.stream(0).unwrap();
         for n in 0..count / 2 {
             assert_eq!(stream.next().await.unwrap().unwrap(), piece(n));
-            let window = flow.window();
+            let window = flow.window.lock();
             assert!(window.end - window.start <= WINDOW);
         }
         let at = count / 2 * PIECE as u64;

@@ -27,7 +27,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -38,6 +38,7 @@ use crate::bundle::read::stream::pipe::{Arriving, Incoming};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::text::{Warnings, quote};
 use crate::transfer::push::request::PushRequest;
@@ -96,7 +97,7 @@ impl PipeFeed {
             return Ok(());
         };
         {
-            let mut state = self.kept.state();
+            let mut state = self.kept.state.lock();
             state.room = request.buffer.max(PushRequest::LEAST_BUFFER);
             for (blob, repositories) in wanted {
                 let wanted = state.wanted.entry(blob.digest.clone()).or_default();
@@ -127,7 +128,7 @@ impl PipeFeed {
 
     /// Whether a blob that was sent to one repository will be mounted into the others.
     pub(crate) fn expect_mounts(&self, yes: bool) {
-        self.kept.state().mounts = yes;
+        self.kept.state.lock().mounts = yes;
     }
 
     /// Nothing will be done with this blob any more.
@@ -139,7 +140,7 @@ impl PipeFeed {
 impl Drop for PipeFeed {
     fn drop(&mut self) {
         let error = Error::new(Kind::Cancelled, "the pipe is not read any more");
-        let mut state = self.kept.state();
+        let mut state = self.kept.state.lock();
         state.closed = true;
         for flow in state.flows.values() {
             flow.fail(&error);
@@ -172,13 +173,9 @@ struct State {
 }
 
 impl KeptBlobs {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A blob, if it is on its way.
     pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<BlobBuffer>> {
-        self.state().flows.get(digest).cloned()
+        self.state.lock().flows.get(digest).cloned()
     }
 
     /// Takes room for a blob, and waits for it. `false` if no upload needs it any more.
@@ -186,7 +183,7 @@ impl KeptBlobs {
         let cost = size.clamp(LEAST, WINDOW);
         let waited = self
             .room
-            .wait_while(self.state(), |state| !state.closed && state.room < cost);
+            .wait_while(self.state.lock(), |state| !state.closed && state.room < cost);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         if state.closed {
             return false;
@@ -197,7 +194,7 @@ impl KeptBlobs {
     }
 
     fn release(&self, digest: &Digest) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some(flow) = state.flows.remove(digest) {
             flow.close();
         }
@@ -227,7 +224,7 @@ impl Feeder {
     fn feed(&mut self) -> Result<()> {
         while let Some(blob) = self.incoming.next_blob()? {
             let sizes = {
-                let mut state = self.kept.state();
+                let mut state = self.kept.state.lock();
                 if state.closed {
                     return Ok(());
                 }
@@ -252,7 +249,7 @@ impl Feeder {
     /// Where the bytes of a blob go that leave memory. Where they may be needed again: the first repository that refuses a
     /// mount wants them from the start, and then it is too late to keep them.
     fn spool(&self, blob: &Arriving, repositories: usize) -> Spool {
-        if repositories < 2 || blob.size <= WINDOW || self.kept.state().mounts {
+        if repositories < 2 || blob.size <= WINDOW || self.kept.state.lock().mounts {
             return Spool::off();
         }
         let spool = Spool::in_folder(self.temp_dir.as_deref());
@@ -271,7 +268,7 @@ impl Feeder {
     fn pass_on(&mut self, blob: Arriving, spool: Spool) -> Result<()> {
         let Arriving { digest, size, place } = blob;
         let flow = Arc::new(BlobBuffer::new(place, size, spool));
-        self.kept.state().flows.insert(digest.clone(), flow.clone());
+        self.kept.state.lock().flows.insert(digest.clone(), flow.clone());
         let _ = self.sender.send(FeedEvent::Blob(digest, size));
         // However this ends, no reader may wait for bytes that will not come.
         let _guard = Guard(&flow);

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Error, Kind, Result};
+use crate::lock::Mutex;
 use crate::text::Line;
 
 /// The bytes of a blob from its start on, as far as they were put away.
@@ -47,12 +48,8 @@ impl Spool {
         Self(Mutex::new(State::On(Arc::new(file))))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn file(&self) -> Option<Arc<File>> {
-        match &*self.state() {
+        match &*self.0.lock() {
             State::On(file) => Some(file.clone()),
             _ => None,
         }
@@ -60,7 +57,7 @@ impl Spool {
 
     /// Whether what was put away can be had again.
     pub(crate) fn is_on(&self) -> bool {
-        matches!(*self.state(), State::On(_))
+        matches!(*self.0.lock(), State::On(_))
     }
 
     /// Puts the next bytes away. If that fails, all of them are let go of at once: the room is better left to others.
@@ -68,7 +65,7 @@ impl Spool {
         let Some(file) = self.file() else { return };
         if let Err(e) = (&*file).write_all(bytes) {
             let why = Error::new(Kind::NoSpace, "cannot write a temporary file").with_source(e);
-            *self.state() = State::Failed(why.full().into());
+            *self.0.lock() = State::Failed(why.full().into());
         }
     }
 
@@ -85,7 +82,7 @@ impl Spool {
 
     /// Why nothing is put away, where it was to be.
     pub(crate) fn failure(&self) -> Option<Line> {
-        match &*self.state() {
+        match &*self.0.lock() {
             State::Failed(why) => Some(why.clone()),
             _ => None,
         }
