@@ -396,3 +396,31 @@ async fn a_dry_run_tells_what_is_sent_mounted_and_there_apart() {
     assert!(planned.stderr.contains(total), "{}", planned.everything());
     assert_eq!(registry.count("POST", ""), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_appear_during_the_whole_run() {
+    let registry = Double::new();
+    let mut maker = Maker::default();
+    for n in 0..40u64 {
+        // From 4 KiB to 512 KiB, and one that takes long.
+        let size = if n == 20 { 2 << 20 } else { 4096 << (n * 5 % 8) };
+        let image = maker.image("linux/amd64", &[&noise(2 * n, size), &noise(2 * n + 1, size / 2)]);
+        maker.name(&format!("docker.io/library/app{n}:1"), &image);
+    }
+    run_well(&maker.open(), request(&registry)).await;
+    let log = registry.requests();
+    let total: u64 = log.iter().map(|entry| entry.bytes_in).sum();
+    let (mut bytes, mut tags) = (0, 0);
+    for entry in &log {
+        bytes += entry.bytes_in;
+        if bytes > total / 2 {
+            break;
+        }
+        tags += usize::from(entry.method == "PUT" && entry.path.ends_with("/manifests/1"));
+    }
+    assert!(
+        tags >= 10,
+        "{tags} of 40 when half of the bytes were sent\n{}",
+        registry.transcript()
+    );
+}

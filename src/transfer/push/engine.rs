@@ -105,7 +105,7 @@ impl<'a> Engine<'a> {
                 stop: false,
             },
             repositories: Vec::new(),
-            scheduler: Scheduler::new([], &request.budget).0,
+            scheduler: Scheduler::new([], &request.budget, 1).0,
             idle: VecDeque::new(),
             warnings: Warnings::default(),
             bundle_error: None,
@@ -190,7 +190,7 @@ impl<'a> Engine<'a> {
             }
             Demand { blobs, groups: takers }
         });
-        let (queue, sorted) = Scheduler::new(demands, &budget);
+        let (queue, sorted) = Scheduler::new(demands, &budget, self.registry.jobs());
         for (number, awaited) in sorted.awaited {
             let group = &mut images.groups[number];
             group.waiting = awaited.needs;

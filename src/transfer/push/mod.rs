@@ -17,6 +17,7 @@ mod image_state;
 pub(crate) mod pipe;
 pub(crate) mod publish;
 pub(crate) mod push_all;
+mod ready;
 pub(crate) mod report;
 pub(crate) mod request;
 pub(crate) mod scheduler;

@@ -9,8 +9,9 @@
 //! grows with the number of names; what grows with repositories times blobs takes some bytes each, and is counted.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
+use super::ready::{Ready, cost};
 use super::report::Amount;
 use crate::error::Error;
 use crate::image::budget::{Budget, Held};
@@ -79,8 +80,8 @@ struct Work {
     demand: Rank,
 }
 
-/// Where a demand stands: the one with the largest blob first; of equal ones the one that was given first.
-type Rank = (Reverse<u64>, usize);
+/// Where a demand stands: the one with the fewest bytes first; of equal ones the one that was given first.
+type Rank = (u64, usize);
 
 impl Work {
     fn new(descriptor: &Descriptor, demand: Rank) -> Self {
@@ -161,11 +162,10 @@ pub(crate) enum Placed {
 /// All blobs of a push.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    /// Those of one image together, so that images become complete one after the other; the image with the largest blob
-    /// first, since nothing may be left at the end that takes long. Within an image largest first; equal sizes by digest, so
-    /// that a run that is repeated goes the same way.
+    /// Those of one image together, so that images become complete one after the other; the smallest image first. Within an
+    /// image largest first; equal sizes by digest, so that a run that is repeated goes the same way.
     works: Vec<Work>,
-    ready: BTreeSet<usize>,
+    ready: Ready,
     /// Whether the registry has refused a mount. From then on it is asked first, since a refused mount becomes an upload.
     refused: bool,
     /// Whether a mount has worked.
@@ -205,8 +205,8 @@ pub(crate) struct Sorted {
 }
 
 impl Scheduler {
-    /// Sorts the demands into works. Also returns what each group waits for.
-    pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget) -> (Self, Sorted) {
+    /// Sorts the demands into works, for a run that sends `jobs` bodies at a time. Also returns what each group waits for.
+    pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget, jobs: usize) -> (Self, Sorted) {
         // The size belongs to the key: of two manifests that disagree about it, only one can be right, and that one
         // must not suffer.
         let mut numbers: HashMap<(Digest, u64), u32> = HashMap::new();
@@ -217,8 +217,8 @@ impl Scheduler {
         let mut has: Vec<(u32, u32)> = Vec::new();
         let mut has_held = budget.hold(0).ok();
         for (number, Demand { blobs, groups }) in demands.into_iter().enumerate() {
-            let largest = blobs.iter().map(|blob| blob.size).max().unwrap_or_default();
-            let demand = (Reverse(largest), number);
+            let costs = blobs.iter().map(|blob| cost(blob.size));
+            let demand = (costs.fold(0, u64::saturating_add), number);
             // Counted before anything is kept: demands that are refused must not take memory either.
             let is_new = |blob: &&Descriptor| !numbers.contains_key(&(blob.digest.clone(), blob.size));
             let new = blobs.iter().filter(is_new).count() as u64;
@@ -290,7 +290,10 @@ impl Scheduler {
                 .cmp(&of(b))
                 .then_with(|| a.descriptor.digest.cmp(&b.descriptor.digest))
         });
-        let ready = (0..works.len()).collect();
+        let mut ready = Ready::new(jobs);
+        for (number, work) in works.iter().enumerate() {
+            ready.insert(number, work.descriptor.size, work.holder.is_none());
+        }
         let queue = Self {
             works,
             ready,
@@ -317,7 +320,7 @@ impl Scheduler {
         for (number, work) in self.works.iter_mut().enumerate() {
             work.available = available(&work.descriptor);
             if !work.available {
-                self.ready.remove(&number);
+                self.ready.remove(number, work.descriptor.size);
                 self.deferred
                     .entry(work.descriptor.digest.clone())
                     .or_default()
@@ -347,7 +350,7 @@ impl Scheduler {
             work.available = true;
             if work.descriptor.size == size {
                 of_use = true;
-                self.ready.insert(number);
+                self.ready.insert(number, size, work.holder.is_none());
             } else {
                 let size = work.descriptor.size;
                 lost.extend(work.give_up().map(|group| (group, size)));
@@ -380,16 +383,20 @@ impl Scheduler {
 
     /// The next job, if one can be started now. Groups that are not `alive` any more get nothing.
     pub(crate) fn next(&mut self, alive: impl Fn(usize) -> bool) -> Option<Job> {
-        while let Some(&number) = self.ready.first() {
+        while let Some(number) = self.ready.first() {
             let work = &mut self.works[number];
+            let size = work.descriptor.size;
             let Some(need) = work.next_need(&alive) else {
-                self.ready.remove(&number);
+                self.ready.remove(number, size);
                 self.end(number);
                 continue;
             };
             work.in_flight += 1;
             if !work.mounts || !work.is_pending() {
-                self.ready.remove(&number);
+                self.ready.remove(number, size);
+            }
+            if work.holder.is_none() {
+                self.ready.begin(number, size);
             }
             return Some(Job {
                 work: number,
@@ -404,6 +411,7 @@ impl Scheduler {
 
     /// Takes note of a job that ended well.
     pub(crate) fn placed(&mut self, job: &Job, placed: Placed) {
+        self.ready.end(job.work, job.descriptor.size);
         let work = &mut self.works[job.work];
         work.in_flight -= 1;
         work.holder.get_or_insert(job.need.repository);
@@ -425,6 +433,7 @@ impl Scheduler {
     /// Takes note of a job that failed. With `at_source` no repository will get the blob: returns the groups that wait for it
     /// elsewhere. Else another repository may take it.
     pub(crate) fn failed(&mut self, job: &Job, at_source: bool) -> Vec<usize> {
+        self.ready.end(job.work, job.descriptor.size);
         let work = &mut self.works[job.work];
         work.in_flight -= 1;
         let lost = match at_source {
@@ -446,7 +455,7 @@ impl Scheduler {
     fn wake(&mut self, number: usize) {
         let work = &self.works[number];
         if work.is_pending() && (work.in_flight == 0 || work.mounts) {
-            self.ready.insert(number);
+            self.ready.insert(number, work.descriptor.size, work.holder.is_none());
         }
     }
 }
