@@ -32,6 +32,8 @@ pub(in crate::registry) struct Upload<'a> {
     /// Failures since the strategy last changed.
     troubles: u32,
     resyncs: u32,
+    /// Whether the present session is that of an earlier run, of which bytes may still arrive.
+    restored: bool,
     /// The offset at which the authorization was last renewed.
     refreshed: Option<u64>,
     /// How often a connection broke before the registry had kept a byte more than the `furthest`.
@@ -70,6 +72,7 @@ impl<'a> Upload<'a> {
             left_cheaper: false,
             troubles: 0,
             resyncs: 0,
+            restored: false,
             refreshed: None,
             stuck: 0,
             furthest: 0,
@@ -78,10 +81,11 @@ impl<'a> Upload<'a> {
 
     /// Sends the blob, first into `session` where one is open.
     pub(in crate::registry) async fn run(mut self, session: Option<Session>) -> Result<()> {
-        let mut next = match session {
-            Some(session) => Some(session),
-            None => Session::restore(&mut self.target).await?,
-        };
+        let mut next = session;
+        if next.is_none() {
+            next = Session::restore(&mut self.target).await?;
+            self.restored = next.is_some();
+        }
         while let Some(session) = self.ready(next.take()).await? {
             match self.attempt(session).await? {
                 Next::Done => break,
@@ -98,10 +102,13 @@ impl<'a> Upload<'a> {
             let session = match open.take() {
                 Some(session) => session,
                 // A session is opened while other bodies are on their way: only bodies need a permit.
-                None => match Session::open(&mut self.target).await? {
-                    Some(session) => session,
-                    None => return Ok(None),
-                },
+                None => {
+                    self.restored = false;
+                    match Session::open(&mut self.target).await? {
+                        Some(session) => session,
+                        None => return Ok(None),
+                    }
+                }
             };
             self.sender.take_permit().await;
             if !session.is_stale(Instant::now()) {
@@ -232,7 +239,7 @@ impl<'a> Upload<'a> {
         let pieces = self.strategy == Strategy::Pieces;
         // Where the offset was right it is the piece that is refused; the second time in any case.
         let right = at == 0 || session.as_ref().is_some_and(|session| session.offset == at);
-        if pieces && (right || self.resyncs > 1) {
+        if pieces && (right || self.resyncs > 1) && !self.restored {
             return self.without_pieces(session).await;
         }
         Ok(Next::Attempt(session))
@@ -271,18 +278,22 @@ impl<'a> Upload<'a> {
         Ok(Next::Attempt(session))
     }
 
-    /// Asks the registry for its offset, which cannot be more than was ever read here.
+    /// Asks the registry for its offset, which cannot be more than was ever read here, or in the run that opened the session.
     async fn ask(&mut self, session: Session) -> Result<Option<Session>> {
-        session.ask(&mut self.target, self.sender.cursor.reached()).await
+        let limit = match self.restored {
+            true => self.target.descriptor.size,
+            false => self.sender.cursor.reached(),
+        };
+        session.ask(&mut self.target, limit).await
     }
 
     /// Whether a failure of pieces shows that the registry does not take them, whatever it says. After a connection that broke, a
-    /// wrong offset may have that reason.
+    /// wrong offset may have that reason, and after a run that was killed it may be what still arrives of that.
     fn refuses_pieces(&self, setback: &Setback) -> bool {
         self.strategy == Strategy::Pieces
             && match setback {
                 Setback::NoBytes(_) | Setback::Broken(..) | Setback::Refreshed => false,
-                Setback::Misplaced(_) => self.troubles == 0,
+                Setback::Misplaced(_) => self.troubles == 0 && !self.restored,
                 _ => true,
             }
     }

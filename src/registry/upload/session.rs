@@ -22,6 +22,9 @@ use crate::registry::refusal::Refusal;
 /// Registries forget sessions that nothing is sent to: one that is older than this and empty is replaced.
 const STALE: Duration = Duration::from_secs(600);
 
+/// Maximum number of further questions for the offset of a session that an earlier run saved.
+const MAX_QUESTIONS: usize = 20;
+
 /// An upload that the registry has opened.
 pub(in crate::registry) struct Session {
     pub(super) url: Url,
@@ -110,7 +113,7 @@ impl Session {
             Ok(url) => {
                 let own = target.host.owns(&url);
                 let session = Self::new(url, 0, Provenance { own, zone });
-                session.ask(target, target.descriptor.size).await?
+                session.settle(target).await?
             }
             Err(_) => None,
         };
@@ -118,6 +121,27 @@ impl Session {
             saved.forget();
         }
         Ok(found)
+    }
+
+    /// Asks until the registry has no more bytes than the last time. What a process had sent when it was killed is still on its
+    /// way for a while.
+    async fn settle(self, target: &mut BlobTarget<'_>) -> Result<Option<Self>> {
+        let limit = target.descriptor.size;
+        let Some(mut session) = self.ask(target, limit).await? else {
+            return Ok(None);
+        };
+        for _ in 0..MAX_QUESTIONS {
+            tokio::time::sleep(target.host.context.options.retry_pause()).await;
+            let before = session.offset;
+            match session.ask(target, limit).await? {
+                Some(next) => session = next,
+                None => return Ok(None),
+            }
+            if session.offset <= before {
+                break;
+            }
+        }
+        Ok(Some(session))
     }
 
     /// Asks the registry how many bytes it has. `None`: the session is of no use any more, or claims more than `limit` bytes,

@@ -199,6 +199,46 @@ async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
 }
 
 #[tokio::test]
+async fn the_session_of_a_run_that_was_killed_goes_on_once_nothing_more_of_it_arrives() {
+    let bytes = noise(24 << 20);
+    let piece = || When::patch("/blobs/uploads/");
+    let gate = Gate::closed();
+    let server = Double::start(Options::default().fault(piece().nth(2), Action::Hold(gate.clone())));
+    let folder = tempfile::tempdir().unwrap();
+    let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
+    let (registry, _) = run(&server, folder.path());
+    {
+        let push = registry.push_blob("a", &blob, &source, None);
+        let killed = async {
+            while server.count("PATCH", "") < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = killed => {}
+            pushed = push => panic!("{pushed:?}"),
+        }
+    }
+    let kept = taken(&server).len();
+    assert_eq!(kept, 1, "{}", server.transcript());
+    gate.open();
+    server.forget_requests();
+    server.clear_faults();
+    // More bytes than it has when it is asked: the first piece does not meet them, nor does the second.
+    server.add_fault(
+        piece().first(2),
+        Action::error(416, "RANGE_INVALID", "invalid content range"),
+    );
+    let (registry, _) = run(&server, folder.path());
+    registry.push_blob("a", &blob, &source, None).await.unwrap();
+    assert!(holds(&server, &bytes));
+    let log = server.transcript();
+    assert_eq!(server.count("POST", ""), 0, "{log}");
+    assert_eq!(server.count("DELETE", ""), 0, "{log}");
+    assert!(!taken(&server)[0].starts_with("0-"), "{log}");
+}
+
+#[tokio::test]
 async fn a_body_that_takes_long_is_not_waited_for() {
     let server = Double::start(Options::default().fault(upload("PUT"), Action::Hold(Gate::closed())));
     let bytes = noise(5 << 20);
