@@ -258,7 +258,7 @@ impl Folder {
         here.is_ok_and(|here| (u64::from(here.stx_dev_major), u64::from(here.stx_dev_minor)) != device)
     }
 
-    /// Renames within the folder; with `replace` over what is there, else only if the new name is free.
+    /// Renames within the folder; with `replace` in place of a file of the new name, else only if that name is free.
     ///
     /// # Errors
     /// Those of rename(2); [`io::ErrorKind::AlreadyExists`] if the name is taken.

@@ -158,7 +158,7 @@ impl From<&String> for Line {
 
 impl From<String> for Line {
     fn from(text: String) -> Self {
-        // What was cut before is not cut again for the words that say so.
+        // A text that was cut once is not cut again because of the words that say so.
         let fits = text.len() <= MAX_LINE + 32;
         if fits && !text.contains(is_unsafe) {
             return Self(text);

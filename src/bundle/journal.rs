@@ -38,9 +38,9 @@ pub(crate) struct Header {
     journal_version: u32,
     /// A digest of what was asked for: images, platforms, index mode.
     pub request: Digest,
-    /// What was asked for, for people.
+    /// The request in words, for messages.
     pub summary: String,
-    /// How many bytes stand before the first blob.
+    /// Number of bytes before the first blob.
     pub front: u64,
     /// What each reference was found to be: later runs do not ask again.
     pub pins: BTreeMap<String, Digest>,
@@ -103,7 +103,7 @@ pub(crate) struct OldSlot {
 impl Journal {
     /// Starts a new journal with these slots and the ranges already written in each. Replaces any file of that name.
     ///
-    /// `synced` says that what is there has reached the disk, so that it counts after a power cut too.
+    /// `synced` says that the bytes in the file have reached the disk, so that it counts after a power cut too.
     pub(crate) fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
         // Replaced as a whole: a kill leaves the old journal or the new one, and never half of either.
         let create = || -> io::Result<(File, u64)> {

@@ -29,7 +29,7 @@ pub(crate) fn begins_bundle(head: &[u8]) -> bool {
 /// Readers of Docker archives refuse a `manifest.json` from this size on.
 const MAX_DOCKER_MANIFEST: usize = 1 << 20;
 
-/// Where a blob stands in the layout.
+/// The path of a blob in the layout.
 pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }

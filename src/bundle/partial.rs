@@ -215,7 +215,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Makes the file durable and gives it its final name; with `replace` over what is there.
+    /// Makes the file durable and gives it its final name; with `replace` in place of a file of that name.
     ///
     /// # Errors
     /// [`Kind::Exists`] if the name was taken meanwhile; [`Kind::Io`] if the folder or the unfinished file was replaced.
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(error.kind(), Kind::NoSpace);
         assert!(error.to_string().contains("holds no file over 4294967295"), "{error}");
         assert!(error.hint().unwrap().contains("several bundles"));
-        // What is there of it already need not be free.
+        // Room that the file takes already need not be free.
         let full = FileSystem { free: 10, ..fat };
         assert!(full.holds(1000, 990, Path::new("b.tar"), human).is_ok());
         assert!(full.holds(1000, 989, Path::new("b.tar"), human).is_err());

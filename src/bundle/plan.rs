@@ -65,7 +65,7 @@ const PIECE: usize = 1 << 20;
 /// The place of one blob: its header block, its bytes, and the zeros up to the next block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// What is there. The media type is that of the first manifest that names it.
+    /// The blob. Its media type is that of the first manifest that names it.
     pub blob: Descriptor,
     /// Where the header starts, in bytes from the start of the file.
     pub header_offset: u64,

@@ -39,7 +39,7 @@ impl Ranges {
             .filter(|end| *end > offset)
     }
 
-    /// What is absent between 0 and `size`, in order.
+    /// The absent ranges between 0 and `size`, in order.
     pub(crate) fn gaps(&self, size: u64) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
         let mut at = 0;

@@ -106,7 +106,7 @@ impl Replay {
     }
 }
 
-/// Opens the journal and reads its header; the reader stands behind it.
+/// Opens the journal and reads its header; the reader is positioned behind it.
 fn open(name: &JournalName) -> Result<(BufReader<File>, Header)> {
     let shown = quote(&name.path);
     let failed = |e: io::Error| match e.kind() {

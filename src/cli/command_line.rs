@@ -77,9 +77,9 @@ impl Cli {
         match &self.command {
             Some(Command::Export(arguments)) if !arguments.resumes() => {
                 "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
-                 goes on where it stopped"
+                 continues where it stopped"
             }
-            _ => "run the same command again: it goes on where this one stopped",
+            _ => "run the same command again: it continues where this run stopped",
         }
     }
 }

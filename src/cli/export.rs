@@ -110,7 +110,7 @@ fn check_output_name(output: &Path) -> Result<()> {
 }
 
 impl Arguments {
-    /// Whether another run of the same command goes on where one stopped.
+    /// Whether another run of the same command continues one that stopped.
     pub(super) fn resumes(&self) -> bool {
         self.output.as_os_str() != "-" && compression(self) == Compression::None
     }
@@ -285,9 +285,13 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         let all_final = report.failed.iter().all(|(_, error)| is_final(error.kind()));
         output::say(match (resumes, all_final) {
             (true, true) => {
-                format!("hint: correct the list, or {leave_out}; another list of images takes over what is there")
+                format!(
+                    "hint: correct the list, or {leave_out}; an export of another list takes over the blobs of the unfinished file"
+                )
             }
-            (true, false) => format!("hint: run the same command again to go on with what is there, or {leave_out}"),
+            (true, false) => {
+                format!("hint: run the same command again to continue the unfinished file, or {leave_out}")
+            }
             (false, _) => format!("hint: {leave_out}"),
         });
     }

@@ -87,12 +87,12 @@ fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Writes into a pipe or a device, which may stand behind a link. A pipe without a reader is an error at once.
+/// Writes into a pipe or a device, which may be named by a link. A pipe without a reader is an error at once.
 #[derive(Debug)]
 pub struct SpecialWriter(File);
 
 impl SpecialWriter {
-    /// Opens what is there.
+    /// Opens a pipe or a device that exists.
     ///
     /// # Errors
     /// Those of open(2); a pipe without a reader; a file behind a link, unless the link is one of the system's names for an
@@ -131,7 +131,7 @@ pub fn check_special(path: &Path) -> io::Result<()> {
 }
 
 fn open_special(path: &Path) -> io::Result<File> {
-    // What stands in an open file that is named by `/dev/stdout` is kept: it may have the results of this run.
+    // The content of an open file that is named by `/dev/stdout` is kept: it may have the results of this run.
     let file = match rustix::fs::open(path, OFlags::WRONLY | OFlags::APPEND | FLAGS, Mode::empty()) {
         Err(Errno::NXIO) => return Err(io::Error::other("it is a pipe without a reader")),
         other => File::from(other?),

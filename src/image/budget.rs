@@ -17,7 +17,7 @@ pub(crate) const LIMIT: u64 = 128 << 20;
 /// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
 pub(crate) const NAME: u64 = 3 << 10;
 
-/// What is left of the memory of a run. All clones share it.
+/// The memory budget of a run. All clones share it.
 #[derive(Clone)]
 pub struct Budget(Arc<Account>);
 

@@ -9,7 +9,7 @@ use super::reference::{Reference, canonical_host, check_repository};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// What stands before the names of files in other programs.
+/// Prefixes of file names in other programs.
 const FILE_TRANSPORTS: [&str; 7] = [
     "oci:",
     "oci-archive:",
@@ -74,7 +74,7 @@ impl FromStr for Destination {
                 .with_hint("write `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`")
         };
         if text.contains('@') {
-            // What stands before an `@` may be a password: it is not quoted.
+            // The text before an `@` may be a password: it is not quoted.
             let hint = match text.contains("@sha256:") {
                 true => "omit the digest: a destination is a registry and a path, and each image keeps its own digest",
                 false => "credentials are given with `--username` or `docker login`, not in the destination",

@@ -19,7 +19,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The name as it stands before the colon and in blob paths.
+    /// The name in digests, before the colon, and in blob paths.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",

@@ -6,7 +6,7 @@ use super::descriptor::Descriptor;
 use super::json::Members;
 use crate::error::{Error, Kind, Result};
 
-/// What becomes of one entry of an index.
+/// Whether an entry of an index is kept, dropped or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EntryAction {
     /// It stays as it is.

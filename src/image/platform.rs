@@ -83,7 +83,7 @@ impl fmt::Display for Platform {
 pub struct PlatformPattern(Platform);
 
 impl PlatformPattern {
-    /// What was asked for, as it was written.
+    /// The pattern as it was written.
     pub fn platform(&self) -> &Platform {
         &self.0
     }

@@ -146,7 +146,7 @@ impl FromStr for Reference {
                 (false, true) => "write `@sha256:` before the digits of a digest",
                 (false, false) => "credentials are given with `--username` or `docker login`, not in the reference",
             };
-            // What stands before an `@` may be a password: it is not quoted.
+            // The text before an `@` may be a password: it is not quoted.
             let what = format!(
                 "invalid reference `…@{}`: what follows its `@` is no digest",
                 quote(&behind)
@@ -189,7 +189,7 @@ impl FromStr for Reference {
     }
 }
 
-/// What is asked for in a repository.
+/// A tag or a digest in a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// A name that may move.

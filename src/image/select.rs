@@ -220,11 +220,11 @@ struct Walk<'a> {
     needs: Vec<Need>,
     /// Index entries visited so far.
     nodes: usize,
-    /// What became of the nested indexes that were visited. One may be listed many times, and its platforms count once.
+    /// The nested indexes that were visited. One may be listed many times, and its platforms count once.
     visited: HashMap<Digest, Nested>,
 }
 
-/// What becomes of a nested index.
+/// The decision about a nested index.
 #[derive(Clone)]
 struct Nested {
     action: EntryAction,
@@ -247,7 +247,7 @@ struct Level {
     runs: bool,
 }
 
-/// What is known of the platform of an index entry.
+/// The platform of an index entry, as far as it is known.
 enum EntryPlatform {
     Known(Option<Platform>),
     /// The need was noted; the entry is decided in a later round.

@@ -46,7 +46,7 @@ impl FromStr for IndexMode {
     }
 }
 
-/// What is pushed under an image's name.
+/// Which form of an index is pushed under an image's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
@@ -270,7 +270,7 @@ pub struct Blob {
 /// How BuildKit's attestations are written into records.
 pub(crate) const ATTESTATION: &str = "attestation";
 
-/// How something of which nothing says what it runs on is written into records.
+/// The platform in records where neither the index nor a config states one.
 pub(crate) const UNKNOWN: &str = "unknown";
 
 /// How a platform is written into records.

@@ -211,7 +211,7 @@ impl Answer {
         format!("{action}: `{host}`, to which the registry redirected, answered {status}; asking for a fresh address")
     }
 
-    /// What was answered, in words: `` `host` answered 401 Unauthorized: … ``.
+    /// The answer in words: `` `host` answered 401 Unauthorized: … ``.
     pub(super) async fn into_words(mut self) -> String {
         self.refusal().await.full()
     }

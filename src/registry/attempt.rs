@@ -1,4 +1,4 @@
-//! What is known of a call that is being sent, and what may follow a refusal of it.
+//! The state of a call that is being sent, and what may follow a refusal of it.
 
 use reqwest::header::HeaderValue;
 
@@ -21,7 +21,7 @@ pub(super) struct Attempt {
 
 /// Why a call goes out without a login.
 pub(super) struct WithoutLogin {
-    /// What is wrong with the login, or that there is none.
+    /// The fault of the login, or that there is none.
     pub(super) error: Error,
     /// Whether there is one.
     pub(super) stored: bool,

@@ -118,7 +118,7 @@ impl Breaker {
         self.state.lock().open.as_ref().map(|open| open.error.clone())
     }
 
-    /// The host answered: whatever was before is over.
+    /// The host answered: earlier failures no longer count.
     pub(super) fn answered(&self) {
         *self.state.lock() = State::default();
     }

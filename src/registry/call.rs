@@ -11,7 +11,7 @@ use super::scope::Scope;
 
 /// A request to a registry, as often as it has to be sent.
 pub(super) struct Call<'a> {
-    /// What is done, for errors: `cannot read manifest x of h/r`.
+    /// The action in words, for errors: `cannot read manifest x of h/r`.
     pub(super) action: String,
     pub(super) method: Method,
     pub(super) url: Url,

@@ -7,7 +7,7 @@ use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
 use super::link::quoted;
 
-/// What is read of all `WWW-Authenticate` lines together, in bytes.
+/// Maximum number of bytes read of all `WWW-Authenticate` lines together.
 const MAX_HEADER: usize = 16 << 10;
 
 /// A scheme that this client can answer.

@@ -132,7 +132,7 @@ impl Decoding {
         Ok(None)
     }
 
-    /// What is left when all input was given; `None` when nothing is.
+    /// The last decoded bytes once all input was given; `None` when there are no more.
     pub(super) fn end(&mut self) -> io::Result<Option<Bytes>> {
         if !std::mem::replace(&mut self.ended, true) {
             match &mut self.decoder {

@@ -237,7 +237,7 @@ impl Host {
         self.exchange_within(call, &mut backoff).await
     }
 
-    /// The same, as far as a retry budget that is already in use allows: for a question on the way of something larger.
+    /// The same within a retry budget that is already in use, for a request that is a part of a larger operation.
     pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
         let in_call = |error: Error| error.context(&call.action);
         let mut url = call.url.clone();
@@ -397,7 +397,7 @@ impl Host {
             Error::new(Kind::RateLimited, format!("the pull limit of `{}` is used up{window}", self.name))
                 .with_shared_cause()
                 .context(action)
-                .with_hint("log in (accounts have a higher limit) or wait, and run the same command again: it goes on where it stopped")
+                .with_hint("log in (accounts have a higher limit) or wait, and run the same command again: it continues where it stopped")
         })
     }
 

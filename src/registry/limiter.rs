@@ -129,7 +129,7 @@ impl Limiter {
         if state.shrunk.is_none_or(|at| at <= begun) {
             state.limit = (state.limit / 2.0).max(1.0);
             state.shrunk = Some(Instant::now());
-            // What is taken goes when it is given back.
+            // Permits in use are removed when they are returned.
             let surplus = state.places.saturating_sub(state.limit as usize);
             state.places -= self.0.free.forget_permits(surplus);
         }

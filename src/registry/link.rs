@@ -7,7 +7,7 @@ use super::context::same_origin;
 use super::redact::{authority, printable};
 use crate::error::{Error, Kind, Result};
 
-/// What is read of all `Link` lines together, in bytes.
+/// Maximum number of bytes read of all `Link` lines together.
 const MAX_HEADER: usize = 16 << 10;
 
 /// The next page after `page`; `None` after the last one.

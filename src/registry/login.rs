@@ -19,7 +19,7 @@ const MAX_REFUSALS: u32 = 3;
 /// Maximum number of logins of one host that are kept track of; a file may have one for each repository.
 const MAX_LOGINS: usize = 256;
 
-/// What became of the logins of one host.
+/// Which logins of a host were accepted or refused.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     tried: Mutex<Vec<Tried>>,

@@ -96,9 +96,9 @@ pub enum Pull {
     /// Everything.
     #[default]
     All,
-    /// What is asked for by digest.
+    /// Requests by digest.
     DigestOnly,
-    /// What is asked for by tag.
+    /// Requests by tag.
     TagOnly,
 }
 

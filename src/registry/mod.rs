@@ -109,7 +109,7 @@ impl Registries {
 
     fn mirror(&self, endpoint: &Endpoint) -> Result<Arc<Host>> {
         let scheme = if endpoint.scheme_https { "https" } else { "http" };
-        // What is said of one prefix holds for it alone: the same host is another one elsewhere.
+        // Settings of a prefix hold for it alone: the same host is another endpoint under another prefix.
         let how = if endpoint.insecure { " insecure" } else { "" };
         let part = if endpoint.replaces_origin { " instead" } else { "" };
         let key = format!("{scheme}://{}{how}{part}", endpoint.host);

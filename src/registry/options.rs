@@ -54,9 +54,9 @@ pub struct Options {
     pub any_token_server: bool,
     /// The `User-Agent`; the crate's name and version by default.
     pub user_agent: Option<String>,
-    /// Lets uploads come to a good end where the run is interrupted.
+    /// Lets uploads finish what is under way when the run is interrupted.
     pub stop: Stop,
-    /// Who is told about retries and warnings.
+    /// Reports retries and warnings.
     pub progress: Progress,
 }
 

@@ -75,7 +75,7 @@ impl Host {
     }
 
     /// Tells that what this host did not give is read elsewhere. Of a mirror that is not asked again it was told before, and a
-    /// cause that other requests have as well is told once.
+    /// cause that other requests share is reported once.
     pub(super) fn tell_next(&self, error: &Error, next: &str) {
         match error.shared_cause() {
             _ if self.is_left() => {}

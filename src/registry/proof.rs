@@ -27,7 +27,7 @@ pub(super) enum Accepted {
     Mount,
 }
 
-/// What became of a blob that a registry accepted.
+/// Whether a registry has a blob that it accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It is there, or the registry is believed.
@@ -38,7 +38,7 @@ pub(super) enum Fate {
     FirstLost,
 }
 
-/// What is known about a host.
+/// Which accepted blobs of a host were looked for, and whether one was lost.
 #[derive(Debug, Default)]
 pub(super) struct Proof {
     /// An accepted blob was not found.
@@ -77,7 +77,7 @@ impl Proof {
         self.uploads.settle();
     }
 
-    /// What became of an accepted blob, for which `ask` looks as far as that is necessary. `pause` is the first pause
+    /// Whether the registry has an accepted blob; `ask` is called as far as that is necessary. `pause` is the first pause
     /// before it looks again. A registry that does not say is believed.
     pub(super) async fn check<F>(&self, accepted: Accepted, pause: Duration, ask: impl Fn() -> F) -> Fate
     where

@@ -364,7 +364,7 @@ impl Host {
         }
     }
 
-    /// The error for a manifest that is not given out; says what is not there, where the registry does.
+    /// The error for a manifest that the registry does not serve; says what is missing, where the registry does.
     async fn no_manifest(&self, mut answer: Answer, call: &Call<'_>, target: &Target) -> Error {
         let (error, is_absent) = (answer.refusal().await, answer.status() == StatusCode::NOT_FOUND);
         let has = |code: &str| is_absent && Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
@@ -380,7 +380,7 @@ impl Host {
         error.context(what)
     }
 
-    /// Some registries and caches label manifests wrongly. That is told once, and not for each manifest.
+    /// Some registries and caches label manifests wrongly. That is reported once, not for each manifest.
     fn compare_type(&self, manifest: &RawManifest, label: Option<&str>) {
         let label = label.and_then(declared_type);
         if label.is_some_and(|label| label != manifest.media_type()) {

@@ -22,7 +22,7 @@ pub struct Refusal {
     pub codes: Vec<String>,
     /// Digests that the details name, such as those of missing blobs.
     pub digests: Vec<Digest>,
-    /// What is quoted: message or body, cut and made printable.
+    /// The quoted words: message or body, cut and made printable.
     quote: String,
     /// The body, for the log.
     pub(super) raw: String,

@@ -1,4 +1,4 @@
-//! What is tried again, how often, and after which pause.
+//! Which failures are retried, how often, and after which pause.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! The end of a run that was interrupted: uploads come to a point from which the next run goes on.
+//! The end of a run that was interrupted: uploads stop at a point from which the next run can continue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -26,7 +26,7 @@ use crate::error::{Error, Kind, Result};
 /// How this program introduces itself to token servers.
 const CLIENT_ID: &str = env!("CARGO_PKG_NAME");
 
-/// What is read of a token server's answer.
+/// Maximum number of bytes read of a token server's answer.
 const MAX_ANSWER: u64 = 1 << 20;
 
 /// A token lives this long where the server does not say (or says less, or nonsense).

@@ -50,7 +50,7 @@ pub struct Selection {
 ///
 /// # Errors
 /// If nothing was sent at all: the selection fits nothing, names collide, the registry cannot be reached. What is wrong with
-/// one image of the bundle, or goes wrong with it, stands in the report; nothing is sent for an image that is not whole.
+/// one image of the bundle, or fails with it, is in the report; nothing is sent for an image that is not whole.
 pub async fn import(
     bundle: Arc<Bundle>,
     select: Selection,
@@ -62,14 +62,14 @@ pub async fn import(
     push(bundle, origin, None, select, request, registries, progress).await
 }
 
-/// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are taken as they come out of
+/// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are sent as they come out of
 /// the pipe, in a single pass.
 ///
-/// A few dozen MiB of memory hold what was read ahead. A blob that fits into a part of them can be sent again; of a larger one
-/// only the last bytes can, so that an upload which has to begin again fails its images, with a hint. Nothing is written down
-/// but large blobs that several repositories need, for as long as the registry has not shown that it mounts blobs, and only
-/// where [`PushRequest::temp_dir`] says where. That every blob is there is not known before the end of the pipe: an image of which a blob does not come fails, and
-/// gets no tag.
+/// A few dozen MiB of memory hold what was read ahead. A small blob is kept as a whole and can be sent again. Of a large one only
+/// the last bytes are kept, so that an upload that has to begin again fails its images, with a hint. The exception are large
+/// blobs that several repositories need: as long as the registry has not shown that it mounts blobs, they are spooled to
+/// [`PushRequest::temp_dir`], if there is one. Whether every blob is there is known only at the end of the pipe: an image that
+/// lacks one fails, and gets no tag.
 ///
 /// # Errors
 /// As [`import`].
@@ -284,7 +284,7 @@ impl BlobSource for BundleBlobs {
 }
 
 /// The next bytes of a blob, at the start of a buffer. They are read where they are asked for: a hand-over to another thread
-/// costs more than the read. The former buffer is used again where the connection is through with it.
+/// costs more than the read. The former buffer is used again once the connection has released it.
 fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes) -> Result<Option<(Bytes, usize)>> {
     let mut buffer = match former.try_into_mut() {
         Ok(buffer) if buffer.len() == PIECE => buffer,

@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries, WithoutRange};
 
 /// Pushes resolved images to the destination, their blobs read from the registries that they were resolved at. `trees`
-/// holds for each reference that was asked for what became of resolving it; failures stand in the report.
+/// has the tree or the error of each requested reference; errors go into the report.
 ///
 /// # Errors
 /// If nothing was sent at all: names collide, or the destination cannot be reached.

@@ -5,7 +5,7 @@ use crate::image::manifest::View;
 use crate::image::tree::{ATTESTATION, ImageTree, UNKNOWN};
 use crate::text::{few, quote};
 
-/// Refuses an index of which nothing but attestations is there, and, unless platforms were `chosen` by the user who made the
+/// Refuses an index of which only attestations are there, and, unless platforms were `chosen` by the user who made the
 /// bundle or imports it, one without a linux platform: as export does. An image that is no index is what a user saved on purpose by
 /// itself, artifacts run nowhere, and an index without entries has no platforms; all three are taken as they are.
 pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {

@@ -53,7 +53,7 @@ pub(super) struct Archive {
     pub(super) folders: Vec<String>,
     /// Whether the archive is certain to be whole: its end is marked, or it is a directory.
     pub(super) whole: bool,
-    /// What is worth telling.
+    /// Warnings about the archive.
     pub(super) warnings: Warnings,
     /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
     /// were archived by mistake are full of links, and deserve another message.
@@ -208,7 +208,7 @@ impl Archive {
         }
     }
 
-    /// Notes how the archive ended, and what stands behind its end.
+    /// Notes how the archive ended, and what follows its end.
     pub(super) fn finish<F: Forward>(&mut self, end: End, mut rest: F) -> Result<()> {
         let label = quote(&self.label).to_string();
         if end == End::Unmarked {
@@ -337,7 +337,7 @@ impl Archive {
     }
 
     fn note_name(&mut self, name: &str, store: &Store) -> Result<()> {
-        // It stands in the list, and in the member's place once more.
+        // The list names it, and the member itself has it once more.
         let taken = store.budget().take(MEMBER + 2 * name.len() as u64);
         taken.map_err(|e| e.context(format!("`{}`: the names of its members", quote(&self.label))))?;
         self.names += name.len();

@@ -96,7 +96,7 @@ pub(super) fn add(
         };
         let subject = stated.as_ref().unwrap_or(&entry.descriptor.digest);
         let tag = format!("{}-{}.{}", subject.algorithm().as_str(), subject.hex(), attached.suffix);
-        // An image that is broken or has no name is told by itself.
+        // A broken or nameless image is reported separately.
         for image in by_place.get(&place).into_iter().flatten() {
             let Ok(name) = Reference::new(image.host(), image.repository(), Some(&tag), None) else {
                 continue;

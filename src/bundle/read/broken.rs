@@ -1,4 +1,4 @@
-//! Images that an archive lists and that are not usable, each with its own reason: they do not keep the others back.
+//! Images that an archive lists and that are not usable, each with its own reason: they fail alone.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl BrokenImage {
     }
 }
 
-/// A file or folder that was named or found, and of which nothing can be read: it does not keep the others back.
+/// A file or folder that was named or found, and cannot be read: it fails alone.
 #[derive(Debug, Clone)]
 pub struct BrokenArchive {
     /// What it is called in reports.
@@ -106,7 +106,7 @@ pub(super) fn place_label(archive: &Archive, place: usize) -> String {
 
 /// The error of bundles without a usable image.
 pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) -> Error {
-    // One fault under several names, which stand beside each other, is told once.
+    // One fault under several names in a row is reported once.
     let mut faults: Vec<&Arc<Error>> = archives.iter().map(|archive| &archive.error).collect();
     for image in broken {
         if !faults.last().is_some_and(|last| Arc::ptr_eq(last, &image.error)) {

@@ -25,7 +25,7 @@ pub(super) const UNCOUNTED_WINDOW: u64 = 32 << 20;
 /// The dictionary of `xz -9` in bytes. The actual one cannot be known from the first bytes.
 const XZ_DICTIONARY: u64 = 64 << 20;
 
-/// What stands beside the dictionary in the memory of the decoder of xz, in bytes.
+/// Memory in bytes that the decoder of xz takes beside its dictionary.
 const BESIDE_XZ_DICTIONARY: u64 = 1 << 20;
 
 /// Limit on decompressed bytes: a ratio to the compressed bytes, and a constant beyond that. A ratio

@@ -25,7 +25,7 @@ pub struct BundledImage {
     pub archive: String,
     /// Where that archive lists it, counted from 0: in `index.json`, and behind that in `manifest.json`.
     pub place: usize,
-    /// The image that it belongs to, where it is a signature, an attestation or an SBOM that stands beside one.
+    /// The image that it belongs to, where it is a signature, an attestation or an SBOM that belongs to one.
     pub(crate) attached_to: Option<Reference>,
     /// Whether platforms may be absent without anything being broken: containerd saves an index as it is with only the
     /// platforms that it has.

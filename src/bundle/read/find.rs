@@ -111,7 +111,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Pr
     found
 }
 
-/// Searches a folder. A folder in it that cannot be read does not keep the others back.
+/// Searches a folder. A folder in it that cannot be read is skipped.
 fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, skipped: &mut Vec<PathBuf>) {
     let mut walk = walkdir::WalkDir::new(directory)
         .min_depth(1)

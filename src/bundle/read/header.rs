@@ -137,7 +137,7 @@ pub(super) fn pax(mut body: &[u8]) -> Result<Pax, String> {
         if key.starts_with(b"GNU.sparse.") {
             return Err("a sparse file".into());
         }
-        // An empty value takes back what was said before, which here is nothing.
+        // An empty value deletes an earlier one, of which there is none here.
         let value = Some(value).filter(|value| !value.is_empty());
         match key {
             b"path" => found.path = value.map(<[u8]>::to_vec),

@@ -44,7 +44,7 @@ pub(super) fn check_annotations(
     Ok(())
 }
 
-/// Checks the digests that stand by themselves where a name belongs.
+/// Checks names that are a digest and nothing else.
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the image has another digest.

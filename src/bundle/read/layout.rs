@@ -323,7 +323,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
                 let name = entry.annotations.get(names::CONTAINERD_NAME);
                 name.is_some() && name == entry.annotations.get(names::REF_NAME)
             };
-            // Of a bundle that was cut off it is told that it was.
+            // A bundle that was cut off is reported as cut off.
             contents.lacks_record = archive.whole && !entries.is_empty() && entries.iter().all(twice_named);
         }
     }

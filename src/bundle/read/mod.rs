@@ -80,7 +80,7 @@ pub struct OpenOptions {
     /// Where an archive is unpacked to that is compressed as a whole or comes from a pipe; without it such an archive is
     /// refused.
     pub temp_dir: Option<PathBuf>,
-    /// Who is told when an archive is unpacked there, before that begins.
+    /// Reports that an archive is unpacked there, before that begins.
     pub progress: Progress,
     /// How many bytes the layers of one docker-archive may unpack to, all together, beyond a hundred times their size; 64 GiB
     /// if nothing is said. They are hashed and never written, so what is bounded is time.
@@ -333,7 +333,7 @@ impl Bundle {
         tree::of_image(&self.store, image)
     }
 
-    /// What is left of the memory of this run.
+    /// The memory budget of this run.
     pub fn budget(&self) -> &Budget {
         self.store.budget()
     }
@@ -355,7 +355,7 @@ impl Bundle {
         self.store.read_at(digest, offset, buffer)
     }
 
-    /// The file that a blob stands in, and where it starts there, for copies that the kernel makes. `None` where it has no
+    /// The file that holds a blob, and the offset of the blob in it, for copies by the kernel. `None` where it has no
     /// open file of its own.
     pub(crate) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
         self.store.file_of(digest)

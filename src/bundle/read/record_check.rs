@@ -108,7 +108,7 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Con
             .extend(BrokenImage::misnamed(archive, image.place, vec![image.name], error));
     }
     for image in unlisted {
-        // What has no name cannot be imported anyhow, and is told as a warning.
+        // An image without a name cannot be imported, and is reported as a warning.
         let Ok(name) = image.reference.parse::<Reference>() else {
             contents.unlisted.push(image.reference.clone());
             continue;

@@ -51,7 +51,7 @@ pub(super) struct Scanner<F> {
     label: String,
     input: F,
     position: u64,
-    /// What is left of the current body, and the padding behind it.
+    /// Bytes left of the current body and of the padding behind it.
     body: u64,
     padding: u64,
     members: u64,

@@ -36,7 +36,7 @@ enum Content {
         path: PathBuf,
         identity: Identity,
     },
-    /// What stands in memory instead of a file: the front of a bundle in a pipe.
+    /// Bytes in memory: the front of a bundle in a pipe.
     Memory(Bytes),
 }
 
@@ -196,7 +196,7 @@ fn missing_or_io(path: &Path, e: std::io::Error) -> Error {
     }
 }
 
-/// Where some content stands.
+/// The position of some content in a source.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) source: Arc<Source>,

@@ -31,7 +31,7 @@ const BEHIND: u64 = 1 << 20;
 /// Indexes a file: by offset where it is a plain tar, from a spooled copy where it is compressed.
 pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archive> {
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        // A named pipe, or what a shell makes of `<(…)`: there is no going back in it.
+        // A named pipe, or a shell's `<(…)`, cannot be read by offset.
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         return from_reader(file, &text::path(path), temp, store);
     }
@@ -96,7 +96,7 @@ fn spool<R: Read + Send>(
     finish(pass, label, store)
 }
 
-/// The pass over an archive that is written down as it goes by.
+/// The pass over an archive that is copied as it is read.
 pub(super) type Pass<'a> = Scanner<StreamForward<Tee<Box<dyn Read + Send + 'a>>>>;
 
 /// Begins to copy an archive: to memory at first, and to a temporary file as soon as that is asked for. Its decoder may take
@@ -121,7 +121,7 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
     Ok(Scanner::new(label, StreamForward::new(label, tee)))
 }
 
-/// Writes down what is left of an archive, and indexes what was written.
+/// Copies the rest of an archive, and indexes the copy.
 pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Result<Archive> {
     while pass.next()?.is_some() {}
     let (end, input) = pass.into_end();
@@ -148,7 +148,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Resu
     Ok(archive)
 }
 
-/// Reads what stands behind the end; says whether that is anything but padding.
+/// Reads the bytes behind the end; returns whether they are anything but padding.
 pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
     let mut buffer = vec![0; 64 << 10];
     let mut left = BEHIND;
@@ -167,7 +167,7 @@ pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Writes down what is read through it, for as long as that is wanted.
+/// Copies everything that is read through it, until the copy is taken.
 pub(super) struct Tee<R> {
     pub(super) input: R,
     output: Output,
@@ -177,15 +177,15 @@ pub(super) struct Tee<R> {
     held: Option<Held>,
 }
 
-/// Where temporary files go, and who is told of them.
+/// The folder of temporary files, and the progress that reports them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Temp {
-    /// Without it there are none.
+    /// `None`: no temporary files.
     pub(super) directory: Option<PathBuf>,
     pub(super) progress: Progress,
 }
 
-/// Where it is written down.
+/// The copy of an archive that is being read.
 #[derive(Debug, Default)]
 pub(super) enum Output {
     #[default]
@@ -196,7 +196,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// What was written down, to be read by offset.
+    /// The copy, to be read by offset.
     pub(super) fn into_source(self, label: &str) -> Result<Source> {
         match self {
             Self::Nowhere => Ok(Source::memory(label, Vec::new())),
@@ -210,7 +210,7 @@ impl Output {
 }
 
 impl<R> Tee<R> {
-    /// Goes on in a temporary file, which gets what was written down so far. `why` says what makes that necessary.
+    /// Moves the copy to a temporary file. `why` is the reason, for messages.
     pub(super) fn move_to_file(&mut self, label: &str, why: &str) -> Result<()> {
         let Output::Memory(bytes) = &self.output else {
             return Ok(());
@@ -238,12 +238,12 @@ impl<R> Tee<R> {
         Ok(())
     }
 
-    /// How much was written down.
+    /// Number of bytes copied.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// How much of it is in memory.
+    /// Number of copied bytes in memory.
     pub(super) fn in_memory(&self) -> u64 {
         match &self.output {
             Output::Memory(bytes) => bytes.len() as u64,
@@ -251,12 +251,12 @@ impl<R> Tee<R> {
         }
     }
 
-    /// Ends writing down, and gives out what was.
+    /// Stops copying, and returns the copy.
     pub(super) fn take(&mut self) -> Output {
         std::mem::take(&mut self.output)
     }
 
-    /// Reads back what was written down.
+    /// Reads from the copy.
     pub(super) fn read_back(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         match &self.output {

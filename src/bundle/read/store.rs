@@ -33,7 +33,7 @@ pub(super) struct Store {
     bad: Mutex<HashMap<Digest, usize>>,
     /// Blobs of which the bytes at the known place were found to have their digest.
     sound: HashSet<Digest>,
-    /// Blobs that stand behind links which cannot be followed, and why.
+    /// Blobs behind links that cannot be followed, with the reason.
     refused: BTreeMap<Digest, String>,
     /// Manifests that were made here.
     built: HashMap<Digest, Bytes>,
@@ -69,13 +69,13 @@ impl Store {
         self.place(digest)?.read_at(offset, buffer)
     }
 
-    /// The open file that a blob stands in, and its offset there.
+    /// The open file that holds a blob, and the offset of the blob in it.
     pub(super) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
         let place = self.blobs.get(digest).filter(|_| !self.built.contains_key(digest))?;
         Some((place.source.file()?, place.offset))
     }
 
-    /// What is left of the memory of this run.
+    /// The memory budget of this run.
     pub(super) fn budget(&self) -> &Budget {
         self.documents.budget()
     }
@@ -98,12 +98,12 @@ impl Store {
         self.blobs.keys()
     }
 
-    /// Where a blob stands that was not made here.
+    /// The place of a blob that is in a file.
     pub(super) fn blob(&self, digest: &Digest) -> Option<&Place> {
         self.blobs.get(digest)
     }
 
-    /// Puts down where a blob stands, if that is not known.
+    /// Adds the place of a blob, unless one is known.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many.
@@ -130,7 +130,7 @@ impl Store {
         self.refused.get(digest).map(String::as_str)
     }
 
-    /// Puts down where a blob stands whose bytes were hashed there, before any other place that is known.
+    /// Adds the place of a blob whose bytes were hashed, in front of every place that is known.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many.
@@ -256,7 +256,7 @@ impl Store {
         sound
     }
 
-    /// Where a blob stands, for messages.
+    /// The place of a blob, for messages.
     pub(super) fn describe(&self, digest: &Digest) -> String {
         match self.place(digest).ok() {
             Some(place) => place.describe(&blob_path(digest)),

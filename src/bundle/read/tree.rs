@@ -85,7 +85,7 @@ fn recorded(
             Error::new(Kind::Integrity, what).with_hint("the bundle was edited: get it again, or export it again")
         );
     };
-    // What is absent and not recorded as dropped got lost.
+    // A manifest that is absent and not recorded as dropped got lost.
     let recorded: HashSet<&Digest> = record.dropped.iter().map(|dropped| &dropped.digest).collect();
     let lost = dropped.iter().map(|dropped| &dropped.digest);
     walk.missing

@@ -27,7 +27,7 @@ const LEFT_OUT: u64 = 512;
 /// Number of wrong sizes that are told one by one.
 const MAX_WRONG: usize = LISTED;
 
-/// What is known so far.
+/// The manifests that were read so far, and the faults that were found.
 pub(super) struct Walk<'a> {
     store: &'a Store,
     /// Every manifest that was read.
@@ -45,7 +45,7 @@ pub(super) struct Walk<'a> {
     /// Image configs by digest.
     pub(super) configs: BTreeMap<Digest, Bytes>,
     configs_size: usize,
-    /// What image configs say, by the digest of their manifest.
+    /// Platforms in image configs, by the digest of their manifest.
     pub(super) platforms: HashMap<Digest, Platform>,
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Helpers {
 /// The name of a helper and the server that it is asked for.
 type Question = (String, String);
 
-/// What came of asking, kept: what the helper has, or what went wrong.
+/// The answer of a helper: a credential, or an error.
 type Answer = std::result::Result<Has, Failure>;
 
 /// What a helper has for a server.

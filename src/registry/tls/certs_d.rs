@@ -12,7 +12,7 @@ use crate::text::quote;
 /// Docker Hub may be named in any of its ways.
 const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "registry-1.docker.io", "index.docker.io"];
 
-/// What is there for one host.
+/// The files for one host.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct HostFiles {
     /// Certificate authorities, from all folders of the host.

@@ -156,7 +156,7 @@ fn server_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Verifier> {
     let mut roots = RootCertStore::empty();
-    // One that cannot be used does not spoil the others. Those named for this run were tried when they were read.
+    // One that cannot be used is skipped. Those named for this run were tried when they were read.
     let trusted: Vec<_> = system
         .iter()
         .cloned()

@@ -27,11 +27,11 @@ pub struct SystemAuthorities {
     loaded: Arc<OnceLock<Loaded>>,
 }
 
-/// What came of reading them.
+/// The authorities that were read, and the faults of reading them.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) certificates: Vec<CertificateDer<'static>>,
-    /// What is wrong with the files and folders that a variable names.
+    /// Faults of the files and folders that a variable names.
     pub(super) faults: Vec<String>,
 }
 

@@ -52,7 +52,7 @@ const SMALLEST_PIECE: u64 = 256 << 10;
 /// Pieces are not larger, however fast the line is.
 const LARGEST_PIECE: u64 = 256 << 20;
 
-/// What is known about a host's uploads.
+/// Limits and speed of a host's uploads, as far as they were found out.
 #[derive(Debug)]
 pub(in crate::registry) struct UploadProfile {
     /// The cheapest strategy that is worth a try.

@@ -1,4 +1,4 @@
-//! What is uploaded, and to which repository.
+//! The blob that is uploaded, and its repository.
 
 use reqwest::{Method, StatusCode, Url};
 
@@ -21,7 +21,7 @@ pub(super) struct BlobTarget<'a> {
     pub(super) repository: &'a str,
     pub(super) descriptor: &'a Descriptor,
     pub(super) scope: Scope,
-    /// What is done, for errors.
+    /// The action in words, for errors.
     pub(super) action: String,
     pub(super) budget: RetryBudget<'a>,
     /// Where the address of a session is kept for the next run, if the blob is worth it.

@@ -17,7 +17,7 @@ pub use request::{Compression, Exported, Output, Report, Request, Reused};
 
 /// Exports images into one bundle.
 ///
-/// Images that fail do not keep the others from being tried; they are in the report. Without
+/// An image that fails is in the report, and all other images are tried. Without
 /// [`allow_partial`](Request::allow_partial) the bundle then stays unfinished, and the same call goes on from there.
 ///
 /// # Errors

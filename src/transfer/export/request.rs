@@ -66,7 +66,7 @@ pub struct Request {
     pub file_system: Option<FileSystem>,
 }
 
-/// What became of an export.
+/// The result of an export.
 #[derive(Debug, Default)]
 pub struct Report {
     /// The images in the bundle, in the order in which they were asked for.
@@ -83,7 +83,7 @@ pub struct Report {
     pub nothing_fetched: bool,
     /// The size of the bundle, in bytes; uncompressed.
     pub size: u64,
-    /// What came from earlier bundles.
+    /// Blobs and bytes that came from earlier bundles.
     pub reused: Reused,
 }
 
@@ -120,7 +120,7 @@ impl Exported {
     }
 }
 
-/// What came from earlier bundles.
+/// Blobs and bytes that came from earlier bundles.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reused {
     /// How many blobs.

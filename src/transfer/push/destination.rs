@@ -104,7 +104,7 @@ pub(crate) fn item(
 /// Otherwise an image without one fails alone.
 ///
 /// # Errors
-/// What is wrong with the name of the first one.
+/// The error of the first name that cannot be used.
 pub(crate) fn check_any_is_usable(images: usize, unusable: Vec<Error>) -> Result<()> {
     if unusable.len() == images
         && let Some(first) = unusable.into_iter().next()

@@ -23,20 +23,20 @@ use crate::progress::{Event, Progress};
 use crate::registry::{Presence, Registry};
 use crate::text::{Warnings, few};
 
-/// What came of a push.
+/// The result of a push.
 pub(crate) struct Ended {
     /// One report per image, in the order in which they were given.
     pub(crate) images: Vec<ImageReport>,
-    /// What is odd about the rest of a bundle in a pipe.
+    /// Warnings about the rest of a bundle in a pipe.
     pub(crate) warnings: Warnings,
-    /// What is wrong with the rest of a bundle in a pipe, whether an image suffered from it or not.
+    /// The fault of the rest of a bundle in a pipe, whether an image failed for it or not.
     pub(crate) bundle_error: Option<Error>,
 }
 
 /// Pushes images to one registry; their names are known not to collide.
 ///
 /// # Errors
-/// Only if the registry cannot be reached at all: what goes wrong with an image stands in its report.
+/// Only if the registry cannot be reached at all: a failure of an image is in its report.
 pub(crate) async fn push(
     items: Vec<PushItem>,
     request: &PushRequest,
@@ -479,7 +479,7 @@ fn missing(lacking: &Lacking) -> Error {
     Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")
 }
 
-/// What would become of a blob. A mount is taken for granted, since it cannot be tried without doing it.
+/// How a blob would get into the repository. A mount is assumed to work, since it cannot be tried without doing it.
 async fn foresee(registry: &Registry, repository: &str, job: &Job) -> Result<Placed> {
     if job.mount_from.is_some() {
         return Ok(Placed::Mounted);

@@ -55,7 +55,7 @@ impl Image {
         false
     }
 
-    /// It will not be there; nothing is said of what it would have been.
+    /// Fails the image; the report no longer says what it would have been.
     fn fail(&mut self, error: &Error) {
         self.alive = false;
         self.report.fail(error.clone());
@@ -75,7 +75,7 @@ pub(super) struct Group {
     pub(super) waiting: usize,
     /// Whether something may still be done for it.
     pub(super) alive: bool,
-    /// What became of its blobs.
+    /// Counts of its blobs.
     pub(super) counts: Counts,
 }
 
@@ -191,7 +191,7 @@ impl Images<'_> {
         }
     }
 
-    /// Tells that an image is there; its warnings stand in the report.
+    /// Reports that an image is at the destination; its warnings are in the report.
     pub(super) fn tell(&mut self, number: usize) {
         let report = &self.list[number].report;
         if self.request.dry_run || report.outcome == Outcome::LeftAlone {
@@ -212,7 +212,7 @@ fn not_tried() -> Error {
     Error::new(Kind::Cancelled, "not pushed, since another image failed before it").with_shared_cause()
 }
 
-/// The report of an image of which nothing was tried.
+/// The report of an image that was not tried.
 pub(super) fn untried(item: &PushItem) -> ImageReport {
     let mut report = ImageReport::new(item);
     report.fail(not_tried());

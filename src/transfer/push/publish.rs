@@ -43,7 +43,7 @@ pub(crate) struct Publisher {
     pub(crate) progress: Progress,
 }
 
-/// What became of it.
+/// What was published, and in which form.
 #[derive(Debug)]
 pub(crate) struct Published {
     pub(crate) digest: Digest,

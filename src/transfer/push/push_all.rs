@@ -18,7 +18,7 @@ pub(crate) enum Slot {
     Item(String),
 }
 
-/// Pushes, and puts the reports of images that could not be pushed between those of the others, in the order of the slots.
+/// Pushes, and returns one report for each slot, in order, also for images that failed before the push.
 pub(crate) async fn push_all(
     items: Vec<PushItem>,
     slots: Vec<Slot>,

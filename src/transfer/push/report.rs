@@ -1,4 +1,4 @@
-//! What came of a push, for people and for `--report`.
+//! The result of a push, for people and for `--report`.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::image::digest::Digest;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
 use crate::text::{Line, Warnings, is_unsafe};
 
-/// What came of a push.
+/// The result of a push.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushReport {
@@ -24,10 +24,10 @@ pub struct PushReport {
     /// Images that a bundle itself says are missing from it, and that no other one has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
-    /// Files and folders that were to be imported and of which nothing could be read.
+    /// Files and folders to import that could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub broken_archives: Vec<ArchiveReport>,
-    /// What is odd about the bundles, though it hinders nothing.
+    /// Warnings about the bundles.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub warnings: Warnings,
     /// What is wrong with a bundle that came out of a pipe, where that was found behind its images. What is told of the
@@ -78,7 +78,7 @@ impl PushReport {
     }
 }
 
-/// A file or folder of which nothing could be read.
+/// A file or folder that could not be read.
 #[derive(Debug, Clone, Serialize)]
 pub struct ArchiveReport {
     /// Its path.
@@ -87,7 +87,7 @@ pub struct ArchiveReport {
     pub error: Error,
 }
 
-/// What came of one image.
+/// The result for one image.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageReport {
@@ -96,7 +96,7 @@ pub struct ImageReport {
     /// The name at the destination; nothing where the image did not get that far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
-    /// What came of it.
+    /// How it ended.
     pub outcome: Outcome,
     /// The digest that the source has under its name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,7 +245,7 @@ pub(crate) fn bytes_of_lists(tree: &ImageTree) -> u64 {
     platforms.chain(left_out).sum::<usize>() as u64
 }
 
-/// What came of an image.
+/// How an image ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Outcome {

@@ -61,13 +61,13 @@ pub struct PushRequest {
     pub verify_existing: bool,
     /// Overrides what was chosen for an index that lost platforms.
     pub index: Option<IndexMode>,
-    /// Only asks what is there already, and changes nothing.
+    /// Only asks what the registry has, and changes nothing.
     pub dry_run: bool,
-    /// Stops at the first image that fails instead of trying the others.
+    /// Stops at the first image that fails.
     pub fail_fast: bool,
     /// The first pause before the registry is asked again for what it has just accepted; each further one is twice as long.
     pub pause: Duration,
-    /// Where a blob that comes out of a pipe is put away when it may have to be sent again; without it, it is not.
+    /// Folder in which blobs out of a pipe are spooled that may have to be sent again. `None`: they are not spooled.
     pub temp_dir: Option<PathBuf>,
     /// How much of a bundle in a pipe is in memory at a time, in bytes; [`Self::LEAST_BUFFER`] at least.
     pub buffer: u64,
@@ -188,7 +188,7 @@ impl fmt::Display for Mapping {
 
 /// Where the blobs of a push come from.
 pub(crate) trait BlobOrigin: BlobSource {
-    /// Where a blob stands, for error messages.
+    /// The place of a blob, for error messages.
     fn describe(&self, digest: &Digest) -> String;
 
     /// What a user can do about a blob that has other bytes than its digest promises.

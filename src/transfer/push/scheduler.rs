@@ -56,7 +56,7 @@ pub(crate) struct Need {
     pub(crate) groups: Vec<usize>,
 }
 
-/// Memory in bytes that is taken for a blob that has to be in place somewhere, here and where it comes from.
+/// Memory in bytes that a blob takes which some repository needs, in this scheduler and in its source.
 const WORK: u64 = 640;
 
 /// Memory in bytes that is taken for each repository that needs a blob, in a list that has grown.
@@ -195,7 +195,7 @@ impl Lacking {
     }
 }
 
-/// What came of sorting demands into works.
+/// The result of sorting demands into works.
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
     /// What each group waits for.

@@ -75,7 +75,7 @@ pub(crate) async fn missing_below(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// What is to be done about an image.
+/// The action for an image, after a look at its tag.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TagAction {
     /// It is there.

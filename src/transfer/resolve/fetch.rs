@@ -21,7 +21,7 @@ use crate::lock::Mutex;
 use crate::registry::Presence;
 use crate::transfer::sources::Repository;
 
-/// What was fetched, and the right to fetch more.
+/// The documents that were fetched, and the permits to fetch more.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     /// Bounds requests of all images together, since each image also fetches its children side by side.

@@ -85,7 +85,7 @@ impl<'a> Builder<'a> {
         Ok(manifest.descriptor().clone())
     }
 
-    /// What is worth telling of the images that were made.
+    /// Warnings about the images that were made.
     pub(in crate::bundle::read) fn warnings(&self) -> Warnings {
         self.configs.warnings()
     }
@@ -115,7 +115,7 @@ impl<'a> Builder<'a> {
     fn layer(&mut self, path: &str, diff_id: &Digest, store: &mut Store) -> Result<Descriptor> {
         let place = resolve(self.archive, path, store)?;
         let key = (place.source.label().to_owned(), place.offset);
-        // What is wrong with it as well: a list may name one bad layer many times.
+        // Errors are kept as well: a list may name one bad layer many times.
         let (layers, beyond) = (&mut self.layers, &mut self.beyond);
         let layer = remembered(
             layers

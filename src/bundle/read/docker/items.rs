@@ -35,7 +35,7 @@ const MAX_PATHS: usize = 200_000;
 /// One image of `manifest.json`.
 #[derive(Debug, Clone)]
 pub(in crate::bundle::read) struct Item {
-    /// Where it stands in the list, counted from 0.
+    /// Its position in the list, from 0.
     pub(in crate::bundle::read) place: usize,
     /// Where the config is.
     pub(in crate::bundle::read) config: String,
@@ -126,7 +126,7 @@ pub(in crate::bundle::read) struct Items {
     lookup: OnceCell<Lookup>,
 }
 
-/// Where items stand in the list, first ones first.
+/// The positions of items in the list, in order.
 #[derive(Debug, Default)]
 struct Lookup {
     by_name: HashMap<Reference, usize>,

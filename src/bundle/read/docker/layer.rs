@@ -1,4 +1,4 @@
-//! What a layer in Docker's own format is: its digest as it stands there, and that of its content.
+//! What a layer in Docker's own format is: the digest of its bytes in the archive, and that of its uncompressed content.
 
 use std::io::{self, Read};
 
@@ -21,7 +21,7 @@ pub(in crate::bundle::read) const BEYOND: u64 = 64 << 30;
 /// A layer, read through once.
 #[derive(Debug, Clone)]
 pub(in crate::bundle::read) struct Layer {
-    /// The bytes as they stand there.
+    /// The bytes as they are in the archive.
     pub(in crate::bundle::read) descriptor: Descriptor,
     /// The digest of the uncompressed tar.
     pub(in crate::bundle::read) diff_id: Digest,

@@ -48,7 +48,7 @@ impl<'a> Configs<'a> {
         Ok((place, digest))
     }
 
-    /// What is worth telling of the configs that were found.
+    /// Warnings about the configs that were found.
     pub(in crate::bundle::read) fn warnings(&self) -> Warnings {
         let label = quote(&self.archive.label);
         let one = |(name, digest): (&String, &Digest)| {

@@ -20,7 +20,7 @@ use crate::image::media_type;
 use crate::image::reference::Reference;
 use crate::text::{Warnings, quote};
 
-/// Reads an archive in Docker's own format. An image that is not whole, or has no name, does not keep the others back.
+/// Reads an archive in Docker's own format. An image that is not whole or has no name fails alone.
 pub(in crate::bundle::read) fn read_items(
     archive: &mut Archive,
     store: &mut Store,
@@ -111,7 +111,7 @@ pub(in crate::bundle::read) fn rebuild_contradicted(
             None => match known.get(&image.root) {
                 Some(sound) => sound.clone(),
                 None => {
-                    // What cannot be read is found again, and told of this image alone, when its tree is built.
+                    // A blob that cannot be read fails this image alone, when its tree is built.
                     let sound = soundness(store, &image.root).unwrap_or(Soundness::Sound);
                     known.entry(image.root.clone()).or_insert(sound).clone()
                 }
@@ -153,7 +153,7 @@ pub(in crate::bundle::read) fn rebuild_contradicted(
     archive.warnings.append(warnings);
 }
 
-/// What is to be said of an OCI manifest.
+/// Warnings about an OCI manifest.
 #[derive(Clone)]
 enum Soundness {
     /// Everything that can be seen fits.

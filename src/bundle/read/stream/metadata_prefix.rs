@@ -25,7 +25,7 @@ const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", record::MEMBER];
 /// The largest document that a front has, in bytes; no other document may be as large as the record.
 const MAX_DOCUMENT: u64 = record::MAX_SIZE;
 
-/// What is known of a front.
+/// The documents and manifests of a front, as far as they were read.
 #[derive(Debug, Default)]
 pub(in crate::bundle::read) struct MetadataPrefix {
     documents: HashMap<String, (u64, u64)>,

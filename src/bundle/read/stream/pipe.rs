@@ -44,7 +44,7 @@ pub(in crate::bundle::read) fn open(
             unpack("zstd -dc --long=27")
         ));
     }
-    // What is parsed of it needs room as well.
+    // The parsed documents need room as well.
     let max_front = MAX_FRONT.min(store.budget().left() / 2);
     let too_long = format!(
         "it comes from a pipe, and not all of its manifests and configs are among its first {} MiB",
@@ -107,7 +107,7 @@ pub struct Incoming {
     label: String,
     /// Gone when the end was reached.
     pass: Option<Pass<'static>>,
-    /// What came of them by name, with their digests.
+    /// Their digests, by name.
     documents: HashMap<String, Digest>,
     seen: HashSet<Digest>,
     /// The first member that is no part of an image, and how many there are.
@@ -175,7 +175,7 @@ impl Incoming {
         self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
     }
 
-    /// What is odd about the archive, and members that were passed over since they are no part of an image; complete at the
+    /// Warnings about the archive, and about members that belong to no image; complete at the
     /// end.
     pub fn warnings(&self) -> Warnings {
         let label = quote(&self.label);

@@ -1,4 +1,4 @@
-//! What is done to the unfinished file before blobs are fetched, and again where images turn out to fail.
+//! Prepares the unfinished file: before blobs are fetched, and again after images failed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -101,7 +101,7 @@ pub(super) fn slots_after(plan: &Plan, failures: &Failures) -> Vec<OldSlot> {
     })
 }
 
-/// What is done to the file before blobs are fetched.
+/// Prepares the file before blobs are fetched.
 pub(super) struct Prepare {
     pub(super) partial: Arc<Partial>,
     pub(super) plan: Arc<Plan>,
@@ -146,19 +146,19 @@ fn write_front(partial: &Partial, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// What is done to the file when blobs of some images could not be fetched.
+/// Prepares the file again when blobs of some images could not be fetched.
 pub(super) struct Replan {
     pub(super) partial: Arc<Partial>,
     /// The plan without them.
     pub(super) plan: Plan,
-    /// The slots of the plan so far, and what is there of each.
+    /// The slots of the plan so far, with the bytes that are written.
     pub(super) old: Vec<OldSlot>,
     pub(super) header: Header,
     pub(super) new: Header,
 }
 
 impl Replan {
-    /// Moves what is there to its place in the plan without them.
+    /// Moves the written bytes to their places in the plan without these images.
     pub(super) fn run(self) -> Result<Plan> {
         let Self { partial, plan, .. } = &self;
         relocate_blobs(partial, &self.header, plan, &self.old)?;

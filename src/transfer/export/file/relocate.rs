@@ -1,4 +1,4 @@
-//! Moves what is there of each blob to where a plan wants it, inside the file.
+//! Moves the written bytes of each blob to their place in a plan, inside the file.
 //!
 //! The bytes of a blob are where the plan of an earlier run put them, or the plan of this run before an image failed. Each move
 //! is told to the journal, so that a kill in the middle of them costs no more than the one blob that is on its way.
@@ -15,7 +15,7 @@ use crate::image::digest::Digest;
 /// How much is moved at a time.
 const MOVE: usize = 1 << 20;
 
-/// What was moved is made durable each time that this many bytes were.
+/// Number of moved bytes after which they are made durable.
 const SYNC_STEP: u64 = 128 << 20;
 
 /// A blob that the new plan has too, by its number in both.
@@ -27,12 +27,12 @@ struct Move {
     target: u64,
 }
 
-/// Moves what is there, and says what that is, by the number of the slot in the plan. `header` is that of a journal of the old
-/// places, which is in force until the caller writes one of the new places.
+/// Moves the written bytes, and returns which bytes each slot of the plan has, by its number. `header` is for the journal of
+/// the old places, which is valid until the caller writes one of the new places.
 ///
 /// Both layouts have their blobs in the same order, so a blob that moves up never meets one before it that moves down, nor
 /// the other way round: moving up from the last to the first, then down from the first to the last, overwrites nothing that
-/// is still to be moved. A blob whose order did change is given up.
+/// is still to be moved. A blob whose order did change is fetched again.
 pub(super) fn relocate_blobs(
     partial: &Partial,
     header: &Header,
@@ -102,8 +102,8 @@ impl Mover<'_> {
         self.order(moves)?.into_iter().try_for_each(|mv| self.one(mv))
     }
 
-    /// Takes back what the journal says of all that does not go along, which may be overwritten by what does, and gives the
-    /// moves in the order in which none overwrites another.
+    /// Removes from the journal the slots that are not moved, since moves may overwrite them, and returns the moves in an
+    /// order in which none overwrites another.
     fn order(&self, moves: &[Move]) -> Result<Vec<Move>> {
         let along: HashSet<usize> = moves.iter().map(|mv| mv.from).collect();
         for number in (0..self.old.len()).filter(|number| !along.contains(number)) {
@@ -141,7 +141,7 @@ impl Mover<'_> {
     }
 }
 
-/// Moves what is there of a slot, and says how much that is. Source and target may overlap.
+/// Moves the written bytes of a slot, and returns their number. Source and target may overlap.
 fn shift(partial: &Partial, slot: &OldSlot, to: u64) -> Result<u64> {
     let up = to > slot.offset;
     let mut buffer = vec![0; MOVE];

@@ -2,7 +2,7 @@
 //!
 //! A blob is hashed from front to back. A large one is fetched in parts, one after the other by the worker that opened it,
 //! which hashes what it writes. When connections are idle, other workers take parts of it; then the worker that holds the
-//! hasher hashes what the others have written, by reading it back while it is still in the page cache.
+//! hasher hashes the parts of other workers, by reading them back while they are still in the page cache.
 
 use std::ops::Range;
 
@@ -171,7 +171,7 @@ impl Slot {
         self.state.lock().earlier.take()
     }
 
-    /// What is absent.
+    /// The absent ranges.
     pub(super) fn gaps(&self) -> Vec<Range<u64>> {
         self.state.lock().written.gaps(self.size())
     }
@@ -204,7 +204,7 @@ impl Slot {
         (mode, state.wrong)
     }
 
-    /// The registry does not go on in the middle of a part: later requests read over what is there.
+    /// Notes that the registry serves no ranges: later requests skip the bytes that are written.
     pub(super) fn set_ranges_refused(&self) {
         self.state.lock().ranges_refused = true;
     }
@@ -240,7 +240,7 @@ impl Slot {
         state.hashed = hashed;
     }
 
-    /// Compares the digest once every byte is hashed and no worker is at work; `None` before that. Wrong bytes of a registry
+    /// Compares the digest once every byte is hashed and no worker has a part; `None` before that. Wrong bytes of a registry
     /// are fetched again until the blob was wrong `max_wrong` times.
     pub(super) fn verdict(&self, max_wrong: usize) -> Option<Verdict> {
         let mut state = self.state.lock();

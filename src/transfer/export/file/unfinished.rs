@@ -25,9 +25,9 @@ pub(super) struct Unfinished {
     pub(super) pins: HashMap<Reference, Digest>,
     /// Manifests that need not be fetched.
     pub(super) manifests: Vec<Arc<RawManifest>>,
-    /// Blobs of which something is there.
+    /// Blobs of which the file has some bytes.
     pub(super) slots: Vec<OldSlot>,
-    /// How many bytes stand before them.
+    /// Number of bytes before the blobs.
     pub(super) front: u64,
     /// The media types of manifests whose bytes do not tell them.
     pub(super) types: BTreeMap<Digest, String>,

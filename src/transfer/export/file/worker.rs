@@ -48,7 +48,7 @@ pub(super) struct Filling {
     pub(super) sparse: bool,
 }
 
-/// What came of filling.
+/// The result of filling.
 #[derive(Debug, Default)]
 pub(super) struct Filled {
     /// The blobs that could not be fetched.
@@ -56,10 +56,10 @@ pub(super) struct Filled {
     pub(super) reused: Reused,
 }
 
-/// Fills every slot of a plan. `written` says what is there of each, by its number; all of it is hashed again.
+/// Fills every slot of a plan. `written` has the bytes that are in the file, by the number of their slot; they are hashed again.
 ///
 /// # Errors
-/// A failure of the output, which ends everything. Blobs that cannot be had are returned; the others are in place.
+/// A failure of the output, which ends everything. Blobs that cannot be fetched are returned; all other blobs are in place.
 pub(super) async fn fill(filling: Filling, mut written: HashMap<usize, Ranges>) -> Result<Filled> {
     let slots = filling.plan.blobs().iter().enumerate().map(|(number, place)| {
         let there = written.remove(&number).unwrap_or_default();
@@ -156,7 +156,7 @@ impl Workers {
             let mut chunk = match stream.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break Ok(()),
-                // The connection broke, and the registry does not serve the rest alone: the next turn reads over what is there.
+                // The connection broke, and the registry serves no ranges: the next request skips the written bytes.
                 Err(error) if refused(&error) => {
                     slot.set_ranges_refused();
                     break Ok(());

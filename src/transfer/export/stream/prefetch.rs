@@ -50,12 +50,12 @@ pub(super) struct Prefetcher {
     pub(super) progress: Progress,
     /// Tells readers that wait for room to give their connections back.
     pub(super) give_way: Notify,
-    /// What came from earlier bundles so far.
+    /// Blobs and bytes that came from earlier bundles so far.
     pub(super) reused: Mutex<Reused>,
 }
 
 impl Prefetcher {
-    /// What came from earlier bundles so far.
+    /// Blobs and bytes that came from earlier bundles so far.
     pub(super) fn reused(&self) -> Reused {
         *self.reused.lock()
     }

@@ -22,7 +22,7 @@ pub(super) struct Writer {
 
 enum Step {
     Bytes(Bytes),
-    /// All is there: what a compressor holds back is written, and its trailer.
+    /// Finishes the stream: writes what the compressor still holds, and its trailer.
     End,
 }
 

@@ -1,6 +1,6 @@
 //! One blob on its way from a pipe: taken as it arrives, read by its upload at the same time, and forgotten piece by piece
 //! behind the upload. What was read last is kept for a while, so that a broken upload can go on from where the registry is;
-//! where more may be needed again, what leaves memory is put away in a temporary file.
+//! where more may be needed again, bytes that leave memory are spooled to a temporary file.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, OnceLock, PoisonError};
@@ -22,8 +22,8 @@ pub(crate) const PIECE: usize = 256 << 10;
 /// Maximum number of bytes of one blob in memory; a blob that is not larger is kept as a whole.
 pub(crate) const WINDOW: u64 = PushRequest::LEAST_BUFFER;
 
-/// Bytes that were read are forgotten only while no more than this waits to be read: what is left of the window keeps the
-/// bytes that may be on the wire, and would be gone if the connection broke.
+/// Maximum number of unread bytes while read bytes are still evicted. The rest of the window keeps read bytes, which may be on
+/// the wire and are needed again if the connection breaks.
 const AHEAD: u64 = 2 << 20;
 
 /// A blob that arrives or has arrived.
@@ -31,7 +31,7 @@ pub(crate) struct BlobBuffer {
     place: String,
     size: u64,
     window: Mutex<Window>,
-    /// The bytes before the window, where they are put away.
+    /// The bytes before the window, if they are spooled.
     spool: Spool,
     /// Told when the upload has read on.
     moved: Condvar,
@@ -127,7 +127,7 @@ impl BlobBuffer {
     /// before are not to be read any more.
     ///
     /// # Errors
-    /// [`Kind::Io`] if they have been forgotten, or were put away and cannot be read.
+    /// [`Kind::Io`] if they are neither in memory nor spooled, or cannot be read from the spool.
     pub(crate) fn stream(self: &Arc<Self>, offset: u64) -> Result<BlobStream> {
         {
             let mut window = self.window.lock();
@@ -183,9 +183,9 @@ impl BlobBuffer {
         );
         match self.spool.failure() {
             None => Error::new(Kind::Io, gone).with_hint(
-                "run the import again, which leaves out what is there already, or import the bundle as a file",
+                "run the import again, which skips the blobs that the registry has already, or import the bundle as a file",
             ),
-            Some(why) => Error::new(Kind::Io, format!("{gone}; they could not be put away: {why}")).with_hint(
+            Some(why) => Error::new(Kind::Io, format!("{gone}; they could not be spooled: {why}")).with_hint(
                 "save the bundle to a file and import that, or set TMPDIR to a directory with room for the blob",
             ),
         }

@@ -2,7 +2,7 @@
 //!
 //! A thread reads the pipe from front to end, at most [`PushRequest::buffer`] bytes ahead of the registry. A blob that is wanted is handed
 //! to its upload as it arrives; one that fits into a window of memory is kept until nothing is left to do with it, of a
-//! larger one only the last bytes are. A larger one that several repositories need is put away in a temporary file as it
+//! larger one only the last bytes are. A larger one that several repositories need is spooled to a temporary file as it
 //! leaves memory, unless the registry has shown that it mounts blobs. All others are read over. The engine starts on a blob
 //! when its first bytes are here, never before, and says when it is done in all repositories; then it is
 //! forgotten.
@@ -81,7 +81,7 @@ impl PipeFeed {
         self.kept.clone()
     }
 
-    /// Whether a blob stands in the front, and need not be waited for.
+    /// Whether a blob is in the front of the bundle, so that it need not be waited for.
     pub(crate) fn in_front(&self, blob: &Descriptor) -> bool {
         self.front.size_of(&blob.digest).is_some()
     }
@@ -112,7 +112,7 @@ impl PipeFeed {
             temp_dir: request.temp_dir.clone(),
             progress: progress.clone(),
         };
-        // A thread of its own: a read from a pipe cannot be called off, and must not hold up the runtime's end.
+        // A thread of its own: a read from a pipe cannot be cancelled, and must not delay the end of the runtime.
         std::thread::Builder::new()
             .name("pipe".to_owned())
             .spawn(move || feeder.run())
@@ -231,7 +231,7 @@ impl Feeder {
                 state.wanted.remove(&blob.digest)
             };
             let Some(sizes) = sizes else { continue };
-            // Of a blob whose size no manifest states, nothing is of use but the size.
+            // If no manifest states this size, only the size is of use, for the error.
             let stated = sizes.iter().find(|(size, _)| *size == blob.size);
             let Some((_, repositories)) = stated.filter(|_| self.needed) else {
                 let _ = self.sender.send(FeedEvent::Blob(blob.digest, blob.size));

@@ -1,5 +1,5 @@
-//! A place for the bytes of a blob that have left memory and may be needed again: a temporary file without a name, which is
-//! gone when the blob is done with, however the process ends.
+//! A temporary file for the bytes of a blob that have left memory and may be needed again. It has no name, so that it is gone
+//! when the blob is done, however the process ends.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,25 +13,24 @@ use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
 use crate::text::Line;
 
-/// The bytes of a blob from its start on, as far as they were put away.
+/// The bytes of a blob from its start on, as far as they were spooled.
 pub(crate) struct Spool(Mutex<State>);
 
 enum State {
-    /// Nothing is put away.
+    /// Nothing is spooled.
     Off,
     On(Arc<File>),
-    /// It was to be, and this is why it is not.
+    /// Spooling failed, with the reason.
     Failed(Line),
 }
 
 impl Spool {
-    /// Puts nothing away.
+    /// Spools nothing.
     pub(crate) fn off() -> Self {
         Self(Mutex::new(State::Off))
     }
 
-    /// A new file in this folder. Where there can be none, that is only told when the bytes are asked for: most registries
-    /// never let it come to that.
+    /// Spools to a new file in this folder. A failure is reported only when the bytes are needed, which is rare.
     pub(crate) fn in_folder(folder: Option<&Path>) -> Self {
         Self(Mutex::new(match folder {
             None => State::Off,
@@ -55,12 +54,12 @@ impl Spool {
         }
     }
 
-    /// Whether what was put away can be had again.
+    /// Whether the spooled bytes can be read.
     pub(crate) fn is_on(&self) -> bool {
         matches!(*self.0.lock(), State::On(_))
     }
 
-    /// Puts the next bytes away. If that fails, all of them are let go of at once: the room is better left to others.
+    /// Spools the next bytes. If that fails, all spooled bytes are given up at once, to free the disk.
     pub(crate) fn put(&self, bytes: &Bytes) {
         let Some(file) = self.file() else { return };
         if let Err(e) = (&*file).write_all(bytes) {
@@ -80,7 +79,7 @@ impl Spool {
         })
     }
 
-    /// Why nothing is put away, where it was to be.
+    /// Why spooling failed.
     pub(crate) fn failure(&self) -> Option<Line> {
         match &*self.0.lock() {
             State::Failed(why) => Some(why.clone()),
