@@ -143,21 +143,18 @@ impl Journal {
     /// Makes everything written so far durable by `sync`, and notes it. Others go on writing meanwhile; what they write is
     /// not covered.
     pub(crate) fn synced(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        let covered = self.lock().count;
+        // Counted before the sync: a line that is appended during the sync may name bytes that it did not cover.
+        let covered = self.file.lock().count;
         sync()?;
         self.append(&format!("s {covered}\n"))?;
         let failed = |e| write_failed(&self.path, e, true);
-        let file = self.lock().file.try_clone().map_err(failed)?;
+        let file = self.file.lock().file.try_clone().map_err(failed)?;
         file.sync_data().map_err(failed)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
-        self.file.lock()
     }
 
     /// One `write` call per line, so that a line is there as a whole or, at the very end, cut short.
     fn append(&self, line: &str) -> Result<()> {
-        let mut lines = self.lock();
+        let mut lines = self.file.lock();
         lines.count += 1;
         lines
             .file

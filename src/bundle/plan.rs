@@ -124,6 +124,7 @@ impl Plan {
             }
         }
         let mut missing = extras.missing.clone();
+        // Sorted, as everything in the plan: the order of failures must not change the bytes of a bundle.
         missing.sort_by(|a, b| a.reference.cmp(&b.reference));
         let record = Record {
             format_version: FORMAT_VERSION,
@@ -168,6 +169,7 @@ impl Plan {
             )
         };
         let mut blobs = Vec::new();
+        // Offsets are known before the first byte is fetched, so that blobs can be written in any order.
         for blob in blobs_in_order(&trees)? {
             if manifests.contains_key(&blob.digest) {
                 // A manifest that another one names as a layer is in the front already.
@@ -183,6 +185,7 @@ impl Plan {
                 .offset
                 .checked_add(slot.blob.size)
                 .and_then(|end| end.checked_add(slot.padding()))
+                // The kernel counts offsets in signed numbers.
                 .filter(|end| i64::try_from(*end).is_ok())
                 .ok_or_else(too_large)?;
             blobs.push(slot);

@@ -123,6 +123,7 @@ fn open(name: &JournalName) -> Result<(BufReader<File>, Header)> {
         Error::new(Kind::Malformed, why).with_source(e)
     };
     let Version { journal_version } = serde_json::from_slice(&line).map_err(malformed)?;
+    // Checked before the rest of the header, which another version may write differently.
     if journal_version != VERSION {
         let why = format!("journal `{shown}` was written by another version");
         return Err(Error::new(Kind::Unsupported, why));

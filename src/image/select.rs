@@ -301,7 +301,9 @@ impl Walk<'_> {
             actions.push(fate);
         }
         self.drop_orphaned_attestations(&index.entries, &mut actions, &mut level, first_kept);
+        // An index that lists nothing has lost nothing: it is carried as it is.
         level.lost_all = !actions.is_empty() && actions.iter().all(|fate| *fate == EntryAction::Drop);
+        // Rewritten only in the last round: before that the actions are not final.
         if self.needs.is_empty() && !level.lost_all && actions.iter().any(|fate| *fate != EntryAction::Keep) {
             let bytes = filter::rewrite(raw.bytes(), &actions)?;
             level.filtered = Some(Arc::new(RawManifest::new(bytes.into(), Some(raw.media_type()), None)?));

@@ -184,6 +184,7 @@ impl Authenticator {
     }
 
     async fn bearer(&self, need: &Need<'_>, bearer: &Bearer, zone: Zone) -> Result<HeaderValue> {
+        // A token for more than is needed saves a request to the token server.
         if let Some(header) = self.wider(need) {
             return Ok(header);
         }
@@ -258,6 +259,7 @@ impl Authenticator {
         let refused = match &slot.without_login {
             Some(error) => error.clone(),
             None => {
+                // One attempt at a time until a login was accepted: several wrong ones at once could lock the account.
                 let _alone = self.logins.prove(login).await;
                 match self.logins.given_up(login) {
                     Some(error) => error,

@@ -73,6 +73,8 @@ impl<F: Forward> Scanner<F> {
 
     /// The next member; `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Member>> {
+        // Extended headers describe the member that follows. Two that could contradict each other are refused, since readers
+        // differ in which one counts.
         let mut pax: Option<Pax> = None;
         let mut long_name: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
@@ -118,6 +120,7 @@ impl<F: Forward> Scanner<F> {
                 Announces::GlobalPax => {
                     let body = self.extension(start, size)?;
                     let found = header::pax(&body).map_err(|why| self.fault(start, why))?;
+                    // Tools write comments and times into global headers. A name or a size in one would change every member.
                     if found != Pax::default() {
                         return Err(self.fault(start, "a global pax header that sets a name or a size"));
                     }

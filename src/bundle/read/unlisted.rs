@@ -40,6 +40,7 @@ pub(super) fn add(
     if items.is_empty() {
         return Ok(());
     }
+    // Without all configs below the index no image is known to be missing from it.
     let Some(configs) = configs_below(store, listed) else {
         return Ok(());
     };
@@ -70,6 +71,7 @@ pub(super) fn add(
             contradictory.push(item.label());
             continue;
         }
+        // Looked for only once an image needs it: every small blob is read for that.
         let stored = stored.get_or_insert_with(|| manifests_by_config(store, listed));
         let root = match config.as_ref().and_then(|config| stored.get(config)) {
             Some(root) => Ok((root.clone(), false)),

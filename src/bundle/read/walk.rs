@@ -95,6 +95,7 @@ impl<'a> Walk<'a> {
     }
 
     fn add(&mut self, graph: &mut Graph, node: &Arc<RawManifest>) -> Result<()> {
+        // An image that lacks a blob counts as absent, so that the selection drops it, and what attests it, in one way.
         let is_complete = self.check_blobs(node)?;
         graph.add(node.clone());
         if let Some(platform) = self.platforms.get(node.digest()) {

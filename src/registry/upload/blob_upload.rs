@@ -202,6 +202,7 @@ impl<'a> Upload<'a> {
             profile.learned(self.strategy);
         }
         if matches!(self.strategy, Strategy::Whole | Strategy::Patch) {
+            // Only bodies of the whole size say something about the limit of a proxy.
             profile.took(self.target.descriptor.size);
         }
         if let Some(saved) = &self.target.saved {

@@ -148,6 +148,7 @@ impl<'a> Sender<'a> {
                 .context
                 .send(&method, &url, headers.clone(), body, Some(&watch), trust)
                 .await;
+            // Asked first: a source that fails ends the body, which the client reports as a broken connection.
             if let Some(error) = self.cursor.failed() {
                 return Err(Setback::NoBytes(error));
             }
@@ -162,6 +163,7 @@ impl<'a> Sender<'a> {
             let own = provenance.own && host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, host.context.options.stall_timeout());
             host.heard(&answer);
+            // The server may read on and discard. A source that cannot be replayed would lose these bytes.
             if !answer.status().is_success() {
                 self.cursor.halt();
             }

@@ -51,6 +51,7 @@ pub(crate) async fn ensure_blob(
     progress: &Progress,
 ) -> Result<Placed> {
     let _in_flight = registry.in_flight(repository);
+    // A HEAD costs less than an upload session that is opened for nothing.
     if way.ask && registry.head_blob(repository, descriptor).await? == Presence::Present(()) {
         return Ok(Placed::Present);
     }

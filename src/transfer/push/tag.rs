@@ -60,6 +60,7 @@ pub(crate) async fn missing_below(
     let missing = |asked: Result<Presence<()>>, digest: &Digest| match asked {
         Ok(Presence::Missing) => Ok(Some(digest.clone())),
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
+        // Any other answer does not show that it is missing, and the tag shows that the image was pushed.
         _ => Ok(None),
     };
     let manifests = stream::iter(tree.pushed().below.iter().cloned())
@@ -115,6 +116,7 @@ pub(crate) fn decide(
                 .with_hint("`--on-existing overwrite` pushes without knowing"));
         }
     };
+    // An earlier run fell back to the filtered index; the registry may take the sparse one now.
     match (&tree.filtered, tree.choice) {
         (Some(filtered), Choice::Sparse)
             if on_existing == OnExisting::Overwrite && other == *filtered.root.digest() =>
@@ -182,6 +184,7 @@ pub(crate) async fn verdicts(
         return Ok(Vec::new());
     };
     let first = match ask(first.clone()).await {
+        // One message for a registry that cannot be reached, instead of one for each image.
         Err(error) if error.kind() == Kind::Network => return Err(error),
         verdict => verdict,
     };

@@ -38,6 +38,7 @@ pub(in crate::bundle::read) fn read_items(
                 continue;
             }
         };
+        // Built before its names are known: a name override may select an image by its digest.
         let built = builder.build(item, store);
         let (mut names, mut unusable) = (
             given.exactly(place, built.as_ref().ok().map(|root| &root.digest)),

@@ -151,6 +151,7 @@ impl Slot {
         let active = state.active.swap_remove(at);
         if active.at < active.end {
             state.pending.push(active.at..active.end);
+            // The first part is taken first: hashing goes from front to back, and the gap before it stays small.
             state.pending.sort_by_key(|part| std::cmp::Reverse(part.start));
             if state.ranges_refused {
                 state.join();
@@ -252,6 +253,7 @@ impl Slot {
         if found == *digest {
             return Some(Verdict::Whole { reused: state.reused });
         }
+        // Inherited bytes are not held against the registry: all bytes are fetched once before a wrong digest counts.
         let verdict = match state.inherited {
             true => Verdict::WrongBefore {
                 from_bundle: state.reused > 0,
@@ -264,6 +266,7 @@ impl Slot {
                 }
             }
         };
+        // Which byte is wrong cannot be known, so nothing is kept.
         if !matches!(verdict, Verdict::WrongFetched { again: false, .. }) {
             state.reset(digest.hasher());
         }
@@ -326,6 +329,7 @@ fn parts(gaps: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
         let mut start = gap.start;
         while start < gap.end {
             let end = match gap.end - start {
+                // A request for a few bytes costs more than it saves.
                 left if left < 2 * PART => gap.end,
                 _ => start + PART,
             };

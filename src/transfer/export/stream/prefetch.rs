@@ -149,6 +149,7 @@ impl Prefetcher {
             let taken = tokio::select! {
                 biased;
                 taken = &mut waiting => taken,
+                // The blob in front waits for bytes: a connection that is only held open could be one that it needs.
                 () = self.give_way.notified() => {
                     if let Origin::Network(stream) = &mut origin {
                         *stream = None;
