@@ -20,7 +20,7 @@ pub(crate) const MAX_QUOTE: usize = 512;
 /// Maximum number of bytes of a [`Line`].
 pub(crate) const MAX_LINE: usize = 4 << 10;
 
-/// How many of several things a message names; the others are counted.
+/// Maximum number of things that a message names; further ones are counted.
 pub const LISTED: usize = 10;
 
 /// How many [`Warnings`] are kept about one thing.
@@ -48,7 +48,7 @@ fn push(out: &mut String, c: char) {
 }
 
 /// A foreign text inside a message: a name, a path, a header. Shown escaped, bytes that are no UTF-8 as `\xff`, and cut to
-/// about [`MAX_QUOTE`] bytes with a count of the others.
+/// about [`MAX_QUOTE`] bytes, followed by the number of bytes that are not shown.
 ///
 /// ```
 /// use docker_mirror::quote;
@@ -217,7 +217,7 @@ impl Serialize for Line {
     }
 }
 
-/// Warnings about one thing: the first [`MAX_WARNINGS`], and then one line that counts the others.
+/// Warnings about one thing: the first [`MAX_WARNINGS`], and then one line with the number of further ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Warnings {
     lines: Vec<Line>,

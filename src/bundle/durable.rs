@@ -1,4 +1,4 @@
-//! What the files of an unfinished bundle have in common.
+//! Errors of writing the files of an unfinished bundle.
 
 use std::io;
 use std::path::Path;

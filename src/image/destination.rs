@@ -52,7 +52,7 @@ impl Destination {
             path.push('/');
         }
         if self.keep_host {
-            // A path component has no `:` and no brackets; two hosts that meet after this are found by `place_all`.
+            // A path component has no `:` and no brackets; two hosts that become one name by this are refused by [`refuse_collisions`].
             let host = source.host().replace(['[', ']'], "").replace(':', "-");
             path.push_str(host.trim_matches(['-', '_', '.']));
             path.push('/');

@@ -1,4 +1,4 @@
-//! The table of contents of one archive or layout directory: what stands where, with no blob read.
+//! The table of contents of one archive or layout directory: the position of each member. No blob is read for it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,20 +17,19 @@ use crate::image::digest::Digest;
 use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 
-/// The names of members that are no blobs may take this much memory together.
+/// Maximum memory in bytes of the names of all members that are no blobs.
 const MAX_NAMES: usize = 16 << 20;
 
-/// Memory in bytes that a member takes that is no blob, beside its name, in a tree of the standard library, whose nodes are
-/// half full at least.
+/// Memory in bytes of a member that is no blob, beside its name: an entry of a B-tree, whose nodes are at least half full.
 const MEMBER: u64 = 2 * (size_of::<String>() + size_of::<Place>()) as u64 + 64;
 
-/// Bytes behind the end of an archive that are looked at: padding is zeros, anything else is worth a warning.
+/// Maximum number of bytes that are read behind the end of an archive: padding is zeros, other bytes are worth a warning.
 const TRAILER: usize = 64 << 10;
 
-/// Links that lead to links: further than this is a loop.
+/// Maximum number of links that lead to each other; more are a loop.
 const MAX_LINKS: usize = 8;
 
-/// The documents that say what an archive holds.
+/// The documents that list the content of an archive.
 pub(super) const DOCUMENTS: [&str; 4] = ["oci-layout", "index.json", ITEMS, record::MEMBER];
 
 /// The document that lists the images of a docker-archive.
@@ -40,14 +39,14 @@ pub(super) const ITEMS: &str = "manifest.json";
 pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
      archive it so (`tar -chf FILE -C FOLDER .`)";
 
-/// What an archive holds, but for its blobs: these go to the [`Store`] that all archives share.
+/// The members of an archive except its blobs, which go to the [`Store`] that all archives share.
 #[derive(Debug)]
 pub(super) struct Archive {
-    /// What messages call it.
+    /// Its name in messages.
     pub(super) label: String,
     /// Every file that is no regular blob, by cleaned name.
     pub(super) files: BTreeMap<String, Place>,
-    /// Links, and where they lead.
+    /// Links with their targets.
     pub(super) links: BTreeMap<String, String>,
     /// Folders in it that hold image layouts, where it is none itself and there are several.
     pub(super) folders: Vec<String>,
@@ -60,9 +59,9 @@ pub(super) struct Archive {
     pub(super) bad_link: Option<Error>,
     /// Files of a folder that cannot be read, such as links that lead out of it, and why.
     pub(super) unreadable: BTreeMap<String, String>,
-    /// What its layers may unpack to beyond the usual.
+    /// Number of bytes that its layers may unpack to beyond the usual ratio.
     pub(super) max_unpacked: u64,
-    /// Names taken up so far.
+    /// Memory in bytes of the names so far.
     names: usize,
 }
 
@@ -238,7 +237,7 @@ impl Archive {
             return match store.blob(&digest) {
                 None => store.add(digest, place),
                 Some(first) if Arc::ptr_eq(&first.source, &place.source) => same_bytes(&name, first, &place),
-                // The same blob in two bundles. Where they disagree, the one that is what its name says is right.
+                // The same blob in two bundles. If their bytes differ, the one that has its digest is right.
                 Some(first) if first.size == place.size => store.add_copy(digest, place),
                 Some(_) => {
                     if !store.is_sound(&digest) {
@@ -295,10 +294,10 @@ impl Archive {
         Ok(())
     }
 
-    /// The content behind a name, through links inside the archive.
+    /// The content of a member, through links inside the archive.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub(super) fn follow(&self, name: &str, store: &Store) -> Result<Place, String> {
         let mut name = name;
         for _ in 0..=MAX_LINKS {
@@ -419,7 +418,7 @@ fn twice(label: &str, name: &str) -> Error {
     )
 }
 
-/// The warning about an archive that just stops.
+/// The warning about an archive without an end mark.
 pub(super) fn unmarked(label: &str) -> String {
     format!(
         "`{}` lacks the blocks that mark its end: it may have been cut off",

@@ -1,4 +1,4 @@
-//! The images of one archive: an OCI image layout (OCI image-spec, image-layout.md) with what may stand beside it.
+//! The images of one archive: an OCI image layout (OCI image-spec, image-layout.md), and Docker's `manifest.json` beside it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
 use crate::text::{few, quote};
 
-/// The one version of the layout that there is.
+/// The only version of the layout.
 const LAYOUT_VERSION: &str = "1.0.0";
 
-/// `oci-layout` has some thirty bytes.
+/// Maximum size in bytes of `oci-layout`, which has some thirty.
 const MAX_LAYOUT: u64 = 64 << 10;
 
-/// Reads what an archive lists. `given` are the names that the user states.
+/// Reads the images that an archive lists. `given` are the names that the user states.
 ///
 /// The OCI layout is what counts where there is one; `manifest.json` serves where there is none, and for an image that
 /// the layout describes wrongly.
@@ -99,7 +99,7 @@ fn take_out_misnamed(archive: &Archive, contents: &mut Contents) {
     }
 }
 
-/// Tells about members that are no part of any image.
+/// Warns of members that belong to no image.
 fn warn_of_others(archive: &mut Archive) {
     let has_items = archive.files.contains_key(items::MEMBER);
     let expected = |name: &str| {
@@ -182,14 +182,14 @@ fn no_archive(archive: &Archive) -> Error {
     error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
 }
 
-/// Where a registry keeps what it holds.
+/// The folder in which a registry keeps its content.
 const REGISTRY: &str = "docker/registry/v2/";
 
 /// What to do about the files of a registry.
 const REGISTRY_HINT: &str =
     "these are the files in which a registry keeps its content: start a registry on them, and export from it";
 
-/// Says of a document that is absent that the archive was cut off, where it was: no other fault needs to be looked for.
+/// Changes the error of an absent document: an archive that was cut off needs no other explanation.
 fn if_cut_off(archive: &Archive, error: Error) -> Error {
     if archive.whole {
         return error;
@@ -241,7 +241,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     for (place, entry) in &entries {
         let (place, digest) = (*place, &entry.descriptor.digest);
         let exact = given.exactly(place, Some(digest));
-        // A name that the user gives to it counts more than what it is said to be.
+        // A name that the user gives takes precedence over the names in the archive.
         match attached::role(entry).filter(|_| exact.is_empty()) {
             Some(Role::Attached(suffix)) => {
                 attached.push(Attached { place, entry, suffix });
@@ -336,7 +336,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     Ok(contents)
 }
 
-/// The images behind an entry that names nothing which can be proved.
+/// The images behind an entry whose digest cannot be proved.
 fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut NameOverrides<'_>) -> Vec<BrokenImage> {
     let mut names = given.exactly(place, None);
     if names.is_empty() {
@@ -358,8 +358,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Takes up an entry under its own name, or under the names that the user gives to this very image. What is wrong with
-    /// it is a fault of this image alone.
+    /// Adds an entry under its own name, or under the names that the user gives to this image. Its faults fail this image
+    /// alone.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many names.
@@ -434,7 +434,7 @@ fn repo_tags(archive: &Archive, store: &Store, items: &Items, entry: &Entry) -> 
     }
 }
 
-/// What the indexes among these entries list themselves.
+/// The entries of the indexes among these entries.
 ///
 /// # Errors
 /// [`Kind::TooLarge`] if that is too much.
@@ -460,7 +460,7 @@ fn manifest(store: &Store, entry: &Entry) -> Option<Arc<RawManifest>> {
     store.manifest(&descriptor.digest, &descriptor.media_type).ok()
 }
 
-/// What a manifest without a name refers to: by its own field, else by containerd's annotation.
+/// The subject of a manifest without a name: by its own field, else by containerd's annotation.
 fn subject(store: &Store, entry: &Entry) -> Option<Digest> {
     let manifest = manifest(store, entry);
     let own = manifest.as_ref().and_then(|manifest| match manifest.view() {

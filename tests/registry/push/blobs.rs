@@ -1,4 +1,4 @@
-//! What an upload is: requests, digests, mounts, refusals.
+//! Uploads of blobs: requests, digests, mounts, refusals.
 
 use super::client::{Broken, Memory, client, fetch, layer, manifest, noise, tag};
 use super::support::fault::{Action, Canned, LocationForm, When};
@@ -292,7 +292,7 @@ async fn redirects_of_uploads() {
             .unwrap();
         assert_eq!(server.count("PUT", "again=1"), 1, "{}", server.transcript());
     }
-    // The others would turn it into a GET.
+    // Other redirects would turn it into a GET.
     for status in [301, 302, 303] {
         for method in ["POST", "PUT"] {
             let (_, error) = refused(

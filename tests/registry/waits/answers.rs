@@ -1,4 +1,4 @@
-//! Answers that are no blobs have a limit in time: tokens, manifests, lists, what is said of errors and of redirects.
+//! Answers that are no blobs have a limit in time: tokens, manifests, lists, bodies of errors, and redirects.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ impl Server {
     /// Starts one that acts as `script` says. After the steps for one request it reads the next one.
     pub(crate) async fn start(script: impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        // The connections inherit it: of what is not read nearly nothing is taken.
+        // The connections inherit it: the system buffers nearly nothing that is not read.
         socket.set_recv_buffer_size(4096).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(64).unwrap();

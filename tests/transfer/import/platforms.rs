@@ -144,7 +144,7 @@ fn linux_in_any_spelling_artifacts_and_single_images_are_taken_as_they_are() {
         let found = registry.store().repository("test/x").unwrap();
         assert_eq!(found.tags["1"], digest, "byte for byte");
     }
-    // Somebody saved just this.
+    // The user who saved it chose this platform.
     let mut layout = Layout::default();
     let config = layout.document(
         docker_mirror::testing::media_type::OCI_CONFIG,
