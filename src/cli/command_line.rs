@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::connection::Shared;
-use super::{export, generate, import, limits, mirror, plugin};
+use super::{diff, export, generate, import, inspect, limits, mirror, plugin, verify};
 
 /// The version, and the commit where it is known.
 const VERSION: &str = env!("DOCKER_MIRROR_VERSION");
@@ -48,6 +48,15 @@ pub(super) enum Command {
     /// Push the images of a file to a registry
     #[command(after_long_help = EXIT_CODES)]
     Import(import::Arguments),
+    /// Show what bundles hold, without a registry
+    #[command(after_long_help = EXIT_CODES, mut_args(local))]
+    Inspect(inspect::Arguments),
+    /// Check every byte of bundles, without a registry
+    #[command(after_long_help = EXIT_CODES, mut_args(local))]
+    Verify(verify::Arguments),
+    /// Show what two bundles differ in, without a registry
+    #[command(after_long_help = EXIT_CODES, mut_args(local))]
+    Diff(diff::Arguments),
     /// Show the remaining pull quota of a registry
     #[command(after_long_help = EXIT_CODES)]
     Limits(limits::Arguments),
@@ -60,6 +69,12 @@ pub(super) enum Command {
     PluginMetadata,
 }
 
+/// Hides what is about registries from the help of a command that contacts none.
+fn local(argument: clap::Arg) -> clap::Arg {
+    let is_remote = argument.get_help_heading() == Some("Connection") || argument.get_id() == "jobs";
+    argument.hide(is_remote)
+}
+
 impl Cli {
     /// The flags that all commands have.
     pub(super) fn shared(&self) -> &Shared {
@@ -67,6 +82,9 @@ impl Cli {
             None => &self.mirror.shared,
             Some(Command::Export(arguments)) => &arguments.shared,
             Some(Command::Import(arguments)) => &arguments.shared,
+            Some(Command::Inspect(arguments)) => &arguments.shared,
+            Some(Command::Verify(arguments)) => &arguments.shared,
+            Some(Command::Diff(arguments)) => &arguments.shared,
             Some(Command::Limits(arguments)) => &arguments.shared,
             Some(Command::Completions(_) | Command::Man(_) | Command::PluginMetadata) => &self.mirror.shared,
         }
@@ -78,6 +96,9 @@ impl Cli {
             Some(Command::Export(arguments)) if !arguments.resumes() => {
                 "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
                  continues where it stopped"
+            }
+            Some(Command::Inspect(_) | Command::Verify(_) | Command::Diff(_)) => {
+                "run the same command again: it begins anew, and nothing was changed"
             }
             _ => "run the same command again: it continues where this run stopped",
         }

@@ -1,7 +1,9 @@
 //! Flags to request, library call, report. The only place that prints, draws bars and reads the environment.
 
+mod bundles;
 mod command_line;
 mod connection;
+mod diff;
 mod environment;
 mod estimate;
 mod export;
@@ -9,11 +11,14 @@ mod failures;
 mod generate;
 mod images;
 mod import;
+mod inspect;
+mod json;
 mod limits;
 mod login;
 mod memory;
 mod mirror;
 mod output;
+mod output_file;
 mod parse;
 mod plugin;
 mod printer;
@@ -23,6 +28,7 @@ mod status;
 mod terminal;
 mod usage;
 mod values;
+mod verify;
 mod wording;
 mod wrong_flags;
 
@@ -241,6 +247,9 @@ async fn run(cli: Cli) -> Result<Outcome> {
         None => cli.mirror.target.clone().reported(mirror::run(cli.mirror)).await,
         Some(Command::Export(arguments)) => export::run(arguments).await,
         Some(Command::Import(arguments)) => arguments.target.clone().reported(import::run(arguments)).await,
+        Some(Command::Inspect(arguments)) => inspect::run(arguments).await,
+        Some(Command::Verify(arguments)) => verify::run(arguments).await,
+        Some(Command::Diff(arguments)) => diff::run(arguments).await,
         Some(Command::Limits(arguments)) => limits::run(arguments).await,
         // Done before, without a runtime.
         Some(Command::Completions(_) | Command::Man(_) | Command::PluginMetadata) => Ok(Outcome::Success),

@@ -131,6 +131,7 @@ impl Display {
             let verb = match self.work {
                 Work::Fetching => "fetching",
                 Work::Pushing => "pushing",
+                Work::Verifying => "verifying",
                 Work::Comparing | Work::Asking => "comparing",
             };
             let blobs = counted(blobs, "blob", "blobs");

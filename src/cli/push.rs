@@ -12,6 +12,7 @@ use docker_mirror::{
     push::{Amount, Form, ImageReport, Mapping, OnExisting, Outcome as Became, PushReport, PushRequest},
     quote,
 };
+use serde::Serialize;
 
 use super::failures::{self, AtOnce};
 use super::output::{self, LeftOutPlatforms, Outcome};
@@ -340,7 +341,7 @@ fn check_report(path: &Path) -> Result<()> {
 }
 
 /// An error without the name of a temporary file, which means nothing to anybody.
-fn bare(error: io::Error) -> io::Error {
+pub(super) fn bare(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.source());
     let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()?.raw_os_error());
     code.map_or(error, io::Error::from_raw_os_error)
@@ -368,7 +369,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// A file beside `path`, with the permissions that any new file gets.
-fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+pub(super) fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let permissions = Permissions::from_mode(0o666);
     tempfile::Builder::new()
         .permissions(permissions)
@@ -393,7 +394,7 @@ fn write_report(path: &Path, report: &PushReport) -> Result<()> {
 }
 
 /// Writes a report as it is made: as one text it would be in memory once more.
-fn write_json(out: impl Write, report: &PushReport) -> io::Result<()> {
+pub(super) fn write_json(out: impl Write, report: &impl Serialize) -> io::Result<()> {
     let mut out = Escaping(BufWriter::with_capacity(64 << 10, out));
     serde_json::to_writer_pretty(&mut out, report)?;
     out.write_all(b"\n")?;

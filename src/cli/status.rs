@@ -26,6 +26,8 @@ pub(super) enum Work {
     Pushing,
     /// The same without a change.
     Comparing,
+    /// Verification.
+    Verifying,
     /// One question.
     Asking,
 }
@@ -36,6 +38,7 @@ impl Work {
             Self::Fetching => "Fetching",
             Self::Pushing => "Pushing",
             Self::Comparing => "Comparing",
+            Self::Verifying => "Verifying",
             Self::Asking => "Asking",
         }
     }

@@ -28,9 +28,9 @@ use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, IndexMode, LeftOut};
-use crate::progress::Progress;
+use crate::progress::{Progress, human_bytes};
 use crate::registry::{BlobSource, BlobStream, Registries};
-use crate::text::{Warnings, quote, shorten};
+use crate::text::{Warnings, few, quote, shorten};
 
 /// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
 const PIECE: usize = 256 << 10;
@@ -114,16 +114,8 @@ async fn push(
     };
     let claims: Warnings = missing.iter().map(claim).collect();
     claims.iter().for_each(|claim| progress.warn(claim.clone()));
-    // What belongs to an image is chosen with it.
-    let named = bundle.images().iter();
-    let named = named.map(|image| Candidate::Named(image.attached_to.as_ref().unwrap_or(&image.name)));
-    let broken = bundle.broken().iter().map(|image| match &image.name {
-        Some(name) => Candidate::Named(name),
-        None => Candidate::Nameless(&image.label),
-    });
-    let candidates: Vec<Candidate<'_>> = named.chain(broken).collect();
-    let chosen = choose(&candidates, &select.only)?;
-    let (chosen, chosen_broken) = chosen.split_at(bundle.images().len());
+    let all = chosen(&bundle, &select.only)?;
+    let (chosen, chosen_broken) = all.split_at(bundle.images().len());
     let trees = read(bundle.clone(), chosen.to_vec(), select.platforms.clone()).await?;
 
     let mut slots = Vec::new();
@@ -145,6 +137,7 @@ async fn push(
                 .or_insert_with(|| resolve::absent(&tree, filter));
             resolve::warn_of_absent(&tree.source, absent, &progress);
         }
+        progress.note(summary(&tree));
         let source = tree.source.to_string();
         match destination::item(&request, tree, origin.clone(), image.rebuilt) {
             Ok(item) => {
@@ -187,6 +180,35 @@ async fn push(
     Ok(report)
 }
 
+/// One line that says what an image is made of.
+fn summary(tree: &ImageTree) -> String {
+    let (manifests, blobs) = (tree.manifests(), tree.blobs());
+    let sizes = manifests.iter().map(|manifest| manifest.descriptor().size);
+    let sizes = sizes.chain(blobs.iter().map(|blob| blob.descriptor.size));
+    let layers = blobs.iter().filter(|blob| !blob.is_config).count();
+    format!(
+        "{} {}: {}; {layers} {}, {}",
+        tree.source,
+        tree.pushed().root.digest(),
+        few(tree.kept.iter().map(|kept| quote(&kept.platform))),
+        if layers == 1 { "layer" } else { "layers" },
+        human_bytes(sizes.fold(0, u64::saturating_add))
+    )
+}
+
+/// Which of the images, and behind them which of the broken ones, the patterns mean.
+pub(super) fn chosen(bundle: &Bundle, only: &[String]) -> Result<Vec<bool>> {
+    // What belongs to an image is chosen with it.
+    let named = bundle.images().iter();
+    let named = named.map(|image| Candidate::Named(image.attached_to.as_ref().unwrap_or(&image.name)));
+    let broken = bundle.broken().iter().map(|image| match &image.name {
+        Some(name) => Candidate::Named(name),
+        None => Candidate::Nameless(&image.label),
+    });
+    let candidates: Vec<Candidate<'_>> = named.chain(broken).collect();
+    choose(&candidates, only)
+}
+
 /// The platforms that are wanted, of which there must be one.
 fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilter>) -> Result<ImageTree> {
     // What belongs to an image runs nowhere.
@@ -202,10 +224,25 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
 }
 
 /// The manifests without a name, by the manifest that they refer to.
-type Referrers<'a> = HashMap<&'a Digest, Vec<(usize, &'a Referrer)>>;
+pub(super) type Referrers<'a> = HashMap<&'a Digest, Vec<(usize, &'a Referrer)>>;
+
+/// Sorts the manifests without a name by what they refer to.
+pub(super) fn by_subject(bundle: &Bundle) -> Referrers<'_> {
+    let mut referrers = Referrers::new();
+    for (place, referrer) in bundle.referrers().iter().enumerate() {
+        referrers.entry(&referrer.subject).or_default().push((place, referrer));
+    }
+    referrers
+}
 
 /// Lists what refers to the image, such as a signature, and is not pushed, so that no reader of the report takes it for copied.
 fn name_referrers(referrers: &Referrers<'_>, tree: &mut ImageTree) {
+    let referrers = referrers_of(referrers, tree);
+    tree.left_out = tree.left_out.iter().cloned().chain(referrers).collect();
+}
+
+/// The referrers of an image and of all that is below it, in the order of the bundles.
+pub(super) fn referrers_of(referrers: &Referrers<'_>, tree: &ImageTree) -> Vec<LeftOut> {
     let manifests = tree.manifests();
     let mut found: Vec<&(usize, &Referrer)> = manifests
         .iter()
@@ -213,12 +250,12 @@ fn name_referrers(referrers: &Referrers<'_>, tree: &mut ImageTree) {
         .flatten()
         .collect();
     found.sort_by_key(|(place, _)| *place);
-    let referrers = found.into_iter().map(|(_, referrer)| LeftOut {
+    let left_out = |referrer: &Referrer| LeftOut {
         digest: referrer.root.digest.clone(),
         media_type: referrer.root.media_type.clone(),
         reason: format!("it refers to {}, and referrers are not carried", referrer.subject),
-    });
-    tree.left_out = tree.left_out.iter().cloned().chain(referrers).collect();
+    };
+    found.into_iter().map(|(_, referrer)| left_out(referrer)).collect()
 }
 
 /// Reads the manifests of the chosen images and checks that all that they name is there. What images share but for their
@@ -229,10 +266,7 @@ async fn read(
     platforms: Option<PlatformFilter>,
 ) -> Result<Vec<(usize, Result<ImageTree>)>> {
     let work = move || {
-        let mut referrers = Referrers::new();
-        for (place, referrer) in bundle.referrers().iter().enumerate() {
-            referrers.entry(&referrer.subject).or_default().push((place, referrer));
-        }
+        let referrers = by_subject(&bundle);
         let read = |image: &BundledImage| {
             let mut tree = narrow(bundle.tree_of(image)?, image, platforms.as_ref())?;
             name_referrers(&referrers, &mut tree);
@@ -259,7 +293,7 @@ async fn read(
 }
 
 /// A tree under one of its names.
-fn named(tree: &ImageTree, image: &BundledImage) -> ImageTree {
+pub(super) fn named(tree: &ImageTree, image: &BundledImage) -> ImageTree {
     let mut tree = tree.clone();
     tree.source = image.name.clone();
     // A record says which index goes under the name; else that depends on the name.

@@ -3,6 +3,7 @@
 mod blocking;
 pub mod export;
 pub mod import;
+pub(crate) mod inspect;
 pub mod mirror;
 pub mod push;
 pub(crate) mod resolve;

@@ -15,11 +15,24 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("progress", &["error", "text"]),
     ("image", &["error", "text"]),
-    ("bundle", &["image", "progress", "files", "lock", "error", "text"]),
+    ("inventory", &["image", "error", "text"]),
+    (
+        "bundle",
+        &["image", "inventory", "progress", "files", "lock", "error", "text"],
+    ),
     ("registry", &["image", "progress", "files", "lock", "error", "text"]),
     (
         "transfer",
-        &["image", "bundle", "registry", "progress", "lock", "error", "text"],
+        &[
+            "image",
+            "inventory",
+            "bundle",
+            "registry",
+            "progress",
+            "lock",
+            "error",
+            "text",
+        ],
     ),
     ("fuzzing", &["image", "bundle", "registry", "error", "text"]),
     (

@@ -39,11 +39,11 @@ const LINES: &[Line] = &[
     ),
     line(&["imprt", "a.tar"], 2, &["did you mean `docker-mirror import`?"]),
     line(
-        &["verify", "a.tar"],
+        &["list", "a.tar"],
         2,
         &[
-            "the commands are `export`, `import` and `limits`",
-            "`verify` is none of them",
+            "the commands are `export`, `import`, `inspect`, `verify`, `diff` and `limits`",
+            "`list` is none of them",
         ],
     ),
     line(&["inspect", "a.tar"], 2, &["`inspect` is none of them"]),

@@ -18,6 +18,7 @@ mod hints;
 mod hostile_text;
 mod image_lists;
 mod import;
+mod inspect;
 mod named_files;
 mod names;
 mod odd_images;
@@ -32,6 +33,7 @@ mod special_files;
 mod terminal;
 mod two_meanings;
 mod unread_pipes;
+mod verify;
 
 use support::{Cli, Double};
 

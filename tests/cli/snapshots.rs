@@ -38,7 +38,7 @@ fn shown(output: &Output) -> String {
 #[test]
 fn help_of_each_command() {
     let cli = cli();
-    for command in ["", "export", "import", "limits"] {
+    for command in ["", "export", "import", "inspect", "verify", "diff", "limits"] {
         let arguments: Vec<&str> = [command, "--help"]
             .into_iter()
             .filter(|word| !word.is_empty())

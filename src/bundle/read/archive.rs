@@ -52,6 +52,10 @@ pub(super) struct Archive {
     pub(super) folders: Vec<String>,
     /// Whether the archive is certain to be whole: its end is marked, or it is a directory.
     pub(super) whole: bool,
+    /// Whether it has any blob.
+    pub(super) has_blobs: bool,
+    /// The file that it stands in, where that is read by offset.
+    pub(super) source: Option<Arc<Source>>,
     /// Warnings about the archive.
     pub(super) warnings: Warnings,
     /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
@@ -73,6 +77,8 @@ impl Archive {
             links: BTreeMap::new(),
             folders: Vec::new(),
             whole: true,
+            source: None,
+            has_blobs: false,
             warnings: Warnings::default(),
             bad_link: None,
             unreadable: BTreeMap::new(),
@@ -84,6 +90,7 @@ impl Archive {
     /// Indexes a tar file.
     pub(super) fn of_tar(source: &Arc<Source>, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(source.label());
+        archive.source = Some(source.clone()).filter(|source| source.is_original());
         let mut scanner = Scanner::new(source.label(), FileForward::new(source.clone()));
         while let Some(member) = scanner.next()? {
             archive.take(member, source, store)?;
@@ -234,17 +241,16 @@ impl Archive {
     ) -> Result<()> {
         if let Some(digest) = blob_name(&name) {
             let place = place(None);
+            self.has_blobs = true;
             return match store.blob(&digest) {
                 None => store.add(digest, place),
                 Some(first) if Arc::ptr_eq(&first.source, &place.source) => same_bytes(&name, first, &place),
                 // The same blob in two bundles. If their bytes differ, the one that has its digest is right.
                 Some(first) if first.size == place.size => store.add_copy(digest, place),
-                Some(_) => {
-                    if !store.is_sound(&digest) {
-                        store.replace(digest, place);
-                    }
-                    Ok(())
-                }
+                Some(_) => match store.is_sound(&digest) {
+                    true => store.discard(digest, place),
+                    false => store.replace(digest, place),
+                },
             };
         }
         let place = place(Some(name.as_str().into()));

@@ -89,6 +89,13 @@ pub struct BrokenArchive {
 }
 
 impl BrokenArchive {
+    pub(super) fn new(label: &str, error: Error) -> Self {
+        Self {
+            label: label.to_owned(),
+            error: Arc::new(error),
+        }
+    }
+
     /// Stands for as many archives that are not told one by one.
     pub(super) fn more(count: usize) -> Self {
         let what = format!("{count} more files and folders cannot be read");

@@ -3,7 +3,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::broken::BrokenImage;
+use super::broken::{BrokenArchive, BrokenImage};
 use crate::bundle::record::{ImageRecord, Missing};
 use crate::error::Error;
 use crate::image::descriptor::Descriptor;
@@ -69,6 +69,8 @@ pub(super) struct Contents {
     pub(super) lacks_record: bool,
     /// What the record lists and the index does not.
     pub(super) unlisted: Vec<String>,
+    /// Where it lists no image and has blobs: why it cannot be used by itself.
+    pub(super) holds_only_blobs: Option<BrokenArchive>,
     /// Number of entries of the index.
     pub(super) places: usize,
     /// The entries of the index that can be read.

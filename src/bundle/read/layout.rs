@@ -7,7 +7,7 @@ use oci_spec::image::OciLayout;
 
 use super::archive::Archive;
 use super::attached::{self, Attached, Role};
-use super::broken::BrokenImage;
+use super::broken::{BrokenArchive, BrokenImage};
 use super::contents::{BundledImage, Contents, Referrer};
 use super::docker::items::{self, Items};
 use super::docker::rebuild;
@@ -41,7 +41,8 @@ const MAX_LAYOUT: u64 = 64 << 10;
 pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOverrides<'_>) -> Result<Contents> {
     archive.check_documents()?;
     let layout = version(archive)?;
-    let is_archive = layout.is_ok() || archive.files.contains_key(items::MEMBER);
+    let layout_is_known = layout.is_ok();
+    let is_archive = layout_is_known || archive.files.contains_key(items::MEMBER);
     if let Some(bad_link) = archive.bad_link.take_if(|_| is_archive) {
         return Err(bad_link);
     }
@@ -79,6 +80,11 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
         let mut error = Error::new(Kind::Malformed, format!("`{}` holds no image", quote(&archive.label)));
         if !contents.missing.is_empty() {
             error = error.with_hint("every image that was asked for failed when it was made; export it again");
+        } else if layout_is_known && !archive.files.contains_key(record::MEMBER) && archive.has_blobs {
+            let error =
+                error.with_hint("it has blobs alone, which complete a damaged bundle: give it together with that one");
+            contents.holds_only_blobs = Some(BrokenArchive::new(&archive.label, error));
+            return Ok(contents);
         }
         return Err(error);
     }

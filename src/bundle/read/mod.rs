@@ -26,8 +26,10 @@ mod source;
 mod spool;
 mod store;
 pub(crate) mod stream;
+pub(crate) mod summed;
 mod tree;
 mod unlisted;
+pub(crate) mod verify;
 mod walk;
 
 use std::collections::{BTreeMap, HashSet};
@@ -52,6 +54,7 @@ pub use contents::BundledImage;
 pub(crate) use contents::Referrer;
 use find::Found;
 use name_override::{GivenName, NameOverrides};
+use source::Source;
 use spool::Temp;
 use store::Store;
 use stream::pipe::{self, Incoming};
@@ -70,6 +73,12 @@ pub struct Bundle {
     referrers: Vec<Referrer>,
     missing: Vec<Missing>,
     warnings: Warnings,
+    /// Files that are read by offset.
+    sources: Vec<Arc<Source>>,
+    /// How many members are no blobs.
+    documents: u64,
+    /// Whether an archive has the list of images that `docker load` reads.
+    docker_manifest: bool,
 }
 
 /// How bundles are opened.
@@ -87,6 +96,10 @@ pub struct OpenOptions {
     pub max_unpacked: Option<u64>,
     /// The memory that may be taken for what bundles say.
     pub budget: Budget,
+    /// Whether the sum of a file is wanted that is read as a whole to be unpacked.
+    pub sum: bool,
+    /// Whether bundles are opened of which no image is usable.
+    pub allow_none: bool,
 }
 
 impl OpenOptions {
@@ -94,6 +107,7 @@ impl OpenOptions {
         Temp {
             directory: self.temp_dir.clone(),
             progress: self.progress.clone(),
+            sum: self.sum,
         }
     }
 }
@@ -119,10 +133,7 @@ impl Bundle {
                 Found::File(path) => (path.clone(), spool::open(&path, &options.temp(), &mut store)),
                 Found::Broken(path, error) => (path, Err(error)),
             };
-            archives.push(opened.map_err(|error| BrokenArchive {
-                label: text::path(&path),
-                error: Arc::new(error),
-            }));
+            archives.push(opened.map_err(|error| BrokenArchive::new(&text::path(&path), error)));
         }
         Self::of_archives(archives, store, warnings, options)
     }
@@ -151,9 +162,13 @@ impl Bundle {
         options: &OpenOptions,
     ) -> Result<(Self, Option<Incoming>)> {
         let mut store = Store::new(options.budget.clone());
-        let (archive, rest) = pipe::open(input, label, &options.temp(), &mut store)?;
+        let (archive, rest) = match pipe::open(input, label, &options.temp(), &mut store) {
+            Ok((archive, rest)) => (Ok(archive), rest),
+            Err(error) if options.allow_none => (Err(BrokenArchive::new(label, error)), None),
+            Err(error) => return Err(error),
+        };
         Ok((
-            Self::of_archives(vec![Ok(archive)], store, Warnings::default(), options)?,
+            Self::of_archives(vec![archive], store, Warnings::default(), options)?,
             rest,
         ))
     }
@@ -192,6 +207,40 @@ impl Bundle {
         }
     }
 
+    /// Opens what one path names so far as its documents: of a pipe, or of a file that is compressed as a whole, no more is read
+    /// than its front, where the archive allows that. Then not all that the images name was seen, which
+    /// [`is_front`](Self::is_front) tells.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
+    pub fn open_front(path: &Path, options: &OpenOptions) -> Result<Self> {
+        Ok(Self::open_passing(path, options)?.0)
+    }
+
+    /// Opens what one path names, to be read through once: of a pipe, or of a file that is compressed as a whole, the rest is
+    /// returned where the archive allows that, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`open_front`](Self::open_front).
+    pub fn open_passing(path: &Path, options: &OpenOptions) -> Result<(Self, Option<Incoming>)> {
+        let is_file = path.metadata().is_ok_and(|metadata| metadata.is_file());
+        if !path.exists() || path.is_dir() || (is_file && !spool::is_compressed(path).unwrap_or(false)) {
+            return Ok((Self::open(&[path.to_owned()], options)?, None));
+        }
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        Self::from_pipe(file, &text::path(path), options)
+    }
+
+    /// Whether only the front of an archive was read, so that blobs may follow that are not known here.
+    pub fn is_front(&self) -> bool {
+        self.store.to_come
+    }
+
+    /// Whether an archive has the list of images that `docker load` reads.
+    pub(crate) fn has_docker_manifest(&self) -> bool {
+        self.docker_manifest
+    }
+
     fn of_archives(
         archives: Vec<Result<Archive, BrokenArchive>>,
         store: Store,
@@ -207,17 +256,22 @@ impl Bundle {
             referrers: Vec::new(),
             missing: Vec::new(),
             warnings,
+            sources: Vec::new(),
+            documents: 0,
+            docker_manifest: false,
         };
+        let count = archives.len();
+        let mut supplements = Vec::new();
         let mut given = NameOverrides::new(&options.names, archives.len())?;
         for archive in archives {
             let read = archive.and_then(|mut archive| {
                 archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
+                bundle.sources.extend(archive.source.clone());
+                bundle.documents += (archive.files.len() + archive.links.len()) as u64;
+                bundle.docker_manifest |= archive.files.contains_key(archive::ITEMS);
                 let contents = layout::read(&mut archive, &mut bundle.store, &mut given);
                 bundle.warnings.append(std::mem::take(&mut archive.warnings));
-                contents.map_err(|error| BrokenArchive {
-                    label: archive.label,
-                    error: Arc::new(error),
-                })
+                contents.map_err(|error| BrokenArchive::new(&archive.label, error))
             });
             match read {
                 Ok(contents) => {
@@ -225,8 +279,18 @@ impl Bundle {
                     bundle.broken.extend(contents.broken);
                     bundle.referrers.extend(contents.referrers);
                     bundle.missing.extend(contents.missing);
+                    supplements.extend(contents.holds_only_blobs);
                 }
                 Err(broken) => bundle.note_broken(broken),
+            }
+        }
+        // Blobs alone complete other bundles; by themselves they are nothing that can be used.
+        for supplement in supplements {
+            match count {
+                1 => bundle.note_broken(supplement),
+                _ => bundle
+                    .warnings
+                    .push(format!("{}; its blobs complete the others", supplement.error)),
             }
         }
         if bundle.more_broken > 0 {
@@ -237,7 +301,7 @@ impl Bundle {
         if bundle.broken_archives.is_empty() {
             given.check(&bundle.images, &bundle.broken)?;
         }
-        if bundle.images.is_empty() {
+        if bundle.images.is_empty() && !options.allow_none {
             return Err(broken::none_is_whole(&bundle.broken_archives, &bundle.broken));
         }
         Ok(bundle)
@@ -342,6 +406,12 @@ impl Bundle {
     pub fn referrer_tree(&self, referrer: &Referrer) -> Result<Variant> {
         tree::of_referrer(&self.store, referrer)
             .map_err(|e| e.context(format!("referrer {} in `{}`", referrer.root.digest, referrer.archive)))
+    }
+
+    /// Every blob with its size, by digest.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&Digest, u64)> {
+        let digests = self.store.digests();
+        digests.filter_map(|digest| Some((digest, self.store.size_of(digest)?)))
     }
 
     /// The size of a blob, where it is there.

@@ -22,6 +22,7 @@ pub(super) struct Source {
     content: Content,
     length: u64,
     modified: Option<SystemTime>,
+    is_original: bool,
 }
 
 /// How the bytes of a source are reached.
@@ -50,6 +51,7 @@ impl Source {
             content: Content::File(file),
             length: metadata.len(),
             modified: metadata.modified().ok(),
+            is_original: true,
         })
     }
 
@@ -64,6 +66,7 @@ impl Source {
             },
             length: metadata.len(),
             modified: metadata.modified().ok(),
+            is_original: true,
         }
     }
 
@@ -75,6 +78,7 @@ impl Source {
             content: Content::File(file),
             length: metadata.len(),
             modified: None,
+            is_original: false,
         })
     }
 
@@ -85,11 +89,22 @@ impl Source {
             length: bytes.len() as u64,
             content: Content::Memory(bytes.into()),
             modified: None,
+            is_original: false,
         }
     }
 
     pub(super) fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Whether it is an archive with members, and not a file of a layout directory.
+    pub(super) fn is_archive(&self) -> bool {
+        !matches!(self.content, Content::Beneath { .. })
+    }
+
+    /// Whether these are the bytes of the file that was named, and not what came out of it.
+    pub(super) fn is_original(&self) -> bool {
+        self.is_original && matches!(self.content, Content::File(_))
     }
 
     /// The open file, where it is kept open.

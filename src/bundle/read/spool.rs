@@ -14,6 +14,7 @@ use super::inside;
 use super::scan::{End, Scanner};
 use super::source::Source;
 use super::store::Store;
+use super::summed::Summed;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Held;
 use crate::progress::Progress;
@@ -91,9 +92,25 @@ fn spool<R: Read + Send>(
     temp: &Temp,
     store: &mut Store,
 ) -> Result<Archive> {
+    let input = Summed::new(input, label, temp.sum);
+    let sum = input.clone();
     let mut pass = begin(input, (compression, MAX_WINDOW), None, label, temp)?;
     pass.input_mut().inner_mut().move_to_file(label, why)?;
-    finish(pass, label, store)
+    let archive = finish(pass, label, store)?;
+    store.sums.extend(sum.finish());
+    Ok(archive)
+}
+
+/// Whether a file is compressed as a whole.
+///
+/// # Errors
+/// If it cannot be read, or is compressed in a way that is not read here.
+pub(super) fn is_compressed(path: &Path) -> Result<bool> {
+    let source = Source::open(path)?;
+    let mut head = [0; MAGIC];
+    let count = usize::try_from(source.length()).unwrap_or(MAGIC).min(MAGIC);
+    source.read_exact_at(0, &mut head[..count])?;
+    Ok(Compression::of(&head[..count], &quoted(source.label()))? != Compression::None)
 }
 
 /// The pass over an archive that is copied as it is read.
@@ -182,6 +199,8 @@ pub(super) struct Tee<R> {
 pub(super) struct Temp {
     /// `None`: no temporary files.
     pub(super) directory: Option<PathBuf>,
+    /// Whether what is read as a whole is summed up.
+    pub(super) sum: bool,
     pub(super) progress: Progress,
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::documents::{Documents, KnownConfig};
 use super::source::Place;
+use super::summed::VerifiedFile;
 use crate::error::{Error, Kind, Result};
 use crate::files::positional::ReadAt;
 use crate::image::budget::Budget;
@@ -29,6 +30,10 @@ pub(super) struct Store {
     blobs: BTreeMap<Digest, Place>,
     /// The same blobs in other bundles, of the same size.
     copies: HashMap<Digest, Vec<Place>>,
+    /// Places of blobs that have another size than the place that counts: one of the two is wrong.
+    discarded: Vec<(Digest, Place)>,
+    /// Files that were read as a whole when they were unpacked, with their sums.
+    pub(super) sums: Vec<VerifiedFile>,
     /// How many of a blob's places have turned out to have other bytes.
     bad: Mutex<HashMap<Digest, usize>>,
     /// Blobs of which the bytes at the known place were found to have their digest.
@@ -144,9 +149,33 @@ impl Store {
     }
 
     /// Puts down another place of a blob in the stead of the one that is known.
-    pub(super) fn replace(&mut self, digest: Digest, place: Place) {
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are too many.
+    pub(super) fn replace(&mut self, digest: Digest, place: Place) -> Result<()> {
         self.sound.remove(&digest);
-        self.blobs.insert(digest, place);
+        match self.blobs.insert(digest.clone(), place) {
+            Some(former) => self.discard(digest, former),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of a place of a blob that is not read, since another one counts.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if there are too many.
+    pub(super) fn discard(&mut self, digest: Digest, place: Place) -> Result<()> {
+        self.budget().take(BLOB)?;
+        self.discarded.push((digest, place));
+        Ok(())
+    }
+
+    /// Every place of every blob.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&Digest, &Place)> {
+        let copies = self.copies.iter();
+        let copies = copies.flat_map(|(digest, places)| places.iter().map(move |place| (digest, place)));
+        let discarded = self.discarded.iter().map(|(digest, place)| (digest, place));
+        self.blobs.iter().chain(copies).chain(discarded)
     }
 
     /// Takes up a manifest that was made here.
@@ -324,7 +353,7 @@ mod tests {
         let file = std::fs::File::options().write(true).open(&path).unwrap();
         file.write_all_at(b"CONTENT", 0).unwrap();
         assert!(store.is_sound(&digest));
-        store.replace(digest.clone(), place());
+        store.replace(digest.clone(), place()).unwrap();
         assert!(!store.is_sound(&digest));
     }
 }

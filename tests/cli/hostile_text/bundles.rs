@@ -141,7 +141,7 @@ fn bundles() {
             "many that are not in the record",
             layout(|i, _| {
                 let mut one = i["manifests"][0].clone();
-                let more = (0..300).map(|n| {
+                let more = (0..200).map(|n| {
                     one["annotations"] = json!({NAME: format!("quay.io/a/b:t{n}")});
                     one.clone()
                 });

@@ -15,6 +15,7 @@ use crate::bundle::read::forward::{quoted, stream_error};
 use crate::bundle::read::scan::{End, What};
 use crate::bundle::read::spool::{self, Pass, Temp};
 use crate::bundle::read::store::{self, Store};
+use crate::bundle::read::summed::{Summed, VerifiedFile};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::progress::human_bytes;
@@ -34,6 +35,8 @@ pub(in crate::bundle::read) fn open(
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
     let mut why = "it comes from a pipe and its manifests do not come first";
+    let input = Summed::new(input, label, temp.sum);
+    let sum = input.clone();
     let (compression, window, input) = spool::unwrap(input, label)?;
     let held = count_window(window, store.budget()).map_err(|error| error.with_hint(unpack("zstd -dc --long=27")))?;
     if window > UNCOUNTED_WINDOW {
@@ -91,6 +94,7 @@ pub(in crate::bundle::read) fn open(
             seen: store.digests().cloned().collect(),
             ignored: None,
             unmarked: false,
+            sum: SumOfPipe(Box::new(move || sum.finish())),
         };
         return Ok((archive, Some(rest)));
     }
@@ -99,7 +103,9 @@ pub(in crate::bundle::read) fn open(
     if !front.is_followed() {
         pass.input_mut().inner_mut().move_to_file(label, why)?;
     }
-    Ok((spool::finish(pass, label, store)?, None))
+    let archive = spool::finish(pass, label, store)?;
+    store.sums.extend(sum.finish());
+    Ok((archive, None))
 }
 
 /// The rest of a bundle in a pipe, behind its front: blobs, one after the other.
@@ -114,7 +120,11 @@ pub struct Incoming {
     ignored: Option<(String, u64)>,
     /// Whether the end came without its mark.
     unmarked: bool,
+    sum: SumOfPipe,
 }
+
+/// Reads what is left of a pipe, and gives its sum where that is wanted.
+struct SumOfPipe(Box<dyn FnOnce() -> Option<VerifiedFile> + Send>);
 
 /// A blob that comes by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +133,8 @@ pub(crate) struct Arriving {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// Where it starts in the archive, in bytes.
+    pub offset: u64,
     /// Where it stands, for error messages: the pipe, the member and its offset.
     pub place: String,
 }
@@ -160,6 +172,7 @@ impl Incoming {
                 return Ok(Some(Arriving {
                     digest,
                     size: member.size,
+                    offset: member.offset,
                     place,
                 }));
             }
@@ -173,6 +186,17 @@ impl Incoming {
     /// As [`next_blob`](Self::next_blob).
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
+    }
+
+    /// What messages call it.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The sum of all that came out of the pipe, where it was asked for. What is left in the pipe is read for it.
+    pub(crate) fn sum(self) -> Option<VerifiedFile> {
+        drop(self.pass);
+        (self.sum.0)()
     }
 
     /// Warnings about the archive, and about members that belong to no image; complete at the

@@ -266,7 +266,9 @@ impl Feeder {
 
     /// Hands a blob on to its end, or until no upload needs it any more.
     fn pass_on(&mut self, blob: Arriving, spool: Spool) -> Result<()> {
-        let Arriving { digest, size, place } = blob;
+        let Arriving {
+            digest, size, place, ..
+        } = blob;
         let flow = Arc::new(BlobBuffer::new(place, size, spool));
         self.kept.state.lock().flows.insert(digest.clone(), flow.clone());
         let _ = self.sender.send(FeedEvent::Blob(digest, size));

@@ -1,0 +1,87 @@
+//! A stream that is summed up as it is read: the SHA-256 of the file or pipe itself.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::image::digest::{Algorithm, Hasher};
+
+/// A file that was read from its first to its last byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedFile {
+    /// The file.
+    pub path: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The SHA-256 of the file itself.
+    pub sha256: String,
+}
+
+/// Maximum number of bytes that are read behind the end of an archive to have the sum of all of them.
+const BEHIND: u64 = 1 << 30;
+
+/// A stream, all handles of which read on from the same place.
+pub(super) struct Summed<R>(Arc<Mutex<State<R>>>);
+
+struct State<R> {
+    input: R,
+    label: String,
+    bytes: u64,
+    /// Nothing where no sum is wanted.
+    hasher: Option<Hasher>,
+}
+
+impl<R: Read> Summed<R> {
+    pub(super) fn new(input: R, label: &str, is_wanted: bool) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            input,
+            label: label.to_owned(),
+            bytes: 0,
+            hasher: is_wanted.then(|| Hasher::new(Algorithm::Sha256)),
+        })))
+    }
+
+    /// Reads what is left, and gives the sum; nothing where it is not wanted, or where not all can be read.
+    pub(super) fn finish(mut self) -> Option<VerifiedFile> {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).hasher.is_none() {
+            return None;
+        }
+        let mut buffer = vec![0; 256 << 10];
+        let mut left = BEHIND;
+        loop {
+            match self.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(got) => left = left.checked_sub(got as u64)?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = state.hasher.take()?.finish();
+        Some(VerifiedFile {
+            path: state.label.clone(),
+            bytes: state.bytes,
+            sha256: sum.hex(),
+        })
+    }
+}
+
+impl<R> Clone for Summed<R> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let got = state.input.read(buffer)?;
+        state.bytes += got as u64;
+        if let Some(hasher) = &mut state.hasher {
+            hasher.update(&buffer[..got]);
+        }
+        Ok(got)
+    }
+}

@@ -1,0 +1,144 @@
+//! The faults as they are found: each once, with all images that suffer from it.
+
+use std::collections::HashMap;
+
+use super::hash::AllWrong;
+use super::result::{Checked, Fault, FaultKind, Verification};
+use crate::bundle::read::summed::VerifiedFile;
+use crate::bundle::read::{BrokenImage, Bundle};
+use crate::error::Kind;
+use crate::image::budget::Budget;
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+use crate::inventory::want_list::{WantList, WantedBlob};
+use crate::text::{LISTED, Warnings};
+
+/// The faults so far.
+#[derive(Debug)]
+pub(super) struct Faults {
+    budget: Budget,
+    faults: Vec<Fault>,
+    more: u64,
+    /// Where the fault of a digest is. Those beyond the maximum have no place.
+    known: HashMap<(FaultKind, Digest), Option<usize>>,
+    replaced: Vec<Fault>,
+    wanted: WantList,
+}
+
+/// Whether nothing is wrong with an image but that nothing says what it is called.
+pub(super) fn lacks_a_name(image: &BrokenImage) -> bool {
+    image.error.kind() == Kind::Usage
+}
+
+/// Memory in bytes that a fault takes which is about a blob, with its line in the want-list.
+const FAULT: u64 = 512;
+
+impl Faults {
+    pub(super) fn new(budget: &Budget) -> Self {
+        Self {
+            budget: budget.clone(),
+            faults: Vec::new(),
+            more: 0,
+            known: HashMap::new(),
+            replaced: Vec::new(),
+            wanted: WantList::default(),
+        }
+    }
+
+    /// What was found when the bundles were opened.
+    pub(super) fn add_unreadable(&mut self, bundle: &Bundle) {
+        for archive in &bundle.broken_archives {
+            self.add(Fault {
+                file: Some(archive.label.as_str().into()),
+                ..Fault::of_error(FaultKind::Archive, &archive.error)
+            });
+        }
+        for image in bundle.broken.iter().filter(|image| !lacks_a_name(image)) {
+            self.add(Fault {
+                file: Some(image.archive.as_str().into()),
+                images: vec![image.label.as_str().into()],
+                ..Fault::of_error(FaultKind::Image, &image.error)
+            });
+        }
+    }
+
+    /// Blobs that are wrong where they stand.
+    pub(super) fn add_wrong(&mut self, wrong: &AllWrong) {
+        for wrong_place in &wrong.first {
+            let fault = wrong_place.fault();
+            match wrong.sound_elsewhere.contains(&wrong_place.digest) {
+                true => self.replaced.push(fault),
+                false => self.about(&wrong_place.digest, fault),
+            }
+        }
+        self.more += wrong.more;
+    }
+
+    pub(super) fn add(&mut self, fault: Fault) {
+        match self.faults.len() < Verification::MAX_FAULTS {
+            true => self.faults.push(fault),
+            false => self.more += 1,
+        }
+    }
+
+    /// Adds a fault of a blob, unless it is known.
+    pub(super) fn about(&mut self, digest: &Digest, fault: Fault) {
+        let key = (fault.kind, digest.clone());
+        if self.known.contains_key(&key) {
+            return;
+        }
+        if self.budget.take(FAULT).is_err() {
+            self.more += 1;
+            return;
+        }
+        let place = (self.faults.len() < Verification::MAX_FAULTS).then_some(self.faults.len());
+        self.known.insert(key, place);
+        self.add(Fault {
+            digest: Some(digest.clone()),
+            ..fault
+        });
+    }
+
+    /// Says that these images suffer from the fault of a blob.
+    pub(super) fn suffer(&mut self, kind: FaultKind, digest: &Digest, names: &[String]) {
+        let Some(Some(place)) = self.known.get(&(kind, digest.clone())) else {
+            return;
+        };
+        let fault = &mut self.faults[*place];
+        for name in names {
+            match fault.images.len() < LISTED {
+                true => fault.images.push(name.as_str().into()),
+                false => fault.more_images += 1,
+            }
+        }
+    }
+
+    /// Puts a blob into the list of what is wanted.
+    pub(super) fn want(&mut self, digest: &Digest, size: Option<u64>, reference: &Reference) {
+        if self.wanted.contains(digest) || self.budget.take(FAULT).is_err() {
+            return;
+        }
+        self.wanted.add(WantedBlob {
+            digest: digest.clone(),
+            size,
+            reference: reference.clone(),
+        });
+    }
+
+    pub(super) fn into_verification(
+        self,
+        files: Vec<VerifiedFile>,
+        checked: Checked,
+        warnings: Warnings,
+    ) -> Verification {
+        Verification {
+            files,
+            checked,
+            faults: self.faults,
+            more_faults: self.more,
+            replaced: self.replaced,
+            warnings,
+            wanted: self.wanted,
+        }
+    }
+}

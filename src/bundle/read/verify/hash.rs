@@ -1,0 +1,453 @@
+//! The bytes: every blob of every bundle is read once and compared with its digest. A file is read from its first to its last byte,
+//! and the same buffers give its own sum: one thread reads and sums up the file, another hashes the blobs in it. Both do the same
+//! amount of work, and neither waits long for the other.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::result::{Checked, Fault, FaultKind, Verification};
+use crate::bundle::layout::blob_path;
+use crate::bundle::read::Bundle;
+use crate::bundle::read::source::{Place, Source};
+use crate::bundle::read::stream::pipe::Incoming;
+use crate::bundle::read::summed::VerifiedFile;
+use crate::error::{Error, Result};
+use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::progress::{Event, Progress};
+use crate::text::Warnings;
+
+/// Number of bytes that are read at a time.
+const PIECE: usize = 1 << 20;
+
+/// How many pieces of a file are in memory at a time.
+const PIECES: usize = 12;
+
+/// Maximum number of threads that hash blobs which stand in files of their own.
+const MAX_THREADS: usize = 16;
+
+/// A blob and one of its places.
+#[derive(Debug)]
+struct Job<'a> {
+    digest: &'a Digest,
+    place: &'a Place,
+}
+
+/// All blobs, by the file that they stand in.
+pub(super) struct Places<'a> {
+    /// Files that are read from start to end, with their blobs in the order of their places.
+    files: Vec<(&'a Source, Vec<Job<'a>>)>,
+    /// Blobs that are read by themselves.
+    single: Vec<Job<'a>>,
+    /// Blobs that have more than one place.
+    several: HashSet<&'a Digest>,
+    /// Number of places of blobs.
+    pub(super) blobs: u64,
+    /// Number of bytes to read.
+    pub(super) bytes: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Hashed {
+    pub(super) files: Vec<VerifiedFile>,
+    pub(super) checked: Checked,
+    pub(super) wrong: AllWrong,
+    pub(super) arrived: HashMap<Digest, u64>,
+    pub(super) warnings: Warnings,
+}
+
+/// The blobs that are wrong somewhere.
+#[derive(Debug, Default)]
+pub(super) struct AllWrong {
+    /// All of them.
+    pub(super) kinds: HashMap<Digest, FaultKind>,
+    /// Those of them that are right at another place.
+    pub(super) sound_elsewhere: HashSet<Digest>,
+    /// The first of them with their places.
+    pub(super) first: Vec<Wrong>,
+    /// How many more wrong places there are.
+    pub(super) more: u64,
+}
+
+impl AllWrong {
+    fn add(&mut self, wrong: Wrong) {
+        self.kinds.insert(wrong.digest.clone(), wrong.kind());
+        match self.first.len() < Verification::MAX_FAULTS {
+            true => self.first.push(wrong),
+            false => self.more += 1,
+        }
+    }
+}
+
+/// A blob that is wrong at one place.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) digest: Digest,
+    file: String,
+    /// Nothing for a file of a folder.
+    member: Option<(String, u64)>,
+    size: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Other(Digest),
+    Unreadable(Error),
+}
+
+impl Wrong {
+    fn new(job: &Job<'_>, what: What) -> Self {
+        let place = job.place;
+        let member = place.member.as_deref().map(str::to_owned);
+        let member = member.unwrap_or_else(|| blob_path(job.digest));
+        Self {
+            digest: job.digest.clone(),
+            file: place.source.label().to_owned(),
+            member: place.source.is_archive().then_some((member, place.offset)),
+            size: place.size,
+            what,
+        }
+    }
+
+    /// The kind of its fault.
+    pub(super) fn kind(&self) -> FaultKind {
+        match self.what {
+            What::Other(_) => FaultKind::Damaged,
+            What::Unreadable(_) => FaultKind::Unreadable,
+        }
+    }
+
+    /// Its fault, with its place and without images.
+    pub(super) fn fault(&self) -> Fault {
+        let message = match &self.what {
+            What::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
+            What::Unreadable(error) => format!("blob {}: {}", self.digest, error.full()),
+        };
+        Fault {
+            file: Some(self.file.as_str().into()),
+            member: self.member.as_ref().map(|(name, _)| name.as_str().into()),
+            offset: self.member.as_ref().map(|(_, offset)| *offset),
+            digest: Some(self.digest.clone()),
+            ..Fault::new(self.kind(), message)
+        }
+    }
+}
+
+/// Sorts all blobs by where they are read.
+pub(super) fn places(bundle: &Bundle) -> Places<'_> {
+    let mut by_source: HashMap<*const Source, usize> = HashMap::new();
+    let mut places = Places {
+        files: Vec::new(),
+        single: Vec::new(),
+        several: HashSet::new(),
+        blobs: 0,
+        bytes: 0,
+    };
+    // An archive counts also if it has no blob of its own.
+    for source in &bundle.sources {
+        by_source.insert(Arc::as_ptr(source), places.files.len());
+        places.files.push((source, Vec::new()));
+        places.bytes += source.length();
+    }
+    let mut seen = HashSet::new();
+    for (digest, place) in bundle.store.places() {
+        if !seen.insert(digest) {
+            places.several.insert(digest);
+        }
+        places.blobs += 1;
+        let job = Job { digest, place };
+        match by_source.get(&Arc::as_ptr(&place.source)) {
+            Some(file) => places.files[*file].1.push(job),
+            None => {
+                places.bytes += place.size;
+                places.single.push(job);
+            }
+        }
+    }
+    for (_, jobs) in &mut places.files {
+        jobs.sort_by_key(|job| job.place.offset);
+    }
+    places
+}
+
+/// Reads everything.
+pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
+    let mut hashed = Hashed::default();
+    let outcome = Mutex::new(Outcome {
+        several: places.several,
+        progress: progress.clone(),
+        ..Outcome::default()
+    });
+    for (source, jobs) in places.files {
+        hashed.files.extend(read_file(source, jobs, &outcome, progress));
+    }
+    read_single(places.single, &outcome, progress);
+    let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let key = |wrong: &Wrong| (wrong.file.clone(), wrong.member.as_ref().map(|(_, offset)| *offset));
+    outcome.wrong.first.sort_by_cached_key(key);
+    let sound = outcome
+        .sound
+        .into_iter()
+        .filter(|digest| outcome.wrong.kinds.contains_key(*digest));
+    outcome.wrong.sound_elsewhere = sound.cloned().collect();
+    hashed.checked.members = places.blobs;
+    hashed.checked.blobs = places.blobs;
+    hashed.checked.bytes = outcome.bytes;
+    hashed.wrong = outcome.wrong;
+    hashed
+}
+
+/// What the threads find.
+#[derive(Default)]
+struct Outcome<'a> {
+    several: HashSet<&'a Digest>,
+    /// Blobs of several places that are right at one of them.
+    sound: HashSet<&'a Digest>,
+    wrong: AllWrong,
+    bytes: u64,
+    progress: Progress,
+}
+
+impl<'a> Outcome<'a> {
+    fn done(this: &Mutex<Self>, job: &Job<'a>, result: Result<Digest>) {
+        let mut this = this.lock().unwrap_or_else(PoisonError::into_inner);
+        this.bytes += job.place.size;
+        this.progress.emit(Event::BlobDone {
+            digest: job.digest.to_string(),
+            size: job.place.size,
+        });
+        match result {
+            Ok(found) if found == *job.digest => {
+                if this.several.contains(job.digest) {
+                    this.sound.insert(job.digest);
+                }
+            }
+            Ok(found) => this.wrong.add(Wrong::new(job, What::Other(found))),
+            Err(error) => this.wrong.add(Wrong::new(job, What::Unreadable(error))),
+        }
+    }
+}
+
+/// A piece of a file, or why it cannot be read.
+struct Piece {
+    offset: u64,
+    bytes: Result<Arc<Vec<u8>>>,
+    length: usize,
+}
+
+/// Reads a file from start to end. Its own sum is `None` where some of it cannot be read.
+fn read_file<'a>(
+    source: &Source,
+    jobs: Vec<Job<'a>>,
+    outcome: &Mutex<Outcome<'a>>,
+    progress: &Progress,
+) -> Option<VerifiedFile> {
+    let (pieces, incoming) = sync_channel::<Piece>(PIECES);
+    let (free, buffers) = sync_channel::<Vec<u8>>(PIECES);
+    for _ in 0..PIECES {
+        let _ = free.send(vec![0; PIECE]);
+    }
+    let sum = std::thread::scope(|scope| {
+        let back = free.clone();
+        scope.spawn(move || hash_blobs(jobs, &incoming, &back, outcome));
+        read_pieces(source, pieces, &free, &buffers, progress)
+    });
+    Some(VerifiedFile {
+        path: source.label().to_owned(),
+        bytes: source.length(),
+        sha256: sum?.hex(),
+    })
+}
+
+/// Reads and sums up a file, and hands its pieces over. That no more come is known once `pieces` is dropped.
+#[allow(clippy::needless_pass_by_value, reason = "the other thread waits for the drop")]
+fn read_pieces(
+    source: &Source,
+    pieces: SyncSender<Piece>,
+    free: &SyncSender<Vec<u8>>,
+    buffers: &Receiver<Vec<u8>>,
+    progress: &Progress,
+) -> Option<Digest> {
+    let mut hasher = Some(Hasher::new(Algorithm::Sha256));
+    let mut offset = 0;
+    while offset < source.length() {
+        let Ok(mut buffer) = buffers.recv() else { return None };
+        let length = usize::try_from(source.length() - offset).unwrap_or(PIECE).min(PIECE);
+        let bytes = match source.read_exact_at(offset, &mut buffer[..length]) {
+            Ok(()) => Ok(Arc::new(buffer)),
+            Err(error) => {
+                hasher = None;
+                give_back(free, buffer);
+                Err(error)
+            }
+        };
+        let own = bytes.as_ref().ok().cloned();
+        let piece = Piece { offset, bytes, length };
+        if pieces.send(piece).is_err() {
+            return None;
+        }
+        if let Some(bytes) = own {
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&bytes[..length]);
+            }
+            if let Some(buffer) = Arc::into_inner(bytes) {
+                give_back(free, buffer);
+            }
+        }
+        progress.emit(Event::Bytes(i64::try_from(length).unwrap_or(0)));
+        offset += length as u64;
+    }
+    hasher.map(Hasher::finish)
+}
+
+/// There is room for all buffers.
+fn give_back(free: &SyncSender<Vec<u8>>, buffer: Vec<u8>) {
+    let _ = free.try_send(buffer);
+}
+
+/// A blob that is read at this moment.
+struct Active<'a> {
+    job: Job<'a>,
+    hasher: Hasher,
+    done: u64,
+    fault: Option<Error>,
+}
+
+/// Hashes the blobs of a file as its pieces come.
+fn hash_blobs<'a>(
+    jobs: Vec<Job<'a>>,
+    pieces: &Receiver<Piece>,
+    free: &SyncSender<Vec<u8>>,
+    outcome: &Mutex<Outcome<'a>>,
+) {
+    let mut waiting = jobs.into_iter().peekable();
+    // One at a time, unless an archive lists a member under two names.
+    let mut active: Vec<Active<'a>> = Vec::new();
+    let begin = |job: Job<'a>| Active {
+        hasher: job.digest.hasher(),
+        job,
+        done: 0,
+        fault: None,
+    };
+    let finish = |active: Active<'a>| {
+        let result = match active.fault {
+            Some(error) => Err(error),
+            None => Ok(active.hasher.finish()),
+        };
+        Outcome::done(outcome, &active.job, result);
+    };
+    for Piece { offset, bytes, length } in pieces {
+        let end = offset + length as u64;
+        while let Some(job) = waiting.next_if(|job| job.place.offset < end) {
+            active.push(begin(job));
+        }
+        for blob in &mut active {
+            let from = blob.job.place.offset + blob.done;
+            let left = blob.job.place.size - blob.done;
+            let count = (end - from).min(left);
+            match &bytes {
+                Ok(bytes) => {
+                    let start = usize::try_from(from - offset).unwrap_or(length);
+                    let count = usize::try_from(count).unwrap_or(0);
+                    blob.hasher.update(&bytes[start..start + count]);
+                }
+                Err(error) => drop(blob.fault.get_or_insert_with(|| error.clone())),
+            }
+            blob.done += count;
+        }
+        let is_done = |blob: &mut Active<'_>| blob.done == blob.job.place.size;
+        active.extract_if(.., is_done).for_each(&finish);
+        if let Some(buffer) = bytes.ok().and_then(Arc::into_inner) {
+            give_back(free, buffer);
+        }
+    }
+    // Empty blobs at the end of a file, and what a file that became shorter no longer has.
+    active.into_iter().chain(waiting.map(begin)).for_each(|mut blob| {
+        if blob.done < blob.job.place.size {
+            let short = Error::internal("the file was not read to its end");
+            blob.fault.get_or_insert(short);
+        }
+        finish(blob);
+    });
+}
+
+/// Reads blobs that stand in files of their own, or in files that have no sum, side by side.
+fn read_single<'a>(jobs: Vec<Job<'a>>, outcome: &Mutex<Outcome<'a>>, progress: &Progress) {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = threads.min(MAX_THREADS).min(jobs.len());
+    let jobs = Mutex::new(jobs.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut buffer = vec![0; PIECE];
+                loop {
+                    let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(job) = job else { return };
+                    let result = read_one(&job, &mut buffer, progress);
+                    Outcome::done(outcome, &job, result);
+                }
+            });
+        }
+    });
+}
+
+fn read_one(job: &Job<'_>, buffer: &mut [u8], progress: &Progress) -> Result<Digest> {
+    let mut hasher = job.digest.hasher();
+    let mut offset = 0;
+    while offset < job.place.size {
+        let got = job.place.read_at(offset, buffer)?;
+        hasher.update(&buffer[..got]);
+        offset += got as u64;
+        progress.emit(Event::Bytes(i64::try_from(got).unwrap_or(0)));
+    }
+    Ok(hasher.finish())
+}
+
+/// Reads the rest of a pipe, behind the front that the bundle has already.
+pub(super) fn read_pipe(bundle: &Bundle, mut rest: Incoming, progress: &Progress) -> Result<Hashed> {
+    let places = places(bundle);
+    progress.emit(Event::Planned {
+        images: 0,
+        manifests: 0,
+        blobs: places.blobs,
+        bytes: places.bytes,
+        present: 0,
+    });
+    let mut hashed = read_all(places, progress);
+    let mut buffer = vec![0; PIECE];
+    while let Some(blob) = rest.next_blob()? {
+        progress.emit(Event::Grown {
+            blobs: 1,
+            bytes: blob.size,
+        });
+        let mut hasher = blob.digest.hasher();
+        loop {
+            match rest.read(&mut buffer)? {
+                0 => break,
+                got => {
+                    hasher.update(&buffer[..got]);
+                    progress.emit(Event::Bytes(i64::try_from(got).unwrap_or(0)));
+                }
+            }
+        }
+        hashed.checked.members += 1;
+        hashed.checked.blobs += 1;
+        hashed.checked.bytes += blob.size;
+        let found = hasher.finish();
+        if found != blob.digest {
+            hashed.wrong.add(Wrong {
+                digest: blob.digest.clone(),
+                file: rest.label().to_owned(),
+                member: Some((blob_path(&blob.digest), blob.offset)),
+                size: blob.size,
+                what: What::Other(found),
+            });
+        }
+        hashed.arrived.insert(blob.digest, blob.size);
+    }
+    hashed.warnings = rest.warnings();
+    hashed.files.extend(rest.sum());
+    Ok(hashed)
+}

@@ -1,0 +1,132 @@
+//! The content of the layers: each is unpacked, as a container engine does, and compared with what the config promises. Nothing is
+//! written, and what comes out has a limit.
+
+use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
+
+use super::faults::Faults;
+use super::images::{Contents, LayerContent, Promise};
+use super::result::{Fault, FaultKind};
+use crate::bundle::read::Bundle;
+use crate::bundle::read::compression::{Compression, Limit, MAGIC};
+use crate::bundle::read::docker::layer::BEYOND;
+use crate::bundle::read::forward::stream_error;
+use crate::error::Result;
+use crate::image::digest::Digest;
+use crate::progress::{Event, Progress};
+
+/// Number of bytes that are read or unpacked at a time.
+const PIECE: usize = 256 << 10;
+
+/// Maximum number of threads: each may hold the window of a zstd frame.
+const MAX_THREADS: usize = 4;
+
+/// Ordinary content does not compress to less than this part.
+const RATIO: u64 = 100;
+
+/// Unpacks the layers, and returns how many there were and the bytes of their content.
+pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, progress: &Progress) -> (u64, u64) {
+    let mut jobs: Vec<(LayerContent, Promise)> = contents.into_iter().collect();
+    jobs.sort_by(|(a, _), (b, _)| (&a.layer, &a.diff_id).cmp(&(&b.layer, &b.diff_id)));
+    let bytes = jobs.iter().filter_map(|(job, _)| bundle.size_of(&job.layer));
+    progress.emit(Event::Grown {
+        blobs: jobs.len() as u64,
+        bytes: bytes.fold(0, u64::saturating_add),
+    });
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let results: Mutex<Vec<Option<Result<(Digest, u64)>>>> = Mutex::new(jobs.iter().map(|_| None).collect());
+    let waiting = Mutex::new(jobs.iter().enumerate());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(MAX_THREADS).min(jobs.len()) {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((number, (job, _))) = next else { return };
+                    let result = unpack(bundle, job, progress);
+                    results.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(result);
+                }
+            });
+        }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut total = 0_u64;
+    let mut unpacked = 0;
+    for ((job, promise), result) in jobs.iter().zip(results) {
+        let why = match result {
+            Some(Ok((found, bytes))) => {
+                unpacked += 1;
+                total = total.saturating_add(bytes);
+                if found == job.diff_id {
+                    continue;
+                }
+                let config = promise
+                    .config
+                    .iter()
+                    .map(|config| format!(" {config}"))
+                    .collect::<String>();
+                let promised = format!("its config{config} promises {}", job.diff_id);
+                format!("layer {}: its content hashes to {found}, and {promised}", job.layer)
+            }
+            Some(Err(error)) => format!("layer {}: {}", job.layer, error.full()),
+            None => continue,
+        };
+        faults.about(&job.layer, Fault::new(FaultKind::LayerContent, why));
+        faults.suffer(FaultKind::LayerContent, &job.layer, &promise.images);
+    }
+    (unpacked, total)
+}
+
+/// The digest of a layer's content, and its length.
+fn unpack(bundle: &Bundle, job: &LayerContent, progress: &Progress) -> Result<(Digest, u64)> {
+    let what = bundle.describe(&job.layer);
+    let mut head = [0; MAGIC];
+    let count = bundle.read_at(&job.layer, 0, &mut head)?;
+    let compression = Compression::of(&head[..count], &what)?;
+    let limit = Limit {
+        ratio: RATIO,
+        beyond: BEYOND,
+    };
+    let input = Blob {
+        bundle,
+        digest: &job.layer,
+        offset: 0,
+        progress,
+    };
+    let mut content = compression
+        .decode(input, &what, limit, compression.window(&head[..count]))
+        .map_err(|e| stream_error(&what, e))?;
+    let mut hasher = job.diff_id.hasher();
+    let mut buffer = vec![0; PIECE];
+    let mut length = 0;
+    loop {
+        match content.read(&mut buffer) {
+            Ok(0) => return Ok((hasher.finish(), length)),
+            Ok(got) => {
+                hasher.update(&buffer[..got]);
+                length += got as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(stream_error(&what, e)),
+        }
+    }
+}
+
+/// A blob as a stream, in pieces that are read at once.
+struct Blob<'a> {
+    bundle: &'a Bundle,
+    digest: &'a Digest,
+    offset: u64,
+    progress: &'a Progress,
+}
+
+impl Read for Blob<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self
+            .bundle
+            .read_at(self.digest, self.offset, buffer)
+            .map_err(io::Error::other)?;
+        self.offset += got as u64;
+        self.progress.emit(Event::Bytes(i64::try_from(got).unwrap_or(0)));
+        Ok(got)
+    }
+}

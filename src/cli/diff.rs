@@ -1,0 +1,212 @@
+//! `docker-mirror diff`: what two bundles differ in, without a registry.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use docker_mirror::{
+    ChangedImage, Difference, Error, ImageState, Inventory, Kind, Lock, MAX_LOCK, OpenOptions, PieceAmount, Result,
+    few, human_bytes, import::Selection, inspect, open_regular, quote,
+};
+use serde::Serialize;
+use std::io::Read;
+
+use super::connection::Shared;
+use super::inspect::named;
+use super::output::{self, Outcome, counted, result};
+use super::progress::Display;
+use super::status::Work;
+use super::{bundles, json, memory};
+
+/// The version of the schema of `--json`.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The old side: a bundle, an archive of another program, a folder, or a lock
+    #[arg(value_name = "OLD")]
+    pub(super) old: PathBuf,
+
+    /// The new side, as the old one
+    #[arg(value_name = "NEW")]
+    pub(super) new: PathBuf,
+
+    /// Print one JSON document instead of lines; docs/diff.md describes it
+    #[arg(long)]
+    json: bool,
+
+    /// End with exit code 1 where there is a difference
+    #[arg(long)]
+    exit_code: bool,
+
+    #[command(flatten)]
+    pub(super) shared: Shared,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    let Arguments { old, new, .. } = &arguments;
+    if bundles::is_stdin(old) && bundles::is_stdin(new) {
+        return Err(Error::new(Kind::Usage, "only one side can come from standard input")
+            .with_hint("save the bundle in the pipe to a file first"));
+    }
+    let display = Display::new(Work::Asking, &arguments.shared);
+    let progress = display.progress();
+    let (old, new) = (old.clone(), new.clone());
+    let work = move || {
+        let options = || OpenOptions {
+            temp_dir: Some(std::env::temp_dir()),
+            progress: progress.clone(),
+            budget: memory::budget(),
+            ..OpenOptions::default()
+        };
+        // One after the other: the memory of the first bundle is free again.
+        let old = read(&old, &options())?;
+        let new = read(&new, &options())?;
+        Ok::<_, Error>((Difference::new(&old, &new), old.broken, new.broken))
+    };
+    let compared = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(Kind::Io, "the comparison was cut off").with_source(e))?;
+    display.finish();
+    let (difference, old_broken, new_broken) = compared?;
+    if arguments.json {
+        json::print(&Document {
+            diff_version: VERSION,
+            difference: &difference,
+        })?;
+    } else {
+        tell(&difference);
+    }
+    for broken in old_broken.iter().chain(&new_broken) {
+        output::error(&named(broken));
+    }
+    let is_whole = old_broken.is_empty() && new_broken.is_empty();
+    Ok(match is_whole && !(arguments.exit_code && !difference.is_empty()) {
+        true => Outcome::Success,
+        false => Outcome::Failure,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    diff_version: u32,
+    #[serde(flatten)]
+    difference: &'a Difference,
+}
+
+/// One side: a lock, or whatever `inspect` reads.
+fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
+    match lock(path)? {
+        Some(lock) => Ok(lock.inventory()),
+        None => inspect(
+            &bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?,
+            &Selection::default(),
+            false,
+        ),
+    }
+}
+
+/// The lock in a file; nothing if the file is something else. Only a lock, or a report with one, begins with a brace.
+fn lock(path: &Path) -> Result<Option<Lock>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut head = [0; 64];
+    let got = open_regular(path)
+        .and_then(|mut file| file.read(&mut head))
+        .unwrap_or(0);
+    if !head[..got].trim_ascii_start().starts_with(b"{") {
+        return Ok(None);
+    }
+    Ok(Some(read_lock(path)?))
+}
+
+/// Reads a lock.
+pub(super) fn read_lock(path: &Path) -> Result<Lock> {
+    let text = read_text(path, MAX_LOCK)?;
+    Lock::parse(&text).map_err(|e| e.context(format!("`{}`", quote(path))))
+}
+
+/// Reads a text file of bounded size.
+pub(super) fn read_text(path: &Path, cap: u64) -> Result<String> {
+    let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
+    let mut text = String::new();
+    let read = file.take(cap + 1).read_to_string(&mut text);
+    if let Err(error) = read {
+        let error = Error::io("read", path, error);
+        return Err(error.with_kind(Kind::Malformed));
+    }
+    if text.len() as u64 > cap {
+        let what = format!("`{}` has more than {cap} bytes", quote(path));
+        return Err(Error::new(Kind::Malformed, what));
+    }
+    Ok(text)
+}
+
+fn tell(difference: &Difference) {
+    for image in &difference.added {
+        result(format!("+ {}", whole(image)));
+    }
+    for image in &difference.removed {
+        result(format!("- {}", whole(image)));
+    }
+    for image in &difference.changed {
+        changed(image);
+    }
+    let Difference {
+        added,
+        removed,
+        changed,
+        unchanged,
+        came,
+        went,
+        stayed,
+    } = difference;
+    result(format!(
+        "{} added, {} removed, {} changed, {unchanged} unchanged",
+        counted(added.len() as u64, "image", "images"),
+        removed.len(),
+        changed.len()
+    ));
+    result(format!(
+        "{} came, {} went, {} stayed",
+        amount(*came),
+        amount(*went),
+        amount(*stayed)
+    ));
+}
+
+fn whole(image: &ImageState) -> String {
+    let platforms = few(image.platforms.iter().map(|platform| quote(platform)));
+    format!(
+        "{} {} ({platforms}; {})",
+        quote(&image.reference),
+        image.digest,
+        human_bytes(image.bytes)
+    )
+}
+
+fn changed(image: &ChangedImage) {
+    let name = quote(&image.reference);
+    result(match image.moved {
+        true => format!("~ {name} {} -> {}", image.old_digest, image.new_digest),
+        false => format!("~ {name} {}", image.new_digest),
+    });
+    let sides = [
+        ("platforms added", &image.platforms_added),
+        ("platforms removed", &image.platforms_removed),
+        ("platforms changed", &image.platforms_changed),
+    ];
+    for (what, platforms) in sides.into_iter().filter(|(_, platforms)| !platforms.is_empty()) {
+        result(format!(
+            "    {what}: {}",
+            few(platforms.iter().map(|platform| quote(platform)))
+        ));
+    }
+    result(format!("    {} came, {} went", amount(image.came), amount(image.went)));
+}
+
+fn amount(amount: PieceAmount) -> String {
+    let pieces = counted(amount.pieces as u64, "blob", "blobs");
+    format!("{pieces} ({})", human_bytes(amount.bytes))
+}

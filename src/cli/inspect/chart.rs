@@ -1,0 +1,75 @@
+//! A picture of sizes and sharing: a bar for each image, the largest first, as SVG inside the page.
+
+use std::fmt::Write as _;
+
+use docker_mirror::{Inventory, Sharing, human_bytes};
+
+use super::markup::escape;
+
+/// How many images get a bar.
+const MAX_BARS: usize = 40;
+
+/// Lengths in units of the picture.
+const NAME: f64 = 380.0;
+const BARS: f64 = 560.0;
+const WIDTH: f64 = 1060.0;
+const ROW: f64 = 22.0;
+
+/// Maximum number of characters of a name beside its bar.
+const MAX_NAME: usize = 50;
+
+/// Draws it.
+#[allow(clippy::cast_precision_loss, reason = "lengths of bars")]
+pub(super) fn draw(out: &mut String, inventory: &Inventory, sharing: &Sharing) {
+    let mut bars: Vec<(u64, u64, &str)> = inventory
+        .images
+        .iter()
+        .map(|image| {
+            (
+                image.content.bytes(),
+                sharing.shared_bytes(image),
+                image.reference.as_str(),
+            )
+        })
+        .collect();
+    bars.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.2.cmp(b.2)));
+    let more = bars.len().saturating_sub(MAX_BARS);
+    bars.truncate(MAX_BARS);
+    let Some(largest) = bars.first().map(|(bytes, ..)| *bytes) else {
+        return;
+    };
+    let height = ROW * bars.len() as f64;
+    let _ = writeln!(
+        out,
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Sizes of images, the largest first\">"
+    );
+    for (number, (bytes, shared, name)) in bars.iter().enumerate() {
+        let y = ROW * number as f64;
+        let scale = |bytes: u64| BARS * bytes as f64 / largest.max(1) as f64;
+        let (own, shared) = (scale(bytes - shared), scale(*shared));
+        let _ = write!(out, "<text x=\"0\" y=\"{:.0}\">", y + 15.0);
+        let count = name.chars().count();
+        if count > MAX_NAME {
+            out.push('…');
+        }
+        // The end of a name tells images apart.
+        escape(
+            out,
+            &name.chars().skip(count.saturating_sub(MAX_NAME)).collect::<String>(),
+        );
+        let _ = writeln!(
+            out,
+            "</text><rect class=\"own\" x=\"{NAME}\" y=\"{:.0}\" width=\"{own:.1}\" height=\"14\"/><rect class=\"shared\" x=\"{:.1}\" y=\"{:.0}\" width=\"{shared:.1}\" height=\"14\"/><text x=\"{:.1}\" y=\"{:.0}\">{}</text>",
+            y + 4.0,
+            NAME + own,
+            y + 4.0,
+            NAME + own + shared + 8.0,
+            y + 15.0,
+            human_bytes(*bytes)
+        );
+    }
+    out.push_str("</svg>\n");
+    if more > 0 {
+        let _ = writeln!(out, "<p class=\"dim\">{more} smaller images are in the list below.</p>");
+    }
+}

@@ -1,0 +1,139 @@
+//! An inventory for programs: JSON, as docs/inspect.md describes it.
+
+use docker_mirror::{
+    Absent, Choice, Digest, Inventory, InventoryImage, LeftOut, Part, Piece, PlatformRecord, Result, Sharing, Totals,
+};
+use serde::{Serialize, Serializer};
+
+use crate::cli::json;
+
+/// The version of the schema. A higher one may lack fields of this one, or have other meanings.
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    inspect_version: u32,
+    #[serde(serialize_with = "images")]
+    images: (&'a Inventory, &'a Sharing),
+    broken: Vec<Broken<'a>>,
+    missing: &'a [Absent],
+    unreferenced: Vec<Unreferenced<'a>>,
+    warnings: &'a [docker_mirror::Line],
+    total: Totals,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Image<'a> {
+    reference: &'a str,
+    archive: &'a str,
+    digest: &'a Digest,
+    original: &'a Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filtered: Option<&'a Digest>,
+    index: Choice,
+    rebuilt: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    belongs_to: Option<&'a str>,
+    platforms: Vec<Platform<'a>>,
+    dropped: &'a [PlatformRecord],
+    left_out: &'a [LeftOut],
+    referrers: &'a [LeftOut],
+    indexes: Vec<&'a Piece>,
+    layers: usize,
+    bytes: u64,
+    shared_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Platform<'a> {
+    platform: &'a str,
+    manifest: &'a Piece,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<&'a Piece>,
+    layers: Vec<&'a Piece>,
+}
+
+#[derive(Serialize)]
+struct Broken<'a> {
+    image: &'a str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Unreferenced<'a> {
+    digest: &'a Digest,
+    size: u64,
+}
+
+/// Prints the document.
+pub(super) fn print(inventory: &Inventory, sharing: &Sharing) -> Result<()> {
+    let broken = inventory.broken.iter().map(|broken| Broken {
+        image: &broken.label,
+        message: broken.error.full(),
+        hint: broken.error.hint(),
+    });
+    let unreferenced = inventory.unreferenced.iter().map(|piece| Unreferenced {
+        digest: &piece.digest,
+        size: piece.size,
+    });
+    json::print(&Document {
+        inspect_version: VERSION,
+        images: (inventory, sharing),
+        broken: broken.collect(),
+        missing: &inventory.missing,
+        unreferenced: unreferenced.collect(),
+        warnings: &inventory.warnings,
+        total: sharing.totals(),
+    })
+}
+
+/// One image after the other: all of them at once may take much memory.
+fn images<S: Serializer>(all: &(&Inventory, &Sharing), serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    let (inventory, sharing) = all;
+    serializer.collect_seq(inventory.images.iter().map(|image| of_image(image, sharing)))
+}
+
+fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing) -> Image<'a> {
+    let content = &*image.content;
+    let is_part: std::collections::HashSet<usize> = content.parts.iter().map(|part| part.manifest).collect();
+    let indexes = content.manifests.iter().enumerate();
+    let indexes = indexes
+        .filter(|(place, _)| !is_part.contains(place))
+        .map(|(_, index)| index);
+    Image {
+        reference: &image.reference,
+        archive: &image.archive,
+        digest: image.digest(),
+        original: &content.original,
+        filtered: content.filtered.as_ref(),
+        index: image.index,
+        rebuilt: content.rebuilt,
+        belongs_to: image.belongs_to.as_deref(),
+        platforms: content.parts.iter().filter_map(|part| platform(image, part)).collect(),
+        dropped: &content.dropped,
+        left_out: &content.left_out,
+        referrers: &content.referrers,
+        indexes: indexes.collect(),
+        layers: content.layers(),
+        bytes: content.bytes(),
+        shared_bytes: sharing.shared_bytes(image),
+    }
+}
+
+fn platform<'a>(image: &'a InventoryImage, part: &Part) -> Option<Platform<'a>> {
+    let content = &image.content;
+    Some(Platform {
+        platform: content.platform_of(part),
+        manifest: content.manifests.get(part.manifest)?,
+        config: part.config.and_then(|config| content.blobs.get(config)),
+        layers: part
+            .layers
+            .iter()
+            .filter_map(|layer| content.blobs.get(*layer))
+            .collect(),
+    })
+}

@@ -1,0 +1,133 @@
+//! `docker-mirror inspect`: what bundles hold, without a registry.
+
+mod chart;
+mod document;
+mod markup;
+pub(super) mod page;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use docker_mirror::{
+    Bundle, Error, GivenName, Kind, Lock, OpenOptions, PlatformFilter, Result, Sharing, Unusable, import::Selection,
+    inspect, quote,
+};
+
+use super::bundles;
+use super::connection::Shared;
+use super::memory;
+use super::output::{self, Outcome};
+use super::output_file::OutputFile;
+use super::progress::Display;
+use super::status::Work;
+
+/// What each kind of file begins with.
+pub(super) const LOCK_START: &str = "{\n  \"lockVersion\"";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Bundles, archives of other programs, or folders with an OCI layout or with bundles. `-` alone is one bundle from a pipe, of
+    /// which no more than the front is read
+    #[arg(value_name = "BUNDLE", required = true)]
+    pub(super) bundles: Vec<PathBuf>,
+
+    /// Print one JSON document instead of the table; docs/inspect.md describes it
+    #[arg(long)]
+    json: bool,
+
+    /// List the configs and layers of each platform too
+    #[arg(long)]
+    layers: bool,
+
+    /// Show only images whose reference matches this pattern, such as '*/library/*'; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    only: Vec<String>,
+
+    /// Show only this platform, and images that have it; repeatable
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Vec<String>,
+
+    /// The name of the image in an archive that has none, as for `import`; repeatable
+    #[arg(long, value_name = "[@N=|DIGEST=]IMAGE")]
+    name: Vec<GivenName>,
+
+    /// Write a lock to this file: what `export --lock` needs to export the same again
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+
+    /// Write a page to this file that shows all of it in a browser
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) shared: Shared,
+}
+
+/// The error of something that cannot be used, which says what that is.
+pub(super) fn named(broken: &Unusable) -> Error {
+    let label = quote(&broken.label).to_string();
+    let error = Error::clone(&broken.error);
+    match error.to_string().contains(&label) || label.contains(":@") {
+        true => error,
+        false => error.context(format!("`{label}`")),
+    }
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    let select = Selection {
+        only: arguments.only.clone(),
+        platforms: match arguments.platform.as_slice() {
+            [] => None,
+            flags => Some(PlatformFilter::from_flags(flags)?),
+        },
+    };
+    let lock = arguments.lock.as_deref();
+    let lock = lock
+        .map(|path| OutputFile::new("--lock", "lock", LOCK_START, path))
+        .transpose()?;
+    let html = arguments.html.as_deref();
+    let html = html
+        .map(|path| OutputFile::new("--html", "page of a bundle", page::START, path))
+        .transpose()?;
+    let display = Display::new(Work::Asking, &arguments.shared);
+    let options = OpenOptions {
+        names: arguments.name.clone(),
+        temp_dir: Some(std::env::temp_dir()),
+        progress: display.progress(),
+        budget: memory::budget(),
+        allow_none: true,
+        ..OpenOptions::default()
+    };
+    let (paths, with_texts) = (arguments.bundles.clone(), html.is_some());
+    let look = move || {
+        let bundle: Bundle = bundles::open_front(&paths, &options)?;
+        inspect(&bundle, &select, with_texts)
+    };
+    let inventory = tokio::task::spawn_blocking(look)
+        .await
+        .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;
+    display.finish();
+    let inventory = inventory?;
+    let sharing = Sharing::new(&inventory);
+    if let Some(lock) = lock {
+        lock.write(&Lock::new(&inventory)?.to_text())?;
+    }
+    if let Some(html) = html {
+        html.write(&page::render(&inventory, &sharing))?;
+    }
+    if arguments.json {
+        document::print(&inventory, &sharing)?;
+    } else {
+        table::show(&inventory, &sharing, arguments.layers);
+    }
+    for broken in &inventory.broken {
+        if !arguments.json {
+            output::error(&named(broken));
+        }
+    }
+    Ok(match inventory.broken.is_empty() {
+        true => Outcome::Success,
+        false => Outcome::Failure,
+    })
+}

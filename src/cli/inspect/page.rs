@@ -1,0 +1,380 @@
+//! An inventory as one page for a browser, which needs nothing else and asks for nothing: for whoever signs a transfer.
+//!
+//! All texts of a bundle are escaped, and a policy in the page lets no script run but its own. The page has no date, so that the
+//! same bundle gives the same page.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use docker_mirror::{Choice, Content, Details, Digest, Inventory, InventoryImage, LeftOut, Part, Sharing, human_bytes};
+
+use super::chart;
+use super::markup::escape;
+
+/// What every page begins with.
+pub(in crate::cli) const START: &str = "<!doctype html>\n<!-- docker-mirror inspect -->\n";
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// About how many bytes labels and history may take in the page, all together.
+const TEXTS: usize = 1 << 20;
+
+/// How many layers the page lists. Beyond it, an image has the number of its layers alone.
+const MAX_LAYERS: usize = 20_000;
+
+/// How many of several things of one image are listed.
+const MAX_LISTED: usize = 200;
+
+/// A page that is being written.
+struct Page<'a> {
+    out: String,
+    sharing: &'a Sharing,
+    /// How many bytes the texts of one config may take.
+    texts: usize,
+    layers_left: usize,
+}
+
+/// The whole page.
+pub(in crate::cli) fn render(inventory: &Inventory, sharing: &Sharing) -> String {
+    let contents = inventory.images.iter().map(|image| &image.content);
+    let configs = contents
+        .flat_map(|content| &content.parts)
+        .filter(|part| part.details.is_some())
+        .count();
+    let mut page = Page {
+        out: String::from(START),
+        sharing,
+        texts: (TEXTS / configs.max(1)).clamp(300, 20_000),
+        layers_left: MAX_LAYERS,
+    };
+    page.head();
+    page.totals(inventory);
+    page.out.push_str("<h2>Sizes</h2>\n<p class=\"dim\">Compressed, as they are stored and transferred.<span class=\"key own\"></span>of the image alone<span class=\"key shared\"></span>shared with other images</p>\n");
+    chart::draw(&mut page.out, inventory, sharing);
+    page.images(inventory);
+    page.absent(inventory);
+    let _ = write!(page.out, "</main>\n<script>{SCRIPT}</script>\n");
+    page.out
+}
+
+/// The sum by which a policy knows a script or a style.
+fn policy_sum(content: &str) -> String {
+    let hex = Digest::sha256(content.as_bytes()).hex();
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap_or(0);
+    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+    format!("'sha256-{}'", STANDARD.encode(bytes))
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    escape(&mut out, text);
+    out
+}
+
+fn list<'a>(platforms: impl Iterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = platforms.collect();
+    let shown = all
+        .iter()
+        .take(MAX_LISTED)
+        .map(|platform| escaped(platform))
+        .collect::<Vec<_>>()
+        .join(", ");
+    match all.len().saturating_sub(MAX_LISTED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+impl Page<'_> {
+    fn head(&mut self) {
+        let (style, script) = (policy_sum(STYLE), policy_sum(SCRIPT));
+        let _ = write!(
+            self.out,
+            "<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <title>Contents of a bundle of container images</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style>\n\
+             <main>\n<h1>Contents of a bundle of container images</h1>\n"
+        );
+    }
+
+    fn totals(&mut self, inventory: &Inventory) {
+        let totals = self.sharing.totals();
+        let mut archives: Vec<&str> = inventory.images.iter().map(|image| &*image.archive).collect();
+        archives.dedup();
+        let _ = write!(
+            self.out,
+            "<p class=\"name\">{}</p>\n<dl class=\"totals\">",
+            list(archives.into_iter())
+        );
+        let number = |number: usize| number.to_string();
+        for (what, value) in [
+            ("Images", number(totals.images)),
+            ("Platforms", number(totals.platforms)),
+            ("Manifests", number(totals.manifests)),
+            ("Blobs", number(totals.blobs)),
+            ("Size", human_bytes(totals.bytes)),
+            ("Saved by sharing", human_bytes(totals.saved_bytes)),
+            ("Not usable", number(inventory.broken.len())),
+        ] {
+            let _ = write!(self.out, "<div><dt>{what}<dd>{value}</div>");
+        }
+        self.out.push_str("</dl>\n");
+    }
+
+    fn images(&mut self, inventory: &Inventory) {
+        self.out.push_str(
+            "<h2 id=\"list\">Images</h2>\n<p class=\"tools\" id=\"tools\" hidden><label>Search <input id=\"search\" type=\"search\" autocomplete=\"off\"></label> <span id=\"found\" role=\"status\" class=\"dim\"></span></p>\n\
+             <div class=\"scroll\" role=\"region\" aria-labelledby=\"list\" tabindex=\"0\"><table id=\"images\">\n<thead><tr>",
+        );
+        for (name, class) in [
+            ("Image", ""),
+            ("Platforms", ""),
+            ("Layers", " class=\"n\""),
+            ("Size", " class=\"n\""),
+            ("Shared", " class=\"n\""),
+        ] {
+            let _ = write!(
+                self.out,
+                "<th scope=\"col\"{class}><button type=\"button\">{name}</button>"
+            );
+        }
+        self.out.push_str("</thead>\n");
+        for image in &inventory.images {
+            self.image(image);
+        }
+        self.out.push_str("</table></div>\n");
+    }
+
+    fn image(&mut self, image: &InventoryImage) {
+        let content = &image.content;
+        let (bytes, shared) = (content.bytes(), self.sharing.shared_bytes(image));
+        let _ = writeln!(
+            self.out,
+            "<tbody class=\"image\"><tr><td class=\"name\">{}<td>{}<td class=\"n\" data-value=\"{2}\">{2}<td class=\"n\" data-value=\"{bytes}\">{3}<td class=\"n\" data-value=\"{shared}\">{4}",
+            escaped(&image.reference),
+            list(
+                content
+                    .kept
+                    .iter()
+                    .map(|kept| kept.platform.as_str())
+                    .filter(|platform| *platform != "attestation")
+            ),
+            content.layers(),
+            human_bytes(bytes),
+            human_bytes(shared)
+        );
+        let _ = write!(self.out, "<tr><td colspan=\"5\"><code>{}</code>", image.digest());
+        self.out
+            .push_str("<details><summary>Digests, layers, labels, history</summary>");
+        self.notes(image);
+        self.parts(content);
+        self.out.push_str("</details></tbody>\n");
+    }
+
+    /// What is not exactly as it was at the source.
+    fn notes(&mut self, image: &InventoryImage) {
+        let content = &image.content;
+        let mut note = |text: String| {
+            let _ = write!(self.out, "<p>{text}</p>");
+        };
+        match (image.index, &content.filtered) {
+            (Choice::Filtered, Some(_)) => note(format!(
+                "The index was filtered; the source has <code>{}</code>.",
+                content.original
+            )),
+            (Choice::Sparse, Some(filtered)) => note(format!(
+                "The index is that of the source, and lists platforms that are not here. Filtered it is <code>{filtered}</code>."
+            )),
+            _ => {}
+        }
+        if content.rebuilt {
+            note("The archive has no manifest: it was built, and its digest is new.".to_owned());
+        }
+        if let Some(subject) = &image.belongs_to {
+            note(format!(
+                "It belongs to <span class=\"name\">{}</span>.",
+                escaped(subject)
+            ));
+        }
+        let attestations = content
+            .kept
+            .iter()
+            .filter(|kept| kept.platform == "attestation")
+            .count();
+        if attestations > 0 {
+            note(format!(
+                "{attestations} attestations (provenance, SBOM) travel with it."
+            ));
+        }
+    }
+
+    fn parts(&mut self, content: &Content) {
+        let mut shown: Option<Arc<Details>> = None;
+        for part in content.parts.iter().take(MAX_LISTED) {
+            self.part(content, part);
+            // Platforms often differ in nothing that people read.
+            let is_new = part.details.as_ref().is_some_and(|details| {
+                let same = |other: &Arc<Details>| other.labels == details.labels && other.history == details.history;
+                !shown.as_ref().is_some_and(same)
+            });
+            match part.details.as_ref() {
+                Some(details) if is_new => self.details(details),
+                Some(_) => self
+                    .out
+                    .push_str("<p class=\"dim\">Labels and history are those above.</p>"),
+                None => {}
+            }
+            shown = part.details.clone().or(shown);
+        }
+        let more = content.parts.len().saturating_sub(MAX_LISTED);
+        if more > 0 {
+            let _ = write!(self.out, "<p>{more} more manifests are not listed here.</p>");
+        }
+    }
+
+    fn part(&mut self, content: &Content, part: &Part) {
+        let Some(manifest) = content.manifests.get(part.manifest) else {
+            return;
+        };
+        let _ = write!(
+            self.out,
+            "<h3>{}</h3><table class=\"layers\"><tr><td>manifest<td><code>{}</code><td class=\"n\">{}",
+            escaped(content.platform_of(part)),
+            manifest.digest,
+            human_bytes(manifest.size)
+        );
+        let mut piece = |what: &str, number: usize| {
+            if let Some(piece) = content.blobs.get(number) {
+                let shared = if self.sharing.is_shared(&piece.digest) {
+                    "<td>shared"
+                } else {
+                    ""
+                };
+                let size = human_bytes(piece.size);
+                let _ = write!(
+                    self.out,
+                    "<tr><td>{what}<td><code>{}</code><td class=\"n\">{size}{shared}",
+                    piece.digest
+                );
+            }
+        };
+        if let Some(config) = part.config {
+            piece("config", config);
+        }
+        let listed = part.layers.len().min(self.layers_left).min(MAX_LISTED);
+        self.layers_left -= listed;
+        part.layers.iter().take(listed).for_each(|layer| piece("layer", *layer));
+        self.out.push_str("</table>");
+        let more = part.layers.len() - listed;
+        if more > 0 {
+            let _ = write!(self.out, "<p>{more} more layers are not listed here.</p>");
+        }
+    }
+
+    fn details(&mut self, details: &Details) {
+        let mut left = self.texts;
+        let mut cut = 0;
+        let mut fits = |text: &str| {
+            let fits = text.len() <= left;
+            left = left.saturating_sub(text.len());
+            cut += usize::from(!fits);
+            fits
+        };
+        let created = details.created.as_deref().map(escaped).unwrap_or_default();
+        let labels: Vec<String> = details
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{}={}", escaped(name), escaped(value)))
+            .filter(|label| fits(label))
+            .collect();
+        let steps: Vec<String> = details
+            .history
+            .iter()
+            .filter(|step| !step.is_empty())
+            .map(|step| escaped(step))
+            .filter(|step| fits(step))
+            .collect();
+        if !created.is_empty() {
+            let _ = write!(self.out, "<p>Created: {created}</p>");
+        }
+        for (what, texts) in [("Labels", labels), ("History", steps)] {
+            if !texts.is_empty() {
+                let _ = write!(
+                    self.out,
+                    "<p class=\"dim\">{what}</p><pre tabindex=\"0\">{}</pre>",
+                    texts.join("\n")
+                );
+            }
+        }
+        let more = details.more + cut;
+        if more > 0 {
+            let _ = write!(
+                self.out,
+                "<p class=\"dim\">{more} more labels and steps are too long for this page.</p>"
+            );
+        }
+    }
+
+    /// What is not in the bundle, and why.
+    fn absent(&mut self, inventory: &Inventory) {
+        let mut rows = String::new();
+        let mut left = 10 * MAX_LISTED;
+        let mut row = |name: &str, what: &str, why: &str| {
+            if left > 0 {
+                left -= 1;
+                let _ = write!(
+                    rows,
+                    "<tr><td class=\"name\">{}<td>{what}<td>{}",
+                    escaped(name),
+                    escaped(why)
+                );
+            }
+        };
+        for image in &inventory.images {
+            let content = &image.content;
+            if !content.dropped.is_empty() {
+                let platforms = list(content.dropped.iter().map(|dropped| dropped.platform.as_str()));
+                row(
+                    &image.reference,
+                    &platforms,
+                    "platforms that were not chosen when the bundle was made",
+                );
+            }
+            for LeftOut { digest, reason, .. } in content.left_out.iter().chain(&content.referrers).take(MAX_LISTED) {
+                row(&image.reference, &format!("<code>{digest}</code>"), reason);
+            }
+        }
+        for missing in &inventory.missing {
+            row(&missing.reference, "the image", &missing.reason);
+        }
+        for broken in &inventory.broken {
+            row(
+                &broken.label,
+                "<span class=\"bad\">not usable</span>",
+                &broken.error.full(),
+            );
+        }
+        if !rows.is_empty() {
+            let _ = writeln!(
+                self.out,
+                "<h2 id=\"absent\">Not in the bundle, and why</h2>\n<div class=\"scroll\" role=\"region\" aria-labelledby=\"absent\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Image<th scope=\"col\">What<th scope=\"col\">Why</thead>{rows}</table></div>"
+            );
+        }
+        let totals = self.sharing.totals();
+        let mut notes: Vec<String> = inventory.warnings.iter().map(|warning| escaped(warning)).collect();
+        if totals.unreferenced_blobs > 0 {
+            let bytes = human_bytes(totals.unreferenced_bytes);
+            notes.push(format!(
+                "{} blobs ({bytes}) are in the bundle that no usable image names.",
+                totals.unreferenced_blobs
+            ));
+        }
+        if !notes.is_empty() {
+            let _ = writeln!(self.out, "<h2>What is odd</h2>\n<ul><li>{}</ul>", notes.join("<li>"));
+        }
+    }
+}

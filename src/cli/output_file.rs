@@ -1,0 +1,71 @@
+//! Files that a command writes beside its output: a lock, a page, a want-list. Each gets its name when it is complete, and nothing
+//! but an earlier file of the same kind is replaced.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use docker_mirror::{Error, Kind, Result, open_regular, quote};
+
+use super::push::{bare, unnamed};
+
+/// A file to write.
+#[derive(Debug, Clone)]
+pub(super) struct OutputFile {
+    flag: &'static str,
+    what: &'static str,
+    /// What each file of its kind begins with.
+    start: &'static str,
+    path: PathBuf,
+}
+
+impl OutputFile {
+    /// Finds out before any work whether the file can be written.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if it cannot.
+    pub(super) fn new(flag: &'static str, what: &'static str, start: &'static str, path: &Path) -> Result<Self> {
+        let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`{flag} {}`: {why}", quote(path))));
+        if path.as_os_str() == "-" {
+            return usage("this goes to a file, since standard output has the results; a file of this name is `./-`");
+        }
+        if path.is_dir() {
+            return usage("this is a folder; name a file in it");
+        }
+        if let Ok(there) = path.symlink_metadata() {
+            if !there.is_file() {
+                return usage("this is there and is no regular file; name another one");
+            }
+            let mut head = Vec::new();
+            let mut file = open_regular(path)
+                .map_err(|e| Error::io("read", path, e))?
+                .take(start.len() as u64);
+            file.read_to_end(&mut head).map_err(|e| Error::io("read", path, e))?;
+            if !head.is_empty() && head != start.as_bytes() {
+                return usage(&format!("this file is there and is no {what}; it is not replaced"));
+            }
+        }
+        match unnamed(path) {
+            Ok(_) => {}
+            Err(error) => return usage(&format!("no file can be made in its folder: {}", bare(error))),
+        }
+        Ok(Self {
+            flag,
+            what,
+            start,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Writes the file under its name.
+    pub(super) fn write(&self, content: &str) -> Result<()> {
+        debug_assert!(content.starts_with(self.start), "{} {}", self.flag, self.what);
+        let write = || {
+            let file = unnamed(&self.path)?;
+            file.as_file().write_all(content.as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(&self.path).map_err(|e| e.error)?;
+            Ok(())
+        };
+        write().map_err(|e| Error::io("write", &self.path, bare(e)))
+    }
+}

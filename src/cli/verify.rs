@@ -1,0 +1,232 @@
+//! `docker-mirror verify`: every byte of bundles against what it should be, without a registry.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use docker_mirror::{
+    Bundle, Checked, Error, Fault, GivenName, Incoming, Kind, Line, OpenOptions, Result, Verification, VerifiedFile,
+    VerifyOptions, few, human_bytes, verify,
+};
+use serde::Serialize;
+
+use super::bundles::{is_stdin, only_pipe, stdin};
+use super::connection::Shared;
+use super::output::{Outcome, counted, result, say};
+use super::output_file::OutputFile;
+use super::progress::Display;
+use super::status::Work;
+use super::{json, memory};
+
+/// What each want-list begins with.
+pub(super) const WANT_START: &str = "docker-mirror want-list ";
+
+/// The version of the schema of `--json`.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Bundles, archives of other programs, or folders with an OCI layout or with bundles; blobs are shared among them. `-` alone
+    /// is one bundle from a pipe
+    #[arg(value_name = "BUNDLE", required = true)]
+    pub(super) bundles: Vec<PathBuf>,
+
+    /// Unpack the layers too, and compare their content with what the configs promise; nothing is written
+    #[arg(long)]
+    deep: bool,
+
+    /// Print one JSON document instead of lines; docs/verify.md describes it
+    #[arg(long)]
+    json: bool,
+
+    /// Write which blobs are damaged or absent to this file: what `export --want` needs to fetch just these
+    #[arg(long, value_name = "FILE")]
+    want: Option<PathBuf>,
+
+    /// The name of the image in an archive that has none, as for `import`; repeatable
+    #[arg(long, value_name = "[@N=|DIGEST=]IMAGE")]
+    name: Vec<GivenName>,
+
+    #[command(flatten)]
+    pub(super) shared: Shared,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    only_pipe(&arguments.bundles)?;
+    let want = arguments.want.as_deref();
+    let want = want
+        .map(|path| OutputFile::new("--want", "want-list", WANT_START, path))
+        .transpose()?;
+    let display = Display::new(Work::Verifying, &arguments.shared);
+    let open = OpenOptions {
+        names: arguments.name.clone(),
+        temp_dir: Some(std::env::temp_dir()),
+        progress: display.progress(),
+        budget: memory::budget(),
+        sum: true,
+        allow_none: true,
+        ..OpenOptions::default()
+    };
+    let options = VerifyOptions {
+        deep: arguments.deep,
+        progress: display.progress(),
+    };
+    let paths = arguments.bundles.clone();
+    let work = move || {
+        let (bundle, rest) = open_all(&paths, &open, options.deep)?;
+        verify(&bundle, rest, &options)
+    };
+    let verified = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(Kind::Io, "the verification was cut off").with_source(e))?;
+    display.finish();
+    let verified = verified?;
+    if let Some(want) = want {
+        want.write(&verified.wanted.to_text())?;
+    }
+    if arguments.json {
+        print(&verified)?;
+    } else {
+        tell(&verified);
+    }
+    Ok(match verified.is_sound() {
+        true => Outcome::Success,
+        false => Outcome::Failure,
+    })
+}
+
+/// Opens the bundles. Of one in a pipe the layers are still to come, unless they have to be read twice.
+pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) -> Result<(Bundle, Option<Incoming>)> {
+    match paths {
+        [path] if is_stdin(path) && twice => Ok((Bundle::from_reader(stdin()?, "standard input", options)?, None)),
+        [path] if is_stdin(path) => Bundle::from_pipe(stdin()?, "standard input", options),
+        [path] if twice => Ok((Bundle::open(std::slice::from_ref(path), options)?, None)),
+        [path] => Bundle::open_passing(path, options),
+        _ => Ok((Bundle::open(paths, options)?, None)),
+    }
+}
+
+/// Shows what was found: a line for each fault, and a verdict.
+pub(super) fn tell(verified: &Verification) {
+    for fault in &verified.faults {
+        result(line(fault));
+    }
+    if verified.more_faults > 0 {
+        result(format!("{} more faults are not shown", verified.more_faults));
+    }
+    for replaced in &verified.replaced {
+        say(format!(
+            "note: {}; another bundle has it as it should be",
+            described(replaced)
+        ));
+    }
+    for warning in verified.warnings.iter() {
+        say(format!("warning: {warning}"));
+    }
+    for file in &verified.files {
+        result(format!("{}  {}", file.sha256, file.path));
+    }
+    let Checked {
+        images,
+        members,
+        blobs,
+        bytes,
+        layers_unpacked,
+        unpacked_bytes,
+    } = verified.checked;
+    let deep = match layers_unpacked {
+        0 => String::new(),
+        layers => format!(
+            ", and {} unpacked ({})",
+            counted(layers, "layer", "layers"),
+            human_bytes(unpacked_bytes)
+        ),
+    };
+    say(format!(
+        "checked {}, {}, {} ({}) against their digests{deep}",
+        counted(images, "image", "images"),
+        counted(members, "member", "members"),
+        counted(blobs, "blob", "blobs"),
+        human_bytes(bytes)
+    ));
+    result(verdict(verified));
+}
+
+/// One line that cannot be misread.
+fn verdict(verified: &Verification) -> String {
+    let count = verified.faults.len() as u64 + verified.more_faults;
+    match count {
+        0 => "SOUND: every byte is what its digest promises, and every image is complete".to_owned(),
+        _ => {
+            let wanted = match verified.wanted.len() {
+                0 => String::new(),
+                blobs => format!(
+                    "; to fetch again: {} ({}), which `--want FILE` lists",
+                    counted(blobs as u64, "blob", "blobs"),
+                    human_bytes(verified.wanted.bytes())
+                ),
+            };
+            format!("DAMAGED: {}{wanted}", counted(count, "fault", "faults"))
+        }
+    }
+}
+
+fn described(fault: &Fault) -> String {
+    let place = match (&fault.file, &fault.member, fault.offset) {
+        (Some(file), Some(member), Some(offset)) => format!("`{file}`: member `{member}` at offset {offset}: "),
+        (Some(file), _, _) if !fault.message.contains(&**file) => format!("`{file}`: "),
+        _ => String::new(),
+    };
+    format!("{place}{}", fault.message)
+}
+
+fn line(fault: &Fault) -> String {
+    let suffer = match (fault.images.len(), fault.more_images) {
+        (0, _) => String::new(),
+        (_, 0) => format!(" (images: {})", few(&fault.images)),
+        (_, more) => format!(" (images: {} and {more} more)", few(&fault.images)),
+    };
+    let names_itself = fault.images.iter().all(|image| fault.message.contains(&**image));
+    let suffer = if names_itself { String::new() } else { suffer };
+    format!("FAULT {}{suffer}", described(fault))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    verify_version: u32,
+    sound: bool,
+    files: &'a [VerifiedFile],
+    checked: Checked,
+    faults: &'a [Fault],
+    more_faults: u64,
+    replaced: &'a [Fault],
+    wanted: Vec<Wanted<'a>>,
+    warnings: &'a [Line],
+}
+
+#[derive(Serialize)]
+struct Wanted<'a> {
+    digest: &'a docker_mirror::Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    reference: String,
+}
+
+fn print(verified: &Verification) -> Result<()> {
+    let wanted = verified.wanted.blobs().map(|blob| Wanted {
+        digest: &blob.digest,
+        size: blob.size,
+        reference: blob.reference.to_string(),
+    });
+    json::print(&Document {
+        verify_version: VERSION,
+        sound: verified.is_sound(),
+        files: &verified.files,
+        checked: verified.checked,
+        faults: &verified.faults,
+        more_faults: verified.more_faults,
+        replaced: &verified.replaced,
+        wanted: wanted.collect(),
+        warnings: &verified.warnings,
+    })
+}

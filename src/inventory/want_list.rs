@@ -1,0 +1,318 @@
+//! The want-list: which blobs a damaged bundle lacks, as a text that a person can read and type.
+//!
+//! ```text
+//! docker-mirror want-list 1: 2 blobs
+//! sha256:1f… 7045 docker.io/library/alpine:3.20
+//! sha256:c2… 3628891 docker.io/library/alpine:3.20
+//! check 5d41402a b7
+//! ```
+//!
+//! The lines are sorted by digest. The size is `?` where it is not known. The last line has the first eight digits of the
+//! SHA-256 of all lines above, each with a line feed, and then a digit for each line between the first and the last, the first
+//! of its own SHA-256, so that a mistyped line can be named.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+use crate::text::quote;
+
+/// What every want-list begins with.
+const TITLE: &str = "docker-mirror want-list ";
+
+/// The version of the format that is written; a reader refuses others.
+const VERSION: &str = "1";
+
+/// Maximum size of a want-list in bytes: a hundred thousand lines.
+pub const MAX_WANT_LIST: u64 = 32 << 20;
+
+/// What to do about a list that is not as it was written.
+const COPY_AGAIN: &str = "compare the line with the original, or copy the list again";
+
+/// Blobs that are damaged or absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WantList {
+    blobs: BTreeMap<Digest, WantedBlob>,
+}
+
+/// A blob that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedBlob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes, where that is known.
+    pub size: Option<u64>,
+    /// An image that it belongs to.
+    pub reference: Reference,
+}
+
+impl WantList {
+    /// Adds a blob, if it is not in the list.
+    pub fn add(&mut self, blob: WantedBlob) {
+        self.blobs.entry(blob.digest.clone()).or_insert(blob);
+    }
+
+    /// The blobs, by digest.
+    pub fn blobs(&self) -> impl Iterator<Item = &WantedBlob> {
+        self.blobs.values()
+    }
+
+    /// Whether a blob is in the list.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.blobs.contains_key(digest)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// Whether nothing is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.blobs.is_empty()
+    }
+
+    /// The sum of all known sizes in bytes.
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.blobs().filter_map(|blob| blob.size);
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// The number of the line that has a blob, counted from 1; for messages.
+    pub fn line_of(&self, digest: &Digest) -> Option<usize> {
+        let place = self.blobs.keys().position(|known| known == digest)?;
+        Some(place + 2)
+    }
+
+    /// The whole text.
+    pub fn to_text(&self) -> String {
+        let lines: Vec<String> = self.blobs().map(line).collect();
+        let mut text = head(lines.len()) + "\n";
+        for line in &lines {
+            let _ = writeln!(text, "{line}");
+        }
+        let sum = sum_line(&text, &lines);
+        text + &sum + "\n"
+    }
+
+    /// Reads a list. White space, empty lines and upper case do not matter.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`], with the line, if it is cut, was changed, or is none; [`Kind::Unsupported`] if its version is not
+    /// known here.
+    pub fn parse(text: &str) -> Result<Self> {
+        let numbered = text.trim_start_matches('\u{feff}').lines().enumerate();
+        let words = numbered.map(|(number, line)| (number + 1, line.split_whitespace().collect::<Vec<_>>().join(" ")));
+        let mut lines = words.filter(|(_, line)| !line.is_empty());
+        let expected = match lines.next() {
+            Some((number, line)) => parse_head(number, &line)?,
+            None => return Err(fault(1, "the list is empty")),
+        };
+        let mut list = Self::default();
+        let mut read: Vec<String> = Vec::new();
+        let mut numbers: Vec<usize> = Vec::new();
+        let mut last: Option<Digest> = None;
+        for (number, text) in lines.by_ref() {
+            if let Some(sums) = text.to_lowercase().strip_prefix("check ") {
+                let canonical = [&[head(expected)], read.as_slice()].concat().join("\n") + "\n";
+                check(number, sums, &canonical, &read, &numbers, expected)?;
+                if let Some((number, _)) = lines.next() {
+                    return Err(fault(number, "there is something behind the line with the check sums"));
+                }
+                return Ok(list);
+            }
+            let blob = parse_line(&text).map_err(|e| e.context(format!("line {number}")).with_hint(COPY_AGAIN))?;
+            if last.as_ref().is_some_and(|last| *last >= blob.digest) {
+                return Err(fault(
+                    number,
+                    "the lines are not sorted by digest, or one is there twice",
+                ));
+            }
+            last = Some(blob.digest.clone());
+            read.push(line(&blob));
+            numbers.push(number);
+            list.add(blob);
+        }
+        let (last, count) = (text.lines().count().max(1), read.len());
+        let what = format!("the list is cut off: it has {count} of {expected} blobs, and no line with check sums");
+        Err(fault(last, &what))
+    }
+}
+
+fn head(count: usize) -> String {
+    let noun = if count == 1 { "blob" } else { "blobs" };
+    format!("{TITLE}{VERSION}: {count} {noun}")
+}
+
+fn line(blob: &WantedBlob) -> String {
+    let size = blob.size.map_or_else(|| "?".to_owned(), |size| size.to_string());
+    format!("{} {size} {}", blob.digest, blob.reference)
+}
+
+fn sum_line(text: &str, lines: &[String]) -> String {
+    let mut sums = format!("check {}", &Digest::sha256(text.as_bytes()).hex()[..8]);
+    if !lines.is_empty() {
+        sums.push(' ');
+        sums.extend(lines.iter().map(|line| digit(line)));
+    }
+    sums
+}
+
+/// The digit that a line is checked by.
+fn digit(line: &str) -> char {
+    Digest::sha256(line.as_bytes()).hex().chars().next().unwrap_or('0')
+}
+
+fn fault(number: usize, why: &str) -> Error {
+    Error::new(Kind::Malformed, format!("line {number}: {why}")).with_hint(COPY_AGAIN)
+}
+
+fn parse_head(number: usize, line: &str) -> Result<usize> {
+    let rest = line.strip_prefix(TITLE).and_then(|rest| rest.split_once(": "));
+    let Some((version, count)) = rest else {
+        return Err(Error::new(
+            Kind::Malformed,
+            format!("line {number}: this is no want-list: it begins with `{}`", quote(line)),
+        )
+        .with_hint("name a file that `docker-mirror verify --want FILE` wrote"));
+    };
+    if version != VERSION {
+        let what = format!(
+            "line {number}: the want-list has version `{}`; only {VERSION} is known",
+            quote(version)
+        );
+        return Err(Error::new(Kind::Unsupported, what).with_hint("use the version of docker-mirror that wrote it"));
+    }
+    let count = count.strip_suffix(" blobs").or(count.strip_suffix(" blob"));
+    let count = count.and_then(|count| count.parse().ok());
+    count.ok_or_else(|| fault(number, "how many blobs there are is no number"))
+}
+
+fn parse_line(text: &str) -> Result<WantedBlob> {
+    let mut words = text.split(' ');
+    let (Some(digest), Some(size), Some(reference), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(Error::new(Kind::Malformed, "a line has a digest, a size and an image"));
+    };
+    let size = match size {
+        "?" => None,
+        size => match size.parse().ok().filter(|size| i64::try_from(*size).is_ok()) {
+            Some(size) => Some(size),
+            None => {
+                return Err(Error::new(
+                    Kind::Malformed,
+                    format!("`{}` is no size in bytes", quote(size)),
+                ));
+            }
+        },
+    };
+    Ok(WantedBlob {
+        digest: digest.to_lowercase().parse()?,
+        size,
+        reference: reference
+            .parse::<Reference>()
+            .map_err(|e| e.with_kind(Kind::Malformed))?,
+    })
+}
+
+/// Compares the check sums with the lines, and names the line that differs where one does.
+fn check(number: usize, sums: &str, text: &str, lines: &[String], numbers: &[usize], expected: usize) -> Result<()> {
+    let right = sum_line(text, lines);
+    if lines.len() == expected && right.strip_prefix("check ") == Some(sums) {
+        return Ok(());
+    }
+    if lines.len() != expected {
+        let what = format!(
+            "the list has {} blobs where its first line says {expected}",
+            lines.len()
+        );
+        return Err(fault(number, &what));
+    }
+    let digits = sums.split(' ').nth(1).unwrap_or_default();
+    let wrong = lines
+        .iter()
+        .zip(digits.chars())
+        .position(|(line, stated)| digit(line) != stated);
+    Err(match wrong.and_then(|wrong| numbers.get(wrong)) {
+        Some(number) => fault(*number, "this line was changed or mistyped: its check digit is another"),
+        None => fault(
+            number,
+            "the check sum is that of another list: a line was changed or mistyped",
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list() -> WantList {
+        let mut list = WantList::default();
+        for (name, size) in [
+            ("one", Some(1)),
+            ("two", Some(1 << 40)),
+            ("three", None),
+            ("four", Some(0)),
+        ] {
+            list.add(WantedBlob {
+                digest: Digest::sha256(name.as_bytes()),
+                size,
+                reference: format!("quay.io/a/{name}:1").parse().unwrap(),
+            });
+        }
+        list
+    }
+
+    #[test]
+    fn a_list_that_was_written_is_read_back_also_as_a_person_types_it() {
+        let text = list().to_text();
+        assert_eq!(text.lines().count(), 6);
+        assert!(
+            text.starts_with("docker-mirror want-list 1: 4 blobs\nsha256:"),
+            "{text}"
+        );
+        assert_eq!(WantList::parse(&text).unwrap(), list());
+        let typed = text.replace('\n', "  \r\n\r\n").replace(' ', "   ");
+        assert_eq!(WantList::parse(&format!("\u{feff}\n{typed}")).unwrap(), list());
+        assert_eq!(
+            WantList::parse(&WantList::default().to_text()).unwrap(),
+            WantList::default()
+        );
+        let first = list().blobs().next().unwrap().digest.clone();
+        assert_eq!(list().line_of(&first), Some(2));
+    }
+
+    #[test]
+    fn a_list_that_is_not_as_it_was_written_is_refused_with_the_line() {
+        let text = list().to_text();
+        let says = |text: &str| WantList::parse(text).unwrap_err().full();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(says(""), "line 1: the list is empty");
+        assert!(says("{}").starts_with("line 1: this is no want-list"));
+        let newer = text.replace("want-list 1", "want-list 2");
+        assert_eq!(says(&newer), "line 1: the want-list has version `2`; only 1 is known");
+        let cut = lines[..3].join("\n");
+        assert_eq!(
+            says(&cut),
+            "line 3: the list is cut off: it has 2 of 4 blobs, and no line with check sums"
+        );
+        let shorter = [&lines[..3], &lines[5..]].concat().join("\n");
+        assert_eq!(
+            says(&shorter),
+            "line 4: the list has 2 blobs where its first line says 4"
+        );
+        assert!(says(&text.replace("sha256:", "sha256:g")).starts_with("line 2: invalid digest"));
+        assert!(says(&format!("{text}more")).starts_with("line 7: there is something behind"));
+        let swapped = [lines[0], lines[2], lines[1], lines[3], lines[4], lines[5]].join("\n");
+        assert!(says(&swapped).starts_with("line 3: the lines are not sorted"));
+        // A size that is mistyped: the digits name the line in nearly all cases, and the sum notices the rest.
+        let found = says(&text.replace(" 1099511627776 ", " 1099511627766 "));
+        assert!(found.contains("mistyped"), "{found}");
+        let third = lines[2].to_owned() + "0";
+        let found = says(&text.replace(lines[2], &third));
+        assert!(found.starts_with("line 3: this line was changed"), "{found}");
+        assert!(says(&text.replace(lines[5], "check 00000000")).starts_with("line 6: the check sum"));
+    }
+}

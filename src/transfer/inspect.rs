@@ -1,0 +1,209 @@
+//! Inspection: what bundles hold, read from their documents alone.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::import::{Referrers, Selection, by_subject, chosen, named, referrers_of};
+use crate::bundle::read::{Bundle, BundledImage};
+use crate::error::{Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::View;
+use crate::image::narrow::narrow;
+use crate::image::tree::{ImageTree, LeftOut};
+use crate::inventory::details::Details;
+use crate::inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Unusable};
+
+/// Memory in bytes that a piece takes in an inventory and in the count of who shares it.
+const PIECE: u64 = 4 * size_of::<Piece>() as u64;
+
+/// Reads which images bundles hold, and what they are made of. No layer is read. `details` is whether the texts of the configs
+/// are wanted: labels, history, time of creation.
+///
+/// An image that is not whole is [listed](Inventory::broken) with the reason. With platforms in the selection, an image that has
+/// none of them is left away.
+///
+/// # Errors
+/// [`Kind::NotFound`] if a pattern fits no image, and [`Kind::Usage`] if it is none.
+pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inventory> {
+    let is_empty = bundle.images().is_empty() && bundle.broken().is_empty();
+    let all = if is_empty {
+        Vec::new()
+    } else {
+        chosen(bundle, &select.only)?
+    };
+    let (images, broken) = all.split_at(bundle.images().len());
+    let mut inventory = Inventory {
+        warnings: bundle.warnings().clone(),
+        docker_manifest: bundle.has_docker_manifest(),
+        ..Inventory::default()
+    };
+    let mut reader = Reader {
+        bundle,
+        select,
+        details,
+        referrers: by_subject(bundle),
+        media_types: HashSet::new(),
+    };
+    // Images that differ in nothing but their names are read once.
+    let mut known = HashMap::new();
+    for (image, _) in bundle.images().iter().zip(images).filter(|(_, chosen)| **chosen) {
+        let read = known.entry(image.content()).or_insert_with(|| reader.read(image));
+        match read {
+            Ok((tree, content)) => inventory.images.push(InventoryImage {
+                reference: image.name.to_string(),
+                archive: reader.interned(&image.archive),
+                index: named(tree, image).choice,
+                belongs_to: image.attached_to.as_ref().map(ToString::to_string),
+                content: content.clone(),
+            }),
+            Err(error) if select.platforms.is_some() && error.kind() == Kind::NotFound => {}
+            Err(error) => inventory.broken.push(Unusable {
+                label: image.name.to_string(),
+                error: Arc::new(error.clone()),
+            }),
+        }
+    }
+    for (image, _) in bundle.broken().iter().zip(broken).filter(|(_, chosen)| **chosen) {
+        inventory.broken.push(Unusable {
+            label: image.label.clone(),
+            error: image.error.clone(),
+        });
+    }
+    inventory
+        .broken
+        .extend(bundle.broken_archives().iter().map(|archive| Unusable {
+            label: archive.label.clone(),
+            error: archive.error.clone(),
+        }));
+    inventory.missing = bundle
+        .missing()
+        .iter()
+        .map(|missing| Absent {
+            reference: missing.reference.clone(),
+            reason: missing.reason.clone(),
+        })
+        .collect();
+    if select.only.is_empty() && select.platforms.is_none() {
+        inventory.unreferenced = unreferenced(bundle, &inventory);
+    }
+    Ok(inventory)
+}
+
+/// Blobs that no image names, those of images that are not whole and of referrers included.
+fn unreferenced(bundle: &Bundle, inventory: &Inventory) -> Vec<Piece> {
+    let contents = inventory.images.iter().map(|image| &image.content);
+    let mut seen = HashSet::new();
+    let named: HashSet<&Digest> = contents
+        .filter(|content| seen.insert(Arc::as_ptr(content)))
+        .flat_map(|content| content.pieces())
+        .map(|piece| &piece.digest)
+        .collect();
+    let unknown: Arc<str> = "".into();
+    bundle
+        .stored()
+        .filter(|(digest, _)| !named.contains(digest))
+        .map(|(digest, size)| Piece {
+            digest: digest.clone(),
+            size,
+            media_type: unknown.clone(),
+        })
+        .collect()
+}
+
+/// Reads images of a bundle.
+struct Reader<'a> {
+    bundle: &'a Bundle,
+    select: &'a Selection,
+    details: bool,
+    referrers: Referrers<'a>,
+    media_types: HashSet<Arc<str>>,
+}
+
+impl Reader<'_> {
+    fn interned(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.media_types.get(text) {
+            return known.clone();
+        }
+        let new: Arc<str> = text.into();
+        self.media_types.insert(new.clone());
+        new
+    }
+
+    fn read(&mut self, image: &BundledImage) -> Result<(ImageTree, Arc<Content>)> {
+        let mut tree = self.bundle.tree_of(image)?;
+        // What belongs to an image runs nowhere.
+        if let (Some(filter), None) = (&self.select.platforms, &image.attached_to) {
+            tree = narrow(tree, filter)?;
+        }
+        let content = Arc::new(self.content(&tree, image)?);
+        tree.configs.clear();
+        Ok((tree, content))
+    }
+
+    fn content(&mut self, tree: &ImageTree, image: &BundledImage) -> Result<Content> {
+        let manifests = tree.manifests();
+        let blobs = tree.blobs();
+        let pieces = (manifests.len() + blobs.len()) as u64;
+        self.bundle.budget().take(pieces * PIECE + tree.uncounted_memory())?;
+        let places: HashMap<&Digest, usize> = blobs
+            .iter()
+            .enumerate()
+            .map(|(place, blob)| (&blob.descriptor.digest, place))
+            .collect();
+        let mut kept: HashMap<&Digest, usize> = HashMap::new();
+        for (place, platform) in tree.kept.iter().enumerate() {
+            kept.entry(&platform.digest).or_insert(place);
+        }
+        let mut parts = Vec::new();
+        for (place, manifest) in manifests.iter().enumerate() {
+            let (config, layers) = match manifest.view() {
+                View::Index(_) => continue,
+                View::Image(image) => (Some(&image.config), image.layers.as_slice()),
+                View::Other { blobs } => (None, blobs.as_slice()),
+            };
+            let layers = layers.iter().filter_map(|layer| places.get(&layer.digest).copied());
+            let details = config.and_then(|config| tree.configs.get(&config.digest));
+            parts.push(Part {
+                manifest: place,
+                config: config.and_then(|config| places.get(&config.digest).copied()),
+                layers: layers.collect(),
+                platform: kept.get(manifest.digest()).copied(),
+                details: match details.filter(|_| self.details).and_then(|bytes| Details::parse(bytes)) {
+                    Some(details) => {
+                        self.bundle.budget().take(details.memory())?;
+                        Some(Arc::new(details))
+                    }
+                    None => None,
+                },
+            });
+            let numbers = parts.last().map_or(0, |part| part.layers.len() + 1) as u64;
+            self.bundle.budget().take(numbers * size_of::<usize>() as u64)?;
+        }
+        let manifests = manifests.iter().map(|manifest| manifest.descriptor());
+        let manifests = manifests.map(|descriptor| Piece {
+            digest: descriptor.digest.clone(),
+            size: descriptor.size,
+            media_type: self.interned(&descriptor.media_type),
+        });
+        let manifests = manifests.collect();
+        let blobs = blobs.iter().map(|blob| Piece {
+            digest: blob.descriptor.digest.clone(),
+            size: blob.descriptor.size,
+            media_type: self.interned(&blob.descriptor.media_type),
+        });
+        let blobs = blobs.collect();
+        let referrers = referrers_of(&self.referrers, tree).into_iter();
+        Ok(Content {
+            original: tree.original.root.digest().clone(),
+            filtered: tree.filtered.as_ref().map(|filtered| filtered.root.digest().clone()),
+            rebuilt: image.rebuilt,
+            kept: tree.kept.clone(),
+            dropped: tree.dropped.clone(),
+            left_out: tree.left_out.clone(),
+            referrers: referrers.collect::<Vec<LeftOut>>(),
+            manifests,
+            blobs,
+            parts,
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! "See it": what `inspect` and `diff` say of bundles, without a registry.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::support::Double;
+use super::support::image::Style;
+use super::support::images::{linux_and_windows, nested, shared_base, small};
+use super::support::layout::{Tar, unpack, write_layout};
+use super::{cli, source};
+use crate::support::Cli;
+use crate::support::cli::Output;
+
+/// A user with a bundle of an index of which a platform was dropped, and two images that share a layer.
+fn exported() -> (Cli, Double) {
+    let (cli, registry) = (cli(), Double::new());
+    linux_and_windows(Style::Oci).push(&registry, "a/multi", "1");
+    let [one, two] = &shared_base(2, 50_000)[..] else {
+        panic!()
+    };
+    one.push(&registry, "b/one", "1");
+    two.push(&registry, "b/two", "1");
+    let names = ["a/multi:1", "b/one:1", "b/two:1"].map(|name| format!("{}/{name}", registry.host()));
+    cli.succeed(&["export", &names[0], &names[1], &names[2], "-o", "b.tar"]);
+    (cli, registry)
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.everything()))
+}
+
+#[test]
+fn inspect_shows_each_image_with_its_platforms_and_sizes() {
+    let (cli, registry) = exported();
+    let shown = cli.succeed(&["inspect", "b.tar", "--layers"]);
+    let record = Tar::open(&cli.path("b.tar")).json("docker-mirror.json");
+    let image = &record["images"][0];
+    for text in [
+        format!("{}/a/multi:1\n", registry.host()),
+        format!("  digest     {}\n", image["filtered"].as_str().unwrap()),
+        format!(
+            "  original   {} (the index is filtered)\n",
+            image["original"].as_str().unwrap()
+        ),
+        "  platforms  linux/amd64, linux/arm64/v8\n  dropped    windows/amd64\n".to_owned(),
+        "of it shared with other images".to_owned(),
+        "3 images, 4 platforms, 6 manifests".to_owned(),
+        "storing each blob once saves 48.".to_owned(),
+        "    layer  sha256:".to_owned(),
+    ] {
+        assert!(shown.stdout.contains(&text), "no `{text}` in:\n{}", shown.stdout);
+    }
+    let only = cli.succeed(&["inspect", "b.tar", "--only", "*/b/two:1"]);
+    assert!(only.stdout.contains("1 image, 1 platform"), "{}", only.stdout);
+    let arm = cli.succeed(&["inspect", "b.tar", "--platform", "linux/arm64"]);
+    assert!(
+        arm.stdout
+            .contains("  platforms  linux/arm64/v8\n  dropped    linux/amd64, windows/amd64\n"),
+        "{}",
+        arm.stdout
+    );
+    assert!(
+        arm.stdout.contains("1 image, 1 platform"),
+        "images without the platform are left away: {}",
+        arm.stdout
+    );
+}
+
+#[test]
+fn the_document_has_every_digest_and_size() {
+    let (cli, _registry) = exported();
+    let document = json(&cli.succeed(&["inspect", "b.tar", "--json"]));
+    assert_eq!(document["inspectVersion"], 1);
+    let images = document["images"].as_array().unwrap();
+    assert_eq!(images.len(), 3);
+    let (multi, one) = (&images[0], &images[1]);
+    assert_eq!(
+        (multi["index"].as_str(), &multi["digest"]),
+        (Some("filtered"), &multi["filtered"])
+    );
+    assert_eq!(multi["dropped"][0]["platform"], "windows/amd64");
+    assert_eq!(multi["platforms"].as_array().unwrap().len(), 2);
+    assert_eq!(multi["shared"], Value::Null);
+    assert_eq!(multi["sharedBytes"], 0);
+    assert!(one["sharedBytes"].as_u64().unwrap() >= 50_000);
+    // All that the bundle has is accounted for.
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let blobs = bundle.members.iter().filter(|member| member.name.starts_with("blobs/"));
+    let total = &document["total"];
+    assert_eq!(
+        total["bytes"].as_u64().unwrap(),
+        blobs.clone().map(|member| member.size).sum::<u64>()
+    );
+    let pieces = total["blobs"].as_u64().unwrap() + total["manifests"].as_u64().unwrap();
+    assert_eq!(pieces, blobs.count() as u64);
+    assert_eq!(total["unreferencedBlobs"], 0);
+    let separate: u64 = images.iter().map(|image| image["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(total["separateBytes"].as_u64().unwrap(), separate);
+}
+
+#[test]
+fn every_form_of_a_bundle_says_the_same() {
+    let (cli, _registry) = exported();
+    let without_place = |output: Output| {
+        let mut document = json(&output);
+        for image in document["images"].as_array_mut().unwrap() {
+            image["archive"] = Value::Null;
+        }
+        document
+    };
+    let expected = without_place(cli.succeed(&["inspect", "b.tar", "--json"]));
+    unpack(&cli.path("b.tar"), &cli.path("folder"));
+    let bytes = fs::read(cli.path("b.tar")).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    fs::write(cli.path("b.tar.gz"), gzip.finish().unwrap()).unwrap();
+    for path in ["folder", "b.tar.gz"] {
+        assert_eq!(
+            without_place(cli.succeed(&["inspect", path, "--json"])),
+            expected,
+            "{path}"
+        );
+    }
+    // No more than the front is read of a pipe, and of what is compressed as a whole: nothing is written.
+    assert_eq!(cli.files(), ["b.tar", "b.tar.gz", "folder"]);
+    let mut child = cli
+        .command(&["inspect", "-", "--json"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(&bytes);
+    let piped = Output::new(&child.wait_with_output().unwrap(), &["inspect", "-"]).expect_code(0);
+    assert_eq!(without_place(piped), expected);
+}
+
+#[test]
+fn what_cannot_be_used_is_shown_with_the_reason() {
+    let (cli, _registry) = exported();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let document = json(&cli.succeed(&["inspect", "b.tar", "--json"]));
+    let layer = document["images"][2]["platforms"][0]["layers"][1]["digest"]
+        .as_str()
+        .unwrap();
+    bundle.without(&super::support::layout::blob_name(layer), &cli.path("cut.tar"));
+    let shown = cli
+        .run(&["inspect", "cut.tar"])
+        .expect_code(1)
+        .says(&["b/two:1", layer, "missing"]);
+    assert!(shown.stdout.contains("2 images"), "{}", shown.everything());
+    let document = json(&cli.run(&["inspect", "cut.tar", "--json"]).expect_code(1));
+    assert!(document["broken"][0]["image"].as_str().unwrap().ends_with("b/two:1"));
+    // Without a name, and without anything at all.
+    fs::write(cli.path("text.tar"), "no archive").unwrap();
+    for path in ["text.tar", "absent.tar"] {
+        let document = json(&cli.run(&["inspect", path, "--json"]).expect_code(1));
+        assert_eq!(document["broken"].as_array().unwrap().len(), 1, "{document}");
+    }
+}
+
+#[test]
+fn foreign_archives_are_shown_too() {
+    let cli = cli();
+    let image = nested();
+    write_layout(
+        &cli.path("f.tar"),
+        &[("quay.io/a/nested:1", &image), ("quay.io/a/same:1", &image)],
+    );
+    let document = json(&cli.succeed(&["inspect", "f.tar", "--json"]));
+    assert_eq!(document["total"]["images"], 2);
+    assert_eq!(document["images"][0]["digest"], document["images"][1]["digest"]);
+    // Two names of one image share nothing with another image.
+    assert_eq!(document["images"][0]["sharedBytes"], 0);
+    assert_eq!(document["images"][0]["indexes"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn diff_says_what_came_went_and_moved() {
+    let (cli, registry) = exported();
+    small(Style::Oci, "linux/amd64", "new").push(&registry, "a/new", "1");
+    let moved = shared_base(3, 50_000).remove(2);
+    moved.push(&registry, "b/two", "1");
+    let names = ["a/multi:1", "a/new:1", "b/two:1"].map(|name| format!("{}/{name}", registry.host()));
+    let all = ["--platform", "all", "-o", "new.tar"];
+    cli.succeed(&[&["export", &names[0], &names[1], &names[2]], &all[..]].concat());
+    let shown = cli.succeed(&["diff", "b.tar", "new.tar"]);
+    for text in [
+        format!("+ {} sha256:", names[1]),
+        format!("- {}/b/one:1 sha256:", registry.host()),
+        format!("~ {} sha256:", names[2]),
+        "    platforms added: windows/amd64\n".to_owned(),
+        "1 image added, 1 removed, 2 changed, 0 unchanged\n".to_owned(),
+    ] {
+        assert!(shown.stdout.contains(&text), "no `{text}` in:\n{}", shown.stdout);
+    }
+    let document = json(
+        &cli.run(&["diff", "b.tar", "new.tar", "--json", "--exit-code"])
+            .expect_code(1),
+    );
+    assert_eq!(document["diffVersion"], 1);
+    let tags: Vec<bool> = document["changed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["moved"] == true)
+        .collect();
+    assert_eq!(tags, [true, true]);
+    // A lock stands for its bundle, and so does a folder.
+    cli.succeed(&["inspect", "b.tar", "--lock", "b.lock"]);
+    unpack(&cli.path("b.tar"), &cli.path("folder"));
+    for (old, new) in [
+        ("b.tar", "b.lock"),
+        ("b.lock", "b.tar"),
+        ("folder", "b.lock"),
+        ("b.tar", "b.tar"),
+    ] {
+        let same = cli.succeed(&["diff", old, new, "--exit-code"]);
+        assert!(
+            same.stdout
+                .starts_with("0 images added, 0 removed, 0 changed, 3 unchanged\n"),
+            "{}",
+            same.everything()
+        );
+    }
+    let by_lock = json(&cli.succeed(&["diff", "b.lock", "new.tar", "--json"]));
+    assert_eq!(by_lock, document);
+    cli.run(&["diff", "b.tar", "absent.tar"])
+        .expect_code(1)
+        .says(&["absent.tar", "does not exist"]);
+    cli.run(&["diff", "-", "-"]).expect_code(2).says(&["only one side"]);
+}
+
+#[test]
+fn files_that_are_no_locks_or_pages_are_not_replaced() {
+    let (cli, registry) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", registry.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    let before = fs::read(cli.path("b.tar")).unwrap();
+    for (flag, file) in [
+        ("--lock", "b.tar"),
+        ("--html", "b.tar"),
+        ("--lock", "."),
+        ("--html", "no/folder"),
+        ("--lock", "-"),
+    ] {
+        cli.run(&["inspect", "b.tar", flag, file])
+            .expect_code(2)
+            .says(&[flag, file]);
+    }
+    cli.run(&["verify", "b.tar", "--want", "b.tar"])
+        .expect_code(2)
+        .says(&["is no want-list"]);
+    assert_eq!(fs::read(cli.path("b.tar")).unwrap(), before);
+    // An earlier one is.
+    for _ in 0..2 {
+        cli.succeed(&["inspect", "b.tar", "--lock", "l.json", "--html", "p.html"]);
+    }
+    assert_eq!(cli.files(), ["b.tar", "l.json", "p.html"]);
+}

@@ -1,0 +1,268 @@
+//! "Trust it": `verify` finds every fault of a bundle, names each once, and says which images suffer from it.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use super::cli;
+use super::support::image::{Layer, Style, platform, single, with_config};
+use super::support::images::{linux_and_windows, shared_base, small};
+use super::support::layout::{Tar, blob_name, unpack, write_layout};
+use super::support::{Double, sha256};
+use crate::support::Cli;
+use crate::support::cli::Output;
+
+fn exported() -> (Cli, Double) {
+    let (cli, registry) = (cli(), Double::new());
+    linux_and_windows(Style::Oci).push(&registry, "a/multi", "1");
+    let [one, two] = &shared_base(2, 3 << 20)[..] else {
+        panic!()
+    };
+    one.push(&registry, "b/one", "1");
+    two.push(&registry, "b/two", "1");
+    let names = ["a/multi:1", "b/one:1", "b/two:1"].map(|name| format!("{}/{name}", registry.host()));
+    cli.succeed(&["export", &names[0], &names[1], &names[2], "-o", "b.tar"]);
+    (cli, registry)
+}
+
+fn document(cli: &Cli, arguments: &[&str], code: i32) -> Value {
+    let arguments = [&["verify", "--json"], arguments].concat();
+    let output = cli.run(&arguments).expect_code(code);
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.everything()))
+}
+
+/// The digests of the layers that an image of a bundle names, and of one of its manifests.
+fn pieces(cli: &Cli, image: &str) -> (Vec<String>, String) {
+    let output = cli.succeed(&["inspect", "b.tar", "--json", "--only", &format!("*{image}")]);
+    let document: Value = serde_json::from_str(&output.stdout).unwrap();
+    let platform = &document["images"][0]["platforms"][0];
+    let text = |value: &Value| value["digest"].as_str().unwrap().to_owned();
+    let layers = platform["layers"].as_array().unwrap().iter().map(text).collect();
+    (layers, text(&platform["manifest"]))
+}
+
+#[test]
+fn a_sound_bundle_is_said_to_be_sound_with_its_own_sum() {
+    let (cli, _registry) = exported();
+    let bytes = fs::read(cli.path("b.tar")).unwrap();
+    let sum = sha256(&bytes).replace("sha256:", "");
+    let shown = cli.succeed(&["verify", "b.tar", "--deep"]);
+    assert_eq!(
+        shown.lines().first(),
+        Some(&&*format!("{sum}  b.tar")),
+        "{}",
+        shown.everything()
+    );
+    assert!(
+        shown.lines().last().unwrap().starts_with("SOUND: "),
+        "{}",
+        shown.everything()
+    );
+    let found = document(&cli, &["b.tar", "--deep"], 0);
+    assert_eq!((&found["verifyVersion"], &found["sound"]), (&json!(1), &json!(true)));
+    assert_eq!(
+        found["files"],
+        json!([{"path": "b.tar", "bytes": bytes.len(), "sha256": sum}])
+    );
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let blobs = bundle.members.iter().filter(|member| member.name.starts_with("blobs/"));
+    let checked = &found["checked"];
+    assert_eq!(checked["members"], bundle.members.len());
+    assert_eq!(
+        (&checked["blobs"], &checked["images"]),
+        (&json!(blobs.clone().count()), &json!(3))
+    );
+    assert_eq!(checked["bytes"], blobs.map(|member| member.size).sum::<u64>());
+    assert_eq!(checked["layersUnpacked"], 5);
+    // A folder, a pipe, and a bundle that is compressed as a whole.
+    unpack(&cli.path("b.tar"), &cli.path("folder"));
+    let folder = document(&cli, &["folder", "--deep"], 0);
+    assert_eq!((&folder["checked"], &folder["files"]), (checked, &json!([])));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    let compressed = gzip.finish().unwrap();
+    fs::write(cli.path("b.tgz"), &compressed).unwrap();
+    for deep in [&[][..], &["--deep"]] {
+        let found = document(&cli, &[&["b.tgz"], deep].concat(), 0);
+        assert_eq!(found["files"][0]["sha256"], sha256(&compressed).replace("sha256:", ""));
+        assert_eq!(found["checked"]["blobs"], checked["blobs"], "{found}");
+        let arguments = [&["verify", "-", "--json"], deep].concat();
+        let mut child = cli.command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
+        let piped = Output::new(&child.wait_with_output().unwrap(), &arguments).expect_code(0);
+        let piped: Value = serde_json::from_str(&piped.stdout).unwrap();
+        assert_eq!(piped["files"][0]["sha256"], sum, "{piped}");
+        assert_eq!(piped["checked"], found["checked"]);
+    }
+    assert_eq!(cli.files(), ["b.tar", "b.tgz", "folder"]);
+}
+
+#[test]
+fn every_fault_is_named_once_with_its_place_and_its_images() {
+    let (cli, registry) = exported();
+    let (one, two) = (pieces(&cli, "b/one:1").0, pieces(&cli, "b/two:1").0);
+    let manifest = pieces(&cli, "a/multi:1").1;
+    let bundle = Tar::open(&cli.path("b.tar"));
+    // A layer of two images, one of one image that goes missing, and a manifest.
+    bundle.flip(&blob_name(&one[0]));
+    bundle.flip(&blob_name(&manifest));
+    bundle.without(&blob_name(&two[1]), &cli.path("bad.tar"));
+    let bad = Tar::open(&cli.path("bad.tar"));
+    let name = |image: &str| format!("{}/{image}", registry.host());
+    let found = document(&cli, &["bad.tar", "--want", "w.txt", "--deep"], 1);
+    let faults = found["faults"].as_array().unwrap();
+    assert_eq!((faults.len(), &found["sound"]), (3, &json!(false)), "{found}");
+    let of = |digest: &str| {
+        let found: Vec<&Value> = faults.iter().filter(|fault| fault["digest"] == digest).collect();
+        assert_eq!(found.len(), 1, "{digest}: {faults:?}");
+        found[0]
+    };
+    let shared = of(&one[0]);
+    assert_eq!(
+        (&shared["kind"], &shared["images"]),
+        (&json!("damaged"), &json!([name("b/one:1"), name("b/two:1")]))
+    );
+    let member = bad.member(&blob_name(&one[0])).unwrap();
+    assert_eq!(
+        (&shared["offset"], &shared["member"], &shared["file"]),
+        (&json!(member.offset), &json!(member.name), &json!("bad.tar"))
+    );
+    assert_eq!(
+        (&of(&manifest)["kind"], &of(&manifest)["images"]),
+        (&json!("damaged"), &json!([name("a/multi:1")]))
+    );
+    assert_eq!(
+        (&of(&two[1])["kind"], &of(&two[1])["images"]),
+        (&json!("missing"), &json!([name("b/two:1")]))
+    );
+    assert_eq!(found["wanted"].as_array().unwrap().len(), 3);
+    let want = fs::read_to_string(cli.path("w.txt")).unwrap();
+    assert_eq!(want.lines().count(), 5, "{want}");
+    assert!(
+        want.contains(&format!("\n{} {} {}\n", one[0], member.size, name("b/one:1"))),
+        "{want}"
+    );
+    let shown = cli.run(&["verify", "bad.tar"]).expect_code(1);
+    assert_eq!(
+        shown.lines().iter().filter(|line| line.starts_with("FAULT ")).count(),
+        3,
+        "{}",
+        shown.everything()
+    );
+    assert!(
+        shown
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("DAMAGED: 3 faults; to fetch again: 3 blobs"),
+        "{}",
+        shown.everything()
+    );
+    // The same out of a pipe, and from a folder.
+    unpack(&cli.path("bad.tar"), &cli.path("folder"));
+    assert_eq!(document(&cli, &["folder"], 1)["wanted"], found["wanted"]);
+    let mut child = cli
+        .command(&["verify", "-", "--json"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&fs::read(cli.path("bad.tar")).unwrap());
+    let piped = Output::new(&child.wait_with_output().unwrap(), &["verify", "-"]).expect_code(1);
+    assert_eq!(
+        serde_json::from_str::<Value>(&piped.stdout).unwrap()["wanted"],
+        found["wanted"]
+    );
+}
+
+#[test]
+fn another_bundle_makes_up_for_what_one_has_wrong() {
+    let (cli, _registry) = exported();
+    fs::copy(cli.path("b.tar"), cli.path("good.tar")).unwrap();
+    let (layers, manifest) = pieces(&cli, "b/one:1");
+    let bundle = Tar::open(&cli.path("b.tar"));
+    bundle.flip(&blob_name(&layers[0]));
+    bundle.flip(&blob_name(&manifest));
+    let found = document(&cli, &["b.tar", "good.tar"], 0);
+    assert_eq!(found["replaced"].as_array().unwrap().len(), 2, "{found}");
+    assert_eq!(found["files"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn configs_and_layers_that_do_not_belong_together_are_found() {
+    let cli = cli();
+    let other = json!({"os": "linux", "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [sha256(b"another content")]}});
+    let layer = Layer::files(&[("a", b"b")]);
+    let config_type = "application/vnd.oci.image.config.v1+json";
+    let wrong = with_config(Style::Oci, config_type, other.to_string().into(), &[layer.clone()]);
+    let count = with_config(
+        Style::Oci,
+        config_type,
+        other.to_string().into(),
+        &[layer.clone(), Layer::noise(1, 9)],
+    );
+    let good = single(Style::Oci, &platform("linux/amd64"), &[layer], &["/a"]);
+    write_layout(
+        &cli.path("f.tar"),
+        &[
+            ("q.io/a/wrong:1", &wrong),
+            ("q.io/a/count:1", &count),
+            ("q.io/a/good:1", &good),
+        ],
+    );
+    let kinds = |found: &Value| -> Vec<String> {
+        let faults = found["faults"].as_array().unwrap().iter();
+        faults
+            .map(|fault| {
+                format!(
+                    "{} {}",
+                    fault["kind"].as_str().unwrap(),
+                    fault["images"][0].as_str().unwrap()
+                )
+            })
+            .collect()
+    };
+    assert_eq!(kinds(&document(&cli, &["f.tar"], 1)), ["layerCount q.io/a/count:1"]);
+    let deep = document(&cli, &["f.tar", "--deep"], 1);
+    assert_eq!(
+        kinds(&deep),
+        ["layerCount q.io/a/count:1", "layerContent q.io/a/wrong:1"],
+        "{deep}"
+    );
+}
+
+#[test]
+fn more_faults_than_anybody_reads_are_counted() {
+    let (cli, folder) = (cli(), "many");
+    let image = small(Style::Oci, "linux/amd64", "x");
+    write_layout(&cli.path("f.tar"), &[("q.io/a/b:1", &image)]);
+    unpack(&cli.path("f.tar"), &cli.path(folder));
+    for number in 0..1100 {
+        fs::write(cli.path(&format!("{folder}/blobs/sha256/{number:064x}")), "x").unwrap();
+    }
+    let found = document(&cli, &[folder], 1);
+    assert_eq!(
+        (found["faults"].as_array().unwrap().len(), &found["moreFaults"]),
+        (1000, &json!(100))
+    );
+    let shown = cli.run(&["verify", folder]).expect_code(1);
+    assert!(shown.stdout.contains("\n100 more faults are not shown\n"));
+    assert!(shown.stdout.contains("\nDAMAGED: 1100 faults\n"));
+}
+
+#[test]
+fn what_is_no_bundle_is_not_sound() {
+    let cli = cli();
+    fs::write(cli.path("text.tar"), "no archive").unwrap();
+    for path in ["text.tar", "absent.tar", "."] {
+        let found = document(&cli, &[path], 1);
+        assert_eq!(found["faults"].as_array().unwrap().len(), 1, "{path}: {found}");
+        fs::remove_file(cli.path("text.tar")).ok();
+    }
+}
