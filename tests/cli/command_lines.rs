@@ -46,7 +46,7 @@ const LINES: &[Line] = &[
             "`list` is none of them",
         ],
     ),
-    line(&["inspect", "a.tar"], 2, &["`inspect` is none of them"]),
+    line(&["contents", "a.tar"], 2, &["`contents` is none of them"]),
     line(
         &["completion", "bash"],
         2,
@@ -56,7 +56,7 @@ const LINES: &[Line] = &[
     line(
         &["help", "nonsense"],
         2,
-        &["the commands are `export`, `import` and `limits`"],
+        &["the commands are `export`, `import`, `inspect`, `verify`, `diff` and `limits`"],
     ),
     line(&["help", "mirror"], 0, &["--keep-host"]),
     // Options of another command, and of none.
