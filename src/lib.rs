@@ -51,6 +51,7 @@ pub use registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOp
 pub use registry::{Options, RateLimit, Registries, Stop};
 pub use text::{LISTED, Line, few, few_with, is_unsafe, quote};
 pub use transfer::inspect::inspect;
+pub use transfer::referrers::ReferrerChoice;
 pub use transfer::resolve::{Resolver, Wanted};
 pub use transfer::tags::{Asked, Expanded, expand};
 pub use transfer::{export, import, mirror, push};

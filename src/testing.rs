@@ -24,7 +24,9 @@ pub use crate::image::reference::Target;
 pub use crate::image::tree::{ImageTree, Variant};
 pub use crate::registry::credentials::{Credential, Credentials, FileFormat, Found};
 pub use crate::registry::tls::client_config;
-pub use crate::registry::{BlobReader, BlobSource, BlobStream, Presence, Pushed, Refusal, Registry, WithoutRange};
+pub use crate::registry::{
+    AcceptedManifest, BlobReader, BlobSource, BlobStream, Presence, Pushed, Referrers, Refusal, Registry, WithoutRange,
+};
 
 /// The blobs of a bundle, as an import reads them.
 pub fn bundle_blobs(bundle: Arc<Bundle>) -> Arc<dyn BlobSource> {

@@ -1,5 +1,6 @@
 //! The documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive beside it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 
 use bytes::Bytes;
@@ -9,9 +10,11 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::manifest::annotation::REF_NAME;
 use crate::image::manifest::{Image, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
+use crate::image::referrer::layout_entry;
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN};
 
 /// The member that every bundle begins with.
@@ -54,33 +57,65 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 
 /// `index.json`: one descriptor per name, the full name in both annotations that readers look at.
 pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
-    let manifests: Vec<Value> = trees
-        .iter()
-        .map(|tree| {
-            let root = &tree.pushed().root;
-            let name = name_in_bundle(&tree.source);
-            let mut entry = Map::new();
-            entry.insert("mediaType".into(), root.media_type().into());
-            entry.insert("digest".into(), root.digest().to_string().into());
-            entry.insert("size".into(), root.descriptor().size.into());
-            entry.insert(
-                "annotations".into(),
-                json!({
-                    "io.containerd.image.name": name,
-                    "org.opencontainers.image.ref.name": name,
-                }),
-            );
-            if let Some(platform) = single_platform(tree, root) {
-                entry.insert("platform".into(), platform);
-            }
-            Value::Object(entry)
-        })
-        .collect();
+    let images = trees.iter().map(|tree| {
+        let root = &tree.pushed().root;
+        let name = name_in_bundle(&tree.source);
+        let mut entry = Map::new();
+        entry.insert("mediaType".into(), root.media_type().into());
+        entry.insert("digest".into(), root.digest().to_string().into());
+        entry.insert("size".into(), root.descriptor().size.into());
+        entry.insert(
+            "annotations".into(),
+            json!({
+                "io.containerd.image.name": name,
+                "org.opencontainers.image.ref.name": name,
+            }),
+        );
+        if let Some(platform) = single_platform(tree, root) {
+            entry.insert("platform".into(), platform);
+        }
+        Value::Object(entry)
+    });
+    let manifests: Vec<Value> = images.chain(attachments(trees)).collect();
     pretty(&json!({
         "schemaVersion": 2,
         "mediaType": media_type::OCI_INDEX,
         "manifests": manifests,
     }))
+}
+
+/// The descriptors of what refers to the images: those with a tag by their full name, then the others by digest, each once. One
+/// that was asked for by its name is an image.
+fn attachments(trees: &[&ImageTree]) -> impl Iterator<Item = Value> {
+    let names: HashSet<String> = trees.iter().map(|tree| name_in_bundle(&tree.source)).collect();
+    let mut tagged = BTreeMap::new();
+    let mut others = BTreeMap::new();
+    for (tree, attachment) in trees
+        .iter()
+        .flat_map(|tree| tree.attachments.iter().map(move |a| (tree, a)))
+    {
+        let root = &attachment.variant.root;
+        match attachment.tag().map(|tag| format!("{}:{tag}", tree.source.name())) {
+            Some(name) if names.contains(&name) => {}
+            Some(name) => {
+                tagged.entry(name.clone()).or_insert_with(|| {
+                    json!({
+                        "mediaType": root.media_type(),
+                        "digest": root.digest().to_string(),
+                        "size": root.descriptor().size,
+                        "annotations": { REF_NAME: name },
+                    })
+                });
+            }
+            None => {
+                let key = (root.digest(), &attachment.subject);
+                others
+                    .entry(key)
+                    .or_insert_with(|| Value::Object(layout_entry(root, &attachment.subject)));
+            }
+        }
+    }
+    tagged.into_values().chain(others.into_values())
 }
 
 /// The platform of a single-manifest image, as its config states it.

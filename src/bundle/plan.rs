@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record};
+use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record, ReferrerRecord};
 use super::{layout, tar_header};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
-use crate::image::tree::ImageTree;
+use crate::image::tree::{Attachment, ImageTree};
 
 /// The two zero blocks that end a tar archive (POSIX ustar).
 pub(crate) const TRAILER: u64 = 1024;
@@ -287,6 +287,17 @@ fn image_record(tree: &ImageTree) -> ImageRecord {
         kept: tree.kept.to_vec(),
         dropped: tree.dropped.to_vec(),
         left_out: tree.left_out.to_vec(),
+        referrers: tree.attachments.iter().map(referrer_record).collect(),
+        left_out_referrers: tree.left_out_referrers.to_vec(),
+    }
+}
+
+fn referrer_record(attachment: &Attachment) -> ReferrerRecord {
+    ReferrerRecord {
+        digest: attachment.variant.root.digest().clone(),
+        subject: attachment.subject.clone(),
+        artifact_type: attachment.artifact_type(),
+        tag: attachment.tag(),
     }
 }
 

@@ -62,6 +62,27 @@ pub struct ImageRecord {
     /// Blobs that manifests name and the bundle does not have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// What refers to its manifests and is in the bundle.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerRecord>,
+    /// What refers to its manifests and is not in the bundle.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out_referrers: Vec<LeftOut>,
+}
+
+/// A manifest that refers to one of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferrerRecord {
+    /// The manifest.
+    pub digest: Digest,
+    /// What it refers to.
+    pub subject: Digest,
+    /// What it is.
+    pub artifact_type: String,
+    /// The tag that it has at a registry, where it is found by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 impl ImageRecord {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
-    Error, IndexMode, Kind, PlatformFilter, Reference, Result, Wanted,
+    Error, IndexMode, Kind, PlatformFilter, Reference, ReferrerChoice, Result, Wanted,
     export::{self, Compression, Output, Report, Request, Reused},
     human_bytes, quote,
 };
@@ -29,6 +29,31 @@ pub(super) struct Selection {
     /// for an image pinned by digest, else filtered
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(super) index: IndexMode,
+
+    #[command(flatten)]
+    pub(super) referrers: ReferrerFlags,
+}
+
+/// What belongs to images.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ReferrerFlags {
+    /// Leave out what belongs to images: signatures, attestations, SBOMs and whatever else refers to them
+    #[arg(long, conflicts_with = "referrers")]
+    no_referrers: bool,
+
+    /// Of what belongs to images carry only artifacts of this type, such as 'application/vnd.dev.sigstore.*'; repeatable.
+    /// `require` makes it an error if there is nothing [default: everything]
+    #[arg(long, value_name = "TYPE")]
+    referrers: Vec<String>,
+}
+
+impl ReferrerFlags {
+    pub(super) fn choice(&self) -> Result<ReferrerChoice> {
+        match self.no_referrers {
+            true => Ok(ReferrerChoice::default()),
+            false => ReferrerChoice::from_flags(&self.referrers),
+        }
+    }
 }
 
 impl Selection {
@@ -36,6 +61,7 @@ impl Selection {
         Ok(Wanted {
             platforms: PlatformFilter::from_flags(&self.platform)?,
             index: self.index,
+            referrers: self.referrers.choice()?,
             ..Wanted::default()
         })
     }
@@ -246,6 +272,8 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         let name = bare(&image.source);
         left_out.add(&name, image.choice, (&image.original, &image.digest), &image.dropped);
         output::left_out(&name, &image.left_out);
+        output::referrers(&name, &image.referrers);
+        output::left_out(&name, &image.left_out_referrers);
     }
     left_out.tell(verbose);
     if report.committed {

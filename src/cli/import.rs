@@ -13,6 +13,7 @@ use docker_mirror::{
 };
 
 use super::connection::Shared;
+use super::export::ReferrerFlags;
 use super::memory;
 use super::output::Outcome;
 use super::progress::Display;
@@ -47,6 +48,9 @@ pub(super) struct Arguments {
     index: Option<IndexMode>,
 
     #[command(flatten)]
+    referrers: ReferrerFlags,
+
+    #[command(flatten)]
     pub(super) shared: Shared,
 }
 
@@ -59,6 +63,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             [] => None,
             flags => Some(PlatformFilter::from_flags(flags)?),
         },
+        referrers: arguments.referrers.choice()?,
     };
     let display = Display::new(arguments.target.work(), &arguments.shared);
     let progress = display.progress();

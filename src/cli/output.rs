@@ -1,5 +1,6 @@
 //! What a person, or a script, gets to read: results on stdout, everything else on stderr.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,6 +164,16 @@ impl LeftOutPlatforms {
             ));
         }
     }
+}
+
+/// Says what travels with an image: signatures, attestations and other referrers, by type and number.
+pub(super) fn referrers(name: &str, counts: &BTreeMap<String, usize>) {
+    if counts.is_empty() {
+        return;
+    }
+    let all = counted(counts.values().sum::<usize>() as u64, "referrer", "referrers");
+    let types = few(counts.iter().map(|(kind, count)| format!("{count} x {}", quote(kind))));
+    info(format!("note: {name}: {all}: {types}"));
 }
 
 /// Warns of blobs of an image that were not carried.

@@ -217,6 +217,8 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
         output::info(format!("note: {name}: tag {what} (was {replaced})"));
     }
     output::left_out(name, &image.left_out);
+    output::referrers(name, &image.referrers);
+    output::left_out(name, &image.left_out_referrers);
     for warning in image.warnings.iter() {
         output::say(format!("warning: {name}: {warning}"));
     }
@@ -265,6 +267,13 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) -> Outcome {
         &unknown,
         "are not known there by the digest that they are pinned to",
         "ask for them by their SHA-256 digest",
+    );
+    let lost: Vec<&ImageReport> = report.images.iter().filter(|image| image.referrers_lost).collect();
+    unpinned(
+        report,
+        &lost,
+        "went without all that belongs to them (signatures, attestations); the warnings say what is left out, and why",
+        "mend what the warnings say and run again, or go without by `--no-referrers`",
     );
     if let Some(fault) = &report.bundle_error {
         bundle_fault(report, fault);

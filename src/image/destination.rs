@@ -44,7 +44,7 @@ impl Destination {
     }
 
     /// The name of one image at the destination. `digest` is that of the image as asked for; an image without a tag gets
-    /// `sha256-HEX`, so that a clean-up of untagged manifests does not take it.
+    /// `sha256-HEX-image`, so that a clean-up of untagged manifests does not take it.
     pub fn place(&self, source: &Reference, digest: &Digest) -> Result<Reference> {
         let mut path = String::new();
         if let Some(prefix) = &self.prefix {
@@ -60,7 +60,7 @@ impl Destination {
         path.push_str(source.repository());
         let tag = source
             .tag()
-            .map_or_else(|| source.digest().unwrap_or(digest).as_tag(), str::to_owned);
+            .map_or_else(|| source.digest().unwrap_or(digest).image_tag(), str::to_owned);
         Reference::new(&self.host, &path, Some(&tag), None).map_err(|e| e.context(format!("destination of {source}")))
     }
 }
@@ -208,7 +208,7 @@ mod tests {
         let hex = "b".repeat(64);
         assert_eq!(
             place("r.io", false, &format!("x@sha256:{hex}")),
-            format!("r.io/library/x:sha256-{hex}")
+            format!("r.io/library/x:sha256-{hex}-image")
         );
         assert_eq!(place("r.io", false, &format!("x:1@sha256:{hex}")), "r.io/library/x:1");
     }

@@ -103,10 +103,16 @@ impl Digest {
         Hasher::new(self.algorithm())
     }
 
-    /// The tag under which an image goes that has no tag of its own: `sha256-HEX`.
-    pub fn as_tag(&self) -> String {
-        // A tag has at most 128 characters, so a sha512 digest is cut; the referrers tag schema cuts at 64 too.
+    /// The tag that lists what refers to a manifest at a registry without the referrers API: `sha256-HEX` (OCI
+    /// distribution-spec, "Referrers Tag Schema"). No image is put there.
+    pub fn referrers_tag(&self) -> String {
+        // The schema cuts what is longer, which a sha512 digest is.
         format!("{}-{}", self.algorithm().as_str(), &self.hex()[..64])
+    }
+
+    /// The tag under which an image goes that has no tag of its own: `sha256-HEX-image`.
+    pub fn image_tag(&self) -> String {
+        format!("{}-image", self.referrers_tag())
     }
 }
 

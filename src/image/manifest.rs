@@ -51,6 +51,9 @@ pub(crate) mod annotation {
     /// What an entry is in a layout that cosign or hauler wrote: an image, or what belongs to one.
     pub(crate) const KIND: &str = "kind";
 
+    /// Those that name an image in a layout.
+    pub(crate) const NAMES: [&str; 3] = [CONTAINERD_NAME, REF_NAME, KIND];
+
     /// All of them.
     pub(super) const READ: [&str; 7] = [
         CONTAINERD_NAME,

@@ -16,6 +16,7 @@ pub mod media_type;
 pub(crate) mod narrow;
 pub(crate) mod platform;
 pub(crate) mod reference;
+pub(crate) mod referrer;
 pub(crate) mod select;
 #[cfg(test)]
 mod test_graph;

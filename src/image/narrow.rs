@@ -8,7 +8,7 @@ use super::config::Config;
 use super::digest::Digest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::select::{Graph, Need, Outcome, select};
-use super::tree::{ATTESTATION, ImageTree, IndexMode};
+use super::tree::{ATTESTATION, Attachment, ImageTree, IndexMode, belonging};
 use crate::error::{Error, Kind, Result};
 use crate::text::{few, quote};
 
@@ -65,6 +65,9 @@ pub(crate) fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTr
     if !had_filtered {
         smaller.choose(IndexMode::Auto);
     }
+    let attachments = belonging(&smaller.attachments, smaller.own_manifests());
+    let attachments: Vec<Attachment> = attachments.into_iter().cloned().collect();
+    smaller.attachments = attachments.into();
     let manifests = smaller.manifests();
     let named: HashSet<Digest> = manifests
         .iter()

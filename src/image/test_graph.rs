@@ -48,6 +48,9 @@ impl TestGraph {
             kept: kept.into(),
             dropped: Arc::default(),
             left_out: Arc::default(),
+            attachments: Arc::default(),
+            left_out_referrers: Arc::default(),
+            lacks_referrers: false,
             configs: BTreeMap::new(),
         }
     }

@@ -14,6 +14,7 @@ use super::digest::Digest;
 use super::manifest::RawManifest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::reference::Reference;
+use super::referrer::{artifact_type, tag_beside};
 use crate::error::{Error, Kind};
 use crate::text::quote;
 
@@ -124,6 +125,57 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+/// What refers to a manifest of an image and is carried with it: a signature, an attestation, an SBOM.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// Its manifest, and what is below it.
+    pub variant: Variant,
+    /// The manifest that it refers to: one of the image, or of another attachment.
+    pub subject: Digest,
+    /// How a registry finds it.
+    pub lookup: Lookup,
+}
+
+/// How a registry finds what refers to a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lookup {
+    /// It states its subject, and is listed by it.
+    Subject,
+    /// By a tag made of the digest of its subject, which ends so: `sha256-HEX.sig`.
+    Tag(&'static str),
+}
+
+impl Attachment {
+    /// What it is: its artifact type.
+    pub fn artifact_type(&self) -> String {
+        artifact_type(&self.variant.root, self.lookup != Lookup::Subject)
+    }
+
+    /// The tag that it has at a registry, if any.
+    pub fn tag(&self) -> Option<String> {
+        match self.lookup {
+            Lookup::Subject => None,
+            Lookup::Tag(suffix) => Some(tag_beside(&self.subject, suffix)),
+        }
+    }
+}
+
+/// The attachments that belong to these manifests, or to an attachment that does. Subjects stand before what refers to them.
+pub(crate) fn belonging<'a>(
+    attachments: &'a [Attachment],
+    manifests: impl Iterator<Item = &'a Arc<RawManifest>>,
+) -> Vec<&'a Attachment> {
+    let mut subjects: HashSet<&Digest> = manifests.map(|manifest| manifest.digest()).collect();
+    let mut found = Vec::new();
+    for attachment in attachments {
+        if subjects.contains(&attachment.subject) {
+            subjects.extend(attachment.variant.all().map(|manifest| manifest.digest()));
+            found.push(attachment);
+        }
+    }
+    found
+}
+
 /// An image on its way: everything that is known once its manifests are fetched. A clone shares all but the name, so that an
 /// image may have many.
 #[derive(Debug, Clone)]
@@ -142,6 +194,12 @@ pub struct ImageTree {
     pub dropped: Arc<[PlatformRecord]>,
     /// Blobs not carried.
     pub left_out: Arc<[LeftOut]>,
+    /// What refers to its manifests and is carried with it; subjects stand before what refers to them.
+    pub attachments: Arc<[Attachment]>,
+    /// What refers to its manifests and is not carried; the digest is that of the referrer.
+    pub left_out_referrers: Arc<[LeftOut]>,
+    /// Whether one of those should have been carried.
+    pub lacks_referrers: bool,
     /// Image configs that had to be read on the way, by digest.
     pub configs: BTreeMap<Digest, Bytes>,
 }
@@ -163,7 +221,44 @@ impl ImageTree {
             (self.original.root.digest().clone(), below(&self.original)),
             filtered.map(|filtered| (filtered.root.digest().clone(), below(filtered))),
             Arc::as_ptr(&self.left_out).cast::<()>() as usize,
+            // What has no attachments has nothing of its own to share.
+            (self.attachments.first()).map(|first| std::ptr::from_ref(first) as usize),
         )
+    }
+
+    /// Puts aside what refers to nothing that goes under the name: a signature of an index is none of the filtered one.
+    pub(crate) fn set_aside_unused_attachments(&mut self) {
+        let used = belonging(&self.attachments, self.pushed().all());
+        if used.len() == self.attachments.len() {
+            return;
+        }
+        let kept: HashSet<&Digest> = used.iter().map(|used| used.variant.root.digest()).collect();
+        let (used, unused): (Vec<&Attachment>, Vec<&Attachment>) = self
+            .attachments
+            .iter()
+            .partition(|attachment| kept.contains(attachment.variant.root.digest()));
+        let original = self.original.root.digest();
+        let unused = unused.into_iter().map(|unused| LeftOut {
+            digest: unused.variant.root.digest().clone(),
+            media_type: unused.artifact_type(),
+            reason: format!("it belongs to the unfiltered index {original}, which is not pushed"),
+        });
+        self.left_out_referrers = self.left_out_referrers.iter().cloned().chain(unused).collect();
+        self.attachments = used.into_iter().cloned().collect();
+    }
+
+    /// How many attachments it has of each artifact type.
+    pub(crate) fn referrer_counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for attachment in self.attachments.iter() {
+            *counts.entry(attachment.artifact_type()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The manifests of the image itself, without attachments: each of both variants, some of them twice.
+    pub(crate) fn own_manifests(&self) -> impl Iterator<Item = &Arc<RawManifest>> {
+        self.original.all().chain(self.filtered.iter().flat_map(Variant::all))
     }
 
     /// Applies the user's wish to a tree of which platforms were dropped.
@@ -199,26 +294,32 @@ impl ImageTree {
         const ALLOCATION: usize = 32;
         let platforms = self.kept.iter().chain(self.dropped.iter());
         let platforms = platforms.map(|platform| size_of::<PlatformRecord>() + platform.platform.len() + ALLOCATION);
-        let left_out = self.left_out.iter();
+        let left_out = self.left_out.iter().chain(self.left_out_referrers.iter());
         let left_out =
             left_out.map(|left| size_of::<LeftOut>() + left.media_type.len() + left.reason.len() + 2 * ALLOCATION);
-        let variants = || std::iter::once(&self.original).chain(&self.filtered);
+        let attachments = || self.attachments.iter().map(|attachment| &attachment.variant);
+        let variants = || {
+            std::iter::once(&self.original)
+                .chain(&self.filtered)
+                .chain(attachments())
+        };
         let below: usize = variants()
             .map(|variant| variant.below.len() * size_of::<Arc<RawManifest>>())
             .sum();
-        let lists = platforms.chain(left_out).sum::<usize>() + below;
+        let attached = self.attachments.len() * size_of::<Attachment>();
+        let lists = platforms.chain(left_out).sum::<usize>() + below + attached;
         let made = variants()
             .flat_map(Variant::all)
             .map(|manifest| manifest.uncounted_memory());
         lists as u64 + made.sum::<u64>()
     }
 
-    /// Every manifest of both variants once, children before parents.
+    /// Every manifest of both variants and of the attachments once, children before parents.
     pub fn manifests(&self) -> Vec<&Arc<RawManifest>> {
         let mut seen = HashSet::new();
-        self.original
-            .all()
-            .chain(self.filtered.iter().flat_map(Variant::all))
+        let attached = self.attachments.iter().flat_map(|attachment| attachment.variant.all());
+        self.own_manifests()
+            .chain(attached)
             .filter(|m| seen.insert(m.digest().clone()))
             .collect()
     }

@@ -1,7 +1,7 @@
 //! One registry host, and the exchange of a request for an answer: authorization, one replay after a challenge, redirects,
 //! pauses and repetitions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
@@ -63,6 +63,8 @@ pub(super) struct Host {
     pub(super) store_is_away: AtomicBool,
     /// Set when the host turned out not to answer HEAD for manifests.
     pub(super) no_head: AtomicBool,
+    /// Repositories for which it turned out to have no list of referrers.
+    pub(super) no_referrers: Mutex<HashSet<String>>,
     rate_limit: Mutex<Option<RateLimit>>,
     writers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -137,6 +139,7 @@ impl Host {
             manifest_proof: Proof::default(),
             store_is_away: AtomicBool::new(false),
             no_head: AtomicBool::new(false),
+            no_referrers: Mutex::default(),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),
             context,

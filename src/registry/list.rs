@@ -8,6 +8,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
 use super::Registry;
@@ -16,15 +17,18 @@ use super::host::Host;
 use super::link;
 use super::refusal::Refusal;
 use super::scope::Scope;
+use super::types::Referrers;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{RawManifest, View};
 use crate::image::media_type::{self, OCI_INDEX};
 use crate::image::reference::{Target, is_tag};
 
 /// Tags asked for at once; some registries refuse more.
 const PAGE: usize = 1000;
+
+/// Tags of a list that is short enough to be read instead of asking for single tags.
+const SHORT_LIST: usize = 500;
 
 /// Pages read of one list, and bytes of each.
 const MAX_PAGES: usize = 200;
@@ -52,7 +56,7 @@ impl Registry {
     /// no end, lead to another server or list more than 100,000 tags.
     pub async fn tags(&self, repository: &str) -> Result<Vec<String>> {
         let mut tags = Seen::default();
-        let mut pages = Pages::of_tags(&self.host, repository);
+        let mut pages = Pages::of_tags(&self.host, repository, PAGE);
         while let Some(page) = pages.next().await? {
             let page = page.map_err(|error| error.context(&pages.action))?;
             for tag in tags_of(&page).map_err(|error| error.context(&pages.action))? {
@@ -62,48 +66,110 @@ impl Registry {
         Ok(tags.list)
     }
 
-    /// What refers to a manifest (signatures, attestations), each once. Where a registry has no such list, what stands
-    /// under the tag `ALGORITHM-HEX` is read, as the specification wants it; where there is neither, there is nothing.
+    /// What a registry lists as referring to a manifest (signatures, attestations), each once, and `at_most` so many of
+    /// them. `None` where it has no such list; that is remembered for each repository. Mirrors are asked before the registry.
     ///
     /// # Errors
-    /// As [`tags`](Self::tags).
-    pub async fn referrers(&self, repository: &str, subject: &Digest) -> Result<Vec<Descriptor>> {
+    /// As [`tags`](Self::tags): a registry that refuses or fails does not say that there is nothing.
+    pub async fn referrers(&self, repository: &str, subject: &Digest, at_most: usize) -> Result<Option<Referrers>> {
+        let mut places = self.places(repository, &Target::Digest(subject.clone()))?;
+        let mut known = None;
+        let mut any_answer = false;
+        while let Some(place) = places.pop_front() {
+            let error = match place.host.referrers(&place.repository, subject, at_most).await {
+                Ok(Some(found)) if !found.list.is_empty() => return Ok(Some(found)),
+                Ok(found) => {
+                    any_answer = true;
+                    known = known.or(found);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match places.front() {
+                Some(next) => place.host.tell_next(&error, &next.host.name),
+                None if any_answer && error.kind() == Kind::Network => {
+                    self.host.context.warn_once(format!(
+                        "`{}` cannot be asked for signatures, and its mirrors list none: {}",
+                        self.host.name,
+                        error.full()
+                    ));
+                }
+                None => return Err(error),
+            }
+        }
+        Ok(known)
+    }
+
+    /// All tags of a repository, where one request tells them; `None` where it does not, for whatever reason.
+    pub(crate) async fn short_tag_list(&self, repository: &str) -> Option<HashSet<String>> {
+        let host = self.origin(repository).ok()?;
+        let mut pages = Pages::of_tags(&host, repository, SHORT_LIST);
+        pages.patient = false;
+        pages.until = Instant::now() + HINT_TIMEOUT;
+        let page = pages.next().await.ok()??.ok()?;
+        let is_all = pages.next.is_none();
+        tags_of(&page).ok().filter(|_| is_all).map(HashSet::from_iter)
+    }
+}
+
+impl Host {
+    async fn referrers(&self, repository: &str, subject: &Digest, at_most: usize) -> Result<Option<Referrers>> {
+        if self.no_referrers.lock().contains(repository) {
+            return Ok(None);
+        }
         let mut found = Seen::default();
-        let mut pages = Pages::of_referrers(&self.host, repository, subject);
+        let mut pages = Pages::of_referrers(self, repository, subject);
         let mut any = false;
         while let Some(page) = pages.next().await? {
-            let index = match page {
-                Ok(page) => RawManifest::new(page, Some(OCI_INDEX), None).map_err(|e| e.context(&pages.action))?,
-                Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied | Kind::RateLimited) => {
-                    return Err(error.context(&pages.action));
-                }
+            let entries = page.and_then(|page| referrers_of(&page));
+            let entries = match entries {
+                Ok(entries) => entries,
                 // Later pages belong to a list that began; a first one that is no index means that there is none.
-                Err(error) if any => return Err(error.context(&pages.action)),
-                Err(_) => return self.tagged_referrers(repository, subject).await,
+                Err(error) if !any && error.kind() == Kind::Unsupported => {
+                    self.no_referrers.lock().insert(repository.to_owned());
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.context(&pages.action)),
             };
             any = true;
-            for entry in entries(&index) {
+            for entry in entries {
+                if found.list.len() == at_most && !found.new.contains(&entry) {
+                    let list = found.list;
+                    return Ok(Some(Referrers { list, more: true }));
+                }
                 found.add(entry, &pages)?;
             }
         }
-        Ok(found.list)
+        let list = found.list;
+        Ok(Some(Referrers { list, more: false }))
     }
+}
 
-    async fn tagged_referrers(&self, repository: &str, subject: &Digest) -> Result<Vec<Descriptor>> {
-        match self.host.manifest(repository, &Target::Tag(subject.as_tag())).await {
-            Ok(manifest) => {
-                let mut found = Seen::default();
-                for entry in entries(&manifest) {
-                    if found.new.insert(entry.clone()) {
-                        found.list.push(entry);
-                    }
-                }
-                Ok(found.list)
-            }
-            Err(error) if error.kind() == Kind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+/// What a page of referrers lists. What is no descriptor is passed over.
+fn referrers_of(page: &[u8]) -> Result<Vec<Descriptor>> {
+    #[derive(Deserialize)]
+    struct Wire<'a> {
+        #[serde(borrow, default)]
+        manifests: Option<Vec<&'a RawValue>>,
     }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        media_type: String,
+        digest: Digest,
+        size: u64,
+    }
+    let wire: Wire<'_> = serde_json::from_slice(page)
+        .map_err(|e| Error::new(Kind::Unsupported, "the answer is no list of referrers").with_source(e))?;
+    let entries = wire.manifests.unwrap_or_default().into_iter();
+    let entries = entries.filter_map(|entry| serde_json::from_str::<Entry>(entry.get()).ok());
+    Ok(entries
+        .map(|entry| Descriptor {
+            media_type: entry.media_type,
+            digest: entry.digest,
+            size: entry.size,
+        })
+        .collect())
 }
 
 impl Host {
@@ -115,7 +181,7 @@ impl Host {
         if error.kind() != Kind::NotFound || hopeless {
             return error;
         }
-        let mut pages = Pages::of_tags(self, repository);
+        let mut pages = Pages::of_tags(self, repository, PAGE);
         pages.patient = false;
         pages.until = Instant::now() + HINT_TIMEOUT;
         let Ok(Some(Ok(page))) = pages.next().await else {
@@ -152,9 +218,9 @@ struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    fn of_tags(host: &'a Host, repository: &'a str) -> Self {
+    fn of_tags(host: &'a Host, repository: &'a str, at_once: usize) -> Self {
         let mut url = host.url(repository, "tags/list");
-        url.set_query(Some(&format!("n={PAGE}")));
+        url.set_query(Some(&format!("n={at_once}")));
         let action = format!("cannot list the tags of `{}/{repository}`", host.name);
         Self::new(host, repository, action, url, None)
     }
@@ -196,15 +262,22 @@ impl<'a> Pages<'a> {
         }
         call.repeat = self.patient;
         let answer = self.host.exchange(&call).await?;
-        if answer.status() != StatusCode::OK {
+        // These mean that a registry does not know the request, and 404 not that there is nothing (OCI distribution-spec).
+        let is_unknown = matches!(answer.status().as_u16(), 400 | 404 | 405 | 406 | 410 | 415 | 501);
+        if answer.status() != StatusCode::OK && !(is_unknown && self.media_type.is_some()) {
             return Ok(Some(Err(answer.into_error("the list was refused").await)));
         }
         let stated = answer
             .header(&CONTENT_TYPE)
             .map(media_type::essence)
             .unwrap_or_default();
-        if answer.is_web_page() || self.media_type.is_some_and(|wanted| wanted != stated) {
-            return Ok(Some(Err(Error::new(Kind::Server, "the answer is no such list"))));
+        if answer.status() != StatusCode::OK
+            || answer.is_web_page()
+            || self.media_type.is_some_and(|wanted| wanted != stated)
+        {
+            // A registry without such a list may answer anything; every registry lists tags.
+            let kind = self.media_type.map_or(Kind::Server, |_| Kind::Unsupported);
+            return Ok(Some(Err(Error::new(kind, "the answer is no such list"))));
         }
         self.next = link::next(answer.headers(), &answer.url).map_err(|e| e.context(&self.action))?;
         if self
@@ -250,13 +323,6 @@ impl<T: Clone + Eq + std::hash::Hash> Seen<T> {
             self.list.push(item);
         }
         Ok(())
-    }
-}
-
-fn entries(manifest: &RawManifest) -> Vec<Descriptor> {
-    match manifest.view() {
-        View::Index(index) => index.entries.iter().map(|entry| entry.descriptor.clone()).collect(),
-        _ => Vec::new(),
     }
 }
 

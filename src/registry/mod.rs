@@ -19,6 +19,7 @@ mod content_range;
 mod context;
 pub(crate) mod credentials;
 mod failure;
+mod find;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod host;
@@ -68,7 +69,7 @@ pub use limits::RateLimit;
 pub use options::Options;
 pub use refusal::Refusal;
 pub use stop::Stop;
-pub use types::{Presence, Pushed};
+pub use types::{AcceptedManifest, Presence, Pushed, Referrers};
 pub use upload::source::{BlobSource, BlobStream};
 
 /// All registries of one side (source or destination); hands out one client per host.

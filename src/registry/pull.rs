@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::Registry;
@@ -203,7 +203,7 @@ impl Registry {
 }
 
 /// Reads a manifest from one candidate. What the cache has under the digest of a tag is not fetched.
-async fn manifest_of(candidate: &Candidate, target: &Target) -> Result<RawManifest> {
+pub(super) async fn manifest_of(candidate: &Candidate, target: &Target) -> Result<RawManifest> {
     let (host, repository) = (&candidate.host, candidate.repository.as_str());
     if let (Some(cache), Target::Tag(_)) = (&host.context.cache, target)
         && let Presence::Present(ManifestHead {
@@ -291,6 +291,16 @@ impl Host {
     }
 
     pub(super) async fn manifest(&self, repository: &str, target: &Target) -> Result<RawManifest> {
+        let found = self.manifest_and_etag(repository, target).await;
+        found.map(|(manifest, _)| manifest)
+    }
+
+    /// A manifest, and the `ETag` that the registry sent with it.
+    pub(super) async fn manifest_and_etag(
+        &self,
+        repository: &str,
+        target: &Target,
+    ) -> Result<(RawManifest, Option<String>)> {
         let call = self.manifest_call(Method::GET, repository, target);
         let mut backoff = Backoff::new(&self.context.options);
         let mut doubted = None;
@@ -305,6 +315,7 @@ impl Host {
             let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
             let encoding = answer.encoding();
             let stated = answer.digest();
+            let etag = answer.header(&ETAG).map(str::to_owned);
             let room = self.context.room_for(answer.length()).await;
             let bytes = answer.bytes(MAX_MANIFEST).await;
             drop(room);
@@ -357,7 +368,7 @@ impl Host {
                 Ok(manifest) => {
                     self.compare_type(&manifest, media_type.as_deref());
                     self.compare(&manifest, stated.as_ref(), repository, target);
-                    Ok(manifest)
+                    Ok((manifest, etag))
                 }
                 Err(error) => Err(error.context(&call.action)),
             };

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, IF_MATCH};
 use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use super::proof::{Accepted, Fate};
 use super::refusal::Refusal;
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
-use super::types::{Presence, Pushed};
+use super::types::{AcceptedManifest, Presence, Pushed};
 use super::upload::blob_upload::Upload;
 use super::upload::session::Session;
 use super::upload::source::BlobSource;
@@ -72,22 +72,45 @@ impl Registry {
     /// [`Kind::Exists`] where a tag may not be changed; [`Kind::Unsupported`] where the registry refuses the manifest for its
     /// type, or an index for children that it does not have; [`Kind::Integrity`] where it states another digest. The
     /// [`Refusal`](super::Refusal) behind an error has the registry's codes and the digests that it misses.
-    pub async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
-        self.host.put_manifest(repository, target, manifest).await?;
+    pub async fn put_manifest(
+        &self,
+        repository: &str,
+        target: &Target,
+        manifest: &RawManifest,
+    ) -> Result<AcceptedManifest> {
+        let accepted = self.host.put_manifest(repository, target, manifest, None).await?;
         // Some registries keep manifests by SHA-256 alone, which says nothing about the others.
-        let Target::Digest(digest) = target else { return Ok(()) };
+        let Target::Digest(digest) = target else {
+            return Ok(accepted);
+        };
         if digest.algorithm() != Algorithm::Sha256 || self.host.keeps_manifest(repository, manifest).await {
-            return Ok(());
+            return Ok(accepted);
         }
-        self.host.put_manifest(repository, target, manifest).await?;
+        let accepted = self.host.put_manifest(repository, target, manifest, None).await?;
         if self.host.keeps_manifest(repository, manifest).await {
-            return Ok(());
+            return Ok(accepted);
         }
         let message = format!(
             "cannot push manifest `{target}` to `{}/{repository}`: the registry accepted it twice and does not have it",
             self.host.name
         );
         Err(Error::new(Kind::Server, message).with_hint(LOSES))
+    }
+
+    /// Puts a manifest under a tag in place of the one that was read with this `ETag`: where another one came between, a
+    /// registry that knows such conditions refuses with 412.
+    ///
+    /// # Errors
+    /// As [`put_manifest`](Self::put_manifest).
+    pub(crate) async fn put_manifest_over(
+        &self,
+        repository: &str,
+        target: &Target,
+        manifest: &RawManifest,
+        etag: Option<&str>,
+    ) -> Result<()> {
+        let put = self.host.put_manifest(repository, target, manifest, etag).await;
+        put.map(|_| ())
     }
 }
 
@@ -184,7 +207,13 @@ impl Host {
         }
     }
 
-    async fn put_manifest(&self, repository: &str, target: &Target, manifest: &RawManifest) -> Result<()> {
+    async fn put_manifest(
+        &self,
+        repository: &str,
+        target: &Target,
+        manifest: &RawManifest,
+        etag: Option<&str>,
+    ) -> Result<AcceptedManifest> {
         let writer = self.writer(repository);
         let _alone = writer.lock().await;
         let options = &self.context.options;
@@ -196,6 +225,9 @@ impl Host {
         let mut call = Call::new(Method::PUT, url, repository, Scope::push(repository), action)
             .header(CONTENT_TYPE, content_type)
             .once();
+        if let Some(etag) = etag.and_then(|etag| HeaderValue::from_str(etag).ok()) {
+            call = call.header(IF_MATCH, etag);
+        }
         call.body = Some(manifest.bytes().clone());
         let mut backoff = Backoff::new(options);
         // The bytes are proved here, so that a registry which got others may have got them hurt on the way: once more, so
@@ -236,7 +268,7 @@ impl Host {
             }
             // The first attempt may have been carried out, and its answer lost: a second PUT is refused by immutable tags.
             if self.holds(repository, target, manifest, &mut backoff).await {
-                return Ok(());
+                return Ok(AcceptedManifest::default());
             }
         }
     }
@@ -246,11 +278,14 @@ impl Host {
         matches!(head, Ok(Presence::Present(head)) if head.digest.as_ref().is_some_and(|held| manifest.has_digest(held)))
     }
 
-    async fn accepted(&self, answer: Answer, action: &str, manifest: &RawManifest) -> Result<()> {
+    async fn accepted(&self, answer: Answer, action: &str, manifest: &RawManifest) -> Result<AcceptedManifest> {
         if answer.is_web_page() {
             return Err(web_page(&self.name, action));
         }
         let stated = answer.digest();
+        let accepted = AcceptedManifest {
+            lists_referrer: answer.named("oci-subject").is_some(),
+        };
         answer.finish().await;
         match stated {
             Some(stated) if !manifest.has_digest(&stated) => Err(Error::new(
@@ -260,7 +295,7 @@ impl Host {
                     manifest.digest()
                 ),
             )),
-            _ => Ok(()),
+            _ => Ok(accepted),
         }
     }
 }

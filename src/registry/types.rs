@@ -1,5 +1,6 @@
 //! Answers that requests of several kinds share.
 
+use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 
 /// The answer to a HEAD.
@@ -31,4 +32,20 @@ pub enum Pushed {
     Mounted,
     /// Its bytes were sent.
     Uploaded,
+}
+
+/// What a registry lists as referring to a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Referrers {
+    /// Type, digest and size of each.
+    pub list: Vec<Descriptor>,
+    /// Whether there are more than were asked for.
+    pub more: bool,
+}
+
+/// What a registry said when it took a manifest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AcceptedManifest {
+    /// Whether it lists the manifest as a referrer of its subject.
+    pub lists_referrer: bool,
 }

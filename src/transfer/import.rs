@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 
+use super::attach::Attacher;
 use super::blocking::blocking;
 use super::push::destination;
 use super::push::pipe::blob_buffer::WINDOW;
@@ -15,6 +16,7 @@ use super::push::pipe::feed::{KeptBlobs, PipeFeed};
 use super::push::push_all::{Slot, push_arriving};
 use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
 use super::push::request::{BlobOrigin, PushRequest};
+use super::referrers::ReferrerChoice;
 use super::resolve;
 use super::runnable;
 use super::select_images::{Candidate, choose};
@@ -44,6 +46,8 @@ pub struct Selection {
     pub only: Vec<String>,
     /// Platforms, of those that are in the bundle.
     pub platforms: Option<PlatformFilter>,
+    /// Which of the manifests that refer to them go along.
+    pub referrers: ReferrerChoice,
 }
 
 /// Pushes the images of a bundle to a registry.
@@ -116,7 +120,7 @@ async fn push(
     claims.iter().for_each(|claim| progress.warn(claim.clone()));
     let all = chosen(&bundle, &select.only)?;
     let (chosen, chosen_broken) = all.split_at(bundle.images().len());
-    let trees = read(bundle.clone(), chosen.to_vec(), select.platforms.clone()).await?;
+    let trees = read(bundle.clone(), chosen.to_vec(), select.clone()).await?;
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
@@ -235,12 +239,6 @@ pub(super) fn by_subject(bundle: &Bundle) -> Referrers<'_> {
     referrers
 }
 
-/// Lists what refers to the image, such as a signature, and is not pushed, so that no reader of the report takes it for copied.
-fn name_referrers(referrers: &Referrers<'_>, tree: &mut ImageTree) {
-    let referrers = referrers_of(referrers, tree);
-    tree.left_out = tree.left_out.iter().cloned().chain(referrers).collect();
-}
-
 /// The referrers of an image and of all that is below it, in the order of the bundles.
 pub(super) fn referrers_of(referrers: &Referrers<'_>, tree: &ImageTree) -> Vec<LeftOut> {
     let manifests = tree.manifests();
@@ -250,26 +248,25 @@ pub(super) fn referrers_of(referrers: &Referrers<'_>, tree: &ImageTree) -> Vec<L
         .flatten()
         .collect();
     found.sort_by_key(|(place, _)| *place);
-    let left_out = |referrer: &Referrer| LeftOut {
+    let listed = |referrer: &Referrer| LeftOut {
         digest: referrer.root.digest.clone(),
         media_type: referrer.root.media_type.clone(),
-        reason: format!("it refers to {}, and referrers are not carried", referrer.subject),
+        reason: format!("it refers to {}", referrer.subject),
     };
-    found.into_iter().map(|(_, referrer)| left_out(referrer)).collect()
+    found.into_iter().map(|(_, referrer)| listed(referrer)).collect()
 }
 
-/// Reads the manifests of the chosen images and checks that all that they name is there. What images share but for their
-/// names is read once.
-async fn read(
-    bundle: Arc<Bundle>,
-    chosen: Vec<bool>,
-    platforms: Option<PlatformFilter>,
-) -> Result<Vec<(usize, Result<ImageTree>)>> {
+/// Reads the manifests of the chosen images and of what belongs to them, and checks that all that they name is there. What
+/// images share but for their names is read once.
+async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Result<Vec<(usize, Result<ImageTree>)>> {
     let work = move || {
-        let referrers = by_subject(&bundle);
-        let read = |image: &BundledImage| {
-            let mut tree = narrow(bundle.tree_of(image)?, image, platforms.as_ref())?;
-            name_referrers(&referrers, &mut tree);
+        let mut attacher = Attacher::new(&bundle, &select.referrers);
+        let platforms = select.platforms.as_ref();
+        let read = |image: &BundledImage, attacher: &mut Attacher<'_>| {
+            let mut tree = narrow(bundle.tree_of(image)?, image, platforms)?;
+            if image.attached_to.is_none() {
+                attacher.attach(&mut tree, &image.name.name())?;
+            }
             // They are many and served to decide about platforms; as blobs they are read again.
             tree.configs.clear();
             bundle.budget().take(tree.uncounted_memory())?;
@@ -278,8 +275,16 @@ async fn read(
         };
         let mut known = HashMap::new();
         let mut trees = Vec::new();
-        for (place, image) in bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]) {
-            let tree: &Result<(ImageTree, u64)> = known.entry(image.content()).or_insert_with(|| read(image));
+        let images = bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]);
+        // What stands beside images is one of them where no image takes it.
+        let (images, beside): (Vec<_>, Vec<_>) = images.partition(|(_, image)| image.attached_to.is_none());
+        for (place, image) in images.into_iter().chain(beside) {
+            if attacher.is_claimed(place) {
+                continue;
+            }
+            let repository = attacher.depends_on_repository().then(|| image.name.name());
+            let key = (image.content(), repository);
+            let tree: &Result<(ImageTree, u64)> = known.entry(key).or_insert_with(|| read(image, &mut attacher));
             let named = match tree {
                 // What a report lists of an image under each of its names is bounded like memory.
                 Ok((tree, listed)) => bundle.budget().take(*listed).map(|()| named(tree, image)),
@@ -287,6 +292,7 @@ async fn read(
             };
             trees.push((place, named.map_err(|e| image.place_error(e))));
         }
+        trees.sort_by_key(|(place, _)| *place);
         trees
     };
     blocking(work).await

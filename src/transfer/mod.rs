@@ -1,11 +1,13 @@
 //! The operations: what is done with image trees between registries and bundles.
 
+mod attach;
 mod blocking;
 pub mod export;
 pub mod import;
 pub(crate) mod inspect;
 pub mod mirror;
 pub mod push;
+pub(crate) mod referrers;
 pub(crate) mod resolve;
 mod runnable;
 mod select_images;

@@ -54,6 +54,9 @@ fn image(name: &str, blobs: &[&[u8]]) -> ImageTree {
         choice: Choice::Whole,
         dropped: Arc::default(),
         left_out: Arc::default(),
+        attachments: Arc::default(),
+        left_out_referrers: Arc::default(),
+        lacks_referrers: false,
         configs: Default::default(),
     }
 }

@@ -26,6 +26,7 @@ mod odd_registries;
 mod outages;
 mod outputs;
 mod platforms;
+mod referrers;
 mod rejected;
 mod sent_back;
 mod snapshots;

@@ -182,54 +182,59 @@ async fn referrers_are_listed_in_pages_once_each_and_not_fetched() {
         ),
     ]);
     let (registry, _) = client(&server.host());
-    let found = registry.referrers("a/b", &subject).await.unwrap();
-    let digests: Vec<_> = found.into_iter().map(|d| d.digest).collect();
+    let found = registry.referrers("a/b", &subject, 100).await.unwrap().unwrap();
+    assert!(!found.more);
+    let digests: Vec<_> = found.list.into_iter().map(|d| d.digest).collect();
     // None of these manifests exists, and one claims to refer to itself: listing them asks for none.
     assert_eq!(
         digests,
         ["one", "two", "subject"].map(|text| Digest::sha256(text.as_bytes()))
     );
-    assert_eq!(server.requests().len(), 2, "{}", server.transcript());
+    assert_eq!(server.discovery().len(), 2, "{}", server.transcript());
 
+    // Of a long list only so many are kept as are asked for, and the pages behind them are not asked for.
     let many = (0..10_001).map(|n| n.to_string()).collect::<Vec<_>>();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let server = faulty(vec![(When::get("/referrers/"), index(&many, None))]);
+    let server = faulty(vec![(When::get("/referrers/"), index(&many, Some("?page=2")))]);
     let (registry, _) = client(&server.host());
-    let error = registry.referrers("a/b", &subject).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Malformed, "{error:?}");
+    let found = registry.referrers("a/b", &subject, 1000).await.unwrap().unwrap();
+    assert_eq!((found.list.len(), found.more), (1000, true));
+    assert_eq!(server.discovery().len(), 1, "{}", server.transcript());
 
     let server = faulty(vec![(When::get("/referrers/"), index(&["one"], Some("?page=0")))]);
     let (registry, _) = client(&server.host());
-    let error = registry.referrers("a/b", &subject).await.unwrap_err();
+    let error = registry.referrers("a/b", &subject, 9).await.unwrap_err();
     assert!(error.full().contains("no end"), "{error:?}");
 }
 
 #[tokio::test]
-async fn registries_without_a_list_of_referrers_are_asked_for_the_tag() {
-    let subject = Digest::sha256(b"subject");
+async fn registries_that_have_no_list_of_referrers_are_asked_once() {
+    let (subject, other) = (Digest::sha256(b"subject"), Digest::sha256(b"other"));
     for action in [
         Action::html(),
         Action::status(404),
         Action::error(400, "UNSUPPORTED", "no"),
+        Action::status(405),
         Action::status(406),
-        Action::status(500),
     ] {
         let name = format!("{action:?}");
         let server = faulty(vec![(When::get("/referrers/"), action)]);
         let (registry, _) = client(&server.host());
-        assert_eq!(registry.referrers("a/b", &subject).await.unwrap(), [], "{name}");
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
-            {"mediaType": MANIFEST, "digest": Digest::sha256(b"x"), "size": 1}]});
-        let index = index.to_string().into();
-        server
-            .store()
-            .put_manifest("a/b", Some(&subject.as_tag()), INDEX, index);
-        let found = registry.referrers("a/b", &subject).await.unwrap();
-        assert_eq!(found.len(), 1, "{name}");
+        assert_eq!(registry.referrers("a/b", &subject, 9).await.unwrap(), None, "{name}");
+        assert_eq!(registry.referrers("a/b", &other, 9).await.unwrap(), None, "{name}");
+        assert_eq!(server.discovery().len(), 1, "{name}: {}", server.transcript());
     }
-    for (status, kind) in [(403, Kind::Denied), (401, Kind::Unauthorized)] {
+    // A registry that refuses or fails does not say that there is nothing.
+    for (status, kind) in [
+        (403, Kind::Denied),
+        (401, Kind::Unauthorized),
+        (429, Kind::RateLimited),
+        (500, Kind::Server),
+        (503, Kind::Server),
+    ] {
         let server = faulty(vec![(When::get("/referrers/"), Action::status(status))]);
         let (registry, _) = client(&server.host());
-        assert_eq!(registry.referrers("a/b", &subject).await.unwrap_err().kind(), kind);
+        let error = registry.referrers("a/b", &subject, 9).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{status}: {error:?}");
     }
 }

@@ -85,14 +85,28 @@ impl Double {
         &self.shared.base
     }
 
+    /// Whether it lists no referrers itself.
+    pub fn has_no_referrers(&self) -> bool {
+        self.shared.options.no_referrers
+    }
+
     /// What it holds.
     pub fn store(&self) -> &Store {
         &self.shared.store
     }
 
-    /// Everything that it was asked so far.
+    /// Everything that it was asked so far, but for the search for signatures, which [`discovery`](Self::discovery) has.
     pub fn requests(&self) -> Vec<Entry> {
-        self.shared.log.entries()
+        let mut all = self.shared.log.entries();
+        all.retain(|entry| !entry.is_discovery());
+        all
+    }
+
+    /// What it was asked about signatures and other referrers so far.
+    pub fn discovery(&self) -> Vec<Entry> {
+        let mut all = self.shared.log.entries();
+        all.retain(Entry::is_discovery);
+        all
     }
 
     /// Forgets what it was asked so far.
@@ -128,7 +142,7 @@ impl Double {
                 e.bytes_out
             )
         };
-        self.requests().iter().map(line).collect()
+        self.shared.log.entries().iter().map(line).collect()
     }
 
     /// Adds a fault while the server runs; the answer tells how often it was met.

@@ -56,6 +56,17 @@ impl Entry {
         }
     }
 
+    /// Whether it looks for what refers to a manifest (signatures, attestations): in the list of referrers, under the tags that
+    /// are made of a digest, or in a short list of tags.
+    pub fn is_discovery(&self) -> bool {
+        let asks = self.method == "GET" || self.method == "HEAD";
+        let tag = self.path.rsplit('/').next().unwrap_or_default();
+        let hex = tag.strip_prefix("sha256-").and_then(|rest| rest.get(..64));
+        let is_made_of_digest = self.path.contains("/manifests/") && hex.is_some() && !tag.ends_with("-image");
+        let is_short_list = self.path.ends_with("/tags/list") && self.query == "n=500";
+        asks && (self.path.contains("/referrers/") || is_made_of_digest || is_short_list)
+    }
+
     /// Whether both were being answered at some moment.
     pub fn overlaps(&self, other: &Self) -> bool {
         let before = |a: &Self, b: &Self| a.ended.is_some_and(|ended| ended <= b.begun);

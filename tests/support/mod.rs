@@ -46,6 +46,7 @@ pub mod proxy;
 mod pull;
 mod push;
 pub mod real;
+pub mod referrers;
 mod reply;
 mod serve;
 pub mod store;

@@ -1,8 +1,8 @@
 //! Signatures, attestations and SBOMs that stand beside an image in a layout, as `cosign save` and hauler write them: told by
 //! an annotation, under the name of the image or under none. A registry has them in the image's repository, under the tag
-//! `sha256-HEX.sig` (`.att`, `.sbom`) that is made of the image's digest.
+//! `sha256-HEX.sig` (`.att`, `.sbom`) that is made of the image's digest; bundles of this program list them by that name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::archive::Archive;
 use super::broken::BrokenImage;
-use super::contents::{BundledImage, Contents};
+use super::contents::{BundledImage, Contents, Referrer};
 use super::names;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
@@ -20,6 +20,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::annotation::KIND;
 use crate::image::manifest::{Entry, MAX_ENTRIES, View};
 use crate::image::reference::Reference;
+use crate::image::referrer::{self, is_referrers_tag, parse_tag_beside, tag_beside};
 use crate::text::quote;
 
 /// Who writes the annotation.
@@ -60,11 +61,18 @@ pub(super) fn role(entry: &Entry) -> Option<Role> {
 }
 
 /// An attached entry.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Attached<'a> {
     pub(super) place: usize,
     pub(super) entry: &'a Entry,
     pub(super) suffix: &'static str,
+    /// What its own name says, where that has such a tag: the repository that it is in, and the manifest that it belongs to.
+    pub(super) by_tag: Option<(Reference, Digest)>,
+}
+
+/// What the tag of an entry says, where it is one that stands beside an image.
+pub(super) fn tagged(name: &Reference) -> Option<(Digest, &'static str)> {
+    parse_tag_beside(name.tag()?)
 }
 
 /// Gives each attached entry its tag beside the image that it belongs to. `images` are the entries of images, with their
@@ -89,32 +97,93 @@ pub(super) fn add(
     let subjects = Subjects::new(store, images);
     for attached in attached {
         store.budget().take(NAME)?;
-        let stated = stated_subject(store, &attached.entry.descriptor);
-        let Some((place, entry)) = subjects.find(attached.entry, stated.as_ref()) else {
+        let stated = match &attached.by_tag {
+            Some((_, subject)) => Some(subject.clone()),
+            None => stated_subject(store, &attached.entry.descriptor),
+        };
+        let found = match &attached.by_tag {
+            Some((name, _)) => subjects.in_repository(name),
+            None => subjects.find(attached.entry, stated.as_ref()).into_iter().collect(),
+        };
+        if found.is_empty() {
             contents.broken.push(without_image(archive, attached, stated.as_ref()));
             continue;
-        };
-        let subject = stated.as_ref().unwrap_or(&entry.descriptor.digest);
-        let tag = format!("{}-{}.{}", subject.algorithm().as_str(), subject.hex(), attached.suffix);
-        // A broken or nameless image is reported separately.
-        for image in by_place.get(&place).into_iter().flatten() {
-            let Ok(name) = Reference::new(image.host(), image.repository(), Some(&tag), None) else {
-                continue;
-            };
-            store.budget().take(NAME)?;
-            contents.images.push(BundledImage {
-                name,
-                root: attached.entry.descriptor.clone(),
-                record: None,
-                rebuilt: false,
-                archive: archive.label.clone(),
-                place: attached.place,
-                may_be_sparse: false,
-                attached_to: Some(image.clone()),
-            });
+        }
+        let mut names = HashSet::new();
+        for (place, entry) in found {
+            let subject = stated.as_ref().unwrap_or(&entry.descriptor.digest);
+            let tag = tag_beside(subject, attached.suffix);
+            // An image that is broken or has no name is told by itself.
+            for image in by_place.get(&place).into_iter().flatten() {
+                let Ok(name) = Reference::new(image.host(), image.repository(), Some(&tag), None) else {
+                    continue;
+                };
+                // All images of a repository have one tag beside them.
+                if !names.insert(name.clone()) {
+                    continue;
+                }
+                store.budget().take(NAME)?;
+                contents.images.push(BundledImage {
+                    name,
+                    root: attached.entry.descriptor.clone(),
+                    record: None,
+                    rebuilt: false,
+                    archive: archive.label.clone(),
+                    place: attached.place,
+                    may_be_sparse: false,
+                    attached_to: Some(image.clone()),
+                });
+            }
         }
     }
     Ok(())
+}
+
+/// Takes out of an entry that lists referrers, as it stands under their tag at a registry, what it lists. `false` if it is none.
+///
+/// # Errors
+/// [`Kind::TooLarge`] if there are too many.
+pub(super) fn listed_referrers(
+    store: &Store,
+    archive: &Archive,
+    entry: &Entry,
+    into: &mut Vec<Referrer>,
+) -> Result<bool> {
+    let tag = entry
+        .annotations
+        .get(names::REF_NAME)
+        .and_then(|name| name.rsplit(':').next());
+    let subject = tag.filter(|tag| is_referrers_tag(tag));
+    let Some(Ok(subject)) = subject.map(|tag| tag.replacen('-', ":", 1).parse::<Digest>()) else {
+        return Ok(false);
+    };
+    let Some(manifest) = store
+        .manifest(&entry.descriptor.digest, &entry.descriptor.media_type)
+        .ok()
+        .filter(|manifest| *manifest.digest() != subject)
+    else {
+        return Ok(false);
+    };
+    let View::Index(index) = manifest.view() else {
+        return Ok(false);
+    };
+    let there = index
+        .entries
+        .iter()
+        .filter(|entry| store.size_of(&entry.descriptor.digest).is_some());
+    for entry in there {
+        let listed = store.manifest(&entry.descriptor.digest, &entry.descriptor.media_type);
+        if listed.ok().and_then(|listed| referrer::subject(&listed)).as_ref() != Some(&subject) {
+            return Ok(false);
+        }
+        store.budget().take(NAME)?;
+        into.push(Referrer {
+            subject: subject.clone(),
+            root: entry.descriptor.clone(),
+            archive: archive.label.clone(),
+        });
+    }
+    Ok(true)
 }
 
 /// The entries of images, by what tells that something belongs to them.
@@ -122,6 +191,7 @@ struct Subjects<'a> {
     images: &'a [(usize, &'a Entry)],
     /// Positions in `images`, the first one of each.
     by_name: HashMap<Reference, usize>,
+    by_repository: HashMap<String, Vec<usize>>,
     by_digest: HashMap<&'a Digest, usize>,
     by_child: HashMap<Digest, usize>,
 }
@@ -131,11 +201,13 @@ impl<'a> Subjects<'a> {
         let mut subjects = Self {
             images,
             by_name: HashMap::new(),
+            by_repository: HashMap::new(),
             by_digest: HashMap::new(),
             by_child: HashMap::new(),
         };
         for (at, (_, entry)) in images.iter().enumerate() {
             if let Some(name) = own_name(entry) {
+                subjects.by_repository.entry(name.name()).or_default().push(at);
                 subjects.by_name.entry(name).or_insert(at);
             }
             let root = &entry.descriptor;
@@ -154,6 +226,12 @@ impl<'a> Subjects<'a> {
             }
         }
         subjects
+    }
+
+    /// The images of a repository.
+    fn in_repository(&self, name: &Reference) -> Vec<(usize, &'a Entry)> {
+        let places = self.by_repository.get(&name.name()).into_iter().flatten();
+        places.filter_map(|at| self.images.get(*at).copied()).collect()
     }
 
     /// The image that an attached entry belongs to: that of its name; else that of the digest that it states, itself or by its

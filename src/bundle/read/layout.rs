@@ -11,10 +11,10 @@ use super::broken::{BrokenArchive, BrokenImage};
 use super::contents::{BundledImage, Contents, Referrer};
 use super::docker::items::{self, Items};
 use super::docker::rebuild;
-use super::find;
 use super::identity;
 use super::name_override::NameOverrides;
 use super::names;
+use super::no_archive::{if_cut_off, no_archive};
 use super::record_check;
 use super::store::Store;
 use super::unlisted;
@@ -26,7 +26,7 @@ use crate::image::listing::{self, Faulty};
 use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
 use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
-use crate::text::{few, quote};
+use crate::text::quote;
 
 /// The only version of the layout.
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -150,60 +150,6 @@ fn version(archive: &Archive) -> Result<Result<(), Error>> {
     })
 }
 
-fn no_archive(archive: &Archive) -> Error {
-    let label = quote(&archive.label);
-    let error = Error::new(
-        Kind::Malformed,
-        format!(
-            "`{label}` is no image archive: it has neither `oci-layout` nor `{}`",
-            items::MEMBER
-        ),
-    );
-    if !archive.whole {
-        return if_cut_off(archive, error);
-    }
-    if !archive.folders.is_empty() {
-        let folders = few(archive.folders.iter().map(|folder| format!("`{}`", quote(folder))));
-        let what = format!("{error}, but several folders in it do: {folders}");
-        return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import the folders");
-    }
-    let is_there = |name: &&str| archive.files.contains_key(*name);
-    if [".dockerenv", "etc/passwd", "etc/os-release"].iter().any(is_there) {
-        return error
-            .with_hint("these are the files of a container (`docker export`); save the image with `docker save`");
-    }
-    if archive.files.is_empty() && archive.links.is_empty() {
-        return Error::new(Kind::Malformed, format!("{error}, nor any other file")).with_hint(
-            "it is an empty tar, or a file of which only zeros were written: copy it again, or make it again",
-        );
-    }
-    let names = || archive.files.keys();
-    if names().any(|name| name.starts_with(REGISTRY) || name.contains(&format!("/{REGISTRY}"))) {
-        return error.with_hint(REGISTRY_HINT);
-    }
-    if let Some(inner) = names().find(|name| find::is_archive(name)) {
-        let what = format!("{error}, but it holds `{}`, which may be one", quote(inner));
-        return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import what is in it");
-    }
-    error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
-}
-
-/// The folder in which a registry keeps its content.
-const REGISTRY: &str = "docker/registry/v2/";
-
-/// What to do about the files of a registry.
-const REGISTRY_HINT: &str =
-    "these are the files in which a registry keeps its content: start a registry on them, and export from it";
-
-/// Changes the error of an absent document: an archive that was cut off needs no other explanation.
-fn if_cut_off(archive: &Archive, error: Error) -> Error {
-    if archive.whole {
-        return error;
-    }
-    let what = format!("{error}, and it lacks the blocks that mark its end: it was cut off");
-    Error::new(error.kind(), what).with_hint("copy it again, and compare sizes or check sums")
-}
-
 fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameOverrides<'_>) -> Result<Contents> {
     let recorded = record_check::read(archive, store.budget())?;
     let member = archive.describe("index.json");
@@ -244,22 +190,48 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     let mut named: HashSet<&Digest> = HashSet::new();
     let mut images: Vec<(usize, &Entry)> = Vec::new();
     let mut attached: Vec<Attached<'_>> = Vec::new();
+    let mut beside: Vec<Attached<'_>> = Vec::new();
+    let mut repositories: HashSet<String> = HashSet::new();
     for (place, entry) in &entries {
         let (place, digest) = (*place, &entry.descriptor.digest);
         let exact = given.exactly(place, Some(digest));
+        if exact.is_empty() && attached::listed_referrers(store, archive, entry, &mut reader.contents.referrers)? {
+            continue;
+        }
         // A name that the user gives takes precedence over the names in the archive.
         match attached::role(entry).filter(|_| exact.is_empty()) {
             Some(Role::Attached(suffix)) => {
-                attached.push(Attached { place, entry, suffix });
+                attached.push(Attached {
+                    place,
+                    entry,
+                    suffix,
+                    by_tag: None,
+                });
                 continue;
             }
             Some(Role::Referrer) if subject(store, entry).is_some() => {
                 nameless.push((place, entry));
                 continue;
             }
-            _ => images.push((place, entry)),
+            _ => {}
         }
         let own = names::of_entry(&entry.annotations, &[], None, place).unwrap_or_default();
+        // One that was asked for by this name is an image, as its record says.
+        let is_recorded = |name: &Reference| reader.recorded.is_some_and(|recorded| recorded.find(name).is_some());
+        if exact.is_empty()
+            && let Some(name) = own.first().filter(|name| !is_recorded(name))
+            && let Some((subject, suffix)) = attached::tagged(name)
+        {
+            beside.push(Attached {
+                place,
+                entry,
+                suffix,
+                by_tag: Some((name.clone(), subject)),
+            });
+            continue;
+        }
+        images.push((place, entry));
+        repositories.extend(own.first().map(Reference::name));
         let Some(name) = own.first().or(exact.first()) else {
             nameless.push((place, entry));
             continue;
@@ -267,6 +239,17 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         named.insert(digest);
         // The record knows an image by its own name, also where the user gave it another.
         reader.take(place, entry, name, &exact)?;
+    }
+    // Without an image beside it, what has such a tag is an image like any other.
+    for beside in beside {
+        match &beside.by_tag {
+            Some((name, _)) if !repositories.contains(&name.name()) => {
+                images.push((beside.place, beside.entry));
+                named.insert(&beside.entry.descriptor.digest);
+                reader.take(beside.place, beside.entry, name, &[])?;
+            }
+            _ => attached.push(beside),
+        }
     }
     let below = if nameless.is_empty() {
         HashSet::new()
@@ -276,7 +259,8 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     for (place, entry) in nameless {
         // oras lists the children of an index beside it.
         let part = !names::is_named(&entry.annotations) && below.contains(&entry.descriptor.digest);
-        if part || named.contains(&entry.descriptor.digest) {
+        let refers = entry.annotations.contains_key(CONTAINERD_SUBJECT);
+        if part || (named.contains(&entry.descriptor.digest) && !refers) {
             continue;
         }
         if let Some(subject) = subject(store, entry) {
@@ -285,6 +269,13 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
                 root: entry.descriptor.clone(),
                 archive: archive.label.clone(),
             });
+            // A tag of its own makes it an image as well, where it is told of which repository.
+            let tag = entry.annotations.get(names::REF_NAME).and(given.nameless());
+            for name in names::of_entry(&entry.annotations, &[], tag, place).unwrap_or_default() {
+                if tag.is_some() {
+                    reader.take(place, entry, &name, std::slice::from_ref(&name))?;
+                }
+            }
             continue;
         }
         if let Err(error) = identity::check_bare(&entry.annotations, &entry.descriptor.digest, None) {

@@ -20,6 +20,7 @@ mod inside;
 mod layout;
 pub(crate) mod name_override;
 mod names;
+mod no_archive;
 mod record_check;
 mod scan;
 mod source;

@@ -38,7 +38,11 @@ pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
     if !archive.files.contains_key(member) {
         return;
     }
-    for image in contents.images.iter().filter(|image| image.record.is_none()) {
+    for image in contents
+        .images
+        .iter()
+        .filter(|image| image.record.is_none() && image.attached_to.is_none())
+    {
         archive.warnings.push(format!(
             "`{label}`: `{member}` does not list `{}`; it was added later, or the bundle was edited",
             image.name

@@ -103,6 +103,9 @@ fn recorded(
         kept: kept.into(),
         dropped: dropped.into(),
         left_out: walk.take_left_out().into(),
+        attachments: Arc::default(),
+        left_out_referrers: Arc::default(),
+        lacks_referrers: false,
         configs: std::mem::take(&mut walk.configs),
     })
 }
@@ -168,6 +171,9 @@ fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
         kept: selection.kept.into(),
         dropped: selection.dropped.into(),
         left_out: Arc::default(),
+        attachments: Arc::default(),
+        left_out_referrers: Arc::default(),
+        lacks_referrers: false,
         configs: std::mem::take(&mut walk.configs),
     };
     // Of a platform that was dropped nothing is left out: it is not there at all.

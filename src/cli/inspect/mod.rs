@@ -81,6 +81,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             [] => None,
             flags => Some(PlatformFilter::from_flags(flags)?),
         },
+        ..Selection::default()
     };
     let lock = arguments.lock.as_deref();
     let lock = lock

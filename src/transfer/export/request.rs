@@ -1,5 +1,6 @@
 //! What an export is asked to do, and what came of it.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,6 +105,10 @@ pub struct Exported {
     pub dropped: Arc<[PlatformRecord]>,
     /// Blobs that are not.
     pub left_out: Arc<[LeftOut]>,
+    /// How much refers to its manifests and is in the bundle, by what it is.
+    pub referrers: BTreeMap<String, usize>,
+    /// What refers to its manifests and is not.
+    pub left_out_referrers: Arc<[LeftOut]>,
 }
 
 impl Exported {
@@ -116,6 +121,8 @@ impl Exported {
             kept: tree.kept.clone(),
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
+            referrers: tree.referrer_counts(),
+            left_out_referrers: tree.left_out_referrers.clone(),
         }
     }
 }

@@ -118,17 +118,19 @@ pub(super) fn unique(images: &[Reference]) -> Vec<Reference> {
 pub(super) fn request_identity(images: &[Reference], wanted: &Wanted, docker_manifest: bool) -> (Digest, String) {
     let mut names: Vec<String> = images.iter().map(Reference::to_string).collect();
     names.sort();
-    let text = format!("{names:?} {} {:?} {docker_manifest}", wanted.platforms, wanted.index);
-    let text = match wanted.exceptions.is_empty() {
-        true => text,
-        false => {
-            let exceptions = wanted.exceptions.iter();
-            let exceptions: Vec<String> = exceptions
-                .map(|(image, platforms)| format!("{image} {platforms}"))
-                .collect();
-            format!("{text} {exceptions:?}")
-        }
-    };
+    let mut text = format!(
+        "{names:?} {} {:?} {docker_manifest} {}",
+        wanted.platforms,
+        wanted.index,
+        wanted.referrers.identity()
+    );
+    if !wanted.exceptions.is_empty() {
+        let exceptions = wanted.exceptions.iter();
+        let exceptions: Vec<String> = exceptions
+            .map(|(image, platforms)| format!("{image} {platforms}"))
+            .collect();
+        text = format!("{text} {exceptions:?}");
+    }
     let mut summary = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > 3 {
         summary.push_str(&format!(" and {} more", names.len() - 3));

@@ -90,6 +90,7 @@ pub(crate) fn item(
     if let Some(mode) = request.index {
         tree.choose(mode);
     }
+    tree.set_aside_unused_attachments();
     // They are many and served to decide about platforms; as blobs they are read again.
     tree.configs.clear();
     Ok(PushItem {

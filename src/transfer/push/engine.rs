@@ -10,7 +10,8 @@ use super::destination::with_way_to_shorter_path;
 use super::ensure_blob::{self, Way};
 use super::image_state::{Group, Image, Images};
 use super::pipe::feed::{FeedEvent, PipeFeed};
-use super::publish::{Published, Publisher, Written};
+use super::publish::{Published, Publisher};
+use super::put_manifest::{ManifestPutter, Written};
 use super::report::{Amount, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::scheduler::{Demand, Job, Lacking, Placed, Scheduler, Taker};
@@ -412,12 +413,14 @@ impl<'a> Engine<'a> {
         repository.busy = true;
         let image = &self.images.list[number];
         let publisher = Publisher {
-            registry: self.registry.clone(),
-            item: image.item.clone(),
+            putter: ManifestPutter {
+                registry: self.registry.clone(),
+                item: image.item.clone(),
+                written: repository.written.clone(),
+                pause: self.images.request.pause,
+                progress: self.images.progress.clone(),
+            },
             before: image.before.clone(),
-            written: repository.written.clone(),
-            pause: self.images.request.pause,
-            progress: self.images.progress.clone(),
         };
         Some(Box::pin(async move {
             let outcome = publisher.publish().await;

@@ -155,8 +155,10 @@ impl Images<'_> {
                     |before: &Digest| *before != published.digest && !image.item.tree.pushed().root.has_digest(before);
                 report.replaced = image.before.take().filter(is_other);
                 report.pushed = Some(published.digest);
-                report.counts.add(&published.repaired);
+                report.counts.add(&published.effects.repaired);
                 report.warnings.append(published.warnings);
+                report.referrers_lost |= published.left.is_loss;
+                report.add_left_out_referrers(published.left.list);
                 self.tell(number);
             }
         }

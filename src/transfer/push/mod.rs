@@ -5,11 +5,13 @@
 //! 1. every image gets its name at the destination, and names that collide are refused ([`destination`]);
 //! 2. one HEAD per tag finds the images that are there already ([`tag`]);
 //! 3. the blobs of all other images go into one queue, image by image, each digest uploaded once ([`scheduler`], [`ensure_blob`]);
-//! 4. when the last blob of an image is in place, its manifests follow, children first, the tag last ([`publish`]).
+//! 4. when the last blob of an image is in place, its manifests follow, children first, then what belongs to it
+//!    ([`attachments`]), the tag last ([`publish`]).
 //!
 //! Nothing is spawned: a push that is dropped at any moment leaves blobs and manifests that no tag reaches, and a
 //! second run finds them.
 
+mod attachments;
 pub(crate) mod destination;
 pub(crate) mod engine;
 pub(crate) mod ensure_blob;
@@ -17,7 +19,9 @@ mod image_state;
 pub(crate) mod pipe;
 pub(crate) mod publish;
 pub(crate) mod push_all;
+mod put_manifest;
 mod ready;
+mod referrer_list;
 pub(crate) mod report;
 pub(crate) mod request;
 pub(crate) mod scheduler;

@@ -1,5 +1,6 @@
 //! The result of a push, for people and for `--report`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -74,7 +75,7 @@ impl PushReport {
             || self
                 .images
                 .iter()
-                .any(|image| image.error.is_some() || image.pinned_digest_missing)
+                .any(|image| image.error.is_some() || image.pinned_digest_missing || image.referrers_lost)
     }
 }
 
@@ -127,6 +128,15 @@ pub struct ImageReport {
     /// Blobs that manifests name and that were not carried.
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "first")]
     pub left_out: Arc<[LeftOut]>,
+    /// What refers to its manifests and travels with it, by what it is.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub referrers: BTreeMap<String, usize>,
+    /// What refers to its manifests and is not at the destination, or not found there; the digest is that of the referrer.
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "first")]
+    pub left_out_referrers: Arc<[LeftOut]>,
+    /// Whether some of that was to be carried.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub referrers_lost: bool,
     /// How much of these lists a report leaves out; nothing where it has all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_listed: Option<NotListed>,
@@ -155,9 +165,26 @@ impl ImageReport {
             kept: tree.kept.clone(),
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
+            referrers: tree.referrer_counts(),
+            left_out_referrers: tree.left_out_referrers.clone(),
+            referrers_lost: tree.lacks_referrers,
             not_listed: NotListed::of(tree),
             warnings: Warnings::default(),
             error: None,
+        }
+    }
+
+    /// What was to be carried with it and is not at the destination.
+    pub(crate) fn add_left_out_referrers(&mut self, left_out: Vec<LeftOut>) {
+        for left in left_out.iter().filter(|_| self.referrers_lost) {
+            // It was counted as travelling.
+            if let Some(count) = self.referrers.get_mut(&left.media_type) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        self.referrers.retain(|_, count| *count > 0);
+        if !left_out.is_empty() {
+            self.left_out_referrers = self.left_out_referrers.iter().cloned().chain(left_out).collect();
         }
     }
 
@@ -185,6 +212,9 @@ impl ImageReport {
             kept: Arc::default(),
             dropped: Arc::default(),
             left_out: Arc::default(),
+            referrers: BTreeMap::new(),
+            left_out_referrers: Arc::default(),
+            referrers_lost: false,
             not_listed: None,
             warnings: Warnings::default(),
             error: Some(error.clone()),
@@ -241,6 +271,7 @@ pub(crate) fn bytes_of_lists(tree: &ImageTree) -> u64 {
     let platforms = platforms.flat_map(|list| list.iter().take(MAX_LISTED));
     let platforms = platforms.map(|platform| ENTRY + text(&platform.platform));
     let left_out = tree.left_out.iter().take(MAX_LISTED);
+    let left_out = left_out.chain(tree.left_out_referrers.iter().take(MAX_LISTED));
     let left_out = left_out.map(|left| ENTRY + text(&left.media_type) + text(&left.reason));
     platforms.chain(left_out).sum::<usize>() as u64
 }

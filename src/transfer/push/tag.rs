@@ -1,12 +1,16 @@
 //! What the destination says about a tag, and what follows from it.
 
+use std::collections::{BTreeMap, HashSet};
+
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::request::{OnExisting, PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::manifest::View;
 use crate::image::reference::{Reference, Target};
-use crate::image::tree::{Choice, ImageTree};
+use crate::image::referrer::is_referrers_tag;
+use crate::image::tree::{Choice, ImageTree, belonging};
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::{Presence, Registry};
 use crate::text::few;
@@ -76,6 +80,66 @@ pub(crate) async fn missing_below(
     Ok(found.into_iter().flatten().collect())
 }
 
+/// What of an image's belongings is not at the destination, or not found there by what it refers to.
+///
+/// # Errors
+/// Those of the connection.
+async fn missing_referrers(registry: &Registry, repository: &str, tree: &ImageTree) -> Result<Vec<Digest>> {
+    let mut missing = Vec::new();
+    let mut lists: BTreeMap<&Digest, HashSet<Digest>> = BTreeMap::new();
+    for attachment in belonging(&tree.attachments, tree.pushed().all()) {
+        let root = &attachment.variant.root;
+        let is_there = match attachment.tag() {
+            Some(tag) => match tag_state(registry, repository, &Target::Tag(tag)).await? {
+                TagState::Digest(held) => root.has_digest(&held),
+                TagState::Nothing => false,
+                TagState::Unsaid(_) => true,
+            },
+            None => {
+                let subject = &attachment.subject;
+                if !lists.contains_key(subject) {
+                    lists.insert(subject, listed(registry, repository, subject).await?);
+                }
+                let is_listed = lists[subject].contains(root.digest());
+                is_listed && !matches!(registry.has_manifest(repository, root).await?, Presence::Missing)
+            }
+        };
+        if !is_there {
+            missing.push(root.digest().clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// What the registry lists as referring to a manifest, by either way. What it does not say is taken for nothing.
+async fn listed(registry: &Registry, repository: &str, subject: &Digest) -> Result<HashSet<Digest>> {
+    let from_api = registry
+        .referrers(repository, subject, usize::MAX)
+        .await
+        .or_else(unsaid)?;
+    if let Some(found) = from_api {
+        return Ok(found.list.into_iter().map(|entry| entry.digest).collect());
+    }
+    let target = Target::Tag(subject.referrers_tag());
+    let tagged = registry.manifest_and_etag(repository, &target).await.or_else(unsaid)?;
+    Ok(match tagged.as_ref().map(|(manifest, _)| manifest.view()) {
+        Some(View::Index(index)) => index
+            .entries
+            .iter()
+            .map(|entry| entry.descriptor.digest.clone())
+            .collect(),
+        _ => HashSet::new(),
+    })
+}
+
+/// A registry that does not say is no error, unless it cannot be reached.
+fn unsaid<T>(error: Error) -> Result<Option<T>> {
+    match error.kind() {
+        Kind::Network | Kind::RateLimited => Err(error),
+        _ => Ok(None),
+    }
+}
+
 /// The action for an image, after a look at its tag.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TagAction {
@@ -125,7 +189,13 @@ pub(crate) fn decide(
         }
         _ => {}
     }
+    let is_list = destination.tag().is_some_and(is_referrers_tag);
     match on_existing {
+        OnExisting::Overwrite if is_list => Err(Error::new(
+            Kind::Exists,
+            format!("`{destination}` is a tag that lists what refers to another manifest; it holds {other} and is not overwritten"),
+        )
+        .with_hint("omit this image: what is listed there travels with the image that it refers to, and is added to the list")),
         OnExisting::Overwrite => Ok(TagAction::Push(Some(other))),
         OnExisting::Skip => Ok(TagAction::LeaveAlone(other)),
         OnExisting::Error => Err(Error::new(
@@ -159,7 +229,17 @@ pub(crate) async fn verdicts(
         };
         let missing = missing_below(registry, &item.destination, &item.tree, request.verify_existing).await?;
         if missing.is_empty() {
-            return Ok(verdict);
+            let missing = missing_referrers(registry, item.destination.repository(), &item.tree).await?;
+            if missing.is_empty() {
+                return Ok(verdict);
+            }
+            progress.note(format!(
+                "{}: the tag is there, but not all that refers to it ({} missing: {})",
+                item.destination,
+                missing.len(),
+                few(&missing)
+            ));
+            return Ok(TagAction::Push(Some(held)));
         }
         progress.warn(format!(
             "{}: the tag is there, but not all that is below it ({} missing: {}); the image is pushed again",

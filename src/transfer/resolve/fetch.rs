@@ -128,6 +128,15 @@ impl Fetcher {
         Ok(root)
     }
 
+    /// What a tag points at now, where it is there.
+    pub(super) async fn find_tagged(&self, repository: &Repository, tag: &Target) -> Result<Option<Arc<RawManifest>>> {
+        let _permit = self.permits.acquire().await;
+        match repository.registry.find_manifest(&repository.name, tag).await? {
+            Some(manifest) => self.counted(manifest).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// A manifest that an index lists. Where it states no type itself, that of the index counts, and not what the registry
     /// calls it.
     pub(super) async fn child(&self, repository: &Repository, entry: &Descriptor) -> Result<Arc<RawManifest>> {

@@ -2,6 +2,7 @@
 
 mod fetch;
 mod quota;
+pub(crate) mod referrers;
 mod sizes;
 mod wanted;
 
@@ -9,9 +10,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::join;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use self::fetch::Fetcher;
+use self::referrers::Discovery;
 pub use self::wanted::Wanted;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
@@ -34,6 +37,7 @@ pub struct Resolver {
     progress: Progress,
     jobs: usize,
     fetcher: Fetcher,
+    discovery: Discovery,
     pins: HashMap<Reference, Digest>,
 }
 
@@ -41,6 +45,7 @@ impl Resolver {
     /// A resolver that keeps `jobs` requests in flight.
     pub fn new(registries: Registries, wanted: Wanted, jobs: usize, progress: Progress) -> Self {
         Self {
+            discovery: Discovery::new(wanted.referrers.clone(), jobs, progress.clone()),
             registries,
             wanted,
             progress,
@@ -173,7 +178,9 @@ impl Resolver {
         let root = root?;
         let platforms = self.wanted.platforms_of(reference);
         let repository = Repository::new(reference, &self.registries)?;
-        let (selection, configs) = self.select(&repository, &root, platforms).await?;
+        let begun = self.discovery.begin(&self.fetcher, &repository, root.digest());
+        let (selected, ()) = join(self.select(&repository, &root, platforms), begun).await;
+        let (selection, configs) = selected?;
         if root.lists_nothing() {
             self.progress.warn(format!(
                 "`{reference}`: its index lists nothing; it is carried as it is"
@@ -189,10 +196,16 @@ impl Resolver {
             kept: selection.kept.into(),
             dropped: selection.dropped.into(),
             left_out: Arc::default(),
+            attachments: Arc::default(),
+            left_out_referrers: Arc::default(),
+            lacks_referrers: false,
             configs,
         };
         tree.choose(self.wanted.index);
         warn_of_absent(reference, &absent(&tree, platforms), &self.progress);
+        let found = self.discovery.of_tree(&self.fetcher, &repository, &tree).await?;
+        tree.attachments = found.attachments.into();
+        tree.left_out_referrers = found.left_out.into();
         tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
         check_sizes(&tree)?;
         tree.total()?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::image::tree::IndexMode;
+use crate::transfer::referrers::ReferrerChoice;
 
 /// What is asked of each image.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +16,8 @@ pub struct Wanted {
     pub index: IndexMode,
     /// Images of which other platforms are carried.
     pub exceptions: BTreeMap<Reference, PlatformFilter>,
+    /// Which of the manifests that refer to them are carried along.
+    pub referrers: ReferrerChoice,
 }
 
 impl Wanted {

@@ -63,7 +63,7 @@ async fn lists_that_drip_or_have_no_end() {
         })
         .await;
         clock::run(registry.tags("a/b")).await.unwrap_err();
-        clock::run(registry.referrers("a/b", subject.digest()))
+        clock::run(registry.referrers("a/b", subject.digest(), 9))
             .await
             .unwrap_err();
         let most = if script == Script::Endless { 400 } else { 30 };

@@ -174,6 +174,7 @@ async fn fewer_platforms_than_the_bundle_has() {
     let clients = registries();
     let run = |platform: &str, index| {
         let select = Selection {
+            referrers: Default::default(),
             only: Vec::new(),
             platforms: Some(PlatformFilter::from_flags(&[platform]).unwrap()),
         };
@@ -210,7 +211,7 @@ async fn a_referrer_that_stays_behind_is_named() {
     maker.name("docker.io/team/app:1", &image);
     let signature = maker.referrer(&image);
     let report = run_well(&maker.open(), request(&registry)).await;
-    let left_out = &report.images[0].left_out;
+    let left_out = &report.images[0].left_out_referrers;
     assert_eq!(left_out.len(), 1, "{report:#?}");
     assert_eq!(left_out[0].digest.to_string(), digest(&signature));
     assert!(left_out[0].reason.contains(&digest(&image)));

@@ -1,0 +1,61 @@
+//! What is said of a file or folder that is no image archive, by what is in it instead.
+
+use super::archive::Archive;
+use super::docker::items;
+use super::find;
+use crate::error::{Error, Kind};
+use crate::text::{few, quote};
+
+pub(super) fn no_archive(archive: &Archive) -> Error {
+    let label = quote(&archive.label);
+    let error = Error::new(
+        Kind::Malformed,
+        format!(
+            "`{label}` is no image archive: it has neither `oci-layout` nor `{}`",
+            items::MEMBER
+        ),
+    );
+    if !archive.whole {
+        return if_cut_off(archive, error);
+    }
+    if !archive.folders.is_empty() {
+        let folders = few(archive.folders.iter().map(|folder| format!("`{}`", quote(folder))));
+        let what = format!("{error}, but several folders in it do: {folders}");
+        return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import the folders");
+    }
+    let is_there = |name: &&str| archive.files.contains_key(*name);
+    if [".dockerenv", "etc/passwd", "etc/os-release"].iter().any(is_there) {
+        return error
+            .with_hint("these are the files of a container (`docker export`); save the image with `docker save`");
+    }
+    if archive.files.is_empty() && archive.links.is_empty() {
+        return Error::new(Kind::Malformed, format!("{error}, nor any other file")).with_hint(
+            "it is an empty tar, or a file of which only zeros were written: copy it again, or make it again",
+        );
+    }
+    let names = || archive.files.keys();
+    if names().any(|name| name.starts_with(REGISTRY) || name.contains(&format!("/{REGISTRY}"))) {
+        return error.with_hint(REGISTRY_HINT);
+    }
+    if let Some(inner) = names().find(|name| find::is_archive(name)) {
+        let what = format!("{error}, but it holds `{}`, which may be one", quote(inner));
+        return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import what is in it");
+    }
+    error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
+}
+
+/// The folder in which a registry keeps its content.
+const REGISTRY: &str = "docker/registry/v2/";
+
+/// What to do about the files of a registry.
+const REGISTRY_HINT: &str =
+    "these are the files in which a registry keeps its content: start a registry on them, and export from it";
+
+/// Changes the error of an absent document: an archive that was cut off needs no other explanation.
+pub(super) fn if_cut_off(archive: &Archive, error: Error) -> Error {
+    if archive.whole {
+        return error;
+    }
+    let what = format!("{error}, and it lacks the blocks that mark its end: it was cut off");
+    Error::new(error.kind(), what).with_hint("copy it again, and compare sizes or check sums")
+}

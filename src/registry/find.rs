@@ -1,0 +1,68 @@
+//! Manifests that may be absent: signatures beside an image, and lists of what refers to one.
+
+use super::Registry;
+use super::pull::manifest_of;
+use crate::error::{Kind, Result};
+use crate::image::manifest::RawManifest;
+use crate::image::reference::Target;
+
+impl Registry {
+    /// Reads a manifest that may be absent: `None` where no place has it. Mirrors are asked before the registry.
+    ///
+    /// # Errors
+    /// As [`manifest`](Self::manifest), but for [`Kind::NotFound`].
+    pub(crate) async fn find_manifest(&self, repository: &str, target: &Target) -> Result<Option<RawManifest>> {
+        let cache = self.host.context.cache.as_ref();
+        if let (Some(cache), Target::Digest(digest)) = (cache, target)
+            && let Some(manifest) = cache.get(digest)
+        {
+            return Ok(Some(manifest));
+        }
+        let mut any_answer = false;
+        let mut places = self.places(repository, target)?;
+        while let Some(place) = places.pop_front() {
+            let error = match manifest_of(&place, target).await {
+                Ok(manifest) => {
+                    if let Some(cache) = cache {
+                        cache.put(&manifest);
+                    }
+                    return Ok(Some(manifest));
+                }
+                Err(error) if error.kind() == Kind::NotFound => {
+                    any_answer = true;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match places.front() {
+                Some(next) => place.host.tell_next(&error, &next.host.name),
+                // That the registry behind a mirror cannot be asked was told when its referrers were asked for.
+                None if any_answer && error.kind() == Kind::Network => {}
+                None => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a tag holds at the registry itself, with the `ETag` that it was sent with; `None` where it is not there.
+    ///
+    /// # Errors
+    /// As [`manifest`](Self::manifest), but for [`Kind::NotFound`].
+    pub(crate) async fn manifest_and_etag(
+        &self,
+        repository: &str,
+        target: &Target,
+    ) -> Result<Option<(RawManifest, Option<String>)>> {
+        match self.origin(repository)?.manifest_and_etag(repository, target).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there are other places where the manifests of a repository are read.
+    pub(crate) fn has_mirrors(&self, repository: &str, target: &Target) -> Result<bool> {
+        let places = self.places(repository, target)?;
+        Ok(places.len() > 1 || places.iter().any(|place| place.host.name != self.host.name))
+    }
+}

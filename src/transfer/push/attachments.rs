@@ -1,0 +1,239 @@
+//! What belongs to an image at the destination: referrers by their digest, and in the list of referrers where the registry
+//! keeps none itself; signatures under the tags of cosign (OCI distribution-spec, "Pushing Manifests with Subject").
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::put_manifest::{Effects, ManifestPutter};
+use super::referrer_list::{lacking, merged};
+use super::tag::{TagState, tag_state};
+use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::{RawManifest, View};
+use crate::image::reference::Target;
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, belonging};
+use crate::registry::Refusal;
+
+/// How often a list of referrers is read, added to and written, where others write to it at the same time.
+const ROUNDS: u32 = 3;
+
+/// Puts what belongs to the manifests of a variant, which are in place. What the registry refuses is noted as left out.
+///
+/// # Errors
+/// Those that say nothing about the referrer: the registry cannot be reached, or fails.
+pub(super) async fn attach(
+    putter: &ManifestPutter,
+    variant: &Variant,
+    effects: &mut Effects,
+    left: &mut LeftReferrers,
+) -> Result<()> {
+    let tree = putter.item.tree.clone();
+    let mut refused: HashSet<Digest> = HashSet::new();
+    for attachment in belonging(&tree.attachments, variant.all()) {
+        let root = &attachment.variant.root;
+        if refused.contains(&attachment.subject) {
+            refused.insert(root.digest().clone());
+            left.leave(attachment, "what it refers to was not accepted");
+            continue;
+        }
+        let outcome = match attachment.lookup {
+            Lookup::Subject => put_referrer(putter, attachment, effects).await.map(|()| None),
+            Lookup::Tag(_) => put_beside(putter, attachment, effects).await,
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(why)) => left.leave(attachment, &why),
+            Err(error) if says_nothing_of_it(&error) => {
+                let kind = attachment.artifact_type();
+                return Err(error.context(format!("{kind} {} of it", root.digest())));
+            }
+            Err(error) => {
+                refused.insert(root.digest().clone());
+                left.leave(attachment, &error.full());
+            }
+        }
+    }
+    list_referrers(putter, effects, left).await
+}
+
+async fn put_referrer(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<()> {
+    for manifest in attachment.variant.all() {
+        if !putter.was_written(manifest.digest()) {
+            let target = Target::Digest(manifest.digest().clone());
+            putter
+                .put(target, manifest, &attachment.variant, false, effects)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a signature under its tag beside the image. One that is there already is never overwritten; returns why it is not
+/// the one that was to be put.
+async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<Option<String>> {
+    let Some(tag) = attachment.tag() else { return Ok(None) };
+    let target = Target::Tag(tag.clone());
+    let root = &attachment.variant.root;
+    match tag_state(&putter.registry, putter.repository(), &target).await? {
+        TagState::Digest(held) if root.has_digest(&held) => return Ok(None),
+        TagState::Digest(held) => {
+            let there = putter.registry.manifest(putter.repository(), &target).await?;
+            if has_all_layers(&there, root) {
+                return Ok(None);
+            }
+            return Ok(Some(format!("the tag `{tag}` holds {held}, which stays as it is")));
+        }
+        TagState::Unsaid(error) => return Err(error),
+        TagState::Nothing => {}
+    }
+    for child in attachment.variant.below.iter() {
+        let by_digest = Target::Digest(child.digest().clone());
+        putter
+            .put(by_digest, child, &attachment.variant, false, effects)
+            .await?;
+    }
+    putter.put(target, root, &attachment.variant, false, effects).await?;
+    Ok(None)
+}
+
+/// Sees to it that manifests with a subject are found by it, where the registry did not say that it does that itself.
+pub(super) async fn list_referrers(
+    putter: &ManifestPutter,
+    effects: &mut Effects,
+    left: &mut LeftReferrers,
+) -> Result<()> {
+    for (subject, entries) in std::mem::take(&mut effects.unlisted) {
+        let why = match keep_list(putter, &subject, &entries).await {
+            Ok(None) => continue,
+            Ok(Some(why)) => why,
+            Err(error) if says_nothing_of_it(&error) => {
+                return Err(error.context(format!("the list of what refers to {subject}")));
+            }
+            Err(error) => error.full(),
+        };
+        left.is_loss = true;
+        let digest = |entry: &Map<String, Value>| entry.get("digest")?.as_str()?.parse().ok();
+        let kind = |entry: &Map<String, Value>| Some(entry.get("artifactType")?.as_str()?.to_owned());
+        for entry in &entries {
+            left.list.extend(digest(entry).map(|digest| LeftOut {
+                digest,
+                media_type: kind(entry).unwrap_or_default(),
+                reason: format!("it is there, and nothing leads to it from {subject}: {why}"),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Adds what is missing to the list of what refers to a manifest. What others wrote there stays. Returns why it could not be
+/// done.
+async fn keep_list(
+    putter: &ManifestPutter,
+    subject: &Digest,
+    entries: &[Map<String, Value>],
+) -> Result<Option<String>> {
+    let (registry, repository) = (&putter.registry, putter.repository());
+    // Some registries list referrers and do not say so when they take one.
+    if let Some(found) = registry.referrers(repository, subject, usize::MAX).await? {
+        let found: HashSet<String> = found.list.iter().map(|entry| entry.digest.to_string()).collect();
+        if lacking(entries, |digest| found.contains(digest)).next().is_none() {
+            return Ok(None);
+        }
+    }
+    let tag = subject.referrers_tag();
+    let target = Target::Tag(tag.clone());
+    let mut attempt = 0;
+    loop {
+        let there = registry.manifest_and_etag(repository, &target).await?;
+        let (held, etag) = match &there {
+            Some((manifest, etag)) => (Some(manifest), etag.as_deref()),
+            None => (None, None),
+        };
+        if let Some(held) = held {
+            if held.digest() == subject {
+                return Ok(Some(format!(
+                    "the tag `{tag}` holds the image itself, put there by an earlier version of docker-mirror or by hand; \
+                         delete that tag, and import again"
+                )));
+            }
+            if !matches!(held.view(), View::Index(_)) {
+                return Ok(Some(format!(
+                    "the tag `{tag}` holds {}, which is no list of referrers",
+                    held.digest()
+                )));
+            }
+        }
+        let Some(list) = merged(held, entries)? else {
+            return Ok(None);
+        };
+        if attempt == ROUNDS {
+            return Ok(Some(format!(
+                "other programs changed the list under the tag `{tag}` at the same time"
+            )));
+        }
+        attempt += 1;
+        match registry.put_manifest_over(repository, &target, &list, etag).await {
+            // What was put is read again: another writer may have replaced it.
+            Ok(()) => {}
+            Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.status == 412) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a signature has every layer of another one, as after a second signing.
+fn has_all_layers(there: &RawManifest, wanted: &RawManifest) -> bool {
+    let (View::Image(there), View::Image(wanted)) = (there.view(), wanted.view()) else {
+        return false;
+    };
+    let layers: HashSet<&Digest> = there.layers.iter().map(|layer| &layer.digest).collect();
+    !wanted.layers.is_empty() && wanted.layers.iter().all(|layer| layers.contains(&layer.digest))
+}
+
+/// Whether an error is about the registry and not about the referrer that was put.
+fn says_nothing_of_it(error: &Error) -> bool {
+    match Refusal::of(error) {
+        Some(refusal) => matches!(refusal.status, 401 | 429) || refusal.status >= 500,
+        None => matches!(
+            error.kind(),
+            Kind::Network | Kind::RateLimited | Kind::Unauthorized | Kind::TooLarge | Kind::Internal | Kind::Cancelled
+        ),
+    }
+}
+
+/// What belongs to an image and is not at the destination.
+#[derive(Debug, Default)]
+pub(crate) struct LeftReferrers {
+    pub(crate) list: Vec<LeftOut>,
+    /// Whether some of it should be there.
+    pub(crate) is_loss: bool,
+}
+
+impl LeftReferrers {
+    /// An attachment that is not at the destination.
+    fn leave(&mut self, attachment: &Attachment, why: &str) {
+        self.is_loss = true;
+        self.list.push(LeftOut {
+            digest: attachment.variant.root.digest().clone(),
+            media_type: attachment.artifact_type(),
+            reason: format!("it refers to {}: {why}", attachment.subject),
+        });
+    }
+
+    /// What belongs to the original index, which was not accepted.
+    pub(super) fn leave_unused(&mut self, tree: &ImageTree, used: &Variant) {
+        let used: HashSet<&Digest> = belonging(&tree.attachments, used.all())
+            .into_iter()
+            .map(|used| used.variant.root.digest())
+            .collect();
+        let original = tree.original.root.digest();
+        let unused = tree.attachments.iter();
+        let unused = unused.filter(|attachment| !used.contains(attachment.variant.root.digest()));
+        self.list.extend(unused.map(|unused| LeftOut {
+            digest: unused.variant.root.digest().clone(),
+            media_type: unused.artifact_type(),
+            reason: format!("it belongs to the unfiltered index {original}, which was not accepted"),
+        }));
+    }
+}

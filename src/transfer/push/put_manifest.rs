@@ -1,0 +1,201 @@
+//! One manifest of an image at the destination, with another try where the registry lost something below it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::ensure_blob::{self, Way};
+use super::referrer_list::{Unlisted, note_unlisted};
+use super::report::Counts;
+use super::request::PushItem;
+use super::scheduler::Placed;
+use crate::error::{Error, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::{RawManifest, View};
+use crate::image::reference::Target;
+use crate::image::tree::Variant;
+use crate::lock::Mutex;
+use crate::progress::Progress;
+use crate::registry::{Presence, Refusal, Registry};
+
+/// How often a manifest is offered again after the registry missed something below it, and how often it is asked for what
+/// it has just accepted: some registries need a moment to see their own uploads.
+pub(super) const ATTEMPTS: u32 = 5;
+
+/// No pause is longer than this many times the first one.
+const LONGEST: u32 = 16;
+
+/// The manifests that this run has put into one repository.
+pub(crate) type Written = Arc<Mutex<HashSet<Digest>>>;
+
+/// Puts the manifests of one image.
+pub(crate) struct ManifestPutter {
+    pub(crate) registry: Registry,
+    pub(crate) item: PushItem,
+    pub(crate) written: Written,
+    pub(crate) pause: Duration,
+    pub(crate) progress: Progress,
+}
+
+/// What putting manifests brought about beside them.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Blobs that had to be sent once more.
+    pub(crate) repaired: Counts,
+    /// Manifests that the registry took without saying that it lists them as referrers.
+    pub(super) unlisted: Unlisted,
+}
+
+/// What goes wrong with one manifest.
+struct Refused<'a> {
+    manifest: &'a RawManifest,
+    error: &'a Error,
+    attempt: u32,
+}
+
+impl ManifestPutter {
+    /// Puts a manifest of a variant. Where the registry misses something below it, that is put in place again.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub(super) fn put<'a>(
+        &'a self,
+        target: Target,
+        manifest: &'a RawManifest,
+        variant: &'a Variant,
+        sparse: bool,
+        effects: &'a mut Effects,
+    ) -> BoxFuture<'a, Result<()>> {
+        // Boxed, since the repair of an index puts manifests too.
+        Box::pin(async move {
+            let mut attempt = 0;
+            loop {
+                let error = match self.registry.put_manifest(self.repository(), &target, manifest).await {
+                    Ok(accepted) => {
+                        if !accepted.lists_referrer {
+                            note_unlisted(&mut effects.unlisted, manifest);
+                        }
+                        let mut written = self.written.lock();
+                        written.insert(manifest.digest().clone());
+                        return Ok(());
+                    }
+                    Err(error) => error,
+                };
+                if attempt == ATTEMPTS || !misses_something(&error) || (sparse && !self.misses_ours(variant, &error)) {
+                    return Err(error);
+                }
+                self.progress.note(format!(
+                    "{}: {}; looking after what is below it",
+                    self.item.destination,
+                    error.full()
+                ));
+                self.wait(attempt).await;
+                let refused = Refused {
+                    manifest,
+                    error: &error,
+                    attempt,
+                };
+                if !self.repair(refused, variant, effects).await? && attempt > 0 {
+                    return Err(error);
+                }
+                attempt += 1;
+            }
+        })
+    }
+
+    /// Puts in place again what a registry says is missing below a manifest: what it admits to be missing at once, and
+    /// from the second time on also what it claims to have. `false` if there was nothing to do.
+    async fn repair(&self, refused: Refused<'_>, variant: &Variant, effects: &mut Effects) -> Result<bool> {
+        let named = |digest: &Digest| names(refused.error, digest);
+        let mut done = false;
+        match refused.manifest.view() {
+            View::Index(index) => {
+                for entry in &index.entries {
+                    let digest = &entry.descriptor.digest;
+                    let Some(child) = variant.below.iter().find(|m| m.digest() == digest) else {
+                        continue;
+                    };
+                    let target = Target::Digest(digest.clone());
+                    let missing = matches!(
+                        self.registry.head_manifest(self.repository(), &target).await?,
+                        Presence::Missing
+                    );
+                    if missing || named(digest) || refused.attempt > 0 {
+                        self.put(target, child, variant, false, effects).await?;
+                        done = true;
+                    }
+                }
+            }
+            View::Image(_) | View::Other { .. } => {
+                let carried: HashSet<Digest> = self
+                    .item
+                    .tree
+                    .blobs()
+                    .into_iter()
+                    .map(|b| b.descriptor.digest)
+                    .collect();
+                let mut seen = HashSet::new();
+                for descriptor in refused.manifest.blobs() {
+                    if !carried.contains(&descriptor.digest) || !seen.insert(&descriptor.digest) {
+                        continue;
+                    }
+                    let force = named(&descriptor.digest) || refused.attempt > 0;
+                    let placed = ensure_blob::ensure_blob(
+                        &self.registry,
+                        self.repository(),
+                        descriptor,
+                        &self.item.blobs,
+                        Way {
+                            mount_from: None,
+                            ask: !force,
+                            extra: true,
+                        },
+                        &self.progress,
+                    )
+                    .await?;
+                    if placed != Placed::Present {
+                        effects.repaired.uploaded.one(descriptor.size);
+                        ensure_blob::report_done(&self.progress, descriptor, true);
+                        done = true;
+                    }
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether the registry names something as missing that was pushed, so that the index is not refused for being sparse.
+    fn misses_ours(&self, variant: &Variant, error: &Error) -> bool {
+        variant.below.iter().any(|m| names(error, m.digest()))
+    }
+
+    pub(super) fn repository(&self) -> &str {
+        self.item.destination.repository()
+    }
+
+    pub(super) fn was_written(&self, digest: &Digest) -> bool {
+        self.written.lock().contains(digest)
+    }
+
+    pub(super) async fn wait(&self, attempt: u32) {
+        tokio::time::sleep(self.pause * (1 << attempt.min(16)).min(LONGEST)).await;
+    }
+}
+
+/// Whether a registry refuses a manifest since it does not see something below it. Some say so of an index by
+/// `MANIFEST_INVALID` alone.
+fn misses_something(error: &Error) -> bool {
+    Refusal::of(error).is_some_and(|refusal| {
+        ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"]
+            .iter()
+            .any(|code| refusal.has(code))
+            || (refusal.has("MANIFEST_INVALID") && !refusal.digests.is_empty())
+    })
+}
+
+/// Whether a registry names this as what it misses.
+fn names(error: &Error, digest: &Digest) -> bool {
+    Refusal::of(error).is_some_and(|refusal| refusal.digests.contains(digest))
+}
