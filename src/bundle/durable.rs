@@ -10,7 +10,7 @@ pub(super) fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
     let too_large = e.kind() == io::ErrorKind::FileTooLarge;
     let error = Error::io("write", path, e);
     let then = match resumes {
-        true => "run the same command again: it continues where this run stopped",
+        true => "run the same command again to resume",
         false => "run the same command again",
     };
     match error.kind() {

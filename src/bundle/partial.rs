@@ -342,11 +342,8 @@ pub(crate) fn already_there(target: &Path) -> Error {
     {
         return error;
     }
-    Error::new(
-        Kind::Exists,
-        format!("the output `{}` is already there", quote(&target)),
-    )
-    .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
+    Error::new(Kind::Exists, format!("the output `{}` already exists", quote(&target)))
+        .with_hint("give `--force` to replace it once the new one is complete, or choose another name with `-o`")
 }
 
 #[cfg(test)]

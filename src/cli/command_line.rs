@@ -95,12 +95,12 @@ impl Cli {
         match &self.command {
             Some(Command::Export(arguments)) if !arguments.resumes() => {
                 "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
-                 continues where it stopped"
+                 resumes"
             }
             Some(Command::Inspect(_) | Command::Verify(_) | Command::Diff(_)) => {
                 "run the same command again: it begins anew, and nothing was changed"
             }
-            _ => "run the same command again: it continues where this run stopped",
+            _ => "run the same command again to resume",
         }
     }
 }

@@ -349,7 +349,7 @@ impl Sides {
 pub(super) async fn within<T>(limit: Option<Duration>, hint: &str, run: impl Future<Output = Result<T>>) -> Result<T> {
     let Some(limit) = limit else { return run.await };
     tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
-        let late = format!("not done within {} seconds", limit.as_secs());
+        let late = format!("timed out after {} s (`--timeout`)", limit.as_secs());
         Err(Error::new(Kind::Cancelled, late).with_hint(hint))
     })
 }

@@ -1,6 +1,6 @@
 //! The failures of several images: a cause that several of them have is told once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use docker_mirror::{Error, LISTED, few};
@@ -8,7 +8,7 @@ use docker_mirror::{Error, LISTED, few};
 use super::printer::{self, Item};
 use super::wording::counted;
 
-/// Tells which of `total` images failed and why. Each failure stands beside the name of its image.
+/// Tells which of `total` images failed and why. Each failure stands beside the name of its image, and its hint below it.
 pub(super) fn tell(title: &str, total: usize, failed: &[(String, Error)]) {
     tell_rest(title, total, failed, &AtOnce::default());
 }
@@ -23,6 +23,7 @@ pub(super) fn tell_rest(title: &str, total: usize, failed: &[(String, Error)], a
         false => say(format!("error: {title}: {names}")),
     }
     let rest: Vec<(String, Error)> = failed.iter().filter(|(_, error)| !is_told(error)).cloned().collect();
+    let mut hints = Hints::new(&rest);
     for group in grouped(&rest) {
         match (group.as_slice(), group[0].1.shared_cause()) {
             ([_, _, ..], Some(cause)) => {
@@ -33,11 +34,15 @@ pub(super) fn tell_rest(title: &str, total: usize, failed: &[(String, Error)], a
                     false => format!(": {}", few(group.iter().map(|(name, _)| name))),
                 };
                 say(format!("  {count}: {cause}{}{names}", said(&group, cause)));
+                hints.below(&group);
             }
-            _ => group.iter().for_each(|(_, error)| say(format!("  {}", error.full()))),
+            _ => group.iter().for_each(|failure| {
+                say(format!("  {}", failure.1.full()));
+                hints.below(&[failure]);
+            }),
         }
     }
-    hints(failed);
+    hints.rest();
 }
 
 /// Number of failures that are told the moment they happen.
@@ -48,6 +53,7 @@ const AT_ONCE: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct AtOnce {
     told: Mutex<HashSet<String>>,
+    hints: Mutex<HashSet<String>>,
 }
 
 impl AtOnce {
@@ -55,6 +61,12 @@ impl AtOnce {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if error.shared_cause().is_none() && told.len() < AT_ONCE && told.insert(error.full()) {
             say(format!("error: {}", error.full()));
+            let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(hint) = error.hint()
+                && hints.insert(hint.to_owned())
+            {
+                say(format!("hint: {hint}"));
+            }
         }
     }
 }
@@ -90,29 +102,52 @@ fn grouped(failed: &[(String, Error)]) -> Vec<Vec<&(String, Error)>> {
     groups
 }
 
-/// Each hint once, with the images that it is for, unless all failures have the same one.
-fn hints(failed: &[(String, Error)]) {
-    let mut hints: Vec<(&str, Vec<&str>)> = Vec::new();
-    let mut more: u64 = 0;
-    for (name, error) in failed {
-        let Some(hint) = error.hint() else { continue };
-        match hints.iter().position(|(known, _)| *known == hint) {
-            Some(place) => hints[place].1.push(name),
-            None if hints.len() < LISTED => hints.push((hint, vec![name])),
-            None => more += 1,
+/// Each hint once: below its image, and at the end where it is for several.
+struct Hints<'a> {
+    /// The hints in the order of the failures, each with the names that it is for.
+    hints: Vec<(&'a str, Vec<&'a str>)>,
+    /// How many failures there are.
+    all: usize,
+}
+
+impl<'a> Hints<'a> {
+    fn new(failed: &'a [(String, Error)]) -> Self {
+        let mut hints: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (name, error) in failed {
+            let Some(hint) = error.hint() else { continue };
+            let place = *places.entry(hint).or_insert_with(|| {
+                hints.push((hint, Vec::new()));
+                hints.len() - 1
+            });
+            hints[place].1.push(name);
+        }
+        let all = failed.len();
+        Self { hints, all }
+    }
+
+    /// Shows the hint that these failures alone have.
+    fn below(&mut self, failures: &[&(String, Error)]) {
+        let Some(hint) = failures[0].1.hint() else { return };
+        let own = self.hints.iter_mut().find(|(known, _)| *known == hint);
+        if let Some((_, names)) = own
+            && names.len() == failures.len()
+            && names.len() < self.all
+        {
+            say(format!("  hint: {hint}"));
+            names.clear();
         }
     }
-    for (hint, names) in hints {
-        match names.len() == failed.len() {
-            true => say(format!("hint: {hint}")),
-            false => say(format!("hint: for {}: {hint}", first_few(&names))),
+
+    /// Shows the hints of all failures, and those of several that do not stand together.
+    fn rest(&self) {
+        let left = self.hints.iter().filter(|(_, names)| !names.is_empty());
+        for (hint, names) in left.take(LISTED) {
+            match names.len() == self.all {
+                true => say(format!("hint: {hint}")),
+                false => say(format!("hint: for {}: {hint}", first_few(names))),
+            }
         }
-    }
-    if more > 0 {
-        say(format!(
-            "hint: {} have hints of their own; import or export them alone to see them",
-            counted(more, "more failure", "more failures")
-        ));
     }
 }
 

@@ -271,9 +271,9 @@ fn interrupted() -> impl Future<Output = Error> {
         let name = match signals {
             (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
                 tokio::select! {
-                    _ = interrupt.recv() => "interrupted",
-                    _ = terminate.recv() => "terminated",
-                    _ = hangup.recv() => "hung up",
+                    _ = interrupt.recv() => "interrupted (Ctrl-C)",
+                    _ = terminate.recv() => "terminated (SIGTERM)",
+                    _ = hangup.recv() => "terminal closed (SIGHUP)",
                 }
             }
             _ => std::future::pending().await,

@@ -114,17 +114,23 @@ impl Target {
         left_out.tell(display.is_verbose());
         let total = &report.total;
         let (uploaded, mounted) = match report.dry_run {
-            true => ("to upload", "to mount"),
-            false => ("uploaded", "mounted"),
+            true => ("to upload", "to reuse from other repositories"),
+            false => ("uploaded", "reused from other repositories"),
         };
         let any_went_well = report.images.iter().any(|image| image.error.is_none());
         if any_went_well {
-            output::info(format!(
-                "{} {uploaded}, {} {mounted}, {} already there",
-                amount(total.uploaded),
-                amount(total.mounted),
-                amount(total.skipped)
-            ));
+            let parts = [
+                (total.uploaded, uploaded),
+                (total.mounted, mounted),
+                (total.skipped, "already there"),
+            ];
+            let parts = parts.iter().filter(|(amount, _)| amount.blobs > 0);
+            let parts: Vec<String> = parts
+                .map(|(blobs, what)| format!("{} {what}", amount(*blobs)))
+                .collect();
+            if !parts.is_empty() {
+                output::info(parts.join(", "));
+            }
         }
         let outcome = tell_failures(report, &display.at_once);
         if any_went_well {
@@ -177,7 +183,7 @@ fn planned(image: &ImageReport, destination: &str) -> String {
         Became::Unchanged => "is there already".to_owned(),
         Became::LeftAlone => "the tag is left alone".to_owned(),
         _ => format!(
-            "{} to send, {} to mount, {} already there",
+            "{} to send, {} to reuse, {} already there",
             human_bytes(counts.uploaded.bytes),
             human_bytes(counts.mounted.bytes),
             human_bytes(counts.skipped.bytes)
@@ -258,7 +264,7 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) -> Outcome {
     unpinned(
         report,
         &refused,
-        "went without the index that was asked for",
+        "pushed with a filtered index instead of the sparse one requested",
         "have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with `--index \
          filtered`",
     );
@@ -310,7 +316,7 @@ fn bundle_fault(report: &PushReport, fault: &Error) {
     let error = Error::new(fault.kind(), format!("the bundle is faulty: {}", fault.full()));
     output::error(&match fault.hint() {
         Some(hint) => error.with_hint(hint),
-        None => error.with_hint("make the bundle again, or copy it again and compare check sums"),
+        None => error.with_hint("make the bundle again, or copy it again and compare checksums"),
     });
     if !report.dry_run && report.images.iter().any(|image| image.error.is_none()) {
         output::say(

@@ -66,7 +66,7 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
     Some(
         Error::new(
             Kind::Usage,
-            format!("`{command}` is a command and stands behind options"),
+            format!("`{command}` is a command and must come before any option"),
         )
         .with_hint(commands_stand_first(command)),
     )

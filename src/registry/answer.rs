@@ -257,9 +257,7 @@ impl Answer {
                 Kind::Unauthorized => Some(
                     "log in to the registry, or check that the name is right: some registries say this of what does not exist",
                 ),
-                Kind::Denied => {
-                    Some("the account in use may not do this; log in with another, or have the right granted")
-                }
+                Kind::Denied => Some("this account lacks permission for this; use another account or ask for access"),
                 Kind::NotFound if refusal.codes.is_empty() => {
                     Some("check the name, and whether this address is a registry: it does not answer like one")
                 }

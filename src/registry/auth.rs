@@ -171,7 +171,9 @@ impl Authenticator {
         let header = match &found.credential {
             Credential::Anonymous => return Err(login::required(&self.host, &found)),
             Credential::IdentityToken(_) => {
-                return Err(self.unauthorized("wants a name and a password, and what is stored is an identity token"));
+                return Err(self.unauthorized(
+                    "requires a user name and a password, and the stored credential is an identity token",
+                ));
             }
             credential => login::header(credential)?,
         };

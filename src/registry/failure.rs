@@ -176,11 +176,7 @@ fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&st
                 hint,
             )
         } else if proxy.is_some() {
-            network(
-                Class::Connect,
-                format!("no connection comes about through {next}"),
-                hint,
-            )
+            network(Class::Connect, format!("cannot connect through {next}"), hint)
         } else {
             network(Class::Connect, format!("cannot connect to {next}{port}"), hint)
         };
@@ -234,7 +230,7 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
                 "check the clock of this machine",
             ),
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => refused(
-                format!("the certificate of `{host}` is made out to another name"),
+                format!("the certificate of `{host}` was issued for another host name"),
                 "use the name that the certificate has",
             ),
             Bad::Revoked => refused(format!("the certificate of `{host}` is revoked"), "have it renewed"),
@@ -264,12 +260,12 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
             match alert {
                 Alert::CertificateRequired | Alert::BadCertificate | Alert::HandshakeFailure | Alert::UnknownCA => {
                     refused(
-                        format!("`{host}` broke off the TLS handshake"),
+                        format!("`{host}` aborted the TLS handshake"),
                         "it may want a client certificate: give `--cert` and `--key`",
                     )
                 }
                 _ => refused(
-                    format!("`{host}` broke off the TLS handshake"),
+                    format!("`{host}` aborted the TLS handshake"),
                     "check the TLS versions that the registry speaks",
                 ),
             }

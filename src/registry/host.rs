@@ -394,13 +394,19 @@ impl Host {
             || words.contains("pull rate limit")
             || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));
         quota.then(|| {
-            let window = self.rate_limit().and_then(|limit| limit.window).map_or_else(String::new, |window| {
-                format!(", which is counted over {}", humantime::format_duration(window))
-            });
-            Error::new(Kind::RateLimited, format!("the pull limit of `{}` is used up{window}", self.name))
-                .with_shared_cause()
-                .context(action)
-                .with_hint("log in (accounts have a higher limit) or wait, and run the same command again: it continues where it stopped")
+            let window = self
+                .rate_limit()
+                .and_then(|limit| limit.window)
+                .map_or_else(String::new, |window| {
+                    format!(" (counted over {})", humantime::format_duration(window))
+                });
+            Error::new(
+                Kind::RateLimited,
+                format!("pull limit of `{}` reached{window}", self.name),
+            )
+            .with_shared_cause()
+            .context(action)
+            .with_hint("log in (accounts have a higher limit) or wait, and run the same command again to resume")
         })
     }
 

@@ -206,7 +206,7 @@ pub(super) fn rejected(host: &str, found: &Found, words: Option<String>) -> Erro
 /// What to do about a 401 or 403 that a host answers to a login that it knows, or a 403 to none.
 pub(super) fn refusal_hint(host: &str, found: &Found, denied: bool) -> String {
     match (who(found), denied) {
-        (Some(who), true) => format!("{who} may not do this; use another account, or ask for access"),
+        (Some(who), true) => format!("{who} lacks permission for this; use another account or ask for access"),
         (Some(who), false) => format!("check the name; {who} has no access to it, or it does not exist"),
         (None, _) => no_login(host, found, "").hint().unwrap_or_default().to_owned(),
     }

@@ -340,7 +340,7 @@ impl BlobOrigin for BundleBlobs {
     }
 
     fn hint(&self) -> &'static str {
-        "the bundle was changed or damaged on its way: copy it again, and compare check sums"
+        "the bundle was modified or corrupted in transit: copy it again, and compare checksums"
     }
 
     fn fail_over(&self, digest: &Digest) -> bool {

@@ -174,7 +174,7 @@ fn a_file_that_is_no_bundle() {
             .says(&[name]);
     }
     let output = cli.run(&["import", "text.tar", "-d", &target.host()]).expect_code(1);
-    let output = output.says(&["`text.tar` is not a tar archive", "no archive of images"]);
+    let output = output.says(&["`text.tar` is not a tar archive", "not an archive of images"]);
     assert!(
         !output.stderr.contains("this is no tar at all"),
         "{}",

@@ -230,7 +230,7 @@ const LINES: &[Line] = &[
     line(
         &["export", "127.0.0.1:1/a", "-o", "there.tar"],
         1,
-        &["is already there", "`--force`"],
+        &["already exists", "`--force`"],
     ),
     // Files to import.
     line(
@@ -256,12 +256,15 @@ const LINES: &[Line] = &[
     line(
         &["import", "there.tar", "-d", "127.0.0.1:1"],
         1,
-        &["is not a tar archive but a text", "hint: this is no archive of images"],
+        &[
+            "is not a tar archive but a text",
+            "hint: this is not an archive of images",
+        ],
     ),
     line(
         &["import", "noise.tar", "-d", "127.0.0.1:1"],
         1,
-        &["is not a tar archive", "hint: this is no archive of images"],
+        &["is not a tar archive", "hint: this is not an archive of images"],
     ),
     // Files that options name.
     line(

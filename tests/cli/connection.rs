@@ -255,7 +255,9 @@ fn an_interrupt_is_heard_while_something_is_read() {
         "a pipe as authority",
     );
     let limited = ["export", &name, "-o", "x.tar", "--auth-file", "pipe", "--timeout", "1"];
-    cli.run(&limited).expect_code(1).says(&["not done within 1 seconds"]);
+    cli.run(&limited)
+        .expect_code(1)
+        .says(&["timed out after 1 s (`--timeout`)"]);
 }
 
 #[test]

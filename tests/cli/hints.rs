@@ -105,7 +105,10 @@ const CONDITIONS: &[Condition] = &[
         },
         push: true,
         says: &["507", "quota exceeded", "hint: the registry has no more room"],
-        not: &["may not do this", ": cannot upload blob sha256:3: cannot upload"],
+        not: &[
+            "lacks permission for this",
+            ": cannot upload blob sha256:3: cannot upload",
+        ],
         lines: 5,
     },
     Condition {
@@ -118,7 +121,7 @@ const CONDITIONS: &[Condition] = &[
         },
         push: true,
         says: &["507", "hint: the registry has no more room"],
-        not: &["may not do this"],
+        not: &["lacks permission for this"],
         lines: 5,
     },
     Condition {
@@ -277,7 +280,7 @@ fn what_a_registry_answers_is_explained_once_and_truly() {
 }
 
 #[test]
-fn a_hint_names_the_images_that_it_is_for() {
+fn a_hint_stands_below_its_image() {
     let (cli, registry) = (cli(), Double::new());
     fill(&registry);
     for number in 0..30 {
@@ -285,13 +288,32 @@ fn a_hint_names_the_images_that_it_is_for() {
     }
     let host = registry.host();
     let (typo, gone) = (format!("{host}/many/tags:1.99"), format!("{host}/no/such:1"));
-    cli.run(&["export", "-o", "x.tar", &typo, &gone, &format!("{host}/team/app0:1")])
-        .expect_code(1)
-        .says(&[
-            &format!("hint: for `{typo}`: tags that are there: `1."),
-            " and 27 more",
-            &format!("hint: for `{gone}`: check the name"),
-        ]);
+    let missing = format!("{host}/no/such:2");
+    let output = cli.run(&[
+        "export",
+        "-o",
+        "x.tar",
+        &typo,
+        &gone,
+        &missing,
+        &format!("{host}/team/app0:1"),
+    ]);
+    let output = output.expect_code(1).says(&[" and 27 more"]);
+    let lines: Vec<&str> = output.stderr.lines().collect();
+    let below = |image: &str| {
+        let place = lines
+            .iter()
+            .position(|line| line.starts_with("  ") && line.contains(image));
+        lines[place.unwrap_or_else(|| panic!("{}", output.everything())) + 1]
+    };
+    assert!(
+        below(&typo).starts_with("  hint: tags that are there: `1."),
+        "{}",
+        output.everything()
+    );
+    // One that several have is told once.
+    let both = format!("hint: for `{gone}`, `{missing}`: check the name");
+    assert_eq!(output.stderr.matches(&both).count(), 1, "{}", output.everything());
     // Where it is for all, no names are needed.
     cli.run(&["export", "-o", "y.tar", &gone])
         .expect_code(1)

@@ -19,6 +19,7 @@ mod hostile_text;
 mod image_lists;
 mod import;
 mod inspect;
+mod messages;
 mod named_files;
 mod names;
 mod odd_images;

@@ -318,7 +318,7 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "r05 more than there is",
             || with_member(|t| t.raw(&header(b"x", 1 << 40 >> 8, b'0', b""))),
-            Open(&["offset", "of which the archive holds", "cut off"]),
+            Open(&["offset", "of which the archive holds", "truncated"]),
         ),
         (
             "r05 folder with a body",
@@ -332,7 +332,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 b.extend_from_slice(&[b'x'; 100]);
                 b
             },
-            Open(&["inside a header", "cut off"]),
+            Open(&["inside a header", "truncated"]),
         ),
         (
             "r06 cut in a body",
@@ -342,7 +342,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 b.truncate(n - 600);
                 b
             },
-            Open(&["offset", "cut off"]),
+            Open(&["offset", "truncated"]),
         ),
         ("r06 no end", unmarked, Warning("lacks the blocks that mark its end")),
         (
@@ -425,11 +425,11 @@ pub(crate) fn cases() -> Vec<Case> {
             Open(&["is not a tar archive", "no tar header"]),
         ),
         ("short text", || b"hello world".to_vec(), Open(&["inside a header"])),
-        ("empty tar", || vec![0; 10240], Open(&["no image archive"])),
+        ("empty tar", || vec![0; 10240], Open(&["not an image archive"])),
         (
             "any tar",
             || Tar::default().file("README", b"x").end(),
-            Open(&["no image archive", "docker save"]),
+            Open(&["not an image archive", "docker save"]),
         ),
     ]
 }

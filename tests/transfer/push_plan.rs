@@ -387,12 +387,12 @@ async fn a_dry_run_tells_what_is_sent_mounted_and_there_apart() {
         planned.lines(),
         [
             line("a", 1, "is there already"),
-            line("b", 1, "2.0 MiB to send, 3.0 MiB to mount, 0 bytes already there"),
-            line("c", 1, "300 bytes to send, 5.0 MiB to mount, 0 bytes already there"),
-            line("a", 2, "1.0 MiB to send, 0 bytes to mount, 3.0 MiB already there"),
+            line("b", 1, "2.0 MiB to send, 3.0 MiB to reuse, 0 bytes already there"),
+            line("c", 1, "300 bytes to send, 5.0 MiB to reuse, 0 bytes already there"),
+            line("a", 2, "1.0 MiB to send, 0 bytes to reuse, 3.0 MiB already there"),
         ]
     );
-    let total = "7 blobs (3.0 MiB) to upload, 3 blobs (8.0 MiB) to mount, 3 blobs (6.0 MiB) already there";
+    let total = "7 blobs (3.0 MiB) to upload, 3 blobs (8.0 MiB) to reuse from other repositories, 3 blobs (6.0 MiB) already there";
     assert!(planned.stderr.contains(total), "{}", planned.everything());
     assert_eq!(registry.count("POST", ""), 0);
 }

@@ -427,7 +427,7 @@ fn twice(label: &str, name: &str) -> Error {
 /// The warning about an archive without an end mark.
 pub(super) fn unmarked(label: &str) -> String {
     format!(
-        "`{}` lacks the blocks that mark its end: it may have been cut off",
+        "`{}` lacks the blocks that mark its end: it may have been truncated",
         quote(&label)
     )
 }

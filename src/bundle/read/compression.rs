@@ -71,7 +71,7 @@ impl Compression {
         let unsupported = |format: &str, hint: &str| {
             Err(Error::new(
                 Kind::Unsupported,
-                format!("{what} is compressed with {format}, which is not read"),
+                format!("{what} is compressed with {format}, which is not supported"),
             )
             .with_hint(hint))
         };

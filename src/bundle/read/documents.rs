@@ -194,7 +194,8 @@ impl Documents {
             Config::parse(&bytes)
         } else {
             let why = format!("config {digest} has other bytes: they hash to {actual}");
-            Err(Error::new(Kind::Integrity, why))
+            Err(Error::new(Kind::Integrity, why)
+                .with_hint("the bundle was modified or corrupted in transit: copy it again, and compare checksums"))
         };
         let known_config = config.map(|config| {
             Arc::new(KnownConfig {

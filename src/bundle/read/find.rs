@@ -72,7 +72,10 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Pr
         if !path.is_dir() {
             found.push(Found::File(path.clone()));
         } else if is_skopeo_dir(path) {
-            let what = format!("`{}` was written by skopeo's `dir:`, which is not read", quote(&path));
+            let what = format!(
+                "`{}` was written by skopeo's `dir:`, which is not supported",
+                quote(&path)
+            );
             let error = Error::new(Kind::Unsupported, what).with_hint(SKOPEO_DIR);
             found.push(Found::Broken(path.clone(), error));
         } else if is_layout(path) {

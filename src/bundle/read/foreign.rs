@@ -11,7 +11,7 @@ pub(super) struct Foreign {
 const DOWNLOAD: &str =
     "the download gave a page or a message instead of the file: look at its text, and download it again";
 const DECRYPT: &str = "decrypt it, and import what comes out";
-const OTHER_FORMAT: &str = "this is no archive of images: save the image with `docker save`, `podman save` or `skopeo copy ... oci-archive:FILE`";
+const OTHER_FORMAT: &str = "this is not an archive of images: save the image with `docker save`, `podman save` or `skopeo copy ... oci-archive:FILE`";
 const CONVERTED: &str = "a program took the archive for text and changed its bytes, as `>` in PowerShell does: write it again with \
      an option that names the file, such as `docker save -o FILE` or `docker-mirror export -o FILE`";
 const APPLE_DOUBLE: &str = "import the file without `._` in its name; `find . -name '._*' -delete` removes such files";
@@ -109,7 +109,7 @@ pub(super) fn recognise(head: &[u8]) -> Option<Foreign> {
         () if begins("{") || begins("[") => ("a JSON document", DOWNLOAD),
         () => (
             "a text",
-            "this is no archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
+            "this is not an archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
              another program",
         ),
     };

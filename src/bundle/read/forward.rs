@@ -132,9 +132,9 @@ pub(super) fn stream_error(what: &str, e: std::io::Error) -> Error {
                 _ => Kind::Io,
             };
             let hint = match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => Some("it was cut off: copy it again"),
+                std::io::ErrorKind::UnexpectedEof => Some("it was truncated: copy it again"),
                 _ if kind == Kind::Malformed => {
-                    Some("it was cut off or damaged on its way: copy it again, and compare sizes or check sums")
+                    Some("it was truncated or corrupted in transit: copy it again, and compare sizes or checksums")
                 }
                 _ => None,
             };

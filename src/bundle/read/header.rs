@@ -44,7 +44,7 @@ pub(super) fn check_sum(header: &Header) -> Result<(), String> {
         + 8 * 32;
     let stated = header
         .cksum()
-        .map_err(|_| "no tar header (its checksum is no number)".to_owned())?;
+        .map_err(|_| "no tar header (its checksum is not a number)".to_owned())?;
     if stated != sum {
         return Err(format!("no tar header (checksum {stated}, its bytes sum to {sum})"));
     }
@@ -97,7 +97,7 @@ pub(super) fn size(header: &Header) -> Result<u64, String> {
     match header.entry_size() {
         Ok(size) if i64::try_from(size).is_ok() => Ok(size),
         Ok(_) => Err("its size is negative or too large".into()),
-        Err(_) => Err("its size is no number".into()),
+        Err(_) => Err("its size is not a number".into()),
     }
 }
 

@@ -177,7 +177,7 @@ impl<F: Forward> Scanner<F> {
             let why = format!("it has {size} bytes, of which the archive holds {left}");
             return Err(self
                 .member_fault(start, name, why)
-                .with_hint("the file is cut off: copy it again"));
+                .with_hint("the file is truncated: copy it again"));
         }
         self.body = size;
         self.padding = size.wrapping_neg() % BLOCK;
@@ -239,7 +239,7 @@ impl<F: Forward> Scanner<F> {
                         self.no_header(start, format!("it has only {short} bytes"), &[])
                     }
                     Some(_) if start == 0 => self.no_header(start, why, &header.as_bytes()[..read]),
-                    _ => self.fault(start, why).with_hint("the file is cut off: copy it again"),
+                    _ => self.fault(start, why).with_hint("the file is truncated: copy it again"),
                 });
             }
         }
@@ -285,7 +285,7 @@ impl<F: Forward> Scanner<F> {
             self.position,
             format!("the archive ends {} bytes before the end of a member", self.body),
         )
-        .with_hint("the file is cut off: copy it again")
+        .with_hint("the file is truncated: copy it again")
     }
 
     fn fault(&self, offset: u64, why: impl Into<String>) -> Error {
@@ -300,7 +300,7 @@ impl<F: Forward> Scanner<F> {
         if offset > 0 {
             return self
                 .fault(offset, why)
-                .with_hint("the file was changed or damaged on its way: copy it again, and compare check sums");
+                .with_hint("the file was modified or corrupted in transit: copy it again, and compare checksums");
         }
         if let Some(foreign) = foreign::recognise(block) {
             let label = quote(&self.label);
@@ -309,7 +309,7 @@ impl<F: Forward> Scanner<F> {
         }
         let what = format!("`{}` is not a tar archive: {why}", quote(&self.label));
         Error::new(Kind::Malformed, what).with_hint(
-            "this is no archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
+            "this is not an archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
              another program",
         )
     }

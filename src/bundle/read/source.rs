@@ -189,7 +189,7 @@ fn read_failed(label: &str, e: std::io::Error) -> Error {
     let hint = match Errno::from_io_error(&e) {
         Some(Errno::IO | Errno::NODATA | Errno::BADMSG | Errno::REMOTEIO) => {
             "the disk has errors, or its cable: copy the bundle from its origin again, or what can be read of it to another disk, \
-             and compare check sums; the same command sends what is not at the registry yet"
+             and compare checksums; the same command sends what is not at the registry yet"
         }
         Some(Errno::NXIO | Errno::NODEV | Errno::NOMEDIUM | Errno::SHUTDOWN) => {
             "the disk is no longer there: connect it again and run the same command, which sends what is not at the registry yet"

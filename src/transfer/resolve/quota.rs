@@ -46,12 +46,12 @@ pub(super) fn warn<'a>(
         let needed = digests.len() as u64;
         let all = limit.limit.map_or_else(String::new, |limit| format!(" of {limit}"));
         let window = limit.window.map_or_else(String::new, |window| {
-            format!(" per {} hours", (window.as_secs() / 3600).max(1))
+            format!(" in this window of {} hours", (window.as_secs() / 3600).max(1))
         });
-        let state = format!("{host}: {needed} pulls are needed, and {remaining}{all}{window} are left");
+        let state = format!("{host}: {needed} pulls needed, {remaining}{all} left{window}");
         if needed > remaining {
             progress.warn(format!(
-                "{state}; when they are used up this stops, and the same command goes on later. Logging in raises the limit"
+                "{state}; the run stops when they are used up, and the same command resumes later. Log in for a higher limit"
             ));
         } else {
             progress.note(state);

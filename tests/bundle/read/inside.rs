@@ -103,9 +103,9 @@ fn what_an_archive_holds_instead_is_named() {
         (Tar::default(), "nor any other file"),
         (
             Tar::default().file("app/manifest.json", b"[{\"name\":1}]"),
-            "no image archive",
+            "not an image archive",
         ),
-        (Tar::default().file("app/manifest.json", b"[]"), "no image archive"),
+        (Tar::default().file("app/manifest.json", b"[]"), "not an image archive"),
     ] {
         let said = text(&open_bytes(&tar.end()).unwrap_err());
         assert!(said.contains(says), "{said}");

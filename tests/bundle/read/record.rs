@@ -132,7 +132,7 @@ fn a_bundle_that_was_cut_off_is_told_to_be() {
                 Ok(bundle) => bundle.warnings().join("; "),
                 Err(error) => text(&error),
             };
-            assert!(said.contains("cut off"), "{cut}: {said}");
+            assert!(said.contains("truncated"), "{cut}: {said}");
         }
     }
 }

@@ -47,7 +47,7 @@ fn too_few_pulls_are_told_beforehand_and_end_in_a_state_that_goes_on() {
     let said = export.fails("b.tar", &["-j", "1"], 1);
     // Two roots are pulled when it is known that six more are needed.
     assert!(
-        said.contains("6 pulls are needed, and 2 of 100 per 6 hours are left"),
+        said.contains("6 pulls needed, 2 of 100 left in this window of 6 hours"),
         "{said}"
     );
     assert!(said.contains("log in") || said.contains("Logging in"), "{said}");

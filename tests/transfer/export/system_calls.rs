@@ -162,7 +162,7 @@ impl<'a> Traced<'a> {
             .output()
             .unwrap();
         let said = format!("{said}\nagain: {}", text(&again));
-        let is_there = said.contains("already there") && !self.flags.contains(&"--force");
+        let is_there = said.contains("already exists") && !self.flags.contains(&"--force");
         assert!(again.status.code() == Some(code) || is_there, "{at}: {said}");
         assert!(found().as_deref() == Some(expected), "{at}: another bundle: {said}");
         let left: Vec<_> = std::fs::read_dir(folder)

@@ -60,9 +60,9 @@ fn what_is_no_archive_does_not_keep_the_others_back() {
         ),
         ("page.tar", "a web page", &bytes(b"<!DOCTYPE html><html></html>")),
         ("empty.tar", "is empty", &bytes(b"")),
-        ("zeros.tar", "no image archive", &bytes(&[0; 10240])),
-        ("cut.tar", "the file is cut off", &bytes(&cut)),
-        ("cut.tar.gz", "cut off", &bytes(&gzip(&whole)[..200])),
+        ("zeros.tar", "not an image archive", &bytes(&[0; 10240])),
+        ("cut.tar", "the file is truncated", &bytes(&cut)),
+        ("cut.tar.gz", "truncated", &bytes(&gzip(&whole)[..200])),
         ("damaged.tar", "no tar header", &bytes(&damaged)),
         (
             "files.tar",
@@ -247,7 +247,7 @@ fn the_report_names_what_could_not_be_read() {
         broken[0]["error"]["hint"]
             .as_str()
             .unwrap()
-            .contains("no archive of images")
+            .contains("not an archive of images")
     );
 
     registry.forget_requests();

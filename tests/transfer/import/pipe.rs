@@ -337,7 +337,7 @@ fn what_does_not_come_fails_its_images_alone() {
     let fresh = Double::new();
     pipe(&cli, "cut.tar", &fresh, &[])
         .expect_code(1)
-        .says(&["cut off", "copy it again"]);
+        .says(&["truncated", "copy it again"]);
     assert!(fresh.store().content(&victim).is_none());
     assert_eq!(fresh.count("PUT", "/manifests/"), 0);
 }

@@ -224,7 +224,7 @@ fn a_damaged_layer_that_two_images_share_is_told_of_each_without_the_others_name
         }
         assert!(!line.contains(&target.host()), "it is no fault of a repository: {line}");
     }
-    said.says(&["hint: the bundle was changed or damaged on its way: copy it again, and compare check sums"]);
+    said.says(&["hint: the bundle was modified or corrupted in transit: copy it again, and compare checksums"]);
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn write_error(error: io::Error) -> Error {
         Ok(error) => error,
         Err(error) => match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Error::new(Kind::NoSpace, "there is no room for the rest of the bundle").with_source(error)
+                Error::new(Kind::NoSpace, "disk full while writing the bundle").with_source(error)
             }
             _ => Error::new(Kind::Io, "cannot write the bundle").with_source(error),
         },
