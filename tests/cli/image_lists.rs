@@ -128,7 +128,7 @@ fn all_faults_of_all_lists_are_told_before_the_first_request() {
         "it is a folder",
         "absent",
         "a:b:c",
-        "hint: for `a.txt:4`",
+        "\n  hint: write `OS/ARCH`",
     ]);
     assert!(registry.requests().is_empty(), "{}", registry.transcript());
     assert!(!cli.path("b.tar.partial").exists());

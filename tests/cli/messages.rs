@@ -183,9 +183,14 @@ fn pulls(page: &mut Page, source: &Double) {
         image(source, "library/greeting:1.0"),
     );
     page.message(
-        "no such tag, no such repository",
-        "The other images are resolved, but no bundle is written.",
-        &["export", &tag, &name, &good, "-o", "b.tar"],
+        "no such tag",
+        "Nothing is fetched while a name is wrong, unless `--allow-partial` is given.",
+        &["export", &tag, &good, "-o", "b.tar"],
+    );
+    page.message(
+        "no such repository",
+        "Some registries say this also of what an account may not see.",
+        &["export", &name, &good, "-o", "b.tar"],
     );
     page.message(
         "no such platform",
