@@ -96,7 +96,7 @@ pub(super) struct Arguments {
     reuse: Vec<PathBuf>,
 
     /// Compress the whole bundle with gzip (also by an output named .tar.gz); saves little, since layers are compressed
-    /// already, and such an export cannot be resumed
+    /// already; random access is lost, and such an export cannot be resumed
     #[arg(long, conflicts_with = "zstd")]
     gzip: bool,
 

@@ -313,7 +313,7 @@ pub(crate) fn cases() -> Vec<Case> {
                     }))
                 })
             },
-            Open(&["no number"]),
+            Open(&["not a number"]),
         ),
         (
             "r05 more than there is",

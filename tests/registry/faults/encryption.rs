@@ -25,7 +25,7 @@ async fn certificates_that_do_not_do() {
     let authority = Authority::new("test authority");
     let file = write_pem(folder.path(), "ca.pem", &authority.pem());
     for (pair, words) in [
-        (authority.server(&["other.example"]), "another name"),
+        (authority.server(&["other.example"]), "another host name"),
         (authority.expired_server(&["127.0.0.1"]), "expired"),
         (self_signed(&["127.0.0.1"]), "not trusted"),
     ] {

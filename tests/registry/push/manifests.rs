@@ -104,7 +104,7 @@ async fn refused_manifests_are_sorted() {
         let advice = match name {
             "immutable tag" | "immutable tag, otherwise" => "choose another tag",
             "quota" => "quota",
-            "denied" => "may not",
+            "denied" => "lacks permission",
             "too large" => "larger than the registry",
             "type" | "type, otherwise" => "does not take this kind",
             "repository" => "created first",

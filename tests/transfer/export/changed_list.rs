@@ -42,7 +42,7 @@ fn an_image_that_cannot_be_resolved_is_told_at_once_and_nothing_is_fetched() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let first = lines.next().unwrap();
+    let first = lines.find(|line| !line.starts_with("resolving ")).unwrap();
     assert!(first.starts_with("error: ") && first.contains("b/typo:1"), "{first}");
     assert!(!gate.is_open());
     gate.open();
@@ -156,7 +156,7 @@ fn the_same_export_again_is_up_to_date() {
     // Anything else under the name is not this bundle.
     let is_there = |output: std::process::Output| {
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-        assert!(text(&output).contains("already there"), "{}", text(&output));
+        assert!(text(&output).contains("already exists"), "{}", text(&output));
     };
     is_there(export.run("b.tar", &["--no-docker-manifest"]));
     is_there(ask(&export, &registry, &["a/a:1"], &[]));

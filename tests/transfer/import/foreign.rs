@@ -55,7 +55,7 @@ const ARCHIVES: [(&str, Option<&str>, usize); 42] = [
 
 /// Archives without a complete image, and what is said of them.
 const BROKEN: [(&str, &str); 2] = [
-    ("docker-export.tar", "no image"),
+    ("docker-export.tar", "not an image archive"),
     ("docker29-containerd-pulled-incomplete.tar", "missing"),
 ];
 
