@@ -1,4 +1,4 @@
-//! What is said of a file or folder that is no image archive, by what is in it instead.
+//! What is said of a file or folder that is not an image archive, by what is in it instead.
 
 use super::archive::Archive;
 use super::docker::items;
@@ -11,7 +11,7 @@ pub(super) fn no_archive(archive: &Archive) -> Error {
     let error = Error::new(
         Kind::Malformed,
         format!(
-            "`{label}` is no image archive: it has neither `oci-layout` nor `{}`",
+            "`{label}` is not an image archive: it has neither `oci-layout` nor `{}`",
             items::MEMBER
         ),
     );
@@ -56,6 +56,6 @@ pub(super) fn if_cut_off(archive: &Archive, error: Error) -> Error {
     if archive.whole {
         return error;
     }
-    let what = format!("{error}, and it lacks the blocks that mark its end: it was cut off");
-    Error::new(error.kind(), what).with_hint("copy it again, and compare sizes or check sums")
+    let what = format!("{error}, and it lacks the blocks that mark its end: it was truncated");
+    Error::new(error.kind(), what).with_hint("copy it again, and compare sizes or checksums")
 }
