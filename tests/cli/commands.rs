@@ -197,34 +197,6 @@ fn help_tells_defaults_and_exit_codes() {
     }
 }
 
-#[test]
-fn the_readme_names_no_flag_that_is_not_there() {
-    let cli = cli();
-    let commands = [
-        &["--help"][..],
-        &["export", "--help"],
-        &["import", "--help"],
-        &["limits", "--help"],
-    ];
-    let help: String = commands.iter().map(|command| cli.succeed(command).stdout).collect();
-    let flags = |text: &str| -> std::collections::BTreeSet<String> {
-        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
-            .filter(|word| word.len() > 2 && word.starts_with("--") && !word.starts_with("---"))
-            .map(str::to_owned)
-            .collect()
-    };
-    // Those of cargo, tar and sha256sum.
-    let others = ["--release", "--exclude", "--check", "--quiet"];
-    let readme = include_str!("../../README.md");
-    let unknown: Vec<String> = flags(readme).difference(&flags(&help)).cloned().collect();
-    let unknown: Vec<&String> = unknown.iter().filter(|flag| !others.contains(&flag.as_str())).collect();
-    assert!(unknown.is_empty(), "{unknown:?}");
-    assert!(flags(readme).len() > 20, "the flags of the README were not found");
-    for code in ["| 0 |", "| 1 |", "| 2 |"] {
-        assert!(readme.contains(code), "no exit code {code}");
-    }
-}
-
 /// `/dev/full` refuses every byte, as a full disk does.
 #[test]
 fn results_that_cannot_be_written_fail_the_run() {

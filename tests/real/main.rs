@@ -13,6 +13,7 @@ mod readers;
 mod registries;
 mod registry_client;
 mod sites;
+mod static_binary;
 
 use support::Cli;
 use support::http::Client;

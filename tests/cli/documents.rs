@@ -1,0 +1,182 @@
+//! The README and the guides: every command in them is run, or is marked with the reason why not; every flag exists.
+//!
+//! A block that begins with three backticks and `sh` is run by bash, one block after the other in one folder for each document.
+//! `skip="reason"` behind `sh` marks one that is not run, `exit=any` one that may fail. Other languages are not commands.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::support::image::Style;
+use super::support::tls::{ServerTls, self_signed};
+use super::support::{Double, Options, images};
+
+const GUIDES: [&str; 6] = [
+    "README.md",
+    "docs/getting-started.md",
+    "docs/air-gap.md",
+    "docs/monthly-updates.md",
+    "docs/registries.md",
+    "docs/image-lists.md",
+];
+
+struct Block {
+    script: String,
+    may_fail: bool,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The blocks that are to be run, and how many others are marked.
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(info) = line.strip_prefix("```") else { continue };
+        let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        let is_command = info == "sh" || info.starts_with("sh ");
+        if is_command && !info.contains("skip=\"") {
+            blocks.push(Block {
+                script: body.join("\n"),
+                may_fail: info.contains("exit=any"),
+            });
+        }
+    }
+    blocks
+}
+
+/// A registry with the images that the guides name, and a `registries.conf` that has it in the place of their registries.
+fn source(folder: &Path) -> Double {
+    // What takes the place of a registry is spoken to in TLS.
+    let tls = ServerTls::new(self_signed(&["127.0.0.1"]));
+    let registry = Double::start(Options::default().tls(tls));
+    let platforms = ["linux/amd64", "linux/arm64", "windows/amd64"];
+    for (repository, tags) in [
+        ("library/hello-world", &["latest"][..]),
+        ("library/golang", &["alpine", "1.24-alpine", "1.25-alpine"]),
+        ("prometheus/node-exporter", &["v1.7.0", "v1.8.1", "v1.9.0"]),
+    ] {
+        for tag in tags {
+            images::multi(Style::Oci, &platforms, &format!("{repository}:{tag}")).push(&registry, repository, tag);
+        }
+    }
+    let place = |from: &str| {
+        let host = registry.host();
+        format!("[[registry]]\nprefix = \"{from}\"\nlocation = \"{host}\"\ninsecure = true\n")
+    };
+    fs::write(folder.join("registries.conf"), place("docker.io") + &place("quay.io")).unwrap();
+    registry
+}
+
+#[test]
+fn every_command_of_the_guides_runs() {
+    let mut failures = Vec::new();
+    for guide in GUIDES {
+        let home = tempfile::tempdir().unwrap();
+        let work = home.path().join("work");
+        fs::create_dir(&work).unwrap();
+        let _source = source(home.path());
+        let target = Double::new();
+        fs::write(work.join("images.txt"), "hello-world\ngolang:alpine\n").unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_docker-mirror"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        let text = fs::read_to_string(root().join(guide)).unwrap();
+        for block in blocks(&text) {
+            let script = block.script.replace("docker.example.com", &target.host());
+            let output = Command::new("bash")
+                .args(["-e", "-u", "-c", &script])
+                .env_clear()
+                .env("PATH", format!("{}:{path}", program.parent().unwrap().display()))
+                .env("HOME", home.path())
+                .env("CONTAINERS_REGISTRIES_CONF", home.path().join("registries.conf"))
+                .current_dir(&work)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            if !output.status.success() && !block.may_fail {
+                let said = String::from_utf8_lossy(&said).into_owned();
+                failures.push(format!("{guide}:\n{}\n{said}", block.script));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn the_guides_have_commands_in_blocks_only_and_links_that_lead_somewhere() {
+    let mut run = 0;
+    for guide in GUIDES {
+        let text = fs::read_to_string(root().join(guide)).unwrap();
+        run += blocks(&text).len();
+        let loose = text.lines().find(|line| line.starts_with("    docker-mirror"));
+        assert_eq!(loose, None, "{guide}");
+        let folder = root().join(guide).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap();
+            let is_file = !link.contains("://") && !path.is_empty();
+            assert!(!is_file || folder.join(path).exists(), "{guide}: {link}");
+        }
+    }
+    assert!(run > 15, "only {run} blocks were found");
+}
+
+/// The long flags in a text.
+fn flags(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    let words = words.filter(|word| word.starts_with("--") && !word.starts_with("---") && word.len() > 3);
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_flag_of_the_documents_exists() {
+    let cli = super::cli();
+    let commands = ["", "export", "import", "inspect", "verify", "diff", "limits"];
+    let help = commands.map(|command| match command {
+        "" => cli.succeed(&["--help"]).stdout,
+        command => cli.succeed(&[command, "--help"]).stdout,
+    });
+    let known = flags(&help.concat());
+    // Those of cargo, tar, sha256sum, curl and others.
+    let foreign = [
+        "--all",
+        "--check",
+        "--continue-at",
+        "--delete",
+        "--differential",
+        "--exclude",
+        "--fail",
+        "--header",
+        "--ignore-errors",
+        "--locked",
+        "--location",
+        "--output",
+        "--path",
+        "--retry",
+        "--show-error",
+        "--silent",
+        "--upload-file",
+    ];
+    let documents = [
+        "docs/air-gap.md",
+        "docs/comparison.md",
+        "docs/troubleshooting.md",
+        "docs/ci/README.md",
+    ];
+    for document in GUIDES.iter().chain(&documents) {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        let unknown: Vec<String> = flags(&text).difference(&known).cloned().collect();
+        let unknown: Vec<&String> = unknown
+            .iter()
+            .filter(|flag| !foreign.contains(&flag.as_str()))
+            .collect();
+        assert!(unknown.is_empty(), "{document}: {unknown:?}");
+    }
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for code in ["0", "1", "2", "3", "4", "5", "6", "124"] {
+        assert!(readme.contains(&format!("| {code} |")), "no exit code {code}");
+    }
+}

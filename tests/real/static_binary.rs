@@ -1,0 +1,148 @@
+//! The static binary of a release, and the image that holds it: where nothing else is.
+//!
+//! `tests/static` builds the release and names its folder in `DOCKER_MIRROR_DIST`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use super::support::Double;
+use super::support::images::greeting;
+use super::support::real::{Engine, RealRegistry, Setup, optional_program, program, skipped};
+
+/// The file of a release whose name ends so; `None` where there is no release, which has been said then.
+fn of_release(end: &str, what: &str) -> Option<PathBuf> {
+    let Some(folder) = std::env::var_os("DOCKER_MIRROR_DIST") else {
+        skipped(what, "`tests/static` builds a release and tests it");
+        return None;
+    };
+    let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let found = files.find(|path| path.to_string_lossy().ends_with(end));
+    Some(found.unwrap_or_else(|| panic!("the release has no file *{end}")))
+}
+
+/// A root folder with the program, a folder to write to, and nothing else.
+struct Root(TempDir);
+
+impl Root {
+    fn new(binary: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(binary, folder.path().join("docker-mirror")).unwrap();
+        fs::create_dir(folder.path().join("work")).unwrap();
+        Self(folder)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let chroot = program("chroot", "a static binary in an empty root").unwrap();
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user"])
+            .arg(chroot)
+            .arg(self.0.path());
+        command.arg("/docker-mirror").args(arguments).env_clear();
+        command.output().unwrap()
+    }
+
+    #[track_caller]
+    fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {}\n{stderr}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+#[test]
+fn runs_in_an_empty_root_against_plain_and_tls_registries() {
+    let what = "a static binary in an empty root";
+    let Some(binary) = of_release("-x86_64-linux", what) else {
+        return;
+    };
+    let root = Root::new(&binary);
+    assert!(root.succeed(&["--version"]).starts_with("docker-mirror "));
+    let source = Double::new();
+    greeting().push(&source, "library/greeting", "1.0");
+    let image = format!("{}/library/greeting:1.0", source.host());
+    root.succeed(&["export", &image, "-o", "/work/bundle.tar"]);
+    let setup = Setup {
+        tls: true,
+        ..Setup::default()
+    };
+    for setup in [Setup::default(), setup] {
+        let Some(target) = RealRegistry::start(setup, what) else {
+            return;
+        };
+        let destination = format!("{}/mirror", target.host());
+        let mut arguments = vec!["import", "/work/bundle.tar", "-d", &destination];
+        if target.uses_tls() {
+            fs::copy(target.authority_file(), root.0.path().join("work/authority.pem")).unwrap();
+            // Without any authority on the machine, the message says what to do.
+            let refused = root.run(&arguments);
+            assert!(!refused.status.success());
+            let stderr = String::from_utf8_lossy(&refused.stderr);
+            assert!(stderr.contains("--ca-file"), "{stderr}");
+            arguments.extend(["--ca-file", "/work/authority.pem"]);
+        }
+        root.succeed(&arguments);
+        super::has_linux(&target.client(), &greeting(), "mirror/library/greeting", "1.0");
+    }
+}
+
+#[test]
+fn docker_loads_and_runs_the_image() {
+    let what = "the image of a release under docker";
+    let Some(image) = of_release("-image.tar", what) else {
+        return;
+    };
+    let Some(engine) = Engine::start(what) else { return };
+    let loaded = engine.succeed(&["load", "-i", &image.display().to_string()]);
+    let name = loaded.trim().rsplit(' ').next().unwrap().to_owned();
+    assert!(name.starts_with("localhost/docker-mirror:"), "{loaded}");
+    let source = Double::new();
+    greeting().push(&source, "library/greeting", "1.0");
+    let work = tempfile::tempdir().unwrap();
+    let volume = format!("{}:/work", work.path().display());
+    let greeting = format!("{}/library/greeting:1.0", source.host());
+    let said = engine.succeed(&["run", "--rm", "--network", "none", &name, "--version"]);
+    assert!(said.starts_with("docker-mirror "), "{said}");
+    engine.succeed(&[
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        "-v",
+        &volume,
+        &name,
+        "export",
+        &greeting,
+        "-o",
+        "bundle.tar",
+    ]);
+    assert!(work.path().join("bundle.tar").exists());
+}
+
+#[test]
+fn podman_loads_the_image() {
+    let what = "the image of a release under podman";
+    let Some(image) = of_release("-image.tar", what) else {
+        return;
+    };
+    let Some(podman) = optional_program("podman", what) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (root, run) = (at("root"), at("run"));
+    let common = ["--root", &root, "--runroot", &run, "--storage-driver", "vfs"];
+    let podman = |arguments: &[&str]| Command::new(&podman).args(common).args(arguments).output().unwrap();
+    let loaded = podman(&["load", "-i", &image.display().to_string()]);
+    let said = String::from_utf8_lossy(&loaded.stdout).into_owned() + &String::from_utf8_lossy(&loaded.stderr);
+    assert!(loaded.status.success(), "{said}");
+    assert!(said.contains("localhost/docker-mirror:"), "{said}");
+    let listed = podman(&["image", "ls", "--format", "{{.Repository}}"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("localhost/docker-mirror"));
+    // What a rootless or nested podman leaves behind belongs to it.
+    let _ = podman(&["system", "reset", "--force"]);
+}
