@@ -44,6 +44,10 @@ pub(super) struct Target {
     #[arg(long)]
     verify_existing: bool,
 
+    /// Add signatures to those that are under the same tag (sha256-….sig) already; without it, what is there stays alone
+    #[arg(long)]
+    merge_signatures: bool,
+
     /// Show what would be pushed where, and how many bytes, without pushing
     #[arg(long)]
     dry_run: bool,
@@ -74,6 +78,7 @@ impl Target {
             index,
             dry_run: self.dry_run,
             fail_fast: self.fail_fast,
+            merge_signatures: self.merge_signatures,
             temp_dir: Some(std::env::temp_dir()),
             ..PushRequest::new(destination.keep_host(self.keep_host))
         })

@@ -1,6 +1,8 @@
 //! What refers to a manifest, as far as its own bytes and its tag tell: OCI distribution-spec, "Referrers", and the tags of
 //! cosign.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::digest::Digest;
@@ -88,6 +90,15 @@ pub(crate) fn layout_entry(manifest: &RawManifest, subject: &Digest) -> Map<Stri
     annotations.insert(CONTAINERD_SUBJECT.into(), subject.to_string().into());
     entry.insert("annotations".into(), Value::Object(annotations));
     entry
+}
+
+/// Whether a signature has every layer of another one, as after a second signing.
+pub(crate) fn has_all_layers(there: &RawManifest, wanted: &RawManifest) -> bool {
+    let (View::Image(there), View::Image(wanted)) = (there.view(), wanted.view()) else {
+        return false;
+    };
+    let layers: HashSet<&Digest> = there.layers.iter().map(|layer| &layer.digest).collect();
+    !wanted.layers.is_empty() && wanted.layers.iter().all(|layer| layers.contains(&layer.digest))
 }
 
 /// The fields of a manifest. Its bytes were read before, so that they are JSON.

@@ -47,6 +47,8 @@ pub(super) struct Answer {
     pub(super) redirected_by: Option<String>,
     /// What to do about a refusal, where more is known than the status.
     hint: Option<String>,
+    /// The status that it stands for, where that is not the one that it has.
+    meant: Option<StatusCode>,
     stall: Duration,
 }
 
@@ -59,6 +61,7 @@ impl Answer {
             redirected_by: None,
             words: None,
             hint: None,
+            meant: None,
             stall,
         }
     }
@@ -85,7 +88,17 @@ impl Answer {
     }
 
     pub(super) fn status(&self) -> StatusCode {
-        self.response.status()
+        self.meant.unwrap_or_else(|| self.response.status())
+    }
+
+    /// Takes a 403 for a 429 where its words say that too much was asked for: GitHub's registry throttles so.
+    pub(super) async fn find_throttling(&mut self) {
+        if self.status() == StatusCode::FORBIDDEN
+            && self.from_registry
+            && self.words().await.to_ascii_lowercase().contains("secondary rate limit")
+        {
+            self.meant = Some(StatusCode::TOO_MANY_REQUESTS);
+        }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {

@@ -294,6 +294,7 @@ impl Host {
                     }));
                 }
             };
+            answer.find_throttling().await;
             self.heard(&answer);
             let status = answer.status();
             let renewal = match answer.from_registry && self.owns(&url) {

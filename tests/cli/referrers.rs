@@ -1,10 +1,12 @@
 //! "What belongs to an image travels with it": signatures, attestations, SBOMs and all else that refers to its manifests.
 
+use serde_json::{Value, json};
+
 use super::cli;
 use super::support::image::{Document, Image, Style};
 use super::support::images::{multi, small};
-use super::support::layout::Tar;
-use super::support::referrers::{BUNDLE, OCI_MANIFEST, SBOM, SIMPLE_SIGNING, beside, list, listed, refer};
+use super::support::layout::{Tar, blob_name, write_members};
+use super::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, SIMPLE_SIGNING, beside, list, listed, refer};
 use super::support::{Action, Cli, Double, Options, When};
 
 /// A registry with the list of referrers, or without it.
@@ -250,13 +252,33 @@ fn what_the_destination_has_already_stays() {
     assert_eq!(entries.len(), 2, "{entries:?}");
     assert_eq!(entries[0]["digest"], own.digest);
     let tag = tag_of(&signed.image.root, ".sig");
-    assert_eq!(target.manifest("team/app", &tag), Some(sig.bytes));
+    assert_eq!(target.manifest("team/app", &tag), Some(sig.bytes.clone()));
     assert!(
         out.stderr.contains("stays as it is") && out.stderr.contains(&tag),
         "{}",
         out.stderr
     );
     assert!(target.requests_of("DELETE", "").is_empty());
+
+    // On demand the tag has both, as after a second signing, and then nothing is left to be done.
+    for _ in 0..2 {
+        target.forget_requests();
+        cli.succeed(&["import", "b.tar", "-d", &target.host(), "--merge-signatures"]);
+        let merged: serde_json::Value = serde_json::from_slice(&target.manifest("team/app", &tag).unwrap()).unwrap();
+        let layers = merged["layers"].as_array().unwrap();
+        let both = [
+            sig.json()["layers"][0].clone(),
+            signed.signature.json()["layers"][0].clone(),
+        ];
+        assert_eq!(*layers, both);
+        let config = merged["config"]["digest"].as_str().unwrap();
+        let config = target.store().blob("team/app", config).unwrap().all();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let ids = config["rootfs"]["diff_ids"].as_array().unwrap();
+        assert_eq!((&ids[0], &ids[1]), (&both[0]["digest"], &both[1]["digest"]));
+    }
+    assert!(puts_nothing(&target), "{}", target.transcript());
+    cli.succeed(&["import", "b.tar", "-d", &target.host()]);
 }
 
 #[test]
@@ -456,4 +478,155 @@ fn few_requests_find_what_refers_to_an_image() {
             .filter(|entry| entry.method == "GET" && entry.path.contains("/manifests/"));
         assert_eq!(pulls.count(), 0, "{about}");
     }
+}
+
+/// The members of a bundle as another program might write them: without our record, and with another index.
+fn rewritten(cli: &Cli, change: impl Fn(&mut Vec<Value>, &mut Vec<(String, Vec<u8>)>)) {
+    let tar = Tar::open(&cli.path("b.tar"));
+    let mut index = tar.json("index.json");
+    let mut entries = index["manifests"].as_array().unwrap().clone();
+    let members = tar.names().into_iter();
+    let members = members.filter(|name| !matches!(*name, "index.json" | "docker-mirror.json" | "manifest.json"));
+    let mut members: Vec<_> = members.map(|name| (name.to_owned(), tar.bytes(name))).collect();
+    change(&mut entries, &mut members);
+    index["manifests"] = entries.into();
+    members.push(("index.json".to_owned(), index.to_string().into_bytes()));
+    write_members(&cli.path("other.tar"), members);
+}
+
+fn is_referrer(entry: &Value) -> bool {
+    entry["annotations"].get("io.containerd.manifest.subject").is_some()
+}
+
+#[test]
+fn layouts_of_other_programs_keep_their_referrers_in_each_of_three_ways() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let expect_all = |way: &str| {
+        let target = registry(false);
+        let out = cli.succeed(&["import", "other.tar", "-d", &target.host()]);
+        let missing = signed.missing(&target, "team/app");
+        assert_eq!(
+            missing,
+            Vec::<String>::new(),
+            "{way}: {}{}",
+            out.stderr,
+            target.transcript()
+        );
+        let tags: Vec<String> = target
+            .store()
+            .repository("team/app")
+            .unwrap()
+            .tags
+            .into_keys()
+            .collect();
+        assert!(!tags.iter().any(|tag| tag == "sbom"), "{way}: {tags:?}");
+    };
+    // The manifests say it themselves (oras).
+    rewritten(&cli, |entries, _| {
+        for entry in entries.iter_mut().filter(|entry| is_referrer(entry)) {
+            entry.as_object_mut().unwrap().remove("annotations");
+            entry.as_object_mut().unwrap().remove("artifactType");
+        }
+    });
+    expect_all("by their own field");
+    rewritten(&cli, |_, _| ());
+    expect_all("by annotation");
+    // A list under the tag that registries without the API have (regctl).
+    rewritten(&cli, |entries, members| {
+        let (referrers, others): (Vec<Value>, Vec<Value>) = entries.iter().cloned().partition(is_referrer);
+        *entries = others;
+        for entry in &referrers {
+            let subject = &entry["annotations"]["io.containerd.manifest.subject"];
+            let of_subject: Vec<&Value> = referrers
+                .iter()
+                .filter(|other| &other["annotations"]["io.containerd.manifest.subject"] == subject)
+                .collect();
+            let list = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": of_subject});
+            let list = Document::new(OCI_INDEX, list.to_string());
+            let mut listed = list.descriptor();
+            let tag = subject.as_str().unwrap().replacen(':', "-", 1);
+            listed.insert(
+                "annotations".to_owned(),
+                json!({"org.opencontainers.image.ref.name": tag}),
+            );
+            if !entries.contains(&Value::Object(listed.clone())) {
+                entries.push(Value::Object(listed));
+                members.push((blob_name(&list.digest), list.bytes.to_vec()));
+            }
+        }
+    });
+    expect_all("by a tag that lists them");
+    // What cosign saves, beside an image of a name.
+    rewritten(&cli, |entries, _| {
+        for entry in entries.iter_mut() {
+            let name = entry["annotations"]["org.opencontainers.image.ref.name"].clone();
+            if name.as_str().is_some_and(|name| name.ends_with(".sig")) {
+                entry["annotations"] = json!({"kind": "dev.cosignproject.cosign/sigs"});
+            }
+        }
+    });
+    expect_all("as cosign saves it");
+}
+
+#[test]
+fn what_belongs_to_an_image_is_chosen_and_renamed_with_it() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    small(Style::Oci, "linux/amd64", "other").push(&source, "team/other", "1");
+    let other = format!("{}/team/other:1", source.host());
+    cli.succeed(&["export", &names(&source), &other, "-o", "b.tar"]);
+    let target = registry(false);
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "--only", "*/other:1"]);
+    assert_eq!(target.store().repositories(), ["team/other"]);
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "--only", "*/app:1"]);
+    assert_eq!(signed.missing(&target, "team/app"), Vec::<String>::new());
+    let target = registry(false);
+    let digest = &signed.image.root.digest;
+    let name = format!("{digest}=example.com/new/name:2");
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "--name", &name]);
+    assert_eq!(
+        signed.missing(&target, "new/name"),
+        Vec::<String>::new(),
+        "{}",
+        target.transcript()
+    );
+}
+
+#[test]
+fn lists_without_end_and_manifests_without_bounds_are_cut_and_told() {
+    // A chain that is longer than any honest one, and a list that is.
+    let (cli, source) = (cli(), registry(true));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    image.push(&source, "team/app", "1");
+    let mut subject = image.root.clone();
+    for number in 0..6 {
+        subject = refer(&source, "team/app", &subject, BUNDLE, &format!("link {number}"));
+    }
+    let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    assert!(out.stderr.contains("4 referrers"), "{}", out.stderr);
+    assert!(out.stderr.contains("is longer than 4"), "{}", out.stderr);
+    let source = registry(false);
+    image.push(&source, "team/app", "1");
+    let entry = |number: usize| {
+        let document = Document::new(OCI_MANIFEST, format!("{{\"number\":{number}}}"));
+        Value::Object(document.descriptor())
+    };
+    let entries: Vec<Value> = (0..1001).map(entry).collect();
+    let list = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).to_string();
+    let tag = tag_of(&image.root, "");
+    source
+        .store()
+        .put_manifest("team/app", Some(&tag), OCI_INDEX, list.into());
+    let out = cli.succeed(&["export", &names(&source), "-o", "c.tar"]);
+    assert!(out.stderr.contains("more than 1000"), "{}", out.stderr);
+    // A manifest that is larger than any registry takes is left out; a large layer is none of that.
+    let (cli, source) = (super::cli(), registry(true));
+    image.push(&source, "team/app", "1");
+    let large = refer(&source, "team/app", &image.root, SBOM, "large");
+    let fault = When::get(&large.digest);
+    source.add_fault(fault, Action::Body(vec![b' '; 40 << 20]));
+    let out = cli.run(&["export", &names(&source), "-o", "b.tar", "--retries", "0"]);
+    assert!(out.stderr.contains(&large.digest), "{}", out.stderr);
 }

@@ -5,13 +5,15 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::merge_signature;
 use super::put_manifest::{Effects, ManifestPutter};
 use super::referrer_list::{lacking, merged};
 use super::tag::{TagState, tag_state};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::{RawManifest, View};
+use crate::image::manifest::View;
 use crate::image::reference::Target;
+use crate::image::referrer::has_all_layers;
 use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, belonging};
 use crate::registry::Refusal;
 
@@ -82,7 +84,13 @@ async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &
             if has_all_layers(&there, root) {
                 return Ok(None);
             }
-            return Ok(Some(format!("the tag `{tag}` holds {held}, which stays as it is")));
+            if putter.merge_signatures {
+                merge_signature::merge(putter, &tag, root).await?;
+                return Ok(None);
+            }
+            return Ok(Some(format!(
+                "the tag `{tag}` holds {held}, which stays as it is; `--merge-signatures` adds to it"
+            )));
         }
         TagState::Unsaid(error) => return Err(error),
         TagState::Nothing => {}
@@ -182,22 +190,19 @@ async fn keep_list(
     }
 }
 
-/// Whether a signature has every layer of another one, as after a second signing.
-fn has_all_layers(there: &RawManifest, wanted: &RawManifest) -> bool {
-    let (View::Image(there), View::Image(wanted)) = (there.view(), wanted.view()) else {
-        return false;
-    };
-    let layers: HashSet<&Digest> = there.layers.iter().map(|layer| &layer.digest).collect();
-    !wanted.layers.is_empty() && wanted.layers.iter().all(|layer| layers.contains(&layer.digest))
-}
-
 /// Whether an error is about the registry and not about the referrer that was put.
 fn says_nothing_of_it(error: &Error) -> bool {
     match Refusal::of(error) {
         Some(refusal) => matches!(refusal.status, 401 | 429) || refusal.status >= 500,
         None => matches!(
             error.kind(),
-            Kind::Network | Kind::RateLimited | Kind::Unauthorized | Kind::TooLarge | Kind::Internal | Kind::Cancelled
+            Kind::Network
+                | Kind::Server
+                | Kind::RateLimited
+                | Kind::Unauthorized
+                | Kind::TooLarge
+                | Kind::Internal
+                | Kind::Cancelled
         ),
     }
 }

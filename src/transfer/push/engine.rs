@@ -418,6 +418,7 @@ impl<'a> Engine<'a> {
                 item: image.item.clone(),
                 written: repository.written.clone(),
                 pause: self.images.request.pause,
+                merge_signatures: self.images.request.merge_signatures,
                 progress: self.images.progress.clone(),
             },
             before: image.before.clone(),

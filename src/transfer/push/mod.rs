@@ -16,6 +16,7 @@ pub(crate) mod destination;
 pub(crate) mod engine;
 pub(crate) mod ensure_blob;
 mod image_state;
+mod merge_signature;
 pub(crate) mod pipe;
 pub(crate) mod publish;
 pub(crate) mod push_all;

@@ -36,6 +36,8 @@ pub(crate) struct ManifestPutter {
     pub(crate) item: PushItem,
     pub(crate) written: Written,
     pub(crate) pause: Duration,
+    /// Whether a signature is added to one that is there under its tag.
+    pub(crate) merge_signatures: bool,
     pub(crate) progress: Progress,
 }
 

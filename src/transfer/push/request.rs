@@ -69,6 +69,8 @@ pub struct PushRequest {
     pub pause: Duration,
     /// Folder in which blobs out of a pipe are spooled that may have to be sent again. `None`: they are not spooled.
     pub temp_dir: Option<PathBuf>,
+    /// Adds a signature to another one that is there under its tag; without it, the one that is there stays alone.
+    pub merge_signatures: bool,
     /// How much of a bundle in a pipe is in memory at a time, in bytes; [`Self::LEAST_BUFFER`] at least.
     pub buffer: u64,
     /// What is left of the memory of this run, of which the plan takes some.
@@ -95,6 +97,7 @@ impl PushRequest {
             fail_fast: false,
             pause: Duration::from_millis(250),
             temp_dir: None,
+            merge_signatures: false,
             buffer: Self::BUFFER,
             budget: Budget::default(),
         }

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::View;
 use crate::image::reference::{Reference, Target};
-use crate::image::referrer::is_referrers_tag;
+use crate::image::referrer::{has_all_layers, is_referrers_tag};
 use crate::image::tree::{Choice, ImageTree, belonging};
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::{Presence, Registry};
@@ -91,7 +91,12 @@ async fn missing_referrers(registry: &Registry, repository: &str, tree: &ImageTr
         let root = &attachment.variant.root;
         let is_there = match attachment.tag() {
             Some(tag) => match tag_state(registry, repository, &Target::Tag(tag)).await? {
-                TagState::Digest(held) => root.has_digest(&held),
+                TagState::Digest(held) if root.has_digest(&held) => true,
+                TagState::Digest(held) => {
+                    let held = registry.manifest_and_etag(repository, &Target::Digest(held)).await;
+                    let held = held.or_else(unsaid)?;
+                    held.is_some_and(|(held, _)| has_all_layers(&held, root))
+                }
                 TagState::Nothing => false,
                 TagState::Unsaid(_) => true,
             },

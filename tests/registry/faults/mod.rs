@@ -88,6 +88,22 @@ async fn patience_ends() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_says_too_much_was_asked_for_is_waited_out() {
+    let refusal = || {
+        let words = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.";
+        Action::error(403, "DENIED", words)
+    };
+    let server = server(Options::default().fault(When::get("/manifests/").first(1), refusal()));
+    let (registry, told) = client(&server.host());
+    pull(&registry).await.unwrap();
+    assert_eq!(told.retries().len(), 1);
+    let server = self::server(Options::default().fault(When::get("/manifests/"), refusal()));
+    let (registry, _) = client(&server.host());
+    let error = pull(&registry).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::RateLimited, "{error:?}");
+}
+
+#[tokio::test]
 async fn retry_after_is_honoured_for_all_requests_of_a_host() {
     let server = server(Options::default().fault(When::any().first(1), Action::throttled(Some("1"))));
     let (registry, told) = client(&server.host());

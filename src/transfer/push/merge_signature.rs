@@ -1,0 +1,118 @@
+//! Two signatures of one image under one tag of cosign: a manifest with the layers of both, as cosign itself makes it when it signs
+//! a second time.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _};
+use serde_json::{Map, Value, json};
+
+use super::put_manifest::ManifestPutter;
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::manifest::{RawManifest, View};
+use crate::image::reference::Target;
+use crate::image::referrer::has_all_layers;
+use crate::registry::{BlobSource, BlobStream, Refusal};
+
+/// How often the tag is read, added to and written, where others write to it at the same time.
+const ROUNDS: u32 = 3;
+
+/// Adds the layers of a signature, which are in the repository, to the signature that a tag holds.
+///
+/// # Errors
+/// Those of the registry; [`Kind::Malformed`] if one of both is no signature; [`Kind::Exists`] if others wrote the tag each time.
+pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest) -> Result<()> {
+    let (registry, repository) = (&putter.registry, putter.repository());
+    let target = Target::Tag(tag.to_owned());
+    for _ in 0..ROUNDS {
+        let Some((held, etag)) = registry.manifest_and_etag(repository, &target).await? else {
+            return registry.put_manifest(repository, &target, ours).await.map(|_| ());
+        };
+        if has_all_layers(&held, ours) {
+            return Ok(());
+        }
+        let View::Image(image) = held.view() else {
+            return Err(no_signature(&held));
+        };
+        let config = registry.small_blob(repository, &image.config).await?;
+        let (merged, config) = merged(&held, ours, &config)?;
+        let descriptor = Descriptor::of(&image.config.media_type, &config);
+        registry
+            .push_blob(repository, &descriptor, &InMemory(config), None)
+            .await?;
+        match registry
+            .put_manifest_over(repository, &target, &merged, etag.as_deref())
+            .await
+        {
+            // What was put is read again: another writer may have replaced it.
+            Ok(()) => {}
+            Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.status == 412) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match registry.manifest_and_etag(repository, &target).await? {
+        Some((held, _)) if has_all_layers(&held, ours) => Ok(()),
+        _ => Err(Error::new(
+            Kind::Exists,
+            format!("other programs changed the tag `{tag}` at the same time"),
+        )),
+    }
+}
+
+/// The manifest with the layers of both, and its config.
+fn merged(held: &RawManifest, ours: &RawManifest, config: &[u8]) -> Result<(RawManifest, Bytes)> {
+    let mut manifest = object(held.bytes()).ok_or_else(|| no_signature(held))?;
+    let theirs = object(ours.bytes()).ok_or_else(|| no_signature(ours))?;
+    let mut config = object(config).ok_or_else(|| no_signature(held))?;
+    let layers = manifest.get_mut("layers").and_then(Value::as_array_mut);
+    let layers = layers.ok_or_else(|| no_signature(held))?;
+    let digest = |layer: &Value| layer.get("digest").cloned().unwrap_or_default();
+    let there: Vec<Value> = layers.iter().map(digest).collect();
+    let new = theirs.get("layers").and_then(Value::as_array).into_iter().flatten();
+    let new: Vec<Value> = new.filter(|layer| !there.contains(&digest(layer))).cloned().collect();
+    // The layers of signatures are not compressed, so that the digest of one is that of its content.
+    let ids = config.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids"));
+    if let Some(ids) = ids.and_then(Value::as_array_mut) {
+        ids.extend(new.iter().map(digest));
+    }
+    if let Some(history) = config.get_mut("history").and_then(Value::as_array_mut) {
+        history.extend(new.iter().map(|_| json!({"created": "0001-01-01T00:00:00Z"})));
+    }
+    layers.extend(new);
+    let config: Bytes = write(&config)?.into();
+    if let Some(descriptor) = manifest.get_mut("config").and_then(Value::as_object_mut) {
+        let of = Descriptor::of("", &config);
+        descriptor.insert("digest".to_owned(), of.digest.to_string().into());
+        descriptor.insert("size".to_owned(), of.size.into());
+        descriptor.remove("data");
+    }
+    let manifest = RawManifest::new(write(&manifest)?.into(), Some(held.media_type()), None)?;
+    Ok((manifest, config))
+}
+
+fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(bytes).ok()
+}
+
+fn write(document: &Map<String, Value>) -> Result<Vec<u8>> {
+    serde_json::to_vec(document).map_err(|e| Error::new(Kind::Malformed, "cannot write JSON").with_source(e))
+}
+
+fn no_signature(manifest: &RawManifest) -> Error {
+    Error::new(
+        Kind::Malformed,
+        format!("{} is no signature that another one can be added to", manifest.digest()),
+    )
+}
+
+/// A blob in memory.
+struct InMemory(Bytes);
+
+impl BlobSource for InMemory {
+    fn open<'a>(&'a self, _descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
+        let rest = self
+            .0
+            .slice(usize::try_from(offset).map_or(self.0.len(), |at| at.min(self.0.len()))..);
+        Box::pin(async move { Ok(stream::iter((!rest.is_empty()).then_some(Ok(rest))).boxed()) })
+    }
+}
