@@ -212,8 +212,8 @@ fn invalid(text: &str, why: &str) -> Error {
 }
 
 /// A first path component is a host exactly if it could not be one of a Docker Hub name.
-fn looks_like_host(first: &str) -> bool {
-    first == "localhost" || first.contains('.') || first.contains(':')
+pub(crate) fn looks_like_host(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':'])
 }
 
 /// Checks `HOST[:PORT]` and folds the names of Docker Hub into one.

@@ -1,11 +1,12 @@
 //! A stream that is summed up as it is read: the SHA-256 of the file or pipe itself.
 
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::image::digest::{Algorithm, Hasher};
+use crate::lock::Mutex;
 
 /// A file that was read from its first to its last byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +46,7 @@ impl<R: Read> Summed<R> {
 
     /// Reads what is left, and gives the sum; nothing where it is not wanted, or where not all can be read.
     pub(super) fn finish(mut self) -> Option<VerifiedFile> {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).hasher.is_none() {
+        if self.0.lock().hasher.is_none() {
             return None;
         }
         let mut buffer = vec![0; 256 << 10];
@@ -58,7 +59,7 @@ impl<R: Read> Summed<R> {
                 Err(_) => return None,
             }
         }
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let sum = state.hasher.take()?.finish();
         Some(VerifiedFile {
             path: state.label.clone(),
@@ -76,7 +77,7 @@ impl<R> Clone for Summed<R> {
 
 impl<R: Read> Read for Summed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let got = state.input.read(buffer)?;
         state.bytes += got as u64;
         if let Some(hasher) = &mut state.hasher {

@@ -8,7 +8,7 @@ use super::entry::{Entry, Names};
 
 use crate::error::{Error, Kind, Result};
 use crate::image::platform::PlatformFilter;
-use crate::image::reference::Reference;
+use crate::image::reference::{Reference, looks_like_host};
 use crate::text::quote;
 
 /// What a document names, by the number of the line.
@@ -198,5 +198,5 @@ fn entry(name: &str, registry: Option<&str>, platform: Option<&str>, excluded: b
 
 fn names_host(name: &str) -> bool {
     let first = name.split_once('/').map(|(first, _)| first);
-    first.is_some_and(|first| first == "localhost" || first.contains(['.', ':']))
+    first.is_some_and(looks_like_host)
 }

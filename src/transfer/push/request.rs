@@ -12,7 +12,7 @@ use crate::image::budget::Budget;
 use crate::image::destination::Destination;
 use crate::image::digest::Digest;
 use crate::image::image_list::Rename;
-use crate::image::reference::{DOCKER_HUB, Reference};
+use crate::image::reference::{DOCKER_HUB, Reference, looks_like_host};
 use crate::image::tree::{ImageTree, IndexMode};
 use crate::registry::BlobSource;
 use crate::text::quote;
@@ -149,11 +149,12 @@ impl FromStr for Mapping {
         if from.contains('@') || (from.contains('/') && last.contains(':')) {
             return Err(invalid("a tag or digest cannot be mapped; leave it out"));
         }
-        let is_host = |first: &str| first == "localhost" || first.contains('.') || first.contains(':');
         let (host, path) = match from.split_once('/') {
-            None if is_host(from) => (from.to_owned(), Vec::new()),
+            None if looks_like_host(from) => (from.to_owned(), Vec::new()),
             // The repository behind the host is a placeholder, so that the host is checked and folded like that of an image.
-            Some((first, path)) if is_host(first) => (first.to_owned(), path.split('/').map(str::to_owned).collect()),
+            Some((first, path)) if looks_like_host(first) => {
+                (first.to_owned(), path.split('/').map(str::to_owned).collect())
+            }
             None => (DOCKER_HUB.to_owned(), vec!["library".to_owned(), from.to_owned()]),
             Some(_) => (DOCKER_HUB.to_owned(), from.split('/').map(str::to_owned).collect()),
         };

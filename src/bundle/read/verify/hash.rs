@@ -3,8 +3,8 @@
 //! amount of work, and neither waits long for the other.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::result::{Checked, Fault, FaultKind, Verification};
 use crate::bundle::layout::blob_path;
@@ -14,6 +14,7 @@ use crate::bundle::read::stream::pipe::Incoming;
 use crate::bundle::read::summed::VerifiedFile;
 use crate::error::{Error, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 use crate::text::Warnings;
 
@@ -174,6 +175,13 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
 
 /// Reads everything.
 pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
+    progress.emit(Event::Planned {
+        images: 0,
+        manifests: 0,
+        blobs: places.blobs,
+        bytes: places.bytes,
+        present: 0,
+    });
     let mut hashed = Hashed::default();
     let outcome = Mutex::new(Outcome {
         several: places.several,
@@ -184,7 +192,7 @@ pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
         hashed.files.extend(read_file(source, jobs, &outcome, progress));
     }
     read_single(places.single, &outcome, progress);
-    let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut outcome = outcome.into_inner();
     let key = |wrong: &Wrong| (wrong.file.clone(), wrong.member.as_ref().map(|(_, offset)| *offset));
     outcome.wrong.first.sort_by_cached_key(key);
     let sound = outcome
@@ -212,7 +220,7 @@ struct Outcome<'a> {
 
 impl<'a> Outcome<'a> {
     fn done(this: &Mutex<Self>, job: &Job<'a>, result: Result<Digest>) {
-        let mut this = this.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut this = this.lock();
         this.bytes += job.place.size;
         this.progress.emit(Event::BlobDone {
             digest: job.digest.to_string(),
@@ -383,7 +391,7 @@ fn read_single<'a>(jobs: Vec<Job<'a>>, outcome: &Mutex<Outcome<'a>>, progress: &
             scope.spawn(|| {
                 let mut buffer = vec![0; PIECE];
                 loop {
-                    let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let job = jobs.lock().next();
                     let Some(job) = job else { return };
                     let result = read_one(&job, &mut buffer, progress);
                     Outcome::done(outcome, &job, result);
@@ -407,15 +415,7 @@ fn read_one(job: &Job<'_>, buffer: &mut [u8], progress: &Progress) -> Result<Dig
 
 /// Reads the rest of a pipe, behind the front that the bundle has already.
 pub(super) fn read_pipe(bundle: &Bundle, mut rest: Incoming, progress: &Progress) -> Result<Hashed> {
-    let places = places(bundle);
-    progress.emit(Event::Planned {
-        images: 0,
-        manifests: 0,
-        blobs: places.blobs,
-        bytes: places.bytes,
-        present: 0,
-    });
-    let mut hashed = read_all(places, progress);
+    let mut hashed = read_all(places(bundle), progress);
     let mut buffer = vec![0; PIECE];
     while let Some(blob) = rest.next_blob()? {
         progress.emit(Event::Grown {

@@ -2,7 +2,6 @@
 //! written, and what comes out has a limit.
 
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
 
 use super::faults::Faults;
 use super::images::{Contents, LayerContent, Promise};
@@ -13,6 +12,7 @@ use crate::bundle::read::docker::layer::BEYOND;
 use crate::bundle::read::forward::stream_error;
 use crate::error::Result;
 use crate::image::digest::Digest;
+use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 
 /// Number of bytes that are read or unpacked at a time.
@@ -40,15 +40,15 @@ pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, pr
         for _ in 0..threads.min(MAX_THREADS).min(jobs.len()) {
             scope.spawn(|| {
                 loop {
-                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let next = waiting.lock().next();
                     let Some((number, (job, _))) = next else { return };
                     let result = unpack(bundle, job, progress);
-                    results.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(result);
+                    results.lock()[number] = Some(result);
                 }
             });
         }
     });
-    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let results = results.into_inner();
     let mut total = 0_u64;
     let mut unpacked = 0;
     for ((job, promise), result) in jobs.iter().zip(results) {

@@ -13,7 +13,7 @@ mod result;
 use super::Bundle;
 use super::stream::pipe::Incoming;
 use crate::error::Result;
-use crate::progress::{Event, Progress};
+use crate::progress::Progress;
 use faults::Faults;
 pub use result::{Checked, Fault, FaultKind, Verification};
 
@@ -36,17 +36,7 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
     faults.add_unreadable(bundle);
     let progress = &options.progress;
     let hashed = match rest {
-        None => {
-            let places = hash::places(bundle);
-            progress.emit(Event::Planned {
-                images: 0,
-                manifests: 0,
-                blobs: places.blobs,
-                bytes: places.bytes,
-                present: 0,
-            });
-            hash::read_all(places, progress)
-        }
+        None => hash::read_all(hash::places(bundle), progress),
         Some(rest) => hash::read_pipe(bundle, rest, progress)?,
     };
     let mut checked = hashed.checked;
