@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::connection::Shared;
+use super::report::Reporting;
 use super::{diff, export, generate, import, inspect, limits, mirror, plugin, verify};
 
 /// The version, and the commit where it is known.
@@ -13,8 +14,13 @@ const LONG_NAMES: &str = "Commands stand first. An image that is really named li
 const EXIT_CODES: &str = "\
 Exit codes:
   0  everything is done
-  1  something failed or was left out; what it was is on standard error
-  2  the command line, or a file that it names, is wrong; nothing was done";
+  1  something failed; what it was is on standard error
+  2  the command line, or a file that it names, is wrong; nothing was done
+  3  registries refused the login, or the account has no right
+  4  a pull limit is used up; run the same command again later
+  5  the bundle is damaged
+  6  the bundle was written without some images (--allow-partial)
+  124  --timeout ended the run; 129, 130, 143: a signal (SIGHUP, SIGINT, SIGTERM) did";
 
 /// Mirror container images: every linux platform, through one file across an air gap or straight from registry to registry
 ///
@@ -76,6 +82,43 @@ fn local(argument: clap::Arg) -> clap::Arg {
 }
 
 impl Cli {
+    /// What is to be written about the run.
+    pub(super) fn reporting(&self) -> Reporting {
+        match &self.command {
+            None => self.mirror.reporting.clone(),
+            Some(Command::Export(arguments)) => arguments.reporting.clone(),
+            Some(Command::Import(arguments)) => arguments.reporting.clone(),
+            Some(Command::Limits(arguments)) => arguments.reporting.clone(),
+            Some(_) => Reporting::default(),
+        }
+    }
+
+    /// What the command is called.
+    pub(super) fn name(&self) -> &'static str {
+        match &self.command {
+            None => "mirror",
+            Some(Command::Export(_)) => "export",
+            Some(Command::Import(_)) => "import",
+            Some(Command::Limits(_)) => "limits",
+            Some(_) => "help",
+        }
+    }
+
+    /// Whether what is read is a bundle, and not what a registry has.
+    pub(super) fn reads_bundle(&self) -> bool {
+        use Command::{Diff, Import, Inspect, Verify};
+        matches!(self.command, Some(Import(_) | Inspect(_) | Verify(_) | Diff(_)))
+    }
+
+    /// Whether nothing is to be changed.
+    pub(super) fn is_dry_run(&self) -> bool {
+        match &self.command {
+            None => self.mirror.target.is_dry_run(),
+            Some(Command::Import(arguments)) => arguments.target.is_dry_run(),
+            Some(_) => false,
+        }
+    }
+
     /// The flags that all commands have.
     pub(super) fn shared(&self) -> &Shared {
         match &self.command {

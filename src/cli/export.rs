@@ -6,7 +6,9 @@ use clap::Args;
 use docker_mirror::{
     Error, IndexMode, Kind, PlatformFilter, Reference, ReferrerChoice, Result, Wanted,
     export::{self, Compression, Output, Report, Request, Reused},
-    human_bytes, quote,
+    human_bytes,
+    push::{ImageReport, Outcome as Became, PushReport},
+    quote,
 };
 
 use super::connection::{MirrorFlags, Shared};
@@ -15,6 +17,7 @@ use super::images::{self, ImageFlags};
 use super::memory;
 use super::output::{self, LeftOutPlatforms, Outcome};
 use super::progress::Display;
+use super::report::{BundleReport, Moved, Reporting};
 use super::status::Work;
 use super::values::{TRANSPORTS, whole};
 
@@ -113,6 +116,9 @@ pub(super) struct Arguments {
     read_ahead: u32,
 
     #[command(flatten)]
+    pub(super) reporting: Reporting,
+
+    #[command(flatten)]
     pub(super) shared: Shared,
 
     #[command(flatten)]
@@ -176,6 +182,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
             .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
     }
+    if to_pipe && arguments.reporting.json {
+        return Err(Error::new(
+            Kind::Usage,
+            "standard output has either the bundle (`-o -`) or the document of `--json`",
+        )
+        .with_hint("write the document to a file: `--report FILE.json`"));
+    }
     let display = Display::new(Work::Fetching, &arguments.shared);
     let progress = display.progress();
     let registries = arguments
@@ -233,7 +246,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             human_bytes(bytes)
         ));
     }
-    if report.committed {
+    if report.committed && !report.up_to_date {
         let name = match to_pipe {
             true => "the bundle to standard output".to_owned(),
             false => quote(&arguments.output).to_string(),
@@ -244,7 +257,46 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         let size = human_bytes(size.map_or(report.size, |file| file.len()));
         display.conclude(&format!("wrote {name}: {images}, {size}"));
     }
+    keep(&arguments.reporting, &arguments.output, report, &asked.failed);
     Ok(outcome)
+}
+
+/// Keeps the report for `--report` and `--json`.
+fn keep(reporting: &Reporting, output: &Path, report: Report, patterns: &[(String, Error)]) {
+    let became = match (report.up_to_date, report.committed) {
+        (true, _) => Became::Unchanged,
+        (false, true) => Became::Exported,
+        (false, false) => Became::NotExported,
+    };
+    let images = report.images.iter().map(|image| ImageReport::exported(image, became));
+    let failed = report
+        .failed
+        .iter()
+        .map(|(image, error)| ImageReport::unresolved(image, error));
+    let patterns = patterns
+        .iter()
+        .map(|(pattern, error)| ImageReport::unresolved(pattern, error));
+    let all = PushReport {
+        images: images.chain(failed).chain(patterns).collect(),
+        ..PushReport::default()
+    };
+    let moved = report.moved.into_iter();
+    let bundle = BundleReport {
+        path: quote(output).to_string(),
+        committed: report.committed,
+        up_to_date: report.up_to_date,
+        size: (report.size > 0).then_some(report.size),
+        sha256: report.sha256,
+        reused: report.reused.into(),
+        moved: moved
+            .map(|(source, kept, now)| Moved {
+                source: source.to_string(),
+                kept,
+                now,
+            })
+            .collect(),
+    };
+    reporting.keep(all, Some(bundle));
 }
 
 /// What else decides about what is said in the end.
@@ -298,7 +350,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         let title = format!("{count} of {all} images cannot be resolved; nothing was fetched");
         failures::tell_rest(&title, all, &failed, at_once);
         output::say("hint: correct the names, or give `--allow-partial` to make a bundle without these images");
-        return Outcome::Failure;
+        return Outcome::of_all(failed.iter().map(|(_, error)| error), false);
     }
     let end = match (report.committed, allow_partial) {
         (true, _) => "the bundle was written without them and records that they are missing",
@@ -323,7 +375,10 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
             (false, _) => format!("hint: {leave_out}"),
         });
     }
-    Outcome::Failure
+    match report.committed {
+        true => Outcome::Partial,
+        false => Outcome::of_all(failed.iter().map(|(_, error)| error), false),
+    }
 }
 
 /// The reference without its digest, which the output adds.

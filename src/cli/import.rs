@@ -18,6 +18,7 @@ use super::memory;
 use super::output::Outcome;
 use super::progress::Display;
 use super::push::Target;
+use super::report::Reporting;
 use super::values::TRANSPORTS;
 
 #[derive(Debug, Args)]
@@ -49,6 +50,9 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     referrers: ReferrerFlags,
+
+    #[command(flatten)]
+    pub(super) reporting: Reporting,
 
     #[command(flatten)]
     pub(super) shared: Shared,
@@ -100,7 +104,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         None => import::import(bundle, select, request, &registries, progress).await,
     };
     display.finish();
-    arguments.target.tell(&report?, &display)
+    Ok(arguments.target.tell(report?, &display, &arguments.reporting, true))
 }
 
 /// Whether a file is what an export keeps until it is complete.

@@ -6,6 +6,7 @@ use docker_mirror::{DOCKER_HUB, Error, RateLimit, Reference, Result};
 use super::connection::{MirrorFlags, Shared};
 use super::output::{self, Outcome};
 use super::progress::Display;
+use super::report::{QuotaReport, Reporting};
 use super::status::Work;
 
 /// The image by which Docker Hub itself lets its limit be asked for.
@@ -16,6 +17,9 @@ pub(super) struct Arguments {
     /// A registry, or an image on it, where a registry limits the pulls of some images only [default: docker.io]
     #[arg(value_name = "REGISTRY|IMAGE")]
     registry: Option<String>,
+
+    #[command(flatten)]
+    pub(super) reporting: Reporting,
 
     #[command(flatten)]
     pub(super) shared: Shared,
@@ -46,7 +50,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         registry.rate_limit(image.repository(), &image.target()).await
     };
     display.finish();
-    match limit? {
+    let limit = limit?;
+    arguments
+        .reporting
+        .keep_quota(QuotaReport::new(image.host(), limit.as_ref()));
+    match limit {
         Some(limit) => output::result(format!("{}: {}", image.host(), describe(&limit))),
         None => output::result(format!("{}: no limit is stated", image.host())),
     }

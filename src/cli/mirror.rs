@@ -10,6 +10,7 @@ use super::memory;
 use super::output::Outcome;
 use super::progress::Display;
 use super::push::Target;
+use super::report::Reporting;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -21,6 +22,9 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     selection: Selection,
+
+    #[command(flatten)]
+    pub(super) reporting: Reporting,
 
     #[command(flatten)]
     pub(super) shared: Shared,
@@ -68,5 +72,5 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     report
         .images
         .extend(patterns.map(|(pattern, error)| ImageReport::unresolved(pattern, error)));
-    arguments.target.tell(&report, &display)
+    Ok(arguments.target.tell(report, &display, &arguments.reporting, false))
 }

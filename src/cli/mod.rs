@@ -6,6 +6,7 @@ mod connection;
 mod diff;
 mod environment;
 mod estimate;
+mod exit;
 mod export;
 mod failures;
 mod generate;
@@ -24,6 +25,7 @@ mod plugin;
 mod printer;
 mod progress;
 mod push;
+mod report;
 mod status;
 mod terminal;
 mod usage;
@@ -40,7 +42,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use self::command_line::{Cli, Command};
-use self::output::Outcome;
+use self::exit::{Outcome, Signal};
+use self::report::Reporting;
 
 /// Parses the command line, runs it, and says how it ended: 0 for success, 1 for failure, 2 for wrong usage.
 pub(crate) fn main() -> ExitCode {
@@ -55,10 +58,12 @@ pub(crate) fn main() -> ExitCode {
     };
     terminal::choose_color(cli.shared().color);
     output::set_quiet(cli.shared().is_quiet());
+    let (reporting, command) = (cli.reporting(), cli.name());
+    output::set_json(reporting.json);
     output::start_log(cli.shared().verbosity());
     if let Some(error) = usage::command_among_images(&cli).or_else(|| usage::two_readers(&cli)) {
         output::error(&error);
-        return ExitCode::from(2);
+        return ended(&reporting, command, 2, &error);
     }
     if let Some(made) = generated(&cli) {
         return match made {
@@ -79,6 +84,8 @@ pub(crate) fn main() -> ExitCode {
     };
     let limit = cli.shared().timeout();
     let hint = cli.hint();
+    let work_reporting = reporting.clone();
+    let reads_bundle = cli.reads_bundle();
     let winding_up = cli.shared().stop.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let (done, mut result) = oneshot::channel();
@@ -91,7 +98,7 @@ pub(crate) fn main() -> ExitCode {
             }
         });
         if let Some(result) = result {
-            let _ = done.send(conclude(result));
+            let _ = done.send(conclude(result, &work_reporting, command, reads_bundle));
         }
     });
     if let Err(error) = work {
@@ -102,8 +109,8 @@ pub(crate) fn main() -> ExitCode {
     let ended = watch.block_on(async {
         let ended = tokio::select! {
             biased;
-            error = interrupted => Err(error),
-            ended = connection::within(limit, hint, async { Ok((&mut result).await) }) => ended,
+            signal = interrupted => Err((signal.1, Some(signal.0))),
+            ended = connection::within(limit, hint, async { Ok((&mut result).await) }) => ended.map_err(|error| (error, None)),
         };
         if ended.is_err() {
             let _ = tokio::time::timeout(LAST_PIECES, winding_up.wind_up()).await;
@@ -115,18 +122,35 @@ pub(crate) fn main() -> ExitCode {
     });
     // A thread that hangs in a dead file system or pipe must not keep the program alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
-    let error = match ended {
+    let (error, signal, code) = match ended {
         Ok(Ok(code)) => return ExitCode::from(code),
         // Without a result the work has panicked, and said so.
-        Ok(Err(_)) => Error::new(Kind::Incomplete, "the work ended before it was done"),
-        Err(error) => error.with_hint(hint),
+        Ok(Err(_)) => (
+            Error::new(Kind::Incomplete, "the work ended before it was done"),
+            None,
+            1,
+        ),
+        Err((error, Some(signal))) => (error.with_hint(hint), Some(signal), signal.code()),
+        Err((error, None)) => (error.with_hint(hint), None, exit::TIMED_OUT),
     };
     printer::within(LAST_WORDS, move || {
         printer::flush();
         output::error(&error);
         printer::flush();
+        let _ = reporting.write(command, code, Some(&error));
     });
-    ExitCode::from(1)
+    if let Some(signal) = signal {
+        signal.die();
+    }
+    ExitCode::from(code)
+}
+
+/// Writes the document of a run that this error ended before there was any work.
+fn ended(reporting: &Reporting, command: &str, code: u8, error: &Error) -> ExitCode {
+    if let Err(error) = reporting.write(command, code, Some(error)) {
+        output::error(&error);
+    }
+    ExitCode::from(code)
 }
 
 /// Does what needs no registry and no bundle.
@@ -143,21 +167,23 @@ fn generated(cli: &Cli) -> Option<Result<()>> {
 }
 
 /// Says how the work ended, waits until that is written, and returns the exit code.
-fn conclude(result: Result<Outcome>) -> u8 {
-    let mut code = match result {
-        Ok(Outcome::Success) => 0,
-        Ok(Outcome::Failure) => 1,
+fn conclude(result: Result<Outcome>, reporting: &Reporting, command: &str, reads_bundle: bool) -> u8 {
+    let outcome = match &result {
+        Ok(outcome) => *outcome,
         Err(error) => {
             printer::flush();
-            output::error(&error);
-            if error.kind() == Kind::Usage { 2 } else { 1 }
+            output::error(error);
+            Outcome::of(error, reads_bundle)
         }
     };
+    let mut code = outcome.code();
     printer::flush();
-    if let Some(error) = output::unwritten() {
+    let unwritten = output::unwritten().into_iter();
+    let unreported = reporting.write(command, code, result.as_ref().err()).err();
+    for error in unwritten.chain(unreported) {
         output::error(&error);
         printer::flush();
-        code = code.max(1);
+        code = if code == 0 { Outcome::Failure.code() } else { code };
     }
     code
 }
@@ -212,7 +238,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Starts what hears signals and the end of time, and the threads that do the work. Each has a runtime of its own: threads that
 /// wait for a terminal, a pipe or a disk keep the second one from running. Signals need descriptors of their own, and without them
 /// a runtime does not report an error but panics; so it is tried first whether there are enough for all.
-fn start() -> std::io::Result<(Runtime, impl Future<Output = Error>, Runtime)> {
+fn start() -> std::io::Result<(Runtime, impl Future<Output = (Signal, Error)>, Runtime)> {
     const NEEDED: usize = 16;
     let open = |_| std::fs::File::open("/dev/null");
     let all = (0..NEEDED).map(open).collect::<std::io::Result<Vec<_>>>();
@@ -243,10 +269,11 @@ fn start() -> std::io::Result<(Runtime, impl Future<Output = Error>, Runtime)> {
 }
 
 async fn run(cli: Cli) -> Result<Outcome> {
+    cli.reporting().prepare(cli.name(), cli.is_dry_run())?;
     match cli.command {
-        None => cli.mirror.target.clone().reported(mirror::run(cli.mirror)).await,
+        None => mirror::run(cli.mirror).await,
         Some(Command::Export(arguments)) => export::run(arguments).await,
-        Some(Command::Import(arguments)) => arguments.target.clone().reported(import::run(arguments)).await,
+        Some(Command::Import(arguments)) => import::run(arguments).await,
         Some(Command::Inspect(arguments)) => inspect::run(arguments).await,
         Some(Command::Verify(arguments)) => verify::run(arguments).await,
         Some(Command::Diff(arguments)) => diff::run(arguments).await,
@@ -257,7 +284,7 @@ async fn run(cli: Cli) -> Result<Outcome> {
 }
 
 /// Listens from the first call on, and returns when the user or a supervisor asks the program to end.
-fn interrupted() -> impl Future<Output = Error> {
+fn interrupted() -> impl Future<Output = (Signal, Error)> {
     use tokio::signal::unix::{SignalKind, signal};
     // A file over the limit of this process (`ulimit -f`) is to be an error of the write, and not the end. The number is that of
     // SIGXFSZ wherever Linux runs but on MIPS and PA-RISC.
@@ -268,17 +295,17 @@ fn interrupted() -> impl Future<Output = Error> {
         signal(SignalKind::hangup()),
     );
     async move {
-        let name = match signals {
+        let (signal, name) = match signals {
             (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
                 tokio::select! {
-                    _ = interrupt.recv() => "interrupted (Ctrl-C)",
-                    _ = terminate.recv() => "terminated (SIGTERM)",
-                    _ = hangup.recv() => "terminal closed (SIGHUP)",
+                    _ = interrupt.recv() => (Signal::Interrupt, "interrupted (Ctrl-C)"),
+                    _ = terminate.recv() => (Signal::Terminate, "terminated (SIGTERM)"),
+                    _ = hangup.recv() => (Signal::HangUp, "terminal closed (SIGHUP)"),
                 }
             }
             _ => std::future::pending().await,
         };
-        Error::new(Kind::Cancelled, name)
+        (signal, Error::new(Kind::Cancelled, name))
     }
 }
 

@@ -7,17 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use docker_mirror::{Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, few, quote};
 
+pub(super) use super::exit::Outcome;
 use super::failures;
 use super::printer::{self, Item};
 pub(super) use super::wording::counted;
-
-/// How a command that ran through to its end went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Success,
-    /// Something failed; it has been reported.
-    Failure,
-}
 
 /// Turns the log on: `-vv` shows every request and answer, `DOCKER_MIRROR_LOG` takes a list such as
 /// `docker_mirror=debug,hyper=info`.
@@ -53,8 +46,19 @@ impl Write for Log {
     }
 }
 
+/// Whether standard output has one document about the whole run, and no lines.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Leaves standard output to the document of `--json`.
+pub(super) fn set_json(json: bool) {
+    JSON.store(json, Ordering::Relaxed);
+}
+
 /// A line of result on stdout. [`unwritten`] tells in the end whether all of them got there.
 pub(super) fn result(line: impl Into<Line>) {
+    if JSON.load(Ordering::Relaxed) {
+        return;
+    }
     printer::put(Item::Result(line.into()));
 }
 

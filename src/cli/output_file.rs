@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use docker_mirror::{Error, Kind, Result, open_regular, quote};
 
-use super::push::{bare, unnamed};
+use super::report::{bare, unnamed};
 
 /// A file to write.
 #[derive(Debug, Clone)]

@@ -1,23 +1,15 @@
 //! What import and the one-step mirror have in common: flags for the destination, and the report of a push.
 
-use std::fs::Permissions;
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 use docker_mirror::{
-    Choice, Destination, Digest, Error, IndexMode, Kind, Reference, Result, SpecialWriter, check_special, human_bytes,
-    is_unsafe, open_regular,
+    Choice, Destination, Digest, Error, IndexMode, Kind, Reference, Result, human_bytes,
     push::{Amount, Form, ImageReport, Mapping, OnExisting, Outcome as Became, PushReport, PushRequest},
-    quote,
 };
-use serde::Serialize;
 
 use super::failures::{self, AtOnce};
 use super::output::{self, LeftOutPlatforms, Outcome};
-use super::printer;
 use super::progress::Display;
+use super::report::Reporting;
 use super::status::Work;
 
 /// Where images go, and how.
@@ -48,6 +40,10 @@ pub(super) struct Target {
     #[arg(long)]
     merge_signatures: bool,
 
+    /// Also tag each platform's manifest, such as TAG_amd64 and TAG_arm_v7
+    #[arg(long)]
+    platform_tags: bool,
+
     /// Show what would be pushed where, and how many bytes, without pushing
     #[arg(long)]
     dry_run: bool,
@@ -55,13 +51,14 @@ pub(super) struct Target {
     /// Stop at the first image that fails
     #[arg(long)]
     fail_fast: bool,
-
-    /// Write a JSON report of every image to this file
-    #[arg(long, value_name = "FILE.json")]
-    report: Option<PathBuf>,
 }
 
 impl Target {
+    /// Whether nothing is changed.
+    pub(super) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// What is done with blobs.
     pub(super) fn work(&self) -> Work {
         if self.dry_run { Work::Comparing } else { Work::Pushing }
@@ -76,6 +73,7 @@ impl Target {
             on_existing: self.on_existing,
             verify_existing: self.verify_existing,
             index,
+            platform_tags: self.platform_tags,
             dry_run: self.dry_run,
             fail_fast: self.fail_fast,
             merge_signatures: self.merge_signatures,
@@ -84,27 +82,14 @@ impl Target {
         })
     }
 
-    /// Does the work of a command, and sees to it that the report file never tells of an earlier run: until there is a
-    /// report, it says that there is none, and if there will be none, it says why.
-    pub(super) async fn reported(self, work: impl Future<Output = Result<Outcome>>) -> Result<Outcome> {
-        let Some(path) = &self.report else { return work.await };
-        check_report(path)?;
-        // The reader of a pipe gets exactly one report.
-        if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
-            let why = "the run has not come to its end, or was ended before it could write its report";
-            let none = Error::new(Kind::Cancelled, why);
-            write_report(path, &PushReport::ended(self.dry_run, &none))?;
-        }
-        let outcome = work.await;
-        if let Err(error) = &outcome {
-            // What ended the run is worth more than a second error.
-            let _ = write_report(path, &PushReport::ended(self.dry_run, error));
-        }
-        outcome
-    }
-
-    /// Shows a report, and writes it where that is wanted.
-    pub(super) fn tell(&self, report: &PushReport, display: &Display) -> Result<Outcome> {
+    /// Shows a report, and keeps it for `--report` and `--json`.
+    pub(super) fn tell(
+        &self,
+        report: PushReport,
+        display: &Display,
+        reporting: &Reporting,
+        reads_bundle: bool,
+    ) -> Outcome {
         let mut left_out = LeftOutPlatforms::default();
         for image in &report.images {
             notes(image, report.dry_run, &mut left_out);
@@ -137,14 +122,13 @@ impl Target {
                 output::info(parts.join(", "));
             }
         }
-        let outcome = tell_failures(report, &display.at_once);
+        tell_failures(&report, &display.at_once);
+        let outcome = outcome(&report, reads_bundle);
         if any_went_well {
-            display.conclude(&images(report));
+            display.conclude(&images(&report));
         }
-        if let Some(path) = &self.report {
-            write_report(path, report)?;
-        }
-        Ok(outcome)
+        reporting.keep(report, None);
+        outcome
     }
 }
 
@@ -235,7 +219,7 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     }
 }
 
-fn tell_failures(report: &PushReport, at_once: &AtOnce) -> Outcome {
+fn tell_failures(report: &PushReport, at_once: &AtOnce) {
     if !report.broken_archives.is_empty() {
         let failed = report.broken_archives.iter();
         let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.clone())).collect();
@@ -289,11 +273,26 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) -> Outcome {
     if let Some(fault) = &report.bundle_error {
         bundle_fault(report, fault);
     }
-    if report.failed() {
-        Outcome::Failure
-    } else {
-        Outcome::Success
+}
+
+/// The outcome that says why it failed, if all of it failed for one reason.
+fn outcome(report: &PushReport, reads_bundle: bool) -> Outcome {
+    if !report.failed() {
+        return Outcome::Success;
     }
+    if report.bundle_error.is_some() {
+        return Outcome::Damaged;
+    }
+    if report
+        .images
+        .iter()
+        .any(|image| image.pinned_digest_missing || image.referrers_lost)
+    {
+        return Outcome::Failure;
+    }
+    let images = report.images.iter().filter_map(|image| image.error.as_ref());
+    let archives = report.broken_archives.iter().map(|archive| &archive.error);
+    Outcome::of_all(images.chain(archives), reads_bundle)
 }
 
 /// Names the images that the destination does not have by their pinned digest.
@@ -327,121 +326,5 @@ fn bundle_fault(report: &PushReport, fault: &Error) {
         output::say(
             "note: the images that are listed above are complete all the same: the bytes of each were compared with its digest",
         );
-    }
-}
-
-/// Finds out before the first request whether the report can be written.
-fn check_report(path: &Path) -> Result<()> {
-    let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`--report {}`: {why}", quote(&path))));
-    if path.as_os_str() == "-" {
-        return usage("the report goes to a file, since standard output has the results; a file of this name is `./-`");
-    }
-    if path.is_dir() {
-        return usage("this is a folder; name a file in it");
-    }
-    if is_special(path) {
-        return match check_special(path) {
-            Err(_) if path.is_symlink() && !path.exists() => usage("this is a link to nothing; name a file"),
-            Err(_) if path.is_symlink() && path.is_file() => {
-                usage("this is a link to a file, and links are not followed; name the file itself")
-            }
-            other => other.map_err(|e| Error::io("write", path, e)),
-        };
-    }
-    if path.is_file() && !may_be_replaced(path).map_err(|e| Error::io("read", path, e))? {
-        return usage("this file is there and is no report; it is not replaced");
-    }
-    if !folder_of(path).is_dir() {
-        return usage("its folder does not exist");
-    }
-    match unnamed(path) {
-        Ok(_) => Ok(()),
-        Err(error) => usage(&format!("no file can be made in its folder: {}", bare(error))),
-    }
-}
-
-/// An error without the name of a temporary file, which means nothing to anybody.
-pub(super) fn bare(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|inner| inner.source());
-    let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()?.raw_os_error());
-    code.map_or(error, io::Error::from_raw_os_error)
-}
-
-/// Whether a file is a report, or has nothing in it: a bundle that is named by mistake is not to be lost.
-fn may_be_replaced(path: &Path) -> io::Result<bool> {
-    let mut head = Vec::new();
-    open_regular(path)?.take(256).read_to_end(&mut head)?;
-    let text = String::from_utf8_lossy(&head);
-    let begin = text.trim_ascii_start().strip_prefix('{').unwrap_or_default();
-    Ok(head.is_empty() || begin.trim_ascii_start().starts_with("\"dryRun\""))
-}
-
-/// Whether something is written to and not replaced: a device or a pipe, which may stand behind a link.
-fn is_special(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|there| !there.is_file())
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// A file beside `path`, with the permissions that any new file gets.
-pub(super) fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let permissions = Permissions::from_mode(0o666);
-    tempfile::Builder::new()
-        .permissions(permissions)
-        .tempfile_in(folder_of(path))
-}
-
-/// The report gets its name when it is complete.
-fn write_report(path: &Path, report: &PushReport) -> Result<()> {
-    let write = || -> io::Result<()> {
-        if is_special(path) {
-            // It may be where the lines go, too.
-            printer::flush();
-            return write_json(SpecialWriter::open(path)?, report);
-        }
-        let file = unnamed(path)?;
-        write_json(file.as_file(), report)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        Ok(())
-    };
-    write().map_err(|e| Error::io("write", path, bare(e)))
-}
-
-/// Writes a report as it is made: as one text it would be in memory once more.
-pub(super) fn write_json(out: impl Write, report: &impl Serialize) -> io::Result<()> {
-    let mut out = Escaping(BufWriter::with_capacity(64 << 10, out));
-    serde_json::to_writer_pretty(&mut out, report)?;
-    out.write_all(b"\n")?;
-    out.flush()
-}
-
-/// Escapes the characters that JSON allows in a text and that a terminal obeys: the report may be written to one. Whatever is
-/// written has whole characters.
-struct Escaping<W>(W);
-
-impl<W: Write> Write for Escaping<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = std::str::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        // A line break in a text is escaped already; this one stands between the members.
-        let mut rest = text;
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c) && *c != '\n') {
-            self.0.write_all(&rest.as_bytes()[..at])?;
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                write!(self.0, "\\u{unit:04x}")?;
-            }
-            rest = &rest[at + c.len_utf8()..];
-        }
-        self.0.write_all(rest.as_bytes())?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
     }
 }

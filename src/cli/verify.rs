@@ -90,7 +90,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     Ok(match verified.is_sound() {
         true => Outcome::Success,
-        false => Outcome::Failure,
+        false => Outcome::Damaged,
     })
 }
 

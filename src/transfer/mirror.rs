@@ -8,9 +8,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 
 use super::push::destination;
-use super::push::push_all::{Slot, push_all};
+use super::push::push_all::push_all;
 use super::push::report::{ImageReport, PushReport};
 use super::push::request::{BlobOrigin, PushRequest};
+use super::push::slot::Slot;
 use super::sources::{Repository, Sources};
 use crate::error::Result;
 use crate::image::descriptor::Descriptor;

@@ -231,7 +231,7 @@ impl<'a> Lab<'a> {
         }
         match done.code {
             Some(0) => {}
-            Some(1) => {
+            Some(1 | 3..=6) => {
                 let about = [self.source.host(), self.target.host()];
                 let mut lines = done.text.lines().skip_while(|line| !line.starts_with("error: "));
                 if !lines.any(|line| about.iter().any(|host| line.contains(host)) || line.contains("sha256:")) {

@@ -147,15 +147,15 @@ fn what_cannot_be_used_is_shown_with_the_reason() {
     bundle.without(&super::support::layout::blob_name(layer), &cli.path("cut.tar"));
     let shown = cli
         .run(&["inspect", "cut.tar"])
-        .expect_code(1)
+        .expect_failure()
         .says(&["b/two:1", layer, "missing"]);
     assert!(shown.stdout.contains("2 images"), "{}", shown.everything());
-    let document = json(&cli.run(&["inspect", "cut.tar", "--json"]).expect_code(1));
+    let document = json(&cli.run(&["inspect", "cut.tar", "--json"]).expect_failure());
     assert!(document["broken"][0]["image"].as_str().unwrap().ends_with("b/two:1"));
     // Without a name, and without anything at all.
     fs::write(cli.path("text.tar"), "no archive").unwrap();
     for path in ["text.tar", "absent.tar"] {
-        let document = json(&cli.run(&["inspect", path, "--json"]).expect_code(1));
+        let document = json(&cli.run(&["inspect", path, "--json"]).expect_failure());
         assert_eq!(document["broken"].as_array().unwrap().len(), 1, "{document}");
     }
 }
@@ -197,7 +197,7 @@ fn diff_says_what_came_went_and_moved() {
     }
     let document = json(
         &cli.run(&["diff", "b.tar", "new.tar", "--json", "--exit-code"])
-            .expect_code(1),
+            .expect_failure(),
     );
     assert_eq!(document["diffVersion"], 1);
     let tags: Vec<bool> = document["changed"]
@@ -227,7 +227,7 @@ fn diff_says_what_came_went_and_moved() {
     let by_lock = json(&cli.succeed(&["diff", "b.lock", "new.tar", "--json"]));
     assert_eq!(by_lock, document);
     cli.run(&["diff", "b.tar", "absent.tar"])
-        .expect_code(1)
+        .expect_failure()
         .says(&["absent.tar", "does not exist"]);
     cli.run(&["diff", "-", "-"]).expect_code(2).says(&["only one side"]);
 }

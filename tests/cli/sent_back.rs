@@ -65,7 +65,7 @@ fn the_words_of_a_refusal_hold_no_secret() {
             registry.add_fault(When::path("/v2/").with_header("authorization"), echo(status));
             let name = format!("{}/a/b:1", registry.host());
             let export = [&["export", &name, "-o", "x.tar", "--no-cache", "--retries", "0"], flags].concat();
-            let output = hidden(user().run(&export)).expect_code(1);
+            let output = hidden(user().run(&export)).expect_failure();
             assert!(output.stderr.contains("***"), "{}", output.everything());
         }
     }
@@ -88,7 +88,7 @@ fn a_report_of_an_import_holds_no_secret() {
         "--retries",
         "0",
     ]);
-    hidden(output).expect_code(1);
+    hidden(output).expect_failure();
     let report = std::fs::read_to_string(cli.path("r.json")).unwrap();
     assert!(!report.contains("S3cr3t") && report.contains("***"), "{report}");
 }
@@ -111,7 +111,7 @@ fn an_address_to_which_a_registry_redirects_holds_no_secret() {
         );
         let name = format!("{}/a/b:1", registry.host());
         let output = user().run(&["export", &name, "-o", "x.tar", "--no-cache", "--retries", "0", "-vv"]);
-        let output = hidden(output).expect_code(1);
+        let output = hidden(output).expect_failure();
         assert!(!output.stderr.contains("AKIA"), "{}", output.everything());
     }
 }
@@ -121,7 +121,7 @@ fn a_limit_that_cannot_be_asked_for_is_an_error() {
     let registry = Double::start(Options::default().fault(When::any(), Action::status(400)));
     let name = format!("{}/a/b:1", registry.host());
     for asked in [&name, &registry.host()] {
-        let output = cli().run(&["limits", asked]).expect_code(1);
+        let output = cli().run(&["limits", asked]).expect_failure();
         assert!(!output.stdout.contains("no limit"), "{}", output.everything());
     }
 }

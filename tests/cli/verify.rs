@@ -111,7 +111,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
     bundle.without(&blob_name(&two[1]), &cli.path("bad.tar"));
     let bad = Tar::open(&cli.path("bad.tar"));
     let name = |image: &str| format!("{}/{image}", registry.host());
-    let found = document(&cli, &["bad.tar", "--want", "w.txt", "--deep"], 1);
+    let found = document(&cli, &["bad.tar", "--want", "w.txt", "--deep"], 5);
     let faults = found["faults"].as_array().unwrap();
     assert_eq!((faults.len(), &found["sound"]), (3, &json!(false)), "{found}");
     let of = |digest: &str| {
@@ -144,7 +144,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
         want.contains(&format!("\n{} {} {}\n", one[0], member.size, name("b/one:1"))),
         "{want}"
     );
-    let shown = cli.run(&["verify", "bad.tar"]).expect_code(1);
+    let shown = cli.run(&["verify", "bad.tar"]).expect_failure();
     assert_eq!(
         shown.lines().iter().filter(|line| line.starts_with("FAULT ")).count(),
         3,
@@ -162,7 +162,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
     );
     // The same out of a pipe, and from a folder.
     unpack(&cli.path("bad.tar"), &cli.path("folder"));
-    assert_eq!(document(&cli, &["folder"], 1)["wanted"], found["wanted"]);
+    assert_eq!(document(&cli, &["folder"], 5)["wanted"], found["wanted"]);
     let mut child = cli
         .command(&["verify", "-", "--json"])
         .stdin(Stdio::piped())
@@ -173,7 +173,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
         .take()
         .unwrap()
         .write_all(&fs::read(cli.path("bad.tar")).unwrap());
-    let piped = Output::new(&child.wait_with_output().unwrap(), &["verify", "-"]).expect_code(1);
+    let piped = Output::new(&child.wait_with_output().unwrap(), &["verify", "-"]).expect_failure();
     assert_eq!(
         serde_json::from_str::<Value>(&piped.stdout).unwrap()["wanted"],
         found["wanted"]
@@ -228,8 +228,8 @@ fn configs_and_layers_that_do_not_belong_together_are_found() {
             })
             .collect()
     };
-    assert_eq!(kinds(&document(&cli, &["f.tar"], 1)), ["layerCount q.io/a/count:1"]);
-    let deep = document(&cli, &["f.tar", "--deep"], 1);
+    assert_eq!(kinds(&document(&cli, &["f.tar"], 5)), ["layerCount q.io/a/count:1"]);
+    let deep = document(&cli, &["f.tar", "--deep"], 5);
     assert_eq!(
         kinds(&deep),
         ["layerCount q.io/a/count:1", "layerContent q.io/a/wrong:1"],
@@ -246,12 +246,12 @@ fn more_faults_than_anybody_reads_are_counted() {
     for number in 0..1100 {
         fs::write(cli.path(&format!("{folder}/blobs/sha256/{number:064x}")), "x").unwrap();
     }
-    let found = document(&cli, &[folder], 1);
+    let found = document(&cli, &[folder], 5);
     assert_eq!(
         (found["faults"].as_array().unwrap().len(), &found["moreFaults"]),
         (1000, &json!(100))
     );
-    let shown = cli.run(&["verify", folder]).expect_code(1);
+    let shown = cli.run(&["verify", folder]).expect_failure();
     assert!(shown.stdout.contains("\n100 more faults are not shown\n"));
     assert!(shown.stdout.contains("\nDAMAGED: 1100 faults\n"));
 }
@@ -261,7 +261,7 @@ fn what_is_no_bundle_is_not_sound() {
     let cli = cli();
     fs::write(cli.path("text.tar"), "no archive").unwrap();
     for path in ["text.tar", "absent.tar", "."] {
-        let found = document(&cli, &[path], 1);
+        let found = document(&cli, &[path], 5);
         assert_eq!(found["faults"].as_array().unwrap().len(), 1, "{path}: {found}");
         fs::remove_file(cli.path("text.tar")).ok();
     }

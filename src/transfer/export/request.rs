@@ -84,6 +84,8 @@ pub struct Report {
     pub nothing_fetched: bool,
     /// The size of the bundle, in bytes; uncompressed.
     pub size: u64,
+    /// The digest of the bundle as it was written, where the run has seen its bytes in order.
+    pub sha256: Option<Digest>,
     /// Blobs and bytes that came from earlier bundles.
     pub reused: Reused,
 }

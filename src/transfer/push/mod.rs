@@ -18,6 +18,7 @@ pub(crate) mod ensure_blob;
 mod image_state;
 mod merge_signature;
 pub(crate) mod pipe;
+mod platform_tags;
 pub(crate) mod publish;
 pub(crate) mod push_all;
 mod put_manifest;
@@ -26,6 +27,7 @@ mod referrer_list;
 pub(crate) mod report;
 pub(crate) mod request;
 pub(crate) mod scheduler;
+pub(crate) mod slot;
 pub(crate) mod tag;
 
 pub use report::{Amount, Counts, Form, ImageReport, Outcome, PushReport};

@@ -2,21 +2,14 @@
 
 use super::engine::{self, Ended};
 use super::pipe::feed::PipeFeed;
-use super::report::{ImageReport, PushReport};
+use super::report::PushReport;
 use super::request::{PushItem, PushRequest};
-use super::{destination, image_state};
+use super::slot::Slot;
+use super::{destination, image_state, platform_tags};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::registry::Registries;
 use crate::text::Warnings;
-
-/// What stands at one place of the list of images that were asked for.
-pub(crate) enum Slot {
-    /// An image that failed before there was anything to push.
-    Failed(Box<ImageReport>),
-    /// The source of an image that is pushed.
-    Item(String),
-}
 
 /// Pushes, and returns one report for each slot, in order, also for images that failed before the push.
 pub(crate) async fn push_all(
@@ -38,6 +31,7 @@ pub(crate) async fn push_arriving(
     progress: &Progress,
     feed: Option<PipeFeed>,
 ) -> Result<PushReport> {
+    let (items, slots) = platform_tags::expand(items, slots, request)?;
     let items = destination::dedupe_and_check_collisions(items)?;
     let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)));
     let ended = if stopped || items.is_empty() {

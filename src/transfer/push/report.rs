@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
 use crate::text::{Line, Warnings, is_unsafe};
+use crate::transfer::export::Exported;
 
 /// The result of a push.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -196,6 +197,26 @@ impl ImageReport {
         self.error = Some(error);
     }
 
+    /// An image of an export.
+    pub fn exported(image: &Exported, outcome: Outcome) -> Self {
+        let is_in_bundle = outcome != Outcome::NotExported;
+        Self {
+            source: image.source.to_string(),
+            destination: None,
+            outcome,
+            original: Some(image.original.clone()),
+            pushed: is_in_bundle.then(|| image.digest.clone()),
+            index: is_in_bundle.then(|| image.choice.into()),
+            kept: image.kept.clone(),
+            dropped: image.dropped.clone(),
+            left_out: image.left_out.clone(),
+            referrers: image.referrers.clone(),
+            left_out_referrers: image.left_out_referrers.clone(),
+            error: None,
+            ..Self::unresolved(&"", &Error::internal("no image"))
+        }
+    }
+
     /// An image that failed before it had a tree.
     pub fn unresolved(source: &impl ToString, error: &Error) -> Self {
         Self {
@@ -288,6 +309,10 @@ pub enum Outcome {
     LeftAlone,
     /// It would have been pushed.
     Planned,
+    /// It is in the bundle now.
+    Exported,
+    /// Nothing is wrong with it, and there is no bundle that has it.
+    NotExported,
     /// It is not there, or not under its name.
     Failed,
 }

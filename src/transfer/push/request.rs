@@ -61,6 +61,8 @@ pub struct PushRequest {
     pub verify_existing: bool,
     /// Overrides what was chosen for an index that lost platforms.
     pub index: Option<IndexMode>,
+    /// Also tags each platform's manifest, such as `1.27_arm_v7` beside `1.27`.
+    pub platform_tags: bool,
     /// Only asks what the registry has, and changes nothing.
     pub dry_run: bool,
     /// Stops at the first image that fails.
@@ -93,6 +95,7 @@ impl PushRequest {
             on_existing: OnExisting::default(),
             verify_existing: false,
             index: None,
+            platform_tags: false,
             dry_run: false,
             fail_fast: false,
             pause: Duration::from_millis(250),

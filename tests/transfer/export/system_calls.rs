@@ -144,10 +144,10 @@ impl<'a> Traced<'a> {
                 found().as_deref() == Some(expected),
                 "{at}: success without the bundle: {said}"
             ),
-            Some(1) if !killed && found().as_deref() != Some(expected) => {
+            Some(1 | 6) if !killed && found().as_deref() != Some(expected) => {
                 assert!(said.contains("error: ") && said.contains("hint: "), "{at}: {said}");
             }
-            Some(other) => assert!(other == 1 || other == 137, "{at}: {said}"),
+            Some(other) => assert!(matches!(other, 1 | 6 | 137), "{at}: {said}"),
         }
         if found().as_deref() != Some(expected) {
             assert!(
@@ -241,7 +241,9 @@ fn an_export_that_leaves_an_image_out_goes_on_after_any_failed_call() {
     registry.add_fault(When::path(&bad[0]), Action::error(403, "DENIED", "not today"));
     let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
     let flags = ["-j", "1", "--allow-partial"];
-    assert_eq!(export.run("plain.tar", &flags).status.code(), Some(1));
+    assert!(crate::support::cli::is_failure(
+        export.run("plain.tar", &flags).status.code()
+    ));
     let plain = std::fs::read(export.path("plain.tar")).unwrap();
     let Some(traced) = Traced::new(&export, &flags) else {
         return;
@@ -287,7 +289,7 @@ fn a_sync_that_fails_on_the_way_ends_the_run_and_nothing_it_covers_is_trusted() 
     let done = traced.run_on(folder.path(), &rule);
     registry.clear_faults();
     let said = text(&done);
-    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(crate::support::cli::is_failure(done.status.code()), "{said}");
     assert!(
         said.contains("b.tar.partial") && said.contains("did not reach the disk"),
         "{said}"

@@ -1,0 +1,369 @@
+//! The document that `--json` prints and `--report` writes: what came of a run, for programs. `docs/report.md` describes it.
+
+use std::fs::Permissions;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use clap::Args;
+use docker_mirror::{
+    Digest, Error, Kind, RateLimit, Result, SpecialWriter, check_special, is_unsafe, open_regular, push::PushReport,
+    quote,
+};
+use serde::Serialize;
+
+use super::output;
+use super::printer;
+
+/// The version of the document. It is raised where a field goes or means something else, and not for a new one.
+const VERSION: u32 = 1;
+
+/// Flags of every command that does something.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Reporting {
+    /// Print one JSON document about the run to standard output, in place of the results
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Write the same document to this file
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+
+    /// What all copies share.
+    #[arg(skip)]
+    run: Arc<Run>,
+}
+
+/// What is known of the run.
+#[derive(Debug)]
+struct Run {
+    start: Instant,
+    contents: Mutex<Contents>,
+    /// Whether the document was written.
+    written: AtomicBool,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            contents: Mutex::default(),
+            written: AtomicBool::new(false),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    report: PushReport,
+    bundle: Option<BundleReport>,
+    quota: Vec<QuotaReport>,
+}
+
+/// The bundle of an export.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BundleReport {
+    /// Its name; `-` for standard output.
+    pub(super) path: String,
+    /// Whether it is complete.
+    pub(super) committed: bool,
+    /// Whether it was complete before, so that nothing was written.
+    pub(super) up_to_date: bool,
+    /// Its size in bytes before any compression; nothing where no plan was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) size: Option<u64>,
+    /// The digest of the file, where the run has read all its bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sha256: Option<Digest>,
+    /// Blobs and bytes that came from earlier bundles.
+    pub(super) reused: Reused,
+    /// Tags that have moved since the first run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) moved: Vec<Moved>,
+}
+
+/// What came from earlier bundles.
+#[derive(Debug, Serialize)]
+pub(super) struct Reused {
+    pub(super) blobs: u64,
+    pub(super) bytes: u64,
+}
+
+impl From<docker_mirror::export::Reused> for Reused {
+    fn from(reused: docker_mirror::export::Reused) -> Self {
+        Self {
+            blobs: reused.blobs,
+            bytes: reused.bytes,
+        }
+    }
+}
+
+/// A tag that has moved since the first run.
+#[derive(Debug, Serialize)]
+pub(super) struct Moved {
+    pub(super) source: String,
+    /// The digest that the bundle keeps to.
+    pub(super) kept: Digest,
+    /// The digest that the tag holds now.
+    pub(super) now: Digest,
+}
+
+/// What is left of the pull limit of a registry.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct QuotaReport {
+    registry: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_seconds: Option<u64>,
+    /// Whom the registry counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+}
+
+impl QuotaReport {
+    /// The quota of a registry, which may state none.
+    pub(super) fn new(registry: &str, limit: Option<&RateLimit>) -> Self {
+        Self {
+            registry: registry.to_owned(),
+            limit: limit.and_then(|limit| limit.limit),
+            remaining: limit.and_then(|limit| limit.remaining),
+            window_seconds: limit.and_then(|limit| limit.window).map(|window| window.as_secs()),
+            source: limit.and_then(|limit| limit.source.clone()),
+        }
+    }
+}
+
+/// The whole document.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    report_version: u32,
+    tool: Tool,
+    command: &'a str,
+    exit_code: u8,
+    /// How long the run took.
+    seconds: f64,
+    #[serde(flatten)]
+    report: &'a PushReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<&'a BundleReport>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    quota: &'a [QuotaReport],
+}
+
+#[derive(Serialize)]
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+impl Reporting {
+    /// Finds out before the first request whether the report can be written, and sees to it that its file never tells of an
+    /// earlier run: until there is a report, it says that there is none.
+    pub(super) fn prepare(&self, command: &str, dry_run: bool) -> Result<()> {
+        self.contents().report.dry_run = dry_run;
+        let Some(path) = &self.report else { return Ok(()) };
+        check_report(path)?;
+        // The reader of a pipe gets exactly one report.
+        if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
+            let why = "the run has not come to its end, or was ended before it could write its report";
+            let none = Contents {
+                report: PushReport::ended(dry_run, &Error::new(Kind::Cancelled, why)),
+                ..Contents::default()
+            };
+            write_report(path, &self.document(command, 1, &none))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what came of the run until its exit code is known.
+    pub(super) fn keep(&self, report: PushReport, bundle: Option<BundleReport>) {
+        let mut contents = self.contents();
+        contents.report = report;
+        contents.bundle = bundle;
+    }
+
+    /// The same for what is left of a quota.
+    pub(super) fn keep_quota(&self, quota: QuotaReport) {
+        self.contents().quota.push(quota);
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.run.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the document, unless that was done. `error` is what ended the run before there was anything to keep.
+    ///
+    /// # Errors
+    /// The file cannot be written, or standard output.
+    pub(super) fn write(&self, command: &str, exit_code: u8, error: Option<&Error>) -> Result<()> {
+        if (!self.json && self.report.is_none()) || self.run.written.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut contents = std::mem::take(&mut *self.contents());
+        if let Some(error) = error {
+            contents.report.error.get_or_insert_with(|| error.clone());
+        }
+        let document = self.document(command, exit_code, &contents);
+        let file = match &self.report {
+            // A name that was refused is not written to.
+            Some(path) if exit_code != 2 || check_report(path).is_ok() => write_report(path, &document),
+            _ => Ok(()),
+        };
+        if self.json {
+            printer::flush();
+            if let Some(error) = write_json(io::stdout().lock(), &document)
+                .err()
+                .and_then(output::cannot_write)
+            {
+                return Err(error);
+            }
+        }
+        file
+    }
+
+    fn document<'a>(&self, command: &'a str, exit_code: u8, contents: &'a Contents) -> Document<'a> {
+        Document {
+            report_version: VERSION,
+            tool: Tool {
+                name: "docker-mirror",
+                version: env!("DOCKER_MIRROR_VERSION"),
+            },
+            command,
+            exit_code,
+            seconds: (self.run.start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            report: &contents.report,
+            bundle: contents.bundle.as_ref(),
+            quota: &contents.quota,
+        }
+    }
+}
+
+/// Finds out before the first request whether the report can be written.
+fn check_report(path: &Path) -> Result<()> {
+    let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`--report {}`: {why}", quote(&path))));
+    if path.as_os_str() == "-" {
+        return usage(
+            "the report goes to a file; `--json` prints it to standard output, and a file of this name is `./-`",
+        );
+    }
+    if path.is_dir() {
+        return usage("this is a folder; name a file in it");
+    }
+    if is_special(path) {
+        return match check_special(path) {
+            Err(_) if path.is_symlink() && !path.exists() => usage("this is a link to nothing; name a file"),
+            Err(_) if path.is_symlink() && path.is_file() => {
+                usage("this is a link to a file, and links are not followed; name the file itself")
+            }
+            other => other.map_err(|e| Error::io("write", path, e)),
+        };
+    }
+    if path.is_file() && !may_be_replaced(path).map_err(|e| Error::io("read", path, e))? {
+        return usage("this file is there and is no report; it is not replaced");
+    }
+    if !folder_of(path).is_dir() {
+        return usage("its folder does not exist");
+    }
+    match unnamed(path) {
+        Ok(_) => Ok(()),
+        Err(error) => usage(&format!("no file can be made in its folder: {}", bare(error))),
+    }
+}
+
+/// An error without the name of a temporary file, which means nothing to anybody.
+pub(super) fn bare(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.source());
+    let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()?.raw_os_error());
+    code.map_or(error, io::Error::from_raw_os_error)
+}
+
+/// Whether a file is a report, or has nothing in it: a bundle that is named by mistake is not to be lost.
+fn may_be_replaced(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    open_regular(path)?.take(256).read_to_end(&mut head)?;
+    let text = String::from_utf8_lossy(&head);
+    let begin = text.trim_ascii_start().strip_prefix('{').unwrap_or_default();
+    Ok(head.is_empty()
+        || ["\"reportVersion\"", "\"dryRun\""]
+            .iter()
+            .any(|first| begin.trim_ascii_start().starts_with(first)))
+}
+
+/// Whether something is written to and not replaced: a device or a pipe, which may stand behind a link.
+fn is_special(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|there| !there.is_file())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A file beside `path`, with the permissions that any new file gets.
+pub(super) fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let permissions = Permissions::from_mode(0o666);
+    tempfile::Builder::new()
+        .permissions(permissions)
+        .tempfile_in(folder_of(path))
+}
+
+/// The report gets its name when it is complete.
+fn write_report(path: &Path, report: &Document<'_>) -> Result<()> {
+    let write = || -> io::Result<()> {
+        if is_special(path) {
+            // It may be where the lines go, too.
+            printer::flush();
+            return write_json(SpecialWriter::open(path)?, report);
+        }
+        let file = unnamed(path)?;
+        write_json(file.as_file(), report)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e| Error::io("write", path, bare(e)))
+}
+
+/// Writes a report as it is made: as one text it would be in memory once more.
+pub(super) fn write_json(out: impl Write, report: &impl Serialize) -> io::Result<()> {
+    let mut out = Escaping(BufWriter::with_capacity(64 << 10, out));
+    serde_json::to_writer_pretty(&mut out, report)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Escapes the characters that JSON allows in a text and that a terminal obeys: the report may be written to one. Whatever is
+/// written has whole characters.
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = std::str::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        // A line break in a text is escaped already; this one stands between the members.
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c) && *c != '\n') {
+            self.0.write_all(&rest.as_bytes()[..at])?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(self.0, "\\u{unit:04x}")?;
+            }
+            rest = &rest[at + c.len_utf8()..];
+        }
+        self.0.write_all(rest.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}

@@ -1,0 +1,137 @@
+//! `--platform-tags`: each platform of an image under a tag of its own, such as `1.27_arm_v7` beside `1.27`.
+//!
+//! A platform becomes an item of its own, of which the manifest is the root. So what is there is found, kept or replaced as
+//! for any other tag, and names that collide are refused before anything is sent.
+
+use std::sync::Arc;
+
+use super::request::{PushItem, PushRequest};
+use super::slot::Slot;
+use crate::error::{Error, Kind, Result};
+use crate::image::reference::Reference;
+use crate::image::tree::{ATTESTATION, Choice, ImageTree, PlatformRecord, UNKNOWN, Variant};
+
+/// Adds an item for each platform behind the item of its image, and a slot for each.
+///
+/// # Errors
+/// [`Kind::Usage`] if a tag would be too long, or would be that of another image.
+pub(super) fn expand(
+    items: Vec<PushItem>,
+    slots: Vec<Slot>,
+    request: &PushRequest,
+) -> Result<(Vec<PushItem>, Vec<Slot>)> {
+    if !request.platform_tags {
+        return Ok((items, slots));
+    }
+    let mut items = items.into_iter();
+    let (mut all_items, mut all_slots) = (Vec::new(), Vec::new());
+    for slot in slots {
+        let Slot::Item(source) = slot else {
+            all_slots.push(slot);
+            continue;
+        };
+        let Some(item) = items.next() else { continue };
+        let platforms = item.tree.kept.iter().filter(|kept| is_platform(&kept.platform));
+        let tagged = platforms.map(|kept| tagged(&item, kept)).collect::<Result<Vec<_>>>()?;
+        let tagged: Vec<PushItem> = tagged.into_iter().flatten().collect();
+        all_slots.extend((0..=tagged.len()).map(|_| Slot::Item(source.clone())));
+        all_items.push(item);
+        all_items.extend(tagged);
+    }
+    check(&all_items)?;
+    Ok((all_items, all_slots))
+}
+
+fn is_platform(label: &str) -> bool {
+    label != ATTESTATION && label != UNKNOWN
+}
+
+/// The item of one platform; `None` if its manifest is not carried.
+fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
+    let tree = &item.tree;
+    let mut manifests = tree.manifests().into_iter();
+    let found = manifests.find(|manifest| *manifest.digest() == kept.digest);
+    let Some(manifest) = found.cloned() else {
+        return Ok(None);
+    };
+    let there = &item.destination;
+    let tag = format!("{}_{}", there.tag().unwrap_or("latest"), suffix(&kept.platform));
+    let destination = Reference::new(there.host(), there.repository(), Some(&tag), None).map_err(|e| {
+        e.context(format!("`--platform-tags` for {}", tree.source))
+            .with_hint("omit `--platform-tags`, or give the image a shorter tag")
+    })?;
+    let one = ImageTree {
+        source: tree.source.clone(),
+        original: Variant {
+            root: manifest,
+            below: Arc::default(),
+        },
+        filtered: None,
+        choice: Choice::Whole,
+        kept: Arc::from([kept.clone()]),
+        dropped: Arc::default(),
+        left_out: tree.left_out.clone(),
+        configs: std::collections::BTreeMap::new(),
+        // They travel with the image itself.
+        attachments: Arc::default(),
+        left_out_referrers: Arc::default(),
+        lacks_referrers: false,
+    };
+    Ok(Some(PushItem {
+        tree: Arc::new(one),
+        destination,
+        blobs: item.blobs.clone(),
+        rebuilt: item.rebuilt,
+    }))
+}
+
+/// What stands behind the tag: `amd64`, `arm_v7`, `windows_amd64_10.0.17763`. Linux is not named.
+fn suffix(label: &str) -> String {
+    let label = label.strip_prefix("linux/").unwrap_or(label);
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    let text: String = label.chars().map(|c| if fits(c) { c } else { '_' }).collect();
+    let words = text.split('_').filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("_")
+}
+
+/// Refuses a tag that two images, or two platforms of one, would get.
+fn check(items: &[PushItem]) -> Result<()> {
+    let mut taken = std::collections::BTreeMap::new();
+    for item in items {
+        let digest = item.tree.pushed().root.digest();
+        let Some((other, source)) = taken.insert(&item.destination, (digest, &item.tree.source)) else {
+            continue;
+        };
+        if other != digest {
+            let what = match *source == item.tree.source {
+                true => format!("two platforms of `{source}`"),
+                false => format!("`{source}` and `{}`", item.tree.source),
+            };
+            return Err(Error::new(
+                Kind::Usage,
+                format!("with `--platform-tags`, {what} would become `{}`", item.destination),
+            )
+            .with_hint("omit `--platform-tags`, or mirror these images in two runs"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_becomes_a_part_of_a_tag() {
+        for (label, expected) in [
+            ("linux/amd64", "amd64"),
+            ("linux/arm/v7", "arm_v7"),
+            ("linux/arm64/v8", "arm64_v8"),
+            ("windows/amd64 (10.0.17763.5329)", "windows_amd64_10.0.17763.5329"),
+            ("freebsd/riscv64", "freebsd_riscv64"),
+            ("linux/x+y", "x_y"),
+        ] {
+            assert_eq!(suffix(label), expected, "{label}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Exit codes: one for each reason, as the README lists them.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+
+use super::support::cli::wait_until;
+use super::support::fault::{Action, When};
+use super::support::images::sized;
+use super::support::real::signal;
+use super::support::{Auth, Double, Options};
+use super::{Cli, cli, source};
+
+#[test]
+fn each_reason_has_a_code_of_its_own() {
+    let (cli, open, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", open.host());
+    let absent = format!("{}/library/absent:1.0", open.host());
+    let closed = Double::start(Options::default().auth(Auth::basic("user", "password")));
+    let closed_image = format!("{}/a/b:1", closed.host());
+    let used_up = Double::start(Options::default().fault(
+        When::path("/manifests/"),
+        Action::error(429, "TOOMANYREQUESTS", "You have reached your pull rate limit"),
+    ));
+    let limited_image = format!("{}/a/b:1", used_up.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    let whole = std::fs::read(cli.path("b.tar")).unwrap();
+    std::fs::write(cli.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
+    let host = target.host();
+    let rows: &[(&[&str], i32)] = &[
+        (&["import", "b.tar", "-d", &host], 0),
+        (&["export", &image, "-o", "b.tar"], 0),
+        (&["export", &absent, "-o", "c.tar"], 1),
+        (&["export", &absent, &closed_image, "-o", "c.tar"], 1),
+        (&["export", "UP", "-o", "c.tar"], 2),
+        (&["export", &image], 2),
+        (&["export", &closed_image, "-o", "c.tar"], 3),
+        (&["import", "b.tar", "-d", &closed.host()], 3),
+        (&["export", &limited_image, "-o", "c.tar", "--retries", "0"], 4),
+        (&["import", "cut.tar", "-d", &host], 5),
+        (&["export", &image, &absent, "-o", "c.tar", "--allow-partial"], 6),
+        (&["export", &absent, "-o", "d.tar", "--allow-partial"], 1),
+    ];
+    for (arguments, code) in rows {
+        let output = cli.run(arguments);
+        assert_eq!(output.code, Some(*code), "{}", output.everything());
+    }
+}
+
+/// An export that stalls in its first blob.
+fn stalled(cli: &Cli) -> (Double, std::process::Child) {
+    let source = Double::new();
+    sized(6, "linux/amd64", &[200_000]).push(&source, "a/b", "1");
+    let fault = source.add_fault(When::get("/blobs/"), Action::stall(1000));
+    let child = cli.spawn(&[
+        "export",
+        &format!("{}/a/b:1", source.host()),
+        "-o",
+        "b.tar",
+        "--retries",
+        "0",
+    ]);
+    wait_until("the first blob is asked for", || fault.seen() > 0);
+    (source, child)
+}
+
+#[test]
+fn a_signal_has_the_code_that_a_shell_shows_for_it() {
+    for (name, number, code) in [("INT", 2, 130), ("TERM", 15, 143), ("HUP", 1, 129)] {
+        let cli = cli();
+        let (_source, child) = stalled(&cli);
+        signal(name, child.id());
+        let output = child.wait_with_output().unwrap();
+        // At Ctrl-C the program dies by the signal, which a shell shows by the same number.
+        let shown = output
+            .status
+            .code()
+            .or(output.status.signal().map(|signal| 128 + signal));
+        assert_eq!(shown, Some(code), "{name}");
+        assert_eq!(output.status.signal(), (name == "INT").then_some(number), "{name}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("run the same command again"), "{said}");
+    }
+}
+
+#[test]
+fn a_loop_of_a_shell_ends_at_control_c() {
+    let (cli, source) = (cli(), Double::new());
+    sized(6, "linux/amd64", &[200_000]).push(&source, "a/b", "1");
+    let fault = source.add_fault(When::get("/blobs/"), Action::stall(1000));
+    let script = format!(
+        "for i in 1 2 3; do '{}' export {}/a/b:1 -o b$i.tar; done; echo went on",
+        env!("CARGO_BIN_EXE_docker-mirror"),
+        source.host()
+    );
+    let mut shell = Command::new("env");
+    // A group of its own, to which a terminal would send the signal.
+    // The shell that runs the tests may ignore the signal.
+    shell
+        .args(["--default-signal=INT", "bash", "-c", &script])
+        .current_dir(cli.folder())
+        .env("HOME", cli.folder())
+        .process_group(0);
+    let child = shell
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the first blob is asked for", || fault.seen() > 0);
+    let group = format!("-{}", child.id());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", "--", &group])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(2));
+    assert!(output.stdout.is_empty());
+    assert!(!cli.path("b2.tar.partial").exists());
+}

@@ -1,0 +1,65 @@
+//! `--platform-tags`: each platform under a tag of its own.
+
+use super::support::image::Style;
+use super::support::images::{multi, small};
+use super::support::{Double, sha256};
+use super::{cli, digest_in};
+
+#[test]
+fn each_platform_gets_a_tag_by_import_and_by_mirror() {
+    let (cli, source) = (cli(), Double::new());
+    multi(Style::Oci, &["linux/amd64", "linux/arm/v7"], "app").push(&source, "team/app", "1");
+    small(Style::Oci, "linux/amd64", "one").push(&source, "team/one", "1");
+    let image = |name: &str| format!("{}/team/{name}:1", source.host());
+    cli.succeed(&["export", &image("app"), &image("one"), "-o", "b.tar"]);
+    let bundle = std::fs::File::open(cli.path("b.tar")).unwrap();
+    let (imported, mirrored, piped) = (Double::new(), Double::new(), Double::new());
+    let output = cli.succeed(&["import", "b.tar", "-d", &imported.host(), "--platform-tags"]);
+    assert_eq!(output.lines().len(), 5, "{}", output.everything());
+    cli.succeed(&["-d", &mirrored.host(), &image("app"), &image("one"), "--platform-tags"]);
+    let mut command = cli.command(&["import", "-", "-d", &piped.host(), "--platform-tags"]);
+    let output = command.stdin(bundle).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for target in [&imported, &mirrored, &piped] {
+        let index: serde_json::Value = serde_json::from_slice(&target.manifest("team/app", "1").unwrap()).unwrap();
+        for (number, tag) in ["1_amd64", "1_arm_v7"].iter().enumerate() {
+            let found = target
+                .manifest("team/app", tag)
+                .unwrap_or_else(|| panic!("{tag}: {}", target.transcript()));
+            assert_eq!(index["manifests"][number]["digest"], sha256(&found), "{tag}");
+        }
+        assert_eq!(target.manifest("team/one", "1_amd64"), target.manifest("team/one", "1"));
+    }
+    // A second run changes nothing, and without the flag there are no such tags.
+    imported.forget_requests();
+    let again = cli.succeed(&["import", "b.tar", "-d", &imported.host(), "--platform-tags"]);
+    assert_eq!(imported.count("PUT", ""), 0, "{}", imported.transcript());
+    assert!(digest_in(again.lines()[1]).starts_with("sha256:"));
+    let plain = Double::new();
+    cli.succeed(&["import", "b.tar", "-d", &plain.host()]);
+    assert!(plain.manifest("team/app", "1_amd64").is_none());
+}
+
+#[test]
+fn a_tag_that_is_another_images_is_refused_before_anything_is_sent() {
+    let (cli, source, target) = (cli(), Double::new(), Double::new());
+    multi(Style::Oci, &["linux/amd64", "linux/arm64"], "app").push(&source, "team/app", "1");
+    small(Style::Oci, "linux/amd64", "other").push(&source, "team/app", "1_amd64");
+    let image = |tag: &str| format!("{}/team/app:{tag}", source.host());
+    cli.run(&["-d", &target.host(), &image("1"), &image("1_amd64"), "--platform-tags"])
+        .expect_code(2)
+        .says(&["--platform-tags", "team/app:1_amd64", "omit `--platform-tags`"]);
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+    // What stands there is treated like any other tag.
+    cli.succeed(&["-d", &target.host(), &image("1_amd64")]);
+    let output = cli.run(&[
+        "-d",
+        &target.host(),
+        &image("1"),
+        "--platform-tags",
+        "--on-existing",
+        "error",
+    ]);
+    assert_eq!(output.code, Some(1), "{}", output.everything());
+    assert!(output.stderr.contains("1_amd64"), "{}", output.everything());
+}

@@ -1,0 +1,177 @@
+//! `--json` and `--report`: one document for each run, and the schema that it keeps to.
+
+use serde_json::Value;
+
+use super::support::image::Style;
+use super::support::images::{linux_and_windows, small, with_foreign_layer};
+use super::support::{Auth, Double, Options};
+use super::{Cli, cli};
+
+/// Holds a document against the part of JSON schema that `docs/report.schema.json` uses.
+struct Schema(Value);
+
+impl Schema {
+    fn read() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.schema.json");
+        Self(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+    }
+
+    fn check(&self, document: &Value) -> Vec<String> {
+        let mut faults = Vec::new();
+        self.visit(&self.0, document, "", &mut faults);
+        faults
+    }
+
+    fn visit(&self, schema: &Value, value: &Value, place: &str, faults: &mut Vec<String>) {
+        if let Some(name) = schema["$ref"].as_str() {
+            return self.visit(&self.0["$defs"][name.rsplit('/').next().unwrap()], value, place, faults);
+        }
+        let fits = match schema["type"].as_str() {
+            Some("object") => value.is_object(),
+            Some("array") => value.is_array(),
+            Some("string") => value.is_string(),
+            Some("integer") => value.is_u64(),
+            Some("number") => value.is_number(),
+            Some("boolean") => value.is_boolean(),
+            other => panic!("{place}: the schema has the type {other:?}"),
+        };
+        if !fits {
+            faults.push(format!("{place}: {value} is no {}", schema["type"]));
+        }
+        if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
+            faults.push(format!("{place}: {value} is none of {allowed:?}"));
+        }
+        for name in schema["required"].as_array().into_iter().flatten() {
+            if value.get(name.as_str().unwrap()).is_none() {
+                faults.push(format!("{place}: no {name}"));
+            }
+        }
+        for (name, inner) in value.as_object().into_iter().flatten() {
+            match schema["properties"].get(name) {
+                Some(known) => self.visit(known, inner, &format!("{place}/{name}"), faults),
+                None if schema["additionalProperties"].is_object() => {
+                    self.visit(
+                        &schema["additionalProperties"],
+                        inner,
+                        &format!("{place}/{name}"),
+                        faults,
+                    );
+                }
+                None => faults.push(format!("{place}: `{name}` is not in the schema")),
+            }
+        }
+        for inner in value.as_array().into_iter().flatten() {
+            self.visit(&schema["items"], inner, &format!("{place}[]"), faults);
+        }
+    }
+}
+
+/// Runs, and returns the document on standard output, which has nothing else, and equals that of the file but for the time.
+#[track_caller]
+fn document(cli: &Cli, schema: &Schema, code: i32, arguments: &[&str]) -> Value {
+    let _ = std::fs::remove_file(cli.path("r.json"));
+    let output = cli
+        .run(&[arguments, &["--json", "--report", "r.json"]].concat())
+        .expect_code(code);
+    let document: Value =
+        serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.everything()));
+    let faults = schema.check(&document);
+    assert!(faults.is_empty(), "{faults:#?} in {document:#}");
+    assert_eq!(document["exitCode"], code);
+    if code != 2 {
+        let file: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
+        assert_eq!(file["images"], document["images"]);
+        assert_eq!(file["exitCode"], code);
+    }
+    document
+}
+
+#[test]
+fn every_command_has_one_document_that_keeps_to_the_schema() {
+    let (cli, schema) = (cli(), Schema::read());
+    let (source, target) = (Double::new(), Double::new());
+    linux_and_windows(Style::Oci).push(&source, "team/app", "1");
+    with_foreign_layer().push(&source, "team/foreign", "1");
+    let image = |name: &str| format!("{}/team/{name}", source.host());
+    let (app, foreign, absent) = (image("app:1"), image("foreign:1"), image("absent:1"));
+
+    let export = document(&cli, &schema, 0, &["export", &app, &foreign, "-o", "b.tar"]);
+    assert_eq!(export["command"], "export");
+    assert_eq!(export["images"][0]["outcome"], "exported");
+    assert_eq!(export["bundle"]["committed"], true);
+    assert_eq!(
+        export["bundle"]["size"],
+        std::fs::metadata(cli.path("b.tar")).unwrap().len()
+    );
+    let again = document(&cli, &schema, 0, &["export", &app, &foreign, "-o", "b.tar"]);
+    assert_eq!(
+        (&again["images"][0]["outcome"], &again["bundle"]["upToDate"]),
+        (&"unchanged".into(), &true.into())
+    );
+    let none = document(&cli, &schema, 1, &["export", &app, &absent, "-o", "c.tar"]);
+    assert_eq!(
+        (&none["images"][0]["outcome"], &none["images"][1]["outcome"]),
+        (&"notExported".into(), &"failed".into())
+    );
+    assert_eq!(none["images"][1]["error"]["kind"], "notFound");
+    let partial = document(
+        &cli,
+        &schema,
+        6,
+        &["export", &app, &absent, "-o", "c.tar", "--allow-partial"],
+    );
+    assert_eq!(partial["bundle"]["committed"], true);
+
+    let import = document(&cli, &schema, 0, &["import", "b.tar", "-d", &target.host()]);
+    assert_eq!(import["images"][0]["outcome"], "pushed");
+    document(
+        &cli,
+        &schema,
+        0,
+        &["import", "c.tar", "-d", &target.host(), "--dry-run"],
+    );
+    let mirror = document(&cli, &schema, 1, &["-d", &target.host(), &app, &absent]);
+    assert_eq!(
+        (&mirror["command"], &mirror["images"][0]["outcome"]),
+        (&"mirror".into(), &"unchanged".into())
+    );
+    let limits = document(&cli, &schema, 0, &["limits", &app]);
+    assert_eq!(limits["quota"][0]["registry"], source.host());
+
+    // What is refused has a document as well.
+    let refused = document(&cli, &schema, 2, &["export", "UP/x", "also wrong", "-o", "d.tar"]);
+    assert_eq!(refused["error"]["kind"], "usage");
+    std::fs::write(cli.path("broken.tar"), "no archive").unwrap();
+    let damaged = document(&cli, &schema, 5, &["import", "broken.tar", "-d", &target.host()]);
+    assert_eq!(damaged["error"]["kind"], "malformed");
+    cli.run(&["export", &app, "-o", "-", "--json"])
+        .expect_code(2)
+        .says(&["--report FILE.json"]);
+    // A report may replace a report, and nothing else.
+    cli.run(&["export", &app, "-o", "d.tar", "--report", "b.tar"])
+        .expect_code(2)
+        .says(&["is no report"]);
+}
+
+#[test]
+fn a_run_that_is_ended_from_outside_has_a_document() {
+    let (cli, schema, source) = (cli(), Schema::read(), Double::new());
+    small(Style::Oci, "linux/amd64", "app").push(&source, "a/b", "1");
+    source.add_fault(super::support::When::get("/blobs/"), super::support::Action::stall(1));
+    let image = format!("{}/a/b:1", source.host());
+    let late = document(&cli, &schema, 124, &["export", &image, "-o", "b.tar", "--timeout", "1"]);
+    assert_eq!(late["error"]["kind"], "cancelled");
+}
+
+#[test]
+fn a_document_holds_no_secret() {
+    let registry = Double::start(Options::default().auth(Auth::basic("somebody", "s3cret")));
+    let cli = cli();
+    cli.log_in(&registry.host(), "somebody", "wrong-s3cret");
+    let image = format!("{}/a/b:1", registry.host());
+    let output = cli
+        .run(&["export", &image, "-o", "b.tar", "--json"])
+        .expect_code(3)
+        .hides(&["s3cret"]);
+    assert!(output.stdout.contains("\"unauthorized\""), "{}", output.everything());
+}
