@@ -27,7 +27,8 @@ pub enum Event {
         /// How many there are.
         images: u64,
     },
-    /// The phase is through with one image, well or not.
+    /// A step of the phase is through for one image, well or not. Resolving has two steps (its root, and what is below it),
+    /// checking has one.
     Step,
     /// A request, or several for one thing, are in flight until [`Event::Ended`].
     Begun {

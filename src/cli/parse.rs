@@ -69,9 +69,16 @@ pub(super) fn command_line() -> Result<Cli, clap::Error> {
 }
 
 fn parse(arguments: &[OsString], variables: Variables) -> Result<Cli, clap::Error> {
-    let first = arguments.get(1).and_then(|word| word.to_str());
+    let first = arguments.get(1).map(|word| word.to_str().unwrap_or_default());
     let matches = definition(first, variables).try_get_matches_from(arguments)?;
     Cli::from_arg_matches(&matches)
+}
+
+/// The names of all commands that users call.
+pub(super) fn commands() -> Vec<String> {
+    let all = Cli::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.map(|command| command.get_name().to_owned()).collect()
 }
 
 /// All commands and flags.
@@ -87,6 +94,8 @@ fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
         .map(|command| command.get_name().to_owned())
         .collect();
     let used = names.iter().find(|name| Some(name.as_str()) == first).cloned();
+    // What is not shown need not be made: it takes most of the time of a call for help.
+    let is_shown = |name: Option<&String>| first.is_none_or(|first| first == "help") || name == used.as_ref();
     let of = |name: Option<&String>| {
         if name == used.as_ref() {
             variables
@@ -94,8 +103,11 @@ fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
             Variables::None
         }
     };
-    let mut all = all.mut_args(|arg| complete(arg, of(None)));
-    for name in &names {
+    let mut all = match is_shown(None) {
+        true => all.mut_args(|arg| complete(arg, of(None))),
+        false => all,
+    };
+    for name in names.iter().filter(|name| is_shown(Some(name))) {
         all = all.mut_subcommand(name, |command| {
             let more = format!("All flags: docker-mirror {name} --help");
             let command = command.mut_args(|arg| complete(arg, of(Some(name))));

@@ -72,6 +72,8 @@ pub(super) struct Status {
 
 struct State {
     phase: Option<Phase>,
+    /// Steps of the phase.
+    steps: u64,
     images: Count,
     blobs: Count,
     manifests: Count,
@@ -96,6 +98,7 @@ impl Status {
             bytes: AtomicI64::new(0),
             state: Mutex::new(State {
                 phase: None,
+                steps: 0,
                 images: Count::default(),
                 blobs: Count::default(),
                 manifests: Count::default(),
@@ -140,9 +143,14 @@ impl Status {
         match event {
             Event::Phase { phase, images } => {
                 state.phase = Some(*phase);
+                state.steps = 0;
                 state.images = Count::of(*images);
             }
-            Event::Step => state.images.done += 1,
+            Event::Step => {
+                state.steps += 1;
+                let steps = if state.phase == Some(Phase::Resolving) { 2 } else { 1 };
+                state.images.done = (state.steps / steps).min(state.images.total);
+            }
             Event::Begun { id, name } => drop(state.in_flight.insert(*id, name.to_string())),
             Event::Ended { id } => drop(state.in_flight.remove(id)),
             Event::Planned {

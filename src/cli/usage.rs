@@ -23,7 +23,7 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
         // That an option could be meant as the name of an image.
         error.remove(ContextKind::Suggested);
         error.render().to_string().lines().for_each(output::say);
-        let behind = arguments.iter().skip(1).find(|argument| is_command(argument));
+        let behind = command_in(arguments.iter().skip(1));
         let hint = match behind {
             Some(command) if arguments[0].starts_with('-') => Some(commands_stand_first(command)),
             _ => wrong_flags::hint(&error, &arguments),
@@ -46,8 +46,12 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
     }
 }
 
-fn is_command(word: &str) -> bool {
-    word == "help" || parse::whole().get_subcommands().any(|c| c.get_name() == word)
+/// The first of these words that is a command.
+fn command_in<'a>(words: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
+    let commands = parse::commands();
+    words
+        .into_iter()
+        .find(|word| *word == "help" || commands.contains(word))
 }
 
 fn commands_stand_first(command: &str) -> String {
@@ -62,7 +66,7 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
     if cli.command.is_some() {
         return None;
     }
-    let command = cli.mirror.images.arguments.iter().find(|image| is_command(image))?;
+    let command = command_in(&cli.mirror.images.arguments)?;
     Some(
         Error::new(
             Kind::Usage,

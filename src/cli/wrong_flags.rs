@@ -32,7 +32,7 @@ pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> 
 
 /// `` `export`, `import` and `limits` ``.
 fn commands() -> String {
-    let names = names();
+    let names = parse::commands();
     // Those that have to do with images.
     let names = names
         .iter()
@@ -44,24 +44,16 @@ fn commands() -> String {
     }
 }
 
-fn names() -> Vec<String> {
-    let all = parse::whole();
-    all.get_subcommands()
-        .filter(|command| !command.is_hide_set())
-        .map(|command| command.get_name().to_owned())
-        .collect()
-}
-
 /// The command of a command line.
 fn command(arguments: &[String]) -> Option<&String> {
-    arguments.first().filter(|first| names().contains(first))
+    arguments.first().filter(|first| parse::commands().contains(first))
 }
 
 /// The command that a misspelt first word stands for.
 fn meant_command(arguments: &[String]) -> Option<String> {
     let first = arguments.first().filter(|first| !first.starts_with('-'))?;
     let word = first.to_lowercase();
-    let names = names();
+    let names = parse::commands();
     if names.contains(first) {
         return None;
     }
@@ -158,7 +150,11 @@ mod tests {
     #[test]
     fn words_that_are_nearly_commands_are_near() {
         for (word, near) in [("exprot", true), ("imports", true), ("limit", true), ("nginx", false)] {
-            assert_eq!(names().iter().any(|name| distance(word, name) <= 2), near, "{word}");
+            assert_eq!(
+                parse::commands().iter().any(|name| distance(word, name) <= 2),
+                near,
+                "{word}"
+            );
         }
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("abc", "abc"), 0);

@@ -95,6 +95,7 @@ impl Resolver {
         let roots: Vec<_> = stream::iter(references)
             .map(|reference| async {
                 let root = self.fetch_root(reference).await;
+                self.progress.emit(Event::Step);
                 root.inspect_err(|error| self.unresolved(reference, error, references.len()))
             })
             .buffered(self.jobs * 2)
