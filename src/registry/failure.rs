@@ -1,4 +1,4 @@
-//! Why an exchange came to nothing: the errors of DNS, TCP, TLS and HTTP told apart, each with what to do about it.
+//! Why a request got no answer: the errors of DNS, TCP, TLS and HTTP, told apart, each with its hint.
 
 use std::error::Error as StdError;
 use std::io;
@@ -8,31 +8,31 @@ use super::reach::OutOfReach;
 use crate::error::{Error, Kind};
 use crate::text::Line;
 
-/// What a user can do where a server leads to an address of this machine.
+/// Hint for a server that redirects to an address of this machine.
 pub(super) const OUT_OF_REACH_HINT: &str = "a server elsewhere may not send requests to this machine or its local link; \
      if its token server is meant to be there, give `--any-token-server`";
 
-/// What to do about a server whose certificate authority is not known.
+/// Hint for a server whose certificate authority is not known.
 pub(super) const UNKNOWN_AUTHORITY: &str = "give its authority with `--ca-file`, or put it below /etc/docker/certs.d";
 
 /// A request without an answer.
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) class: Class,
-    /// Whether it is that of a server to which the one that was asked had redirected.
+    /// Whether it was sent to a server to which the registry redirected.
     pub(super) elsewhere: bool,
 }
 
-/// What another attempt is worth.
+/// Whether another attempt may help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// The same will happen again: a certificate, a name, a rule of this client.
     Final,
-    /// No connection came about. A host that was never reached is most likely a wrong address.
+    /// No connection was made. A host that was never reached is most likely a wrong address.
     Connect,
     /// A connection broke or stalled.
     Broken,
-    /// A connection was made, and then closed or filled with what is no HTTP: a TLS port spoken to in plain text does that.
+    /// The peer closed the connection, or sent bytes that are no HTTP, as a TLS port does when it gets plain text.
     NotHttp,
     /// The other side does not speak TLS, and will not the next time.
     NotTls,
@@ -65,7 +65,7 @@ impl Failure {
         }
     }
 
-    /// Sorts an error of the HTTP library. `host` is what was asked, `proxy` what stands on the way to it.
+    /// Sorts an error of the HTTP library. `host` is the requested host, `proxy` the proxy that is used for it.
     pub(super) fn of(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
         // The port that a scheme implies was not typed by the user.
         let url = error.url().filter(|url| proxy.is_none() && url.port().is_none());
@@ -148,7 +148,7 @@ fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&st
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .last();
     let network = |class, message: String, hint: Option<&str>| (class, Kind::Network, message, hint.map(str::to_owned));
-    // With a proxy on the way it is the proxy that is connected to, or that refuses to go on.
+    // With a proxy, the connection is to the proxy, which may also refuse to connect further.
     let next = match proxy {
         Some(proxy) => format!("the proxy `{proxy}` on the way to `{host}`"),
         None => format!("`{host}`"),

@@ -1,4 +1,4 @@
-//! Writing blobs and manifests: what callers ask for. How a blob's bytes get across is in `upload`.
+//! Writing blobs and manifests: the requests of callers. The upload of a blob's bytes is in `upload/`.
 
 use std::time::SystemTime;
 
@@ -39,7 +39,7 @@ impl Registry {
         source: &dyn BlobSource,
         mount_from: Option<&str>,
     ) -> Result<Pushed> {
-        // An empty blob is never read, so that no hash of what was sent would tell.
+        // An empty blob is never read, so that no hash would reveal a wrong digest.
         descriptor.check_empty()?;
         let mut session = None;
         if let Some(from) = mount_from.filter(|from| *from != repository && !self.host.proof.is_doubted()) {
@@ -79,7 +79,7 @@ impl Registry {
         manifest: &RawManifest,
     ) -> Result<AcceptedManifest> {
         let accepted = self.host.put_manifest(repository, target, manifest, None).await?;
-        // Some registries keep manifests by SHA-256 alone, which says nothing about the others.
+        // Some registries keep manifests by SHA-256 alone, which says nothing about other algorithms.
         let Target::Digest(digest) = target else {
             return Ok(accepted);
         };
@@ -176,7 +176,7 @@ impl Host {
         })
     }
 
-    /// Asks for a blob of another repository. `None`: refused in one way or another, which costs nothing but the request.
+    /// Asks for a blob of another repository. `None`: refused, which costs only the request.
     async fn mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> Option<Mount> {
         let mut url = self.url(repository, "blobs/uploads/");
         url.set_query(Some(&format!(
@@ -230,8 +230,8 @@ impl Host {
         }
         call.body = Some(manifest.bytes().clone());
         let mut backoff = Backoff::new(options);
-        // The bytes are proved here, so that a registry which got others may have got them hurt on the way: once more, so
-        // that they do not stay under the tag.
+        // The bytes were proved here: if the registry got other ones, they were altered on the way. They are sent once more, so
+        // that the altered ones do not stay under the tag.
         let mut hurt = false;
         loop {
             let begun = Instant::now();

@@ -4,7 +4,7 @@ use reqwest::Url;
 
 use super::known_secrets;
 
-/// Number of bytes behind the limit of a text in which a secret may end.
+/// Number of bytes that are read beyond the limit, since a secret may end there.
 const LOOKED_AT: usize = 16 << 10;
 
 /// Query parameters whose values are shown. Any other may be a signature or a session.
@@ -65,7 +65,7 @@ pub(super) fn printable(text: &str, limit: usize) -> String {
     let mut out = String::new();
     let mut blank = false;
     let text = text.trim();
-    // No more is looked at than may be shown, with room for what is hidden.
+    // Only what may be shown is searched, with room for a secret at its end.
     let mut end = limit.saturating_add(LOOKED_AT).min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -48,7 +48,7 @@ pub(super) struct Entry {
     registry_token: Option<String>,
 }
 
-/// Something in a file that may have a credential.
+/// An entry or helper of a file that may have a credential.
 pub(super) enum Source<'a> {
     /// The file itself.
     Entry { key: &'a str, entry: &'a Entry },
@@ -56,7 +56,7 @@ pub(super) enum Source<'a> {
     Helper {
         /// Its name without `docker-credential-`.
         name: &'a str,
-        /// What it is asked for.
+        /// The server that it is asked for.
         server: String,
         /// The field that named it.
         field: &'static str,
@@ -128,7 +128,7 @@ impl AuthFile {
         } else {
             serde_json::from_slice(bytes)
         }
-        // The parser's own message quotes what it stumbled over, which may be a password: its place has to do.
+        // The parser's message quotes the text that it failed on, which may be a password: only its position is shown.
         .map_err(|e| {
             let what = if e.is_data() {
                 "a value of the wrong type"
@@ -153,7 +153,7 @@ impl AuthFile {
         })
     }
 
-    /// What may have a credential for this repository, in the order to be tried.
+    /// The entries and helpers that may have a credential for this repository, in the order to be tried.
     pub(super) fn sources(&self, canonical_host: &str, repository: &str) -> Vec<Source<'_>> {
         let mut entries: Vec<(usize, &str, &Entry)> = self
             .entries
@@ -207,7 +207,7 @@ impl fmt::Debug for AuthFile {
 }
 
 impl Entry {
-    /// What the entry holds; `None` where it is only a note that a helper knows more.
+    /// The credential of the entry; `None` if the entry only says that a helper has it.
     ///
     /// # Errors
     /// Its `auth` cannot be decoded; `title` says of which file.
@@ -242,8 +242,8 @@ impl Entry {
     }
 }
 
-/// The error for a file that is there and cannot be read: often one of root's that `sudo` left behind, or a folder that a
-/// container engine made in the place of a file that it was to mount.
+/// The error for an existing file that cannot be read: often a file of root that `sudo` left, or a folder that a container
+/// engine created for a mount whose file did not exist.
 fn cannot_read(path: &Path, error: std::io::Error) -> Error {
     let hint = match error.kind() {
         ErrorKind::PermissionDenied => {

@@ -32,21 +32,21 @@ pub struct Credentials {
     remarks: Vec<String>,
 }
 
-/// What a search for a credential came to.
+/// The result of a search for a credential.
 #[derive(Debug)]
 pub struct Found {
-    /// What to identify with; [`Credential::Anonymous`] if nothing was found.
+    /// The credential; [`Credential::Anonymous`] if nothing was found.
     pub credential: Credential,
     /// Where it was found.
     pub origin: Option<Origin>,
-    /// What kept places from being searched that come before the one where it was found: files that cannot be read, broken
-    /// entries, helpers that fail.
+    /// Errors of places that come before the one where it was found: files that cannot be read, broken entries, helpers that
+    /// fail.
     pub faults: Vec<Error>,
-    /// What the user should know, though it did no harm.
+    /// Notes for the user about oddities that had no effect.
     pub notes: Vec<String>,
     /// The places that were searched, in words.
     pub searched: Vec<String>,
-    /// Ordinary places at which there is nothing.
+    /// Usual places at which no file exists.
     pub absent: Vec<String>,
 }
 
@@ -63,8 +63,8 @@ impl Found {
     /// The credential, if every place that comes before the one where it was found could be searched.
     ///
     /// # Errors
-    /// The first of the [faults](Self::faults). Going on as another user, or as none, is worse than to stop where it matters who
-    /// acts.
+    /// The first of the [faults](Self::faults). Where it matters who acts, to continue as another user, or as none, is worse than
+    /// to stop.
     pub fn certain(self) -> Result<Credential> {
         match self.faults.into_iter().next() {
             Some(fault) => Err(fault),
@@ -95,7 +95,7 @@ impl Credentials {
         })
     }
 
-    /// The credential for this repository; `host` is `HOST[:PORT]` as it stands in references, and the three names of
+    /// The credential for this repository; `host` is `HOST[:PORT]` as in references, and the three names of
     /// Docker Hub are one.
     ///
     /// The login of the options comes first, then the files in their order. Within a file the order is: an entry for the

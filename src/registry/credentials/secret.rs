@@ -1,4 +1,4 @@
-//! What a registry is shown, kept out of sight everywhere else.
+//! Passwords and tokens, which are shown to registries and nowhere else.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What this side shows of itself where a server asks for it.
+//! The client certificates, for servers that ask for one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! TLS: which servers are trusted, and what this side shows of itself.
+//! TLS: which servers are trusted, and which certificate this side shows.
 //!
 //! Everything is put together here and handed to the HTTP client as a whole, so that a machine without any certificate
 //! authority still reaches registries over http, and nothing is installed for the whole process.
@@ -27,12 +27,12 @@ use crate::error::{Error, Kind, Result};
 use crate::files::Pipes;
 use crate::text::quote;
 
-/// What a connection to a registry trusts and shows.
+/// The authorities that a connection trusts, and the certificate that it shows.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
     /// Extra certificate authorities, or the certificates of registries themselves.
     pub authorities: Vec<Authorities>,
-    /// What this side shows where a server asks for it. It takes the place of those in `certs_dirs`.
+    /// The certificate for servers that ask for one. It takes precedence over those in `certs_dirs`.
     pub client_certificate: Option<ClientCertificate>,
     /// Folders that hold one folder of certificates per `HOST[:PORT]`, such as `/etc/docker/certs.d`.
     pub certs_dirs: Vec<PathBuf>,
@@ -104,7 +104,7 @@ impl TlsOptions {
     }
 }
 
-/// The client side of TLS for `HOST[:PORT]` as it stands in references.
+/// The client side of TLS for `HOST[:PORT]` as in references.
 ///
 /// Trusted are the system's certificate authorities (none is no error), those of the options, and those in the host's
 /// `certs.d` folders. No application protocol is offered: the caller adds one if it needs one.

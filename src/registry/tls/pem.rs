@@ -25,7 +25,7 @@ pub(super) fn certificates(path: &Path, pipes: Pipes) -> Result<Vec<CertificateD
     Ok(found)
 }
 
-/// All certificates of a file that may as well hold something else.
+/// All certificates of a file that may also have other content.
 pub(super) fn any_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     parse(path, &read(path, Pipes::Refused)?)
 }
@@ -41,7 +41,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// How to get a PEM certificate out of a file in which there is none.
+/// Hint for a file without a PEM certificate.
 fn other_form(bytes: &[u8]) -> &'static str {
     let holds = |label: &[u8]| bytes.windows(label.len()).any(|window| window == label);
     if holds(b"BEGIN TRUSTED CERTIFICATE") {
