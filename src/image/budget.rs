@@ -38,6 +38,11 @@ impl Budget {
         }))
     }
 
+    /// A budget of the same size, of which nothing is taken: for another attempt, when all that the first one kept was dropped.
+    pub(crate) fn emptied(&self) -> Self {
+        Self::new(self.0.limit)
+    }
+
     /// Takes memory for as long as the run lasts.
     ///
     /// # Errors

@@ -80,6 +80,15 @@ impl Resolved {
         }
     }
 
+    /// The images that need a blob that could not be fetched, each with why.
+    pub(super) fn hit_by<'a>(&'a self, failures: &'a Failures) -> impl Iterator<Item = (&'a Reference, &'a Error)> {
+        self.trees.iter().filter_map(|tree| {
+            let blobs = tree.blobs();
+            let error = blobs.iter().find_map(|blob| failures.get(&blob.descriptor.digest))?;
+            Some((&tree.source, error))
+        })
+    }
+
     pub(super) fn extras(&self, docker_manifest: bool) -> Extras {
         Extras {
             missing: self
@@ -160,6 +169,27 @@ pub(super) fn explain_lost(
              registry has now"
         ));
     }
+}
+
+/// Of images that failed, those that the registry no longer has as the first run found them, while their tags have moved on:
+/// they are taken as they are now, which is said.
+pub(super) fn replaced<'a>(
+    failed: impl Iterator<Item = (&'a Reference, &'a Error)>,
+    moved: &[(Reference, Digest, Digest)],
+    progress: &Progress,
+) -> Vec<Reference> {
+    let gone = failed.filter(|(_, error)| error.kind() == Kind::NotFound);
+    let gone: HashSet<&Reference> = gone.map(|(image, _)| image).collect();
+    let replaced = moved.iter().filter(|(image, _, _)| gone.contains(image));
+    replaced
+        .map(|(image, pin, now)| {
+            progress.warn(format!(
+                "`{image}`: the registry no longer has all of {pin}, which the first run found, and its tag has moved to {now}: \
+                 this image is taken as it is now"
+            ));
+            image.clone()
+        })
+        .collect()
 }
 
 /// Tags that point elsewhere by now. A registry that does not answer says nothing about it.

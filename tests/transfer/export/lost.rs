@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::tools::{Export, blob_bytes_sent, bytes_written, check, noise, put_image, text};
-use crate::support::Double;
 use crate::support::fault::{Action, When};
 use crate::support::real::skipped;
+use crate::support::{Double, sha256};
 
 const MIB: usize = 1 << 20;
 
@@ -173,4 +173,57 @@ fn a_manifest_whose_bytes_do_not_tell_its_type_goes_on_with_the_same_bytes() {
     let plain = export.bundle("plain.tar", &["--no-cache"]);
     export.kill_after(&registry, "b.tar", &["--no-cache"], 3 * MIB as u64);
     assert!(export.bundle("b.tar", &["--no-cache"]) == plain, "other bytes");
+}
+
+/// An export of `a:1` and `b:1` of which the first image lacks a layer, so that it is unfinished; nothing is left of that image
+/// in the registry then.
+fn unfinished() -> (Double, Export) {
+    let registry = Double::new();
+    let layers = put_image(&registry, "a", "1", &[noise(1, 20_000), noise(2, 700)]);
+    put_image(&registry, "b", "1", &[noise(3, 700)]);
+    registry.add_fault(When::get(&layers[1]), Action::status(500));
+    let export = Export::of(&registry, &["a:1", "b:1"]);
+    export.fails("x.tar", &["--retries", "0", "--no-cache"], 1);
+    registry.clear_faults();
+    registry.store().change("a", |repository| {
+        repository.tags.clear();
+        repository.manifests.clear();
+        repository.blobs.clear();
+    });
+    registry.forget_requests();
+    (registry, export)
+}
+
+#[test]
+fn an_image_whose_tag_moved_and_that_is_gone_is_taken_as_it_is_now() {
+    for flags in [&["--no-cache"][..], &["--no-cache", "--allow-partial"]] {
+        let (registry, export) = unfinished();
+        put_image(&registry, "a", "1", &[noise(4, 700)]);
+        let done = export.run("x.tar", flags);
+        let said = text(&done);
+        assert!(done.status.success(), "{said}");
+        assert!(said.contains("its tag has moved to sha256:"), "{said}");
+        assert!(said.contains("this image is taken as it is now"), "{said}");
+        assert_eq!(check(&export.path("x.tar")), 2, "{said}");
+        // What the first run had of the other image is not fetched again, and the bundle is as if nothing had happened.
+        let layer = sha256(&noise(3, 700));
+        assert_eq!(registry.count("GET", &layer), 0, "{}", registry.transcript());
+        let plain = export.bundle("plain.tar", &["--no-cache"]);
+        assert!(
+            std::fs::read(export.path("x.tar")).unwrap() == plain,
+            "other bytes: {said}"
+        );
+    }
+}
+
+#[test]
+fn an_image_that_is_gone_with_its_tag_is_told_how_to_start_anew() {
+    let (registry, export) = unfinished();
+    for _ in 0..2 {
+        let said = export.fails("x.tar", &["--retries", "0", "--no-cache"], 1);
+        assert!(said.contains("`--fresh` starts anew"), "{said}");
+    }
+    put_image(&registry, "a", "1", &[noise(4, 700)]);
+    export.bundle("x.tar", &["--no-cache"]);
+    assert_eq!(check(&export.path("x.tar")), 2);
 }

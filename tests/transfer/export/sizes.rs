@@ -224,7 +224,11 @@ fn images_of_impossible_sizes_fail_alone() {
             _ => assert_eq!(check(&export.path(output)), 2, "{said}"),
         }
         let said = export.fails(&format!("y{output}"), &[], 1);
+<<<<<<< HEAD
         assert!(said.contains("12 of 14 images cannot be resolved"), "{output}: {said}");
+=======
+        assert!(said.contains("12 of 14 images"), "{output}: {said}");
+>>>>>>> 790b701 (export: take an image as it is now where the first run's is gone)
     }
     // In one step the others arrive all the same.
     let target = Double::new();
@@ -258,29 +262,4 @@ fn a_registry_that_confirms_a_size_beyond_the_whole_disk_loses_that_image_alone(
     // Where it is the only one, there is nothing else to export.
     let said = Export::of(&registry, &["b:1"]).fails("x.tar", &["--allow-partial"], 1);
     assert!(said.contains("the bundle ") && said.contains("hint: "), "{said}");
-}
-
-#[test]
-fn an_image_that_the_registry_lost_since_the_first_run_is_told_how_to_start_anew() {
-    let registry = Double::new();
-    let layers = put_image(&registry, "a", "1", &[noise(1, 20_000), noise(2, 700)]);
-    put_image(&registry, "b", "1", &[noise(3, 700)]);
-    registry.add_fault(When::get(&layers[1]), Action::status(500));
-    let export = Export::of(&registry, &["a:1", "b:1"]);
-    export.fails("x.tar", &["--retries", "0", "--no-cache"], 1);
-    // The tag moves, and nothing is left of the old image.
-    registry.clear_faults();
-    registry.store().change("a", |repository| {
-        repository.tags.clear();
-        repository.manifests.clear();
-        repository.blobs.clear();
-    });
-    put_image(&registry, "a", "1", &[noise(4, 700)]);
-    for _ in 0..2 {
-        let said = export.fails("x.tar", &["--retries", "0", "--no-cache"], 1);
-        assert!(said.contains("its tag has moved to sha256:"), "{said}");
-        assert!(said.contains("`--fresh` starts anew"), "{said}");
-    }
-    export.bundle("x.tar", &["--fresh"]);
-    assert_eq!(check(&export.path("x.tar")), 2);
 }

@@ -9,12 +9,12 @@ mod unfinished;
 mod up_to_date;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::request::{Exported, Report, Request};
-use super::resolved::{Resolved, configs, explain_lost, moved, request_identity, unique, warn};
+use super::resolved::{Resolved, configs, explain_lost, moved, replaced, request_identity, unique, warn};
 use super::reuse::Earlier;
 use crate::bundle::file_system::FileSystem;
 use crate::bundle::journal::Journal;
@@ -23,6 +23,8 @@ use crate::bundle::plan::{Plan, TRAILER};
 use crate::bundle::ranges::Ranges;
 use crate::bundle::replay::Replay;
 use crate::error::{Kind, Result};
+use crate::image::budget::Budget;
+use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
@@ -86,19 +88,43 @@ struct FileExport<'a> {
     earlier: Arc<Earlier>,
 }
 
+/// What came of one attempt at an export.
+enum Attempt {
+    Ended(Report),
+    /// The registry no longer has what the first run found of these images, but something else under their tags.
+    Replaced(Vec<Reference>),
+}
+
 impl FileExport<'_> {
     async fn run(self, force: bool) -> Result<Report> {
+        let mut anew = HashSet::new();
+        loop {
+            // Nothing of the attempt before is in memory any more.
+            let budget = match anew.is_empty() {
+                true => self.request.budget.clone(),
+                false => self.request.budget.emptied(),
+            };
+            match self.attempt(force, &anew, budget).await? {
+                Attempt::Ended(report) => return Ok(report),
+                Attempt::Replaced(images) => anew.extend(images),
+            }
+        }
+    }
+
+    /// Exports, but for the images whose pins are gone; for those in `anew` pins do not count.
+    async fn attempt(&self, force: bool, anew: &HashSet<Reference>, budget: Budget) -> Result<Attempt> {
         let (request, partial, progress) = (self.request, self.partial, self.progress);
         let images = unique(&request.images);
         let identity = request_identity(&images, &request.wanted, request.docker_manifest);
         let mut left = unfinished::look(partial, &images, &identity.0, progress)?.unwrap_or_default();
+        left.pins.retain(|image, _| !anew.contains(image));
         let resolver = Resolver::new(
             self.registries.clone(),
             request.wanted.clone(),
             request.jobs,
             progress.clone(),
         )
-        .with_budget(request.budget.clone())
+        .with_budget(budget)
         .with_pins(left.pins.clone());
         resolver.remember(std::mem::take(&mut left.manifests));
         let mut resolved = Resolved::new(&images, resolver.resolve_all(&images).await);
@@ -113,11 +139,19 @@ impl FileExport<'_> {
         if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
             let lost = resolved.failed.iter().map(|(image, _)| image);
             let moved = moved(&left.pins, lost, self.registries, request.jobs).await;
+            let lost = replaced(
+                resolved.failed.iter().map(|(image, error)| (image, error)),
+                &moved,
+                progress,
+            );
+            if !lost.is_empty() {
+                return Ok(Attempt::Replaced(lost));
+            }
             explain_lost(&mut resolved.failed, &left.pins, &moved);
             report.images = resolved.trees.iter().map(Exported::new).collect();
             report.failed = resolved.failed;
             report.nothing_fetched = true;
-            return Ok(report);
+            return Ok(Attempt::Ended(report));
         }
         report.moved = moved(
             &left.pins,
@@ -145,6 +179,10 @@ impl FileExport<'_> {
         let filled = self.fill(&plan, &journal, written, &resolved.trees, &system).await?;
         report.reused = filled.reused;
         let failures = filled.failures;
+        let lost = replaced(resolved.hit_by(&failures), &report.moved, progress);
+        if !lost.is_empty() {
+            return Ok(Attempt::Replaced(lost));
+        }
         if resolved.drop_failed(&failures) && request.allow_partial && !resolved.trees.is_empty() {
             let smaller = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
             let again = Replan {
@@ -165,7 +203,7 @@ impl FileExport<'_> {
             let partial = partial.clone();
             blocking(move || commit(&partial, &plan, force)).await??;
         }
-        Ok(report)
+        Ok(Attempt::Ended(report))
     }
 
     async fn fill(
