@@ -157,6 +157,34 @@ impl Plan {
             content: bytes.clone(),
         }));
 
+        // A manifest that another one names as a layer is in the front already.
+        let blobs = blobs_in_order(&trees)?.into_iter();
+        let blobs = blobs.filter(|blob| !manifests.contains_key(&blob.digest)).collect();
+        Self::lay_out(front, blobs, warnings)
+    }
+
+    /// Lays out blobs alone, in a layout that lists no image; the largest come first.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] if the sizes overflow.
+    pub(crate) fn of_blobs(mut blobs: Vec<Descriptor>) -> Result<Self> {
+        blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
+        let index = layout::index_json(&[])?;
+        let front = vec![
+            Member {
+                name: MemberName::File(layout::FIRST_MEMBER),
+                content: Bytes::from_static(layout::FIRST_CONTENT),
+            },
+            Member {
+                name: MemberName::File("index.json"),
+                content: index.into(),
+            },
+        ];
+        Self::lay_out(front, blobs, Vec::new())
+    }
+
+    /// Gives each blob its place behind the front.
+    fn lay_out(front: Vec<Member>, all: Vec<Descriptor>, warnings: Vec<String>) -> Result<Self> {
         let mut front_len = 0;
         for member in &front {
             front_len += member.len()?;
@@ -170,11 +198,7 @@ impl Plan {
         };
         let mut blobs = Vec::new();
         // Offsets are known before the first byte is fetched, so that blobs can be written in any order.
-        for blob in blobs_in_order(&trees)? {
-            if manifests.contains_key(&blob.digest) {
-                // A manifest that another one names as a layer is in the front already.
-                continue;
-            }
+        for blob in all {
             let prefix = tar_header::member(&layout::blob_path(&blob.digest), blob.size)?.len() as u64;
             let slot = Slot {
                 header_offset: offset,

@@ -50,6 +50,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Fetch images from their registries into one file
     #[command(after_long_help = EXIT_CODES)]
+    #[command(mut_arg("arguments", |images| images.required_unless_present_any(["lists", "lock", "want"])))]
     Export(export::Arguments),
     /// Push the images of a file to a registry
     #[command(after_long_help = EXIT_CODES)]

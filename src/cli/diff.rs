@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
-    ChangedImage, Difference, Error, ImageState, Inventory, Kind, Lock, MAX_LOCK, OpenOptions, PieceAmount, Result,
-    few, human_bytes, import::Selection, inspect, open_regular, quote,
+    ChangedImage, Difference, Error, ImageState, Inventory, Kind, Lock, OpenOptions, PieceAmount, Result, few,
+    human_bytes, import::Selection, inspect, open_regular, quote,
 };
 use serde::Serialize;
 use std::io::Read;
 
 use super::connection::Shared;
-use super::inspect::named;
+use super::input_file::read_lock;
+use super::output::unusable;
 use super::output::{self, Outcome, counted, result};
 use super::progress::Display;
 use super::status::Work;
@@ -30,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "NEW")]
     pub(super) new: PathBuf,
 
-    /// Print one JSON document instead of lines; docs/diff.md describes it
+    /// Print one JSON document instead of lines; docs/inspect.md describes it
     #[arg(long)]
     json: bool,
 
@@ -77,7 +78,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         tell(&difference);
     }
     for broken in old_broken.iter().chain(&new_broken) {
-        output::error(&named(broken));
+        output::error(&unusable(&broken.label, &broken.error));
     }
     let is_whole = old_broken.is_empty() && new_broken.is_empty();
     Ok(match is_whole && !(arguments.exit_code && !difference.is_empty()) {
@@ -119,28 +120,6 @@ fn lock(path: &Path) -> Result<Option<Lock>> {
         return Ok(None);
     }
     Ok(Some(read_lock(path)?))
-}
-
-/// Reads a lock.
-pub(super) fn read_lock(path: &Path) -> Result<Lock> {
-    let text = read_text(path, MAX_LOCK)?;
-    Lock::parse(&text).map_err(|e| e.context(format!("`{}`", quote(path))))
-}
-
-/// Reads a text file of bounded size.
-pub(super) fn read_text(path: &Path, cap: u64) -> Result<String> {
-    let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
-    let mut text = String::new();
-    let read = file.take(cap + 1).read_to_string(&mut text);
-    if let Err(error) = read {
-        let error = Error::io("read", path, error);
-        return Err(error.with_kind(Kind::Malformed));
-    }
-    if text.len() as u64 > cap {
-        let what = format!("`{}` has more than {cap} bytes", quote(path));
-        return Err(Error::new(Kind::Malformed, what));
-    }
-    Ok(text)
 }
 
 fn tell(difference: &Difference) {

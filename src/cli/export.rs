@@ -1,11 +1,14 @@
 //! `docker-mirror export`: stage one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use docker_mirror::{
-    Error, IndexMode, Kind, PlatformFilter, Reference, ReferrerChoice, Result, Wanted,
-    export::{self, Compression, Output, Report, Request, Reused},
+    Digest, Error, IndexMode, Kind, Lock, MAX_WANT_LIST, PlatformFilter, Reference, ReferrerChoice, Result, WantList,
+    Wanted,
+    export::{self, Compression, Output, Report, Request, Reused, SupplementRequest},
     human_bytes,
     push::{ImageReport, Outcome as Became, PushReport},
     quote,
@@ -14,6 +17,7 @@ use docker_mirror::{
 use super::connection::{MirrorFlags, Shared};
 use super::failures::{self, AtOnce};
 use super::images::{self, ImageFlags};
+use super::input_file::{read_lock, read_text};
 use super::memory;
 use super::output::{self, LeftOutPlatforms, Outcome};
 use super::progress::Display;
@@ -94,6 +98,15 @@ pub(super) struct Arguments {
     #[arg(long)]
     allow_partial: bool,
 
+    /// Export exactly what a lock pins: the digests of an earlier bundle, without a look at any tag. `inspect --lock` writes one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform"])]
+    pub(super) lock: Option<PathBuf>,
+
+    /// Fetch only the blobs of a want-list, which complete a damaged bundle: `import DAMAGED.tar SUPPLEMENT.tar`. `verify --want`
+    /// writes one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform", "lock", "allow_partial"])]
+    want: Option<PathBuf>,
+
     /// Take blobs from an earlier bundle instead of the network; repeatable
     #[arg(long, value_name = "OLD.tar")]
     reuse: Vec<PathBuf>,
@@ -144,7 +157,23 @@ fn check_output_name(output: &Path) -> Result<()> {
 impl Arguments {
     /// Whether another run of the same command continues one that stopped.
     pub(super) fn resumes(&self) -> bool {
-        self.output.as_os_str() != "-" && compression(self) == Compression::None
+        self.output.as_os_str() != "-" && self.want.is_none() && compression(self) == Compression::None
+    }
+
+    /// Where the bundle goes.
+    fn output(&self) -> Result<Output> {
+        if self.output.as_os_str() != "-" {
+            return Ok(Output::File {
+                path: self.output.clone(),
+                force: self.force,
+                fresh: self.fresh,
+            });
+        }
+        if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+            return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
+                .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
+        }
+        Ok(Output::Pipe(Box::new(unbuffered_stdout()?)))
     }
 }
 
@@ -172,16 +201,68 @@ fn unbuffered_stdout() -> Result<std::fs::File> {
         .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").with_source(e))
 }
 
+/// The line of a lock behind an error that names a digest.
+fn in_lock(error: Error, path: &Path, lock: &Lock) -> Error {
+    let text = error.full();
+    let digests = text
+        .match_indices("sha256:")
+        .filter_map(|(at, _)| text.get(at..at + 71)?.parse().ok());
+    let line = digests.filter_map(|digest: Digest| lock.line_of(&digest)).next();
+    match line {
+        Some(line) => error.context(format!("`{}`, line {line}", quote(path))),
+        None => error,
+    }
+}
+
+/// Fetches the blobs of a want-list.
+async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
+    let named = |error: Error| error.context(format!("`{}`", quote(path)));
+    let list = WantList::parse(&read_text(path, MAX_WANT_LIST)?).map_err(|e| named(e.with_kind(Kind::Usage)))?;
+    if list.is_empty() {
+        let what = "the want-list is empty: nothing has to be fetched";
+        return Err(named(Error::new(Kind::Usage, what)));
+    }
+    let display = Display::new(Work::Fetching, &arguments.shared);
+    let progress = display.progress();
+    let hosts: BTreeSet<&str> = list.blobs().map(|blob| blob.reference.host()).collect();
+    let hosts: Vec<&str> = hosts.into_iter().collect();
+    let registries = arguments.shared.sources(&hosts, &arguments.mirrors, None, &progress)?;
+    let request = SupplementRequest {
+        output: arguments.output()?,
+        compression: compression(&arguments),
+        jobs: arguments.shared.jobs(),
+        reuse: arguments.reuse.clone(),
+        read_ahead: memory::read_ahead(u64::from(arguments.read_ahead) << 20),
+    };
+    let reused = export::supplement(&list, request, &registries, &progress).await;
+    display.finish();
+    let Reused { blobs, bytes } = reused.map_err(named)?;
+    if blobs > 0 {
+        let blobs = output::counted(blobs, "blob", "blobs");
+        output::info(format!("{blobs}, {} came from earlier bundles", human_bytes(bytes)));
+    }
+    let blobs = output::counted(list.len() as u64, "blob", "blobs");
+    display.conclude(&format!("wrote a supplement: {blobs}, {}", human_bytes(list.bytes())));
+    Ok(Outcome::Success)
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     check_output_name(&arguments.output)?;
-    let list = arguments.images.read()?;
+    if let Some(path) = arguments.want.clone() {
+        return supplement(arguments, &path).await;
+    }
+    let lock = arguments.lock.clone();
+    let lock = lock
+        .map(|path| read_lock(&path).map(|lock| (path, Arc::new(lock))))
+        .transpose()?;
+    let list = match &lock {
+        Some((_, lock)) => images::of_references(lock.images.iter().map(|image| &image.reference))?,
+        None => arguments.images.read()?,
+    };
     let (resumes, reuses) = (arguments.resumes(), !arguments.reuse.is_empty());
     let mut wanted = arguments.selection.wanted()?;
     let to_pipe = arguments.output.as_os_str() == "-";
-    if to_pipe && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
-            .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
-    }
+    arguments.output()?;
     if to_pipe && arguments.reporting.json {
         return Err(Error::new(
             Kind::Usage,
@@ -201,30 +282,31 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     wanted.exceptions = images::exceptions(&asked);
     images::warn_of_destinations(&asked);
+    wanted.lock = lock.as_ref().map(|(_, lock)| lock.clone());
     let request = Request {
         images: asked.images.iter().map(|image| image.reference.clone()).collect(),
         wanted,
         compression: compression(&arguments),
         jobs: arguments.shared.jobs(),
         allow_partial: arguments.allow_partial,
-        docker_manifest: !arguments.no_docker_manifest,
-        reuse: arguments.reuse,
+        docker_manifest: lock
+            .as_ref()
+            .map_or(!arguments.no_docker_manifest, |(_, lock)| lock.docker_manifest),
+        reuse: arguments.reuse.clone(),
         read_ahead: memory::read_ahead(u64::from(arguments.read_ahead) << 20),
         budget: memory::budget(),
         file_system: None,
-        output: if to_pipe {
-            Output::Pipe(Box::new(unbuffered_stdout()?))
-        } else {
-            Output::File {
-                path: arguments.output.clone(),
-                force: arguments.force,
-                fresh: arguments.fresh,
-            }
-        },
+        output: arguments.output()?,
     };
     let report = export::export(request, &registries, &progress).await;
     display.finish();
-    let report = report?;
+    let mut report = report?;
+    if let Some((path, lock)) = &lock {
+        let failed = std::mem::take(&mut report.failed).into_iter();
+        report.failed = failed
+            .map(|(image, error)| (image, in_lock(error, path, lock)))
+            .collect();
+    }
     let (resumes, verbose) = (resumes, arguments.shared.verbosity() > 0);
     let how = How {
         to_pipe,

@@ -31,6 +31,13 @@ pub(super) struct ImageFlags {
     max_tags: u32,
 }
 
+/// A list of images that are known already.
+pub(super) fn of_references<'a>(references: impl Iterator<Item = &'a Reference>) -> Result<CheckedList> {
+    let mut list = ImageList::default();
+    references.for_each(|reference| list.add_argument(&reference.to_string()));
+    list.check().map_err(|(faults, more)| sum_up(faults, more))
+}
+
 impl ImageFlags {
     /// All names at once, so that a user corrects them in one go.
     ///

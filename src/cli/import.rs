@@ -6,22 +6,26 @@ use std::sync::Arc;
 
 use clap::Args;
 use docker_mirror::{
-    Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Result,
+    Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Progress, Result, Verification,
+    VerifyOptions, WantList,
     import::{self, Selection},
     push::PushRequest,
-    quote,
+    quote, verify,
 };
 
 use super::connection::Shared;
 use super::export::ReferrerFlags;
 use super::memory;
-use super::output::Outcome;
+use super::output::{Outcome, say};
+use super::output_file::OutputFile;
 use super::progress::Display;
 use super::push::Target;
 use super::report::Reporting;
+use super::status::Work;
 use super::values::TRANSPORTS;
+use super::verify::{WANT_START, tell};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct Arguments {
     /// Bundles, archives of other programs, or folders with an OCI layout or with bundles; blobs are shared among them.
     /// `-` alone is one bundle from a pipe
@@ -48,6 +52,14 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "MODE")]
     index: Option<IndexMode>,
 
+    /// Verify the bundles before anything is sent, and send nothing if something is wrong with them
+    #[arg(long)]
+    verify: bool,
+
+    /// If the import fails, write which blobs are damaged or absent to this file: what `export --want` needs to fetch just these
+    #[arg(long, value_name = "FILE")]
+    want: Option<PathBuf>,
+
     #[command(flatten)]
     referrers: ReferrerFlags,
 
@@ -58,8 +70,68 @@ pub(super) struct Arguments {
     pub(super) shared: Shared,
 }
 
+/// Verifies the bundles by themselves.
+async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verification> {
+    let (paths, names) = (arguments.bundles.clone(), arguments.name.clone());
+    if let Some(pipe) = paths
+        .iter()
+        .find(|path| path.as_os_str() == "-" || (path.exists() && !path.is_file() && !path.is_dir()))
+    {
+        let what = format!(
+            "`{}` can be read once, so that it cannot be verified by `--verify` or `--want`",
+            quote(pipe)
+        );
+        return Err(Error::new(Kind::Usage, what).with_hint("save what is in the pipe to a file first"));
+    }
+    let work = move || {
+        let options = OpenOptions {
+            names,
+            temp_dir: Some(std::env::temp_dir()),
+            progress: progress.clone(),
+            budget: memory::budget(),
+            sum: true,
+            allow_none: true,
+            ..OpenOptions::default()
+        };
+        let bundle = Bundle::open(&paths, &options)?;
+        verify(&bundle, None, &VerifyOptions { deep: false, progress })
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(Kind::Io, "the verification was cut off").with_source(e))?
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
+    let want = arguments.want.as_deref();
+    let want = want
+        .map(|path| OutputFile::new("--want", "want-list", WANT_START, path))
+        .transpose()?;
+    let Some(want) = want else {
+        return import_all(arguments).await;
+    };
+    let again = arguments.clone();
+    let outcome = import_all(arguments).await;
+    let list = match &outcome {
+        Ok(Outcome::Success) => WantList::default(),
+        Err(error) if error.kind() == Kind::Usage => return outcome,
+        _ => verified(&again, Progress::silent()).await?.wanted,
+    };
+    want.write(&list.to_text())?;
+    outcome
+}
+
+async fn import_all(arguments: Arguments) -> Result<Outcome> {
     only_bundle(&arguments.bundles)?;
+    if arguments.verify {
+        let display = Display::new(Work::Verifying, &arguments.shared);
+        let found = verified(&arguments, display.progress()).await;
+        display.finish();
+        let found = found?;
+        tell(&found, |line| say(line));
+        if !found.is_sound() {
+            return Ok(Outcome::Failure);
+        }
+    }
     let request = arguments.target.request(arguments.index)?;
     let select = Selection {
         only: arguments.only,

@@ -12,6 +12,7 @@ mod failures;
 mod generate;
 mod images;
 mod import;
+mod input_file;
 mod inspect;
 mod json;
 mod limits;

@@ -194,3 +194,12 @@ pub(super) fn left_out(name: &str, blobs: &[LeftOut]) {
         say(format!("warning: {name}: left out {more}"));
     }
 }
+
+/// The error of an image or a file that cannot be used, which says what that is.
+pub(super) fn unusable(label: &str, error: &Error) -> Error {
+    let label = quote(label).to_string();
+    match error.to_string().contains(&label) || label.contains(":@") {
+        true => error.clone(),
+        false => error.clone().context(format!("`{label}`")),
+    }
+}

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     deep: bool,
 
-    /// Print one JSON document instead of lines; docs/verify.md describes it
+    /// Print one JSON document instead of lines; docs/inspect.md describes it
     #[arg(long)]
     json: bool,
 
@@ -86,7 +86,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if arguments.json {
         print(&verified)?;
     } else {
-        tell(&verified);
+        tell(&verified, |line| result(line));
     }
     Ok(match verified.is_sound() {
         true => Outcome::Success,
@@ -105,13 +105,13 @@ pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) ->
     }
 }
 
-/// Shows what was found: a line for each fault, and a verdict.
-pub(super) fn tell(verified: &Verification) {
+/// Shows what was found: a line for each fault, and a verdict. `put` shows what counts.
+pub(super) fn tell(verified: &Verification, put: fn(String)) {
     for fault in &verified.faults {
-        result(line(fault));
+        put(line(fault));
     }
     if verified.more_faults > 0 {
-        result(format!("{} more faults are not shown", verified.more_faults));
+        put(format!("{} more faults are not shown", verified.more_faults));
     }
     for replaced in &verified.replaced {
         say(format!(
@@ -123,7 +123,7 @@ pub(super) fn tell(verified: &Verification) {
         say(format!("warning: {warning}"));
     }
     for file in &verified.files {
-        result(format!("{}  {}", file.sha256, file.path));
+        put(format!("{}  {}", file.sha256, file.path));
     }
     let Checked {
         images,
@@ -148,7 +148,7 @@ pub(super) fn tell(verified: &Verification) {
         counted(blobs, "blob", "blobs"),
         human_bytes(bytes)
     ));
-    result(verdict(verified));
+    put(verdict(verified));
 }
 
 /// One line that cannot be misread.

@@ -228,6 +228,7 @@ mod tests {
                 kept: kept.into(),
                 dropped: Arc::default(),
                 left_out: Arc::default(),
+                left_out_referrers: Arc::default(),
                 referrers: Vec::new(),
                 manifests: vec![piece(&root.as_str())],
                 blobs: layers.iter().map(piece).collect(),

@@ -58,8 +58,10 @@ pub struct Content {
     pub dropped: Arc<[PlatformRecord]>,
     /// Blobs that the image names and the bundle does not have.
     pub left_out: Arc<[LeftOut]>,
-    /// Manifests that refer to the image and have no name, such as signatures; an import does not push them.
+    /// Manifests that refer to the image and go with it, such as signatures; the media type is what each is.
     pub referrers: Vec<LeftOut>,
+    /// Manifests that refer to the image and do not go with it.
+    pub left_out_referrers: Arc<[LeftOut]>,
     /// Every manifest once, children before parents.
     pub manifests: Vec<Piece>,
     /// Every blob once, in the order in which manifests name them.

@@ -1,6 +1,6 @@
 //! The lock: which images were moved, down to the last blob, as a small JSON document that pins them for another export.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -34,6 +34,10 @@ pub struct Lock {
     pub missing: Vec<Absent>,
     /// The document that it was read from.
     text: Arc<str>,
+    /// How many lines of the file stand before it.
+    first_line: usize,
+    /// Places in the list of images.
+    by_name: HashMap<Reference, usize>,
 }
 
 /// One image with all that it is made of.
@@ -58,7 +62,10 @@ pub struct LockedImage {
     /// Blobs that the image names and that were not moved.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
-    /// Every manifest once.
+    /// What refers to the image and was not moved.
+    #[serde(default)]
+    pub left_out_referrers: Vec<LeftOut>,
+    /// Every manifest once, those that refer to the image included.
     pub manifests: Vec<Piece>,
     /// Every blob once.
     pub blobs: Vec<Piece>,
@@ -90,6 +97,7 @@ impl Lock {
                 kept: content.kept.to_vec(),
                 dropped: content.dropped.to_vec(),
                 left_out: content.left_out.to_vec(),
+                left_out_referrers: content.left_out_referrers.to_vec(),
                 manifests: content.manifests.clone(),
                 blobs: content.blobs.clone(),
             })
@@ -99,6 +107,8 @@ impl Lock {
             images: inventory.images.iter().map(locked).collect::<Result<_>>()?,
             missing: inventory.missing.clone(),
             text: "".into(),
+            first_line: 0,
+            by_name: HashMap::new(),
         })
     }
 
@@ -130,6 +140,9 @@ impl Lock {
             }
             if !image.left_out.is_empty() {
                 list(&mut out, "leftOut", &image.left_out, ",\n");
+            }
+            if !image.left_out_referrers.is_empty() {
+                list(&mut out, "leftOutReferrers", &image.left_out_referrers, ",\n");
             }
             list(&mut out, "manifests", &image.manifests, ",\n");
             list(&mut out, "blobs", &image.blobs, "\n");
@@ -165,6 +178,8 @@ impl Lock {
             images: document.images,
             missing: document.missing,
             text: text.into(),
+            first_line: first,
+            by_name: HashMap::new(),
         };
         let sum = Digest::sha256(lock.body().as_bytes());
         if sum != document.checksum {
@@ -175,7 +190,9 @@ impl Lock {
             return Err(Error::new(Kind::Malformed, what).with_hint(WRITE_AGAIN));
         }
         lock.check(first)?;
-        Ok(lock)
+        let names = lock.images.iter().enumerate();
+        let by_name = names.map(|(place, image)| (image.reference.clone(), place)).collect();
+        Ok(Self { by_name, ..lock })
     }
 
     /// Refuses what no program of this name writes: it would lead to faults that nobody understands.
@@ -200,7 +217,12 @@ impl Lock {
     /// The number of the line that has this digest first, counted from 1; for messages.
     pub fn line_of(&self, digest: &Digest) -> Option<usize> {
         let at = self.text.find(&digest.to_string())?;
-        Some(line_at(&self.text, at))
+        Some(self.first_line + line_at(&self.text, at))
+    }
+
+    /// What an image of this name is pinned to, in a lock that was read.
+    pub fn find(&self, image: &Reference) -> Option<&LockedImage> {
+        self.images.get(*self.by_name.get(image)?)
     }
 
     /// The digest of the document, which tells two locks apart.
@@ -222,6 +244,7 @@ impl Lock {
                 kept: image.kept.clone().into(),
                 dropped: image.dropped.clone().into(),
                 left_out: image.left_out.clone().into(),
+                left_out_referrers: image.left_out_referrers.clone().into(),
                 referrers: Vec::new(),
                 manifests: image.manifests.clone(),
                 blobs: image.blobs.clone(),
@@ -332,6 +355,7 @@ mod tests {
             kept: vec![platform(b"amd", "linux/amd64")],
             dropped: vec![platform(b"win", "windows/amd64 (\"10\")")],
             left_out: Vec::new(),
+            left_out_referrers: Vec::new(),
             manifests: vec![piece(b"amd", "m"), piece(b"index", "i"), piece(b"smaller", "i")],
             blobs: vec![piece(b"layer", "l")],
         };
@@ -343,6 +367,8 @@ mod tests {
                 reason: "notfound".to_owned(),
             }],
             text: "".into(),
+            first_line: 0,
+            by_name: HashMap::new(),
         }
     }
 

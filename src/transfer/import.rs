@@ -22,7 +22,7 @@ use super::resolve;
 use super::runnable;
 use super::select_images::{Candidate, choose};
 use crate::bundle::read::stream::pipe::Incoming;
-use crate::bundle::read::{Bundle, BundledImage, Referrer};
+use crate::bundle::read::{Bundle, BundledImage};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -30,7 +30,7 @@ use crate::image::digest::Digest;
 use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
-use crate::image::tree::{ImageTree, IndexMode, LeftOut};
+use crate::image::tree::{ImageTree, IndexMode};
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{BlobSource, BlobStream, Registries};
 use crate::text::{Warnings, few, quote, shorten};
@@ -226,35 +226,6 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
         Some(filter) => narrow_tree(tree, filter),
         None => Ok(tree),
     }
-}
-
-/// The manifests without a name, by the manifest that they refer to.
-pub(super) type Referrers<'a> = HashMap<&'a Digest, Vec<(usize, &'a Referrer)>>;
-
-/// Sorts the manifests without a name by what they refer to.
-pub(super) fn by_subject(bundle: &Bundle) -> Referrers<'_> {
-    let mut referrers = Referrers::new();
-    for (place, referrer) in bundle.referrers().iter().enumerate() {
-        referrers.entry(&referrer.subject).or_default().push((place, referrer));
-    }
-    referrers
-}
-
-/// The referrers of an image and of all that is below it, in the order of the bundles.
-pub(super) fn referrers_of(referrers: &Referrers<'_>, tree: &ImageTree) -> Vec<LeftOut> {
-    let manifests = tree.manifests();
-    let mut found: Vec<&(usize, &Referrer)> = manifests
-        .iter()
-        .filter_map(|manifest| referrers.get(manifest.digest()))
-        .flatten()
-        .collect();
-    found.sort_by_key(|(place, _)| *place);
-    let listed = |referrer: &Referrer| LeftOut {
-        digest: referrer.root.digest.clone(),
-        media_type: referrer.root.media_type.clone(),
-        reason: format!("it refers to {}", referrer.subject),
-    };
-    found.into_iter().map(|(_, referrer)| listed(referrer)).collect()
 }
 
 /// Reads the manifests of the chosen images and of what belongs to them, and checks that all that they name is there. What

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::import::{Referrers, Selection, by_subject, chosen, named, referrers_of};
+use super::attach::Attacher;
+use super::import::{Selection, chosen, named};
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Kind, Result};
 use crate::image::digest::Digest;
@@ -41,13 +42,21 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
         bundle,
         select,
         details,
-        referrers: by_subject(bundle),
+        attacher: Attacher::new(bundle, &select.referrers),
         media_types: HashSet::new(),
     };
     // Images that differ in nothing but their names are read once.
     let mut known = HashMap::new();
-    for (image, _) in bundle.images().iter().zip(images).filter(|(_, chosen)| **chosen) {
-        let read = known.entry(image.content()).or_insert_with(|| reader.read(image));
+    let chosen = bundle.images().iter().enumerate().filter(|(place, _)| images[*place]);
+    // What stands beside images is one of them where no image takes it.
+    let (first, beside): (Vec<_>, Vec<_>) = chosen.partition(|(_, image)| image.attached_to.is_none());
+    for (place, image) in first.into_iter().chain(beside) {
+        if reader.attacher.is_claimed(place) {
+            continue;
+        }
+        let repository = reader.attacher.depends_on_repository().then(|| image.name.name());
+        let key = (image.content(), repository);
+        let read = known.entry(key).or_insert_with(|| reader.read(image));
         match read {
             Ok((tree, content)) => inventory.images.push(InventoryImage {
                 reference: image.name.to_string(),
@@ -115,7 +124,7 @@ struct Reader<'a> {
     bundle: &'a Bundle,
     select: &'a Selection,
     details: bool,
-    referrers: Referrers<'a>,
+    attacher: Attacher<'a>,
     media_types: HashSet<Arc<str>>,
 }
 
@@ -134,6 +143,9 @@ impl Reader<'_> {
         // What belongs to an image runs nowhere.
         if let (Some(filter), None) = (&self.select.platforms, &image.attached_to) {
             tree = narrow(tree, filter)?;
+        }
+        if image.attached_to.is_none() {
+            self.attacher.attach(&mut tree, &image.name.name())?;
         }
         let content = Arc::new(self.content(&tree, image)?);
         tree.configs.clear();
@@ -192,7 +204,15 @@ impl Reader<'_> {
             media_type: self.interned(&blob.descriptor.media_type),
         });
         let blobs = blobs.collect();
-        let referrers = referrers_of(&self.referrers, tree).into_iter();
+        let referrers = tree.attachments.iter().map(|attachment| LeftOut {
+            digest: attachment.variant.root.digest().clone(),
+            media_type: attachment.artifact_type(),
+            reason: format!("it refers to {}", attachment.subject),
+        });
+        let recorded = image
+            .record
+            .as_ref()
+            .map(|record| record.left_out_referrers.clone().into());
         Ok(Content {
             original: tree.original.root.digest().clone(),
             filtered: tree.filtered.as_ref().map(|filtered| filtered.root.digest().clone()),
@@ -200,7 +220,8 @@ impl Reader<'_> {
             kept: tree.kept.clone(),
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
-            referrers: referrers.collect::<Vec<LeftOut>>(),
+            referrers: referrers.collect(),
+            left_out_referrers: recorded.unwrap_or_else(|| tree.left_out_referrers.clone()),
             manifests,
             blobs,
             parts,

@@ -65,6 +65,14 @@ impl Sources {
         Ok(Self { repositories })
     }
 
+    /// Blobs of which the repository is known.
+    pub(super) fn of_blobs(blobs: impl IntoIterator<Item = (Digest, Repository)>) -> Self {
+        let blobs = blobs.into_iter();
+        Self {
+            repositories: blobs.map(|(digest, repository)| (digest, vec![repository])).collect(),
+        }
+    }
+
     /// How many repositories name a blob.
     pub(crate) fn count(&self, digest: &Digest) -> usize {
         self.repositories.get(digest).map_or(0, Vec::len)

@@ -39,6 +39,7 @@ mod terminal;
 mod two_meanings;
 mod unread_pipes;
 mod verify;
+mod want;
 
 use support::{Cli, Double};
 

@@ -10,8 +10,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use docker_mirror::{
-    Bundle, Error, GivenName, Kind, Lock, OpenOptions, PlatformFilter, Result, Sharing, Unusable, import::Selection,
-    inspect, quote,
+    Bundle, Error, GivenName, Kind, Lock, OpenOptions, PlatformFilter, Result, Sharing, import::Selection, inspect,
 };
 
 use super::bundles;
@@ -64,16 +63,6 @@ pub(super) struct Arguments {
     pub(super) shared: Shared,
 }
 
-/// The error of something that cannot be used, which says what that is.
-pub(super) fn named(broken: &Unusable) -> Error {
-    let label = quote(&broken.label).to_string();
-    let error = Error::clone(&broken.error);
-    match error.to_string().contains(&label) || label.contains(":@") {
-        true => error,
-        false => error.context(format!("`{label}`")),
-    }
-}
-
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let select = Selection {
         only: arguments.only.clone(),
@@ -124,7 +113,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     for broken in &inventory.broken {
         if !arguments.json {
-            output::error(&named(broken));
+            output::error(&output::unusable(&broken.label, &broken.error));
         }
     }
     Ok(match inventory.broken.is_empty() {

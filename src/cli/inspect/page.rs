@@ -200,6 +200,10 @@ impl Page<'_> {
                 escaped(subject)
             ));
         }
+        for referrer in content.referrers.iter().take(MAX_LISTED) {
+            let what = escaped(&referrer.media_type);
+            note(format!("With it travels <code>{}</code> ({what}).", referrer.digest));
+        }
         let attestations = content
             .kept
             .iter()
@@ -344,7 +348,12 @@ impl Page<'_> {
                     "platforms that were not chosen when the bundle was made",
                 );
             }
-            for LeftOut { digest, reason, .. } in content.left_out.iter().chain(&content.referrers).take(MAX_LISTED) {
+            for LeftOut { digest, reason, .. } in content
+                .left_out
+                .iter()
+                .chain(content.left_out_referrers.iter())
+                .take(MAX_LISTED)
+            {
                 row(&image.reference, &format!("<code>{digest}</code>"), reason);
             }
         }

@@ -70,12 +70,17 @@ fn of_image(image: &InventoryImage, sharing: &Sharing) {
             few(content.dropped.iter().map(|dropped| quote(&dropped.platform))),
         );
     }
-    for left in content.left_out.iter().take(LISTED) {
+    for left in content
+        .left_out
+        .iter()
+        .chain(content.left_out_referrers.iter())
+        .take(LISTED)
+    {
         field("left out", format!("{} ({})", left.digest, quote(&left.reason)));
     }
     for referrer in content.referrers.iter().take(LISTED) {
         let (digest, media_type) = (&referrer.digest, quote(&referrer.media_type));
-        field("referrer", format!("{digest} ({media_type}), which is not imported"));
+        field("referrer", format!("{digest} ({media_type})"));
     }
     let more = content.left_out.len().saturating_sub(LISTED) + content.referrers.len().saturating_sub(LISTED);
     if more > 0 {

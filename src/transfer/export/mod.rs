@@ -13,7 +13,8 @@ use crate::error::Result;
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
 
-pub use request::{Compression, Exported, Output, Report, Request, Reused};
+pub use request::{Compression, Exported, Output, Report, Request, Reused, SupplementRequest};
+pub use stream::supplement::supplement;
 
 /// Exports images into one bundle.
 ///

@@ -67,6 +67,20 @@ pub struct Request {
     pub file_system: Option<FileSystem>,
 }
 
+/// What to fetch for a supplement, and how.
+pub struct SupplementRequest {
+    /// Where it goes.
+    pub output: Output,
+    /// Compression of the whole file.
+    pub compression: Compression,
+    /// Blobs in flight.
+    pub jobs: usize,
+    /// Earlier bundles whose blobs need not be fetched.
+    pub reuse: Vec<PathBuf>,
+    /// How much is read ahead, in bytes.
+    pub read_ahead: u64,
+}
+
 /// The result of an export.
 #[derive(Debug, Default)]
 pub struct Report {

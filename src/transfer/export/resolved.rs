@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::ImageTree;
+use crate::inventory::images::Absent;
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
 use crate::transfer::resolve::Wanted;
@@ -24,13 +25,16 @@ pub(super) type Failures = HashMap<Digest, Error>;
 pub(super) struct Resolved {
     pub(super) trees: Vec<ImageTree>,
     pub(super) failed: Vec<(Reference, Error)>,
+    /// Images of which the bundle is to say that they are missing, since a lock says so.
+    missing: Vec<Absent>,
 }
 
 impl Resolved {
-    pub(super) fn new(references: &[Reference], results: Vec<Result<ImageTree>>) -> Self {
+    pub(super) fn new(references: &[Reference], wanted: &Wanted, results: Vec<Result<ImageTree>>) -> Self {
         let mut resolved = Self {
             trees: Vec::new(),
             failed: Vec::new(),
+            missing: wanted.lock.as_ref().map_or_else(Vec::new, |lock| lock.missing.clone()),
         };
         for (reference, result) in references.iter().zip(results) {
             match result {
@@ -90,6 +94,10 @@ impl Resolved {
     }
 
     pub(super) fn extras(&self, docker_manifest: bool) -> Extras {
+        let locked = self.missing.iter().map(|missing| Missing {
+            reference: missing.reference.clone(),
+            reason: missing.reason.clone(),
+        });
         Extras {
             missing: self
                 .failed
@@ -99,6 +107,7 @@ impl Resolved {
                     // The kind of failure, not its words: those name addresses and times, and two runs would differ.
                     reason: format!("{:?}", error.kind()).to_ascii_lowercase(),
                 })
+                .chain(locked)
                 .collect(),
             docker_manifest,
         }
@@ -139,6 +148,9 @@ pub(super) fn request_identity(images: &[Reference], wanted: &Wanted, docker_man
             .map(|(image, platforms)| format!("{image} {platforms}"))
             .collect();
         text = format!("{text} {exceptions:?}");
+    }
+    if let Some(lock) = &wanted.lock {
+        text = format!("{text} {}", lock.digest());
     }
     let mut summary = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > 3 {

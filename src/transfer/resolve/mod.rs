@@ -24,6 +24,7 @@ use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, Outcome, Selection, select};
 use crate::image::tree::{ATTESTATION, Choice, ImageTree, PlatformRecord};
+use crate::inventory::lock::LockedImage;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{few, quote};
@@ -166,7 +167,8 @@ impl Resolver {
     async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
         let repository = Repository::new(reference, &self.registries)?;
         let _in_flight = repository.registry.in_flight(&repository.name);
-        match self.pins.get(reference) {
+        let locked = self.wanted.locked(reference).map(|locked| &locked.original);
+        match locked.or_else(|| self.pins.get(reference)) {
             Some(digest) => self.fetcher.manifest(&repository, digest).await,
             None => match reference.target() {
                 Target::Digest(digest) => self.fetcher.manifest(&repository, &digest).await,
@@ -179,8 +181,9 @@ impl Resolver {
         let root = root?;
         let platforms = self.wanted.platforms_of(reference);
         let repository = Repository::new(reference, &self.registries)?;
+        let locked = self.wanted.locked(reference);
         let begun = self.discovery.begin(&self.fetcher, &repository, root.digest());
-        let (selected, ()) = join(self.select(&repository, &root, platforms), begun).await;
+        let (selected, ()) = join(self.select(&repository, &root, platforms, locked), begun).await;
         let (selection, configs) = selected?;
         if root.lists_nothing() {
             self.progress.warn(format!(
@@ -202,12 +205,17 @@ impl Resolver {
             lacks_referrers: false,
             configs,
         };
-        tree.choose(self.wanted.index);
-        warn_of_absent(reference, &absent(&tree, platforms), &self.progress);
+        if locked.is_none() {
+            tree.choose(self.wanted.index);
+            warn_of_absent(reference, &absent(&tree, platforms), &self.progress);
+        }
         let found = self.discovery.of_tree(&self.fetcher, &repository, &tree).await?;
         tree.attachments = found.attachments.into();
         tree.left_out_referrers = found.left_out.into();
-        tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
+        match locked {
+            Some(locked) => wanted::pin(&mut tree, locked)?,
+            None => tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into(),
+        }
         check_sizes(&tree)?;
         tree.total()?;
         self.fetcher.count_tree(&tree)?;
@@ -220,8 +228,15 @@ impl Resolver {
         repository: &Repository,
         root: &Arc<RawManifest>,
         platforms: &PlatformFilter,
+        locked: Option<&LockedImage>,
     ) -> Result<(Selection, BTreeMap<Digest, Bytes>)> {
         let mut graph = Graph::default();
+        let leave_out = |graph: &mut Graph, manifest: &RawManifest| {
+            if let Some(locked) = locked {
+                wanted::dropped(locked, manifest).for_each(|entry| graph.leave_out(entry));
+            }
+        };
+        leave_out(&mut graph, root);
         let mut configs = BTreeMap::new();
         loop {
             let needs = match select(&graph, root, platforms)? {
@@ -233,7 +248,10 @@ impl Resolver {
             let mut found = stream::iter(fetches).buffered(self.jobs);
             while let Some(fetched) = found.try_next().await? {
                 match fetched {
-                    Fetched::Manifest(manifest) => graph.add(manifest),
+                    Fetched::Manifest(manifest) => {
+                        leave_out(&mut graph, &manifest);
+                        graph.add(manifest);
+                    }
                     Fetched::Platform { manifest, config: None } => graph.set_platform(manifest, None),
                     Fetched::Platform {
                         manifest,

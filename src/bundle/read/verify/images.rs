@@ -72,6 +72,16 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
             }
         }
     }
+    // What refers to images and is listed by itself.
+    for referrer in &bundle.referrers {
+        if let Err(error) = bundle.referrer_tree(referrer) {
+            check.faults.add(Fault {
+                file: Some(referrer.archive.as_str().into()),
+                digest: Some(referrer.root.digest.clone()),
+                ..Fault::of_error(FaultKind::Image, &error)
+            });
+        }
+    }
     check.content
 }
 

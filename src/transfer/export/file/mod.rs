@@ -127,7 +127,7 @@ impl FileExport<'_> {
         .with_budget(budget)
         .with_pins(left.pins.clone());
         resolver.remember(std::mem::take(&mut left.manifests));
-        let mut resolved = Resolved::new(&images, resolver.resolve_all(&images).await);
+        let mut resolved = Resolved::new(&images, &request.wanted, resolver.resolve_all(&images).await);
         let system = match request.file_system {
             Some(system) => system,
             None => partial.file_system()?,

@@ -35,7 +35,7 @@ pub(super) async fn compare(
     let (wanted, jobs) = (request.wanted.clone(), request.jobs);
     let resolver =
         Resolver::new(registries.clone(), wanted, jobs, progress.clone()).with_budget(request.budget.clone());
-    let resolved = Resolved::new(&images, resolver.resolve_all(&images).await);
+    let resolved = Resolved::new(&images, &request.wanted, resolver.resolve_all(&images).await);
     let mut report = Report {
         images: resolved.trees.iter().map(Exported::new).collect(),
         ..Report::default()

@@ -1,10 +1,11 @@
 //! The same bundle, byte for byte, written from its first to its last byte: into a pipe, or through a compressor.
 
 mod prefetch;
+pub(super) mod supplement;
+mod unfinished;
 mod writer;
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::request::{Exported, Output, Report, Request};
@@ -12,71 +13,14 @@ use super::resolved::{Resolved, configs, unique, warn};
 use super::reuse::Earlier;
 use crate::bundle::partial::{Partial, check_output};
 use crate::bundle::plan::Plan;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::Registries;
-use crate::text::quote;
-use crate::transfer::blocking::blocking;
 use crate::transfer::resolve::Resolver;
 use crate::transfer::sources::Sources;
 use prefetch::Prefetcher;
+use unfinished::Unfinished;
 use writer::{PartialWriter, Writer};
-
-/// An unfinished compressed bundle. It cannot be continued, and is removed when this is dropped.
-struct Unfinished {
-    partial: Arc<Partial>,
-    committed: bool,
-}
-
-impl Unfinished {
-    fn begin(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
-        let partial = Partial::open(path)?;
-        if !partial.is_blank()? && !fresh {
-            if !left_by_a_kill(&partial) {
-                return Err(Error::new(
-                    Kind::Exists,
-                    format!(
-                        "the unfinished file `{}` belongs to another export, which is not compressed",
-                        quote(&partial.path())
-                    ),
-                )
-                .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`"));
-            }
-            progress.warn(format!(
-                "`{}` is a compressed bundle that was not finished, which cannot be continued; starting anew",
-                quote(&partial.path())
-            ));
-        }
-        partial.clear()?;
-        Ok(Self {
-            partial: Arc::new(partial),
-            committed: false,
-        })
-    }
-
-    async fn commit(mut self, force: bool) -> Result<()> {
-        let partial = self.partial.clone();
-        blocking(move || partial.commit(partial.len()?, force)).await??;
-        self.committed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.committed {
-            self.partial.remove();
-        }
-    }
-}
-
-/// Whether this is what a killed run left that compressed: no journal beside it, and the first bytes tell.
-fn left_by_a_kill(partial: &Partial) -> bool {
-    let mut head = [0; 4];
-    let read = partial.read_at(&mut head, 0).is_ok();
-    let compressed = matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]);
-    read && compressed && partial.journal().is_free()
-}
 
 pub(super) async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     let images = unique(&request.images);
@@ -112,7 +56,7 @@ async fn write(
         progress.clone(),
     )
     .with_budget(request.budget.clone());
-    let mut resolved = Resolved::new(images, resolver.resolve_all(images).await);
+    let mut resolved = Resolved::new(images, &request.wanted, resolver.resolve_all(images).await);
     // The compressed size is not known; that of the plain bundle is close, since layers hardly shrink.
     let system = match (partial, request.file_system) {
         (Some(partial), None) => Some(partial.file_system()?),

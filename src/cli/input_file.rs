@@ -1,0 +1,28 @@
+//! Text files that a command reads beside its bundles: a lock, a want-list.
+
+use std::io::Read;
+use std::path::Path;
+
+use docker_mirror::{Error, Kind, Lock, MAX_LOCK, Result, open_regular, quote};
+
+/// Reads a lock.
+pub(super) fn read_lock(path: &Path) -> Result<Lock> {
+    let text = read_text(path, MAX_LOCK)?;
+    Lock::parse(&text).map_err(|e| e.context(format!("`{}`", quote(path))))
+}
+
+/// Reads a text file of bounded size.
+pub(super) fn read_text(path: &Path, cap: u64) -> Result<String> {
+    let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
+    let mut text = String::new();
+    let read = file.take(cap + 1).read_to_string(&mut text);
+    if let Err(error) = read {
+        let error = Error::io("read", path, error);
+        return Err(error.with_kind(Kind::Malformed));
+    }
+    if text.len() as u64 > cap {
+        let what = format!("`{}` has more than {cap} bytes", quote(path));
+        return Err(Error::new(Kind::Malformed, what));
+    }
+    Ok(text)
+}

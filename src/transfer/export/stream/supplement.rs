@@ -1,0 +1,156 @@
+//! A supplement: the blobs of a want-list, and nothing else, in an image layout that lists no image. Imported together with the
+//! bundle that lacks them, it makes that one whole.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+
+use super::prefetch::Prefetcher;
+use super::unfinished::Unfinished;
+use super::writer::{PartialWriter, Writer};
+use crate::bundle::partial::check_output;
+use crate::bundle::plan::Plan;
+use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
+use crate::image::manifest::{MAX_MANIFEST, RawManifest};
+use crate::image::reference::Target;
+use crate::inventory::want_list::{WantList, WantedBlob};
+use crate::progress::{Event, Progress, human_bytes};
+use crate::registry::{Presence, Registries};
+use crate::text::few_with;
+use crate::transfer::export::request::{Output, Reused, SupplementRequest};
+use crate::transfer::export::reuse::Earlier;
+use crate::transfer::sources::{Repository, Sources};
+
+/// Fetches the blobs of a list, from earlier bundles or from the registries of the images that they belong to, and writes them
+/// into one file or pipe. Nothing is written unless all of them are there.
+///
+/// # Errors
+/// [`Kind::NotFound`], with the lines of the list, if registries no longer have some of them; otherwise those of an export.
+pub async fn supplement(
+    list: &WantList,
+    request: SupplementRequest,
+    registries: &Registries,
+    progress: &Progress,
+) -> Result<Reused> {
+    let target = match &request.output {
+        Output::File { path, force, fresh } => {
+            check_output(path, *force)?;
+            Some((Unfinished::begin(path, *fresh, progress)?, *force))
+        }
+        Output::Pipe(_) => None,
+    };
+    let earlier = Earlier::open(&request.reuse, None).await?;
+    let (mut look, mut sources) = (Vec::new(), Vec::new());
+    for wanted in list.blobs() {
+        let repository = Repository::new(&wanted.reference, registries)?;
+        sources.push((wanted.digest.clone(), repository.clone()));
+        look.push(find(wanted, repository, &earlier));
+    }
+    let found: Vec<Result<Found>> = stream::iter(look).buffered(request.jobs.max(1)).collect().await;
+    let (mut blobs, mut known, mut wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
+    for (wanted, found) in list.blobs().zip(found) {
+        match found {
+            Ok(Found::Blob(blob)) => blobs.push(blob),
+            Ok(Found::Manifest(manifest)) => {
+                blobs.push(manifest.descriptor().clone());
+                known.insert(manifest.digest().clone(), manifest.bytes().clone());
+            }
+            Err(error) => {
+                let line = list.line_of(&wanted.digest).unwrap_or_default();
+                wrong.push(error.context(format!("line {line}")));
+            }
+        }
+    }
+    if let Some(first) = wrong.first() {
+        let all = few_with(wrong.iter().map(Error::full), "; ");
+        let error = Error::new(first.kind(), all);
+        return Err(match first.hint() {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        });
+    }
+    let plan = Plan::of_blobs(blobs)?;
+    progress.emit(Event::Planned {
+        images: 0,
+        manifests: 0,
+        blobs: plan.blobs().len() as u64,
+        bytes: plan.blob_bytes(),
+        present: 0,
+    });
+    let sink: Box<dyn Write + Send> = match (request.output, &target) {
+        (_, Some((unfinished, _))) => {
+            let partial = &unfinished.partial;
+            partial.reserve(plan.total(), &partial.file_system()?, human_bytes)?;
+            Box::new(PartialWriter::new(partial.clone()))
+        }
+        (Output::Pipe(pipe), None) => pipe,
+        (Output::File { .. }, None) => return Err(Error::internal("the output is no pipe")),
+    };
+    let prefetcher = Arc::new(Prefetcher {
+        sources: Sources::of_blobs(sources),
+        earlier: earlier.clone(),
+        known,
+        jobs: request.jobs.max(1),
+        read_ahead: request.read_ahead,
+        progress: progress.clone(),
+        ..Prefetcher::default()
+    });
+    let writer = Writer::start(sink, request.compression)?;
+    let copied = prefetcher.clone().copy(&plan, &writer).await;
+    writer.finish(copied).await?;
+    if let Some((unfinished, force)) = target {
+        unfinished.commit(force).await?;
+    }
+    Ok(prefetcher.reused())
+}
+
+/// Where something that is wanted comes from.
+enum Found {
+    /// From the blobs of a registry or an earlier bundle.
+    Blob(Descriptor),
+    /// It is a manifest, which a registry keeps apart from its blobs.
+    Manifest(Box<RawManifest>),
+}
+
+async fn find(wanted: &WantedBlob, repository: Repository, earlier: &Earlier) -> Result<Found> {
+    let digest = &wanted.digest;
+    if let Some(size) = wanted.size {
+        let blob = Descriptor {
+            media_type: String::new(),
+            digest: digest.clone(),
+            size,
+        };
+        let is_at_hand = earlier.find(&blob).is_some() || size > MAX_MANIFEST;
+        let registry = &repository.registry;
+        if is_at_hand
+            || matches!(
+                registry.head_blob(&repository.name, &blob).await?,
+                Presence::Present(())
+            )
+        {
+            return Ok(Found::Blob(blob));
+        }
+    }
+    let target = Target::Digest(digest.clone());
+    match repository.registry.manifest(&repository.name, &target).await {
+        Ok(manifest) if wanted.size.is_none_or(|size| size == manifest.descriptor().size) => {
+            Ok(Found::Manifest(Box::new(manifest)))
+        }
+        Ok(manifest) => {
+            let (found, stated) = (manifest.descriptor().size, wanted.size.unwrap_or_default());
+            let what = format!("{digest} has {found} bytes, and the list states {stated}");
+            Err(Error::new(Kind::Integrity, what).with_hint("compare the line with the original"))
+        }
+        Err(error) if error.kind() == Kind::NotFound => {
+            let what = format!("`{}` no longer has {digest}", wanted.reference.name());
+            Err(Error::new(Kind::NotFound, what).with_hint(
+                "take it from an earlier bundle with `--reuse`; no registry has an index that was made smaller when the bundle \
+                 was written: export that image again",
+            ))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,66 @@
+//! An output file that is written from its first to its last byte.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::bundle::partial::Partial;
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
+use crate::text::quote;
+use crate::transfer::blocking::blocking;
+
+/// An unfinished compressed bundle. It cannot be continued, and is removed when this is dropped.
+pub(super) struct Unfinished {
+    pub(super) partial: Arc<Partial>,
+    committed: bool,
+}
+
+impl Unfinished {
+    pub(super) fn begin(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
+        let partial = Partial::open(path)?;
+        if !partial.is_blank()? && !fresh {
+            if !left_by_a_kill(&partial) {
+                return Err(Error::new(
+                    Kind::Exists,
+                    format!(
+                        "the unfinished file `{}` belongs to another export, which is not compressed",
+                        quote(&partial.path())
+                    ),
+                )
+                .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`"));
+            }
+            progress.warn(format!(
+                "`{}` is a compressed bundle that was not finished, which cannot be continued; starting anew",
+                quote(&partial.path())
+            ));
+        }
+        partial.clear()?;
+        Ok(Self {
+            partial: Arc::new(partial),
+            committed: false,
+        })
+    }
+
+    pub(super) async fn commit(mut self, force: bool) -> Result<()> {
+        let partial = self.partial.clone();
+        blocking(move || partial.commit(partial.len()?, force)).await??;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.partial.remove();
+        }
+    }
+}
+
+/// Whether this is what a killed run left that compressed: no journal beside it, and the first bytes tell.
+fn left_by_a_kill(partial: &Partial) -> bool {
+    let mut head = [0; 4];
+    let read = partial.read_at(&mut head, 0).is_ok();
+    let compressed = matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]);
+    read && compressed && partial.journal().is_free()
+}

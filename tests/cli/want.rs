@@ -1,0 +1,211 @@
+//! The want-list and the lock: a damaged bundle costs the bytes of its bad blobs, and an export can be made again exactly.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::cli;
+use super::support::image::Style;
+use super::support::images::{linux_and_windows, nested, shared_base};
+use super::support::layout::{Tar, blob_name};
+use super::support::{Action, Double, When};
+use crate::support::Cli;
+
+fn exported() -> (Cli, Double) {
+    let (cli, registry) = (cli(), Double::new());
+    linux_and_windows(Style::Oci).push(&registry, "a/multi", "1");
+    nested().push(&registry, "a/nested", "1");
+    let [one, two] = &shared_base(2, 200_000)[..] else {
+        panic!()
+    };
+    one.push(&registry, "b/one", "1");
+    two.push(&registry, "b/two", "1");
+    let names = ["a/multi:1", "a/nested:1", "b/one:1", "b/two:1"].map(|name| format!("{}/{name}", registry.host()));
+    cli.succeed(&[
+        "export",
+        &names[0],
+        &names[1],
+        &names[2],
+        &names[3],
+        "-o",
+        "b.tar",
+        "--no-cache",
+    ]);
+    (cli, registry)
+}
+
+/// A layer and a manifest of the images.
+fn layer_and_manifest(cli: &Cli) -> (String, String) {
+    let document: Value = serde_json::from_str(&cli.succeed(&["inspect", "b.tar", "--json"]).stdout).unwrap();
+    let digest = |value: &Value| value["digest"].as_str().unwrap().to_owned();
+    let layer = digest(&document["images"][2]["platforms"][0]["layers"][0]);
+    (layer, digest(&document["images"][0]["platforms"][0]["manifest"]))
+}
+
+#[test]
+fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
+    let (cli, registry) = exported();
+    let (layer, manifest) = layer_and_manifest(&cli);
+    let good = fs::read(cli.path("b.tar")).unwrap();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    bundle.flip(&blob_name(&layer));
+    bundle.flip(&blob_name(&manifest));
+    cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(1);
+    registry.forget_requests();
+    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
+    let fetched: u64 = ["layer", "manifest"]
+        .iter()
+        .zip([&layer, &manifest])
+        .map(|(_, digest)| bundle.member(&blob_name(digest)).unwrap().size)
+        .sum();
+    let supplement = Tar::open(&cli.path("s.tar"));
+    let blobs = supplement
+        .members
+        .iter()
+        .filter(|member| member.name.starts_with("blobs/"));
+    assert_eq!(blobs.clone().count(), 2);
+    assert_eq!(blobs.map(|member| member.size).sum::<u64>(), fetched);
+    let gets = registry
+        .requests()
+        .iter()
+        .filter(|request| request.method == "GET" && request.path.contains("/blobs/"))
+        .count();
+    assert!(gets <= 2, "{gets} blobs were fetched");
+    // Together they are sound, whichever comes first.
+    for order in [["b.tar", "s.tar"], ["s.tar", "b.tar"]] {
+        cli.succeed(&["verify", order[0], order[1]]);
+        let target = Double::new();
+        let destination = format!("{}/m", target.host());
+        let imported = cli.succeed(&[
+            "import",
+            order[0],
+            order[1],
+            "-d",
+            &destination,
+            "--verify",
+            "--want",
+            "left.txt",
+        ]);
+        assert_eq!(imported.lines().len(), 4, "{}", imported.everything());
+        assert!(
+            fs::read_to_string(cli.path("left.txt"))
+                .unwrap()
+                .starts_with("docker-mirror want-list 1: 0 blobs\n")
+        );
+    }
+    // By itself it is nothing, and a second export gives the same bytes; an earlier bundle serves as well.
+    cli.run(&["import", "s.tar", "-d", "127.0.0.1:1/m"])
+        .expect_code(1)
+        .says(&["complete a damaged bundle"]);
+    fs::write(cli.path("good.tar"), &good).unwrap();
+    registry.forget_requests();
+    cli.succeed(&["export", "--want", "w.txt", "-o", "t.tar", "--reuse", "good.tar"]);
+    assert!(
+        registry
+            .requests()
+            .iter()
+            .all(|request| request.method != "GET" || !request.path.contains("/blobs/"))
+    );
+    assert!(fs::read(cli.path("s.tar")).unwrap() == fs::read(cli.path("t.tar")).unwrap());
+}
+
+#[test]
+fn an_import_that_fails_says_what_is_wanted() {
+    let (cli, _registry) = exported();
+    let (layer, _) = layer_and_manifest(&cli);
+    Tar::open(&cli.path("b.tar")).flip(&blob_name(&layer));
+    let target = Double::new();
+    let destination = format!("{}/m", target.host());
+    cli.run(&["import", "b.tar", "-d", &destination, "--want", "w.txt"])
+        .expect_code(1);
+    assert!(fs::read_to_string(cli.path("w.txt")).unwrap().contains(&layer));
+    let target = Double::new();
+    let destination = format!("{}/m", target.host());
+    cli.run(&["import", "b.tar", "-d", &destination, "--verify"])
+        .expect_code(1)
+        .says(&["DAMAGED", &layer]);
+    assert_eq!(target.requests().len(), 0, "nothing is sent of what is damaged");
+    cli.run(&["import", "-", "-d", &destination, "--verify"])
+        .expect_code(2)
+        .says(&["can be read once"]);
+}
+
+#[test]
+fn a_want_list_that_is_wrong_is_refused_with_the_line() {
+    let (cli, registry) = exported();
+    let (layer, _) = layer_and_manifest(&cli);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    bundle.flip(&blob_name(&layer));
+    cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(1);
+    let text = fs::read_to_string(cli.path("w.txt")).unwrap();
+    for (content, words) in [
+        (
+            text.replace("want-list 1", "want-list 7"),
+            &["line 1", "version `7`"][..],
+        ),
+        (
+            text.lines().take(2).collect::<Vec<_>>().join("\n"),
+            &["line 2", "cut off"],
+        ),
+        (text.replace("b/one", "b/two"), &["line 2", "changed or mistyped"]),
+        ("hello\n".to_owned(), &["line 1", "no want-list"]),
+        (String::new(), &["line 1", "empty"]),
+    ] {
+        fs::write(cli.path("bad.txt"), content).unwrap();
+        cli.run(&["export", "--want", "bad.txt", "-o", "s.tar"])
+            .expect_code(2)
+            .says(&["bad.txt"])
+            .says(words);
+    }
+    registry.add_fault(When::path(&layer), Action::error(404, "BLOB_UNKNOWN", "gone"));
+    cli.run(&["export", "--want", "w.txt", "-o", "s.tar"])
+        .expect_code(1)
+        .says(&["line 2", "no longer has", &layer]);
+    assert!(
+        !cli.files().iter().any(|name| name.starts_with("s.tar")),
+        "{:?}",
+        cli.files()
+    );
+    cli.run(&["export", "--want", "w.txt", "hello", "-o", "s.tar"])
+        .expect_code(2);
+}
+
+#[test]
+fn the_same_lock_gives_the_same_bytes_whatever_the_tags_say_now() {
+    let (cli, registry) = exported();
+    cli.succeed(&["inspect", "b.tar", "--lock", "l.json"]);
+    // All tags move.
+    for name in ["a/multi", "a/nested", "b/one", "b/two"] {
+        shared_base(9, 300).remove(8).push(&registry, name, "1");
+    }
+    registry.forget_requests();
+    cli.succeed(&["export", "--lock", "l.json", "-o", "again.tar", "--no-cache"]);
+    assert!(
+        fs::read(cli.path("b.tar")).unwrap() == fs::read(cli.path("again.tar")).unwrap(),
+        "the bytes differ"
+    );
+    let tags = registry
+        .requests()
+        .iter()
+        .filter(|request| request.path.ends_with("/manifests/1"))
+        .count();
+    assert_eq!(tags, 0, "a tag was asked for");
+    // What the registry no longer has is named with its line.
+    let (layer, _) = layer_and_manifest(&cli);
+    registry.add_fault(When::path(&layer), Action::error(404, "BLOB_UNKNOWN", "gone"));
+    let line = fs::read_to_string(cli.path("l.json"))
+        .unwrap()
+        .lines()
+        .position(|line| line.contains(&layer))
+        .unwrap()
+        + 1;
+    cli.run(&["export", "--lock", "l.json", "-o", "third.tar", "--no-cache", "--fresh"])
+        .expect_code(1)
+        .says(&["l.json", &format!("line {line}"), &layer]);
+    let text = fs::read_to_string(cli.path("l.json")).unwrap();
+    fs::write(cli.path("bad.json"), text.replacen("windows/amd64", "windows/arm64", 1)).unwrap();
+    cli.run(&["export", "--lock", "bad.json", "-o", "x.tar"])
+        .says(&["bad.json", "line", "edited or damaged"]);
+    cli.run(&["export", "--lock", "l.json", "hello", "-o", "x.tar"])
+        .expect_code(2);
+}
