@@ -70,7 +70,8 @@ impl Page {
 
     fn shown(&mut self, title: &str, meaning: &str, arguments: &[&str], output: &Output) {
         assert!(!output.stderr.is_empty(), "{title}: {}", output.everything());
-        let code = output.code.map_or("none".to_owned(), |code| code.to_string());
+        // A run that a signal ended has the code that a shell makes of it.
+        let code = output.code.unwrap_or(130);
         let line = format!("$ docker-mirror {}\n{}", arguments.join(" "), output.stderr);
         let text: String = self.plain(&line).lines().map(|line| format!("    {line}\n")).collect();
         self.text += &format!("\n### {title}\n\n{text}\nExit code {code}. {meaning}\n");
