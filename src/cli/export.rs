@@ -337,7 +337,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         // Compressed, it is smaller.
         let size = std::fs::metadata(&arguments.output).ok().filter(|_| !to_pipe);
         let size = human_bytes(size.map_or(report.size, |file| file.len()));
-        display.conclude(&format!("wrote {name}: {images}, {size}"));
+        let sum = report
+            .sha256
+            .as_ref()
+            .map_or_else(String::new, |sum| format!(", {sum}"));
+        display.conclude(&format!("wrote {name}: {images}, {size}{sum}"));
     }
     keep(&arguments.reporting, &arguments.output, report, &asked.failed);
     Ok(outcome)

@@ -105,7 +105,14 @@ fn a_bundle_on_standard_output_is_the_same_and_alone_there() {
         output.stdout == std::fs::read(cli.path("bundle.tar")).unwrap(),
         "the pipe got other bytes"
     );
-    assert!(String::from_utf8_lossy(&output.stderr).contains("@sha256:"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("@sha256:"), "{said}");
+    // Its sum is known without a second read; also that of a compressed one.
+    let sum = |bytes: &[u8]| format!(", {} in ", super::support::sha256(bytes));
+    assert!(said.contains(&sum(&output.stdout)), "{said}");
+    let packed = cli.succeed(&["export", &image, "-o", "bundle.tar.gz"]);
+    let bytes = std::fs::read(cli.path("bundle.tar.gz")).unwrap();
+    assert!(packed.stderr.contains(&sum(&bytes)), "{}", packed.everything());
 }
 
 #[test]

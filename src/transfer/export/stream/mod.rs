@@ -102,7 +102,7 @@ async fn write(
     });
     let writer = Writer::start(sink, request.compression)?;
     let copied = prefetcher.clone().copy(&plan, &writer).await;
-    writer.finish(copied).await?;
+    report.sha256 = writer.finish(copied).await?;
     report.reused = prefetcher.reused();
     report.images = resolved.trees.iter().map(Exported::new).collect();
     report.failed = resolved.failed;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::bundle::partial::Partial;
 use crate::error::{Error, Kind, Result};
+use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::transfer::export::request::Compression;
 
 /// How many chunks may wait for the writer.
@@ -17,7 +18,7 @@ const WRITER_QUEUE: usize = 4;
 /// A thread of its own writes: a pipe may block for as long as its reader likes.
 pub(super) struct Writer {
     sender: mpsc::Sender<Step>,
-    thread: std::thread::JoinHandle<io::Result<()>>,
+    thread: std::thread::JoinHandle<io::Result<Option<Digest>>>,
 }
 
 enum Step {
@@ -30,20 +31,24 @@ impl Writer {
     pub(super) fn start(sink: Box<dyn Write + Send>, compression: Compression) -> Result<Self> {
         let (sender, mut receiver) = mpsc::channel(WRITER_QUEUE);
         let cut = Arc::new(AtomicBool::new(false));
-        let sink = Tap { sink, cut: cut.clone() };
+        let sink = Tap {
+            sink,
+            cut: cut.clone(),
+            hasher: Hasher::new(Algorithm::Sha256),
+        };
         let thread = std::thread::Builder::new()
             .name("bundle writer".into())
-            .spawn(move || -> io::Result<()> {
+            .spawn(move || -> io::Result<Option<Digest>> {
                 let mut encoder = Encoder::new(sink, compression)?;
                 while let Some(step) = receiver.blocking_recv() {
                     match step {
                         Step::Bytes(chunk) => encoder.write_all(&chunk)?,
-                        Step::End => return encoder.finish(),
+                        Step::End => return encoder.finish().map(Some),
                     }
                 }
                 // The end was not announced: a reader must see that the stream is broken off.
                 cut.store(true, Ordering::Relaxed);
-                Ok(())
+                Ok(None)
             })
             .map_err(|e| Error::new(Kind::Io, "cannot start a thread").with_source(e))?;
         Ok(Self { sender, thread })
@@ -63,7 +68,8 @@ impl Writer {
     }
 
     /// Ends the stream, with a trailer if all went well so far and broken off if not, and says what went wrong first.
-    pub(super) async fn finish(self, so_far: Result<()>) -> Result<()> {
+    /// Returns the digest of what was written.
+    pub(super) async fn finish(self, so_far: Result<()>) -> Result<Option<Digest>> {
         if so_far.is_ok() {
             // If it stopped, it says why below.
             let _ = self.step(Step::End).await;
@@ -76,7 +82,7 @@ impl Writer {
             .unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
         match finished {
             Err(error) => Err(write_error(error)),
-            Ok(()) => so_far,
+            Ok(digest) => so_far.map(|()| digest),
         }
     }
 }
@@ -105,6 +111,8 @@ fn write_error(error: io::Error) -> Error {
 struct Tap {
     sink: Box<dyn Write + Send>,
     cut: Arc<AtomicBool>,
+    /// Of what went through.
+    hasher: Hasher,
 }
 
 impl Write for Tap {
@@ -112,7 +120,9 @@ impl Write for Tap {
         if self.cut.load(Ordering::Relaxed) {
             return Err(io::Error::other("the bundle is broken off"));
         }
-        self.sink.write(bytes)
+        let written = self.sink.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -143,13 +153,15 @@ impl Encoder {
         }
     }
 
-    fn finish(self) -> io::Result<()> {
-        match self {
+    /// Returns the digest of what was written.
+    fn finish(self) -> io::Result<Digest> {
+        let mut tap = match self {
             Self::Plain(sink) => sink,
             Self::Gzip(sink) => sink.finish()?,
             Self::Zstd(sink) => sink.finish()?,
-        }
-        .flush()
+        };
+        tap.flush()?;
+        Ok(tap.hasher.finish())
     }
 }
 
