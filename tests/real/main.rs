@@ -8,6 +8,7 @@ mod client;
 mod support;
 
 mod engine;
+mod go_tools;
 mod plugin;
 mod readers;
 mod registries;

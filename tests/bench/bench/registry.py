@@ -70,7 +70,8 @@ def parse_log(text):
 class Registry:
     """A running registry; use it in a `with`."""
 
-    def __init__(self, folder, storage, readonly=False):
+    def __init__(self, folder, storage, readonly=False, program="docker-registry"):
+        self.program = program
         self.folder = Path(folder)
         self.storage = Path(storage)
         self.readonly = readonly
@@ -93,7 +94,7 @@ class Registry:
             )
             with open(self.folder / "access.log", "wb") as out, open(self.folder / "error.log", "wb") as err:
                 self.process = subprocess.Popen(
-                    ["docker-registry", "serve", str(config)],
+                    [self.program, "serve", str(config)],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,

@@ -148,6 +148,14 @@ impl FileExport<'_> {
                 return Ok(Attempt::Replaced(lost));
             }
             explain_lost(&mut resolved.failed, &left.pins, &moved);
+            // The error itself was told when it was found.
+            let lost = resolved
+                .failed
+                .iter()
+                .filter(|(image, error)| left.pins.contains_key(image) && error.kind() == Kind::NotFound);
+            for (image, error) in lost {
+                progress.warn(format!("`{image}`: {}", error.hint().unwrap_or_default()));
+            }
             report.images = resolved.trees.iter().map(Exported::new).collect();
             report.failed = resolved.failed;
             report.nothing_fetched = true;
