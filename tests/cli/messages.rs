@@ -264,7 +264,7 @@ fn pulls(page: &mut Page, source: &Double) {
     let throttled = page.registry("busy.example.com", throttled);
     page.message(
         "a registry that asks for a long pause",
-        "A pause of up to two minutes is kept; nobody waits an hour.",
+        "A pause of up to two minutes is kept; a much longer one ends the run.",
         &["export", &image(&throttled, "team/app:1"), "-o", "b.tar"],
     );
     page.message(

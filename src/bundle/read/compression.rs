@@ -19,7 +19,7 @@ pub(super) const MAGIC: usize = 18;
 /// `zstd -d` has the same limit, and `xz -9` makes half of it.
 pub(super) const MAX_WINDOW: u64 = 1 << 27;
 
-/// Memory in bytes that any decoder may take without being counted, since so much is left beside what is counted.
+/// Memory in bytes that a decoder may take without being counted: the budget leaves this much for it.
 pub(super) const UNCOUNTED_WINDOW: u64 = 32 << 20;
 
 /// The dictionary of `xz -9` in bytes. The actual one cannot be known from the first bytes.
