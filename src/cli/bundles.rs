@@ -37,3 +37,15 @@ pub(super) fn only_pipe(paths: &[PathBuf]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Refuses files and folders that are not there or cannot be read: nothing is known of them, not even that they are damaged.
+pub(super) fn all_are_there(bundle: &Bundle) -> Result<()> {
+    for archive in bundle.broken_archives() {
+        match archive.error.kind() {
+            Kind::NotFound => return Err(Error::clone(&archive.error).with_kind(Kind::Usage)),
+            Kind::Io => return Err(Error::clone(&archive.error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -57,6 +57,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             temp_dir: Some(std::env::temp_dir()),
             progress: progress.clone(),
             budget: memory::budget(),
+            allow_none: true,
             ..OpenOptions::default()
         };
         // One after the other: the memory of the first bundle is free again.
@@ -99,11 +100,11 @@ struct Document<'a> {
 fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
     match lock(path)? {
         Some(lock) => Ok(lock.inventory()),
-        None => inspect(
-            &bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?,
-            &Selection::default(),
-            false,
-        ),
+        None => {
+            let bundle = bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?;
+            bundles::all_are_there(&bundle)?;
+            inspect(&bundle, &Selection::default(), false)
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use docker_mirror::{
     quote, verify,
 };
 
+use super::bundles::all_are_there;
 use super::connection::Shared;
 use super::export::ReferrerFlags;
 use super::memory;
@@ -94,6 +95,7 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
             ..OpenOptions::default()
         };
         let bundle = Bundle::open(&paths, &options)?;
+        all_are_there(&bundle)?;
         verify(&bundle, None, &VerifyOptions { deep: false, progress })
     };
     tokio::task::spawn_blocking(work)
@@ -129,7 +131,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         let found = found?;
         tell(&found, |line| say(line));
         if !found.is_sound() {
-            return Ok(Outcome::Failure);
+            return Ok(Outcome::Damaged);
         }
     }
     let request = arguments.target.request(arguments.index)?;

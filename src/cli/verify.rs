@@ -9,7 +9,7 @@ use docker_mirror::{
 };
 use serde::Serialize;
 
-use super::bundles::{is_stdin, only_pipe, stdin};
+use super::bundles::{all_are_there, is_stdin, only_pipe, stdin};
 use super::connection::Shared;
 use super::output::{Outcome, counted, result, say};
 use super::output_file::OutputFile;
@@ -73,6 +73,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let paths = arguments.bundles.clone();
     let work = move || {
         let (bundle, rest) = open_all(&paths, &open, options.deep)?;
+        all_are_there(&bundle)?;
         verify(&bundle, rest, &options)
     };
     let verified = tokio::task::spawn_blocking(work)

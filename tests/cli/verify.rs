@@ -257,12 +257,14 @@ fn more_faults_than_anybody_reads_are_counted() {
 }
 
 #[test]
-fn what_is_no_bundle_is_not_sound() {
+fn what_is_no_bundle_is_not_sound_and_what_is_not_there_is_not_damaged() {
     let cli = cli();
     fs::write(cli.path("text.tar"), "no archive").unwrap();
-    for path in ["text.tar", "absent.tar", "."] {
-        let found = document(&cli, &[path], 5);
-        assert_eq!(found["faults"].as_array().unwrap().len(), 1, "{path}: {found}");
-        fs::remove_file(cli.path("text.tar")).ok();
+    let found = document(&cli, &["text.tar"], 5);
+    assert_eq!(found["faults"].as_array().unwrap().len(), 1, "{found}");
+    fs::create_dir(cli.path("empty")).unwrap();
+    for paths in [&["absent.tar"][..], &["text.tar", "absent.tar"], &["empty"]] {
+        let refused = cli.run(&[&["verify"], paths].concat()).expect_code(2);
+        assert!(!refused.everything().contains("DAMAGED"), "{}", refused.everything());
     }
 }
