@@ -18,10 +18,13 @@ pub(super) struct Attacher<'a> {
     /// By what they refer to.
     referrers: HashMap<&'a Digest, Vec<&'a Referrer>>,
     /// What stands beside images, by repository and by what it belongs to; with its place in the bundle.
-    beside: HashMap<(String, Digest), Vec<(usize, &'a BundledImage, &'static str)>>,
+    beside: HashMap<(String, Digest), Vec<Beside<'a>>>,
     /// Places of what was given to an image.
     claimed: HashSet<usize>,
 }
+
+/// An image with a tag beside another one: its place in the bundle, and how its tag ends.
+type Beside<'a> = (usize, &'a BundledImage, &'static str);
 
 /// Something that belongs to a manifest.
 #[derive(Clone, Copy)]

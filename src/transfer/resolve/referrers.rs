@@ -36,7 +36,7 @@ pub(super) struct Discovery {
     /// Bounds requests of all images together, beside those for manifests.
     permits: Semaphore,
     jobs: usize,
-    repositories: Mutex<HashMap<(String, Arc<str>), Arc<KnownRepository>>>,
+    repositories: Mutex<HashMap<RepositoryKey, Arc<KnownRepository>>>,
 }
 
 /// What is known of a repository.
@@ -45,8 +45,14 @@ struct KnownRepository {
     /// Its tags, where it has few.
     tags: OnceCell<Option<HashSet<String>>>,
     /// What refers to a manifest in it. Several tags may have one.
-    found: Mutex<HashMap<Digest, Arc<OnceCell<Arc<[Found]>>>>>,
+    found: Mutex<HashMap<Digest, Arc<OnceCell<FoundList>>>>,
 }
+
+/// A host and a repository of it.
+type RepositoryKey = (String, Arc<str>);
+
+/// What refers to one manifest.
+type FoundList = Arc<[Found]>;
 
 /// Something that refers to a manifest.
 #[derive(Debug, Clone)]
@@ -60,6 +66,10 @@ enum Found {
 pub(super) struct Belongings {
     pub(super) attachments: Vec<Attachment>,
     pub(super) left_out: Vec<LeftOut>,
+    /// Manifests that are carried, or will not be.
+    seen: HashSet<Digest>,
+    /// Referrers whose own referrers are to be looked for.
+    next: Vec<Digest>,
 }
 
 impl Discovery {
@@ -99,40 +109,29 @@ impl Discovery {
         if !self.is_wanted() {
             return Ok(belongings);
         }
-        let mut seen: HashSet<Digest> = HashSet::new();
         let own: Vec<Digest> = tree.original.all().map(|manifest| manifest.digest().clone()).collect();
-        seen.extend(own.iter().cloned());
+        belongings.seen.extend(own.iter().cloned());
         // The root comes first: its answers tell what the repository can be asked for the others.
         let mut subjects: Vec<Digest> = own.into_iter().rev().collect();
         for depth in 0..=MAX_CHAIN {
-            let mut next = Vec::new();
-            let futures: Vec<BoxFuture<'_, Result<Arc<[Found]>>>> = subjects
+            let futures: Vec<BoxFuture<'_, Result<FoundList>>> = subjects
                 .iter()
-                .map(|subject| -> BoxFuture<'_, Result<Arc<[Found]>>> {
+                .map(|subject| -> BoxFuture<'_, Result<FoundList>> {
                     Box::pin(self.of_subject(fetcher, repository, subject))
                 })
                 .collect();
-            let found: Vec<Arc<[Found]>> = stream::iter(futures)
+            let found: Vec<FoundList> = stream::iter(futures)
                 .buffered(self.jobs)
                 .try_collect()
                 .await
                 .map_err(unreadable)?;
             for (subject, found) in subjects.iter().zip(found) {
                 for found in found.iter() {
-                    self.take(
-                        fetcher,
-                        repository,
-                        subject,
-                        found,
-                        depth,
-                        &mut seen,
-                        &mut next,
-                        &mut belongings,
-                    )
-                    .await?;
+                    self.take(fetcher, repository, subject, found, depth, &mut belongings)
+                        .await?;
                 }
             }
-            subjects = next;
+            subjects = std::mem::take(&mut belongings.next);
             if subjects.is_empty() {
                 break;
             }
@@ -152,7 +151,6 @@ impl Discovery {
         Ok(belongings)
     }
 
-    #[allow(clippy::too_many_arguments)]
     async fn take(
         &self,
         fetcher: &Fetcher,
@@ -160,8 +158,6 @@ impl Discovery {
         subject: &Digest,
         found: &Found,
         depth: usize,
-        seen: &mut HashSet<Digest>,
-        next: &mut Vec<Digest>,
         belongings: &mut Belongings,
     ) -> Result<()> {
         let (manifest, lookup) = match found {
@@ -173,7 +169,9 @@ impl Discovery {
                 return Ok(());
             }
         };
-        if !self.choice.takes(&artifact_type(manifest, lookup != Lookup::Subject)) || seen.contains(manifest.digest()) {
+        if !self.choice.takes(&artifact_type(manifest, lookup != Lookup::Subject))
+            || belongings.seen.contains(manifest.digest())
+        {
             return Ok(());
         }
         let too_many = belongings.attachments.len() == MAX_REFERRERS;
@@ -182,14 +180,16 @@ impl Discovery {
                 true => format!("more than {MAX_REFERRERS} manifests refer to the image"),
                 false => format!("the chain of what refers to it is longer than {MAX_CHAIN}"),
             };
-            seen.insert(manifest.digest().clone());
+            belongings.seen.insert(manifest.digest().clone());
             belongings.left_out.push(left_out(manifest.descriptor(), &why));
             return Ok(());
         }
         match self.below(fetcher, repository, manifest).await {
             Ok(variant) => {
-                seen.extend(variant.all().map(|manifest| manifest.digest().clone()));
-                next.push(manifest.digest().clone());
+                belongings
+                    .seen
+                    .extend(variant.all().map(|manifest| manifest.digest().clone()));
+                belongings.next.push(manifest.digest().clone());
                 belongings.attachments.push(Attachment {
                     variant,
                     subject: subject.clone(),
@@ -198,7 +198,7 @@ impl Discovery {
                 Ok(())
             }
             Err(error) if is_its_own_fault(&error) => {
-                seen.insert(manifest.digest().clone());
+                belongings.seen.insert(manifest.digest().clone());
                 belongings.left_out.push(left_out(manifest.descriptor(), &error.full()));
                 Ok(())
             }
@@ -236,7 +236,7 @@ impl Discovery {
     }
 
     /// What refers to one manifest, asked once for each repository.
-    async fn of_subject(&self, fetcher: &Fetcher, repository: &Repository, subject: &Digest) -> Result<Arc<[Found]>> {
+    async fn of_subject(&self, fetcher: &Fetcher, repository: &Repository, subject: &Digest) -> Result<FoundList> {
         let known = self.known(repository);
         let cell = {
             let mut found = known.found.lock();

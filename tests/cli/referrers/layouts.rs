@@ -1,0 +1,147 @@
+//! Referrers in files: as bundles list them, and as other programs do.
+
+use serde_json::{Value, json};
+
+use super::super::support::Cli;
+use super::super::support::image::Document;
+use super::super::support::layout::{Tar, blob_name, write_members};
+use super::super::support::referrers::{OCI_INDEX, SIMPLE_SIGNING};
+use super::{cli, names, registry, signed, tag_of};
+
+#[test]
+fn a_bundle_lists_referrers_as_other_programs_look_for_them() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let tar = Tar::open(&cli.path("b.tar"));
+    let index = tar.json("index.json");
+    let entries = index["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 6);
+    for document in &signed.belongings {
+        let entry = entries.iter().find(|entry| entry["digest"] == document.digest).unwrap();
+        let json = document.json();
+        assert_eq!(entry["artifactType"], json["artifactType"]);
+        assert_eq!(entry["size"], document.bytes.len());
+        let annotations = &entry["annotations"];
+        assert_eq!(annotations["io.containerd.manifest.subject"], json["subject"]["digest"]);
+        assert_eq!(annotations["text"], json["annotations"]["text"]);
+        assert!(annotations.get("org.opencontainers.image.ref.name").is_none());
+        assert_eq!(tar.blob(&document.digest).unwrap(), document.bytes);
+    }
+    let entry = &entries[1];
+    let name = format!("{}/team/app:{}", source.host(), tag_of(&signed.image.root, ".sig"));
+    assert_eq!(entry["annotations"]["org.opencontainers.image.ref.name"], name);
+    let recorded = &tar.json("docker-mirror.json")["images"][0]["referrers"];
+    assert_eq!(recorded.as_array().unwrap().len(), 5, "{recorded}");
+    let types = recorded.as_array().unwrap().iter();
+    assert_eq!(
+        types.filter(|record| record["artifactType"] == SIMPLE_SIGNING).count(),
+        1
+    );
+
+    // Without them the bundle is what it always was.
+    let bare = registry(true);
+    signed.image.push(&bare, "team/app", "1");
+    cli.succeed(&["export", &names(&source), "-o", "none.tar", "--no-referrers"]);
+    let none = Tar::open(&cli.path("none.tar"));
+    assert_eq!(none.json("index.json")["manifests"].as_array().unwrap().len(), 1);
+    assert!(none.json("docker-mirror.json")["images"][0].get("referrers").is_none());
+    assert_eq!(
+        source
+            .discovery()
+            .iter()
+            .filter(|entry| entry.path.contains("none"))
+            .count(),
+        0
+    );
+}
+
+/// The members of a bundle as another program might write them: without our record, and with another index.
+fn rewritten(cli: &Cli, change: impl Fn(&mut Vec<Value>, &mut Vec<(String, Vec<u8>)>)) {
+    let tar = Tar::open(&cli.path("b.tar"));
+    let mut index = tar.json("index.json");
+    let mut entries = index["manifests"].as_array().unwrap().clone();
+    let members = tar.names().into_iter();
+    let members = members.filter(|name| !matches!(*name, "index.json" | "docker-mirror.json" | "manifest.json"));
+    let mut members: Vec<_> = members.map(|name| (name.to_owned(), tar.bytes(name))).collect();
+    change(&mut entries, &mut members);
+    index["manifests"] = entries.into();
+    members.push(("index.json".to_owned(), index.to_string().into_bytes()));
+    write_members(&cli.path("other.tar"), members);
+}
+
+fn is_referrer(entry: &Value) -> bool {
+    entry["annotations"].get("io.containerd.manifest.subject").is_some()
+}
+
+#[test]
+fn layouts_of_other_programs_keep_their_referrers_in_each_of_three_ways() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let expect_all = |way: &str| {
+        let target = registry(false);
+        let out = cli.succeed(&["import", "other.tar", "-d", &target.host()]);
+        let missing = signed.missing(&target, "team/app");
+        assert_eq!(
+            missing,
+            Vec::<String>::new(),
+            "{way}: {}{}",
+            out.stderr,
+            target.transcript()
+        );
+        let tags: Vec<String> = target
+            .store()
+            .repository("team/app")
+            .unwrap()
+            .tags
+            .into_keys()
+            .collect();
+        assert!(!tags.iter().any(|tag| tag == "sbom"), "{way}: {tags:?}");
+    };
+    // The manifests say it themselves (oras).
+    rewritten(&cli, |entries, _| {
+        for entry in entries.iter_mut().filter(|entry| is_referrer(entry)) {
+            entry.as_object_mut().unwrap().remove("annotations");
+            entry.as_object_mut().unwrap().remove("artifactType");
+        }
+    });
+    expect_all("by their own field");
+    rewritten(&cli, |_, _| ());
+    expect_all("by annotation");
+    // A list under the tag that registries without the API have (regctl).
+    rewritten(&cli, |entries, members| {
+        let (referrers, others): (Vec<Value>, Vec<Value>) = entries.iter().cloned().partition(is_referrer);
+        *entries = others;
+        for entry in &referrers {
+            let subject = &entry["annotations"]["io.containerd.manifest.subject"];
+            let of_subject: Vec<&Value> = referrers
+                .iter()
+                .filter(|other| &other["annotations"]["io.containerd.manifest.subject"] == subject)
+                .collect();
+            let list = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": of_subject});
+            let list = Document::new(OCI_INDEX, list.to_string());
+            let mut listed = list.descriptor();
+            let tag = subject.as_str().unwrap().replacen(':', "-", 1);
+            listed.insert(
+                "annotations".to_owned(),
+                json!({"org.opencontainers.image.ref.name": tag}),
+            );
+            if !entries.contains(&Value::Object(listed.clone())) {
+                entries.push(Value::Object(listed));
+                members.push((blob_name(&list.digest), list.bytes.to_vec()));
+            }
+        }
+    });
+    expect_all("by a tag that lists them");
+    // What cosign saves, beside an image of a name.
+    rewritten(&cli, |entries, _| {
+        for entry in entries.iter_mut() {
+            let name = entry["annotations"]["org.opencontainers.image.ref.name"].clone();
+            if name.as_str().is_some_and(|name| name.ends_with(".sig")) {
+                entry["annotations"] = json!({"kind": "dev.cosignproject.cosign/sigs"});
+            }
+        }
+    });
+    expect_all("as cosign saves it");
+}
