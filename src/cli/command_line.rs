@@ -116,6 +116,7 @@ impl Cli {
         match &self.command {
             None => self.mirror.target.is_dry_run(),
             Some(Command::Import(arguments)) => arguments.target.is_dry_run(),
+            Some(Command::Export(arguments)) => arguments.dry_run,
             Some(_) => false,
         }
     }

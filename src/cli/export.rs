@@ -9,19 +9,18 @@ use docker_mirror::{
     Digest, Error, IndexMode, Kind, Lock, MAX_WANT_LIST, PlatformFilter, Reference, ReferrerChoice, Result, WantList,
     Wanted,
     export::{self, Compression, Output, Report, Request, Reused, SupplementRequest},
-    human_bytes,
-    push::{ImageReport, Outcome as Became, PushReport},
-    quote,
+    human_bytes, quote,
 };
 
 use super::connection::{MirrorFlags, Shared};
+use super::export_report;
 use super::failures::{self, AtOnce};
 use super::images::{self, ImageFlags};
 use super::input_file::{read_lock, read_text};
 use super::memory;
 use super::output::{self, LeftOutPlatforms, Outcome};
 use super::progress::Display;
-use super::report::{BundleReport, Moved, Reporting};
+use super::report::Reporting;
 use super::status::Work;
 use super::values::{TRANSPORTS, whole};
 
@@ -106,6 +105,10 @@ pub(super) struct Arguments {
     /// writes one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform", "lock", "allow_partial"])]
     want: Option<PathBuf>,
+
+    /// Show sizes, what would be fetched, and free space, without writing anything
+    #[arg(long, conflicts_with = "want")]
+    pub(super) dry_run: bool,
 
     /// Take blobs from an earlier bundle instead of the network; repeatable
     #[arg(long, value_name = "OLD.tar")]
@@ -262,7 +265,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let (resumes, reuses) = (arguments.resumes(), !arguments.reuse.is_empty());
     let mut wanted = arguments.selection.wanted()?;
     let to_pipe = arguments.output.as_os_str() == "-";
-    arguments.output()?;
+    if !arguments.dry_run {
+        arguments.output()?;
+    }
     if to_pipe && arguments.reporting.json {
         return Err(Error::new(
             Kind::Usage,
@@ -289,6 +294,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         compression: compression(&arguments),
         jobs: arguments.shared.jobs(),
         allow_partial: arguments.allow_partial,
+        dry_run: arguments.dry_run,
         docker_manifest: lock
             .as_ref()
             .map_or(!arguments.no_docker_manifest, |(_, lock)| lock.docker_manifest),
@@ -314,7 +320,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         allow_partial: arguments.allow_partial,
         verbose,
     };
-    let outcome = tell(&report, &asked.failed, &display.at_once, &how);
+    if let Some(plan) = &report.dry_run {
+        for image in &report.images {
+            output::result(format!("{}@{}", bare(&image.source), image.digest));
+        }
+        export_report::tell_plan(plan, &report, &arguments.output, &registries);
+    }
+    let outcome = match report.dry_run {
+        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => Outcome::Success,
+        _ => tell(&report, &asked.failed, &display.at_once, &how),
+    };
     if report.up_to_date {
         output::info(format!(
             "`{}` is up to date: nothing was written",
@@ -343,46 +358,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             .map_or_else(String::new, |sum| format!(", {sum}"));
         display.conclude(&format!("wrote {name}: {images}, {size}{sum}"));
     }
-    keep(&arguments.reporting, &arguments.output, report, &asked.failed);
+    export_report::keep_quotas(&arguments.reporting, &report, &registries);
+    export_report::keep(
+        &arguments.reporting,
+        arguments.dry_run,
+        &arguments.output,
+        report,
+        &asked.failed,
+    );
     Ok(outcome)
-}
-
-/// Keeps the report for `--report` and `--json`.
-fn keep(reporting: &Reporting, output: &Path, report: Report, patterns: &[(String, Error)]) {
-    let became = match (report.up_to_date, report.committed) {
-        (true, _) => Became::Unchanged,
-        (false, true) => Became::Exported,
-        (false, false) => Became::NotExported,
-    };
-    let images = report.images.iter().map(|image| ImageReport::exported(image, became));
-    let failed = report
-        .failed
-        .iter()
-        .map(|(image, error)| ImageReport::unresolved(image, error));
-    let patterns = patterns
-        .iter()
-        .map(|(pattern, error)| ImageReport::unresolved(pattern, error));
-    let all = PushReport {
-        images: images.chain(failed).chain(patterns).collect(),
-        ..PushReport::default()
-    };
-    let moved = report.moved.into_iter();
-    let bundle = BundleReport {
-        path: quote(output).to_string(),
-        committed: report.committed,
-        up_to_date: report.up_to_date,
-        size: (report.size > 0).then_some(report.size),
-        sha256: report.sha256,
-        reused: report.reused.into(),
-        moved: moved
-            .map(|(source, kept, now)| Moved {
-                source: source.to_string(),
-                kept,
-                now,
-            })
-            .collect(),
-    };
-    reporting.keep(all, Some(bundle));
 }
 
 /// What else decides about what is said in the end.

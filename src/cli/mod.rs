@@ -8,6 +8,7 @@ mod environment;
 mod estimate;
 mod exit;
 mod export;
+mod export_report;
 mod failures;
 mod generate;
 mod images;

@@ -76,6 +76,9 @@ pub(super) struct BundleReport {
     /// Its size in bytes before any compression; nothing where no plan was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) size: Option<u64>,
+    /// What a dry run found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) planned: Option<Planned>,
     /// The digest of the file, where the run has read all its bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sha256: Option<Digest>,
@@ -84,6 +87,35 @@ pub(super) struct BundleReport {
     /// Tags that have moved since the first run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) moved: Vec<Moved>,
+}
+
+/// What an export would do.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Planned {
+    blobs: u64,
+    bytes: u64,
+    /// Bytes that an unfinished file has.
+    present: u64,
+    /// Bytes that earlier bundles have.
+    reusable: u64,
+    to_fetch: u64,
+    /// Bytes that are free where the bundle goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    free: Option<u64>,
+}
+
+impl From<docker_mirror::export::DryRun> for Planned {
+    fn from(plan: docker_mirror::export::DryRun) -> Self {
+        Self {
+            blobs: plan.blobs,
+            bytes: plan.bytes,
+            present: plan.present,
+            reusable: plan.reusable,
+            to_fetch: plan.to_fetch,
+            free: plan.free,
+        }
+    }
 }
 
 /// What came from earlier bundles.

@@ -122,6 +122,26 @@ fn every_command_has_one_document_that_keeps_to_the_schema() {
     );
     assert_eq!(partial["bundle"]["committed"], true);
 
+    let plan = document(
+        &cli,
+        &schema,
+        0,
+        &["export", &app, "-o", "new.tar", "--dry-run", "--reuse", "c.tar"],
+    );
+    let planned = &plan["bundle"]["planned"];
+    assert_eq!(
+        (&plan["dryRun"], &plan["images"][0]["outcome"]),
+        (&true.into(), &"planned".into())
+    );
+    assert_eq!(
+        (&planned["toFetch"], &planned["reusable"]),
+        (&0.into(), &planned["bytes"])
+    );
+    assert!(planned["free"].is_u64() && !cli.path("new.tar.partial").exists());
+    let zipped = document(&cli, &schema, 0, &["export", &app, "-o", "z.tar.gz"]);
+    let sum = super::support::sha256(&std::fs::read(cli.path("z.tar.gz")).unwrap());
+    assert_eq!(zipped["bundle"]["sha256"], sum);
+
     let import = document(&cli, &schema, 0, &["import", "b.tar", "-d", &target.host()]);
     assert_eq!(import["images"][0]["outcome"], "pushed");
     document(

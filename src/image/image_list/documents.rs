@@ -1,4 +1,4 @@
-//! Lists of other programs, which are taken as they are: ImagesLock (Carvel), image lists of hauler, and
+//! Lists that are taken as they are: locks of this program, and those of other programs: ImagesLock (Carvel), image lists of hauler, and
 //! ImageSetConfiguration (oc-mirror).
 
 use serde::Deserialize;
@@ -23,9 +23,13 @@ pub(super) struct Document {
 
 /// One document of a file, with all fields that any of the known kinds has. Whatever else is in it is passed over.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Wire {
     #[serde(default)]
     kind: Option<String>,
+    /// Of a lock of this program.
+    #[serde(default)]
+    lock_version: Option<u32>,
     #[serde(default)]
     metadata: Option<Metadata>,
     #[serde(default)]
@@ -73,6 +77,11 @@ struct Named {
     #[serde(default)]
     name: Option<Spanned<String>>,
     #[serde(default)]
+    reference: Option<Spanned<String>>,
+    /// The digest that a lock pins the image to.
+    #[serde(default)]
+    original: Option<String>,
+    #[serde(default)]
     platform: Option<String>,
 }
 
@@ -111,6 +120,12 @@ pub(super) fn parse(text: &str) -> Option<Document> {
 
 impl Document {
     fn add(&mut self, part: Wire) {
+        if part.lock_version.is_some() {
+            for image in part.images.unwrap_or_default() {
+                self.image(image, None, None, false);
+            }
+            return;
+        }
         match part.kind.as_deref() {
             Some("ImagesLock") => {
                 let images = part.images.or(part.spec.and_then(|spec| spec.images));
@@ -158,11 +173,14 @@ impl Document {
     }
 
     fn image(&mut self, named: Named, registry: Option<&str>, platform: Option<&str>, excluded: bool) {
-        let Some(name) = named.image.or(named.name) else {
+        let Some(name) = named.image.or(named.name).or(named.reference) else {
             self.faults.push(Error::new(Kind::Usage, "an image has no name"));
             return;
         };
-        let entry = entry(&name.value, registry, named.platform.as_deref().or(platform), excluded);
+        // A lock pins each name, unless that has a digest already.
+        let pinned = named.original.filter(|_| !name.value.contains('@'));
+        let pinned = pinned.map_or_else(|| name.value.clone(), |digest| format!("{}@{digest}", name.value));
+        let entry = entry(&pinned, registry, named.platform.as_deref().or(platform), excluded);
         self.entries.push((name.referenced.line(), entry));
     }
 }

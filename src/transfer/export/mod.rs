@@ -3,6 +3,7 @@
 //! Manifests first; they give the plan, and the plan gives every byte of the bundle its place. Then blobs side by side into
 //! their places, and the final name last.
 
+mod dry_run;
 mod file;
 mod request;
 mod resolved;
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
 
-pub use request::{Compression, Exported, Output, Report, Request, Reused, SupplementRequest};
+pub use request::{Compression, DryRun, Exported, Output, Report, Request, Reused, SupplementRequest};
 pub use stream::supplement::supplement;
 
 /// Exports images into one bundle.
@@ -25,6 +26,7 @@ pub use stream::supplement::supplement;
 /// What ends everything: the output cannot be written, is there already, or belongs to another run.
 pub async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     let report = match &request.output {
+        _ if request.dry_run => dry_run::run(&request, registries, progress).await,
         Output::File { path, force, fresh } if request.compression == Compression::None => {
             file::export(&request, path, (*force, *fresh), registries, progress).await
         }

@@ -53,6 +53,8 @@ pub struct Request {
     pub compression: Compression,
     /// Blobs in flight.
     pub jobs: usize,
+    /// Whether nothing is written, and only planned.
+    pub dry_run: bool,
     /// Whether images that fail are left out; otherwise any failure keeps the bundle from getting its name.
     pub allow_partial: bool,
     /// Whether `manifest.json` is written, for `docker load` and `podman load`.
@@ -81,6 +83,23 @@ pub struct SupplementRequest {
     pub read_ahead: u64,
 }
 
+/// What an export would do.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct DryRun {
+    /// Blobs of the bundle.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of them that an unfinished file has.
+    pub present: u64,
+    /// Bytes of them that earlier bundles have.
+    pub reusable: u64,
+    /// Bytes that would be fetched.
+    pub to_fetch: u64,
+    /// Bytes that are free where the bundle goes.
+    pub free: Option<u64>,
+}
+
 /// The result of an export.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -98,6 +117,8 @@ pub struct Report {
     pub nothing_fetched: bool,
     /// The size of the bundle, in bytes; uncompressed.
     pub size: u64,
+    /// What the export would do, where it was only planned.
+    pub dry_run: Option<DryRun>,
     /// The digest of the bundle as it was written, where the run has seen its bytes in order.
     pub sha256: Option<Digest>,
     /// Blobs and bytes that came from earlier bundles.

@@ -27,6 +27,7 @@ fn run(registry: &Double, path: &std::path::Path, file_system: FileSystem) -> Re
         compression: Compression::None,
         jobs: 6,
         allow_partial: false,
+        dry_run: false,
         docker_manifest: true,
         reuse: Vec::new(),
         read_ahead: 1 << 20,

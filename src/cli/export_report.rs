@@ -1,0 +1,102 @@
+//! What `--dry-run`, `--report` and `--json` say about an export.
+
+use std::path::Path;
+
+use docker_mirror::{
+    Error, Registries,
+    export::{DryRun, Report},
+    human_bytes,
+    push::{ImageReport, Outcome as Became, PushReport},
+    quote,
+};
+
+use super::output;
+use super::report::{BundleReport, Moved, QuotaReport, Reporting};
+
+/// Says what an export would do.
+pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Registries) {
+    let free = plan
+        .free
+        .map_or_else(String::new, |free| format!("; {} are free", human_bytes(free)));
+    output::say(format!(
+        "would write {}: {}, {}, {} ({} present already, {} from earlier bundles, {} to fetch){free}",
+        quote(output),
+        output::counted(report.images.len() as u64, "image", "images"),
+        output::counted(plan.blobs, "blob", "blobs"),
+        human_bytes(report.size),
+        human_bytes(plan.present),
+        human_bytes(plan.reusable),
+        human_bytes(plan.to_fetch),
+    ));
+    for host in hosts(report) {
+        let limit = registries
+            .host(host)
+            .ok()
+            .and_then(|registry| registry.last_rate_limit());
+        if let Some(limit) = limit {
+            output::say(format!(
+                "{host}: {}; the manifests of this run are kept, and cost no pull again",
+                super::limits::describe(&limit)
+            ));
+        }
+    }
+}
+
+/// What is left of the pull limit of a registry, where it states one.
+fn quota(host: &str, registries: &Registries) -> Option<QuotaReport> {
+    let limit = registries.host(host).ok()?.last_rate_limit()?;
+    Some(QuotaReport::new(host, Some(&limit)))
+}
+
+/// Keeps what is left of the pull limits of the registries.
+pub(super) fn keep_quotas(reporting: &Reporting, report: &Report, registries: &Registries) {
+    for quota in hosts(report).into_iter().filter_map(|host| quota(host, registries)) {
+        reporting.keep_quota(quota);
+    }
+}
+
+/// The registries of the images, each once.
+fn hosts(report: &Report) -> std::collections::BTreeSet<&str> {
+    report.images.iter().map(|image| image.source.host()).collect()
+}
+
+/// Keeps the report for `--report` and `--json`.
+pub(super) fn keep(reporting: &Reporting, dry_run: bool, output: &Path, report: Report, patterns: &[(String, Error)]) {
+    let became = match (report.up_to_date, report.committed) {
+        (true, _) => Became::Unchanged,
+        (false, true) => Became::Exported,
+        (false, false) if report.dry_run.is_some() => Became::Planned,
+        (false, false) => Became::NotExported,
+    };
+    let images = report.images.iter().map(|image| ImageReport::exported(image, became));
+    let failed = report
+        .failed
+        .iter()
+        .map(|(image, error)| ImageReport::unresolved(image, error));
+    let patterns = patterns
+        .iter()
+        .map(|(pattern, error)| ImageReport::unresolved(pattern, error));
+    let all = PushReport {
+        dry_run,
+        images: images.chain(failed).chain(patterns).collect(),
+        ..PushReport::default()
+    };
+    let moved = report.moved.into_iter();
+    let bundle = BundleReport {
+        path: quote(output).to_string(),
+        committed: report.committed,
+        up_to_date: report.up_to_date,
+        size: (report.size > 0).then_some(report.size),
+        planned: report.dry_run.map(Into::into),
+        sha256: report.sha256,
+        reused: report.reused.into(),
+        moved: moved
+            .map(|(source, kept, now)| Moved {
+                source: source.to_string(),
+                kept,
+                now,
+            })
+            .collect(),
+    };
+    reporting.keep(all, Some(bundle));
+}

@@ -1,0 +1,96 @@
+//! What an export would do: sizes, what is there already, room on the disk. Manifests are fetched for it, and nothing is written.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::request::{DryRun, Exported, Output, Report, Request};
+use super::resolved::{Resolved, unique};
+use super::reuse::Earlier;
+use crate::bundle::journal::OldSlot;
+use crate::bundle::partial::{Partial, check_output};
+use crate::bundle::plan::Plan;
+use crate::bundle::replay::Replay;
+use crate::error::Result;
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+use crate::progress::Progress;
+use crate::registry::Registries;
+use crate::transfer::resolve::Resolver;
+
+/// Resolves the images and plans the bundle.
+///
+/// # Errors
+/// Those of the output, as for a real export; the plan cannot be made.
+pub(super) async fn run(request: &Request, registries: &Registries, progress: &Progress) -> Result<Report> {
+    let (path, force) = match &request.output {
+        Output::File { path, force, .. } => (Some(path.as_path()), *force),
+        Output::Pipe(_) => (None, false),
+    };
+    if let Some(path) = path {
+        check_output(path, force)?;
+    }
+    let unfinished = path.map(unfinished).transpose()?.flatten();
+    let (pins, slots) = unfinished.unwrap_or_default();
+    let earlier = Earlier::open(&request.reuse, path.filter(|_| force)).await?;
+    let images = unique(&request.images);
+    let (wanted, jobs) = (request.wanted.clone(), request.jobs);
+    let resolver = Resolver::new(registries.clone(), wanted, jobs, progress.clone())
+        .with_budget(request.budget.clone())
+        .with_pins(pins.into_iter().filter(|(image, _)| images.contains(image)).collect());
+    let resolved = Resolved::new(&images, &request.wanted, resolver.resolve_all(&images).await);
+    let mut report = Report {
+        images: resolved.trees.iter().map(Exported::new).collect(),
+        nothing_fetched: resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial),
+        ..Report::default()
+    };
+    if !report.nothing_fetched {
+        let plan = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
+        report.size = plan.total();
+        report.dry_run = Some(sum_up(&plan, &slots, &earlier, path));
+    }
+    report.failed = resolved.failed;
+    Ok(report)
+}
+
+/// The digests and the blobs that an unfinished file has, which is looked at and left as it is.
+fn unfinished(path: &Path) -> Result<Option<(HashMap<Reference, Digest>, Vec<OldSlot>)>> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    if !Path::new(&name).is_file() {
+        return Ok(None);
+    }
+    let Ok(Replay { header, slots }) = Replay::read(&Partial::open(path)?.journal()) else {
+        return Ok(None);
+    };
+    let pins = header.pins.iter();
+    let pins = pins.filter_map(|(name, digest)| Some((name.parse().ok()?, digest.clone())));
+    Ok(Some((pins.collect(), slots)))
+}
+
+fn sum_up(plan: &Plan, slots: &[OldSlot], earlier: &Earlier, path: Option<&Path>) -> DryRun {
+    let there: HashMap<&Digest, &OldSlot> = slots.iter().map(|slot| (&slot.digest, slot)).collect();
+    let mut sum = DryRun {
+        blobs: plan.blobs().len() as u64,
+        bytes: plan.blob_bytes(),
+        free: path.and_then(free),
+        ..DryRun::default()
+    };
+    for slot in plan.blobs() {
+        let blob = &slot.blob;
+        let present = there.get(&blob.digest).filter(|old| old.size == blob.size);
+        let present = present.map_or(0, |old| old.written.len(blob.size));
+        sum.present += present;
+        match earlier.find(blob) {
+            Some(_) => sum.reusable += blob.size - present,
+            None => sum.to_fetch += blob.size - present,
+        }
+    }
+    sum
+}
+
+/// How many bytes are free where the bundle goes.
+fn free(path: &Path) -> Option<u64> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let found = rustix::fs::statvfs(folder.unwrap_or(Path::new("."))).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
