@@ -11,6 +11,7 @@ mod command_lines;
 mod commands;
 mod connection;
 mod credentials;
+mod documents;
 mod empty_blobs;
 mod exit_codes;
 mod format;

@@ -7,6 +7,7 @@ mod client;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ci;
 mod engine;
 mod go_tools;
 mod plugin;
