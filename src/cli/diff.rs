@@ -82,7 +82,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         output::error(&unusable(&broken.label, &broken.error));
     }
     let is_whole = old_broken.is_empty() && new_broken.is_empty();
-    Ok(match is_whole && !(arguments.exit_code && !difference.is_empty()) {
+    let is_expected = !arguments.exit_code || difference.is_empty();
+    Ok(match is_whole && is_expected {
         true => Outcome::Success,
         false => Outcome::Failure,
     })

@@ -1,6 +1,6 @@
 //! How a run ended, and the exit code that says so.
 
-use docker_mirror::{Error, Kind};
+use docker_mirror::{Error, Kind, is_registry_full};
 
 /// The exit code of a run that `--timeout` ended: that of timeout(1).
 pub(super) const TIMED_OUT: u8 = 124;
@@ -16,7 +16,7 @@ pub(super) enum Outcome {
     Usage,
     /// Registries refused the login, or the rights of the account.
     Login,
-    /// A quota is used up; the same command goes on later.
+    /// A pull limit or a quota of the destination is used up; the same command continues later.
     Quota,
     /// The bundle is damaged.
     Damaged,
@@ -61,6 +61,7 @@ impl Outcome {
 
     fn reason(error: &Error, reads_bundle: bool) -> Self {
         match error.kind() {
+            _ if is_registry_full(error) => Self::Quota,
             Kind::Unauthorized | Kind::Denied => Self::Login,
             Kind::RateLimited => Self::Quota,
             Kind::Integrity | Kind::Malformed if reads_bundle => Self::Damaged,

@@ -129,7 +129,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         let found = verified(&arguments, display.progress()).await;
         display.finish();
         let found = found?;
-        tell(&found, |line| say(line));
+        tell(&found, say);
         if !found.is_sound() {
             return Ok(Outcome::Damaged);
         }

@@ -87,7 +87,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if arguments.json {
         print(&verified)?;
     } else {
-        tell(&verified, |line| result(line));
+        tell(&verified, result);
     }
     Ok(match verified.is_sound() {
         true => Outcome::Success,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lock::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -334,4 +335,3 @@ mod tests {
         waiting.await.unwrap();
     }
 }
-use crate::lock::Mutex;

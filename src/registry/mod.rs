@@ -127,6 +127,11 @@ impl Registries {
     }
 }
 
+/// Whether a registry refused something because it has no more room: by a quota of the project, or on its disk (507).
+pub fn is_full(error: &Error) -> bool {
+    refusal::Refusal::of(error).is_some_and(|refusal| refusal.is_full())
+}
+
 impl fmt::Debug for Registries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.hosts.lock().keys()).finish()

@@ -29,9 +29,9 @@ fn an_unknown_image() {
     for name in ["library/greeting:2.0", "no/such:1"] {
         let image = format!("{}/{name}", source.host());
         cli.run(&["export", &image, "-o", "b.tar"])
-            .expect_failure()
+            .expect_code(1)
             .says(&[&image, "not"]);
-        cli.run(&["-d", "127.0.0.1:1", &image]).expect_failure().says(&[&image]);
+        cli.run(&["-d", "127.0.0.1:1", &image]).expect_code(1).says(&[&image]);
     }
     assert!(!cli.path("b.tar").exists());
 }
@@ -43,7 +43,7 @@ fn no_permission() {
     helm_chart().push(&closed, "a/b", "1");
     let image = format!("{}/a/b:1", closed.host());
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&image, "hint:"]);
     let denied = Double::start(Options::default().fault(
         When::any(),
@@ -51,11 +51,11 @@ fn no_permission() {
     ));
     let image = format!("{}/a/b:1", denied.host());
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&image, "denied"]);
     bundle(&cli);
     cli.run(&["import", "bundle.tar", "-d", &denied.host()])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&denied.host(), "denied"]);
     assert!(!cli.path("b.tar").exists());
 }
@@ -67,15 +67,15 @@ fn a_wrong_address() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let host = format!("127.0.0.1:{port}");
     cli.run(&["export", &format!("{host}/a/b:1"), "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&host, "refused"]);
     bundle(&cli);
     cli.run(&["import", "bundle.tar", "-d", &host])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&host, "refused"]);
     let unknown = "no-such-host.invalid";
     cli.run(&["export", &format!("{unknown}/a/b:1"), "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[unknown]);
     assert!(!cli.path("b.tar").exists());
 }
@@ -86,13 +86,13 @@ fn a_registry_that_answers_html() {
     let portal = Double::start(Options::default().fault(When::any(), Action::html()));
     let image = format!("{}/a/b:1", portal.host());
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&portal.host()]);
     let source = source();
     source.add_fault(When::get("/blobs/"), Action::html());
     let image = format!("{}/library/greeting:1.0", source.host());
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["sha256:"]);
     assert!(!cli.path("b.tar").exists());
 }
@@ -105,7 +105,7 @@ fn a_truncated_bundle() {
     for length in [0, 100, 512, 700, 1024, 5000, whole.len() / 2, whole.len() - 1024 - 600] {
         std::fs::write(cli.path("cut.tar"), &whole[..length]).unwrap();
         cli.run(&["import", "cut.tar", "-d", &target.host()])
-            .expect_failure()
+            .expect_code(5)
             .says(&["cut.tar"]);
     }
     assert!(target.requests().is_empty(), "{}", target.transcript());
@@ -139,7 +139,7 @@ fn an_edited_bundle() {
             );
         } else {
             assert!(tags.is_empty(), "a tag without its tree");
-            out.expect_failure().says(&[&name.replace("blobs/sha256/", "")]);
+            out.expect_code(5).says(&[&name.replace("blobs/sha256/", "")]);
         }
     }
     assert!(target.requests().is_empty());
@@ -156,7 +156,7 @@ fn a_blob_that_is_missing_from_the_bundle() {
         .to_owned();
     Tar::open(&cli.path("bundle.tar")).without(&blob_name(&victim), &cli.path("less.tar"));
     cli.run(&["import", "less.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(5)
         .says(&["less.tar", "greeting", &victim]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
 }
@@ -173,7 +173,7 @@ fn a_file_that_is_no_bundle() {
             .expect_failure()
             .says(&[name]);
     }
-    let output = cli.run(&["import", "text.tar", "-d", &target.host()]).expect_failure();
+    let output = cli.run(&["import", "text.tar", "-d", &target.host()]).expect_code(5);
     let output = output.says(&["`text.tar` is not a tar archive", "not an archive of images"]);
     assert!(
         !output.stderr.contains("this is no tar at all"),
@@ -189,7 +189,7 @@ fn an_existing_output_is_refused_without_force() {
     let image = format!("{}/library/greeting:1.0", source.host());
     std::fs::write(cli.path("b.tar"), "precious").unwrap();
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["b.tar", "--force"]);
     assert_eq!(std::fs::read(cli.path("b.tar")).unwrap(), b"precious");
     assert!(
@@ -207,7 +207,7 @@ fn force_keeps_the_old_file_until_the_new_one_is_complete() {
     source.add_fault(When::get("/blobs/"), Action::status(404));
     std::fs::write(cli.path("b.tar"), "precious").unwrap();
     let image = format!("{}/library/greeting:1.0", source.host());
-    cli.run(&["export", &image, "-o", "b.tar", "--force"]).expect_failure();
+    cli.run(&["export", &image, "-o", "b.tar", "--force"]).expect_code(1);
     assert_eq!(std::fs::read(cli.path("b.tar")).unwrap(), b"precious");
 }
 
@@ -303,7 +303,7 @@ fn a_folder_that_cannot_be_written() {
         .expect_code(2)
         .says(&["no/such/folder"]);
     cli.run(&["export", &image, "-o", "/proc/b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["/proc/b.tar"]);
 }
 
@@ -366,12 +366,12 @@ fn one_of_many_images_fails_and_the_others_are_tried() {
     let names = ["library/greeting:1.0", "no/such:1", "charts/x:1", "also/absent:2"];
     let names = names.map(|name| format!("{}/{name}", source.host()));
     let out = cli.run(&["-d", &target.host(), &names[0], &names[1], &names[2], &names[3]]);
-    let out = out.expect_failure().says(&[&names[1], &names[3], "2 of 4"]);
+    let out = out.expect_code(1).says(&[&names[1], &names[3], "2 of 4"]);
     assert_eq!(out.lines().len(), 2, "{}", out.everything());
     assert!(target.manifest("library/greeting", "1.0").is_some() && target.manifest("charts/x", "1").is_some());
 
     let out = cli.run(&["export", &names[0], &names[1], &names[2], &names[3], "-o", "b.tar"]);
-    out.expect_failure()
+    out.expect_code(1)
         .says(&[&names[1], &names[3], "2 of 4", "--allow-partial"]);
     assert!(!cli.path("b.tar").exists(), "no bundle gets its final name");
 
@@ -385,7 +385,7 @@ fn one_of_many_images_fails_and_the_others_are_tried() {
         "b.tar",
         "--allow-partial",
     ]);
-    let out = out.says(&[&names[1], &names[3]]).expect_failure();
+    let out = out.says(&[&names[1], &names[3]]).expect_code(6);
     assert_eq!(out.lines().len(), 2, "{}", out.everything());
     let record = Tar::open(&cli.path("b.tar")).json("docker-mirror.json");
     let missing: Vec<&str> = record["missing"]
@@ -410,7 +410,7 @@ fn one_of_many_images_of_a_bundle_fails_and_the_others_are_pushed() {
     target.add_fault(When::put("/v2/library/greeting/"), Action::error(403, "DENIED", "no"));
     let out = cli
         .run(&["import", "b.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(3)
         .says(&["library/greeting:1.0", "1 of 2"]);
     assert_eq!(out.lines().len(), 1, "{}", out.everything());
     assert!(target.manifest("charts/x", "1").is_some());
@@ -424,7 +424,7 @@ fn messages_do_not_steer_the_terminal() {
     let source = Double::start(Options::default().fault(When::any(), Action::error(403, "DENIED", body)));
     let out = cli
         .run(&["export", &format!("{}/a/b:1", source.host()), "-o", "b.tar"])
-        .expect_failure();
+        .expect_code(3);
     assert!(!out.everything().contains('\u{1b}') && !out.everything().contains('\u{7}'));
     assert!(!Path::new("b.tar").exists());
 }

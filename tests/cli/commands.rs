@@ -330,7 +330,7 @@ fn plain_http_to_another_machine_needs_a_flag() {
     images::helm_chart().push(&source, "a/b", "1");
     let image = format!("{}/a/b:1", source.host());
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&source.host(), "--plain-http"]);
     assert!(source.requests().is_empty(), "{}", source.transcript());
     cli.succeed(&["export", &image, "-o", "b.tar", "--plain-http"]);

@@ -39,7 +39,7 @@ fn a_proxy_on_the_way_is_named_without_its_password() {
             arguments.push("--plain-http");
         }
         cli.run(&arguments)
-            .expect_failure()
+            .expect_code(1)
             .says(&[
                 &format!("the proxy `127.0.0.1:{port}` on the way to `registry.invalid`"),
                 "NO_PROXY",
@@ -47,7 +47,7 @@ fn a_proxy_on_the_way_is_named_without_its_password() {
             .hides(&[SECRET, "somebody"]);
         // What needs no proxy is not said to go by one.
         cli.set("NO_PROXY", ".invalid");
-        let output = cli.run(&arguments).expect_failure().says(&["registry.invalid"]);
+        let output = cli.run(&arguments).expect_code(1).says(&["registry.invalid"]);
         assert!(!output.stderr.contains("the proxy `"), "{}", output.everything());
     }
 }
@@ -58,7 +58,7 @@ fn a_tunnel_that_is_refused_names_the_proxy() {
     let mut cli = cli();
     cli.set("HTTPS_PROXY", format!("http://somebody:{SECRET}@{}", proxy.host()));
     cli.run(&["export", "registry.invalid/a/b:1", "-o", "x.tar", "--retries", "0"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&format!(
             "the proxy `{}` on the way to `registry.invalid`",
             proxy.host()
@@ -155,7 +155,7 @@ fn an_answer_that_does_not_begin_within_the_limit_is_given_up() {
             "--retries",
             "0",
         ])
-        .expect_failure()
+        .expect_code(1)
         .says(&["did not answer for 1 seconds"]);
 }
 
@@ -195,7 +195,7 @@ fn the_limit_of_a_registry_is_asked_of_that_registry() {
     let wrong = format!("127.0.0.1:{}", nobody());
     cli()
         .run(&["limits", &wrong, "--retries", "0"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&wrong, "refused"]);
 }
 

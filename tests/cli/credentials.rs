@@ -42,7 +42,7 @@ fn export_works(cli: &Cli, registry: &Double) {
 fn export_is_refused(cli: &Cli, registry: &Double) {
     let image = format!("{}/a/b:1", registry.host());
     cli.run(&["export", &image, "-o", "refused.tar", "-vv"])
-        .expect_failure()
+        .expect_code(3)
         .says(&["a/b", &registry.host()])
         .hides(&[PASSWORD, &encoded(), "secret-token-"]);
     assert!(!cli.path("refused.tar").exists());
@@ -121,7 +121,7 @@ fn a_helper_that_is_not_there_is_named() {
     cli.docker_config(&json!({"credHelpers": {registry.host(): "absent-one"}}));
     let image = format!("{}/a/b:1", registry.host());
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(3)
         .says(&["docker-credential-absent-one"]);
 }
 
@@ -177,7 +177,7 @@ fn pushes_with_a_token_that_may_push() {
     let image = format!("{}/library/greeting:1.0", source.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     cli.run(&["import", "b.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&target.host()]);
     assert!(target.store().repositories().is_empty());
     cli.log_in(&target.host(), USER, PASSWORD);
@@ -256,7 +256,7 @@ fn a_login_in_docker_auth_config_is_used() {
     fs::write(cli.path("empty.json"), "{}").unwrap();
     let image = format!("{}/a/b:1", registry.host());
     cli.run(&["export", &image, "-o", "other.tar", "--auth-file", "empty.json"])
-        .expect_failure();
+        .expect_code(3);
 }
 
 /// Ways in which a stored login cannot be had: files of `~/.docker`, and a word of the warning.
@@ -345,7 +345,7 @@ fn a_helper_that_prints_more_than_its_answer_is_understood_and_told() {
     assert_eq!(warnings(&output).len(), 1, "{}", output.everything());
     helper(&mut cli, "test", &registry.host(), &format!("{answer}\n{answer}"));
     cli.run(&["export", &image, "-o", "c.tar"])
-        .expect_failure()
+        .expect_code(3)
         .says(&["`docker-credential-test`", "more than one JSON object"])
         .hides(&[PASSWORD]);
 }
@@ -364,7 +364,7 @@ fn a_docker_auth_config_that_is_none_is_explained_and_not_shown() {
         output.says(&["the variable `DOCKER_AUTH_CONFIG`"]);
         let image = format!("{}/a/b:1", closed.host());
         cli.run(&["export", &image, "-o", "c.tar"])
-            .expect_failure()
+            .expect_code(3)
             .says(&[
                 "the variable `DOCKER_AUTH_CONFIG`",
                 "the content of a `config.json`",
@@ -383,7 +383,7 @@ fn a_private_image_fails_with_the_reason_why_its_login_cannot_be_read() {
             let image = format!("{}/a/b:1", registry.host());
             let output = cli
                 .run(&["export", &image, "-o", "b.tar"])
-                .expect_failure()
+                .expect_code(3)
                 .says(&[words]);
             let error = output.stderr.split("error: ").nth(1).unwrap_or_default();
             assert!(error.contains(words), "the error has it too: {}", output.everything());

@@ -52,20 +52,20 @@ fn an_image_with_an_empty_blob_of_another_digest_fails_alone() {
         let bad = format!("{}/bad/image:1", source.host());
         let good = format!("{}/library/greeting:1.0", source.host());
         cli.run(&["export", &bad, &good, "-o", "b.tar"])
-            .expect_failure()
+            .expect_code(1)
             .says(&[&bad, &wrong, "empty"]);
         assert!(!cli.path("b.tar").exists());
         let export = cli.run(&["export", &bad, &good, "-o", "b.tar", "--allow-partial"]);
-        export.expect_failure().says(&[&bad, &wrong, "empty"]);
+        export.expect_code(6).says(&[&bad, &wrong, "empty"]);
         let destination = Double::new();
         cli.succeed(&["import", "b.tar", "-d", &destination.host()]);
         let piped = cli.run(&["export", &bad, "-o", "-"]);
         assert_eq!(piped.stdout.len(), 0, "{broken}");
-        piped.expect_failure().says(&[&bad, &wrong, "empty"]);
+        piped.expect_code(1).says(&[&bad, &wrong, "empty"]);
 
         let destination = trusting();
         cli.run(&["-d", &destination.host(), &bad])
-            .expect_failure()
+            .expect_code(1)
             .says(&[&bad, &wrong, "empty"]);
         assert!(destination.manifest("bad/image", "1").is_none(), "{broken}");
         assert_eq!(
@@ -85,7 +85,7 @@ fn a_bundle_with_an_empty_blob_under_another_digest_is_not_imported() {
         let path = bundle(&cli, broken, &wrong);
         let destination = trusting();
         cli.run(&["import", &path, "-d", &destination.host()])
-            .expect_failure()
+            .expect_code(5)
             .says(&[&wrong, "empty"]);
         assert!(destination.manifest("bad/image", "1").is_none(), "{broken}");
         assert_eq!(destination.count("POST", ""), 0, "{}", destination.transcript());

@@ -21,6 +21,11 @@ fn each_reason_has_a_code_of_its_own() {
         When::path("/manifests/"),
         Action::error(429, "TOOMANYREQUESTS", "You have reached your pull rate limit"),
     ));
+    let full = Double::start(Options::default().fault(
+        When::post("/blobs/uploads/"),
+        Action::error(507, "DENIED", "quota exceeded"),
+    ));
+    let full_host = full.host();
     let limited_image = format!("{}/a/b:1", used_up.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     let whole = std::fs::read(cli.path("b.tar")).unwrap();
@@ -36,6 +41,7 @@ fn each_reason_has_a_code_of_its_own() {
         (&["export", &closed_image, "-o", "c.tar"], 3),
         (&["import", "b.tar", "-d", &closed.host()], 3),
         (&["export", &limited_image, "-o", "c.tar", "--retries", "0"], 4),
+        (&["import", "b.tar", "-d", &full_host], 4),
         (&["import", "cut.tar", "-d", &host], 5),
         (&["export", &image, &absent, "-o", "c.tar", "--allow-partial"], 6),
         (&["export", &absent, "-o", "d.tar", "--allow-partial"], 1),

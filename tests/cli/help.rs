@@ -247,6 +247,6 @@ fn docker_finds_a_plugin_and_passes_its_own_flags() {
     std::fs::rename(cli.path(".docker"), cli.path("elsewhere")).unwrap();
     let image = format!("{}/team/app:1", closed.host());
     let folder = cli.path("elsewhere").display().to_string();
-    cli.run(&["mirror", "export", &image, "-o", "c.tar"]).expect_failure();
+    cli.run(&["mirror", "export", &image, "-o", "c.tar"]).expect_code(3);
     cli.succeed(&["--config", &folder, "mirror", "export", &image, "-o", "c.tar"]);
 }

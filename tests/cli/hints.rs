@@ -298,7 +298,7 @@ fn a_hint_stands_below_its_image() {
         &missing,
         &format!("{host}/team/app0:1"),
     ]);
-    let output = output.expect_failure().says(&[" and 27 more"]);
+    let output = output.expect_code(1).says(&[" and 27 more"]);
     let lines: Vec<&str> = output.stderr.lines().collect();
     let place = lines
         .iter()
@@ -314,7 +314,7 @@ fn a_hint_stands_below_its_image() {
     assert_eq!(output.stderr.matches(hint).count(), 1, "{}", output.everything());
     // Where it is for all, no names are needed.
     cli.run(&["export", "-o", "y.tar", &gone])
-        .expect_failure()
+        .expect_code(1)
         .says(&["\nhint: check the name"]);
 }
 
@@ -323,7 +323,7 @@ fn a_port_that_nobody_typed_is_named() {
     // Nobody listens at the port of https on this address of this machine.
     cli()
         .run(&["export", "127.0.0.251/a/b:1", "-o", "x.tar", "--retries", "0"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["on port "]);
 }
 
@@ -341,7 +341,7 @@ fn the_limit_is_told_at_once_while_it_is_used_up() {
     cli().run(&["limits", &image]).expect_code(0);
     let bare = Double::start(with(When::path("/manifests/"), Action::throttled(None)));
     let image = format!("{}/a/b:1", bare.host());
-    let output = cli().run(&["limits", &image]).expect_failure().says(&["429"]);
+    let output = cli().run(&["limits", &image]).expect_code(4).says(&["429"]);
     assert!(!output.stderr.contains("trying again"), "{}", output.everything());
     assert_eq!(bare.requests().len(), 1, "{}", bare.transcript());
 }
@@ -352,13 +352,13 @@ fn platforms_that_are_listed_are_platforms() {
     let image = format!("{}/library/greeting:1.0", registry.host());
     let output = cli
         .run(&["export", &image, "-o", "x.tar", "--platform", "plan9/amd64"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["linux/amd64"]);
     assert!(!output.stderr.contains("attestation"), "{}", output.everything());
     cli.succeed(&["export", &image, "-o", "b.tar", "--platform", "all"]);
     let output = cli
         .run(&["import", "b.tar", "-d", &target.host(), "--platform", "plan9/amd64"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["linux/amd64"]);
     assert!(!output.stderr.contains("attestation"), "{}", output.everything());
 }
@@ -369,7 +369,7 @@ fn a_pattern_that_matches_nothing_is_explained() {
     let image = format!("{}/library/greeting:1.0", registry.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     cli.run(&["import", "b.tar", "-d", "127.0.0.1:1", "--only", "greeting"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[
             "no image of the bundle matches `greeting`",
             "held against the whole reference",
@@ -394,6 +394,6 @@ fn an_expired_token_is_told_in_the_words_of_the_registry() {
     cli.set("DOCKER_MIRROR_USERNAME", "alice");
     cli.set("DOCKER_MIRROR_PASSWORD", "right");
     export(&cli, &registry.host(), &[])
-        .expect_failure()
+        .expect_code(3)
         .says(&["rejected user `alice`", "token is expired"]);
 }

@@ -95,13 +95,13 @@ fn every_blob_is_checked_before_the_first_request() {
     for digest in Image::blobs_of(&fixture.documents_of("linux")) {
         tar.without(&blob_name(&digest), &cli.path("less.tar"));
         cli.run(&["import", "less.tar", "-d", &target.host()])
-            .expect_failure()
+            .expect_code(5)
             .says(&[&digest]);
     }
     let child = &fixture.documents_of("linux")[0].digest;
     tar.without(&blob_name(child), &cli.path("less.tar"));
     cli.run(&["import", "less.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(5)
         .says(&[child]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
 }
@@ -115,7 +115,7 @@ fn a_blob_of_another_size_is_found_before_the_first_request() {
     shorter.blobs.insert(victim.clone(), image.blobs[&victim].slice(..999));
     write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &shorter)]);
     cli.run(&["import", "b.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(5)
         .says(&[victim.trim_start_matches("sha256:"), "999", "1000"]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
 }
@@ -131,7 +131,7 @@ fn a_corrupt_blob_never_ends_in_a_finished_upload() {
         .to_owned();
     Tar::open(&cli.path(&file)).flip(&blob_name(&victim));
     cli.run(&["import", &file, "-d", &target.host()])
-        .expect_failure()
+        .expect_code(5)
         .says(&[&victim]);
     let stored = target.store().repository("library/greeting").unwrap_or_default();
     assert!(!stored.blobs.contains(&victim));
@@ -153,7 +153,7 @@ fn a_corrupt_large_blob_is_found_while_it_is_sent() {
     write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &image)]);
     Tar::open(&cli.path("b.tar")).flip(&blob_name(&victim));
     cli.run(&["import", "b.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(5)
         .says(&[&victim]);
     assert!(target.store().content(&victim).is_none());
     let created = target.requests_of("PUT", "digest=");
@@ -213,7 +213,7 @@ fn a_destination_that_says_yes_to_everything_is_found_out() {
     let cli = cli();
     let file = bundle(&cli);
     let target = Double::start(Options::default().fault(When::any(), Action::html()));
-    let out = cli.run(&["import", &file, "-d", &target.host()]).expect_failure();
+    let out = cli.run(&["import", &file, "-d", &target.host()]).expect_code(1);
     assert!(out.stdout.is_empty(), "{}", out.everything());
 }
 

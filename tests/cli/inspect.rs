@@ -147,10 +147,10 @@ fn what_cannot_be_used_is_shown_with_the_reason() {
     bundle.without(&super::support::layout::blob_name(layer), &cli.path("cut.tar"));
     let shown = cli
         .run(&["inspect", "cut.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["b/two:1", layer, "missing"]);
     assert!(shown.stdout.contains("2 images"), "{}", shown.everything());
-    let document = json(&cli.run(&["inspect", "cut.tar", "--json"]).expect_failure());
+    let document = json(&cli.run(&["inspect", "cut.tar", "--json"]).expect_code(1));
     assert!(document["broken"][0]["image"].as_str().unwrap().ends_with("b/two:1"));
     std::fs::write(cli.path("text.tar"), "no archive").unwrap();
     let document = json(&cli.run(&["inspect", "text.tar", "--json"]));
@@ -204,7 +204,7 @@ fn diff_says_what_came_went_and_moved() {
     }
     let document = json(
         &cli.run(&["diff", "b.tar", "new.tar", "--json", "--exit-code"])
-            .expect_failure(),
+            .expect_code(1),
     );
     assert_eq!(document["diffVersion"], 1);
     let tags: Vec<bool> = document["changed"]

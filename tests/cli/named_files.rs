@@ -98,7 +98,7 @@ fn a_registries_conf_that_was_written_on_windows_is_read() {
             fs::create_dir_all(folder.join("registries.conf.d")).unwrap();
             fs::write(folder.join("registries.conf"), "").unwrap();
             fs::write(folder.join(name), &bytes).unwrap();
-            export(&cli, &registry, &[]).expect_failure().says(&["is blocked"]);
+            export(&cli, &registry, &[]).expect_code(3).says(&["is blocked"]);
         }
     }
 }
@@ -144,9 +144,7 @@ fn authorities_are_read_in_every_form() {
         fs::copy(&file, folder.join("ca.crt")).unwrap();
         export(&cli, &registry, &[]).expect_code(0);
         fs::remove_dir_all(cli.path(".config")).unwrap();
-        export(&cli, &registry, &[])
-            .expect_failure()
-            .says(&["not trusted here"]);
+        export(&cli, &registry, &[]).expect_code(1).says(&["not trusted here"]);
         let folder = cli.path("folder").to_str().unwrap().to_owned();
         cli.set("SSL_CERT_DIR", folder);
         export(&cli, &registry, &[]).expect_code(0);
@@ -176,11 +174,11 @@ fn the_hint_about_an_unknown_authority_names_the_files_that_are_not_in_use() {
     let registry = encrypted(ServerTls::new(Authority::new("unknown").server(&["127.0.0.1"])));
     let mut cli = cli();
     export(&cli, &registry, &[])
-        .expect_failure()
+        .expect_code(1)
         .says(&["not trusted here", "`--ca-file`"]);
     cli.set("REQUESTS_CA_BUNDLE", "/etc/company.pem");
     cli.set("SSL_CERT_FILE", "/nowhere/ca.pem");
-    let output = export(&cli, &registry, &[]).expect_failure().says(&[
+    let output = export(&cli, &registry, &[]).expect_code(1).says(&[
         "`REQUESTS_CA_BUNDLE` is not read: give `--ca-file /etc/company.pem`",
         "`SSL_CERT_FILE`: cannot read `/nowhere/ca.pem`",
     ]);
@@ -193,12 +191,10 @@ fn a_certificate_that_signed_itself_is_called_that() {
     let cli = cli();
     // Some authority has to be known for the role of the certificate to be looked at.
     fs::write(cli.path("ca.pem"), Authority::new("another").pem()).unwrap();
-    let output = export(&cli, &registry, &["--ca-file", "ca.pem"])
-        .expect_failure()
-        .says(&[
-            "which signed itself, and is not trusted here",
-            "hint: give it with `--ca-file`",
-        ]);
+    let output = export(&cli, &registry, &["--ca-file", "ca.pem"]).expect_code(1).says(&[
+        "which signed itself, and is not trusted here",
+        "hint: give it with `--ca-file`",
+    ]);
     assert!(!output.stderr.contains("OtherError"), "{}", output.everything());
 }
 

@@ -88,7 +88,7 @@ fn a_store_that_goes_on_refusing_is_named_and_no_login_is_asked_for() {
         Action::redirect(307, &format!("{}{{target}}?X-Amz-Signature=s3cret", store.url())),
     );
     let output = export(&cli, &registry)
-        .expect_failure()
+        .expect_code(3)
         .says(&[
             &format!(
                 "`{}`, to which `{}` had redirected, answered 403",
@@ -238,7 +238,7 @@ fn a_body_that_unpacks_to_more_than_its_blob_has_is_refused() {
         registry.add_fault(When::get(path), Action::Header("content-encoding", Some("zstd".into())));
         let name = format!("{}/a/b:1", registry.host());
         cli.run(&["export", &name, "-o", "b.tar", "--retries", "0", "--no-cache"])
-            .expect_failure();
+            .expect_code(1);
     }
 }
 
@@ -329,7 +329,7 @@ fn an_index_may_call_a_manifest_by_the_other_name_of_its_kind() {
     let (cli, registry) = (cli(), Double::new());
     renamed(Style::Oci, OCI_INDEX).push(&registry, "a/b", "1");
     let name = format!("{}/a/b:1", registry.host());
-    cli.run(&["export", &name, "-o", "b.tar"]).expect_failure();
+    cli.run(&["export", &name, "-o", "b.tar"]).expect_code(1);
 }
 
 #[test]
@@ -478,7 +478,7 @@ fn a_build_cache_is_called_one() {
         let one_step = [&["-d", "127.0.0.1:1", &name], flags].concat();
         for arguments in [export, one_step] {
             cli.run(&arguments)
-                .expect_failure()
+                .expect_code(1)
                 .says(&["it is a build cache", "hint: build caches in this form are not carried"]);
         }
     }
@@ -495,6 +495,6 @@ fn a_build_cache_is_called_one() {
     std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
     std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     cli.run(&["import", "cache", "-d", "127.0.0.1:1", "--name", "team/app:cache"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["it is a build cache"]);
 }

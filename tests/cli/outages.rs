@@ -82,7 +82,7 @@ fn a_source_that_only_answers_502_is_not_asked_for_each_image() {
 #[test]
 fn a_source_that_breaks_every_connection_is_not_asked_for_each_image() {
     let registry = failing(Action::End(super::support::End::Reset));
-    let output = export(&cli(), &images(&registry.host()), &["--retries", "1"]).expect_failure();
+    let output = export(&cli(), &images(&registry.host()), &["--retries", "1"]).expect_code(1);
     at_most(6, &output);
     assert!(registry.requests().len() < IMAGES * 2, "{}", registry.transcript());
 }
@@ -176,7 +176,7 @@ fn one_small_image_through_a_gateway_that_is_down_costs_few_lines() {
     let broken = failing(Action::status(502));
     let output = cli
         .run(&["import", "b.tar", "-d", &broken.host(), "--retries", "1"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["answered 502 Bad Gateway"]);
     at_most(8, &output);
 }
@@ -188,7 +188,7 @@ fn images_of_a_host_that_works_are_not_taken_down_by_one_that_does_not() {
     let bad = nobody();
     let mut all = images(&good.host());
     all.extend(images(&bad));
-    let output = export(&cli(), &all, &["--allow-partial"]).expect_failure().says(&[
+    let output = export(&cli(), &all, &["--allow-partial"]).expect_code(6).says(&[
         "30 of 60 images failed",
         &format!("  30 images: `{bad}` refused the connection"),
         // The images that it concerns are named, where it does not concern all.
@@ -208,10 +208,9 @@ fn an_image_whose_blobs_fail_takes_no_other_image_down() {
     all.extend(images(&registry.host()));
     for jobs in ["1", "6"] {
         let flags = ["--allow-partial", "--retries", "0", "--jobs", jobs];
-        let output =
-            export(&cli(), &all, &flags)
-                .expect_failure()
-                .says(&["1 of 31 images failed", "broken/app", "500"]);
+        let output = export(&cli(), &all, &flags)
+            .expect_code(6)
+            .says(&["1 of 31 images failed", "broken/app", "500"]);
         assert_eq!(output.lines().len(), IMAGES, "{}", output.everything());
     }
 }

@@ -191,7 +191,7 @@ fn pinned_and_refused_puts_the_filtered_one_under_the_tag_and_says_so() {
             false => cli.run(&["import", "b.tar", "-d", &target.host()]),
             true => cli.run(&["-d", &target.host(), &pinned]),
         };
-        out.expect_failure()
+        out.expect_code(1)
             .says(&[image.digest(), "does not exist", "--platform all"]);
         let tagged = target
             .manifest("a/b", "1")
@@ -256,10 +256,10 @@ fn an_index_without_linux_is_an_error_for_that_image() {
     for name in ["a/windows:1", "a/single:1"] {
         let image = format!("{}/{name}", source.host());
         cli.run(&["export", &image, "-o", "b.tar"])
-            .expect_failure()
+            .expect_code(1)
             .says(&[&image, "linux"]);
         cli.run(&["-d", &target.host(), &image])
-            .expect_failure()
+            .expect_code(1)
             .says(&[&image, "linux"]);
     }
     assert!(target.store().repositories().is_empty(), "{}", target.transcript());
@@ -382,7 +382,7 @@ fn a_platform_that_an_image_lacks_is_told() {
     ])
     .says(&["has no platform `linux/mips64le`"]);
     cli.run(&["import", "b.tar", "-d", &to.host(), "--platform", "linux/mips64le"])
-        .expect_failure()
+        .expect_code(1)
         .says(&["no platform of the image is `linux/mips64le`"]);
 }
 
@@ -410,7 +410,7 @@ fn schema_1_is_refused_by_name() {
     schema1().push(&source, "a/old", "1");
     let image = format!("{}/a/old:1", source.host());
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&image, "schema 1"]);
     assert!(!cli.path("b.tar").exists());
 }

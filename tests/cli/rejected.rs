@@ -56,7 +56,7 @@ fn a_login_that_is_rejected_is_named_with_the_place_that_it_came_from() {
         let host = registry.host();
         let rejected = |output: Output, user: &str, place: &str| {
             output
-                .expect_failure()
+                .expect_code(3)
                 .says(&[&format!("`{host}` rejected user `{user}` (login from {place}")])
                 .hides(&[WRONG, "credentials stored"]);
         };
@@ -119,7 +119,7 @@ fn a_push_names_the_login_too() {
             vec!["import", "greeting.tar", "-d", &target.host()],
             vec![image.as_str(), "-d", &target.host()],
         ] {
-            cli.run(&arguments).expect_failure().says(&[&words]).hides(&[WRONG]);
+            cli.run(&arguments).expect_code(3).says(&[&words]).hides(&[WRONG]);
         }
     }
 }
@@ -130,7 +130,7 @@ fn a_user_name_cannot_forge_a_line() {
         let cli = cli();
         cli.docker_config(&auths(&registry, "al\u{1b}[31mice\nerror: nothing is wrong"));
         let output = export(&cli, &registry, &[], None)
-            .expect_failure()
+            .expect_code(3)
             .says(&["rejected user `al"]);
         assert!(!output.stderr.contains('\u{1b}'), "{}", output.everything());
         assert!(!output.stderr.contains("\nerror: nothing"), "{}", output.everything());
@@ -145,7 +145,7 @@ fn without_a_login_it_is_said_where_one_was_looked_for() {
         let podman = cli.path("run/containers/auth.json").display().to_string();
         let docker = cli.path(".docker/config.json").display().to_string();
         export(&cli, &registry, &[], None)
-            .expect_failure()
+            .expect_code(3)
             .says(&[
                 "requires a login",
                 "no credentials were found",
@@ -159,7 +159,7 @@ fn without_a_login_it_is_said_where_one_was_looked_for() {
         cli.set("DOCKER_MIRROR_USERNAME", "");
         cli.set("DOCKER_MIRROR_PASSWORD", "");
         export(&cli, &registry, &[], None)
-            .expect_failure()
+            .expect_code(3)
             .says(&["`DOCKER_MIRROR_USERNAME` (set, but empty)"]);
     }
 }
@@ -209,6 +209,6 @@ fn a_public_image_is_pulled_without_a_stale_login() {
     // But a push to this one fails for it.
     let words = format!("`{}` rejected user `carol`", registry.host());
     cli.run(&["import", "b.tar", "-d", &registry.host()])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&words]);
 }

@@ -88,7 +88,7 @@ fn a_report_of_an_import_holds_no_secret() {
         "--retries",
         "0",
     ]);
-    hidden(output).expect_failure();
+    hidden(output).expect_code(3);
     let report = std::fs::read_to_string(cli.path("r.json")).unwrap();
     assert!(!report.contains("S3cr3t") && report.contains("***"), "{report}");
 }
@@ -111,7 +111,7 @@ fn an_address_to_which_a_registry_redirects_holds_no_secret() {
         );
         let name = format!("{}/a/b:1", registry.host());
         let output = user().run(&["export", &name, "-o", "x.tar", "--no-cache", "--retries", "0", "-vv"]);
-        let output = hidden(output).expect_failure();
+        let output = hidden(output).expect_code(1);
         assert!(!output.stderr.contains("AKIA"), "{}", output.everything());
     }
 }
@@ -121,7 +121,7 @@ fn a_limit_that_cannot_be_asked_for_is_an_error() {
     let registry = Double::start(Options::default().fault(When::any(), Action::status(400)));
     let name = format!("{}/a/b:1", registry.host());
     for asked in [&name, &registry.host()] {
-        let output = cli().run(&["limits", asked]).expect_failure();
+        let output = cli().run(&["limits", asked]).expect_code(1);
         assert!(!output.stdout.contains("no limit"), "{}", output.everything());
     }
 }

@@ -95,7 +95,7 @@ fn a_named_pipe_among_the_credentials_is_told() {
     pipe(&cli, ".docker/config.json");
     let image = format!("{}/a/b:1", closed.host());
     let run = ends(&cli, &["export", &image, "-o", "b.tar"]);
-    run.expect_failure().says(&["config.json", "not a regular file"]);
+    run.expect_code(3).says(&["config.json", "not a regular file"]);
 }
 
 #[test]
@@ -128,6 +128,6 @@ fn a_file_that_is_named_may_come_through_a_pipe_that_ends() {
     Output::new(&child.wait_with_output().unwrap(), &arguments).expect_code(0);
     // The null device is the usual way to say: none.
     cli.run(&["export", &image, "-o", "c.tar", "--auth-file", "/dev/null"])
-        .expect_failure()
+        .expect_code(3)
         .says(&["log in"]);
 }

@@ -152,10 +152,10 @@ fn nothing_is_taken_from_a_registry_whose_documents_say_two_things() {
         let (cli, source, destination) = (cli(), Double::new(), Double::new());
         let image = made(*wrong).put(&source);
         let export = cli.run(&["export", &image, "-o", "b.tar", "--platform", "all"]);
-        is_refused(export.expect_failure().says(&[&image]));
+        is_refused(export.expect_code(1).says(&[&image]));
         assert!(!cli.path("b.tar").exists());
         let mirror = cli.run(&["-d", &destination.host(), &image, "--platform", "all"]);
-        is_refused(mirror.expect_failure().says(&[&image]));
+        is_refused(mirror.expect_code(1).says(&[&image]));
         assert!(destination.requests().is_empty(), "{}", destination.transcript());
     }
 }
@@ -166,7 +166,7 @@ fn nothing_is_imported_whose_documents_say_two_things() {
         let (cli, destination) = (cli(), Double::new());
         let bundle = made(*wrong).bundle(&cli);
         let import = cli.run(&["import", bundle, "-d", &destination.host()]);
-        is_refused(import.expect_failure().says(&["odd.tar"]));
+        is_refused(import.expect_code(5).says(&["odd.tar"]));
         assert!(destination.requests().is_empty(), "{}", destination.transcript());
     }
 }
@@ -198,7 +198,7 @@ fn nothing_is_imported_whose_index_says_two_things() {
         let index = format!(r#"{{"schemaVersion":2,{list}}}"#);
         save(&cli, &index, good.blobs.iter().chain([root]));
         let import = cli.run(&["import", "odd.tar", "-d", &destination.host()]);
-        import.expect_failure().says(&["index.json", "field `"]);
+        import.expect_code(5).says(&["index.json", "field `"]);
         assert!(destination.requests().is_empty(), "{}", destination.transcript());
     }
     let (cli, destination) = (cli(), Double::new());

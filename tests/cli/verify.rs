@@ -144,7 +144,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
         want.contains(&format!("\n{} {} {}\n", one[0], member.size, name("b/one:1"))),
         "{want}"
     );
-    let shown = cli.run(&["verify", "bad.tar"]).expect_failure();
+    let shown = cli.run(&["verify", "bad.tar"]).expect_code(5);
     assert_eq!(
         shown.lines().iter().filter(|line| line.starts_with("FAULT ")).count(),
         3,
@@ -173,7 +173,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
         .take()
         .unwrap()
         .write_all(&fs::read(cli.path("bad.tar")).unwrap());
-    let piped = Output::new(&child.wait_with_output().unwrap(), &["verify", "-"]).expect_failure();
+    let piped = Output::new(&child.wait_with_output().unwrap(), &["verify", "-"]).expect_code(5);
     assert_eq!(
         serde_json::from_str::<Value>(&piped.stdout).unwrap()["wanted"],
         found["wanted"]
@@ -200,7 +200,12 @@ fn configs_and_layers_that_do_not_belong_together_are_found() {
         "rootfs": {"type": "layers", "diff_ids": [sha256(b"another content")]}});
     let layer = Layer::files(&[("a", b"b")]);
     let config_type = "application/vnd.oci.image.config.v1+json";
-    let wrong = with_config(Style::Oci, config_type, other.to_string().into(), &[layer.clone()]);
+    let wrong = with_config(
+        Style::Oci,
+        config_type,
+        other.to_string().into(),
+        std::slice::from_ref(&layer),
+    );
     let count = with_config(
         Style::Oci,
         config_type,
@@ -251,7 +256,7 @@ fn more_faults_than_anybody_reads_are_counted() {
         (found["faults"].as_array().unwrap().len(), &found["moreFaults"]),
         (1000, &json!(100))
     );
-    let shown = cli.run(&["verify", folder]).expect_failure();
+    let shown = cli.run(&["verify", folder]).expect_code(5);
     assert!(shown.stdout.contains("\n100 more faults are not shown\n"));
     assert!(shown.stdout.contains("\nDAMAGED: 1100 faults\n"));
 }

@@ -95,7 +95,7 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
     }
     // By itself it is nothing, and a second export gives the same bytes; an earlier bundle serves as well.
     cli.run(&["import", "s.tar", "-d", "127.0.0.1:1/m"])
-        .expect_failure()
+        .expect_code(5)
         .says(&["complete a damaged bundle"]);
     fs::write(cli.path("good.tar"), &good).unwrap();
     registry.forget_requests();

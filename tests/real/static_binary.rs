@@ -30,7 +30,7 @@ impl Root {
     fn new(binary: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::copy(binary, folder.path().join("docker-mirror")).unwrap();
-        fs::create_dir(folder.path().join("work")).unwrap();
+        fs::create_dir(folder.path().join("files")).unwrap();
         Self(folder)
     }
 
@@ -65,7 +65,7 @@ fn runs_in_an_empty_root_against_plain_and_tls_registries() {
     let source = Double::new();
     greeting().push(&source, "library/greeting", "1.0");
     let image = format!("{}/library/greeting:1.0", source.host());
-    root.succeed(&["export", &image, "-o", "/work/bundle.tar"]);
+    root.succeed(&["export", &image, "-o", "/files/bundle.tar"]);
     let setup = Setup {
         tls: true,
         ..Setup::default()
@@ -75,15 +75,15 @@ fn runs_in_an_empty_root_against_plain_and_tls_registries() {
             return;
         };
         let destination = format!("{}/mirror", target.host());
-        let mut arguments = vec!["import", "/work/bundle.tar", "-d", &destination];
+        let mut arguments = vec!["import", "/files/bundle.tar", "-d", &destination];
         if target.uses_tls() {
-            fs::copy(target.authority_file(), root.0.path().join("work/authority.pem")).unwrap();
+            fs::copy(target.authority_file(), root.0.path().join("files/authority.pem")).unwrap();
             // Without any authority on the machine, the message says what to do.
             let refused = root.run(&arguments);
             assert!(!refused.status.success());
             let stderr = String::from_utf8_lossy(&refused.stderr);
             assert!(stderr.contains("--ca-file"), "{stderr}");
-            arguments.extend(["--ca-file", "/work/authority.pem"]);
+            arguments.extend(["--ca-file", "/files/authority.pem"]);
         }
         root.succeed(&arguments);
         super::has_linux(&target.client(), &greeting(), "mirror/library/greeting", "1.0");
@@ -103,7 +103,7 @@ fn docker_loads_and_runs_the_image() {
     let source = Double::new();
     greeting().push(&source, "library/greeting", "1.0");
     let work = tempfile::tempdir().unwrap();
-    let volume = format!("{}:/work", work.path().display());
+    let volume = format!("{}:/bundle", work.path().display());
     let greeting = format!("{}/library/greeting:1.0", source.host());
     let said = engine.succeed(&["run", "--rm", "--network", "none", &name, "--version"]);
     assert!(said.starts_with("docker-mirror "), "{said}");

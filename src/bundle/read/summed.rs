@@ -46,9 +46,7 @@ impl<R: Read> Summed<R> {
 
     /// Reads what is left, and gives the sum; nothing where it is not wanted, or where not all can be read.
     pub(super) fn finish(mut self) -> Option<VerifiedFile> {
-        if self.0.lock().hasher.is_none() {
-            return None;
-        }
+        self.0.lock().hasher.as_ref()?;
         let mut buffer = vec![0; 256 << 10];
         let mut left = BEHIND;
         loop {

@@ -94,7 +94,7 @@ impl Page<'_> {
         let _ = write!(
             self.out,
             "<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <title>Contents of a bundle of container images</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style>\n\
              <main>\n<h1>Contents of a bundle of container images</h1>\n"

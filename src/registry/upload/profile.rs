@@ -7,6 +7,7 @@
 //! | patch | one PATCH, and an empty PUT | only from the middle on | chunks |
 //! | chunks | several PATCHes, sized by what the host takes, and an empty PUT | always | the upload fails |
 
+use crate::lock::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -229,4 +230,3 @@ mod tests {
         assert_eq!(profile.strategy(1), Strategy::Patch);
     }
 }
-use crate::lock::Mutex;

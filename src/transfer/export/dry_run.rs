@@ -52,8 +52,11 @@ pub(super) async fn run(request: &Request, registries: &Registries, progress: &P
     Ok(report)
 }
 
-/// The digests and the blobs that an unfinished file has, which is looked at and left as it is.
-fn unfinished(path: &Path) -> Result<Option<(HashMap<Reference, Digest>, Vec<OldSlot>)>> {
+/// The digests that an earlier run found, and the blobs that it has.
+type Unfinished = (HashMap<Reference, Digest>, Vec<OldSlot>);
+
+/// What an unfinished file has, which is looked at and left as it is.
+fn unfinished(path: &Path) -> Result<Option<Unfinished>> {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     if !Path::new(&name).is_file() {

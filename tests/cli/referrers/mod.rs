@@ -183,11 +183,11 @@ fn a_user_chooses_which_types_travel() {
     cli.succeed(&["export", &bare, "-o", "bare.tar"]);
     let out = cli
         .run(&["export", &bare, "-o", "c.tar", "--referrers", "require"])
-        .expect_failure();
+        .expect_code(1);
     assert!(out.stderr.contains("no signature"), "{}", out.stderr);
     let out = cli
         .run(&["import", "bare.tar", "-d", &destination, "--referrers", "require"])
-        .expect_failure();
+        .expect_code(1);
     assert!(out.stderr.contains("no signature"), "{}", out.stderr);
 }
 
@@ -201,7 +201,7 @@ fn what_the_destination_has_already_stays() {
     signed.image.push(&target, "team/app", "1");
     let own = refer(&target, "team/app", &signed.image.root, BUNDLE, "by the site");
     let sig = beside(&target, "team/app", &signed.image.root, "sig", "by the site");
-    let out = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_failure();
+    let out = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1);
     let entries = listed(&target, "team/app", &signed.image.root);
     assert_eq!(entries.len(), 2, "{entries:?}");
     assert_eq!(entries[0]["digest"], own.digest);
@@ -306,13 +306,13 @@ fn a_list_of_referrers_is_never_overwritten() {
     refer(&target, "team/app", root, SBOM, "by the site");
     let before = listed(&target, "team/app", root);
     let list = format!("{}/team/app:{}", source.host(), tag_of(root, ""));
-    let out = cli.run(&["-d", &target.host(), &list]).expect_failure();
+    let out = cli.run(&["-d", &target.host(), &list]).expect_code(1);
     assert!(out.stderr.contains("is not overwritten"), "{}", out.stderr);
     assert_eq!(listed(&target, "team/app", root), before);
     // An earlier version put the image itself there: that is said, and the image goes all the same.
     let other = registry(false);
     signed.image.push(&other, "team/app", &tag_of(root, ""));
-    let out = cli.run(&["-d", &other.host(), &names(&source)]).expect_failure();
+    let out = cli.run(&["-d", &other.host(), &names(&source)]).expect_code(1);
     assert!(out.stderr.contains("holds the image itself"), "{}", out.stderr);
     assert_eq!(other.manifest("team/app", "1"), Some(root.bytes.clone()));
 }
@@ -356,7 +356,7 @@ fn the_image_goes_where_a_registry_refuses_what_belongs_to_it() {
         let target = registry(true);
         target.add_fault(When::put(refused), action);
         let out = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
-        let said = out.expect_failure().stderr;
+        let said = out.expect_code(1).stderr;
         assert!(said.contains(&format!("left out {refused}")), "{said}");
         assert!(said.contains("went without all that belongs to them"), "{said}");
         assert_eq!(target.manifest("team/app", "1"), Some(signed.image.root.bytes.clone()));
@@ -402,7 +402,7 @@ fn a_signature_of_an_index_stays_in_the_bundle_where_the_index_loses_platforms()
     let target = Double::new();
     let out = cli
         .run(&["import", "b.tar", "-d", &target.host(), "--index", "sparse"])
-        .expect_failure();
+        .expect_code(1);
     assert!(out.stderr.contains("which was not accepted"), "{}", out.stderr);
 }
 

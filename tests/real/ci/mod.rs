@@ -44,7 +44,7 @@ fn runs_both_stages(pipeline: &Pipeline) {
     );
 
     let gate = Gate::closed();
-    target.add_fault(When::put("/manifests/"), Action::Hold(gate.clone()));
+    target.add_fault(When::put("/team/large/manifests/"), Action::Hold(gate.clone()));
     let cancelled = runner.run(&pipeline.push, Attempt::CancelledWhen(&|| gate.arrived() > 0));
     assert!(!cancelled.success, "{}", cancelled.output);
     gate.open();

@@ -28,7 +28,8 @@ fn a_cache_is_asked_and_the_origin_is_not() {
     assert!(before > 0);
 
     let mirror = format!("{}=http://{}", known.host(), cache.host());
-    let flags = ["--mirror", &mirror, "--no-cache"];
+    // What a cache does not list of referrers, the origin is asked for.
+    let flags = ["--mirror", &mirror, "--no-cache", "--no-referrers"];
     let export = |name: &'static str| {
         let mut all = with_names(&["export", "-o", name], &names);
         all.extend(flags);

@@ -90,7 +90,12 @@ fn a_corrected_list_takes_over_what_is_there() {
     assert_eq!(said.matches(&note).count(), 1, "{said}");
     assert!(std::fs::read(export.path("b.tar")).unwrap() == expected, "other bytes");
     let fetched = blob_bytes_sent(&registry);
-    assert!(fetched <= 6 * MIB as u64, "{fetched}: {}", registry.transcript());
+    // Of 12 MiB, 7 were sent. Up to 4 MiB of an open slot were not noted yet when the run was killed.
+    assert!(
+        fetched <= (12 - 7 + 4) * MIB as u64,
+        "{fetched}: {}",
+        registry.transcript()
+    );
 }
 
 #[test]

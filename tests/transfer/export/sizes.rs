@@ -155,7 +155,7 @@ fn in_one_step_only_the_image_that_states_a_wrong_size_stays_away() {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             cli()
                 .run(&arguments)
-                .expect_failure()
+                .expect_code(1)
                 .says(&["1 of 3 images failed", "/b:1"]);
             assert!(target.manifest("a", "1").is_some() && target.manifest("c", "1").is_some());
             assert!(target.manifest("b", "1").is_none());
@@ -231,7 +231,7 @@ fn images_of_impossible_sizes_fail_alone() {
     let images = names.iter().map(|name| format!("{}/{name}", registry.host()));
     let arguments: Vec<String> = ["-d".to_owned(), target.host()].into_iter().chain(images).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let said = cli().run(&arguments).expect_failure();
+    let said = cli().run(&arguments).expect_code(1);
     said.says(&["12 of 14 images failed"]);
     assert!(target.manifest("a", "1").is_some() && target.manifest("c", "1").is_some());
 }

@@ -248,7 +248,7 @@ fn an_export_that_leaves_an_image_out_goes_on_after_any_failed_call() {
     let Some(traced) = Traced::new(&export, &flags) else {
         return;
     };
-    traced.table(false, &|_| (), &plain, 1);
+    traced.table(false, &|_| (), &plain, 6);
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn a_folder_that_cannot_be_read_does_not_keep_the_others_back() {
     }
     let output = Output::new(&command.output().unwrap(), &["import", "stick"]);
     let output = output
-        .expect_failure()
+        .expect_code(1)
         .says(&["stick/private", "permission denied", "1 file or folder"]);
     assert_eq!(tags(&registry, "m/team/app"), ["1"], "{}", output.everything());
 }
@@ -195,7 +195,7 @@ fn hidden_and_system_folders_are_not_searched() {
     assert_eq!(tags(&registry, "team/withdrawn"), ["1"]);
     std::fs::create_dir(cli.path("trash")).unwrap();
     write(&cli, "trash/lost+found/old.tar", &withdrawn);
-    cli.run(&["import", "trash", "-d", &host]).expect_failure().says(&[
+    cli.run(&["import", "trash", "-d", &host]).expect_code(1).says(&[
         "neither an image layout",
         "hint: hidden and system folders",
         "trash/lost+found",
@@ -216,7 +216,7 @@ fn a_name_of_two_images_fails_by_itself() {
     write(&cli, "stick/third.tar", &both.tar().end());
     let registry = Double::new();
     let output = cli.run(&["import", "stick", "-d", &registry.host()]);
-    let output = output.expect_failure().says(&[
+    let output = output.expect_code(5).says(&[
         "1 of 3 images failed",
         "two images are called `quay.io/team/app:1`",
         "stick/good.tar",
@@ -236,7 +236,7 @@ fn the_report_names_what_could_not_be_read() {
     let registry = Double::new();
     let host = registry.host();
     let arguments = ["import", "stick", "-d", &host, "--report", "r.json"];
-    cli.run(&arguments).expect_failure();
+    cli.run(&arguments).expect_code(5);
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
     assert_eq!(report["images"].as_array().unwrap().len(), 1);
     let broken = &report["brokenArchives"];
@@ -252,7 +252,7 @@ fn the_report_names_what_could_not_be_read() {
 
     registry.forget_requests();
     cli.run(&[&arguments[..], &["--fail-fast"]].concat())
-        .expect_failure()
+        .expect_code(5)
         .says(&["stick/notes.tar"]);
     assert!(registry.requests().is_empty(), "{}", registry.transcript());
 }
@@ -263,7 +263,7 @@ fn nothing_is_sent_where_nothing_can_be_read() {
     write(&cli, "stick/notes.tar", b"no archive\n");
     write(&cli, "stick/page.tar", b"<html>");
     cli.run(&["import", "stick", "-d", &registry.host()])
-        .expect_failure()
+        .expect_code(5)
         .says(&["2 files cannot be read", "stick/notes.tar", "stick/page.tar"]);
     assert!(registry.requests().is_empty());
 }
@@ -280,7 +280,7 @@ fn a_link_out_of_a_searched_folder_is_named_and_not_followed() {
     symlink("good.tar", cli.path("stick/same.tar")).unwrap();
     let registry = Double::new();
     let host = registry.host();
-    cli.run(&["import", "stick", "-d", &host]).expect_failure().says(&[
+    cli.run(&["import", "stick", "-d", &host]).expect_code(5).says(&[
         "`stick/link.tar` is a link that leads out of the folder",
         "hint: name the file",
     ]);

@@ -142,7 +142,7 @@ fn archives_without_a_complete_image_leave_no_tag() {
         let (cli, target) = (Cli::new(env!("CARGO_BIN_EXE_docker-mirror")), Double::new());
         let path = fixture(file);
         cli.run(&["import", path.to_str().unwrap(), "-d", &target.host()])
-            .expect_failure()
+            .expect_code(5)
             .says(&[why]);
         let tagged = |name: &String| target.store().repository(name).is_some_and(|r| !r.tags.is_empty());
         assert!(!target.store().repositories().iter().any(tagged), "{file}");

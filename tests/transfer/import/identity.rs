@@ -181,7 +181,7 @@ fn a_bundle_of_our_own_with_a_false_name_fails_alone_in_a_single_pass() {
     command.env("TMPDIR", cli.path("nowhere"));
     command.stdin(File::open(cli.path("b.tar")).unwrap());
     Output::new(&command.output().unwrap(), &["import", "-"])
-        .expect_failure()
+        .expect_code(5)
         .says(&["1 of 2 images failed", "its digest is sha256:", "--name @1="]);
     assert_complete(&registry, "test/good", "1", false);
     assert!(tags(&registry, "test/x").is_empty());
@@ -237,7 +237,7 @@ fn of_two_entries_of_one_name_the_one_that_is_proved_is_taken_and_the_other_is_t
         for way in WAYS {
             let registry = Double::new();
             import(&cli, way, &tar, &registry, &[])
-                .expect_failure()
+                .expect_code(5)
                 .says(&["1 of 2 images failed", &name]);
             assert_eq!(tags(&registry, "test/x"), [("1".to_owned(), digest(&good).to_string())]);
             assert_complete(&registry, "test/x", "1", false);
@@ -249,7 +249,7 @@ fn of_two_entries_of_one_name_the_one_that_is_proved_is_taken_and_the_other_is_t
         std::fs::write(cli.path("c.tar"), second.tar().end()).unwrap();
         layout.entries.retain(|entry| digest(entry) == digest(&good));
         let registry = Double::new();
-        import(&cli, "file", &layout.tar().end(), &registry, &["c.tar"]).expect_failure();
+        import(&cli, "file", &layout.tar().end(), &registry, &["c.tar"]).expect_code(5);
         assert_eq!(tags(&registry, "test/x").len(), 1);
     }
 }
@@ -259,7 +259,7 @@ fn a_bare_digest_is_no_name_and_that_of_the_image() {
     let (cli, registry) = (cli(), Double::new());
     let tar = layout(|layout, image| layout.name(image, &real().to_string()));
     for flags in [&[][..], &["--name", "team/x:2"]] {
-        let output = import(&cli, "file", &tar, &registry, flags).expect_failure();
+        let output = import(&cli, "file", &tar, &registry, flags).expect_code(5);
         output.says(&["it is called `sha256:", "but its digest is"]);
     }
     assert!(registry.store().repository("team/x").is_none());
@@ -268,7 +268,7 @@ fn a_bare_digest_is_no_name_and_that_of_the_image() {
         layout.name(image, &own);
     });
     import(&cli, "file", &tar, &registry, &[])
-        .expect_failure()
+        .expect_code(1)
         .says(&["it has no name"]);
     assert!(registry.store().repository("library/sha256").is_none());
     import(&cli, "file", &tar, &registry, &["--name", "team/x:2"]).expect_code(0);
@@ -340,7 +340,7 @@ fn an_entry_of_the_record_that_cannot_be_used_fails_its_image_alone() {
         });
         for way in WAYS {
             let registry = Double::new();
-            import(&cli, way, &tar, &registry, &[]).expect_failure().says(&[
+            import(&cli, way, &tar, &registry, &[]).expect_code(5).says(&[
                 "1 of 2 images failed",
                 "quay.io/test/x:1",
                 said,
@@ -374,7 +374,7 @@ fn a_manifest_that_is_made_anew_does_not_keep_the_digest_in_its_name() {
     layout.name(manifest.clone(), &format!("quay.io/test/x@{}", digest(&manifest)));
     let (cli, registry) = (cli(), Double::new());
     import(&cli, "file", &layout.tar().end(), &registry, &[])
-        .expect_failure()
+        .expect_code(5)
         .says(&["its digest is"]);
     assert!(registry.requests().is_empty(), "{}", registry.transcript());
 }

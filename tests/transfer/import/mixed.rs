@@ -84,7 +84,7 @@ fn one_bad_image_of_a_docker_archive_does_not_keep_the_others_back() {
     let (cli, registry) = (cli(), Double::new());
     std::fs::write(cli.path("b.tar"), docker()).unwrap();
     let (output, images) = import(&cli, &registry, &[]);
-    let output = output.expect_failure().says(&["7 of 8 images failed"]);
+    let output = output.expect_code(1).says(&["7 of 8 images failed"]);
     assert_eq!(images.len(), 8, "{}", output.everything());
     assert_eq!(tagged(&registry), ["team/good:1"]);
     assert_complete(&registry, "team/good", "1", false);
@@ -119,7 +119,7 @@ fn only_good_ones_that_were_chosen_are_a_success() {
     let (cli, registry) = (cli(), Double::new());
     std::fs::write(cli.path("b.tar"), docker()).unwrap();
     let (output, images) = import(&cli, &registry, &["--only", "team/edited"]);
-    output.expect_failure();
+    output.expect_code(5);
     assert_eq!(images.len(), 2);
     assert!(registry.requests().is_empty(), "{}", registry.transcript());
     let (output, images) = import(&cli, &registry, &["--only", "team/good:*"]);
@@ -127,14 +127,14 @@ fn only_good_ones_that_were_chosen_are_a_success() {
     assert_eq!(images.len(), 1);
     assert_eq!(tagged(&registry), ["team/good:1"]);
     let (output, images) = import(&cli, &registry, &["--only", "*@2", "--only", "team/good"]);
-    output.expect_failure();
+    output.expect_code(1);
     assert_eq!(images.len(), 2);
     let (output, _) = import(&cli, &registry, &["--only", "team/none"]);
-    output.expect_failure().says(&["no image of the bundle matches"]);
+    output.expect_code(1).says(&["no image of the bundle matches"]);
     // With `--fail-fast` nothing is tried behind what is known to be wrong.
     let fresh = Double::new();
     let (output, _) = import(&cli, &fresh, &["--fail-fast"]);
-    output.expect_failure();
+    output.expect_code(1);
     assert!(fresh.requests().is_empty(), "{}", fresh.transcript());
 }
 
@@ -151,7 +151,7 @@ fn names_make_good_images_of_nameless_ones() {
         "@4=team/four:2",
     ];
     let (output, images) = import(&cli, &registry, &names);
-    output.expect_failure();
+    output.expect_code(5);
     assert_eq!(images.len(), 9);
     assert_eq!(
         tagged(&registry),
@@ -162,7 +162,7 @@ fn names_make_good_images_of_nameless_ones() {
     }
     // A broken one has the name that it was given, too; and a name alone is for whatever has none that can be used.
     let (output, images) = import(&cli, &registry, &["--name", "@0=team/zero:1", "--name", "team/any"]);
-    output.expect_failure();
+    output.expect_code(5);
     assert!(fault(&images, "docker.io/team/zero:1").contains("gone.tar"));
     assert!(tagged(&registry).contains(&"team/any:latest".to_owned()));
 }
@@ -208,7 +208,7 @@ fn one_bad_image_of_a_layout_does_not_keep_the_others_back() {
     let (cli, registry) = (cli(), Double::new());
     std::fs::write(cli.path("b.tar"), layout()).unwrap();
     let (output, images) = import(&cli, &registry, &[]);
-    let output = output.expect_failure().says(&["4 of 5 images failed"]);
+    let output = output.expect_code(1).says(&["4 of 5 images failed"]);
     assert_eq!(tagged(&registry), ["test/good:1"], "{}", output.everything());
     assert_complete(&registry, "test/good", "1", false);
     assert_eq!(
@@ -232,7 +232,7 @@ fn one_bad_image_of_a_layout_does_not_keep_the_others_back() {
     let mut command = cli.command(&arguments);
     command.stdin(std::fs::File::open(cli.path("b.tar")).unwrap());
     Output::new(&command.output().unwrap(), &arguments)
-        .expect_failure()
+        .expect_code(1)
         .says(&["4 of 5 images failed", "standard input:@4"]);
     assert_eq!(tagged(&fresh), ["test/good:1"]);
 }
@@ -269,6 +269,6 @@ fn a_whole_image_in_another_archive_makes_up_for_a_broken_one() {
         .end();
     std::fs::write(cli.path("b.tar"), tar).unwrap();
     let fresh = Double::new();
-    import(&cli, &fresh, &[]).0.expect_failure().says(&["the config says"]);
+    import(&cli, &fresh, &[]).0.expect_code(5).says(&["the config says"]);
     assert_eq!(tagged(&fresh), ["team/z:1"]);
 }

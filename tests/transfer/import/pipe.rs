@@ -196,7 +196,7 @@ fn what_does_not_begin_with_its_manifests_is_copied_and_the_copy_is_gone() {
     let image = sized(3, "linux/amd64", &[3 << 20, 1000]);
     write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &image)]);
     pipe(&cli, "b.tar", &target, &[])
-        .expect_failure()
+        .expect_code(1)
         .says(&["nowhere", "manifests do not come first", "TMPDIR"]);
     assert!(target.requests().is_empty());
     let folder = cli.path("room");
@@ -218,7 +218,7 @@ fn a_bundle_of_our_own_that_lacks_a_config_says_so_and_needs_no_room() {
     let config = image.root.json()["config"]["digest"].as_str().unwrap().to_owned();
     tar.without(&blob_name(&config), &cli.path("less.tar"));
     let output = pipe(&cli, "less.tar", &target, &[])
-        .expect_failure()
+        .expect_code(5)
         .says(&["1 blob is missing", &config, "team/x"]);
     assert!(!output.stderr.contains("come first"), "{}", output.everything());
     assert!(target.requests().is_empty());
@@ -288,7 +288,7 @@ fn a_compressed_bundle_that_does_not_fit_when_unpacked_is_read_as_it_is_unpacked
     write_layout(&cli.path("foreign.tar"), &[("docker.io/library/x:1", &image)]);
     pack("foreign.tar", "f.tar.zst");
     limited(&cli, "f.tar.zst", &target)
-        .expect_failure()
+        .expect_code(1)
         .says(&["temporary file", "TMPDIR"])
         .hides(&["as it is unpacked"]);
     assert!(target.requests().is_empty());
@@ -302,7 +302,7 @@ fn a_corrupt_blob_never_ends_in_an_upload_or_a_tag() {
         let tar = bundle(&cli, &[("bad", &bad), ("good", &good)]);
         let victim = layer(&bad, 0);
         tar.flip(&blob_name(&victim));
-        pipe(&cli, "bundle.tar", &target, &[]).expect_failure().says(&[
+        pipe(&cli, "bundle.tar", &target, &[]).expect_code(5).says(&[
             "team/bad",
             &blob_name(&victim),
             "at offset",
@@ -325,7 +325,7 @@ fn what_does_not_come_fails_its_images_alone() {
     let victim = layer(&bad, 0);
     tar.without(&blob_name(&victim), &cli.path("less.tar"));
     pipe(&cli, "less.tar", &target, &[])
-        .expect_failure()
+        .expect_code(5)
         .says(&["team/bad", "missing from the bundle", &victim]);
     assert!(target.store().repository("team/bad").unwrap().tags.is_empty());
     assert_complete(&target, "team/good", "1", false);
@@ -336,7 +336,7 @@ fn what_does_not_come_fails_its_images_alone() {
     std::fs::write(cli.path("cut.tar"), &bytes[..(member.offset + 1_000_000) as usize]).unwrap();
     let fresh = Double::new();
     pipe(&cli, "cut.tar", &fresh, &[])
-        .expect_failure()
+        .expect_code(5)
         .says(&["truncated", "copy it again"]);
     assert!(fresh.store().content(&victim).is_none());
     assert_eq!(fresh.count("PUT", "/manifests/"), 0);
@@ -370,7 +370,7 @@ fn an_upload_whose_bytes_have_gone_by_fails_with_advice_and_small_ones_are_sent_
     target.add_fault(When::put("/blobs/uploads/").and(&digest).first(1), cut(3 << 20));
     // Nothing is left of a session that broke.
     target.add_fault(When::get("/blobs/uploads/"), Action::ForgetUpload);
-    pipe(&cli, "bundle.tar", &target, &[]).expect_failure().says(&[
+    pipe(&cli, "bundle.tar", &target, &[]).expect_code(1).says(&[
         "team/large",
         &layer(&large, 0),
         "no longer available from the pipe",

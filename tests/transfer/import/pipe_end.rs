@@ -57,7 +57,7 @@ fn a_fault_behind_the_last_blob_is_no_success_though_the_images_are_there() {
     ] {
         std::fs::write(cli.path("b"), &bytes).unwrap();
         let target = Double::new();
-        let said = pipe(&cli, "b", &target, &["--report", "r.json"]).expect_failure();
+        let said = pipe(&cli, "b", &target, &["--report", "r.json"]).expect_code(5);
         let said = said.says(&[
             "error: the bundle is faulty: ",
             why,
@@ -75,14 +75,14 @@ fn a_fault_behind_the_last_blob_is_no_success_though_the_images_are_there() {
         assert!(said.stderr.contains(told), "{name}: {}", said.everything());
         // So it is when there is nothing left to do, and when nothing is to be done.
         let again = pipe(&cli, "b", &target, &[])
-            .expect_failure()
+            .expect_code(5)
             .says(&["the bundle is faulty"]);
         assert_eq!(again.lines().len(), 1, "{}", again.everything());
-        let planned = pipe(&cli, "b", &Double::new(), &["--dry-run"]).expect_failure();
+        let planned = pipe(&cli, "b", &Double::new(), &["--dry-run"]).expect_code(5);
         assert!(!planned.stderr.contains("complete"), "{}", planned.everything());
         // From a file nothing is sent, since all of it is seen before.
         let fresh = Double::new();
-        cli.run(&["import", "b", "-d", &fresh.host()]).expect_failure();
+        cli.run(&["import", "b", "-d", &fresh.host()]).expect_code(5);
         assert!(fresh.requests().is_empty(), "{name}: {}", fresh.transcript());
     }
 }
@@ -97,7 +97,7 @@ fn an_image_that_lacks_something_for_it_says_it_once() {
         with_member(whole[..whole.len() - 1536].to_vec(), b"../x"),
     )
     .unwrap();
-    let said = pipe(&cli, "b", &target, &["--report", "r.json"]).expect_failure();
+    let said = pipe(&cli, "b", &target, &["--report", "r.json"]).expect_code(5);
     assert_eq!(said.stderr.matches("../x").count(), 1, "{}", said.everything());
     assert!(!said.stderr.contains("faulty"), "{}", said.everything());
     assert!(target.manifest("team/x", "1").is_none());

@@ -64,7 +64,7 @@ fn a_repository_that_refuses_a_blob_takes_it_from_no_other() {
     let digest = base.replace(':', "%3A");
     let refused = When::put("/team/app0/").and(&digest);
     target.add_fault(refused, Action::error(403, "DENIED", "not yours"));
-    let said = pipe_with(&cli, "bundle.tar", &target, &[], &folder).expect_failure();
+    let said = pipe_with(&cli, "bundle.tar", &target, &[], &folder).expect_code(3);
     said.says(&["1 of 3 images failed", "team/app0", "not yours"]);
     assert_complete(&target, "team/app1", "1", false);
     assert_complete(&target, "team/app2", "1", false);
@@ -169,7 +169,7 @@ fn where_there_is_no_room_the_advice_names_it() {
     // A blob that may be needed again.
     target.add_fault(When::post("mount="), Action::IgnoreMount);
     apps(&cli, 2, 20 << 20);
-    let said = without_room(&cli, "bundle.tar", &target).expect_failure();
+    let said = without_room(&cli, "bundle.tar", &target).expect_code(1);
     said.says(&[
         "1 of 2 images failed",
         "no longer available",

@@ -319,7 +319,7 @@ fn while_a_run_goes_on_and_when_it_was_ended_the_report_says_that_there_is_none(
             .status();
         assert!(kill.unwrap().success());
         let ended = child.wait().unwrap();
-        assert_eq!(ended.code(), (signal == "TERM").then_some(1), "{signal}");
+        assert_eq!(ended.code(), (signal == "TERM").then_some(143), "{signal}");
         unfinished(&read(&cli));
         assert!(target.manifest("team/app", "1").is_none());
     }

@@ -91,7 +91,7 @@ fn a_report_that_cannot_be_written_is_found_before_the_first_request() {
     for (report, why) in [
         ("nowhere/r.json", "folder does not exist"),
         ("folder", "is a folder"),
-        ("-", "standard output has the results"),
+        ("-", "`--json` prints it to standard output"),
         ("b.tar/r.json", "folder does not exist"),
     ] {
         cli.run(&["import", "b.tar", "-d", &target.host(), "--report", report])

@@ -24,6 +24,9 @@ const MAX_THREADS: usize = 4;
 /// Ordinary content does not compress to less than this part.
 const RATIO: u64 = 100;
 
+/// The digest and the length of an unpacked layer.
+type Unpacked = Result<(Digest, u64)>;
+
 /// Unpacks the layers, and returns how many there were and the bytes of their content.
 pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, progress: &Progress) -> (u64, u64) {
     let mut jobs: Vec<(LayerContent, Promise)> = contents.into_iter().collect();
@@ -34,7 +37,7 @@ pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, pr
         bytes: bytes.fold(0, u64::saturating_add),
     });
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let results: Mutex<Vec<Option<Result<(Digest, u64)>>>> = Mutex::new(jobs.iter().map(|_| None).collect());
+    let results: Mutex<Vec<Option<Unpacked>>> = Mutex::new(jobs.iter().map(|_| None).collect());
     let waiting = Mutex::new(jobs.iter().enumerate());
     std::thread::scope(|scope| {
         for _ in 0..threads.min(MAX_THREADS).min(jobs.len()) {
