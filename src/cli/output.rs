@@ -77,7 +77,7 @@ pub(super) fn cannot_write(error: io::Error) -> Option<Error> {
     Some(Error::new(kind, "cannot write the results to standard output").with_source(error))
 }
 
-/// Whether nobody who reads standard error sees the results: standard output is a file, or goes nowhere.
+/// Whether results do not reach the terminal of standard error: standard output is a file, or is discarded.
 pub(super) fn results_are_out_of_sight() -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     let stdout = io::stdout();

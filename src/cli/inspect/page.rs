@@ -1,4 +1,4 @@
-//! An inventory as one page for a browser, which needs nothing else and asks for nothing: for whoever signs a transfer.
+//! An inventory as one HTML page without outside resources, for the person who approves a transfer.
 //!
 //! All texts of a bundle are escaped, and a policy in the page lets no script run but its own. The page has no date, so that the
 //! same bundle gives the same page.

@@ -59,7 +59,7 @@ impl Entry {
         }
     }
 
-    /// How messages call it: where it stands, and what stands there.
+    /// The name that messages give this entry: its place in the list, and its text.
     pub(crate) fn label(&self) -> String {
         let text = quote(&self.text);
         match &self.origin {

@@ -140,7 +140,7 @@ impl ImageList {
         }
     }
 
-    /// The list without what stands there twice.
+    /// The list with each image once.
     ///
     /// # Errors
     /// All faults of all files and arguments, and how many more there are than are listed; among them an image that stands
