@@ -89,6 +89,9 @@ impl Cli {
             None => self.mirror.reporting.clone(),
             Some(Command::Export(arguments)) => arguments.reporting.clone(),
             Some(Command::Import(arguments)) => arguments.reporting.clone(),
+            Some(Command::Inspect(arguments)) => arguments.reporting.clone(),
+            Some(Command::Verify(arguments)) => arguments.reporting.clone(),
+            Some(Command::Diff(arguments)) => arguments.reporting.clone(),
             Some(Command::Limits(arguments)) => arguments.reporting.clone(),
             Some(_) => Reporting::default(),
         }
@@ -100,6 +103,9 @@ impl Cli {
             None => "mirror",
             Some(Command::Export(_)) => "export",
             Some(Command::Import(_)) => "import",
+            Some(Command::Inspect(_)) => "inspect",
+            Some(Command::Verify(_)) => "verify",
+            Some(Command::Diff(_)) => "diff",
             Some(Command::Limits(_)) => "limits",
             Some(_) => "help",
         }

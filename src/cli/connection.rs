@@ -89,8 +89,7 @@ struct Connection {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole::<u64>(1, u64::MAX))]
     connect_timeout: u64,
 
-    /// Time to wait for the first byte of a response, in seconds; as long again for each MiB of an upload that may still be
-    /// under way (6 at most)
+    /// Time to wait for the first byte of a response, in seconds; for an upload, the same time again for each unsent MiB, up to 6
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = whole::<u64>(1, u64::MAX))]
     header_timeout: u64,
 

@@ -15,8 +15,9 @@ use super::input_file::read_lock;
 use super::output::unusable;
 use super::output::{self, Outcome, counted, result};
 use super::progress::Display;
+use super::report::Reporting;
 use super::status::Work;
-use super::{bundles, json, memory};
+use super::{bundles, memory};
 
 /// The version of the schema of `--json`.
 const VERSION: u32 = 1;
@@ -31,13 +32,12 @@ pub(super) struct Arguments {
     #[arg(value_name = "NEW")]
     pub(super) new: PathBuf,
 
-    /// Print one JSON document instead of lines; docs/inspect.md describes it
-    #[arg(long)]
-    json: bool,
-
     /// End with exit code 1 where there is a difference
     #[arg(long)]
     exit_code: bool,
+
+    #[command(flatten)]
+    pub(super) reporting: Reporting,
 
     #[command(flatten)]
     pub(super) shared: Shared,
@@ -70,12 +70,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .map_err(|e| Error::new(Kind::Io, "the comparison was cut off").with_source(e))?;
     display.finish();
     let (difference, old_broken, new_broken) = compared?;
-    if arguments.json {
-        json::print(&Document {
-            diff_version: VERSION,
-            difference: &difference,
-        })?;
-    } else {
+    arguments.reporting.write_result(&Document {
+        diff_version: VERSION,
+        difference: &difference,
+    })?;
+    if !arguments.reporting.json {
         tell(&difference);
     }
     for broken in old_broken.iter().chain(&new_broken) {

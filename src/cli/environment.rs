@@ -47,6 +47,12 @@ pub(super) fn is_set(name: &str) -> bool {
     variable(name).is_some_and(|value| !value.is_empty())
 }
 
+/// Whether a variable that stands for a switch turns it on.
+pub(super) fn is_true(name: &str) -> bool {
+    let value = variable(name).map(|value| value.to_string_lossy().to_lowercase());
+    value.is_some_and(|value| !["", "0", "n", "no", "f", "false", "off"].contains(&&*value))
+}
+
 /// The path in a variable that is set and not empty.
 pub(super) fn set_path(name: &str) -> Option<PathBuf> {
     variable(name).filter(|value| !value.is_empty()).map(PathBuf::from)

@@ -34,9 +34,15 @@ pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registrie
             .ok()
             .and_then(|registry| registry.last_rate_limit());
         if let Some(limit) = limit {
+            let needed = report.pulls_needed.get(host).copied().unwrap_or_default();
             output::say(format!(
-                "{host}: {}; the manifests of this run are kept, and cost no pull again",
-                super::limits::describe(&limit)
+                "{host}: {} needed, {}{}",
+                output::counted(needed, "pull", "pulls"),
+                super::limits::describe(&limit),
+                match needed {
+                    0 => "; the manifests are in the cache",
+                    _ => "",
+                }
             ));
         }
     }
@@ -50,8 +56,11 @@ fn quota(host: &str, registries: &Registries) -> Option<QuotaReport> {
 
 /// Keeps what is left of the pull limits of the registries.
 pub(super) fn keep_quotas(reporting: &Reporting, report: &Report, registries: &Registries) {
-    for quota in hosts(report).into_iter().filter_map(|host| quota(host, registries)) {
-        reporting.keep_quota(quota);
+    for host in hosts(report) {
+        if let Some(quota) = quota(host, registries) {
+            let needed = report.dry_run.and_then(|_| report.pulls_needed.get(host).copied());
+            reporting.keep_quota(quota.with_needed(needed));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is made from the definition of the command line: completions for shells and man pages.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +45,50 @@ pub(super) fn answer_shell(definition: fn() -> clap::Command) -> bool {
         .try_complete(std::env::args_os(), folder.as_deref());
     // A shell shows nothing of an error.
     answered.unwrap_or(true)
+}
+
+/// Answers Docker's command line, which asks its plugin for what could come next: `docker-mirror __complete mirror export ""`. A
+/// line is a candidate and what it means; the last one is the number of what a shell does with them. Returns whether it asked.
+pub(super) fn answer_docker(definition: fn() -> clap::Command) -> bool {
+    /// No space behind the candidate.
+    const NO_SPACE: u32 = 2;
+    /// No names of files beside the candidates, which have them already.
+    const NO_FILES: u32 = 4;
+    let mut words = std::env::args_os();
+    let (name, asked, _plugin) = (words.next(), words.next(), words.next());
+    if !asked.is_some_and(|asked| asked == "__complete" || asked == "__completeNoDesc") {
+        return false;
+    }
+    let mut line: Vec<OsString> = name.into_iter().chain(words).collect();
+    if line.len() < 2 {
+        line.push(OsString::new());
+    }
+    let (place, folder) = (line.len() - 1, std::env::current_dir().ok());
+    let found = clap_complete::engine::complete(&mut definition(), line, place, folder.as_deref());
+    let found = found.unwrap_or_default();
+    let mut text = String::new();
+    let mut directive = NO_FILES;
+    for candidate in &found {
+        let value = candidate.get_value().to_string_lossy();
+        if value.ends_with(['/', '=']) {
+            directive |= NO_SPACE;
+        }
+        let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
+        let help = help.lines().next().unwrap_or_default();
+        // A name of a file with a line break would be two candidates.
+        if value.contains(char::is_control) {
+            continue;
+        }
+        text.push_str(&value);
+        if !help.is_empty() {
+            text.push('\t');
+            text.push_str(help);
+        }
+        text.push('\n');
+    }
+    // A shell shows nothing of an error.
+    let _ = print(format!("{text}:{directive}\n").as_bytes());
+    true
 }
 
 /// Names of images complete from the bundles that stand before them.

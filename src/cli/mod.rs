@@ -15,7 +15,6 @@ mod images;
 mod import;
 mod input_file;
 mod inspect;
-mod json;
 mod limits;
 mod login;
 mod memory;
@@ -51,7 +50,7 @@ use self::report::Reporting;
 pub(crate) fn main() -> ExitCode {
     output::catch_panics();
     memory::share_heap();
-    if generate::answer_shell(parse::whole) {
+    if generate::answer_shell(parse::whole) || generate::answer_docker(parse::whole) {
         return ExitCode::SUCCESS;
     }
     let cli = match parse::command_line() {
@@ -65,7 +64,7 @@ pub(crate) fn main() -> ExitCode {
     output::start_log(cli.shared().verbosity());
     if let Some(error) = usage::command_among_images(&cli).or_else(|| usage::two_readers(&cli)) {
         output::error(&error);
-        return ended(&reporting, command, 2, &error);
+        return reporting.end(command, 2, &error);
     }
     if let Some(made) = generated(&cli) {
         return match made {
@@ -78,11 +77,11 @@ pub(crate) fn main() -> ExitCode {
     }
     if let Err(error) = memory::check() {
         output::error(&error);
-        return ExitCode::from(1);
+        return reporting.end(command, 1, &error);
     }
     let (watch, interrupted, runtime) = match start() {
         Ok(started) => started,
-        Err(error) => return cannot_start(error),
+        Err(error) => return cannot_start(&reporting, command, error),
     };
     let limit = cli.shared().timeout();
     let hint = cli.hint();
@@ -104,7 +103,7 @@ pub(crate) fn main() -> ExitCode {
         }
     });
     if let Err(error) = work {
-        return cannot_start(error);
+        return cannot_start(&reporting, command, error);
     }
     // The work writes all that it has to say before it is done, so that a signal and the end of its time are heard also while
     // nobody reads that.
@@ -147,14 +146,6 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Writes the document of a run that this error ended before there was any work.
-fn ended(reporting: &Reporting, command: &str, code: u8, error: &Error) -> ExitCode {
-    if let Err(error) = reporting.write(command, code, Some(error)) {
-        output::error(&error);
-    }
-    ExitCode::from(code)
-}
-
 /// Does what needs no registry and no bundle.
 fn generated(cli: &Cli) -> Option<Result<()>> {
     match cli.command.as_ref()? {
@@ -190,13 +181,14 @@ fn conclude(result: Result<Outcome>, reporting: &Reporting, command: &str, reads
     code
 }
 
-fn cannot_start(error: std::io::Error) -> ExitCode {
-    output::error(
-        &Error::new(Kind::Io, "cannot start the threads that do the work")
-            .with_source(error)
-            .with_hint("raise the limit that was reached: of files (`ulimit -n`), processes (`ulimit -u`) or memory (`ulimit -v`)"),
-    );
-    ExitCode::from(1)
+fn cannot_start(reporting: &Reporting, command: &str, error: std::io::Error) -> ExitCode {
+    let error = Error::new(Kind::Io, "cannot start the threads that do the work")
+        .with_source(error)
+        .with_hint(
+            "raise the limit that was reached: of files (`ulimit -n`), processes (`ulimit -u`) or memory (`ulimit -v`)",
+        );
+    output::error(&error);
+    reporting.end(command, 1, &error)
 }
 
 /// The stack in bytes of the thread that does the work: that of a main thread, where there is memory for it.

@@ -36,7 +36,7 @@ pub(super) struct Target {
     #[arg(long)]
     verify_existing: bool,
 
-    /// Add signatures to those that are under the same tag (sha256-….sig) already; without it, what is there stays alone
+    /// Merge cosign signatures into a tag (sha256-….sig) that exists with others [default: leave the existing tag unchanged]
     #[arg(long)]
     merge_signatures: bool,
 

@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,11 +16,21 @@ use docker_mirror::{
 };
 use serde::Serialize;
 
+use super::environment::{is_true, set_path};
 use super::output;
 use super::printer;
 
 /// The version of the document. It is raised where a field goes or means something else, and not for a new one.
 const VERSION: u32 = 1;
+
+/// The first field of every document that may be replaced; the last one is that of earlier versions of the program.
+const FIRST_FIELDS: [&str; 5] = [
+    "reportVersion",
+    "inspectVersion",
+    "verifyVersion",
+    "diffVersion",
+    "dryRun",
+];
 
 /// Flags of every command that does something.
 #[derive(Debug, Clone, Default, Args)]
@@ -158,6 +169,9 @@ pub(super) struct QuotaReport {
     /// Whom the registry counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
+    /// How many pulls the export would need that was only planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needed: Option<u64>,
 }
 
 impl QuotaReport {
@@ -169,7 +183,13 @@ impl QuotaReport {
             remaining: limit.and_then(|limit| limit.remaining),
             window_seconds: limit.and_then(|limit| limit.window).map(|window| window.as_secs()),
             source: limit.and_then(|limit| limit.source.clone()),
+            needed: None,
         }
+    }
+
+    /// The same with what a planned export needs of it.
+    pub(super) fn with_needed(self, needed: Option<u64>) -> Self {
+        Self { needed, ..self }
     }
 }
 
@@ -228,6 +248,38 @@ impl Reporting {
         self.contents().quota.push(quota);
     }
 
+    /// Writes the document of a run that this error ended before there was any work, and returns the exit code.
+    pub(super) fn end(&self, command: &str, code: u8, error: &Error) -> ExitCode {
+        if let Err(error) = self.write(command, code, Some(error)) {
+            output::error(&error);
+        }
+        ExitCode::from(code)
+    }
+
+    /// Writes a document of a command that contacts no registry in place of that about the run, where one is asked for.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) fn write_result(&self, document: &impl Serialize) -> Result<()> {
+        self.run.written.store(true, Ordering::Relaxed);
+        self.write_to_all(document, true)
+    }
+
+    /// The same flags in a line that the parser refuses, as far as they can be told from it.
+    pub(super) fn of_refused(arguments: &[String]) -> Self {
+        let options = || arguments.iter().take_while(|word| *word != "--");
+        let file = || {
+            let joined = options().find_map(|word| word.strip_prefix("--report="));
+            let parted = options().skip_while(|word| *word != "--report").nth(1);
+            joined.or(parted.map(String::as_str)).filter(|file| !file.is_empty())
+        };
+        Self {
+            json: options().any(|word| word == "--json") || is_true("DOCKER_MIRROR_JSON"),
+            report: file().map(PathBuf::from).or_else(|| set_path("DOCKER_MIRROR_REPORT")),
+            ..Self::default()
+        }
+    }
+
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.run.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -245,14 +297,20 @@ impl Reporting {
             contents.report.error.get_or_insert_with(|| error.clone());
         }
         let document = self.document(command, exit_code, &contents);
+        // A name that was refused is not written to.
+        let is_fit = exit_code != 2 || self.report.as_deref().is_some_and(|path| check_report(path).is_ok());
+        self.write_to_all(&document, is_fit)
+    }
+
+    /// Writes a document to the file, where it may be written, and to standard output, as is asked for.
+    fn write_to_all(&self, document: &impl Serialize, to_file: bool) -> Result<()> {
         let file = match &self.report {
-            // A name that was refused is not written to.
-            Some(path) if exit_code != 2 || check_report(path).is_ok() => write_report(path, &document),
+            Some(path) if to_file => write_report(path, document),
             _ => Ok(()),
         };
         if self.json {
             printer::flush();
-            if let Some(error) = write_json(io::stdout().lock(), &document)
+            if let Some(error) = write_json(io::stdout().lock(), document)
                 .err()
                 .and_then(output::cannot_write)
             {
@@ -325,9 +383,10 @@ fn may_be_replaced(path: &Path) -> io::Result<bool> {
     let text = String::from_utf8_lossy(&head);
     let begin = text.trim_ascii_start().strip_prefix('{').unwrap_or_default();
     Ok(head.is_empty()
-        || ["\"reportVersion\"", "\"dryRun\""]
-            .iter()
-            .any(|first| begin.trim_ascii_start().starts_with(first)))
+        || FIRST_FIELDS.iter().any(|first| {
+            let field = begin.trim_ascii_start().strip_prefix('"');
+            field.is_some_and(|field| field.starts_with(&format!("{first}\"")))
+        }))
 }
 
 /// Whether something is written to and not replaced: a device or a pipe, which may stand behind a link.
@@ -351,7 +410,7 @@ pub(super) fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
 }
 
 /// The report gets its name when it is complete.
-fn write_report(path: &Path, report: &Document<'_>) -> Result<()> {
+fn write_report(path: &Path, report: &impl Serialize) -> Result<()> {
     let write = || -> io::Result<()> {
         if is_special(path) {
             // It may be where the lines go, too.

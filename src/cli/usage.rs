@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 use docker_mirror::{Error, Kind, quote};
 
 use super::command_line::{Cli, Command};
+use super::report::Reporting;
 use super::{output, parse, plugin, wrong_flags};
 
 /// Shows what the parser has to say: what is wrong, or the help that was asked for.
@@ -22,16 +23,17 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
         quote_arguments(&mut error);
         // That an option could be meant as the name of an image.
         error.remove(ContextKind::Suggested);
-        error.render().to_string().lines().for_each(output::say);
+        let text = error.render().to_string();
+        text.lines().for_each(output::say);
         let behind = command_in(arguments.iter().skip(1));
         let hint = match behind {
             Some(command) if arguments[0].starts_with('-') => Some(commands_stand_first(command)),
             _ => wrong_flags::hint(&error, &arguments),
         };
-        if let Some(hint) = hint {
+        if let Some(hint) = &hint {
             output::say(format!("hint: {hint}"));
         }
-        return ExitCode::from(2);
+        return refused(&arguments, &text, hint);
     }
     let printed = match wants_help {
         true => parse::whole().print_long_help(),
@@ -44,6 +46,20 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// Writes the document of a run that the parser refused. `text` is what it said.
+fn refused(arguments: &[String], text: &str, hint: Option<String>) -> ExitCode {
+    // The first paragraph says what is wrong; the usage stands below it.
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let message = lines.collect::<Vec<_>>().join(" ");
+    let error = Error::new(
+        Kind::Usage,
+        message.strip_prefix("error: ").unwrap_or(&message).to_owned(),
+    );
+    let error = hint.into_iter().fold(error, Error::with_hint);
+    let command = command_in(arguments.first()).map_or("mirror", String::as_str);
+    Reporting::of_refused(arguments).end(command, 2, &error)
 }
 
 /// The first of these words that is a command.

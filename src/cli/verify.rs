@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::bundles::{all_are_there, is_stdin, only_pipe, stdin};
 use super::connection::Shared;
+use super::memory;
 use super::output::{Outcome, counted, result, say};
 use super::output_file::OutputFile;
 use super::progress::Display;
+use super::report::Reporting;
 use super::status::Work;
-use super::{json, memory};
 
 /// What each want-list begins with.
 pub(super) const WANT_START: &str = "docker-mirror want-list ";
@@ -34,10 +35,6 @@ pub(super) struct Arguments {
     #[arg(long)]
     deep: bool,
 
-    /// Print one JSON document instead of lines; docs/inspect.md describes it
-    #[arg(long)]
-    json: bool,
-
     /// Write which blobs are damaged or absent to this file: what `export --want` needs to fetch just these
     #[arg(long, value_name = "FILE")]
     want: Option<PathBuf>,
@@ -45,6 +42,9 @@ pub(super) struct Arguments {
     /// The name of the image in an archive that has none, as for `import`; repeatable
     #[arg(long, value_name = "[@N=|DIGEST=]IMAGE")]
     name: Vec<GivenName>,
+
+    #[command(flatten)]
+    pub(super) reporting: Reporting,
 
     #[command(flatten)]
     pub(super) shared: Shared,
@@ -84,9 +84,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if let Some(want) = want {
         want.write(&verified.wanted.to_text())?;
     }
-    if arguments.json {
-        print(&verified)?;
-    } else {
+    write(&arguments.reporting, &verified)?;
+    if !arguments.reporting.json {
         tell(&verified, result);
     }
     Ok(match verified.is_sound() {
@@ -213,13 +212,13 @@ struct Wanted<'a> {
     reference: String,
 }
 
-fn print(verified: &Verification) -> Result<()> {
+fn write(reporting: &Reporting, verified: &Verification) -> Result<()> {
     let wanted = verified.wanted.blobs().map(|blob| Wanted {
         digest: &blob.digest,
         size: blob.size,
         reference: blob.reference.to_string(),
     });
-    json::print(&Document {
+    reporting.write_result(&Document {
         verify_version: VERSION,
         sound: verified.is_sound(),
         files: &verified.files,

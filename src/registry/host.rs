@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ use super::breaker::{Breaker, Way};
 use super::call::{Call, MAX_FRESH, is_stale_address};
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
-use super::failure::{Class, Failure};
+use super::failure::Class;
 use super::limiter::Limiter;
 use super::limits::RateLimit;
 use super::proof::Proof;
@@ -41,11 +41,13 @@ pub(super) struct Host {
     /// `HOST[:PORT]` as in references.
     pub(super) name: String,
     pub(super) context: Arc<Context>,
-    base: Url,
+    pub(super) base: Url,
+    /// The same in plain http, for a host that turns out to speak nothing else.
+    pub(super) plain: Url,
     pub(super) trust: Trust,
-    scheme: AtomicU8,
+    pub(super) scheme: AtomicU8,
     /// Whether the host ever answered: one that never did is most likely a wrong address.
-    reached: AtomicBool,
+    pub(super) reached: AtomicBool,
     /// Whether it ever answered with anything but a 401 without a challenge.
     pub(super) answered: AtomicBool,
     pub(super) auth: Authenticator,
@@ -72,12 +74,13 @@ pub(super) struct Host {
 /// How the scheme of a host came about.
 const FIXED: u8 = 0;
 /// A host on this machine: http, unless it turns out to speak TLS.
-const ASSUMED_HTTP: u8 = 1;
+pub(super) const ASSUMED_HTTP: u8 = 1;
 /// A host on this machine that turned out to speak TLS.
-const FOUND_HTTPS: u8 = 2;
-
-/// Maximum number of connections that find out whether a host speaks TLS; another one is made where one breaks.
-const PROBES: u32 = 4;
+pub(super) const FOUND_HTTPS: u8 = 2;
+/// A host with `insecure = true` in registries.conf: https without a check of the certificate, or else plain http.
+pub(super) const EITHER: u8 = 3;
+/// Such a host that turned out not to speak TLS.
+pub(super) const FOUND_HTTP: u8 = 4;
 
 impl Host {
     /// A host by the name that it has in references.
@@ -91,40 +94,33 @@ impl Host {
     }
 
     fn of_reference(name: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
-        let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
         let invalid = |e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e);
-        let mut base = Url::parse(&format!("https://{address}/")).map_err(|e| invalid(e.to_string()))?;
+        let base = url_of(name, "https")?;
         if base.path() != "/" || base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
             return Err(invalid("it has more than a host and a port".to_owned()));
         }
         let plain = context.options.plain_http && name != DOCKER_HUB;
-        let assumed = !plain && is_loopback(&base);
-        if plain || assumed {
-            // Parsed anew: a URL forgets the port that is its scheme's own.
-            base = Url::parse(&format!("http://{address}/")).map_err(|e| invalid(e.to_string()))?;
-        }
-        Ok(Self::at(
-            name,
-            base,
-            if assumed { ASSUMED_HTTP } else { FIXED },
-            blind,
-            context,
-        ))
+        let (protocol, scheme) = match (plain, is_loopback(&base)) {
+            (true, _) => ("http", FIXED),
+            (false, true) => ("http", ASSUMED_HTTP),
+            (false, false) if blind && name != DOCKER_HUB => ("https", EITHER),
+            (false, false) => ("https", FIXED),
+        };
+        Self::at(name, protocol, scheme, blind, context)
     }
 
     /// A mirror, whose scheme is stated.
     pub(super) fn mirror(name: &str, scheme: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
-        let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
-        let base = Url::parse(&format!("{scheme}://{address}/"))
-            .map_err(|e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e))?;
-        Ok(Self::at(name, base, FIXED, blind, context))
+        let either = blind && scheme == "https" && name != DOCKER_HUB;
+        Self::at(name, scheme, if either { EITHER } else { FIXED }, blind, context)
     }
 
-    fn at(name: &str, base: Url, scheme: u8, blind: bool, context: Arc<Context>) -> Self {
+    fn at(name: &str, protocol: &str, scheme: u8, blind: bool, context: Arc<Context>) -> Result<Self> {
         let jobs = context.options.jobs();
-        Self {
+        Ok(Self {
             name: name.to_owned(),
-            base,
+            base: url_of(name, protocol)?,
+            plain: url_of(name, "http")?,
             trust: Trust::registry(blind),
             scheme: AtomicU8::new(scheme),
             reached: AtomicBool::new(false),
@@ -143,15 +139,17 @@ impl Host {
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),
             context,
-        }
+        })
     }
 
     /// The registry's root.
     pub(super) fn base(&self) -> Url {
         let mut base = self.base.clone();
-        if self.scheme.load(Ordering::Relaxed) == FOUND_HTTPS {
+        match self.scheme.load(Ordering::Relaxed) {
             // http to https is a change that URLs allow.
-            let _ = base.set_scheme("https");
+            FOUND_HTTPS => drop(base.set_scheme("https")),
+            FOUND_HTTP => base = self.plain.clone(),
+            _ => {}
         }
         base
     }
@@ -265,8 +263,11 @@ impl Host {
                 stays: call.stays,
             };
             let sent = redirect::send(&self.context, outgoing).await;
-            if self.found_tls(&sent, &url).await {
-                let _ = url.set_scheme("https");
+            if self.found_tls(&sent, &url).await || self.found_plain(&sent, &url).await {
+                let mut found = self.base();
+                found.set_path(url.path());
+                found.set_query(url.query());
+                url = found;
                 continue;
             }
             let mut answer = match sent {
@@ -410,50 +411,11 @@ impl Host {
             .with_hint("log in (accounts have a higher limit) or wait, and run the same command again to resume")
         })
     }
+}
 
-    /// Whether a host on this machine that was taken for plain http speaks TLS. From then on it is spoken to in TLS.
-    ///
-    /// No other host is ever taken for http, and none falls back from https to it.
-    async fn found_tls(&self, sent: &Result<Answer, Failure>, url: &Url) -> bool {
-        let scheme = self.scheme.load(Ordering::Relaxed);
-        let answers_http = scheme == ASSUMED_HTTP && self.reached.load(Ordering::Relaxed);
-        if scheme == FIXED || url.scheme() == "https" || answers_http {
-            return false;
-        }
-        let mut probe = self.base();
-        let _ = probe.set_scheme("http");
-        let doubtful = match sent {
-            Ok(answer) => answer.status() == StatusCode::BAD_REQUEST,
-            Err(failure) => matches!(failure.class, Class::NotHttp | Class::Broken),
-        };
-        if !doubtful || !same_origin(&probe, url) {
-            return false;
-        }
-        if scheme == FOUND_HTTPS {
-            // Another request found it out while this one was under way.
-            return true;
-        }
-        let _ = probe.set_scheme("https");
-        probe.set_path("/v2/");
-        let mut found = false;
-        for _ in 0..PROBES {
-            let headers = HeaderMap::new();
-            match self
-                .context
-                .send(&Method::GET, &probe, headers, None, None, self.trust)
-                .await
-            {
-                Ok(_) => found = true,
-                // A server that wants a client certificate may close the connection before its alert is read.
-                Err(failure) if failure.class == Class::Broken => continue,
-                // A certificate that is not trusted is a sign of TLS too; what follows says so to the user.
-                Err(failure) => found = failure.class == Class::Final,
-            }
-            break;
-        }
-        if found {
-            self.scheme.store(FOUND_HTTPS, Ordering::Relaxed);
-        }
-        found
-    }
+/// The root of a registry by its name in references.
+fn url_of(name: &str, protocol: &str) -> Result<Url> {
+    let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
+    Url::parse(&format!("{protocol}://{address}/"))
+        .map_err(|e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e))
 }

@@ -43,6 +43,7 @@ mod redirect;
 mod refusal;
 mod renewal;
 mod retry;
+mod scheme;
 mod scope;
 mod stop;
 pub(crate) mod tls;

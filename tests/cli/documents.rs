@@ -12,13 +12,14 @@ use super::support::image::Style;
 use super::support::tls::{ServerTls, self_signed};
 use super::support::{Double, Options, images};
 
-const GUIDES: [&str; 6] = [
+const GUIDES: [&str; 7] = [
     "README.md",
     "docs/getting-started.md",
     "docs/air-gap.md",
     "docs/monthly-updates.md",
     "docs/registries.md",
     "docs/image-lists.md",
+    "docs/what-is-copied.md",
 ];
 
 struct Block {
@@ -179,4 +180,41 @@ fn every_flag_of_the_documents_exists() {
     for code in ["0", "1", "2", "3", "4", "5", "6", "124"] {
         assert!(readme.contains(&format!("| {code} |")), "no exit code {code}");
     }
+}
+
+/// Rust source without comments, with texts that are broken into several lines put together.
+fn sources(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all += &sources(&path);
+        } else {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+            all += &code.collect::<Vec<_>>().join(" ").replace("\\ ", "");
+        }
+    }
+    all
+}
+
+#[test]
+fn what_troubleshooting_quotes_is_what_the_program_says() {
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let code = sources(&root().join("src"));
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let seen = rows.map(|row| row.split('|').nth(1).unwrap());
+    let quoted = seen.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let mut count = 0;
+    for part in quoted.flat_map(|quote| quote.split(['…', '_'])) {
+        let words = part
+            .trim()
+            .trim_end_matches(|c: char| c.is_ascii_digit() || " .GiB".contains(c));
+        // Status codes and error codes are those of registries.
+        if words.len() > 3 && words.chars().any(char::is_lowercase) {
+            assert!(code.contains(words), "the program never says `{words}`");
+            count += 1;
+        }
+    }
+    assert!(count > 8, "{count}");
 }

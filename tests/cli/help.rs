@@ -29,6 +29,11 @@ fn the_short_help_of_each_command_fits_on_a_screen() {
         let short = cli.succeed(&words("-h")).stdout;
         assert!(short.lines().count() <= 40, "{} lines: {short}", short.lines().count());
         assert!(!short.contains("[env: "), "{short}");
+        assert_eq!(
+            short.contains("-f, --images"),
+            ["", "export"].contains(&name),
+            "{short}"
+        );
         let long = cli.succeed(&words("--help")).stdout;
         assert!(long.len() >= short.len(), "{long}");
     }
@@ -179,7 +184,7 @@ fn shells_complete_commands_flags_and_images_of_a_bundle() {
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     assert_eq!(offered(&cli, &["ex"]), ["export"]);
     assert!(offered(&cli, &["import", "--dr"]).contains(&"--dry-run".to_owned()));
-    assert_eq!(offered(&cli, &["import", "b.tar", "--only", "127"]), [image]);
+    assert_eq!(offered(&cli, &["import", "b.tar", "--only", "127"]), [image.as_str()]);
     assert!(offered(&cli, &["import", "none.tar", "--only", "127"]).is_empty());
     for (shell, word) in [
         ("bash", "complete "),
@@ -193,6 +198,18 @@ fn shells_complete_commands_flags_and_images_of_a_bundle() {
             "{shell}: {script}"
         );
     }
+    // As docker asks its plugins: candidates with what they mean, and what a shell does with them.
+    let asked = |words: &[&str]| cli.succeed(&[&["__complete", "mirror"], words].concat()).stdout;
+    assert_eq!(
+        asked(&["ex"]),
+        "export\tFetch images from their registries into one file\n:4\n"
+    );
+    assert!(asked(&["import", "--dr"]).starts_with("--dry-run\t"));
+    assert_eq!(asked(&["import", "b.t"]), "b.tar\n:4\n");
+    assert_eq!(asked(&["import", "b.tar", "--only", "127"]), format!("{image}\n:4\n"));
+    std::fs::create_dir(cli.path("folder")).unwrap();
+    assert_eq!(asked(&["inspect", "fol"]), "folder/\n:6\n");
+    assert!(asked(&[]).contains("export\t"));
     cli.run(&["completions", "tcsh"]).expect_code(2).says(&["bash"]);
     let script = cli.succeed(&["completions", "bash"]).stdout;
     std::fs::write(cli.path("script"), script).unwrap();

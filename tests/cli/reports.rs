@@ -174,6 +174,76 @@ fn every_command_has_one_document_that_keeps_to_the_schema() {
 }
 
 #[test]
+fn a_line_that_is_refused_has_a_document() {
+    let (mut cli, schema) = (cli(), Schema::read());
+    for (line, command, words) in [
+        (&["export", "a/b:1"][..], "export", "--output <BUNDLE.tar>"),
+        (&["exprot", "a/b:1", "-o", "x.tar"], "mirror", "'-o'"),
+        (&["import", "b.tar"], "import", "--dest"),
+        (&["limits", "--foo"], "limits", "'--foo'"),
+        (&["verify"], "verify", "<BUNDLE>"),
+        (&["a/b:1"], "mirror", "--dest"),
+        (
+            &["export", "a/b:1", "-o", "x.tar", "-j", "many"],
+            "export",
+            "from 1 to 256",
+        ),
+        (&["-d", "h.example", "export"], "mirror", "is a command"),
+    ] {
+        let document = document(&cli, &schema, 2, line);
+        assert_eq!(
+            (&document["command"], &document["error"]["kind"]),
+            (&command.into(), &"usage".into())
+        );
+        let message = document["error"]["message"].as_str().unwrap();
+        assert!(message.contains(words) && !message.starts_with("error"), "{message}");
+        let file: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
+        assert_eq!(file["error"], document["error"]);
+    }
+    // What stands behind `--` is no option.
+    assert!(
+        cli.run(&["verify", "--foo", "--", "--json"])
+            .expect_code(2)
+            .stdout
+            .is_empty()
+    );
+    cli.set("DOCKER_MIRROR_JSON", "1");
+    let printed = cli.run(&["export"]).expect_code(2).stdout;
+    assert!(
+        schema.check(&serde_json::from_str(&printed).unwrap()).is_empty(),
+        "{printed}"
+    );
+}
+
+#[test]
+fn commands_without_a_registry_have_a_document_of_their_own_or_one_about_the_failure() {
+    let (cli, schema, source) = (cli(), Schema::read(), Double::new());
+    small(Style::Oci, "linux/amd64", "app").push(&source, "a/b", "1");
+    cli.succeed(&["export", &format!("{}/a/b:1", source.host()), "-o", "b.tar"]);
+    for (name, files, version) in [
+        ("inspect", &["b.tar"][..], "inspectVersion"),
+        ("verify", &["b.tar"], "verifyVersion"),
+        ("diff", &["b.tar", "b.tar"], "diffVersion"),
+    ] {
+        let line = [&[name], files, &["--report", "r.json"]].concat();
+        // A document of one kind may replace one of another.
+        let shown = cli.succeed(&line).stdout;
+        assert!(!shown.starts_with('{'), "{shown}");
+        let printed = cli.succeed(&[&line[..], &["--json"]].concat()).stdout;
+        assert_eq!(std::fs::read_to_string(cli.path("r.json")).unwrap(), printed);
+        let found: Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(found[version], 1, "{printed}");
+        let line = [&[name], &vec!["none.tar"; files.len()][..]].concat();
+        let failed = document(&cli, &schema, 2, &line);
+        assert_eq!(failed["command"], name);
+        assert!(
+            failed["error"]["message"].as_str().unwrap().contains("none.tar"),
+            "{failed}"
+        );
+    }
+}
+
+#[test]
 fn a_run_that_is_ended_from_outside_has_a_document() {
     let (cli, schema, source) = (cli(), Schema::read(), Double::new());
     small(Style::Oci, "linux/amd64", "app").push(&source, "a/b", "1");

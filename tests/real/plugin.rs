@@ -40,6 +40,10 @@ fn docker_runs_it_as_a_plugin() {
     assert!(config.path().join("b.tar").is_file());
     let wrong = run(&["mirror", "exprot", &image, "-o", "c.tar"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+    let offered = text(&run(&["__complete", "mirror", "ex"]));
+    assert!(offered.starts_with("export\tFetch images"), "{offered}");
+    let offered = text(&run(&["__complete", "mirror", "import", "b.tar", "--only", ""]));
+    assert!(offered.starts_with(&image), "{offered}");
     let usage = text(&run(&["mirror", "import", "--help"]));
     assert!(usage.contains("Usage: docker mirror import "), "{usage}");
 }

@@ -5,7 +5,7 @@ use docker_mirror::{
 };
 use serde::{Serialize, Serializer};
 
-use crate::cli::json;
+use crate::cli::report::Reporting;
 
 /// The version of the schema. A higher one may lack fields of this one, or have other meanings.
 const VERSION: u32 = 1;
@@ -70,8 +70,8 @@ struct Unreferenced<'a> {
     size: u64,
 }
 
-/// Prints the document.
-pub(super) fn print(inventory: &Inventory, sharing: &Sharing) -> Result<()> {
+/// Writes the document, where one is asked for.
+pub(super) fn write(reporting: &Reporting, inventory: &Inventory, sharing: &Sharing) -> Result<()> {
     let broken = inventory.broken.iter().map(|broken| Broken {
         image: &broken.label,
         message: broken.error.full(),
@@ -81,7 +81,7 @@ pub(super) fn print(inventory: &Inventory, sharing: &Sharing) -> Result<()> {
         digest: &piece.digest,
         size: piece.size,
     });
-    json::print(&Document {
+    reporting.write_result(&Document {
         inspect_version: VERSION,
         images: (inventory, sharing),
         broken: broken.collect(),

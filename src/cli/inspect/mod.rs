@@ -19,6 +19,7 @@ use super::memory;
 use super::output::{self, Outcome};
 use super::output_file::OutputFile;
 use super::progress::Display;
+use super::report::Reporting;
 use super::status::Work;
 
 /// What each kind of file begins with.
@@ -30,10 +31,6 @@ pub(super) struct Arguments {
     /// which no more than the front is read
     #[arg(value_name = "BUNDLE", required = true)]
     pub(super) bundles: Vec<PathBuf>,
-
-    /// Print one JSON document instead of the table; docs/inspect.md describes it
-    #[arg(long)]
-    json: bool,
 
     /// List the configs and layers of each platform too
     #[arg(long)]
@@ -58,6 +55,9 @@ pub(super) struct Arguments {
     /// Write a page to this file that shows all of it in a browser
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) reporting: Reporting,
 
     #[command(flatten)]
     pub(super) shared: Shared,
@@ -107,13 +107,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if let Some(html) = html {
         html.write(&page::render(&inventory, &sharing))?;
     }
-    if arguments.json {
-        document::print(&inventory, &sharing)?;
-    } else {
+    document::write(&arguments.reporting, &inventory, &sharing)?;
+    if !arguments.reporting.json {
         table::show(&inventory, &sharing, arguments.layers);
     }
     for broken in &inventory.broken {
-        if !arguments.json {
+        if !arguments.reporting.json {
             output::error(&output::unusable(&broken.label, &broken.error));
         }
     }

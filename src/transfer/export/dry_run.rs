@@ -1,6 +1,6 @@
-//! What an export would do: sizes, what is there already, room on the disk. Manifests are fetched for it, and nothing is written.
+//! Plans an export without writing it: the sizes, the bytes that are already present, and the free space. Manifests are fetched.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::request::{DryRun, Exported, Output, Report, Request};
@@ -13,6 +13,7 @@ use crate::bundle::replay::Replay;
 use crate::error::Result;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
+use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::Registries;
 use crate::transfer::resolve::Resolver;
@@ -47,6 +48,7 @@ pub(super) async fn run(request: &Request, registries: &Registries, progress: &P
         let plan = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
         report.size = plan.total();
         report.dry_run = Some(sum_up(&plan, &slots, &earlier, path));
+        report.pulls_needed = pulls_needed(&resolved.trees, registries);
     }
     report.failed = resolved.failed;
     Ok(report)
@@ -89,6 +91,20 @@ fn sum_up(plan: &Plan, slots: &[OldSlot], earlier: &Earlier, path: Option<&Path>
         }
     }
     sum
+}
+
+/// How many manifests of each registry are not in the cache.
+fn pulls_needed(trees: &[ImageTree], registries: &Registries) -> BTreeMap<String, u64> {
+    let mut absent: BTreeMap<String, HashSet<&Digest>> = BTreeMap::new();
+    for tree in trees {
+        let host = tree.source.host();
+        let digests = absent.entry(host.to_owned()).or_default();
+        let Ok(registry) = registries.host(host) else { continue };
+        let manifests = tree.original.all().map(|manifest| manifest.digest());
+        digests.extend(manifests.filter(|digest| !registry.has_cached(digest)));
+    }
+    let counts = absent.into_iter();
+    counts.map(|(host, digests)| (host, digests.len() as u64)).collect()
 }
 
 /// How many bytes are free where the bundle goes.

@@ -119,6 +119,9 @@ pub struct Report {
     pub size: u64,
     /// What the export would do, where it was only planned.
     pub dry_run: Option<DryRun>,
+    /// How many manifests of each registry a run would have to fetch after one that only planned: those that the cache does not
+    /// have.
+    pub pulls_needed: BTreeMap<String, u64>,
     /// The digest of the bundle as it was written, where the run has seen its bytes in order.
     pub sha256: Option<Digest>,
     /// Blobs and bytes that came from earlier bundles.

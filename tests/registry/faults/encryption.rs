@@ -76,6 +76,29 @@ async fn https_where_http_is_spoken() {
 }
 
 #[tokio::test]
+async fn a_registry_that_is_configured_as_insecure_may_speak_plain_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registries.conf");
+    for (insecure, mirror) in [(true, false), (true, true), (false, false), (false, true)] {
+        let server = server(Options::default().auth(Auth::basic("u", "p")));
+        let host = server.host();
+        let rule = match mirror {
+            true => format!("location = \"h.invalid\"\n[[registry.mirror]]\nlocation = \"{host}\"\n"),
+            false => format!("location = \"{host}\"\n"),
+        };
+        let text = format!("[[registry]]\nprefix = \"h.invalid\"\n{rule}insecure = {insecure}\n");
+        std::fs::write(&file, text).unwrap();
+        let (mut options, _) = crate::client::logged_in("u", "p");
+        options.retries = Some(0);
+        options.mirrors = Mirrors::new(Vec::new());
+        options.mirrors.read_file(&file).unwrap();
+        let pulled = pull(&with(options, "h.invalid")).await;
+        assert_eq!(pulled.is_ok(), insecure, "{rule}: {:?}", pulled.err());
+        assert_eq!(server.requests().is_empty(), !insecure, "{}", server.transcript());
+    }
+}
+
+#[tokio::test]
 async fn plain_http_that_is_asked_for() {
     let server = server(Options::default());
     let (mut options, _) = options();

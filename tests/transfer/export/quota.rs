@@ -81,6 +81,13 @@ fn an_unchanged_image_costs_no_pull_the_next_time() {
     registry.forget_requests();
     export.bundle("d.tar", &["--no-cache"]);
     assert_eq!(registry.count("GET", "/manifests/"), 4, "{}", registry.transcript());
+    for (flags, words) in [
+        (&["--dry-run"][..], "0 pulls needed, "),
+        (&["--dry-run", "--no-cache"], "4 pulls needed, "),
+    ] {
+        let said = text(&export.run("e.tar", flags));
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! Finding out whether a host speaks TLS, where that is not known beforehand.
+
+use std::sync::atomic::Ordering;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode, Url};
+
+use super::answer::Answer;
+use super::context::same_origin;
+use super::failure::{Class, Failure};
+use super::host::{ASSUMED_HTTP, EITHER, FOUND_HTTP, FOUND_HTTPS, Host};
+
+/// Maximum number of connections that find out whether a host speaks TLS; another one is made where one breaks.
+const PROBES: u32 = 4;
+
+impl Host {
+    /// Whether a host on this machine that was taken for plain http speaks TLS. From then on it is spoken to in TLS.
+    ///
+    /// No other host is ever taken for http.
+    pub(super) async fn found_tls(&self, sent: &Result<Answer, Failure>, url: &Url) -> bool {
+        let scheme = self.scheme.load(Ordering::Relaxed);
+        if !matches!(scheme, ASSUMED_HTTP | FOUND_HTTPS) {
+            return false;
+        }
+        let answers_http = scheme == ASSUMED_HTTP && self.reached.load(Ordering::Relaxed);
+        if url.scheme() == "https" || answers_http {
+            return false;
+        }
+        let mut probe = self.base();
+        let _ = probe.set_scheme("http");
+        let doubtful = match sent {
+            Ok(answer) => answer.status() == StatusCode::BAD_REQUEST,
+            Err(failure) => matches!(failure.class, Class::NotHttp | Class::Broken),
+        };
+        if !doubtful || !same_origin(&probe, url) {
+            return false;
+        }
+        if scheme == FOUND_HTTPS {
+            // Another request found it out while this one was under way.
+            return true;
+        }
+        let _ = probe.set_scheme("https");
+        probe.set_path("/v2/");
+        let mut found = false;
+        for _ in 0..PROBES {
+            let headers = HeaderMap::new();
+            match self
+                .context
+                .send(&Method::GET, &probe, headers, None, None, self.trust)
+                .await
+            {
+                Ok(_) => found = true,
+                // A server that wants a client certificate may close the connection before its alert is read.
+                Err(failure) if failure.class == Class::Broken => continue,
+                // A certificate that is not trusted is a sign of TLS too; what follows says so to the user.
+                Err(failure) => found = failure.class == Class::Final,
+            }
+            break;
+        }
+        if found {
+            self.scheme.store(FOUND_HTTPS, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// Whether a host whose configuration says `insecure = true` speaks plain http and no TLS. From then on it is spoken to in
+    /// http, as podman does. A host that has answered in TLS never falls back, and neither does any other.
+    pub(super) async fn found_plain(&self, sent: &Result<Answer, Failure>, url: &Url) -> bool {
+        let scheme = self.scheme.load(Ordering::Relaxed);
+        let Err(failure) = sent else { return false };
+        if !matches!(scheme, EITHER | FOUND_HTTP) || !same_origin(&self.base, url) {
+            return false;
+        }
+        if scheme == FOUND_HTTP {
+            // Another request found it out while this one was under way.
+            return true;
+        }
+        // Without a port, http has one of its own, where https may have none at all.
+        let doubtful = match failure.class {
+            Class::NotTls | Class::NotHttp | Class::Broken => true,
+            Class::Connect => self.base.port().is_none(),
+            Class::Final => false,
+        };
+        if !doubtful || failure.elsewhere || self.reached.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut probe = self.plain.clone();
+        probe.set_path("/v2/");
+        let headers = HeaderMap::new();
+        let sent = self
+            .context
+            .send(&Method::GET, &probe, headers, None, None, self.trust)
+            .await;
+        let found = sent.is_ok_and(|answer| matches!(answer.status().as_u16(), 200..=299 | 401 | 403));
+        if found {
+            self.scheme.store(FOUND_HTTP, Ordering::Relaxed);
+        }
+        found
+    }
+}
