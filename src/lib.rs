@@ -39,7 +39,7 @@ pub use image::reference::{DOCKER_HUB, Reference};
 pub use image::tree::{Choice, IndexMode, LeftOut, PlatformRecord};
 pub use inventory::details::Details;
 pub use inventory::difference::{Amount as PieceAmount, ChangedImage, Difference, ImageState};
-pub use inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Unusable};
+pub use inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Unusable, missing_in_words};
 pub use inventory::lock::{Lock, LockedImage, MAX_LOCK};
 pub use inventory::sharing::{Sharing, Totals};
 pub use inventory::want_list::{MAX_WANT_LIST, WantList, WantedBlob};

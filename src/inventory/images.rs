@@ -9,7 +9,7 @@ use super::details::Details;
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord, UNKNOWN};
-use crate::text::Warnings;
+use crate::text::{Warnings, quote};
 
 /// What bundles hold.
 #[derive(Debug, Clone, Default)]
@@ -113,6 +113,23 @@ pub struct Absent {
     pub reference: String,
     /// Why, in one word.
     pub reason: String,
+}
+
+/// What a bundle says of an image that is missing from it, in words. A reason that is not known is quoted.
+pub fn missing_in_words(reference: &str, reason: &str) -> String {
+    let why = match reason {
+        "notfound" => "it was not found",
+        "unauthorized" => "a login was required",
+        "denied" => "the account had no access",
+        "ratelimited" => "a pull limit was reached",
+        "network" => "the connection failed",
+        "server" => "the registry failed",
+        "integrity" => "its content did not match its digests",
+        "malformed" => "it broke the rules of its format",
+        "toolarge" => "it was too large",
+        other => &quote(&other).to_string(),
+    };
+    format!("the bundle says that `{}` is missing from it: {why}", quote(&reference))
 }
 
 impl InventoryImage {

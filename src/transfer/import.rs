@@ -31,6 +31,7 @@ use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, IndexMode};
+use crate::inventory::images::missing_in_words;
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{BlobSource, BlobStream, Registries};
 use crate::text::{Warnings, few, quote, shorten};
@@ -113,10 +114,7 @@ async fn push(
     };
     let missing = bundle.missing().iter();
     let missing: Vec<Missing> = missing.filter(|m| !is_there(m)).cloned().collect();
-    let claim = |missing: &Missing| {
-        let (name, reason) = (quote(&missing.reference), quote(&missing.reason));
-        format!("the bundle says that `{name}` is missing from it: {reason}")
-    };
+    let claim = |missing: &Missing| missing_in_words(&missing.reference, &missing.reason);
     let claims: Warnings = missing.iter().map(claim).collect();
     claims.iter().for_each(|claim| progress.warn(claim.clone()));
     let all = chosen(&bundle, &select.only)?;

@@ -83,12 +83,11 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
                 .with_hint("narrow the pattern (`latest 3 of …`, `!` leaves tags out), or raise `--max-tags`"));
         }
         if found.is_empty() {
-            let what = format!(
-                "{} matches none of the {} tags of `{}`",
-                entry.label(),
-                listed.len(),
-                repository.name()
-            );
+            let tags = match listed.len() {
+                1 => "does not match the only tag".to_owned(),
+                count => format!("matches none of the {count} tags"),
+            };
+            let what = format!("{} {tags} of `{}`", entry.label(), repository.name());
             expanded.failed.push((entry.text.clone(), no_match(&what, listed)));
             continue;
         }

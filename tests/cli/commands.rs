@@ -217,6 +217,12 @@ fn results_that_cannot_be_written_fail_the_run() {
         &["import", "b.tar", "-d", &host],
         &["-d", &host, &image],
         &["limits", &image],
+        &["inspect", "b.tar"],
+        &["inspect", "b.tar", "--json"],
+        &["verify", "b.tar", "--json"],
+        &["completions", "bash"],
+        &["man"],
+        &["docker-cli-plugin-metadata"],
         &["--help"],
         &["export", "--help"],
         &["--version"],
@@ -235,6 +241,22 @@ fn results_that_cannot_be_written_fail_the_run() {
     }
     // What was asked for is done all the same.
     assert!(target.manifest("library/greeting", "1.0").is_some());
+    // Messages that cannot be written change nothing: the results and the code say how it ended.
+    for (arguments, code, results) in [
+        (&["export", &image, "-o", "b.tar", "--force"][..], 0, 1),
+        (&["import", "b.tar", "-d", &host, "-v"], 0, 1),
+        (&["import", "none.tar", "-d", &host], 1, 0),
+        (&["export", "--foo"], 2, 0),
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = cli.command(arguments).stderr(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert_eq!(
+            output.stdout.iter().filter(|byte| **byte == b'\n').count(),
+            results,
+            "{arguments:?}"
+        );
+    }
     assert_eq!(cli.files(), ["b.tar"]);
 }
 

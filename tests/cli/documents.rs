@@ -108,21 +108,61 @@ fn every_command_of_the_guides_runs() {
 }
 
 #[test]
-fn the_guides_have_commands_in_blocks_only_and_links_that_lead_somewhere() {
+fn the_guides_have_commands_in_blocks_only() {
     let mut run = 0;
     for guide in GUIDES {
         let text = fs::read_to_string(root().join(guide)).unwrap();
         run += blocks(&text).len();
         let loose = text.lines().find(|line| line.starts_with("    docker-mirror"));
         assert_eq!(loose, None, "{guide}");
-        let folder = root().join(guide).parent().unwrap().to_owned();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let path = link.split('#').next().unwrap();
-            let is_file = !link.contains("://") && !path.is_empty();
-            assert!(!is_file || folder.join(path).exists(), "{guide}: {link}");
-        }
     }
     assert!(run > 15, "only {run} blocks were found");
+}
+
+/// All pages below a folder that are there for readers.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let here = files
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "md"));
+    here.chain(folders.iter().flat_map(|folder| pages(folder))).collect()
+}
+
+/// The anchors that the headings of a page have.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(page).unwrap();
+    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+    let anchor = |heading: &str| {
+        let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        words
+            .chars()
+            .filter(|c| c.is_alphanumeric() || "-_".contains(*c))
+            .collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let names = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"].map(|name| root().join(name));
+    for page in names.into_iter().chain(pages(&root().join("docs"))) {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(path)
+            };
+            assert!(target.exists(), "{}: {link}", page.display());
+            let is_there = anchor.is_empty() || anchors(&target).contains(anchor);
+            assert!(is_there, "{}: {link} is no heading", page.display());
+        }
+    }
 }
 
 /// The long flags in a text.

@@ -91,6 +91,39 @@ fn runs_in_an_empty_root_against_plain_and_tls_registries() {
 }
 
 #[test]
+fn the_binary_of_another_processor_makes_the_same_bundle() {
+    let what = "the release for aarch64";
+    let Some(binary) = of_release("-aarch64-linux", what) else {
+        return;
+    };
+    let Some(emulator) = optional_program("qemu-aarch64-static", what) else {
+        return;
+    };
+    let (source, target) = (Double::new(), Double::new());
+    greeting().push(&source, "library/greeting", "1.0");
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let folder = tempfile::tempdir().unwrap();
+    let run = |program: &Path, emulated: &[&str], arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(emulated).args(arguments).current_dir(folder.path());
+        let output = command.env_clear().env("HOME", folder.path()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let path = binary.display().to_string();
+    let emulated = |arguments: &[&str]| run(&emulator, &[&path], arguments);
+    assert!(emulated(&["--version"]).starts_with("docker-mirror "));
+    emulated(&["export", &image, "-o", "arm.tar"]);
+    emulated(&["import", "arm.tar", "-d", &target.host()]);
+    assert!(target.manifest("library/greeting", "1.0").is_some());
+    let here = Path::new(env!("CARGO_BIN_EXE_docker-mirror"));
+    run(here, &[], &["export", &image, "-o", "here.tar"]);
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("arm.tar") == bytes("here.tar"));
+}
+
+#[test]
 fn docker_loads_and_runs_the_image() {
     let what = "the image of a release under docker";
     let Some(image) = of_release("-image.tar", what) else {

@@ -1,6 +1,8 @@
 //! An inventory for people: some lines for each image, and the totals.
 
-use docker_mirror::{Choice, Inventory, InventoryImage, LISTED, Part, Piece, Sharing, few, human_bytes, quote};
+use docker_mirror::{
+    Choice, Inventory, InventoryImage, LISTED, Part, Piece, Sharing, few, human_bytes, missing_in_words, quote,
+};
 
 use crate::cli::output::{counted, result, say};
 
@@ -24,10 +26,8 @@ pub(super) fn show(inventory: &Inventory, sharing: &Sharing, layers: bool) {
     }
     totals(inventory, sharing);
     for missing in &inventory.missing {
-        let (name, reason) = (quote(&missing.reference), quote(&missing.reason));
-        say(format!(
-            "warning: the bundle says that `{name}` is missing from it: {reason}"
-        ));
+        let words = missing_in_words(&missing.reference, &missing.reason);
+        say(format!("warning: {words}"));
     }
     for warning in inventory.warnings.iter() {
         say(format!("warning: {warning}"));

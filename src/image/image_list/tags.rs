@@ -142,7 +142,7 @@ pub(super) fn newest(text: &str) -> Result<usize, String> {
     let number: Option<usize> = text.trim().parse().ok();
     number
         .filter(|number| (1..=100_000).contains(number))
-        .ok_or_else(|| "behind `latest` stands how many tags are meant, a number from 1 to 100000".to_owned())
+        .ok_or_else(|| "after `latest` comes the number of tags, from 1 to 100000".to_owned())
 }
 
 /// Whether a tag is the place of a signature or of other attachments of an image (`sha256-HEX.sig`), and not an image.

@@ -155,9 +155,11 @@ fn images_that_the_bundle_lacks_are_told_and_the_others_imported() {
     );
     cli.run(&["export", &there, &gone, "-o", "b.tar", "--allow-partial"]);
     let imported = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
-    let imported = imported
-        .expect_code(0)
-        .says(&["warning: the bundle says that", &gone, "is missing from it"]);
+    let imported = imported.expect_code(0).says(&[
+        "warning: the bundle says that",
+        &gone,
+        "is missing from it: it was not found",
+    ]);
     assert_eq!(imported.lines().len(), 1);
     let report: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
     assert_eq!(report["missing"][0]["reference"], gone.as_str());
