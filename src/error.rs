@@ -179,6 +179,13 @@ impl Error {
         self
     }
 
+    /// Says which side failed, where that is not known yet.
+    #[must_use]
+    pub(crate) fn or_side(mut self, side: Side) -> Self {
+        self.0.side.get_or_insert(side);
+        self
+    }
+
     /// The same failure, sorted differently: what is malformed is wrong usage where the user named it for this run.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {

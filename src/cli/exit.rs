@@ -1,6 +1,6 @@
 //! How a run ended, and the exit code that says so.
 
-use docker_mirror::{Error, Kind, is_registry_full};
+use docker_mirror::{Error, Kind, Side, is_registry_full};
 
 /// The exit code of a run that `--timeout` ended: that of timeout(1).
 pub(super) const TIMED_OUT: u8 = 124;
@@ -64,10 +64,15 @@ impl Outcome {
             _ if is_registry_full(error) => Self::Quota,
             Kind::Unauthorized | Kind::Denied => Self::Login,
             Kind::RateLimited => Self::Quota,
-            Kind::Integrity | Kind::Malformed if reads_bundle => Self::Damaged,
+            Kind::Integrity | Kind::Malformed if reads_bundle && is_about_source(error) => Self::Damaged,
             _ => Self::Failure,
         }
     }
+}
+
+/// Whether it is not the destination or a file of this machine that is malformed.
+fn is_about_source(error: &Error) -> bool {
+    !matches!(error.side(), Some(Side::Destination | Side::Local))
 }
 
 /// A signal that ends a run.

@@ -1,13 +1,13 @@
 //! Small manifests and indexes for the tests of this room.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::digest::Digest;
 use super::manifest::{RawManifest, View};
 use super::platform::PlatformFilter;
 use super::select::Graph;
-use super::tree::{Choice, ImageTree, PlatformRecord, Variant, platform_label};
+use super::tree::{ImageTree, PlatformRecord, Variant, platform_label};
 
 /// Manifests by digest.
 #[derive(Default)]
@@ -37,21 +37,13 @@ impl TestGraph {
         let mut kept = Vec::new();
         self.walk(root, &mut below, &mut kept);
         below.pop();
+        let original = Variant {
+            root: root.clone(),
+            below: below.into(),
+        };
         ImageTree {
-            source: source.parse().unwrap(),
-            original: Variant {
-                root: root.clone(),
-                below: below.into(),
-            },
-            filtered: None,
-            choice: Choice::Whole,
             kept: kept.into(),
-            dropped: Arc::default(),
-            left_out: Arc::default(),
-            attachments: Arc::default(),
-            left_out_referrers: Arc::default(),
-            lacks_referrers: false,
-            configs: BTreeMap::new(),
+            ..ImageTree::new(source.parse().unwrap(), original)
         }
     }
 

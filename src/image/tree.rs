@@ -205,6 +205,23 @@ pub struct ImageTree {
 }
 
 impl ImageTree {
+    /// An image that is carried whole, with no platform, attachment or config recorded.
+    pub fn new(source: Reference, original: Variant) -> Self {
+        Self {
+            source,
+            original,
+            filtered: None,
+            choice: Choice::Whole,
+            kept: Arc::default(),
+            dropped: Arc::default(),
+            left_out: Arc::default(),
+            attachments: Arc::default(),
+            left_out_referrers: Arc::default(),
+            lacks_referrers: false,
+            configs: BTreeMap::new(),
+        }
+    }
+
     /// The variant that goes under the name.
     pub fn pushed(&self) -> &Variant {
         match (&self.choice, &self.filtered) {

@@ -319,7 +319,7 @@ fn a_push_stops_where_its_login_cannot_be_read() {
             let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
             let host = target.host();
             arguments.extend(["-d", &host]);
-            cli.run(&arguments).expect_failure().says(&[words]);
+            cli.run(&arguments).expect_code(1).says(&[words]);
         }
     }
     assert_eq!(target.count("*", "/token"), 0, "{}", target.transcript());

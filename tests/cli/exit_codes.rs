@@ -3,8 +3,8 @@
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
-use super::support::cli::wait_until;
-use super::support::fault::{Action, When};
+use super::support::cli::{Output, wait_until};
+use super::support::fault::{Action, Canned, When};
 use super::support::images::sized;
 use super::support::real::signal;
 use super::support::{Auth, Double, Options};
@@ -50,6 +50,52 @@ fn each_reason_has_a_code_of_its_own() {
         let output = cli.run(arguments);
         assert_eq!(output.code, Some(*code), "{}", output.everything());
     }
+}
+
+/// Only what a bundle holds makes it a damaged one.
+#[test]
+fn a_malformed_answer_or_configuration_is_no_damaged_bundle() {
+    let (cli, open) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", open.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    std::fs::write(cli.path("text.json"), "\"text\"").unwrap();
+    std::fs::write(cli.path("text.pem"), "no certificate\n").unwrap();
+    let no_json = || {
+        Action::Answer(Canned {
+            status: 200,
+            headers: vec![("content-type".into(), "application/json".into())],
+            body: b"no JSON".to_vec(),
+        })
+    };
+    let plain = || Options::default();
+    let faulty = |path| Options::default().fault(When::path(path), no_json());
+    let cases: Vec<(Options, &[&str], &str, i32)> = vec![
+        (plain().auth(Auth::anonymous()), &[], "REGISTRY_AUTH_FILE=text.json", 2),
+        (plain().auth(Auth::anonymous()), &[], "DOCKER_AUTH_CONFIG=text", 1),
+        (plain(), &["--ca-file", "text.pem"], "", 2),
+        (faulty("/token").auth(Auth::anonymous()), &[], "", 1),
+        (faulty("/manifests/"), &[], "", 1),
+    ];
+    for (options, flags, variable, code) in cases {
+        let target = Double::start(options);
+        let host = target.host();
+        let arguments = [&["import", "b.tar", "-d", &host, "--retries", "0"], flags].concat();
+        let mut command = cli.command(&arguments);
+        command.envs(variable.split_once('='));
+        let output = Output::new(&command.output().unwrap(), &arguments);
+        assert_eq!(
+            output.code,
+            Some(code),
+            "{flags:?} {variable}: {}\n{}",
+            output.everything(),
+            target.transcript()
+        );
+        assert!(!output.stderr.contains("b.tar"), "{}", output.everything());
+    }
+    let source = Double::start(faulty("/manifests/"));
+    let image = format!("{}/a/b:1", source.host());
+    cli.run(&["export", &image, "-o", "c.tar", "--retries", "0"])
+        .expect_code(1);
 }
 
 /// An export that stalls in its first blob.

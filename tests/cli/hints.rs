@@ -14,6 +14,8 @@ struct Condition {
     registry: fn() -> Options,
     /// Whether it is pushed to; else it is pulled from.
     push: bool,
+    /// The exit code.
+    code: i32,
     says: &'static [&'static str],
     not: &'static [&'static str],
     /// Lines on standard error, at most.
@@ -40,6 +42,7 @@ const CONDITIONS: &[Condition] = &[
             with(When::get("/manifests/1"), answer_json(404, &answer.to_string()))
         },
         push: false,
+        code: 1,
         says: &[
             "there is no tag `1` in ",
             "404 Not Found: MANIFEST_UNKNOWN: manifest unknown",
@@ -56,6 +59,7 @@ const CONDITIONS: &[Condition] = &[
             )
         },
         push: false,
+        code: 1,
         says: &["there is no repository `team/app0` on ", "hint: check the name"],
         not: &["{}"],
         lines: 4,
@@ -64,6 +68,7 @@ const CONDITIONS: &[Condition] = &[
         name: "a blob that the registry lost",
         registry: || with(When::get("/blobs/"), Action::error(404, "BLOB_UNKNOWN", "blob unknown")),
         push: false,
+        code: 1,
         says: &[
             "BLOB_UNKNOWN",
             "does not have a blob that its manifest lists: have the image pushed there again",
@@ -75,6 +80,7 @@ const CONDITIONS: &[Condition] = &[
         name: "a server that is no registry",
         registry: || with(When::any(), answer(404, "404 page not found\n")),
         push: false,
+        code: 1,
         says: &["404 page not found", "whether this address is a registry"],
         not: &["and the tag"],
         lines: 4,
@@ -83,6 +89,7 @@ const CONDITIONS: &[Condition] = &[
         name: "a destination that is no registry",
         registry: || with(When::any(), answer(404, "404 page not found\n")),
         push: true,
+        code: 1,
         says: &["404 page not found", "whether this address is a registry"],
         not: &["and the tag"],
         lines: 6,
@@ -91,6 +98,7 @@ const CONDITIONS: &[Condition] = &[
         name: "a web page in place of a destination",
         registry: || with(When::any(), Action::html()),
         push: true,
+        code: 1,
         says: &["is a web page", "hint: is this address a registry"],
         not: &["warning", "instead of", "does not have the blob"],
         lines: 5,
@@ -104,6 +112,7 @@ const CONDITIONS: &[Condition] = &[
             )
         },
         push: true,
+        code: 4,
         says: &["507", "quota exceeded", "hint: the registry has no more room"],
         not: &[
             "lacks permission for this",
@@ -120,6 +129,7 @@ const CONDITIONS: &[Condition] = &[
             )
         },
         push: true,
+        code: 4,
         says: &["507", "hint: the registry has no more room"],
         not: &["lacks permission for this"],
         lines: 5,
@@ -133,6 +143,7 @@ const CONDITIONS: &[Condition] = &[
             )
         },
         push: true,
+        code: 1,
         says: &["405", "it may be read-only"],
         not: &[],
         lines: 5,
@@ -141,6 +152,7 @@ const CONDITIONS: &[Condition] = &[
         name: "a limit of requests for an hour",
         registry: || with(When::get("/manifests/"), Action::throttled(Some("3600"))),
         push: false,
+        code: 4,
         says: &["429", "asks for a pause of 1h"],
         not: &["trying again"],
         lines: 4,
@@ -154,6 +166,7 @@ const CONDITIONS: &[Condition] = &[
             )
         },
         push: false,
+        code: 1,
         says: &["400", "omit `--plain-http`"],
         not: &[],
         lines: 4,
@@ -167,6 +180,7 @@ const CONDITIONS: &[Condition] = &[
             )
         },
         push: false,
+        code: 1,
         says: &[
             "its manifest promises",
             "hint: the manifest and the blob do not belong together: have the image pushed there again",
@@ -181,6 +195,7 @@ const CONDITIONS: &[Condition] = &[
                 .fault(When::patch("/blobs/uploads/"), answer(413, "too large"))
         },
         push: true,
+        code: 1,
         says: &["413", "client_max_body_size"],
         not: &[],
         lines: 5,
@@ -244,7 +259,7 @@ fn what_a_registry_answers_is_explained_once_and_truly() {
             }
             false => export(&cli, &registry.host(), &[]),
         };
-        let output = output.expect_failure();
+        let output = output.expect_code(condition.code);
         for word in condition.says {
             assert!(
                 output.stderr.contains(word),

@@ -59,13 +59,13 @@ fn closed() -> Double {
 
 #[test]
 fn the_words_of_a_refusal_hold_no_secret() {
-    for status in [400, 401, 403, 404, 500, 507] {
+    for (status, code) in [(400, 1), (401, 3), (403, 3), (404, 1), (500, 1), (507, 4)] {
         for flags in [&[][..], &["-vv"]] {
             let registry = closed();
             registry.add_fault(When::path("/v2/").with_header("authorization"), echo(status));
             let name = format!("{}/a/b:1", registry.host());
             let export = [&["export", &name, "-o", "x.tar", "--no-cache", "--retries", "0"], flags].concat();
-            let output = hidden(user().run(&export)).expect_failure();
+            let output = hidden(user().run(&export)).expect_code(code);
             assert!(output.stderr.contains("***"), "{}", output.everything());
         }
     }

@@ -72,12 +72,12 @@ fn with_a_password() {
     let image = format!("{}/library/greeting:1.0", source.host());
     stranger
         .run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&image, "hint:"]);
     stranger.log_in(&source.host(), USER, "wrong password");
     stranger
         .run(&["export", &image, "-o", "b.tar"])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&image])
         .hides(&["wrong password"]);
     assert!(!stranger.path("b.tar").exists());
@@ -95,7 +95,7 @@ fn with_tls() {
     let image = format!("{}/library/greeting:1.0", source.host());
     stranger
         .run(&["-d", &target.host(), &image])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&target.host(), "certificate"]);
 }
 
@@ -158,7 +158,7 @@ fn a_pinned_image_of_which_platforms_are_dropped() {
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     // This registry refuses an index whose children are absent.
     cli.run(&["import", "b.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(1)
         .says(&[greeting().digest(), "does not exist"]);
     has_linux(&target.client(), &greeting(), "library/greeting", "1.0");
     cli.succeed(&["-d", &format!("{}/whole", target.host()), &image, "--platform", "all"]);
@@ -178,7 +178,7 @@ fn a_corrupt_bundle_leaves_nothing_visible() {
     let tar = super::support::layout::Tar::open(&cli.path("b.tar"));
     tar.flip(&super::support::layout::blob_name(&victim));
     cli.run(&["import", "b.tar", "-d", &target.host()])
-        .expect_failure()
+        .expect_code(5)
         .says(&[&victim]);
     assert!(target.client().blob("a/b", &victim).is_none());
     assert!(target.client().tags("a/b").is_empty());

@@ -134,14 +134,6 @@ impl Output {
         self
     }
 
-    /// Fails unless it ended with one of the codes of a run in which something failed; which reason has which code is the
-    /// subject of tests of its own.
-    #[track_caller]
-    pub fn expect_failure(self) -> Self {
-        assert!(is_failure(self.code), "{}", self.everything());
-        self
-    }
-
     /// Fails unless each of these words stands on stderr, in whatever case.
     #[track_caller]
     pub fn says(self, words: &[&str]) -> Self {
@@ -173,11 +165,6 @@ impl Output {
     pub fn lines(&self) -> Vec<&str> {
         self.stdout.lines().collect()
     }
-}
-
-/// Whether a run ended with one of the codes of a run in which something failed.
-pub fn is_failure(code: Option<i32>) -> bool {
-    matches!(code, Some(1 | 3..=6))
 }
 
 /// Whether a signal or the end of its time ended a run.

@@ -92,21 +92,17 @@ fn recorded(
         .extend(lost.filter(|digest| !recorded.contains(digest)).cloned());
     walk.problems()?;
     Ok(ImageTree {
-        source: image.name.clone(),
         choice: match record.index {
             Choice::Sparse => Choice::Sparse,
             _ => Choice::Filtered,
         },
-        original,
         // The one that was read, which other images share, and not the one that was made, which has the same bytes.
         filtered: Some(smaller),
         kept: kept.into(),
         dropped: dropped.into(),
         left_out: walk.take_left_out().into(),
-        attachments: Arc::default(),
-        left_out_referrers: Arc::default(),
-        lacks_referrers: false,
         configs: std::mem::take(&mut walk.configs),
+        ..ImageTree::new(image.name.clone(), original)
     })
 }
 
@@ -164,17 +160,11 @@ fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
         return Err(Error::new(Kind::Malformed, "no platform of it is complete"));
     }
     let mut tree = ImageTree {
-        source: image.name.clone(),
-        original: selection.original,
         filtered: selection.filtered,
-        choice: Choice::Whole,
         kept: selection.kept.into(),
         dropped: selection.dropped.into(),
-        left_out: Arc::default(),
-        attachments: Arc::default(),
-        left_out_referrers: Arc::default(),
-        lacks_referrers: false,
         configs: std::mem::take(&mut walk.configs),
+        ..ImageTree::new(image.name.clone(), selection.original)
     };
     // Of a platform that was dropped nothing is left out: it is not there at all.
     let named: HashSet<Digest> = tree.blobs().into_iter().map(|blob| blob.descriptor.digest).collect();

@@ -45,7 +45,12 @@ pub(crate) async fn push(
     progress: &Progress,
     feed: Option<PipeFeed>,
 ) -> Result<Ended> {
-    let verdicts = tag::verdicts(&items, request, registry, progress, wide(registry)).await?;
+    let verdicts = tag::verdicts(&items, request, registry, progress, wide(registry)).await;
+    let verdicts = verdicts.map_err(of_destination)?;
+    let verdicts = verdicts
+        .into_iter()
+        .map(|verdict| verdict.map_err(of_destination))
+        .collect();
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
     engine.run(feed).await?;
     Ok(Ended {
@@ -353,7 +358,7 @@ impl<'a> Engine<'a> {
                 };
                 ensure_blob::ensure_blob(registry, &repository, &job.descriptor, &origin, way, progress).await
             };
-            Done::Blob(job, outcome)
+            Done::Blob(job, outcome.map_err(of_destination))
         })
     }
 
@@ -435,7 +440,7 @@ impl<'a> Engine<'a> {
             self.release(number);
         }
         let destination = &self.images.list[number].item.destination;
-        let outcome = outcome.map_err(|error| with_way_to_shorter_path(error, destination));
+        let outcome = outcome.map_err(|error| with_way_to_shorter_path(of_destination(error), destination));
         self.images.published(number, outcome);
     }
 
@@ -472,6 +477,12 @@ async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
 }
 
 /// Blobs that did not come out of the pipe.
+/// What a request to the destination failed with, unless it was the source that broke off: an answer or a login that cannot be
+/// read does not show that a bundle is damaged.
+fn of_destination(error: Error) -> Error {
+    error.or_side(Side::Destination)
+}
+
 fn missing(lacking: &Lacking) -> Error {
     let what = if lacking.count == 1 { "blob is" } else { "blobs are" };
     let more = match lacking.count - lacking.first.len() {

@@ -9,7 +9,7 @@ use super::request::{PushItem, PushRequest};
 use super::slot::Slot;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
-use crate::image::tree::{ATTESTATION, Choice, ImageTree, PlatformRecord, UNKNOWN, Variant};
+use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN, Variant};
 
 /// Adds an item for each platform behind the item of its image, and a slot for each.
 ///
@@ -60,22 +60,15 @@ fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
         e.context(format!("`--platform-tags` for {}", tree.source))
             .with_hint("omit `--platform-tags`, or give the image a shorter tag")
     })?;
+    let original = Variant {
+        root: manifest,
+        below: Arc::default(),
+    };
+    // Without attachments, which travel with the image itself.
     let one = ImageTree {
-        source: tree.source.clone(),
-        original: Variant {
-            root: manifest,
-            below: Arc::default(),
-        },
-        filtered: None,
-        choice: Choice::Whole,
         kept: Arc::from([kept.clone()]),
-        dropped: Arc::default(),
         left_out: tree.left_out.clone(),
-        configs: std::collections::BTreeMap::new(),
-        // They travel with the image itself.
-        attachments: Arc::default(),
-        left_out_referrers: Arc::default(),
-        lacks_referrers: false,
+        ..ImageTree::new(tree.source.clone(), original)
     };
     Ok(Some(PushItem {
         tree: Arc::new(one),

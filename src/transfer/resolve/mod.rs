@@ -23,7 +23,7 @@ use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, Outcome, Selection, select};
-use crate::image::tree::{ATTESTATION, Choice, ImageTree, PlatformRecord};
+use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord};
 use crate::inventory::lock::LockedImage;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
@@ -193,17 +193,11 @@ impl Resolver {
             return Err(nothing_wanted(platforms, &selection.dropped));
         }
         let mut tree = ImageTree {
-            source: reference.clone(),
-            original: selection.original,
             filtered: selection.filtered,
-            choice: Choice::Whole,
             kept: selection.kept.into(),
             dropped: selection.dropped.into(),
-            left_out: Arc::default(),
-            attachments: Arc::default(),
-            left_out_referrers: Arc::default(),
-            lacks_referrers: false,
             configs,
+            ..ImageTree::new(reference.clone(), selection.original)
         };
         if locked.is_none() {
             tree.choose(self.wanted.index);

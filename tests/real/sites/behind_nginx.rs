@@ -84,7 +84,7 @@ fn a_limit_that_nothing_gets_round_is_told() {
     let cli = cli();
     cli.succeed(&with_names(&["export", "-o", "b.tar"], &names(&source.host())));
     cli.run(&["import", "b.tar", "-d", &front.host()])
-        .expect_failure()
+        .expect_code(1)
         .says(&["413", "sha256:", &front.host(), "client_max_body_size"]);
     let tags: Vec<String> = ["library/alpha", "team/beta", "team/gamma"]
         .iter()
@@ -156,7 +156,7 @@ fn a_redirect_to_https() {
     import.push(&old);
     import.extend(more);
     cli.run(&import)
-        .expect_failure()
+        .expect_code(1)
         .says(&[&old_target.host(), &second.host(), "redirect"]);
     let new = second.host();
     import[3] = &new;

@@ -37,7 +37,7 @@ fn an_authority_of_ones_own() {
     both_ways(&cli, &source.host(), &target.host(), &more, &target.client());
     let image = &super::names(&source.host())[0];
     cli.run(&["export", image, "-o", "other.tar"])
-        .expect_failure()
+        .expect_code(1)
         .says(&[&source.host(), "certificate", "--ca-file"]);
     assert!(!cli.path("other.tar").exists());
 }
@@ -65,11 +65,11 @@ fn a_certificate_for_the_client() {
     // None, and one of somebody else's authority.
     let image = &super::names(&source.host())[0];
     let export = ["export", image, "-o", "other.tar", "--ca-file", &trusted];
-    cli.run(&export).expect_failure().says(&[&source.host(), "--cert"]);
+    cli.run(&export).expect_code(1).says(&[&source.host(), "--cert"]);
     let other = Authority::new("another authority").client("somebody");
     let (certificate, key) = (file("other.pem", &other.certificate), file("other.key", &other.key));
     let mut export = export.to_vec();
     export.extend(["--cert", &certificate, "--key", &key]);
-    cli.run(&export).expect_failure().says(&[&source.host(), "certificate"]);
+    cli.run(&export).expect_code(1).says(&[&source.host(), "certificate"]);
     assert!(!cli.path("other.tar").exists());
 }

@@ -52,12 +52,12 @@ fn plain_requests_by_way_of_a_proxy() {
     let export = ["export", image, "-o", "none.tar", "--plain-http", "-vv"];
     user("http_proxy", &proxy, "")
         .run(&export)
-        .expect_failure()
+        .expect_code(1)
         .says(&["407", &from]);
     // tinyproxy answers a wrong password as if it were the registry, by 401.
     user("http_proxy", &proxy, &format!("{USER}:wrong-word@"))
         .run(&export)
-        .expect_failure()
+        .expect_code(3)
         .says(&["requires a login", &from])
         .hides(&["wrong-word"]);
     known.succeed(&export).hides(&[PASSWORD]);
@@ -112,7 +112,7 @@ fn a_tunnel_through_a_proxy() {
     ];
     user("HTTPS_PROXY", &proxy, "")
         .run(&export)
-        .expect_failure()
+        .expect_code(1)
         .says(&[&from, "proxy"]);
 }
 

@@ -145,7 +145,7 @@ fn another_servers_challenge_gets_no_answer() {
     cli.log_in(&front.host(), real::USER, real::PASSWORD);
     let names = names(&front.host());
     cli.run(&with_names(&["export", "-o", "b.tar", "--retries", "1"], &names))
-        .expect_failure()
+        .expect_code(3)
         .says(&[&second.host(), "401"])
         .hides(&[real::PASSWORD]);
     hold_nothing(&second.record(), &SECRETS);

@@ -38,7 +38,7 @@ fn tokens_for_both_sides() {
     let cli = cli();
     let image = &names(&source.host())[0];
     cli.run(&["export", image, "-o", "none.tar"])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&source.host()]);
     assert_eq!(tokens.issued(), 0);
     cli.docker_config(&credentials(&[source.host(), target.host()]));
@@ -47,7 +47,7 @@ fn tokens_for_both_sides() {
     assert!(tokens.issued() <= 40, "{} tokens", tokens.issued());
     cli.docker_config(&serde_json::json!({"auths": {source.host(): {"username": USER, "password": "wrong-word"}}}));
     cli.run(&["export", image, "-o", "none.tar", "-vv"])
-        .expect_failure()
+        .expect_code(3)
         .says(&[&source.host()])
         .hides(&["wrong-word"]);
 }

@@ -48,7 +48,7 @@ fn an_image_that_cannot_be_resolved_is_told_at_once_and_nothing_is_fetched() {
     gate.open();
     let rest: Vec<String> = lines.collect();
     let said = rest.join("\n");
-    assert!(crate::support::cli::is_failure(child.wait().unwrap().code()), "{said}");
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
     assert!(
         said.contains("1 of 2 images cannot be resolved; nothing was fetched"),
         "{said}"
@@ -105,11 +105,7 @@ fn an_unfinished_file_of_which_nothing_is_needed_is_not_thrown_away() {
     export.kill_after(&registry, "b.tar", &[], 4 * MIB as u64);
     let before = std::fs::read(export.path("b.tar.partial")).unwrap();
     let refused = ask(&export, &registry, &["c/c:1"], &[]);
-    assert!(
-        crate::support::cli::is_failure(refused.status.code()),
-        "{}",
-        text(&refused)
-    );
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
     assert!(
         text(&refused).contains("belongs to another export"),
         "{}",
@@ -164,11 +160,7 @@ fn the_same_export_again_is_up_to_date() {
     assert!(std::fs::read(export.path("b.tar")).unwrap() == bytes && inode("b.tar") != first);
     // Anything else under the name is not this bundle.
     let is_there = |output: std::process::Output| {
-        assert!(
-            crate::support::cli::is_failure(output.status.code()),
-            "{}",
-            text(&output)
-        );
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
         assert!(text(&output).contains("already exists"), "{}", text(&output));
     };
     is_there(export.run("b.tar", &["--no-docker-manifest"]));

@@ -95,7 +95,7 @@ fn a_limit_of_the_size_of_files_is_told_as_such() {
             .output()
             .unwrap();
         let said = text(&done);
-        assert!(crate::support::cli::is_failure(done.status.code()), "{said}");
+        assert_eq!(done.status.code(), Some(1), "{said}");
         assert!(said.contains("ulimit -f") && !said.contains("make room"), "{said}");
         export.bundle(output, &[]);
     }

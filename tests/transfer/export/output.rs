@@ -18,7 +18,7 @@ fn an_existing_file_is_refused_and_kept() {
     std::fs::write(export.path("b.tar"), b"precious").unwrap();
     let done = export.run("b.tar", &[]);
     let said = text(&done);
-    assert!(crate::support::cli::is_failure(done.status.code()), "{said}");
+    assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains("b.tar") && said.contains("--force"), "{said}");
     assert_eq!(std::fs::read(export.path("b.tar")).unwrap(), b"precious");
     assert_eq!(registry.requests().len(), 0, "the network was used first");
@@ -32,7 +32,7 @@ fn with_force_the_old_file_stays_until_the_new_one_is_whole() {
     std::fs::write(export.path("b.tar"), b"precious").unwrap();
     registry.add_fault(When::get("/blobs/"), Action::error(500, "UNKNOWN", "broken"));
     let done = export.run("b.tar", &["--force", "--retries", "0"]);
-    assert!(crate::support::cli::is_failure(done.status.code()), "{}", text(&done));
+    assert_eq!(done.status.code(), Some(1), "{}", text(&done));
     assert_eq!(std::fs::read(export.path("b.tar")).unwrap(), b"precious");
 }
 
@@ -209,7 +209,7 @@ fn too_little_room_is_told_before_the_first_blob() {
     let (registry, export) = one_image();
     let done = export_to(&registry, &export.cli, &small.path().join("b.tar"));
     let said = text(&done);
-    assert!(crate::support::cli::is_failure(done.status.code()), "{said}");
+    assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains("are missing") && said.contains("MiB"), "{said}");
     // The config, which tells the platform, and no layer.
     assert!(blob_bytes_sent(&registry) < 1000, "{}", registry.transcript());
@@ -271,7 +271,7 @@ fn a_read_only_file_system() {
     let (registry, export) = one_image();
     let done = export_to(&registry, &export.cli, &fs.path().join("b.tar"));
     let said = text(&done);
-    assert!(crate::support::cli::is_failure(done.status.code()), "{said}");
+    assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(
         said.contains("b.tar") && said.to_lowercase().contains("read-only"),
         "{said}"
@@ -323,7 +323,7 @@ fn a_file_over_the_limit_of_the_file_system_is_refused_before_the_first_blob() {
     );
     let done = export_to(&registry, &export.cli, &small.path().join("b.tar"));
     let said = text(&done);
-    assert!(crate::support::cli::is_failure(done.status.code()), "{said}");
+    assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(
         said.contains("holds no file over 16.") && said.contains("exFAT, NTFS or ext4"),
         "{said}"
@@ -350,7 +350,7 @@ fn a_file_over_the_limit_of_the_process_is_refused_before_the_first_blob() {
         .output()
         .unwrap();
     let said = text(&done);
-    assert!(crate::support::cli::is_failure(done.status.code()), "{said}");
+    assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(
         said.contains("may write no file over") && said.contains("ulimit -f"),
         "{said}"

@@ -42,7 +42,7 @@ fn a_closed_pipe_is_a_clean_error() {
     pipe.read_exact(&mut some).unwrap();
     drop(pipe);
     let done = child.wait_with_output().unwrap();
-    assert!(crate::support::cli::is_failure(done.status.code()), "{}", text(&done));
+    assert_eq!(done.status.code(), Some(1), "{}", text(&done));
     let said = text(&done);
     assert!(said.contains("pipe") && !said.contains("panicked"), "{said}");
 }
@@ -58,7 +58,7 @@ fn a_wrong_blob_is_never_whole_in_the_pipe() {
     let last = 5 * MIB as u64 - 1;
     registry.add_fault(When::get(&digest), Action::FlipBit(last));
     let done = export.run("-", &[]);
-    assert!(crate::support::cli::is_failure(done.status.code()), "{}", text(&done));
+    assert_eq!(done.status.code(), Some(1), "{}", text(&done));
     assert!(
         text(&done).contains(&digest["sha256:".len()..][..12]),
         "{}",
@@ -77,7 +77,7 @@ fn nothing_is_written_when_an_image_fails() {
     put_image(&registry, "a/a", "1", &[noise(1, 1000)]);
     let export = Export::of(&registry, &["a/a:1", "no/such:1"]);
     let done = export.run("-", &[]);
-    assert!(crate::support::cli::is_failure(done.status.code()));
+    assert_eq!(done.status.code(), Some(1));
     assert!(done.stdout.is_empty());
     let done = export.run("-", &["--allow-partial"]);
     assert!(!done.stdout.is_empty());
@@ -176,7 +176,7 @@ fn a_failure_leaves_no_trailer_of_a_compressed_bundle() {
     registry.add_fault(When::get("/blobs/"), Action::FlipBit(50_000));
     for flag in ["--gzip", "--zstd"] {
         let piped = export.run("-", &[flag]);
-        assert!(crate::support::cli::is_failure(piped.status.code()));
+        assert_eq!(piped.status.code(), Some(1));
         let mut unpacked = Vec::new();
         let read = match flag {
             "--gzip" => flate2::read::GzDecoder::new(piped.stdout.as_slice()).read_to_end(&mut unpacked),

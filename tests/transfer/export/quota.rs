@@ -44,7 +44,7 @@ fn too_few_pulls_are_told_beforehand_and_end_in_a_state_that_goes_on() {
     put_index(&registry, "a/a");
     put_index(&registry, "b/b");
     let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
-    let said = export.fails("b.tar", &["-j", "1"], 1);
+    let said = export.fails("b.tar", &["-j", "1"], 4);
     // Two roots are pulled when it is known that six more are needed.
     assert!(
         said.contains("6 pulls needed, 2 of 100 left in this window of 6 hours"),
@@ -57,7 +57,7 @@ fn too_few_pulls_are_told_beforehand_and_end_in_a_state_that_goes_on() {
     );
     // No hours of waiting, and what was pulled is not pulled again.
     registry.forget_requests();
-    export.fails("b.tar", &["-j", "1"], 1);
+    export.fails("b.tar", &["-j", "1"], 4);
     assert!(
         registry
             .requests_of("GET", "/manifests/")

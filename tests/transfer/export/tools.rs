@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use docker_mirror::{Bundle, OpenOptions, testing::View};
 
-use crate::support::cli::is_failure;
 use crate::support::image::{Document, Layer, Style, with_config};
 pub(crate) use crate::support::noise;
 use crate::support::{Action, Allowance, Cli, Double, When};
@@ -83,11 +82,10 @@ impl Export {
     }
 
     /// Runs it, which must fail with this exit code and without leaving anything under the final name.
+    #[track_caller]
     pub(crate) fn fails(&self, output: &str, flags: &[&str], code: i32) -> String {
         let done = self.run(output, flags);
-        let ended = done.status.code();
-        let as_expected = ended == Some(code) || (code == 1 && is_failure(ended));
-        assert!(as_expected, "{}", text(&done));
+        assert_eq!(done.status.code(), Some(code), "{}", text(&done));
         assert!(!self.path(output).exists(), "there is a bundle under its final name");
         let text = text(&done);
         assert!(!text.contains("panicked"), "{text}");

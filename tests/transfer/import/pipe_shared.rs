@@ -76,7 +76,7 @@ fn without_a_place_for_it_the_advice_is_to_take_a_file() {
     let (cli, target) = (cli(), Double::new());
     target.add_fault(When::post("mount="), Action::IgnoreMount);
     apps(&cli, 3, 20 << 20);
-    let said = pipe(&cli, "bundle.tar", &target, &[]).expect_failure();
+    let said = pipe(&cli, "bundle.tar", &target, &[]).expect_code(1);
     let said = said.says(&[
         "no longer available from the pipe",
         "nowhere",
@@ -186,7 +186,7 @@ fn where_there_is_no_room_the_advice_names_it() {
     let image = super::support::images::sized(3, "linux/amd64", &[3 << 20]);
     super::support::layout::write_layout(&cli.path("b.tar"), &[("docker.io/library/x:1", &image)]);
     let target = Double::new();
-    let said = without_room(&cli, "b.tar", &target).expect_failure();
+    let said = without_room(&cli, "b.tar", &target).expect_code(1);
     said.says(&[
         "cannot write a temporary file in",
         "room",

@@ -217,7 +217,7 @@ fn every_field_of_what_did_not() {
         "--report",
         "r.json",
     ];
-    cli.run(&arguments).expect_failure();
+    cli.run(&arguments).expect_code(5);
     let report = read(&cli);
     let messages = [1, 2].map(|n| {
         report["images"][n]["error"]["message"]

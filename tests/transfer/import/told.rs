@@ -101,7 +101,7 @@ fn a_report_that_cannot_be_written_is_found_before_the_first_request() {
     assert!(target.requests().is_empty(), "{}", target.transcript());
     // What fails at the end takes no result with it, and no success.
     let full = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "/dev/full"]);
-    let full = full.expect_failure().says(&["/dev/full"]);
+    let full = full.expect_code(1).says(&["/dev/full"]);
     assert_eq!(full.lines().len(), 1, "{}", full.everything());
 }
 
@@ -176,7 +176,7 @@ fn every_image_that_fails_is_named() {
     maker.remove(&sha256(b"one"));
     maker.corrupt(&sha256(b"two"));
     std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
-    let output = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_failure();
+    let output = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(5);
     let output = output.says(&["2 of 3 images failed", "docker.io/team/one:1", "docker.io/team/two:1"]);
     assert_eq!(output.lines().len(), 1);
     assert!(output.stdout.contains("team/three:1@"));
@@ -198,7 +198,7 @@ fn only_a_digest_that_was_asked_for_is_called_pinned() {
         maker.name_sparse(&name, &kept, &dropped);
         std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
         let output = cli.run(&["import", "b.tar", "-d", &target.host(), "--index", "sparse"]);
-        let output = output.expect_failure().says(&[&original, "does not exist there"]);
+        let output = output.expect_code(1).says(&[&original, "does not exist there"]);
         assert_eq!(output.stderr.contains("pinned"), pinned, "{}", output.everything());
     }
 }
@@ -214,7 +214,7 @@ fn a_damaged_layer_that_two_images_share_is_told_of_each_without_the_others_name
     let layer = sha256(&[7; 9000]);
     maker.corrupt(&layer);
     std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
-    let said = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_failure();
+    let said = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(5);
     for name in ["one", "two"] {
         let line = said
             .stderr
