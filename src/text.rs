@@ -20,6 +20,11 @@ pub(crate) const MAX_QUOTE: usize = 512;
 /// Maximum number of bytes of a [`Line`].
 pub(crate) const MAX_LINE: usize = 4 << 10;
 
+/// A number of things: `1 blob`, `2 blobs`.
+pub fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Maximum number of things that a message names; further ones are counted.
 pub const LISTED: usize = 10;
 

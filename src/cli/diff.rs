@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
-    ChangedImage, Difference, Error, ImageState, Inventory, Kind, Lock, OpenOptions, PieceAmount, Result, few,
-    human_bytes, import::Selection, inspect, open_regular, quote,
+    ChangedImage, Difference, Error, ImageState, Inventory, Kind, Lock, OpenOptions, PieceAmount, ReferrerChoice,
+    Result, few, human_bytes, import::Selection, inspect, open_regular, quote,
 };
 use serde::Serialize;
 use std::io::Read;
@@ -103,7 +103,11 @@ fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
         None => {
             let bundle = bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?;
             bundles::all_are_there(&bundle)?;
-            inspect(&bundle, &Selection::default(), false)
+            let select = Selection {
+                referrers: ReferrerChoice::all(),
+                ..Selection::default()
+            };
+            inspect(&bundle, &select, false)
         }
     }
 }

@@ -160,7 +160,7 @@ fn check_output_name(output: &Path) -> Result<()> {
 impl Arguments {
     /// Whether another run of the same command continues one that stopped.
     pub(super) fn resumes(&self) -> bool {
-        self.output.as_os_str() != "-" && self.want.is_none() && compression(self) == Compression::None
+        self.output.as_os_str() != "-" && compression(self) == Compression::None
     }
 
     /// Where the bundle goes.
@@ -298,6 +298,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         docker_manifest: lock
             .as_ref()
             .map_or(!arguments.no_docker_manifest, |(_, lock)| lock.docker_manifest),
+        with_lock: arguments.reporting.is_wanted(),
         reuse: arguments.reuse.clone(),
         read_ahead: memory::read_ahead(u64::from(arguments.read_ahead) << 20),
         budget: memory::budget(),

@@ -88,6 +88,7 @@ pub(super) fn keep(reporting: &Reporting, dry_run: bool, output: &Path, report: 
     let all = PushReport {
         dry_run,
         images: images.chain(failed).chain(patterns).collect(),
+        lock: report.lock,
         ..PushReport::default()
     };
     let moved = report.moved.into_iter();

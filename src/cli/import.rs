@@ -92,6 +92,7 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
             budget: memory::budget(),
             sum: true,
             allow_none: true,
+            going_on: true,
             ..OpenOptions::default()
         };
         let bundle = Bundle::open(&paths, &options)?;
@@ -134,7 +135,8 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
             return Ok(Outcome::Damaged);
         }
     }
-    let request = arguments.target.request(arguments.index)?;
+    let mut request = arguments.target.request(arguments.index)?;
+    request.with_lock = arguments.reporting.is_wanted();
     let select = Selection {
         only: arguments.only,
         platforms: match arguments.platform.as_slice() {
@@ -153,6 +155,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         temp_dir: Some(std::env::temp_dir()),
         progress: progress.clone(),
         budget: memory::budget(),
+        sum: request.with_lock && !request.dry_run,
         ..OpenOptions::default()
     };
     let bundles = arguments.bundles;

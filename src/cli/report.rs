@@ -236,6 +236,11 @@ impl Reporting {
         Ok(())
     }
 
+    /// Whether a report is written or printed.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.json || self.report.is_some()
+    }
+
     /// Keeps what came of the run until its exit code is known.
     pub(super) fn keep(&self, report: PushReport, bundle: Option<BundleReport>) {
         let mut contents = self.contents();
@@ -289,7 +294,7 @@ impl Reporting {
     /// # Errors
     /// The file cannot be written, or standard output.
     pub(super) fn write(&self, command: &str, exit_code: u8, error: Option<&Error>) -> Result<()> {
-        if (!self.json && self.report.is_none()) || self.run.written.swap(true, Ordering::Relaxed) {
+        if !self.is_wanted() || self.run.written.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         let mut contents = std::mem::take(&mut *self.contents());

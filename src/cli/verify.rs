@@ -64,6 +64,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         budget: memory::budget(),
         sum: true,
         allow_none: true,
+        going_on: true,
         ..OpenOptions::default()
     };
     let options = VerifyOptions {

@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
+pub(super) use docker_mirror::counted;
 use docker_mirror::human_bytes;
-
-/// A number of things: `1 blob`, `2 blobs`.
-pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
-}
 
 /// `12.4 of 51.0 MiB` with a slash, in the unit of the whole.
 pub(super) fn part(done: u64, total: u64) -> String {

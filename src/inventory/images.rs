@@ -159,6 +159,19 @@ impl Content {
         self.blobs.len() - configs.len()
     }
 
+    /// What people call a part: its platform, or what it is where it refers to the image.
+    pub fn label_of(&self, part: &Part) -> &str {
+        let digest = self.manifests.get(part.manifest).map(|manifest| &manifest.digest);
+        let mut referrers = self.referrers.iter();
+        match (
+            part.platform,
+            referrers.find(|referrer| Some(&referrer.digest) == digest),
+        ) {
+            (None, Some(referrer)) => &referrer.media_type,
+            _ => self.platform_of(part),
+        }
+    }
+
     /// The platform that a part is for, as the index or its config states it.
     pub fn platform_of(&self, part: &Part) -> &str {
         let kept = part.platform.and_then(|place| self.kept.get(place));

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::images::{Absent, Content, Inventory, InventoryImage, Piece};
+use super::images::{Absent, Content, Inventory, InventoryImage};
+use super::locked_image::LockedImage;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
-use crate::image::tree::{Choice, LeftOut, PlatformRecord};
 use crate::text::quote;
 
 /// The version of the format that is written; a reader refuses a higher one.
@@ -40,37 +40,6 @@ pub struct Lock {
     by_name: HashMap<Reference, usize>,
 }
 
-/// One image with all that it is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LockedImage {
-    /// The canonical reference.
-    #[serde(deserialize_with = "reference")]
-    pub reference: Reference,
-    /// Which index goes under the name.
-    pub index: Choice,
-    /// The digest that the source has.
-    pub original: Digest,
-    /// The digest without the dropped platforms, where some were dropped.
-    #[serde(default)]
-    pub filtered: Option<Digest>,
-    /// Platforms that were moved.
-    pub kept: Vec<PlatformRecord>,
-    /// Platforms that were not.
-    #[serde(default)]
-    pub dropped: Vec<PlatformRecord>,
-    /// Blobs that the image names and that were not moved.
-    #[serde(default)]
-    pub left_out: Vec<LeftOut>,
-    /// What refers to the image and was not moved.
-    #[serde(default)]
-    pub left_out_referrers: Vec<LeftOut>,
-    /// Every manifest once, those that refer to the image included.
-    pub manifests: Vec<Piece>,
-    /// Every blob once.
-    pub blobs: Vec<Piece>,
-}
-
 /// The document without its sum.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -87,29 +56,24 @@ struct Document {
 impl Lock {
     /// The lock of an inventory.
     pub fn new(inventory: &Inventory) -> Result<Self> {
-        let locked = |image: &InventoryImage| -> Result<LockedImage> {
-            let content = &image.content;
-            Ok(LockedImage {
-                reference: image.reference.parse()?,
-                index: image.index,
-                original: content.original.clone(),
-                filtered: content.filtered.clone(),
-                kept: content.kept.to_vec(),
-                dropped: content.dropped.to_vec(),
-                left_out: content.left_out.to_vec(),
-                left_out_referrers: content.left_out_referrers.to_vec(),
-                manifests: content.manifests.clone(),
-                blobs: content.blobs.clone(),
-            })
-        };
-        Ok(Self {
-            docker_manifest: inventory.docker_manifest,
-            images: inventory.images.iter().map(locked).collect::<Result<_>>()?,
-            missing: inventory.missing.clone(),
+        let images = inventory.images.iter().map(LockedImage::new).collect::<Result<_>>()?;
+        Ok(Self::of_images(
+            inventory.docker_manifest,
+            images,
+            inventory.missing.clone(),
+        ))
+    }
+
+    /// The lock of these images, in this order.
+    pub(crate) fn of_images(docker_manifest: bool, images: Vec<LockedImage>, missing: Vec<Absent>) -> Self {
+        Self {
+            docker_manifest,
+            images,
+            missing,
             text: "".into(),
             first_line: 0,
             by_name: HashMap::new(),
-        })
+        }
     }
 
     /// The document: JSON with a line for each manifest and blob, and a check sum of all lines above at its end.
@@ -181,7 +145,7 @@ impl Lock {
             first_line: first,
             by_name: HashMap::new(),
         };
-        let sum = Digest::sha256(lock.body().as_bytes());
+        let sum = lock.checksum();
         if sum != document.checksum {
             let what = format!(
                 "{}: the check sum is that of another content: the lock was edited or damaged",
@@ -214,6 +178,11 @@ impl Lock {
         Ok(())
     }
 
+    /// The sum that the document states.
+    fn checksum(&self) -> Digest {
+        Digest::sha256(self.body().as_bytes())
+    }
+
     /// The number of the line that has this digest first, counted from 1; for messages.
     pub fn line_of(&self, digest: &Digest) -> Option<usize> {
         let at = self.text.find(&digest.to_string())?;
@@ -227,7 +196,7 @@ impl Lock {
 
     /// The digest of the document, which tells two locks apart.
     pub fn digest(&self) -> Digest {
-        Digest::sha256(self.body().as_bytes())
+        self.checksum()
     }
 
     /// What it pins, in the form in which bundles are compared.
@@ -260,9 +229,27 @@ impl Lock {
     }
 }
 
-fn reference<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Reference, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(serde::de::Error::custom)
+impl Serialize for Lock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document<'a> {
+            lock_version: u32,
+            docker_manifest: bool,
+            images: &'a [LockedImage],
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            missing: &'a [Absent],
+            checksum: Digest,
+        }
+        let document = Document {
+            lock_version: VERSION,
+            docker_manifest: self.docker_manifest,
+            images: &self.images,
+            missing: &self.missing,
+            checksum: self.checksum(),
+        };
+        document.serialize(serializer)
+    }
 }
 
 #[derive(Deserialize)]
@@ -335,7 +322,9 @@ fn list<T: Serialize>(out: &mut String, name: &str, elements: &[T], end: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::images::Piece;
     use super::*;
+    use crate::image::tree::{Choice, PlatformRecord};
 
     fn lock() -> Lock {
         let piece = |bytes: &[u8], media_type: &str| Piece {

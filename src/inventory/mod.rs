@@ -5,5 +5,6 @@ pub(crate) mod details;
 pub(crate) mod difference;
 pub(crate) mod images;
 pub(crate) mod lock;
+pub(crate) mod locked_image;
 pub(crate) mod sharing;
 pub(crate) mod want_list;

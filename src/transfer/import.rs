@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
+use tokio::task::JoinHandle;
 
 use super::attach::Attacher;
 use super::blocking::blocking;
@@ -22,6 +24,7 @@ use super::resolve;
 use super::runnable;
 use super::select_images::{Candidate, choose};
 use crate::bundle::read::stream::pipe::Incoming;
+use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
@@ -34,7 +37,7 @@ use crate::image::tree::{ImageTree, IndexMode};
 use crate::inventory::images::missing_in_words;
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{BlobSource, BlobStream, Registries};
-use crate::text::{Warnings, few, quote, shorten};
+use crate::text::{Warnings, counted, few, quote, shorten};
 
 /// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
 const PIECE: usize = 256 << 10;
@@ -65,7 +68,44 @@ pub async fn import(
     progress: Progress,
 ) -> Result<PushReport> {
     let origin: Arc<dyn BlobOrigin> = Arc::new(BundleBlobs(bundle.clone()));
-    push(bundle, origin, None, select, request, registries, progress).await
+    let sums = Sums::start(&bundle, &request);
+    let mut report = push(bundle, origin, None, select, request, registries, progress.clone()).await?;
+    report.files = sums.finish(&progress).await;
+    Ok(report)
+}
+
+/// The sums of the files, which are read beside the push where the report is to have them.
+struct Sums {
+    stop: Arc<AtomicBool>,
+    work: Option<JoinHandle<Vec<VerifiedFile>>>,
+}
+
+impl Sums {
+    fn start(bundle: &Arc<Bundle>, request: &PushRequest) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (bundle, stopped) = (bundle.clone(), stop.clone());
+        let is_wanted = request.with_lock && !request.dry_run;
+        Self {
+            stop,
+            work: is_wanted.then(|| tokio::task::spawn_blocking(move || bundle.sums(&stopped))),
+        }
+    }
+
+    async fn finish(mut self, progress: &Progress) -> Vec<VerifiedFile> {
+        let Some(work) = self.work.take() else {
+            return Vec::new();
+        };
+        if !work.is_finished() {
+            progress.tell("reading the rest of the bundle: the report states its SHA-256");
+        }
+        work.await.unwrap_or_default()
+    }
+}
+
+impl Drop for Sums {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are sent as they come out of
@@ -88,8 +128,11 @@ pub async fn import_pipe(
     progress: Progress,
 ) -> Result<PushReport> {
     let feed = PipeFeed::new(bundle.clone(), rest);
+    let kept = feed.kept();
     let origin: Arc<dyn BlobOrigin> = Arc::new(PipeBlobs::new(bundle.clone(), &feed));
-    push(bundle, origin, Some(feed), select, request, registries, progress).await
+    let mut report = push(bundle, origin, Some(feed), select, request, registries, progress).await?;
+    report.files.extend(kept.sum());
+    Ok(report)
 }
 
 async fn push(
@@ -172,6 +215,9 @@ async fn push(
         reason: shorten(missing.reason),
     };
     report.missing = missing.into_iter().map(shortened).collect();
+    if let Some(lock) = &mut report.lock {
+        lock.docker_manifest = bundle.has_docker_manifest();
+    }
     let broken = broken.iter().map(|archive| ArchiveReport {
         path: archive.label.as_str().into(),
         error: Error::clone(&archive.error),
@@ -190,11 +236,11 @@ fn summary(tree: &ImageTree) -> String {
     let sizes = sizes.chain(blobs.iter().map(|blob| blob.descriptor.size));
     let layers = blobs.iter().filter(|blob| !blob.is_config).count();
     format!(
-        "{} {}: {}; {layers} {}, {}",
+        "{} {}: {}; {}, {}",
         tree.source,
         tree.pushed().root.digest(),
         few(tree.kept.iter().map(|kept| quote(&kept.platform))),
-        if layers == 1 { "layer" } else { "layers" },
+        counted(layers as u64, "layer", "layers"),
         human_bytes(sizes.fold(0, u64::saturating_add))
     )
 }

@@ -1,15 +1,16 @@
 //! "See it": what `inspect` and `diff` say of bundles, without a registry.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use super::support::Double;
 use super::support::image::Style;
-use super::support::images::{linux_and_windows, nested, shared_base, small};
+use super::support::images::{linux_and_windows, nested, shared_base, small, with_foreign_layer};
 use super::support::layout::{Tar, unpack, write_layout};
+use super::support::{Action, Double, When, referrers};
 use super::{cli, source};
 use crate::support::Cli;
 use crate::support::cli::Output;
@@ -237,6 +238,130 @@ fn diff_says_what_came_went_and_moved() {
         .expect_code(2)
         .says(&["absent.tar", "does not exist"]);
     cli.run(&["diff", "-", "-"]).expect_code(2).says(&["only one side"]);
+}
+
+#[test]
+fn a_verbose_import_says_what_bundles_hold_before_the_first_request() {
+    let (cli, registry) = exported();
+    let closed = Double::new();
+    closed.add_fault(When::any(), Action::error(403, "DENIED", "no"));
+    let shown = cli.run(&["import", "-v", "b.tar", "-d", &closed.host()]).expect_code(3);
+    let refused = shown.stderr.find("DENIED").unwrap();
+    for text in [
+        "/a/multi:1 sha256:",
+        ": linux/amd64, linux/arm64/v8; 2 layers, ",
+        "/b/one:1 sha256:",
+        ": linux/amd64; 2 layers, ",
+    ] {
+        let at = shown
+            .stderr
+            .find(text)
+            .unwrap_or_else(|| panic!("no `{text}`: {}", shown.everything()));
+        assert!(at < refused, "`{text}` comes late: {}", shown.everything());
+    }
+    drop(registry);
+}
+
+#[test]
+fn archives_of_other_programs_and_pipes_are_compared_too() {
+    let cli = cli();
+    let (one, two) = (
+        small(Style::Oci, "linux/amd64", "one"),
+        small(Style::Oci, "linux/amd64", "two"),
+    );
+    write_layout(
+        &cli.path("old.tar"),
+        &[("quay.io/a/moved:1", &one), ("quay.io/a/same:1", &one)],
+    );
+    write_layout(
+        &cli.path("new.tar"),
+        &[("quay.io/a/moved:1", &two), ("quay.io/a/same:1", &one)],
+    );
+    cli.succeed(&["inspect", "old.tar", "--lock", "old.lock"]);
+    for (old, input) in [("old.tar", None), ("old.lock", None), ("-", Some("old.tar"))] {
+        let mut command = cli.command(&["diff", old, "new.tar", "--exit-code"]);
+        if let Some(name) = input {
+            command.stdin(fs::File::open(cli.path(name)).unwrap());
+        }
+        let shown = Output::new(&command.output().unwrap(), &["diff", old]).expect_code(1);
+        let moved = format!("~ quay.io/a/moved:1 {} -> {}\n", one.digest(), two.digest());
+        assert!(shown.stdout.starts_with(&moved), "{}", shown.everything());
+        assert!(
+            shown
+                .stdout
+                .contains("0 images added, 0 removed, 1 changed, 1 unchanged"),
+            "{}",
+            shown.stdout
+        );
+    }
+}
+
+/// The names of all fields of a document.
+fn fields(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(list) => list.iter().for_each(|value| fields(value, found)),
+        Value::Object(object) => {
+            for (name, value) in object {
+                found.insert(name.clone());
+                fields(value, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_of_the_documents_is_described() {
+    let (cli, registry) = exported();
+    let signed = small(Style::Oci, "linux/amd64", "signed");
+    signed.push(&registry, "a/signed", "1");
+    referrers::refer(&registry, "a/signed", &signed.root, referrers::BUNDLE, "signature");
+    with_foreign_layer().push(&registry, "a/foreign", "1");
+    let names =
+        ["a/signed:1", "a/foreign:1", "a/multi:1", "a/absent:1"].map(|name| format!("{}/{name}", registry.host()));
+    let export = [
+        "export",
+        &names[0],
+        &names[1],
+        &names[2],
+        &names[3],
+        "-o",
+        "n.tar",
+        "--allow-partial",
+    ];
+    cli.run(&export).expect_code(6);
+    let shown = cli.succeed(&["inspect", "n.tar", "--layers"]);
+    assert!(shown.stdout.contains("  referrer   sha256:"), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains(&format!("  {} sha256:", referrers::BUNDLE)),
+        "{}",
+        shown.stdout
+    );
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let mut blobs = bundle.members.iter().filter(|member| member.name.starts_with("blobs/"));
+    blobs.by_ref().take(3).for_each(|blob| bundle.flip(&blob.name));
+    blobs.take(1).for_each(|blob| bundle.flip_header(&blob.name));
+    let mut found = BTreeSet::new();
+    for arguments in [
+        &["inspect", "n.tar", "--json"][..],
+        &["inspect", "b.tar", "--json"],
+        &["verify", "b.tar", "n.tar", "--deep", "--json"],
+        &["diff", "b.tar", "n.tar", "--json"],
+        &["diff", "n.tar", "b.tar", "--json"],
+    ] {
+        let output = cli.run(arguments);
+        assert!(output.code != Some(2), "{}", output.everything());
+        fields(&json(&output), &mut found);
+    }
+    cli.succeed(&["inspect", "n.tar", "--lock", "n.lock"]);
+    fields(
+        &serde_json::from_slice(&fs::read(cli.path("n.lock")).unwrap()).unwrap(),
+        &mut found,
+    );
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/inspect.md")).unwrap();
+    let words: BTreeSet<&str> = guide.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let untold: Vec<&String> = found.iter().filter(|name| !words.contains(name.as_str())).collect();
+    assert!(found.len() > 40 && untold.is_empty(), "{untold:?} of {found:?}");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! `--json` and `--report`: one document for each run, and the schema that it keeps to.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use super::support::image::Style;
 use super::support::images::{linux_and_windows, small, with_foreign_layer};
-use super::support::{Auth, Double, Options};
+use super::support::{Auth, Double, Options, referrers};
 use super::{Cli, cli};
 
 /// Holds a document against the part of JSON schema that `docs/report.schema.json` uses.
@@ -103,6 +106,8 @@ fn every_command_has_one_document_that_keeps_to_the_schema() {
         export["bundle"]["size"],
         std::fs::metadata(cli.path("b.tar")).unwrap().len()
     );
+    let sum = |name: &str| super::support::sha256(&std::fs::read(cli.path(name)).unwrap());
+    assert_eq!(export["bundle"]["sha256"], sum("b.tar"));
     let again = document(&cli, &schema, 0, &["export", &app, &foreign, "-o", "b.tar"]);
     assert_eq!(
         (&again["images"][0]["outcome"], &again["bundle"]["upToDate"]),
@@ -139,11 +144,19 @@ fn every_command_has_one_document_that_keeps_to_the_schema() {
     );
     assert!(planned["free"].is_u64() && !cli.path("new.tar.partial").exists());
     let zipped = document(&cli, &schema, 0, &["export", &app, "-o", "z.tar.gz"]);
-    let sum = super::support::sha256(&std::fs::read(cli.path("z.tar.gz")).unwrap());
-    assert_eq!(zipped["bundle"]["sha256"], sum);
+    assert_eq!(zipped["bundle"]["sha256"], sum("z.tar.gz"));
+    assert_eq!(partial["bundle"]["sha256"], sum("c.tar"));
 
     let import = document(&cli, &schema, 0, &["import", "b.tar", "-d", &target.host()]);
     assert_eq!(import["images"][0]["outcome"], "pushed");
+    let file = |name: &str| {
+        let bytes = std::fs::metadata(cli.path(name)).unwrap().len();
+        let sum = sum(name).replace("sha256:", "");
+        serde_json::json!([{"path": name, "bytes": bytes, "sha256": sum}])
+    };
+    assert_eq!(import["files"], file("b.tar"));
+    let unpacked = document(&cli, &schema, 0, &["import", "z.tar.gz", "-d", &target.host()]);
+    assert_eq!(unpacked["files"], file("z.tar.gz"));
     document(
         &cli,
         &schema,
@@ -241,6 +254,57 @@ fn commands_without_a_registry_have_a_document_of_their_own_or_one_about_the_fai
             "{failed}"
         );
     }
+}
+
+#[test]
+fn a_report_pins_what_was_moved() {
+    let (cli, schema, source, target) = (cli(), Schema::read(), Double::new(), Double::new());
+    linux_and_windows(Style::Oci).push(&source, "a/multi", "1");
+    let signed = small(Style::Oci, "linux/amd64", "signed");
+    signed.push(&source, "a/signed", "1");
+    referrers::refer(&source, "a/signed", &signed.root, referrers::BUNDLE, "signature");
+    let image = |name: &str| format!("{}/a/{name}:1", source.host());
+    let (multi, signed, absent) = (image("multi"), image("signed"), image("absent"));
+    let export = [
+        "export",
+        &multi,
+        &signed,
+        "-o",
+        "b.tar",
+        "--no-cache",
+        "--report",
+        "r.json",
+    ];
+    cli.succeed(&export);
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "--report", "i.json"]);
+    document(&cli, &schema, 1, &["-d", &target.host(), &multi, &signed, &absent]);
+    cli.run(&["-d", &target.host(), &multi, &signed, &absent, "--report", "m.json"])
+        .expect_code(1);
+    cli.succeed(&["inspect", "b.tar", "--lock", "l.json"]);
+    // The tag moves, and another signature comes: each of the three locks gives the same bundle again.
+    small(Style::Oci, "linux/amd64", "other").push(&source, "a/multi", "1");
+    let subject = super::support::images::small(Style::Oci, "linux/amd64", "signed").root;
+    referrers::refer(&source, "a/signed", &subject, referrers::SBOM, "later");
+    for lock in ["l.json", "r.json", "i.json", "m.json"] {
+        let again = cli.succeed(&["export", "--lock", lock, "-o", "again.tar", "--no-cache", "--force"]);
+        let same = std::fs::read(cli.path("again.tar")).unwrap() == std::fs::read(cli.path("b.tar")).unwrap();
+        assert!(same, "{lock}: {}", again.everything());
+        cli.succeed(&["diff", lock, "b.tar", "--exit-code"]);
+    }
+    // What came out of a pipe has its sum as well.
+    let mut child = cli
+        .command(&["import", "-", "-d", &target.host(), "--json"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let bytes = std::fs::read(cli.path("b.tar")).unwrap();
+    child.stdin.take().unwrap().write_all(&bytes).unwrap();
+    let piped: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+    let sum = super::support::sha256(&bytes).replace("sha256:", "");
+    assert_eq!(
+        piped["files"],
+        serde_json::json!([{"path": "standard input", "bytes": bytes.len(), "sha256": sum}])
+    );
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! The want-list and the lock: a damaged bundle costs the bytes of its bad blobs, and an export can be made again exactly.
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use super::cli;
 use super::support::image::Style;
-use super::support::images::{linux_and_windows, nested, shared_base};
+use super::support::images::{linux_and_windows, nested, shared_base, sized};
 use super::support::layout::{Tar, blob_name};
-use super::support::{Action, Double, When};
+use super::support::{Action, Allowance, Double, When};
 use crate::support::Cli;
+use crate::support::cli::{Output, wait_until};
 
 fn exported() -> (Cli, Double) {
     let (cli, registry) = (cli(), Double::new());
@@ -107,6 +110,118 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
             .all(|request| request.method != "GET" || !request.path.contains("/blobs/"))
     );
     assert!(fs::read(cli.path("s.tar")).unwrap() == fs::read(cli.path("t.tar")).unwrap());
+}
+
+#[test]
+fn a_broken_header_costs_the_bytes_of_its_blob() {
+    let (cli, registry) = exported();
+    let document: Value = serde_json::from_str(&cli.succeed(&["inspect", "b.tar", "--json"]).stdout).unwrap();
+    let layer = |image: usize, layer: usize| {
+        let layer = &document["images"][image]["platforms"][0]["layers"][layer]["digest"];
+        layer.as_str().unwrap().to_owned()
+    };
+    // The header of a layer that two images share, that of another one, and a byte of a third: all three are found.
+    let (shared, own, flipped) = (layer(2, 0), layer(2, 1), layer(3, 1));
+    let bundle = Tar::open(&cli.path("b.tar"));
+    bundle.flip_header(&blob_name(&shared));
+    bundle.flip_header(&blob_name(&own));
+    bundle.flip(&blob_name(&flipped));
+    let bytes = fs::read(cli.path("b.tar")).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    fs::write(cli.path("b.tar.gz"), gzip.finish().unwrap()).unwrap();
+    let mut wanted = Vec::new();
+    for (path, input) in [("b.tar", None), ("b.tar.gz", None), ("-", Some(&bytes))] {
+        let mut command = cli.command(&["verify", path, "--json"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let _ = input.map(|bytes| stdin.write_all(bytes));
+        drop(stdin);
+        let found = Output::new(&child.wait_with_output().unwrap(), &["verify", path]).expect_code(5);
+        let found: Value = serde_json::from_str(&found.stdout).unwrap();
+        let faults: Vec<String> = found["faults"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|fault| match fault["kind"].as_str().unwrap() {
+                "tar" => format!("tar {}", fault["offset"]),
+                kind => format!("{kind} {}", fault["digest"].as_str().unwrap()),
+            })
+            .collect();
+        let header = |digest: &str| bundle.member(&blob_name(digest)).unwrap().offset - 512;
+        let mut expected = vec![
+            format!("tar {}", header(&shared)),
+            format!("tar {}", header(&own)),
+            format!("damaged {flipped}"),
+            format!("missing {shared}"),
+            format!("missing {own}"),
+        ];
+        expected.sort();
+        let mut sorted = faults.clone();
+        sorted.sort();
+        assert_eq!(sorted, expected, "{path}: {found}");
+        assert_eq!(found["files"][0]["sha256"].as_str().map(str::len), Some(64), "{path}");
+        wanted.push(found["wanted"].clone());
+    }
+    assert!(
+        wanted
+            .iter()
+            .all(|list| *list == wanted[0] && list.as_array().unwrap().len() == 3)
+    );
+    // By itself it is refused, at the first fault.
+    let target = Double::new();
+    let destination = format!("{}/m", target.host());
+    cli.run(&["import", "b.tar", "-d", &destination])
+        .expect_code(5)
+        .says(&["checksum", "at offset"]);
+    assert_eq!(target.requests().len(), 0);
+    cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
+    registry.forget_requests();
+    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
+    for order in [["b.tar", "s.tar"], ["s.tar", "b.tar"]] {
+        let target = Double::new();
+        let destination = format!("{}/m", target.host());
+        let done = cli.succeed(&["import", order[0], order[1], "-d", &destination]);
+        assert_eq!(done.lines().len(), 4, "{}", done.everything());
+        done.says(&["checksum", "is read all the same"]);
+    }
+}
+
+#[test]
+fn a_supplement_that_was_interrupted_goes_on_inside_a_blob() {
+    const SIZE: usize = 9 << 20;
+    let (cli, registry) = (cli(), Double::new());
+    sized(1, "linux/amd64", &[SIZE, 5000]).push(&registry, "a/large", "1");
+    let name = format!("{}/a/large:1", registry.host());
+    cli.succeed(&["export", &name, "-o", "b.tar", "--no-cache"]);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let layers = bundle.members.iter().filter(|member| member.size >= 5000);
+    layers.for_each(|layer| bundle.flip(&layer.name));
+    cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
+    let export = ["export", "--want", "w.txt", "-o", "s.tar", "--no-cache", "-j", "1"];
+    cli.succeed(&export);
+    let expected = fs::read(cli.path("s.tar")).unwrap();
+    fs::remove_file(cli.path("s.tar")).unwrap();
+    let allowance = Allowance::of(6 << 20);
+    registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
+    let mut child = cli.spawn(&export);
+    let is_kept = || fs::read(cli.path("s.tar.partial")).is_ok_and(|bytes| bytes.len() > 5 << 20);
+    wait_until("most of the allowance is written", || allowance.is_spent() && is_kept());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    registry.clear_faults();
+    registry.forget_requests();
+    cli.succeed(&export);
+    assert!(fs::read(cli.path("s.tar")).unwrap() == expected, "the bytes differ");
+    let ranges = registry.requests_of("GET", "/blobs/");
+    assert!(
+        ranges.iter().any(|request| !request.header("range").is_empty()),
+        "{}",
+        registry.transcript()
+    );
+    assert_eq!(cli.files(), ["b.tar", "s.tar", "w.txt"]);
+    // A file that is complete is not replaced.
+    cli.run(&export).expect_code(1).says(&["s.tar", "--force"]);
 }
 
 #[test]

@@ -7,9 +7,11 @@ mod client;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod browser;
 mod ci;
 mod engine;
 mod go_tools;
+mod page;
 mod plugin;
 mod readers;
 mod registries;

@@ -87,7 +87,15 @@ impl Tar {
     /// Flips one bit of a member, in the middle of it.
     pub fn flip(&self, name: &str) {
         let member = self.member(name).unwrap();
-        let at = member.offset + member.size / 2;
+        self.flip_at(member.offset + member.size / 2);
+    }
+
+    /// Flips one bit of the header of a member.
+    pub fn flip_header(&self, name: &str) {
+        self.flip_at(self.member(name).unwrap().offset - 512 + 130);
+    }
+
+    fn flip_at(&self, at: u64) {
         let file = File::options().read(true).write(true).open(&self.path).unwrap();
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).unwrap();

@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use super::find;
 use super::forward::{FileForward, Forward};
-use super::scan::{End, Member, Scanner, What};
+pub(super) use super::member_names::{DOCUMENTS, ITEMS, blob_name};
+use super::scan::{End, Member, Scanner, TarFault, TarFaults, What};
 use super::source::{Place, Source};
 use super::store::Store;
-use crate::bundle::record;
 use crate::error::{Error, Kind, Result};
 use crate::files::{Folder, encoding};
-use crate::image::digest::Digest;
 use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 
@@ -28,12 +27,6 @@ const TRAILER: usize = 64 << 10;
 
 /// Maximum number of links that lead to each other; more are a loop.
 const MAX_LINKS: usize = 8;
-
-/// The documents that list the content of an archive.
-pub(super) const DOCUMENTS: [&str; 4] = ["oci-layout", "index.json", ITEMS, record::MEMBER];
-
-/// The document that lists the images of a docker-archive.
-pub(super) const ITEMS: &str = "manifest.json";
 
 /// What to do about links out of an archive.
 pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
@@ -58,9 +51,11 @@ pub(super) struct Archive {
     pub(super) source: Option<Arc<Source>>,
     /// Warnings about the archive.
     pub(super) warnings: Warnings,
+    /// Places at which it breaks the rules of its format, and behind which it was read all the same.
+    pub(super) faults: TarFaults,
     /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
     /// were archived by mistake are full of links, and deserve another message.
-    pub(super) bad_link: Option<Error>,
+    pub(super) bad_link: Option<TarFault>,
     /// Files of a folder that cannot be read, such as links that lead out of it, and why.
     pub(super) unreadable: BTreeMap<String, String>,
     /// Number of bytes that its layers may unpack to beyond the usual ratio.
@@ -80,6 +75,7 @@ impl Archive {
             source: None,
             has_blobs: false,
             warnings: Warnings::default(),
+            faults: TarFaults::default(),
             bad_link: None,
             unreadable: BTreeMap::new(),
             max_unpacked: super::docker::layer::BEYOND,
@@ -87,13 +83,23 @@ impl Archive {
         }
     }
 
-    /// Indexes a tar file.
-    pub(super) fn of_tar(source: &Arc<Source>, store: &mut Store) -> Result<Self> {
+    /// Indexes a tar file; what stands behind a fault too, if `going_on`.
+    pub(super) fn of_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(source.label());
         archive.source = Some(source.clone()).filter(|source| source.is_original());
-        let mut scanner = Scanner::new(source.label(), FileForward::new(source.clone()));
+        let forward = FileForward::new(source.clone());
+        let mut scanner = Scanner::new(source.label(), forward).going_on(going_on);
         while let Some(member) = scanner.next()? {
-            archive.take(member, source, store)?;
+            let offset = member.offset;
+            match archive.take(member, source, store) {
+                Err(error) if going_on && error.kind() == Kind::Malformed => archive.faults.add(offset, error),
+                other => other?,
+            }
+        }
+        archive.faults.append(scanner.take_faults());
+        let is_archive = DOCUMENTS.iter().any(|name| archive.files.contains_key(*name));
+        if let Some(link) = archive.bad_link.take_if(|_| going_on && is_archive) {
+            archive.faults.add(link.offset, link.error);
         }
         let (end, input) = scanner.into_end();
         archive.finish(end, input)?;
@@ -275,7 +281,8 @@ impl Archive {
                 self.bad_link.get_or_insert_with(|| {
                     let label = quote(&self.label);
                     let what = format!("`{label}` at offset {offset}: member `{}`: {why}", quote(&name));
-                    Error::new(Kind::Malformed, what).with_hint(FOLLOW_LINKS)
+                    let error = Error::new(Kind::Malformed, what).with_hint(FOLLOW_LINKS);
+                    TarFault { offset, error }
                 });
                 return Ok(());
             }
@@ -381,12 +388,6 @@ impl Archive {
 /// Whether this is the folder of all blobs, or of those of one algorithm.
 fn is_blob_folder(name: &str) -> bool {
     name == "blobs" || name.strip_prefix("blobs/").is_some_and(|rest| !rest.contains('/'))
-}
-
-/// The digest that a member's name states, where it is a regular blob: `blobs/ALGORITHM/HEX`.
-pub(super) fn blob_name(name: &str) -> Option<Digest> {
-    let (algorithm, hex) = name.strip_prefix("blobs/")?.split_once('/')?;
-    format!("{algorithm}:{hex}").parse().ok()
 }
 
 /// Two members of one name are accepted if both have the same bytes.

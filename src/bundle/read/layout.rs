@@ -44,7 +44,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
     let layout_is_known = layout.is_ok();
     let is_archive = layout_is_known || archive.files.contains_key(items::MEMBER);
     if let Some(bad_link) = archive.bad_link.take_if(|_| is_archive) {
-        return Err(bad_link);
+        return Err(bad_link.error);
     }
     let items = Items::read(archive)?;
     let mut contents = match (layout, items) {

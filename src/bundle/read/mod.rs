@@ -5,6 +5,7 @@
 //! checked against their digests when a tree is built, and that every blob is there is known before a tree is given out.
 
 mod archive;
+mod assemble;
 mod attached;
 mod broken;
 mod compression;
@@ -18,6 +19,7 @@ mod header;
 mod identity;
 mod inside;
 mod layout;
+mod member_names;
 pub(crate) mod name_override;
 mod names;
 mod no_archive;
@@ -33,35 +35,34 @@ mod unlisted;
 pub(crate) mod verify;
 mod walk;
 
-use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::digest::Digest;
-use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, Variant};
 use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 use archive::Archive;
+use assemble::{Assembled, Rules, assemble};
 pub(crate) use broken::{BrokenArchive, BrokenImage};
 pub use contents::BundledImage;
 pub(crate) use contents::Referrer;
 use find::Found;
-use name_override::{GivenName, NameOverrides};
+use name_override::GivenName;
+use scan::TarFaults;
 use source::Source;
 use spool::Temp;
 use store::Store;
 use stream::pipe::{self, Incoming};
-
-/// Maximum number of archives whose faults are told one by one.
-const MAX_BROKEN: usize = 1000;
+use summed::{VerifiedFile, sum_file};
 
 /// One or several bundles, opened and indexed; blobs are shared among them. Reads are positional, so that any number of
 /// threads read at the same time.
@@ -70,7 +71,6 @@ pub struct Bundle {
     images: Vec<BundledImage>,
     broken: Vec<BrokenImage>,
     broken_archives: Vec<BrokenArchive>,
-    more_broken: usize,
     referrers: Vec<Referrer>,
     missing: Vec<Missing>,
     warnings: Warnings,
@@ -80,6 +80,8 @@ pub struct Bundle {
     documents: u64,
     /// Whether an archive has the list of images that `docker load` reads.
     docker_manifest: bool,
+    /// Places at which an archive breaks the rules of the tar format, and behind which it was read all the same.
+    faults: Vec<(String, TarFaults)>,
 }
 
 /// How bundles are opened.
@@ -101,6 +103,9 @@ pub struct OpenOptions {
     pub sum: bool,
     /// Whether bundles are opened of which no image is usable.
     pub allow_none: bool,
+    /// Whether an archive is read on behind a fault of the tar. Otherwise one with such a fault is not read, unless it is given
+    /// together with blobs that complete it.
+    pub going_on: bool,
 }
 
 impl OpenOptions {
@@ -109,6 +114,7 @@ impl OpenOptions {
             directory: self.temp_dir.clone(),
             progress: self.progress.clone(),
             sum: self.sum,
+            going_on: self.going_on,
         }
     }
 }
@@ -125,13 +131,21 @@ impl Bundle {
         let mut store = Store::new(options.budget.clone());
         let mut warnings = Warnings::default();
         let mut archives = Vec::new();
-        for found in find::archives(paths, &mut warnings, &options.progress) {
+        let found: Vec<Found> = find::archives(paths, &mut warnings, &options.progress)
+            .into_iter()
+            .collect();
+        let temp = Temp {
+            // What stands behind a fault may be completed by another bundle.
+            going_on: options.going_on || found.len() > 1,
+            ..options.temp()
+        };
+        for found in found {
             let (path, opened) = match found {
                 Found::Layout(path) => (
                     path.clone(),
                     Archive::of_directory(&path, &mut store, &options.progress),
                 ),
-                Found::File(path) => (path.clone(), spool::open(&path, &options.temp(), &mut store)),
+                Found::File(path) => (path.clone(), spool::open(&path, &temp, &mut store)),
                 Found::Broken(path, error) => (path, Err(error)),
             };
             archives.push(opened.map_err(|error| BrokenArchive::new(&text::path(&path), error)));
@@ -248,110 +262,39 @@ impl Bundle {
         warnings: Warnings,
         options: &OpenOptions,
     ) -> Result<Self> {
-        let mut bundle = Self {
-            store,
-            images: Vec::new(),
-            broken: Vec::new(),
-            broken_archives: Vec::new(),
-            more_broken: 0,
-            referrers: Vec::new(),
-            missing: Vec::new(),
-            warnings,
-            sources: Vec::new(),
-            documents: 0,
-            docker_manifest: false,
+        let rules = Rules {
+            names: &options.names,
+            max_unpacked: options.max_unpacked,
+            going_on: options.going_on,
+            allow_none: options.allow_none,
         };
-        let count = archives.len();
-        let mut supplements = Vec::new();
-        let mut given = NameOverrides::new(&options.names, archives.len())?;
-        for archive in archives {
-            let read = archive.and_then(|mut archive| {
-                archive.max_unpacked = options.max_unpacked.unwrap_or(archive.max_unpacked);
-                bundle.sources.extend(archive.source.clone());
-                bundle.documents += (archive.files.len() + archive.links.len()) as u64;
-                bundle.docker_manifest |= archive.files.contains_key(archive::ITEMS);
-                let contents = layout::read(&mut archive, &mut bundle.store, &mut given);
-                bundle.warnings.append(std::mem::take(&mut archive.warnings));
-                contents.map_err(|error| BrokenArchive::new(&archive.label, error))
-            });
-            match read {
-                Ok(contents) => {
-                    bundle.images.extend(contents.images);
-                    bundle.broken.extend(contents.broken);
-                    bundle.referrers.extend(contents.referrers);
-                    bundle.missing.extend(contents.missing);
-                    supplements.extend(contents.holds_only_blobs);
-                }
-                Err(broken) => bundle.note_broken(broken),
-            }
-        }
-        // Blobs alone complete other bundles; by themselves they are nothing that can be used.
-        for supplement in supplements {
-            match count {
-                1 => bundle.note_broken(supplement),
-                _ => bundle
-                    .warnings
-                    .push(format!("{}; its blobs complete the others", supplement.error)),
-            }
-        }
-        if bundle.more_broken > 0 {
-            bundle.broken_archives.push(BrokenArchive::more(bundle.more_broken));
-        }
-        bundle.one_digest_per_name();
-        bundle.whole_or_broken();
-        if bundle.broken_archives.is_empty() {
-            given.check(&bundle.images, &bundle.broken)?;
-        }
-        if bundle.images.is_empty() && !options.allow_none {
-            return Err(broken::none_is_whole(&bundle.broken_archives, &bundle.broken));
-        }
-        Ok(bundle)
-    }
-
-    fn note_broken(&mut self, archive: BrokenArchive) {
-        match self.broken_archives.len() {
-            0..MAX_BROKEN => self.broken_archives.push(archive),
-            _ => self.more_broken += 1,
-        }
-    }
-
-    /// A whole image makes up for a broken one of the same name in another archive. In one archive it is unknown which of
-    /// the two the name means, unless its digest or the record says so.
-    fn whole_or_broken(&mut self) {
-        let broken: HashSet<(&str, Option<&Reference>)> = self
-            .broken
-            .iter()
-            .map(|broken| (broken.archive.as_str(), broken.name.as_ref()))
-            .collect();
-        let is_doubtful = |image: &BundledImage| broken.contains(&(image.archive.as_str(), Some(&image.name)));
-        let is_vouched_for = |image: &BundledImage| image.name.digest().is_some() || image.record.is_some();
-        self.images.retain(|image| is_vouched_for(image) || !is_doubtful(image));
-        let whole: HashSet<&Reference> = self.images.iter().map(|image| &image.name).collect();
-        let is_whole = |broken: &BrokenImage| broken.name.as_ref().is_some_and(|name| whole.contains(name));
-        self.broken.retain(|broken| broken.is_misnamed || !is_whole(broken));
-    }
-
-    /// A name that appears twice is one image if the digest is the same. If not, it is unknown which of the images it
-    /// means, and none of them is imported under it.
-    fn one_digest_per_name(&mut self) {
-        let mut seen: BTreeMap<Reference, usize> = BTreeMap::new();
-        let mut two: BTreeMap<Reference, BrokenImage> = BTreeMap::new();
-        let mut kept: Vec<BundledImage> = Vec::with_capacity(self.images.len());
-        for image in std::mem::take(&mut self.images) {
-            let Some(first) = seen.get(&image.name).and_then(|first| kept.get(*first)) else {
-                seen.insert(image.name.clone(), kept.len());
-                kept.push(image);
-                continue;
-            };
-            if first.root.digest != image.root.digest && !two.contains_key(&image.name) {
-                let error = two_of_one_name(first, &image);
-                let broken = BrokenImage::misleading(&image.name, &first.archive, error);
-                two.insert(image.name.clone(), broken);
-            }
-        }
-        kept.retain(|image| !two.contains_key(&image.name));
-        self.images = kept;
-        self.broken.extend(two.into_values());
+        let Assembled {
+            store,
+            images,
+            broken,
+            broken_archives,
+            referrers,
+            missing,
+            warnings,
+            sources,
+            documents,
+            docker_manifest,
+            faults,
+            ..
+        } = assemble(archives, store, warnings, &rules)?;
+        Ok(Self {
+            store,
+            images,
+            broken,
+            broken_archives,
+            referrers,
+            missing,
+            warnings,
+            sources,
+            documents,
+            docker_manifest,
+            faults,
+        })
     }
 
     /// The images, in the order of the bundles and of each one's index; at least one.
@@ -409,6 +352,13 @@ impl Bundle {
             .map_err(|e| e.context(format!("referrer {} in `{}`", referrer.root.digest, referrer.archive)))
     }
 
+    /// The sums of files that were read as a whole when they were opened; those of all others are read for it, unless `stop` is
+    /// set. Folders have none.
+    pub(crate) fn sums(&self, stop: &AtomicBool) -> Vec<VerifiedFile> {
+        let read = self.sources.iter().filter_map(|source| sum_file(source, stop));
+        self.store.sums.iter().cloned().chain(read).collect()
+    }
+
     /// Every blob with its size, by digest.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (&Digest, u64)> {
         let digests = self.store.digests();
@@ -450,30 +400,6 @@ impl Bundle {
     pub fn describe(&self, digest: &Digest) -> String {
         self.store.describe(digest)
     }
-}
-
-/// The error of two images that have one name.
-fn two_of_one_name(first: &BundledImage, second: &BundledImage) -> Error {
-    let place = |image: &BundledImage| {
-        let (digest, archive) = (&image.root.digest, quote(&image.archive));
-        format!("{digest} in `{archive}` (@{})", image.place)
-    };
-    let what = format!(
-        "two images are called `{}`: {} and {}",
-        first.name,
-        place(first),
-        place(second)
-    );
-    let hint = if first.archive == second.archive {
-        format!(
-            "give each a name of its own, such as `--name @{}=REPOSITORY:TAG`",
-            second.place
-        )
-    } else {
-        let digest = &second.root.digest;
-        format!("import the bundles one after the other, or give one another name: `--name {digest}=REPOSITORY:TAG`")
-    };
-    Error::new(Kind::Malformed, what).with_hint(hint)
 }
 
 impl fmt::Debug for Bundle {

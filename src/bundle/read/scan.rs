@@ -9,6 +9,7 @@ use tar::Header;
 use super::foreign;
 use super::forward::Forward;
 use super::header::{self, Announces, BLOCK, Pax};
+use super::member_names::{DOCUMENTS, blob_name};
 use crate::error::{Error, Kind, Result};
 use crate::text::{quote, quote_bytes};
 
@@ -45,6 +46,42 @@ pub(super) enum End {
     Unmarked,
 }
 
+/// Maximum number of faults of one archive that are kept.
+const MAX_FAULTS: usize = 1000;
+
+/// A place at which an archive breaks the rules of the tar format.
+#[derive(Debug, Clone)]
+pub(crate) struct TarFault {
+    /// Where the header stands that is wrong, or that the fault belongs to.
+    pub(crate) offset: u64,
+    pub(crate) error: Error,
+}
+
+/// The faults of an archive behind which the scan goes on.
+#[derive(Debug, Default)]
+pub(super) struct TarFaults {
+    pub(super) first: Vec<TarFault>,
+    /// How many more there are.
+    pub(super) more: u64,
+}
+
+impl TarFaults {
+    pub(super) fn add(&mut self, offset: u64, error: Error) {
+        match self.first.len() < MAX_FAULTS {
+            true => self.first.push(TarFault { offset, error }),
+            false => self.more += 1,
+        }
+    }
+
+    pub(super) fn append(&mut self, others: Self) {
+        self.more += others.more;
+        others
+            .first
+            .into_iter()
+            .for_each(|fault| self.add(fault.offset, fault.error));
+    }
+}
+
 /// The pass.
 #[derive(Debug)]
 pub(super) struct Scanner<F> {
@@ -56,6 +93,12 @@ pub(super) struct Scanner<F> {
     padding: u64,
     members: u64,
     end: Option<End>,
+    /// Where the header of the current member stands.
+    start: u64,
+    /// The faults so far, where the scan goes on behind them.
+    faults: Option<TarFaults>,
+    /// A header that was found behind a fault.
+    found: Option<Header>,
 }
 
 impl<F: Forward> Scanner<F> {
@@ -68,18 +111,81 @@ impl<F: Forward> Scanner<F> {
             padding: 0,
             members: 0,
             end: None,
+            start: 0,
+            faults: None,
+            found: None,
         }
+    }
+
+    /// Makes the scan go on behind a fault, at the next header of a blob or of a document. What stands between is not known.
+    pub(super) fn going_on(mut self, wanted: bool) -> Self {
+        self.faults = wanted.then(TarFaults::default);
+        self
+    }
+
+    /// Whether the scan goes on behind a fault.
+    pub(super) fn goes_on(&self) -> bool {
+        self.faults.is_some()
+    }
+
+    /// The faults behind which the scan went on.
+    pub(super) fn take_faults(&mut self) -> TarFaults {
+        self.faults.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The next member; `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Member>> {
+        loop {
+            let error = match self.next_member() {
+                Ok(member) => return Ok(member),
+                Err(error) => error,
+            };
+            let may_go_on = error.kind() == Kind::Malformed && self.members <= MAX_MEMBERS;
+            let Some(faults) = self.faults.as_mut().filter(|_| may_go_on) else {
+                return Err(error);
+            };
+            let (start, is_first) = (self.start, self.start == 0 && faults.first.is_empty());
+            faults.add(start, error.clone());
+            self.resync()?;
+            if is_first && self.found.is_none() {
+                // This is no archive at all.
+                self.take_faults();
+                return Err(error);
+            }
+        }
+    }
+
+    /// Looks for the next header of a blob or of a document. Headers of other names may be those of an archive in the body of a
+    /// member.
+    fn resync(&mut self) -> Result<()> {
+        let skipped = self.input.skip(self.body)?;
+        self.position += skipped;
+        (self.body, self.padding) = (0, 0);
+        self.position += self.input.skip(self.position.wrapping_neg() % BLOCK)?;
+        let mut header = Header::new_old();
+        let mut zeros = 0;
+        while self.block(header.as_mut_bytes())? == BLOCK {
+            if begins_member(&header) {
+                self.found = Some(header);
+                return Ok(());
+            }
+            let is_zero = header.as_bytes().iter().all(|byte| *byte == 0);
+            zeros = if is_zero { zeros + 1 } else { 0 };
+        }
+        self.end = Some(if zeros >= 2 { End::Marked } else { End::Unmarked });
+        Ok(())
+    }
+
+    fn next_member(&mut self) -> Result<Option<Member>> {
         // Extended headers describe the member that follows. Two that could contradict each other are refused, since readers
         // differ in which one counts.
         let mut pax: Option<Pax> = None;
         let mut long_name: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
         loop {
-            let start = self.position + self.body + self.padding;
+            let found = if self.found.is_some() { BLOCK } else { 0 };
+            let start = self.position + self.body + self.padding - found;
+            self.start = start;
             let Some(header) = self.next_header()? else {
                 if pax.is_some() || long_name.is_some() || long_link.is_some() {
                     return Err(self.fault(start, "the archive ends behind an extended header"));
@@ -212,6 +318,9 @@ impl<F: Forward> Scanner<F> {
     }
 
     fn next_header(&mut self) -> Result<Option<Header>> {
+        if self.found.is_some() {
+            return Ok(self.found.take());
+        }
         if self.end.is_some() {
             return Ok(None);
         }
@@ -317,6 +426,16 @@ impl<F: Forward> Scanner<F> {
     fn member_fault(&self, offset: u64, name: &[u8], why: impl Into<String>) -> Error {
         self.fault(offset, format!("member `{}`: {}", quote_bytes(name), why.into()))
     }
+}
+
+/// Whether a block is the header of a blob, or of a document that lists images.
+fn begins_member(header: &Header) -> bool {
+    let is_file = || matches!(header::announces(header), Ok(Announces::File));
+    let is_expected = |name: &str| {
+        let name = name.strip_prefix("./").unwrap_or(name);
+        blob_name(name).is_some() || DOCUMENTS.contains(&name)
+    };
+    header::check_sum(header).is_ok() && is_file() && str::from_utf8(&header.path_bytes()).is_ok_and(is_expected)
 }
 
 /// The one of two ways to say the same that was used.

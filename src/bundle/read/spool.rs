@@ -46,7 +46,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     }
     let compression = Compression::of(&head[..count], &quoted(&label))?;
     if compression == Compression::None {
-        let mut archive = Archive::of_tar(&source, store)?;
+        let mut archive = Archive::of_tar(&source, temp.going_on, store)?;
         inside::enter(&mut archive, store)?;
         return Ok(archive);
     }
@@ -96,7 +96,7 @@ fn spool<R: Read + Send>(
     let sum = input.clone();
     let mut pass = begin(input, (compression, MAX_WINDOW), None, label, temp)?;
     pass.input_mut().inner_mut().move_to_file(label, why)?;
-    let archive = finish(pass, label, store)?;
+    let archive = finish(pass, label, temp, store)?;
     store.sums.extend(sum.finish());
     Ok(archive)
 }
@@ -135,11 +135,11 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
         temp: temp.clone(),
         held,
     };
-    Ok(Scanner::new(label, StreamForward::new(label, tee)))
+    Ok(Scanner::new(label, StreamForward::new(label, tee)).going_on(temp.going_on))
 }
 
 /// Copies the rest of an archive, and indexes the copy.
-pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Result<Archive> {
+pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut Store) -> Result<Archive> {
     while pass.next()?.is_some() {}
     let (end, input) = pass.into_end();
     let Tee {
@@ -154,7 +154,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, store: &mut Store) -> Resu
     drop((input, held));
 
     let source = Arc::new(output.into_source(label)?);
-    let mut archive = Archive::of_tar(&source, store)?;
+    let mut archive = Archive::of_tar(&source, temp.going_on, store)?;
     inside::enter(&mut archive, store)?;
     if garbage {
         archive.warnings.push(format!(
@@ -201,6 +201,8 @@ pub(super) struct Temp {
     pub(super) directory: Option<PathBuf>,
     /// Whether what is read as a whole is summed up.
     pub(super) sum: bool,
+    /// Whether an archive is read on behind a fault of the tar.
+    pub(super) going_on: bool,
     pub(super) progress: Progress,
 }
 

@@ -1,10 +1,12 @@
-//! A stream that is summed up as it is read: the SHA-256 of the file or pipe itself.
+//! The SHA-256 of a file or pipe itself: of a stream as it is read, and of a file beside other work.
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
+use super::source::Source;
 use crate::image::digest::{Algorithm, Hasher};
 use crate::lock::Mutex;
 
@@ -22,6 +24,30 @@ pub struct VerifiedFile {
 
 /// Maximum number of bytes that are read behind the end of an archive to have the sum of all of them.
 const BEHIND: u64 = 1 << 30;
+
+/// Number of bytes that are read at a time.
+const PIECE: usize = 1 << 20;
+
+/// Reads a file from its first to its last byte; nothing if it cannot be read, or once `stop` is set.
+pub(super) fn sum_file(source: &Source, stop: &AtomicBool) -> Option<VerifiedFile> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buffer = vec![0; PIECE];
+    let mut offset = 0;
+    while offset < source.length() {
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let length = usize::try_from(source.length() - offset).unwrap_or(PIECE).min(PIECE);
+        source.read_exact_at(offset, &mut buffer[..length]).ok()?;
+        hasher.update(&buffer[..length]);
+        offset += length as u64;
+    }
+    Some(VerifiedFile {
+        path: source.label().to_owned(),
+        bytes: source.length(),
+        sha256: hasher.finish().hex(),
+    })
+}
 
 /// A stream, all handles of which read on from the same place.
 pub(super) struct Summed<R>(Arc<Mutex<State<R>>>);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use docker_mirror::{Inventory, Sharing, human_bytes};
 
 use super::markup::escape;
+use crate::cli::output::counted;
 
 /// How many images get a bar.
 const MAX_BARS: usize = 40;
@@ -41,7 +42,7 @@ pub(super) fn draw(out: &mut String, inventory: &Inventory, sharing: &Sharing) {
     let height = ROW * bars.len() as f64;
     let _ = writeln!(
         out,
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Sizes of images, the largest first\">"
+        "<div class=\"scroll\" role=\"region\" aria-label=\"Sizes of images\" tabindex=\"0\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Sizes of images, the largest first\">"
     );
     for (number, (bytes, shared, name)) in bars.iter().enumerate() {
         let y = ROW * number as f64;
@@ -68,8 +69,12 @@ pub(super) fn draw(out: &mut String, inventory: &Inventory, sharing: &Sharing) {
             human_bytes(*bytes)
         );
     }
-    out.push_str("</svg>\n");
+    out.push_str("</svg></div>\n");
     if more > 0 {
-        let _ = writeln!(out, "<p class=\"dim\">{more} smaller images are in the list below.</p>");
+        let _ = writeln!(
+            out,
+            "<p class=\"dim\">The list below has {} more.</p>",
+            counted(more as u64, "smaller image", "smaller images")
+        );
     }
 }

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use docker_mirror::{
-    Bundle, Error, GivenName, Kind, Lock, OpenOptions, PlatformFilter, Result, Sharing, import::Selection, inspect,
+    Bundle, Error, GivenName, Kind, Lock, OpenOptions, PlatformFilter, ReferrerChoice, Result, Sharing,
+    import::Selection, inspect,
 };
 
 use super::bundles;
@@ -70,7 +71,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             [] => None,
             flags => Some(PlatformFilter::from_flags(flags)?),
         },
-        ..Selection::default()
+        referrers: ReferrerChoice::all(),
     };
     let lock = arguments.lock.as_deref();
     let lock = lock

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use docker_mirror::{Choice, Content, Details, Digest, Inventory, InventoryImage, LeftOut, Part, Sharing, human_bytes};
+use docker_mirror::{Choice, Content, Details, Digest, Inventory, InventoryImage, Part, Sharing, human_bytes};
 
 use super::chart;
 use super::markup::escape;
+use crate::cli::output::counted;
 
 /// What every page begins with.
 pub(in crate::cli) const START: &str = "<!doctype html>\n<!-- docker-mirror inspect -->\n";
@@ -24,6 +25,9 @@ const TEXTS: usize = 1 << 20;
 
 /// How many layers the page lists. Beyond it, an image has the number of its layers alone.
 const MAX_LAYERS: usize = 20_000;
+
+/// What the platform of an attestation is called.
+const ATTESTATION: &str = "attestation";
 
 /// How many of several things of one image are listed.
 const MAX_LISTED: usize = 200;
@@ -88,6 +92,23 @@ fn list<'a>(platforms: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
+/// What travels with an image beside its platforms: attestations, signatures, SBOMs.
+fn companions(content: &Content) -> String {
+    let attestations = content.kept.iter().filter(|kept| kept.platform == ATTESTATION).count() as u64;
+    let referrers = content.referrers.len() as u64;
+    let mut parts = Vec::new();
+    if attestations > 0 {
+        parts.push(counted(attestations, "attestation", "attestations"));
+    }
+    if referrers > 0 {
+        parts.push(counted(referrers, "referrer", "referrers"));
+    }
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("<br><span class=\"dim\">with {}</span>", parts.join(", ")),
+    }
+}
+
 impl Page<'_> {
     fn head(&mut self) {
         let (style, script) = (policy_sum(STYLE), policy_sum(SCRIPT));
@@ -128,7 +149,7 @@ impl Page<'_> {
     fn images(&mut self, inventory: &Inventory) {
         self.out.push_str(
             "<h2 id=\"list\">Images</h2>\n<p class=\"tools\" id=\"tools\" hidden><label>Search <input id=\"search\" type=\"search\" autocomplete=\"off\"></label> <span id=\"found\" role=\"status\" class=\"dim\"></span></p>\n\
-             <div class=\"scroll\" role=\"region\" aria-labelledby=\"list\" tabindex=\"0\"><table id=\"images\">\n<thead><tr>",
+             <div class=\"scroll\" role=\"region\" aria-labelledby=\"list\" tabindex=\"0\"><table id=\"images\" class=\"wide\">\n<thead><tr>",
         );
         for (name, class) in [
             ("Image", ""),
@@ -154,15 +175,16 @@ impl Page<'_> {
         let (bytes, shared) = (content.bytes(), self.sharing.shared_bytes(image));
         let _ = writeln!(
             self.out,
-            "<tbody class=\"image\"><tr><td class=\"name\">{}<td>{}<td class=\"n\" data-value=\"{2}\">{2}<td class=\"n\" data-value=\"{bytes}\">{3}<td class=\"n\" data-value=\"{shared}\">{4}",
+            "<tbody class=\"image\"><tr><td class=\"name\">{}<td>{}{}<td class=\"n\" data-value=\"{3}\">{3}<td class=\"n\" data-value=\"{bytes}\">{4}<td class=\"n\" data-value=\"{shared}\">{5}",
             escaped(&image.reference),
             list(
                 content
                     .kept
                     .iter()
                     .map(|kept| kept.platform.as_str())
-                    .filter(|platform| *platform != "attestation")
+                    .filter(|platform| *platform != ATTESTATION)
             ),
+            companions(content),
             content.layers(),
             human_bytes(bytes),
             human_bytes(shared)
@@ -204,15 +226,9 @@ impl Page<'_> {
             let what = escaped(&referrer.media_type);
             note(format!("With it travels <code>{}</code> ({what}).", referrer.digest));
         }
-        let attestations = content
-            .kept
-            .iter()
-            .filter(|kept| kept.platform == "attestation")
-            .count();
-        if attestations > 0 {
-            note(format!(
-                "{attestations} attestations (provenance, SBOM) travel with it."
-            ));
+        let more = content.referrers.len().saturating_sub(MAX_LISTED);
+        if more > 0 {
+            note(format!("{more} more that refer to it are not listed here."));
         }
     }
 
@@ -236,7 +252,11 @@ impl Page<'_> {
         }
         let more = content.parts.len().saturating_sub(MAX_LISTED);
         if more > 0 {
-            let _ = write!(self.out, "<p>{more} more manifests are not listed here.</p>");
+            let _ = write!(
+                self.out,
+                "<p>{} not listed here.</p>",
+                counted(more as u64, "manifest is", "manifests are")
+            );
         }
     }
 
@@ -247,7 +267,7 @@ impl Page<'_> {
         let _ = write!(
             self.out,
             "<h3>{}</h3><table class=\"layers\"><tr><td>manifest<td><code>{}</code><td class=\"n\">{}",
-            escaped(content.platform_of(part)),
+            escaped(content.label_of(part)),
             manifest.digest,
             human_bytes(manifest.size)
         );
@@ -275,7 +295,11 @@ impl Page<'_> {
         self.out.push_str("</table>");
         let more = part.layers.len() - listed;
         if more > 0 {
-            let _ = write!(self.out, "<p>{more} more layers are not listed here.</p>");
+            let _ = write!(
+                self.out,
+                "<p>{} not listed here.</p>",
+                counted(more as u64, "layer is", "layers are")
+            );
         }
     }
 
@@ -318,7 +342,8 @@ impl Page<'_> {
         if more > 0 {
             let _ = write!(
                 self.out,
-                "<p class=\"dim\">{more} more labels and steps are too long for this page.</p>"
+                "<p class=\"dim\">{} too long for this page.</p>",
+                counted(more as u64, "label or step is", "labels and steps are")
             );
         }
     }
@@ -327,12 +352,13 @@ impl Page<'_> {
     fn absent(&mut self, inventory: &Inventory) {
         let mut rows = String::new();
         let mut left = 10 * MAX_LISTED;
-        let mut row = |name: &str, what: &str, why: &str| {
+        let mut row = |name: &str, digest: Option<&Digest>, what: &str, why: &str| {
             if left > 0 {
                 left -= 1;
+                let digest = digest.map_or_else(String::new, |digest| format!("<br><code>{digest}</code>"));
                 let _ = write!(
                     rows,
-                    "<tr><td class=\"name\">{}<td>{what}<td>{}",
+                    "<tr><td><span class=\"name\">{}</span>{digest}<td>{what}<td>{}",
                     escaped(name),
                     escaped(why)
                 );
@@ -344,25 +370,28 @@ impl Page<'_> {
                 let platforms = list(content.dropped.iter().map(|dropped| dropped.platform.as_str()));
                 row(
                     &image.reference,
+                    None,
                     &platforms,
                     "platforms that were not chosen when the bundle was made",
                 );
             }
-            for LeftOut { digest, reason, .. } in content
+            for left in content
                 .left_out
                 .iter()
                 .chain(content.left_out_referrers.iter())
                 .take(MAX_LISTED)
             {
-                row(&image.reference, &format!("<code>{digest}</code>"), reason);
+                let what = format!("<span class=\"name\">{}</span>", escaped(&left.media_type));
+                row(&image.reference, Some(&left.digest), &what, &left.reason);
             }
         }
         for missing in &inventory.missing {
-            row(&missing.reference, "the image", &missing.reason);
+            row(&missing.reference, None, "the image", &missing.reason);
         }
         for broken in &inventory.broken {
             row(
                 &broken.label,
+                None,
                 "<span class=\"bad\">not usable</span>",
                 &broken.error.full(),
             );
@@ -370,17 +399,15 @@ impl Page<'_> {
         if !rows.is_empty() {
             let _ = writeln!(
                 self.out,
-                "<h2 id=\"absent\">Not in the bundle, and why</h2>\n<div class=\"scroll\" role=\"region\" aria-labelledby=\"absent\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Image<th scope=\"col\">What<th scope=\"col\">Why</thead>{rows}</table></div>"
+                "<h2 id=\"absent\">Not in the bundle, and why</h2>\n<div class=\"scroll\" role=\"region\" aria-labelledby=\"absent\" tabindex=\"0\"><table class=\"wide absent\"><thead><tr><th scope=\"col\">Image<th scope=\"col\">What<th scope=\"col\">Why</thead>{rows}</table></div>"
             );
         }
         let totals = self.sharing.totals();
         let mut notes: Vec<String> = inventory.warnings.iter().map(|warning| escaped(warning)).collect();
         if totals.unreferenced_blobs > 0 {
             let bytes = human_bytes(totals.unreferenced_bytes);
-            notes.push(format!(
-                "{} blobs ({bytes}) are in the bundle that no usable image names.",
-                totals.unreferenced_blobs
-            ));
+            let blobs = counted(totals.unreferenced_blobs as u64, "blob", "blobs");
+            notes.push(format!("{blobs} ({bytes}) in the bundle that no usable image names."));
         }
         if !notes.is_empty() {
             let _ = writeln!(self.out, "<h2>What is odd</h2>\n<ul><li>{}</ul>", notes.join("<li>"));

@@ -19,7 +19,8 @@ pub(super) fn show(inventory: &Inventory, sharing: &Sharing, layers: bool) {
             }
             let more = image.content.parts.len().saturating_sub(MAX_LISTED);
             if more > 0 {
-                result(format!("  {more} more manifests; `--json` lists them"));
+                let more = counted(more as u64, "more manifest", "more manifests");
+                result(format!("  {more}; `--json` lists all"));
             }
         }
         result("");
@@ -104,7 +105,7 @@ fn of_part(image: &InventoryImage, part: &Part, sharing: &Sharing) {
     let Some(manifest) = content.manifests.get(part.manifest) else {
         return;
     };
-    result(format!("  {} {}", quote(content.platform_of(part)), manifest.digest));
+    result(format!("  {} {}", quote(content.label_of(part)), manifest.digest));
     let line = |kind: &str, piece: &Piece| {
         let shared = if sharing.is_shared(&piece.digest) {
             "  shared"
@@ -127,7 +128,8 @@ fn of_part(image: &InventoryImage, part: &Part, sharing: &Sharing) {
     }
     let more = part.layers.len().saturating_sub(MAX_LISTED);
     if more > 0 {
-        result(format!("    {more} more layers; `--json` lists them"));
+        let more = counted(more as u64, "more layer", "more layers");
+        result(format!("    {more}; `--json` lists all"));
     }
 }
 

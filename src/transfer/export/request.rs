@@ -11,6 +11,7 @@ use crate::image::budget::Budget;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
+use crate::inventory::lock::Lock;
 use crate::transfer::resolve::Wanted;
 
 /// Compression of the whole bundle. Layers are compressed already, so little is gained, and an import of the compressed file
@@ -59,6 +60,8 @@ pub struct Request {
     pub allow_partial: bool,
     /// Whether `manifest.json` is written, for `docker load` and `podman load`.
     pub docker_manifest: bool,
+    /// Whether the report is to have a lock.
+    pub with_lock: bool,
     /// Earlier bundles whose blobs need not be fetched.
     pub reuse: Vec<PathBuf>,
     /// How much is read ahead of a pipe, in bytes.
@@ -126,6 +129,8 @@ pub struct Report {
     pub sha256: Option<Digest>,
     /// Blobs and bytes that came from earlier bundles.
     pub reused: Reused,
+    /// What the bundle is made of, where that was asked for.
+    pub lock: Option<Lock>,
 }
 
 /// One image in a bundle.

@@ -6,14 +6,18 @@ use std::path::Path;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
+use super::request::Request;
 use crate::bundle::file_system::FileSystem;
 use crate::bundle::plan::{Extras, Plan};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::ImageTree;
 use crate::inventory::images::Absent;
+use crate::inventory::lock::Lock;
+use crate::inventory::locked_image::LockedImage;
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
 use crate::transfer::resolve::Wanted;
@@ -91,6 +95,25 @@ impl Resolved {
             let error = blobs.iter().find_map(|blob| failures.get(&blob.descriptor.digest))?;
             Some((&tree.source, error))
         })
+    }
+
+    /// What the bundle of these images is made of, where the request asks for it.
+    pub(super) fn lock(&self, request: &Request, budget: &Budget, progress: &Progress) -> Option<Lock> {
+        if !request.with_lock {
+            return None;
+        }
+        let absent = |missing: Missing| Absent {
+            reference: missing.reference,
+            reason: missing.reason,
+        };
+        let missing = self.extras(request.docker_manifest).missing.into_iter().map(absent);
+        match LockedImage::of_trees(self.trees.iter(), budget) {
+            Ok(images) => Some(Lock::of_images(request.docker_manifest, images, missing.collect())),
+            Err(error) => {
+                progress.warn(format!("the report has no lock: {}", error.full()));
+                None
+            }
+        }
     }
 
     pub(super) fn extras(&self, docker_manifest: bool) -> Extras {

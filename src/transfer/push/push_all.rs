@@ -1,15 +1,38 @@
 //! The whole push: names, tags, blobs, manifests, and one report in the order in which images were asked for.
 
+use std::collections::HashSet;
+
 use super::engine::{self, Ended};
 use super::pipe::feed::PipeFeed;
-use super::report::PushReport;
+use super::report::{ImageReport, PushReport};
 use super::request::{PushItem, PushRequest};
 use super::slot::Slot;
 use super::{destination, image_state, platform_tags};
 use crate::error::Result;
+use crate::inventory::lock::Lock;
+use crate::inventory::locked_image::LockedImage;
 use crate::progress::Progress;
 use crate::registry::Registries;
 use crate::text::Warnings;
+
+/// What the images are made of, where the request asks for it.
+fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Option<Vec<LockedImage>> {
+    if !request.with_lock || request.dry_run {
+        return None;
+    }
+    let mut seen = HashSet::new();
+    let trees = items
+        .iter()
+        .map(|item| &*item.tree)
+        .filter(|tree| seen.insert(&tree.source));
+    match LockedImage::of_trees(trees, &request.budget) {
+        Ok(images) => Some(images),
+        Err(error) => {
+            progress.warn(format!("the report has no lock: {}", error.full()));
+            None
+        }
+    }
+}
 
 /// Pushes, and returns one report for each slot, in order, also for images that failed before the push.
 pub(crate) async fn push_all(
@@ -31,6 +54,7 @@ pub(crate) async fn push_arriving(
     progress: &Progress,
     feed: Option<PipeFeed>,
 ) -> Result<PushReport> {
+    let lock = locked(&items, request, progress);
     let (items, slots) = platform_tags::expand(items, slots, request)?;
     let items = destination::dedupe_and_check_collisions(items)?;
     let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)));
@@ -53,7 +77,20 @@ pub(crate) async fn push_arriving(
             Slot::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
         }
     }
+    let lock = lock.map(|images| {
+        let done = |report: &&ImageReport| report.error.is_none();
+        let done: HashSet<&str> = reports
+            .iter()
+            .filter(done)
+            .map(|report| report.source.as_str())
+            .collect();
+        let images = images
+            .into_iter()
+            .filter(|image| done.contains(image.reference.to_string().as_str()));
+        Lock::of_images(true, images.collect(), Vec::new())
+    });
     Ok(PushReport {
+        lock,
         warnings: ended.warnings,
         bundle_error: ended.bundle_error,
         ..PushReport::new(request.dry_run, reports)

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::request::PushItem;
+use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::record::Missing;
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
+use crate::inventory::lock::Lock;
 use crate::text::{Line, Warnings, is_unsafe};
 use crate::transfer::export::Exported;
 
@@ -39,6 +41,12 @@ pub struct PushReport {
     /// What ended the run before anything could be told of its images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
+    /// What the images that are there now are made of, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
+    /// The files that were read from the first to the last byte, each with its own sum.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<VerifiedFile>,
 }
 
 impl PushReport {
@@ -56,6 +64,8 @@ impl PushReport {
             warnings: Warnings::default(),
             bundle_error: None,
             error: None,
+            lock: None,
+            files: Vec::new(),
         }
     }
 

@@ -67,6 +67,8 @@ pub struct PushRequest {
     pub dry_run: bool,
     /// Stops at the first image that fails.
     pub fail_fast: bool,
+    /// Whether the report is to have a lock.
+    pub with_lock: bool,
     /// The first pause before the registry is asked again for what it has just accepted; each further one is twice as long.
     pub pause: Duration,
     /// Folder in which blobs out of a pipe are spooled that may have to be sent again. `None`: they are not spooled.
@@ -98,6 +100,7 @@ impl PushRequest {
             platform_tags: false,
             dry_run: false,
             fail_fast: false,
+            with_lock: false,
             pause: Duration::from_millis(250),
             temp_dir: None,
             merge_signatures: false,

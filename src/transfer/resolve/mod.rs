@@ -24,7 +24,7 @@ use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, Outcome, Selection, select};
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord};
-use crate::inventory::lock::LockedImage;
+use crate::inventory::locked_image::LockedImage;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{few, quote};

@@ -10,7 +10,8 @@ use crate::image::media_type::{self, Shape};
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, IndexMode, platform_label};
-use crate::inventory::lock::{Lock, LockedImage};
+use crate::inventory::lock::Lock;
+use crate::inventory::locked_image::LockedImage;
 use crate::transfer::referrers::ReferrerChoice;
 
 /// What is asked of each image.

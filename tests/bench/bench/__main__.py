@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import exporting, importing, interrupting, killing
+from . import auditing, exporting, importing, interrupting, killing
 from .measure import Failed, file_system
 from .tools import EXPORTERS, DockerMirror
 
@@ -26,7 +26,7 @@ def arguments():
         prog="tests/bench/run",
         description="Measures docker-mirror against its peers and a floor; prints Markdown for docs/benchmarks.md.",
     )
-    parser.add_argument("what", nargs="?", choices=["export", "import", "kill", "interrupt", "check", "all"], default="all")
+    parser.add_argument("what", nargs="?", choices=["export", "import", "audit", "kill", "interrupt", "check", "all"], default="all")
     parser.add_argument("--quick", action="store_true", help="everything about 50 times smaller: a smoke test")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds per table (default: 2 to 5, by table)")
     parser.add_argument(
@@ -34,7 +34,7 @@ def arguments():
         action="append",
         default=[],
         dest="scenarios",
-        choices=["base", "small", "delayed", "huge", "shared", "memory", "unchanged", "export", "import"],
+        choices=["base", "small", "delayed", "huge", "shared", "memory", "unchanged", "export", "import", "verify", "inspect", "want"],
         help="only this table (repeatable); for kill: export or import",
     )
     parser.add_argument(
@@ -134,6 +134,8 @@ def main():
                 print("\n## Export\n\n" + exporting.report(options), flush=True)
             if options.what in ("import", "all"):
                 print("\n## Import\n\n" + importing.report(options), flush=True)
+            if options.what in ("audit", "all"):
+                print("\n## Audit\n\n" + auditing.report(options), flush=True)
             if options.what in ("kill", "all"):
                 text, broken = killing.report(options)
                 print("\n## Kills\n\n" + text, flush=True)

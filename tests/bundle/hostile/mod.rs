@@ -3,6 +3,7 @@
 //! Nothing may panic, nothing wrong may pass, and a message names the file, the member and, for a fault of the tar itself,
 //! the offset.
 
+mod audited;
 mod files;
 mod folders;
 mod imported;

@@ -29,6 +29,7 @@ fn run(registry: &Double, path: &std::path::Path, file_system: FileSystem) -> Re
         allow_partial: false,
         dry_run: false,
         docker_manifest: true,
+        with_lock: false,
         reuse: Vec::new(),
         read_ahead: 1 << 20,
         budget: docker_mirror::Budget::default(),

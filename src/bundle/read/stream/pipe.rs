@@ -12,7 +12,7 @@ use super::metadata_prefix::MetadataPrefix;
 use crate::bundle::read::archive::{Archive, blob_name, unmarked};
 use crate::bundle::read::compression::{UNCOUNTED_WINDOW, count_window, unpack};
 use crate::bundle::read::forward::{quoted, stream_error};
-use crate::bundle::read::scan::{End, What};
+use crate::bundle::read::scan::{End, TarFaults, What};
 use crate::bundle::read::spool::{self, Pass, Temp};
 use crate::bundle::read::store::{self, Store};
 use crate::bundle::read::summed::{Summed, VerifiedFile};
@@ -94,6 +94,7 @@ pub(in crate::bundle::read) fn open(
             seen: store.digests().cloned().collect(),
             ignored: None,
             unmarked: false,
+            faults: TarFaults::default(),
             sum: SumOfPipe(Box::new(move || sum.finish())),
         };
         return Ok((archive, Some(rest)));
@@ -103,7 +104,7 @@ pub(in crate::bundle::read) fn open(
     if !front.is_followed() {
         pass.input_mut().inner_mut().move_to_file(label, why)?;
     }
-    let archive = spool::finish(pass, label, store)?;
+    let archive = spool::finish(pass, label, temp, store)?;
     store.sums.extend(sum.finish());
     Ok((archive, None))
 }
@@ -120,6 +121,7 @@ pub struct Incoming {
     ignored: Option<(String, u64)>,
     /// Whether the end came without its mark.
     unmarked: bool,
+    faults: TarFaults,
     sum: SumOfPipe,
 }
 
@@ -155,7 +157,8 @@ impl Incoming {
                 (What::Directory, _) => continue,
                 (What::Link(_), name) => {
                     let why = "a link, which only layers of other archives may be";
-                    return Err(self.fault(member.offset, &name.unwrap_or_default(), why));
+                    self.refuse(member.offset, &name.unwrap_or_default(), why)?;
+                    continue;
                 }
                 (What::File, name) => name.unwrap_or_else(|| "a name that is not UTF-8".to_owned()),
             };
@@ -186,6 +189,13 @@ impl Incoming {
     /// As [`next_blob`](Self::next_blob).
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
+    }
+
+    /// Places at which the tar breaks the rules of its format, and behind which it was read all the same.
+    pub(in crate::bundle::read) fn take_faults(&mut self) -> TarFaults {
+        let running = self.pass.as_mut().map(Pass::take_faults).unwrap_or_default();
+        self.faults.append(running);
+        std::mem::take(&mut self.faults)
     }
 
     /// What messages call it.
@@ -226,12 +236,13 @@ impl Incoming {
         }
         match hasher.finish() == *digest {
             true => Ok(()),
-            false => Err(self.fault(offset, name, "it appears twice with different bytes")),
+            false => self.refuse(offset, name, "it appears twice with different bytes"),
         }
     }
 
     fn finish(&mut self) -> Result<Option<Arriving>> {
-        if let Some(pass) = self.pass.take() {
+        if let Some(mut pass) = self.pass.take() {
+            self.faults.append(pass.take_faults());
             let (end, input) = pass.into_end();
             let mut tee = input.into_inner();
             // It is whole if all that its images name was there, which the caller knows.
@@ -248,8 +259,16 @@ impl Incoming {
         format!("`{}`: member `{}` at offset {offset}", quote(&self.label), quote(&name))
     }
 
-    fn fault(&self, offset: u64, name: &str, why: &str) -> Error {
-        Error::new(Kind::Malformed, format!("{}: {why}", self.describe(offset, name)))
+    /// Notes a fault where the pipe is read on behind it, and is an error otherwise.
+    fn refuse(&mut self, offset: u64, name: &str, why: &str) -> Result<()> {
+        let error = Error::new(Kind::Malformed, format!("{}: {why}", self.describe(offset, name)));
+        match self.pass.as_ref().is_some_and(Pass::goes_on) {
+            true => {
+                self.faults.add(offset, error);
+                Ok(())
+            }
+            false => Err(error),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::hash::AllWrong;
 use super::result::{Checked, Fault, FaultKind, Verification};
+use crate::bundle::read::scan::TarFaults;
 use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::read::{BrokenImage, Bundle};
 use crate::error::Kind;
@@ -47,6 +48,9 @@ impl Faults {
 
     /// What was found when the bundles were opened.
     pub(super) fn add_unreadable(&mut self, bundle: &Bundle) {
+        for (label, faults) in &bundle.faults {
+            self.add_tar(label, faults);
+        }
         for archive in &bundle.broken_archives {
             self.add(Fault {
                 file: Some(archive.label.as_str().into()),
@@ -62,6 +66,18 @@ impl Faults {
         }
     }
 
+    /// Places at which an archive breaks the rules of the tar format.
+    pub(super) fn add_tar(&mut self, label: &str, faults: &TarFaults) {
+        for fault in &faults.first {
+            self.add(Fault {
+                file: Some(label.into()),
+                offset: Some(fault.offset),
+                ..Fault::of_error(FaultKind::Tar, &fault.error)
+            });
+        }
+        self.more += faults.more;
+    }
+
     /// Blobs that are wrong where they stand.
     pub(super) fn add_wrong(&mut self, wrong: &AllWrong) {
         for wrong_place in &wrong.first {
@@ -75,6 +91,10 @@ impl Faults {
     }
 
     pub(super) fn add(&mut self, fault: Fault) {
+        // An image that is listed wrongly may be listed so at several places.
+        if self.faults.last() == Some(&fault) {
+            return;
+        }
         match self.faults.len() < Verification::MAX_FAULTS {
             true => self.faults.push(fault),
             false => self.more += 1,

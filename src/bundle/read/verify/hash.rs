@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use super::result::{Checked, Fault, FaultKind, Verification};
 use crate::bundle::layout::blob_path;
 use crate::bundle::read::Bundle;
+use crate::bundle::read::scan::TarFaults;
 use crate::bundle::read::source::{Place, Source};
 use crate::bundle::read::stream::pipe::Incoming;
 use crate::bundle::read::summed::VerifiedFile;
@@ -56,6 +57,8 @@ pub(super) struct Hashed {
     pub(super) wrong: AllWrong,
     pub(super) arrived: HashMap<Digest, u64>,
     pub(super) warnings: Warnings,
+    /// Faults of the tar behind the front of a pipe, and what messages call the pipe.
+    pub(super) tar_faults: (String, TarFaults),
 }
 
 /// The blobs that are wrong somewhere.
@@ -448,6 +451,7 @@ pub(super) fn read_pipe(bundle: &Bundle, mut rest: Incoming, progress: &Progress
         hashed.arrived.insert(blob.digest, blob.size);
     }
     hashed.warnings = rest.warnings();
+    hashed.tar_faults = (rest.label().to_owned(), rest.take_faults());
     hashed.files.extend(rest.sum());
     Ok(hashed)
 }

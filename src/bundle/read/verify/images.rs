@@ -12,6 +12,7 @@ use crate::image::manifest::{RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, MAX_NODES};
+use crate::text::counted;
 
 /// A layer, and the content that a config promises for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -227,9 +228,9 @@ impl Check<'_> {
                 return;
             }
             let what = format!(
-                "manifest {} lists {} layers, and its config {digest} describes {}",
+                "manifest {} lists {}, and its config {digest} describes {}",
                 manifest.digest(),
-                image.layers.len(),
+                counted(image.layers.len() as u64, "layer", "layers"),
                 diff_ids.len()
             );
             self.faults

@@ -44,6 +44,8 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
     checked.images = bundle.images.len() as u64;
     let mut files = bundle.store.sums.clone();
     files.extend(hashed.files.iter().cloned());
+    let (label, tar_faults) = &hashed.tar_faults;
+    faults.add_tar(label, tar_faults);
     faults.add_wrong(&hashed.wrong);
     let content = images::check(bundle, &hashed, options.deep, &mut faults);
     if options.deep {

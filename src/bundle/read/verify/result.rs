@@ -61,6 +61,8 @@ pub struct Checked {
 pub enum FaultKind {
     /// A file or folder of which nothing can be read.
     Archive,
+    /// A place at which an archive breaks the rules of the tar format.
+    Tar,
     /// An image that is listed wrongly, or is wrong in another way.
     Image,
     /// A blob has other bytes than its digest promises.

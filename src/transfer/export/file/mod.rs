@@ -5,8 +5,10 @@ mod prepare;
 mod relocate;
 mod scheduler;
 mod slot;
+pub(super) mod supplement;
 mod unfinished;
 mod up_to_date;
+mod whole_sum;
 mod worker;
 
 use std::collections::{HashMap, HashSet};
@@ -33,6 +35,7 @@ use crate::transfer::resolve::Resolver;
 use crate::transfer::sources::Sources;
 use journaled::Journaled;
 use prepare::{Headers, Prepare, Replan, slots_after};
+use whole_sum::{InPlace, WholeSum};
 use worker::{Filled, Filling, fill};
 
 /// Exports into the file `path`. `force` replaces a file of that name; `fresh` throws an unfinished earlier run away.
@@ -115,6 +118,7 @@ impl FileExport<'_> {
     async fn attempt(&self, force: bool, anew: &HashSet<Reference>, budget: Budget) -> Result<Attempt> {
         let (request, partial, progress) = (self.request, self.partial, self.progress);
         let images = unique(&request.images);
+        let lock_budget = budget.clone();
         let identity = request_identity(&images, &request.wanted, request.docker_manifest);
         let mut left = unfinished::look(partial, &images, &identity.0, progress)?.unwrap_or_default();
         left.pins.retain(|image, _| !anew.contains(image));
@@ -184,7 +188,10 @@ impl FileExport<'_> {
         };
         // Moves take as long as a disk does. A user who has enough of it is heard meanwhile.
         let (journal, written) = blocking(move || there.run()).await??;
-        let filled = self.fill(&plan, &journal, written, &resolved.trees, &system).await?;
+        let sum = WholeSum::start(partial.clone(), plan.clone());
+        let filled = self
+            .fill(&plan, (&journal, written), &resolved.trees, &system, &sum.in_place)
+            .await?;
         report.reused = filled.reused;
         let failures = filled.failures;
         let lost = replaced(resolved.hit_by(&failures), &report.moved, progress);
@@ -206,9 +213,16 @@ impl FileExport<'_> {
         report.images = resolved.trees.iter().map(Exported::new).collect();
         report.committed = !resolved.trees.is_empty() && (resolved.failed.is_empty() || request.allow_partial);
         explain_lost(&mut resolved.failed, &left.pins, &report.moved);
+        report.lock = resolved
+            .lock(request, &lock_budget, progress)
+            .filter(|_| report.committed);
         report.failed = resolved.failed;
         if report.committed {
             let partial = partial.clone();
+            report.sha256 = match sum.finish().await {
+                None => WholeSum::of_complete(partial.clone(), plan.clone()).await,
+                found => found,
+            };
             blocking(move || commit(&partial, &plan, force)).await??;
         }
         Ok(Attempt::Ended(report))
@@ -217,10 +231,10 @@ impl FileExport<'_> {
     async fn fill(
         &self,
         plan: &Arc<Plan>,
-        journal: &Arc<Journal>,
-        written: HashMap<usize, Ranges>,
+        (journal, written): (&Arc<Journal>, HashMap<usize, Ranges>),
         trees: &[ImageTree],
         system: &FileSystem,
+        in_place: &Arc<InPlace>,
     ) -> Result<Filled> {
         let sizes = written
             .iter()
@@ -240,6 +254,7 @@ impl FileExport<'_> {
             progress: self.progress.clone(),
             jobs: self.request.jobs,
             sparse: system.sparse,
+            in_place: Some(in_place.clone()),
         };
         fill(filling, written).await
     }

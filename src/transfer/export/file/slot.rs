@@ -177,6 +177,11 @@ impl Slot {
         self.state.lock().written.gaps(self.size())
     }
 
+    /// How many of the first bytes are written.
+    pub(super) fn first_written(&self) -> u64 {
+        self.state.lock().written.end_of(0).unwrap_or(0)
+    }
+
     /// Notes written bytes.
     pub(super) fn add_written(&self, range: Range<u64>) {
         self.state.lock().written.insert(range);

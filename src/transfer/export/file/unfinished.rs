@@ -55,6 +55,7 @@ impl Other {
         Self {
             summary: header.summary.clone(),
             difference: match difference.is_empty() {
+                true if now.is_empty() => "another want-list".to_owned(),
                 true => "other platforms or options".to_owned(),
                 false => difference,
             },

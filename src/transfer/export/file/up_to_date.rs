@@ -47,6 +47,7 @@ pub(super) async fn compare(
     }
     let plan = Arc::new(Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?);
     report.size = plan.total();
+    report.lock = resolved.lock(request, &request.budget, progress);
     report.failed = resolved.failed;
     if !blocking(move || finished.is_of(&plan)).await?? {
         return Err(exists.context("this export makes another bundle"));

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::journaled::{Journaled, frame};
 use super::scheduler::{Assignment, Scheduler, Work};
 use super::slot::{Slot, Verdict};
+use super::whole_sum::InPlace;
 use crate::bundle::plan::Plan;
 use crate::bundle::ranges::Ranges;
 use crate::error::{Error, Kind, Result, Side};
@@ -46,6 +47,8 @@ pub(super) struct Filling {
     pub(super) jobs: usize,
     /// Whether gaps in the file cost nothing.
     pub(super) sparse: bool,
+    /// Told of what is in place, for the sum of the file.
+    pub(super) in_place: Option<Arc<InPlace>>,
 }
 
 /// The result of filling.
@@ -224,6 +227,9 @@ impl Workers {
     /// Notes written bytes.
     fn note(&self, slot: &Slot, range: Range<u64>) -> Result<()> {
         self.filling.output.note(slot, range)?;
+        if let Some(in_place) = &self.filling.in_place {
+            in_place.advance(slot.number, slot.first_written());
+        }
         if !self.filling.sparse {
             // The first absent byte may have moved, and with it the limit of the scheduler.
             self.changed.notify_waiters();
@@ -268,6 +274,9 @@ impl Workers {
             Some(verdict) => verdict,
         };
         self.filling.output.discard(slot)?;
+        if let Some(in_place) = &self.filling.in_place {
+            in_place.discard();
+        }
         progress.emit(Event::Bytes(-(slot.size() as i64)));
         let digest = &blob.digest;
         let Verdict::WrongFetched { found, again } = verdict else {
@@ -298,6 +307,9 @@ impl Workers {
 
     fn complete(&self, slot: &Slot, reused: u64) -> Result<()> {
         frame(&self.filling.output.partial, &slot.place)?;
+        if let Some(in_place) = &self.filling.in_place {
+            in_place.complete(slot.number);
+        }
         self.scheduler.lock().close(slot);
         self.filled.lock().reused.add(reused);
         self.filling.progress.emit(Event::BlobDone {

@@ -85,6 +85,7 @@ async fn write(
         bytes: plan.blob_bytes(),
         present: 0,
     });
+    let lock = resolved.lock(&request, &request.budget, progress);
     let sink: Box<dyn Write + Send> = match (request.output, partial) {
         (_, Some(partial)) => Box::new(PartialWriter::new(partial.clone())),
         (Output::Pipe(pipe), None) => pipe,
@@ -104,6 +105,7 @@ async fn write(
     let copied = prefetcher.clone().copy(&plan, &writer).await;
     report.sha256 = writer.finish(copied).await?;
     report.reused = prefetcher.reused();
+    report.lock = lock;
     report.images = resolved.trees.iter().map(Exported::new).collect();
     report.failed = resolved.failed;
     report.size = plan.total();

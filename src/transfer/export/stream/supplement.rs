@@ -14,13 +14,15 @@ use crate::bundle::partial::check_output;
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 use crate::image::reference::Target;
 use crate::inventory::want_list::{WantList, WantedBlob};
 use crate::progress::{Event, Progress, human_bytes};
 use crate::registry::{Presence, Registries};
 use crate::text::few_with;
-use crate::transfer::export::request::{Output, Reused, SupplementRequest};
+use crate::transfer::export::file::supplement::SupplementFile;
+use crate::transfer::export::request::{Compression, Output, Reused, SupplementRequest};
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::{Repository, Sources};
 
@@ -35,10 +37,14 @@ pub async fn supplement(
     registries: &Registries,
     progress: &Progress,
 ) -> Result<Reused> {
+    let is_plain = request.compression == Compression::None;
     let target = match &request.output {
         Output::File { path, force, fresh } => {
             check_output(path, *force)?;
-            Some((Unfinished::begin(path, *fresh, progress)?, *force))
+            match is_plain {
+                true => None,
+                false => Some((Unfinished::begin(path, *fresh, progress)?, *force)),
+            }
         }
         Output::Pipe(_) => None,
     };
@@ -73,6 +79,17 @@ pub async fn supplement(
         });
     }
     let plan = Plan::of_blobs(blobs)?;
+    if let (Output::File { path, force, fresh }, true) = (&request.output, is_plain) {
+        let file = SupplementFile {
+            identity: (Digest::sha256(list.to_text().as_bytes()), "a want-list".to_owned()),
+            plan,
+            known,
+            sources: Sources::of_blobs(sources),
+            earlier,
+            jobs: request.jobs.max(1),
+        };
+        return file.write(path, (*force, *fresh), progress).await;
+    }
     progress.emit(Event::Planned {
         images: 0,
         manifests: 0,

@@ -35,6 +35,7 @@ use super::blob_buffer::{BlobBuffer, PIECE, WINDOW};
 use super::spool::Spool;
 use crate::bundle::read::Bundle;
 use crate::bundle::read::stream::pipe::{Arriving, Incoming};
+use crate::bundle::read::summed::VerifiedFile;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -170,12 +171,19 @@ struct State {
     taken: HashMap<Digest, u64>,
     room: u64,
     closed: bool,
+    /// The sum of all that came out of the pipe, once its end was reached.
+    sum: Option<VerifiedFile>,
 }
 
 impl KeptBlobs {
     /// A blob, if it is on its way.
     pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<BlobBuffer>> {
         self.state.lock().flows.get(digest).cloned()
+    }
+
+    /// The sum of all that came out of the pipe, where it was asked for and its end was reached.
+    pub(crate) fn sum(&self) -> Option<VerifiedFile> {
+        self.state.lock().sum.clone()
     }
 
     /// Takes room for a blob, and waits for it. `false` if no upload needs it any more.
@@ -217,6 +225,10 @@ struct Feeder {
 impl Feeder {
     fn run(mut self) {
         let end = self.feed().map(|()| self.incoming.warnings());
+        if end.is_ok() {
+            let sum = self.incoming.sum();
+            self.kept.state.lock().sum = sum;
+        }
         // A closed channel means that the push has ended.
         let _ = self.sender.send(FeedEvent::End(end));
     }

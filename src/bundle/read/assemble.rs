@@ -1,0 +1,229 @@
+//! Opened archives made one bundle: their images, and what is wrong with them together.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::archive::{self, Archive};
+use super::broken::{self, BrokenArchive, BrokenImage};
+use super::contents::{BundledImage, Contents, Referrer};
+use super::layout;
+use super::name_override::{GivenName, NameOverrides};
+use super::scan::TarFaults;
+use super::source::Source;
+use super::store::Store;
+use crate::bundle::record::Missing;
+use crate::error::{Error, Kind, Result};
+use crate::image::reference::Reference;
+use crate::text::{Warnings, quote};
+
+/// Maximum number of archives whose faults are told one by one.
+const MAX_BROKEN: usize = 1000;
+
+/// What a bundle is made of; the fields are those of [`Bundle`](super::Bundle).
+pub(super) struct Assembled {
+    pub(super) store: Store,
+    pub(super) images: Vec<BundledImage>,
+    pub(super) broken: Vec<BrokenImage>,
+    pub(super) broken_archives: Vec<BrokenArchive>,
+    pub(super) referrers: Vec<Referrer>,
+    pub(super) missing: Vec<Missing>,
+    pub(super) warnings: Warnings,
+    pub(super) sources: Vec<Arc<Source>>,
+    pub(super) documents: u64,
+    pub(super) docker_manifest: bool,
+    pub(super) faults: Vec<(String, TarFaults)>,
+    more_broken: usize,
+}
+
+/// How archives are made one bundle.
+pub(super) struct Rules<'a> {
+    /// Names for images that have none, or others.
+    pub(super) names: &'a [GivenName],
+    /// Maximum number of bytes that the layers of one docker-archive unpack to, beyond the usual ratio.
+    pub(super) max_unpacked: Option<u64>,
+    /// Whether an archive that was read on behind a fault counts.
+    pub(super) going_on: bool,
+    /// Whether there need not be a usable image.
+    pub(super) allow_none: bool,
+}
+
+/// Makes one bundle of these archives.
+pub(super) fn assemble(
+    archives: Vec<Result<Archive, BrokenArchive>>,
+    store: Store,
+    warnings: Warnings,
+    rules: &Rules<'_>,
+) -> Result<Assembled> {
+    let mut bundle = Assembled {
+        store,
+        images: Vec::new(),
+        broken: Vec::new(),
+        broken_archives: Vec::new(),
+        more_broken: 0,
+        referrers: Vec::new(),
+        missing: Vec::new(),
+        warnings,
+        sources: Vec::new(),
+        documents: 0,
+        docker_manifest: false,
+        faults: Vec::new(),
+    };
+    let count = archives.len();
+    let mut given = NameOverrides::new(rules.names, count)?;
+    let mut read = Vec::with_capacity(count);
+    for archive in archives {
+        let mut archive = match archive {
+            Ok(archive) => archive,
+            Err(broken) => {
+                read.push((TarFaults::default(), Err(broken)));
+                continue;
+            }
+        };
+        archive.max_unpacked = rules.max_unpacked.unwrap_or(archive.max_unpacked);
+        bundle.sources.extend(archive.source.clone());
+        bundle.documents += (archive.files.len() + archive.links.len()) as u64;
+        bundle.docker_manifest |= archive.files.contains_key(archive::ITEMS);
+        let contents = layout::read(&mut archive, &mut bundle.store, &mut given);
+        bundle.warnings.append(std::mem::take(&mut archive.warnings));
+        let contents = contents.map_err(|error| BrokenArchive::new(&archive.label, error));
+        read.push((archive.faults, contents.map(|contents| (archive.label, contents))));
+    }
+    let completes = |(_, read): &(_, Result<(_, Contents), _>)| {
+        read.as_ref()
+            .is_ok_and(|(_, contents)| contents.holds_only_blobs.is_some())
+    };
+    let going_on = rules.going_on || (count > 1 && read.iter().any(completes));
+    let mut supplements = Vec::new();
+    for (mut faults, contents) in read {
+        let first = match going_on || faults.first.is_empty() {
+            true => None,
+            false => Some(faults.first.swap_remove(0).error),
+        };
+        match (contents, first) {
+            (Ok((label, contents)), None) => {
+                bundle.images.extend(contents.images);
+                bundle.broken.extend(contents.broken);
+                bundle.referrers.extend(contents.referrers);
+                bundle.missing.extend(contents.missing);
+                supplements.extend(contents.holds_only_blobs);
+                note_faults(&mut bundle, label, faults, rules.going_on);
+            }
+            (Ok((label, _)), Some(first)) => note_broken(&mut bundle, BrokenArchive::new(&label, first)),
+            (Err(broken), Some(first)) => note_broken(&mut bundle, BrokenArchive::new(&broken.label, first)),
+            (Err(broken), None) => {
+                note_faults(&mut bundle, broken.label.clone(), faults, rules.going_on);
+                note_broken(&mut bundle, broken);
+            }
+        }
+    }
+    // Blobs alone complete other bundles; by themselves they are nothing that can be used.
+    for supplement in supplements {
+        match count {
+            1 => note_broken(&mut bundle, supplement),
+            _ => bundle
+                .warnings
+                .push(format!("{}; its blobs complete the others", supplement.error)),
+        }
+    }
+    if bundle.more_broken > 0 {
+        bundle.broken_archives.push(BrokenArchive::more(bundle.more_broken));
+    }
+    one_digest_per_name(&mut bundle);
+    whole_or_broken(&mut bundle);
+    if bundle.broken_archives.is_empty() {
+        given.check(&bundle.images, &bundle.broken)?;
+    }
+    if bundle.images.is_empty() && !rules.allow_none {
+        return Err(broken::none_is_whole(&bundle.broken_archives, &bundle.broken));
+    }
+    Ok(bundle)
+}
+
+/// Keeps the faults of an archive that was read on behind them, or warns of them.
+fn note_faults(bundle: &mut Assembled, label: String, faults: TarFaults, keep: bool) {
+    if faults.first.is_empty() {
+        return;
+    }
+    if keep {
+        bundle.faults.push((label, faults));
+        return;
+    }
+    for fault in &faults.first {
+        let error = fault.error.full();
+        bundle
+            .warnings
+            .push(format!("{error}; what stands behind it is read all the same"));
+    }
+}
+
+fn note_broken(bundle: &mut Assembled, archive: BrokenArchive) {
+    match bundle.broken_archives.len() {
+        0..MAX_BROKEN => bundle.broken_archives.push(archive),
+        _ => bundle.more_broken += 1,
+    }
+}
+
+/// A whole image makes up for a broken one of the same name in another archive. In one archive it is unknown which of
+/// the two the name means, unless its digest or the record says so.
+fn whole_or_broken(bundle: &mut Assembled) {
+    let broken: HashSet<(&str, Option<&Reference>)> = bundle
+        .broken
+        .iter()
+        .map(|broken| (broken.archive.as_str(), broken.name.as_ref()))
+        .collect();
+    let is_doubtful = |image: &BundledImage| broken.contains(&(image.archive.as_str(), Some(&image.name)));
+    let is_vouched_for = |image: &BundledImage| image.name.digest().is_some() || image.record.is_some();
+    bundle
+        .images
+        .retain(|image| is_vouched_for(image) || !is_doubtful(image));
+    let whole: HashSet<&Reference> = bundle.images.iter().map(|image| &image.name).collect();
+    let is_whole = |broken: &BrokenImage| broken.name.as_ref().is_some_and(|name| whole.contains(name));
+    bundle.broken.retain(|broken| broken.is_misnamed || !is_whole(broken));
+}
+
+/// A name that appears twice is one image if the digest is the same. If not, it is unknown which of the images it
+/// means, and none of them is imported under it.
+fn one_digest_per_name(bundle: &mut Assembled) {
+    let mut seen: BTreeMap<Reference, usize> = BTreeMap::new();
+    let mut two: BTreeMap<Reference, BrokenImage> = BTreeMap::new();
+    let mut kept: Vec<BundledImage> = Vec::with_capacity(bundle.images.len());
+    for image in std::mem::take(&mut bundle.images) {
+        let Some(first) = seen.get(&image.name).and_then(|first| kept.get(*first)) else {
+            seen.insert(image.name.clone(), kept.len());
+            kept.push(image);
+            continue;
+        };
+        if first.root.digest != image.root.digest && !two.contains_key(&image.name) {
+            let error = two_of_one_name(first, &image);
+            let broken = BrokenImage::misleading(&image.name, &first.archive, error);
+            two.insert(image.name.clone(), broken);
+        }
+    }
+    kept.retain(|image| !two.contains_key(&image.name));
+    bundle.images = kept;
+    bundle.broken.extend(two.into_values());
+}
+
+/// The error of two images that have one name.
+fn two_of_one_name(first: &BundledImage, second: &BundledImage) -> Error {
+    let place = |image: &BundledImage| {
+        let (digest, archive) = (&image.root.digest, quote(&image.archive));
+        format!("{digest} in `{archive}` (@{})", image.place)
+    };
+    let what = format!(
+        "two images are called `{}`: {} and {}",
+        first.name,
+        place(first),
+        place(second)
+    );
+    let hint = if first.archive == second.archive {
+        format!(
+            "give each a name of its own, such as `--name @{}=REPOSITORY:TAG`",
+            second.place
+        )
+    } else {
+        let digest = &second.root.digest;
+        format!("import the bundles one after the other, or give one another name: `--name {digest}=REPOSITORY:TAG`")
+    };
+    Error::new(Kind::Malformed, what).with_hint(hint)
+}

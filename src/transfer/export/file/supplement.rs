@@ -1,0 +1,103 @@
+//! A supplement in a file, which gets its name when it is complete; until then another run of the same command goes on with it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::commit;
+use super::journaled::Journaled;
+use super::prepare::{Headers, Prepare};
+use super::unfinished;
+use super::worker::{Filling, fill};
+use crate::bundle::partial::Partial;
+use crate::bundle::plan::Plan;
+use crate::error::Result;
+use crate::image::digest::Digest;
+use crate::progress::{Event, Progress, human_bytes};
+use crate::transfer::blocking::blocking;
+use crate::transfer::export::request::Reused;
+use crate::transfer::export::reuse::Earlier;
+use crate::transfer::sources::Sources;
+
+/// What goes into the file.
+pub(in crate::transfer::export) struct SupplementFile {
+    /// The digest of the want-list, and what it is in words.
+    pub(in crate::transfer::export) identity: (Digest, String),
+    pub(in crate::transfer::export) plan: Plan,
+    /// Manifests among the blobs.
+    pub(in crate::transfer::export) known: BTreeMap<Digest, Bytes>,
+    pub(in crate::transfer::export) sources: Sources,
+    pub(in crate::transfer::export) earlier: Arc<Earlier>,
+    pub(in crate::transfer::export) jobs: usize,
+}
+
+impl SupplementFile {
+    /// Writes the file `path`. `force` replaces a file of that name; `fresh` throws an unfinished earlier run away.
+    ///
+    /// # Errors
+    /// Those of the first blob that cannot be fetched; all others are kept for the next run.
+    pub(in crate::transfer::export) async fn write(
+        self,
+        path: &Path,
+        (force, fresh): (bool, bool),
+        progress: &Progress,
+    ) -> Result<Reused> {
+        let partial = Arc::new(Partial::open(path)?);
+        if fresh {
+            partial.journal().remove();
+            partial.clear()?;
+        }
+        let result = self.fill(&partial, force, progress).await;
+        if result.is_err() && partial.is_empty().unwrap_or(false) {
+            partial.remove();
+        }
+        result
+    }
+
+    async fn fill(self, partial: &Arc<Partial>, force: bool, progress: &Progress) -> Result<Reused> {
+        let mut left = unfinished::look(partial, &[], &self.identity.0, progress)?.unwrap_or_default();
+        let plan = Arc::new(self.plan);
+        left.check_takeover(&plan, partial, progress)?;
+        let system = partial.file_system()?;
+        partial.reserve(plan.total(), &system, human_bytes)?;
+        let prepare = Prepare {
+            partial: partial.clone(),
+            plan: plan.clone(),
+            old: std::mem::take(&mut left.slots),
+            headers: Headers::new(&self.identity, &left, &plan, &[]),
+            configs: self.known,
+        };
+        let (journal, written) = blocking(move || prepare.run()).await??;
+        let sizes = written
+            .iter()
+            .map(|(slot, ranges)| ranges.len(plan.blobs()[*slot].blob.size));
+        progress.emit(Event::Planned {
+            images: 0,
+            manifests: 0,
+            blobs: plan.blobs().len() as u64,
+            bytes: plan.blob_bytes(),
+            present: sizes.sum(),
+        });
+        let filling = Filling {
+            plan: plan.clone(),
+            output: Journaled::new(partial.clone(), journal),
+            sources: self.sources,
+            earlier: self.earlier,
+            progress: progress.clone(),
+            jobs: self.jobs,
+            sparse: system.sparse,
+            in_place: None,
+        };
+        let mut filled = fill(filling, written).await?;
+        // In the order of the file, so that the same run names the same blob.
+        let mut digests = plan.blobs().iter().map(|slot| &slot.blob.digest);
+        if let Some(error) = digests.find_map(|digest| filled.failures.remove(digest)) {
+            return Err(error);
+        }
+        let partial = partial.clone();
+        blocking(move || commit(&partial, &plan, force)).await??;
+        Ok(filled.reused)
+    }
+}
