@@ -49,7 +49,7 @@ pub use registry::credentials::{CredentialFile, CredentialOptions, HostLogin, Lo
 pub use registry::mirrors::{Mirrors, parse_mirror};
 pub use registry::proxy::Proxies;
 pub use registry::tls::{Authorities, ClientCertificate, SystemAuthorities, TlsOptions};
-pub use registry::{Options, RateLimit, Registries, Stop, is_full as is_registry_full};
+pub use registry::{MOST_JOBS, Options, RateLimit, Registries, Stop, is_full as is_registry_full};
 pub use text::{LISTED, Line, counted, few, few_with, is_unsafe, quote};
 pub use transfer::inspect::inspect;
 pub use transfer::referrers::ReferrerChoice;

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 use docker_mirror::{
-    Authorities, ClientCertificate, Error, Kind, Mirrors, Options, Progress, Proxies, Registries, Result, Stop,
-    SystemAuthorities, TlsOptions, parse_mirror,
+    Authorities, ClientCertificate, Error, Kind, MOST_JOBS, Mirrors, Options, Progress, Proxies, Registries, Result,
+    Stop, SystemAuthorities, TlsOptions, parse_mirror,
 };
 
 use super::environment::{Side, cache_folder, set_path, variable};
 use super::login::{self, LoginFlags};
+use super::memory;
 use super::terminal::Color;
 use super::values::whole;
 
@@ -39,9 +40,9 @@ pub(super) struct Shared {
     #[arg(long)]
     pub(super) debug: bool,
 
-    /// Parallel transfers
-    #[arg(short, long, value_name = "N", default_value_t = 6, value_parser = whole::<u16>(1, 256))]
-    jobs: u16,
+    /// Most parallel transfers per registry [default: as many as help, at most 64]
+    #[arg(short, long, value_name = "N", value_parser = whole::<u16>(1, 256))]
+    jobs: Option<u16>,
 
     /// Lets uploads come to a good end where the run is interrupted.
     #[arg(skip)]
@@ -169,8 +170,14 @@ pub(super) struct Sides {
 }
 
 impl Shared {
+    /// How many transfers there may be at most.
     pub(super) fn jobs(&self) -> usize {
-        usize::from(self.jobs)
+        self.given_jobs().unwrap_or(MOST_JOBS)
+    }
+
+    /// The same, where a number is given or memory bounds it; otherwise it is found out for each host.
+    fn given_jobs(&self) -> Option<usize> {
+        self.jobs.map(usize::from).or_else(memory::jobs)
     }
 
     /// How much is said.
@@ -257,7 +264,7 @@ impl Shared {
                 ..TlsOptions::default()
             },
             proxies: Proxies::standard(&variable)?,
-            jobs: Some(self.jobs()),
+            jobs: self.given_jobs(),
             retries: Some(flags.retries),
             connect_timeout: Some(Duration::from_secs(flags.connect_timeout)),
             header_timeout: Some(Duration::from_secs(flags.header_timeout)),

@@ -306,6 +306,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         output: arguments.output()?,
     };
     let report = export::export(request, &registries, &progress).await;
+    registries.note_concurrency();
     display.finish();
     let mut report = report?;
     if let Some((path, lock)) = &lock {

@@ -180,6 +180,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         }
         None => import::import(bundle, select, request, &registries, progress).await,
     };
+    registries.note_concurrency();
     display.finish();
     Ok(arguments.target.tell(report?, &display, &arguments.reporting, true))
 }

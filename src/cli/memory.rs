@@ -15,6 +15,9 @@ const TIGHT: u64 = 512 << 20;
 /// Memory in bytes that any run takes beside the buffers that can be chosen: threads, connections, TLS.
 const LEAST: u64 = 24 << 20;
 
+/// Number of transfers at a time where there is little memory.
+const FEW_JOBS: usize = 6;
+
 /// The smallest buffer in bytes of an export that is written from its first to its last byte.
 const LEAST_AHEAD: u64 = 1 << 20;
 
@@ -99,6 +102,11 @@ pub(super) fn budget() -> Budget {
     Budget::new(left().map_or(Budget::DEFAULT, |left| {
         Budget::DEFAULT.min(left.saturating_sub(LEAST) / 2)
     }))
+}
+
+/// How many transfers a run may have at a time where it has little memory: one takes up to half a megabyte of buffers.
+pub(super) fn jobs() -> Option<usize> {
+    left().map(|_| FEW_JOBS)
 }
 
 /// How much an export reads ahead that wants to read this much ahead.

@@ -67,6 +67,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let trees = images.into_iter().zip(trees).collect();
     request.budget = resolver.budget().clone();
     let report = mirror::mirror(trees, &sources, request, &destinations, progress).await;
+    sources.note_concurrency();
+    destinations.note_concurrency();
     display.finish();
     let mut report = report?;
     let patterns = asked.failed.iter();

@@ -17,7 +17,7 @@ use super::content_encoding::{Decoding, Encoding};
 use super::content_range;
 use super::failure::Failure;
 use super::host::Host;
-use super::limiter::Permit;
+use super::limiter::{Permit, Use};
 use super::redact::{authority, printable};
 use super::refusal::Refusal;
 use super::retry::{Backoff, BlobProgress};
@@ -173,6 +173,7 @@ impl BlobReader {
             let begun = Instant::now();
             let failure = match body.chunk(stall).await {
                 Ok(Some(mut bytes)) => {
+                    place.host.limiter.moved(bytes.len() as u64);
                     let skipped = body.skip.min(bytes.len() as u64);
                     body.skip -= skipped;
                     bytes = bytes.slice(skipped as usize..);
@@ -268,14 +269,14 @@ impl BlobReader {
         };
         let (host, repository) = (&place.host, place.repository.as_str());
         if self.permit.is_none() {
-            self.permit = Some(host.downloads.permit().await);
+            self.permit = Some(host.limiter.permit(Use::Download).await);
         }
         let action = format!(
             "cannot read blob {} of `{}/{repository}`",
             self.descriptor.digest, host.name
         );
         let url = host.url(repository, &format!("blobs/{}", self.descriptor.digest));
-        let mut call = Call::new(Method::GET, url, repository, Scope::pull(repository), action);
+        let mut call = Call::new(Method::GET, url, repository, Scope::pull(repository), action).with_place();
         let whole = self.at == 0 && self.end == self.descriptor.size;
         if !whole && !self.ranges_refused {
             let range = format!("bytes={}-{}", self.at, self.end - 1);

@@ -97,18 +97,18 @@ pub(super) enum Verdict {
 }
 
 impl Breaker {
-    /// Lets a request through, unless the host is left alone.
+    /// Lets a request through, unless the host is left alone. Returns whether the request is to find out whether it is back.
     ///
     /// # Errors
     /// What the host failed with.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<bool> {
         let mut state = self.state.lock();
-        let Some(open) = &mut state.open else { return Ok(()) };
+        let Some(open) = &mut state.open else { return Ok(false) };
         let now = Instant::now();
         if open.again.is_some_and(|again| now >= again) {
             // This request finds out for all.
             open.again = Some(now + PAUSE);
-            return Ok(());
+            return Ok(true);
         }
         Err(open.error.clone())
     }

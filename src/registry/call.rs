@@ -26,6 +26,8 @@ pub(super) struct Call<'a> {
     pub(super) provenance: Provenance,
     /// Whether a redirect to another server is an answer like any other.
     pub(super) stays: bool,
+    /// Whether its caller has a place in the limit of the host for it.
+    pub(super) has_place: bool,
 }
 
 /// How often a registry is asked for a fresh address where the store that it redirects to refuses.
@@ -56,6 +58,7 @@ impl<'a> Call<'a> {
             repeat: true,
             provenance: Provenance::OWN,
             stays: false,
+            has_place: false,
         }
     }
 
@@ -68,6 +71,12 @@ impl<'a> Call<'a> {
     #[must_use]
     pub(super) fn named_by(mut self, provenance: Provenance) -> Self {
         self.provenance = provenance;
+        self
+    }
+
+    #[must_use]
+    pub(super) fn with_place(mut self) -> Self {
+        self.has_place = true;
         self
     }
 

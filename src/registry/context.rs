@@ -341,15 +341,18 @@ struct Progressed {
     sent: AtomicU64,
     out: AtomicBool,
     waiting: AtomicBool,
-    /// What the body leaves when it is out.
+    /// Where the body counts.
     place: Option<Arc<Place>>,
+    /// Whether the body leaves its place when it is out.
+    is_last: bool,
 }
 
 impl Watch {
-    /// For a body that is the last one of its upload.
-    pub(super) fn last(place: Arc<Place>) -> Self {
+    /// For a body that has a place, which the last one of an upload leaves when it is out.
+    pub(super) fn of(place: Arc<Place>, is_last: bool) -> Self {
         Self(Arc::new(Progressed {
             place: Some(place),
+            is_last,
             ..Progressed::default()
         }))
     }
@@ -365,12 +368,15 @@ impl Watch {
     /// Notes that this many more bytes were handed to the connection.
     pub(super) fn sent(&self, bytes: u64) {
         self.0.sent.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(place) = &self.0.place {
+            place.moved(bytes);
+        }
     }
 
     /// The last byte was handed over.
     pub(super) fn out(&self) {
         self.0.out.store(true, Ordering::Relaxed);
-        if let Some(place) = &self.0.place {
+        if let Some(place) = self.0.place.as_ref().filter(|_| self.0.is_last) {
             place.leave();
         }
     }

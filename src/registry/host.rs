@@ -17,8 +17,8 @@ use super::breaker::{Breaker, Way};
 use super::call::{Call, MAX_FRESH, is_stale_address};
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
-use super::failure::Class;
-use super::limiter::Limiter;
+use super::failure::{Class, Failure};
+use super::limiter::{Limiter, Permit, Use};
 use super::limits::RateLimit;
 use super::proof::Proof;
 use super::reach::is_loopback;
@@ -51,8 +51,7 @@ pub(super) struct Host {
     /// Whether it ever answered with anything but a 401 without a challenge.
     pub(super) answered: AtomicBool,
     pub(super) auth: Authenticator,
-    pub(super) downloads: Limiter,
-    pub(super) uploads: Limiter,
+    pub(super) limiter: Limiter,
     pub(super) upload_profile: UploadProfile,
     /// Whether it keeps blobs.
     pub(super) proof: Proof,
@@ -116,7 +115,7 @@ impl Host {
     }
 
     fn at(name: &str, protocol: &str, scheme: u8, blind: bool, context: Arc<Context>) -> Result<Self> {
-        let jobs = context.options.jobs();
+        let limiter = context.options.limiter(name);
         Ok(Self {
             name: name.to_owned(),
             base: url_of(name, protocol)?,
@@ -126,8 +125,7 @@ impl Host {
             reached: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             auth: Authenticator::new(name),
-            downloads: Limiter::new(jobs),
-            uploads: Limiter::new(jobs),
+            limiter,
             upload_profile: UploadProfile::default(),
             proof: Proof::default(),
             breaker: Breaker::default(),
@@ -241,17 +239,25 @@ impl Host {
     /// The same within a retry budget that is already in use, for a request that is a part of a larger operation.
     pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
         let in_call = |error: Error| error.context(&call.action);
-        let mut url = call.url.clone();
-        self.breaker.check().map_err(in_call)?;
-        let mut attempt = match self.attempt(call).await {
+        let finds_out = self.breaker.check().map_err(in_call)?;
+        // Kept over pauses: the next request has no better chances than this one.
+        let mut turn = match call.has_place {
+            true => None,
+            false => Some(self.limiter.permit(Use::Request).await),
+        };
+        if let Some(error) = self.breaker.error().filter(|_| !finds_out) {
+            return Err(in_call(error));
+        }
+        let mut url = self.by_scheme(&call.url);
+        let mut attempt = match self.attempt(call, &url).await {
             Ok(attempt) => attempt,
             Err(error) => return Err(in_call(self.without_token(call, error).await)),
         };
         let (mut attempts, mut unconnected, mut fresh) = (0, 0, 0);
         loop {
             attempts += 1;
-            self.downloads.quiet().await;
             let alone = self.prove(call, &mut attempt).await.map_err(in_call)?;
+            self.limiter.quiet().await;
             let begun = Instant::now();
             let outgoing = Outgoing {
                 method: &call.method,
@@ -263,11 +269,9 @@ impl Host {
                 stays: call.stays,
             };
             let sent = redirect::send(&self.context, outgoing).await;
+            self.count(turn.as_mut(), &sent);
             if self.found_tls(&sent, &url).await || self.found_plain(&sent, &url).await {
-                let mut found = self.base();
-                found.set_path(url.path());
-                found.set_query(url.query());
-                url = found;
+                url = self.by_scheme(&url);
                 continue;
             }
             let mut answer = match sent {
@@ -359,12 +363,24 @@ impl Host {
         }
     }
 
-    /// Goes easier on a host that throttles, in both directions.
+    /// Notes how a request went that has a place of its own.
+    fn count(&self, turn: Option<&mut Permit>, sent: &Result<Answer, Failure>) {
+        let Some(turn) = turn else { return };
+        match sent {
+            Ok(answer) if is_throttling(answer.status()) => turn.went_wrong(),
+            // What follows a challenge is another request.
+            Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {}
+            Ok(answer) if !is_passing(answer.status()) => turn.went_well(),
+            Err(failure) if failure.class == Class::Broken => turn.went_wrong(),
+            _ => {}
+        }
+    }
+
+    /// Goes easier on a host that throttles.
     pub(super) fn throttled(&self, status: StatusCode, asked: Option<Duration>, begun: Instant) {
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            self.downloads.shrink(begun);
-            self.uploads.shrink(begun);
-            self.downloads.hold(asked.unwrap_or_default());
+        if is_throttling(status) {
+            self.limiter.trouble(begun);
+            self.limiter.hold(asked.unwrap_or_default());
         }
     }
 
@@ -418,4 +434,9 @@ fn url_of(name: &str, protocol: &str) -> Result<Url> {
     let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
     Url::parse(&format!("{protocol}://{address}/"))
         .map_err(|e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e))
+}
+
+/// Whether a status says that the host has too much to do.
+fn is_throttling(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -33,6 +33,7 @@ mod login;
 pub(crate) mod mirrors;
 mod options;
 mod outage;
+mod pace;
 mod proof;
 pub(crate) mod proxy;
 mod pull;
@@ -67,7 +68,7 @@ pub use blob::{BlobReader, WithoutRange};
 use context::Context;
 use host::Host;
 pub use limits::RateLimit;
-pub use options::Options;
+pub use options::{MOST_JOBS, Options};
 pub use refusal::Refusal;
 pub use stop::Stop;
 pub use types::{AcceptedManifest, Presence, Pushed, Referrers};
@@ -107,6 +108,26 @@ impl Registries {
             host: found,
             registries: self.clone(),
         })
+    }
+
+    /// Notes how many requests each host was sent at a time, where that was found out in this run.
+    pub fn note_concurrency(&self) {
+        if self.context.options.jobs.is_some() {
+            return;
+        }
+        let mut peaks: Vec<(String, usize)> = {
+            let hosts = self.hosts.lock();
+            let peak = |host: &Arc<Host>| (host.name.clone(), host.limiter.peak());
+            hosts.values().map(peak).collect()
+        };
+        peaks.sort();
+        for (host, peak) in peaks.into_iter().filter(|(_, peak)| *peak > 0) {
+            let requests = if peak == 1 { "request" } else { "requests" };
+            self.context
+                .options
+                .progress
+                .note(format!("`{host}`: up to {peak} {requests} at a time"));
+        }
     }
 
     fn mirror(&self, endpoint: &Endpoint) -> Result<Arc<Host>> {
@@ -159,9 +180,25 @@ impl Registry {
     }
 
     /// How many bodies may be on their way to it, or from it, at the same time; at least one. Uploads that are out and wait
-    /// for their answers are not among them, up to one fewer.
+    /// for their answers are not among them, up to one fewer. Where the number is found out, this is the first one.
     pub fn jobs(&self) -> usize {
-        self.host.context.options.jobs()
+        self.host.context.options.first_jobs()
+    }
+
+    /// How many requests without a body may be asked for at a time: three times as many as bodies, since they mostly wait. One
+    /// job means one at a time.
+    pub(crate) fn requests(&self) -> usize {
+        self.host.context.options.jobs().saturating_mul(3) - 2
+    }
+
+    /// How many blobs, and how many manifests, are worth being in progress at this moment. Where the number of jobs is found
+    /// out, always some more than there may be requests, or it would never be found out that more help; not all of them, since
+    /// they are served in turns, and what was begun first would not end first.
+    pub(crate) fn width(&self) -> usize {
+        match self.host.context.options.jobs {
+            Some(_) => self.requests(),
+            None => self.host.limiter.limit() * 3 / 2,
+        }
     }
 
     /// The registry itself, as the configuration of this machine wants it to be reached for this repository.

@@ -4,11 +4,42 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::credentials::CredentialOptions;
+use super::limiter::Limiter;
 use super::mirrors::Mirrors;
+use super::pace::Pace;
 use super::proxy::Proxies;
 use super::stop::Stop;
 use super::tls::TlsOptions;
+use crate::image::reference::DOCKER_HUB;
 use crate::progress::Progress;
+
+/// How many bodies are in flight per host and direction at most, where no number is given. Each takes up to half a megabyte of
+/// buffers.
+pub const MOST_JOBS: usize = 64;
+
+/// How many requests are under way to a host at most, where no number of jobs is given.
+const MOST_REQUESTS: usize = 3 * MOST_JOBS;
+
+/// How many requests are under way to a host that has not answered yet.
+const FIRST: usize = 6;
+
+/// The same once it has, before it is known how many help.
+const START: usize = 16;
+
+/// Hosts for everybody, which count requests: Docker Hub allows "thousands of requests per minute" for each address
+/// (<https://docs.docker.com/docker-hub/usage/#abuse-rate-limit>).
+const MODEST: [&str; 2] = [DOCKER_HUB, "ghcr.io"];
+
+/// Number of open files that are not connections: the bundle, its journal, folders, the cache.
+const OTHER_FILES: u64 = 64;
+
+/// How many connections there may be for each side, by the limit on open files. A request to a registry that redirects has two,
+/// of which one is idle.
+fn files_per_side() -> usize {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let connections = most.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
+    usize::try_from(connections / 4).unwrap_or(usize::MAX)
+}
 
 /// How registries are reached. The default is https with the roots of the system, and no credential files.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +57,8 @@ pub struct Options {
     pub mirrors: Mirrors,
     /// The proxies on the way. Addresses of this machine are reached without.
     pub proxies: Proxies,
-    /// Requests with bodies in flight per host and direction; 6 by default. The client goes below it by itself where a
-    /// host throttles or breaks connections.
+    /// Maximum number of bodies in flight per host and direction. The client goes below it by itself where a host throttles or
+    /// breaks connections. By default it also finds by itself how many help, at most [`MOST_JOBS`].
     pub jobs: Option<usize>,
     /// How often a request that failed for a passing reason is sent again; 5 by default.
     pub retries: Option<u32>,
@@ -62,7 +93,29 @@ pub struct Options {
 
 impl Options {
     pub(super) fn jobs(&self) -> usize {
-        self.jobs.unwrap_or(6).max(1)
+        self.jobs.unwrap_or(MOST_JOBS).max(1)
+    }
+
+    /// How many bodies are in flight before it is known how many help.
+    pub(super) fn first_jobs(&self) -> usize {
+        self.jobs.unwrap_or(START).max(1)
+    }
+
+    /// The limit of a host.
+    pub(super) fn limiter(&self, host: &str) -> Limiter {
+        let jobs = self.jobs();
+        let pace = match self.jobs {
+            // As many as the callers have under way: blobs and manifests, three times as many of each as bodies.
+            Some(_) => Pace::fixed(jobs.saturating_mul(6) - 4),
+            None => {
+                let ceiling = match MODEST.contains(&host) {
+                    true => START,
+                    false => MOST_REQUESTS.min(files_per_side()),
+                };
+                Pace::automatic(FIRST, START, ceiling)
+            }
+        };
+        Limiter::new(jobs, pace)
     }
 
     pub(super) fn retries(&self) -> u32 {

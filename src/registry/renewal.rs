@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 
 impl Host {
     /// The first attempt of a call.
-    pub(super) async fn attempt(&self, call: &Call<'_>) -> Result<Attempt> {
+    pub(super) async fn attempt(&self, call: &Call<'_>, url: &Url) -> Result<Attempt> {
         let mut attempt = Attempt {
             authorization: None,
             scope: call.scope.clone(),
@@ -32,7 +32,7 @@ impl Host {
             bare: false,
             without_login: None,
         };
-        self.authorize_again(call, &call.url, &mut attempt).await?;
+        self.authorize_again(call, url, &mut attempt).await?;
         Ok(attempt)
     }
 

@@ -14,6 +14,18 @@ use super::host::{ASSUMED_HTTP, EITHER, FOUND_HTTP, FOUND_HTTPS, Host};
 const PROBES: u32 = 4;
 
 impl Host {
+    /// An address of the host that was made before it was known whether it speaks TLS, as it is now.
+    pub(super) fn by_scheme(&self, url: &Url) -> Url {
+        let found = matches!(self.scheme.load(Ordering::Relaxed), FOUND_HTTPS | FOUND_HTTP);
+        if !found || !(same_origin(&self.base, url) || same_origin(&self.plain, url)) {
+            return url.clone();
+        }
+        let mut found = self.base();
+        found.set_path(url.path());
+        found.set_query(url.query());
+        found
+    }
+
     /// Whether a host on this machine that was taken for plain http speaks TLS. From then on it is spoken to in TLS.
     ///
     /// No other host is ever taken for http.

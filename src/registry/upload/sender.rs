@@ -18,7 +18,7 @@ use crate::registry::attempt::Renewed;
 use crate::registry::content_range;
 use crate::registry::context::Watch;
 use crate::registry::failure::Failure;
-use crate::registry::limiter::Permit;
+use crate::registry::limiter::{Permit, Use};
 use crate::registry::location;
 use crate::registry::redact::shown;
 use crate::registry::redirect;
@@ -46,7 +46,7 @@ impl<'a> Sender<'a> {
         Self {
             source,
             cursor: Cursor::new(descriptor),
-            permit: host.uploads.later(),
+            permit: host.limiter.later(Use::Upload),
             pause_early: !host.upload_profile.takes(descriptor.size) && !source.can_replay(descriptor),
         }
     }
@@ -124,7 +124,7 @@ impl<'a> Sender<'a> {
             headers.insert(CONTENT_RANGE, range);
         }
         for _ in 0..MAX_REDIRECTS {
-            host.downloads.quiet().await;
+            host.limiter.quiet().await;
             let begun = Instant::now();
             let authorization = host
                 .authorize(&url, provenance, target.repository, &target.scope, true, None)
@@ -134,11 +134,7 @@ impl<'a> Sender<'a> {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
             self.take_permit().await;
-            let watch = if end == target.descriptor.size {
-                Watch::last(self.permit.place())
-            } else {
-                Watch::default()
-            };
+            let watch = Watch::of(self.permit.place(), end == target.descriptor.size);
             let pause_early = std::mem::take(&mut self.pause_early);
             let body = self.cursor.body(self.source, start, end, &watch, pause_early).await;
             let body = Some(Body::wrap(body.map_err(Setback::NoBytes)?));

@@ -45,7 +45,7 @@ pub(crate) async fn push(
     progress: &Progress,
     feed: Option<PipeFeed>,
 ) -> Result<Ended> {
-    let verdicts = tag::verdicts(&items, request, registry, progress, wide(registry)).await;
+    let verdicts = tag::verdicts(&items, request, registry, progress, registry.requests()).await;
     let verdicts = verdicts.map_err(of_destination)?;
     let verdicts = verdicts
         .into_iter()
@@ -233,18 +233,18 @@ impl<'a> Engine<'a> {
             feed.start(self.scheduler.deferred(), self.images.request, self.images.progress)?;
         }
         let mut open = feed.is_some();
-        let wide = wide(self.registry);
         let mut blobs: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         let mut publishing: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         while !self.images.stop {
-            while blobs.len() < wide {
+            let width = self.registry.width();
+            while blobs.len() < width {
                 let groups = &self.images.groups;
                 let Some(job) = self.scheduler.next(|number| groups[number].alive) else {
                     break;
                 };
                 blobs.push(self.start(job));
             }
-            while publishing.len() < wide {
+            while publishing.len() < width {
                 let Some(publisher) = self.publish() else { break };
                 publishing.push(publisher);
             }
@@ -461,12 +461,6 @@ impl<'a> Engine<'a> {
             self.idle.push_back(place);
         }
     }
-}
-
-/// How many requests without a blob are in flight: three times as many as blobs, since they mostly wait. One job means one
-/// request at a time.
-fn wide(registry: &Registry) -> usize {
-    registry.jobs().saturating_mul(3) - 2
 }
 
 async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {

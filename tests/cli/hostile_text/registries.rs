@@ -180,7 +180,7 @@ fn answers_of_registries() {
         let image = format!("{host}/library/greeting:1.0");
         let (absent, dest) = (format!("{host}/library/greeting:1.1"), host.as_str());
         std::fs::remove_dir_all(lab.cli.path(".cache")).ok();
-        let retries = ["--retries", "1", "-vv"];
+        let retries = ["--retries", "1", "-j", "6", "-vv"];
         for arguments in [
             &["export", image.as_str(), "-o", "b.tar", "--fresh", "--force"][..],
             &["export", absent.as_str(), "-o", "c.tar", "--fresh", "--force"],

@@ -17,10 +17,10 @@ fn small_layers(registry: &Double, count: u64) -> Export {
 }
 
 #[test]
-fn six_connections_unless_told_otherwise() {
+fn sixteen_connections_at_first_unless_told_otherwise() {
     let registry = Double::new();
     let export = small_layers(&registry, 24);
-    for (flags, expected) in [(&[][..], 6), (&["-j", "2"], 2), (&["-j", "9"], 9)] {
+    for (flags, expected) in [(&[][..], 16), (&["-j", "2"], 2), (&["-j", "6"], 6), (&["-j", "9"], 9)] {
         registry.clear_faults();
         // The config comes first, by itself.
         let together = Action::Hold(Gate::meeting_of(expected));
@@ -104,7 +104,7 @@ fn a_registry_that_throttles_gets_fewer_requests_at_a_time_and_then_more_again()
         registry.add_fault(When::get("/blobs/").after(30), six);
         registry.forget_requests();
         let mut run = export
-            .command("b.tar", &[])
+            .command("b.tar", &["-j", "6"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -12,6 +12,10 @@ use super::slot::Slot;
 /// Maximum distance in bytes from the first absent byte to a part that is handed out, where gaps are filled with zeros.
 const MAX_GAP: u64 = 64 << 20;
 
+/// Number of parts that may wait for their first bytes before no more help is given to large blobs, besides a quarter of those that
+/// have begun to arrive.
+const LEAST_WAITING: usize = 8;
+
 /// The slots that are not done.
 #[derive(Debug)]
 pub(super) struct Scheduler {
@@ -71,11 +75,23 @@ impl Scheduler {
             self.open.extend(self.queue.pop_front().map(|slot| (slot.number, slot)));
             return work;
         }
-        let assigned = self.open.values().find_map(|slot| assign(slot, id, limit));
+        let mut open = self.open.values();
+        let assigned = match self.may_help() {
+            true => open.find_map(|slot| assign(slot, id, limit)),
+            false => None,
+        };
         assigned.unwrap_or(match self.open.is_empty() {
             true => Work::Done,
             false => Work::Wait,
         })
+    }
+
+    /// Whether a worker more may help with an open blob. Not while many wait for their parts to begin: those are held up by the
+    /// limit of a registry.
+    fn may_help(&self) -> bool {
+        let counts = self.open.values().map(|slot| slot.begun_and_waiting());
+        let (begun, waiting) = counts.fold((0, 0), |(begun, waiting), (b, w)| (begun + b, waiting + w));
+        waiting < LEAST_WAITING + begun / 4
     }
 
     /// A slot is done, well or badly.
@@ -138,7 +154,7 @@ mod tests {
 
     #[test]
     fn own_blob_first_then_new_ones_then_parts_of_large_ones() {
-        let mut scheduler = scheduler(&[128 << 20, 1], true);
+        let mut scheduler = scheduler(&[1 << 30, 1], true);
         let first = part(scheduler.next(None));
         assert_eq!((first.slot.number, first.part), (0, 0..32 << 20));
         let own = part(scheduler.next(Some(&first.slot)));
@@ -147,8 +163,18 @@ mod tests {
         assert_eq!(new.slot.number, 1);
         let helped = part(scheduler.next(Some(&new.slot)));
         assert_eq!((helped.slot.number, helped.part.start), (0, 64 << 20));
-        assert_eq!(part(scheduler.next(None)).part, 96 << 20..128 << 20);
+        let next = part(scheduler.next(None));
+        assert_eq!(next.part, 96 << 20..128 << 20);
+        // Eight parts wait for their first bytes, the small blob among them.
+        for _ in 0..3 {
+            part(scheduler.next(None));
+        }
         assert!(matches!(scheduler.next(None), Work::Wait));
+        first.slot.advance(first.id, 1);
+        assert_eq!(part(scheduler.next(None)).slot.number, 0);
+        assert!(matches!(scheduler.next(None), Work::Wait));
+        // A worker goes on with its own blob all the same.
+        assert_eq!(part(scheduler.next(Some(&first.slot))).slot.number, 0);
         scheduler.close(&first.slot);
         scheduler.close(&new.slot);
         assert!(matches!(scheduler.next(None), Work::Done));

@@ -16,6 +16,16 @@ use crate::registry::WithoutRange;
 /// small enough that what is hashed later is still in memory.
 const PART: u64 = 32 << 20;
 
+/// Minimum size in bytes of the parts near the end of a large blob, which get smaller so that all connections end together.
+const LEAST_PART: u64 = 8 << 20;
+
+/// Maximum number of bytes of a part after which the journal learns of them.
+const JOURNAL_STEP: u64 = 1 << 20;
+
+/// Maximum number of bytes of a blob that are written and not in the journal. Several connections may be at work on the blob, and a
+/// kill is to cost less than 8 MiB for each blob.
+const MAX_AHEAD: u64 = 6 << 20;
+
 /// One slot of the plan, and its state.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -121,6 +131,7 @@ impl Slot {
         let part = state
             .pending
             .pop_if(|part| part.is_empty() || offset.saturating_add(part.start) <= limit)?;
+        let part = state.cut(part);
         state.active.push(Active {
             start: part.start,
             at: part.start,
@@ -128,6 +139,20 @@ impl Slot {
             id,
         });
         Some(part)
+    }
+
+    /// How many assigned parts have begun to arrive, and how many have not.
+    pub(super) fn begun_and_waiting(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let begun = state.active.iter().filter(|a| a.at > a.start).count();
+        (begun, state.active.len() - begun)
+    }
+
+    /// After how many bytes of a part the journal learns of them, so that all workers of the blob together are not ahead of it by
+    /// more than [`MAX_AHEAD`].
+    pub(super) fn journal_step(&self) -> u64 {
+        let workers = self.state.lock().active.len().max(1) as u64;
+        (MAX_AHEAD / workers).min(JOURNAL_STEP)
     }
 
     /// Notes how far the worker of an assignment is.
@@ -288,6 +313,25 @@ impl Slot {
 }
 
 impl State {
+    /// A piece from the front of a part, if the part is more than each worker will have to fetch from now on.
+    fn cut(&mut self, part: Range<u64>) -> Range<u64> {
+        let length = part.end - part.start;
+        // Smaller blobs come whole, also from registries that serve no ranges; and what is copied is copied by one worker.
+        if self.size < 2 * PART || self.ranges_refused || self.earlier.is_some() {
+            return part;
+        }
+        let left = self
+            .pending
+            .iter()
+            .fold(length, |sum, part| sum + (part.end - part.start));
+        let share = (left / (self.active.len() as u64 + 1)).max(LEAST_PART);
+        if share >= PART / 2 || share.saturating_add(LEAST_PART) > length {
+            return part;
+        }
+        self.pending.push(part.start + share..part.end);
+        part.start..part.start + share
+    }
+
     /// Joins all open parts of a registry that serves no ranges into one per gap, for one worker to read in order.
     fn join(&mut self) {
         self.ranges_refused = true;
@@ -347,106 +391,5 @@ fn parts(gaps: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::descriptor::Descriptor;
-
-    const ANYWHERE: u64 = u64::MAX;
-
-    fn slot(content: &[u8], size: u64) -> Slot {
-        let place = plan::Slot {
-            blob: Descriptor {
-                media_type: String::new(),
-                digest: Digest::sha256(content),
-                size,
-            },
-            header_offset: 0,
-            offset: 512,
-        };
-        Slot::new(0, place, Ranges::default(), None)
-    }
-
-    #[test]
-    fn a_slot_always_has_work_until_it_is_done() {
-        for size in [0, 1, 3 * PART] {
-            for refused in [false, true] {
-                let slot = slot(b"something else", size);
-                if refused {
-                    slot.set_ranges_refused();
-                }
-                let take_all = || while slot.assign(1, ANYWHERE).is_some() {};
-                take_all();
-                slot.state.lock().active.clear();
-                slot.return_hasher(slot.place.blob.digest.hasher(), size);
-                // All is hashed, and it is something else.
-                let verdict = slot.verdict(2);
-                assert!(matches!(verdict, Some(Verdict::WrongFetched { again: true, .. })));
-                assert!(
-                    slot.assign(2, ANYWHERE).is_some(),
-                    "size {size}, ranges refused: {refused}"
-                );
-                take_all();
-                slot.state.lock().active.clear();
-                slot.add_written(0..size);
-                slot.stop_reusing(9);
-                assert!(slot.assign(3, ANYWHERE).is_some(), "nothing to reuse: size {size}");
-                slot.refuse_range(3);
-                assert!(slot.assign(4, ANYWHERE).is_some(), "no ranges: size {size}");
-            }
-        }
-    }
-
-    #[test]
-    fn each_failed_reading_is_answered_by_what_it_was() {
-        let all = |slot: &Slot| {
-            let part = slot.assign(1, ANYWHERE).unwrap();
-            slot.advance(1, part.end);
-            slot.add_written(part);
-            slot.release(1);
-            slot.return_hasher(slot.place.blob.digest.hasher(), slot.size());
-        };
-        let fetched = slot(b"x", 1);
-        all(&fetched);
-        let found = Digest::sha256(b"");
-        let again = |again| {
-            Some(Verdict::WrongFetched {
-                found: found.clone(),
-                again,
-            })
-        };
-        assert_eq!(fetched.verdict(2), again(true));
-        assert_eq!(fetched.verdict(2), None, "its bytes are forgotten");
-        all(&fetched);
-        assert_eq!(fetched.verdict(2), again(false));
-
-        let place = fetched.place.clone();
-        let mut there = Ranges::default();
-        there.insert(0..1);
-        let inherited = Slot::new(0, place.clone(), there, None);
-        all(&inherited);
-        assert_eq!(inherited.verdict(1), Some(Verdict::WrongBefore { from_bundle: false }));
-
-        let reused = Slot::new(0, place, Ranges::default(), Some(0));
-        assert_eq!((reused.take_earlier(), reused.take_earlier()), (Some(0), None));
-        all(&reused);
-        reused.add_reused(1, 1, 1);
-        assert_eq!(reused.verdict(1), Some(Verdict::WrongBefore { from_bundle: true }));
-
-        let whole = slot(b"", 0);
-        all(&whole);
-        assert_eq!(whole.verdict(1), Some(Verdict::Whole { reused: 0 }));
-    }
-
-    #[test]
-    fn no_part_behind_the_limit_is_assigned_but_an_empty_one() {
-        let large = slot(b"x", PART);
-        assert_eq!(large.assign(1, 511), None);
-        assert_eq!(large.assign(1, 512), Some(0..PART));
-        assert_eq!(large.first_absent(), Some(512));
-        large.advance(1, 10);
-        assert_eq!(large.first_absent(), Some(522));
-        large.release(1);
-        assert_eq!(large.assign(2, 521), None, "the rest starts behind the limit");
-        assert_eq!(slot(b"", 0).assign(1, 0), Some(0..0));
-    }
-}
+#[path = "slot_tests.rs"]
+mod tests;

@@ -23,10 +23,6 @@ use crate::transfer::export::resolved::Failures;
 use crate::transfer::export::reuse::{CopyError, Earlier};
 use crate::transfer::sources::Sources;
 
-/// Number of bytes of a part after which the journal learns of them. Several connections may be at work on one blob, and each
-/// of them may be so far ahead of the journal when the program is killed: a kill is to cost less than 8 MiB for each blob.
-const JOURNAL_STEP: u64 = 1 << 20;
-
 /// Number of bytes that are copied from an earlier bundle before the journal learns of them.
 const COPY_STEP: u64 = 64 << 20;
 
@@ -153,9 +149,9 @@ impl Workers {
         let mut at = part.start;
         let mut noted = at;
         let result = loop {
-            let Some(end) = slot.end_of(id).filter(|end| at < *end) else {
+            if slot.end_of(id).is_none_or(|end| end <= at) {
                 break Ok(());
-            };
+            }
             let mut chunk = match stream.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break Ok(()),
@@ -166,7 +162,9 @@ impl Workers {
                 }
                 Err(error) => break Err(error),
             };
-            chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+            // Looked up now: meanwhile the rest may have been given to another worker, and the blob given up.
+            let Some(end) = slot.end_of(id) else { break Ok(()) };
+            chunk.truncate(usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX));
             let partial = &self.filling.output.partial;
             if let Err(error) = partial.write_at(&chunk, slot.place.offset + at) {
                 break Err(error);
@@ -174,10 +172,15 @@ impl Workers {
             if let Some(hasher) = &mut hasher {
                 hasher.update(&chunk);
             }
+            let begins = at == part.start;
             at += chunk.len() as u64;
             self.filling.progress.emit(Event::Bytes(chunk.len() as i64));
             slot.advance(id, at);
-            if at - noted >= JOURNAL_STEP {
+            if begins {
+                // Another worker may help now.
+                self.changed.notify_waiters();
+            }
+            if at - noted >= slot.journal_step() {
                 if let Err(error) = self.note(slot, noted..at) {
                     break Err(error);
                 }

@@ -30,6 +30,9 @@ use crate::transfer::sources::{SourceReader, Sources};
 /// No buffer of a blob is smaller than this.
 const MIN_BUFFER: u64 = 128 << 10;
 
+/// How many buffers the room for reading ahead is shared among. More blobs are read at the same time as long as they are smaller.
+const BUFFERS: usize = 6;
+
 /// When the blob in front has brought nothing for this long, those behind it that wait for room give their connections back.
 const GIVE_WAY: Duration = Duration::from_secs(1);
 
@@ -63,23 +66,30 @@ impl Prefetcher {
     /// Sends the whole bundle to the writer, in order.
     pub(super) async fn copy(self: Arc<Self>, plan: &Plan, writer: &Writer) -> Result<()> {
         let mut tasks = JoinSet::new();
-        let mut ahead: VecDeque<mpsc::UnboundedReceiver<Piece>> = VecDeque::new();
+        let mut ahead: VecDeque<(u64, mpsc::UnboundedReceiver<Piece>)> = VecDeque::new();
+        // The sum of the room that they may take.
+        let mut reserved = 0;
         let mut slots = plan.blobs().iter();
         for piece in plan.front() {
             writer.send(piece?).await?;
         }
         for current in plan.blobs() {
-            while ahead.len() < self.jobs {
+            while ahead.len() < self.jobs && (ahead.len() < BUFFERS || reserved < self.read_ahead) {
                 let Some(slot) = slots.next() else { break };
+                let room = slot.blob.size.min(self.buffer());
+                reserved += room;
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let mut reader: Pin<Box<_>> = Box::pin(self.clone().reader(slot.blob.clone(), sender));
                 // As far as the line for a connection, here and now: tasks start in no order.
                 if (&mut reader).now_or_never().is_none() {
                     tasks.spawn(reader);
                 }
-                ahead.push_back(receiver);
+                ahead.push_back((room, receiver));
             }
-            let Some(mut pieces) = ahead.pop_front() else { break };
+            let Some((room, mut pieces)) = ahead.pop_front() else {
+                break;
+            };
+            reserved -= room;
             writer.send(current.header()?.into()).await?;
             let mut left = current.blob.size;
             while let Some(piece) = self.next(&mut pieces).await {
@@ -106,6 +116,11 @@ impl Prefetcher {
         writer.send(vec![0; usize::try_from(TRAILER).unwrap_or(0)].into()).await
     }
 
+    /// How many bytes of a blob are read ahead at most.
+    fn buffer(&self) -> u64 {
+        (self.read_ahead / self.jobs.min(BUFFERS) as u64).max(MIN_BUFFER)
+    }
+
     /// The next piece of the blob in front.
     async fn next(&self, pieces: &mut mpsc::UnboundedReceiver<Piece>) -> Option<Piece> {
         loop {
@@ -123,7 +138,7 @@ impl Prefetcher {
     }
 
     async fn read(&self, blob: &Descriptor, sender: &mpsc::UnboundedSender<Piece>) -> Result<()> {
-        let buffer = (self.read_ahead / self.jobs as u64).max(MIN_BUFFER);
+        let buffer = self.buffer();
         // The bound is in bytes, by permits; the channel itself has none.
         let most = usize::try_from(buffer).unwrap_or(usize::MAX);
         let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
