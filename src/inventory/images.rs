@@ -95,6 +95,8 @@ pub struct Part {
     pub platform: Option<usize>,
     /// What the config says to people, where that was asked for.
     pub details: Option<Arc<Details>>,
+    /// Whether it is none of the image itself, but refers to it or to what does.
+    pub is_referrer: bool,
 }
 
 /// Something that cannot be used.
@@ -153,10 +155,12 @@ impl Content {
         self.pieces().fold(0, |sum, piece| sum.saturating_add(piece.size))
     }
 
-    /// How many different layers it has: blobs that are no config.
+    /// How many different layers it has, without those of what refers to it.
     pub fn layers(&self) -> usize {
-        let configs: HashSet<usize> = self.parts.iter().filter_map(|part| part.config).collect();
-        self.blobs.len() - configs.len()
+        let own = || self.parts.iter().filter(|part| !part.is_referrer);
+        let configs: HashSet<usize> = own().filter_map(|part| part.config).collect();
+        let layers: HashSet<usize> = own().flat_map(|part| part.layers.iter().copied()).collect();
+        layers.difference(&configs).count()
     }
 
     /// What people call a part: its platform, or what it is where it refers to the image.

@@ -101,6 +101,7 @@ fn images<S: Serializer>(all: &(&Inventory, &Sharing), serializer: S) -> std::re
 fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing) -> Image<'a> {
     let content = &*image.content;
     let is_part: std::collections::HashSet<usize> = content.parts.iter().map(|part| part.manifest).collect();
+    let own = content.parts.iter().filter(|part| !part.is_referrer);
     let indexes = content.manifests.iter().enumerate();
     let indexes = indexes
         .filter(|(place, _)| !is_part.contains(place))
@@ -114,7 +115,7 @@ fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing) -> Image<'a> {
         index: image.index,
         rebuilt: content.rebuilt,
         belongs_to: image.belongs_to.as_deref(),
-        platforms: content.parts.iter().filter_map(|part| platform(image, part)).collect(),
+        platforms: own.filter_map(|part| platform(image, part)).collect(),
         dropped: &content.dropped,
         left_out: &content.left_out,
         referrers: &content.referrers,
