@@ -241,12 +241,12 @@ fn a_broken_referrer_is_a_loss_that_is_named_and_the_image_goes() {
 #[test]
 fn a_registry_that_refuses_to_tell_is_no_registry_that_has_nothing() {
     let limited = || Action::error(403, "DENIED", "You have exceeded a secondary rate limit");
-    for (when, action, words) in [
-        (When::get("/referrers/"), Action::status(429), "429"),
-        (When::get("/referrers/"), limited(), "secondary rate limit"),
-        (When::path(".att"), Action::status(429), "429"),
-        (When::path(".sbom"), Action::status(401), "wants credentials"),
-        (When::path(".sig"), Action::status(503), "503"),
+    for (when, action, words, code) in [
+        (When::get("/referrers/"), Action::status(429), "429", 4),
+        (When::get("/referrers/"), limited(), "secondary rate limit", 4),
+        (When::path(".att"), Action::status(429), "429", 4),
+        (When::path(".sbom"), Action::status(401), "wants credentials", 3),
+        (When::path(".sig"), Action::status(503), "503", 1),
     ] {
         let (cli, source) = (cli(), registry(true));
         let signed = signed(&source);
@@ -257,11 +257,11 @@ fn a_registry_that_refuses_to_tell_is_no_registry_that_has_nothing() {
         let image = names(&source);
         let out = cli
             .run(&["export", &image, "-o", "b.tar", "--retries", "0"])
-            .expect_failure();
+            .expect_code(code);
         out.says(&["could not be read", words, "--no-referrers"]);
         let target = registry(true);
         let host = target.host();
-        let out = cli.run(&["-d", &host, &image, "--retries", "0"]).expect_failure();
+        let out = cli.run(&["-d", &host, &image, "--retries", "0"]).expect_code(code);
         out.says(&["could not be read", words, "--no-referrers"]);
         assert_eq!(target.manifest("team/app", "1"), None);
     }
