@@ -12,7 +12,6 @@ use std::io::Read;
 
 use super::connection::Shared;
 use super::input_file::read_lock;
-use super::output::unusable;
 use super::output::{self, Outcome, counted, result};
 use super::progress::Display;
 use super::report::Reporting;
@@ -53,16 +52,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let progress = display.progress();
     let (old, new) = (old.clone(), new.clone());
     let work = move || {
-        let options = || OpenOptions {
+        let options = OpenOptions {
             temp_dir: Some(std::env::temp_dir()),
             progress: progress.clone(),
             budget: memory::budget(),
             allow_none: true,
             ..OpenOptions::default()
         };
-        // One after the other: the memory of the first bundle is free again.
-        let old = read(&old, &options())?;
-        let new = read(&new, &options())?;
+        // One after the other: the documents of the first bundle are dropped. What is kept of it counts with the second.
+        let old = read(&old, &options)?;
+        let new = read(&new, &options)?;
         Ok::<_, Error>((Difference::new(&old, &new), old.broken, new.broken))
     };
     let compared = tokio::task::spawn_blocking(work)
@@ -77,9 +76,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if !arguments.reporting.json {
         tell(&difference);
     }
-    for broken in old_broken.iter().chain(&new_broken) {
-        output::error(&unusable(&broken.label, &broken.error));
-    }
+    output::tell_unusable(old_broken.iter().chain(&new_broken));
     let is_whole = old_broken.is_empty() && new_broken.is_empty();
     let is_expected = !arguments.exit_code || difference.is_empty();
     Ok(match is_whole && is_expected {
@@ -99,7 +96,7 @@ struct Document<'a> {
 /// One side: a lock, or whatever `inspect` reads.
 fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
     match lock(path)? {
-        Some(lock) => Ok(lock.inventory()),
+        Some(lock) => Ok(lock.into_inventory()),
         None => {
             let bundle = bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?;
             bundles::all_are_there(&bundle)?;

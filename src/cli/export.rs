@@ -220,7 +220,8 @@ fn in_lock(error: Error, path: &Path, lock: &Lock) -> Error {
 /// Fetches the blobs of a want-list.
 async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let named = |error: Error| error.context(format!("`{}`", quote(path)));
-    let list = WantList::parse(&read_text(path, MAX_WANT_LIST)?).map_err(|e| named(e.with_kind(Kind::Usage)))?;
+    let text = read_text(path, MAX_WANT_LIST).map_err(|e| e.with_kind(Kind::Usage))?;
+    let list = WantList::parse(&text).map_err(|e| named(e.with_kind(Kind::Usage)))?;
     if list.is_empty() {
         let what = "the want-list is empty: nothing has to be fetched";
         return Err(named(Error::new(Kind::Usage, what)));
@@ -256,7 +257,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     let lock = arguments.lock.clone();
     let lock = lock
-        .map(|path| read_lock(&path).map(|lock| (path, Arc::new(lock))))
+        .map(|path| match read_lock(&path) {
+            Ok(lock) => Ok((path, Arc::new(lock))),
+            Err(error) => Err(error.with_kind(Kind::Usage)),
+        })
         .transpose()?;
     let list = match &lock {
         Some((_, lock)) => images::of_references(lock.images.iter().map(|image| &image.reference))?,
@@ -329,7 +333,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         export_report::tell_plan(plan, &report, &arguments.output, &registries);
     }
     let outcome = match report.dry_run {
-        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => export_report::tell_lost(&report),
+        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => Outcome::Success,
         _ => tell(&report, &asked.failed, &display.at_once, &how),
     };
     if report.up_to_date {
@@ -414,7 +418,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     let failed = failed.map(|(image, error)| (bare(image), error.clone()));
     let failed: Vec<(String, Error)> = patterns.iter().cloned().chain(failed).collect();
     if failed.is_empty() {
-        return export_report::tell_lost(report);
+        return Outcome::Success;
     }
     let count = failed.len();
     let all = count + report.images.len();

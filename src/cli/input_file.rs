@@ -8,7 +8,7 @@ use docker_mirror::{Error, Kind, Lock, MAX_LOCK, Result, open_regular, quote};
 /// Reads a lock.
 pub(super) fn read_lock(path: &Path) -> Result<Lock> {
     let text = read_text(path, MAX_LOCK)?;
-    Lock::parse(&text).map_err(|e| e.context(format!("`{}`", quote(path))))
+    Lock::parse(text).map_err(|e| e.context(format!("`{}`", quote(path))))
 }
 
 /// Reads a text file of bounded size.

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use docker_mirror::{Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, few, quote};
+use docker_mirror::{Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, Unusable, few, quote};
 
 pub(super) use super::exit::Outcome;
 use super::failures;
@@ -195,8 +195,26 @@ pub(super) fn left_out(name: &str, blobs: &[LeftOut]) {
     }
 }
 
+/// How many images and files that cannot be used are told one by one.
+const MAX_UNUSABLE: usize = 1000;
+
+/// Tells which images and files cannot be used.
+pub(super) fn tell_unusable<'a>(all: impl Iterator<Item = &'a Unusable>) {
+    let mut all = all.fuse();
+    for broken in all.by_ref().take(MAX_UNUSABLE) {
+        error(&unusable(&broken.label, &broken.error));
+    }
+    match all.count() as u64 {
+        0 => {}
+        more => say(format!(
+            "error: {} cannot be used either",
+            counted(more, "more image or file", "more images and files")
+        )),
+    }
+}
+
 /// The error of an image or a file that cannot be used, which says what that is.
-pub(super) fn unusable(label: &str, error: &Error) -> Error {
+fn unusable(label: &str, error: &Error) -> Error {
     let label = quote(label).to_string();
     match error.to_string().contains(&label) || label.contains(":@") {
         true => error.clone(),

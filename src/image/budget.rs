@@ -14,6 +14,12 @@ use crate::error::{Error, Kind, Result};
 /// multi-platform image takes about 75 KB, so that some 1700 of them fit.
 pub(crate) const LIMIT: u64 = 128 << 20;
 
+/// Memory in bytes that an image of ordinary size takes at most.
+const ORDINARY: u64 = 512 << 10;
+
+/// The part of the budget that larger images leave to ordinary ones.
+const PART_FOR_ORDINARY: u64 = 8;
+
 /// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
 pub(crate) const NAME: u64 = 3 << 10;
 
@@ -66,6 +72,18 @@ impl Budget {
         Ok(Held { budget, bytes })
     }
 
+    /// Refuses an image that takes this many bytes, all of which are taken, if it is large and leaves too little for images of
+    /// ordinary size: a few large images in a run are no reason for all others to fail.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`].
+    pub(crate) fn leave_room(&self, bytes: u64) -> Result<()> {
+        match bytes > ORDINARY && self.left() < self.0.limit / PART_FOR_ORDINARY {
+            true => Err(self.exceeded()),
+            false => Ok(()),
+        }
+    }
+
     fn give_back(&self, bytes: u64) {
         self.0.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -107,6 +125,19 @@ pub struct Held {
 }
 
 impl Held {
+    /// Takes this many bytes more.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if less is left.
+    pub(crate) fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.resize(self.bytes.saturating_add(bytes))
+    }
+
+    /// Keeps it for as long as the run lasts.
+    pub(crate) fn keep(mut self) {
+        self.bytes = 0;
+    }
+
     /// Takes more, or gives some back, so that it is this many bytes.
     ///
     /// # Errors
@@ -146,5 +177,15 @@ mod tests {
         drop(held);
         assert_eq!(budget.left(), 8);
         assert!(budget.hold(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn large_images_leave_a_part_to_ordinary_ones() {
+        let budget = Budget::new(16 << 20);
+        let _held = budget.hold(13 << 20).unwrap();
+        budget.leave_room(8 << 20).unwrap();
+        let _more = budget.hold(2 << 20).unwrap();
+        assert_eq!(budget.leave_room(2 << 20).unwrap_err().kind(), Kind::TooLarge);
+        budget.leave_room(ORDINARY).unwrap();
     }
 }

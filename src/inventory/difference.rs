@@ -1,12 +1,19 @@
 //! What two bundles differ in: images, platforms, and the bytes that came and went.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::images::{Inventory, InventoryImage, Piece};
+use super::images::{Content, Inventory, InventoryImage, Piece};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
+
+/// Maximum number of platforms that an image is listed with in each list. Common indexes have fewer than thirty.
+const MAX_PLATFORMS: usize = 100;
+
+/// Names of platforms, which all images of the same content share; those beyond the first hundred are not listed.
+type Platforms = Arc<[String]>;
 
 /// The difference of two inventories.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -37,7 +44,7 @@ pub struct ImageState {
     /// The digest that goes under the name.
     pub digest: Digest,
     /// Its platforms.
-    pub platforms: Vec<String>,
+    pub platforms: Platforms,
     /// The bytes of all that it is made of.
     pub bytes: u64,
 }
@@ -55,11 +62,11 @@ pub struct ChangedImage {
     /// Whether the digest is another one.
     pub moved: bool,
     /// Platforms that came.
-    pub platforms_added: Vec<String>,
+    pub platforms_added: Platforms,
     /// Platforms that went.
-    pub platforms_removed: Vec<String>,
+    pub platforms_removed: Platforms,
     /// Platforms whose manifest is another one.
-    pub platforms_changed: Vec<String>,
+    pub platforms_changed: Platforms,
     /// Manifests and blobs of this image that came.
     pub came: Amount,
     /// Manifests and blobs of this image that went.
@@ -89,18 +96,19 @@ impl Difference {
     pub fn new(old: &Inventory, new: &Inventory) -> Self {
         let (old_images, new_images) = (by_name(old), by_name(new));
         let mut difference = Self::default();
+        let mut memory = Memory::default();
         for (name, image) in &new_images {
             match old_images.get(name) {
-                None => difference.added.push(state(name, image)),
-                Some(before) => match changed(name, before, image) {
+                None => difference.added.push(memory.state(name, image)),
+                Some(before) => match memory.changed(name, before, image) {
                     Some(change) => difference.changed.push(change),
                     None => difference.unchanged += 1,
                 },
             }
         }
         let removed = old_images.iter().filter(|(name, _)| !new_images.contains_key(*name));
-        difference.removed = removed.map(|(name, image)| state(name, image)).collect();
-        let (old, new) = (pieces(old.images.iter()), pieces(new.images.iter()));
+        difference.removed = removed.map(|(name, image)| memory.state(name, image)).collect();
+        let (old, new) = (pieces(contents(old)), pieces(contents(new)));
         difference.came = Amount::of(only_in(&new, &old));
         difference.went = Amount::of(only_in(&old, &new));
         difference.stayed = Amount::of(new.values().copied().filter(|piece| old.contains_key(&piece.digest)));
@@ -129,11 +137,15 @@ fn name(reference: &str) -> String {
     }
 }
 
-fn pieces<'a>(images: impl Iterator<Item = &'a InventoryImage>) -> HashMap<&'a Digest, &'a Piece> {
+fn contents(inventory: &Inventory) -> impl Iterator<Item = &Content> {
+    inventory.images.iter().map(|image| &*image.content)
+}
+
+fn pieces<'a>(contents: impl Iterator<Item = &'a Content>) -> HashMap<&'a Digest, &'a Piece> {
     let mut seen = std::collections::HashSet::new();
-    images
-        .filter(|image| seen.insert(std::sync::Arc::as_ptr(&image.content)))
-        .flat_map(|image| image.content.pieces())
+    contents
+        .filter(|content| seen.insert(std::ptr::from_ref(*content)))
+        .flat_map(Content::pieces)
         .map(|piece| (&piece.digest, piece))
         .collect()
 }
@@ -149,55 +161,94 @@ fn only_in<'a>(
 }
 
 /// The digests of each platform: an index may list several attestations.
-fn platforms(image: &InventoryImage) -> BTreeMap<&str, BTreeSet<&Digest>> {
+fn platforms(content: &Content) -> BTreeMap<&str, BTreeSet<&Digest>> {
     let mut platforms: BTreeMap<&str, BTreeSet<&Digest>> = BTreeMap::new();
-    for kept in image.content.kept.iter() {
+    for kept in content.kept.iter() {
         platforms.entry(&kept.platform).or_default().insert(&kept.digest);
     }
     platforms
 }
 
-fn state(name: &str, image: &InventoryImage) -> ImageState {
-    ImageState {
-        reference: name.to_owned(),
-        digest: image.digest().clone(),
-        platforms: platforms(image).into_keys().map(str::to_owned).collect(),
-        bytes: image.content.bytes(),
+/// The first of some platforms.
+fn listed<'a>(platforms: impl Iterator<Item = &'a str>) -> Platforms {
+    platforms.take(MAX_PLATFORMS).map(str::to_owned).collect()
+}
+
+/// What was found out about contents, by their addresses: thousands of names may share one.
+#[derive(Default)]
+struct Memory {
+    states: HashMap<*const Content, Platforms>,
+    changes: HashMap<(*const Content, *const Content), Arc<ContentChange>>,
+}
+
+/// What two contents differ in.
+struct ContentChange {
+    has_same_platforms: bool,
+    added: Platforms,
+    removed: Platforms,
+    changed: Platforms,
+    came: Amount,
+    went: Amount,
+}
+
+impl Memory {
+    fn state(&mut self, name: &str, image: &InventoryImage) -> ImageState {
+        let content = &image.content;
+        let known = self.states.entry(Arc::as_ptr(content));
+        let platforms = known.or_insert_with(|| listed(platforms(content).into_keys()));
+        ImageState {
+            reference: name.to_owned(),
+            digest: image.digest().clone(),
+            platforms: platforms.clone(),
+            bytes: content.bytes(),
+        }
+    }
+
+    /// What changed of an image; `None` if nothing did.
+    fn changed(&mut self, name: &str, old: &InventoryImage, new: &InventoryImage) -> Option<ChangedImage> {
+        let key = (Arc::as_ptr(&old.content), Arc::as_ptr(&new.content));
+        let known = self.changes.entry(key);
+        let change = known.or_insert_with(|| Arc::new(ContentChange::new(&old.content, &new.content)));
+        let moved = old.digest() != new.digest();
+        (moved || !change.has_same_platforms).then(|| ChangedImage {
+            reference: name.to_owned(),
+            old_digest: old.digest().clone(),
+            new_digest: new.digest().clone(),
+            moved,
+            platforms_added: change.added.clone(),
+            platforms_removed: change.removed.clone(),
+            platforms_changed: change.changed.clone(),
+            came: change.came,
+            went: change.went,
+        })
     }
 }
 
-/// What changed of an image; `None` if nothing did.
-fn changed(name: &str, old: &InventoryImage, new: &InventoryImage) -> Option<ChangedImage> {
-    let (before, now) = (platforms(old), platforms(new));
-    let moved = old.digest() != new.digest();
-    if !moved && before == now {
-        return None;
+impl ContentChange {
+    fn new(old: &Content, new: &Content) -> Self {
+        let (before, now) = (platforms(old), platforms(new));
+        let only = |these: &BTreeMap<&str, BTreeSet<&Digest>>, others: &BTreeMap<&str, BTreeSet<&Digest>>| {
+            listed(these.keys().copied().filter(|name| !others.contains_key(name)))
+        };
+        let differs =
+            |(name, digests): &(&&str, &BTreeSet<&Digest>)| before.get(*name).is_some_and(|before| before != *digests);
+        let (old_pieces, new_pieces) = (pieces([old].into_iter()), pieces([new].into_iter()));
+        Self {
+            has_same_platforms: before == now,
+            added: only(&now, &before),
+            removed: only(&before, &now),
+            changed: listed(now.iter().filter(differs).map(|(name, _)| *name)),
+            came: Amount::of(only_in(&new_pieces, &old_pieces)),
+            went: Amount::of(only_in(&old_pieces, &new_pieces)),
+        }
     }
-    let only = |these: &BTreeMap<&str, BTreeSet<&Digest>>, others: &BTreeMap<&str, BTreeSet<&Digest>>| {
-        let names = these.keys().filter(|name| !others.contains_key(*name));
-        names.map(|name| (*name).to_owned()).collect()
-    };
-    let differs =
-        |(name, digests): &(&&str, &BTreeSet<&Digest>)| before.get(*name).is_some_and(|before| before != *digests);
-    let (old_pieces, new_pieces) = (pieces([old].into_iter()), pieces([new].into_iter()));
-    Some(ChangedImage {
-        reference: name.to_owned(),
-        old_digest: old.digest().clone(),
-        new_digest: new.digest().clone(),
-        moved,
-        platforms_added: only(&now, &before),
-        platforms_removed: only(&before, &now),
-        platforms_changed: now.iter().filter(differs).map(|(name, _)| (*name).to_owned()).collect(),
-        came: Amount::of(only_in(&new_pieces, &old_pieces)),
-        went: Amount::of(only_in(&old_pieces, &new_pieces)),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::super::images::Content;
+    use super::super::images::Sums;
     use super::*;
     use crate::image::tree::{Choice, PlatformRecord};
 
@@ -233,6 +284,7 @@ mod tests {
                 manifests: vec![piece(&root.as_str())],
                 blobs: layers.iter().map(piece).collect(),
                 parts: Vec::new(),
+                sums: Sums::default(),
             }),
         }
     }
@@ -273,9 +325,9 @@ mod tests {
             panic!("{found:?}")
         };
         assert!(change.moved && change.reference == "a.io/moved:1");
-        assert_eq!(change.platforms_added, ["linux/s390x"]);
-        assert_eq!(change.platforms_removed, ["linux/arm64"]);
-        assert_eq!(change.platforms_changed, ["linux/amd64"]);
+        assert_eq!(*change.platforms_added, ["linux/s390x"]);
+        assert_eq!(*change.platforms_removed, ["linux/arm64"]);
+        assert_eq!(*change.platforms_changed, ["linux/amd64"]);
         assert_eq!(change.came, Amount { pieces: 2, bytes: 9 });
         assert_eq!(change.went, Amount { pieces: 2, bytes: 7 });
         assert_eq!(found.came, Amount { pieces: 3, bytes: 10 });

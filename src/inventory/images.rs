@@ -1,7 +1,7 @@
 //! The images of one or several bundles, with the sizes of all that they are made of.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,15 @@ pub struct Content {
     pub blobs: Vec<Piece>,
     /// What each manifest that is no index is made of.
     pub parts: Vec<Part>,
+    /// Its sums, once they were asked for.
+    pub(crate) sums: Sums,
+}
+
+/// Sums of a content. One content may have thousands of names, and each of them asks for its sums.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sums {
+    bytes: OnceLock<u64>,
+    layers: OnceLock<usize>,
 }
 
 /// A manifest or a blob.
@@ -95,8 +104,6 @@ pub struct Part {
     pub platform: Option<usize>,
     /// What the config says to people, where that was asked for.
     pub details: Option<Arc<Details>>,
-    /// Whether it is none of the image itself, but refers to it or to what does.
-    pub is_referrer: bool,
 }
 
 /// Something that cannot be used.
@@ -152,15 +159,16 @@ impl Content {
 
     /// The bytes of all manifests and blobs, each once.
     pub fn bytes(&self) -> u64 {
-        self.pieces().fold(0, |sum, piece| sum.saturating_add(piece.size))
+        let sum = || self.pieces().fold(0, |sum: u64, piece| sum.saturating_add(piece.size));
+        *self.sums.bytes.get_or_init(sum)
     }
 
-    /// How many different layers it has, without those of what refers to it.
+    /// How many different layers it has: blobs that are no config.
     pub fn layers(&self) -> usize {
-        let own = || self.parts.iter().filter(|part| !part.is_referrer);
-        let configs: HashSet<usize> = own().filter_map(|part| part.config).collect();
-        let layers: HashSet<usize> = own().flat_map(|part| part.layers.iter().copied()).collect();
-        layers.difference(&configs).count()
+        *self.sums.layers.get_or_init(|| {
+            let configs: HashSet<usize> = self.parts.iter().filter_map(|part| part.config).collect();
+            self.blobs.len() - configs.len()
+        })
     }
 
     /// What people call a part: its platform, or what it is where it refers to the image.

@@ -1,16 +1,18 @@
 //! The lock: which images were moved, down to the last blob, as a small JSON document that pins them for another export.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write};
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::images::{Absent, Content, Inventory, InventoryImage};
+use super::images::{Absent, Content, Inventory, InventoryImage, Sums};
 use super::locked_image::LockedImage;
 use crate::error::{Error, Kind, Result};
-use crate::image::digest::Digest;
+use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
 use crate::text::quote;
 
@@ -19,6 +21,12 @@ const VERSION: u32 = 1;
 
 /// Maximum size of a lock in bytes. A large image takes some 20 KB.
 pub const MAX_LOCK: u64 = 32 << 20;
+
+/// Maximum number of images in a lock, and of images that are missing: as many as all lists of a run may name.
+const MAX_IMAGES: usize = 20_000;
+
+/// Minimum length of a line about a manifest, a blob or a platform.
+const LINE: usize = 100;
 
 /// What to do about a lock that is not as it was written.
 const WRITE_AGAIN: &str = "write the lock again: `docker-mirror inspect BUNDLE --lock FILE`";
@@ -32,9 +40,10 @@ pub struct Lock {
     pub images: Vec<LockedImage>,
     /// Images that were asked for and are not in the bundle.
     pub missing: Vec<Absent>,
-    /// The document that it was read from.
-    text: Arc<str>,
-    /// How many lines of the file stand before it.
+    /// The file that it was read from, and where in it the document is.
+    text: String,
+    place: Range<usize>,
+    /// How many lines of the file stand before the document.
     first_line: usize,
     /// Places in the list of images.
     by_name: HashMap<Reference, usize>,
@@ -47,21 +56,37 @@ struct Document {
     #[serde(rename = "lockVersion")]
     _version: u32,
     docker_manifest: bool,
+    #[serde(deserialize_with = "bounded")]
     images: Vec<LockedImage>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded")]
     missing: Vec<Absent>,
     checksum: Digest,
 }
 
 impl Lock {
     /// The lock of an inventory.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if it would have more than [`MAX_LOCK`] bytes, and could not be read again.
     pub fn new(inventory: &Inventory) -> Result<Self> {
+        let lines = inventory.images.iter().map(|image| {
+            let content = &image.content;
+            let pieces = content.manifests.len() + content.blobs.len();
+            let left_out = content.left_out.len() + content.left_out_referrers.len();
+            pieces + left_out + content.kept.len() + content.dropped.len()
+        });
+        let most = MAX_LOCK / LINE as u64;
+        if lines.fold(0, |sum: u64, lines| sum.saturating_add(lines as u64)) > most
+            || inventory.images.len().max(inventory.missing.len()) > MAX_IMAGES
+        {
+            return Err(too_large());
+        }
         let images = inventory.images.iter().map(LockedImage::new).collect::<Result<_>>()?;
-        Ok(Self::of_images(
-            inventory.docker_manifest,
-            images,
-            inventory.missing.clone(),
-        ))
+        let lock = Self::of_images(inventory.docker_manifest, images, inventory.missing.clone());
+        match lock.write_body(&mut Limit(MAX_LOCK - LINE as u64)) {
+            Ok(()) => Ok(lock),
+            Err(fmt::Error) => Err(too_large()),
+        }
     }
 
     /// The lock of these images, in this order.
@@ -70,7 +95,8 @@ impl Lock {
             docker_manifest,
             images,
             missing,
-            text: "".into(),
+            text: String::new(),
+            place: 0..0,
             first_line: 0,
             by_name: HashMap::new(),
         }
@@ -78,46 +104,55 @@ impl Lock {
 
     /// The document: JSON with a line for each manifest and blob, and a check sum of all lines above at its end.
     pub fn to_text(&self) -> String {
-        let mut body = self.body();
-        let sum = Digest::sha256(body.as_bytes());
-        let _ = write!(body, "  \"checksum\": \"{sum}\"\n}}\n");
-        body
+        let mut text = String::new();
+        let _ = self.write_body(&mut text);
+        let sum = Digest::sha256(text.as_bytes());
+        let _ = write!(text, "  \"checksum\": \"{sum}\"\n}}\n");
+        text
     }
 
-    /// All but the check sum.
-    fn body(&self) -> String {
-        let mut out = format!(
+    /// Writes all but the check sum. The only errors are those of `out`.
+    fn write_body(&self, out: &mut impl Write) -> fmt::Result {
+        write!(
+            out,
             "{{\n  \"lockVersion\": {VERSION},\n  \"dockerManifest\": {},\n  \"images\": [",
             self.docker_manifest
-        );
+        )?;
         for (number, image) in self.images.iter().enumerate() {
-            out.push_str(if number == 0 { "\n    {\n" } else { ",\n    {\n" });
-            let _ = writeln!(out, "      \"reference\": {},", json(&image.reference.to_string()));
-            let _ = writeln!(out, "      \"index\": {},", json(&image.index));
-            let _ = writeln!(out, "      \"original\": {},", json(&image.original));
+            out.write_str(if number == 0 { "\n    {\n" } else { ",\n    {\n" })?;
+            writeln!(out, "      \"reference\": {},", json(&image.reference.to_string()))?;
+            writeln!(out, "      \"index\": {},", json(&image.index))?;
+            writeln!(out, "      \"original\": {},", json(&image.original))?;
             if let Some(filtered) = &image.filtered {
-                let _ = writeln!(out, "      \"filtered\": {},", json(filtered));
+                writeln!(out, "      \"filtered\": {},", json(filtered))?;
             }
-            list(&mut out, "kept", &image.kept, ",\n");
+            list(out, "kept", &image.kept, ",\n")?;
             if !image.dropped.is_empty() {
-                list(&mut out, "dropped", &image.dropped, ",\n");
+                list(out, "dropped", &image.dropped, ",\n")?;
             }
             if !image.left_out.is_empty() {
-                list(&mut out, "leftOut", &image.left_out, ",\n");
+                list(out, "leftOut", &image.left_out, ",\n")?;
             }
             if !image.left_out_referrers.is_empty() {
-                list(&mut out, "leftOutReferrers", &image.left_out_referrers, ",\n");
+                list(out, "leftOutReferrers", &image.left_out_referrers, ",\n")?;
             }
-            list(&mut out, "manifests", &image.manifests, ",\n");
-            list(&mut out, "blobs", &image.blobs, "\n");
-            out.push_str("    }");
+            list(out, "manifests", &image.manifests, ",\n")?;
+            list(out, "blobs", &image.blobs, "\n")?;
+            out.write_str("    }")?;
         }
-        out.push_str(if self.images.is_empty() { "],\n" } else { "\n  ],\n" });
+        out.write_str(if self.images.is_empty() { "],\n" } else { "\n  ],\n" })?;
         if !self.missing.is_empty() {
             let missing = self.missing.iter().map(json).collect::<Vec<_>>().join(",\n    ");
-            let _ = writeln!(out, "  \"missing\": [\n    {missing}\n  ],");
+            writeln!(out, "  \"missing\": [\n    {missing}\n  ],")?;
         }
-        out
+        Ok(())
+    }
+
+    /// The check sum of [`write_body`](Self::write_body).
+    fn checksum(&self) -> Digest {
+        let mut sum = Sum(Hasher::new(Algorithm::Sha256));
+        let _ = self.write_body(&mut sum);
+        sum.0.finish()
     }
 
     /// Reads a lock, or a report that has one in it.
@@ -125,8 +160,10 @@ impl Lock {
     /// # Errors
     /// [`Kind::Malformed`], with the line, if it is cut, was edited, or contradicts itself; [`Kind::Unsupported`] if its version
     /// is not known here.
-    pub fn parse(text: &str) -> Result<Self> {
-        let (text, first) = inner(text)?;
+    pub fn parse(text: impl Into<String>) -> Result<Self> {
+        let whole = text.into();
+        let (place_in_file, first) = inner(&whole)?;
+        let text = &whole[place_in_file.clone()];
         let version: Version = serde_json::from_str(text).map_err(|e| not_json(&e, first))?;
         if version.version != VERSION {
             let what = format!(
@@ -137,26 +174,30 @@ impl Lock {
             return Err(Error::new(Kind::Unsupported, what).with_hint("use the version of docker-mirror that wrote it"));
         }
         let document: Document = serde_json::from_str(text).map_err(|e| not_json(&e, first))?;
-        let lock = Self {
+        let mut lock = Self {
             docker_manifest: document.docker_manifest,
             images: document.images,
             missing: document.missing,
-            text: text.into(),
+            text: whole,
+            place: place_in_file,
             first_line: first,
             by_name: HashMap::new(),
         };
-        let sum = lock.checksum();
-        if sum != document.checksum {
+        if lock.checksum() != document.checksum {
             let what = format!(
                 "{}: the check sum is that of another content: the lock was edited or damaged",
-                place(text, "\"checksum\"", first)
+                place(lock.document(), "\"checksum\"", first)
             );
             return Err(Error::new(Kind::Malformed, what).with_hint(WRITE_AGAIN));
         }
         lock.check(first)?;
         let names = lock.images.iter().enumerate();
-        let by_name = names.map(|(place, image)| (image.reference.clone(), place)).collect();
-        Ok(Self { by_name, ..lock })
+        lock.by_name = names.map(|(place, image)| (image.reference.clone(), place)).collect();
+        Ok(lock)
+    }
+
+    fn document(&self) -> &str {
+        self.text.get(self.place.clone()).unwrap_or_default()
     }
 
     /// Refuses what no program of this name writes: it would lead to faults that nobody understands.
@@ -171,22 +212,17 @@ impl Lock {
             } else {
                 continue;
             };
-            let line = place(&self.text, &json(&name), first);
+            let line = place(self.document(), &json(&name), first);
             let what = format!("{line}: image `{}`: {why}", quote(&name));
             return Err(Error::new(Kind::Malformed, what).with_hint(WRITE_AGAIN));
         }
         Ok(())
     }
 
-    /// The sum that the document states.
-    fn checksum(&self) -> Digest {
-        Digest::sha256(self.body().as_bytes())
-    }
-
     /// The number of the line that has this digest first, counted from 1; for messages.
     pub fn line_of(&self, digest: &Digest) -> Option<usize> {
-        let at = self.text.find(&digest.to_string())?;
-        Some(self.first_line + line_at(&self.text, at))
+        let at = self.document().find(&digest.to_string())?;
+        Some(self.first_line + line_at(self.document(), at))
     }
 
     /// What an image of this name is pinned to, in a lock that was read.
@@ -200,30 +236,38 @@ impl Lock {
     }
 
     /// What it pins, in the form in which bundles are compared.
-    pub fn inventory(&self) -> Inventory {
-        let image = |image: &LockedImage| InventoryImage {
+    pub fn into_inventory(self) -> Inventory {
+        let image = |image: LockedImage| InventoryImage {
             reference: image.reference.to_string(),
             archive: "".into(),
             index: image.index,
             belongs_to: None,
             content: Arc::new(Content {
-                original: image.original.clone(),
-                filtered: image.filtered.clone(),
+                original: image.original,
+                filtered: image.filtered,
                 rebuilt: false,
-                kept: image.kept.clone().into(),
-                dropped: image.dropped.clone().into(),
-                left_out: image.left_out.clone().into(),
-                left_out_referrers: image.left_out_referrers.clone().into(),
+                kept: image.kept.into(),
+                dropped: image.dropped.into(),
+                left_out: image.left_out.into(),
+                left_out_referrers: image.left_out_referrers.into(),
                 referrers: Vec::new(),
-                manifests: image.manifests.clone(),
-                blobs: image.blobs.clone(),
+                manifests: image.manifests,
+                blobs: image.blobs,
                 parts: Vec::new(),
+                sums: Sums::default(),
             }),
         };
+        // The text is not needed any more.
+        let Self {
+            images,
+            missing,
+            docker_manifest,
+            ..
+        } = self;
         Inventory {
-            images: self.images.iter().map(image).collect(),
-            missing: self.missing.clone(),
-            docker_manifest: self.docker_manifest,
+            images: images.into_iter().map(image).collect(),
+            missing,
+            docker_manifest,
             ..Inventory::default()
         }
     }
@@ -252,14 +296,69 @@ impl Serialize for Lock {
     }
 }
 
+fn too_large() -> Error {
+    let what = format!(
+        "too large to handle: a lock of these images would have more than {} MiB or {MAX_IMAGES} images",
+        MAX_LOCK >> 20
+    );
+    Error::new(Kind::TooLarge, what).with_hint("write several locks, each of some of the images, with `--only`")
+}
+
+/// Takes so many bytes of text, and none of what is beyond.
+struct Limit(u64);
+
+impl Write for Limit {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = self.0.checked_sub(text.len() as u64).ok_or(fmt::Error)?;
+        Ok(())
+    }
+}
+
+/// Sums up text as it is written.
+struct Sum(Hasher);
+
+impl Write for Sum {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// A list of at most [`MAX_IMAGES`] elements.
+fn bounded<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Elements<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Elements<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = list.next_element()? {
+                if elements.len() == MAX_IMAGES {
+                    let why = format!("it lists more than {MAX_IMAGES} images");
+                    return Err(serde::de::Error::custom(why));
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    deserializer.deserialize_seq(Elements(PhantomData))
+}
+
 #[derive(Deserialize)]
 struct Version {
     #[serde(rename = "lockVersion")]
     version: u32,
 }
 
-/// The lock itself where the text is a report that has one, and the number of lines before it.
-fn inner(text: &str) -> Result<(&str, usize)> {
+/// The place of the lock itself where the text is a report that has one, and the number of lines before it.
+fn inner(text: &str) -> Result<(Range<usize>, usize)> {
     #[derive(Deserialize)]
     struct Report<'a> {
         #[serde(borrow, default)]
@@ -277,9 +376,9 @@ fn inner(text: &str) -> Result<(&str, usize)> {
         Some(lock) => {
             let lock = lock.get();
             let at = text.find(lock).unwrap_or(0);
-            (lock, line_at(text, at) - 1)
+            (at..at + lock.len(), line_at(text, at) - 1)
         }
-        None => (text, 0),
+        None => (0..text.len(), 0),
     })
 }
 
@@ -310,108 +409,16 @@ fn json<T: Serialize + ?Sized>(value: &T) -> String {
 }
 
 /// A field with a list, an element on each line.
-fn list<T: Serialize>(out: &mut String, name: &str, elements: &[T], end: &str) {
-    let _ = write!(out, "      \"{name}\": [");
+fn list<T: Serialize>(out: &mut impl Write, name: &str, elements: &[T], end: &str) -> fmt::Result {
+    write!(out, "      \"{name}\": [")?;
     for (number, element) in elements.iter().enumerate() {
-        out.push_str(if number == 0 { "\n        " } else { ",\n        " });
-        out.push_str(&json(element));
+        out.write_str(if number == 0 { "\n        " } else { ",\n        " })?;
+        out.write_str(&json(element))?;
     }
-    out.push_str(if elements.is_empty() { "]" } else { "\n      ]" });
-    out.push_str(end);
+    out.write_str(if elements.is_empty() { "]" } else { "\n      ]" })?;
+    out.write_str(end)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::images::Piece;
-    use super::*;
-    use crate::image::tree::{Choice, PlatformRecord};
-
-    fn lock() -> Lock {
-        let piece = |bytes: &[u8], media_type: &str| Piece {
-            digest: Digest::sha256(bytes),
-            size: bytes.len() as u64,
-            media_type: media_type.into(),
-        };
-        let platform = |bytes: &[u8], platform: &str| PlatformRecord {
-            platform: platform.to_owned(),
-            digest: Digest::sha256(bytes),
-        };
-        let image = LockedImage {
-            reference: "quay.io/a/b:1".parse().unwrap(),
-            index: Choice::Filtered,
-            original: Digest::sha256(b"index"),
-            filtered: Some(Digest::sha256(b"smaller")),
-            kept: vec![platform(b"amd", "linux/amd64")],
-            dropped: vec![platform(b"win", "windows/amd64 (\"10\")")],
-            left_out: Vec::new(),
-            left_out_referrers: Vec::new(),
-            manifests: vec![piece(b"amd", "m"), piece(b"index", "i"), piece(b"smaller", "i")],
-            blobs: vec![piece(b"layer", "l")],
-        };
-        Lock {
-            docker_manifest: true,
-            images: vec![image],
-            missing: vec![Absent {
-                reference: "docker.io/library/nope:latest".to_owned(),
-                reason: "notfound".to_owned(),
-            }],
-            text: "".into(),
-            first_line: 0,
-            by_name: HashMap::new(),
-        }
-    }
-
-    #[test]
-    fn a_lock_that_was_written_is_read_back() {
-        let text = lock().to_text();
-        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
-        let read = Lock::parse(&text).unwrap();
-        assert_eq!(read.images, lock().images);
-        assert_eq!(read.to_text(), text);
-        assert_eq!(read.line_of(&Digest::sha256(b"layer")), Some(22));
-        let empty = Lock {
-            images: Vec::new(),
-            missing: Vec::new(),
-            ..lock()
-        };
-        assert_eq!(Lock::parse(&empty.to_text()).unwrap().to_text(), empty.to_text());
-        // A report may hold it.
-        let report = format!("{{\n\"reportVersion\": 1,\n\"lock\": {text}}}");
-        assert_eq!(Lock::parse(&report).unwrap().images, lock().images);
-    }
-
-    #[test]
-    fn a_lock_that_is_not_as_it_was_written_is_refused_with_the_line() {
-        let text = lock().to_text();
-        let says = |text: &str| Lock::parse(text).unwrap_err().full();
-        assert_eq!(says(""), "line 1: the lock is cut off");
-        let half = &text[..text.len() / 2];
-        let lines = half.lines().count();
-        assert_eq!(says(half), format!("line {lines}: the lock is cut off"));
-        let sum = text.lines().count() - 1;
-        let edited = format!("line {sum}: the check sum is that of another content: the lock was edited or damaged");
-        assert_eq!(says(&text.replace("windows/amd64", "windows/arm64")), edited);
-        assert_eq!(says(&text.replace("\"size\":5", "\"size\":6")), edited);
-        let newer = says(&text.replace("\"lockVersion\": 1", "\"lockVersion\": 2"));
-        assert_eq!(newer, "line 2: the lock has version 2; only 1 is known");
-        assert!(says("{\"images\": []}").starts_with("line 1: this is no lock: missing field `lockVersion`"));
-        assert!(
-            says(&text.replace("\"index\"", "\"indx\"")).starts_with("line 7: this is no lock: unknown field `indx`")
-        );
-        let report = format!("{{\n\"lock\": {}\n}}", text.replace("quay.io", "quay,io"));
-        assert!(
-            says(&report).starts_with("line 7: this is no lock"),
-            "{}",
-            says(&report)
-        );
-        let unproved = Lock {
-            images: vec![LockedImage {
-                manifests: Vec::new(),
-                ..lock().images[0].clone()
-            }],
-            ..lock()
-        };
-        let why = "line 6: image `quay.io/a/b:1`: its own manifest is not among its manifests";
-        assert_eq!(says(&unproved.to_text()), why);
-    }
-}
+#[path = "lock_tests.rs"]
+mod tests;

@@ -85,12 +85,15 @@ impl LockedImage {
     /// # Errors
     /// If it takes more memory than this run has left.
     pub(crate) fn of_trees<'a>(trees: impl Iterator<Item = &'a ImageTree>, budget: &Budget) -> Result<Vec<Self>> {
+        let mut held = budget.hold(0)?;
         let locked = trees.map(|tree| {
             let locked = Self::of_tree(tree);
-            budget.take(locked.memory())?;
+            held.grow(locked.memory())?;
             Ok(locked)
         });
-        locked.collect()
+        let locked = locked.collect::<Result<_>>()?;
+        held.keep();
+        Ok(locked)
     }
 
     /// About how many bytes of memory it takes, with its text.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::images::{Inventory, InventoryImage};
+use super::images::{Content, Inventory, InventoryImage};
 use crate::image::digest::Digest;
 use crate::image::tree::ATTESTATION;
 
@@ -38,6 +38,8 @@ pub struct Totals {
 pub struct Sharing {
     /// Number of different images that name a blob.
     users: HashMap<Digest, usize>,
+    /// Shared bytes of each content, by its address: it may have thousands of names.
+    shared: HashMap<usize, u64>,
     totals: Totals,
 }
 
@@ -71,6 +73,12 @@ impl Sharing {
         totals.unreferenced_blobs = inventory.unreferenced.len();
         let unreferenced = inventory.unreferenced.iter().map(|piece| piece.size);
         totals.unreferenced_bytes = unreferenced.fold(0, u64::saturating_add);
+        for image in &inventory.images {
+            let key = Arc::as_ptr(&image.content) as usize;
+            if !sharing.shared.contains_key(&key) {
+                sharing.shared.insert(key, sharing.count_shared(&image.content));
+            }
+        }
         sharing
     }
 
@@ -81,7 +89,12 @@ impl Sharing {
 
     /// Bytes of an image that other images, which are not the same under another name, have as well.
     pub fn shared_bytes(&self, image: &InventoryImage) -> u64 {
-        let shared = image.content.pieces().filter(|piece| self.is_shared(&piece.digest));
+        let known = self.shared.get(&(Arc::as_ptr(&image.content) as usize));
+        known.copied().unwrap_or_else(|| self.count_shared(&image.content))
+    }
+
+    fn count_shared(&self, content: &Content) -> u64 {
+        let shared = content.pieces().filter(|piece| self.is_shared(&piece.digest));
         shared.fold(0, |sum, piece| sum.saturating_add(piece.size))
     }
 

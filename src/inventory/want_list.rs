@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::error::{Error, Kind, Result};
-use crate::image::digest::Digest;
+use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
 use crate::text::quote;
 
@@ -25,8 +25,14 @@ const TITLE: &str = "docker-mirror want-list ";
 /// The version of the format that is written; a reader refuses others.
 const VERSION: &str = "1";
 
-/// Maximum size of a want-list in bytes: a hundred thousand lines.
+/// Maximum size of a want-list in bytes.
 pub const MAX_WANT_LIST: u64 = 32 << 20;
+
+/// Maximum number of blobs in a want-list.
+const MAX_BLOBS: usize = 100_000;
+
+/// Maximum length of a line in bytes. A reference has at most some four hundred.
+const MAX_LINE: usize = 2000;
 
 /// What to do about a list that is not as it was written.
 const COPY_AGAIN: &str = "compare the line with the original, or copy the list again";
@@ -35,6 +41,8 @@ const COPY_AGAIN: &str = "compare the line with the original, or copy the list a
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WantList {
     blobs: BTreeMap<Digest, WantedBlob>,
+    /// Length of all lines with blobs, in bytes.
+    length: usize,
 }
 
 /// A blob that is wanted.
@@ -49,9 +57,19 @@ pub struct WantedBlob {
 }
 
 impl WantList {
-    /// Adds a blob, if it is not in the list.
-    pub fn add(&mut self, blob: WantedBlob) {
-        self.blobs.entry(blob.digest.clone()).or_insert(blob);
+    /// Adds a blob, if it is not in the list. Says whether it is there then: a list has a maximum size.
+    pub fn add(&mut self, blob: WantedBlob) -> bool {
+        if self.contains(&blob.digest) {
+            return true;
+        }
+        let length = self.length + line(&blob).len() + 1;
+        // Each line has a digit in the last one.
+        if self.len() >= MAX_BLOBS || (length + self.len() + MAX_LINE) as u64 > MAX_WANT_LIST {
+            return false;
+        }
+        self.length = length;
+        self.blobs.insert(blob.digest.clone(), blob);
+        true
     }
 
     /// The blobs, by digest.
@@ -88,13 +106,15 @@ impl WantList {
 
     /// The whole text.
     pub fn to_text(&self) -> String {
-        let lines: Vec<String> = self.blobs().map(line).collect();
-        let mut text = head(lines.len()) + "\n";
-        for line in &lines {
+        let mut text = head(self.len()) + "\n";
+        let mut sums = Sums::new(self.len());
+        for blob in self.blobs() {
+            let line = line(blob);
+            sums.add(&line);
             let _ = writeln!(text, "{line}");
         }
-        let sum = sum_line(&text, &lines);
-        text + &sum + "\n"
+        let _ = writeln!(text, "check {}", sums.finish());
+        text
     }
 
     /// Reads a list. White space, empty lines and upper case do not matter.
@@ -104,26 +124,32 @@ impl WantList {
     /// known here.
     pub fn parse(text: &str) -> Result<Self> {
         let numbered = text.trim_start_matches('\u{feff}').lines().enumerate();
-        let words = numbered.map(|(number, line)| (number + 1, line.split_whitespace().collect::<Vec<_>>().join(" ")));
-        let mut lines = words.filter(|(_, line)| !line.is_empty());
+        let mut lines = numbered
+            .map(|(number, line)| (number + 1, line.trim()))
+            .filter(|(_, line)| !line.is_empty());
         let expected = match lines.next() {
-            Some((number, line)) => parse_head(number, &line)?,
+            Some((number, line)) => parse_head(number, &words(number, line)?)?,
             None => return Err(fault(1, "the list is empty")),
         };
         let mut list = Self::default();
-        let mut read: Vec<String> = Vec::new();
+        let mut right = Sums::new(expected);
         let mut numbers: Vec<usize> = Vec::new();
         let mut last: Option<Digest> = None;
         for (number, text) in lines.by_ref() {
-            if let Some(sums) = text.to_lowercase().strip_prefix("check ") {
-                let canonical = [&[head(expected)], read.as_slice()].concat().join("\n") + "\n";
-                check(number, sums, &canonical, &read, &numbers, expected)?;
+            if let Some(stated) = text
+                .get(.."check ".len())
+                .filter(|start| start.eq_ignore_ascii_case("check "))
+            {
+                let stated = text[stated.len()..].trim().to_lowercase();
+                check(number, &stated, right, &numbers, expected)?;
                 if let Some((number, _)) = lines.next() {
                     return Err(fault(number, "there is something behind the line with the check sums"));
                 }
                 return Ok(list);
             }
-            let blob = parse_line(&text).map_err(|e| e.context(format!("line {number}")).with_hint(COPY_AGAIN))?;
+            let blob = words(number, text).and_then(|text| {
+                parse_line(&text).map_err(|e| e.context(format!("line {number}")).with_hint(COPY_AGAIN))
+            })?;
             if last.as_ref().is_some_and(|last| *last >= blob.digest) {
                 return Err(fault(
                     number,
@@ -131,14 +157,25 @@ impl WantList {
                 ));
             }
             last = Some(blob.digest.clone());
-            read.push(line(&blob));
+            right.add(&line(&blob));
             numbers.push(number);
-            list.add(blob);
+            if !list.add(blob) {
+                let what = format!("a list has at most {MAX_BLOBS} blobs, and {MAX_WANT_LIST} bytes");
+                return Err(fault(number, &what));
+            }
         }
-        let (last, count) = (text.lines().count().max(1), read.len());
+        let (last, count) = (text.lines().count().max(1), numbers.len());
         let what = format!("the list is cut off: it has {count} of {expected} blobs, and no line with check sums");
         Err(fault(last, &what))
     }
+}
+
+/// The words of a line with one blank between them.
+fn words(number: usize, line: &str) -> Result<String> {
+    if line.len() > MAX_LINE {
+        return Err(fault(number, &format!("a line has at most {MAX_LINE} bytes")));
+    }
+    Ok(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn head(count: usize) -> String {
@@ -151,13 +188,36 @@ fn line(blob: &WantedBlob) -> String {
     format!("{} {size} {}", blob.digest, blob.reference)
 }
 
-fn sum_line(text: &str, lines: &[String]) -> String {
-    let mut sums = format!("check {}", &Digest::sha256(text.as_bytes()).hex()[..8]);
-    if !lines.is_empty() {
-        sums.push(' ');
-        sums.extend(lines.iter().map(|line| digit(line)));
+/// The check sums of a list, which grow with its lines.
+struct Sums {
+    hasher: Hasher,
+    digits: String,
+}
+
+impl Sums {
+    fn new(count: usize) -> Self {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update((head(count) + "\n").as_bytes());
+        let digits = String::new();
+        Self { hasher, digits }
     }
-    sums
+
+    fn add(&mut self, line: &str) {
+        self.hasher.update(line.as_bytes());
+        self.hasher.update(b"\n");
+        self.digits.push(digit(line));
+    }
+
+    /// Eight digits of the sum of all lines, and a digit for each line.
+    fn finish(self) -> String {
+        let mut sums = self.hasher.finish().hex();
+        sums.truncate(8);
+        if !self.digits.is_empty() {
+            sums.push(' ');
+            sums.push_str(&self.digits);
+        }
+        sums
+    }
 }
 
 /// The digit that a line is checked by.
@@ -203,7 +263,7 @@ fn parse_line(text: &str) -> Result<WantedBlob> {
             None => {
                 return Err(Error::new(
                     Kind::Malformed,
-                    format!("`{}` is not a size in bytes", quote(size)),
+                    format!("`{}` is no size in bytes", quote(size)),
                 ));
             }
         },
@@ -217,24 +277,30 @@ fn parse_line(text: &str) -> Result<WantedBlob> {
     })
 }
 
-/// Compares the check sums with the lines, and names the line that differs where one does.
-fn check(number: usize, sums: &str, text: &str, lines: &[String], numbers: &[usize], expected: usize) -> Result<()> {
-    let right = sum_line(text, lines);
-    if lines.len() == expected && right.strip_prefix("check ") == Some(sums) {
-        return Ok(());
-    }
-    if lines.len() != expected {
+/// Compares the check sums with those of the lines, and names the line that differs where one does.
+fn check(number: usize, stated: &str, right: Sums, numbers: &[usize], expected: usize) -> Result<()> {
+    if numbers.len() != expected {
         let what = format!(
             "the list has {} blobs where its first line says {expected}",
-            lines.len()
+            numbers.len()
         );
         return Err(fault(number, &what));
     }
-    let digits = sums.split(' ').nth(1).unwrap_or_default();
-    let wrong = lines
-        .iter()
-        .zip(digits.chars())
-        .position(|(line, stated)| digit(line) != stated);
+    let right = right.finish();
+    let mut stated = stated.split_whitespace();
+    let mut right_parts = right.split(' ');
+    let is_right = stated.next() == right_parts.next();
+    let (stated, right) = (
+        stated.next().unwrap_or_default(),
+        right_parts.next().unwrap_or_default(),
+    );
+    if is_right && stated == right {
+        return Ok(());
+    }
+    let wrong = right
+        .chars()
+        .zip(stated.chars())
+        .position(|(right, stated)| right != stated);
     Err(match wrong.and_then(|wrong| numbers.get(wrong)) {
         Some(number) => fault(*number, "this line was changed or mistyped: its check digit is another"),
         None => fault(

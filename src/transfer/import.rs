@@ -18,6 +18,7 @@ use super::push::pipe::feed::{KeptBlobs, PipeFeed};
 use super::push::push_all::push_arriving;
 use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
 use super::push::request::{BlobOrigin, PushRequest};
+use super::push::reservation::Reservation;
 use super::push::slot::Slot;
 use super::referrers::ReferrerChoice;
 use super::resolve;
@@ -162,7 +163,7 @@ async fn push(
     claims.iter().for_each(|claim| progress.warn(claim.clone()));
     let all = chosen(&bundle, &select.only)?;
     let (chosen, chosen_broken) = all.split_at(bundle.images().len());
-    let trees = read(bundle.clone(), chosen.to_vec(), select.clone()).await?;
+    let (trees, reserved) = read(bundle.clone(), chosen.to_vec(), select.clone()).await?;
 
     let mut slots = Vec::new();
     let mut items = Vec::new();
@@ -203,6 +204,7 @@ async fn push(
     }
     destination::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();
+    drop(reserved);
     let broken = bundle.broken_archives();
     if request.fail_fast
         && let Some(first) = broken.first()
@@ -272,19 +274,24 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
     }
 }
 
+/// An image by its place in the bundle, or why it cannot be pushed.
+type ReadImage = (usize, Result<ImageTree>);
+
 /// Reads the manifests of the chosen images and of what belongs to them, and checks that all that they name is there. What
 /// images share but for their names is read once.
-async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Result<Vec<(usize, Result<ImageTree>)>> {
+async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Result<(Vec<ReadImage>, Reservation)> {
     let work = move || {
         let mut attacher = Attacher::new(&bundle, &select.referrers);
         let platforms = select.platforms.as_ref();
-        let read = |image: &BundledImage, attacher: &mut Attacher<'_>| {
+        let mut reserved = Reservation::new(bundle.budget());
+        let mut read = |image: &BundledImage, attacher: &mut Attacher<'_>| {
             let mut tree = narrow(bundle.tree_of(image)?, image, platforms)?;
             if image.attached_to.is_none() {
                 attacher.attach(&mut tree, &image.name.name())?;
             }
             // They are many and served to decide about platforms; as blobs they are read again.
             tree.configs.clear();
+            reserved.add(&tree)?;
             bundle.budget().take(tree.uncounted_memory())?;
             let listed = report::bytes_of_lists(&tree);
             Ok((tree, listed))
@@ -309,7 +316,7 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
             trees.push((place, named.map_err(|e| image.place_error(e))));
         }
         trees.sort_by_key(|(place, _)| *place);
-        trees
+        (trees, reserved)
     };
     blocking(work).await
 }

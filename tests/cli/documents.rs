@@ -12,7 +12,7 @@ use super::support::image::Style;
 use super::support::tls::{ServerTls, self_signed};
 use super::support::{Double, Options, images};
 
-const GUIDES: [&str; 10] = [
+const GUIDES: [&str; 9] = [
     "README.md",
     "docs/getting-started.md",
     "docs/air-gap.md",
@@ -22,7 +22,6 @@ const GUIDES: [&str; 10] = [
     "docs/what-is-copied.md",
     "docs/inspect.md",
     "docs/report.md",
-    "docs/signatures.md",
 ];
 
 struct Block {

@@ -65,6 +65,26 @@ fn a_named_pipe_without_a_writer_is_no_file_that_was_named() {
 }
 
 #[test]
+fn a_named_pipe_where_a_list_a_lock_or_an_earlier_bundle_is_named_is_refused() {
+    let cli = cli();
+    pipe(&cli, "pipe");
+    let export = ["export", "127.0.0.1:1/a/b:1", "-o", "b.tar"];
+    for (file, said) in [("pipe", "pipe"), ("/dev/zero", "/dev/zero")] {
+        for flags in [
+            &["export", "--lock", file, "-o", "b.tar"][..],
+            &["export", "--want", file, "-o", "b.tar"],
+            &["export", "-f", file, "-o", "b.tar"],
+            &[&export[..], &["--reuse", file]].concat(),
+            &["inspect", "b.tar", "--html", file],
+            &["inspect", "b.tar", "--lock", file],
+            &["verify", "b.tar", "--want", file],
+        ] {
+            ends(&cli, flags).expect_code(2).says(&[said]);
+        }
+    }
+}
+
+#[test]
 fn a_named_pipe_in_an_ordinary_place_is_not_read() {
     let source = source();
     let image = format!("{}/library/greeting:1.0", source.host());

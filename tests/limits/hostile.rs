@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::archives::as_ours;
 use crate::cases::{self, Case, Expect};
-use crate::measured::Lab;
+use crate::measured::{Lab, raw_text};
 use crate::support::Double;
 
 /// Runs that are measured at the same time.
@@ -41,6 +41,49 @@ fn faults(case: &Case, number: usize, lab: &Lab, registry: &Double) -> Vec<Strin
                     .into_iter()
                     .map(|fault| format!("{name} ({style}, {way}): {fault}")),
             );
+        }
+    }
+    faults.extend(looked_at(case, number, lab));
+    faults
+}
+
+/// What is wrong with the runs of one case by commands that only look at it.
+fn looked_at(case: &Case, number: usize, lab: &Lab) -> Vec<String> {
+    let (name, _, expect) = case;
+    let file = format!("{number}-foreign.tar");
+    let [page, lock, want] = ["html", "lock", "want"].map(|suffix| format!("{number}.{suffix}"));
+    // A rule of imports alone is no fault of a bundle, and neither is a name that is none.
+    let is_wrong = !name.starts_with("r29") && matches!(expect, Expect::Open(_) | Expect::Tree(_) | Expect::Blob(_));
+    let commands: [(&[&str], bool); 3] = [
+        (
+            &["inspect", "--layers", "--html", &page, "--lock", &lock, &file],
+            matches!(expect, Expect::Open(_)),
+        ),
+        (&["verify", "--deep", "--want", &want, &file], is_wrong),
+        (&["diff", "--json", &file, &file], matches!(expect, Expect::Open(_))),
+    ];
+    let mut faults = Vec::new();
+    for (arguments, must_fail) in commands {
+        let run = lab.run(arguments, None);
+        let mut found = run.faults(1100);
+        if must_fail && run.ended == Ok(0) {
+            found.push("was a success".to_owned());
+        }
+        let lines = run.stderr.lines().filter(|line| line.starts_with("FAULT ")).count();
+        if lines > 1000 {
+            found.push(format!("{lines} faults are listed"));
+        }
+        faults.extend(
+            found
+                .into_iter()
+                .map(|fault| format!("{name} ({}): {fault}", arguments[0])),
+        );
+    }
+    for file in [page, lock, want] {
+        let path = lab.path(&file);
+        let raw = path.exists().then(|| raw_text(&path)).unwrap_or_default();
+        if !raw.is_empty() {
+            faults.push(format!("{name}: {file} has {raw:?}"));
         }
     }
     faults

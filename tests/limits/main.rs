@@ -13,6 +13,7 @@ mod cases;
 mod support;
 
 mod hostile;
+mod looked_at;
 mod machine;
 mod many;
 mod measured;

@@ -37,6 +37,8 @@ pub(crate) struct Measured {
     pub(crate) peak: u64,
     /// Time of the processors.
     pub(crate) busy: Duration,
+    /// Characters in the first part of its text that drive a terminal, forge a line or turn the direction of writing.
+    raw: Vec<char>,
     /// The first part of stderr.
     pub(crate) stderr: String,
     /// Bytes on stdout and stderr.
@@ -105,6 +107,7 @@ impl Lab {
         let own = peak_of("self");
         writer.into_iter().for_each(|writer| writer.join().unwrap());
         let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+        let raw = files.iter().flat_map(|file| raw_text(file.path())).collect();
         let mut stderr = Vec::new();
         File::open(files[1].path())
             .unwrap()
@@ -122,11 +125,22 @@ impl Lab {
                 seen
             },
             busy: used.rusage.utime + used.rusage.stime,
+            raw,
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
             text: files.iter().map(|file| length(file.path())).sum(),
             report: length(&self.path("report.json")),
         }
     }
+}
+
+/// Characters in the first bytes of a file that are not shown as they are. Bytes that are no text count as one of them.
+pub(crate) fn raw_text(path: &Path) -> Vec<char> {
+    let mut bytes = Vec::new();
+    File::open(path).unwrap().take(2 << 20).read_to_end(&mut bytes).unwrap();
+    // The last character may be cut.
+    let bytes = &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)];
+    let is_raw = |c: &char| (docker_mirror::is_unsafe(*c) && *c != '\n') || *c == '\u{fffd}';
+    String::from_utf8_lossy(bytes).chars().filter(is_raw).take(10).collect()
 }
 
 /// Waits until a child has ended, and leaves it to be waited for. Says whether it takes too long, and how much memory it was
@@ -162,6 +176,9 @@ impl Measured {
         }
         if !matches!(self.ended, Ok(0..=6)) || self.stderr.contains("panicked") {
             faults.push(format!("ended with {:?}", self.ended));
+        }
+        if !self.raw.is_empty() {
+            faults.push(format!("writes {:?} as they are", self.raw));
         }
         for (what, is, most) in [
             ("memory", self.peak, CEILING),

@@ -16,7 +16,6 @@ mod plugin;
 mod readers;
 mod registries;
 mod registry_client;
-mod signed_bundle;
 mod sites;
 mod static_binary;
 

@@ -13,6 +13,7 @@ use super::source::{Place, Source};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::files::{Folder, encoding};
+use crate::image::budget::Held;
 use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 
@@ -60,8 +61,10 @@ pub(super) struct Archive {
     pub(super) unreadable: BTreeMap<String, String>,
     /// Number of bytes that its layers may unpack to beyond the usual ratio.
     pub(super) max_unpacked: u64,
-    /// Memory in bytes of the names so far.
+    /// Length in bytes of the names so far.
     names: usize,
+    /// The memory of its members, which are dropped with it.
+    held: Option<Held>,
 }
 
 impl Archive {
@@ -80,6 +83,7 @@ impl Archive {
             unreadable: BTreeMap::new(),
             max_unpacked: super::docker::layer::BEYOND,
             names: 0,
+            held: None,
         }
     }
 
@@ -350,7 +354,11 @@ impl Archive {
 
     fn note_name(&mut self, name: &str, store: &Store) -> Result<()> {
         // The list names it, and the member itself has it once more.
-        let taken = store.budget().take(MEMBER + 2 * name.len() as u64);
+        let bytes = MEMBER + 2 * name.len() as u64;
+        let taken = match &mut self.held {
+            Some(held) => held.grow(bytes),
+            None => store.budget().hold(bytes).map(|held| self.held = Some(held)),
+        };
         taken.map_err(|e| e.context(format!("`{}`: the names of its members", quote(&self.label))))?;
         self.names += name.len();
         if self.names > MAX_NAMES {

@@ -1,7 +1,11 @@
 //! An inventory for programs: JSON, as docs/inspect.md describes it.
 
+use std::cell::Cell;
+use std::collections::HashSet;
+
 use docker_mirror::{
-    Absent, Choice, Digest, Inventory, InventoryImage, LeftOut, Part, Piece, PlatformRecord, Result, Sharing, Totals,
+    Absent, Choice, Content, Digest, Inventory, InventoryImage, LeftOut, Part, Piece, PlatformRecord, Result, Sharing,
+    Totals,
 };
 use serde::{Serialize, Serializer};
 
@@ -9,6 +13,9 @@ use crate::cli::report::Reporting;
 
 /// The version of the schema. A higher one may lack fields of this one, or have other meanings.
 const VERSION: u32 = 1;
+
+/// Maximum number of manifests, blobs and platforms that the document lists: thousands of names may each have thousands of them.
+const MAX_LISTED: usize = 200_000;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +52,12 @@ struct Image<'a> {
     layers: usize,
     bytes: u64,
     shared_bytes: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    unlisted: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize)]
@@ -95,18 +108,30 @@ pub(super) fn write(reporting: &Reporting, inventory: &Inventory, sharing: &Shar
 /// One image after the other: all of them at once may take much memory.
 fn images<S: Serializer>(all: &(&Inventory, &Sharing), serializer: S) -> std::result::Result<S::Ok, S::Error> {
     let (inventory, sharing) = all;
-    serializer.collect_seq(inventory.images.iter().map(|image| of_image(image, sharing)))
+    let left = Cell::new(MAX_LISTED);
+    serializer.collect_seq(inventory.images.iter().map(|image| {
+        let count = listed(&image.content);
+        let fits = count <= left.get();
+        left.set(if fits { left.get() - count } else { left.get() });
+        of_image(image, sharing, if fits { 0 } else { count })
+    }))
 }
 
-fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing) -> Image<'a> {
+/// How many things are listed of a content.
+fn listed(content: &Content) -> usize {
+    let layers = content.parts.iter().map(|part| part.layers.len() + 2);
+    content.manifests.len()
+        + layers.sum::<usize>()
+        + content.dropped.len()
+        + content.left_out.len()
+        + content.referrers.len()
+        + content.left_out_referrers.len()
+}
+
+/// One image; where `unlisted` is not 0, without the lists of so many things.
+fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing, unlisted: usize) -> Image<'a> {
     let content = &*image.content;
-    let is_part: std::collections::HashSet<usize> = content.parts.iter().map(|part| part.manifest).collect();
-    let own = content.parts.iter().filter(|part| !part.is_referrer);
-    let indexes = content.manifests.iter().enumerate();
-    let indexes = indexes
-        .filter(|(place, _)| !is_part.contains(place))
-        .map(|(_, index)| index);
-    Image {
+    let mut document = Image {
         reference: &image.reference,
         archive: &image.archive,
         digest: image.digest(),
@@ -115,16 +140,29 @@ fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing) -> Image<'a> {
         index: image.index,
         rebuilt: content.rebuilt,
         belongs_to: image.belongs_to.as_deref(),
-        platforms: own.filter_map(|part| platform(image, part)).collect(),
-        dropped: &content.dropped,
-        left_out: &content.left_out,
-        referrers: &content.referrers,
-        left_out_referrers: &content.left_out_referrers,
-        indexes: indexes.collect(),
+        platforms: Vec::new(),
+        dropped: &[],
+        left_out: &[],
+        referrers: &[],
+        left_out_referrers: &[],
+        indexes: Vec::new(),
         layers: content.layers(),
         bytes: content.bytes(),
         shared_bytes: sharing.shared_bytes(image),
+        unlisted,
+    };
+    if unlisted == 0 {
+        let is_part: HashSet<usize> = content.parts.iter().map(|part| part.manifest).collect();
+        let manifests = content.manifests.iter().enumerate();
+        let indexes = manifests.filter(|(place, _)| !is_part.contains(place));
+        document.indexes = indexes.map(|(_, index)| index).collect();
+        document.platforms = content.parts.iter().filter_map(|part| platform(image, part)).collect();
+        document.dropped = &content.dropped;
+        document.left_out = &content.left_out;
+        document.referrers = &content.referrers;
+        document.left_out_referrers = &content.left_out_referrers;
     }
+    document
 }
 
 fn platform<'a>(image: &'a InventoryImage, part: &Part) -> Option<Platform<'a>> {

@@ -112,10 +112,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if !arguments.reporting.json {
         table::show(&inventory, &sharing, arguments.layers);
     }
-    for broken in &inventory.broken {
-        if !arguments.reporting.json {
-            output::error(&output::unusable(&broken.label, &broken.error));
-        }
+    if !arguments.reporting.json {
+        output::tell_unusable(inventory.broken.iter());
     }
     Ok(match inventory.broken.is_empty() {
         true => Outcome::Success,

@@ -32,6 +32,12 @@ const ATTESTATION: &str = "attestation";
 /// How many of several things of one image are listed.
 const MAX_LISTED: usize = 200;
 
+/// About how many bytes the page may have. Images beyond it have one row each, and no details.
+const MAX_PAGE: usize = 16 << 20;
+
+/// How many platforms are listed where the page is full.
+const FEW: usize = 3;
+
 /// A page that is being written.
 struct Page<'a> {
     out: String,
@@ -78,15 +84,11 @@ fn escaped(text: &str) -> String {
     out
 }
 
-fn list<'a>(platforms: impl Iterator<Item = &'a str>) -> String {
-    let all: Vec<&str> = platforms.collect();
-    let shown = all
-        .iter()
-        .take(MAX_LISTED)
-        .map(|platform| escaped(platform))
-        .collect::<Vec<_>>()
-        .join(", ");
-    match all.len().saturating_sub(MAX_LISTED) {
+/// The first of some texts, and how many there are beyond.
+fn list<'a>(texts: impl Iterator<Item = &'a str>, most: usize) -> String {
+    let mut texts = texts.fuse();
+    let shown = texts.by_ref().take(most).map(escaped).collect::<Vec<_>>().join(", ");
+    match texts.count() {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
@@ -129,7 +131,7 @@ impl Page<'_> {
         let _ = write!(
             self.out,
             "<p class=\"name\">{}</p>\n<dl class=\"totals\">",
-            list(archives.into_iter())
+            list(archives.into_iter(), MAX_LISTED)
         );
         let number = |number: usize| number.to_string();
         for (what, value) in [
@@ -172,6 +174,7 @@ impl Page<'_> {
 
     fn image(&mut self, image: &InventoryImage) {
         let content = &image.content;
+        let is_full = self.out.len() > MAX_PAGE;
         let (bytes, shared) = (content.bytes(), self.sharing.shared_bytes(image));
         let _ = writeln!(
             self.out,
@@ -182,7 +185,8 @@ impl Page<'_> {
                     .kept
                     .iter()
                     .map(|kept| kept.platform.as_str())
-                    .filter(|platform| *platform != ATTESTATION)
+                    .filter(|platform| *platform != ATTESTATION),
+                if is_full { FEW } else { MAX_LISTED }
             ),
             companions(content),
             content.layers(),
@@ -190,6 +194,11 @@ impl Page<'_> {
             human_bytes(shared)
         );
         let _ = write!(self.out, "<tr><td colspan=\"5\"><code>{}</code>", image.digest());
+        if is_full {
+            self.out
+                .push_str("<p class=\"dim\">The page is too large for details of this image.</p></tbody>\n");
+            return;
+        }
         self.out
             .push_str("<details><summary>Digests, layers, labels, history</summary>");
         self.notes(image);
@@ -353,7 +362,7 @@ impl Page<'_> {
         let mut rows = String::new();
         let mut left = 10 * MAX_LISTED;
         let mut row = |name: &str, digest: Option<&Digest>, what: &str, why: &str| {
-            if left > 0 {
+            if left > 0 && rows.len() < MAX_PAGE {
                 left -= 1;
                 let digest = digest.map_or_else(String::new, |digest| format!("<br><code>{digest}</code>"));
                 let _ = write!(
@@ -367,7 +376,10 @@ impl Page<'_> {
         for image in &inventory.images {
             let content = &image.content;
             if !content.dropped.is_empty() {
-                let platforms = list(content.dropped.iter().map(|dropped| dropped.platform.as_str()));
+                let platforms = list(
+                    content.dropped.iter().map(|dropped| dropped.platform.as_str()),
+                    MAX_LISTED,
+                );
                 row(
                     &image.reference,
                     None,

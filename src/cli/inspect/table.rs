@@ -9,15 +9,26 @@ use crate::cli::output::{counted, result, say};
 /// How many platforms of an image get a line of their own where layers are listed, and how many layers of each.
 const MAX_LISTED: usize = 200;
 
+/// How many lines about platforms and layers are shown of all images together.
+const MAX_LINES: usize = 50_000;
+
 /// Shows it.
 pub(super) fn show(inventory: &Inventory, sharing: &Sharing, layers: bool) {
+    let mut lines_left = MAX_LINES;
     for image in &inventory.images {
         of_image(image, sharing);
         if layers {
+            let mut shown = 0;
             for part in image.content.parts.iter().take(MAX_LISTED) {
+                let lines = 2 + part.layers.len().min(MAX_LISTED);
+                if lines > lines_left {
+                    break;
+                }
+                lines_left -= lines;
+                shown += 1;
                 of_part(image, part, sharing);
             }
-            let more = image.content.parts.len().saturating_sub(MAX_LISTED);
+            let more = image.content.parts.len() - shown;
             if more > 0 {
                 let more = counted(more as u64, "more manifest", "more manifests");
                 result(format!("  {more}; `--json` lists all"));
@@ -81,10 +92,7 @@ fn of_image(image: &InventoryImage, sharing: &Sharing) {
     }
     for referrer in content.referrers.iter().take(LISTED) {
         let (digest, media_type) = (&referrer.digest, quote(&referrer.media_type));
-        field(
-            "referrer",
-            format!("{digest} ({media_type}; {})", quote(&referrer.reason)),
-        );
+        field("referrer", format!("{digest} ({media_type})"));
     }
     let more = content.left_out.len().saturating_sub(LISTED) + content.referrers.len().saturating_sub(LISTED);
     if more > 0 {

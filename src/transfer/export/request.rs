@@ -154,8 +154,6 @@ pub struct Exported {
     pub referrers: BTreeMap<String, usize>,
     /// What refers to its manifests and is not.
     pub left_out_referrers: Arc<[LeftOut]>,
-    /// Whether one of those should be.
-    pub lacks_referrers: bool,
 }
 
 impl Exported {
@@ -170,7 +168,6 @@ impl Exported {
             left_out: tree.left_out.clone(),
             referrers: tree.referrer_counts(),
             left_out_referrers: tree.left_out_referrers.clone(),
-            lacks_referrers: tree.lacks_referrers,
         }
     }
 }

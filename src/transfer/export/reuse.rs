@@ -50,6 +50,11 @@ impl Earlier {
         let open = move || {
             let open = |path: PathBuf| {
                 let shown = quote(&path).to_string();
+                if path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+                    let what =
+                        format!("`--reuse {shown}`: this is a pipe or a device, which cannot be read at any place");
+                    return Err(Error::new(Kind::Usage, what).with_hint("save what comes from it to a file first"));
+                }
                 Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
                     // No image has a name; the hint of the error is one for an import.
                     Kind::Usage => e.with_hint(format!("`--reuse` needs images with names: omit `{shown}`")),

@@ -26,10 +26,10 @@ mod ready;
 mod referrer_list;
 pub(crate) mod report;
 pub(crate) mod request;
+pub(crate) mod reservation;
 pub(crate) mod scheduler;
 pub(crate) mod slot;
 pub(crate) mod tag;
-mod together;
 
 pub use report::{Amount, Counts, Form, ImageReport, Outcome, PushReport};
 pub use request::{Mapping, OnExisting, PushRequest};

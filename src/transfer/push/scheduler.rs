@@ -57,10 +57,10 @@ pub(crate) struct Need {
 }
 
 /// Memory in bytes that a blob takes which some repository needs, in this scheduler and in its source.
-const WORK: u64 = 640;
+pub(super) const WORK: u64 = 640;
 
 /// Memory in bytes that is taken for each repository that needs a blob, in a list that has grown.
-const PAIR: u64 = 2 * size_of::<(u32, u32)>() as u64;
+pub(super) const PAIR: u64 = 2 * size_of::<(u32, u32)>() as u64;
 
 #[derive(Debug)]
 struct Work {

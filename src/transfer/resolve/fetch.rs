@@ -80,7 +80,9 @@ impl Fetcher {
         let mut known = self.blobs.lock();
         let blobs = tree.blobs().into_iter().map(|blob| blob.descriptor.digest);
         let new: Vec<Digest> = blobs.filter(|digest| !known.contains(digest)).collect();
-        self.budget.take(tree.uncounted_memory() + new.len() as u64 * BLOB)?;
+        let held = self.budget.hold(tree.uncounted_memory() + new.len() as u64 * BLOB)?;
+        self.budget.leave_room(tree.memory() + new.len() as u64 * BLOB)?;
+        held.keep();
         known.extend(new);
         Ok(())
     }

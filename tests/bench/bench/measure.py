@@ -48,7 +48,6 @@ class Result:
     disk: int
     requests: int = 0
     blob_requests: int = 0
-    pulls: int = 0
 
 
 class DiskPeak:

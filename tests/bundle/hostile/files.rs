@@ -1,7 +1,7 @@
 //! Files that change while they are read, that are compressed, or made to grow; folders with files that are passed over.
 
 use docker_mirror::{
-    Bundle, Digest, Kind, OpenOptions,
+    Budget, Bundle, Digest, Kind, OpenOptions,
     testing::media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST},
 };
 use serde_json::json;
@@ -149,6 +149,21 @@ fn a_layer_that_cannot_be_unpacked_is_named_where_it_stands() {
     );
     let error = text(&open_bytes(&archive).unwrap_err());
     assert!(error.contains(&part) && error.contains("at most 4194304"), "{error}");
+}
+
+#[test]
+fn a_file_that_takes_too_much_memory_leaves_it_to_the_others() {
+    let many = (0..5000).fold(Tar::default(), |tar, n| tar.file(&format!("member-{n:0>60}"), b""));
+    let (many, good) = (save("many.tar", &many.end()), save("good.tar", &good().tar().end()));
+    let paths = [many.path.clone(), good.path.clone()];
+    let options = OpenOptions {
+        budget: Budget::new(1 << 20),
+        ..OpenOptions::default()
+    };
+    let bundle = Bundle::open(&paths, &options).unwrap();
+    assert_eq!((bundle.images().len(), bundle.broken_archives().len()), (1, 1));
+    assert_eq!(bundle.broken_archives()[0].error.kind(), Kind::TooLarge);
+    check(&bundle).unwrap();
 }
 
 #[test]

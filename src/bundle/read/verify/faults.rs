@@ -24,6 +24,8 @@ pub(super) struct Faults {
     known: HashMap<(FaultKind, Digest), Option<usize>>,
     replaced: Vec<Fault>,
     wanted: WantList,
+    /// Whether blobs are wanted that are not in the list.
+    is_cut: bool,
 }
 
 /// Whether nothing is wrong with an image but that nothing says what it is called.
@@ -43,6 +45,7 @@ impl Faults {
             known: HashMap::new(),
             replaced: Vec::new(),
             wanted: WantList::default(),
+            is_cut: false,
         }
     }
 
@@ -135,22 +138,31 @@ impl Faults {
 
     /// Puts a blob into the list of what is wanted.
     pub(super) fn want(&mut self, digest: &Digest, size: Option<u64>, reference: &Reference) {
-        if self.wanted.contains(digest) || self.budget.take(FAULT).is_err() {
+        if self.wanted.contains(digest) {
             return;
         }
-        self.wanted.add(WantedBlob {
+        let blob = WantedBlob {
             digest: digest.clone(),
             size,
             reference: reference.clone(),
-        });
+        };
+        if self.budget.take(FAULT).is_err() || !self.wanted.add(blob) {
+            self.is_cut = true;
+        }
     }
 
     pub(super) fn into_verification(
         self,
         files: Vec<VerifiedFile>,
         checked: Checked,
-        warnings: Warnings,
+        mut warnings: Warnings,
     ) -> Verification {
+        if self.is_cut {
+            warnings.push(
+                "more blobs are wanted than a want-list can hold: verify again when those of the list are there"
+                    .to_owned(),
+            );
+        }
         Verification {
             files,
             checked,
