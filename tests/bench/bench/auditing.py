@@ -152,7 +152,7 @@ def inspect_table(options):
     folder = fresh(options.work / "run/inspect")
     program = DockerMirror().path()
     large, many, page = folder / "large.tar", folder / "many.tar", folder / "page.html"
-    size = sparse_bundle(large, 200, 3, 210 * MIB)
+    size = sparse_bundle(large, 200, 3, 420 * MIB)
     sparse_bundle(many, 500, 3, MIB)
     results = {"inspect": [], "html": []}
     for _ in range(options.rounds or 5):

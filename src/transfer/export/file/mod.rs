@@ -93,7 +93,7 @@ struct FileExport<'a> {
 
 /// What came of one attempt at an export.
 enum Attempt {
-    Ended(Report),
+    Ended(Box<Report>),
     /// The registry no longer has what the first run found of these images, but something else under their tags.
     Replaced(Vec<Reference>),
 }
@@ -108,7 +108,7 @@ impl FileExport<'_> {
                 false => self.request.budget.emptied(),
             };
             match self.attempt(force, &anew, budget).await? {
-                Attempt::Ended(report) => return Ok(report),
+                Attempt::Ended(report) => return Ok(*report),
                 Attempt::Replaced(images) => anew.extend(images),
             }
         }
@@ -163,7 +163,7 @@ impl FileExport<'_> {
             report.images = resolved.trees.iter().map(Exported::new).collect();
             report.failed = resolved.failed;
             report.nothing_fetched = true;
-            return Ok(Attempt::Ended(report));
+            return Ok(Attempt::Ended(Box::new(report)));
         }
         report.moved = moved(
             &left.pins,
@@ -219,13 +219,13 @@ impl FileExport<'_> {
         report.failed = resolved.failed;
         if report.committed {
             let partial = partial.clone();
-            report.sha256 = match sum.finish().await {
-                None => WholeSum::of_complete(partial.clone(), plan.clone()).await,
+            report.sha256 = match sum.finish(request.with_lock).await {
+                None if request.with_lock => WholeSum::of_complete(partial.clone(), plan.clone()).await,
                 found => found,
             };
             blocking(move || commit(&partial, &plan, force)).await??;
         }
-        Ok(Attempt::Ended(report))
+        Ok(Attempt::Ended(Box::new(report)))
     }
 
     async fn fill(

@@ -1,10 +1,12 @@
 //! The sum of the whole file, computed while it is filled. Blobs are written in any order and the sum needs the order of the file:
-//! a thread follows the blobs that are complete from the first on, and reads them back while they are in the page cache. Once the
-//! last blob is there, little is left to read.
+//! a thread follows the blobs that are in place from the first on, and reads them back while they are in the page cache. Once the
+//! last blob is there, little is left to read. The thread has the lowest priority: it takes time that nothing else needs. Where
+//! the transfer left none, there is no sum, unless it was asked for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, PoisonError};
 
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use crate::bundle::partial::Partial;
 use crate::bundle::plan::{Plan, TRAILER};
@@ -15,10 +17,18 @@ use crate::lock::Mutex;
 /// Number of bytes that are read at a time.
 const PIECE: usize = 1 << 20;
 
+/// Number of bytes that may be left to read at the end for a sum that was not asked for: a few hundredths of a second.
+const TAIL: u64 = 64 << 20;
+
+/// The lowest priority of a thread (nice(2)).
+const LOWEST: i32 = 19;
+
 /// How much of the file is in place.
 #[derive(Debug, Default)]
 pub(super) struct InPlace {
     state: Mutex<State>,
+    /// How many bytes of the file are in the sum.
+    summed: AtomicU64,
     /// Notified when the thread may find more, or will find no more.
     changed: Condvar,
 }
@@ -96,7 +106,8 @@ impl InPlace {
 #[derive(Debug)]
 pub(super) struct WholeSum {
     pub(super) in_place: Arc<InPlace>,
-    work: Option<JoinHandle<Option<Digest>>>,
+    result: oneshot::Receiver<Option<Digest>>,
+    total: u64,
 }
 
 impl WholeSum {
@@ -107,24 +118,32 @@ impl WholeSum {
 
     /// The sum of a file in which everything is in place.
     pub(super) async fn of_complete(partial: Arc<Partial>, plan: Arc<Plan>) -> Option<Digest> {
-        Self::new(partial, plan, true).finish().await
+        Self::new(partial, plan, true).finish(true).await
     }
 
     fn new(partial: Arc<Partial>, plan: Arc<Plan>, complete: bool) -> Self {
         let in_place = Arc::new(InPlace::default());
         in_place.state.lock().complete = vec![complete; plan.blobs().len()];
-        let known = in_place.clone();
-        let work = tokio::task::spawn_blocking(move || sum(&partial, &plan, &known).ok().flatten());
+        let (send, result) = oneshot::channel();
+        let (known, total) = (in_place.clone(), plan.total());
+        let work = move || {
+            let _ = rustix::process::nice(LOWEST);
+            let _ = send.send(sum(&partial, &plan, &known).ok().flatten());
+        };
+        // A thread of its own, since its priority stays. Where there can be none, the result is dropped, and there is no sum.
+        let _ = std::thread::Builder::new().name("sum".to_owned()).spawn(work);
         Self {
             in_place,
-            work: Some(work),
+            result,
+            total,
         }
     }
 
-    /// The sum, if every blob is complete.
-    pub(super) async fn finish(mut self) -> Option<Digest> {
-        self.in_place.end(false);
-        self.work.take()?.await.ok().flatten()
+    /// The sum, if every blob is in place; without `required`, only if little is left to read for it.
+    pub(super) async fn finish(mut self, required: bool) -> Option<Digest> {
+        let left = self.total.saturating_sub(self.in_place.summed.load(Ordering::Relaxed));
+        self.in_place.end(!required && left > TAIL);
+        (&mut self.result).await.ok().flatten()
     }
 }
 
@@ -146,6 +165,7 @@ fn sum(partial: &Partial, plan: &Plan, in_place: &InPlace) -> Result<Option<Dige
             buffer[got..want].fill(0);
             hasher.update(&buffer[..want]);
             at += want as u64;
+            in_place.summed.store(at, Ordering::Relaxed);
         }
         Ok(at >= to)
     };
