@@ -198,11 +198,12 @@ impl State {
 
     fn has_room(&self, what: Use) -> bool {
         let taken = self.taken[what as usize];
-        let most = match what {
-            Use::Request => usize::MAX,
-            Use::Download | Use::Upload => self.bodies(),
+        let (most, under_way) = match what {
+            Use::Request => (usize::MAX, taken),
+            Use::Download => (self.bodies(), taken),
+            Use::Upload => (self.bodies(), taken + self.waiting),
         };
-        taken == 0 || (taken < most && self.under_way() < self.pace.limit())
+        under_way == 0 || (taken < most && self.under_way() < self.pace.limit())
     }
 
     fn enter(&mut self, what: Use) {
@@ -468,6 +469,21 @@ mod tests {
         );
         drop(request);
         assert!((&mut second).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn uploads_that_wait_for_answers_count_against_the_limit() {
+        let limiter = Limiter::new(4, Pace::fixed(3));
+        let mut permits = Vec::new();
+        for _ in 0..3 {
+            let permit = limiter.permit(Use::Upload).await;
+            permit.place().leave();
+            permits.push(permit);
+        }
+        assert!(limiter.permit(Use::Upload).now_or_never().is_none());
+        permits.pop();
+        assert!(limiter.permit(Use::Upload).now_or_never().is_some());
+        assert_eq!(limiter.peak(), 3);
     }
 
     #[tokio::test]
