@@ -1,8 +1,8 @@
 //! Who may send a request to a host now: places in the order in which they are asked for, as many as the [`Pace`] allows.
 //!
 //! All requests count: those without a body from the first byte to the head of the answer, those with a body until it is
-//! through. Of each kind one may always be under way. So an upload whose source has to be asked first, and a request that is part
-//! of an upload, never wait for places that only they could give back.
+//! through. While bodies are sent, one request without a body and one body that is read may always be under way: an upload whose
+//! source has to be asked first, and a request that is part of an upload, never wait for places that only they could give back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -198,12 +198,13 @@ impl State {
 
     fn has_room(&self, what: Use) -> bool {
         let taken = self.taken[what as usize];
-        let (most, under_way) = match what {
-            Use::Request => (usize::MAX, taken),
-            Use::Download => (self.bodies(), taken),
-            Use::Upload => (self.bodies(), taken + self.waiting),
+        let most = match what {
+            Use::Request => usize::MAX,
+            Use::Download | Use::Upload => self.bodies(),
         };
-        under_way == 0 || (taken < most && self.under_way() < self.pace.limit())
+        let uploads = self.taken[Use::Upload as usize] + self.waiting;
+        let for_upload = what != Use::Upload && taken == 0 && uploads > 0;
+        for_upload || (taken < most && self.under_way() < self.pace.limit())
     }
 
     fn enter(&mut self, what: Use) {
@@ -226,7 +227,7 @@ impl State {
                 {
                     self.enter(what);
                 }
-            } else if is_full && self.taken.iter().all(|taken| *taken > 0) {
+            } else if is_full && self.taken[Use::Upload as usize] + self.waiting == 0 {
                 break;
             } else {
                 at += 1;
@@ -454,7 +455,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_of_each_use_is_never_held_up_by_the_others() {
+    async fn what_an_upload_may_need_is_never_held_up_by_uploads() {
         let limiter = Limiter::new(2, Pace::fixed(2));
         let upload = limiter.permit(Use::Upload).await;
         let _other = limiter.permit(Use::Upload).await;
@@ -469,6 +470,13 @@ mod tests {
         );
         drop(request);
         assert!((&mut second).now_or_never().is_some());
+        // Where nothing is sent, each request ends by itself.
+        let limiter = Limiter::new(1, Pace::fixed(1));
+        let request = limiter.permit(Use::Request).await;
+        let mut download = Box::pin(limiter.permit(Use::Download));
+        assert!((&mut download).now_or_never().is_none());
+        drop(request);
+        assert!((&mut download).now_or_never().is_some());
     }
 
     #[tokio::test]
