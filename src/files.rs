@@ -217,7 +217,7 @@ impl Folder {
             }
             folder = Some(next);
         }
-        Err(io::Error::other("it is no path beneath the folder"))
+        Err(io::Error::other("it is not a path beneath the folder"))
     }
 
     /// What has a name; a link is not followed.

@@ -316,7 +316,7 @@ fn is_folder(target: &Path) -> Error {
 }
 
 fn is_special(target: &Path) -> Error {
-    let why = format!("the output `{}` is there and is no ordinary file", quote(&target));
+    let why = format!("the output `{}` is there and is not an ordinary file", quote(&target));
     Error::new(Kind::Usage, why).with_hint("name an ordinary file with `-o`, or `-o -` for a pipe")
 }
 

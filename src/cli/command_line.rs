@@ -9,7 +9,7 @@ use super::{diff, export, generate, import, inspect, limits, mirror, plugin, ver
 /// The version, and the commit where it is known.
 const VERSION: &str = env!("DOCKER_MIRROR_VERSION");
 
-const LONG_NAMES: &str = "Commands stand first. An image that is really named like one is reached by its long name, such as `library/export`.";
+const LONG_NAMES: &str = "The command comes first. An image whose name is also a command is reached by its full name, such as `library/export`.";
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -333,7 +333,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         export_report::tell_plan(plan, &report, &arguments.output, &registries);
     }
     let outcome = match report.dry_run {
-        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => Outcome::Success,
+        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => export_report::tell_lost(&report),
         _ => tell(&report, &asked.failed, &display.at_once, &how),
     };
     if report.up_to_date {
@@ -418,7 +418,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     let failed = failed.map(|(image, error)| (bare(image), error.clone()));
     let failed: Vec<(String, Error)> = patterns.iter().cloned().chain(failed).collect();
     if failed.is_empty() {
-        return Outcome::Success;
+        return export_report::tell_lost(report);
     }
     let count = failed.len();
     let all = count + report.images.len();

@@ -3,18 +3,22 @@
 use std::path::Path;
 
 use docker_mirror::{
-    Error, Registries,
+    Error, Reference, Registries,
     export::{DryRun, Report},
-    human_bytes,
+    few, human_bytes,
     push::{ImageReport, Outcome as Became, PushReport},
     quote,
 };
 
+use super::exit::Outcome;
 use super::output;
 use super::report::{BundleReport, Moved, QuotaReport, Reporting};
 
 /// Says what an export would do.
 pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Registries) {
+    for image in &report.images {
+        output::left_out(&image.source.to_string(), &image.left_out_referrers);
+    }
     let free = plan
         .free
         .map_or_else(String::new, |free| format!("; {} are free", human_bytes(free)));
@@ -46,6 +50,24 @@ pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registrie
             ));
         }
     }
+}
+
+/// Names the images that go without all that refers to them, though it is there. The warnings said what that is.
+pub(super) fn tell_lost(report: &Report) -> Outcome {
+    let lost = report.images.iter().filter(|image| image.lacks_referrers);
+    let lost: Vec<&Reference> = lost.map(|image| &image.source).collect();
+    if lost.is_empty() {
+        return Outcome::Success;
+    }
+    output::say(format!(
+        "error: {} of {} images went without all that refers to them (signatures, attestations); the warnings say what is left \
+         out, and why: {}",
+        lost.len(),
+        report.images.len(),
+        few(&lost)
+    ));
+    output::say("hint: have that mended at the source, or go without by `--no-referrers`");
+    Outcome::Failure
 }
 
 /// What is left of the pull limit of a registry, where it states one.

@@ -33,7 +33,7 @@ impl OutputFile {
         }
         if let Ok(there) = path.symlink_metadata() {
             if !there.is_file() {
-                return usage("this is there and is no regular file; name another one");
+                return usage("this is there and is not a regular file; name another one");
             }
             let mut head = Vec::new();
             let mut file = open_regular(path)

@@ -41,7 +41,8 @@ pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
 fn entry(raw: &RawValue) -> Result<Entry, Faulty> {
     let parse = || {
         let read = serde_json::from_str::<WireDescriptor>(raw.get());
-        let read = read.map_err(|e| Error::new(Kind::Malformed, "it is no descriptor of a manifest").with_source(e))?;
+        let read =
+            read.map_err(|e| Error::new(Kind::Malformed, "it is not a descriptor of a manifest").with_source(e))?;
         check_fields(raw.get().as_bytes(), Object::Descriptor)?;
         read.check()
     };

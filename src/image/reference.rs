@@ -148,7 +148,7 @@ impl FromStr for Reference {
             };
             // The text before an `@` may be a password: it is not quoted.
             let what = format!(
-                "invalid reference `…@{}`: what follows its `@` is no digest",
+                "invalid reference `…@{}`: what follows its `@` is not a digest",
                 quote(&behind)
             );
             return Err(Error::new(Kind::Usage, what).with_hint(hint));

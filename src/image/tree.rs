@@ -77,7 +77,7 @@ pub(crate) const MAX_NODES: usize = 10_000;
 
 /// Maximum size of the blobs of one image together, in bytes. No file system of today holds a larger bundle, and the sizes of
 /// thousands of such images still sum up to an offset that a file may have (`i64`).
-const MAX_TOTAL: u64 = 256 << 40;
+pub(crate) const MAX_TOTAL: u64 = 256 << 40;
 
 /// A root manifest with every manifest below it that is there.
 #[derive(Debug, Clone)]
@@ -149,6 +149,16 @@ impl Attachment {
     /// What it is: its artifact type.
     pub fn artifact_type(&self) -> String {
         artifact_type(&self.variant.root, self.lookup != Lookup::Subject)
+    }
+
+    /// Says that it refers to an index with all its platforms, of which not all are carried.
+    pub(crate) fn of_unfiltered(&self, original: &Digest) -> String {
+        let kind = self.artifact_type();
+        let signs = ["signature", "sigstore", "simplesigning", "notary"];
+        match self.lookup == Lookup::Tag("sig") || signs.iter().any(|word| kind.contains(word)) {
+            true => format!("it signs the unfiltered index {original}"),
+            false => format!("it refers to the unfiltered index {original}"),
+        }
     }
 
     /// The tag that it has at a registry, if any.
@@ -258,7 +268,7 @@ impl ImageTree {
         let unused = unused.into_iter().map(|unused| LeftOut {
             digest: unused.variant.root.digest().clone(),
             media_type: unused.artifact_type(),
-            reason: format!("it belongs to the unfiltered index {original}, which is not pushed"),
+            reason: format!("{}, which is not pushed", unused.of_unfiltered(original)),
         });
         self.left_out_referrers = self.left_out_referrers.iter().cloned().chain(unused).collect();
         self.attachments = used.into_iter().cloned().collect();

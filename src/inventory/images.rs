@@ -104,6 +104,8 @@ pub struct Part {
     pub platform: Option<usize>,
     /// What the config says to people, where that was asked for.
     pub details: Option<Arc<Details>>,
+    /// Whether it is none of the image itself, but refers to it or to what does.
+    pub is_referrer: bool,
 }
 
 /// Something that cannot be used.
@@ -163,11 +165,13 @@ impl Content {
         *self.sums.bytes.get_or_init(sum)
     }
 
-    /// How many different layers it has: blobs that are no config.
+    /// How many different layers it has, without those of what refers to it.
     pub fn layers(&self) -> usize {
         *self.sums.layers.get_or_init(|| {
-            let configs: HashSet<usize> = self.parts.iter().filter_map(|part| part.config).collect();
-            self.blobs.len() - configs.len()
+            let own = || self.parts.iter().filter(|part| !part.is_referrer);
+            let configs: HashSet<usize> = own().filter_map(|part| part.config).collect();
+            let layers: HashSet<usize> = own().flat_map(|part| part.layers.iter().copied()).collect();
+            layers.difference(&configs).count()
         })
     }
 

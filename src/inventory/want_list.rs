@@ -263,7 +263,7 @@ fn parse_line(text: &str) -> Result<WantedBlob> {
             None => {
                 return Err(Error::new(
                     Kind::Malformed,
-                    format!("`{}` is no size in bytes", quote(size)),
+                    format!("`{}` is not a size in bytes", quote(size)),
                 ));
             }
         },

@@ -271,8 +271,8 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
             }
         }
         _ => refused(
-            format!("no TLS connection to `{host}` comes about"),
-            "check the registry's TLS set-up",
+            format!("cannot set up a TLS connection to `{host}`"),
+            "check the TLS configuration of the registry",
         ),
     }
 }

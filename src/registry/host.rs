@@ -25,6 +25,7 @@ use super::reach::is_loopback;
 use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, long_pause, retry_after};
 use super::scope::Scope;
+use super::tags_at_once::TagsAtOnce;
 use super::token::Refused;
 use super::upload::profile::UploadProfile;
 use crate::error::{Error, Kind, Result};
@@ -66,6 +67,8 @@ pub(super) struct Host {
     pub(super) no_head: AtomicBool,
     /// Repositories for which it turned out to have no list of referrers.
     pub(super) no_referrers: Mutex<HashSet<String>>,
+    /// Whether it takes several tags of a manifest in one request.
+    pub(super) tags_at_once: TagsAtOnce,
     rate_limit: Mutex<Option<RateLimit>>,
     writers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -134,6 +137,7 @@ impl Host {
             store_is_away: AtomicBool::new(false),
             no_head: AtomicBool::new(false),
             no_referrers: Mutex::default(),
+            tags_at_once: TagsAtOnce::default(),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),
             context,

@@ -27,7 +27,7 @@ pub(super) fn next(headers: &HeaderMap, page: &Url) -> Result<Option<Url>> {
     let refused = |why: String| Error::new(Kind::Server, format!("`{}` {why}", authority(page)));
     let mut url = page.join(&target).map_err(|e| {
         let target = printable(&target, 128);
-        refused(format!("names a next page that is no URL, `{target}`")).with_source(e)
+        refused(format!("names a next page that is not a URL, `{target}`")).with_source(e)
     })?;
     if !same_origin(page, &url) {
         let elsewhere = format!("{}://{}", url.scheme(), authority(&url));

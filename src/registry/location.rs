@@ -29,7 +29,7 @@ pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Res
     };
     let mut url = from
         .join(&text)
-        .map_err(|e| refused(format!("`{}`, which is no address: {e}", printable(&text, 128))))?;
+        .map_err(|e| refused(format!("`{}`, which is not an address: {e}", printable(&text, 128))))?;
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_fragment(None);

@@ -47,6 +47,7 @@ mod retry;
 mod scheme;
 mod scope;
 mod stop;
+mod tags_at_once;
 pub(crate) mod tls;
 mod token;
 mod tunnel;
@@ -71,6 +72,7 @@ pub use limits::RateLimit;
 pub use options::{MOST_JOBS, Options};
 pub use refusal::Refusal;
 pub use stop::Stop;
+pub(crate) use tags_at_once::TAGS_AT_ONCE;
 pub use types::{AcceptedManifest, Presence, Pushed, Referrers};
 pub use upload::source::{BlobSource, BlobStream};
 

@@ -14,6 +14,7 @@ use super::proof::{Accepted, Fate};
 use super::refusal::Refusal;
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
+use super::tags_at_once::confirmed;
 use super::types::{AcceptedManifest, Presence, Pushed};
 use super::upload::blob_upload::Upload;
 use super::upload::session::Session;
@@ -111,6 +112,45 @@ impl Registry {
     ) -> Result<()> {
         let put = self.host.put_manifest(repository, target, manifest, etag).await;
         put.map(|_| ())
+    }
+
+    /// Puts a manifest by its digest and under several tags, in one request. Returns the tags that the registry says it has
+    /// put, in `tags` of the answer: none where it does not know such requests, which is remembered for its host; `None` where
+    /// nothing was sent for that reason.
+    ///
+    /// # Errors
+    /// As [`put_manifest`](Self::put_manifest), except where the registry refuses the request: it may refuse for what is not
+    /// true of a request with one tag.
+    pub(crate) async fn put_manifest_with_tags(
+        &self,
+        repository: &str,
+        manifest: &RawManifest,
+        tags: &[&str],
+    ) -> Result<Option<AcceptedManifest>> {
+        let known = &self.host.tags_at_once;
+        if !known.may_try(tags.len()) {
+            return Ok(None);
+        }
+        let target = Target::Digest(manifest.digest().clone());
+        let put = self
+            .host
+            .put_manifest_and_tags(repository, &target, manifest, tags)
+            .await;
+        match put {
+            Ok(accepted) => {
+                known.learn(Some(!accepted.tags.is_empty()));
+                Ok(Some(accepted))
+            }
+            Err(error) => {
+                // What is not about this request would be said of any other one, too.
+                let refused = !matches!(
+                    error.kind(),
+                    Kind::Network | Kind::RateLimited | Kind::Unauthorized | Kind::Integrity | Kind::Cancelled
+                );
+                known.learn(refused.then_some(false));
+                if refused { Ok(None) } else { Err(error) }
+            }
+        }
     }
 }
 
@@ -214,9 +254,28 @@ impl Host {
         manifest: &RawManifest,
         etag: Option<&str>,
     ) -> Result<AcceptedManifest> {
-        let writer = self.writer(repository);
-        let _alone = writer.lock().await;
-        let options = &self.context.options;
+        let mut call = self.put_call(repository, target, manifest)?;
+        if let Some(etag) = etag.and_then(|etag| HeaderValue::from_str(etag).ok()) {
+            call = call.header(IF_MATCH, etag);
+        }
+        self.send_manifest(&call, target, manifest, &[]).await
+    }
+
+    /// Puts a manifest by its digest and, where the registry knows such requests, under several tags.
+    pub(super) async fn put_manifest_and_tags(
+        &self,
+        repository: &str,
+        target: &Target,
+        manifest: &RawManifest,
+        tags: &[&str],
+    ) -> Result<AcceptedManifest> {
+        let mut call = self.put_call(repository, target, manifest)?;
+        let named = tags.iter().map(|tag| ("tag", *tag));
+        call.url.query_pairs_mut().extend_pairs(named);
+        self.send_manifest(&call, target, manifest, tags).await
+    }
+
+    fn put_call<'a>(&self, repository: &'a str, target: &Target, manifest: &RawManifest) -> Result<Call<'a>> {
         let action = format!("cannot push manifest `{target}` to `{}/{repository}`", self.name);
         let content_type = HeaderValue::try_from(manifest.media_type()).map_err(|e| {
             Error::new(Kind::Malformed, format!("{action}: its media type fits no HTTP header")).with_source(e)
@@ -225,19 +284,29 @@ impl Host {
         let mut call = Call::new(Method::PUT, url, repository, Scope::push(repository), action)
             .header(CONTENT_TYPE, content_type)
             .once();
-        if let Some(etag) = etag.and_then(|etag| HeaderValue::from_str(etag).ok()) {
-            call = call.header(IF_MATCH, etag);
-        }
         call.body = Some(manifest.bytes().clone());
+        Ok(call)
+    }
+
+    async fn send_manifest(
+        &self,
+        call: &Call<'_>,
+        target: &Target,
+        manifest: &RawManifest,
+        tags: &[&str],
+    ) -> Result<AcceptedManifest> {
+        let writer = self.writer(call.repository);
+        let _alone = writer.lock().await;
+        let options = &self.context.options;
         let mut backoff = Backoff::new(options);
         // The bytes were proved here: if the registry got other ones, they were altered on the way. They are sent once more, so
         // that the altered ones do not stay under the tag.
         let mut hurt = false;
         loop {
             let begun = Instant::now();
-            let (error, asked) = match self.exchange(&call).await {
+            let (error, asked) = match self.exchange(call).await {
                 Ok(answer) if answer.status().is_success() => {
-                    match self.accepted(answer, &call.action, manifest).await {
+                    match self.accepted(answer, &call.action, manifest, tags).await {
                         Err(error) if error.kind() == Kind::Integrity && !hurt => {
                             hurt = true;
                             (error, None)
@@ -267,7 +336,7 @@ impl Host {
                 return Err(error);
             }
             // The first attempt may have been carried out, and its answer lost: a second PUT is refused by immutable tags.
-            if self.holds(repository, target, manifest, &mut backoff).await {
+            if self.holds(call.repository, target, manifest, &mut backoff).await {
                 return Ok(AcceptedManifest::default());
             }
         }
@@ -278,13 +347,20 @@ impl Host {
         matches!(head, Ok(Presence::Present(head)) if head.digest.as_ref().is_some_and(|held| manifest.has_digest(held)))
     }
 
-    async fn accepted(&self, answer: Answer, action: &str, manifest: &RawManifest) -> Result<AcceptedManifest> {
+    async fn accepted(
+        &self,
+        answer: Answer,
+        action: &str,
+        manifest: &RawManifest,
+        tags: &[&str],
+    ) -> Result<AcceptedManifest> {
         if answer.is_web_page() {
             return Err(web_page(&self.name, action));
         }
         let stated = answer.digest();
         let accepted = AcceptedManifest {
             lists_referrer: answer.named("oci-subject").is_some(),
+            tags: confirmed(&answer, tags),
         };
         answer.finish().await;
         match stated {

@@ -104,7 +104,7 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
         .ok_or_else(|| refused(format!("{} redirects without saying where to", shown(from))))?;
     let mut next = from.join(text).map_err(|e| {
         refused(format!(
-            "{} redirects to `{}`, which is no address: {e}",
+            "{} redirects to `{}`, which is not an address: {e}",
             shown(from),
             printable(text, 128)
         ))

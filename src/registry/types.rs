@@ -44,8 +44,10 @@ pub struct Referrers {
 }
 
 /// What a registry said when it took a manifest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AcceptedManifest {
     /// Whether it lists the manifest as a referrer of its subject.
     pub lists_referrer: bool,
+    /// Tags that it says it has put beside the one of the address, where several were sent.
+    pub tags: Vec<String>,
 }

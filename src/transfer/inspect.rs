@@ -10,7 +10,7 @@ use crate::error::{Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::View;
 use crate::image::narrow::narrow;
-use crate::image::tree::{ImageTree, LeftOut};
+use crate::image::tree::{ImageTree, LeftOut, belonging};
 use crate::inventory::details::Details;
 use crate::inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Sums, Unusable};
 
@@ -168,6 +168,7 @@ impl Reader<'_> {
         for (place, platform) in tree.kept.iter().enumerate() {
             kept.entry(&platform.digest).or_insert(place);
         }
+        let own: HashSet<&Digest> = tree.own_manifests().map(|manifest| manifest.digest()).collect();
         let mut parts = Vec::new();
         for (place, manifest) in manifests.iter().enumerate() {
             let (config, layers) = match manifest.view() {
@@ -182,6 +183,7 @@ impl Reader<'_> {
                 config: config.and_then(|config| places.get(&config.digest).copied()),
                 layers: layers.collect(),
                 platform: kept.get(manifest.digest()).copied(),
+                is_referrer: !own.contains(manifest.digest()),
                 details: match details.filter(|_| self.details).and_then(|bytes| Details::parse(bytes)) {
                     Some(details) => {
                         self.bundle.budget().take(details.memory())?;
@@ -206,15 +208,22 @@ impl Reader<'_> {
             media_type: self.interned(&blob.descriptor.media_type),
         });
         let blobs = blobs.collect();
+        let of_pushed = belonging(&tree.attachments, tree.pushed().all());
+        let of_pushed: HashSet<&Digest> = of_pushed.iter().map(|it| it.variant.root.digest()).collect();
+        let original = tree.original.root.digest();
         let referrers = tree.attachments.iter().map(|attachment| LeftOut {
             digest: attachment.variant.root.digest().clone(),
             media_type: attachment.artifact_type(),
-            reason: format!("it refers to {}", attachment.subject),
+            reason: match of_pushed.contains(attachment.variant.root.digest()) {
+                true => format!("it refers to {}", attachment.subject),
+                false => format!(
+                    "{}, which does not go under the name",
+                    attachment.of_unfiltered(original)
+                ),
+            },
         });
-        let recorded = image
-            .record
-            .as_ref()
-            .map(|record| record.left_out_referrers.clone().into());
+        let recorded = image.record.iter().flat_map(|record| &record.left_out_referrers);
+        let left_out_referrers = recorded.chain(tree.left_out_referrers.iter()).cloned();
         Ok(Content {
             original: tree.original.root.digest().clone(),
             filtered: tree.filtered.as_ref().map(|filtered| filtered.root.digest().clone()),
@@ -223,7 +232,7 @@ impl Reader<'_> {
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
             referrers: referrers.collect(),
-            left_out_referrers: recorded.unwrap_or_else(|| tree.left_out_referrers.clone()),
+            left_out_referrers: left_out_referrers.collect(),
             manifests,
             blobs,
             parts,

@@ -12,7 +12,7 @@ use super::support::image::Style;
 use super::support::tls::{ServerTls, self_signed};
 use super::support::{Double, Options, images};
 
-const GUIDES: [&str; 9] = [
+const GUIDES: [&str; 10] = [
     "README.md",
     "docs/getting-started.md",
     "docs/air-gap.md",
@@ -22,6 +22,7 @@ const GUIDES: [&str; 9] = [
     "docs/what-is-copied.md",
     "docs/inspect.md",
     "docs/report.md",
+    "docs/signatures.md",
 ];
 
 struct Block {

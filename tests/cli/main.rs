@@ -36,6 +36,7 @@ mod reports;
 mod sent_back;
 mod snapshots;
 mod special_files;
+mod tags_at_once;
 mod terminal;
 mod two_meanings;
 mod unread_pipes;

@@ -3,6 +3,7 @@
 use super::support::Double;
 use super::support::images::greeting;
 use super::support::real::{Engine, RealRegistry, Setup};
+use super::support::referrers::{BUNDLE, beside, refer};
 use super::{cli, has_linux};
 
 #[test]
@@ -12,7 +13,11 @@ fn docker_loads_the_bundle_and_runs_what_was_imported() {
         return;
     };
     let (cli, source) = (cli(), Double::new());
-    greeting().push(&source, "library/greeting", "1.0");
+    let image = greeting();
+    image.push(&source, "library/greeting", "1.0");
+    // Signatures are no images to it.
+    refer(&source, "library/greeting", &image.root, BUNDLE, "signature");
+    beside(&source, "library/greeting", &image.root, "sig", "by the source");
     let name = format!("{}/library/greeting:1.0", source.host());
     cli.succeed(&["export", &name, "-o", "bundle.tar"]);
 

@@ -16,6 +16,7 @@ mod plugin;
 mod readers;
 mod registries;
 mod registry_client;
+mod signed_bundle;
 mod sites;
 mod static_binary;
 

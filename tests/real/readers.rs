@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::signed_bundle::signed_bundle;
 use super::support::Double;
 use super::support::image::{Image, Style};
 use super::support::images::{greeting, small};
@@ -136,7 +137,7 @@ fn podman_loads() {
         return;
     };
     let cli = cli();
-    let (_source, name) = bundle(&cli);
+    let (_source, name, _) = signed_bundle(&cli);
     let storage: Vec<String> = ["--root", "--runroot"]
         .iter()
         .flat_map(|flag| {

@@ -28,8 +28,12 @@ pub struct Options {
     pub immutable_tags: Option<Immutable>,
     /// Refuses manifests of these types with 400 MANIFEST_INVALID.
     pub refused_types: Vec<String>,
+    /// Refuses manifests of which this is true, with 400 MANIFEST_INVALID.
+    pub refuses: Option<fn(&serde_json::Value) -> bool>,
     /// Has no referrers API: 404.
     pub no_referrers: bool,
+    /// Takes so many tags at most with a `PUT` of a manifest by its digest, and says which; none by default.
+    pub tags_at_once: usize,
     /// Takes `POST ...?digest=` with the whole blob.
     pub single_post: bool,
     /// Refuses chunks above this size with 416, as some registries do.

@@ -10,7 +10,7 @@ use super::fault::{Action, LocationForm};
 use super::log::Ticket;
 use super::options::Immutable;
 use super::reply::Reply;
-use super::serve::{Shared, query_field};
+use super::serve::{Shared, fields, query_field};
 use super::store::{Repository, digest_like};
 use super::wire::End;
 
@@ -242,8 +242,15 @@ impl UploadRequest<'_> {
     }
 }
 
-/// `PUT /v2/NAME/manifests/REFERENCE`, with its whole body.
-pub fn put_manifest(shared: &Shared, repository: &str, reference: &str, headers: &HeaderMap, bytes: Bytes) -> Reply {
+/// `PUT /v2/NAME/manifests/REFERENCE`, with its whole body; by digest also with tags in the query.
+pub fn put_manifest(
+    shared: &Shared,
+    repository: &str,
+    reference: &str,
+    query: &str,
+    headers: &HeaderMap,
+    bytes: Bytes,
+) -> Reply {
     if bytes.len() > MAX_MANIFEST {
         return Reply::error(413, "SIZE_INVALID", "manifest too large");
     }
@@ -263,6 +270,9 @@ pub fn put_manifest(shared: &Shared, repository: &str, reference: &str, headers:
     }
     if shared.options.refused_types.contains(&content_type) {
         return invalid("manifest invalid: media type not supported");
+    }
+    if shared.options.refuses.is_some_and(|refuses| refuses(&document)) {
+        return invalid("manifest invalid: not supported");
     }
     let (digest, tag) = if reference.contains(':') {
         (digest_like(reference, &bytes), None)
@@ -292,12 +302,28 @@ pub fn put_manifest(shared: &Shared, repository: &str, reference: &str, headers:
     shared
         .store
         .put_manifest_as(repository, &digest, tag, &content_type, bytes);
+    let more = fields(query)
+        .into_iter()
+        .filter(|(name, _)| name == "tag" && tag.is_none());
+    let more: Vec<String> = more.map(|(_, tag)| tag).take(shared.options.tags_at_once).collect();
+    shared.store.change(repository, |repository| {
+        let tagged = more.iter().map(|tag| (tag.clone(), digest.clone()));
+        repository.tags.extend(tagged);
+    });
     let mut reply = Reply::status(201)
         .with(
             "location",
             format!("{}/v2/{repository}/manifests/{digest}", shared.base),
         )
         .with("docker-content-digest", digest);
+    // One header with several of them, and another one with the last.
+    if let Some((last, first)) = more.split_last() {
+        let first = first.join(", ");
+        let lines = [first.as_str(), last].into_iter().filter(|line| !line.is_empty());
+        reply
+            .headers
+            .extend(lines.map(|line| ("oci-tag".to_owned(), line.to_owned())));
+    }
     if !shared.options.no_referrers {
         reply.set("oci-subject", document["subject"]["digest"].as_str().map(str::to_owned));
     }

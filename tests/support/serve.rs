@@ -328,7 +328,7 @@ async fn answer(
         ("GET", Route::Tags(name)) => pull::tags(shared, name, query),
         ("GET", Route::Referrers(name, digest)) => pull::referrers(shared, name, digest, query),
         ("PUT", Route::Manifest(name, reference)) => {
-            put_manifest(shared, name, reference, &parts.headers, bytes.into())
+            put_manifest(shared, name, reference, query, &parts.headers, bytes.into())
         }
         ("DELETE", Route::Manifest(name, reference)) => delete_manifest(shared, name, reference),
         ("DELETE", Route::Blob(name, digest)) => delete_blob(shared, name, digest),

@@ -156,7 +156,8 @@ fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing, unlisted: usize) -
         let manifests = content.manifests.iter().enumerate();
         let indexes = manifests.filter(|(place, _)| !is_part.contains(place));
         document.indexes = indexes.map(|(_, index)| index).collect();
-        document.platforms = content.parts.iter().filter_map(|part| platform(image, part)).collect();
+        let own = content.parts.iter().filter(|part| !part.is_referrer);
+        document.platforms = own.filter_map(|part| platform(image, part)).collect();
         document.dropped = &content.dropped;
         document.left_out = &content.left_out;
         document.referrers = &content.referrers;

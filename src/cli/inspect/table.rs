@@ -92,7 +92,10 @@ fn of_image(image: &InventoryImage, sharing: &Sharing) {
     }
     for referrer in content.referrers.iter().take(LISTED) {
         let (digest, media_type) = (&referrer.digest, quote(&referrer.media_type));
-        field("referrer", format!("{digest} ({media_type})"));
+        field(
+            "referrer",
+            format!("{digest} ({media_type}; {})", quote(&referrer.reason)),
+        );
     }
     let more = content.left_out.len().saturating_sub(LISTED) + content.referrers.len().saturating_sub(LISTED);
     if more > 0 {

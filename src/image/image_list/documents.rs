@@ -110,8 +110,11 @@ pub(super) fn parse(text: &str) -> Option<Document> {
             let place = line.map_or_else(String::new, |line| format!("line {line}: "));
             let why = error.without_snippet().to_string();
             document.faults.push(
-                Error::new(Kind::Usage, format!("{place}it is no YAML of images: {}", quote(&why)))
-                    .with_hint("a list of images without YAML has one image on each line"),
+                Error::new(
+                    Kind::Usage,
+                    format!("{place}it is not a YAML list of images: {}", quote(&why)),
+                )
+                .with_hint("a list of images without YAML has one image on each line"),
             );
         }
     }

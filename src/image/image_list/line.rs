@@ -84,8 +84,7 @@ fn take_options(text: &str, platforms: &mut Vec<String>) -> Result<String> {
     while let Some(word) = words.next() {
         if word == "--platform" {
             let value = words.next().ok_or_else(|| {
-                Error::new(Kind::Usage, "nothing stands behind `--platform`")
-                    .with_hint("write `--platform linux/arm64`")
+                Error::new(Kind::Usage, "`--platform` has no value").with_hint("write `--platform linux/arm64`")
             })?;
             platforms.push(value.to_owned());
         } else if let Some(value) = word.strip_prefix("--platform=") {
@@ -130,7 +129,7 @@ fn single(text: &str) -> Result<Reference> {
     if text.contains(' ') {
         return Err(Error::new(
             Kind::Usage,
-            format!("`{}` is no name of an image: there is a space in it", quote(text)),
+            format!("`{}` is not the name of an image: there is a space in it", quote(text)),
         )
         .with_hint("write one image on each line; a comment begins with `#`"));
     }
@@ -167,7 +166,7 @@ fn rename(text: &str, names: &Names) -> Result<Rename> {
             .with_hint("write a path below `-d` and, if it is another one, the tag: `nginx:1.27 => web/front:stable`")
     };
     if text.is_empty() {
-        return Err(invalid("nothing stands behind `=>`"));
+        return Err(invalid("there is nothing after `=>`"));
     }
     if text.contains("://") {
         return Err(invalid("it has a scheme"));

@@ -41,7 +41,10 @@ impl ImageList {
     /// Reads an argument, which is of the form of a line.
     pub fn add_argument(&mut self, text: &str) {
         if text.contains(['\n', '\r']) {
-            let why = format!("`{}` is no name of an image: there is a line break in it", quote(text));
+            let why = format!(
+                "`{}` is not the name of an image: there is a line break in it",
+                quote(text)
+            );
             return self
                 .fault(Error::new(Kind::Usage, why).with_hint("a list of images is given with `--images FILE`"));
         }

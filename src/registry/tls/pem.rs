@@ -33,7 +33,7 @@ pub(super) fn any_certificates(path: &Path) -> Result<Vec<CertificateDer<'static
 fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_slice_iter(bytes)
         .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|e| malformed(path, "is no valid PEM").with_source(e))?;
+        .map_err(|e| malformed(path, "is not valid PEM").with_source(e))?;
     let whole = CertificateDer::from(bytes);
     if found.is_empty() && webpki::anchor_from_trusted_cert(&whole).is_ok() {
         return Ok(vec![whole.into_owned()]);
@@ -106,7 +106,7 @@ fn private_key(path: &Path, pipes: Pipes) -> Result<PrivateKeyDer<'static>> {
                 .with_hint("`PRIVATE KEY`, `RSA PRIVATE KEY` and `EC PRIVATE KEY` are understood")
         }),
         // The cause is left out: it may quote a line of the key.
-        _ => Err(malformed(path, "is no valid PEM")),
+        _ => Err(malformed(path, "is not valid PEM")),
     })
 }
 

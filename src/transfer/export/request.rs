@@ -154,6 +154,8 @@ pub struct Exported {
     pub referrers: BTreeMap<String, usize>,
     /// What refers to its manifests and is not.
     pub left_out_referrers: Arc<[LeftOut]>,
+    /// Whether one of those should be.
+    pub lacks_referrers: bool,
 }
 
 impl Exported {
@@ -168,6 +170,7 @@ impl Exported {
             left_out: tree.left_out.clone(),
             referrers: tree.referrer_counts(),
             left_out_referrers: tree.left_out_referrers.clone(),
+            lacks_referrers: tree.lacks_referrers,
         }
     }
 }

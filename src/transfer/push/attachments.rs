@@ -238,7 +238,7 @@ impl LeftReferrers {
         self.list.extend(unused.map(|unused| LeftOut {
             digest: unused.variant.root.digest().clone(),
             media_type: unused.artifact_type(),
-            reason: format!("it belongs to the unfiltered index {original}, which was not accepted"),
+            reason: format!("{}, which was not accepted", unused.of_unfiltered(original)),
         }));
     }
 }

@@ -16,12 +16,13 @@ use super::report::{Amount, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::scheduler::{Demand, Job, Lacking, Placed, Scheduler, Taker};
 use super::tag::{self, TagAction};
+use super::together::{Tagged, Together};
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::tree::ImageTree;
 use crate::progress::{Event, Progress};
-use crate::registry::{Presence, Registry};
+use crate::registry::Registry;
 use crate::text::{Warnings, few};
 
 /// The result of a push.
@@ -69,6 +70,7 @@ struct Repository {
     ready: VecDeque<usize>,
     /// How many images have each digest here: more than one where it has several tags.
     tags: HashMap<Digest, usize>,
+    tagged: Tagged,
 }
 
 enum Done {
@@ -347,7 +349,7 @@ impl<'a> Engine<'a> {
         let dry_run = self.images.request.dry_run;
         Box::pin(async move {
             let outcome = if dry_run {
-                foresee(registry, &repository, &job).await
+                ensure_blob::foresee(registry, &repository, &job.descriptor, from.is_some()).await
             } else {
                 let way = Way {
                     mount_from: from.as_deref(),
@@ -410,11 +412,18 @@ impl<'a> Engine<'a> {
 
     /// Starts the manifests of an image that is ready in a repository that is not busy.
     fn publish(&mut self) -> Option<BoxFuture<'a, Done>> {
-        let repository = self.idle.pop_front()?;
-        let repository = &mut self.repositories[repository];
-        let number = repository.ready.pop_front()?;
-        repository.busy = true;
-        let image = &self.images.list[number];
+        let place = self.idle.pop_front()?;
+        let number = self.repositories[place].ready.pop_front()?;
+        self.repositories[place].busy = true;
+        let (repository, image) = (&self.repositories[place], &self.images.list[number]);
+        // Where one failure is to be the end, no tag is put before its image has its turn.
+        let together = match self.is_shared(number) && !self.images.request.fail_fast {
+            true => {
+                let ready = repository.ready.iter().map(|other| &self.images.list[*other].item);
+                Together::new(&image.item, ready, &repository.tagged)
+            }
+            false => Together::default(),
+        };
         let publisher = Publisher {
             putter: ManifestPutter {
                 registry: self.registry.clone(),
@@ -425,6 +434,7 @@ impl<'a> Engine<'a> {
                 progress: self.images.progress.clone(),
             },
             before: image.before.clone(),
+            together,
         };
         Some(Box::pin(async move {
             let outcome = publisher.publish().await;
@@ -484,16 +494,4 @@ fn missing(lacking: &Lacking) -> Error {
     let list = few(&lacking.first);
     let message = format!("{} {what} missing from the bundle: {list}{more}", lacking.count);
     Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")
-}
-
-/// How a blob would get into the repository. A mount is assumed to work, since it cannot be tried without doing it.
-async fn foresee(registry: &Registry, repository: &str, job: &Job) -> Result<Placed> {
-    if job.mount_from.is_some() {
-        return Ok(Placed::Mounted);
-    }
-    match registry.head_blob(repository, &job.descriptor).await {
-        Ok(Presence::Present(())) => Ok(Placed::Present),
-        Ok(_) => Ok(Placed::Uploaded),
-        Err(error) => Err(error),
-    }
 }

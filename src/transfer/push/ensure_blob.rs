@@ -37,6 +37,22 @@ pub(crate) struct Way<'a> {
     pub(crate) extra: bool,
 }
 
+/// How a blob would get into a repository. A mount is assumed to work, since it cannot be tried without doing it.
+pub(crate) async fn foresee(
+    registry: &Registry,
+    repository: &str,
+    descriptor: &Descriptor,
+    is_mounted: bool,
+) -> Result<Placed> {
+    if is_mounted {
+        return Ok(Placed::Mounted);
+    }
+    match registry.head_blob(repository, descriptor).await? {
+        Presence::Present(()) => Ok(Placed::Present),
+        _ => Ok(Placed::Uploaded),
+    }
+}
+
 /// Puts a blob into a repository.
 ///
 /// # Errors

@@ -30,6 +30,7 @@ pub(crate) mod reservation;
 pub(crate) mod scheduler;
 pub(crate) mod slot;
 pub(crate) mod tag;
+mod together;
 
 pub use report::{Amount, Counts, Form, ImageReport, Outcome, PushReport};
 pub use request::{Mapping, OnExisting, PushRequest};

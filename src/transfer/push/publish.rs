@@ -9,6 +9,7 @@ use super::attachments::{self, LeftReferrers};
 use super::put_manifest::{ATTEMPTS, Effects, ManifestPutter};
 use super::report::Form;
 use super::tag::{TagState, tag_state};
+use super::together::Together;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::RawManifest;
@@ -23,6 +24,7 @@ pub(crate) struct Publisher {
     pub(crate) putter: ManifestPutter,
     /// What the tag held before.
     pub(crate) before: Option<Digest>,
+    pub(crate) together: Together,
 }
 
 /// What was published, and in which form.
@@ -125,7 +127,8 @@ impl Publisher {
         let tree = &self.putter.item.tree;
         if !belonging(&tree.attachments, variant.all()).is_empty() {
             // What verifies signatures when it sees the tag finds them: the image is there by its digest before, and they are.
-            if variant.root.digest().algorithm() == Algorithm::Sha256 {
+            let is_known = self.putter.was_written(variant.root.digest());
+            if variant.root.digest().algorithm() == Algorithm::Sha256 && !is_known {
                 let target = Target::Digest(variant.root.digest().clone());
                 self.putter
                     .put(target, &variant.root, variant, sparse, &mut published.effects)
@@ -134,13 +137,15 @@ impl Publisher {
             let Published { effects, left, .. } = published;
             attachments::attach(&self.putter, variant, effects, left).await?;
         }
-        let target = Target::Tag(self.tag().to_owned());
-        if let Err(error) = self
-            .putter
-            .put(target, &variant.root, variant, sparse, &mut published.effects)
-            .await
-        {
-            self.contested(error, &variant.root).await?;
+        // A sparse index may be refused for what it is, which says nothing about the form of the request.
+        if sparse || !self.together.put(&self.putter, self.tag(), &variant.root).await? {
+            let target = Target::Tag(self.tag().to_owned());
+            let put = self
+                .putter
+                .put(target, &variant.root, variant, sparse, &mut published.effects);
+            if let Err(error) = put.await {
+                self.contested(error, &variant.root).await?;
+            }
         }
         self.putter.progress.emit(Event::ManifestDone);
         Ok(())

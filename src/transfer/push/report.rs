@@ -222,6 +222,7 @@ impl ImageReport {
             left_out: image.left_out.clone(),
             referrers: image.referrers.clone(),
             left_out_referrers: image.left_out_referrers.clone(),
+            referrers_lost: image.lacks_referrers,
             error: None,
             ..Self::unresolved(&"", &Error::internal("no image"))
         }

@@ -149,7 +149,7 @@ impl FromStr for Mapping {
         let (from, to) = text.split_once('=').ok_or_else(|| invalid("there is no `=`"))?;
         let (from, to) = (from.trim().trim_end_matches('/'), to.trim().trim_matches('/'));
         if from.is_empty() {
-            return Err(invalid("nothing stands before the `=`"));
+            return Err(invalid("there is nothing before the `=`"));
         }
         let last = from.rsplit('/').next().unwrap_or(from);
         if from.contains('@') || (from.contains('/') && last.contains(':')) {

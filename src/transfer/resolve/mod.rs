@@ -206,6 +206,7 @@ impl Resolver {
         let found = self.discovery.of_tree(&self.fetcher, &repository, &tree).await?;
         tree.attachments = found.attachments.into();
         tree.left_out_referrers = found.left_out.into();
+        tree.lacks_referrers = found.is_loss;
         match locked {
             Some(locked) => wanted::pin(&mut tree, locked)?,
             None => tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into(),

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, try_join, try_join_all};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -12,10 +12,10 @@ use super::fetch::Fetcher;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{RawManifest, View};
+use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::referrer::{SUFFIXES, artifact_type, subject, tag_beside};
-use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, MAX_DEPTH, Variant};
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, MAX_DEPTH, MAX_TOTAL, Variant};
 use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::registry::Presence;
@@ -58,7 +58,10 @@ type FoundList = Arc<[Found]>;
 #[derive(Debug, Clone)]
 enum Found {
     Carried(Arc<RawManifest>, Lookup),
+    /// It is not there, or refers to something else.
     LeftOut(LeftOut),
+    /// It is there and cannot be carried.
+    Broken(LeftOut),
 }
 
 /// What was found for an image.
@@ -66,10 +69,44 @@ enum Found {
 pub(super) struct Belongings {
     pub(super) attachments: Vec<Attachment>,
     pub(super) left_out: Vec<LeftOut>,
+    /// Whether some of what is left out should be carried.
+    pub(super) is_loss: bool,
     /// Manifests that are carried, or will not be.
     seen: HashSet<Digest>,
+    /// The size that the manifests give to each blob.
+    sizes: HashMap<Digest, u64>,
     /// Referrers whose own referrers are to be looked for.
     next: Vec<Digest>,
+}
+
+impl Belongings {
+    /// Whether a referrer gives each blob the size that the image and its other referrers give it. One that does not would make
+    /// the image contradict itself.
+    fn check_sizes(&self, variant: &Variant) -> Result<()> {
+        let mut own: HashMap<&Digest, u64> = HashMap::new();
+        for blob in variant.all().flat_map(|manifest| manifest.blobs()) {
+            let known = self.sizes.get(&blob.digest).or(own.get(&blob.digest));
+            if known.is_some_and(|known| *known != blob.size) {
+                let what = format!(
+                    "it gives blob {} another size than the image or another referrer",
+                    blob.digest
+                );
+                return Err(Error::new(Kind::Malformed, what));
+            }
+            own.insert(&blob.digest, blob.size);
+        }
+        let sizes = self.sizes.iter().filter(|(digest, _)| !own.contains_key(digest));
+        let sizes = sizes.map(|(_, size)| size).chain(own.values());
+        match sizes.fold(0u64, |sum, size| sum.saturating_add(*size)) > MAX_TOTAL {
+            true => Err(Error::new(Kind::Malformed, "it states an impossible size for a blob")),
+            false => Ok(()),
+        }
+    }
+
+    fn note_sizes<'a>(&mut self, manifests: impl Iterator<Item = &'a Arc<RawManifest>>) {
+        let blobs = manifests.flat_map(|manifest| manifest.blobs());
+        self.sizes.extend(blobs.map(|blob| (blob.digest.clone(), blob.size)));
+    }
 }
 
 impl Discovery {
@@ -77,7 +114,8 @@ impl Discovery {
         Self {
             choice,
             progress,
-            permits: Semaphore::new(jobs.max(1) * 2),
+            // One search beside one fetch stays within two jobs.
+            permits: Semaphore::new((jobs * 2).saturating_sub(3).max(1)),
             jobs: jobs.max(1),
             repositories: Mutex::default(),
         }
@@ -111,6 +149,7 @@ impl Discovery {
         }
         let own: Vec<Digest> = tree.original.all().map(|manifest| manifest.digest().clone()).collect();
         belongings.seen.extend(own.iter().cloned());
+        belongings.note_sizes(tree.own_manifests());
         // The root comes first: its answers tell what the repository can be asked for the others.
         let mut subjects: Vec<Digest> = own.into_iter().rev().collect();
         for depth in 0..=MAX_CHAIN {
@@ -162,7 +201,8 @@ impl Discovery {
     ) -> Result<()> {
         let (manifest, lookup) = match found {
             Found::Carried(manifest, lookup) => (manifest, *lookup),
-            Found::LeftOut(left_out) => {
+            Found::LeftOut(left_out) | Found::Broken(left_out) => {
+                belongings.is_loss |= matches!(found, Found::Broken(_));
                 if !belongings.left_out.contains(left_out) {
                     belongings.left_out.push(left_out.clone());
                 }
@@ -184,8 +224,10 @@ impl Discovery {
             belongings.left_out.push(left_out(manifest.descriptor(), &why));
             return Ok(());
         }
-        match self.below(fetcher, repository, manifest).await {
+        let variant = self.below(fetcher, repository, manifest).await;
+        match variant.and_then(|variant| belongings.check_sizes(&variant).map(|()| variant)) {
             Ok(variant) => {
+                belongings.note_sizes(variant.all());
                 belongings
                     .seen
                     .extend(variant.all().map(|manifest| manifest.digest().clone()));
@@ -199,6 +241,7 @@ impl Discovery {
             }
             Err(error) if is_its_own_fault(&error) => {
                 belongings.seen.insert(manifest.digest().clone());
+                belongings.is_loss = true;
                 belongings.left_out.push(left_out(manifest.descriptor(), &error.full()));
                 Ok(())
             }
@@ -261,17 +304,25 @@ impl Discovery {
         let (registry, name) = (&repository.registry, &*repository.name);
         let mut found = Vec::new();
         let mut listed: HashSet<Digest> = HashSet::new();
-        let from_api = {
+        let from_api = async {
             let _permit = self.permits.acquire().await;
-            registry.referrers(name, subject, MAX_REFERRERS).await?
+            registry.referrers(name, subject, MAX_REFERRERS).await
         };
+        let list_tag = subject.referrers_tag();
+        let of_tags = async {
+            // A registry may have got its list after the tag was written.
+            let list = self.tagged(fetcher, repository, known, &list_tag);
+            let tags = SUFFIXES.map(|suffix| tag_beside(subject, suffix));
+            let beside = tags.iter().map(|tag| self.tagged(fetcher, repository, known, tag));
+            try_join(list, try_join_all(beside)).await
+        };
+        let (from_api, (list, beside)) = try_join(from_api, of_tags).await?;
         if let Some(referrers) = from_api {
             self.warn_of_more(repository, subject, referrers.more);
             self.read(fetcher, repository, subject, referrers.list, &mut listed, &mut found)
                 .await?;
         }
-        // A registry may have got its list after the tag was written.
-        if let Some(list) = self.tagged(fetcher, repository, known, &subject.referrers_tag()).await?
+        if let Some(list) = list
             && let View::Index(index) = list.view()
             // An earlier version of this program put an image there that was asked for by its digest.
             && list.digest() != subject
@@ -283,11 +334,8 @@ impl Discovery {
             self.read(fetcher, repository, subject, entries, &mut listed, &mut found)
                 .await?;
         }
-        for suffix in SUFFIXES {
-            let tag = tag_beside(subject, suffix);
-            if let Some(manifest) = self.tagged(fetcher, repository, known, &tag).await? {
-                found.push(Found::Carried(manifest, Lookup::Tag(suffix)));
-            }
+        for (suffix, manifest) in SUFFIXES.into_iter().zip(beside) {
+            found.extend(manifest.map(|manifest| Found::Carried(manifest, Lookup::Tag(suffix))));
         }
         Ok(found)
     }
@@ -302,10 +350,15 @@ impl Discovery {
         listed: &mut HashSet<Digest>,
         found: &mut Vec<Found>,
     ) -> Result<()> {
-        let new: Vec<Descriptor> = list
-            .into_iter()
-            .filter(|entry| listed.insert(entry.digest.clone()))
-            .collect();
+        let new = list.into_iter().filter(|entry| listed.insert(entry.digest.clone()));
+        let (new, large): (Vec<Descriptor>, Vec<_>) = new.partition(|entry| entry.size <= MAX_MANIFEST);
+        found.extend(large.iter().map(|entry| {
+            let why = format!(
+                "its manifest has {} bytes; at most {MAX_MANIFEST} are accepted",
+                entry.size
+            );
+            Found::Broken(left_out(entry, &why))
+        }));
         let futures: Vec<_> = new
             .iter()
             .map(|entry| fetcher.manifest(repository, &entry.digest))
@@ -318,7 +371,7 @@ impl Discovery {
                 Err(error) if error.kind() == Kind::NotFound => {
                     Found::LeftOut(left_out(entry, "it is listed and not there"))
                 }
-                Err(error) if is_its_own_fault(&error) => Found::LeftOut(left_out(entry, &error.full())),
+                Err(error) if is_its_own_fault(&error) => Found::Broken(left_out(entry, &error.full())),
                 Err(error) => return Err(error),
             });
         }

@@ -67,6 +67,8 @@ pub(super) fn pin(tree: &mut ImageTree, locked: &LockedImage) -> Result<()> {
     tree.choice = locked.index;
     tree.left_out = locked.left_out.clone().into();
     tree.left_out_referrers = locked.left_out_referrers.clone().into();
+    // What the lock leaves out was told when it was made.
+    tree.lacks_referrers = false;
     let is_locked = |digest: &Digest| locked.manifests.iter().any(|piece| piece.digest == *digest);
     let attachments = tree.attachments.iter();
     let attachments = attachments.filter(|attachment| is_locked(attachment.variant.root.digest()));

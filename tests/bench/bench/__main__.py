@@ -34,7 +34,7 @@ def arguments():
         action="append",
         default=[],
         dest="scenarios",
-        choices=["base", "small", "delayed", "huge", "shared", "memory", "unchanged", "export", "import", "verify", "inspect", "want", *pacing.NAMES],
+        choices=["base", "small", "delayed", "huge", "shared", "memory", "unchanged", "referrers", "export", "import", "verify", "inspect", "want", *pacing.NAMES],
         metavar="NAME",
         help="only this table (repeatable); for kill: export or import",
     )

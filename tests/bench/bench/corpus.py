@@ -18,6 +18,8 @@ MIB = 1 << 20
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
+SIGNATURE = "application/vnd.dev.cosign.simplesigning.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 PLATFORMS = [("amd64", None), ("arm64", None), ("arm", "v7"), ("s390x", None)]
 
@@ -227,10 +229,45 @@ class Writer:
             )
         root = self.manifest(repository, {"schemaVersion": 2, "mediaType": INDEX, "manifests": children})
         manifests.append(root)
-        tag = repository_path(self.storage, repository) / "_manifests/tags/latest"
-        self.link(tag / "current", root)
-        self.link(tag / "index/sha256" / root.removeprefix("sha256:"), root)
+        self.tag(repository, "latest", root)
         return Image(repository, "latest", root, blobs), sum(self.sizes[digest] for digest in manifests)
+
+    def tag(self, repository, name, digest):
+        """Gives a manifest a tag."""
+        tag = repository_path(self.storage, repository) / "_manifests/tags" / name
+        self.link(tag / "current", digest)
+        self.link(tag / "index/sha256" / digest.removeprefix("sha256:"), digest)
+
+    def signature(self, repository, subject, text):
+        """Stores a signature of a manifest, under the tag of cosign beside it."""
+        self.tag(repository, referrers_tag(subject) + ".sig", self.artifact(repository, SIGNATURE, text, {}))
+
+    def referrer(self, repository, subject, text):
+        """Stores a manifest that refers to another one, and the list of referrers of that."""
+        descriptor = {"mediaType": INDEX, "digest": subject, "size": self.sizes[subject]}
+        referrer = self.artifact(repository, BUNDLE, text, {"artifactType": BUNDLE, "subject": descriptor})
+        entry = {"mediaType": MANIFEST, "digest": referrer, "size": self.sizes[referrer], "artifactType": BUNDLE}
+        listed = self.manifest(repository, {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+        self.tag(repository, referrers_tag(subject), listed)
+
+    def artifact(self, repository, media_type, text, more):
+        """Stores a manifest with one small layer."""
+        config, layer = self.blob(b"{}"), self.blob(f"signature of {text}".encode())
+        for digest in (config, layer):
+            self.link(self.linked_path(repository, "_layers", digest), digest)
+        described = [
+            {"mediaType": kind, "digest": digest, "size": self.sizes[digest]}
+            for kind, digest in ((CONFIG, config), (media_type, layer))
+        ]
+        return self.manifest(
+            repository,
+            {"schemaVersion": 2, "mediaType": MANIFEST, "config": described[0], "layers": described[1:]} | more,
+        )
+
+
+def referrers_tag(digest):
+    """The tag under which registries without the referrers API list what refers to a manifest."""
+    return digest.replace(":", "-")
 
 
 def base(writer, scale):
@@ -256,6 +293,14 @@ def small(writer, scale):
     for image in range(200 // scale):
         layers = [[bases[number], writer.layer(f"small-{image}-{number}", 24 << 10)] for number in range(3)]
         yield writer.image(f"bench/small-{image:04}", layers)
+
+
+def signed(writer, scale):
+    """The same images, of which each index has a signature and a referrer."""
+    for image, size in small(writer, scale):
+        writer.signature(image.repository, image.digest, image.repository)
+        writer.referrer(image.repository, image.digest, image.repository)
+        yield image, size
 
 
 def huge(writer, scale):
@@ -295,6 +340,7 @@ def kill(writer, scale):
 RECIPES = {
     "base": base,
     "small": small,
+    "signed": signed,
     "huge": huge,
     "many-200": many(200),
     "many-2000": many(2000),

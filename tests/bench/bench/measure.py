@@ -48,6 +48,7 @@ class Result:
     disk: int
     requests: int = 0
     blob_requests: int = 0
+    pulls: int = 0
 
 
 class DiskPeak:

@@ -79,6 +79,15 @@ class DockerMirrorWithoutCache(DockerMirror):
         return [[*command, "--no-cache"] for command in super().export(job)]
 
 
+class DockerMirrorWithoutReferrers(DockerMirror):
+    """The same without looking for signatures and other referrers."""
+
+    name = "docker-mirror --no-referrers"
+
+    def export(self, job):
+        return [[*command, "--no-referrers"] for command in super().export(job)]
+
+
 class Skopeo(Tool):
     name = "skopeo copy --all, oci-archive"
     import_name = "skopeo copy --all, from oci-archive"

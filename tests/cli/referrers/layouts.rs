@@ -144,4 +144,70 @@ fn layouts_of_other_programs_keep_their_referrers_in_each_of_three_ways() {
         }
     });
     expect_all("as cosign saves it");
+    // The same where nothing has a name: the tag of the signature follows the name that the image is given.
+    rewritten(&cli, |entries, _| {
+        for (number, entry) in entries.iter_mut().enumerate() {
+            let name = entry["annotations"]["org.opencontainers.image.ref.name"].clone();
+            match (number, name.as_str()) {
+                (0, _) => entry["annotations"] = json!({"kind": "dev.cosignproject.cosign/imageIndex"}),
+                (_, Some(_)) => entry["annotations"] = json!({"kind": "dev.cosignproject.cosign/sigs"}),
+                _ => {}
+            }
+        }
+    });
+    for (way, more) in [("named", "new/name:2"), ("named with a host", "example.com/new/name:2")] {
+        let target = registry(false);
+        let arguments = ["import", "other.tar", "-d", &target.host(), "--name", more];
+        let out = cli.succeed(&arguments);
+        let missing = signed.missing(&target, "new/name");
+        assert_eq!(
+            missing,
+            Vec::<String>::new(),
+            "{way}: {}{}",
+            out.stderr,
+            target.transcript()
+        );
+        let mut tags: Vec<String> = target
+            .store()
+            .repository("new/name")
+            .unwrap()
+            .tags
+            .into_keys()
+            .collect();
+        tags.retain(|tag| !tag.starts_with("sha256-"));
+        assert_eq!(tags, ["2"], "{way}");
+    }
+}
+
+#[test]
+fn a_lock_pins_what_refers_to_an_image_and_a_comparison_sees_it() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let shown = cli.succeed(&["inspect", "b.tar", "--lock", "b.lock"]).stdout;
+    assert_eq!(shown.matches("referrer ").count(), 5, "{shown}");
+    assert!(
+        shown.contains("2 layers") && !shown.contains("that no image names"),
+        "{shown}"
+    );
+    cli.succeed(&["export", "--lock", "b.lock", "-o", "again.tar"]);
+    let read = |name: &str| std::fs::read(cli.path(name)).unwrap();
+    assert!(read("again.tar") == read("b.tar"), "the lock gives another bundle");
+    // A signature that comes later is no part of it.
+    super::refer(&source, "team/app", &signed.image.root, super::BUNDLE, "later");
+    cli.succeed(&["export", "--lock", "b.lock", "-o", "third.tar"]);
+    assert!(
+        read("third.tar") == read("b.tar"),
+        "the lock gives another bundle later"
+    );
+    cli.succeed(&["export", &names(&source), "-o", "new.tar"]);
+    for (old, new, came) in [
+        ("b.tar", "new.tar", 2),
+        ("b.lock", "new.tar", 2),
+        ("b.lock", "b.tar", 0),
+    ] {
+        let said = cli.run(&["diff", old, new, "--json"]).stdout;
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said["came"]["pieces"], came, "{old} {new}: {said}");
+    }
 }

@@ -89,7 +89,7 @@ async fn write(
     let sink: Box<dyn Write + Send> = match (request.output, partial) {
         (_, Some(partial)) => Box::new(PartialWriter::new(partial.clone())),
         (Output::Pipe(pipe), None) => pipe,
-        (Output::File { .. }, None) => return Err(Error::internal("the output is no pipe")),
+        (Output::File { .. }, None) => return Err(Error::internal("the output is not a pipe")),
     };
     let sources = Sources::new(&resolved.trees, registries)?;
     let prefetcher = Arc::new(Prefetcher {

@@ -104,7 +104,7 @@ pub async fn supplement(
             Box::new(PartialWriter::new(partial.clone()))
         }
         (Output::Pipe(pipe), None) => pipe,
-        (Output::File { .. }, None) => return Err(Error::internal("the output is no pipe")),
+        (Output::File { .. }, None) => return Err(Error::internal("the output is not a pipe")),
     };
     let prefetcher = Arc::new(Prefetcher {
         sources: Sources::of_blobs(sources),
