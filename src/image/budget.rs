@@ -18,7 +18,7 @@ pub(crate) const LIMIT: u64 = 128 << 20;
 const ORDINARY: u64 = 512 << 10;
 
 /// The part of the budget that larger images leave to ordinary ones.
-const PART_FOR_ORDINARY: u64 = 8;
+const PART_FOR_ORDINARY: u64 = 32;
 
 /// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
 pub(crate) const NAME: u64 = 3 << 10;
@@ -185,6 +185,8 @@ mod tests {
         let _held = budget.hold(13 << 20).unwrap();
         budget.leave_room(8 << 20).unwrap();
         let _more = budget.hold(2 << 20).unwrap();
+        budget.leave_room(2 << 20).unwrap();
+        let _rest = budget.hold(768 << 10).unwrap();
         assert_eq!(budget.leave_room(2 << 20).unwrap_err().kind(), Kind::TooLarge);
         budget.leave_room(ORDINARY).unwrap();
     }
