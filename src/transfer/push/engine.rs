@@ -478,13 +478,13 @@ async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
     }
 }
 
-/// Blobs that did not come out of the pipe.
 /// What a request to the destination failed with, unless it was the source that broke off: an answer or a login that cannot be
 /// read does not show that a bundle is damaged.
 fn of_destination(error: Error) -> Error {
     error.or_side(Side::Destination)
 }
 
+/// Blobs that did not come out of the pipe.
 fn missing(lacking: &Lacking) -> Error {
     let what = if lacking.count == 1 { "blob is" } else { "blobs are" };
     let more = match lacking.count - lacking.first.len() {
