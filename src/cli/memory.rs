@@ -15,6 +15,9 @@ const TIGHT: u64 = 512 << 20;
 /// Memory in bytes that any run takes beside the buffers that can be chosen: threads, connections, TLS.
 const LEAST: u64 = 24 << 20;
 
+/// Memory in bytes that it takes to read the command line.
+const COMMAND_LINE: u64 = 4 << 20;
+
 /// Number of transfers at a time where there is little memory.
 const FEW_JOBS: usize = 6;
 
@@ -80,6 +83,17 @@ pub(super) fn is_tight() -> bool {
 /// [`Kind::Io`] with the numbers.
 pub(super) fn check() -> Result<()> {
     needs(LEAST)
+}
+
+/// Refuses to start where there is too little even to find out what is asked for.
+///
+/// # Errors
+/// [`Kind::Io`] with the numbers.
+pub(super) fn check_for_command_line() -> Result<()> {
+    match left() {
+        Some(left) if left < COMMAND_LINE => check(),
+        _ => Ok(()),
+    }
 }
 
 fn needs(bytes: u64) -> Result<()> {

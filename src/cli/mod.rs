@@ -50,6 +50,10 @@ use self::report::Reporting;
 pub(crate) fn main() -> ExitCode {
     output::catch_panics();
     memory::share_heap();
+    if let Err(error) = memory::check_for_command_line() {
+        output::error(&error);
+        return ExitCode::from(1);
+    }
     if generate::answer_shell(parse::whole) || generate::answer_docker(parse::whole) {
         return ExitCode::SUCCESS;
     }

@@ -18,7 +18,7 @@ pub(crate) const LIMIT: u64 = 128 << 20;
 const ORDINARY: u64 = 512 << 10;
 
 /// The part of the budget that larger images leave to ordinary ones.
-const PART_FOR_ORDINARY: u64 = 32;
+const PART_FOR_ORDINARY: u64 = 16;
 
 /// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
 pub(crate) const NAME: u64 = 3 << 10;

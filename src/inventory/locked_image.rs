@@ -3,12 +3,15 @@
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::images::{InventoryImage, Piece};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
+
+/// Memory in bytes that all images of a report's lock may take: the text of more could not be read again as a lock.
+const MOST_IN_REPORT: u64 = 64 << 20;
 
 /// One image with all that it is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,11 +86,19 @@ impl LockedImage {
     /// What these trees are made of.
     ///
     /// # Errors
-    /// If it takes more memory than this run has left.
+    /// [`Kind::TooLarge`] if it takes more memory than this run has left, or more text than a lock may have.
     pub(crate) fn of_trees<'a>(trees: impl Iterator<Item = &'a ImageTree>, budget: &Budget) -> Result<Vec<Self>> {
         let mut held = budget.hold(0)?;
+        let mut together = 0;
         let locked = trees.map(|tree| {
             let locked = Self::of_tree(tree);
+            together += locked.memory();
+            if together > MOST_IN_REPORT {
+                return Err(Error::new(
+                    Kind::TooLarge,
+                    "too large to handle: the images are made of too many pieces",
+                ));
+            }
             held.grow(locked.memory())?;
             Ok(locked)
         });

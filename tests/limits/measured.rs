@@ -133,10 +133,14 @@ impl Lab {
     }
 }
 
-/// Characters in the first bytes of a file that are not shown as they are. Bytes that are no text count as one of them.
+/// Characters in the first bytes of a file that are not shown as they are. Bytes that are no text count as one of them. A bundle
+/// that was asked for at standard output is no text.
 pub(crate) fn raw_text(path: &Path) -> Vec<char> {
     let mut bytes = Vec::new();
     File::open(path).unwrap().take(2 << 20).read_to_end(&mut bytes).unwrap();
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Vec::new();
+    }
     // The last character may be cut.
     let bytes = &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)];
     let is_raw = |c: &char| (docker_mirror::is_unsafe(*c) && *c != '\n') || *c == '\u{fffd}';
