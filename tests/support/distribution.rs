@@ -58,15 +58,25 @@ impl Distribution {
     }
 }
 
-/// A registry that was built from its source by Go, which `tests/run` tries; told in words where it is not there.
+/// A program that was built from its source by Go, which `tests/run` and `tests/signatures` try, in `target/tools` or in the
+/// folder that DOCKER_MIRROR_TOOLS names; told in words where it is not there.
 pub fn built_by_go(name: &str, what: &str) -> Option<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools").join(name);
+    let own = std::env::var_os("DOCKER_MIRROR_TOOLS");
+    let own = own.map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"),
+        PathBuf::from,
+    );
+    let own = own.join(name);
     if own.is_file() {
         return Some(own);
     }
+    let builder = match name {
+        "oras" | "regctl" => "tests/signatures",
+        _ => "tests/run",
+    };
     real::skipped(
         what,
-        &format!("`{name}` is not built; `tests/run` does where Go is installed and can fetch it"),
+        &format!("`{name}` is not built; `{builder}` does where Go is installed and can fetch it"),
     );
     None
 }
