@@ -278,7 +278,8 @@ fn a_destination_that_takes_no_referrers_gets_the_image_and_the_loss_is_named() 
     let (cli, source) = (cli(), registry(true));
     let signed = signed(&source);
     cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-    let refusals: [(&str, fn(&Value) -> bool, usize); 4] = [
+    type Refusal = (&'static str, fn(&Value) -> bool, usize);
+    let refusals: [Refusal; 4] = [
         ("subject", |manifest| manifest.get("subject").is_some(), 4),
         ("artifactType", |manifest| manifest.get("artifactType").is_some(), 4),
         (
