@@ -81,7 +81,7 @@ fn looked_at(case: &Case, number: usize, lab: &Lab) -> Vec<String> {
     }
     for file in [page, lock, want] {
         let path = lab.path(&file);
-        let raw = path.exists().then(|| raw_text(&path)).unwrap_or_default();
+        let raw = if path.exists() { raw_text(&path) } else { Vec::new() };
         if !raw.is_empty() {
             faults.push(format!("{name}: {file} has {raw:?}"));
         }
