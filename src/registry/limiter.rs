@@ -1,8 +1,8 @@
 //! Who may send a request to a host now: places in the order in which they are asked for, as many as the [`Pace`] allows.
 //!
 //! All requests count: those without a body from the first byte to the head of the answer, those with a body until it is
-//! through. While bodies are sent, one request without a body and one body that is read may always be under way: an upload whose
-//! source has to be asked first, and a request that is part of an upload, never wait for places that only they could give back.
+//! through. Of each kind one may always be under way. So an upload whose source has to be asked first, and a request that is part
+//! of an upload, never wait for places that only they could give back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -202,9 +202,7 @@ impl State {
             Use::Request => usize::MAX,
             Use::Download | Use::Upload => self.bodies(),
         };
-        let uploads = self.taken[Use::Upload as usize] + self.waiting;
-        let for_upload = what != Use::Upload && taken == 0 && uploads > 0;
-        for_upload || (taken < most && self.under_way() < self.pace.limit())
+        taken == 0 || (taken < most && self.under_way() < self.pace.limit())
     }
 
     fn enter(&mut self, what: Use) {
@@ -227,7 +225,7 @@ impl State {
                 {
                     self.enter(what);
                 }
-            } else if is_full && self.taken[Use::Upload as usize] + self.waiting == 0 {
+            } else if is_full && self.taken.iter().all(|taken| *taken > 0) {
                 break;
             } else {
                 at += 1;
@@ -335,5 +333,153 @@ impl Place {
 }
 
 #[cfg(test)]
-#[path = "limiter_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    /// A limiter of a fixed number of bodies, and of as many requests as `-j` allows with it.
+    fn limiter(bodies: usize) -> Limiter {
+        Limiter::new(bodies, Pace::fixed(bodies))
+    }
+
+    fn under_way(limiter: &Limiter) -> usize {
+        limiter.0.state.lock().under_way()
+    }
+
+    #[tokio::test]
+    async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
+        let limiter = limiter(4);
+        let mut held: Vec<_> = Vec::new();
+        for _ in 0..4 {
+            held.push(limiter.permit(Use::Download).await);
+        }
+        held[0].went_wrong();
+        let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let mut waiting: Vec<_> = (0..6)
+            .map(|number| {
+                let (limiter, sender) = (limiter.clone(), sender.clone());
+                Box::pin(async move {
+                    let permit = limiter.permit(Use::Download).await;
+                    sender.send(number).unwrap();
+                    drop(permit);
+                })
+            })
+            .collect();
+        for future in &mut waiting {
+            assert!(future.now_or_never().is_none());
+        }
+        // Two of four places are gone with the shrinking, and all that come back at once wake a waiting task.
+        drop(held);
+        let tasks: Vec<_> = waiting.into_iter().rev().map(tokio::spawn).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let order: Vec<i32> = std::iter::from_fn(|| order.try_recv().ok()).collect();
+        assert_eq!(order.len(), 6);
+        assert!(order[..2].iter().all(|n| *n < 2), "{order:?}");
+        assert!(order[4..].iter().all(|n| *n >= 2), "{order:?}");
+        assert_eq!((under_way(&limiter), limiter.limit(), limiter.peak()), (0, 2, 4));
+    }
+
+    #[tokio::test]
+    async fn shrinks_once_per_trouble() {
+        let limiter = limiter(8);
+        let mut together = Vec::new();
+        for _ in 0..8 {
+            together.push(limiter.permit(Use::Upload).await);
+        }
+        together.iter_mut().for_each(Permit::went_wrong);
+        assert_eq!(limiter.limit(), 4, "eight failures at once are one trouble");
+        together[0].went_wrong();
+        assert_eq!(limiter.limit(), 2, "the next one is another");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
+        let limiter = Limiter::new(3, Pace::fixed(9));
+        let mut permits = Vec::new();
+        for waiting in [1, 2, 2, 2, 2] {
+            let permit = limiter.permit(Use::Upload).await;
+            permit.place().leave();
+            assert_eq!(limiter.0.state.lock().waiting, waiting);
+            permits.push(permit);
+        }
+        assert_eq!(under_way(&limiter), 5, "three keep their places");
+        // Who comes back for another try waits in line like anybody else.
+        let mut again = Box::pin(permits[0].take());
+        assert!((&mut again).now_or_never().is_none());
+        drop(again);
+        permits.pop();
+        permits[0].take().await;
+        let state = |limiter: &Limiter| {
+            let state = limiter.0.state.lock();
+            (state.waiting, state.taken)
+        };
+        assert_eq!(state(&limiter), (1, [0, 0, 3]));
+        permits[0].take().await;
+        drop(permits);
+        assert_eq!(state(&limiter), (0, [0, 0, 0]));
+    }
+
+    #[tokio::test]
+    async fn one_place_means_one_at_a_time() {
+        let limiter = limiter(1);
+        let permit = limiter.permit(Use::Upload).await;
+        permit.place().leave();
+        assert!(limiter.permit(Use::Upload).now_or_never().is_none());
+        drop(permit);
+        let mut last = limiter.permit(Use::Upload).await;
+        last.went_wrong();
+        drop(last);
+        assert_eq!((under_way(&limiter), limiter.limit()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn never_below_one_and_waiters_wake() {
+        let limiter = limiter(2);
+        let mut first = limiter.permit(Use::Download).await;
+        first.went_wrong();
+        first.went_wrong();
+        first.went_wrong();
+        assert_eq!(limiter.limit(), 1);
+        let waiting = tokio::spawn({
+            let limiter = limiter.clone();
+            async move { limiter.permit(Use::Download).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_of_each_use_is_never_held_up_by_the_others() {
+        let limiter = Limiter::new(2, Pace::fixed(2));
+        let upload = limiter.permit(Use::Upload).await;
+        let _other = limiter.permit(Use::Upload).await;
+        let request = limiter.permit(Use::Request).await;
+        let _download = limiter.permit(Use::Download).await;
+        let mut second = Box::pin(limiter.permit(Use::Request));
+        assert!((&mut second).now_or_never().is_none(), "the second one waits");
+        drop(upload);
+        assert!(
+            (&mut second).now_or_never().is_none(),
+            "four were under way, two may be"
+        );
+        drop(request);
+        assert!((&mut second).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_place_that_was_granted_to_a_dropped_wait_goes_to_the_next_one() {
+        let limiter = limiter(1);
+        let first = limiter.permit(Use::Request).await;
+        let mut dropped = Box::pin(limiter.permit(Use::Request));
+        let mut next = Box::pin(limiter.permit(Use::Request));
+        assert!((&mut dropped).now_or_never().is_none());
+        assert!((&mut next).now_or_never().is_none());
+        drop(first);
+        drop(dropped);
+        assert!((&mut next).now_or_never().is_some());
+    }
+}

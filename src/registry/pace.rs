@@ -4,7 +4,7 @@
 //! requests, or one second. While nothing is known about a host, the limit doubles after each round, as long as that makes the
 //! whole faster by a good part of what it could. Then it goes back to the last limit that did, and from time to time some more
 //! and some fewer are tried in turn: more stay if they help, and fewer if they do not hurt. Trouble (a 429 or 503, a broken connection) halves
-//! the number of requests that are under way, or takes a quarter of them where it comes again; from there it grows by one a round, and where that one is refused, the limit
+//! the number of requests that are under way; from there it grows by one a round, and where that one is refused, the limit
 //! before it stands. So a host with a limit of its own refuses one burst, and then single requests, ever more rarely.
 //!
 //! The idea is that of TCP (slow start, additive increase, multiplicative decrease) and of BBR (grow while the delivery rate
@@ -69,8 +69,6 @@ enum Phase {
     Greet(usize),
     /// Nothing is known yet: the limit doubles. With the limit before the last doubling, and the rate that it had.
     Start(Option<Trial>),
-    /// The last doubling did not help in one round, which may be chance.
-    Doubt(Trial),
     /// The limit stays for this many rounds more.
     Keep(u32),
     /// The limit has changed; answers to requests that began before are still among those of this round.
@@ -165,14 +163,9 @@ impl Pace {
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             return;
         }
-        // Where a whole round went well with it, the limit is not far off.
-        let under_way = under_way.min(self.limit);
-        self.limit = match self.good.take() {
-            Some(_) => under_way * 3 / 4,
-            None => under_way / 2,
-        };
-        self.limit = self.limit.max(1);
+        self.good = None;
         self.pause = PAUSE_AFTER_REFUSAL;
+        self.limit = (under_way.min(self.limit) / 2).max(1);
         self.phase = Phase::Climb(0);
     }
 
@@ -200,9 +193,8 @@ impl Pace {
         };
         self.phase = match self.phase {
             Phase::Greet(_) => self.phase,
-            Phase::Start(Some(trial)) if !helped(trial, self.limit) => Phase::Doubt(trial),
-            Phase::Doubt(trial) if !helped(trial, self.limit) => self.go_back(trial),
-            Phase::Start(_) | Phase::Doubt(_) => match self.change(2.0, rate) {
+            Phase::Start(Some(trial)) if !helped(trial, self.limit) => self.go_back(trial),
+            Phase::Start(_) => match self.change(2.0, rate) {
                 Some(trial) => Phase::Start(Some(trial)),
                 None => Phase::Keep(PAUSE_AT_CEILING),
             },

@@ -338,24 +338,22 @@ pub(crate) struct BundleBlobs(pub(crate) Arc<Bundle>);
 impl BlobSource for BundleBlobs {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         let (bundle, digest) = (self.0.clone(), descriptor.digest.clone());
-        // A small blob gets a small buffer: there may be many in flight.
-        let most = usize::try_from(descriptor.size).map_or(PIECE, |size| size.min(PIECE));
         let pieces = stream::try_unfold((offset, Bytes::new()), move |(at, former)| {
-            let piece = read_piece(&bundle, &digest, at, former, most);
+            let piece = read_piece(&bundle, &digest, at, former);
             async move { Ok(piece?.map(|(piece, length)| (piece.slice(..length), (at + length as u64, piece)))) }
         });
         Box::pin(async move { Ok(pieces.boxed()) })
     }
 }
 
-/// The next bytes of a blob, at the start of a buffer of `most` bytes. They are read where they are asked for: a hand-over to another thread
+/// The next bytes of a blob, at the start of a buffer. They are read where they are asked for: a hand-over to another thread
 /// costs more than the read. The former buffer is used again once the connection has released it.
-fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes, most: usize) -> Result<Option<(Bytes, usize)>> {
+fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes) -> Result<Option<(Bytes, usize)>> {
     let mut buffer = match former.try_into_mut() {
-        Ok(buffer) if buffer.len() == most => buffer,
-        _ => BytesMut::zeroed(most),
+        Ok(buffer) if buffer.len() == PIECE => buffer,
+        _ => BytesMut::zeroed(PIECE),
     };
-    let length = bundle.read_at(digest, at, &mut buffer)?.min(most);
+    let length = bundle.read_at(digest, at, &mut buffer)?.min(PIECE);
     Ok((length > 0).then(|| (buffer.freeze(), length)))
 }
 
