@@ -152,6 +152,6 @@ mod tests {
             let said = read(&[&format!("<{target}>; rel=next")]).unwrap();
             assert!(said.contains("on another server"), "{target}: {said}");
         }
-        assert!(read(&["<https://[>; rel=next"]).unwrap().contains("no URL"));
+        assert!(read(&["<https://[>; rel=next"]).unwrap().contains("not a URL"));
     }
 }

@@ -205,12 +205,12 @@ const LINES: &[Line] = &[
     line(
         &["export", "127.0.0.1:1/a", "-o", "/dev/null"],
         2,
-        &["no ordinary file", "`-o -`"],
+        &["not an ordinary file", "`-o -`"],
     ),
     line(
         &["export", "127.0.0.1:1/a", "-o", "/dev/null", "--gzip"],
         2,
-        &["no ordinary file", "`-o -`"],
+        &["not an ordinary file", "`-o -`"],
     ),
     line(
         &["export", "127.0.0.1:1/a", "-o", "nofolder/a.tar"],

@@ -58,7 +58,7 @@ fn a_pipe_or_link_in_place_of_the_output_is_named_as_such() {
         for flags in [&[][..], &["--force"]] {
             cli.run(&[&["export", &image, "-o", output], flags].concat())
                 .expect_code(2)
-                .says(&["no ordinary file", "-o -"]);
+                .says(&["not an ordinary file", "-o -"]);
         }
     }
     assert!(source.requests().is_empty(), "{}", source.transcript());

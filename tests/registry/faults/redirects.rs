@@ -9,7 +9,7 @@ async fn redirects_that_are_refused() {
         ("a loop", "{target}", "more than 10 times"),
         ("a file", "file:///etc/passwd", "not http"),
         ("ftp", "ftp://x.example/y", "not http"),
-        ("nonsense", "http://[", "no address"),
+        ("nonsense", "http://[", "not an address"),
     ] {
         let server = server(Options::default().fault(When::any(), Action::redirect(302, to)));
         let (registry, told) = client(&server.host());

@@ -71,7 +71,7 @@ async fn files_that_are_not_what_they_should_be() {
         (&text, Kind::Malformed, "no PEM certificate"),
         (&key, Kind::Malformed, "no PEM certificate"),
         (&cut, Kind::Malformed, "PEM"),
-        (&letters, Kind::Malformed, "no valid PEM"),
+        (&letters, Kind::Malformed, "not valid PEM"),
         (&inside, Kind::Malformed, "cannot be used"),
         (&absent, Kind::Io, "cannot read"),
     ] {
