@@ -26,6 +26,23 @@ fn read(cli: &Cli) -> Value {
     report
 }
 
+/// Takes what a report says of the files and of what they hold, which has to be true, and returns the images of the lock.
+fn take_files_and_lock(cli: &Cli, report: &mut Value) -> Vec<Value> {
+    let report = report.as_object_mut().unwrap();
+    for file in report.remove("files").unwrap().as_array().unwrap() {
+        let bytes = std::fs::read(cli.path(file["path"].as_str().unwrap())).unwrap();
+        assert_eq!(file["bytes"], bytes.len(), "{file:#}");
+        assert_eq!(
+            format!("sha256:{}", file["sha256"].as_str().unwrap()),
+            sha256(&bytes),
+            "{file:#}"
+        );
+    }
+    let lock = report.remove("lock").unwrap();
+    assert_eq!(lock["lockVersion"], 1, "{lock:#}");
+    lock["images"].as_array().unwrap().clone()
+}
+
 fn amount(blobs: u64, bytes: usize) -> Value {
     json!({"blobs": blobs, "bytes": bytes})
 }
@@ -120,7 +137,15 @@ fn every_field_of_what_went_well() {
             true => cli.succeed(&[&arguments[..], &["--dry-run"]].concat()),
             false => cli.succeed(&arguments),
         };
-        let report = read(&cli);
+        let mut report = read(&cli);
+        if !dry_run {
+            let locked = take_files_and_lock(&cli, &mut report);
+            let names =
+                |images: &[Value], name: &str| images.iter().map(|image| image[name].clone()).collect::<Vec<_>>();
+            let images = report["images"].as_array().unwrap();
+            assert_eq!(names(&locked, "reference"), names(images, "source"));
+            assert_eq!(names(&locked, "original"), names(images, "original"));
+        }
         let images = report["images"].as_array().unwrap();
         assert_eq!(images.len(), 6, "{report:#}");
         for (image, expected) in images.iter().zip(&expected) {
@@ -218,7 +243,8 @@ fn every_field_of_what_did_not() {
         "r.json",
     ];
     cli.run(&arguments).expect_code(5);
-    let report = read(&cli);
+    let mut report = read(&cli);
+    take_files_and_lock(&cli, &mut report);
     let messages = [1, 2].map(|n| {
         report["images"][n]["error"]["message"]
             .as_str()
