@@ -89,13 +89,15 @@ fn oras_and_regctl_find_referrers_in_a_bundle() {
     }
 }
 
-/// What containerd needs to know to run beside another one.
+/// What containerd needs to know to run beside another one. Its collector waits: what refers to an image has no name there, so that
+/// it could go before the test has seen it.
 fn containerd_config(folder: &Path) -> String {
     let folder = folder.display();
     format!(
         "version = 2\nroot = \"{folder}/root\"\nstate = \"{folder}/state\"\n\
          disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
-         [grpc]\naddress = \"{folder}/socket\"\n[ttrpc]\naddress = \"{folder}/ttrpc\"\n[metrics]\naddress = \"127.0.0.1:PORT\"\n"
+         [grpc]\naddress = \"{folder}/socket\"\n[ttrpc]\naddress = \"{folder}/ttrpc\"\n[metrics]\naddress = \"127.0.0.1:PORT\"\n\
+         [plugins.\"io.containerd.gc.v1.scheduler\"]\nstartup_delay = \"1h\"\nschedule_delay = \"1h\"\n"
     )
 }
 
@@ -109,7 +111,7 @@ fn containerd_imports_a_signed_image_and_makes_no_image_of_what_refers_to_it() {
         return skipped(what, "containerd needs root");
     }
     let cli = cli();
-    let (_source, name, _) = signed_bundle(&cli);
+    let (_source, name, [signature, sbom, of_sbom]) = signed_bundle(&cli);
     // It listens for metrics on the port, by which the test sees that it is up.
     let daemon = Daemon::start(&containerd, |folder, port| {
         let config = folder.join("config.toml");
@@ -131,5 +133,9 @@ fn containerd_imports_a_signed_image_and_makes_no_image_of_what_refers_to_it() {
     assert!(images.any(|image| image == name), "{listed}");
     // Only the signature beside the image has a name of its own.
     assert!(images.all(|image| image.ends_with(".sig")), "{listed}");
-    // What refers to it is content without a name, which containerd may collect at any moment.
+    let content = with(&["content", "list", "--quiet"]);
+    let content = String::from_utf8_lossy(&content.stdout).into_owned();
+    for referrer in [signature, sbom, of_sbom] {
+        assert!(content.contains(&referrer), "{content}");
+    }
 }

@@ -128,7 +128,7 @@ fn listed(content: &Content) -> usize {
         + content.left_out_referrers.len()
 }
 
-/// One image; where `unlisted` is not 0, without the lists of so many things.
+/// One image. Where `unlisted` is not 0, its lists are left out, which have this many entries together.
 fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing, unlisted: usize) -> Image<'a> {
     let content = &*image.content;
     let mut document = Image {
