@@ -407,7 +407,9 @@ async fn tags_appear_during_the_whole_run() {
         let image = maker.image("linux/amd64", &[&noise(2 * n, size), &noise(2 * n + 1, size / 2)]);
         maker.name(&format!("docker.io/library/app{n}:1"), &image);
     }
-    run_well(&maker.open(), request(&registry)).await;
+    // With more at a time, all of so few images would be under way at once.
+    let report = run_with(&maker.open(), request(&registry), 6).await.unwrap();
+    assert!(!report.failed(), "{report:?}");
     let log = registry.requests();
     let total: u64 = log.iter().map(|entry| entry.bytes_in).sum();
     let (mut bytes, mut tags) = (0, 0);
