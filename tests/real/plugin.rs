@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+use super::support::cli::copy_program;
 use super::support::images::greeting;
 use super::support::{Double, real};
 
@@ -13,7 +14,7 @@ fn docker_runs_it_as_a_plugin() {
     let config = tempfile::tempdir().unwrap();
     let plugins = config.path().join("cli-plugins");
     std::fs::create_dir(&plugins).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_docker-mirror"), plugins.join("docker-mirror")).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_docker-mirror"), plugins.join("docker-mirror"));
     let source = Double::new();
     greeting().push(&source, "library/greeting", "1.0");
     let run = |arguments: &[&str]| -> Output {

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 use super::support::Double;
+use super::support::cli::copy_program;
 use super::support::images::greeting;
 use super::support::real::{Engine, RealRegistry, Setup, optional_program, program, skipped};
 
@@ -29,7 +30,7 @@ struct Root(TempDir);
 impl Root {
     fn new(binary: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::copy(binary, folder.path().join("docker-mirror")).unwrap();
+        copy_program(binary, folder.path().join("docker-mirror"));
         fs::create_dir(folder.path().join("files")).unwrap();
         Self(folder)
     }

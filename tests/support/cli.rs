@@ -167,6 +167,13 @@ impl Output {
     }
 }
 
+/// Copies a program that is to be started. Not in this process: a test beside this one that starts another program meanwhile would
+/// hand the open file on to it, and a file that is open for writing cannot be started (`ETXTBSY`).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(copied.success(), "cp: {copied}");
+}
+
 /// Whether a signal or the end of its time ended a run.
 pub fn was_cut_off(status: std::process::ExitStatus) -> bool {
     std::os::unix::process::ExitStatusExt::signal(&status) == Some(2) || matches!(status.code(), Some(124 | 129 | 143))

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use super::archives::{Layout, gzip, single};
-use super::support::cli::Output;
+use super::support::cli::{Output, copy_program};
 use super::support::{Cli, Double};
 use super::tags;
 
@@ -127,7 +127,7 @@ fn a_folder_that_cannot_be_read_does_not_keep_the_others_back() {
     std::fs::create_dir(cli.path("stick/private")).unwrap();
     std::fs::set_permissions(cli.path("stick/private"), PermissionsExt::from_mode(0o0)).unwrap();
     let program = cli.path("program");
-    std::fs::copy(env!("CARGO_BIN_EXE_docker-mirror"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_docker-mirror"), &program);
     let mut command = std::process::Command::new(program);
     command
         .args(["import", "stick", "-d", &format!("{}/m", registry.host())])
