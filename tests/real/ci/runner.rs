@@ -1,9 +1,11 @@
 //! A CI system as far as the files of `docs/ci` need one: folders, variables, shells, and a way to cancel a job.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -100,9 +102,8 @@ impl<'a> Runner<'a> {
         };
         let last = stage.scripts.len() - 1;
         for (number, script) in stage.scripts.iter().enumerate() {
-            let log = self.path("log");
             let script = self.prelude(stage, workspace, &added_path) + &self.filled(script, workspace);
-            let output = fs::File::create(&log).unwrap();
+            let (mut log, output) = std::io::pipe().unwrap();
             let mut child = Command::new("bash")
                 .args(["-e", "-o", "pipefail", "-c", &script])
                 .env_clear()
@@ -116,6 +117,13 @@ impl<'a> Runner<'a> {
                 .stderr(output)
                 .spawn()
                 .unwrap();
+            // The end of the log is the end of all processes of the job, as for a real runner: bash ends at the signal, and
+            // what it started may still write in the workspace.
+            let log = thread::spawn(move || {
+                let mut text = Vec::new();
+                log.read_to_end(&mut text).unwrap();
+                String::from_utf8_lossy(&text).into_owned()
+            });
             if let (Attempt::CancelledWhen(now), true) = (&attempt, number == last) {
                 wait_until("the moment of the interruption", || {
                     now() || child.try_wait().unwrap().is_some()
@@ -124,7 +132,7 @@ impl<'a> Runner<'a> {
                 let _ = Command::new("kill").args(["-TERM", "--", &group]).status();
             }
             job.success = child.wait().unwrap().success();
-            job.output += &format!("$ {script}\n{}\n", fs::read_to_string(&log).unwrap());
+            job.output += &format!("$ {script}\n{}\n", log.join().unwrap());
             if !job.success {
                 break;
             }
