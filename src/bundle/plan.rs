@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
+use super::ranges::Ranges;
 use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record, ReferrerRecord};
 use super::{layout, tar_header};
 use crate::error::{Error, Kind, Result};
@@ -14,6 +15,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{Attachment, ImageTree};
+use crate::progress::Event;
 
 /// The two zero blocks that end a tar archive (POSIX ustar).
 pub(crate) const TRAILER: u64 = 1024;
@@ -266,6 +268,21 @@ impl Plan {
     /// The bytes of all blobs.
     pub(crate) fn blob_bytes(&self) -> u64 {
         self.blobs.iter().map(|slot| slot.blob.size).sum()
+    }
+
+    /// Tells of the work, of which these ranges of the blobs, by the number of their slots, are in place.
+    pub(crate) fn planned(&self, images: usize, written: &HashMap<usize, Ranges>) -> Event {
+        let present = written
+            .iter()
+            .map(|(slot, ranges)| ranges.len(self.blobs[*slot].blob.size));
+        Event::Planned {
+            images: images as u64,
+            // They are written with the front, before the first blob.
+            manifests: 0,
+            blobs: self.blobs.len() as u64,
+            bytes: self.blob_bytes(),
+            present: present.sum(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::text::{Warnings, quote};
 /// Maximum number of archives whose faults are told one by one.
 const MAX_BROKEN: usize = 1000;
 
-/// What a bundle is made of; the fields are those of [`Bundle`](super::Bundle).
+/// What a bundle is made of.
 pub(super) struct Assembled {
     pub(super) store: Store,
     pub(super) images: Vec<BundledImage>,
@@ -28,9 +28,13 @@ pub(super) struct Assembled {
     pub(super) referrers: Vec<Referrer>,
     pub(super) missing: Vec<Missing>,
     pub(super) warnings: Warnings,
+    /// Files that are read by offset.
     pub(super) sources: Vec<Arc<Source>>,
+    /// How many members are no blobs.
     pub(super) documents: u64,
+    /// Whether an archive has the list of images that `docker load` reads.
     pub(super) docker_manifest: bool,
+    /// Places at which an archive breaks the rules of the tar format, and behind which it was read all the same.
     pub(super) faults: Vec<(String, TarFaults)>,
     more_broken: usize,
 }

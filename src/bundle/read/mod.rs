@@ -40,7 +40,6 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::record::Missing;
@@ -57,8 +56,6 @@ pub use contents::BundledImage;
 pub(crate) use contents::Referrer;
 use find::Found;
 use name_override::GivenName;
-use scan::TarFaults;
-use source::Source;
 use spool::Temp;
 use store::Store;
 use stream::pipe::{self, Incoming};
@@ -67,21 +64,7 @@ use summed::{VerifiedFile, sum_file};
 /// One or several bundles, opened and indexed; blobs are shared among them. Reads are positional, so that any number of
 /// threads read at the same time.
 pub struct Bundle {
-    store: Store,
-    images: Vec<BundledImage>,
-    broken: Vec<BrokenImage>,
-    broken_archives: Vec<BrokenArchive>,
-    referrers: Vec<Referrer>,
-    missing: Vec<Missing>,
-    warnings: Warnings,
-    /// Files that are read by offset.
-    sources: Vec<Arc<Source>>,
-    /// How many members are no blobs.
-    documents: u64,
-    /// Whether an archive has the list of images that `docker load` reads.
-    docker_manifest: bool,
-    /// Places at which an archive breaks the rules of the tar format, and behind which it was read all the same.
-    faults: Vec<(String, TarFaults)>,
+    parts: Assembled,
 }
 
 /// How bundles are opened.
@@ -248,12 +231,12 @@ impl Bundle {
 
     /// Whether only the front of an archive was read, so that blobs may follow that are not known here.
     pub fn is_front(&self) -> bool {
-        self.store.to_come
+        self.parts.store.to_come
     }
 
     /// Whether an archive has the list of images that `docker load` reads.
     pub(crate) fn has_docker_manifest(&self) -> bool {
-        self.docker_manifest
+        self.parts.docker_manifest
     }
 
     fn of_archives(
@@ -268,63 +251,38 @@ impl Bundle {
             going_on: options.going_on,
             allow_none: options.allow_none,
         };
-        let Assembled {
-            store,
-            images,
-            broken,
-            broken_archives,
-            referrers,
-            missing,
-            warnings,
-            sources,
-            documents,
-            docker_manifest,
-            faults,
-            ..
-        } = assemble(archives, store, warnings, &rules)?;
-        Ok(Self {
-            store,
-            images,
-            broken,
-            broken_archives,
-            referrers,
-            missing,
-            warnings,
-            sources,
-            documents,
-            docker_manifest,
-            faults,
-        })
+        let parts = assemble(archives, store, warnings, &rules)?;
+        Ok(Self { parts })
     }
 
     /// The images, in the order of the bundles and of each one's index; at least one.
     pub fn images(&self) -> &[BundledImage] {
-        &self.images
+        &self.parts.images
     }
 
     /// Images that are listed and not usable, since they are not whole or have no name; each with its reason.
     pub fn broken(&self) -> &[BrokenImage] {
-        &self.broken
+        &self.parts.broken
     }
 
     /// Files and folders of which nothing could be read; each with its reason.
     pub fn broken_archives(&self) -> &[BrokenArchive] {
-        &self.broken_archives
+        &self.parts.broken_archives
     }
 
     /// Manifests without a name that refer to others, in the order of the bundles and of each one's index.
     pub fn referrers(&self) -> &[Referrer] {
-        &self.referrers
+        &self.parts.referrers
     }
 
     /// Images that the bundles themselves say are missing.
     pub fn missing(&self) -> &[Missing] {
-        &self.missing
+        &self.parts.missing
     }
 
     /// Things that are worth a warning (trailing garbage, members skipped).
     pub fn warnings(&self) -> &Warnings {
-        &self.warnings
+        &self.parts.warnings
     }
 
     /// Reads and verifies the manifests of an image and checks that every blob they name is there with the right size.
@@ -338,48 +296,48 @@ impl Bundle {
 
     /// The same without the name in errors, since an image may have many names.
     pub(crate) fn tree_of(&self, image: &BundledImage) -> Result<ImageTree> {
-        tree::of_image(&self.store, image)
+        tree::of_image(&self.parts.store, image)
     }
 
     /// The memory budget of this run.
     pub fn budget(&self) -> &Budget {
-        self.store.budget()
+        self.parts.store.budget()
     }
 
     /// Reads and verifies the manifests of a referrer, like [`tree`](Self::tree).
     pub fn referrer_tree(&self, referrer: &Referrer) -> Result<Variant> {
-        tree::of_referrer(&self.store, referrer)
+        tree::of_referrer(&self.parts.store, referrer)
             .map_err(|e| e.context(format!("referrer {} in `{}`", referrer.root.digest, referrer.archive)))
     }
 
     /// The sums of files that were read as a whole when they were opened; those of all others are read for it, unless `stop` is
     /// set. Folders have none.
     pub(crate) fn sums(&self, stop: &AtomicBool) -> Vec<VerifiedFile> {
-        let read = self.sources.iter().filter_map(|source| sum_file(source, stop));
-        self.store.sums.iter().cloned().chain(read).collect()
+        let read = self.parts.sources.iter().filter_map(|source| sum_file(source, stop));
+        self.parts.store.sums.iter().cloned().chain(read).collect()
     }
 
     /// Every blob with its size, by digest.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (&Digest, u64)> {
-        let digests = self.store.digests();
-        digests.filter_map(|digest| Some((digest, self.store.size_of(digest)?)))
+        let digests = self.parts.store.digests();
+        digests.filter_map(|digest| Some((digest, self.parts.store.size_of(digest)?)))
     }
 
     /// The size of a blob, where it is there.
     pub fn size_of(&self, digest: &Digest) -> Option<u64> {
-        self.store.size_of(digest)
+        self.parts.store.size_of(digest)
     }
 
     /// Fills `buffer` with bytes of a blob from `offset` on, as many as there are; 0 at its end. Bytes are as they stand
     /// in the file: the caller checks the digest.
     pub fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.store.read_at(digest, offset, buffer)
+        self.parts.store.read_at(digest, offset, buffer)
     }
 
     /// The file that holds a blob, and the offset of the blob in it, for copies by the kernel. `None` where it has no
     /// open file of its own.
     pub(crate) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
-        self.store.file_of(digest)
+        self.parts.store.file_of(digest)
     }
 
     /// Reads a blob through and compares its digest.
@@ -387,26 +345,26 @@ impl Bundle {
     /// # Errors
     /// [`Kind::Integrity`] if it is another, with file, member and offset; [`Kind::NotFound`] if the blob is not there.
     pub fn verify_blob(&self, digest: &Digest) -> Result<()> {
-        self.store.verify(digest)
+        self.parts.store.verify(digest)
     }
 
     /// Turns to another copy of a blob whose bytes are not those of its digest, in another of the bundles. `false` if there
     /// is none that was not tried.
     pub fn next_copy(&self, digest: &Digest) -> bool {
-        self.store.next_copy(digest)
+        self.parts.store.next_copy(digest)
     }
 
     /// Where a blob stands, for error messages: file, member name and offset.
     pub fn describe(&self, digest: &Digest) -> String {
-        self.store.describe(digest)
+        self.parts.store.describe(digest)
     }
 }
 
 impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bundle")
-            .field("images", &self.images)
-            .field("blobs", &self.store.len())
+            .field("images", &self.parts.images)
+            .field("blobs", &self.parts.store.len())
             .finish_non_exhaustive()
     }
 }

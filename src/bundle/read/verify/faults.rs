@@ -51,16 +51,16 @@ impl Faults {
 
     /// What was found when the bundles were opened.
     pub(super) fn add_unreadable(&mut self, bundle: &Bundle) {
-        for (label, faults) in &bundle.faults {
+        for (label, faults) in &bundle.parts.faults {
             self.add_tar(label, faults);
         }
-        for archive in &bundle.broken_archives {
+        for archive in &bundle.parts.broken_archives {
             self.add(Fault {
                 file: Some(archive.label.as_str().into()),
                 ..Fault::of_error(FaultKind::Archive, &archive.error)
             });
         }
-        for image in bundle.broken.iter().filter(|image| !lacks_a_name(image)) {
+        for image in bundle.parts.broken.iter().filter(|image| !lacks_a_name(image)) {
             self.add(Fault {
                 file: Some(image.archive.as_str().into()),
                 images: vec![image.label.as_str().into()],

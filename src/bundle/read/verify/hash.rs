@@ -150,13 +150,13 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         bytes: 0,
     };
     // An archive counts also if it has no blob of its own.
-    for source in &bundle.sources {
+    for source in &bundle.parts.sources {
         by_source.insert(Arc::as_ptr(source), places.files.len());
         places.files.push((source, Vec::new()));
         places.bytes += source.length();
     }
     let mut seen = HashSet::new();
-    for (digest, place) in bundle.store.places() {
+    for (digest, place) in bundle.parts.store.places() {
         if !seen.insert(digest) {
             places.several.insert(digest);
         }

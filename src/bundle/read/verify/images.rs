@@ -51,7 +51,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
     // Images that differ in nothing but their names are looked at once.
     let mut groups: HashMap<_, usize> = HashMap::new();
     let mut images: Vec<(&BundledImage, Vec<String>)> = Vec::new();
-    for image in &bundle.images {
+    for image in &bundle.parts.images {
         let place = *groups.entry(image.content()).or_insert_with(|| {
             images.push((image, Vec::new()));
             images.len() - 1
@@ -74,7 +74,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
         }
     }
     // What refers to images and is listed by itself.
-    for referrer in &bundle.referrers {
+    for referrer in &bundle.parts.referrers {
         if let Err(error) = bundle.referrer_tree(referrer) {
             check.faults.add(Fault {
                 file: Some(referrer.archive.as_str().into()),
@@ -132,7 +132,7 @@ impl Check<'_> {
                 }
             },
             (None, None) => {
-                let what = match self.bundle.store.refusal(digest) {
+                let what = match self.bundle.parts.store.refusal(digest) {
                     Some(why) => format!("blob {digest} cannot be read: {why}"),
                     None => format!("blob {digest} is missing"),
                 };
@@ -169,7 +169,7 @@ impl Check<'_> {
                 explained = true;
                 continue;
             }
-            let manifest = match bundle.store.manifest(&digest, &media_type) {
+            let manifest = match bundle.parts.store.manifest(&digest, &media_type) {
                 Ok(manifest) => manifest,
                 Err(error) if error.kind() == Kind::TooLarge => return false,
                 Err(error) => {
@@ -212,7 +212,7 @@ impl Check<'_> {
         {
             return;
         }
-        let known = match self.bundle.store.config(digest) {
+        let known = match self.bundle.parts.store.config(digest) {
             Ok(known) => known,
             Err(error) => {
                 let error = error.context(self.bundle.describe(digest));

@@ -40,9 +40,9 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
         Some(rest) => hash::read_pipe(bundle, rest, progress)?,
     };
     let mut checked = hashed.checked;
-    checked.members += bundle.documents;
-    checked.images = bundle.images.len() as u64;
-    let mut files = bundle.store.sums.clone();
+    checked.members += bundle.parts.documents;
+    checked.images = bundle.parts.images.len() as u64;
+    let mut files = bundle.parts.store.sums.clone();
     files.extend(hashed.files.iter().cloned());
     let (label, tar_faults) = &hashed.tar_faults;
     faults.add_tar(label, tar_faults);
@@ -53,9 +53,9 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
         checked.layers_unpacked = layers;
         checked.unpacked_bytes = bytes;
     }
-    let mut warnings = bundle.warnings.clone();
+    let mut warnings = bundle.parts.warnings.clone();
     warnings.append(hashed.warnings);
-    let nameless = bundle.broken.iter().filter(|image| faults::lacks_a_name(image));
+    let nameless = bundle.parts.broken.iter().filter(|image| faults::lacks_a_name(image));
     warnings.extend(nameless.map(|image| format!("{}; only its bytes were checked", image.error.full())));
     Ok(faults.into_verification(files, checked, warnings))
 }

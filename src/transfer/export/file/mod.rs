@@ -28,7 +28,7 @@ use crate::error::{Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
-use crate::progress::{Event, Progress, human_bytes};
+use crate::progress::{Progress, human_bytes};
 use crate::registry::Registries;
 use crate::transfer::blocking::blocking;
 use crate::transfer::resolve::Resolver;
@@ -236,16 +236,7 @@ impl FileExport<'_> {
         system: &FileSystem,
         in_place: &Arc<InPlace>,
     ) -> Result<Filled> {
-        let sizes = written
-            .iter()
-            .map(|(slot, ranges)| ranges.len(plan.blobs()[*slot].blob.size));
-        self.progress.emit(Event::Planned {
-            images: trees.len() as u64,
-            manifests: 0,
-            blobs: plan.blobs().len() as u64,
-            bytes: plan.blob_bytes(),
-            present: sizes.sum(),
-        });
+        self.progress.emit(plan.planned(trees.len(), &written));
         let filling = Filling {
             plan: plan.clone(),
             output: Journaled::new(self.partial.clone(), journal.clone()),

@@ -15,7 +15,7 @@ use crate::bundle::partial::Partial;
 use crate::bundle::plan::Plan;
 use crate::error::Result;
 use crate::image::digest::Digest;
-use crate::progress::{Event, Progress, human_bytes};
+use crate::progress::{Progress, human_bytes};
 use crate::transfer::blocking::blocking;
 use crate::transfer::export::request::Reused;
 use crate::transfer::export::reuse::Earlier;
@@ -70,16 +70,7 @@ impl SupplementFile {
             configs: self.known,
         };
         let (journal, written) = blocking(move || prepare.run()).await??;
-        let sizes = written
-            .iter()
-            .map(|(slot, ranges)| ranges.len(plan.blobs()[*slot].blob.size));
-        progress.emit(Event::Planned {
-            images: 0,
-            manifests: 0,
-            blobs: plan.blobs().len() as u64,
-            bytes: plan.blob_bytes(),
-            present: sizes.sum(),
-        });
+        progress.emit(plan.planned(0, &written));
         let filling = Filling {
             plan: plan.clone(),
             output: Journaled::new(partial.clone(), journal),

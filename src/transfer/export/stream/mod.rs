@@ -5,6 +5,7 @@ pub(super) mod supplement;
 mod unfinished;
 mod writer;
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::reuse::Earlier;
 use crate::bundle::partial::{Partial, check_output};
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Result};
-use crate::progress::{Event, Progress, human_bytes};
+use crate::progress::{Progress, human_bytes};
 use crate::registry::Registries;
 use crate::transfer::resolve::Resolver;
 use crate::transfer::sources::Sources;
@@ -78,13 +79,7 @@ async fn write(
     if let (Some(partial), Some(system)) = (partial, system) {
         partial.reserve(plan.total(), &system, human_bytes)?;
     }
-    progress.emit(Event::Planned {
-        images: resolved.trees.len() as u64,
-        manifests: 0,
-        blobs: plan.blobs().len() as u64,
-        bytes: plan.blob_bytes(),
-        present: 0,
-    });
+    progress.emit(plan.planned(resolved.trees.len(), &HashMap::new()));
     let lock = resolved.lock(&request, &request.budget, progress);
     let sink: Box<dyn Write + Send> = match (request.output, partial) {
         (_, Some(partial)) => Box::new(PartialWriter::new(partial.clone())),

@@ -1,7 +1,7 @@
 //! A supplement: the blobs of a want-list, and nothing else, in an image layout that lists no image. Imported together with the
 //! bundle that lacks them, it makes that one whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 use crate::image::reference::Target;
 use crate::inventory::want_list::{WantList, WantedBlob};
-use crate::progress::{Event, Progress, human_bytes};
+use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
 use crate::text::few_with;
 use crate::transfer::export::file::supplement::SupplementFile;
@@ -90,13 +90,7 @@ pub async fn supplement(
         };
         return file.write(path, (*force, *fresh), progress).await;
     }
-    progress.emit(Event::Planned {
-        images: 0,
-        manifests: 0,
-        blobs: plan.blobs().len() as u64,
-        bytes: plan.blob_bytes(),
-        present: 0,
-    });
+    progress.emit(plan.planned(0, &HashMap::new()));
     let sink: Box<dyn Write + Send> = match (request.output, &target) {
         (_, Some((unfinished, _))) => {
             let partial = &unfinished.partial;
