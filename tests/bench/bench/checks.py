@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from . import corpus, measure, partial, registry, table
-from .delay import Delayed
+from .server import Delayed
 from .watcher import Watcher
 
 

@@ -4,16 +4,14 @@ What arrives is queued with the time at which it is due, so that any amount may 
 wait one round trip more: they could not have left before the handshake had come back. Slow start and loss are not
 imitated: real lines are less kind to tools that open many connections one after the other.
 
-Runs as a process of its own: `python3 delay.py HOST:PORT MILLISECONDS` prints its port; each line on its standard input
+Runs as a process of its own: `python3 delay.py HOST:PORT MILLISECONDS` prints its address; each line on its standard input
 is answered with the bytes so far; it ends with its standard input.
 """
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections import deque
-from pathlib import Path
 
 # More than that under way in one direction makes the sender wait: 20 ms at more than 3 GB/s.
 MAX_QUEUED = 64 << 20
@@ -132,45 +130,11 @@ async def main(target, milliseconds):
     proxy = Proxy(host, int(port), milliseconds / 1000)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(proxy.accept, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while await reader.readline():
         print(json.dumps(proxy.counts), flush=True)
-
-
-class Delayed:
-    """The proxy as a process, in a `with`; `milliseconds` is one way."""
-
-    def __init__(self, host, milliseconds):
-        self.target, self.milliseconds = host, milliseconds
-        self.process = None
-        self.host = ""
-
-    def __enter__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), self.target, str(self.milliseconds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.host = f"127.0.0.1:{int(self.process.stdout.readline())}"
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-
-    def counts(self):
-        """Bytes that came from the clients (`up`) and from the server (`down`) so far."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ import urllib.request
 from dataclasses import dataclass
 
 from . import corpus, table
-from .delay import Delayed
 from .exporting import export_once, memory_row, memory_text
 from .measure import Failed, run
 from .registry import Registry
 from .rounds import Rounds, Storages, behind, fresh, say
+from .server import Delayed
 from .tools import IMPORTERS, DockerMirror, Floor, Job
 
 MIB = 1 << 20

@@ -5,8 +5,8 @@ import shutil
 import sys
 from contextlib import contextmanager
 
-from .delay import Delayed
 from .measure import Failed
+from .server import Delayed
 
 
 @contextmanager
