@@ -69,6 +69,22 @@ impl Finished {
         self.has(&zeros, plan.total() - TRAILER)
     }
 
+    /// Whether this is a supplement, which lists no image.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it cannot be read.
+    pub(crate) fn is_supplement(&self) -> Result<bool> {
+        let (empty, mut at) = (Plan::of_blobs(Vec::new())?, 0);
+        for piece in empty.front() {
+            let piece = piece?;
+            if !self.has(&piece, at)? {
+                return Ok(false);
+            }
+            at += piece.len() as u64;
+        }
+        Ok(true)
+    }
+
     fn has(&self, expected: &[u8], at: u64) -> Result<bool> {
         let mut found = vec![0; expected.len()];
         Ok(self.read(&mut found, at)? && found == expected)

@@ -48,6 +48,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         return Err(Error::new(Kind::Usage, "only one side can come from standard input")
             .with_hint("save the bundle in the pipe to a file first"));
     }
+    bundles::check_named(&[old.clone(), new.clone()])?;
     let display = Display::new(Work::Asking, &arguments.shared);
     let progress = display.progress();
     let (old, new) = (old.clone(), new.clone());

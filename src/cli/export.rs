@@ -12,6 +12,7 @@ use docker_mirror::{
     human_bytes, quote,
 };
 
+use super::bundles::check_named;
 use super::connection::{MirrorFlags, Shared};
 use super::export_report;
 use super::failures::{self, AtOnce};
@@ -217,6 +218,11 @@ fn in_lock(error: Error, path: &Path, lock: &Lock) -> Error {
     }
 }
 
+/// Refuses earlier bundles that are missing or cannot be opened.
+fn check_reused(arguments: &Arguments) -> Result<()> {
+    check_named(&arguments.reuse).map_err(|e| e.context("`--reuse`"))
+}
+
 /// Fetches the blobs of a want-list.
 async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let named = |error: Error| error.context(format!("`{}`", quote(path)));
@@ -226,12 +232,14 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         let what = "the want-list is empty: nothing has to be fetched";
         return Err(named(Error::new(Kind::Usage, what)));
     }
+    check_reused(&arguments)?;
     let display = Display::new(Work::Fetching, &arguments.shared);
     let progress = display.progress();
     let hosts: BTreeSet<&str> = list.blobs().map(|blob| blob.reference.host()).collect();
     let hosts: Vec<&str> = hosts.into_iter().collect();
     let registries = arguments.shared.sources(&hosts, &arguments.mirrors, None, &progress)?;
     let request = SupplementRequest {
+        list: path.to_owned(),
         output: arguments.output()?,
         compression: compression(&arguments),
         jobs: arguments.shared.jobs(),
@@ -240,7 +248,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     };
     let reused = export::supplement(&list, request, &registries, &progress).await;
     display.finish();
-    let Reused { blobs, bytes } = reused.map_err(named)?;
+    let Reused { blobs, bytes } = reused?;
     if blobs > 0 {
         let blobs = output::counted(blobs, "blob", "blobs");
         output::info(format!("{blobs}, {} came from earlier bundles", human_bytes(bytes)));
@@ -279,6 +287,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         )
         .with_hint("write the document to a file: `--report FILE.json`"));
     }
+    check_reused(&arguments)?;
     let display = Display::new(Work::Fetching, &arguments.shared);
     let progress = display.progress();
     let registries = arguments

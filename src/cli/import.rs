@@ -1,7 +1,7 @@
 //! `docker-mirror import`: stage two.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -13,7 +13,7 @@ use docker_mirror::{
     quote, verify,
 };
 
-use super::bundles::all_are_there;
+use super::bundles::{all_are_there, check_named, is_unfinished};
 use super::connection::Shared;
 use super::export::ReferrerFlags;
 use super::memory;
@@ -23,7 +23,6 @@ use super::progress::Display;
 use super::push::Target;
 use super::report::Reporting;
 use super::status::Work;
-use super::values::TRANSPORTS;
 use super::verify::{WANT_START, tell};
 
 #[derive(Debug, Clone, Args)]
@@ -84,6 +83,7 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
         );
         return Err(Error::new(Kind::Usage, what).with_hint("save what is in the pipe to a file first"));
     }
+    check_named(&paths)?;
     let work = move || {
         let options = OpenOptions {
             names,
@@ -159,16 +159,21 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         ..OpenOptions::default()
     };
     let bundles = arguments.bundles;
+    check_named(&bundles)?;
     for path in bundles.iter().filter(|path| is_unfinished(path)) {
         progress.warn(format!(
             "`{}` is an export that is not finished: run it again, which completes the file",
             quote(path)
         ));
     }
-    let (bundle, rest) =
-        tokio::task::spawn_blocking(move || open(&bundles, &options).map_err(|e| explain(e, &bundles)))
-            .await
-            .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))??;
+    let opened = tokio::task::spawn_blocking(move || open(&bundles, &options))
+        .await
+        .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;
+    let (bundle, rest) = opened.map_err(|error| match error.kind() {
+        // The folders that are named have nothing in them.
+        Kind::NotFound => error.with_kind(Kind::Usage),
+        _ => error,
+    })?;
     let bundle = Arc::new(bundle);
     let report = match rest {
         Some(rest) => {
@@ -183,38 +188,6 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     registries.note_concurrency();
     display.finish();
     Ok(arguments.target.tell(report?, &display, &arguments.reporting, true))
-}
-
-/// Whether a file is what an export keeps until it is complete.
-fn is_unfinished(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "partial") && path.is_file()
-}
-
-/// Adds what is known of files that cannot be opened: that they are not finished, or that their names are those of other programs.
-fn explain(error: Error, bundles: &[PathBuf]) -> Error {
-    let concerned = |path: &&PathBuf| error.to_string().contains(&quote(path).to_string());
-    let Some(path) = bundles.iter().find(concerned) else {
-        return error;
-    };
-    let mut partial = path.clone().into_os_string();
-    partial.push(".partial");
-    if !path.exists() && is_unfinished(Path::new(&partial)) {
-        return error.with_hint(format!(
-            "`{}` is there: the export is not finished; run it again, which completes the file",
-            quote(&partial)
-        ));
-    }
-    let name = path.to_string_lossy();
-    match name
-        .split_once(':')
-        .filter(|(transport, _)| TRANSPORTS.contains(transport))
-    {
-        Some((transport, file)) if !path.exists() => error.with_hint(format!(
-            "omit `{transport}:`: what kind of archive `{}` is, is found by reading it",
-            quote(&file)
-        )),
-        _ => error,
-    }
 }
 
 /// A pipe can be read once, and from front to end: it stands by itself.

@@ -9,7 +9,7 @@ use docker_mirror::{
 };
 use serde::Serialize;
 
-use super::bundles::{all_are_there, is_stdin, only_pipe, stdin};
+use super::bundles::{all_are_there, check_named, is_stdin, only_pipe, stdin};
 use super::connection::Shared;
 use super::memory;
 use super::output::{Outcome, counted, result, say};
@@ -56,6 +56,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let want = want
         .map(|path| OutputFile::new("--want", "want-list", WANT_START, path))
         .transpose()?;
+    check_named(&arguments.bundles)?;
     let display = Display::new(Work::Verifying, &arguments.shared);
     let open = OpenOptions {
         names: arguments.name.clone(),

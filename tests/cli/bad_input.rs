@@ -173,7 +173,7 @@ fn a_file_that_is_no_bundle() {
         ("empty.tar", 5),
         ("zero.tar", 5),
         ("page.tar", 5),
-        ("absent.tar", 1),
+        ("absent.tar", 2),
     ] {
         cli.run(&["import", name, "-d", &target.host()])
             .expect_code(code)

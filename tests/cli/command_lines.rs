@@ -235,14 +235,16 @@ const LINES: &[Line] = &[
     // Files to import.
     line(
         &["import", "oci-archive:x.tar", "-d", "127.0.0.1:1"],
-        1,
+        2,
         &["hint: omit `oci-archive:`"],
     ),
     line(
         &["import", "gone.tar", "-d", "127.0.0.1:1"],
-        1,
+        2,
         &["does not exist", "`gone.tar.partial` is there", "not finished"],
     ),
+    line(&["verify", "gone.tar"], 2, &["`gone.tar.partial` is there"]),
+    line(&["inspect", "oci-archive:x.tar"], 2, &["hint: omit `oci-archive:`"]),
     line(
         &["import", "gone.tar.partial", "-d", "127.0.0.1:1"],
         5,

@@ -242,7 +242,7 @@ fn results_that_cannot_be_written_fail_the_run() {
     for (arguments, code, results) in [
         (&["export", &image, "-o", "b.tar", "--force"][..], 0, 1),
         (&["import", "b.tar", "-d", &host, "-v"], 0, 1),
-        (&["import", "none.tar", "-d", &host], 1, 0),
+        (&["import", "none.tar", "-d", &host], 2, 0),
         (&["export", "--foo"], 2, 0),
     ] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -301,7 +301,7 @@ fn pulls(page: &mut Page, source: &Double) {
 fn bundles(page: &mut Page) {
     page.section("Bundles");
     let import = |file: &'static str| ["import", file, "-d", "registry.example.com/mirror"];
-    page.message("no such file", "Nothing was sent.", &import("none.tar"));
+    page.message("no such file", "Nothing was done.", &import("none.tar"));
     fs::write(page.cli.path("list.tar"), "hello-world\n").unwrap();
     page.message("not an archive", "The file is something else.", &import("list.tar"));
     let whole = fs::read(page.cli.path("good.tar")).unwrap();

@@ -324,6 +324,86 @@ fn a_file_that_a_flag_names_is_wrong_usage_before_the_first_request() {
 }
 
 #[test]
+fn a_file_that_is_missing_is_wrong_usage_for_every_command_and_nothing_is_done() {
+    let (source, target) = (super::source(), Double::new());
+    let cli = super::cli();
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    fs::create_dir(cli.path("empty")).unwrap();
+    fs::write(cli.path("text.tar"), "no bundle\n").unwrap();
+    std::os::unix::fs::symlink("nowhere", cli.path("link.tar")).unwrap();
+    let before = cli.files();
+    source.forget_requests();
+    let import = format!("-d {}", target.host());
+    let rows = [
+        (format!("import none.tar {import}"), "`none.tar` does not exist"),
+        (
+            format!("import none.tar {import} --dry-run"),
+            "`none.tar` does not exist",
+        ),
+        (
+            format!("import none.tar {import} --verify"),
+            "`none.tar` does not exist",
+        ),
+        (
+            format!("import none.tar {import} --want w.txt"),
+            "`none.tar` does not exist",
+        ),
+        (format!("import b.tar none.tar {import}"), "`none.tar` does not exist"),
+        (format!("import b.tar link.tar {import}"), "`link.tar` does not exist"),
+        (
+            format!("import b.tar one.tar two.tar {import}"),
+            "2 files cannot be opened: `one.tar` does not exist; `two.tar` does not exist",
+        ),
+        (format!("import b.tar/x {import}"), "cannot open `b.tar/x`"),
+        (format!("import empty {import}"), "holds neither an image layout nor"),
+        ("verify none.tar".to_owned(), "`none.tar` does not exist"),
+        ("verify b.tar none.tar".to_owned(), "`none.tar` does not exist"),
+        ("verify none.tar --want w.txt".to_owned(), "`none.tar` does not exist"),
+        ("verify b.tar/x".to_owned(), "cannot open `b.tar/x`"),
+        ("verify empty".to_owned(), "holds neither an image layout nor"),
+        ("inspect none.tar".to_owned(), "`none.tar` does not exist"),
+        ("inspect b.tar none.tar".to_owned(), "`none.tar` does not exist"),
+        (
+            "inspect none.tar --html p.html --lock l".to_owned(),
+            "`none.tar` does not exist",
+        ),
+        ("inspect empty".to_owned(), "holds neither an image layout nor"),
+        ("diff none.tar b.tar".to_owned(), "`none.tar` does not exist"),
+        ("diff b.tar none.lock".to_owned(), "`none.lock` does not exist"),
+        ("export --images none.txt -o o.tar".to_owned(), "cannot read `none.txt`"),
+        (format!("--images none.txt {import}"), "cannot read `none.txt`"),
+        ("export --lock none -o o.tar".to_owned(), "cannot open `none`"),
+        ("export --want none -o o.tar".to_owned(), "cannot open `none`"),
+        (
+            format!("export {image} -o o.tar --reuse none.tar"),
+            "`--reuse`: `none.tar` does not exist",
+        ),
+        (
+            format!("export {image} -o o.tar --reuse text.tar"),
+            "`text.tar` is not a tar archive",
+        ),
+        (
+            format!("export {image} -o none/o.tar"),
+            "folder `none` of the output does not exist",
+        ),
+        ("verify b.tar --want none/w.txt".to_owned(), "--want none/w.txt"),
+        ("inspect b.tar --lock none/l".to_owned(), "--lock none/l"),
+        ("inspect b.tar --html none/p".to_owned(), "--html none/p"),
+        (format!("import b.tar {import} --report none/r"), "--report none/r"),
+    ];
+    for (command, words) in rows {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let output = cli.run(&arguments).expect_code(2);
+        assert!(output.stderr.contains(words), "{}", output.everything());
+        assert!(output.stdout.is_empty(), "{}", output.everything());
+    }
+    assert_eq!(cli.files(), before);
+    assert!(source.requests().is_empty(), "{}", source.transcript());
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+}
+
+#[test]
 fn mirror_is_a_flag_of_the_commands_that_pull_images() {
     let cli = cli();
     for command in ["import b.tar -d registry.invalid", "limits registry.invalid"] {

@@ -286,6 +286,81 @@ fn a_want_list_that_is_wrong_is_refused_with_the_line() {
 }
 
 #[test]
+fn a_supplement_replaces_no_bundle_and_no_list() {
+    let (cli, registry) = exported();
+    let (layer, manifest) = layer_and_manifest(&cli);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    bundle.flip(&blob_name(&layer));
+    cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
+    bundle.flip(&blob_name(&manifest));
+    cli.run(&["verify", "b.tar", "--want", "both.txt"]).expect_code(5);
+    fs::write(cli.path("notes.txt"), "mine\n").unwrap();
+    fs::copy(cli.path("b.tar"), cli.path("cut.tar")).unwrap();
+    // Of a bundle whose list of images is damaged nobody knows how many there were.
+    Tar::open(&cli.path("cut.tar")).flip_header("index.json");
+    let images = "is a bundle of 4 images, which a supplement does not replace";
+    let before: Vec<Vec<u8>> = ["b.tar", "w.txt", "notes.txt", "cut.tar"]
+        .map(|name| fs::read(cli.path(name)).unwrap())
+        .into();
+    registry.forget_requests();
+    for (output, force, code, words, hint) in [
+        ("b.tar", false, 2, images, "hint: a supplement is a file of its own"),
+        (
+            "b.tar",
+            true,
+            2,
+            images,
+            "`import b.tar supplement.tar` takes each blob",
+        ),
+        (
+            "cut.tar",
+            true,
+            2,
+            "is a bundle, which a supplement does not replace",
+            "-o supplement.tar",
+        ),
+        (
+            "w.txt",
+            false,
+            2,
+            "`w.txt` is the want-list itself",
+            "-o supplement.tar",
+        ),
+        ("./w.txt", true, 2, "is the want-list itself", "-o supplement.tar"),
+        (
+            "notes.txt",
+            false,
+            1,
+            "the output `notes.txt` already exists",
+            "hint: give `--force`",
+        ),
+    ] {
+        let mut arguments = vec!["export", "--want", "w.txt", "-o", output];
+        arguments.extend(force.then_some("--force"));
+        let refused = cli.run(&arguments).expect_code(code).says(&[words, hint]);
+        // What the file is comes first.
+        let first = refused.stderr.lines().next().unwrap_or_default();
+        assert!(
+            first.starts_with(&format!("error: the output `{output}` ")),
+            "{}",
+            refused.everything()
+        );
+    }
+    assert!(registry.requests().is_empty(), "{}", registry.transcript());
+    for (name, bytes) in ["b.tar", "w.txt", "notes.txt", "cut.tar"].iter().zip(before) {
+        assert!(fs::read(cli.path(name)).unwrap() == bytes, "{name} was changed");
+    }
+    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
+    let made = fs::read(cli.path("s.tar")).unwrap();
+    cli.run(&["export", "--want", "both.txt", "-o", "s.tar", "--no-cache"])
+        .expect_code(1)
+        .says(&["error: the output `s.tar` already exists", "`--force`"]);
+    assert!(fs::read(cli.path("s.tar")).unwrap() == made);
+    cli.succeed(&["export", "--want", "both.txt", "-o", "s.tar", "--no-cache", "--force"]);
+    cli.succeed(&["verify", "b.tar", "s.tar"]);
+}
+
+#[test]
 fn the_same_lock_gives_the_same_bytes_whatever_the_tags_say_now() {
     let (cli, registry) = exported();
     cli.succeed(&["inspect", "b.tar", "--lock", "l.json"]);

@@ -73,6 +73,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         },
         referrers: ReferrerChoice::all(),
     };
+    bundles::only_pipe(&arguments.bundles)?;
     let lock = arguments.lock.as_deref();
     let lock = lock
         .map(|path| OutputFile::new("--lock", "lock", LOCK_START, path))
@@ -81,6 +82,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let html = html
         .map(|path| OutputFile::new("--html", "page of a bundle", page::START, path))
         .transpose()?;
+    bundles::check_named(&arguments.bundles)?;
     let display = Display::new(Work::Asking, &arguments.shared);
     let options = OpenOptions {
         names: arguments.name.clone(),

@@ -74,6 +74,8 @@ pub struct Request {
 
 /// What to fetch for a supplement, and how.
 pub struct SupplementRequest {
+    /// The file of the want-list, for messages.
+    pub list: PathBuf,
     /// Where it goes.
     pub output: Output,
     /// Compression of the whole file.

@@ -40,7 +40,7 @@ impl Earlier {
     /// of them, if it is a bundle.
     ///
     /// # Errors
-    /// Those of [`Bundle::open`].
+    /// Those of [`Bundle::open`]; [`Kind::Usage`] for a path that is not there or is no bundle whose blobs can be taken.
     pub(super) async fn open(paths: &[PathBuf], replaced: Option<&Path>) -> Result<Arc<Self>> {
         if paths.is_empty() && replaced.is_none() {
             return Ok(Arc::default());
@@ -55,14 +55,19 @@ impl Earlier {
                         format!("`--reuse {shown}`: this is a pipe or a device, which cannot be read at any place");
                     return Err(Error::new(Kind::Usage, what).with_hint("save what comes from it to a file first"));
                 }
-                Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
+                let opened = Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
                     // No image has a name; the hint of the error is one for an import.
                     Kind::Usage => e.with_hint(format!("`--reuse` needs images with names: omit `{shown}`")),
                     Kind::Integrity => e.with_hint(format!("`--reuse` needs at least one image that is whole: omit `{shown}`")),
-                    Kind::Unsupported => e.with_kind(Kind::Usage).with_hint(format!(
+                    Kind::Unsupported => e.with_hint(format!(
                         "`--reuse` reads a plain tar only: unpack it with `gzip -dk` or `zstd -dk`, and name the result in \
                          place of `{shown}`"
                     )),
+                    _ => e,
+                });
+                // A file that the command line names is wrong; one that cannot be read is not known to be.
+                opened.map_err(|e| match e.kind() {
+                    Kind::NotFound | Kind::Integrity | Kind::Malformed | Kind::Unsupported => e.with_kind(Kind::Usage),
                     _ => e,
                 })
             };

@@ -287,7 +287,7 @@ fn a_run_that_fails_at_once_does_not_leave_the_report_of_an_earlier_one() {
     let host = target.host();
     let none = counts(NONE, NONE, NONE);
     for (bundle, destination, more, code, kind) in [
-        ("nowhere.tar", host.as_str(), None, 1, "notFound"),
+        ("nowhere.tar", host.as_str(), None, 2, "usage"),
         ("b.tar", "127.0.0.1:1", None, 1, "network"),
         ("b.tar", host.as_str(), Some(["--only", "x"]), 1, "notFound"),
         ("b.tar", host.as_str(), Some(["--platform", "x"]), 2, "usage"),

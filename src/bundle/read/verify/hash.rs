@@ -1,6 +1,6 @@
-//! The bytes: every blob of every bundle is read once and compared with its digest. A file is read from its first to its last byte,
-//! and the same buffers give its own sum: one thread reads and sums up the file, another hashes the blobs in it. Both do the same
-//! amount of work, and neither waits long for the other.
+//! The bytes: every blob of every bundle is read once and compared with its digest. A file is read from its first to its last byte
+//! by one thread, and the same buffers go to two others: one sums up the file, one hashes the blobs in it. Both do the same amount
+//! of work, and neither waits for a read.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -242,6 +242,7 @@ impl<'a> Outcome<'a> {
 }
 
 /// A piece of a file, or why it cannot be read.
+#[derive(Clone)]
 struct Piece {
     offset: u64,
     bytes: Result<Arc<Vec<u8>>>,
@@ -255,15 +256,18 @@ fn read_file<'a>(
     outcome: &Mutex<Outcome<'a>>,
     progress: &Progress,
 ) -> Option<VerifiedFile> {
-    let (pieces, incoming) = sync_channel::<Piece>(PIECES);
+    let (to_blobs, of_blobs) = sync_channel::<Piece>(PIECES);
+    let (to_sum, of_sum) = sync_channel::<Piece>(PIECES);
     let (free, buffers) = sync_channel::<Vec<u8>>(PIECES);
     for _ in 0..PIECES {
         let _ = free.send(vec![0; PIECE]);
     }
     let sum = std::thread::scope(|scope| {
-        let back = free.clone();
-        scope.spawn(move || hash_blobs(jobs, &incoming, &back, outcome));
-        read_pieces(source, pieces, &free, &buffers, progress)
+        let (back, and_back) = (free.clone(), free.clone());
+        scope.spawn(move || hash_blobs(jobs, &of_blobs, &back, outcome));
+        let sum = scope.spawn(move || sum_up(&of_sum, &and_back, progress));
+        read_pieces(source, (to_blobs, to_sum), &free, &buffers);
+        sum.join().ok().flatten()
     });
     Some(VerifiedFile {
         path: source.label().to_owned(),
@@ -272,43 +276,50 @@ fn read_file<'a>(
     })
 }
 
-/// Reads and sums up a file, and hands its pieces over. That no more come is known once `pieces` is dropped.
-#[allow(clippy::needless_pass_by_value, reason = "the other thread waits for the drop")]
+/// Reads a file, and hands each piece to both. That no more come is known once the senders are dropped.
+#[allow(clippy::needless_pass_by_value, reason = "the other threads wait for the drop")]
 fn read_pieces(
     source: &Source,
-    pieces: SyncSender<Piece>,
+    (to_blobs, to_sum): (SyncSender<Piece>, SyncSender<Piece>),
     free: &SyncSender<Vec<u8>>,
     buffers: &Receiver<Vec<u8>>,
-    progress: &Progress,
-) -> Option<Digest> {
-    let mut hasher = Some(Hasher::new(Algorithm::Sha256));
+) {
     let mut offset = 0;
     while offset < source.length() {
-        let Ok(mut buffer) = buffers.recv() else { return None };
+        let Ok(mut buffer) = buffers.recv() else { return };
         let length = usize::try_from(source.length() - offset).unwrap_or(PIECE).min(PIECE);
         let bytes = match source.read_exact_at(offset, &mut buffer[..length]) {
             Ok(()) => Ok(Arc::new(buffer)),
             Err(error) => {
-                hasher = None;
                 give_back(free, buffer);
                 Err(error)
             }
         };
-        let own = bytes.as_ref().ok().cloned();
         let piece = Piece { offset, bytes, length };
-        if pieces.send(piece).is_err() {
-            return None;
+        // This thread keeps no handle: the last of both others gives the buffer back.
+        if to_blobs.send(piece.clone()).is_err() || to_sum.send(piece).is_err() {
+            return;
         }
-        if let Some(bytes) = own {
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&bytes[..length]);
+        offset += length as u64;
+    }
+}
+
+/// Sums up a file; `None` where some of it cannot be read.
+fn sum_up(pieces: &Receiver<Piece>, free: &SyncSender<Vec<u8>>, progress: &Progress) -> Option<Digest> {
+    let mut hasher = Some(Hasher::new(Algorithm::Sha256));
+    for Piece { bytes, length, .. } in pieces {
+        match bytes {
+            Ok(bytes) => {
+                if let Some(hasher) = &mut hasher {
+                    hasher.update(&bytes[..length]);
+                }
+                if let Some(buffer) = Arc::into_inner(bytes) {
+                    give_back(free, buffer);
+                }
             }
-            if let Some(buffer) = Arc::into_inner(bytes) {
-                give_back(free, buffer);
-            }
+            Err(_) => hasher = None,
         }
         progress.emit(Event::Bytes(i64::try_from(length).unwrap_or(0)));
-        offset += length as u64;
     }
     hasher.map(Hasher::finish)
 }

@@ -1,5 +1,6 @@
 //! The same bundle, byte for byte, written from its first to its last byte: into a pipe, or through a compressor.
 
+mod occupied;
 mod prefetch;
 pub(super) mod supplement;
 mod unfinished;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
 
+use super::occupied;
 use super::prefetch::Prefetcher;
 use super::unfinished::Unfinished;
 use super::writer::{PartialWriter, Writer};
-use crate::bundle::partial::check_output;
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -20,7 +20,7 @@ use crate::image::reference::Target;
 use crate::inventory::want_list::{WantList, WantedBlob};
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
-use crate::text::few_with;
+use crate::text::{few_with, quote};
 use crate::transfer::export::file::supplement::SupplementFile;
 use crate::transfer::export::request::{Compression, Output, Reused, SupplementRequest};
 use crate::transfer::export::reuse::Earlier;
@@ -30,7 +30,8 @@ use crate::transfer::sources::{Repository, Sources};
 /// into one file or pipe. Nothing is written unless all of them are there.
 ///
 /// # Errors
-/// [`Kind::NotFound`], with the lines of the list, if registries no longer have some of them; otherwise those of an export.
+/// [`Kind::NotFound`], with the lines of the list, if registries no longer have some of them; [`Kind::Usage`] if the file is
+/// the list itself or a bundle with images; otherwise those of an export.
 pub async fn supplement(
     list: &WantList,
     request: SupplementRequest,
@@ -38,15 +39,12 @@ pub async fn supplement(
     progress: &Progress,
 ) -> Result<Reused> {
     let is_plain = request.compression == Compression::None;
+    if let Output::File { path, force, .. } = &request.output {
+        occupied::check(path, *force, &request.list).await?;
+    }
     let target = match &request.output {
-        Output::File { path, force, fresh } => {
-            check_output(path, *force)?;
-            match is_plain {
-                true => None,
-                false => Some((Unfinished::begin(path, *fresh, progress)?, *force)),
-            }
-        }
-        Output::Pipe(_) => None,
+        Output::File { path, force, fresh } if !is_plain => Some((Unfinished::begin(path, *fresh, progress)?, *force)),
+        _ => None,
     };
     let earlier = Earlier::open(&request.reuse, None).await?;
     let (mut look, mut sources) = (Vec::new(), Vec::new());
@@ -72,7 +70,7 @@ pub async fn supplement(
     }
     if let Some(first) = wrong.first() {
         let all = few_with(wrong.iter().map(Error::full), "; ");
-        let error = Error::new(first.kind(), all);
+        let error = Error::new(first.kind(), format!("`{}`: {all}", quote(&request.list)));
         return Err(match first.hint() {
             Some(hint) => error.with_hint(hint),
             None => error,
