@@ -74,7 +74,7 @@ impl Finished {
     /// # Errors
     /// [`Kind::Io`] if it cannot be read.
     pub(crate) fn is_supplement(&self) -> Result<bool> {
-        let (empty, mut at) = (Plan::of_blobs(Vec::new())?, 0);
+        let (empty, mut at) = (Plan::from_blobs(Vec::new())?, 0);
         for piece in empty.front() {
             let piece = piece?;
             if !self.has(&piece, at)? {

@@ -177,7 +177,7 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
         .find(|record| record.platform == "linux/amd64")
         .or(variant)
         .or(first)
-        .or(of_unknown_platform(tree))?;
+        .or(only_unknown_platform(tree))?;
     let manifest = tree.original.all().find(|m| *m.digest() == chosen.digest)?;
     match manifest.view() {
         View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
@@ -189,7 +189,7 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
 
 /// The only image of a tree, where nothing says what it runs on: programs that put images together from nothing leave the
 /// operating system empty.
-fn of_unknown_platform(tree: &ImageTree) -> Option<&PlatformRecord> {
+fn only_unknown_platform(tree: &ImageTree) -> Option<&PlatformRecord> {
     let mut images = tree.kept.iter().filter(|record| record.platform != ATTESTATION);
     let only = images.next().filter(|record| record.platform == UNKNOWN)?;
     images.next().is_none().then_some(only)

@@ -169,7 +169,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Kind::Malformed`] if the sizes overflow.
-    pub(crate) fn of_blobs(mut blobs: Vec<Descriptor>) -> Result<Self> {
+    pub(crate) fn from_blobs(mut blobs: Vec<Descriptor>) -> Result<Self> {
         blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
         let index = layout::index_json(&[])?;
         let front = vec![

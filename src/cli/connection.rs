@@ -241,8 +241,8 @@ impl Shared {
 
     fn options(&self, side: Side, hosts: &[&str], sides: Option<&Sides>, progress: &Progress) -> Result<Options> {
         let flags = &self.connection;
-        let own = sides.cloned().unwrap_or_default().of(side);
-        let given = login::of(side, &flags.login, &own.login, sides.is_some(), progress)?;
+        let own = sides.cloned().unwrap_or_default().for_side(side);
+        let given = login::for_side(side, &flags.login, &own.login, sides.is_some(), progress)?;
         let of_side = own.certificate.map(|pair| (pair, side.flag("cert"), side.flag("key")));
         let general = flags.cert.clone().zip(flags.key.clone());
         let general = general.map(|pair| (pair, "--cert".to_owned(), "--key".to_owned()));
@@ -331,7 +331,7 @@ impl Sides {
         self.src_password_stdin || self.dest_password_stdin
     }
 
-    fn of(self, side: Side) -> Own {
+    fn for_side(self, side: Side) -> Own {
         match side {
             Side::Source => Own {
                 plain_http: self.src_plain_http,

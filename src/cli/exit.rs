@@ -40,15 +40,15 @@ impl Outcome {
 
     /// The outcome of a run that one error ended. `reads_bundle` says that what is malformed or altered is a bundle, and not what
     /// a registry has.
-    pub(super) fn of(error: &Error, reads_bundle: bool) -> Self {
+    pub(super) fn from_error(error: &Error, reads_bundle: bool) -> Self {
         match error.kind() {
             Kind::Usage => Self::Usage,
-            _ => Self::of_all([error], reads_bundle),
+            _ => Self::from_errors([error], reads_bundle),
         }
     }
 
     /// The outcome of a run in which these errors came up: the reason, if all of them have the same.
-    pub(super) fn of_all<'a>(errors: impl IntoIterator<Item = &'a Error>, reads_bundle: bool) -> Self {
+    pub(super) fn from_errors<'a>(errors: impl IntoIterator<Item = &'a Error>, reads_bundle: bool) -> Self {
         let mut reasons = errors.into_iter().map(|error| Self::reason(error, reads_bundle));
         let Some(first) = reasons.next() else {
             return Self::Failure;
@@ -116,10 +116,10 @@ mod tests {
             (&[Kind::Usage], 1),
         ] {
             let errors: Vec<Error> = kinds.iter().copied().map(error).collect();
-            assert_eq!(Outcome::of_all(&errors, false).code(), code, "{kinds:?}");
+            assert_eq!(Outcome::from_errors(&errors, false).code(), code, "{kinds:?}");
         }
-        assert_eq!(Outcome::of(&error(Kind::Usage), false).code(), 2);
-        assert_eq!(Outcome::of(&error(Kind::Malformed), true).code(), 5);
+        assert_eq!(Outcome::from_error(&error(Kind::Usage), false).code(), 2);
+        assert_eq!(Outcome::from_error(&error(Kind::Malformed), true).code(), 5);
         assert_eq!(
             [Signal::Interrupt, Signal::Terminate, Signal::HangUp].map(Signal::code),
             [130, 143, 129]

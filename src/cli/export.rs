@@ -271,7 +271,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         })
         .transpose()?;
     let list = match &lock {
-        Some((_, lock)) => images::of_references(lock.images.iter().map(|image| &image.reference))?,
+        Some((_, lock)) => images::from_references(lock.images.iter().map(|image| &image.reference))?,
         None => arguments.images.read()?,
     };
     let (resumes, reuses) = (arguments.resumes(), !arguments.reuse.is_empty());
@@ -435,7 +435,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         let title = format!("{count} of {all} images cannot be resolved; nothing was fetched");
         failures::tell_rest(&title, all, &failed, at_once);
         output::say("hint: correct the names, or give `--allow-partial` to make a bundle without these images");
-        return Outcome::of_all(failed.iter().map(|(_, error)| error), false);
+        return Outcome::from_errors(failed.iter().map(|(_, error)| error), false);
     }
     let end = match (report.committed, allow_partial) {
         (true, _) => "the bundle was written without them and records that they are missing",
@@ -462,7 +462,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     }
     match report.committed {
         true => Outcome::Partial,
-        false => Outcome::of_all(failed.iter().map(|(_, error)| error), false),
+        false => Outcome::from_errors(failed.iter().map(|(_, error)| error), false),
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct ImageFlags {
 }
 
 /// A list of images that are known already.
-pub(super) fn of_references<'a>(references: impl Iterator<Item = &'a Reference>) -> Result<CheckedList> {
+pub(super) fn from_references<'a>(references: impl Iterator<Item = &'a Reference>) -> Result<CheckedList> {
     let mut list = ImageList::default();
     references.for_each(|reference| list.add_argument(&reference.to_string()));
     list.check().map_err(|(faults, more)| sum_up(faults, more))

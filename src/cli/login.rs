@@ -101,7 +101,7 @@ impl Given {
 
 /// The login of one side: by its own flags, by the general ones, by its own variables, by the general ones. A command with two
 /// sides takes no general login: a password must not reach a registry that it is not meant for.
-pub(super) fn of(
+pub(super) fn for_side(
     side: Side,
     general: &LoginFlags,
     own: &LoginFlags,
@@ -133,7 +133,7 @@ pub(super) fn of(
         false => (general, "--username".to_owned()),
     };
     let Some(username) = &flags.username else {
-        return of_variables(prefixes(), progress);
+        return from_variables(prefixes(), progress);
     };
     if let Some(Password(password)) = &flags.password {
         progress.warn("a password on the command line can be seen by others; give `--password-stdin` instead");
@@ -157,7 +157,7 @@ pub(super) fn of(
 }
 
 /// The login that the first of these prefixes has in variables.
-fn of_variables<'a>(prefixes: impl Iterator<Item = &'a str> + Clone, progress: &Progress) -> Result<Given> {
+fn from_variables<'a>(prefixes: impl Iterator<Item = &'a str> + Clone, progress: &Progress) -> Result<Given> {
     for prefix in prefixes.clone() {
         let name = format!("{prefix}USERNAME");
         if let Some(username) = text(&name)? {
@@ -186,7 +186,7 @@ fn of_variables<'a>(prefixes: impl Iterator<Item = &'a str> + Clone, progress: &
 /// Where credentials come from. A given login is for the one host that is talked to.
 pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> Result<CredentialOptions> {
     let mut options = CredentialOptions::standard(&variable);
-    options.host_logins = of_hosts()?;
+    options.host_logins = host_logins_from_variables()?;
     if let Some(path) = file {
         options.files = vec![CredentialFile::named(path, "--auth-file")];
     }
@@ -224,7 +224,7 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
 }
 
 /// The logins of single registries: `DOCKER_MIRROR_USERNAME_GHCR_IO` and `DOCKER_MIRROR_PASSWORD_GHCR_IO` for `ghcr.io`.
-fn of_hosts() -> Result<Vec<HostLogin>> {
+fn host_logins_from_variables() -> Result<Vec<HostLogin>> {
     const USERNAME: &str = "DOCKER_MIRROR_USERNAME_";
     let mut logins = Vec::new();
     for name in variables_with(USERNAME) {

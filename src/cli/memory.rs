@@ -34,7 +34,7 @@ fn left() -> Option<u64> {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let space = getrlimit(Resource::As).current;
         let space = space.map(|limit| limit.saturating_sub(taken(&status, "VmSize:")));
-        let group = of_group().map(|limit| limit.saturating_sub(taken(&status, "VmRSS:")));
+        let group = group_limit().map(|limit| limit.saturating_sub(taken(&status, "VmRSS:")));
         [space, group].into_iter().flatten().min().filter(|left| *left < TIGHT)
     })
 }
@@ -47,7 +47,7 @@ fn taken(status: &str, name: &str) -> u64 {
 }
 
 /// The lowest limit of the control groups that this process is in (cgroups(7)); both versions are known.
-fn of_group() -> Option<u64> {
+fn group_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let limits = groups.lines().filter_map(|line| {
         let (_, rest) = line.split_once(':')?;

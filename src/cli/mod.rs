@@ -170,7 +170,7 @@ fn conclude(result: Result<Outcome>, reporting: &Reporting, command: &str, reads
         Err(error) => {
             printer::flush();
             output::error(error);
-            Outcome::of(error, reads_bundle)
+            Outcome::from_error(error, reads_bundle)
         }
     };
     let mut code = outcome.code();

@@ -292,7 +292,7 @@ fn outcome(report: &PushReport, reads_bundle: bool) -> Outcome {
     }
     let images = report.images.iter().filter_map(|image| image.error.as_ref());
     let archives = report.broken_archives.iter().map(|archive| &archive.error);
-    Outcome::of_all(images.chain(archives), reads_bundle)
+    Outcome::from_errors(images.chain(archives), reads_bundle)
 }
 
 /// Names the images that the destination does not have by their pinned digest.

@@ -271,7 +271,7 @@ impl Reporting {
     }
 
     /// The same flags in a line that the parser refuses, as far as they can be told from it.
-    pub(super) fn of_refused(arguments: &[String]) -> Self {
+    pub(super) fn from_refused(arguments: &[String]) -> Self {
         let options = || arguments.iter().take_while(|word| *word != "--");
         let file = || {
             let joined = options().find_map(|word| word.strip_prefix("--report="));

@@ -52,7 +52,7 @@ struct Count {
 }
 
 impl Count {
-    fn of(total: u64) -> Self {
+    fn new(total: u64) -> Self {
         Self { done: 0, total }
     }
 
@@ -144,7 +144,7 @@ impl Status {
             Event::Phase { phase, images } => {
                 state.phase = Some(*phase);
                 state.steps = 0;
-                state.images = Count::of(*images);
+                state.images = Count::new(*images);
             }
             Event::Step => {
                 state.steps += 1;
@@ -161,9 +161,9 @@ impl Status {
                 present,
             } => {
                 state.phase = None;
-                state.images = Count::of(*images);
-                state.manifests = Count::of(*manifests);
-                state.blobs = Count::of(*blobs);
+                state.images = Count::new(*images);
+                state.manifests = Count::new(*manifests);
+                state.blobs = Count::new(*blobs);
                 state.bytes = *bytes;
                 state.speed = Speed::default();
                 self.bytes

@@ -59,7 +59,7 @@ fn refused(arguments: &[String], text: &str, hint: Option<String>) -> ExitCode {
     );
     let error = hint.into_iter().fold(error, Error::with_hint);
     let command = command_in(arguments.first()).map_or("mirror", String::as_str);
-    Reporting::of_refused(arguments).end(command, 2, &error)
+    Reporting::from_refused(arguments).end(command, 2, &error)
 }
 
 /// The first of these words that is a command.

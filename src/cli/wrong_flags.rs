@@ -8,8 +8,8 @@ use super::parse;
 /// What the user can do about a command line that was refused; `arguments` are those behind the program's name.
 pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> {
     match error.kind() {
-        ErrorKind::ValueValidation | ErrorKind::InvalidValue if of_variable(error, arguments).is_some() => {
-            of_variable(error, arguments)
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue if refused_variable(error, arguments).is_some() => {
+            refused_variable(error, arguments)
         }
         ErrorKind::ValueValidation => {
             let source = std::error::Error::source(error)?;
@@ -65,7 +65,7 @@ fn meant_command(arguments: &[String]) -> Option<String> {
 }
 
 /// The variable that a refused value came from.
-fn of_variable(error: &clap::Error, arguments: &[String]) -> Option<String> {
+fn refused_variable(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };

@@ -17,7 +17,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// A descriptor of these bytes, by SHA-256.
-    pub fn of(media_type: &str, bytes: &[u8]) -> Self {
+    pub fn from_content(media_type: &str, bytes: &[u8]) -> Self {
         Self {
             media_type: media_type.to_owned(),
             digest: Digest::sha256(bytes),

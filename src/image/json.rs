@@ -33,13 +33,13 @@ impl<T, const MAX: usize> Default for Capped<T, MAX> {
 
 impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, MAX> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::of_each(deserializer, Some)
+        Self::from_each(deserializer, Some)
     }
 }
 
 impl<T, const MAX: usize> Capped<T, MAX> {
     /// Reads a list, and keeps what `keep` makes of each element.
-    pub(super) fn of_each<'de, W, D>(deserializer: D, keep: impl FnMut(W) -> Option<T>) -> Result<Self, D::Error>
+    pub(super) fn from_each<'de, W, D>(deserializer: D, keep: impl FnMut(W) -> Option<T>) -> Result<Self, D::Error>
     where
         W: Deserialize<'de>,
         D: serde::Deserializer<'de>,

@@ -370,7 +370,7 @@ fn list<T, const MAX: usize>(members: &Members<'_>, key: &str, keep: fn(Entry) -
                 None
             }
         };
-        Capped::<T, MAX>::of_each(deserializer, each)
+        Capped::<T, MAX>::from_each(deserializer, each)
     })?;
     match fault {
         Some(error) => Err(error),

@@ -152,7 +152,7 @@ impl Attachment {
     }
 
     /// Says that it refers to an index with all its platforms, of which not all are carried.
-    pub(crate) fn of_unfiltered(&self, original: &Digest) -> String {
+    pub(crate) fn describe_unfiltered(&self, original: &Digest) -> String {
         let kind = self.artifact_type();
         let signs = ["signature", "sigstore", "simplesigning", "notary"];
         match self.lookup == Lookup::Tag("sig") || signs.iter().any(|word| kind.contains(word)) {
@@ -268,7 +268,7 @@ impl ImageTree {
         let unused = unused.into_iter().map(|unused| LeftOut {
             digest: unused.variant.root.digest().clone(),
             media_type: unused.artifact_type(),
-            reason: format!("{}, which is not pushed", unused.of_unfiltered(original)),
+            reason: format!("{}, which is not pushed", unused.describe_unfiltered(original)),
         });
         self.left_out_referrers = self.left_out_referrers.iter().cloned().chain(unused).collect();
         self.attachments = used.into_iter().cloned().collect();

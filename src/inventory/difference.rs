@@ -83,7 +83,7 @@ pub struct Amount {
 }
 
 impl Amount {
-    fn of<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Self {
+    fn from_pieces<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Self {
         pieces.fold(Self::default(), |sum, piece| Self {
             pieces: sum.pieces + 1,
             bytes: sum.bytes.saturating_add(piece.size),
@@ -109,9 +109,9 @@ impl Difference {
         let removed = old_images.iter().filter(|(name, _)| !new_images.contains_key(*name));
         difference.removed = removed.map(|(name, image)| memory.state(name, image)).collect();
         let (old, new) = (pieces(contents(old)), pieces(contents(new)));
-        difference.came = Amount::of(only_in(&new, &old));
-        difference.went = Amount::of(only_in(&old, &new));
-        difference.stayed = Amount::of(new.values().copied().filter(|piece| old.contains_key(&piece.digest)));
+        difference.came = Amount::from_pieces(only_in(&new, &old));
+        difference.went = Amount::from_pieces(only_in(&old, &new));
+        difference.stayed = Amount::from_pieces(new.values().copied().filter(|piece| old.contains_key(&piece.digest)));
         difference
     }
 
@@ -238,8 +238,8 @@ impl ContentChange {
             added: only(&now, &before),
             removed: only(&before, &now),
             changed: listed(now.iter().filter(differs).map(|(name, _)| *name)),
-            came: Amount::of(only_in(&new_pieces, &old_pieces)),
-            went: Amount::of(only_in(&old_pieces, &new_pieces)),
+            came: Amount::from_pieces(only_in(&new_pieces, &old_pieces)),
+            went: Amount::from_pieces(only_in(&old_pieces, &new_pieces)),
         }
     }
 }

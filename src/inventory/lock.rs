@@ -82,7 +82,7 @@ impl Lock {
             return Err(too_large());
         }
         let images = inventory.images.iter().map(LockedImage::new).collect::<Result<_>>()?;
-        let lock = Self::of_images(inventory.docker_manifest, images, inventory.missing.clone());
+        let lock = Self::from_images(inventory.docker_manifest, images, inventory.missing.clone());
         match lock.write_body(&mut Limit(MAX_LOCK - LINE as u64)) {
             Ok(()) => Ok(lock),
             Err(fmt::Error) => Err(too_large()),
@@ -90,7 +90,7 @@ impl Lock {
     }
 
     /// The lock of these images, in this order.
-    pub(crate) fn of_images(docker_manifest: bool, images: Vec<LockedImage>, missing: Vec<Absent>) -> Self {
+    pub(crate) fn from_images(docker_manifest: bool, images: Vec<LockedImage>, missing: Vec<Absent>) -> Self {
         Self {
             docker_manifest,
             images,

@@ -62,7 +62,7 @@ impl LockedImage {
     }
 
     /// What a tree is made of, with what refers to it.
-    fn of_tree(tree: &ImageTree) -> Self {
+    fn from_tree(tree: &ImageTree) -> Self {
         let piece = |descriptor: &Descriptor| Piece {
             digest: descriptor.digest.clone(),
             size: descriptor.size,
@@ -87,11 +87,11 @@ impl LockedImage {
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if it takes more memory than this run has left, or more text than a lock may have.
-    pub(crate) fn of_trees<'a>(trees: impl Iterator<Item = &'a ImageTree>, budget: &Budget) -> Result<Vec<Self>> {
+    pub(crate) fn from_trees<'a>(trees: impl Iterator<Item = &'a ImageTree>, budget: &Budget) -> Result<Vec<Self>> {
         let mut held = budget.hold(0)?;
         let mut together = 0;
         let locked = trees.map(|tree| {
-            let locked = Self::of_tree(tree);
+            let locked = Self::from_tree(tree);
             together += locked.memory();
             if together > MOST_IN_REPORT {
                 return Err(Error::new(

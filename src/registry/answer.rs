@@ -175,7 +175,7 @@ impl Answer {
 
     /// The encoding that the body claims to have.
     pub(super) fn encoding(&self) -> Option<Encoding> {
-        Encoding::of_headers(self.headers())
+        Encoding::from_headers(self.headers())
     }
 
     /// All of a body that is JSON, as [`bytes`](Self::bytes), without the encoding that a proxy gave it.
@@ -215,7 +215,7 @@ impl Answer {
     /// What the registry says in the body of a refusal, if anything.
     pub(super) async fn quote(&mut self) -> Option<String> {
         let error = self.refusal().await;
-        Refusal::of(&error).map(ToString::to_string)
+        Refusal::in_error(&error).map(ToString::to_string)
     }
 
     /// Why the address to which the registry redirected is asked for anew.
@@ -314,7 +314,7 @@ pub(super) async fn chunk(response: &mut Response, stall: Duration, host: &str) 
     match tokio::time::timeout(stall, response.chunk()).await {
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => {
-            let mut failure = Failure::of(error, host, None);
+            let mut failure = Failure::from_reqwest(error, host, None);
             failure.class = super::failure::Class::Broken;
             Err(failure)
         }

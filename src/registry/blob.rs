@@ -299,7 +299,8 @@ impl BlobReader {
             StatusCode::RANGE_NOT_SATISFIABLE
                 if !whole
                     && !self.ranges_refused
-                    && content_range::of_refusal(answer.headers()).is_none_or(|size| size == self.descriptor.size) =>
+                    && content_range::parse_refusal(answer.headers())
+                        .is_none_or(|size| size == self.descriptor.size) =>
             {
                 match self.without_range {
                     WithoutRange::Refuse => Err(without_ranges(&call.action)),
@@ -319,7 +320,7 @@ impl BlobReader {
                 let hint =
                     "the registry does not have a blob that its manifest lists: have the image pushed there again";
                 Err(
-                    match Refusal::of(&error).is_some_and(|refusal| !refusal.codes.is_empty()) {
+                    match Refusal::in_error(&error).is_some_and(|refusal| !refusal.codes.is_empty()) {
                         true => error.with_hint(hint),
                         false => error,
                     },
@@ -349,7 +350,7 @@ impl BlobReader {
     }
 
     fn part(&self, answer: Answer, action: &str) -> Result<Body> {
-        let stated = content_range::of_answer(answer.headers());
+        let stated = content_range::parse_answer(answer.headers());
         let right = stated.filter(|(first, last, total)| {
             *first == self.at && *last < self.end && total.is_none_or(|total| total == self.descriptor.size)
         });
@@ -376,7 +377,9 @@ impl BlobReader {
     /// itself, as layers are.
     fn is_encoded(&self, answer: &Answer) -> bool {
         let stated = match answer.status() {
-            StatusCode::PARTIAL_CONTENT => content_range::of_answer(answer.headers()).and_then(|(_, _, total)| total),
+            StatusCode::PARTIAL_CONTENT => {
+                content_range::parse_answer(answer.headers()).and_then(|(_, _, total)| total)
+            }
             _ => answer.length(),
         };
         let media_type = &self.descriptor.media_type;

@@ -42,7 +42,7 @@ pub(super) enum Way {
 
 impl Way {
     /// The way in which the host itself failed; `None` for a server that it redirected to, and for rules of this side.
-    pub(super) fn of(failure: &Failure) -> Option<Self> {
+    pub(super) fn from_failure(failure: &Failure) -> Option<Self> {
         if failure.elsewhere {
             return None;
         }

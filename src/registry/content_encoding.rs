@@ -19,7 +19,7 @@ pub(super) enum Encoding {
 
 impl Encoding {
     /// The encoding that an answer states, where it is one of these.
-    pub(super) fn of_headers(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         match headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim() {
             name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => Some(Self::Gzip),
             name if name.eq_ignore_ascii_case("deflate") => Some(Self::Deflate),

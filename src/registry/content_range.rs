@@ -4,7 +4,7 @@ use reqwest::header::{CONTENT_RANGE, HeaderMap};
 
 /// The first and last byte and, where it is stated, the size of the whole of a 206 answer. `None` for anything but one
 /// well-formed header.
-pub(super) fn of_answer(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> {
+pub(super) fn parse_answer(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> {
     let mut all = headers.get_all(CONTENT_RANGE).iter();
     let text = all.next()?.to_str().ok()?;
     if all.next().is_some() {
@@ -25,7 +25,7 @@ pub(super) fn of_answer(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> 
 }
 
 /// The size of the whole that a 416 answer states: `bytes */SIZE`.
-pub(super) fn of_refusal(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn parse_refusal(headers: &HeaderMap) -> Option<u64> {
     let (unit, rest) = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().split_once(' ')?;
     let total = rest.trim().strip_prefix("*/")?;
     unit.eq_ignore_ascii_case("bytes").then(|| number(total))?
@@ -33,7 +33,7 @@ pub(super) fn of_refusal(headers: &HeaderMap) -> Option<u64> {
 
 /// How many bytes an upload session has, from its `Range: 0-LAST`. `None` where that cannot be relied on: registries state
 /// `0-0` for no byte and for one byte alike.
-pub(super) fn of_session(text: Option<&str>) -> Option<u64> {
+pub(super) fn parse_session(text: Option<&str>) -> Option<u64> {
     let text = text?.trim();
     let text = text
         .strip_prefix("bytes=")
@@ -61,7 +61,7 @@ mod tests {
         for line in lines {
             headers.append(CONTENT_RANGE, line.parse().unwrap());
         }
-        of_answer(&headers)
+        parse_answer(&headers)
     }
 
     #[test]
@@ -88,19 +88,19 @@ mod tests {
 
     #[test]
     fn a_session_without_bytes_is_not_to_be_told_from_one_with_one() {
-        assert_eq!(of_session(Some("0-99")), Some(100));
-        assert_eq!(of_session(Some("bytes=0-99")), Some(100));
+        assert_eq!(parse_session(Some("0-99")), Some(100));
+        assert_eq!(parse_session(Some("bytes=0-99")), Some(100));
         for unknown in ["0-0", "5-9", "", "-", "0--1", "0-x", "0-18446744073709551615"] {
-            assert_eq!(of_session(Some(unknown)), None, "{unknown:?}");
+            assert_eq!(parse_session(Some(unknown)), None, "{unknown:?}");
         }
-        assert_eq!(of_session(None), None);
+        assert_eq!(parse_session(None), None);
     }
 
     proptest::proptest! {
         #[test]
         fn never_panics(text in "[ -~]{0,60}") {
             read(&[&text]);
-            of_session(Some(&text));
+            parse_session(Some(&text));
         }
     }
 }

@@ -211,7 +211,7 @@ impl Context {
                 return match result {
                     Ok(response) => Ok(response),
                     Err(error) => {
-                        let failure = Failure::of(error, &authority(url), proxy.as_deref());
+                        let failure = Failure::from_reqwest(error, &authority(url), proxy.as_deref());
                         let failure = self.with_files_in_hint(failure);
                         // Rare, and not to make every request larger.
                         Err(Box::pin(self.explain_tunnel(failure, url)).await)
@@ -239,8 +239,8 @@ impl Context {
     /// The zone of the server that answered. Behind a proxy only the text of the URL tells.
     fn zone(&self, url: &Url, response: &Response) -> Zone {
         let peer = response.remote_addr().filter(|_| self.proxy(url).is_none());
-        peer.map(|peer| Zone::of(peer.ip()))
-            .or_else(|| Zone::of_text(url))
+        peer.map(|peer| Zone::from_ip(peer.ip()))
+            .or_else(|| Zone::from_url(url))
             .unwrap_or(Zone::Network)
     }
 
@@ -269,7 +269,7 @@ impl Context {
 
     /// The proxy on the way to a URL. A proxy elsewhere has another idea of who `localhost` is.
     fn proxy(&self, url: &Url) -> Option<&Url> {
-        self.options.proxies.of(url).filter(|_| !is_loopback(url))
+        self.options.proxies.for_url(url).filter(|_| !is_loopback(url))
     }
 
     fn client(&self, url: &Url, trust: Trust) -> Result<reqwest::Client> {
@@ -349,7 +349,7 @@ struct Progressed {
 
 impl Watch {
     /// For a body that has a place, which the last one of an upload leaves when it is out.
-    pub(super) fn of(place: Arc<Place>, is_last: bool) -> Self {
+    pub(super) fn new(place: Arc<Place>, is_last: bool) -> Self {
         Self(Arc::new(Progressed {
             place: Some(place),
             is_last,

@@ -66,7 +66,7 @@ impl Failure {
     }
 
     /// Sorts an error of the HTTP library. `host` is the requested host, `proxy` the proxy that is used for it.
-    pub(super) fn of(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
+    pub(super) fn from_reqwest(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
         // The port that a scheme implies was not typed by the user.
         let url = error.url().filter(|url| proxy.is_none() && url.port().is_none());
         let port = url.and_then(reqwest::Url::port_or_known_default);

@@ -37,17 +37,17 @@ pub fn challenge(data: &[u8]) {
 
 /// `Content-Range` of an answer and `Range` of an upload session: what is read makes sense, and reads the same again.
 pub fn content_range(data: &[u8]) {
-    if let Some((first, last, total)) = content_range::of_answer(&headers(&CONTENT_RANGE, data)) {
+    if let Some((first, last, total)) = content_range::parse_answer(&headers(&CONTENT_RANGE, data)) {
         assert!(first <= last && total.is_none_or(|total| last < total));
         let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
         let again = headers(&CONTENT_RANGE, format!("bytes {first}-{last}/{total}").as_bytes());
         assert_eq!(
-            content_range::of_answer(&again).map(|(a, b, _)| (a, b)),
+            content_range::parse_answer(&again).map(|(a, b, _)| (a, b)),
             Some((first, last))
         );
     }
     if let Ok(text) = std::str::from_utf8(data)
-        && let Some(bytes) = content_range::of_session(Some(text))
+        && let Some(bytes) = content_range::parse_session(Some(text))
     {
         assert!(bytes >= 2, "one byte and none are not to be told apart");
     }

@@ -87,15 +87,15 @@ pub(super) const FOUND_HTTP: u8 = 4;
 impl Host {
     /// A host by the name that it has in references.
     pub(super) fn named(name: &str, context: Arc<Context>) -> Result<Self> {
-        Self::of_reference(name, false, context)
+        Self::from_reference(name, false, context)
     }
 
     /// The same, with a certificate that is not checked.
     pub(super) fn insecure(name: &str, context: Arc<Context>) -> Result<Self> {
-        Self::of_reference(name, true, context)
+        Self::from_reference(name, true, context)
     }
 
-    fn of_reference(name: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
+    fn from_reference(name: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let invalid = |e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e);
         let base = url_of(name, "https")?;
         if base.path() != "/" || base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
@@ -291,7 +291,7 @@ impl Host {
                         reached || unconnected < 2
                     };
                     let again = !failure.class.is_final() && call.repeat && patient;
-                    let way = Way::of(&failure);
+                    let way = Way::from_failure(&failure);
                     if again && self.pause(backoff, way, attempts, None, || failure.error.full()).await {
                         continue;
                     }
@@ -398,7 +398,7 @@ impl Host {
             self.breaker.answered();
         }
         if answer.from_registry
-            && let Some(limit) = RateLimit::of(answer.headers())
+            && let Some(limit) = RateLimit::from_headers(answer.headers())
         {
             *self.rate_limit.lock() = Some(limit);
         }
@@ -411,7 +411,7 @@ impl Host {
         }
         let words = answer.words().await.to_ascii_lowercase();
         // The answer to a HEAD has no words, but the headers count.
-        let none_left = RateLimit::of(answer.headers()).is_some_and(|limit| limit.remaining == Some(0));
+        let none_left = RateLimit::from_headers(answer.headers()).is_some_and(|limit| limit.remaining == Some(0));
         let quota = none_left
             || words.contains("pull rate limit")
             || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));

@@ -19,7 +19,7 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// Reads the headers; `None` where the registry sets none, as for images that it does not limit.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let (limit, window) = read(headers, "ratelimit-limit");
         let (remaining, other_window) = read(headers, "ratelimit-remaining");
         let source = headers.get("docker-ratelimit-source").and_then(|v| v.to_str().ok());
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn reads_docker_hubs_headers() {
         let mut headers = HeaderMap::new();
-        assert_eq!(RateLimit::of(&headers), None);
+        assert_eq!(RateLimit::from_headers(&headers), None);
         headers.insert("ratelimit-limit", "100;w=21600".parse().unwrap());
         headers.insert("ratelimit-remaining", "76;w=21600".parse().unwrap());
         headers.insert("docker-ratelimit-source", "192.0.2.1".parse().unwrap());
@@ -60,9 +60,9 @@ mod tests {
             window: Some(Duration::from_secs(21600)),
             source: Some("192.0.2.1".into()),
         };
-        assert_eq!(RateLimit::of(&headers), Some(expected));
+        assert_eq!(RateLimit::from_headers(&headers), Some(expected));
         headers.insert("ratelimit-limit", "many".parse().unwrap());
         headers.insert("ratelimit-remaining", "-1".parse().unwrap());
-        assert_eq!(RateLimit::of(&headers), None);
+        assert_eq!(RateLimit::from_headers(&headers), None);
     }
 }

@@ -56,7 +56,7 @@ impl Registry {
     /// no end, lead to another server or list more than 100,000 tags.
     pub async fn tags(&self, repository: &str) -> Result<Vec<String>> {
         let mut tags = Seen::default();
-        let mut pages = Pages::of_tags(&self.host, repository, PAGE);
+        let mut pages = Pages::tags(&self.host, repository, PAGE);
         while let Some(page) = pages.next().await? {
             let page = page.map_err(|error| error.context(&pages.action))?;
             for tag in tags_of(&page).map_err(|error| error.context(&pages.action))? {
@@ -103,7 +103,7 @@ impl Registry {
     /// All tags of a repository, where one request tells them; `None` where it does not, for whatever reason.
     pub(crate) async fn short_tag_list(&self, repository: &str) -> Option<HashSet<String>> {
         let host = self.origin(repository).ok()?;
-        let mut pages = Pages::of_tags(&host, repository, SHORT_LIST);
+        let mut pages = Pages::tags(&host, repository, SHORT_LIST);
         pages.patient = false;
         pages.until = Instant::now() + HINT_TIMEOUT;
         let page = pages.next().await.ok()??.ok()?;
@@ -118,7 +118,7 @@ impl Host {
             return Ok(None);
         }
         let mut found = Seen::default();
-        let mut pages = Pages::of_referrers(self, repository, subject);
+        let mut pages = Pages::referrers(self, repository, subject);
         let mut any = false;
         while let Some(page) = pages.next().await? {
             let entries = page.and_then(|page| referrers_of(&page));
@@ -177,11 +177,11 @@ impl Host {
     pub(super) async fn with_near_tags(&self, error: Error, repository: &str, target: &Target) -> Error {
         let Target::Tag(wanted) = target else { return error };
         // Of a repository that is not there, or on what is no registry, there is nothing to list.
-        let hopeless = Refusal::of(&error).is_some_and(|refusal| refusal.has("NAME_UNKNOWN") || refusal.web_page);
+        let hopeless = Refusal::in_error(&error).is_some_and(|refusal| refusal.has("NAME_UNKNOWN") || refusal.web_page);
         if error.kind() != Kind::NotFound || hopeless {
             return error;
         }
-        let mut pages = Pages::of_tags(self, repository, PAGE);
+        let mut pages = Pages::tags(self, repository, PAGE);
         pages.patient = false;
         pages.until = Instant::now() + HINT_TIMEOUT;
         let Ok(Some(Ok(page))) = pages.next().await else {
@@ -218,14 +218,14 @@ struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    fn of_tags(host: &'a Host, repository: &'a str, at_once: usize) -> Self {
+    fn tags(host: &'a Host, repository: &'a str, at_once: usize) -> Self {
         let mut url = host.url(repository, "tags/list");
         url.set_query(Some(&format!("n={at_once}")));
         let action = format!("cannot list the tags of `{}/{repository}`", host.name);
         Self::new(host, repository, action, url, None)
     }
 
-    fn of_referrers(host: &'a Host, repository: &'a str, subject: &Digest) -> Self {
+    fn referrers(host: &'a Host, repository: &'a str, subject: &Digest) -> Self {
         let url = host.url(repository, &format!("referrers/{subject}"));
         let action = format!("cannot list what refers to {subject} in `{}/{repository}`", host.name);
         Self::new(host, repository, action, url, Some(OCI_INDEX))

@@ -179,7 +179,7 @@ impl Mirrors {
     /// Where to try before the origin, in order; the origin itself is not among them.
     ///
     /// First the mirrors of the command line, then those of the files, then what takes the origin's place.
-    pub fn of(&self, host: &str, repository: &str) -> Vec<Endpoint> {
+    pub fn endpoints(&self, host: &str, repository: &str) -> Vec<Endpoint> {
         let longest = self
             .flags
             .iter()

@@ -6,7 +6,7 @@ use super::*;
 
 fn shown(mirrors: &Mirrors, host: &str, repository: &str) -> Vec<String> {
     mirrors
-        .of(host, repository)
+        .endpoints(host, repository)
         .into_iter()
         .map(|e| {
             let scheme = if e.scheme_https { "https" } else { "http" };
@@ -162,7 +162,7 @@ fn registries_conf() {
         shown(&mirrors, "a.corp.example", "x/y"),
         ["https://corp-cache.example.com/x/y"]
     );
-    let endpoints = mirrors.of("docker.io", "library/x");
+    let endpoints = mirrors.endpoints("docker.io", "library/x");
     let digest = Target::Digest(crate::image::digest::Digest::sha256(b""));
     let tag = Target::Tag("1".to_owned());
     let serves = |target| endpoints.iter().map(|e| e.serves(target)).collect::<Vec<_>>();
@@ -254,7 +254,7 @@ proptest! {
         let _ = parse_conf(&text);
         for key in ["prefix", "location", "location = \"m.io\"\nprefix"] {
             if let Ok(registries) = parse_conf(&format!("[[registry]]\n{key} = \"{value}\"\n")) {
-                let _ = Mirrors { flags: Vec::new(), registries }.of(&host, &repository);
+                let _ = Mirrors { flags: Vec::new(), registries }.endpoints(&host, &repository);
             }
         }
     }

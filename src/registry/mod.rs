@@ -153,7 +153,7 @@ impl Registries {
 
 /// Whether a registry refused something because it has no more room: by a quota of the project, or on its disk (507).
 pub fn is_full(error: &Error) -> bool {
-    refusal::Refusal::of(error).is_some_and(|refusal| refusal.is_full())
+    refusal::Refusal::in_error(error).is_some_and(|refusal| refusal.is_full())
 }
 
 impl fmt::Debug for Registries {
@@ -233,7 +233,7 @@ impl Registry {
         let mut places = VecDeque::new();
         let mut origin = true;
         for endpoint in mirrors
-            .of(name, repository)
+            .endpoints(name, repository)
             .into_iter()
             .filter(|endpoint| endpoint.serves(target))
         {

@@ -57,7 +57,7 @@ impl Proxies {
     }
 
     /// The proxy by which a URL is reached; its user information is for the proxy alone.
-    pub(super) fn of(&self, url: &Url) -> Option<&Url> {
+    pub(super) fn for_url(&self, url: &Url) -> Option<&Url> {
         let proxy = match url.scheme() {
             "https" => self.https.as_ref(),
             _ => self.http.as_ref(),
@@ -174,7 +174,7 @@ mod tests {
 
     fn way(variables: &[(&str, &str)], url: &str) -> Option<String> {
         let proxies = read(variables).unwrap();
-        proxies.of(&Url::parse(url).unwrap()).map(authority)
+        proxies.for_url(&Url::parse(url).unwrap()).map(authority)
     }
 
     #[test]

@@ -378,7 +378,7 @@ impl Host {
     /// The error for a manifest that the registry does not serve; says what is missing, where the registry does.
     async fn no_manifest(&self, mut answer: Answer, call: &Call<'_>, target: &Target) -> Error {
         let (error, is_absent) = (answer.refusal().await, answer.status() == StatusCode::NOT_FOUND);
-        let has = |code: &str| is_absent && Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
+        let has = |code: &str| is_absent && Refusal::in_error(&error).is_some_and(|refusal| refusal.has(code));
         let (host, repository) = (&self.name, call.repository);
         let what = match target {
             _ if has("NAME_UNKNOWN") => format!("there is no repository `{repository}` on `{host}`"),

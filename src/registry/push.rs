@@ -322,7 +322,7 @@ impl Host {
                 Ok(answer) => {
                     let status = answer.status();
                     let error = answer.into_error(&call.action).await;
-                    let other = Refusal::of(&error).is_some_and(|refusal| refusal.has("DIGEST_INVALID"));
+                    let other = Refusal::in_error(&error).is_some_and(|refusal| refusal.has("DIGEST_INVALID"));
                     if !other || hurt {
                         return Err(manifest_refused(error, status, manifest));
                     }
@@ -382,7 +382,7 @@ const TOO_LARGE: &str = "the manifest is larger than the registry, or a proxy in
 
 /// Sorts the refusal of a manifest by what the caller can do about it.
 fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) -> Error {
-    let Some(refusal) = Refusal::of(&error).cloned() else {
+    let Some(refusal) = Refusal::in_error(&error).cloned() else {
         return status_alone(error, status, manifest);
     };
     let again = |kind, hint: &str| {

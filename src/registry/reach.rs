@@ -42,7 +42,7 @@ const METADATA: [Ipv4Addr; 3] = [
 
 impl Zone {
     /// The zone of an address. An IPv4 address inside an IPv6 address counts as that IPv4 address.
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(super) fn from_ip(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => Self::of_v4(v4),
             IpAddr::V6(v6) => match (embedded(v6).map(Self::of_v4), v6.segments()) {
@@ -67,9 +67,9 @@ impl Zone {
     }
 
     /// The zone of a URL, as far as its text tells: `None` for a name that has to be resolved.
-    pub(super) fn of_text(url: &Url) -> Option<Self> {
+    pub(super) fn from_url(url: &Url) -> Option<Self> {
         match address(url) {
-            Some(address) => Some(Self::of(address)),
+            Some(address) => Some(Self::from_ip(address)),
             None => is_localhost(url).then_some(Self::Machine),
         }
     }
@@ -118,7 +118,7 @@ impl Reach {
 
     /// Whether a request may go to this URL, as far as its text tells. The connection is checked by [`Guard`].
     pub(super) fn allows_url(self, url: &Url) -> bool {
-        Zone::of_text(url).is_none_or(|zone| self.allows(zone))
+        Zone::from_url(url).is_none_or(|zone| self.allows(zone))
     }
 }
 
@@ -150,7 +150,7 @@ impl Resolve for Guard {
             let found = tokio::task::spawn_blocking(move || lookup(&name)).await??;
             let (within, beyond): (Vec<_>, Vec<_>) = found
                 .into_iter()
-                .partition(|address| reach.allows(Zone::of(address.ip())));
+                .partition(|address| reach.allows(Zone::from_ip(address.ip())));
             match beyond.first() {
                 Some(address) if within.is_empty() => Err(OutOfReach(address.ip()).into()),
                 _ => Ok(Box::new(within.into_iter()) as Addrs),

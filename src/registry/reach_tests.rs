@@ -17,7 +17,7 @@ use crate::registry::proxy::Proxies;
 use crate::registry::scope::Scope;
 
 fn zone(text: &str) -> Option<Zone> {
-    Zone::of_text(&Url::parse(text).unwrap())
+    Zone::from_url(&Url::parse(text).unwrap())
 }
 
 #[test]

@@ -49,7 +49,7 @@ struct WireError {
 
 impl Refusal {
     /// The refusal behind an error, where a registry's status was its cause.
-    pub fn of(error: &Error) -> Option<&Self> {
+    pub fn in_error(error: &Error) -> Option<&Self> {
         std::error::Error::source(error)?.downcast_ref()
     }
 

@@ -111,7 +111,7 @@ impl Host {
             Some(_) => answer.quote().await,
             None => None,
         };
-        let refused = Refused::of(attempt.authorization.as_ref(), begun);
+        let refused = Refused::new(attempt.authorization.as_ref(), begun);
         let refused = refused.map(|refused| refused.with_words(words.as_deref()));
         match self
             .rechallenged(answer, call.repository, &mut attempt.scope, refused)

@@ -47,7 +47,7 @@ pub(super) struct Refused<'a> {
 
 impl<'a> Refused<'a> {
     /// That of a request; `None` if it carried none.
-    pub(super) fn of(header: Option<&'a HeaderValue>, sent: Instant) -> Option<Self> {
+    pub(super) fn new(header: Option<&'a HeaderValue>, sent: Instant) -> Option<Self> {
         header.map(|header| Self {
             header,
             sent,

@@ -79,7 +79,7 @@ impl<'a> Attacher<'a> {
         for depth in 0..=MAX_CHAIN {
             let mut next = Vec::new();
             for subject in std::mem::take(&mut subjects) {
-                for found in self.of_subject(&subject, repository) {
+                for found in self.referrers_of(&subject, repository) {
                     if let Found::Beside(place, ..) = found {
                         self.claimed.insert(place);
                     }
@@ -153,7 +153,7 @@ impl<'a> Attacher<'a> {
         Ok(())
     }
 
-    fn of_subject(&self, subject: &Digest, repository: &str) -> Vec<Found<'a>> {
+    fn referrers_of(&self, subject: &Digest, repository: &str) -> Vec<Found<'a>> {
         let referrers = self.referrers.get(subject).into_iter().flatten();
         let key = (repository.to_owned(), subject.clone());
         let beside = self.beside.get(&key).into_iter().flatten();

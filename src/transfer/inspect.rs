@@ -218,7 +218,7 @@ impl Reader<'_> {
                 true => format!("it refers to {}", attachment.subject),
                 false => format!(
                     "{}, which does not go under the name",
-                    attachment.of_unfiltered(original)
+                    attachment.describe_unfiltered(original)
                 ),
             },
         });

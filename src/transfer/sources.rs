@@ -66,7 +66,7 @@ impl Sources {
     }
 
     /// Blobs of which the repository is known.
-    pub(super) fn of_blobs(blobs: impl IntoIterator<Item = (Digest, Repository)>) -> Self {
+    pub(super) fn from_blobs(blobs: impl IntoIterator<Item = (Digest, Repository)>) -> Self {
         let blobs = blobs.into_iter();
         Self {
             repositories: blobs.map(|(digest, repository)| (digest, vec![repository])).collect(),

@@ -202,7 +202,7 @@ fn a_supplement_that_was_interrupted_goes_on_inside_a_blob() {
     cli.succeed(&export);
     let expected = fs::read(cli.path("s.tar")).unwrap();
     fs::remove_file(cli.path("s.tar")).unwrap();
-    let allowance = Allowance::of(6 << 20);
+    let allowance = Allowance::new(6 << 20);
     registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
     let mut child = cli.spawn(&export);
     let is_kept = || fs::read(cli.path("s.tar.partial")).is_ok_and(|bytes| bytes.len() > 5 << 20);

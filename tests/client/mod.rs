@@ -126,7 +126,7 @@ pub fn noise(size: usize) -> Bytes {
 }
 
 pub fn layer(bytes: &[u8]) -> Descriptor {
-    Descriptor::of("application/vnd.oci.image.layer.v1.tar+gzip", bytes)
+    Descriptor::from_content("application/vnd.oci.image.layer.v1.tar+gzip", bytes)
 }
 
 pub fn tag(text: &str) -> Target {

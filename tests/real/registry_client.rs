@@ -58,7 +58,7 @@ async fn round_trip(registry: &Registry) {
     let missing = manifest(&config, &[layer(b"missing")]);
     let error = registry.put_manifest("a/b", &tag("2"), &missing).await.unwrap_err();
     assert_eq!(
-        Refusal::of(&error).unwrap().digests,
+        Refusal::in_error(&error).unwrap().digests,
         [layer(b"missing").digest],
         "{error:?}"
     );

@@ -14,7 +14,7 @@ use super::support::images::greeting;
 use super::support::real::{Engine, RealRegistry, Setup, optional_program, program, skipped};
 
 /// The file of a release whose name ends so; `None` where there is no release, which has been said then.
-fn of_release(end: &str, what: &str) -> Option<PathBuf> {
+fn release_file(end: &str, what: &str) -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("DOCKER_MIRROR_DIST") else {
         skipped(what, "`tests/static` builds a release and tests it");
         return None;
@@ -58,7 +58,7 @@ impl Root {
 #[test]
 fn runs_in_an_empty_root_against_plain_and_tls_registries() {
     let what = "a static binary in an empty root";
-    let Some(binary) = of_release("-x86_64-linux", what) else {
+    let Some(binary) = release_file("-x86_64-linux", what) else {
         return;
     };
     let root = Root::new(&binary);
@@ -94,7 +94,7 @@ fn runs_in_an_empty_root_against_plain_and_tls_registries() {
 #[test]
 fn the_binary_of_another_processor_makes_the_same_bundle() {
     let what = "the release for aarch64";
-    let Some(binary) = of_release("-aarch64-linux", what) else {
+    let Some(binary) = release_file("-aarch64-linux", what) else {
         return;
     };
     let Some(emulator) = optional_program("qemu-aarch64-static", what) else {
@@ -127,7 +127,7 @@ fn the_binary_of_another_processor_makes_the_same_bundle() {
 #[test]
 fn docker_loads_and_runs_the_image() {
     let what = "the image of a release under docker";
-    let Some(image) = of_release("-image.tar", what) else {
+    let Some(image) = release_file("-image.tar", what) else {
         return;
     };
     let Some(engine) = Engine::start(what) else { return };
@@ -160,7 +160,7 @@ fn docker_loads_and_runs_the_image() {
 #[test]
 fn podman_loads_the_image() {
     let what = "the image of a release under podman";
-    let Some(image) = of_release("-image.tar", what) else {
+    let Some(image) = release_file("-image.tar", what) else {
         return;
     };
     let Some(podman) = optional_program("podman", what) else {

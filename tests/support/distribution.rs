@@ -21,11 +21,11 @@ impl Distribution {
     /// (indented by two), and may write files. `None` where it is not installed, which has been said then.
     pub fn start(what: &str, more: impl Fn(&Path) -> (String, String)) -> Option<Self> {
         let program = real::program("docker-registry", what)?;
-        Some(Self::of(&program, &program, more))
+        Some(Self::at(&program, &program, more))
     }
 
     /// A registry of this program; the back door is one of `back`.
-    pub fn of(program: &Path, back: &Path, more: impl Fn(&Path) -> (String, String)) -> Self {
+    pub fn at(program: &Path, back: &Path, more: impl Fn(&Path) -> (String, String)) -> Self {
         let storage = tempfile::tempdir().unwrap();
         let configure = |folder: &Path, port: u16, (top, http): (String, String)| {
             let text = format!(

@@ -68,7 +68,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    pub fn of(bytes: u64) -> Self {
+    pub fn new(bytes: u64) -> Self {
         Self {
             left: Arc::new(Mutex::new(bytes)),
             lifted: Gate::closed(),

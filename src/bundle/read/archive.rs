@@ -88,7 +88,7 @@ impl Archive {
     }
 
     /// Indexes a tar file; what stands behind a fault too, if `going_on`.
-    pub(super) fn of_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
+    pub(super) fn from_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(source.label());
         archive.source = Some(source.clone()).filter(|source| source.is_original());
         let forward = FileForward::new(source.clone());
@@ -111,7 +111,7 @@ impl Archive {
     }
 
     /// Indexes a directory that holds what an archive would.
-    pub(super) fn of_directory(path: &Path, store: &mut Store, progress: &Progress) -> Result<Self> {
+    pub(super) fn from_directory(path: &Path, store: &mut Store, progress: &Progress) -> Result<Self> {
         let mut archive = Self::new(&text::path(path));
         let folder = Arc::new(Folder::open(path).map_err(|e| Error::io("open", path, e))?);
         let mut files = 0_u64;

@@ -249,7 +249,7 @@ impl<'a> Subjects<'a> {
 }
 
 fn own_name(entry: &Entry) -> Option<Reference> {
-    names::of_entry(&entry.annotations, &[], None, 0)
+    names::entry_names(&entry.annotations, &[], None, 0)
         .ok()?
         .into_iter()
         .next()

@@ -38,7 +38,7 @@ pub(super) struct Limit {
 
 impl Limit {
     /// The maximum output for an input of this size.
-    fn of(self, consumed: u64) -> u64 {
+    fn for_input(self, consumed: u64) -> u64 {
         consumed.saturating_mul(self.ratio).saturating_add(self.beyond)
     }
 }
@@ -67,7 +67,7 @@ impl Compression {
     ///
     /// # Errors
     /// [`Kind::Unsupported`] for what is recognised and not read here.
-    pub(super) fn of(head: &[u8], what: &str) -> Result<Self> {
+    pub(super) fn detect(head: &[u8], what: &str) -> Result<Self> {
         let unsupported = |format: &str, hint: &str| {
             Err(Error::new(
                 Kind::Unsupported,
@@ -225,7 +225,7 @@ impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
         self.produced += got as u64;
-        if self.produced > self.limit.of(self.consumed.load(Ordering::Relaxed)) {
+        if self.produced > self.limit.for_input(self.consumed.load(Ordering::Relaxed)) {
             return Err(io::Error::other(
                 Error::new(
                     Kind::Malformed,
@@ -247,16 +247,19 @@ mod tests {
 
     #[test]
     fn magic() {
-        assert_eq!(Compression::of(b"\x1f\x8b\x08\0\0\0", "x").unwrap(), Compression::Gzip);
         assert_eq!(
-            Compression::of(b"\x28\xb5\x2f\xfd\0\0", "x").unwrap(),
+            Compression::detect(b"\x1f\x8b\x08\0\0\0", "x").unwrap(),
+            Compression::Gzip
+        );
+        assert_eq!(
+            Compression::detect(b"\x28\xb5\x2f\xfd\0\0", "x").unwrap(),
             Compression::Zstd
         );
-        assert_eq!(Compression::of(b"\xfd7zXZ\0", "x").unwrap(), Compression::Xz);
-        assert_eq!(Compression::of(b"BZh91A", "x").unwrap(), Compression::Bzip2);
-        assert_eq!(Compression::of(b"BZh.json", "x").unwrap(), Compression::None);
-        assert_eq!(Compression::of(b"oci-la", "x").unwrap(), Compression::None);
-        assert_eq!(Compression::of(b"", "x").unwrap(), Compression::None);
+        assert_eq!(Compression::detect(b"\xfd7zXZ\0", "x").unwrap(), Compression::Xz);
+        assert_eq!(Compression::detect(b"BZh91A", "x").unwrap(), Compression::Bzip2);
+        assert_eq!(Compression::detect(b"BZh.json", "x").unwrap(), Compression::None);
+        assert_eq!(Compression::detect(b"oci-la", "x").unwrap(), Compression::None);
+        assert_eq!(Compression::detect(b"", "x").unwrap(), Compression::None);
         for refused in [
             &b"\x5d\0\0\x80"[..],
             b"LZIP\x01",
@@ -264,7 +267,7 @@ mod tests {
             b"\x04\x22\x4d\x18..",
             b"7z\xbc\xaf..",
         ] {
-            let error = Compression::of(refused, "x").unwrap_err();
+            let error = Compression::detect(refused, "x").unwrap_err();
             assert_eq!(error.kind(), Kind::Unsupported);
             assert!(error.hint().is_some());
         }
@@ -278,7 +281,7 @@ mod tests {
             std::io::Write::write_all(&mut encoder, b"content").unwrap();
             encoder.finish().unwrap()
         };
-        let of = |bytes: &[u8]| Compression::of(&bytes[..bytes.len().min(MAGIC)], "`x`");
+        let of = |bytes: &[u8]| Compression::detect(&bytes[..bytes.len().min(MAGIC)], "`x`");
         assert_eq!(of(&packed(27)).unwrap(), Compression::Zstd);
         let error = of(&packed(31)).unwrap_err();
         assert_eq!(
@@ -320,7 +323,7 @@ mod tests {
     fn a_frame_to_be_skipped_comes_first() {
         let mut packed = vec![0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, b'a', b'b', b'c'];
         packed.extend(zstd::encode_all(&b"content"[..], 1).unwrap());
-        let compression = Compression::of(&packed[..MAGIC], "x").unwrap();
+        let compression = Compression::detect(&packed[..MAGIC], "x").unwrap();
         let limit = Limit { ratio: 1, beyond: 1 };
         let mut decoder = compression.decode(packed.as_slice(), "x", limit, MAX_WINDOW).unwrap();
         let mut content = String::new();

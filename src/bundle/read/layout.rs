@@ -215,7 +215,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             }
             _ => {}
         }
-        let own = names::of_entry(&entry.annotations, &[], None, place).unwrap_or_default();
+        let own = names::entry_names(&entry.annotations, &[], None, place).unwrap_or_default();
         // One that was asked for by this name is an image, as its record says.
         let is_recorded = |name: &Reference| reader.recorded.is_some_and(|recorded| recorded.find(name).is_some());
         if exact.is_empty()
@@ -271,7 +271,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             });
             // A tag of its own makes it an image as well, where it is told of which repository.
             let tag = entry.annotations.get(names::REF_NAME).and(given.nameless());
-            for name in names::of_entry(&entry.annotations, &[], tag, place).unwrap_or_default() {
+            for name in names::entry_names(&entry.annotations, &[], tag, place).unwrap_or_default() {
                 if tag.is_some() {
                     reader.take(place, entry, &name, std::slice::from_ref(&name))?;
                 }
@@ -285,10 +285,10 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             continue;
         }
         let repo_tags = repo_tags(archive, store, items, entry);
-        let found = match names::of_entry(&entry.annotations, &repo_tags, None, place) {
+        let found = match names::entry_names(&entry.annotations, &repo_tags, None, place) {
             Ok(names) => Ok((names, false)),
             Err(_) => {
-                names::of_entry(&entry.annotations, &repo_tags, given.nameless(), place).map(|names| (names, true))
+                names::entry_names(&entry.annotations, &repo_tags, given.nameless(), place).map(|names| (names, true))
             }
         };
         match found {
@@ -337,7 +337,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
 fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut NameOverrides<'_>) -> Vec<BrokenImage> {
     let mut names = given.exactly(place, None);
     if names.is_empty() {
-        names = names::of_entry(&faulty.annotations, &[], None, place).unwrap_or_default();
+        names = names::entry_names(&faulty.annotations, &[], None, place).unwrap_or_default();
     }
     let error = faulty
         .error

@@ -126,14 +126,14 @@ impl Bundle {
             let (path, opened) = match found {
                 Found::Layout(path) => (
                     path.clone(),
-                    Archive::of_directory(&path, &mut store, &options.progress),
+                    Archive::from_directory(&path, &mut store, &options.progress),
                 ),
                 Found::File(path) => (path.clone(), spool::open(&path, &temp, &mut store)),
                 Found::Broken(path, error) => (path, Err(error)),
             };
             archives.push(opened.map_err(|error| BrokenArchive::new(&text::path(&path), error)));
         }
-        Self::of_archives(archives, store, warnings, options)
+        Self::from_archives(archives, store, warnings, options)
     }
 
     /// Opens what comes from a pipe, which messages call `label`. It is copied to a temporary file, and the copy is gone
@@ -144,7 +144,7 @@ impl Bundle {
     pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
         let mut store = Store::new(options.budget.clone());
         let archive = spool::from_reader(input, label, &options.temp(), &mut store)?;
-        Self::of_archives(vec![Ok(archive)], store, Warnings::default(), options)
+        Self::from_archives(vec![Ok(archive)], store, Warnings::default(), options)
     }
 
     /// Opens what comes from a pipe, and copies no more of it than must be: a bundle of this program has everything but its
@@ -166,7 +166,7 @@ impl Bundle {
             Err(error) => return Err(error),
         };
         Ok((
-            Self::of_archives(vec![archive], store, Warnings::default(), options)?,
+            Self::from_archives(vec![archive], store, Warnings::default(), options)?,
             rest,
         ))
     }
@@ -239,7 +239,7 @@ impl Bundle {
         self.parts.docker_manifest
     }
 
-    fn of_archives(
+    fn from_archives(
         archives: Vec<Result<Archive, BrokenArchive>>,
         store: Store,
         warnings: Warnings,
@@ -296,7 +296,7 @@ impl Bundle {
 
     /// The same without the name in errors, since an image may have many names.
     pub(crate) fn tree_of(&self, image: &BundledImage) -> Result<ImageTree> {
-        tree::of_image(&self.parts.store, image)
+        tree::image_tree(&self.parts.store, image)
     }
 
     /// The memory budget of this run.
@@ -306,7 +306,7 @@ impl Bundle {
 
     /// Reads and verifies the manifests of a referrer, like [`tree`](Self::tree).
     pub fn referrer_tree(&self, referrer: &Referrer) -> Result<Variant> {
-        tree::of_referrer(&self.parts.store, referrer)
+        tree::referrer_tree(&self.parts.store, referrer)
             .map_err(|e| e.context(format!("referrer {} in `{}`", referrer.root.digest, referrer.archive)))
     }
 

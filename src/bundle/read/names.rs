@@ -32,7 +32,7 @@ const LOOKED_AT: usize = 100;
 ///
 /// # Errors
 /// [`Kind::Usage`] if there is no name, with what to do about it.
-pub(super) fn of_entry(
+pub(super) fn entry_names(
     annotations: &BTreeMap<String, String>,
     repo_tags: &[String],
     given: Option<&Reference>,
@@ -167,7 +167,7 @@ mod tests {
             .collect();
         let repo_tags: Vec<String> = repo_tags.iter().map(|t| (*t).to_owned()).collect();
         let given: Option<Reference> = given.map(|text| text.parse().unwrap());
-        match of_entry(&annotations, &repo_tags, given.as_ref(), 3) {
+        match entry_names(&annotations, &repo_tags, given.as_ref(), 3) {
             Ok(names) => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Err(e) => format!("error: {e}"),
         }

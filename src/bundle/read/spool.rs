@@ -44,9 +44,9 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     if count == 0 {
         return Err(empty(&label));
     }
-    let compression = Compression::of(&head[..count], &quoted(&label))?;
+    let compression = Compression::detect(&head[..count], &quoted(&label))?;
     if compression == Compression::None {
-        let mut archive = Archive::of_tar(&source, temp.going_on, store)?;
+        let mut archive = Archive::from_tar(&source, temp.going_on, store)?;
         inside::enter(&mut archive, store)?;
         return Ok(archive);
     }
@@ -79,7 +79,7 @@ pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression,
     if count == 0 {
         return Err(empty(label));
     }
-    let compression = Compression::of(&head, &quoted(label))?;
+    let compression = Compression::detect(&head, &quoted(label))?;
     let window = compression.window(&head);
     Ok((compression, window, io::Cursor::new(head).chain(input)))
 }
@@ -110,7 +110,7 @@ pub(super) fn is_compressed(path: &Path) -> Result<bool> {
     let mut head = [0; MAGIC];
     let count = usize::try_from(source.length()).unwrap_or(MAGIC).min(MAGIC);
     source.read_exact_at(0, &mut head[..count])?;
-    Ok(Compression::of(&head[..count], &quoted(source.label()))? != Compression::None)
+    Ok(Compression::detect(&head[..count], &quoted(source.label()))? != Compression::None)
 }
 
 /// The pass over an archive that is copied as it is read.
@@ -154,7 +154,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut S
     drop((input, held));
 
     let source = Arc::new(output.into_source(label)?);
-    let mut archive = Archive::of_tar(&source, temp.going_on, store)?;
+    let mut archive = Archive::from_tar(&source, temp.going_on, store)?;
     inside::enter(&mut archive, store)?;
     if garbage {
         archive.warnings.push(format!(

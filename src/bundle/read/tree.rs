@@ -16,7 +16,7 @@ use crate::image::select::{Graph, Outcome, Selection, select};
 use crate::image::tree::{Choice, ImageTree, IndexMode, Variant};
 
 /// Builds the tree of an image.
-pub(super) fn of_image(store: &Store, image: &BundledImage) -> Result<ImageTree> {
+pub(super) fn image_tree(store: &Store, image: &BundledImage) -> Result<ImageTree> {
     let mut walk = Walk::new(store);
     let left_out = image.record.iter().flat_map(|record| &record.left_out);
     walk.left_behind = left_out.map(|left| left.digest.clone()).collect();
@@ -33,7 +33,7 @@ pub(super) fn of_image(store: &Store, image: &BundledImage) -> Result<ImageTree>
 }
 
 /// Builds the tree below a referrer; nothing of it may be absent.
-pub(super) fn of_referrer(store: &Store, referrer: &Referrer) -> Result<Variant> {
+pub(super) fn referrer_tree(store: &Store, referrer: &Referrer) -> Result<Variant> {
     let mut walk = Walk::new(store);
     let selection = walk.select(&referrer.root)?;
     walk.problems()?;

@@ -113,7 +113,7 @@ fn images<S: Serializer>(all: &(&Inventory, &Sharing), serializer: S) -> std::re
         let count = listed(&image.content);
         let fits = count <= left.get();
         left.set(if fits { left.get() - count } else { left.get() });
-        of_image(image, sharing, if fits { 0 } else { count })
+        image_document(image, sharing, if fits { 0 } else { count })
     }))
 }
 
@@ -129,7 +129,7 @@ fn listed(content: &Content) -> usize {
 }
 
 /// One image. Where `unlisted` is not 0, its lists are left out, which have this many entries together.
-fn of_image<'a>(image: &'a InventoryImage, sharing: &Sharing, unlisted: usize) -> Image<'a> {
+fn image_document<'a>(image: &'a InventoryImage, sharing: &Sharing, unlisted: usize) -> Image<'a> {
     let content = &*image.content;
     let mut document = Image {
         reference: &image.reference,

@@ -16,7 +16,7 @@ const MAX_LINES: usize = 50_000;
 pub(super) fn show(inventory: &Inventory, sharing: &Sharing, layers: bool) {
     let mut lines_left = MAX_LINES;
     for image in &inventory.images {
-        of_image(image, sharing);
+        print_image(image, sharing);
         if layers {
             let mut shown = 0;
             for part in image.content.parts.iter().take(MAX_LISTED) {
@@ -26,7 +26,7 @@ pub(super) fn show(inventory: &Inventory, sharing: &Sharing, layers: bool) {
                 }
                 lines_left -= lines;
                 shown += 1;
-                of_part(image, part, sharing);
+                print_part(image, part, sharing);
             }
             let more = image.content.parts.len() - shown;
             if more > 0 {
@@ -50,7 +50,7 @@ fn field(name: &str, value: impl std::fmt::Display) {
     result(format!("  {name:<10} {value}"));
 }
 
-fn of_image(image: &InventoryImage, sharing: &Sharing) {
+fn print_image(image: &InventoryImage, sharing: &Sharing) {
     let content = &image.content;
     result(image.reference.as_str());
     field("digest", image.digest());
@@ -114,7 +114,7 @@ fn size(image: &InventoryImage, sharing: &Sharing) -> String {
     format!("{layers}, {}{shared}", human_bytes(image.content.bytes()))
 }
 
-fn of_part(image: &InventoryImage, part: &Part, sharing: &Sharing) {
+fn print_part(image: &InventoryImage, part: &Part, sharing: &Sharing) {
     let content = &image.content;
     let Some(manifest) = content.manifests.get(part.manifest) else {
         return;

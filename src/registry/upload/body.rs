@@ -332,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn goes_on_from_a_mark() {
         let bytes: Bytes = (0..20u32 << 18).flat_map(u32::to_le_bytes).collect::<Vec<_>>().into();
-        let descriptor = Descriptor::of("x", &bytes);
+        let descriptor = Descriptor::from_content("x", &bytes);
         let source = Memory(bytes.clone(), Mutex::default());
         let cursor = Cursor::new(&descriptor);
         let part = async |start, end| {
@@ -350,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_bytes_of_a_wrong_blob_stay_here() {
         let bytes = Bytes::from(vec![7; 3 << 20]);
-        let descriptor = Descriptor::of("x", &bytes);
+        let descriptor = Descriptor::from_content("x", &bytes);
         let mut edited = bytes.to_vec();
         edited[5] = 8;
         let source = Memory(edited.into(), Mutex::default());
@@ -374,7 +374,7 @@ mod tests {
     #[tokio::test]
     async fn an_abandoned_body_reads_no_more() {
         let bytes = Bytes::from_static(b"hello");
-        let descriptor = Descriptor::of("x", &bytes);
+        let descriptor = Descriptor::from_content("x", &bytes);
         let source = Memory(bytes, Mutex::default());
         let cursor = Cursor::new(&descriptor);
         let old = cursor.body(&source, 0, 5, &Watch::default(), false).await.unwrap();

@@ -86,7 +86,7 @@ impl<'a> Sender<'a> {
             // Every registry knows a first PATCH without a range; later ones have to say where their bytes belong.
             let ranged = matches!(strategy, Strategy::Chunks | Strategy::Pieces) || session.offset > 0;
             let answer = self.send(target, Method::PATCH, session, end, ranged).await?;
-            let kept = content_range::of_session(answer.header(&RANGE)).unwrap_or(end);
+            let kept = content_range::parse_session(answer.header(&RANGE)).unwrap_or(end);
             // Pieces are sent so that each is acknowledged: a registry that does not keep them is found out at once.
             if strategy == Strategy::Pieces && kept != end {
                 let what = format!("the registry has {kept} bytes after {end} were sent");
@@ -134,7 +134,7 @@ impl<'a> Sender<'a> {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
             self.take_permit().await;
-            let watch = Watch::of(self.permit.place(), end == target.descriptor.size);
+            let watch = Watch::new(self.permit.place(), end == target.descriptor.size);
             let pause_early = std::mem::take(&mut self.pause_early);
             let body = self.cursor.body(self.source, start, end, &watch, pause_early).await;
             let body = Some(Body::wrap(body.map_err(Setback::NoBytes)?));
@@ -174,7 +174,7 @@ impl<'a> Sender<'a> {
                     provenance = answer.provenance();
                 }
                 401 if own => {
-                    let refused = Refused::of(authorization.as_ref(), begun);
+                    let refused = Refused::new(authorization.as_ref(), begun);
                     let renewed = host
                         .rechallenged(&answer, target.repository, &mut target.scope, refused)
                         .await?;

@@ -92,7 +92,7 @@ impl Session {
             return Err(target.redirected(&answer).context(&target.action));
         }
         let error = answer.into_error(&target.action).await;
-        let unknown = Refusal::of(&error).is_some_and(|refusal| refusal.has("NAME_UNKNOWN"));
+        let unknown = Refusal::in_error(&error).is_some_and(|refusal| refusal.has("NAME_UNKNOWN"));
         Err(if unknown {
             error.with_hint("this registry wants repositories or projects to be created first")
         } else {
@@ -108,7 +108,7 @@ impl Session {
         };
         let base = target.host.base();
         // The file does not say which server named the address.
-        let zone = Zone::of_text(&base).unwrap_or(Zone::Network);
+        let zone = Zone::from_url(&base).unwrap_or(Zone::Network);
         let found = match location::resolve(&address, &base, &base, zone) {
             Ok(url) => {
                 let own = target.host.owns(&url);
@@ -155,7 +155,7 @@ impl Session {
             answer.finish().await;
             return Ok(None);
         }
-        let stated = content_range::of_session(answer.header(&RANGE));
+        let stated = content_range::parse_session(answer.header(&RANGE));
         let mut session = match answer.header(&LOCATION) {
             Some(_) => Self::from_answer(target.host, &answer)?,
             None => Self::new(self.url, 0, self.provenance),

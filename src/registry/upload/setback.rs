@@ -71,7 +71,7 @@ impl Setback {
                  check the storage or proxy to which the registry sends its uploads",
             );
         }
-        let has = |code: &str| Refusal::of(&error).is_some_and(|refusal| refusal.has(code));
+        let has = |code: &str| Refusal::in_error(&error).is_some_and(|refusal| refusal.has(code));
         // Distribution says so of a session that another replica opened, and of one that broke off.
         let forgotten = has("BLOB_UPLOAD_UNKNOWN") || has("BLOB_UPLOAD_INVALID");
         let corrupt = has("DIGEST_INVALID") || has("SIZE_INVALID");

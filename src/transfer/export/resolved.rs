@@ -107,8 +107,8 @@ impl Resolved {
             reason: missing.reason,
         };
         let missing = self.extras(request.docker_manifest).missing.into_iter().map(absent);
-        match LockedImage::of_trees(self.trees.iter(), budget) {
-            Ok(images) => Some(Lock::of_images(request.docker_manifest, images, missing.collect())),
+        match LockedImage::from_trees(self.trees.iter(), budget) {
+            Ok(images) => Some(Lock::from_images(request.docker_manifest, images, missing.collect())),
             Err(error) => {
                 progress.warn(format!("the report has no lock: {}", error.full()));
                 None

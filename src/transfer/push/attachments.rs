@@ -184,7 +184,7 @@ async fn keep_list(
         match registry.put_manifest_over(repository, &target, &list, etag).await {
             // What was put is read again: another writer may have replaced it.
             Ok(()) => {}
-            Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.status == 412) => {}
+            Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {}
             Err(error) => return Err(error),
         }
     }
@@ -192,7 +192,7 @@ async fn keep_list(
 
 /// Whether an error is about the registry and not about the referrer that was put.
 fn says_nothing_of_it(error: &Error) -> bool {
-    match Refusal::of(error) {
+    match Refusal::in_error(error) {
         Some(refusal) => matches!(refusal.status, 401 | 429) || refusal.status >= 500,
         None => matches!(
             error.kind(),
@@ -238,7 +238,7 @@ impl LeftReferrers {
         self.list.extend(unused.map(|unused| LeftOut {
             digest: unused.variant.root.digest().clone(),
             media_type: unused.artifact_type(),
-            reason: format!("{}, which was not accepted", unused.of_unfiltered(original)),
+            reason: format!("{}, which was not accepted", unused.describe_unfiltered(original)),
         }));
     }
 }

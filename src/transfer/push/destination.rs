@@ -63,7 +63,7 @@ pub(crate) fn with_way_to_shorter_path(error: Error, destination: &Reference) ->
     const MAP: &str = "if the registry allows only two path components, shorten the path with `--map`, such as \
          `--map quay.io/prometheus=` or `--map docker.io/library=`";
     let is_deep = destination.repository().split('/').count() > 2;
-    let may_be_why = match Refusal::of(&error) {
+    let may_be_why = match Refusal::in_error(&error) {
         Some(refusal) => matches!(refusal.status, 401 | 403 | 404 | 405) || refusal.has("NAME_INVALID"),
         None => matches!(error.kind(), Kind::Unauthorized | Kind::Denied | Kind::Unsupported),
     };

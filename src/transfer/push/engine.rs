@@ -47,10 +47,10 @@ pub(crate) async fn push(
     feed: Option<PipeFeed>,
 ) -> Result<Ended> {
     let verdicts = tag::verdicts(&items, request, registry, progress, registry.requests()).await;
-    let verdicts = verdicts.map_err(of_destination)?;
+    let verdicts = verdicts.map_err(with_destination_side)?;
     let verdicts = verdicts
         .into_iter()
-        .map(|verdict| verdict.map_err(of_destination))
+        .map(|verdict| verdict.map_err(with_destination_side))
         .collect();
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
     engine.run(feed).await?;
@@ -358,7 +358,7 @@ impl<'a> Engine<'a> {
                 };
                 ensure_blob::ensure_blob(registry, &repository, &job.descriptor, &origin, way, progress).await
             };
-            Done::Blob(job, outcome.map_err(of_destination))
+            Done::Blob(job, outcome.map_err(with_destination_side))
         })
     }
 
@@ -448,7 +448,7 @@ impl<'a> Engine<'a> {
             self.release(number);
         }
         let destination = &self.images.list[number].item.destination;
-        let outcome = outcome.map_err(|error| with_way_to_shorter_path(of_destination(error), destination));
+        let outcome = outcome.map_err(|error| with_way_to_shorter_path(with_destination_side(error), destination));
         self.images.published(number, outcome);
     }
 
@@ -480,7 +480,7 @@ async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
 
 /// What a request to the destination failed with, unless it was the source that broke off: an answer or a login that cannot be
 /// read does not show that a bundle is damaged.
-fn of_destination(error: Error) -> Error {
+fn with_destination_side(error: Error) -> Error {
     error.or_side(Side::Destination)
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
         };
         let config = registry.small_blob(repository, &image.config).await?;
         let (merged, config) = merged(&held, ours, &config)?;
-        let descriptor = Descriptor::of(&image.config.media_type, &config);
+        let descriptor = Descriptor::from_content(&image.config.media_type, &config);
         registry
             .push_blob(repository, &descriptor, &InMemory(config), None)
             .await?;
@@ -46,7 +46,7 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
         {
             // What was put is read again: another writer may have replaced it.
             Ok(()) => {}
-            Err(error) if Refusal::of(&error).is_some_and(|refusal| refusal.status == 412) => {}
+            Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {}
             Err(error) => return Err(error),
         }
     }
@@ -81,7 +81,7 @@ fn merged(held: &RawManifest, ours: &RawManifest, config: &[u8]) -> Result<(RawM
     layers.extend(new);
     let config: Bytes = write(&config)?.into();
     if let Some(descriptor) = manifest.get_mut("config").and_then(Value::as_object_mut) {
-        let of = Descriptor::of("", &config);
+        let of = Descriptor::from_content("", &config);
         descriptor.insert("digest".to_owned(), of.digest.to_string().into());
         descriptor.insert("size".to_owned(), of.size.into());
         descriptor.remove("data");

@@ -267,7 +267,7 @@ impl Publisher {
 
 /// Whether a registry refuses an index for what it is, rather than for who sends it.
 fn refuses_sparse(error: &Error) -> bool {
-    match Refusal::of(error) {
+    match Refusal::in_error(error) {
         Some(refusal) => (400..500).contains(&refusal.status) && !matches!(refusal.status, 401 | 403 | 429),
         None => matches!(error.kind(), Kind::NotFound | Kind::Unsupported),
     }
@@ -277,5 +277,5 @@ fn refuses_sparse(error: &Error) -> bool {
 /// vulnerabilities.
 fn may_not_be_read(error: &Error) -> bool {
     matches!(error.kind(), Kind::Denied | Kind::Unauthorized)
-        || Refusal::of(error).is_some_and(|refusal| refusal.status == 412)
+        || Refusal::in_error(error).is_some_and(|refusal| refusal.status == 412)
 }

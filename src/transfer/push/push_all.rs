@@ -25,7 +25,7 @@ fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Opt
         .iter()
         .map(|item| &*item.tree)
         .filter(|tree| seen.insert(&tree.source));
-    match LockedImage::of_trees(trees, &request.budget) {
+    match LockedImage::from_trees(trees, &request.budget) {
         Ok(images) => Some(images),
         Err(error) => {
             progress.warn(format!("the report has no lock: {}", error.full()));
@@ -87,7 +87,7 @@ pub(crate) async fn push_arriving(
         let images = images
             .into_iter()
             .filter(|image| done.contains(image.reference.to_string().as_str()));
-        Lock::of_images(true, images.collect(), Vec::new())
+        Lock::from_images(true, images.collect(), Vec::new())
     });
     Ok(PushReport {
         lock,

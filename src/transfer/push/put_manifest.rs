@@ -189,7 +189,7 @@ impl ManifestPutter {
 /// Whether a registry refuses a manifest since it does not see something below it. Some say so of an index by
 /// `MANIFEST_INVALID` alone.
 fn misses_something(error: &Error) -> bool {
-    Refusal::of(error).is_some_and(|refusal| {
+    Refusal::in_error(error).is_some_and(|refusal| {
         ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"]
             .iter()
             .any(|code| refusal.has(code))
@@ -199,5 +199,5 @@ fn misses_something(error: &Error) -> bool {
 
 /// Whether a registry names this as what it misses.
 fn names(error: &Error, digest: &Digest) -> bool {
-    Refusal::of(error).is_some_and(|refusal| refusal.digests.contains(digest))
+    Refusal::in_error(error).is_some_and(|refusal| refusal.digests.contains(digest))
 }

@@ -179,7 +179,7 @@ impl ImageReport {
             referrers: tree.referrer_counts(),
             left_out_referrers: tree.left_out_referrers.clone(),
             referrers_lost: tree.lacks_referrers,
-            not_listed: NotListed::of(tree),
+            not_listed: NotListed::from_tree(tree),
             warnings: Warnings::default(),
             error: None,
         }
@@ -270,7 +270,7 @@ pub struct NotListed {
 }
 
 impl NotListed {
-    fn of(tree: &ImageTree) -> Option<Self> {
+    fn from_tree(tree: &ImageTree) -> Option<Self> {
         let beyond = |length: usize| length.saturating_sub(MAX_LISTED);
         let not_listed = Self {
             kept: beyond(tree.kept.len()),

@@ -4,7 +4,7 @@ use crate::error::Kind;
 fn blob(text: &str, size: u64) -> Descriptor {
     Descriptor {
         size,
-        ..Descriptor::of("x", text.as_bytes())
+        ..Descriptor::from_content("x", text.as_bytes())
     }
 }
 

@@ -203,7 +203,7 @@ impl Resolver {
             tree.choose(self.wanted.index);
             warn_of_absent(reference, &absent(&tree, platforms), &self.progress);
         }
-        let found = self.discovery.of_tree(&self.fetcher, &repository, &tree).await?;
+        let found = self.discovery.discover(&self.fetcher, &repository, &tree).await?;
         tree.attachments = found.attachments.into();
         tree.left_out_referrers = found.left_out.into();
         tree.lacks_referrers = found.is_loss;

@@ -126,10 +126,10 @@ impl Discovery {
     }
 
     /// Begins with the root of an image, while its other manifests are fetched. What goes wrong is found again by
-    /// [`of_tree`](Self::of_tree).
+    /// [`discover`](Self::discover).
     pub(super) async fn begin(&self, fetcher: &Fetcher, repository: &Repository, root: &Digest) {
         if self.is_wanted() {
-            let _ = self.of_subject(fetcher, repository, root).await;
+            let _ = self.found_for(fetcher, repository, root).await;
         }
     }
 
@@ -137,7 +137,7 @@ impl Discovery {
     ///
     /// # Errors
     /// Those of the registry where it does not tell; [`Kind::NotFound`] if there is nothing and something is required.
-    pub(super) async fn of_tree(
+    pub(super) async fn discover(
         &self,
         fetcher: &Fetcher,
         repository: &Repository,
@@ -156,7 +156,7 @@ impl Discovery {
             let futures: Vec<BoxFuture<'_, Result<FoundList>>> = subjects
                 .iter()
                 .map(|subject| -> BoxFuture<'_, Result<FoundList>> {
-                    Box::pin(self.of_subject(fetcher, repository, subject))
+                    Box::pin(self.found_for(fetcher, repository, subject))
                 })
                 .collect();
             let found: Vec<FoundList> = stream::iter(futures)
@@ -279,7 +279,7 @@ impl Discovery {
     }
 
     /// What refers to one manifest, asked once for each repository.
-    async fn of_subject(&self, fetcher: &Fetcher, repository: &Repository, subject: &Digest) -> Result<FoundList> {
+    async fn found_for(&self, fetcher: &Fetcher, repository: &Repository, subject: &Digest) -> Result<FoundList> {
         let known = self.known(repository);
         let cell = {
             let mut found = known.found.lock();

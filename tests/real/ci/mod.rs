@@ -28,7 +28,7 @@ fn runs_both_stages(pipeline: &Pipeline) {
     let destination = target.host();
     let runner = Runner::new(pipeline, &list, &destination);
 
-    let allowance = Allowance::of(16 << 20);
+    let allowance = Allowance::new(16 << 20);
     source.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
     let cancelled = runner.run(&pipeline.fetch, Attempt::CancelledWhen(&|| allowance.is_spent()));
     assert!(!cancelled.success, "{}", cancelled.output);

@@ -21,7 +21,7 @@ fn nothing_is_sent_twice(registry: Option<PathBuf>, signals: [Signal; 3]) {
     let layers = [7_000_000, 5_000_000, 3_000_000, 400_000];
     sized(1, "linux/amd64", &layers).push(&source, "a/b", "1");
     cli.succeed(&["export", &format!("{}/a/b:1", source.host()), "-o", "b.tar"]);
-    let target = Distribution::of(&registry, &registry, |_| Default::default());
+    let target = Distribution::at(&registry, &registry, |_| Default::default());
     let line = Proxy::slow(&target.host(), 1_000_000);
     let host = line.host();
     let arguments = ["import", "b.tar", "-d", &host];

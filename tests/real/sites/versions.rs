@@ -11,7 +11,7 @@ fn distribution_3() {
     let Some(third) = built_by_go("registry", what) else {
         return;
     };
-    let start = || Distribution::of(&third, &third, |_| Default::default());
+    let start = || Distribution::at(&third, &third, |_| Default::default());
     let (source, target) = (start(), start());
     fill(&source.client());
     both_ways(&cli(), &source.host(), &target.host(), &[], &target.client());

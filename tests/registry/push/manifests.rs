@@ -141,7 +141,7 @@ async fn a_missing_blob_is_named() {
     let image = manifest(&layer(b"{}"), std::slice::from_ref(&blob));
     server.store().put_blob("a", "{}");
     let error = registry.put_manifest("a", &tag("1"), &image).await.unwrap_err();
-    let refusal = Refusal::of(&error).unwrap();
+    let refusal = Refusal::in_error(&error).unwrap();
     assert!(refusal.has("MANIFEST_BLOB_UNKNOWN"), "{error:?}");
     assert_eq!(refusal.digests, [blob.digest]);
 }

@@ -32,7 +32,7 @@ fn ask(export: &Export, registry: &Double, images: &[&str], flags: &[&str]) -> s
 #[test]
 fn an_image_that_cannot_be_resolved_is_told_at_once_and_nothing_is_fetched() {
     let registry = three_images();
-    let export = Export::of(&registry, &["a/a:1", "b/typo:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/typo:1"]);
     let gate = Gate::closed();
     registry.add_fault(When::path("/v2/a/a/manifests/"), Action::Hold(gate.clone()));
     let mut child = export
@@ -76,8 +76,8 @@ fn an_image_that_cannot_be_resolved_is_told_at_once_and_nothing_is_fetched() {
 #[test]
 fn a_corrected_list_takes_over_what_is_there() {
     let registry = three_images();
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
-    let expected = Export::of(&registry, &["a/a:1", "c/c:1"]).bundle("plain.tar", &[]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
+    let expected = Export::new(&registry, &["a/a:1", "c/c:1"]).bundle("plain.tar", &[]);
     export.kill_after(&registry, "b.tar", &["-j", "1"], 7 * MIB as u64);
     // The tag moves meanwhile; what the first run found counts, as for the same list.
     put_image(&registry, "a/a", "1", &[noise(9, 1000)]);
@@ -101,7 +101,7 @@ fn a_corrected_list_takes_over_what_is_there() {
 #[test]
 fn an_unfinished_file_of_which_nothing_is_needed_is_not_thrown_away() {
     let registry = three_images();
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     export.kill_after(&registry, "b.tar", &[], 4 * MIB as u64);
     let before = std::fs::read(export.path("b.tar.partial")).unwrap();
     let refused = ask(&export, &registry, &["c/c:1"], &[]);
@@ -121,7 +121,7 @@ fn an_unfinished_file_of_which_nothing_is_needed_is_not_thrown_away() {
 #[test]
 fn the_same_export_again_is_up_to_date() {
     let registry = three_images();
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let bytes = export.bundle("b.tar", &[]);
     let inode = |name: &str| std::fs::metadata(export.path(name)).unwrap().ino();
     let first = inode("b.tar");

@@ -11,7 +11,7 @@ const MIB: usize = 1 << 20;
 
 /// The registry sends 2 MiB of blobs and then no more.
 fn stop_after_two_mib(registry: &Double) -> Allowance {
-    let allowance = Allowance::of(2 * MIB as u64);
+    let allowance = Allowance::new(2 * MIB as u64);
     registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
     allowance
 }
@@ -48,7 +48,7 @@ fn a_bundle_that_cannot_go_on_is_not_said_to() {
         }
     }
     export.bundle("b.tar.gz", &[]);
-    let failing = Export::of(&registry, &["a/a:1", "no/such:1"]);
+    let failing = Export::new(&registry, &["a/a:1", "no/such:1"]);
     let done = failing.run("-", &[]);
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(said.contains("--allow-partial") && !said.contains("go on"), "{said}");

@@ -9,7 +9,7 @@ const MIB: usize = 1 << 20;
 fn with(when: When, action: Action) -> (Double, Export, Vec<String>) {
     let registry = Double::start(Options::default().fault(when, action));
     let digests = put_image(&registry, "a/a", "1", &[noise(1, 3 * MIB), noise(2, 2000)]);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     (registry, export, digests)
 }
 
@@ -54,7 +54,7 @@ fn a_wrong_byte_always_fails_that_image_by_name_and_digest() {
     let digest = crate::support::sha256(&layer);
     let (registry, _, _) = with(When::get(&digest), Action::FlipBit(10));
     put_image(&registry, "b/b", "1", &[noise(5, 100)]);
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let said = export.fails("b.tar", &[], 1);
     assert!(
         said.contains(&digest) && said.contains("a/a:1") && said.contains("1 of 2 images"),
@@ -115,7 +115,7 @@ fn an_image_that_is_not_there() {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 100)]);
     for (image, needle) in [("a/a:2", "a/a:2"), ("no/such:1", "no/such:1")] {
-        let said = Export::of(&registry, &[image]).fails("b.tar", &[], 1);
+        let said = Export::new(&registry, &[image]).fails("b.tar", &[], 1);
         assert!(said.contains(needle) && said.contains("hint: "), "{said}");
     }
 }
@@ -141,7 +141,7 @@ fn a_wrong_address() {
 fn wrong_usage_is_told_before_anything_is_asked() {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 100)]);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     for flags in [
         &["--platform", "linux"][..],
         &["-j", "0"],
@@ -152,7 +152,7 @@ fn wrong_usage_is_told_before_anything_is_asked() {
         let said = export.fails("b.tar", flags, 2);
         assert!(said.contains("error: "), "{said}");
     }
-    let said = Export::of(&registry, &["UPPER:1", "b:"]).fails("b.tar", &[], 2);
+    let said = Export::new(&registry, &["UPPER:1", "b:"]).fails("b.tar", &[], 2);
     assert!(said.contains("UPPER") && said.contains("b:"), "{said}");
     assert_eq!(registry.requests().len(), 0);
 }
@@ -167,7 +167,7 @@ fn a_manifest_that_names_one_blob_with_two_sizes() {
     registry
         .store()
         .put_manifest("a/a", Some("1"), media_type, lying.into_bytes().into());
-    let said = Export::of(&registry, &["a/a:1"]).fails("b.tar", &[], 1);
+    let said = Export::new(&registry, &["a/a:1"]).fails("b.tar", &[], 1);
     assert!(said.contains(&digests[0]) && said.contains("two sizes"), "{said}");
 }
 

@@ -14,7 +14,7 @@ fn two_images() -> (Double, Export, Vec<u8>) {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 10 * MIB), noise(2, 2 * MIB)]);
     put_image(&registry, "b/b", "1", &[noise(3, 9 * MIB)]);
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let plain = export.bundle("plain.tar", &[]);
     (registry, export, plain)
 }
@@ -147,8 +147,8 @@ fn what_is_missing_is_the_same_whatever_the_order() {
     put_image(&registry, "c/c", "1", &[noise(4, 1000)]);
     registry.add_fault(When::path("/v2/b/b/"), Action::error(403, "DENIED", "not today"));
     registry.add_fault(When::path("/v2/z/z/"), Action::error(403, "DENIED", "not today"));
-    let one = Export::of(&registry, &["a/a:1", "z/z:1", "c/c:1", "b/b:1"]);
-    let other = Export::of(&registry, &["b/b:1", "c/c:1", "a/a:1", "z/z:1", "b/b:1"]);
+    let one = Export::new(&registry, &["a/a:1", "z/z:1", "c/c:1", "b/b:1"]);
+    let other = Export::new(&registry, &["b/b:1", "c/c:1", "a/a:1", "z/z:1", "b/b:1"]);
     drop(export);
     for export in [&one, &other] {
         assert_eq!(export.run("b.tar", &["--allow-partial"]).status.code(), Some(6));
@@ -167,7 +167,7 @@ fn a_manifest_whose_bytes_do_not_tell_its_type_goes_on_with_the_same_bytes() {
     registry
         .store()
         .put_manifest("a/a", Some("1"), docker, silent.into_bytes().into());
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &["--no-cache"]);
     export.kill_after(&registry, "b.tar", &["--no-cache"], 3 * MIB as u64);
     assert!(export.bundle("b.tar", &["--no-cache"]) == plain, "other bytes");
@@ -180,7 +180,7 @@ fn unfinished() -> (Double, Export) {
     let layers = put_image(&registry, "a", "1", &[noise(1, 20_000), noise(2, 700)]);
     put_image(&registry, "b", "1", &[noise(3, 700)]);
     registry.add_fault(When::get(&layers[1]), Action::status(500));
-    let export = Export::of(&registry, &["a:1", "b:1"]);
+    let export = Export::new(&registry, &["a:1", "b:1"]);
     export.fails("x.tar", &["--retries", "0", "--no-cache"], 1);
     registry.clear_faults();
     registry.store().change("a", |repository| {

@@ -81,7 +81,7 @@ fn an_index_of_which_nothing_is_wanted_goes_with_what_describes_it() {
             entry(OCI_INDEX, &wanted, ""),
         ],
     );
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let tree = exported(&export, "b.tar", &[]);
     assert_eq!(tree.choice, Choice::Filtered);
     let View::Index(index) = tree.pushed().root.view() else {

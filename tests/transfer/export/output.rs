@@ -52,7 +52,7 @@ fn stop_after_one_mib(registry: &Double) -> Allowance {
 }
 
 fn stop_after(registry: &Double, bytes: u64) -> Allowance {
-    let allowance = Allowance::of(bytes);
+    let allowance = Allowance::new(bytes);
     registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
     allowance
 }
@@ -290,7 +290,7 @@ fn a_usb_stick() {
         .map(|(mib, n)| noise(n, mib * MIB))
         .collect();
     put_image(&registry, "a/a", "1", &layers);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     registry.add_fault(When::get("/blobs/"), Action::Drip(4 << 20, Duration::from_millis(10)));
     let output = stick.path().join("b.tar");
     let partial = stick.path().join("b.tar.partial");

@@ -12,7 +12,7 @@ const MIB: usize = 1 << 20;
 fn images(registry: &Double) -> Export {
     put_image(registry, "a/a", "1", &[noise(1, 5 * MIB), noise(2, 100)]);
     put_image(registry, "b/b", "1", &[noise(3, 3 * MIB), noise(2, 100)]);
-    Export::of(registry, &["a/a:1", "b/b:1"])
+    Export::new(registry, &["a/a:1", "b/b:1"])
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_wrong_blob_is_never_whole_in_the_pipe() {
 fn nothing_is_written_when_an_image_fails() {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 1000)]);
-    let export = Export::of(&registry, &["a/a:1", "no/such:1"]);
+    let export = Export::new(&registry, &["a/a:1", "no/such:1"]);
     let done = export.run("-", &[]);
     assert_eq!(done.status.code(), Some(1));
     assert!(done.stdout.is_empty());
@@ -88,7 +88,7 @@ fn nothing_is_written_when_an_image_fails() {
 fn six_layers(registry: &Double) -> Export {
     let layers: Vec<Vec<u8>> = (0..6).map(|n| noise(n, 8 * MIB)).collect();
     put_image(registry, "a/a", "1", &layers);
-    Export::of(registry, &["a/a:1"])
+    Export::new(registry, &["a/a:1"])
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn the_blob_in_front_gets_a_connection_from_those_behind_it() {
     let layers: Vec<Vec<u8>> = (0..4).map(|n| noise(n, (9 - n as usize) * MIB)).collect();
     let digests = put_image(&registry, "a/a", "1", &layers);
     put_image(&registry, "b/b", "1", &layers[..1]);
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let plain = export.bundle("b.tar", &[]);
     let broken = When::get("/v2/a/a/blobs/").and(&digests[0]);
     registry.add_fault(
@@ -144,7 +144,7 @@ fn what_is_read_ahead_is_bounded() {
     let registry = Double::new();
     let layers: Vec<Vec<u8>> = (0..4).map(|n| noise(n, 20 * MIB)).collect();
     put_image(&registry, "a/a", "1", &layers);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let mut child = export
         .command("-", &["--read-ahead", "1", "-j", "6"])
         .stdout(Stdio::piped())

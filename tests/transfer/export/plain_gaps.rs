@@ -49,11 +49,11 @@ fn nobody_writes_far_ahead_of_what_has_arrived() {
     let mut layers = vec![noise(1, 90 * MIB)];
     layers.extend((2..8).map(|n| noise(n, 2 * MIB)));
     let digests = put_image(&registry, "a/a", "1", &layers);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &[]);
     registry.forget_requests();
     // The first layer stops after 30 MiB: layers that begin within 64 MiB behind that may be written, and no others.
-    let allowance = Allowance::of(30 * MIB as u64);
+    let allowance = Allowance::new(30 * MIB as u64);
     registry.add_fault(When::get(&digests[0]).first(1), Action::Allow(allowance.clone()));
     let path = export.path("b.tar");
     let partial = export.path("b.tar.partial");

@@ -26,7 +26,7 @@ fn killed(registry: &Double, export: &Export, after: u64) {
 fn power_cut_twice_keeps_synced_bytes() {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 12 * MIB), noise(2, 9 * MIB)]);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &[]);
     killed(&registry, &export, 14 * MIB as u64);
     let journal = export.path("b.tar.partial.journal");
@@ -46,10 +46,10 @@ fn power_cut_twice_keeps_synced_bytes() {
 fn what_the_program_synced_survives_a_power_cut() {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 170 * MIB)]);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let journal = export.path("b.tar.partial.journal");
     // What is written is synced every 128 MiB.
-    registry.add_fault(When::get("/blobs/"), Action::Allow(Allowance::of(150 * MIB as u64)));
+    registry.add_fault(When::get("/blobs/"), Action::Allow(Allowance::new(150 * MIB as u64)));
     let synced = || {
         let text = std::fs::read_to_string(&journal).unwrap_or_default();
         text.lines().any(|line| line.starts_with("s "))

@@ -43,7 +43,7 @@ fn too_few_pulls_are_told_beforehand_and_end_in_a_state_that_goes_on() {
     let registry = limited(4);
     put_index(&registry, "a/a");
     put_index(&registry, "b/b");
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let said = export.fails("b.tar", &["-j", "1"], 4);
     // Two roots are pulled when it is known that six more are needed.
     assert!(
@@ -72,7 +72,7 @@ fn too_few_pulls_are_told_beforehand_and_end_in_a_state_that_goes_on() {
 fn an_unchanged_image_costs_no_pull_the_next_time() {
     let registry = limited(50);
     put_index(&registry, "a/a");
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let first = export.bundle("b.tar", &[]);
     assert_eq!(registry.count("GET", "/manifests/"), 4, "{}", registry.transcript());
     registry.forget_requests();

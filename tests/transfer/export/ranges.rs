@@ -9,7 +9,7 @@ const MIB: usize = 1 << 20;
 fn one_layer(size: usize) -> (Double, Export, Vec<u8>, String) {
     let registry = Double::new();
     let digests = put_image(&registry, "a/a", "1", &[noise(1, size)]);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &[]);
     (registry, export, plain, digests[0].clone())
 }
@@ -36,7 +36,7 @@ fn another_place_that_serves_no_ranges_takes_over_in_the_middle() {
     let digest = sha256(&layer);
     put_image(&registry, "a/a", "1", std::slice::from_ref(&layer));
     put_image(&registry, "b/b", "1", std::slice::from_ref(&layer));
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let plain = export.bundle("plain.tar", &[]);
     let first = When::get("/v2/a/a/blobs/").and(&digest);
     registry.add_fault(
@@ -57,7 +57,7 @@ fn each_of_three_places_gets_a_chance() {
     for image in images {
         put_image(&registry, image, "1", std::slice::from_ref(&layer));
     }
-    let export = Export::of(&registry, &["a/a:1", "b/b:1", "c/c:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1", "c/c:1"]);
     let plain = export.bundle("plain.tar", &[]);
     for good in images {
         for bad in images.iter().filter(|image| **image != good) {

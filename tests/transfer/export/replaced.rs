@@ -16,7 +16,7 @@ fn small() -> (Double, Export) {
     let registry = Double::new();
     let layers = put_image(&registry, "a/a", "1", &[noise(1, 100_000)]);
     assert_eq!(layers.len(), 1);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     fs::write(export.path("precious"), PRECIOUS).unwrap();
     (registry, export)
 }

@@ -17,14 +17,14 @@ fn fill(registry: &Double) -> Vec<String> {
 
 /// What an undisturbed export of these images gives.
 fn undisturbed(registry: &Double, images: &[&str]) -> Vec<u8> {
-    let bytes = Export::of(registry, images).bundle("u.tar", &[]);
+    let bytes = Export::new(registry, images).bundle("u.tar", &[]);
     registry.forget_requests();
     bytes
 }
 
 /// Cuts an export off when so many bytes of blobs have been sent.
 fn cut_off(registry: &Double, after: u64) -> Export {
-    let export = Export::of(registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(registry, &["a/a:1", "b/b:1"]);
     export.kill_after(registry, "b.tar", &["-j", "2"], after);
     assert!(export.path("b.tar.partial").exists());
     assert!(!export.path("b.tar").exists());
@@ -284,7 +284,7 @@ fn an_image_that_failed_joins_the_others_in_the_next_run() {
         digests[0].as_str(),
         digests[2].as_str(),
     ] {
-        let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+        let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
         registry.add_fault(When::path(broken), Action::error(403, "DENIED", "not today"));
         let said = export.fails("b.tar", &[], 3);
         assert!(said.contains("1 of 2 images "), "{said}");
@@ -309,7 +309,7 @@ fn failed_images_are_left_out_where_that_is_allowed() {
     let digests = fill(&registry);
     for (broken, left) in [(&digests[0], "b/b"), (&digests[1], "b/b"), (&digests[2], "a/a")] {
         let fault = registry.add_fault(When::path(broken), Action::error(403, "DENIED", "not today"));
-        let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+        let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
         let done = export.run("b.tar", &["--allow-partial"]);
         let said = super::tools::text(&done);
         assert_eq!(done.status.code(), Some(6), "{said}");
@@ -336,7 +336,7 @@ fn killed_at_random_moments() {
     fill(&registry);
     let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
     for round in 0..6u64 {
-        let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+        let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
         for kill in 0..2 {
             let after = crate::support::fault::scatter(round, kill) % (9 * MIB as u64) + 1;
             export.kill_after(&registry, "b.tar", &[], after);

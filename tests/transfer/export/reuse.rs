@@ -12,10 +12,10 @@ fn two_versions() -> (Double, Export, Vec<u8>) {
     let registry = Double::new();
     let base = noise(1, 4 * MIB);
     put_image(&registry, "a/a", "1", &[base.clone(), noise(3, 1000)]);
-    let old = Export::of(&registry, &["a/a:1"]);
+    let old = Export::new(&registry, &["a/a:1"]);
     let bytes = old.bundle("old.tar", &[]);
     put_image(&registry, "a/a", "2", &[base, noise(2, MIB)]);
-    let export = Export::of(&registry, &["a/a:2"]);
+    let export = Export::new(&registry, &["a/a:2"]);
     std::fs::write(export.path("old.tar"), bytes).unwrap();
     let plain = export.bundle("plain.tar", &[]);
     registry.forget_requests();
@@ -115,7 +115,7 @@ fn an_earlier_bundle_that_gets_shorter_while_it_is_read_is_left_alone() {
 fn two_earlier_bundles_with_one_name_for_two_images() {
     let registry = Double::new();
     let (one, two) = (noise(1, 2 * MIB), noise(2, 3 * MIB));
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     for (name, layer) in [("old1.tar", &one), ("old2.tar", &two)] {
         put_image(&registry, "a/a", "1", std::slice::from_ref(layer));
         export.bundle(name, &["--no-cache"]);

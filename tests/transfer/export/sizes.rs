@@ -38,7 +38,7 @@ fn three_images() -> Double {
 
 /// Exports images of which some fail. What is said has all parts, and the bundle has so many images, all whole.
 fn export_partly(registry: &Double, images: &[&str], more: &[&str], says: &[&str], whole: usize) -> Export {
-    let export = Export::of(registry, images);
+    let export = Export::new(registry, images);
     let done = export.run("x.tar", &[&["--allow-partial"], more].concat());
     let said = text(&done);
     assert_eq!(done.status.code(), Some(6), "{said}");
@@ -63,7 +63,7 @@ fn an_image_that_states_a_wrong_size_fails_alone() {
             let done = export.run("x.tar.gz", &["--allow-partial"]);
             assert!(text(&done).contains("1 of 3 images failed"), "{}", text(&done));
         }
-        let alone = Export::of(&registry, &["b:1"]).fails("x.tar", &[], 1);
+        let alone = Export::new(&registry, &["b:1"]).fails("x.tar", &[], 1);
         assert!(alone.contains("hint: "), "{alone}");
     }
 }
@@ -209,7 +209,7 @@ fn absurd() -> (Double, Vec<String>) {
 fn images_of_impossible_sizes_fail_alone() {
     let (registry, names) = absurd();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let export = Export::of(&registry, &names);
+    let export = Export::new(&registry, &names);
     for output in ["x.tar", "x.tar.gz", "-"] {
         let done = export.run(output, &["--allow-partial"]);
         let said = String::from_utf8_lossy(&done.stderr);
@@ -247,7 +247,7 @@ fn a_registry_that_confirms_a_size_beyond_the_whole_disk_loses_that_image_alone(
     let blob = || When::path(&layers[0]);
     registry.add_fault(blob(), Action::ContentLength((1 << 46) - 700));
     registry.add_fault(blob(), Action::Cut(600, End::Stall));
-    let export = Export::of(&registry, &["a:1", "b:1"]);
+    let export = Export::new(&registry, &["a:1", "b:1"]);
     for output in ["x.tar", "x.tar.gz"] {
         let done = export.run(output, &["--allow-partial", "--retries", "0"]);
         let said = text(&done);
@@ -256,6 +256,6 @@ fn a_registry_that_confirms_a_size_beyond_the_whole_disk_loses_that_image_alone(
         assert!(export.path(output).exists(), "{said}");
     }
     // Where it is the only one, there is nothing else to export.
-    let said = Export::of(&registry, &["b:1"]).fails("x.tar", &["--allow-partial"], 1);
+    let said = Export::new(&registry, &["b:1"]).fails("x.tar", &["--allow-partial"], 1);
     assert!(said.contains("the bundle ") && said.contains("hint: "), "{said}");
 }

@@ -13,7 +13,7 @@ const MIB: usize = 1 << 20;
 fn small_layers(registry: &Double, count: u64) -> Export {
     let layers: Vec<Vec<u8>> = (0..count).map(|n| noise(n + 1, 1000 + n as usize)).collect();
     put_image(registry, "a/a", "1", &layers);
-    Export::of(registry, &["a/a:1"])
+    Export::new(registry, &["a/a:1"])
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn one_huge_layer_comes_over_several_connections_at_the_same_time() {
     let layer = noise(7, 100 * MIB);
     let digests = put_image(&registry, "a/a", "1", &[layer]);
     registry.add_fault(When::get(&digests[0]), Action::Hold(Gate::meeting_of(2)));
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     registry.forget_requests();
     export.bundle("b.tar", &[]);
     check(&export.path("b.tar"));
@@ -64,7 +64,7 @@ fn largest_first() {
         .zip(put_image(&registry, "a/a", "1", &layers))
         .collect();
     wanted.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-    Export::of(&registry, &["a/a:1"]).bundle("b.tar", &["-j", "1"]);
+    Export::new(&registry, &["a/a:1"]).bundle("b.tar", &["-j", "1"]);
     let asked = registry.requests_of("GET", "/blobs/");
     // The config comes before the plan.
     let asked: Vec<String> = asked.iter().skip(1).map(|r| r.path.clone()).collect();

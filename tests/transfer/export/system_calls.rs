@@ -182,7 +182,7 @@ fn small() -> (Double, Export, Vec<u8>) {
         "1",
         &[noise(1, 3000), noise(2, 70_000), noise(3, 512)],
     );
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &[]);
     (registry, export, plain)
 }
@@ -211,13 +211,13 @@ fn an_export_that_moves_what_an_earlier_run_left_goes_on_after_any_failed_call()
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 3000), noise(2, 70_000)]);
     put_image(&registry, "b/b", "1", &[noise(3, 40_000), noise(4, 900)]);
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let plain = export.bundle("plain.tar", &[]);
     let Some(traced) = Traced::new(&export, &["-j", "1"]) else {
         return;
     };
     // The first run is for one of the images alone, and does not get all of it.
-    let first = Export::of(&registry, &["b/b:1"]);
+    let first = Export::new(&registry, &["b/b:1"]);
     registry.add_fault(
         When::path(&sha256(&noise(4, 900))),
         Action::error(403, "DENIED", "not today"),
@@ -239,7 +239,7 @@ fn an_export_that_leaves_an_image_out_goes_on_after_any_failed_call() {
     put_image(&registry, "a/a", "1", &[noise(1, 3000)]);
     let bad = put_image(&registry, "b/b", "1", &[noise(3, 40_000)]);
     registry.add_fault(When::path(&bad[0]), Action::error(403, "DENIED", "not today"));
-    let export = Export::of(&registry, &["a/a:1", "b/b:1"]);
+    let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let flags = ["-j", "1", "--allow-partial"];
     assert_eq!(export.run("plain.tar", &flags).status.code(), Some(6));
     let plain = std::fs::read(export.path("plain.tar")).unwrap();
@@ -265,7 +265,7 @@ fn a_compressed_export_starts_anew_after_any_failed_call() {
 fn a_sync_that_fails_on_the_way_ends_the_run_and_nothing_it_covers_is_trusted() {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 200 << 20)]);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &[]);
     let Some(traced) = Traced::new(&export, &[]) else {
         return;

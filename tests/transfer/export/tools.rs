@@ -32,7 +32,7 @@ pub(crate) fn put_image(registry: &Double, repository: &str, tag: &str, layers: 
 pub(crate) fn one_image() -> (Double, Export) {
     let registry = Double::new();
     put_image(&registry, "a/a", "1", &[noise(1, 6 << 20)]);
-    let export = Export::of(&registry, &["a/a:1"]);
+    let export = Export::new(&registry, &["a/a:1"]);
     (registry, export)
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Export {
 }
 
 impl Export {
-    pub(crate) fn of(registry: &Double, images: &[&str]) -> Self {
+    pub(crate) fn new(registry: &Double, images: &[&str]) -> Self {
         Self {
             cli: cli(),
             images: images
@@ -95,7 +95,7 @@ impl Export {
     /// Starts it, and kills it when the registry has sent this many bytes of blobs, and no more, and most of them are written.
     pub(crate) fn kill_after(&self, registry: &Double, output: &str, flags: &[&str], bytes: u64) {
         registry.forget_requests();
-        let allowance = Allowance::of(bytes);
+        let allowance = Allowance::new(bytes);
         registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
         // What was sent may still be on its way; a system that does not tell what a process wrote gets the benefit of the doubt.
         let written = |pid| bytes_written(pid).is_none_or(|written| written >= bytes - bytes / 8);

@@ -38,7 +38,7 @@ pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u
     let mut unpacked: u64 = 0;
     let mut head = [0; MAGIC];
     let count = place.read_at(0, &mut head)?;
-    let compression = Compression::of(&head[..count], &what)?;
+    let compression = Compression::detect(&head[..count], &what)?;
     let window = compression.window(&head[..count]);
     let _held = count_window(window, budget).map_err(|error| error.context(&what))?;
     let media_type = match compression {

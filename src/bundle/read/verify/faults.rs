@@ -57,14 +57,14 @@ impl Faults {
         for archive in &bundle.parts.broken_archives {
             self.add(Fault {
                 file: Some(archive.label.as_str().into()),
-                ..Fault::of_error(FaultKind::Archive, &archive.error)
+                ..Fault::from_error(FaultKind::Archive, &archive.error)
             });
         }
         for image in bundle.parts.broken.iter().filter(|image| !lacks_a_name(image)) {
             self.add(Fault {
                 file: Some(image.archive.as_str().into()),
                 images: vec![image.label.as_str().into()],
-                ..Fault::of_error(FaultKind::Image, &image.error)
+                ..Fault::from_error(FaultKind::Image, &image.error)
             });
         }
     }
@@ -75,7 +75,7 @@ impl Faults {
             self.add(Fault {
                 file: Some(label.into()),
                 offset: Some(fault.offset),
-                ..Fault::of_error(FaultKind::Tar, &fault.error)
+                ..Fault::from_error(FaultKind::Tar, &fault.error)
             });
         }
         self.more += faults.more;

@@ -67,7 +67,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
                         images: names.iter().take(1).map(|name| name.as_str().into()).collect(),
                         more_images: names.len() as u64 - 1,
                         file: Some(image.archive.as_str().into()),
-                        ..Fault::of_error(FaultKind::Image, &error)
+                        ..Fault::from_error(FaultKind::Image, &error)
                     });
                 }
             }
@@ -79,7 +79,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
             check.faults.add(Fault {
                 file: Some(referrer.archive.as_str().into()),
                 digest: Some(referrer.root.digest.clone()),
-                ..Fault::of_error(FaultKind::Image, &error)
+                ..Fault::from_error(FaultKind::Image, &error)
             });
         }
     }
@@ -175,7 +175,8 @@ impl Check<'_> {
                 Err(error) => {
                     let place = bundle.describe(&digest);
                     let error = error.context(place);
-                    self.faults.about(&digest, Fault::of_error(FaultKind::Manifest, &error));
+                    self.faults
+                        .about(&digest, Fault::from_error(FaultKind::Manifest, &error));
                     self.faults.suffer(FaultKind::Manifest, &digest, names);
                     explained = true;
                     continue;
@@ -216,7 +217,7 @@ impl Check<'_> {
             Ok(known) => known,
             Err(error) => {
                 let error = error.context(self.bundle.describe(digest));
-                self.faults.about(digest, Fault::of_error(FaultKind::Config, &error));
+                self.faults.about(digest, Fault::from_error(FaultKind::Config, &error));
                 self.faults.suffer(FaultKind::Config, digest, names);
                 return;
             }
@@ -253,7 +254,7 @@ impl Check<'_> {
                 && let Err(error) = self.bundle.budget().take(PROMISE)
             {
                 self.faults
-                    .about(digest, Fault::of_error(FaultKind::LayerContent, &error));
+                    .about(digest, Fault::from_error(FaultKind::LayerContent, &error));
                 return;
             }
             let promise = self.content.entry(content).or_default();

@@ -84,7 +84,7 @@ fn unpack(bundle: &Bundle, job: &LayerContent, progress: &Progress) -> Result<(D
     let what = bundle.describe(&job.layer);
     let mut head = [0; MAGIC];
     let count = bundle.read_at(&job.layer, 0, &mut head)?;
-    let compression = Compression::of(&head[..count], &what)?;
+    let compression = Compression::detect(&head[..count], &what)?;
     let limit = Limit {
         ratio: RATIO,
         beyond: BEYOND,

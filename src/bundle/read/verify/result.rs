@@ -129,7 +129,7 @@ impl Fault {
     }
 
     /// An error as a fault.
-    pub(super) fn of_error(kind: FaultKind, error: &Error) -> Self {
+    pub(super) fn from_error(kind: FaultKind, error: &Error) -> Self {
         Self {
             hint: error.hint().map(Line::from),
             ..Self::new(kind, error.full())

@@ -220,7 +220,7 @@ impl FileExport<'_> {
         if report.committed {
             let partial = partial.clone();
             report.sha256 = match sum.finish(request.with_lock).await {
-                None if request.with_lock => WholeSum::of_complete(partial.clone(), plan.clone()).await,
+                None if request.with_lock => WholeSum::from_complete(partial.clone(), plan.clone()).await,
                 found => found,
             };
             blocking(move || commit(&partial, &plan, force)).await??;

@@ -117,7 +117,7 @@ impl WholeSum {
     }
 
     /// The sum of a file in which everything is in place.
-    pub(super) async fn of_complete(partial: Arc<Partial>, plan: Arc<Plan>) -> Option<Digest> {
+    pub(super) async fn from_complete(partial: Arc<Partial>, plan: Arc<Plan>) -> Option<Digest> {
         Self::new(partial, plan, true).finish(true).await
     }
 

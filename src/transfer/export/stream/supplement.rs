@@ -76,13 +76,13 @@ pub async fn supplement(
             None => error,
         });
     }
-    let plan = Plan::of_blobs(blobs)?;
+    let plan = Plan::from_blobs(blobs)?;
     if let (Output::File { path, force, fresh }, true) = (&request.output, is_plain) {
         let file = SupplementFile {
             identity: (Digest::sha256(list.to_text().as_bytes()), "a want-list".to_owned()),
             plan,
             known,
-            sources: Sources::of_blobs(sources),
+            sources: Sources::from_blobs(sources),
             earlier,
             jobs: request.jobs.max(1),
         };
@@ -99,7 +99,7 @@ pub async fn supplement(
         (Output::File { .. }, None) => return Err(Error::internal("the output is not a pipe")),
     };
     let prefetcher = Arc::new(Prefetcher {
-        sources: Sources::of_blobs(sources),
+        sources: Sources::from_blobs(sources),
         earlier: earlier.clone(),
         known,
         jobs: request.jobs.max(1),
