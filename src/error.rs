@@ -235,13 +235,17 @@ impl Error {
         let mut text = self.0.message.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
-            text.push_str(": ");
             let words = cause.to_string();
+            source = cause.source();
+            // A refusal without a word.
+            if words.is_empty() {
+                continue;
+            }
+            text.push_str(": ");
             match cause.is::<Self>() {
                 true => text.push_str(&words),
                 false => text.push_str(&quote(&words).to_string()),
             }
-            source = cause.source();
         }
         if !self.0.parts.is_empty() {
             let parts = self.0.parts.iter().map(|(_, part)| part.full());

@@ -42,6 +42,7 @@ pub use inventory::difference::{Amount as PieceAmount, ChangedImage, Difference,
 pub use inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Unusable, missing_in_words};
 pub use inventory::lock::{Lock, MAX_LOCK};
 pub use inventory::locked_image::LockedImage;
+pub use inventory::referrer_difference::{ChangedReferrer, ReferrerState};
 pub use inventory::sharing::{Sharing, Totals};
 pub use inventory::want_list::{MAX_WANT_LIST, WantList, WantedBlob};
 pub use progress::{Event, Phase, Progress, human_bytes};

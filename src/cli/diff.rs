@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
-    ChangedImage, Difference, Error, ImageState, Inventory, Kind, Lock, OpenOptions, PieceAmount, ReferrerChoice,
-    Result, few, human_bytes, import::Selection, inspect, open_regular, quote,
+    ChangedImage, ChangedReferrer, Difference, Error, ImageState, Inventory, Kind, Lock, OpenOptions, PieceAmount,
+    ReferrerChoice, ReferrerState, Result, few, human_bytes, import::Selection, inspect, open_regular, quote,
 };
 use serde::Serialize;
 use std::io::Read;
@@ -184,6 +184,23 @@ fn changed(image: &ChangedImage) {
             "    {what}: {}",
             few(platforms.iter().map(|platform| quote(platform)))
         ));
+    }
+    for (what, referrers) in [
+        ("referrers added", &image.referrers_added),
+        ("referrers removed", &image.referrers_removed),
+    ] {
+        if !referrers.is_empty() {
+            let each = |it: &ReferrerState| format!("{} {}", quote(&it.artifact_type), it.digest);
+            result(format!("    {what}: {}", few(referrers.iter().map(each))));
+        }
+    }
+    if !image.referrers_changed.is_empty() {
+        let each = |it: &ChangedReferrer| {
+            let kind = quote(&it.artifact_type);
+            format!("{kind} {} -> {}", it.old_digest, it.new_digest)
+        };
+        let changed = few(image.referrers_changed.iter().map(each));
+        result(format!("    referrers changed: {changed}"));
     }
     result(format!("    {} came, {} went", amount(image.came), amount(image.went)));
 }

@@ -145,6 +145,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         },
         referrers: arguments.referrers.choice()?,
     };
+    request.require_referrers = select.referrers.is_required();
     let display = Display::new(arguments.target.work(), &arguments.shared);
     let progress = display.progress();
     let registries = arguments

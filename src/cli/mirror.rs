@@ -48,6 +48,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let mut wanted = arguments.selection.wanted()?;
     let mut request = arguments.target.request(None)?;
     request.with_lock = arguments.reporting.is_wanted();
+    request.require_referrers = wanted.referrers.is_required();
     let display = Display::new(arguments.target.work(), &arguments.shared);
     let progress = display.progress();
     let (shared, sides) = (&arguments.shared, Some(&arguments.sides));

@@ -11,6 +11,7 @@ mod head;
 pub(crate) mod image_list;
 pub(crate) mod json;
 pub(crate) mod listing;
+pub(crate) mod lost_blobs;
 pub(crate) mod manifest;
 pub mod media_type;
 pub(crate) mod narrow;

@@ -9,6 +9,9 @@ use super::digest::Digest;
 use super::manifest::annotation::CONTAINERD_SUBJECT;
 use super::manifest::{RawManifest, View};
 
+/// The annotation of a layer that has its signature (cosign, SIGNATURE_SPEC.md).
+const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+
 /// How the tags end under which cosign puts signatures, attestations and SBOMs beside an image.
 pub(crate) const SUFFIXES: [&str; 3] = ["sig", "att", "sbom"];
 
@@ -94,11 +97,24 @@ pub(crate) fn layout_entry(manifest: &RawManifest, subject: &Digest) -> Map<Stri
 
 /// Whether a signature has every layer of another one, as after a second signing.
 pub(crate) fn has_all_layers(there: &RawManifest, wanted: &RawManifest) -> bool {
-    let (View::Image(there), View::Image(wanted)) = (there.view(), wanted.view()) else {
+    let (View::Image(_), View::Image(_)) = (there.view(), wanted.view()) else {
         return false;
     };
-    let layers: HashSet<&Digest> = there.layers.iter().map(|layer| &layer.digest).collect();
-    !wanted.layers.is_empty() && wanted.layers.iter().all(|layer| layers.contains(&layer.digest))
+    let (there, wanted) = (document(there), document(wanted));
+    let there: HashSet<_> = layers(&there).map(signature_identity).collect();
+    let mut wanted = layers(&wanted).map(signature_identity).peekable();
+    wanted.peek().is_some() && wanted.all(|layer| there.contains(&layer))
+}
+
+fn layers(manifest: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    manifest.get("layers").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// What tells layers of signatures apart: those of two keys may have the same content, and differ in the signature beside it.
+pub(crate) fn signature_identity(layer: &Value) -> (&str, &str) {
+    let signature = layer.get("annotations").and_then(|it| it.get(SIGNATURE));
+    let digest = layer.get("digest").and_then(Value::as_str).unwrap_or_default();
+    (digest, signature.and_then(Value::as_str).unwrap_or_default())
 }
 
 /// The fields of a manifest. Its bytes were read before, so that they are JSON.

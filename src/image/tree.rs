@@ -170,6 +170,13 @@ impl Attachment {
     }
 }
 
+/// Whether a manifest is among attachments in this way: as what refers to a subject, which it states, or under a tag beside one. It
+/// may be there in both ways.
+pub(crate) fn is_attached(attachments: &[Attachment], root: &Digest, subject: &Digest, lookup: Lookup) -> bool {
+    let mut same = attachments.iter().filter(|it| it.variant.root.digest() == root);
+    same.any(|it| it.lookup == lookup && (lookup == Lookup::Subject || it.subject == *subject))
+}
+
 /// The attachments that belong to these manifests, or to an attachment that does. Subjects stand before what refers to them.
 pub(crate) fn belonging<'a>(
     attachments: &'a [Attachment],
@@ -259,11 +266,12 @@ impl ImageTree {
         if used.len() == self.attachments.len() {
             return;
         }
-        let kept: HashSet<&Digest> = used.iter().map(|used| used.variant.root.digest()).collect();
+        // One manifest may be there twice, and one of both be used.
+        let kept: HashSet<*const Attachment> = used.iter().map(|used| std::ptr::from_ref(*used)).collect();
         let (used, unused): (Vec<&Attachment>, Vec<&Attachment>) = self
             .attachments
             .iter()
-            .partition(|attachment| kept.contains(attachment.variant.root.digest()));
+            .partition(|attachment| kept.contains(&std::ptr::from_ref(*attachment)));
         let original = self.original.root.digest();
         let unused = unused.into_iter().map(|unused| LeftOut {
             digest: unused.variant.root.digest().clone(),
@@ -274,10 +282,12 @@ impl ImageTree {
         self.attachments = used.into_iter().cloned().collect();
     }
 
-    /// How many attachments it has of each artifact type.
+    /// How many attachments it has of each artifact type, those that are found in two ways once.
     pub(crate) fn referrer_counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        for attachment in self.attachments.iter() {
+        let mut seen = HashSet::new();
+        let attachments = self.attachments.iter();
+        for attachment in attachments.filter(|it| seen.insert(it.variant.root.digest())) {
             *counts.entry(attachment.artifact_type()).or_default() += 1;
         }
         counts

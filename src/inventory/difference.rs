@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::images::{Content, Inventory, InventoryImage, Piece};
+use super::referrer_difference::{ChangedReferrer, ReferrerDifference, ReferrerState};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 
@@ -67,6 +68,12 @@ pub struct ChangedImage {
     pub platforms_removed: Platforms,
     /// Platforms whose manifest is another one.
     pub platforms_changed: Platforms,
+    /// What refers to the image and came: signatures, attestations, SBOMs.
+    pub referrers_added: Arc<[ReferrerState]>,
+    /// What referred to the image and went.
+    pub referrers_removed: Arc<[ReferrerState]>,
+    /// What refers to the image and was made anew.
+    pub referrers_changed: Arc<[ChangedReferrer]>,
     /// Manifests and blobs of this image that came.
     pub came: Amount,
     /// Manifests and blobs of this image that went.
@@ -92,7 +99,8 @@ impl Amount {
 }
 
 impl Difference {
-    /// Compares two inventories. Images are the same if they have the same digest under the same name, and the same platforms.
+    /// Compares two inventories. Images are the same if they have the same digest under the same name, the same platforms, and the
+    /// same manifests that refer to them.
     pub fn new(old: &Inventory, new: &Inventory) -> Self {
         let (old_images, new_images) = (by_name(old), by_name(new));
         let mut difference = Self::default();
@@ -184,6 +192,7 @@ struct Memory {
 /// What two contents differ in.
 struct ContentChange {
     has_same_platforms: bool,
+    referrers: ReferrerDifference,
     added: Platforms,
     removed: Platforms,
     changed: Platforms,
@@ -210,7 +219,7 @@ impl Memory {
         let known = self.changes.entry(key);
         let change = known.or_insert_with(|| Arc::new(ContentChange::new(&old.content, &new.content)));
         let moved = old.digest() != new.digest();
-        (moved || !change.has_same_platforms).then(|| ChangedImage {
+        (moved || !change.has_same_platforms || !change.referrers.is_empty()).then(|| ChangedImage {
             reference: name.to_owned(),
             old_digest: old.digest().clone(),
             new_digest: new.digest().clone(),
@@ -218,6 +227,9 @@ impl Memory {
             platforms_added: change.added.clone(),
             platforms_removed: change.removed.clone(),
             platforms_changed: change.changed.clone(),
+            referrers_added: change.referrers.added.clone(),
+            referrers_removed: change.referrers.removed.clone(),
+            referrers_changed: change.referrers.changed.clone(),
             came: change.came,
             went: change.went,
         })
@@ -232,9 +244,11 @@ impl ContentChange {
         };
         let differs =
             |(name, digests): &(&&str, &BTreeSet<&Digest>)| before.get(*name).is_some_and(|before| before != *digests);
+        let is_same = before == now && old.original == new.original && old.filtered == new.filtered;
         let (old_pieces, new_pieces) = (pieces([old].into_iter()), pieces([new].into_iter()));
         Self {
             has_same_platforms: before == now,
+            referrers: ReferrerDifference::new(old, new, is_same),
             added: only(&now, &before),
             removed: only(&before, &now),
             changed: listed(now.iter().filter(differs).map(|(name, _)| *name)),

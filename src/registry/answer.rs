@@ -215,7 +215,8 @@ impl Answer {
     /// What the registry says in the body of a refusal, if anything.
     pub(super) async fn quote(&mut self) -> Option<String> {
         let error = self.refusal().await;
-        Refusal::in_error(&error).map(ToString::to_string)
+        let refusal = Refusal::in_error(&error).filter(|refusal| !refusal.is_silent());
+        refusal.map(ToString::to_string)
     }
 
     /// Why the address to which the registry redirected is asked for anew.
@@ -289,9 +290,7 @@ impl Answer {
             error = error.with_hint(hint);
         }
         let is_shared = refusal.is_full() || refusal.status == 405;
-        if !refusal.is_silent() {
-            error = error.with_source(refusal);
-        }
+        error = error.with_source(refusal);
         // Of the others the same words mean another thing for each image.
         match kind {
             Kind::Unauthorized | Kind::Denied | Kind::RateLimited => error.with_shared_cause(),

@@ -382,7 +382,8 @@ const TOO_LARGE: &str = "the manifest is larger than the registry, or a proxy in
 
 /// Sorts the refusal of a manifest by what the caller can do about it.
 fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) -> Error {
-    let Some(refusal) = Refusal::in_error(&error).cloned() else {
+    let refusal = Refusal::in_error(&error).filter(|refusal| !refusal.is_silent());
+    let Some(refusal) = refusal.cloned() else {
         return status_alone(error, status, manifest);
     };
     let again = |kind, hint: &str| {

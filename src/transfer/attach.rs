@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::referrer::{artifact_type, parse_tag_beside, subject};
-use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant};
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, is_attached};
 
 /// Gives the images of a bundle what belongs to them.
 pub(super) struct Attacher<'a> {
@@ -76,6 +76,7 @@ impl<'a> Attacher<'a> {
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
         let mut attachments: Vec<Attachment> = Vec::new();
         let mut left_out = Vec::new();
+        let mut lost: HashSet<Digest> = HashSet::new();
         for depth in 0..=MAX_CHAIN {
             let mut next = Vec::new();
             for subject in std::mem::take(&mut subjects) {
@@ -83,11 +84,18 @@ impl<'a> Attacher<'a> {
                     if let Found::Beside(place, ..) = found {
                         self.claimed.insert(place);
                     }
-                    let root = found.root();
-                    if !seen.insert(root.digest.clone()) {
+                    let (root, lookup) = (found.root(), found.lookup());
+                    // One that states its subject and has a tag beside it is carried by both.
+                    let is_new = seen.insert(root.digest.clone());
+                    let is_twin = lookup != Lookup::Subject
+                        || attachments.iter().any(|it| *it.variant.root.digest() == root.digest);
+                    if is_attached(&attachments, &root.digest, &subject, lookup) || (!is_new && !is_twin) {
                         continue;
                     }
                     let mut leave = |media_type: &str, reason: String| {
+                        if left_out.iter().any(|left: &LeftOut| left.digest == root.digest) {
+                            return;
+                        }
                         left_out.push(LeftOut {
                             digest: root.digest.clone(),
                             media_type: media_type.to_owned(),
@@ -101,7 +109,11 @@ impl<'a> Attacher<'a> {
                         );
                         continue;
                     }
-                    let variant = match self.variant(found, &subject) {
+                    let variant = match lost.contains(&subject) {
+                        true => Err(Error::new(Kind::NotFound, "what it refers to is not carried")),
+                        false => self.variant(found, &subject),
+                    };
+                    let variant = match variant {
                         Ok(variant) => variant,
                         Err(error) if error.kind() == Kind::TooLarge => return Err(error),
                         Err(error) => {
@@ -110,6 +122,11 @@ impl<'a> Attacher<'a> {
                                 &root.media_type,
                                 format!("it refers to {subject}, and {}", error.full()),
                             );
+                            // What refers to it is lost with it.
+                            if is_new && depth < MAX_CHAIN {
+                                lost.insert(root.digest.clone());
+                                next.push(root.digest.clone());
+                            }
                             continue;
                         }
                     };
@@ -127,11 +144,9 @@ impl<'a> Attacher<'a> {
                         );
                         continue;
                     }
-                    next.push(root.digest.clone());
-                    let lookup = match found {
-                        Found::Referrer(_) => Lookup::Subject,
-                        Found::Beside(_, _, suffix) => Lookup::Tag(suffix),
-                    };
+                    if is_new {
+                        next.push(root.digest.clone());
+                    }
                     attachments.push(Attachment {
                         variant,
                         subject: subject.clone(),
@@ -141,12 +156,19 @@ impl<'a> Attacher<'a> {
             }
             subjects = next;
         }
-        if self.choice.is_required() && attachments.is_empty() {
-            return Err(Error::new(
-                Kind::NotFound,
-                "nothing that is wanted refers to it: it has no signature",
-            )
-            .with_hint("omit `--referrers require` to push it without"));
+        if self.choice.is_required() {
+            let lost = left_out.first().filter(|_| tree.lacks_referrers);
+            let what = match lost {
+                Some(lost) => Some(format!("{} cannot be carried: {}", lost.digest, lost.reason)),
+                None => {
+                    let nothing = "nothing that is wanted refers to it: it has no signature";
+                    attachments.is_empty().then(|| nothing.to_owned())
+                }
+            };
+            if let Some(what) = what {
+                let hint = "omit `--referrers require` to push it without";
+                return Err(Error::new(Kind::NotFound, what).with_hint(hint));
+            }
         }
         tree.attachments = attachments.into();
         tree.left_out_referrers = left_out.into();
@@ -180,6 +202,13 @@ impl<'a> Attacher<'a> {
 }
 
 impl<'a> Found<'a> {
+    fn lookup(self) -> Lookup {
+        match self {
+            Self::Referrer(_) => Lookup::Subject,
+            Self::Beside(_, _, suffix) => Lookup::Tag(suffix),
+        }
+    }
+
     fn root(self) -> &'a Descriptor {
         match self {
             Self::Referrer(referrer) => &referrer.root,

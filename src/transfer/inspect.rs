@@ -211,7 +211,11 @@ impl Reader<'_> {
         let of_pushed = belonging(&tree.attachments, tree.pushed().all());
         let of_pushed: HashSet<&Digest> = of_pushed.iter().map(|it| it.variant.root.digest()).collect();
         let original = tree.original.root.digest();
-        let referrers = tree.attachments.iter().map(|attachment| LeftOut {
+        // One that is found in two ways is listed once.
+        let mut seen = HashSet::new();
+        let new = tree.attachments.iter();
+        let new = new.filter(|attachment| seen.insert(attachment.variant.root.digest()));
+        let referrers = new.map(|attachment| LeftOut {
             digest: attachment.variant.root.digest().clone(),
             media_type: attachment.artifact_type(),
             reason: match of_pushed.contains(attachment.variant.root.digest()) {

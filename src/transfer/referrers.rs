@@ -2,7 +2,8 @@
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Side};
+use crate::registry::Refusal;
 use crate::text::quote;
 
 /// Which signatures, attestations, SBOMs and other referrers are carried. The default is none.
@@ -55,8 +56,8 @@ impl ReferrerChoice {
         self.carried
     }
 
-    /// Whether an image without a signature is an error.
-    pub(crate) fn is_required(&self) -> bool {
+    /// Whether an image without a signature is an error, and one that loses a signature.
+    pub fn is_required(&self) -> bool {
         self.required
     }
 
@@ -69,6 +70,41 @@ impl ReferrerChoice {
     pub(crate) fn identity(&self) -> String {
         format!("{} {} {:?}", self.carried, self.required, self.texts)
     }
+}
+
+/// Whether an error with a blob or a manifest of a referrer is about that referrer alone: the source lacks it or has other bytes, or
+/// the destination refuses it. Then the image goes without it. Any other error says nothing about it: the image fails.
+pub(super) fn is_loss(error: &Error) -> bool {
+    if matches!(error.kind(), Kind::RateLimited | Kind::Unauthorized | Kind::Network) {
+        return false;
+    }
+    // A source that refuses to tell is no source that lacks it.
+    let may_be_denied = error.side() != Some(Side::Source);
+    match Refusal::in_error(error).map(|refusal| refusal.status) {
+        Some(401 | 407 | 408 | 425 | 429) => false,
+        Some(403) => may_be_denied,
+        Some(status) => (400..500).contains(&status),
+        None => match error.kind() {
+            Kind::Malformed | Kind::Integrity | Kind::NotFound | Kind::Unsupported | Kind::Exists => true,
+            Kind::Denied => may_be_denied,
+            _ => false,
+        },
+    }
+}
+
+/// An error with a blob that only referrers of an image need, for which the image fails.
+pub(super) fn context_of_referrer(error: Error) -> Error {
+    with_way_without(error.context("what refers to it (signatures, attestations) cannot be carried"))
+}
+
+/// Adds the way to carry an image without what cannot be read or sent of its referrers.
+pub(super) fn with_way_without(error: Error) -> Error {
+    const WITHOUT: &str = "`--no-referrers` carries the image without signatures";
+    let hint = match error.hint() {
+        Some(hint) => format!("{hint}; {WITHOUT}"),
+        None => WITHOUT.to_owned(),
+    };
+    error.with_hint(hint)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::InFlight;
-use crate::registry::{BlobReader, Registries, Registry, WithoutRange};
+use crate::registry::{BlobReader, Presence, Registries, Registry, WithoutRange};
 
 /// The repositories that name each blob, in the order in which images were asked for.
 #[derive(Debug, Default)]
@@ -83,6 +83,23 @@ impl Sources {
         let repositories = self.repositories.get(digest)?;
         let first = &repositories[wrong_reads % repositories.len()];
         Some(format!("{}/{}", first.registry.host(), first.name))
+    }
+
+    /// Whether one of the repositories that name a blob has it.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub(crate) async fn head(&self, blob: &Descriptor) -> Result<Presence<()>> {
+        let repositories = self.repositories.get(&blob.digest).map_or(&[][..], Vec::as_slice);
+        let mut found = Presence::Unknown;
+        for repository in repositories {
+            let asked = repository.registry.head_blob(&repository.name, blob).await;
+            found = asked.map_err(|e| e.with_side(Side::Source))?;
+            if !matches!(found, Presence::Missing) {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Opens a part of a blob. After `wrong_reads` reads that gave other bytes, as many repositories are passed over and

@@ -1,5 +1,6 @@
 //! The images of an export once they are resolved, and what is derived from them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::digest::Digest;
+use crate::image::lost_blobs::{is_own_blob, leave_out_attachments};
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::ImageTree;
 use crate::inventory::images::Absent;
@@ -20,6 +22,7 @@ use crate::inventory::lock::Lock;
 use crate::inventory::locked_image::LockedImage;
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
+use crate::transfer::referrers::{context_of_referrer, is_loss};
 use crate::transfer::resolve::Wanted;
 
 /// The blobs that could not be fetched, and why.
@@ -49,16 +52,47 @@ impl Resolved {
         resolved
     }
 
+    /// Takes out of the images the referrers that need a blob that could not be had, and says whether there are any.
+    pub(super) fn drop_referrers(&mut self, wanted: &Wanted, failures: &Failures, progress: &Progress) -> bool {
+        if failures.is_empty() || wanted.referrers.is_required() {
+            return false;
+        }
+        let told = RefCell::new(BTreeMap::new());
+        let why = |blob: &Digest| {
+            let error = failures.get(blob).filter(|error| is_loss(error))?;
+            told.borrow_mut().insert(blob.clone(), error.full());
+            // The bundle has this reason: not the words of the failure, which name addresses, so that two runs would differ.
+            Some(match error.kind() {
+                Kind::NotFound => format!("blob {blob} is not there"),
+                Kind::Integrity => format!("blob {blob} has other bytes than its digest promises"),
+                _ => format!("blob {blob} cannot be read"),
+            })
+        };
+        let mut any = false;
+        for tree in &mut self.trees {
+            any |= leave_out_attachments(tree, why);
+        }
+        told.into_inner().into_values().for_each(|why| progress.warn(why));
+        any
+    }
+
     /// Takes out the images that need a blob that could not be fetched, and says whether there are any.
     pub(super) fn drop_failed(&mut self, failures: &Failures) -> bool {
         let before = self.trees.len();
         let trees = std::mem::take(&mut self.trees);
         for tree in trees {
             let blobs = tree.blobs();
-            match blobs.iter().find_map(|blob| failures.get(&blob.descriptor.digest)) {
+            let mut failed = blobs
+                .iter()
+                .filter_map(|blob| Some((&blob.descriptor.digest, failures.get(&blob.descriptor.digest)?)));
+            match failed.next() {
                 None => self.trees.push(tree),
-                Some(error) => {
-                    let error = error.clone().context(&tree.source);
+                Some((blob, error)) => {
+                    let error = match is_own_blob(&tree, blob) {
+                        true => error.clone(),
+                        false => context_of_referrer(error.clone()),
+                    };
+                    let error = error.context(&tree.source);
                     self.failed.push((tree.source, error));
                 }
             }

@@ -5,17 +5,20 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::left_referrers::LeftReferrers;
 use super::merge_signature;
 use super::put_manifest::{Effects, ManifestPutter};
 use super::referrer_list::{lacking, merged};
 use super::tag::{TagState, tag_state};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::image::digest::Digest;
+use crate::image::lost_blobs::LostAttachments;
 use crate::image::manifest::View;
 use crate::image::reference::Target;
 use crate::image::referrer::has_all_layers;
-use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, belonging};
+use crate::image::tree::{Attachment, LeftOut, Lookup, Variant, belonging};
 use crate::registry::Refusal;
+use crate::transfer::referrers::{is_loss, with_way_without};
 
 /// How often a list of referrers is read, added to and written, where others write to it at the same time.
 const ROUNDS: u32 = 3;
@@ -31,12 +34,11 @@ pub(super) async fn attach(
     left: &mut LeftReferrers,
 ) -> Result<()> {
     let tree = putter.item.tree.clone();
-    let mut refused: HashSet<Digest> = HashSet::new();
+    let mut lost = LostAttachments::default();
     for attachment in belonging(&tree.attachments, variant.all()) {
         let root = &attachment.variant.root;
-        if refused.contains(&attachment.subject) {
-            refused.insert(root.digest().clone());
-            left.leave(attachment, "what it refers to was not accepted");
+        if let Some(why) = lost.reason(attachment, |blob| putter.lost.get(blob).cloned()) {
+            left.leave(attachment, &why);
             continue;
         }
         let outcome = match attachment.lookup {
@@ -46,17 +48,23 @@ pub(super) async fn attach(
         match outcome {
             Ok(None) => {}
             Ok(Some(why)) => left.leave(attachment, &why),
-            Err(error) if says_nothing_of_it(&error) => {
-                let kind = attachment.artifact_type();
-                return Err(error.context(format!("{kind} {} of it", root.digest())));
+            Err(error) if is_loss(&error) => {
+                lost.add(attachment);
+                left.leave(attachment, &error.full());
             }
             Err(error) => {
-                refused.insert(root.digest().clone());
-                left.leave(attachment, &error.full());
+                let kind = attachment.artifact_type();
+                return Err(with_way_without(
+                    error.context(format!("{kind} {} of it", root.digest())),
+                ));
             }
         }
     }
-    list_referrers(putter, effects, left).await
+    list_referrers(putter, effects, left).await?;
+    match putter.require_referrers && left.is_loss {
+        true => Err(left.required()),
+        false => Ok(()),
+    }
 }
 
 async fn put_referrer(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<()> {
@@ -115,10 +123,11 @@ pub(super) async fn list_referrers(
         let why = match keep_list(putter, &subject, &entries).await {
             Ok(None) => continue,
             Ok(Some(why)) => why,
-            Err(error) if says_nothing_of_it(&error) => {
-                return Err(error.context(format!("the list of what refers to {subject}")));
+            Err(error) if is_loss(&error) => error.full(),
+            Err(error) => {
+                let error = error.context(format!("the list of what refers to {subject}"));
+                return Err(with_way_without(error));
             }
-            Err(error) => error.full(),
         };
         left.is_loss = true;
         let digest = |entry: &Map<String, Value>| entry.get("digest")?.as_str()?.parse().ok();
@@ -187,58 +196,5 @@ async fn keep_list(
             Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// Whether an error is about the registry and not about the referrer that was put.
-fn says_nothing_of_it(error: &Error) -> bool {
-    match Refusal::in_error(error) {
-        Some(refusal) => matches!(refusal.status, 401 | 429) || refusal.status >= 500,
-        None => matches!(
-            error.kind(),
-            Kind::Network
-                | Kind::Server
-                | Kind::RateLimited
-                | Kind::Unauthorized
-                | Kind::TooLarge
-                | Kind::Internal
-                | Kind::Cancelled
-        ),
-    }
-}
-
-/// What belongs to an image and is not at the destination.
-#[derive(Debug, Default)]
-pub(crate) struct LeftReferrers {
-    pub(crate) list: Vec<LeftOut>,
-    /// Whether some of it should be there.
-    pub(crate) is_loss: bool,
-}
-
-impl LeftReferrers {
-    /// An attachment that is not at the destination.
-    fn leave(&mut self, attachment: &Attachment, why: &str) {
-        self.is_loss = true;
-        self.list.push(LeftOut {
-            digest: attachment.variant.root.digest().clone(),
-            media_type: attachment.artifact_type(),
-            reason: format!("it refers to {}: {why}", attachment.subject),
-        });
-    }
-
-    /// What belongs to the original index, which was not accepted.
-    pub(super) fn leave_unused(&mut self, tree: &ImageTree, used: &Variant) {
-        let used: HashSet<&Digest> = belonging(&tree.attachments, used.all())
-            .into_iter()
-            .map(|used| used.variant.root.digest())
-            .collect();
-        let original = tree.original.root.digest();
-        let unused = tree.attachments.iter();
-        let unused = unused.filter(|attachment| !used.contains(attachment.variant.root.digest()));
-        self.list.extend(unused.map(|unused| LeftOut {
-            digest: unused.variant.root.digest().clone(),
-            media_type: unused.artifact_type(),
-            reason: format!("{}, which was not accepted", unused.describe_unfiltered(original)),
-        }));
     }
 }

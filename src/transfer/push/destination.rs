@@ -90,7 +90,16 @@ pub(crate) fn item(
     if let Some(mode) = request.index {
         tree.choose(mode);
     }
+    let is_signed = !tree.attachments.is_empty();
     tree.set_aside_unused_attachments();
+    if is_signed && tree.attachments.is_empty() && request.require_referrers {
+        let what = format!(
+            "`{}`: what refers to it belongs to the unfiltered index, which is not pushed",
+            tree.source
+        );
+        return Err(Error::new(Kind::NotFound, what)
+            .with_hint("push that index, by `--index sparse` or with all platforms, or omit `--referrers require`"));
+    }
     // They are many and served to decide about platforms; as blobs they are read again.
     tree.configs.clear();
     Ok(PushItem {

@@ -9,12 +9,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::destination::with_way_to_shorter_path;
 use super::ensure_blob::{self, Way};
 use super::image_state::{Group, Image, Images};
+use super::lost_blobs;
 use super::pipe::feed::{FeedEvent, PipeFeed};
 use super::publish::{Published, Publisher};
 use super::put_manifest::{ManifestPutter, Written};
 use super::report::{Amount, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
-use super::scheduler::{Demand, Job, Lacking, Placed, Scheduler, Taker};
+use super::scheduler::{Demand, Job, Placed, Scheduler, Taker};
 use super::tag::{self, TagAction};
 use super::together::{Tagged, Together};
 use crate::error::{Error, Kind, Result, Side};
@@ -23,7 +24,7 @@ use crate::image::digest::Digest;
 use crate::image::tree::ImageTree;
 use crate::progress::{Event, Progress};
 use crate::registry::Registry;
-use crate::text::{Warnings, few};
+use crate::text::Warnings;
 
 /// The result of a push.
 pub(crate) struct Ended {
@@ -317,13 +318,15 @@ impl<'a> Engine<'a> {
     fn arrived(&mut self, digest: &Digest, size: u64) {
         for (group, stated) in self.scheduler.arrived(digest, size) {
             let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
-            self.images.fail_group(group, &Error::new(Kind::Integrity, why));
+            self.lose_blob(group, digest, &Error::new(Kind::Integrity, why));
         }
     }
 
     /// The pipe ended, well or not: what has not come now is missing.
     fn pipe_ended(&mut self, outcome: Result<Warnings>) {
-        let lacking = self.scheduler.missing_blobs();
+        let images = &self.images;
+        let is_own = |group: usize, blob: &Digest| lost_blobs::is_own_blob(images, group, blob);
+        let lacking = self.scheduler.missing_blobs(is_own);
         match &outcome {
             Ok(warnings) => {
                 let progress = self.images.progress;
@@ -333,9 +336,15 @@ impl<'a> Engine<'a> {
             // Though every image may have what it needs: a file with this fault would have been refused.
             Err(error) => self.bundle_error = Some(error.clone()),
         }
-        for (group, lacking) in lacking {
-            let error = self.bundle_error.clone().unwrap_or_else(|| missing(&lacking));
-            self.images.fail_group(group, &error);
+        for group in lost_blobs::lose_missing(&mut self.images, &lacking, self.bundle_error.as_ref()) {
+            self.ready(group);
+        }
+    }
+
+    /// A blob does not get into the repository of a group.
+    fn lose_blob(&mut self, group: usize, blob: &Digest, error: &Error) {
+        if lost_blobs::lose_blob(&mut self.images, group, blob, error) {
+            self.ready(group);
         }
     }
 
@@ -374,7 +383,7 @@ impl<'a> Engine<'a> {
                 };
                 let lost = self.scheduler.failed(&job, error.side() == Some(Side::Source));
                 for &group in job.need.groups.iter().chain(&lost) {
-                    self.images.fail_group(group, &error);
+                    self.lose_blob(group, &job.descriptor.digest, &error);
                 }
                 return;
             }
@@ -396,8 +405,9 @@ impl<'a> Engine<'a> {
         self.images.share_counts(group);
         let group = &mut self.images.groups[group];
         group.alive = false;
-        let place = group.repository;
+        let (place, lost) = (group.repository, group.lost.clone());
         for number in std::mem::take(&mut group.members) {
+            self.images.list[number].lost = lost.clone();
             if self.images.request.dry_run {
                 self.images.planned(number);
                 continue;
@@ -431,6 +441,8 @@ impl<'a> Engine<'a> {
                 written: repository.written.clone(),
                 pause: self.images.request.pause,
                 merge_signatures: self.images.request.merge_signatures,
+                require_referrers: self.images.request.require_referrers,
+                lost: image.lost.clone(),
                 progress: self.images.progress.clone(),
             },
             before: image.before.clone(),
@@ -482,16 +494,4 @@ async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
 /// read does not show that a bundle is damaged.
 fn with_destination_side(error: Error) -> Error {
     error.or_side(Side::Destination)
-}
-
-/// Blobs that did not come out of the pipe.
-fn missing(lacking: &Lacking) -> Error {
-    let what = if lacking.count == 1 { "blob is" } else { "blobs are" };
-    let more = match lacking.count - lacking.first.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let list = few(&lacking.first);
-    let message = format!("{} {what} missing from the bundle: {list}{more}", lacking.count);
-    Error::new(Kind::Malformed, message).with_hint("the bundle is incomplete: get it again, or make it again")
 }

@@ -1,5 +1,6 @@
 //! The images of a push: what each of them waits for, and what is written down about it.
 
+use super::left_referrers::{LeftReferrers, LostBlobs};
 use super::publish::Published;
 use super::report::{Counts, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
@@ -18,6 +19,8 @@ pub(super) struct Image {
     pub(super) before: Option<Digest>,
     /// Whether something may still be done for it.
     pub(super) alive: bool,
+    /// Blobs of attachments that its repository did not get.
+    pub(super) lost: LostBlobs,
     pub(super) report: ImageReport,
 }
 
@@ -29,6 +32,7 @@ impl Image {
             repository,
             before: None,
             alive: true,
+            lost: LostBlobs::default(),
         }
     }
 
@@ -75,6 +79,8 @@ pub(super) struct Group {
     pub(super) waiting: usize,
     /// Whether something may still be done for it.
     pub(super) alive: bool,
+    /// Blobs of attachments that its repository does not get.
+    pub(super) lost: LostBlobs,
     /// Counts of its blobs.
     pub(super) counts: Counts,
 }
@@ -138,6 +144,8 @@ impl Images<'_> {
         image.report.outcome = Outcome::Planned;
         let before = image.before.take();
         image.report.replaced = before.filter(|before| image.report.pushed.as_ref() != Some(before));
+        let left = LeftReferrers::from_lost_blobs(&image.item.tree, &image.lost);
+        image.report.add_left_out_referrers(left);
     }
 
     pub(super) fn published(&mut self, number: usize, outcome: Result<Published>) {
@@ -157,8 +165,7 @@ impl Images<'_> {
                 report.pushed = Some(published.digest);
                 report.counts.add(&published.effects.repaired);
                 report.warnings.append(published.warnings);
-                report.referrers_lost |= published.left.is_loss;
-                report.add_left_out_referrers(published.left.list);
+                report.add_left_out_referrers(published.left);
                 self.tell(number);
             }
         }

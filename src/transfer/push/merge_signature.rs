@@ -1,6 +1,8 @@
 //! Two signatures of one image under one tag of cosign: a manifest with the layers of both, as cosign itself makes it when it signs
 //! a second time.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
@@ -11,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
-use crate::image::referrer::has_all_layers;
+use crate::image::referrer::{has_all_layers, signature_identity};
 use crate::registry::{BlobSource, BlobStream, Refusal};
 
 /// How often the tag is read, added to and written, where others write to it at the same time.
@@ -67,9 +69,10 @@ fn merged(held: &RawManifest, ours: &RawManifest, config: &[u8]) -> Result<(RawM
     let layers = manifest.get_mut("layers").and_then(Value::as_array_mut);
     let layers = layers.ok_or_else(|| no_signature(held))?;
     let digest = |layer: &Value| layer.get("digest").cloned().unwrap_or_default();
-    let there: Vec<Value> = layers.iter().map(digest).collect();
+    let there: HashSet<_> = layers.iter().map(signature_identity).collect();
     let new = theirs.get("layers").and_then(Value::as_array).into_iter().flatten();
-    let new: Vec<Value> = new.filter(|layer| !there.contains(&digest(layer))).cloned().collect();
+    let new = new.filter(|layer| !there.contains(&signature_identity(layer)));
+    let new: Vec<Value> = new.cloned().collect();
     // The layers of signatures are not compressed, so that the digest of one is that of its content.
     let ids = config.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids"));
     if let Some(ids) = ids.and_then(Value::as_array_mut) {

@@ -16,6 +16,8 @@ pub(crate) mod destination;
 pub(crate) mod engine;
 pub(crate) mod ensure_blob;
 mod image_state;
+mod left_referrers;
+mod lost_blobs;
 mod merge_signature;
 pub(crate) mod pipe;
 mod platform_tags;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::try_join;
 
-use super::attachments::{self, LeftReferrers};
+use super::attachments;
+use super::left_referrers::LeftReferrers;
 use super::put_manifest::{ATTEMPTS, Effects, ManifestPutter};
 use super::report::Form;
 use super::tag::{TagState, tag_state};
@@ -65,6 +66,12 @@ impl Publisher {
                         self.putter.item.destination,
                         error.full()
                     ));
+                    let tree_loses = !tree.attachments.is_empty();
+                    let is_bare = tree_loses && belonging(&tree.attachments, filtered.all()).is_empty();
+                    if is_bare && self.putter.require_referrers {
+                        published.left.leave_unused(&tree, filtered);
+                        return Err(published.left.required());
+                    }
                     self.variant(filtered, false, &mut published).await?;
                     published.digest = filtered.root.digest().clone();
                     published.form = Form::Fallback;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::ensure_blob::{self, Way};
+use super::left_referrers::LostBlobs;
 use super::referrer_list::{Unlisted, note_unlisted};
 use super::report::Counts;
 use super::request::PushItem;
@@ -38,6 +39,10 @@ pub(crate) struct ManifestPutter {
     pub(crate) pause: Duration,
     /// Whether a signature is added to one that is there under its tag.
     pub(crate) merge_signatures: bool,
+    /// Whether an image fails that would lose some of what refers to it.
+    pub(crate) require_referrers: bool,
+    /// Blobs of attachments that the repository did not get.
+    pub(crate) lost: LostBlobs,
     pub(crate) progress: Progress,
 }
 

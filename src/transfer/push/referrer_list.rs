@@ -17,10 +17,11 @@ pub(super) type Unlisted = BTreeMap<Digest, Vec<Map<String, Value>>>;
 /// Notes a manifest with a subject that the registry took without saying that it lists it.
 pub(super) fn note_unlisted(unlisted: &mut Unlisted, manifest: &RawManifest) {
     if let Some(subject) = referrer::subject(manifest) {
-        unlisted
-            .entry(subject)
-            .or_default()
-            .push(referrer::list_entry(manifest));
+        let (entries, entry) = (unlisted.entry(subject).or_default(), referrer::list_entry(manifest));
+        // A manifest with a tag is put twice.
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
     }
 }
 

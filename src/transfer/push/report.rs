@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::left_referrers::LeftReferrers;
 use super::request::PushItem;
 use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::record::Missing;
@@ -186,16 +187,17 @@ impl ImageReport {
     }
 
     /// What was to be carried with it and is not at the destination.
-    pub(crate) fn add_left_out_referrers(&mut self, left_out: Vec<LeftOut>) {
-        for left in left_out.iter().filter(|_| self.referrers_lost) {
+    pub(crate) fn add_left_out_referrers(&mut self, left: LeftReferrers) {
+        self.referrers_lost |= left.is_loss;
+        for left in left.list.iter().filter(|_| self.referrers_lost) {
             // It was counted as travelling.
             if let Some(count) = self.referrers.get_mut(&left.media_type) {
                 *count = count.saturating_sub(1);
             }
         }
         self.referrers.retain(|_, count| *count > 0);
-        if !left_out.is_empty() {
-            self.left_out_referrers = self.left_out_referrers.iter().cloned().chain(left_out).collect();
+        if !left.list.is_empty() {
+            self.left_out_referrers = self.left_out_referrers.iter().cloned().chain(left.list).collect();
         }
     }
 

@@ -75,6 +75,8 @@ pub struct PushRequest {
     pub temp_dir: Option<PathBuf>,
     /// Adds a signature to another one that is there under its tag; without it, the one that is there stays alone.
     pub merge_signatures: bool,
+    /// Fails an image that would be without its signatures at the destination, or without some of them, before its tag appears.
+    pub require_referrers: bool,
     /// How much of a bundle in a pipe is in memory at a time, in bytes; [`Self::LEAST_BUFFER`] at least.
     pub buffer: u64,
     /// What is left of the memory of this run, of which the plan takes some.
@@ -104,6 +106,7 @@ impl PushRequest {
             pause: Duration::from_millis(250),
             temp_dir: None,
             merge_signatures: false,
+            require_referrers: false,
             buffer: Self::BUFFER,
             budget: Budget::default(),
         }

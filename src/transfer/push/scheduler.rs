@@ -184,6 +184,8 @@ pub(crate) struct Lacking {
     pub(crate) count: usize,
     /// The first ones of them, as many as a message lists.
     pub(crate) first: Vec<Digest>,
+    /// Blobs that only attachments of its images need, which are not counted.
+    pub(crate) of_attachments: Vec<Digest>,
 }
 
 impl Lacking {
@@ -362,14 +364,18 @@ impl Scheduler {
         lost
     }
 
-    /// The deferred blobs will not arrive. Returns what each group lacks.
-    pub(crate) fn missing_blobs(&mut self) -> BTreeMap<usize, Lacking> {
+    /// The deferred blobs will not arrive. Returns what each group lacks; `is_own` tells whether its images need a blob themselves.
+    pub(crate) fn missing_blobs(&mut self, is_own: impl Fn(usize, &Digest) -> bool) -> BTreeMap<usize, Lacking> {
         let mut lacking: BTreeMap<usize, Lacking> = BTreeMap::new();
         let deferred: BTreeMap<Digest, Vec<usize>> = self.deferred.drain().collect();
         for (digest, numbers) in deferred {
             for number in numbers {
                 for group in self.works[number].give_up() {
-                    lacking.entry(group).or_default().add(&digest);
+                    let lacking = lacking.entry(group).or_default();
+                    match is_own(group, &digest) {
+                        true => lacking.add(&digest),
+                        false => lacking.of_attachments.push(digest.clone()),
+                    }
                 }
             }
         }

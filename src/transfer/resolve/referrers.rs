@@ -15,11 +15,11 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::referrer::{SUFFIXES, artifact_type, subject, tag_beside};
-use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, MAX_DEPTH, MAX_TOTAL, Variant};
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, MAX_DEPTH, MAX_TOTAL, Variant, is_attached};
 use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::registry::Presence;
-use crate::transfer::referrers::ReferrerChoice;
+use crate::transfer::referrers::{ReferrerChoice, with_way_without};
 use crate::transfer::sources::Repository;
 
 /// Maximum number of referrers that are read of one subject, and of one image.
@@ -27,6 +27,9 @@ pub(crate) const MAX_REFERRERS: usize = 1000;
 
 /// Maximum length of a chain of referrers of referrers. A signature of an SBOM is two.
 pub(crate) const MAX_CHAIN: usize = 4;
+
+/// Why a referrer is left out that a list names in vain.
+const DANGLING: &str = "it is listed and not there";
 
 /// Looks for what refers to manifests; what a repository cannot tell is asked once.
 #[derive(Debug)]
@@ -101,6 +104,25 @@ impl Belongings {
             true => Err(Error::new(Kind::Malformed, "it states an impossible size for a blob")),
             false => Ok(()),
         }
+    }
+
+    /// Refuses an image without signatures, and one that would lose some.
+    fn complete(self) -> Result<Self> {
+        let lost = self
+            .left_out
+            .iter()
+            .find(|left| self.is_loss || left.reason == DANGLING);
+        let what = match lost {
+            Some(lost) => format!(
+                "{}, which refers to it, cannot be carried: {}",
+                lost.digest, lost.reason
+            ),
+            None if self.attachments.is_empty() => {
+                "nothing that is wanted refers to it: it has no signature".to_owned()
+            }
+            None => return Ok(self),
+        };
+        Err(Error::new(Kind::NotFound, what).with_hint("omit `--referrers require` to carry it without"))
     }
 
     fn note_sizes<'a>(&mut self, manifests: impl Iterator<Item = &'a Arc<RawManifest>>) {
@@ -180,14 +202,10 @@ impl Discovery {
         belongings
             .left_out
             .retain(|left_out| !carried.contains(&left_out.digest));
-        if self.choice.is_required() && belongings.attachments.is_empty() {
-            return Err(Error::new(
-                Kind::NotFound,
-                "nothing that is wanted refers to it: it has no signature",
-            )
-            .with_hint("omit `--referrers require` to carry it without"));
+        match self.choice.is_required() {
+            true => belongings.complete(),
+            false => Ok(belongings),
         }
-        Ok(belongings)
     }
 
     async fn take(
@@ -209,9 +227,14 @@ impl Discovery {
                 return Ok(());
             }
         };
-        if !self.choice.takes(&artifact_type(manifest, lookup != Lookup::Subject))
-            || belongings.seen.contains(manifest.digest())
-        {
+        if !self.choice.takes(&artifact_type(manifest, lookup != Lookup::Subject)) {
+            return Ok(());
+        }
+        // One that states its subject and has a tag beside it is carried by both, so that a registry finds it by both.
+        let (digest, attachments) = (manifest.digest(), &belongings.attachments);
+        let is_known = belongings.seen.contains(digest);
+        let is_twin = lookup != Lookup::Subject || attachments.iter().any(|it| it.variant.root.digest() == digest);
+        if is_attached(attachments, digest, subject, lookup) || (is_known && !is_twin) {
             return Ok(());
         }
         let too_many = belongings.attachments.len() == MAX_REFERRERS;
@@ -231,7 +254,9 @@ impl Discovery {
                 belongings
                     .seen
                     .extend(variant.all().map(|manifest| manifest.digest().clone()));
-                belongings.next.push(manifest.digest().clone());
+                if !is_known {
+                    belongings.next.push(manifest.digest().clone());
+                }
                 belongings.attachments.push(Attachment {
                     variant,
                     subject: subject.clone(),
@@ -368,9 +393,7 @@ impl Discovery {
             found.push(match manifest {
                 Ok(manifest) if subject(&manifest).as_ref() == Some(of) => Found::Carried(manifest, Lookup::Subject),
                 Ok(_) => Found::LeftOut(left_out(entry, "it does not refer to what it is listed for")),
-                Err(error) if error.kind() == Kind::NotFound => {
-                    Found::LeftOut(left_out(entry, "it is listed and not there"))
-                }
+                Err(error) if error.kind() == Kind::NotFound => Found::LeftOut(left_out(entry, DANGLING)),
                 Err(error) if is_its_own_fault(&error) => Found::Broken(left_out(entry, &error.full())),
                 Err(error) => return Err(error),
             });
@@ -434,7 +457,11 @@ impl Discovery {
 
 /// Whether an error is about a referrer alone, which can be left out, and not about reading it.
 fn is_its_own_fault(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Malformed | Kind::Unsupported | Kind::NotFound)
+    let kind = error.kind();
+    matches!(
+        kind,
+        Kind::Malformed | Kind::Integrity | Kind::Unsupported | Kind::NotFound
+    )
 }
 
 fn left_out(entry: &Descriptor, why: &str) -> LeftOut {
@@ -446,11 +473,5 @@ fn left_out(entry: &Descriptor, why: &str) -> LeftOut {
 }
 
 fn unreadable(error: Error) -> Error {
-    let hint = match error.hint() {
-        Some(hint) => format!("{hint}; `--no-referrers` carries the image without signatures"),
-        None => "`--no-referrers` carries the image without signatures".to_owned(),
-    };
-    error
-        .context("what refers to it (signatures, attestations) could not be read")
-        .with_hint(hint)
+    with_way_without(error.context("what refers to it (signatures, attestations) could not be read"))
 }

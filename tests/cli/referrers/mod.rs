@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod layouts;
+mod lost_blobs;
 mod requests;
+mod two_ways;
 
 use serde_json::{Value, json};
 

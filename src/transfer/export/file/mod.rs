@@ -194,11 +194,14 @@ impl FileExport<'_> {
             .await?;
         report.reused = filled.reused;
         let failures = filled.failures;
+        let has_lost = resolved.drop_referrers(&request.wanted, &failures, progress);
         let lost = replaced(resolved.hit_by(&failures), &report.moved, progress);
         if !lost.is_empty() {
             return Ok(Attempt::Replaced(lost));
         }
-        if resolved.drop_failed(&failures) && request.allow_partial && !resolved.trees.is_empty() {
+        let has_lost = resolved.drop_failed(&failures) || has_lost;
+        report.committed = !resolved.trees.is_empty() && (resolved.failed.is_empty() || request.allow_partial);
+        if has_lost && report.committed {
             let smaller = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
             let again = Replan {
                 partial: partial.clone(),
@@ -211,7 +214,6 @@ impl FileExport<'_> {
         }
         report.size = plan.total();
         report.images = resolved.trees.iter().map(Exported::new).collect();
-        report.committed = !resolved.trees.is_empty() && (resolved.failed.is_empty() || request.allow_partial);
         explain_lost(&mut resolved.failed, &left.pins, &report.moved);
         report.lock = resolved
             .lock(request, &lock_budget, progress)

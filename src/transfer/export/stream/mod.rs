@@ -1,5 +1,6 @@
 //! The same bundle, byte for byte, written from its first to its last byte: into a pipe, or through a compressor.
 
+mod attached;
 mod occupied;
 mod prefetch;
 pub(super) mod supplement;
@@ -68,6 +69,7 @@ async fn write(
     if let (Some(system), Output::File { path, .. }) = (&system, &request.output) {
         resolved.drop_oversized(system, path);
     }
+    let attached = attached::fetch(&mut resolved, &request, &earlier, registries, progress).await?;
     let mut report = Report::default();
     if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
         report.images = resolved.trees.iter().map(Exported::new).collect();
@@ -91,7 +93,7 @@ async fn write(
     let prefetcher = Arc::new(Prefetcher {
         sources,
         earlier,
-        known: configs(&resolved.trees),
+        known: configs(&resolved.trees).into_iter().chain(attached).collect(),
         jobs: request.jobs.max(1),
         read_ahead: request.read_ahead,
         progress: progress.clone(),

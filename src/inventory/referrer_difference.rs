@@ -1,0 +1,126 @@
+//! What came and went of the manifests that refer to an image: signatures, attestations, SBOMs.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::images::Content;
+use crate::image::digest::Digest;
+
+/// Maximum number of referrers that an image is listed with in each list.
+const MAX_REFERRERS: usize = 100;
+
+/// A manifest that refers to an image on one side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferrerState {
+    /// Its digest.
+    pub digest: Digest,
+    /// What it is; its media type where a lock does not tell.
+    pub artifact_type: String,
+}
+
+/// A manifest that refers to an image on both sides, with another digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangedReferrer {
+    /// The digest that it had.
+    pub old_digest: Digest,
+    /// The digest that it has.
+    pub new_digest: Digest,
+    /// What it is.
+    pub artifact_type: String,
+}
+
+/// What differs. Those beyond the first hundred of each list are not listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ReferrerDifference {
+    pub(super) added: Arc<[ReferrerState]>,
+    pub(super) removed: Arc<[ReferrerState]>,
+    pub(super) changed: Arc<[ChangedReferrer]>,
+}
+
+/// A referrer of one side alone: its digest, what it is, and what it refers to, in words.
+struct Single<'a> {
+    digest: &'a Digest,
+    artifact_type: &'a str,
+    refers: Option<&'a str>,
+}
+
+impl ReferrerDifference {
+    /// Compares two contents. A lock does not tell which of its manifests are referrers; those are the ones by which it differs from
+    /// the other side, where the image `is_same`.
+    pub(super) fn new(old: &Content, new: &Content, is_same: bool) -> Self {
+        let removed = only_in(old, new, is_same);
+        let added = only_in(new, old, is_same);
+        // One that was made anew, such as a second signature under the tag of the first: of the same type, for the same manifest.
+        let mut kinds: HashMap<(&str, Option<&str>), (Vec<&Digest>, Vec<&Digest>)> = HashMap::new();
+        for single in &removed {
+            let kind = kinds.entry((single.artifact_type, single.refers)).or_default();
+            kind.0.push(single.digest);
+        }
+        for single in &added {
+            let kind = kinds.entry((single.artifact_type, single.refers)).or_default();
+            kind.1.push(single.digest);
+        }
+        let mut changed = BTreeMap::new();
+        for ((artifact_type, _), (before, now)) in kinds {
+            if let ([before], [now]) = (before.as_slice(), now.as_slice()) {
+                changed.insert((*now).clone(), ((*before).clone(), artifact_type.to_owned()));
+            }
+        }
+        let replaced: HashSet<&Digest> = changed.iter().flat_map(|(now, (before, _))| [now, before]).collect();
+        let listed = |singles: &[Single<'_>]| {
+            let rest = singles.iter().filter(|single| !replaced.contains(single.digest));
+            let states = rest.take(MAX_REFERRERS).map(|single| ReferrerState {
+                digest: single.digest.clone(),
+                artifact_type: single.artifact_type.to_owned(),
+            });
+            states.collect()
+        };
+        let (added, removed) = (listed(&added), listed(&removed));
+        let changed = changed.into_iter().take(MAX_REFERRERS);
+        let changed = changed.map(|(new_digest, (old_digest, artifact_type))| ChangedReferrer {
+            old_digest,
+            new_digest,
+            artifact_type,
+        });
+        Self {
+            added,
+            removed,
+            changed: changed.collect(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// The referrers of one content that another one does not have, by digest.
+fn only_in<'a>(these: &'a Content, others: &Content, is_same: bool) -> Vec<Single<'a>> {
+    let there: HashSet<&Digest> = others.manifests.iter().map(|manifest| &manifest.digest).collect();
+    let mut found: Vec<Single<'a>> = match these.referrers.is_empty() && is_same {
+        false => {
+            let referrers = these.referrers.iter().map(|referrer| Single {
+                digest: &referrer.digest,
+                artifact_type: &referrer.media_type,
+                refers: Some(&referrer.reason),
+            });
+            referrers.collect()
+        }
+        true => {
+            let manifests = these.manifests.iter().map(|manifest| Single {
+                digest: &manifest.digest,
+                artifact_type: &manifest.media_type,
+                refers: None,
+            });
+            manifests.collect()
+        }
+    };
+    found.retain(|single| !there.contains(single.digest));
+    found.sort_by_key(|single| single.digest);
+    found.dedup_by_key(|single| single.digest);
+    found
+}

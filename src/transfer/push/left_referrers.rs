@@ -1,0 +1,75 @@
+//! What belongs to an image and is not at the destination.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::error::{Error, Kind};
+use crate::image::digest::Digest;
+use crate::image::lost_blobs::LostAttachments;
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Variant, belonging};
+
+/// Blobs of attachments that a repository does not get, each with the reason.
+pub(super) type LostBlobs = Arc<HashMap<Digest, String>>;
+
+/// What belongs to an image and is not at the destination.
+#[derive(Debug, Default)]
+pub(crate) struct LeftReferrers {
+    pub(crate) list: Vec<LeftOut>,
+    /// Whether some of it should be there.
+    pub(crate) is_loss: bool,
+}
+
+impl LeftReferrers {
+    /// The attachments of an image that need blobs which are lost.
+    pub(super) fn from_lost_blobs(tree: &ImageTree, blobs: &LostBlobs) -> Self {
+        let mut left = Self::default();
+        let mut lost = LostAttachments::default();
+        for attachment in belonging(&tree.attachments, tree.pushed().all()) {
+            if let Some(why) = lost.reason(attachment, |blob| blobs.get(blob).cloned()) {
+                left.leave(attachment, &why);
+            }
+        }
+        left
+    }
+
+    /// The error for an image that has to have all of it.
+    pub(super) fn required(&self) -> Error {
+        let what = match self.list.first() {
+            Some(left) => format!(
+                "{}, which refers to it, cannot be carried: {}",
+                left.digest, left.reason
+            ),
+            None => "it would have no signature".to_owned(),
+        };
+        Error::new(Kind::NotFound, what).with_hint("omit `--referrers require` to push it without")
+    }
+
+    /// An attachment that is not at the destination.
+    pub(super) fn leave(&mut self, attachment: &Attachment, why: &str) {
+        self.is_loss = true;
+        let root = attachment.variant.root.digest();
+        // One that is found in two ways is named once.
+        if self.list.iter().any(|left| left.digest == *root) {
+            return;
+        }
+        self.list.push(LeftOut {
+            digest: root.clone(),
+            media_type: attachment.artifact_type(),
+            reason: format!("it refers to {}: {why}", attachment.subject),
+        });
+    }
+
+    /// What belongs to the original index, which was not accepted.
+    pub(super) fn leave_unused(&mut self, tree: &ImageTree, used: &Variant) {
+        let used = belonging(&tree.attachments, used.all()).into_iter();
+        let used: HashSet<*const Attachment> = used.map(std::ptr::from_ref).collect();
+        let original = tree.original.root.digest();
+        let unused = tree.attachments.iter();
+        let unused = unused.filter(|attachment| !used.contains(&std::ptr::from_ref(*attachment)));
+        self.list.extend(unused.map(|unused| LeftOut {
+            digest: unused.variant.root.digest().clone(),
+            media_type: unused.artifact_type(),
+            reason: format!("{}, which was not accepted", unused.describe_unfiltered(original)),
+        }));
+    }
+}
