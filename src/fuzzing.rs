@@ -15,7 +15,7 @@ use crate::image::manifest::{Entry, RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
-use crate::image::select::{Graph, Need, Outcome, select};
+use crate::image::select::{Graph, Need, SelectResult, select};
 
 pub use crate::registry::fuzzing::{challenge, content_range, link};
 
@@ -87,7 +87,7 @@ pub fn manifest(data: &[u8]) {
 /// The selection ends, also where an index lists manifests that do not exist.
 fn select_without_children(root: Arc<RawManifest>, filter: &PlatformFilter) {
     let mut graph = Graph::default();
-    while let Ok(Outcome::Needs(needs)) = select(&graph, &root, filter) {
+    while let Ok(SelectResult::Needs(needs)) = select(&graph, &root, filter) {
         assert!(!needs.is_empty(), "an outcome without a selection states what it needs");
         for need in needs {
             match need {

@@ -26,7 +26,7 @@ pub struct Plan {
     /// The members before the first blob. Manifests are shared with the trees, not copied.
     front: Vec<Member>,
     front_len: u64,
-    blobs: Vec<Slot>,
+    blobs: Vec<BlobSlot>,
     total: u64,
     warnings: Vec<String>,
 }
@@ -66,7 +66,7 @@ const PIECE: usize = 1 << 20;
 
 /// The place of one blob: its header block, its bytes, and the zeros up to the next block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
+pub struct BlobSlot {
     /// The blob. Its media type is that of the first manifest that names it.
     pub blob: Descriptor,
     /// Where the header starts, in bytes from the start of the file.
@@ -75,7 +75,7 @@ pub struct Slot {
     pub offset: u64,
 }
 
-impl Slot {
+impl BlobSlot {
     /// The header blocks of this member.
     pub fn header(&self) -> Result<Vec<u8>> {
         tar_header::member(&layout::blob_path(&self.blob.digest), self.blob.size)
@@ -202,7 +202,7 @@ impl Plan {
         // Offsets are known before the first byte is fetched, so that blobs can be written in any order.
         for blob in all {
             let prefix = tar_header::member(&layout::blob_path(&blob.digest), blob.size)?.len() as u64;
-            let slot = Slot {
+            let slot = BlobSlot {
                 header_offset: offset,
                 offset: offset.checked_add(prefix).ok_or_else(too_large)?,
                 blob,
@@ -256,7 +256,7 @@ impl Plan {
     }
 
     /// The blobs in the order of their places: configs, then layers, largest first.
-    pub fn blobs(&self) -> &[Slot] {
+    pub fn blobs(&self) -> &[BlobSlot] {
         &self.blobs
     }
 

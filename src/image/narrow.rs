@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::config::Config;
 use super::digest::Digest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
-use super::select::{Graph, Need, Outcome, select};
+use super::select::{Graph, Need, SelectResult, select};
 use super::tree::{ATTESTATION, Attachment, ImageTree, IndexMode, belonging};
 use crate::error::{Error, Kind, Result};
 use crate::text::{few, quote};
@@ -31,8 +31,8 @@ pub(crate) fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTr
     }
     let selection = loop {
         match select(&graph, &tree.original.root, filter)? {
-            Outcome::Selected(selection) => break selection,
-            Outcome::Needs(needs) => {
+            SelectResult::Selected(selection) => break selection,
+            SelectResult::Needs(needs) => {
                 for need in needs {
                     match need {
                         Need::Manifest(descriptor) => graph.set_absent(descriptor.digest),

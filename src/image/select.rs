@@ -81,7 +81,7 @@ pub(crate) enum Need {
 
 /// The answer of [`select`].
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum SelectResult {
     /// The graph had everything.
     Selected(Selection),
     /// Each need once, in the order of the indexes. Not empty.
@@ -122,7 +122,7 @@ impl Selection {
 /// # Errors
 /// [`Kind::Malformed`] if indexes nest deeper than [`MAX_DEPTH`] or list more than [`MAX_NODES`] manifests, or if an entry
 /// contradicts the manifest that it names.
-pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -> Result<Outcome> {
+pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -> Result<SelectResult> {
     let mut walk = Walk {
         graph,
         filter,
@@ -145,9 +145,9 @@ pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFi
             Need::Manifest(descriptor) => seen.insert((descriptor.digest.clone(), false)),
             Need::Platform { manifest, .. } => seen.insert((manifest.clone(), true)),
         });
-        return Ok(Outcome::Needs(walk.needs));
+        return Ok(SelectResult::Needs(walk.needs));
     }
-    Ok(Outcome::Selected(Selection {
+    Ok(SelectResult::Selected(Selection {
         original: Variant::new(root.clone(), level.original),
         filtered: level.filtered.map(|root| Variant::new(root, level.carried)),
         kept: walk.kept,

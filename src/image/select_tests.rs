@@ -3,8 +3,8 @@ use crate::image::test_graph::{TestGraph, attestation, entry, filter};
 
 fn selected(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -> Selection {
     match select(graph, root, filter).unwrap() {
-        Outcome::Selected(selection) => selection,
-        Outcome::Needs(needs) => panic!("needs {needs:?}"),
+        SelectResult::Selected(selection) => selection,
+        SelectResult::Needs(needs) => panic!("needs {needs:?}"),
     }
 }
 
@@ -113,8 +113,8 @@ fn unknown_content_is_asked_for_level_by_level_and_each_once() {
     let mut rounds = Vec::new();
     let selection = loop {
         match select(&graph, &root, &wanted).unwrap() {
-            Outcome::Selected(selection) => break selection,
-            Outcome::Needs(needs) => {
+            SelectResult::Selected(selection) => break selection,
+            SelectResult::Needs(needs) => {
                 let full = made.graph();
                 let mut round = Vec::new();
                 for need in needs {
@@ -203,7 +203,7 @@ fn a_single_image_goes_by_its_config() {
     let mut made = TestGraph::default();
     let image = made.image("x");
     let mut graph = Graph::default();
-    let Outcome::Needs(needs) = select(&graph, &image, &PlatformFilter::Linux).unwrap() else {
+    let SelectResult::Needs(needs) = select(&graph, &image, &PlatformFilter::Linux).unwrap() else {
         panic!("its platform is not known")
     };
     assert!(matches!(&needs[..], [Need::Platform { .. }]), "{needs:?}");

@@ -43,14 +43,14 @@ pub(super) struct Authenticator {
     host: String,
     /// What the registry wants to see, and the zone of the server that said so.
     challenge: Mutex<Option<(Challenge, Zone)>>,
-    slots: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
+    slots: Mutex<HashMap<String, Arc<tokio::sync::Mutex<TokenSlot>>>>,
     logins: Logins,
     /// Requests without a login that were refused in a row; [`SERVED`] once one was not.
     refused_without_login: AtomicU32,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct TokenSlot {
     token: Option<Token>,
     refresh: Option<Secret>,
     failed: Option<NoToken>,
@@ -249,7 +249,7 @@ impl Authenticator {
         request: &token::Request<'_>,
         found: &Found,
         login: Option<&HeaderValue>,
-        slot: &mut Slot,
+        slot: &mut TokenSlot,
     ) -> Result<token::Granted> {
         let Some(login) = login else {
             let granted = request.fetch(&Credential::Anonymous, None).await;
@@ -418,7 +418,7 @@ impl Authenticator {
         (token.will_do(need.long) && token.is_newer_than(need.refused.as_ref())).then(|| token.header.clone())
     }
 
-    fn slot(&self, key: String) -> Arc<tokio::sync::Mutex<Slot>> {
+    fn slot(&self, key: String) -> Arc<tokio::sync::Mutex<TokenSlot>> {
         let mut slots = self.slots.lock();
         if slots.len() >= MAX_SLOTS {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1);

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// In which way a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum FailureMode {
     /// No connection could be made.
     Unreachable,
     /// Its certificate, or what it speaks, is refused here.
@@ -40,7 +40,7 @@ pub(super) enum Way {
     NoToken,
 }
 
-impl Way {
+impl FailureMode {
     /// The way in which the host itself failed; `None` for a server that it redirected to, and for rules of this side.
     pub(super) fn from_failure(failure: &Failure) -> Option<Self> {
         if failure.elsewhere {
@@ -68,7 +68,7 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Default)]
 struct State {
-    way: Option<Way>,
+    way: Option<FailureMode>,
     /// Requests in a row that failed in that way.
     requests: u32,
     /// Their repositories, as far as it matters how many there are.
@@ -125,7 +125,7 @@ impl Breaker {
 
     /// Whether the failure of the `attempt`th attempt of a request is news: it is told once for all requests that fail in the
     /// same way at the same time.
-    pub(super) fn is_news(&self, way: Way, attempt: u32) -> bool {
+    pub(super) fn is_news(&self, way: FailureMode, attempt: u32) -> bool {
         let mut state = self.state.lock();
         state.begin(way);
         let news = attempt > state.told;
@@ -134,7 +134,7 @@ impl Breaker {
     }
 
     /// Counts a request that was given up. `limit` is how many may be.
-    pub(super) fn gave_up(&self, way: Way, repository: &str, limit: u32) -> Verdict {
+    pub(super) fn gave_up(&self, way: FailureMode, repository: &str, limit: u32) -> Verdict {
         let mut state = self.state.lock();
         state.begin(way);
         state.requests += 1;
@@ -142,13 +142,13 @@ impl Breaker {
             state.repositories.push(repository.to_owned());
         }
         match way {
-            Way::Broken | Way::Status(_)
+            FailureMode::Broken | FailureMode::Status(_)
                 if state.requests >= LIMIT_OF_REPOSITORIES && state.repositories.len() >= REPOSITORIES =>
             {
                 Verdict::Leave
             }
-            Way::Broken | Way::Status(_) if state.requests.is_multiple_of(limit) => Verdict::AskRoot,
-            Way::Broken | Way::Status(_) => Verdict::GoOn,
+            FailureMode::Broken | FailureMode::Status(_) if state.requests.is_multiple_of(limit) => Verdict::AskRoot,
+            FailureMode::Broken | FailureMode::Status(_) => Verdict::GoOn,
             _ if state.requests >= limit => Verdict::Leave,
             _ => Verdict::GoOn,
         }
@@ -161,7 +161,7 @@ impl Breaker {
     }
 
     /// Leaves the host alone from now on; false if it already is. What may pass is tried again later, but at a mirror.
-    pub(super) fn leave(&self, way: Way, mirror: bool, error: Error) -> bool {
+    pub(super) fn leave(&self, way: FailureMode, mirror: bool, error: Error) -> bool {
         let mut state = self.state.lock();
         let first = state.open.is_none();
         let again = (way.may_pass() && !mirror).then(|| Instant::now() + PAUSE);
@@ -188,7 +188,7 @@ impl Breaker {
 
 impl State {
     /// Starts to count anew where a request failed in another way than those before.
-    fn begin(&mut self, way: Way) {
+    fn begin(&mut self, way: FailureMode) {
         if self.way != Some(way) {
             *self = Self {
                 way: Some(way),
@@ -203,7 +203,7 @@ impl State {
 mod tests {
     use super::*;
 
-    const BUSY: Way = Way::Status(StatusCode::BAD_GATEWAY);
+    const BUSY: FailureMode = FailureMode::Status(StatusCode::BAD_GATEWAY);
 
     fn down() -> Error {
         Error::new(Kind::Network, "down")
@@ -213,15 +213,18 @@ mod tests {
     fn only_failures_in_a_row_and_of_one_kind_count() {
         let breaker = Breaker::default();
         for _ in 0..5 {
-            assert_eq!(breaker.gave_up(Way::Unreachable, "a", LIMIT), Verdict::GoOn);
-            assert_eq!(breaker.gave_up(Way::Unreachable, "a", LIMIT), Verdict::GoOn);
-            assert_eq!(breaker.gave_up(Way::NoToken, "a", LIMIT), Verdict::GoOn);
-            assert_eq!(breaker.gave_up(Way::NoToken, "a", LIMIT), Verdict::GoOn);
+            assert_eq!(breaker.gave_up(FailureMode::Unreachable, "a", LIMIT), Verdict::GoOn);
+            assert_eq!(breaker.gave_up(FailureMode::Unreachable, "a", LIMIT), Verdict::GoOn);
+            assert_eq!(breaker.gave_up(FailureMode::NoToken, "a", LIMIT), Verdict::GoOn);
+            assert_eq!(breaker.gave_up(FailureMode::NoToken, "a", LIMIT), Verdict::GoOn);
             breaker.answered();
         }
-        let verdicts = [(); 3].map(|()| breaker.gave_up(Way::Unreachable, "a", LIMIT));
+        let verdicts = [(); 3].map(|()| breaker.gave_up(FailureMode::Unreachable, "a", LIMIT));
         assert_eq!(verdicts, [Verdict::GoOn, Verdict::GoOn, Verdict::Leave]);
-        assert_eq!(Breaker::default().gave_up(Way::Unreachable, "a", 1), Verdict::Leave);
+        assert_eq!(
+            Breaker::default().gave_up(FailureMode::Unreachable, "a", 1),
+            Verdict::Leave
+        );
     }
 
     #[test]
@@ -251,7 +254,7 @@ mod tests {
         breaker.answered();
         assert!(breaker.check().is_ok());
         // A certificate does not become a better one, and a mirror is not needed.
-        for (way, mirror) in [(Way::Untrusted, false), (Way::Unreachable, true)] {
+        for (way, mirror) in [(FailureMode::Untrusted, false), (FailureMode::Unreachable, true)] {
             let breaker = Breaker::default();
             breaker.leave(way, mirror, down());
             tokio::time::advance(PAUSE * 100).await;
@@ -285,8 +288,8 @@ mod tests {
         assert!(!breaker.is_news(BUSY, 1));
         assert!(breaker.is_news(BUSY, 2));
         assert!(!breaker.is_news(BUSY, 1));
-        assert!(breaker.is_news(Way::Broken, 1));
+        assert!(breaker.is_news(FailureMode::Broken, 1));
         breaker.answered();
-        assert!(breaker.is_news(Way::Broken, 1));
+        assert!(breaker.is_news(FailureMode::Broken, 1));
     }
 }

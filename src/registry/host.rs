@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::attempt::Renewal;
 use super::auth::{Authenticator, Need};
-use super::breaker::{Breaker, Way};
+use super::breaker::{Breaker, FailureMode};
 use super::call::{Call, MAX_FRESH, is_stale_address};
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
@@ -291,7 +291,7 @@ impl Host {
                         reached || unconnected < 2
                     };
                     let again = !failure.class.is_final() && call.repeat && patient;
-                    let way = Way::from_failure(&failure);
+                    let way = FailureMode::from_failure(&failure);
                     if again && self.pause(backoff, way, attempts, None, || failure.error.full()).await {
                         continue;
                     }
@@ -348,7 +348,7 @@ impl Host {
                 let asked = retry_after(answer.headers(), SystemTime::now());
                 self.throttled(status, asked, begun);
                 let error = answer.refusal().await;
-                let way = answer.from_registry.then_some(Way::Status(status));
+                let way = answer.from_registry.then_some(FailureMode::Status(status));
                 if self.pause(backoff, way, attempts, asked, || error.full()).await {
                     // The pause may have outlasted the token.
                     match self.authorize_again(call, &url, &mut attempt).await {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::breaker::{Breaker, Verdict, Way};
+use super::breaker::{Breaker, FailureMode, Verdict};
 use super::call::Call;
 use super::host::Host;
 use super::retry::{Backoff, is_passing};
@@ -14,7 +14,7 @@ impl Host {
     pub(super) async fn pause(
         &self,
         backoff: &mut Backoff,
-        way: Option<Way>,
+        way: Option<FailureMode>,
         attempt: u32,
         asked: Option<Duration>,
         reason: impl FnOnce() -> String,
@@ -32,7 +32,7 @@ impl Host {
 
     /// Counts a request that was given up, and leaves the host alone if there were too many in a row. What the request fails
     /// with is what the host is left alone for.
-    pub(super) async fn gave_up(&self, way: Way, repository: &str, error: Error, wrong_address: bool) -> Error {
+    pub(super) async fn gave_up(&self, way: FailureMode, repository: &str, error: Error, wrong_address: bool) -> Error {
         if let Some(error) = self.breaker.error() {
             return error;
         }
@@ -63,7 +63,7 @@ impl Host {
         match error.kind() {
             Kind::Network | Kind::Server | Kind::RateLimited => {
                 let error = error.with_shared_cause();
-                self.gave_up(Way::NoToken, call.repository, error, false).await
+                self.gave_up(FailureMode::NoToken, call.repository, error, false).await
             }
             _ => error,
         }

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::attach::Attacher;
 use super::blocking::blocking;
+use super::push::asked_image::AskedImage;
 use super::push::destination;
 use super::push::pipe::blob_buffer::WINDOW;
 use super::push::pipe::feed::{KeptBlobs, PipeFeed};
@@ -19,7 +20,6 @@ use super::push::push_all::push_arriving;
 use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
 use super::push::request::{BlobOrigin, PushRequest};
 use super::push::reservation::Reservation;
-use super::push::slot::Slot;
 use super::referrers::ReferrerChoice;
 use super::resolve;
 use super::runnable;
@@ -174,7 +174,10 @@ async fn push(
         let tree = match tree {
             Ok(tree) => tree,
             Err(error) => {
-                slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&image.name, &error))));
+                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
+                    &image.name,
+                    &error,
+                ))));
                 continue;
             }
         };
@@ -188,11 +191,11 @@ async fn push(
         let source = tree.source.to_string();
         match destination::item(&request, tree, origin.clone(), image.rebuilt) {
             Ok(item) => {
-                slots.push(Slot::Item(source));
+                slots.push(AskedImage::Item(source));
                 items.push(item);
             }
             Err(error) => {
-                slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&source, &error))));
+                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(&source, &error))));
                 unusable.push(error);
             }
         }
@@ -200,7 +203,7 @@ async fn push(
     destination::check_any_is_usable(slots.len(), unusable)?;
     for (image, _) in bundle.broken().iter().zip(chosen_broken).filter(|(_, chosen)| **chosen) {
         let report = ImageReport::unresolved(&image.label, &image.error);
-        slots.push(Slot::Failed(Box::new(report)));
+        slots.push(AskedImage::Failed(Box::new(report)));
     }
     destination::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();

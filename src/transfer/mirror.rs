@@ -7,11 +7,11 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 
+use super::push::asked_image::AskedImage;
 use super::push::destination;
 use super::push::push_all::push_all;
 use super::push::report::{ImageReport, PushReport};
 use super::push::request::{BlobOrigin, PushRequest};
-use super::push::slot::Slot;
 use super::sources::{Repository, Sources};
 use crate::error::Result;
 use crate::image::descriptor::Descriptor;
@@ -40,17 +40,21 @@ pub async fn mirror(
     for (reference, tree) in trees {
         // A host whose client cannot be set up fails its images alone.
         match tree.and_then(|tree| Repository::new(&tree.source, sources).map(|_| tree)) {
-            Err(error) => slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&reference, &error)))),
+            Err(error) => slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
+                &reference, &error,
+            )))),
             Ok(tree) => {
                 // Its name at the destination is checked before anything is set up for it.
                 if let Err(error) =
                     destination::name_at_destination(&request, &tree.source, tree.original.root.digest())
                 {
-                    slots.push(Slot::Failed(Box::new(ImageReport::unresolved(&reference, &error))));
+                    slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
+                        &reference, &error,
+                    ))));
                     unusable.push(error);
                     continue;
                 }
-                slots.push(Slot::Item(tree.source.to_string()));
+                slots.push(AskedImage::Item(tree.source.to_string()));
                 found.push(tree);
             }
         }

@@ -9,7 +9,7 @@ use super::find;
 use super::forward::{FileForward, Forward};
 pub(super) use super::member_names::{DOCUMENTS, ITEMS, blob_name};
 use super::scan::{End, Member, Scanner, TarFault, TarFaults, What};
-use super::source::{Place, Source};
+use super::source::{Extent, Source};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::files::{Folder, encoding};
@@ -21,7 +21,7 @@ use crate::text::{self, Warnings, quote};
 const MAX_NAMES: usize = 16 << 20;
 
 /// Memory in bytes of a member that is no blob, beside its name: an entry of a B-tree, whose nodes are at least half full.
-const MEMBER: u64 = 2 * (size_of::<String>() + size_of::<Place>()) as u64 + 64;
+const MEMBER: u64 = 2 * (size_of::<String>() + size_of::<Extent>()) as u64 + 64;
 
 /// Maximum number of bytes that are read behind the end of an archive: padding is zeros, other bytes are worth a warning.
 const TRAILER: usize = 64 << 10;
@@ -39,7 +39,7 @@ pub(super) struct Archive {
     /// Its name in messages.
     pub(super) label: String,
     /// Every file that is no regular blob, by cleaned name.
-    pub(super) files: BTreeMap<String, Place>,
+    pub(super) files: BTreeMap<String, Extent>,
     /// Links with their targets.
     pub(super) links: BTreeMap<String, String>,
     /// Folders in it that hold image layouts, where it is none itself and there are several.
@@ -161,7 +161,7 @@ impl Archive {
                 match metadata {
                     Ok(metadata) => {
                         let source = Arc::new(Source::beneath(&folder, relative, &metadata));
-                        let place = |member| Place {
+                        let place = |member| Extent {
                             source: source.clone(),
                             member,
                             offset: 0,
@@ -213,7 +213,7 @@ impl Archive {
             What::Directory => Ok(()),
             What::Link(target) => self.add_link(name, target, member.offset, store),
             What::File => {
-                let place = |name| Place {
+                let place = |name| Extent {
                     source: source.clone(),
                     member: name,
                     offset: member.offset,
@@ -246,7 +246,7 @@ impl Archive {
     pub(super) fn add_file(
         &mut self,
         name: String,
-        place: impl FnOnce(Option<Box<str>>) -> Place,
+        place: impl FnOnce(Option<Box<str>>) -> Extent,
         store: &mut Store,
     ) -> Result<()> {
         if let Some(digest) = blob_name(&name) {
@@ -315,13 +315,13 @@ impl Archive {
     ///
     /// # Errors
     /// The reason why there is none.
-    pub(super) fn follow(&self, name: &str, store: &Store) -> Result<Place, String> {
+    pub(super) fn follow(&self, name: &str, store: &Store) -> Result<Extent, String> {
         let mut name = name;
         for _ in 0..=MAX_LINKS {
             if let Some(place) = blob_name(name).and_then(|digest| store.blob(&digest)) {
                 // Messages about it need its name, and only the store could tell it from the digest.
                 let member = Some(name.into());
-                return Ok(Place {
+                return Ok(Extent {
                     member,
                     ..place.clone()
                 });
@@ -399,7 +399,7 @@ fn is_blob_folder(name: &str) -> bool {
 }
 
 /// Two members of one name are accepted if both have the same bytes.
-fn same_bytes(name: &str, first: &Place, second: &Place) -> Result<()> {
+fn same_bytes(name: &str, first: &Extent, second: &Extent) -> Result<()> {
     let mut same = first.size == second.size;
     let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut offset = 0;

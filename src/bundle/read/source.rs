@@ -213,7 +213,7 @@ fn missing_or_io(path: &Path, e: std::io::Error) -> Error {
 
 /// The position of some content in a source.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Extent {
     pub(super) source: Arc<Source>,
     /// The member's name in its archive or directory; `None` for a blob under its regular name, of which there are many.
     pub(super) member: Option<Box<str>>,
@@ -221,7 +221,7 @@ pub(super) struct Place {
     pub(super) size: u64,
 }
 
-impl Place {
+impl Extent {
     /// Fills the buffer from `offset` of the content on, as far as the content goes.
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let left = self.size.saturating_sub(offset);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::documents::{Documents, KnownConfig};
-use super::source::Place;
+use super::source::Extent;
 use super::summed::VerifiedFile;
 use crate::error::{Error, Kind, Result};
 use crate::files::positional::ReadAt;
@@ -21,17 +21,17 @@ use crate::lock::Mutex;
 const CHUNK: usize = 256 << 10;
 
 /// Memory in bytes that the place of a blob takes in a tree of the standard library, whose nodes are half full at least.
-const BLOB: u64 = 2 * (size_of::<Digest>() + size_of::<Place>()) as u64;
+const BLOB: u64 = 2 * (size_of::<Digest>() + size_of::<Extent>()) as u64;
 
 /// Blobs by digest.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     /// Blobs in files. There may be very many, so that this grows without a moment in which all of them are there twice.
-    blobs: BTreeMap<Digest, Place>,
+    blobs: BTreeMap<Digest, Extent>,
     /// The same blobs in other bundles, of the same size.
-    copies: HashMap<Digest, Vec<Place>>,
+    copies: HashMap<Digest, Vec<Extent>>,
     /// Places of blobs that have another size than the place that counts: one of the two is wrong.
-    discarded: Vec<(Digest, Place)>,
+    discarded: Vec<(Digest, Extent)>,
     /// Files that were read as a whole when they were unpacked, with their sums.
     pub(super) sums: Vec<VerifiedFile>,
     /// How many of a blob's places have turned out to have other bytes.
@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// The place of a blob that is in a file.
-    pub(super) fn blob(&self, digest: &Digest) -> Option<&Place> {
+    pub(super) fn blob(&self, digest: &Digest) -> Option<&Extent> {
         self.blobs.get(digest)
     }
 
@@ -112,7 +112,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many.
-    pub(super) fn add(&mut self, digest: Digest, place: Place) -> Result<()> {
+    pub(super) fn add(&mut self, digest: Digest, place: Extent) -> Result<()> {
         if !self.blobs.contains_key(&digest) {
             self.budget().take(BLOB)?;
             self.blobs.insert(digest, place);
@@ -139,7 +139,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many.
-    pub(super) fn add_proved(&mut self, digest: Digest, place: Place) -> Result<()> {
+    pub(super) fn add_proved(&mut self, digest: Digest, place: Extent) -> Result<()> {
         if !self.blobs.contains_key(&digest) {
             self.budget().take(BLOB)?;
         }
@@ -152,7 +152,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many.
-    pub(super) fn replace(&mut self, digest: Digest, place: Place) -> Result<()> {
+    pub(super) fn replace(&mut self, digest: Digest, place: Extent) -> Result<()> {
         self.sound.remove(&digest);
         match self.blobs.insert(digest.clone(), place) {
             Some(former) => self.discard(digest, former),
@@ -164,14 +164,14 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many.
-    pub(super) fn discard(&mut self, digest: Digest, place: Place) -> Result<()> {
+    pub(super) fn discard(&mut self, digest: Digest, place: Extent) -> Result<()> {
         self.budget().take(BLOB)?;
         self.discarded.push((digest, place));
         Ok(())
     }
 
     /// Every place of every blob.
-    pub(super) fn places(&self) -> impl Iterator<Item = (&Digest, &Place)> {
+    pub(super) fn places(&self) -> impl Iterator<Item = (&Digest, &Extent)> {
         let copies = self.copies.iter();
         let copies = copies.flat_map(|(digest, places)| places.iter().map(move |place| (digest, place)));
         let discarded = self.discarded.iter().map(|(digest, place)| (digest, place));
@@ -228,7 +228,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if there are too many.
-    pub(super) fn add_copy(&mut self, digest: Digest, place: Place) -> Result<()> {
+    pub(super) fn add_copy(&mut self, digest: Digest, place: Extent) -> Result<()> {
         self.budget().take(2 * BLOB)?;
         self.copies.entry(digest).or_default().push(place);
         Ok(())
@@ -294,7 +294,7 @@ impl Store {
         }
     }
 
-    fn place(&self, digest: &Digest) -> Result<&Place> {
+    fn place(&self, digest: &Digest) -> Result<&Extent> {
         let bad = self.bad.lock();
         let place = match bad.get(digest).copied().unwrap_or_default() {
             0 => self.blobs.get(digest),
@@ -310,12 +310,12 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 /// Whether the bytes at a place are those of the digest.
-fn verify(digest: &Digest, place: &Place) -> Result<bool> {
+fn verify(digest: &Digest, place: &Extent) -> Result<bool> {
     Ok(hash(digest.hasher(), place)? == *digest)
 }
 
 /// The digest of the bytes at a place.
-pub(super) fn hash(mut hasher: Hasher, place: &Place) -> Result<Digest> {
+pub(super) fn hash(mut hasher: Hasher, place: &Extent) -> Result<Digest> {
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
     while offset < place.size {
@@ -339,7 +339,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("blob");
         std::fs::write(&path, b"content").unwrap();
-        let place = || Place {
+        let place = || Extent {
             source: Arc::new(Source::open(&path).unwrap()),
             member: None,
             offset: 0,

@@ -12,7 +12,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{Entry, RawManifest, View};
 use crate::image::platform::{Platform, PlatformFilter};
-use crate::image::select::{Graph, Outcome, Selection, select};
+use crate::image::select::{Graph, SelectResult, Selection, select};
 use crate::image::tree::{Choice, ImageTree, IndexMode, Variant};
 
 /// Builds the tree of an image.
@@ -141,8 +141,8 @@ fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant)
             .for_each(|entry| graph.leave_out(entry));
     }
     match select(&graph, original, &PlatformFilter::All)? {
-        Outcome::Selected(selection) => Ok(Some(selection)),
-        Outcome::Needs(_) => Ok(None),
+        SelectResult::Selected(selection) => Ok(Some(selection)),
+        SelectResult::Needs(_) => Ok(None),
     }
 }
 

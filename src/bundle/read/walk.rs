@@ -14,7 +14,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::media_type;
 use crate::image::platform::{Platform, PlatformFilter};
-use crate::image::select::{Graph, Need, Outcome, Selection, check_child, select};
+use crate::image::select::{Graph, Need, SelectResult, Selection, check_child, select};
 use crate::image::tree::LeftOut;
 use crate::text::{LISTED, few, few_with};
 
@@ -74,8 +74,8 @@ impl<'a> Walk<'a> {
         self.add(&mut graph, &root)?;
         loop {
             let needs = match select(&graph, &root, &PlatformFilter::All)? {
-                Outcome::Selected(selection) => return Ok(Some(selection)),
-                Outcome::Needs(needs) => needs,
+                SelectResult::Selected(selection) => return Ok(Some(selection)),
+                SelectResult::Needs(needs) => needs,
             };
             self.make_room(&needs)?;
             for need in needs {

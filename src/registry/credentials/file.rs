@@ -11,7 +11,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
 use super::key::{self, Key};
-use super::options::{CredentialFile, FileFormat, Place};
+use super::options::{CredentialFile, FileFormat, FileLocation};
 use super::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
 use crate::files::encoding;
@@ -76,16 +76,16 @@ impl AuthFile {
     /// Reads a file or a variable; `None` for a file at an ordinary place that is not there.
     pub(super) fn read(file: &CredentialFile) -> Result<Option<Self>> {
         let (path, pipes) = match &file.place {
-            Place::Ordinary(path) => (path, Pipes::Refused),
-            Place::Named { path, .. } => (path, Pipes::Allowed),
-            Place::Variable { text, .. } => return Self::read_variable(file, text).map(Some),
+            FileLocation::Ordinary(path) => (path, Pipes::Refused),
+            FileLocation::Named { path, .. } => (path, Pipes::Allowed),
+            FileLocation::Variable { text, .. } => return Self::read_variable(file, text).map(Some),
         };
         let bytes = match files::read(path, MAX_FILE, pipes) {
             Ok(bytes) => bytes,
             Err(error) => {
                 let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
                 return match (missing, &file.place) {
-                    (true, Place::Ordinary(_)) => Ok(None),
+                    (true, FileLocation::Ordinary(_)) => Ok(None),
                     (true, _) => Err(Error::new(Kind::NotFound, format!("{} does not exist", file.title()))
                         .with_hint("it was named for this run; log in to create it, or name another")),
                     (false, _) => Err(cannot_read(path, error)),

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use self::file::{AuthFile, Source};
 use self::helper::{Helpers, program_name};
-use self::options::Place;
+use self::options::FileLocation;
 pub use self::options::{CredentialFile, CredentialOptions, FileFormat, HostLogin, Login};
 pub use self::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
@@ -80,7 +80,7 @@ impl Credentials {
     /// [`Kind::Usage`] if a file that was named is missing, cannot be read or is broken.
     pub fn new(options: CredentialOptions) -> Result<Self> {
         let read_named = |file: CredentialFile| match &file.place {
-            Place::Named { by, .. } => {
+            FileLocation::Named { by, .. } => {
                 let content = AuthFile::read(&file).map_err(|e| e.with_kind(Kind::Usage).context(format!("`{by}`")))?;
                 Ok((file, OnceCell::new_with(Some(content))))
             }

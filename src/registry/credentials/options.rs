@@ -71,13 +71,13 @@ impl HostLogin {
 /// A file with credentials, or a variable that holds the content of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialFile {
-    pub(super) place: Place,
+    pub(super) place: FileLocation,
     pub(super) format: FileFormat,
 }
 
 /// Where the content of a credential file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum FileLocation {
     /// A file at an ordinary place: it may be missing, and it is read when a credential is first looked up.
     Ordinary(PathBuf),
     /// A file that a flag or variable names: it has to be there, and is read before the first request.
@@ -99,7 +99,7 @@ impl CredentialFile {
     /// A file that a flag or variable names: it has to be there.
     pub fn named(path: impl Into<PathBuf>, by: impl Into<String>) -> Self {
         Self {
-            place: Place::Named {
+            place: FileLocation::Named {
                 path: path.into(),
                 by: by.into(),
             },
@@ -110,7 +110,7 @@ impl CredentialFile {
     /// A file at an ordinary place: it may be missing.
     pub fn ordinary(path: impl Into<PathBuf>, format: FileFormat) -> Self {
         Self {
-            place: Place::Ordinary(path.into()),
+            place: FileLocation::Ordinary(path.into()),
             format,
         }
     }
@@ -118,7 +118,7 @@ impl CredentialFile {
     /// A variable that holds what otherwise stands in a `config.json`.
     pub fn variable(name: impl Into<String>, text: Secret) -> Self {
         Self {
-            place: Place::Variable {
+            place: FileLocation::Variable {
                 name: name.into(),
                 text,
             },
@@ -128,23 +128,23 @@ impl CredentialFile {
 
     fn path(&self) -> Option<&Path> {
         match &self.place {
-            Place::Ordinary(path) | Place::Named { path, .. } => Some(path),
-            Place::Variable { .. } => None,
+            FileLocation::Ordinary(path) | FileLocation::Named { path, .. } => Some(path),
+            FileLocation::Variable { .. } => None,
         }
     }
 
     /// Its path, or the variable: where a login came from, in messages.
     pub(super) fn name(&self) -> String {
         match &self.place {
-            Place::Ordinary(path) | Place::Named { path, .. } => format!("`{}`", quote(&path)),
-            Place::Variable { name, .. } => format!("`{name}`"),
+            FileLocation::Ordinary(path) | FileLocation::Named { path, .. } => format!("`{}`", quote(&path)),
+            FileLocation::Variable { name, .. } => format!("`{name}`"),
         }
     }
 
     /// The same with a noun, for messages that say what is wrong with it.
     pub(super) fn title(&self) -> String {
         let noun = match &self.place {
-            Place::Variable { .. } => "the variable",
+            FileLocation::Variable { .. } => "the variable",
             _ => "credential file",
         };
         format!("{noun} {}", self.name())
@@ -240,9 +240,9 @@ mod tests {
             .files
             .into_iter()
             .map(|file| match file.place {
-                Place::Ordinary(path) => (path.display().to_string(), false, file.format),
-                Place::Named { path, .. } => (path.display().to_string(), true, file.format),
-                Place::Variable { name, .. } => (name, false, file.format),
+                FileLocation::Ordinary(path) => (path.display().to_string(), false, file.format),
+                FileLocation::Named { path, .. } => (path.display().to_string(), true, file.format),
+                FileLocation::Variable { name, .. } => (name, false, file.format),
             })
             .collect()
     }

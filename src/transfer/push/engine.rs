@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::destination::with_way_to_shorter_path;
-use super::ensure_blob::{self, Way};
+use super::ensure_blob::{self, EnsureOptions};
 use super::image_state::{Group, Image, Images};
 use super::lost_blobs;
 use super::pipe::feed::{FeedEvent, PipeFeed};
@@ -360,7 +360,7 @@ impl<'a> Engine<'a> {
             let outcome = if dry_run {
                 ensure_blob::foresee(registry, &repository, &job.descriptor, from.is_some()).await
             } else {
-                let way = Way {
+                let way = EnsureOptions {
                     mount_from: from.as_deref(),
                     ask: job.ask,
                     extra: from.is_some(),

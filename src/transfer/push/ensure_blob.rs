@@ -28,7 +28,7 @@ pub(crate) fn report_done(progress: &Progress, descriptor: &Descriptor, counted:
 
 /// How a blob gets into a repository.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Way<'a> {
+pub(crate) struct EnsureOptions<'a> {
     /// Another repository of the registry that has it.
     pub(crate) mount_from: Option<&'a str>,
     /// Whether the registry is asked first if it is there.
@@ -63,7 +63,7 @@ pub(crate) async fn ensure_blob(
     repository: &str,
     descriptor: &Descriptor,
     origin: &Arc<dyn BlobOrigin>,
-    way: Way<'_>,
+    way: EnsureOptions<'_>,
     progress: &Progress,
 ) -> Result<Placed> {
     let _in_flight = registry.in_flight(repository);

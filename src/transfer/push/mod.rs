@@ -11,6 +11,7 @@
 //! Nothing is spawned: a push that is dropped at any moment leaves blobs and manifests that no tag reaches, and a
 //! second run finds them.
 
+pub(crate) mod asked_image;
 mod attachments;
 pub(crate) mod destination;
 pub(crate) mod engine;
@@ -30,7 +31,6 @@ pub(crate) mod report;
 pub(crate) mod request;
 pub(crate) mod reservation;
 pub(crate) mod scheduler;
-pub(crate) mod slot;
 pub(crate) mod tag;
 mod together;
 

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use super::asked_image::AskedImage;
 use super::request::{PushItem, PushRequest};
-use super::slot::Slot;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN, Variant};
@@ -17,16 +17,16 @@ use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN, Varian
 /// [`Kind::Usage`] if a tag would be too long, or would be that of another image.
 pub(super) fn expand(
     items: Vec<PushItem>,
-    slots: Vec<Slot>,
+    slots: Vec<AskedImage>,
     request: &PushRequest,
-) -> Result<(Vec<PushItem>, Vec<Slot>)> {
+) -> Result<(Vec<PushItem>, Vec<AskedImage>)> {
     if !request.platform_tags {
         return Ok((items, slots));
     }
     let mut items = items.into_iter();
     let (mut all_items, mut all_slots) = (Vec::new(), Vec::new());
     for slot in slots {
-        let Slot::Item(source) = slot else {
+        let AskedImage::Item(source) = slot else {
             all_slots.push(slot);
             continue;
         };
@@ -34,7 +34,7 @@ pub(super) fn expand(
         let platforms = item.tree.kept.iter().filter(|kept| is_platform(&kept.platform));
         let tagged = platforms.map(|kept| tagged(&item, kept)).collect::<Result<Vec<_>>>()?;
         let tagged: Vec<PushItem> = tagged.into_iter().flatten().collect();
-        all_slots.extend((0..=tagged.len()).map(|_| Slot::Item(source.clone())));
+        all_slots.extend((0..=tagged.len()).map(|_| AskedImage::Item(source.clone())));
         all_items.push(item);
         all_items.extend(tagged);
     }

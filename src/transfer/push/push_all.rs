@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
+use super::asked_image::AskedImage;
 use super::engine::{self, Ended};
 use super::pipe::feed::PipeFeed;
 use super::report::{ImageReport, PushReport};
 use super::request::{PushItem, PushRequest};
-use super::slot::Slot;
 use super::{destination, image_state, platform_tags};
 use crate::error::Result;
 use crate::inventory::lock::Lock;
@@ -37,7 +37,7 @@ fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Opt
 /// Pushes, and returns one report for each slot, in order, also for images that failed before the push.
 pub(crate) async fn push_all(
     items: Vec<PushItem>,
-    slots: Vec<Slot>,
+    slots: Vec<AskedImage>,
     request: &PushRequest,
     registries: &Registries,
     progress: &Progress,
@@ -48,7 +48,7 @@ pub(crate) async fn push_all(
 /// The same with blobs that come out of a pipe.
 pub(crate) async fn push_arriving(
     items: Vec<PushItem>,
-    slots: Vec<Slot>,
+    slots: Vec<AskedImage>,
     request: &PushRequest,
     registries: &Registries,
     progress: &Progress,
@@ -57,7 +57,7 @@ pub(crate) async fn push_arriving(
     let lock = locked(&items, request, progress);
     let (items, slots) = platform_tags::expand(items, slots, request)?;
     let items = destination::dedupe_and_check_collisions(items)?;
-    let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)));
+    let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, AskedImage::Failed(_)));
     let ended = if stopped || items.is_empty() {
         Ended {
             images: items.iter().map(image_state::untried).collect(),
@@ -72,9 +72,9 @@ pub(crate) async fn push_arriving(
     let mut reports = Vec::with_capacity(slots.len());
     for slot in slots {
         match slot {
-            Slot::Failed(report) => reports.push(*report),
+            AskedImage::Failed(report) => reports.push(*report),
             // An image that stood there twice has one report.
-            Slot::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
+            AskedImage::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
         }
     }
     let lock = lock.map(|images| {

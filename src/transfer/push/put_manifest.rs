@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::ensure_blob::{self, Way};
+use super::ensure_blob::{self, EnsureOptions};
 use super::left_referrers::LostBlobs;
 use super::referrer_list::{Unlisted, note_unlisted};
 use super::report::Counts;
@@ -154,7 +154,7 @@ impl ManifestPutter {
                         self.repository(),
                         descriptor,
                         &self.item.blobs,
-                        Way {
+                        EnsureOptions {
                             mount_from: None,
                             ask: !force,
                             extra: true,

@@ -22,7 +22,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
-use crate::image::select::{Graph, Need, Outcome, Selection, select};
+use crate::image::select::{Graph, Need, SelectResult, Selection, select};
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord};
 use crate::inventory::locked_image::LockedImage;
 use crate::progress::{Event, Phase, Progress};
@@ -235,8 +235,8 @@ impl Resolver {
         let mut configs = BTreeMap::new();
         loop {
             let needs = match select(&graph, root, platforms)? {
-                Outcome::Selected(selection) => return Ok((selection, configs)),
-                Outcome::Needs(needs) => needs,
+                SelectResult::Selected(selection) => return Ok((selection, configs)),
+                SelectResult::Needs(needs) => needs,
             };
             // The futures are made before the stream: a closure inside it would tie them to one lifetime.
             let fetches: Vec<_> = needs.into_iter().map(|need| self.fetch(repository, need)).collect();

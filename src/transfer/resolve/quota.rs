@@ -7,7 +7,7 @@ use super::wanted::Wanted;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::reference::Reference;
-use crate::image::select::{Graph, Need, Outcome, select};
+use crate::image::select::{Graph, Need, SelectResult, select};
 use crate::progress::Progress;
 use crate::registry::Registries;
 
@@ -27,7 +27,7 @@ pub(super) fn warn<'a>(
             continue;
         };
         // An image by itself needs its config, which no registry counts; an index that is wrong is reported later.
-        let Ok(Outcome::Needs(needs)) = select(&Graph::default(), root, wanted.platforms_of(reference)) else {
+        let Ok(SelectResult::Needs(needs)) = select(&Graph::default(), root, wanted.platforms_of(reference)) else {
             continue;
         };
         let manifests = needs.into_iter().filter_map(|need| match need {

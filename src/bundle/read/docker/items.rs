@@ -238,7 +238,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::bundle::read::source::{Place, Source};
+    use crate::bundle::read::source::{Extent, Source};
 
     #[test]
     fn configs_are_read_once() {
@@ -250,7 +250,7 @@ mod tests {
         let source = Arc::new(Source::open(&path).unwrap());
         let mut archive = Archive::new("archive.tar");
         for (name, offset, size) in [("a.json", 0, 8), (MEMBER, 8, list.len() as u64)] {
-            let place = Place {
+            let place = Extent {
                 source: source.clone(),
                 member: Some(name.into()),
                 offset,

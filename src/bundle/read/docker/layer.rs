@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use crate::bundle::read::compression::{Compression, Limit, MAGIC, count_window};
 use crate::bundle::read::forward::stream_error;
-use crate::bundle::read::source::Place;
+use crate::bundle::read::source::Extent;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::descriptor::Descriptor;
@@ -29,7 +29,7 @@ pub(in crate::bundle::read) struct Layer {
 
 /// Reads a layer through and computes both digests. `name` is how the archive calls it; `beyond` is what it may hold beyond
 /// the usual, and gets less by what it does.
-pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u64, budget: &Budget) -> Result<Layer> {
+pub(in crate::bundle::read) fn examine(place: &Extent, name: &str, beyond: &mut u64, budget: &Budget) -> Result<Layer> {
     let what = place.describe(name);
     let limit = Limit {
         ratio: RATIO,
@@ -91,7 +91,7 @@ pub(in crate::bundle::read) fn examine(place: &Place, name: &str, beyond: &mut u
 
 /// Hashes what is read through it.
 struct Hashed<'a> {
-    place: &'a Place,
+    place: &'a Extent,
     offset: u64,
     hasher: Hasher,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::bundle::read::archive::{Archive, blob_name};
 use crate::bundle::read::broken::remembered;
 use crate::bundle::read::header::clean_name;
-use crate::bundle::read::source::Place;
+use crate::bundle::read::source::Extent;
 use crate::bundle::read::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::config::MAX_CONFIG;
@@ -31,7 +31,7 @@ impl<'a> Configs<'a> {
     }
 
     /// Where the config of this path stands, and its digest.
-    pub(in crate::bundle::read) fn find(&mut self, path: &str, store: &Store) -> Result<(Place, Digest)> {
+    pub(in crate::bundle::read) fn find(&mut self, path: &str, store: &Store) -> Result<(Extent, Digest)> {
         let place = resolve(self.archive, path, store)?;
         let read = || Ok(Digest::sha256(&place.read_all(path, MAX_CONFIG)?));
         let key = (place.source.label().to_owned(), place.offset);
@@ -62,7 +62,7 @@ impl<'a> Configs<'a> {
 }
 
 /// The content behind a path of `manifest.json`, through links inside the archive.
-pub(in crate::bundle::read) fn resolve(archive: &Archive, path: &str, store: &Store) -> Result<Place> {
+pub(in crate::bundle::read) fn resolve(archive: &Archive, path: &str, store: &Store) -> Result<Extent> {
     let wrong = |why: String| Error::new(Kind::Malformed, why);
     let name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
     archive

@@ -10,7 +10,7 @@ use super::result::{Checked, Fault, FaultKind, Verification};
 use crate::bundle::layout::blob_path;
 use crate::bundle::read::Bundle;
 use crate::bundle::read::scan::TarFaults;
-use crate::bundle::read::source::{Place, Source};
+use crate::bundle::read::source::{Extent, Source};
 use crate::bundle::read::stream::pipe::Incoming;
 use crate::bundle::read::summed::VerifiedFile;
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ const MAX_THREADS: usize = 16;
 #[derive(Debug)]
 struct Job<'a> {
     digest: &'a Digest,
-    place: &'a Place,
+    place: &'a Extent,
 }
 
 /// All blobs, by the file that they stand in.
@@ -186,10 +186,10 @@ pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
         present: 0,
     });
     let mut hashed = Hashed::default();
-    let outcome = Mutex::new(Outcome {
+    let outcome = Mutex::new(Findings {
         several: places.several,
         progress: progress.clone(),
-        ..Outcome::default()
+        ..Findings::default()
     });
     for (source, jobs) in places.files {
         hashed.files.extend(read_file(source, jobs, &outcome, progress));
@@ -212,7 +212,7 @@ pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
 
 /// What the threads find.
 #[derive(Default)]
-struct Outcome<'a> {
+struct Findings<'a> {
     several: HashSet<&'a Digest>,
     /// Blobs of several places that are right at one of them.
     sound: HashSet<&'a Digest>,
@@ -221,7 +221,7 @@ struct Outcome<'a> {
     progress: Progress,
 }
 
-impl<'a> Outcome<'a> {
+impl<'a> Findings<'a> {
     fn done(this: &Mutex<Self>, job: &Job<'a>, result: Result<Digest>) {
         let mut this = this.lock();
         this.bytes += job.place.size;
@@ -253,7 +253,7 @@ struct Piece {
 fn read_file<'a>(
     source: &Source,
     jobs: Vec<Job<'a>>,
-    outcome: &Mutex<Outcome<'a>>,
+    outcome: &Mutex<Findings<'a>>,
     progress: &Progress,
 ) -> Option<VerifiedFile> {
     let (to_blobs, of_blobs) = sync_channel::<Piece>(PIECES);
@@ -342,7 +342,7 @@ fn hash_blobs<'a>(
     jobs: Vec<Job<'a>>,
     pieces: &Receiver<Piece>,
     free: &SyncSender<Vec<u8>>,
-    outcome: &Mutex<Outcome<'a>>,
+    outcome: &Mutex<Findings<'a>>,
 ) {
     let mut waiting = jobs.into_iter().peekable();
     // One at a time, unless an archive lists a member under two names.
@@ -358,7 +358,7 @@ fn hash_blobs<'a>(
             Some(error) => Err(error),
             None => Ok(active.hasher.finish()),
         };
-        Outcome::done(outcome, &active.job, result);
+        Findings::done(outcome, &active.job, result);
     };
     for Piece { offset, bytes, length } in pieces {
         let end = offset + length as u64;
@@ -396,7 +396,7 @@ fn hash_blobs<'a>(
 }
 
 /// Reads blobs that stand in files of their own, or in files that have no sum, side by side.
-fn read_single<'a>(jobs: Vec<Job<'a>>, outcome: &Mutex<Outcome<'a>>, progress: &Progress) {
+fn read_single<'a>(jobs: Vec<Job<'a>>, outcome: &Mutex<Findings<'a>>, progress: &Progress) {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let threads = threads.min(MAX_THREADS).min(jobs.len());
     let jobs = Mutex::new(jobs.into_iter());
@@ -408,7 +408,7 @@ fn read_single<'a>(jobs: Vec<Job<'a>>, outcome: &Mutex<Outcome<'a>>, progress: &
                     let job = jobs.lock().next();
                     let Some(job) = job else { return };
                     let result = read_one(&job, &mut buffer, progress);
-                    Outcome::done(outcome, &job, result);
+                    Findings::done(outcome, &job, result);
                 }
             });
         }

@@ -58,7 +58,7 @@ impl Journaled {
 }
 
 /// Writes what stands around the bytes of a slot in the tar: its header and its padding.
-pub(super) fn frame(partial: &Partial, place: &plan::Slot) -> Result<()> {
+pub(super) fn frame(partial: &Partial, place: &plan::BlobSlot) -> Result<()> {
     let padding = usize::try_from(place.padding()).unwrap_or(0);
     partial.write_at(&place.header()?, place.header_offset)?;
     partial.write_at(&[0; 512][..padding], place.end())

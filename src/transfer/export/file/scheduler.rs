@@ -130,7 +130,7 @@ mod tests {
         let mut offset = 0;
         let slot = |(number, size): (usize, &u64)| {
             let digest = Digest::sha256(&[u8::try_from(number).unwrap()]);
-            let place = plan::Slot {
+            let place = plan::BlobSlot {
                 blob: Descriptor {
                     media_type: String::new(),
                     digest,

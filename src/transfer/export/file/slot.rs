@@ -32,7 +32,7 @@ pub(super) struct Slot {
     /// Its number in the plan.
     pub(super) number: usize,
     /// Its place in the plan.
-    pub(super) place: plan::Slot,
+    pub(super) place: plan::BlobSlot,
     state: Mutex<State>,
 }
 
@@ -87,7 +87,7 @@ pub(super) enum Verdict {
 
 impl Slot {
     /// A slot of which `written` is there; `earlier` says which earlier bundle has the blob.
-    pub(super) fn new(number: usize, place: plan::Slot, written: Ranges, earlier: Option<usize>) -> Self {
+    pub(super) fn new(number: usize, place: plan::BlobSlot, written: Ranges, earlier: Option<usize>) -> Self {
         let size = place.blob.size;
         let absent = written.gaps(size);
         let earlier = earlier.filter(|_| !absent.is_empty());

@@ -6,7 +6,7 @@ use crate::image::descriptor::Descriptor;
 const ANYWHERE: u64 = u64::MAX;
 
 fn slot(content: &[u8], size: u64) -> Slot {
-    let place = plan::Slot {
+    let place = plan::BlobSlot {
         blob: Descriptor {
             media_type: String::new(),
             digest: Digest::sha256(content),

@@ -166,7 +166,7 @@ impl Prefetcher {
                 taken = &mut waiting => taken,
                 // The blob in front waits for bytes: a connection that is only held open could be one that it needs.
                 () = self.give_way.notified() => {
-                    if let Origin::Network(stream) = &mut origin {
+                    if let FetchedFrom::Network(stream) = &mut origin {
                         *stream = None;
                     }
                     waiting.await
@@ -191,23 +191,23 @@ impl Prefetcher {
     }
 
     /// Where a blob comes from. What an earlier bundle has is hashed before any of it is sent: a pipe takes nothing back.
-    async fn origin(&self, blob: &Descriptor) -> Origin {
+    async fn origin(&self, blob: &Descriptor) -> FetchedFrom {
         if let Some(bytes) = self.known.get(&blob.digest) {
-            return Origin::Memory(bytes.clone());
+            return FetchedFrom::Memory(bytes.clone());
         }
         if let Some(bundle) = self.earlier.find(blob) {
             match self.earlier.verify(bundle, &blob.digest).await {
-                Ok(()) => return Origin::Earlier(bundle),
+                Ok(()) => return FetchedFrom::Earlier(bundle),
                 Err(error) => self.progress.warn(format!("{}; fetching it instead", error.full())),
             }
         }
-        Origin::Network(None)
+        FetchedFrom::Network(None)
     }
 
-    async fn chunk(&self, blob: &Descriptor, at: u64, origin: &mut Origin, most: usize) -> Result<Option<Bytes>> {
+    async fn chunk(&self, blob: &Descriptor, at: u64, origin: &mut FetchedFrom, most: usize) -> Result<Option<Bytes>> {
         match origin {
-            Origin::Memory(bytes) => return Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
-            Origin::Earlier(bundle) => match self.earlier.read(*bundle, &blob.digest, at, most).await {
+            FetchedFrom::Memory(bytes) => return Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
+            FetchedFrom::Earlier(bundle) => match self.earlier.read(*bundle, &blob.digest, at, most).await {
                 Ok(bytes) => {
                     let mut reused = self.reused.lock();
                     reused.blobs += u64::from(at == 0);
@@ -216,12 +216,12 @@ impl Prefetcher {
                 }
                 Err(error) => {
                     self.progress.warn(format!("{}; fetching the rest", error.full()));
-                    *origin = Origin::Network(None);
+                    *origin = FetchedFrom::Network(None);
                 }
             },
-            Origin::Network(_) => {}
+            FetchedFrom::Network(_) => {}
         }
-        let Origin::Network(stream) = origin else {
+        let FetchedFrom::Network(stream) = origin else {
             return Ok(None);
         };
         let open = match stream {
@@ -235,7 +235,7 @@ impl Prefetcher {
 }
 
 /// Where a blob comes from.
-enum Origin {
+enum FetchedFrom {
     Memory(Bytes),
     /// The earlier bundle of this number.
     Earlier(usize),
