@@ -155,9 +155,11 @@ fn referrers_of(page: &[u8]) -> Result<Vec<Descriptor>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Entry {
-        media_type: String,
+        #[serde(default)]
+        media_type: serde_json::Value,
         digest: Digest,
-        size: u64,
+        #[serde(default)]
+        size: serde_json::Value,
     }
     let wire: Wire<'_> = serde_json::from_slice(page)
         .map_err(|e| Error::new(Kind::Unsupported, "the answer is no list of referrers").with_source(e))?;
@@ -165,9 +167,10 @@ fn referrers_of(page: &[u8]) -> Result<Vec<Descriptor>> {
     let entries = entries.filter_map(|entry| serde_json::from_str::<Entry>(entry.get()).ok());
     Ok(entries
         .map(|entry| Descriptor {
-            media_type: entry.media_type,
+            media_type: entry.media_type.as_str().unwrap_or_default().to_owned(),
             digest: entry.digest,
-            size: entry.size,
+            // The digest alone says what the manifest is; its size only warns of one that is too large.
+            size: entry.size.as_u64().unwrap_or_default(),
         })
         .collect())
 }
@@ -263,7 +266,10 @@ impl<'a> Pages<'a> {
         call.repeat = self.patient;
         let answer = self.host.exchange(&call).await?;
         // These mean that a registry does not know the request, and 404 not that there is nothing (OCI distribution-spec).
-        let is_unknown = matches!(answer.status().as_u16(), 400 | 404 | 405 | 406 | 410 | 415 | 501);
+        let is_unknown = matches!(
+            answer.status().as_u16(),
+            201..=299 | 400 | 404 | 405 | 406 | 410 | 415 | 501
+        );
         if answer.status() != StatusCode::OK && !(is_unknown && self.media_type.is_some()) {
             return Ok(Some(Err(answer.into_error("the list was refused").await)));
         }

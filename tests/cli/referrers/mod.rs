@@ -3,6 +3,7 @@
 mod bad_input;
 mod layouts;
 mod lost_blobs;
+mod odd_answers;
 mod requests;
 mod two_ways;
 
