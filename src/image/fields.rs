@@ -117,12 +117,20 @@ pub(super) fn check(text: &[u8], object: Object) -> Result<(), serde_json::Error
 /// The name as Go's encoding/json compares it: without regard to case, which among others makes an `s` of U+017F and a `k` of
 /// U+212A.
 pub(crate) fn fold(name: &str) -> String {
-    let one = |c: char| match c {
+    name.chars().map(fold_char).collect()
+}
+
+fn fold_char(c: char) -> char {
+    match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
         other => other.to_ascii_lowercase(),
-    };
-    name.chars().map(one).collect()
+    }
+}
+
+/// Whether Go takes two names for the same one.
+fn same(one: &str, other: &str) -> bool {
+    one.chars().map(fold_char).eq(other.chars().map(fold_char))
 }
 
 impl<'de> DeserializeSeed<'de> for Object {
@@ -159,8 +167,9 @@ impl<'de> Visitor<'de> for Object {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            let folded = fold(&name);
-            let field = self.fields().iter().find(|(field, _)| fold(field) == folded);
+            let fields = self.fields().iter();
+            let exact = fields.clone().find(|(field, _)| *field == name);
+            let field = exact.or_else(|| fields.clone().find(|(field, _)| same(field, &name)));
             if let Some((field, _)) = field {
                 if self.is_exact() && *field != name {
                     return Err(A::Error::custom(format_args!(
@@ -172,8 +181,7 @@ impl<'de> Visitor<'de> for Object {
                     return Err(A::Error::custom(format_args!("the field `{field}` appears twice")));
                 }
                 known.push(field);
-            }
-            if let Some(name) = seen.replace(name) {
+            } else if let Some(name) = seen.replace(name) {
                 return Err(A::Error::custom(format_args!(
                     "the field `{}` appears twice",
                     quote(&name)

@@ -5,6 +5,7 @@
 pub(crate) mod content_faults;
 pub(crate) mod image_faults;
 pub(crate) mod listing_faults;
+pub(crate) mod packed_faults;
 pub(crate) mod tar_faults;
 
 use docker_mirror::{
@@ -162,6 +163,7 @@ pub(crate) fn all() -> Vec<Case> {
         listing_faults::cases(),
         content_faults::cases(),
         image_faults::cases(),
+        packed_faults::cases(),
     ];
     tables.into_iter().flatten().collect()
 }

@@ -65,6 +65,7 @@ const ON_THE_WAY: &[&str] = &[
     "r11 upper case",
     "r12 blob too long",
     "r12 blob too short",
+    "r24 addresses of a missing layer",
 ];
 
 /// Where an archive comes from.

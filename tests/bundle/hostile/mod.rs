@@ -86,6 +86,23 @@ fn odd_images() {
 }
 
 #[test]
+fn what_must_not_be_fetched_or_unpacks_to_much() {
+    run(packed_faults::cases());
+}
+
+#[test]
+fn every_kind_of_bad_input_has_an_archive() {
+    let all = all();
+    for kind in 1..=34 {
+        let kind = format!("r{kind:02} ");
+        assert!(
+            all.iter().any(|(name, ..)| name.starts_with(&kind)),
+            "no archive of {kind}"
+        );
+    }
+}
+
+#[test]
 fn sizes_that_cannot_be_summed_up_are_refused_before_the_layers_of_a_pipe_come() {
     let ran = imported::once(&as_ours(image_faults::endless), imported::From::Pipe);
     let said = ran.said().unwrap();
