@@ -1,4 +1,4 @@
-//! A registry's answer, and how it becomes an error: by status, with the registry's own words quoted.
+//! A registry's answer, and its conversion into an error by status, with the registry's words.
 
 use std::time::Duration;
 
@@ -17,37 +17,38 @@ use super::retry::is_passing;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
 
-/// What to do where a store refuses to which a registry redirected.
+/// Hint for a refusal by a store to which the registry redirected.
 const STORE_REFUSES: &str = "it is not the registry that refuses but the store that it redirects to, and no login helps: the \
     signed address may have expired (check the clocks of the registry and of this machine), or a proxy on the way changes it";
 
-/// What to do where a registry has no room.
+/// Hint for a registry without space.
 pub(super) const FULL: &str = "the registry has no more room for this project, by its quota or on its disk: have that raised, or remove what is not needed";
 
-/// How much of an error's body is read.
+/// Maximum number of bytes read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
-/// How long reading an error's body may take altogether. The status alone says enough.
+/// Maximum time to read an error's body. After a timeout, the error is made from the status alone.
 const WORDS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A body that is read into memory has twice the stall timeout, and the time that its bytes take at this rate (bytes per
-/// second). Since its size is bounded, so is the time that a server can keep this side waiting.
+/// Minimum speed in bytes per second of a body that is read into memory.
+/// Applies beyond twice the stall timeout. Since the size of such a body is bounded, so is the time for which a server can
+/// keep the client waiting.
 const SLOWEST_BODY: u64 = 4 << 10;
 
 /// An answer with its head read and its body still to come.
 pub(super) struct Answer {
     response: Response,
-    /// The address that answered, after redirects.
+    /// Address that answered, after redirects.
     pub(super) url: Url,
-    /// Whether the registry itself answered, and not a server to which it redirected.
+    /// Whether the registry itself answered, not a server to which it redirected.
     pub(super) from_registry: bool,
-    /// Bytes of an error's body, where they were read already.
+    /// Bytes of an error's body, if already read.
     words: Option<Bytes>,
-    /// The server that was asked, where it had redirected to another one.
+    /// Server that redirected to the one that answered.
     pub(super) redirected_by: Option<String>,
-    /// What to do about a refusal, where more is known than the status.
+    /// Hint for a refusal, if more is known than the status.
     hint: Option<String>,
-    /// The status that it stands for, where that is not the one that it has.
+    /// Status to assume in place of the received one.
     meant: Option<StatusCode>,
     stall: Duration,
 }
@@ -66,7 +67,7 @@ impl Answer {
         }
     }
 
-    /// What follows for an address that this answer names.
+    /// Returns the provenance of an address that this answer contains.
     pub(super) fn provenance(&self) -> Provenance {
         Provenance {
             own: self.from_registry,
@@ -74,13 +75,13 @@ impl Answer {
         }
     }
 
-    /// The zone of the server that answered.
+    /// Returns the network zone of the server that answered.
     pub(super) fn zone(&self) -> Zone {
         let zone = self.response.extensions().get::<Zone>().copied();
         zone.unwrap_or(Zone::Network)
     }
 
-    /// With what to do about a refusal.
+    /// Sets the hint for a refusal.
     #[must_use]
     pub(super) fn with_hint(mut self, hint: String) -> Self {
         self.hint = Some(hint);
@@ -91,7 +92,7 @@ impl Answer {
         self.meant.unwrap_or_else(|| self.response.status())
     }
 
-    /// Takes a 403 for a 429 where its words say that too much was asked for: GitHub's registry throttles so.
+    /// Treats a 403 as a 429 if the body mentions a rate limit: GitHub's registry throttles with a 403.
     pub(super) async fn find_throttling(&mut self) {
         if self.status() == StatusCode::FORBIDDEN
             && self.from_registry
@@ -105,48 +106,51 @@ impl Answer {
         self.response.headers()
     }
 
-    /// A header as text; `None` where it is absent or no text.
+    /// Returns a header as text; `None` if the header is absent or not text.
     pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
     }
 
-    /// The same for a header without a constant.
+    /// Returns a header by its name as text; `None` if the header is absent or not text.
     pub(super) fn named(&self, name: &str) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
     }
 
-    /// `Docker-Content-Digest`, where it is one that can be checked.
+    /// Returns `Docker-Content-Digest`; `None` if its algorithm is not supported.
     pub(super) fn digest(&self) -> Option<Digest> {
         self.named("docker-content-digest")?.trim().parse().ok()
     }
 
-    /// The length of the body as the head states it. Read from the header, since a HEAD has no body to measure.
+    /// Returns the body's length from `Content-Length`.
+    /// Read from the header, since a HEAD has no body to measure.
     pub(super) fn length(&self) -> Option<u64> {
         self.header(&reqwest::header::CONTENT_LENGTH)?.trim().parse().ok()
     }
 
-    /// Whether the body claims to be a web page.
+    /// Returns whether the body claims to be a web page.
     pub(super) fn is_web_page(&self) -> bool {
         let media_type = self.header(&CONTENT_TYPE).unwrap_or_default();
         crate::image::media_type::essence(media_type) == "text/html"
     }
 
-    /// The body as it comes.
+    /// Returns the response with its unread body.
     pub(super) fn into_body(self) -> Response {
         self.response
     }
 
-    /// The next bytes of the body, waited for no longer than the stall timeout.
+    /// Returns the next bytes of the body, waiting no longer than the stall timeout.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         chunk(&mut self.response, self.stall, &authority(&self.url)).await
     }
 
-    /// All of the body, up to `cap` bytes, within a time that depends on the bytes that came; `Err(None)` where it has more.
+    /// Reads the whole body, up to `cap` bytes; `Err(None)` if it is longer.
+    /// The time limit grows with the bytes received.
     pub(super) async fn bytes(mut self, cap: u64) -> Result<Bytes, Option<Failure>> {
         if self.length().is_some_and(|length| length > cap) {
             return Err(None);
         }
-        // What grows as it comes leaves holes in memory. What a server states and does not send takes none.
+        // One allocation: a buffer that grows in steps fragments memory. Pages that are reserved and never written cost
+        // nothing.
         let mut all = BytesMut::with_capacity(self.length().and_then(|length| length.try_into().ok()).unwrap_or(0));
         let begun = Instant::now();
         loop {
@@ -160,7 +164,7 @@ impl Answer {
                 )))
             });
             let Some(bytes) = chunk.map_err(Some)? else {
-                // What has grown as it came may have twice the memory that it needs.
+                // A buffer that grew in steps may have twice the capacity that the body needs.
                 return Ok(match all.capacity() > all.len() + all.len() / 8 {
                     true => Bytes::copy_from_slice(&all),
                     false => all.freeze(),
@@ -173,18 +177,18 @@ impl Answer {
         }
     }
 
-    /// The encoding that the body claims to have.
+    /// Returns the body's encoding according to its headers.
     pub(super) fn encoding(&self) -> Option<Encoding> {
         Encoding::from_headers(self.headers())
     }
 
-    /// All of a body that is JSON, as [`bytes`](Self::bytes), without the encoding that a proxy gave it.
+    /// Reads a JSON body like [`bytes`](Self::bytes) and undoes the encoding that a proxy may have applied.
     pub(super) async fn json(self, cap: u64) -> Result<Bytes, Option<Failure>> {
         let encoding = self.encoding();
         Ok(content_encoding::json(self.bytes(cap).await?, encoding, cap))
     }
 
-    /// Reads what the registry says about an error. What cannot be read is left out: the status alone decides.
+    /// Reads the body of an error. A body that cannot be read is ignored: the status alone decides.
     pub(super) async fn words(&mut self) -> &str {
         if self.words.is_none() {
             let mut all = BytesMut::new();
@@ -201,7 +205,7 @@ impl Answer {
                 MAX_ERROR_BODY as u64,
             ));
         }
-        // Not UTF-8 is not worth quoting.
+        // A body that is not UTF-8 is not quoted.
         self.words
             .as_deref()
             .map_or("", |bytes| std::str::from_utf8(bytes).unwrap_or_default())
@@ -212,30 +216,32 @@ impl Answer {
         self.words().await;
     }
 
-    /// What the registry says in the body of a refusal, if anything.
+    /// Returns the registry's message in the body of a refusal, if any.
     pub(super) async fn quote(&mut self) -> Option<String> {
         let error = self.refusal().await;
         let refusal = Refusal::in_error(&error).filter(|refusal| !refusal.is_silent());
         refusal.map(ToString::to_string)
     }
 
-    /// Why the address to which the registry redirected is asked for anew.
+    /// Returns the log message for a fresh address from a registry after its store refused the last one.
     pub(super) fn stale_words(&self, action: &str) -> String {
         let (host, status) = (authority(&self.url), shown_status(self.status()));
         format!("{action}: `{host}`, to which the registry redirected, answered {status}; asking for a fresh address")
     }
 
-    /// The answer in words: `` `host` answered 401 Unauthorized: … ``.
+    /// Returns the answer in words: `` `host` answered 401 Unauthorized: … ``.
     pub(super) async fn into_words(mut self) -> String {
         self.refusal().await.full()
     }
 
-    /// An error from a status that was not hoped for. `action` names what was tried: `cannot read manifest x of h/r`.
+    /// Converts an unexpected status into an error.
+    /// `action` says what failed: `cannot read manifest x of h/r`.
     pub(super) async fn into_error(mut self, action: &str) -> Error {
         self.refusal().await.context(action)
     }
 
-    /// The same without what was tried.
+    /// Converts an unexpected status into an error without an action.
+    /// Otherwise like [`into_error`](Self::into_error).
     pub(super) async fn refusal(&mut self) -> Error {
         self.words().await;
         let refusal = Refusal::read(
@@ -255,7 +261,7 @@ impl Answer {
         let kind = refusal.kind();
         let mut error = Error::new(kind, message);
         tracing::debug!(target: "docker_mirror::wire", "= {}", printable(&refusal.raw, MAX_QUOTE));
-        // A gateway in front of a registry says in web pages that it is in trouble.
+        // Gateways in front of a registry report outages with web pages: those say nothing about the address.
         let hint = if refusal.web_page && !is_passing(status) {
             Some("it answered with a web page; is this address a registry?")
         } else {
@@ -265,7 +271,7 @@ impl Answer {
                     "the registry speaks https at this port: omit `--plain-http` (in one step `--src-plain-http` or \
                      `--dest-plain-http`)",
                 ),
-                // Another login would change nothing: it stays with the registry.
+                // The store gets no login, so another login cannot help.
                 Kind::Unauthorized | Kind::Denied if self.redirected_by.is_some() => Some(STORE_REFUSES),
                 _ if status == StatusCode::BAD_REQUEST && self.redirected_by.is_some() => Some(STORE_REFUSES),
                 Kind::Unauthorized => Some(
@@ -291,7 +297,7 @@ impl Answer {
         }
         let is_shared = refusal.is_full() || refusal.status == 405;
         error = error.with_source(refusal);
-        // Of the others the same words mean another thing for each image.
+        // For every other kind, the same words have a different cause for each image.
         match kind {
             Kind::Unauthorized | Kind::Denied | Kind::RateLimited => error.with_shared_cause(),
             _ if is_passing(status) || is_shared => error.with_shared_cause(),
@@ -300,7 +306,7 @@ impl Answer {
     }
 }
 
-/// The error for a web page where a registry's answer belongs: a login page, or the address of something else.
+/// Returns the error for a web page in place of a registry's answer: a login page, or a wrong address.
 pub(super) fn web_page(host: &str, action: &str) -> Error {
     Error::new(Kind::Server, format!("the answer of `{host}` is a web page"))
         .with_shared_cause()
@@ -308,7 +314,7 @@ pub(super) fn web_page(host: &str, action: &str) -> Error {
         .with_hint("is this address a registry, and does a login page stand in front of it?")
 }
 
-/// `chunk` of a response under a stall timeout.
+/// Returns the next chunk of a response, waiting no longer than `stall`.
 pub(super) async fn chunk(response: &mut Response, stall: Duration, host: &str) -> Result<Option<Bytes>, Failure> {
     match tokio::time::timeout(stall, response.chunk()).await {
         Ok(Ok(chunk)) => Ok(chunk),

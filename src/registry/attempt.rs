@@ -1,11 +1,11 @@
-//! The state of a call that is being sent, and what may follow a refusal of it.
+//! State of a call that is being sent, and the possible consequences of a refusal.
 
 use reqwest::header::HeaderValue;
 
 use super::scope::Scope;
 use crate::error::Error;
 
-/// How a call goes out, and what was tried for it.
+/// How a call is sent, and which alternatives were already tried for it.
 pub(super) struct Attempt {
     pub(super) authorization: Option<HeaderValue>,
     pub(super) scope: Scope,
@@ -13,36 +13,36 @@ pub(super) struct Attempt {
     pub(super) replayed: bool,
     /// Whether a wider scope was tried.
     pub(super) widened: bool,
-    /// Whether it went out without any authorization.
+    /// Whether the call was sent without any authorization.
     pub(super) bare: bool,
-    /// Why it goes out without a login.
+    /// Why the call is sent without a login.
     pub(super) without_login: Option<WithoutLogin>,
 }
 
-/// Why a call goes out without a login.
+/// Reason to send a call without a login.
 pub(super) struct WithoutLogin {
-    /// The fault of the login, or that there is none.
+    /// Fault of the login, or an error saying that there is no login.
     pub(super) error: Error,
-    /// Whether there is one.
+    /// Whether a login is stored.
     pub(super) stored: bool,
 }
 
-/// What follows an answer.
+/// Consequence of an answer.
 pub(super) enum Renewal {
-    /// The call is sent again, with the authorization that the attempt has now.
+    /// The call is sent again with the attempt's current authorization.
     Again,
-    /// The refusal may pass: the call is sent again after a pause, or ends with this error.
+    /// The refusal may be transient: the call is sent again after a pause, or fails with this error.
     MayPass(Error),
-    /// The answer stands.
+    /// The answer is final.
     Stands,
 }
 
-/// What there is after a refusal.
+/// Result of looking for another authorization after a refusal.
 pub(super) enum Renewed {
-    /// Another authorization.
+    /// An authorization that was not tried yet.
     With(HeaderValue),
-    /// Nothing that was not tried.
+    /// No untried authorization is left.
     Nothing,
-    /// What the registry wants is not known yet, and may be found out later.
+    /// The registry's challenge could not be read now; a later attempt may succeed.
     MayPass(Error),
 }

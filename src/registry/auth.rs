@@ -1,5 +1,6 @@
-//! Which `Authorization` a request to a registry carries: what the registry challenged for, one token per set of scopes,
-//! and one request for each token however many wait for it.
+//! Choice of each request's `Authorization` header, according to the registry's challenge.
+//! There is one token per set of scopes, and one token request at a time for each set, however many requests wait for the
+//! token.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,42 +24,46 @@ use super::token::{self, Refused, Token};
 use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
 
-/// Maximum number of token slots; beyond it those without a user are dropped.
+/// Maximum number of token slots; beyond it, slots without a user are dropped.
 const MAX_SLOTS: usize = 1024;
 
-/// How long a refused password is not tried again: many images must not lock an account.
+/// Time for which a refused password is not tried again.
+/// A transfer of many images must not lock the account.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
-/// How many requests without a login are refused in a row before no more are tried at a host that wants a login with every
-/// request.
+/// Maximum number of consecutively refused requests without a login.
+/// Applies to a host that wants a login with every request.
 const MAX_WITHOUT_LOGIN: u32 = 3;
 
-/// The mark of a host that has served a request without a login: some of what it has is public.
+/// Mark of a host that has served a request without a login, and so has public repositories.
 const SERVED: u32 = u32::MAX;
 
-/// The authorization of one host.
+/// Authorization state of one host.
 #[derive(Debug)]
 pub(super) struct Authenticator {
-    /// The host as in references, which credentials are kept under.
+    /// Host as in references; credentials are stored under this name.
     host: String,
-    /// What the registry wants to see, and the zone of the server that said so.
+    /// The registry's challenge, and the zone of the server that sent it.
     challenge: Mutex<Option<(Challenge, Zone)>>,
     slots: Mutex<HashMap<String, Arc<tokio::sync::Mutex<TokenSlot>>>>,
     logins: Logins,
-    /// Requests without a login that were refused in a row; [`SERVED`] once one was not.
+    /// Number of consecutively refused requests without a login; [`SERVED`] once such a request was served.
     refused_without_login: AtomicU32,
 }
 
 #[derive(Debug, Default)]
 struct TokenSlot {
+    /// Last token received.
     token: Option<Token>,
+    /// Refresh token from the token server.
     refresh: Option<Secret>,
+    /// Last failure to get a token.
     failed: Option<NoToken>,
-    /// Why the login is left out: it was refused, and a token was to be had without.
+    /// Why the login is not used: it was refused, and the token server issued a token without a login.
     without_login: Option<Error>,
 }
 
-/// Why there is no token, for those who wait for the same one.
+/// Why no token is available, for all requests that wait for the same token.
 #[derive(Debug)]
 struct NoToken {
     at: Instant,
@@ -66,35 +71,35 @@ struct NoToken {
 }
 
 impl NoToken {
-    /// Whether it is an answer to a request that began then: a token server that failed while a request waited in line is
-    /// not asked again for each of those in the line.
+    /// Returns whether the failure also answers a request that began at `begun`.
+    /// After a failure of the token server, requests that were already waiting do not each ask the server again.
     fn holds_for(&self, begun: Instant) -> bool {
         self.at >= begun || (self.error.kind() == Kind::Unauthorized && self.at.elapsed() < REFUSED_FOR)
     }
 }
 
-/// What a request needs an authorization for.
+/// Requirements of a request for its authorization.
 pub(super) struct Need<'a> {
     pub(super) context: &'a Context,
     /// The registry's own address.
     pub(super) registry: &'a Url,
     pub(super) repository: &'a str,
     pub(super) scope: &'a Scope,
-    /// The request has a body that may take long.
+    /// Whether the request has a body that may take long.
     pub(super) long: bool,
-    /// An authorization that was just refused: the next request must use another one.
+    /// Authorization that was just refused; the next request must use another.
     pub(super) refused: Option<Refused<'a>>,
-    /// What the registry's own address is.
+    /// Trust in the registry's own address.
     pub(super) trust: Trust,
 }
 
 impl Need<'_> {
-    /// Whether it may be met without a login where one is stored.
+    /// Returns whether the request may be sent without the stored login.
     fn login_is_optional(&self) -> bool {
         self.context.options.login_is_optional && !self.scope.writes()
     }
 
-    /// What the registry said when it refused the last authorization.
+    /// Returns the registry's message for the refusal of the last authorization.
     fn words(&self) -> Option<String> {
         self.refused?.words.map(str::to_owned)
     }
@@ -115,30 +120,30 @@ impl Authenticator {
         }
     }
 
-    /// Remembers what the registry wants to see.
+    /// Stores the registry's challenge.
     pub(super) fn challenged(&self, challenge: Challenge, zone: Zone) {
         *self.challenge.lock() = Some((challenge, zone));
     }
 
-    /// Whether the registry has said what it wants to see.
+    /// Returns whether the registry has sent a challenge.
     pub(super) fn is_challenged(&self) -> bool {
         self.challenge.lock().is_some()
     }
 
-    /// Whether it wants a token.
+    /// Returns whether the registry wants a token.
     pub(super) fn is_bearer(&self) -> bool {
         matches!(*self.challenge.lock(), Some((Challenge::Bearer(_), _)))
     }
 
-    /// Whether it wants a login with every request.
+    /// Returns whether the registry wants a login with every request.
     pub(super) fn is_basic(&self) -> bool {
         matches!(*self.challenge.lock(), Some((Challenge::Basic, _)))
     }
 
-    /// The header for a request; `None` as long as the registry has not challenged.
+    /// Returns the header for a request; `None` until the registry has sent a challenge.
     ///
     /// # Errors
-    /// [`Kind::Unauthorized`] where there is nothing to answer the challenge with, or what there is was refused.
+    /// [`Kind::Unauthorized`] if no credential fits the challenge, or the credential was refused.
     pub(super) async fn authorization(&self, need: &Need<'_>) -> Result<Option<HeaderValue>> {
         let challenge = self.challenge.lock().clone();
         match challenge {
@@ -148,7 +153,8 @@ impl Authenticator {
         }
     }
 
-    /// What there is to identify with. A pull that may go on without a login does so where a place cannot be searched.
+    /// Looks up the credential.
+    /// A pull that may continue without a login ignores unreadable credential sources.
     async fn credential(&self, need: &Need<'_>) -> Result<Found> {
         let mut found = need.context.credentials.lookup(&self.host, need.repository).await;
         for note in &found.notes {
@@ -186,13 +192,13 @@ impl Authenticator {
     }
 
     async fn bearer(&self, need: &Need<'_>, bearer: &Bearer, zone: Zone) -> Result<HeaderValue> {
-        // A token for more than is needed saves a request to the token server.
+        // Reusing a token with wider permissions saves a request to the token server.
         if let Some(header) = self.wider(need) {
             return Ok(header);
         }
         let slot = self.slot(need.scope.key());
         let begun = Instant::now();
-        // A second task waits here, and finds the token of the first one or its error.
+        // A second task waits here, and finds the token of the first task or its error.
         let mut slot = slot.lock().await;
         if let Some(token) = &slot.token
             && token.will_do(need.long)
@@ -226,7 +232,7 @@ impl Authenticator {
                 let header = token.header.clone();
                 slot.token = Some(token);
                 slot.failed = None;
-                // Without credentials a refresh token would be anonymous as well.
+                // Without credentials, a refresh token would be anonymous as well.
                 if refresh.is_some() && login.is_some() && slot.without_login.is_none() {
                     slot.refresh = refresh;
                 }
@@ -242,7 +248,7 @@ impl Authenticator {
         }
     }
 
-    /// Asks for a token with the login, and without it where a pull may go on so.
+    /// Requests a token with the login, and without the login if the pull may continue without.
     async fn token(
         &self,
         need: &Need<'_>,
@@ -261,7 +267,7 @@ impl Authenticator {
         let refused = match &slot.without_login {
             Some(error) => error.clone(),
             None => {
-                // One attempt at a time until a login was accepted: several wrong ones at once could lock the account.
+                // One attempt at a time until a login was accepted: several wrong attempts at once could lock the account.
                 let _alone = self.logins.prove(login).await;
                 match self.logins.given_up(login) {
                     Some(error) => error,
@@ -292,17 +298,18 @@ impl Authenticator {
         }
     }
 
-    /// Notes that a login was refused, and makes the error.
+    /// Records that a login was refused, and returns the error.
     fn rejected(&self, found: &Found, login: &HeaderValue, words: Option<String>) -> Error {
         let error = login::rejected(&self.host, found, words);
         self.logins.refused(login, &error);
         error
     }
 
-    /// Waits for the turn of a login that is shown as it is and was never accepted.
+    /// Waits until no other request tries the same login, unless the login was accepted before.
+    /// Applies only to a login that is sent as it is (Basic).
     ///
     /// # Errors
-    /// The login was refused too often meanwhile.
+    /// The login was refused too often in the meantime.
     pub(super) async fn prove(&self, authorization: Option<&HeaderValue>) -> Result<Option<OwnedMutexGuard<()>>> {
         let Some(header) = authorization.filter(|_| self.is_basic()) else {
             return Ok(None);
@@ -314,7 +321,7 @@ impl Authenticator {
         }
     }
 
-    /// Notes that a request was not refused for want of an authorization.
+    /// Records that a request was authorized.
     pub(super) fn served(
         &self,
         context: &Context,
@@ -330,7 +337,7 @@ impl Authenticator {
         }
     }
 
-    /// Notes that a request without a login was refused where it was tried for want of a better one.
+    /// Records the refusal of a request that was sent without a login for lack of a valid one.
     pub(super) fn refused_without_login(&self) {
         let _ = self
             .refused_without_login
@@ -339,11 +346,12 @@ impl Authenticator {
             });
     }
 
-    /// Lets a request be tried without the login that failed with `error`: if it reads, if the registry wants a login with every
-    /// request and so may have asked for one on account of another repository, and if the login was not given for this run.
+    /// Allows a request without the login that failed with `error`.
+    /// The request must only read; the registry must want a login with every request (and so may have asked because of
+    /// another repository); and the login must not have been given for this run.
     ///
     /// # Errors
-    /// `error`, where that is not so.
+    /// `error`, if a condition is not met.
     pub(super) async fn without_login(
         &self,
         context: &Context,
@@ -367,15 +375,17 @@ impl Authenticator {
         }
     }
 
-    /// Whether an authorization is a stored login as it is, and no token that was made from one.
+    /// Returns whether an authorization is a stored login itself, not a token obtained with a login.
     pub(super) async fn is_login(&self, context: &Context, repository: &str, header: Option<&HeaderValue>) -> bool {
         let Some(header) = header else { return false };
         let found = context.credentials.lookup(&self.host, repository).await;
         login::header(&found.credential).is_ok_and(|login| login.as_ref() == Some(header))
     }
 
-    /// An answer that stands, with what to do about it if it is a refusal; or in its place the error about a login that was
-    /// refused on the way.
+    /// Adds a hint to a final answer that is a refusal.
+    ///
+    /// # Errors
+    /// The error of a login that was refused earlier, if that explains the answer.
     pub(super) async fn explained(&self, context: &Context, repository: &str, answer: Answer) -> Result<Answer> {
         let denied = match answer.status() {
             StatusCode::UNAUTHORIZED => false,
@@ -403,7 +413,8 @@ impl Authenticator {
         context.warn_once(format!("{cause}; pulling without a login"));
     }
 
-    /// A token for more than is needed: one that may push to a repository may pull from it.
+    /// Returns a token with more permissions than needed.
+    /// A token for pushing to a repository also allows pulling.
     fn wider(&self, need: &Need<'_>) -> Option<HeaderValue> {
         let wider = Scope::push(need.repository).key();
         if need.scope.key() != Scope::pull(need.repository).key() {
@@ -426,7 +437,7 @@ impl Authenticator {
         Arc::clone(slots.entry(key).or_default())
     }
 
-    /// The error for a challenge that cannot be answered.
+    /// Returns the error for a challenge that cannot be answered.
     pub(super) fn unauthorized(&self, why: &str) -> Error {
         Error::new(Kind::Unauthorized, format!("`{}` {why}", self.host)).with_hint(format!(
             "log in to `{}` (`docker login`, `podman login`), or give a name and a password",

@@ -1,5 +1,5 @@
-//! Reading a blob: exactly the bytes that were asked for, across broken connections, expired addresses and mirrors that
-//! give out. What arrives is handed on as it is, without a copy and without a change of thread.
+//! Reading of a blob across broken connections, expired addresses and failing mirrors.
+//! Yields exactly the requested bytes, as they arrive, without a copy and without a change of thread.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -25,10 +25,10 @@ use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 
-/// What a reader does when a server ignores `Range`.
+/// Reaction of a reader to a server that ignores `Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WithoutRange {
-    /// Read from the start and throw the first bytes away.
+    /// Read from the start and discard the first bytes.
     Skip,
     /// Fail with `Kind::NoRanges`.
     Refuse,
@@ -41,38 +41,43 @@ pub struct Candidate {
     pub(super) repository: String,
 }
 
-/// The bytes of a blob, or of a part of it.
+/// Reader of a blob, or of a part of it.
 pub struct BlobReader {
+    /// Remaining candidates; the first is the current candidate.
     places: VecDeque<Candidate>,
     descriptor: Descriptor,
+    /// Offset of the next byte to return.
     at: u64,
+    /// Offset after the last requested byte.
     end: u64,
     without_range: WithoutRange,
-    /// The present place refused a range that lies within the blob: it has to be asked for the whole.
+    /// Whether the current candidate refused a valid range, so that the whole blob has to be requested.
     ranges_refused: bool,
     body: Option<Body>,
     permit: Option<Permit>,
     backoff: Backoff,
     progress: BlobProgress,
+    /// Time spent waiting for the network since the last check of the minimum rate.
     waited: Duration,
+    /// Number of bytes received since the last check of the minimum rate.
     waited_for: u64,
 }
 
 struct Body {
     response: Response,
-    /// What takes off an encoding that a proxy put on.
+    /// Decoder of an encoding that a proxy applied.
     decoding: Option<Decoding>,
-    /// An encoding that the answer claims, until the first bytes show whether that is so.
+    /// Encoding claimed by the answer, until the first bytes show whether the claim is true.
     claimed: Option<Encoding>,
-    /// Bytes at its front that were not asked for.
+    /// Number of leading bytes that were not requested.
     skip: u64,
-    /// Whether the head said where it ends.
+    /// Whether the head stated the body's length.
     measured: bool,
     host: String,
 }
 
 impl Body {
-    /// The next bytes, decoded.
+    /// Returns the next bytes, decoded.
     async fn chunk(&mut self, stall: Duration) -> Result<Option<Bytes>, Failure> {
         let wrong = |host: &str, error: std::io::Error| {
             Failure::broken(format!(
@@ -102,7 +107,7 @@ fn no_registry() -> Error {
     Error::internal("no registry to read from")
 }
 
-/// What to do about a blob that does not have the size that its manifest states.
+/// Hint for a blob whose size differs from the size in its manifest.
 const PUSH_AGAIN: &str =
     "the manifest and the blob do not belong together: have the image pushed there again, or name another source";
 
@@ -111,12 +116,13 @@ fn without_ranges(action: &str) -> Error {
 }
 
 impl BlobReader {
-    /// Opens `range` of a blob at the first of these candidates that serves it. It goes on with the next one when a
-    /// candidate refuses or breaks off; no byte is handed out twice.
+    /// Opens `range` of a blob at the first candidate that serves it.
+    ///
+    /// When a candidate refuses or breaks off, the reader continues with the next one; no byte is returned twice.
     ///
     /// # Errors
     /// Those of the last candidate. [`Kind::NoRanges`] at once if a candidate does not serve ranges and `without_range`
-    /// refuses to read the whole blob: the caller may want to ask otherwise, and no candidate is given up for that.
+    /// forbids to read the whole blob: the caller may ask in another way, so the candidate is not given up.
     pub async fn open(
         candidates: Vec<Candidate>,
         descriptor: &Descriptor,
@@ -151,12 +157,12 @@ impl BlobReader {
         Ok(reader)
     }
 
-    /// The next bytes; `None` when exactly the requested range has been handed out.
+    /// Returns the next bytes; `None` after exactly the requested range.
     ///
     /// # Errors
-    /// When the bytes cannot be had: after broken connections that brought nothing new, after a refusal, or when the server
-    /// sends more or fewer bytes than the descriptor promises. Nothing handed out before is wrong for that reason, but
-    /// nothing here was hashed: that is the caller's part.
+    /// Fails after broken connections without progress, after a refusal, or if the server sends more or fewer bytes than the
+    /// descriptor states. Bytes returned before the error are not thereby wrong, but nothing is hashed here: the caller
+    /// hashes.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         loop {
             if self.at == self.end {
@@ -201,17 +207,17 @@ impl BlobReader {
         }
     }
 
-    /// All is handed out: a body of unknown length must end here too.
+    /// Ends the reader after the last requested byte: a body of unknown length must end here too.
     async fn finish(&mut self) -> Result<Option<Bytes>> {
         if let Some(mut body) = self.body.take() {
             if !body.measured && self.end == self.descriptor.size {
-                // A server that neither sends nor ends is not waited for: every byte is there.
+                // A server that neither sends nor ends is not waited for: all requested bytes have arrived.
                 let rest = body.chunk(Duration::from_secs(1)).await;
                 if matches!(rest, Ok(Some(bytes)) if !bytes.is_empty()) {
                     return Err(self.too_long());
                 }
             } else if self.end == self.descriptor.size {
-                // Reading the end mark gives the connection back for the next request.
+                // Reading the end of the body lets the connection be reused for the next request.
                 let _ = body.chunk(Duration::from_secs(1)).await;
             }
             if let Some(permit) = self.permit.take() {
@@ -222,7 +228,7 @@ impl BlobReader {
         Ok(None)
     }
 
-    /// Connects at the present place, or at the next one that does.
+    /// Connects to the current candidate, or to the next one that answers.
     async fn connect(&mut self) -> Result<()> {
         loop {
             match self.ask().await {
@@ -244,14 +250,14 @@ impl BlobReader {
             return Err(error);
         };
         let Some(next) = self.places.front() else {
-            // Put back, so that asking again asks the same.
+            // The last candidate stays, so that another call asks it again.
             self.places.push_front(gone);
             return Err(error);
         };
         self.ranges_refused = false;
         let options = &next.host.context.options;
         self.backoff = Backoff::new(options);
-        // Another repository of the same host is asked with the same right: giving it up would mean to queue again.
+        // Another repository of the same host uses the same permit: giving the permit back would mean to queue again.
         if Arc::ptr_eq(&gone.host, &next.host) {
             gone.host
                 .tell_next(&error, &format!("{}/{}", next.host.name, next.repository));
@@ -262,7 +268,8 @@ impl BlobReader {
         Ok(())
     }
 
-    /// Asks the present place; `None` where it refuses the range and is to be asked for the whole.
+    /// Requests the blob from the current candidate.
+    /// `None` if the candidate refuses the range, so that the whole blob has to be requested.
     async fn ask(&mut self) -> Result<Option<Body>> {
         let Some(place) = self.places.front().cloned() else {
             return Err(no_registry());
@@ -287,7 +294,7 @@ impl BlobReader {
         let answer = host.exchange(&call).await?;
         match answer.status() {
             StatusCode::OK => self.whole_body(answer, &call.action, whole).map(Some),
-            // A part of an encoded blob is of no use.
+            // A part of an encoded blob cannot be decoded.
             StatusCode::PARTIAL_CONTENT if !whole && !self.ranges_refused && self.is_encoded(&answer) => {
                 match self.without_range {
                     WithoutRange::Refuse => Err(without_ranges(&call.action)),
@@ -295,7 +302,7 @@ impl BlobReader {
                 }
             }
             StatusCode::PARTIAL_CONTENT if !whole => self.part(answer, &call.action).map(Some),
-            // It lies within the blob: what is refused is ranges altogether.
+            // The range lies within the blob, so a 416 means that the server refuses all ranges.
             StatusCode::RANGE_NOT_SATISFIABLE
                 if !whole
                     && !self.ranges_refused
@@ -328,7 +335,7 @@ impl BlobReader {
             }
             _ => {
                 let error = answer.into_error(&call.action).await;
-                // A registry without ranges may refuse the whole request for one, such as with 501.
+                // A registry without ranges may refuse a request that has one, for example with 501.
                 let refuses_range = !whole && error.kind() == Kind::Unsupported;
                 Err(match self.without_range {
                     WithoutRange::Refuse if refuses_range => error.with_kind(Kind::NoRanges),
@@ -373,8 +380,8 @@ impl BlobReader {
         Ok(self.body(answer, 0, None))
     }
 
-    /// Whether a proxy encoded the blob, though that was not asked for. Some servers only claim it of what is compressed by
-    /// itself, as layers are.
+    /// Returns whether a proxy encoded the blob, although no encoding was accepted.
+    /// Some servers wrongly claim an encoding for blobs that are compressed themselves, as layers are.
     fn is_encoded(&self, answer: &Answer) -> bool {
         let stated = match answer.status() {
             StatusCode::PARTIAL_CONTENT => {
@@ -420,8 +427,8 @@ impl BlobReader {
         }
     }
 
-    /// Goes on after a body that broke: after a pause at the present place, or at the next one. Bytes that arrived since the
-    /// last failures renew the retry budget.
+    /// Recovers from a broken body: pauses, then reconnects to the current candidate, or to the next one.
+    /// Progress since the last failures renews the retry budget.
     async fn broken(&mut self, failure: Failure) -> Result<()> {
         self.body = None;
         self.waited = Duration::ZERO;
@@ -447,7 +454,7 @@ impl BlobReader {
         }
     }
 
-    /// Only the time spent waiting for the network counts, not the time that the caller takes.
+    /// Checks the minimum rate. Only the time spent waiting for the network counts, not the caller's time.
     fn too_slow(&mut self, waited: Duration, bytes: u64) -> Option<Failure> {
         self.waited += waited;
         self.waited_for += bytes;

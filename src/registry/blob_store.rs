@@ -1,4 +1,4 @@
-//! The store to which a registry redirects for its blobs.
+//! Store to which a registry redirects for its blobs.
 
 use std::sync::atomic::Ordering;
 
@@ -11,8 +11,9 @@ use super::host::Host;
 use super::redirect::{self, Outgoing, REDIRECTS};
 
 impl Host {
-    /// Asks the store to which the registry redirects the question for a blob. `None` if it cannot be asked: once, since a blob
-    /// that is there can be sent again.
+    /// Sends a HEAD for a blob to the store to which the registry redirected it.
+    /// `None` if the store cannot be reached; the store is then not asked again, since a blob that exists can simply be
+    /// sent again.
     pub(super) async fn ask_store(&self, answer: Answer) -> Option<Answer> {
         if self.store_is_away.load(Ordering::Relaxed) {
             return None;

@@ -1,7 +1,7 @@
-//! When a host is left alone: after several requests in a row failed in the same way, each after its own retries.
+//! Circuit breaker: stops requests to a host after consecutive failures of the same kind.
 //!
-//! A host that is down is then not asked again for each of hundreds of images. What may pass is tried again after a pause, by
-//! one request for all.
+//! A host that is down is thus not asked again for each of hundreds of images. After a pause, one request tries again on
+//! behalf of all, if the failure may be transient. Each failed request has used up its own retries before.
 
 use std::time::Duration;
 
@@ -13,35 +13,37 @@ use super::failure::{Class, Failure};
 use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
 
-/// How many requests in a row fail in the same way before the host is left alone.
+/// Number of consecutive requests that fail in the same way before the breaker opens.
 const LIMIT: u32 = 3;
 
-/// The same for failures that may be those of some repositories alone, where the host's root does answer.
+/// Number of consecutive failures that open the breaker although the host's root answers.
+/// It is larger, since each failure may concern only its repository.
 const LIMIT_OF_REPOSITORIES: u32 = 10;
 
-/// How many different repositories those failures have to concern.
+/// Number of different repositories that have to be among the [`LIMIT_OF_REPOSITORIES`] failures.
 const REPOSITORIES: usize = 3;
 
-/// How long a host is left alone before one request finds out whether it is back.
+/// Pause before one request may try a host again whose breaker is open.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// In which way a request failed.
+/// Way in which a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureMode {
     /// No connection could be made.
     Unreachable,
-    /// Its certificate, or what it speaks, is refused here.
+    /// The client rejects the host's certificate, or the protocol that the host speaks.
     Untrusted,
     /// Connections broke or stalled.
     Broken,
-    /// It answered with this status, which may pass.
+    /// The host answered with this transient status.
     Status(StatusCode),
-    /// Its token server could not be asked.
+    /// The host's token server could not be asked.
     NoToken,
 }
 
 impl FailureMode {
-    /// The way in which the host itself failed; `None` for a server that it redirected to, and for rules of this side.
+    /// Returns the way in which the host failed.
+    /// `None` for a server that the host redirected to, and for rules of this client.
     pub(super) fn from_failure(failure: &Failure) -> Option<Self> {
         if failure.elsewhere {
             return None;
@@ -53,27 +55,28 @@ impl FailureMode {
         }
     }
 
-    /// Whether it may be over in a while.
+    /// Returns whether the failure may be transient.
     pub(super) fn may_pass(self) -> bool {
         self != Self::Untrusted
     }
 }
 
-/// The failures of one host since it last answered.
+/// Failures of one host since its last answer.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     state: Mutex<State>,
+    /// Notified when the breaker opens.
     opened: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     way: Option<FailureMode>,
-    /// Requests in a row that failed in that way.
+    /// Number of consecutive requests that failed in the same way.
     requests: u32,
-    /// Their repositories, as far as it matters how many there are.
+    /// Repositories of the failed requests; at most [`REPOSITORIES`] are kept.
     repositories: Vec<String>,
-    /// The last attempt whose failure was told, counted within its request.
+    /// Highest number of an attempt whose failure was reported; attempts are counted within a request.
     told: u32,
     open: Option<Open>,
 }
@@ -81,50 +84,51 @@ struct State {
 #[derive(Debug)]
 struct Open {
     error: Error,
-    /// When one request may try again; never if nothing.
+    /// Time from which one request may try again; `None` for the rest of the run.
     again: Option<Instant>,
 }
 
-/// What follows a failure.
+/// Consequence of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing yet.
+    /// The breaker stays closed.
     GoOn,
-    /// The host is to be left alone if its root fails as well.
+    /// The breaker opens if the host's root fails as well.
     AskRoot,
-    /// The host is to be left alone.
+    /// The breaker opens.
     Leave,
 }
 
 impl Breaker {
-    /// Lets a request through, unless the host is left alone. Returns whether the request is to find out whether it is back.
+    /// Lets a request through, unless the breaker is open.
+    /// Returns whether this request tries on behalf of all.
     ///
     /// # Errors
-    /// What the host failed with.
+    /// The failure for which the breaker is open.
     pub(super) fn check(&self) -> Result<bool> {
         let mut state = self.state.lock();
         let Some(open) = &mut state.open else { return Ok(false) };
         let now = Instant::now();
         if open.again.is_some_and(|again| now >= again) {
-            // This request finds out for all.
+            // This request tries on behalf of all; the next one may try after another pause.
             open.again = Some(now + PAUSE);
             return Ok(true);
         }
         Err(open.error.clone())
     }
 
-    /// What the host failed with, while it is left alone.
+    /// Returns the failure for which the breaker is open; `None` while it is closed.
     pub(super) fn error(&self) -> Option<Error> {
         self.state.lock().open.as_ref().map(|open| open.error.clone())
     }
 
-    /// The host answered: earlier failures no longer count.
+    /// Closes the breaker and forgets earlier failures, since the host answered.
     pub(super) fn answered(&self) {
         *self.state.lock() = State::default();
     }
 
-    /// Whether the failure of the `attempt`th attempt of a request is news: it is told once for all requests that fail in the
-    /// same way at the same time.
+    /// Returns whether to report the failure of a request's `attempt`th attempt.
+    /// A failure is reported once for all requests that fail in the same way at the same time.
     pub(super) fn is_news(&self, way: FailureMode, attempt: u32) -> bool {
         let mut state = self.state.lock();
         state.begin(way);
@@ -133,7 +137,7 @@ impl Breaker {
         news
     }
 
-    /// Counts a request that was given up. `limit` is how many may be.
+    /// Counts a request that was given up. `limit` is the number of such requests that opens the breaker.
     pub(super) fn gave_up(&self, way: FailureMode, repository: &str, limit: u32) -> Verdict {
         let mut state = self.state.lock();
         state.begin(way);
@@ -154,13 +158,15 @@ impl Breaker {
         }
     }
 
-    /// How many requests in a row may fail at a host: one at a mirror, since there is somewhere else to go, and one where the
-    /// address never answered, since it is most likely wrong.
+    /// Returns the number of consecutive failed requests that opens a host's breaker.
+    /// The number is 1 for a mirror, since another host is available, and for an address that never answered, since it is
+    /// most likely wrong.
     pub(super) fn limit(mirror: bool, wrong_address: bool) -> u32 {
         if mirror || wrong_address { 1 } else { LIMIT }
     }
 
-    /// Leaves the host alone from now on; false if it already is. What may pass is tried again later, but at a mirror.
+    /// Opens the breaker; returns false if it is already open.
+    /// Only transient failures of the origin are tried again later.
     pub(super) fn leave(&self, way: FailureMode, mirror: bool, error: Error) -> bool {
         let mut state = self.state.lock();
         let first = state.open.is_none();
@@ -171,7 +177,8 @@ impl Breaker {
         first
     }
 
-    /// Waits for a pause, but no longer than until the host is left alone. False if it is, or if there is no pause.
+    /// Waits for a pause, or until the breaker opens.
+    /// Returns false if the breaker is open, or if `pause` returns false.
     pub(super) async fn wait(&self, pause: impl Future<Output = bool>) -> bool {
         let mut opened = std::pin::pin!(self.opened.notified());
         opened.as_mut().enable();
@@ -187,7 +194,7 @@ impl Breaker {
 }
 
 impl State {
-    /// Starts to count anew where a request failed in another way than those before.
+    /// Resets the count if a request failed in another way than the requests before it.
     fn begin(&mut self, way: FailureMode) {
         if self.way != Some(way) {
             *self = Self {
@@ -253,7 +260,7 @@ mod tests {
         assert!(breaker.check().is_err(), "the others wait for the one");
         breaker.answered();
         assert!(breaker.check().is_ok());
-        // A certificate does not become a better one, and a mirror is not needed.
+        // A certificate does not become valid by waiting, and a mirror can be replaced.
         for (way, mirror) in [(FailureMode::Untrusted, false), (FailureMode::Unreachable, true)] {
             let breaker = Breaker::default();
             breaker.leave(way, mirror, down());

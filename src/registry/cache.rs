@@ -1,5 +1,5 @@
-//! Manifests by digest in a folder, so that an unchanged image costs a HEAD and no pull. What is read from it is checked
-//! like the bytes of a response; a fault of the folder only disables the cache.
+//! Cache of manifests by digest in a folder, so that an unchanged image costs a HEAD and no pull.
+//! Cached bytes are verified like the bytes of a response; a fault of the folder only disables the cache.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -11,17 +11,18 @@ use bytes::Bytes;
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 
-/// The cache is cut back to half of this when it has more.
+/// Maximum size of the cache in bytes; a larger cache is reduced to half of this.
 const MAX_BYTES: u64 = 256 << 20;
+/// Maximum number of cached files; a cache with more files is reduced to half of this.
 const MAX_FILES: usize = 50_000;
 
-/// Number of writes after which the cache is cut to its limit.
+/// Number of writes between two checks of the cache's limits.
 const WRITES_PER_CUT: u64 = 256;
 
-/// Media types are shorter than this.
+/// Maximum length of a media type in bytes.
 const MAX_TYPE: usize = 255;
 
-/// A folder of manifests. One file each: the media type, a line feed, and the bytes.
+/// A folder of manifests. Each file contains the media type, a line feed, and the manifest's bytes.
 #[derive(Debug)]
 pub(super) struct ManifestCache {
     folder: PathBuf,
@@ -36,7 +37,7 @@ impl ManifestCache {
         }
     }
 
-    /// The manifest with this digest, if it is there and unharmed.
+    /// Returns the manifest with this digest, if it is cached and intact.
     pub(super) fn get(&self, digest: &Digest) -> Option<RawManifest> {
         let file = crate::files::open_own(&self.path(digest)).ok()?;
         let mut all = Vec::new();
@@ -50,10 +51,12 @@ impl ManifestCache {
         (manifest.media_type() == media_type).then_some(manifest)
     }
 
-    /// Keeps a manifest. A file gets its name when it is complete; two writers of one digest write the same.
+    /// Stores a manifest.
+    /// The file gets its name once it is complete; concurrent writers of one digest write the same bytes.
     pub(super) fn put(&self, manifest: &RawManifest) {
         let media_type = manifest.media_type();
-        // A type that the bytes do not tell is what one registry called it; another one may know better.
+        // A type that is not in the manifest's bytes came from one registry's header; another registry may state a better
+        // one.
         let told = RawManifest::new(manifest.bytes().clone(), None, Some(manifest.digest()));
         if told.is_ok_and(|told| told.media_type() != media_type) {
             return;
@@ -87,7 +90,7 @@ impl ManifestCache {
         self.folder.join(digest.algorithm().as_str()).join(digest.hex())
     }
 
-    /// Removes the oldest files where there are too many, down to half.
+    /// Deletes the oldest files of a cache beyond its limits, down to half of the limits.
     fn cut(&self, bytes: u64, files: usize) {
         let mut found: Vec<(SystemTime, u64, PathBuf)> = walkdir::WalkDir::new(&self.folder)
             .max_depth(2)
@@ -160,7 +163,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
         assert!(cache.get(manifest.digest()).is_none(), "it is a pipe");
-        // It costs a pull, and is replaced.
+        // A cached file that is unusable costs a pull, and is replaced.
         cache.put(&manifest);
         assert!(cache.get(manifest.digest()).is_some());
     }

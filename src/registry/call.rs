@@ -1,4 +1,4 @@
-//! A request to a registry, and how it may be sent.
+//! A request to a registry, and the options for sending it.
 
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -9,34 +9,34 @@ use super::challenge;
 use super::context::Provenance;
 use super::scope::Scope;
 
-/// A request to a registry, as often as it has to be sent.
+/// A request to a registry, which can be sent several times.
 pub(super) struct Call<'a> {
-    /// The action in words, for errors: `cannot read manifest x of h/r`.
+    /// Action in words, for errors: `cannot read manifest x of h/r`.
     pub(super) action: String,
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) repository: &'a str,
     pub(super) scope: Scope,
     pub(super) headers: HeaderMap,
-    /// For methods with a body, also where it is empty.
+    /// Body; `Some` for every method with a body, even an empty one.
     pub(super) body: Option<Bytes>,
-    /// Whether to try again after what may pass. A request that must not be repeated blindly says no.
+    /// Whether to retry after a transient failure; `false` for requests that are not safe to repeat.
     pub(super) repeat: bool,
-    /// Who chose `url`.
+    /// Origin of `url`.
     pub(super) provenance: Provenance,
-    /// Whether a redirect to another server is an answer like any other.
+    /// Whether to return a redirect to another server instead of following it.
     pub(super) stays: bool,
-    /// Whether its caller has a place in the limit of the host for it.
+    /// Whether the caller already holds a permit of the host's concurrency limit for this request.
     pub(super) has_place: bool,
 }
 
-/// How often a registry is asked for a fresh address where the store that it redirects to refuses.
+/// Maximum number of fresh addresses requested from a registry whose store refuses.
 pub(super) const MAX_FRESH: u32 = 2;
 
-/// Whether the store to which a registry redirected refuses: the signature in the address may have expired, and the registry
-/// gives out another one when it is asked again.
+/// Returns whether the store to which a registry redirected refuses the request.
+/// The signature in the address may have expired; the registry issues a new address when asked again.
 pub(super) fn is_stale_address(answer: &Answer, call: &Call<'_>) -> bool {
-    // A store that wants a login says so, and gets none.
+    // A store that asks for a login sends a challenge; a fresh address would not help, and a store gets no login.
     let refused = match answer.status().as_u16() {
         401 => challenge::parse(answer.headers()).is_empty(),
         status => matches!(status, 400 | 403 | 410),

@@ -1,7 +1,7 @@
-//! `WWW-Authenticate` (RFC 9110, section 11): which schemes a server offers, and where its token server is.
+//! Parser of `WWW-Authenticate` (RFC 9110, section 11): schemes, and the token server's address.
 //!
-//! The parser forgives: registries send challenges with several spaces, with token68 data of other schemes between, with
-//! a quote that never closes. What can be read is used, the rest is skipped; nothing in here fails or panics.
+//! The parser is lenient: registries send challenges with several spaces, with token68 data of other schemes in between,
+//! with a quote that never closes. Unreadable parts are skipped; nothing in here fails or panics.
 
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
@@ -22,18 +22,17 @@ pub(super) enum Challenge {
 /// The parameters of a Bearer challenge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Bearer {
-    /// The address of the token server, as sent; never empty.
+    /// Address of the token server, as sent; never empty.
     pub(super) realm: String,
-    /// The name under which the token server knows the registry.
+    /// Name under which the token server knows the registry.
     pub(super) service: Option<String>,
-    /// What has to be asked for, parted by white space in the header.
+    /// Scopes to request, separated by white space in the header.
     pub(super) scopes: Vec<String>,
-    /// Why a token that was shown does not do.
+    /// Reason for rejecting the token of the request.
     pub(super) error: Option<String>,
 }
 
-/// All challenges of a server in the order in which they are best answered: Bearer before Basic. Empty where there is none
-/// that can be answered.
+/// Parses all supported challenges of a server in order of preference: Bearer before Basic.
 pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
     let mut budget = MAX_HEADER;
     let mut found = Vec::new();
@@ -43,7 +42,7 @@ pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
         budget -= bytes.len();
         found.extend(schemes(&String::from_utf8_lossy(bytes)).into_iter().filter_map(known));
     }
-    // Stable: among several Bearer challenges the first one stays first.
+    // The sort is stable: among several Bearer challenges the first stays first.
     found.sort_by_key(|challenge| matches!(challenge, Challenge::Basic));
     found
 }
@@ -72,8 +71,9 @@ fn known(scheme: Scheme) -> Option<Challenge> {
     }
 }
 
-/// Reads `scheme key=value, key="value", scheme token68, scheme`: a word with `=` behind it is a parameter of the scheme
-/// before it, a word without is a scheme, and what is left of token68 data is skipped.
+/// Parses `scheme key=value, key="value", scheme token68, scheme`.
+/// A word followed by `=` is a parameter of the scheme before it, every other word is a scheme; the rest of token68 data is
+/// skipped.
 fn schemes(text: &str) -> Vec<Scheme> {
     let mut found: Vec<Scheme> = Vec::new();
     let mut rest = text;
@@ -119,7 +119,8 @@ fn schemes(text: &str) -> Vec<Scheme> {
     }
 }
 
-/// A bare value: up to the next comma or blank. More than the grammar allows, since realms are sent without quotes too.
+/// Splits off a bare value: up to the next comma or blank.
+/// Accepts more than the grammar, since realms come without quotes too.
 fn unquoted(text: &str) -> (String, &str) {
     let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
     (text[..end].to_owned(), &text[end..])

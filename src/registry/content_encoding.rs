@@ -1,4 +1,5 @@
-//! Content encodings (RFC 9110, section 8.4) that a proxy applies though only `identity` was asked for.
+//! Decoding of content encodings (RFC 9110, section 8.4).
+//! Some proxies encode a body although only `identity` was accepted.
 
 use std::io::{self, Write};
 
@@ -6,10 +7,10 @@ use bytes::Bytes;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
-/// Largest window of zstd that is decoded, as a power of two in bytes: what RFC 9659 lets servers use.
+/// Maximum zstd window, as a power of two in bytes: the limit that RFC 9659 sets for servers.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// An encoding that is taken off here.
+/// An encoding that can be decoded here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Gzip,
@@ -18,7 +19,7 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding that an answer states, where it is one of these.
+    /// Returns the encoding stated in the headers, if it can be decoded here.
     pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         match headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim() {
             name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => Some(Self::Gzip),
@@ -28,7 +29,7 @@ impl Encoding {
         }
     }
 
-    /// Whether content in this encoding may begin like this.
+    /// Returns whether content in this encoding may start with these bytes.
     fn may_begin(self, bytes: &[u8]) -> bool {
         match self {
             Self::Gzip => bytes.starts_with(&[0x1f, 0x8b]),
@@ -38,9 +39,10 @@ impl Encoding {
     }
 }
 
-/// The JSON text of a body that a proxy may have encoded, of at most `cap` bytes. Some proxies do not even state that they
-/// encode, so that the first bytes tell it as well. A body that is not encoded, or not well, comes back as it is: the parser
-/// says what is wrong with it.
+/// Returns the JSON text, of at most `cap` bytes, of a body that a proxy may have encoded.
+///
+/// Some proxies encode without stating it, so the first bytes are checked as well. A body that is not encoded, or cannot be
+/// decoded, is returned unchanged: the parser reports what is wrong with it.
 pub(super) fn json(body: Bytes, stated: Option<Encoding>, cap: u64) -> Bytes {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     if matches!(first, None | Some(b'{' | b'[')) {
@@ -73,11 +75,13 @@ fn decode(body: &Bytes, encoding: Encoding, cap: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// A body that is decoded as it arrives. Memory does not grow with what comes out: each step gives one small piece.
+/// Decoder of a body as it arrives.
+/// Its memory does not grow with the output: each step returns one small piece.
 pub(super) struct Decoding {
     decoder: Decoder,
-    /// Bytes that arrived and are not decoded yet.
+    /// Bytes that have arrived and are not decoded yet.
     pub(super) input: Bytes,
+    /// Whether the decoder was told that the input has ended.
     ended: bool,
 }
 
@@ -105,16 +109,16 @@ impl Decoding {
         })
     }
 
-    /// For content that begins like this, if it may be in the encoding.
+    /// Creates a decoder for content with these first bytes; `None` if they do not fit the encoding.
     pub(super) fn begin(encoding: Encoding, first: &[u8]) -> Option<Self> {
         let decoding = encoding.may_begin(first).then(|| Self::new(encoding));
         decoding.and_then(Result::ok)
     }
 
-    /// The next decoded piece; `None` once more input is needed.
+    /// Returns the next decoded piece; `None` once more input is needed.
     pub(super) fn next(&mut self) -> io::Result<Option<Bytes>> {
         while !self.input.is_empty() {
-            // One call takes a part of the input, and gives no more than a buffer of the decoder holds.
+            // One call consumes a part of the input, and outputs no more than the decoder's buffer holds.
             let taken = match &mut self.decoder {
                 Decoder::Gzip(decoder) => decoder.write(&self.input)?,
                 Decoder::Deflate(decoder) => decoder.write(&self.input)?,
@@ -132,7 +136,7 @@ impl Decoding {
         Ok(None)
     }
 
-    /// The last decoded bytes once all input was given; `None` when there are no more.
+    /// Returns the last decoded bytes after the end of the input; `None` when all were returned.
     pub(super) fn end(&mut self) -> io::Result<Option<Bytes>> {
         if !std::mem::replace(&mut self.ended, true) {
             match &mut self.decoder {
@@ -183,7 +187,7 @@ mod tests {
         for encoding in ALL {
             let body = encoded(encoding, text.as_bytes());
             assert_eq!(json(body.clone(), Some(encoding), 1 << 20), text);
-            // A proxy that does not state it.
+            // A proxy that encodes without stating it.
             if encoding != Encoding::Deflate {
                 assert_eq!(json(body.clone(), None, 1 << 20), text);
             }

@@ -1,9 +1,10 @@
-//! Ranges as registries state them: `Content-Range` of a download (RFC 9110, section 14.4), `Range` of an upload session.
+//! Parsing of ranges in downloads and upload sessions.
+//! Downloads have `Content-Range` (RFC 9110, section 14.4), upload sessions have `Range`.
 
 use reqwest::header::{CONTENT_RANGE, HeaderMap};
 
-/// The first and last byte and, where it is stated, the size of the whole of a 206 answer. `None` for anything but one
-/// well-formed header.
+/// Parses the `Content-Range` of a 206: first byte, last byte and, if stated, the size of the whole.
+/// `None` unless the answer has exactly one well-formed header.
 pub(super) fn parse_answer(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> {
     let mut all = headers.get_all(CONTENT_RANGE).iter();
     let text = all.next()?.to_str().ok()?;
@@ -24,15 +25,15 @@ pub(super) fn parse_answer(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, last, total))
 }
 
-/// The size of the whole that a 416 answer states: `bytes */SIZE`.
+/// Returns the size of the whole in the `Content-Range` of a 416: `bytes */SIZE`.
 pub(super) fn parse_refusal(headers: &HeaderMap) -> Option<u64> {
     let (unit, rest) = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().split_once(' ')?;
     let total = rest.trim().strip_prefix("*/")?;
     unit.eq_ignore_ascii_case("bytes").then(|| number(total))?
 }
 
-/// How many bytes an upload session has, from its `Range: 0-LAST`. `None` where that cannot be relied on: registries state
-/// `0-0` for no byte and for one byte alike.
+/// Returns the number of bytes of an upload session, from its `Range: 0-LAST`.
+/// `None` if the header is missing or ambiguous: registries send `0-0` both for no byte and for one byte.
 pub(super) fn parse_session(text: Option<&str>) -> Option<u64> {
     let text = text?.trim();
     let text = text
@@ -46,7 +47,7 @@ pub(super) fn parse_session(text: Option<&str>) -> Option<u64> {
     }
 }
 
-/// Digits alone: the standard parser takes a sign too.
+/// Parses digits only: the standard parser accepts a sign too.
 fn number(text: &str) -> Option<u64> {
     let text = text.trim();
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?

@@ -1,5 +1,5 @@
-//! What all hosts of one side share, and the sending of a single request: time limits, the wire log, one HTTP client
-//! per host (each has TLS settings of its own).
+//! Shared state of all hosts of one side, and the sending of a single request.
+//! This includes time limits, the wire log, and one HTTP client per host (each has its own TLS settings).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,56 +25,58 @@ use crate::error::{Error, Kind, Result};
 use crate::image::manifest::MAX_MANIFEST;
 use crate::lock::Mutex;
 
-/// Clients kept; redirects go to few hosts, and one that redirects to many gets its clients made anew.
+/// Maximum number of cached HTTP clients.
+/// Redirects lead to few hosts; beyond the maximum, all clients are created again.
 const MAX_CLIENTS: usize = 64;
 
-/// Maximum number of different warnings that are given once each; what comes after them is not told.
+/// Maximum number of distinct warnings, each given once; later warnings are dropped.
 const MAX_TOLD: usize = 1000;
 
-/// Maximum number of bytes of a request body that may be under way when the last of them has left this program: in the
-/// send buffer of this machine (4 MiB by default on Linux) and in proxies.
+/// Maximum number of bytes of a request body in transit after the client wrote the last byte.
+/// They are in this machine's send buffer (4 MiB by default on Linux) and in proxies.
 const MAX_UNDER_WAY: u64 = 6 << 20;
 
-/// A time limit is extended by its own length for each this many bytes that may be under way. With the default limits, a line of
-/// 9 kB/s is fast enough.
+/// Number of bytes in transit for which a time limit is extended by its own length.
+/// With the default limits, a line of 9 kB/s is fast enough.
 const BYTES_PER_LIMIT: u64 = 1 << 20;
 
-/// A line is assumed to have become slower by this factor at most since the first bytes of a body arrived.
+/// Maximum factor by which a line is assumed to slow down after the first bytes of a body arrived.
 const SLOWDOWN: f64 = 16.0;
 
-/// Maximum sum of the lengths in bytes of manifests that are read at the same time. A body of unknown length counts as one of
-/// the greatest length.
+/// Maximum total length in bytes of manifests that are read at the same time.
+/// A body of unknown length counts with the maximum length of a manifest.
 const BODIES: usize = 2 * MAX_MANIFEST as usize;
 
-/// What all hosts of one side share.
+/// Shared state of all hosts of one side.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) options: Options,
     pub(super) credentials: Credentials,
     pub(super) cache: Option<ManifestCache>,
     pub(super) sessions: Option<SavedSessions>,
-    /// How names are resolved; the tests replace it.
+    /// Name resolution; tests replace the function.
     pub(super) lookup: Lookup,
-    /// Room in bytes for bodies that are read into memory at the same time.
+    /// Remaining memory in bytes for bodies that are read into memory at the same time.
     room: Semaphore,
+    /// HTTP clients, by scheme and host, and by trust.
     clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
-    /// Warnings that were given already.
+    /// Warnings that were already given.
     told: Mutex<HashSet<String>>,
 }
 
-/// What a server is to this side.
+/// Trust in a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Trust {
-    /// It is a registry that the user named: it may see the certificate of this side.
+    /// Whether the user named the server as a registry, so that it may receive the client certificate.
     pub(super) registry: bool,
-    /// Its certificate is not checked, because the configuration says so for it alone.
+    /// Whether the server's certificate is not checked, because the configuration of this server says so.
     pub(super) blind: bool,
-    /// The addresses at which it may be.
+    /// Addresses at which the server may be.
     pub(super) reach: Reach,
 }
 
 impl Trust {
-    /// A registry that the user named.
+    /// Creates the trust in a registry that the user named.
     pub(super) fn registry(blind: bool) -> Self {
         Self {
             registry: true,
@@ -83,7 +85,7 @@ impl Trust {
         }
     }
 
-    /// A server that was named by another one, which is in this zone.
+    /// Creates the trust in a server that was named by another server, which is in the zone `named_from`.
     pub(super) fn stranger(named_from: Zone) -> Self {
         Self {
             registry: false,
@@ -92,7 +94,7 @@ impl Trust {
         }
     }
 
-    /// The same server, at an address on it that a stranger chose: the certificate of this side stays away.
+    /// Returns the trust in the same server for a URL chosen by a stranger: no client certificate.
     pub(super) fn without_certificate(self) -> Self {
         Self {
             registry: false,
@@ -101,17 +103,18 @@ impl Trust {
     }
 }
 
-/// Who chose the address of a request.
+/// Origin of a request's URL.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Provenance {
-    /// Only this side and the registry itself took part, so that credentials may go along to the registry.
+    /// Whether only this program and the registry itself chose the URL.
+    /// Only then may the registry's credentials be sent to it.
     pub(super) own: bool,
-    /// The zone of the server that named the address.
+    /// Zone of the server that named the URL.
     pub(super) zone: Zone,
 }
 
 impl Provenance {
-    /// An address that this side made by itself.
+    /// Provenance of a URL that this program made by itself.
     pub(super) const OWN: Self = Self {
         own: true,
         zone: Zone::Network,
@@ -132,13 +135,13 @@ impl Context {
         })
     }
 
-    /// Waits until there is room for a manifest of this length, as far as that is known.
+    /// Waits for memory for a manifest of this length; an unknown length counts as the maximum.
     pub(super) async fn room_for(&self, length: Option<u64>) -> Option<SemaphorePermit<'_>> {
         let length = length.unwrap_or(MAX_MANIFEST).min(MAX_MANIFEST) as u32;
         self.room.acquire_many(length).await.ok()
     }
 
-    /// Warns of something that every image would be told again, once.
+    /// Gives a warning that every image would repeat, once.
     pub(super) fn warn_once(&self, text: String) {
         let mut told = self.told.lock();
         if told.len() < MAX_TOLD && told.insert(text.clone()) {
@@ -147,7 +150,8 @@ impl Context {
         }
     }
 
-    /// Sends one request and waits for the head of its answer. Redirects, challenges and errors are not followed here.
+    /// Sends one request and waits for the head of its answer.
+    /// Does not follow redirects, challenges or errors.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -157,7 +161,7 @@ impl Context {
         watch: Option<&Watch>,
         trust: Trust,
     ) -> Result<Response, Failure> {
-        // Addresses in a URL never come before the resolver.
+        // The resolver never sees IP addresses in a URL, so they are checked here.
         if !trust.reach.allows_url(url) {
             return Err(Failure::out_of_reach(&authority(url), None));
         }
@@ -191,7 +195,7 @@ impl Context {
         result
     }
 
-    /// Waits for an answer: as long as a body moves, or for the header timeout once it is out.
+    /// Waits for an answer: while the body makes progress, then up to the header timeout.
     async fn in_time(
         &self,
         answer: impl Future<Output = reqwest::Result<Response>>,
@@ -213,7 +217,7 @@ impl Context {
                     Err(error) => {
                         let failure = Failure::from_reqwest(error, &authority(url), proxy.as_deref());
                         let failure = self.with_files_in_hint(failure);
-                        // Rare, and not to make every request larger.
+                        // Boxed, since this rare case would enlarge the future of every request.
                         Err(Box::pin(self.explain_tunnel(failure, url)).await)
                     }
                 };
@@ -236,7 +240,7 @@ impl Context {
         }
     }
 
-    /// The zone of the server that answered. Behind a proxy only the text of the URL tells.
+    /// Returns the zone of the server that answered. Behind a proxy, only the URL's text is known.
     fn zone(&self, url: &Url, response: &Response) -> Zone {
         let peer = response.remote_addr().filter(|_| self.proxy(url).is_none());
         peer.map(|peer| Zone::from_ip(peer.ip()))
@@ -244,7 +248,7 @@ impl Context {
             .unwrap_or(Zone::Network)
     }
 
-    /// Adds what the proxy on the way says about a tunnel that it refused.
+    /// Adds the proxy's status to the error of a tunnel that the proxy refused.
     async fn explain_tunnel(&self, mut failure: Failure, url: &Url) -> Failure {
         let is_unexplained = failure.error.full().ends_with(tunnel::UNEXPLAINED);
         let Some(proxy) = self.proxy(url).filter(|_| is_unexplained) else {
@@ -258,7 +262,7 @@ impl Context {
         failure
     }
 
-    /// Names the certificate files that the user may expect to be in use.
+    /// Adds unused certificate files to the hint, since the user may expect them to be in use.
     fn with_files_in_hint(&self, mut failure: Failure) -> Failure {
         if failure.error.hint() == Some(UNKNOWN_AUTHORITY) {
             let rest = self.options.tls.system.unused();
@@ -267,7 +271,8 @@ impl Context {
         failure
     }
 
-    /// The proxy on the way to a URL. A proxy elsewhere has another idea of who `localhost` is.
+    /// Returns the proxy for a URL.
+    /// A loopback URL needs none: on the proxy, `localhost` is another machine.
     fn proxy(&self, url: &Url) -> Option<&Url> {
         self.options.proxies.for_url(url).filter(|_| !is_loopback(url))
     }
@@ -291,6 +296,7 @@ impl Context {
         let mut builder = reqwest::Client::builder()
             .user_agent(options.user_agent())
             .http1_only()
+            // Redirects and retries follow this client's own rules: see `redirect.rs` and `retry.rs`.
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .retry(reqwest::retry::never())
@@ -300,7 +306,7 @@ impl Context {
             // The library's default of 30 seconds would end a connection before the stall timeout does.
             .tcp_user_timeout(None)
             .tls_backend_preconfigured(tls::client_config(&tls, &host)?);
-        // What the environment says came by way of the options.
+        // The options already contain the proxies of the environment.
         builder = builder.no_proxy();
         let proxy = self.proxy(url);
         builder = builder.dns_resolver(Guard {
@@ -320,9 +326,10 @@ impl Context {
     }
 }
 
-/// How much longer than `limit` to wait for a body of which `sent` bytes left this program in `time`: the last of them may
-/// still be in buffers, and nothing tells when they arrive. A body that was larger than the buffers has shown how fast the
-/// line is.
+/// Returns how much longer than `limit` to wait after `sent` bytes of a body were sent in `time`.
+///
+/// The last bytes may still be in buffers, and nothing reports their arrival. A body larger than the buffers has shown how
+/// fast the line is.
 fn time_under_way(limit: Duration, sent: u64, time: Duration) -> Duration {
     let under_way = sent.min(MAX_UNDER_WAY);
     let longest = limit.mul_f64(under_way as f64 / BYTES_PER_LIMIT as f64);
@@ -332,23 +339,27 @@ fn time_under_way(limit: Duration, sent: u64, time: Duration) -> Duration {
     }
 }
 
-/// How far a request body has got, for telling a stalled connection from a slow one.
+/// Progress of a request body, to distinguish a stalled connection from a slow one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watch(Arc<Progressed>);
 
 #[derive(Debug, Default)]
 struct Progressed {
+    /// Number of bytes handed to the connection.
     sent: AtomicU64,
+    /// Whether the last byte was handed to the connection.
     out: AtomicBool,
+    /// Whether the body's source has no bytes at the moment.
     waiting: AtomicBool,
-    /// Where the body counts.
+    /// The permit's place that the body occupies.
     place: Option<Arc<Place>>,
-    /// Whether the body leaves its place when it is out.
+    /// Whether the body gives up its place once all bytes are sent.
     is_last: bool,
 }
 
 impl Watch {
-    /// For a body that has a place, which the last one of an upload leaves when it is out.
+    /// Creates the progress of a body with a place.
+    /// The last body of an upload gives up the place once all bytes are sent.
     pub(super) fn new(place: Arc<Place>, is_last: bool) -> Self {
         Self(Arc::new(Progressed {
             place: Some(place),
@@ -357,7 +368,8 @@ impl Watch {
         }))
     }
 
-    /// For a body in memory of this many bytes, which the connection has from the beginning.
+    /// Creates the progress of a body of `bytes` bytes in memory.
+    /// The connection has the whole body from the start.
     pub(super) fn whole(bytes: u64) -> Self {
         let watch = Self::default();
         watch.sent(bytes);
@@ -365,7 +377,7 @@ impl Watch {
         watch
     }
 
-    /// Notes that this many more bytes were handed to the connection.
+    /// Records that this many more bytes were handed to the connection.
     pub(super) fn sent(&self, bytes: u64) {
         self.0.sent.fetch_add(bytes, Ordering::Relaxed);
         if let Some(place) = &self.0.place {
@@ -373,7 +385,7 @@ impl Watch {
         }
     }
 
-    /// The last byte was handed over.
+    /// Records that the last byte was handed to the connection.
     pub(super) fn out(&self) {
         self.0.out.store(true, Ordering::Relaxed);
         if let Some(place) = self.0.place.as_ref().filter(|_| self.0.is_last) {
@@ -381,7 +393,8 @@ impl Watch {
         }
     }
 
-    /// The connection could take more, but the source of the bytes has none yet: its own limits apply.
+    /// Records whether the body's source has no bytes although the connection could take more.
+    /// The source has its own time limits.
     pub(super) fn waiting(&self, yes: bool) {
         self.0.waiting.store(yes, Ordering::Relaxed);
     }
@@ -396,7 +409,8 @@ impl Watch {
     }
 }
 
-/// Whether two URLs have the same scheme, host and port: what may see the same credentials.
+/// Returns whether two URLs have the same scheme, host and port.
+/// They may then receive the same credentials.
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
 }
@@ -414,9 +428,9 @@ mod tests {
             (1 << 20, 0, 120),
             (4 << 20, 1, 480),
             (6 << 20, 1, 720),
-            // A few bytes more than the buffers hold, over a slow line.
+            // One byte more than the buffers hold, over a slow line.
             ((6 << 20) + 1, 60, 720),
-            // Half of it has arrived, and the line may be slower by now.
+            // Half of the body has arrived, and the line may be slower by now.
             (12 << 20, 10, 160),
             (1 << 30, 100, 9),
             (u64::MAX, 1000, 0),

@@ -1,4 +1,4 @@
-//! Why a request got no answer: the errors of DNS, TCP, TLS and HTTP, told apart, each with its hint.
+//! Requests without an answer: classified errors of DNS, TCP, TLS and HTTP, each with its hint.
 
 use std::error::Error as StdError;
 use std::io;
@@ -12,34 +12,35 @@ use crate::text::Line;
 pub(super) const OUT_OF_REACH_HINT: &str = "a server elsewhere may not send requests to this machine or its local link; \
      if its token server is meant to be there, give `--any-token-server`";
 
-/// Hint for a server whose certificate authority is not known.
+/// Hint for a server with an unknown certificate authority.
 pub(super) const UNKNOWN_AUTHORITY: &str = "give its authority with `--ca-file`, or put it below /etc/docker/certs.d";
 
 /// A request without an answer.
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) class: Class,
-    /// Whether it was sent to a server to which the registry redirected.
+    /// Whether the request was sent to a server to which the registry redirected.
     pub(super) elsewhere: bool,
 }
 
-/// Whether another attempt may help.
+/// Kind of failure, which decides about a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// The same will happen again: a certificate, a name, a rule of this client.
+    /// A retry fails again: a certificate, a name, a rule of this client.
     Final,
     /// No connection was made. A host that was never reached is most likely a wrong address.
     Connect,
     /// A connection broke or stalled.
     Broken,
-    /// The peer closed the connection, or sent bytes that are no HTTP, as a TLS port does when it gets plain text.
+    /// The peer closed the connection, or sent bytes that are not HTTP.
+    /// A TLS port does that when it gets plain text.
     NotHttp,
-    /// The other side does not speak TLS, and will not the next time.
+    /// The peer does not speak TLS, so a retry fails again.
     NotTls,
 }
 
 impl Class {
-    /// Whether the same will happen again.
+    /// Returns whether a retry would fail again.
     pub(super) fn is_final(self) -> bool {
         matches!(self, Self::Final | Self::NotTls)
     }
@@ -54,7 +55,7 @@ impl Failure {
         }
     }
 
-    /// A server that another server named, at an address where such a server may not be.
+    /// Creates the failure for a server at a forbidden address, named by another server.
     pub(super) fn out_of_reach(host: &str, address: Option<IpAddr>) -> Self {
         let resolved = address.map_or_else(String::new, |address| format!(" ({address})"));
         let message = format!("`{host}`{resolved} is an address of this machine or of its local link");
@@ -65,12 +66,13 @@ impl Failure {
         }
     }
 
-    /// Sorts an error of the HTTP library. `host` is the requested host, `proxy` the proxy that is used for it.
+    /// Classifies an error of the HTTP library.
+    /// `host` is the requested host, `proxy` the proxy used for it.
     pub(super) fn from_reqwest(error: reqwest::Error, host: &str, proxy: Option<&str>) -> Self {
-        // The port that a scheme implies was not typed by the user.
+        // The default port of a scheme is shown, since the user did not type it and may not know it.
         let url = error.url().filter(|url| proxy.is_none() && url.port().is_none());
         let port = url.and_then(reqwest::Url::port_or_known_default);
-        // The library's own text holds the URL with its query; the causes do not.
+        // The library's own text contains the URL with its query; the causes do not.
         let error = error.without_url();
         let refused = causes(&error)
             .into_iter()
@@ -83,7 +85,7 @@ impl Failure {
         if let Some(hint) = hint {
             out = out.with_hint(hint);
         }
-        // What the TLS library says of a certificate is a list of its own types; the message says the same in words.
+        // The TLS library describes a bad certificate by its own types; the message already says the same in words.
         let certificate = matches!(tls_error(&error), Some(rustls::Error::InvalidCertificate(_)));
         if !certificate {
             out = out.with_source(Innermost(innermost(&error)));
@@ -96,7 +98,7 @@ impl Failure {
     }
 }
 
-/// The last cause alone: the layers above it say "error sending request" and the like.
+/// Innermost cause of an error; the layers above say "error sending request" and the like.
 #[derive(Debug)]
 struct Innermost(String);
 
@@ -116,7 +118,8 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     )
 }
 
-/// The causes of an error, outermost first. An `io::Error` hides the error that it wraps from `source`, so that is asked too.
+/// Returns the causes of an error, outermost first.
+/// `io::Error::source` skips the wrapped error, so `get_ref` is asked too.
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
     let mut all = vec![error];
     let mut last = error;
@@ -138,7 +141,7 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     causes(error).into_iter().find_map(|cause| cause.downcast_ref())
 }
 
-/// `port` is that of the scheme, where the address of the host states none.
+/// Classifies an error. `port` is the scheme's default port, if the host's address has none.
 fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&str>) -> Sorted {
     if let Some(tls) = tls_error(error) {
         return sort_tls(tls, host);
@@ -193,7 +196,7 @@ fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&st
             None,
         );
     }
-    // hyper's parse errors have no type to ask for; its texts all start or end alike.
+    // hyper's parse errors have no public type; their texts share these words.
     if text.contains("invalid HTTP") || text.contains("message head is too large") || text.contains("parsed") {
         return (
             Class::NotHttp,

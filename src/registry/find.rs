@@ -1,4 +1,4 @@
-//! Manifests that may be absent: signatures beside an image, and lists of what refers to one.
+//! Manifests that may be absent: signatures of an image, and lists of referrers.
 
 use super::Registry;
 use super::pull::manifest_of;
@@ -7,10 +7,11 @@ use crate::image::manifest::RawManifest;
 use crate::image::reference::Target;
 
 impl Registry {
-    /// Reads a manifest that may be absent: `None` where no place has it. Mirrors are asked before the registry.
+    /// Reads a manifest that may be absent; `None` if no source has it.
+    /// Mirrors are asked before the registry.
     ///
     /// # Errors
-    /// As [`manifest`](Self::manifest), but for [`Kind::NotFound`].
+    /// Those of [`manifest`](Self::manifest), except [`Kind::NotFound`].
     pub(crate) async fn find_manifest(&self, repository: &str, target: &Target) -> Result<Option<RawManifest>> {
         let cache = self.host.context.cache.as_ref();
         if let (Some(cache), Target::Digest(digest)) = (cache, target)
@@ -36,7 +37,7 @@ impl Registry {
             };
             match places.front() {
                 Some(next) => place.host.tell_next(&error, &next.host.name),
-                // That the registry behind a mirror cannot be asked was told when its referrers were asked for.
+                // The earlier request for the referrers already reported that the registry behind the mirror is unreachable.
                 None if any_answer && error.kind() == Kind::Network => {}
                 None => return Err(error),
             }
@@ -44,10 +45,10 @@ impl Registry {
         Ok(None)
     }
 
-    /// What a tag holds at the registry itself, with the `ETag` that it was sent with; `None` where it is not there.
+    /// Reads a tag's manifest from the registry itself, with its `ETag`; `None` if the tag does not exist.
     ///
     /// # Errors
-    /// As [`manifest`](Self::manifest), but for [`Kind::NotFound`].
+    /// Those of [`manifest`](Self::manifest), except [`Kind::NotFound`].
     pub(crate) async fn manifest_and_etag(
         &self,
         repository: &str,
@@ -60,7 +61,7 @@ impl Registry {
         }
     }
 
-    /// Whether there are other places where the manifests of a repository are read.
+    /// Returns whether manifests of a repository are also read from hosts other than the registry.
     pub(crate) fn has_mirrors(&self, repository: &str, target: &Target) -> Result<bool> {
         let places = self.places(repository, target)?;
         Ok(places.len() > 1 || places.iter().any(|place| place.host.name != self.host.name))

@@ -1,4 +1,4 @@
-//! The parsers of headers, for the fuzz targets: each with the promises that must hold for any input.
+//! Header parsers for the fuzz targets, each with the guarantees for any input.
 
 use reqwest::Url;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, LINK, WWW_AUTHENTICATE};
@@ -7,7 +7,7 @@ use super::challenge::{self, Challenge};
 use super::context::same_origin;
 use super::{content_range, link};
 
-/// One header line for each line of the input, as far as a header can hold it.
+/// Returns one header line for each line of the input that a header can hold.
 fn headers(name: &HeaderName, data: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(64) {
@@ -18,7 +18,7 @@ fn headers(name: &HeaderName, data: &[u8]) -> HeaderMap {
     headers
 }
 
-/// `WWW-Authenticate`: Bearer before Basic, and never without a realm.
+/// Checks `WWW-Authenticate`: Bearer comes before Basic, and never without a realm.
 pub fn challenge(data: &[u8]) {
     let found = challenge::parse(&headers(&WWW_AUTHENTICATE, data));
     assert!(found.len() <= data.len());
@@ -35,7 +35,8 @@ pub fn challenge(data: &[u8]) {
     }
 }
 
-/// `Content-Range` of an answer and `Range` of an upload session: what is read makes sense, and reads the same again.
+/// Checks `Content-Range` of an answer and `Range` of an upload session.
+/// Parsed values are plausible, and parse the same again.
 pub fn content_range(data: &[u8]) {
     if let Some((first, last, total)) = content_range::parse_answer(&headers(&CONTENT_RANGE, data)) {
         assert!(first <= last && total.is_none_or(|total| last < total));
@@ -53,7 +54,8 @@ pub fn content_range(data: &[u8]) {
     }
 }
 
-/// `Link`: the first line is the page, the others are what came with it. The next page is on the same server.
+/// Checks `Link`: the first line is the page, the other lines are its headers.
+/// The next page is on the same server.
 pub fn link(data: &[u8]) {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let Some(page) = std::str::from_utf8(&data[..end])

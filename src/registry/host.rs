@@ -1,5 +1,5 @@
-//! One registry host, and the exchange of a request for an answer: authorization, one replay after a challenge, redirects,
-//! pauses and repetitions.
+//! A registry host, and the exchange of a request for an answer.
+//! The exchange includes authorization, one replay after a challenge, redirects, pauses and retries.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -33,64 +33,68 @@ use crate::image::reference::DOCKER_HUB;
 use crate::lock::Mutex;
 use crate::text::quote;
 
-/// Where Docker Hub's registry is reached.
+/// Host name of Docker Hub's registry.
 const DOCKER_HUB_ADDRESS: &str = "registry-1.docker.io";
 
-/// One host with all that is known about it.
+/// One host and its state.
 #[derive(Debug)]
 pub(super) struct Host {
     /// `HOST[:PORT]` as in references.
     pub(super) name: String,
     pub(super) context: Arc<Context>,
+    /// Root URL with the scheme that was assumed at first.
     pub(super) base: Url,
-    /// The same in plain http, for a host that turns out to speak nothing else.
+    /// Root URL in plain http, for a host that turns out to speak no TLS.
     pub(super) plain: Url,
     pub(super) trust: Trust,
+    /// State of the scheme: [`FIXED`], [`ASSUMED_HTTP`], [`FOUND_HTTPS`], [`EITHER`] or [`FOUND_HTTP`].
     pub(super) scheme: AtomicU8,
-    /// Whether the host ever answered: one that never did is most likely a wrong address.
+    /// Whether the host ever answered; a host that never answered is most likely a wrong address.
     pub(super) reached: AtomicBool,
-    /// Whether it ever answered with anything but a 401 without a challenge.
+    /// Whether the host ever answered with anything but a 401 without a challenge.
     pub(super) answered: AtomicBool,
     pub(super) auth: Authenticator,
     pub(super) limiter: Limiter,
     pub(super) upload_profile: UploadProfile,
-    /// Whether it keeps blobs.
+    /// Whether the host was seen to keep uploaded blobs.
     pub(super) proof: Proof,
     pub(super) breaker: Breaker,
-    /// Whether there is another host to go to: it is a mirror.
+    /// Whether the host is a mirror, so that requests can go to another host instead.
     pub(super) expendable: bool,
-    /// Whether it keeps manifests that are put by digest. Those under a tag are read back by the caller.
+    /// Whether the host was seen to keep manifests that are pushed by digest.
+    /// The caller reads back manifests under a tag.
     pub(super) manifest_proof: Proof,
-    /// Set when the store to which the host redirects for blobs could not be asked.
+    /// Set when the store to which the host redirects for blobs was not reachable.
     pub(super) store_is_away: AtomicBool,
     /// Set when the host turned out not to answer HEAD for manifests.
     pub(super) no_head: AtomicBool,
-    /// Repositories for which it turned out to have no list of referrers.
+    /// Repositories for which the host turned out to have no referrers API.
     pub(super) no_referrers: Mutex<HashSet<String>>,
-    /// Whether it takes several tags of a manifest in one request.
+    /// Whether the host accepts several tags of a manifest in one request.
     pub(super) tags_at_once: TagsAtOnce,
     rate_limit: Mutex<Option<RateLimit>>,
+    /// Locks for writing manifests, by repository.
     writers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// How the scheme of a host came about.
+/// The scheme of a host is known and stays as it is.
 const FIXED: u8 = 0;
-/// A host on this machine: http, unless it turns out to speak TLS.
+/// A loopback host: http, unless the host turns out to speak TLS.
 pub(super) const ASSUMED_HTTP: u8 = 1;
-/// A host on this machine that turned out to speak TLS.
+/// A loopback host that turned out to speak TLS.
 pub(super) const FOUND_HTTPS: u8 = 2;
-/// A host with `insecure = true` in registries.conf: https without a check of the certificate, or else plain http.
+/// A host with `insecure = true` in registries.conf: unverified https, or else plain http.
 pub(super) const EITHER: u8 = 3;
-/// Such a host that turned out not to speak TLS.
+/// A host with `insecure = true` that turned out not to speak TLS.
 pub(super) const FOUND_HTTP: u8 = 4;
 
 impl Host {
-    /// A host by the name that it has in references.
+    /// Creates a host from its name in references.
     pub(super) fn named(name: &str, context: Arc<Context>) -> Result<Self> {
         Self::from_reference(name, false, context)
     }
 
-    /// The same, with a certificate that is not checked.
+    /// Creates a host from its name in references, without a check of its certificate.
     pub(super) fn insecure(name: &str, context: Arc<Context>) -> Result<Self> {
         Self::from_reference(name, true, context)
     }
@@ -111,7 +115,7 @@ impl Host {
         Self::at(name, protocol, scheme, blind, context)
     }
 
-    /// A mirror, whose scheme is stated.
+    /// Creates a mirror, whose scheme is configured.
     pub(super) fn mirror(name: &str, scheme: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
         let either = blind && scheme == "https" && name != DOCKER_HUB;
         Self::at(name, scheme, if either { EITHER } else { FIXED }, blind, context)
@@ -144,11 +148,11 @@ impl Host {
         })
     }
 
-    /// The registry's root.
+    /// Returns the registry's root URL.
     pub(super) fn base(&self) -> Url {
         let mut base = self.base.clone();
         match self.scheme.load(Ordering::Relaxed) {
-            // http to https is a change that URLs allow.
+            // `set_scheme` cannot fail here: URLs allow the change from http to https.
             FOUND_HTTPS => drop(base.set_scheme("https")),
             FOUND_HTTP => base = self.plain.clone(),
             _ => {}
@@ -156,19 +160,20 @@ impl Host {
         base
     }
 
-    /// `/v2/REPOSITORY/REST`. Both are made of characters that need no escape.
+    /// Returns `/v2/REPOSITORY/REST` on this host.
+    /// Both parts must consist of characters that need no escape.
     pub(super) fn url(&self, repository: &str, rest: &str) -> Url {
         let mut url = self.base();
         url.set_path(&format!("/v2/{repository}/{rest}"));
         url
     }
 
-    /// Whether a URL is on this registry: what may see its credentials.
+    /// Returns whether a URL is on this registry, so that it may receive the registry's credentials.
     pub(super) fn owns(&self, url: &Url) -> bool {
         same_origin(&self.base(), url)
     }
 
-    /// What the server of an address is to this side: the registry, or one that was named by a server.
+    /// Returns the trust in the server of a URL: the registry itself, or a server named by another server.
     pub(super) fn trust(&self, url: &Url, provenance: Provenance) -> Trust {
         match (self.owns(url), provenance.own) {
             (true, true) => self.trust,
@@ -177,7 +182,7 @@ impl Host {
         }
     }
 
-    /// Asks the registry for nothing but a sign of life; a refusal is one.
+    /// Checks that the registry answers; a refusal counts as an answer.
     pub(super) async fn ping(&self) -> Result<()> {
         let mut url = self.base();
         url.set_path("/v2/");
@@ -194,12 +199,13 @@ impl Host {
         }
     }
 
-    /// What the registry last said about its pull quota.
+    /// Returns the pull quota that the registry last reported.
     pub(super) fn rate_limit(&self) -> Option<RateLimit> {
         self.rate_limit.lock().clone()
     }
 
-    /// Manifests of one repository are written one after another: some registries refuse two at once.
+    /// Returns the lock for writing manifests of a repository.
+    /// Some registries fail on concurrent manifest uploads.
     pub(super) fn writer(&self, repository: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut writers = self.writers.lock();
         if writers.len() > 256 {
@@ -208,7 +214,8 @@ impl Host {
         Arc::clone(writers.entry(repository.to_owned()).or_default())
     }
 
-    /// The authorization for a URL; none where it is not the registry's own, or was chosen by another server.
+    /// Returns the authorization for a URL.
+    /// `None` if the URL is not the registry's own, or was chosen by another server.
     pub(super) async fn authorize(
         &self,
         url: &Url,
@@ -240,15 +247,16 @@ impl Host {
         self.exchange_within(call, &mut backoff).await
     }
 
-    /// The same within a retry budget that is already in use, for a request that is a part of a larger operation.
+    /// Sends a call like [`exchange`](Self::exchange), within the retry budget of a larger operation.
     pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
         let in_call = |error: Error| error.context(&call.action);
         let finds_out = self.breaker.check().map_err(in_call)?;
-        // Kept over pauses: the next request has no better chances than this one.
+        // The permit is kept during pauses: a request of another caller would have no better chance than this one.
         let mut turn = match call.has_place {
             true => None,
             false => Some(self.limiter.permit(Use::Request).await),
         };
+        // The breaker may have opened while this request waited for its permit.
         if let Some(error) = self.breaker.error().filter(|_| !finds_out) {
             return Err(in_call(error));
         }
@@ -284,7 +292,8 @@ impl Host {
                     drop(alone);
                     unconnected += u32::from(failure.class == Class::Connect);
                     let reached = self.reached.load(Ordering::Relaxed);
-                    // An address that never answered gets one more chance, not all of them, and a mirror none.
+                    // A host that never answered gets one retry instead of all; a mirror gets none, since there is another
+                    // host.
                     let patient = if self.expendable {
                         unconnected == 0
                     } else {
@@ -317,7 +326,7 @@ impl Host {
             drop(alone);
             if is_stale_address(&answer, call) && fresh < MAX_FRESH {
                 fresh += 1;
-                // The first time at once: the registry is not what failed.
+                // The first retry needs no pause: the registry did not fail, its store did.
                 if fresh == 1
                     || self
                         .pause(backoff, None, attempts, None, || answer.stale_words(&call.action))
@@ -350,7 +359,7 @@ impl Host {
                 let error = answer.refusal().await;
                 let way = answer.from_registry.then_some(FailureMode::Status(status));
                 if self.pause(backoff, way, attempts, asked, || error.full()).await {
-                    // The pause may have outlasted the token.
+                    // The token may have expired during the pause.
                     match self.authorize_again(call, &url, &mut attempt).await {
                         Ok(()) => continue,
                         Err(error) => return Err(in_call(self.without_token(call, error).await)),
@@ -367,12 +376,12 @@ impl Host {
         }
     }
 
-    /// Notes how a request went that has a place of its own.
+    /// Reports the result of a request to its permit, if the request holds one.
     fn count(&self, turn: Option<&mut Permit>, sent: &Result<Answer, Failure>) {
         let Some(turn) = turn else { return };
         match sent {
             Ok(answer) if is_throttling(answer.status()) => turn.went_wrong(),
-            // What follows a challenge is another request.
+            // A 401 says nothing about the load: the client repeats the request with an authorization.
             Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {}
             Ok(answer) if !is_passing(answer.status()) => turn.went_well(),
             Err(failure) if failure.class == Class::Broken => turn.went_wrong(),
@@ -380,7 +389,7 @@ impl Host {
         }
     }
 
-    /// Goes easier on a host that throttles.
+    /// Lowers the concurrency limit of a host that throttles, and pauses requests to it.
     pub(super) fn throttled(&self, status: StatusCode, asked: Option<Duration>, begun: Instant) {
         if is_throttling(status) {
             self.limiter.trouble(begun);
@@ -388,7 +397,7 @@ impl Host {
         }
     }
 
-    /// Notes what any answer of this host tells.
+    /// Records the state that any answer of this host reveals.
     pub(super) fn heard(&self, answer: &Answer) {
         self.reached.store(true, Ordering::Relaxed);
         if answer.status() != StatusCode::UNAUTHORIZED || !challenge::parse(answer.headers()).is_empty() {
@@ -404,13 +413,14 @@ impl Host {
         }
     }
 
-    /// The error for a 429 that says that the pulls of a window of hours are used up: waiting it out is no use.
+    /// Returns the error for a 429 about a used-up pull quota.
+    /// The quota's window lasts hours, so waiting is no use.
     async fn quota_used_up(&self, answer: &mut Answer, action: &str) -> Option<Error> {
         if answer.status() != StatusCode::TOO_MANY_REQUESTS || !answer.from_registry {
             return None;
         }
         let words = answer.words().await.to_ascii_lowercase();
-        // The answer to a HEAD has no words, but the headers count.
+        // The answer to a HEAD has no body, but its headers state the quota.
         let none_left = RateLimit::from_headers(answer.headers()).is_some_and(|limit| limit.remaining == Some(0));
         let quota = none_left
             || words.contains("pull rate limit")
@@ -433,14 +443,14 @@ impl Host {
     }
 }
 
-/// The root of a registry by its name in references.
+/// Returns the root URL of a registry from its name in references.
 fn url_of(name: &str, protocol: &str) -> Result<Url> {
     let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
     Url::parse(&format!("{protocol}://{address}/"))
         .map_err(|e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e))
 }
 
-/// Whether a status says that the host has too much to do.
+/// Returns whether a status says that the host is overloaded or throttles.
 fn is_throttling(status: StatusCode) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -1,4 +1,4 @@
-//! The secrets that this run has used, so that a server which sends one back does not get it printed.
+//! Secrets used in this run, so that messages do not show a secret that a server sends back.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -8,13 +8,13 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use reqwest::Url;
 
-/// Maximum number of secrets that are remembered; the oldest, which are tokens that have expired, go first.
+/// Maximum number of remembered secrets; the oldest are dropped first, which are mostly expired tokens.
 const MAX_KNOWN: usize = 512;
 
-/// Shorter texts than this are no secrets: they would be found in every sentence.
+/// Minimum length of a secret in bytes: shorter texts would match in every sentence.
 const SHORTEST: usize = 4;
 
-/// Each secret in the forms in which it may come back, longest first.
+/// Each secret in all forms in which it may come back, longest form first.
 static KNOWN: RwLock<VecDeque<Vec<String>>> = RwLock::new(VecDeque::new());
 
 /// Remembers a password or a token.
@@ -33,7 +33,7 @@ pub(crate) fn remember(secret: &str) {
     known.push_back(forms);
 }
 
-/// A secret as it is, and as JSON, a URL and base64 write it.
+/// Returns a secret as it is, and as JSON, a URL and base64 write it.
 fn forms(secret: &str) -> Vec<String> {
     let json = serde_json::Value::from(secret).to_string();
     let mut forms = vec![
@@ -58,7 +58,7 @@ fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-/// A text without the secrets that are known.
+/// Replaces all remembered secrets in a text by `***`.
 pub(super) fn hide(text: &str) -> Cow<'_, str> {
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
     let mut text = Cow::Borrowed(text);

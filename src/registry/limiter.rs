@@ -1,8 +1,8 @@
-//! Who may send a request to a host now: places in the order in which they are asked for, as many as the [`Pace`] allows.
+//! Concurrency limit of one host: permits in request order, as many as the [`Pace`] allows.
 //!
-//! All requests count: those without a body from the first byte to the head of the answer, those with a body until it is
-//! through. Of each kind one may always be under way. So an upload whose source has to be asked first, and a request that is part
-//! of an upload, never wait for places that only they could give back.
+//! All requests count: a request without a body until the head of its answer, a request with a body until the body is
+//! complete. One request of each kind is always allowed. So an upload whose source has to be asked first, and a request that
+//! is part of an upload, never wait for permits that only they could give back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use super::pace::Pace;
 use crate::lock::Mutex;
 
-/// What takes a place.
+/// Kind of request that takes a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     /// A request whose answer is short.
     Request,
-    /// A body that is read.
+    /// A body that is received.
     Download,
     /// A body that is sent.
     Upload,
@@ -27,7 +27,7 @@ pub(super) enum Use {
 
 const USES: usize = 3;
 
-/// The limit of one host.
+/// Concurrency limit of one host.
 #[derive(Debug, Clone)]
 pub(super) struct Limiter(Arc<Inner>);
 
@@ -41,15 +41,15 @@ struct State {
     pace: Pace,
     /// Maximum number of bodies in each direction.
     bodies: usize,
-    /// Places in use, by their use.
+    /// Number of places taken, by use.
     taken: [usize; USES],
-    /// Bodies that are out, and wait for their answers without a place.
+    /// Number of sent bodies that wait for their answers without a place.
     waiting: usize,
-    /// The most requests that were ever under way together.
+    /// Maximum number of requests that were in flight together so far.
     peak: usize,
-    /// Who waits for a place, the first one in front.
+    /// Tasks that wait for a place, in order.
     queue: VecDeque<Waiter>,
-    /// No request of any kind starts before this.
+    /// Time before which no request of any kind starts.
     hold: Option<Instant>,
 }
 
@@ -59,14 +59,16 @@ struct Waiter {
     granted: oneshot::Sender<()>,
 }
 
-/// The right to have one body on its way, with a place in the limit or without one yet. Given back when dropped.
+/// Permission to have one body in flight, with a place in the limit or without a place yet.
+/// Given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     place: Arc<Place>,
+    /// Start of the request, or time of its last failure.
     since: Instant,
 }
 
-/// Where a request counts.
+/// Place of a request in the limit.
 #[derive(Debug)]
 pub(super) struct Place {
     limiter: Limiter,
@@ -76,16 +78,16 @@ pub(super) struct Place {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nothing is sent yet.
+    /// Nothing is sent yet, and no place is taken.
     Outside,
-    /// It is taken.
+    /// The place is taken.
     Sending,
-    /// It was left: the body is out, and the answer is waited for.
+    /// The body is sent and the place is given up; the request waits for its answer.
     Waiting,
 }
 
 impl Limiter {
-    /// At most `bodies` bodies in each direction, and as many requests altogether as `pace` says.
+    /// Creates a limit of `bodies` bodies in each direction, and of `pace` for all requests together.
     pub(super) fn new(bodies: usize, pace: Pace) -> Self {
         let state = State {
             pace,
@@ -101,7 +103,7 @@ impl Limiter {
         }))
     }
 
-    /// A permit without a place yet: see [`Permit::take`].
+    /// Returns a permit without a place: see [`Permit::take`].
     pub(super) fn later(&self, what: Use) -> Permit {
         Permit {
             place: Arc::new(Place {
@@ -113,7 +115,7 @@ impl Limiter {
         }
     }
 
-    /// Waits for a place. Places are given in the order in which they were asked for, which is that of the first polls.
+    /// Waits for a place. Places are given in the order of the first polls.
     pub(super) async fn permit(&self, what: Use) -> Permit {
         let mut permit = self.later(what);
         permit.take().await;
@@ -143,14 +145,14 @@ impl Limiter {
         turn.is_taken = true;
     }
 
-    /// The host asked for silence: nothing is sent to it for this long.
+    /// Starts no request to the host for this long, as the host asked.
     pub(super) fn hold(&self, pause: Duration) {
         let until = Instant::now() + pause;
         let mut state = self.0.state.lock();
         state.hold = Some(state.hold.map_or(until, |held| held.max(until)));
     }
 
-    /// Waits until the silence that the host asked for is over.
+    /// Waits until the pause that the host asked for is over.
     pub(super) async fn quiet(&self) {
         let hold = self.0.state.lock().hold;
         if let Some(until) = hold {
@@ -158,14 +160,15 @@ impl Limiter {
         }
     }
 
-    /// The host refused a request that began at `begun` because it has too much to do, or a connection broke.
+    /// Records that a request was throttled by the host, or that its connection broke.
+    /// `begun` is the request's start.
     pub(super) fn trouble(&self, begun: Instant) {
         let mut state = self.0.state.lock();
         let under_way = state.under_way();
         state.pace.trouble(Instant::now(), begun, under_way);
     }
 
-    /// Bytes of a body went over the line.
+    /// Records that bytes of a body were transferred.
     pub(super) fn moved(&self, bytes: u64) {
         let mut state = self.0.state.lock();
         let before = state.pace.limit();
@@ -175,12 +178,12 @@ impl Limiter {
         }
     }
 
-    /// The most requests that were ever under way together.
+    /// Returns the maximum number of requests that were in flight together so far.
     pub(super) fn peak(&self) -> usize {
         self.0.state.lock().peak
     }
 
-    /// How many requests may be under way now.
+    /// Returns the current maximum number of requests in flight.
     pub(super) fn limit(&self) -> usize {
         self.0.state.lock().pace.limit()
     }
@@ -191,7 +194,7 @@ impl State {
         self.taken.iter().sum::<usize>() + self.waiting
     }
 
-    /// Maximum number of bodies in each direction at this moment.
+    /// Returns the current maximum number of bodies in each direction.
     fn bodies(&self) -> usize {
         self.bodies.min(self.pace.limit())
     }
@@ -210,7 +213,8 @@ impl State {
         self.peak = self.peak.max(self.under_way());
     }
 
-    /// Gives places to those who wait, in their order. One that has to wait for its use alone lets others pass.
+    /// Gives places to waiting tasks in order.
+    /// A task whose kind of request has no room does not block tasks of other kinds.
     fn grant(&mut self) {
         let mut at = 0;
         while let Some(waiter) = self.queue.get(at) {
@@ -226,6 +230,7 @@ impl State {
                     self.enter(what);
                 }
             } else if is_full && self.taken.iter().all(|taken| *taken > 0) {
+                // No kind of request has room, so no later waiter can be served.
                 break;
             } else {
                 at += 1;
@@ -234,11 +239,12 @@ impl State {
     }
 }
 
-/// A wait for a place. A place that was granted to a wait that has ended is given back.
+/// A task's wait for a place. Dropping it gives back a place that was granted in the meantime.
 struct Turn<'a> {
     limiter: &'a Limiter,
     what: Use,
     receiver: oneshot::Receiver<()>,
+    /// Whether the task has received its place.
     is_taken: bool,
 }
 
@@ -257,30 +263,31 @@ impl Drop for Turn<'_> {
 }
 
 impl Permit {
-    /// It came to a good end.
+    /// Records that the request succeeded.
     pub(super) fn went_well(&self) {
         let mut state = self.place.limiter.0.state.lock();
         state.pace.answered(Instant::now());
         state.grant();
     }
 
-    /// The host throttled or the connection broke. Requests that were in flight together shrink the limit once.
+    /// Records that the host throttled or the connection broke.
+    /// Requests in flight together shrink the limit only once.
     pub(super) fn went_wrong(&mut self) {
         self.place.limiter.trouble(self.since);
         self.since = Instant::now();
     }
 
-    /// For the body, which leaves its place when it is out.
+    /// Returns the place, for the body, which gives up the place once all bytes are sent.
     pub(super) fn place(&self) -> Arc<Place> {
         self.place.clone()
     }
 
-    /// Whether it has a place.
+    /// Returns whether the permit has a place.
     pub(super) fn has_place(&self) -> bool {
         self.place.stage() == Stage::Sending
     }
 
-    /// Waits for a place, unless it has one: there is a body to send.
+    /// Waits for a place, unless the permit has one: a body is about to be sent.
     pub(super) async fn take(&mut self) {
         if !self.has_place() {
             self.place.limiter.take(self.place.what).await;
@@ -297,14 +304,15 @@ impl Drop for Permit {
 }
 
 impl Place {
-    /// The body is out, and its answer may take long: registries move and sync what they got before they answer. The next
-    /// body may have the place, so that the line is not idle. Of a limit of n only n - 1 wait like this, so that one place
-    /// means one request at a time.
+    /// Gives up the place while the sent body waits for its answer.
+    /// The answer may take long: registries move and sync a blob before they answer. The next body can take the place, so
+    /// that the line is not idle. With a limit of n bodies, only n - 1 can wait like this, so that a limit of 1 means one
+    /// request at a time.
     pub(super) fn leave(&self) {
         self.enter(Stage::Waiting);
     }
 
-    /// Bytes of the body went over the line.
+    /// Records that bytes of the body were transferred.
     pub(super) fn moved(&self, bytes: u64) {
         self.limiter.moved(bytes);
     }
@@ -313,7 +321,7 @@ impl Place {
         let mut state = self.limiter.0.state.lock();
         let mut stage = self.stage.lock();
         match (*stage, next) {
-            // The place was counted when it was granted.
+            // The place was already counted when it was granted.
             (Stage::Outside, Stage::Sending) => {}
             (Stage::Sending, Stage::Waiting) if state.waiting + 1 < state.bodies() => {
                 state.waiting += 1;
@@ -337,7 +345,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    /// A limiter of a fixed number of bodies, and of as many requests as `-j` allows with it.
+    /// Creates a limiter with a fixed number of bodies, and the same number of requests in total.
     fn limiter(bodies: usize) -> Limiter {
         Limiter::new(bodies, Pace::fixed(bodies))
     }
@@ -368,7 +376,7 @@ mod tests {
         for future in &mut waiting {
             assert!(future.now_or_never().is_none());
         }
-        // Two of four places are gone with the shrinking, and all that come back at once wake a waiting task.
+        // The limit has shrunk from four to two, and four permits that come back together still wake waiting tasks.
         drop(held);
         let tasks: Vec<_> = waiting.into_iter().rev().map(tokio::spawn).collect();
         for task in tasks {
@@ -405,7 +413,7 @@ mod tests {
             permits.push(permit);
         }
         assert_eq!(under_way(&limiter), 5, "three keep their places");
-        // Who comes back for another try waits in line like anybody else.
+        // A permit that needs its place again waits in line like any other.
         let mut again = Box::pin(permits[0].take());
         assert!((&mut again).now_or_never().is_none());
         drop(again);

@@ -1,24 +1,25 @@
-//! What a registry says about its pull quota. Docker Hub counts GETs of manifests; a HEAD is free and tells the state.
+//! Pull quota of a registry.
+//! Docker Hub counts GETs of manifests; a HEAD is free and reports the quota as well.
 
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 
-/// A pull quota as the `ratelimit-*` headers state it.
+/// A pull quota as stated by the `ratelimit-*` headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Pulls per window.
+    /// Number of pulls per window.
     pub limit: Option<u64>,
-    /// Pulls left in the present window.
+    /// Number of pulls left in the current window.
     pub remaining: Option<u64>,
-    /// The length of the window.
+    /// Length of the window.
     pub window: Option<Duration>,
-    /// Whom the registry counts: an account or an address.
+    /// The account or address that the registry counts.
     pub source: Option<String>,
 }
 
 impl RateLimit {
-    /// Reads the headers; `None` where the registry sets none, as for images that it does not limit.
+    /// Parses the headers; `None` if the registry sets none, as for images that it does not limit.
     pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let (limit, window) = read(headers, "ratelimit-limit");
         let (remaining, other_window) = read(headers, "ratelimit-remaining");
@@ -32,7 +33,7 @@ impl RateLimit {
     }
 }
 
-/// `100;w=21600`: a count and the window in seconds.
+/// Parses `100;w=21600`: a count, and the window in seconds.
 fn read(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<Duration>) {
     let Some(text) = headers.get(name).and_then(|v| v.to_str().ok()) else {
         return (None, None);

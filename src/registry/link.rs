@@ -1,4 +1,5 @@
-//! `Link` (RFC 8288): where the next page of a list is (OCI distribution-spec, "Listing Tags" and "Listing Referrers").
+//! Parser of `Link` (RFC 8288), which has the URL of a list's next page.
+//! See OCI distribution-spec, "Listing Tags" and "Listing Referrers".
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, LINK};
@@ -10,10 +11,10 @@ use crate::error::{Error, Kind, Result};
 /// Maximum number of bytes read of all `Link` lines together.
 const MAX_HEADER: usize = 16 << 10;
 
-/// The next page after `page`; `None` after the last one.
+/// Returns the URL of the page after `page`; `None` after the last page.
 ///
 /// # Errors
-/// [`Kind::Server`] if it is no URL, or on another server: a registry lists its own.
+/// [`Kind::Server`] if the target is not a URL, or is on another server: a registry must serve its own lists.
 pub(super) fn next(headers: &HeaderMap, page: &Url) -> Result<Option<Url>> {
     let mut budget = MAX_HEADER;
     let mut target = None;
@@ -34,14 +35,15 @@ pub(super) fn next(headers: &HeaderMap, page: &Url) -> Result<Option<Url>> {
         return Err(refused(format!("names a next page on another server, `{elsewhere}`"))
             .with_hint("a proxy in front of the registry that hides its scheme, host or port does this"));
     }
-    // User information in a link is not meant for this server; neither call fails for a URL that has a host.
+    // User information in a link is not meant for this server. Neither call fails, since the URL has a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_fragment(None);
     Ok(Some(url))
 }
 
-/// The first target in `<target>; name=value; name="value", <target>` whose `rel` has the word `next` in it.
+/// Returns the first target whose `rel` contains the word `next`.
+/// The form is `<target>; name=value; name="value", <target>`.
 fn next_of_line(text: &str) -> Option<String> {
     let mut rest = text;
     loop {
@@ -62,7 +64,7 @@ fn next_of_line(text: &str) -> Option<String> {
                 };
                 rest = after;
                 if name.trim().eq_ignore_ascii_case("rel") {
-                    // The first one counts.
+                    // Of several `rel` parameters, the first counts (RFC 8288, section 3.3).
                     rel.get_or_insert(value);
                 }
             }
@@ -73,7 +75,8 @@ fn next_of_line(text: &str) -> Option<String> {
     }
 }
 
-/// A quoted string from its opening quote on, and what follows. One that never closes ends with the header.
+/// Splits off a quoted string from its opening quote on.
+/// A string without a closing quote ends with the header.
 pub(super) fn quoted(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut chars = text.char_indices().skip(1);

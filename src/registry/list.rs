@@ -1,5 +1,5 @@
-//! Lists that come in pages: the tags of a repository, and what refers to a manifest (OCI distribution-spec, "Listing
-//! Tags" and "Listing Referrers").
+//! Paged lists: tags of a repository, and referrers of a manifest.
+//! See OCI distribution-spec, "Listing Tags" and "Listing Referrers".
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -24,36 +24,38 @@ use crate::image::digest::Digest;
 use crate::image::media_type::{self, OCI_INDEX};
 use crate::image::reference::{Target, is_tag};
 
-/// Tags asked for at once; some registries refuse more.
+/// Number of tags requested per page; some registries refuse more.
 const PAGE: usize = 1000;
 
-/// Tags of a list that is short enough to be read instead of asking for single tags.
+/// Maximum number of tags of a list that is read instead of asking for single tags.
 const SHORT_LIST: usize = 500;
 
-/// Pages read of one list, and bytes of each.
+/// Maximum number of pages read of one list.
 const MAX_PAGES: usize = 200;
+/// Maximum number of bytes read of one page.
 const MAX_PAGE: u64 = 4 << 20;
 
-/// How long reading all pages of a list may take together.
+/// Maximum time to read all pages of a list.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long the one page may take that is read for the hint of an error.
+/// Maximum time to read the single page for an error's hint.
 const HINT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Entries kept of one list.
+/// Maximum number of entries kept of one list.
 const MAX_ENTRIES: usize = 100_000;
 
-/// Tags of which the nearest to a missing one are looked for, and how many are named.
+/// Maximum number of tags compared with a missing tag.
 const MAX_COMPARED: usize = 2000;
+/// Maximum number of similar tags named in a hint.
 const MAX_NAMED: usize = 3;
 
 impl Registry {
-    /// The tags of a repository, each once, in the order in which the registry lists them. What is no tag (some registries
-    /// list digests, or nothing at all) is passed over.
+    /// Returns the tags of a repository, each once, in the order of the registry's list.
+    /// Invalid tags are skipped (some registries list digests or null).
     ///
     /// # Errors
-    /// [`Kind::NotFound`], [`Kind::Unauthorized`] and so on as the registry answers; [`Kind::Server`] where its pages have
-    /// no end, lead to another server or list more than 100,000 tags.
+    /// [`Kind::NotFound`], [`Kind::Unauthorized`] and so on, as the registry answers; [`Kind::Server`] if the pages never
+    /// end, lead to another server or list more than 100,000 tags.
     pub async fn tags(&self, repository: &str) -> Result<Vec<String>> {
         let mut tags = Seen::default();
         let mut pages = Pages::tags(&self.host, repository, PAGE);
@@ -66,11 +68,13 @@ impl Registry {
         Ok(tags.list)
     }
 
-    /// What a registry lists as referring to a manifest (signatures, attestations), each once, and `at_most` so many of
-    /// them. `None` where it has no such list; that is remembered for each repository. Mirrors are asked before the registry.
+    /// Returns at most `at_most` referrers of a manifest (signatures, attestations), each once.
+    ///
+    /// Returns `None` if the registry has no referrers API; that is remembered for each repository. Mirrors are asked before
+    /// the registry.
     ///
     /// # Errors
-    /// As [`tags`](Self::tags): a registry that refuses or fails does not say that there is nothing.
+    /// Those of [`tags`](Self::tags): a refusal or failure does not mean that the manifest has no referrers.
     pub async fn referrers(&self, repository: &str, subject: &Digest, at_most: usize) -> Result<Option<Referrers>> {
         let mut places = self.places(repository, &Target::Digest(subject.clone()))?;
         let mut known = None;
@@ -100,7 +104,7 @@ impl Registry {
         Ok(known)
     }
 
-    /// All tags of a repository, where one request tells them; `None` where it does not, for whatever reason.
+    /// Returns all tags of a repository if they fit one page; `None` if not, or on any failure.
     pub(crate) async fn short_tag_list(&self, repository: &str) -> Option<HashSet<String>> {
         let host = self.origin(repository).ok()?;
         let mut pages = Pages::tags(&host, repository, SHORT_LIST);
@@ -124,7 +128,7 @@ impl Host {
             let entries = page.and_then(|page| referrers_of(&page));
             let entries = match entries {
                 Ok(entries) => entries,
-                // Later pages belong to a list that began; a first one that is no index means that there is none.
+                // Only the first page decides: if it is not an index, the registry has no referrers API.
                 Err(error) if !any && error.kind() == Kind::Unsupported => {
                     self.no_referrers.lock().insert(repository.to_owned());
                     return Ok(None);
@@ -145,7 +149,7 @@ impl Host {
     }
 }
 
-/// What a page of referrers lists. What is no descriptor is passed over.
+/// Returns the descriptors in a page of referrers; invalid entries are skipped.
 fn referrers_of(page: &[u8]) -> Result<Vec<Descriptor>> {
     #[derive(Deserialize)]
     struct Wire<'a> {
@@ -176,10 +180,11 @@ fn referrers_of(page: &[u8]) -> Result<Vec<Descriptor>> {
 }
 
 impl Host {
-    /// Adds to the error about a tag that is not there which ones are: one request, and none of its failures matters.
+    /// Adds a hint with similar tags to the error for a missing tag.
+    /// Takes one request, whose failures are ignored.
     pub(super) async fn with_near_tags(&self, error: Error, repository: &str, target: &Target) -> Error {
         let Target::Tag(wanted) = target else { return error };
-        // Of a repository that is not there, or on what is no registry, there is nothing to list.
+        // A missing repository, or a server that is not a registry, has no tags to list.
         let hopeless = Refusal::in_error(&error).is_some_and(|refusal| refusal.has("NAME_UNKNOWN") || refusal.web_page);
         if error.kind() != Kind::NotFound || hopeless {
             return error;
@@ -205,18 +210,18 @@ impl Host {
     }
 }
 
-/// The pages of a list, one after the other.
+/// Pages of a list, read one after the other.
 struct Pages<'a> {
     host: &'a Host,
     repository: &'a str,
     action: String,
     next: Option<Url>,
     visited: HashSet<Url>,
-    /// The type that a page must have to be one.
+    /// Required media type of a page, if any.
     media_type: Option<&'static str>,
-    /// Whether to try again what may pass.
+    /// Whether to retry after transient failures.
     patient: bool,
-    /// When reading the list is given up.
+    /// Time at which reading the list is given up.
     until: Instant,
 }
 
@@ -247,7 +252,7 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// The next page, or in its place why the registry has none; `None` after the last one.
+    /// Returns the next page, or the registry's refusal to serve it; `None` after the last page.
     async fn next(&mut self) -> Result<Option<Result<Bytes>>> {
         let in_time = timeout_at(self.until, self.read()).await;
         in_time.unwrap_or_else(|_| Err(self.refused("the registry does not list them in time")))
@@ -265,7 +270,8 @@ impl<'a> Pages<'a> {
         }
         call.repeat = self.patient;
         let answer = self.host.exchange(&call).await?;
-        // These mean that a registry does not know the request, and 404 not that there is nothing (OCI distribution-spec).
+        // These statuses mean that the registry does not know the referrers API; a 404 does not mean an empty list (OCI
+        // distribution-spec).
         let is_unknown = matches!(
             answer.status().as_u16(),
             201..=299 | 400 | 404 | 405 | 406 | 410 | 415 | 501
@@ -281,7 +287,7 @@ impl<'a> Pages<'a> {
             || answer.is_web_page()
             || self.media_type.is_some_and(|wanted| wanted != stated)
         {
-            // A registry without such a list may answer anything; every registry lists tags.
+            // Without a referrers API a registry may answer anything; but every registry lists tags.
             let kind = self.media_type.map_or(Kind::Server, |_| Kind::Unsupported);
             return Ok(Some(Err(Error::new(kind, "the answer is no such list"))));
         }
@@ -305,9 +311,10 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// A list without repetitions.
+/// A list without duplicates.
 struct Seen<T> {
     list: Vec<T>,
+    /// Entries of `list`, to find duplicates.
     new: HashSet<T>,
 }
 
@@ -332,7 +339,7 @@ impl<T: Clone + Eq + std::hash::Hash> Seen<T> {
     }
 }
 
-/// The tags of a page. `tags` may be null, and so may each of them.
+/// Returns the valid tags of a page. `tags` may be null, and so may its elements.
 fn tags_of(page: &[u8]) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Wire {
@@ -350,7 +357,7 @@ fn tags_of(page: &[u8]) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The few tags that look most like the wanted one, in backticks.
+/// Returns the few tags that are most similar to the wanted tag, in backticks.
 fn nearest(wanted: &str, tags: Vec<String>) -> Vec<String> {
     let mut all: Vec<(usize, String)> = tags
         .into_iter()
@@ -366,7 +373,7 @@ fn nearest(wanted: &str, tags: Vec<String>) -> Vec<String> {
         .collect()
 }
 
-/// How many bytes have to be put in, taken out or changed (Levenshtein).
+/// Returns the number of bytes to insert, delete or change (Levenshtein distance).
 fn distance(a: &[u8], b: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {

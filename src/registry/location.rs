@@ -1,4 +1,4 @@
-//! Where an upload goes on: the `Location` of an upload session, in all the forms that registries send it in.
+//! Parsing of an upload session's `Location`, in all the forms that registries send.
 
 use reqwest::Url;
 
@@ -9,8 +9,10 @@ use super::redact::{authority, printable, shown};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 
-/// Reads a `Location`: absolute, a path, or a host without a scheme. `from` is the address that sent it, `registry` the
-/// root of the registry, `zone` where the sender is. The query is kept as it is: it may be signed.
+/// Parses a `Location`: absolute, a path, or a host without a scheme.
+///
+/// `from` is the address that sent the header, `registry` the root of the registry, `zone` the zone of the sender. The query
+/// is kept unchanged, since it may be signed.
 pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Result<Url> {
     let refused = |why: String| {
         Error::new(Kind::Server, format!("`{}` sends an upload to {why}", authority(from)))
@@ -37,7 +39,7 @@ pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Res
         "https" => {}
         "http" if from.scheme() == "http" => {}
         "http" if url.host() == from.host() => {
-            // A registry behind a TLS proxy that does not know of the proxy. Its own port is not the one outside.
+            // The registry does not know of the TLS proxy in front of it. The registry's port differs from the proxy's.
             let port = if url.port().is_none() { from.port() } else { url.port() };
             let _ = url.set_scheme("https");
             let _ = url.set_port(port);
@@ -53,7 +55,7 @@ pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Res
     Ok(url)
 }
 
-/// Adds the digest to the query that is there.
+/// Adds the digest to the query, unless the query already contains it.
 pub(super) fn with_digest(url: &Url, digest: &Digest) -> Url {
     let own = format!("digest={digest}");
     let escaped = own.replace(':', "%3A");

@@ -1,5 +1,6 @@
-//! The logins that a host is shown: what became of them in this run, and how messages speak of them. A message says who was
-//! rejected and where the login came from, or where a login was looked for; never what the password is.
+//! Logins of a host: which were accepted or refused in this run, and how messages describe them.
+//! A message says whose login was rejected and where the login came from, or where the client looked for a login; it never
+//! contains the password.
 
 use std::sync::Arc;
 
@@ -12,46 +13,49 @@ use super::token;
 use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
 
-/// How often in a row a login is refused, without a success in between, before it is not shown to the host again in this
-/// run: many images must not lock an account.
+/// Maximum number of consecutive refusals of a login.
+/// The login is then not sent to the host again in this run: a transfer of many images must not lock an account.
 const MAX_REFUSALS: u32 = 3;
 
-/// Maximum number of logins of one host that are kept track of; a file may have one for each repository.
+/// Maximum number of tracked logins of one host.
+/// A credential file may have one login for each repository.
 const MAX_LOGINS: usize = 256;
 
-/// Which logins of a host were accepted or refused.
+/// Accepted and refused logins of a host.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     tried: Mutex<Vec<Tried>>,
-    /// Held while a login is shown that was never accepted.
+    /// Held during a request with a login that was never accepted.
     proving: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]
 struct Tried {
-    /// The login as it is shown by itself; equal for equal logins.
+    /// Header of the login itself; equal for equal logins.
     header: HeaderValue,
     accepted: bool,
-    /// Refusals since it was last accepted.
+    /// Number of refusals since the login was last accepted.
     refusals: u32,
+    /// Last refusal since the login was last accepted.
     refusal: Option<Error>,
 }
 
 impl Logins {
-    /// The last refusal of a login that is not to be shown again.
+    /// Returns the last refusal of a login that must not be sent again.
     pub(super) fn given_up(&self, login: &HeaderValue) -> Option<Error> {
         let tried = self.tried.lock();
         let tried = tried.iter().find(|tried| tried.header == *login)?;
         (tried.refusals >= MAX_REFUSALS).then(|| tried.refusal.clone())?
     }
 
-    /// The last refusal of a login, unless it was accepted since.
+    /// Returns the last refusal of a login, unless the login was accepted since.
     pub(super) fn refusal(&self, login: &HeaderValue) -> Option<Error> {
         let tried = self.tried.lock();
         tried.iter().find(|tried| tried.header == *login)?.refusal.clone()
     }
 
-    /// Waits until no other request shows a login that was never accepted, so that only one is refused at a time.
+    /// Waits until no other request sends a login that was never accepted.
+    /// So only one login can be refused at a time.
     pub(super) async fn prove(&self, login: &HeaderValue) -> Option<OwnedMutexGuard<()>> {
         if self
             .tried
@@ -66,7 +70,7 @@ impl Logins {
         Some(alone)
     }
 
-    /// Notes that a login was accepted.
+    /// Records that a login was accepted.
     pub(super) fn accepted(&self, login: &HeaderValue) {
         let mut all = self.tried.lock();
         if let Some(tried) = all.iter_mut().find(|tried| tried.header == *login) {
@@ -74,7 +78,7 @@ impl Logins {
         }
     }
 
-    /// Notes that a login was refused.
+    /// Records that a login was refused.
     pub(super) fn refused(&self, login: &HeaderValue, error: &Error) {
         self.note(login, |tried| {
             tried.refusals += 1;
@@ -101,10 +105,10 @@ impl Logins {
     }
 }
 
-/// A login as it is shown alone; `None` for anonymous.
+/// Returns the header of a login; `None` for anonymous.
 ///
 /// # Errors
-/// It has characters that no HTTP header can carry.
+/// The login has characters that no HTTP header can carry.
 pub(super) fn header(credential: &Credential) -> Result<Option<HeaderValue>> {
     Ok(match credential {
         Credential::Anonymous => None,
@@ -114,7 +118,7 @@ pub(super) fn header(credential: &Credential) -> Result<Option<HeaderValue>> {
     })
 }
 
-/// The user name, and where the login came from; `None` for anonymous.
+/// Returns the user name and the source of the login; `None` for anonymous.
 pub(super) fn who(found: &Found) -> Option<String> {
     let name = match &found.credential {
         Credential::Anonymous => return None,
@@ -126,17 +130,17 @@ pub(super) fn who(found: &Found) -> Option<String> {
     Some(format!("{name} (login from {place})"))
 }
 
-/// Whether the login was given for this run by a flag or variable.
+/// Returns whether the login was given for this run, by a flag or an environment variable.
 pub(super) fn is_given(found: &Found) -> bool {
     found.origin.as_ref().is_some_and(|origin| origin.given)
 }
 
-/// Whether a pull may go on without this login if it is refused.
+/// Returns whether a pull may continue without this login if it is refused.
 pub(super) fn may_be_dropped(found: &Found) -> bool {
     found.credential != Credential::Anonymous && !is_given(found)
 }
 
-/// Where a login was looked for in vain, with `; ` before it; empty where nowhere.
+/// Returns the places searched without finding a login, after a `; `; empty if no place was searched.
 fn places(found: &Found) -> String {
     let mut text = String::new();
     if !found.searched.is_empty() {
@@ -148,13 +152,13 @@ fn places(found: &Found) -> String {
     text
 }
 
-/// The error for a host that wants a login where there is none.
+/// Returns the error for a host that requires a login when no login is stored.
 pub(super) fn required(host: &str, found: &Found) -> Error {
     no_login(host, found, "requires a login")
 }
 
-/// The error for a 401 to a request without a login: some registries answer that for what does not exist. `words` is the
-/// answer.
+/// Returns the error for a 401 to a request without a login.
+/// Some registries answer 401 for missing repositories. `words` is the registry's answer.
 pub(super) fn required_or_missing(host: &str, found: &Found, words: String) -> Error {
     let error = no_login(host, found, "requires a login for this, or does not have it");
     let hint = format!("check the name; {}", error.hint().unwrap_or_default());
@@ -178,7 +182,7 @@ fn no_login(host: &str, found: &Found, what: &str) -> Error {
     error.with_shared_cause()
 }
 
-/// The error for a login that a host refuses. `words` is the answer that said so.
+/// Returns the error for a login that a host refuses. `words` is the host's answer.
 pub(super) fn rejected(host: &str, found: &Found, words: Option<String>) -> Error {
     let Some(who) = who(found) else {
         let error = required(host, found);
@@ -203,7 +207,7 @@ pub(super) fn rejected(host: &str, found: &Found, words: Option<String>) -> Erro
     }
 }
 
-/// What to do about a 401 or 403 that a host answers to a login that it knows, or a 403 to none.
+/// Returns the hint for a 401 or 403 in answer to an accepted login, or for a 403 without a login.
 pub(super) fn refusal_hint(host: &str, found: &Found, denied: bool) -> String {
     match (who(found), denied) {
         (Some(who), true) => format!("{who} lacks permission for this; use another account or ask for access"),

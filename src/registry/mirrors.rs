@@ -1,7 +1,7 @@
-//! Other places that have the content of a registry: pull-through caches and mirrors.
+//! Substitutes for a registry: pull-through caches and mirrors.
 //!
-//! They come from the command line and from `registries.conf` (version 2 of the format, containers-registries.conf(5)).
-//! A rule is for a prefix of `HOST/REPOSITORY` that ends where a component ends, and the longest one counts.
+//! Mirrors come from the command line and from `registries.conf` (version 2 of the format, containers-registries.conf(5)). A
+//! rule applies to a prefix of `HOST/REPOSITORY` that ends at the end of a component; the longest matching prefix wins.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::files::{self, Pipes};
 use crate::image::reference::{Reference, Target};
 use crate::text::quote;
 
-/// No configuration file above this size is read.
+/// Maximum size of a configuration file in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
 /// One `--mirror` value.
@@ -24,15 +24,15 @@ pub struct Mirror {
     place: Substitute,
 }
 
-/// Reads `docker.io=https://cache.example.com[/prefix]`.
+/// Parses `docker.io=https://cache.example.com[/prefix]`.
 ///
-/// On the left stands a registry, or a registry with the first components of repositories, which the mirror's prefix then
-/// takes the place of. Without a scheme the mirror talks https.
+/// The left side is a registry, optionally with leading components of repositories, which the mirror's prefix then replaces.
+/// A mirror without a scheme is reached by https.
 ///
 /// # Errors
-/// [`Kind::Usage`] if it is not of that form.
+/// [`Kind::Usage`] if the text is not of that form.
 pub fn parse_mirror(text: &str) -> Result<Mirror> {
-    // What stands before an `@` or in a query could be a password, so that the text is not quoted.
+    // The text before an `@` or in a query may be a password, so the error does not quote the text.
     if text.contains(['@', '?']) {
         return Err(Error::new(
             Kind::Usage,
@@ -64,46 +64,49 @@ pub fn parse_mirror(text: &str) -> Result<Mirror> {
     })
 }
 
-/// All mirrors that are known.
+/// All configured mirrors.
 #[derive(Debug, Clone, Default)]
 pub struct Mirrors {
+    /// Mirrors of the command line.
     flags: Vec<Mirror>,
+    /// Registries of the configuration files.
     registries: Vec<Registry>,
 }
 
-/// One place to try.
+/// One source for a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// `HOST[:PORT]`.
+    /// Host and port, as `HOST[:PORT]`.
     pub host: String,
-    /// Whether it talks https.
+    /// Whether the endpoint uses https.
     pub scheme_https: bool,
-    /// Whether its certificate is not checked.
+    /// Whether the endpoint's certificate is not checked.
     pub insecure: bool,
-    /// The name that the repository has there: what remains of it behind the matched prefix may be less than all of it,
-    /// so a prefix alone could not say.
+    /// Name of the repository at the endpoint.
+    /// A prefix alone could not express the name, since the matched prefix may cover a part of the repository.
     pub repository: String,
-    /// Whether it stands for the origin, which is then not contacted at all (`location` of a `[[registry]]`).
+    /// Whether the endpoint replaces the origin, which is then never contacted.
+    /// This is the `location` of a `[[registry]]`.
     pub replaces_origin: bool,
-    /// What it may be asked for.
+    /// Requests that the endpoint may receive.
     pub pull: Pull,
 }
 
-/// What a mirror may be asked for (`pull-from-mirror`).
+/// Requests that a mirror may receive (`pull-from-mirror`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pull {
-    /// Everything.
+    /// Every request.
     #[default]
     All,
-    /// Requests by digest.
+    /// Requests by digest only.
     DigestOnly,
-    /// Requests by tag.
+    /// Requests by tag only.
     TagOnly,
 }
 
 impl Endpoint {
-    /// Whether it may be asked for this.
+    /// Returns whether the endpoint may receive requests for `target`.
     pub fn serves(&self, target: &Target) -> bool {
         match self.pull {
             Pull::All => true,
@@ -114,7 +117,7 @@ impl Endpoint {
 }
 
 impl Mirrors {
-    /// The mirrors of the command line.
+    /// Creates the mirrors of the command line.
     pub fn new(flags: Vec<Mirror>) -> Self {
         Self {
             flags,
@@ -122,15 +125,17 @@ impl Mirrors {
         }
     }
 
-    /// Adds a `registries.conf`; one that is not there adds nothing. A registry that an earlier file had too is replaced.
+    /// Adds a `registries.conf`; an absent file adds nothing.
+    /// A registry that an earlier file also has is replaced.
     ///
     /// # Errors
-    /// It cannot be read, or is no TOML of the known form; fields that are not known are no error.
+    /// The file cannot be read, or is not valid TOML of the known form; unknown fields are not an error.
     pub fn read_file(&mut self, path: &Path) -> Result<()> {
         self.read(path, Pipes::Refused)
     }
 
-    /// The same with a file that a user names for this run, which may be a pipe.
+    /// Adds a file that the user names for this run.
+    /// The file may be a pipe; otherwise like [`read_file`](Self::read_file).
     ///
     /// # Errors
     /// Those of [`read_file`](Self::read_file).
@@ -156,7 +161,8 @@ impl Mirrors {
         Ok(())
     }
 
-    /// Adds all `*.conf` of a `registries.conf.d` in the order of their names; one that is not there adds nothing.
+    /// Adds all `*.conf` of a `registries.conf.d` in the order of their names.
+    /// An absent folder adds nothing.
     ///
     /// # Errors
     /// Those of [`read_file`](Self::read_file).
@@ -176,9 +182,9 @@ impl Mirrors {
         files.iter().try_for_each(|file| self.read_file(file))
     }
 
-    /// Where to try before the origin, in order; the origin itself is not among them.
+    /// Returns the endpoints to try before the origin, in order; the origin itself is not among them.
     ///
-    /// First the mirrors of the command line, then those of the files, then what takes the origin's place.
+    /// The mirrors of the command line come first, then those of the files, then the replacement of the origin.
     pub fn endpoints(&self, host: &str, repository: &str) -> Vec<Endpoint> {
         let longest = self
             .flags
@@ -206,19 +212,19 @@ impl Mirrors {
         flags.chain(mirrors).chain(replacement).collect()
     }
 
-    /// Whether the configuration forbids this repository.
+    /// Returns whether the configuration blocks this repository.
     pub(crate) fn is_blocked(&self, host: &str, repository: &str) -> bool {
         self.registry(host, repository).is_some_and(|registry| registry.blocked)
     }
 
-    /// Whether the configuration says that the origin's certificate is not checked.
+    /// Returns whether the configuration disables the check of the origin's certificate.
     pub(crate) fn origin_is_insecure(&self, host: &str, repository: &str) -> bool {
         self.registry(host, repository)
             .is_some_and(|registry| registry.insecure)
     }
 
     fn registry(&self, host: &str, repository: &str) -> Option<&Registry> {
-        // Of several with the same length the first counts, and `max_by_key` takes the last.
+        // Of several prefixes with the same length the first wins; `max_by_key` returns the last, so the order is reversed.
         self.registries
             .iter()
             .rev()
@@ -232,17 +238,19 @@ impl Mirrors {
 #[derive(Debug, Clone)]
 struct Registry {
     prefix: Prefix,
+    /// Replacement of the origin, if any.
     location: Option<Substitute>,
     mirrors: Vec<Substitute>,
     insecure: bool,
     blocked: bool,
 }
 
-/// What a rule is for.
+/// Prefix of `HOST/REPOSITORY` that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Prefix {
-    /// `HOST[:PORT]`, or `.example.com` for all hosts below it.
+    /// Host as `HOST[:PORT]`, or `.example.com` for all its subdomains.
     host: String,
+    /// Whether the rule applies to the subdomains of the host instead of the host itself.
     below: bool,
     /// Leading components of the repository; may be empty.
     path: String,
@@ -262,7 +270,7 @@ impl Prefix {
         })
     }
 
-    /// How long the match is, in bytes of the name; `None` if the rule is for something else.
+    /// Returns the length of the match in bytes of the name; `None` if the prefix does not match.
     fn matches(&self, host: &str, repository: &str) -> Option<usize> {
         let host_matches = if self.below {
             host.ends_with(&self.host)
@@ -274,7 +282,8 @@ impl Prefix {
     }
 }
 
-/// What remains of a repository behind leading components, without a slash at its start.
+/// Returns the rest of a repository after leading components; `None` if they do not match.
+/// The rest has no leading slash.
 fn remainder<'a>(path: &str, repository: &'a str) -> Option<&'a str> {
     if path.is_empty() {
         return Some(repository);
@@ -287,7 +296,7 @@ fn remainder<'a>(path: &str, repository: &'a str) -> Option<&'a str> {
     }
 }
 
-/// A mirror, or what takes an origin's place.
+/// A mirror, or the replacement of an origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Substitute {
     host: String,
@@ -316,7 +325,7 @@ impl Substitute {
     }
 }
 
-/// Checks `HOST[:PORT][/path]` by the rules of references, which also fold the names of Docker Hub.
+/// Splits `HOST[:PORT][/path]` by the rules of references, which also unify the names of Docker Hub.
 fn split(text: &str) -> Result<(String, String)> {
     let text = text.strip_suffix('/').unwrap_or(text);
     let (host, path) = text.split_once('/').unwrap_or((text, ""));
@@ -373,7 +382,7 @@ fn parse_conf(text: &str) -> Result<Vec<Registry>> {
     for entry in file.registry {
         let at = |e: Error| malformed(format!("line {}", line(entry.span().start))).with_source(e);
         let wire = entry.get_ref();
-        // Either may be missing: a prefix is then the location, and a location then what was asked for.
+        // Either field may be missing: the prefix defaults to the location, and the location to the requested registry.
         let prefix = if wire.prefix.is_empty() {
             &wire.location
         } else {

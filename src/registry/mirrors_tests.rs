@@ -1,4 +1,4 @@
-//! Tests of the mirrors: flags, files, and which rule counts.
+//! Tests of the mirrors: flags, files, and precedence of rules.
 
 use proptest::prelude::*;
 

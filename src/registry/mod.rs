@@ -1,9 +1,10 @@
-//! The wire: one client per registry host, with credentials, TLS, retries and limits (OCI distribution-spec).
+//! HTTP clients of registries, one per host (OCI distribution-spec).
+//! They have credentials, TLS, retries and limits.
 //!
-//! [`Registries`] is one side of a transfer. It hands out one [`Registry`] per host, and all clones of that share its
-//! connections, tokens and limits. What a registry sends is checked as far as that is possible here: manifests against
-//! their digest, blobs against the length that their descriptor promises; the digest of a blob is the reader's part, and
-//! on the way out it is checked here.
+//! [`Registries`] is one side of a transfer. It hands out one [`Registry`] per host; all clones of a [`Registry`] share
+//! their connections, tokens and limits. Content from a registry is checked here as far as possible: manifests against their
+//! digest, blobs against the length in their descriptor. The reader of a blob checks its digest; for uploads the digest is
+//! checked here.
 
 mod answer;
 mod attempt;
@@ -76,7 +77,7 @@ pub(crate) use tags_at_once::TAGS_AT_ONCE;
 pub use types::{AcceptedManifest, Presence, Pushed, Referrers};
 pub use upload::source::{BlobSource, BlobStream};
 
-/// All registries of one side (source or destination); hands out one client per host.
+/// All registries of one side (source or destination), with one client per host.
 #[derive(Clone)]
 pub struct Registries {
     context: Arc<Context>,
@@ -84,10 +85,10 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// Registries that are reached as `options` say.
+    /// Creates the clients' common state from `options`.
     ///
     /// # Errors
-    /// Those of [`Credentials::new`](credentials::Credentials::new): a credential file that was named cannot be used.
+    /// Those of [`Credentials::new`](credentials::Credentials::new): a credential file named in the options cannot be used.
     pub fn new(options: Options) -> Result<Self> {
         Ok(Self {
             context: Arc::new(Context::new(options)?),
@@ -95,7 +96,7 @@ impl Registries {
         })
     }
 
-    /// The client of `HOST[:PORT]` as it stands in a reference (`docker.io` is resolved in here).
+    /// Returns the client of `HOST[:PORT]`, spelled as in a reference (`docker.io` is resolved here).
     pub fn host(&self, host: &str) -> Result<Registry> {
         let mut hosts = self.hosts.lock();
         let found = match hosts.get(host) {
@@ -112,7 +113,7 @@ impl Registries {
         })
     }
 
-    /// Notes how many requests each host was sent at a time, where that was found out in this run.
+    /// Reports the peak number of concurrent requests of each host whose concurrency limit is automatic.
     pub fn note_concurrency(&self) {
         if self.context.options.jobs.is_some() {
             return;
@@ -134,7 +135,7 @@ impl Registries {
 
     fn mirror(&self, endpoint: &Endpoint) -> Result<Arc<Host>> {
         let scheme = if endpoint.scheme_https { "https" } else { "http" };
-        // Settings of a prefix hold for it alone: the same host is another endpoint under another prefix.
+        // The settings of a prefix apply to that prefix alone: under another prefix, the same host is another endpoint.
         let how = if endpoint.insecure { " insecure" } else { "" };
         let part = if endpoint.replaces_origin { " instead" } else { "" };
         let key = format!("{scheme}://{}{how}{part}", endpoint.host);
@@ -151,7 +152,8 @@ impl Registries {
     }
 }
 
-/// Whether a registry refused something because it has no more room: by a quota of the project, or on its disk (507).
+/// Returns whether a registry refused a request for lack of space.
+/// Reasons are the project's quota, or a full disk (507).
 pub fn is_full(error: &Error) -> bool {
     refusal::Refusal::in_error(error).is_some_and(|refusal| refusal.is_full())
 }
@@ -170,32 +172,34 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// `HOST[:PORT]` as in references.
+    /// Returns `HOST[:PORT]` as in references.
     pub fn host(&self) -> &str {
         &self.host.name
     }
 
-    /// Tells that requests for a repository are in flight, until the value is dropped.
+    /// Reports requests for a repository as in flight until the returned value is dropped.
     pub(crate) fn in_flight(&self, repository: &str) -> InFlight {
         let name = format_args!("{}/{repository}", self.host.name);
         self.host.context.options.progress.begin(name)
     }
 
-    /// How many bodies may be on their way to it, or from it, at the same time; at least one. Uploads that are out and wait
-    /// for their answers are not among them, up to one fewer. Where the number is found out, this is the first one.
+    /// Returns the maximum number of concurrent bodies to or from the registry; at least 1.
+    /// Up to one fewer uploads may wait for their answers in addition. With an automatic concurrency limit, this is the
+    /// initial number.
     pub fn jobs(&self) -> usize {
         self.host.context.options.first_jobs()
     }
 
-    /// How many requests without a body may be asked for at a time: three times as many as bodies, since they mostly wait. One
-    /// job means one at a time.
+    /// Returns the maximum number of concurrent requests without a body.
+    /// It is about three times the number of bodies, since such requests mostly wait. One job means one request at a time.
     pub(crate) fn requests(&self) -> usize {
         self.host.context.options.jobs().saturating_mul(3) - 2
     }
 
-    /// How many blobs, and how many manifests, are worth being in progress at this moment. Where the number of jobs is found
-    /// out, always some more than there may be requests, or it would never be found out that more help; not all of them, since
-    /// they are served in turns, and what was begun first would not end first.
+    /// Returns how many blobs, and how many manifests, should be in progress now.
+    /// With an automatic concurrency limit, that is always more than the limit, or the limiter would never see demand for
+    /// more requests. It is not unlimited: requests are served in turns, so with too many blobs in progress the first blobs
+    /// would not finish first.
     pub(crate) fn width(&self) -> usize {
         match self.host.context.options.jobs {
             Some(_) => self.requests(),
@@ -203,7 +207,7 @@ impl Registry {
         }
     }
 
-    /// The registry itself, as the configuration of this machine wants it to be reached for this repository.
+    /// Returns the client of the registry itself, with this machine's configuration for the repository.
     fn origin(&self, repository: &str) -> Result<Arc<Host>> {
         let name = &self.host.name;
         if !self.host.context.options.mirrors.origin_is_insecure(name, repository) {
@@ -219,7 +223,7 @@ impl Registry {
         Ok(made)
     }
 
-    /// Where something can be read: the mirrors of its repository, and at last the registry itself.
+    /// Returns all sources of a repository in order: its mirrors, then the registry itself.
     fn places(&self, repository: &str, target: &Target) -> Result<VecDeque<Candidate>> {
         let name = &self.host.name;
         let mirrors = &self.host.context.options.mirrors;

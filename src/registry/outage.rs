@@ -1,4 +1,4 @@
-//! What the failures of a host lead to: pauses that all its requests share, and a host that is left alone.
+//! Consequences of a host's failures: shared pauses, and the circuit breaker.
 
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use super::retry::{Backoff, is_passing};
 use crate::error::{Error, Kind};
 
 impl Host {
-    /// Takes the next pause of a retry budget. Requests that fail in the same way at the same time tell it once, and stop when
-    /// the host is left alone.
+    /// Takes the next pause of a retry budget.
+    /// Requests that fail in the same way at the same time report the failure once, and stop waiting when the breaker
+    /// opens.
     pub(super) async fn pause(
         &self,
         backoff: &mut Backoff,
@@ -30,8 +31,8 @@ impl Host {
         self.breaker.wait(pause).await
     }
 
-    /// Counts a request that was given up, and leaves the host alone if there were too many in a row. What the request fails
-    /// with is what the host is left alone for.
+    /// Counts a request that was given up, and opens the breaker after too many consecutive failures.
+    /// Returns the error for the request: `error`, or the error for which the breaker is already open.
     pub(super) async fn gave_up(&self, way: FailureMode, repository: &str, error: Error, wrong_address: bool) -> Error {
         if let Some(error) = self.breaker.error() {
             return error;
@@ -58,7 +59,7 @@ impl Host {
         error
     }
 
-    /// Counts a request for which there was no token because the token server could not be asked.
+    /// Counts a request that got no token because the token server could not be asked.
     pub(super) async fn without_token(&self, call: &Call<'_>, error: Error) -> Error {
         match error.kind() {
             Kind::Network | Kind::Server | Kind::RateLimited => {
@@ -69,13 +70,14 @@ impl Host {
         }
     }
 
-    /// Whether the host is a mirror that is not asked again in this run.
+    /// Returns whether the host is a mirror that is not asked again in this run.
     pub(super) fn is_left(&self) -> bool {
         self.expendable && self.breaker.error().is_some()
     }
 
-    /// Tells that what this host did not give is read elsewhere. Of a mirror that is not asked again it was told before, and a
-    /// cause that other requests share is reported once.
+    /// Warns that the client continues with another host after `error`.
+    /// Silent for a mirror that is no longer asked, which was reported before; a cause that several requests share is
+    /// reported once.
     pub(super) fn tell_next(&self, error: &Error, next: &str) {
         match error.shared_cause() {
             _ if self.is_left() => {}

@@ -1,85 +1,90 @@
-//! How many requests to a host may be under way at a time: a state machine without I/O, tasks or a clock of its own.
+//! Adaptive concurrency limit of a host: a state machine without I/O, tasks or a clock of its own.
 //!
-//! A host that has not answered yet gets few requests. Then time is cut into rounds: as many answers as the limit allows
-//! requests, or one second. While nothing is known about a host, the limit doubles after each round, as long as that makes the
-//! whole faster by a good part of what it could. Then it goes back to the last limit that did, and from time to time some more
-//! and some fewer are tried in turn: more stay if they help, and fewer if they do not hurt. Trouble (a 429 or 503, a broken connection) halves
-//! the number of requests that are under way; from there it grows by one a round, and where that one is refused, the limit
-//! before it stands. So a host with a limit of its own refuses one burst, and then single requests, ever more rarely.
+//! A host that has not answered yet gets few requests. Afterwards time is divided into rounds: as many answers as the limit
+//! allows requests, or one second. At first the limit doubles after each round, as long as the doubling raises the rate by a
+//! good part of what it could. Then the limit returns to the last helpful value; from time to time a somewhat larger or
+//! smaller limit is tried in turn: a larger limit stays if it helps, a smaller limit if it does not hurt. Trouble (a 429 or
+//! 503, a broken connection) halves the number of requests in flight; from there the limit grows by one a round, and when
+//! that request is refused, the limit before it stays. So a host with a limit of its own refuses one burst, and then single
+//! requests, ever more rarely.
 //!
-//! The idea is that of TCP (slow start, additive increase, multiplicative decrease) and of BBR (grow while the delivery rate
-//! grows). The rate is taken instead of latencies: for the same number of requests the one is as good as the other (Little's
-//! law), and the length of a request says nothing where bodies have all sizes.
+//! The method resembles TCP (slow start, additive increase, multiplicative decrease) and BBR (grow while the delivery rate
+//! grows). It measures rates, not latencies: for a given number of requests, one follows from the other (Little's law), and
+//! the duration of a request says nothing when bodies have all sizes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What a request counts in bytes besides its body, so that answers without a body and large bodies have one rate.
+/// Number of bytes counted for a request besides its body.
+/// With it, one rate covers both answers without a body and large bodies.
 const REQUEST: u64 = 128 << 10;
 
-/// Minimum length of a round: answers of a near host come in fits and starts.
+/// Minimum length of a round: answers of a near host come in bursts.
 const SHORTEST_ROUND: Duration = Duration::from_millis(20);
 
-/// A round ends after this time though few bodies have come to their end.
+/// Maximum length of a round, however few requests were answered.
 const LONGEST_ROUND: Duration = Duration::from_secs(1);
 
-/// A larger limit stays if it brings at least this part of what it would bring if the host were not busy at all; a smaller one, if
-/// it costs no more than that.
+/// Minimum gain of a larger limit, as a fraction of the gain on an idle host.
+/// A smaller limit may cost no more than that.
 const LEAST_GAIN: f64 = 0.15;
 
-/// The limits that are tried from time to time, in relation to the present one.
+/// Factors of the limits that are tried from time to time, relative to the current limit.
 const MORE: f64 = 1.25;
 const FEWER: f64 = 0.8;
 
-/// Number of rounds before another limit is tried; it doubles with each trial that brings nothing.
+/// Number of rounds before another limit is tried; doubles with each trial that brings nothing.
 const FIRST_PAUSE: u32 = 2;
 
-/// The same where the limit is as large as it may be.
+/// Number of rounds before another limit is tried when the limit has reached its maximum.
 const PAUSE_AT_CEILING: u32 = 16;
 
 /// Maximum number of rounds between two trials.
 const LONGEST_PAUSE: u32 = 64;
 
-/// Number of rounds before one request more is tried again after it was refused; it doubles too.
+/// Number of rounds before one more request is tried after a refusal.
+/// Doubles with each further refusal.
 const PAUSE_AFTER_REFUSAL: u32 = 16;
 
-/// The limit of a host, and how it changes.
+/// Concurrency limit of a host, with the state that adjusts it.
 #[derive(Debug)]
 pub(super) struct Pace {
     limit: usize,
-    /// No fewer are tried.
+    /// Minimum limit that trials may choose.
     floor: usize,
+    /// Maximum limit that trials may choose.
     ceiling: usize,
     phase: Phase,
+    /// Number of rounds before the next trial.
     pause: u32,
-    /// Whether fewer requests are tried next, and not more.
+    /// Whether the next trial lowers the limit.
     fewer: bool,
     round: Round,
-    /// When the limit last shrank for trouble. Requests that began before it had the same trouble.
+    /// Time at which trouble last shrank the limit. Requests that began earlier belong to the same trouble.
     shrunk: Option<Instant>,
-    /// A limit after trouble that a whole round went well with.
+    /// Last limit after trouble that a whole round succeeded with.
     good: Option<usize>,
 }
 
-/// What the present round is for.
+/// Purpose of the current round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
-    /// No answer has come yet. With the limit that holds from then on.
+    /// No answer has come yet. Holds the limit after the first answer.
     Greet(usize),
-    /// Nothing is known yet: the limit doubles. With the limit before the last doubling, and the rate that it had.
+    /// The limit doubles. Holds the limit before the last doubling and its rate.
     Start(Option<Trial>),
-    /// The limit stays for this many rounds more.
+    /// The limit stays for this many more rounds.
     Keep(u32),
-    /// The limit has changed; answers to requests that began before are still among those of this round.
+    /// The limit has changed, but some answers of the round belong to requests from before the change.
     Settle(Trial),
     /// The rate of the new limit is measured.
     Try(Trial),
-    /// After trouble: one more after this many rounds.
+    /// After trouble: the limit grows by one after this many rounds.
     Climb(u32),
 }
 
-/// The limit before another one that is being tried, and its rate in bytes per second.
+/// The limit before a trial, and its rate in bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Trial {
     from: usize,
@@ -88,7 +93,7 @@ struct Trial {
 
 #[derive(Debug, Default)]
 struct Round {
-    /// When its first event was; `None` before that.
+    /// Time of the round's first event; `None` before that.
     begun: Option<Instant>,
     bytes: u64,
     answers: usize,
@@ -97,12 +102,13 @@ struct Round {
 }
 
 impl Pace {
-    /// A limit that finds itself: `first` until there is an answer, then `start`, and from there up to `ceiling`.
+    /// Creates an automatic limit.
+    /// It is `first` until there is an answer, then `start`, and from there up to `ceiling`.
     pub(super) fn automatic(first: usize, start: usize, ceiling: usize) -> Self {
         Self::new(first, ceiling, Phase::Greet(start.min(ceiling)))
     }
 
-    /// A limit that is below `ceiling` only after trouble.
+    /// Creates a limit that is below `ceiling` only after trouble.
     pub(super) fn fixed(ceiling: usize) -> Self {
         Self::new(ceiling, ceiling, Phase::Climb(0))
     }
@@ -122,23 +128,23 @@ impl Pace {
         }
     }
 
-    /// How many requests may be under way; at least one.
+    /// Returns the maximum number of requests in flight; at least 1.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// A request has to wait because of the limit.
+    /// Records that a request has to wait because of the limit.
     pub(super) fn pressed(&mut self) {
         self.round.pressed = true;
     }
 
-    /// Bytes of a body went over the line.
+    /// Records that bytes of a body were transferred.
     pub(super) fn moved(&mut self, now: Instant, bytes: u64) {
         self.round.bytes = self.round.bytes.saturating_add(bytes);
         self.check(now);
     }
 
-    /// A request came to a good end.
+    /// Records that a request succeeded.
     pub(super) fn answered(&mut self, now: Instant) {
         self.round.bytes = self.round.bytes.saturating_add(REQUEST);
         self.round.answers += 1;
@@ -149,8 +155,9 @@ impl Pace {
         self.check(now);
     }
 
-    /// A request that began at `begun` was refused, or its connection broke, while `under_way` requests were. What began
-    /// before the last trouble is part of that one.
+    /// Records that one of `under_way` requests was throttled, or that its connection broke.
+    ///
+    /// A request that began (at `begun`) before the last trouble belongs to that trouble and changes nothing.
     pub(super) fn trouble(&mut self, now: Instant, begun: Instant, under_way: usize) {
         if self.shrunk.is_some_and(|at| begun < at) {
             return;
@@ -179,13 +186,13 @@ impl Pace {
         }
         let round = std::mem::take(&mut self.round);
         self.round.begun = Some(now);
-        // A round that the limit did not hold up says nothing about it.
+        // A round in which no request waited says nothing about the limit.
         if round.pressed {
             self.decide(round.bytes as f64 / time.as_secs_f64());
         }
     }
 
-    /// What follows a round with this rate.
+    /// Chooses the next phase and limit from the rate of the finished round.
     fn decide(&mut self, rate: f64) {
         let helped = |trial: Trial, limit: usize| {
             let growth = limit as f64 / trial.from as f64 - 1.0;
@@ -215,7 +222,7 @@ impl Pace {
         };
     }
 
-    /// Begins a trial of another limit.
+    /// Starts a trial of another limit.
     fn attempt(&mut self, rate: f64) -> Phase {
         let factor = if self.fewer { FEWER } else { MORE };
         self.change(factor, rate).map_or_else(

@@ -1,14 +1,14 @@
-//! The pace on a scripted clock, against hosts that are a few lines of arithmetic.
+//! Tests of the pace with a scripted clock, against simulated hosts.
 
 use super::*;
 
-/// A host that is asked without end, by as many requests at a time as the pace allows.
+/// A host with endless requests, as many at a time as the pace allows.
 struct Host {
-    /// How long a request takes where nothing else is under way, in milliseconds.
+    /// Duration of a request on an idle host, in milliseconds.
     latency: f64,
-    /// How many answers it gives in a second at most.
+    /// Maximum number of answers per second.
     most: f64,
-    /// More requests at a time than this are refused.
+    /// Maximum number of concurrent requests; the host refuses further requests.
     refuses_above: usize,
 }
 
@@ -22,12 +22,12 @@ const ENDLESS: Host = Host {
 #[derive(Debug)]
 struct Outcome {
     limits: Vec<usize>,
-    /// Refused requests, at each moment at which there were any.
+    /// Numbers of refused requests, one entry for each moment with refusals.
     refusals: Vec<usize>,
 }
 
 impl Host {
-    /// Asks for this many generations of requests, each as many as the pace allows.
+    /// Sends this many generations of requests, each as large as the pace allows.
     fn ask(&self, pace: &mut Pace, generations: usize) -> Outcome {
         let mut now = Instant::now();
         let mut outcome = Outcome {
@@ -79,7 +79,7 @@ fn a_distant_host_gets_as_many_requests_as_there_may_be_within_a_few_round_trips
 
 #[test]
 fn a_host_that_answers_no_faster_keeps_the_limit_near_what_it_can_use() {
-    // 16 requests of 40 ms are 400 a second; the host gives 800.
+    // 16 requests of 40 ms each are 400 requests a second; the host can answer 800.
     let host = Host { most: 800.0, ..ENDLESS };
     let outcome = host.ask(&mut Pace::automatic(6, 16, 192), 600);
     let settled = &outcome.limits[100..];
@@ -105,7 +105,7 @@ fn a_host_that_refuses_sees_one_burst_and_then_single_requests() {
         };
         let outcome = host.ask(&mut Pace::automatic(6, 16, 192), 1000);
         let bursts = outcome.refusals.iter().filter(|refused| **refused > 1).count();
-        // Far below the start the limit is halved more than once.
+        // Far below the initial limit, the limit is halved more than once.
         assert!(
             bursts <= (16 / (cap + 1)).max(1).ilog2() as usize + 1,
             "{cap}: {outcome:?}"
@@ -146,7 +146,7 @@ fn a_fixed_limit_comes_back_after_trouble_and_goes_no_higher() {
 
 #[test]
 fn large_bodies_count_by_their_bytes_before_they_end() {
-    // Each of the connections has 10 MB/s, up to 32 of them together.
+    // Each connection transfers 10 MB/s, up to 32 connections together.
     let (mut pace, mut now) = (Pace::automatic(6, 16, 64), Instant::now());
     pace.answered(now);
     for _ in 0..1200 {

@@ -1,9 +1,10 @@
-//! Whether a registry keeps the blobs that it accepts. Some answer 201 to an upload or a mount and do not have the blob
-//! afterwards. Where they also store manifests unchecked, an incomplete image would be reported as pushed.
+//! Check that a registry keeps the blobs that it accepts.
+//! Some registries answer 201 to an upload or a mount and do not have the blob afterwards. If such a registry also accepts
+//! manifests unchecked, an incomplete image would be reported as pushed.
 //!
-//! The first upload and the first mount of a run are looked for by HEAD, which costs two requests. If one of them is not
-//! found, every later blob is looked for, and no blob is mounted any more. The first manifest below an index is looked for in
-//! the same way.
+//! The first upload and the first mount of a run are checked with a HEAD, which costs two requests. If one of these blobs is
+//! missing, every later blob is checked, and no further blob is mounted. The first manifest below an index is checked in the
+//! same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,14 +12,14 @@ use std::time::Duration;
 use super::types::Presence;
 use crate::error::Result;
 
-/// How often a blob is looked for again that is not there yet, since replicas lag behind. The pauses are 1, 2 and 4 times
-/// the pause before the first retry: three and a half seconds in all by default.
+/// Maximum number of repeated checks of a missing blob, since replicas lag behind.
+/// The pauses are 1, 2 and 4 times the pause before the first retry: three and a half seconds in total by default.
 const LOOKS_AGAIN: u32 = 3;
 
-/// After this many HEADs that say neither yes nor no, the registry is believed.
+/// Number of inconclusive HEADs after which the registry is trusted.
 const MAX_UNCLEAR: u32 = 3;
 
-/// What a registry accepted.
+/// Kind of accepted content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepted {
     /// The bytes of a blob.
@@ -30,29 +31,29 @@ pub(super) enum Accepted {
 /// Whether a registry has a blob that it accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is there, or the registry is believed.
+    /// The registry has the blob, or is trusted.
     Kept,
-    /// It is not there.
+    /// The registry does not have the blob.
     Lost,
-    /// It is not there, and is the first one at its host.
+    /// The registry does not have the blob, which is the first lost blob of its host.
     FirstLost,
 }
 
-/// Which accepted blobs of a host were looked for, and whether one was lost.
+/// Checks of a host's accepted blobs so far.
 #[derive(Debug, Default)]
 pub(super) struct Proof {
-    /// An accepted blob was not found.
+    /// Whether an accepted blob was missing.
     doubted: AtomicBool,
     uploads: First,
     mounts: First,
 }
 
-/// The first upload, or the first mount.
+/// State of the check of the first upload, or of the first mount.
 #[derive(Debug, Default)]
 struct First {
-    /// It needs no further HEAD.
+    /// Whether no further HEAD is needed.
     settled: AtomicBool,
-    /// Held by the task that asks; the number of unclear answers.
+    /// Number of inconclusive answers; the lock is held by the task that sends the HEAD.
     unclear: tokio::sync::Mutex<u32>,
 }
 
@@ -67,18 +68,18 @@ impl First {
 }
 
 impl Proof {
-    /// Whether an accepted blob was not found.
+    /// Returns whether an accepted blob was missing.
     pub(super) fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::Relaxed)
     }
 
-    /// An uploaded blob was found.
+    /// Records that an uploaded blob was found.
     pub(super) fn found_upload(&self) {
         self.uploads.settle();
     }
 
-    /// Whether the registry has an accepted blob; `ask` is called as far as that is necessary. `pause` is the first pause
-    /// before it looks again. A registry that does not say is believed.
+    /// Returns whether the registry has an accepted blob; calls `ask` only if necessary.
+    /// `pause` is the pause before the first repeated check. A registry with inconclusive answers is trusted.
     pub(super) async fn check<F>(&self, accepted: Accepted, pause: Duration, ask: impl Fn() -> F) -> Fate
     where
         F: Future<Output = Result<Presence<()>>>,
@@ -91,7 +92,7 @@ impl Proof {
             if first.is_settled() {
                 return Fate::Kept;
             }
-            // Blobs that are accepted in the meantime wait here for the answer about the first one.
+            // Blobs that are accepted in the meantime wait here for the check of the first one.
             let mut unclear = first.unclear.lock().await;
             if !self.is_doubted() {
                 if first.is_settled() {
@@ -118,7 +119,8 @@ impl Proof {
     }
 }
 
-/// Looks for a blob that was just accepted, and again up to [`LOOKS_AGAIN`] times. `None` if the registry does not say.
+/// Checks a blob that was just accepted, up to [`LOOKS_AGAIN`] times more if it is missing.
+/// `None` if inconclusive.
 pub(super) async fn look<F>(pause: Duration, ask: impl Fn() -> F) -> Option<bool>
 where
     F: Future<Output = Result<Presence<()>>>,
@@ -142,7 +144,8 @@ mod tests {
     use crate::error::{Error, Kind};
     use crate::registry::options::Options;
 
-    /// For a blob that appears after the given number of HEADs: the result, the number of requests, and the time waited.
+    /// Checks a blob that appears after `heads` HEADs.
+    /// Returns the result, the number of requests, and the time waited.
     async fn found_after(heads: u32) -> (Option<bool>, u32, Duration) {
         let asked = Cell::new(0);
         let begun = tokio::time::Instant::now();

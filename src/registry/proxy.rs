@@ -1,5 +1,6 @@
-//! Proxies on the way to registries: which one a URL goes by, as `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`
-//! say it for most programs. The variables are read by the front end and checked here, so that a wrong one is an error.
+//! Choice of a proxy for a URL.
+//! `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` have their usual meaning. The front end reads the variables;
+//! their values are checked here, so that an invalid value is an error.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,7 +11,7 @@ use reqwest::Url;
 use super::redact::authority;
 use crate::error::{Error, Kind, Result};
 
-/// Proxies, and what is reached without them. The default has none.
+/// Proxies, and the hosts that need none. The default has no proxies.
 #[derive(Clone, Default)]
 pub struct Proxies {
     http: Option<Url>,
@@ -22,18 +23,19 @@ pub struct Proxies {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Direct {
     All,
-    /// An address and how many bits of it count.
+    /// An IP address and the length of its network prefix in bits.
     Network(IpAddr, u8),
-    /// A domain and all below it; with a port only that one.
+    /// A domain and all its subdomains; with a port, only at that port.
     Domain(String, Option<u16>),
 }
 
 impl Proxies {
-    /// The proxies that this environment names. As everywhere, the upper-case name comes first; `HTTP_PROXY` alone is not
-    /// believed where `REQUEST_METHOD` is set, since a web server puts a header of a stranger there.
+    /// Reads the proxies from the environment.
+    /// Upper-case names take precedence. `HTTP_PROXY` is ignored if `REQUEST_METHOD` is set, since a web server sets
+    /// `HTTP_PROXY` from a client's header.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if a variable holds no address of a proxy.
+    /// [`Kind::Usage`] if a variable's value is not the address of a proxy.
     pub fn standard(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
         let first = |names: &[&'static str]| {
             let set = |name: &'static str| env(name).filter(|value| !value.is_empty()).map(|value| (name, value));
@@ -56,7 +58,7 @@ impl Proxies {
         })
     }
 
-    /// The proxy by which a URL is reached; its user information is for the proxy alone.
+    /// Returns the proxy for a URL; its user information is only for the proxy.
     pub(super) fn for_url(&self, url: &Url) -> Option<&Url> {
         let proxy = match url.scheme() {
             "https" => self.https.as_ref(),
@@ -66,7 +68,7 @@ impl Proxies {
     }
 }
 
-/// Shows no user information.
+/// Omits user information.
 impl fmt::Debug for Proxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxies")
@@ -77,7 +79,7 @@ impl fmt::Debug for Proxies {
     }
 }
 
-/// A proxy's address. The value is not quoted: a password may stand in it.
+/// Parses a proxy's address. Errors do not quote the value, which may contain a password.
 fn address(name: &str, value: &OsString) -> Result<Url> {
     let wrong = |why: &str| {
         Error::new(Kind::Usage, format!("the variable `{name}` names no proxy: {why}")).with_hint(
@@ -135,7 +137,7 @@ impl Direct {
     }
 
     fn covers(&self, url: &Url) -> bool {
-        // A final dot makes no other name.
+        // A final dot does not change the name.
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let host = host.trim_end_matches('.');
         match self {
@@ -157,7 +159,7 @@ fn same_network(a: IpAddr, b: IpAddr, bits: u8) -> bool {
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
         _ => return false,
     };
-    // All bits shifted out is one shift too far for the type.
+    // With zero bits, the shift is as wide as the type, which `checked_shr` refuses.
     (a ^ b).checked_shr(width - u32::from(bits)).unwrap_or_default() == 0
 }
 

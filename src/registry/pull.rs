@@ -25,23 +25,23 @@ use crate::image::manifest::{MAX_MANIFEST, RawManifest, SAFE_MANIFEST, declared_
 use crate::image::media_type::ACCEPT_MANIFESTS;
 use crate::image::reference::Target;
 
-/// A blob that is read into memory may be this large.
+/// Maximum size in bytes of a blob that is read into memory.
 const MAX_SMALL_BLOB: u64 = 16 << 20;
 
 impl Registry {
-    /// What a HEAD of a manifest says. Free on registries that count pulls.
+    /// Sends a HEAD for a manifest. Free on registries that count pulls.
     pub async fn head_manifest(&self, repository: &str, target: &Target) -> Result<Presence<ManifestHead>> {
         self.origin(repository)?.head_manifest(repository, target).await
     }
 
-    /// Reads a manifest; its bytes are proved by its digest where it is asked for by one.
+    /// Reads a manifest. A manifest requested by digest is verified against the digest.
     ///
-    /// With a manifest cache a tag is HEADed first, and what the cache has under its digest is not fetched. Mirrors are
-    /// asked before the origin.
+    /// With a manifest cache, a tag is first resolved with a HEAD, and a cached manifest with that digest is not fetched.
+    /// Mirrors are asked before the origin.
     ///
     /// # Errors
-    /// [`Kind::NotFound`], [`Kind::Unauthorized`], [`Kind::Denied`], [`Kind::RateLimited`] and [`Kind::Network`] as the
-    /// registry answers; those of [`RawManifest::new`] for what it sends.
+    /// [`Kind::NotFound`], [`Kind::Unauthorized`], [`Kind::Denied`], [`Kind::RateLimited`] and [`Kind::Network`], as the
+    /// registry answers; those of [`RawManifest::new`] for an invalid manifest.
     pub async fn manifest(&self, repository: &str, target: &Target) -> Result<RawManifest> {
         let cache = self.host.context.cache.as_ref();
         if let (Some(cache), Target::Digest(digest)) = (cache, target)
@@ -70,24 +70,26 @@ impl Registry {
         }
     }
 
-    /// Whether a manifest would come from the cache, without a request.
+    /// Returns whether a manifest is in the cache, so that it needs no request.
     pub(crate) fn has_cached(&self, digest: &Digest) -> bool {
         let cache = self.host.context.cache.as_ref();
         cache.is_some_and(|cache| cache.get(digest).is_some())
     }
 
-    /// The hosts and repositories where a blob can be read: mirrors first, then the registry itself. Not empty.
+    /// Returns the sources of a blob: mirrors first, then the registry itself. Never empty.
     ///
     /// # Errors
-    /// [`Kind::Denied`] if the configuration of this machine blocks the repository.
+    /// [`Kind::Denied`] if this machine's configuration blocks the repository.
     pub(crate) fn candidates(&self, repository: &str, digest: &Digest) -> Result<Vec<Candidate>> {
         Ok(self.places(repository, &Target::Digest(digest.clone()))?.into())
     }
 
-    /// Opens the bytes `start..end` of a blob (`end` = `descriptor.size` for all). Reconnects by itself as long as there is
-    /// progress; yields exactly `end - start` bytes or an error. Bytes are NOT hashed here: the caller does.
+    /// Opens the bytes `start..end` of a blob (`end` = `descriptor.size` for the whole blob).
     ///
-    /// A reader holds one of the host's places for bodies until it is read to its end or dropped.
+    /// The reader reconnects by itself as long as it makes progress, and yields exactly `end - start` bytes or an error. The
+    /// bytes are NOT hashed here: the caller hashes them.
+    ///
+    /// A reader holds a permit of the host's concurrency limit until it is read to its end or dropped.
     pub async fn blob(
         &self,
         repository: &str,
@@ -99,10 +101,11 @@ impl Registry {
         BlobReader::open(candidates, descriptor, range, without_range).await
     }
 
-    /// A whole small blob (config), verified against size and digest.
+    /// Reads a whole small blob (an image's config), and verifies its size and digest.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the registry sends other bytes twice; [`Kind::Malformed`] if it is too large for memory.
+    /// [`Kind::Integrity`] if the registry twice sends bytes with another digest; [`Kind::Malformed`] if the blob is too
+    /// large for memory.
     pub async fn small_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Bytes> {
         if descriptor.size > MAX_SMALL_BLOB {
             return Err(Error::new(
@@ -127,6 +130,7 @@ impl Registry {
                 return Ok(all.freeze());
             }
             tries += 1;
+            // One repetition: the first bytes may have been corrupted in transit.
             if tries == 2 {
                 return Err(Error::new(
                     Kind::Integrity,
@@ -140,26 +144,26 @@ impl Registry {
         }
     }
 
-    /// Whether a manifest is in a repository, asked for by its digest.
+    /// Returns whether a repository has a manifest, by its digest.
     ///
     /// # Errors
-    /// As [`head_manifest`](Self::head_manifest).
+    /// Those of [`head_manifest`](Self::head_manifest).
     pub(crate) async fn has_manifest(&self, repository: &str, manifest: &RawManifest) -> Result<Presence<()>> {
         self.origin(repository)?.has_manifest(repository, manifest).await
     }
 
-    /// Whether a blob is in a repository. That it is in another one says nothing.
+    /// Returns whether a repository has a blob. Other repositories of the registry do not count.
     pub async fn head_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Presence<()>> {
         self.origin(repository)?
             .head_blob(repository, descriptor, Scope::pull(repository))
             .await
     }
 
-    /// What the registry says about its pull quota when asked by a HEAD of a manifest, which counts as no pull. `None` where
-    /// it says nothing, as registries without a quota do.
+    /// Returns the pull quota, read from a HEAD of a manifest, which does not count as a pull.
+    /// `None` for a registry without a quota.
     pub async fn rate_limit(&self, repository: &str, target: &Target) -> Result<Option<RateLimit>> {
         let host = self.origin(repository)?;
-        // A registry that is asked about its limit while that is used up says so at once.
+        // No retry: a registry whose quota is used up states so in its first answer.
         let found = match host
             .head_manifest_within(repository, target, &mut Backoff::none())
             .await
@@ -186,23 +190,23 @@ impl Registry {
         Ok(host.rate_limit())
     }
 
-    /// What the registry says about a pull quota when asked for nothing in particular. `None` where it says nothing; some
-    /// registries, such as Docker Hub, do so for an image alone.
+    /// Returns the pull quota, read from the registry's root.
+    /// `None` if the root states none; some registries, such as Docker Hub, state their quota only with a manifest.
     ///
     /// # Errors
-    /// Those of a registry that cannot be reached. One that wants credentials was reached.
+    /// Those of an unreachable registry. A registry that wants credentials counts as reached.
     pub async fn rate_limit_of_root(&self) -> Result<Option<RateLimit>> {
         self.host.ping().await?;
         Ok(self.host.rate_limit())
     }
 
-    /// What the registry said about its pull quota with its last answer that said something.
+    /// Returns the pull quota that the registry last reported.
     pub fn last_rate_limit(&self) -> Option<RateLimit> {
         self.host.rate_limit()
     }
 }
 
-/// Reads a manifest from one candidate. What the cache has under the digest of a tag is not fetched.
+/// Reads a manifest from one candidate. A tag's manifest that is in the cache is not fetched.
 pub(super) async fn manifest_of(candidate: &Candidate, target: &Target) -> Result<RawManifest> {
     let (host, repository) = (&candidate.host, candidate.repository.as_str());
     if let (Some(cache), Target::Tag(_)) = (&host.context.cache, target)
@@ -216,8 +220,8 @@ pub(super) async fn manifest_of(candidate: &Candidate, target: &Target) -> Resul
     host.manifest(repository, target).await
 }
 
-/// A manifest that a registry sent under a label. Where its digest was known before, its bytes are the ones that were meant,
-/// and a label that contradicts them is a wrong label.
+/// Parses a manifest that came with a `Content-Type`.
+/// If its digest was known before, the bytes are right, and a contradicting `Content-Type` is ignored.
 fn labelled(bytes: Bytes, label: Option<&str>, expected: Option<&Digest>) -> Result<RawManifest> {
     match RawManifest::new(bytes.clone(), label, expected) {
         Err(error) if error.kind() == Kind::Malformed && expected.is_some() && label.is_some() => {
@@ -240,7 +244,7 @@ impl Host {
         self.head_manifest_within(repository, target, &mut backoff).await
     }
 
-    /// The same, as far as a retry budget that is already in use allows.
+    /// Sends a HEAD for a manifest within a retry budget that is already in use.
     pub(super) async fn head_manifest_within(
         &self,
         repository: &str,
@@ -251,8 +255,9 @@ impl Host {
         self.head(&call, backoff).await
     }
 
-    /// Whether a repository has this very manifest. Its own type is asked for as well, since a registry does not show a manifest
-    /// of a type that is not asked for.
+    /// Returns whether a repository has this manifest.
+    /// The request also accepts the manifest's own type, since a registry does not show manifests of types that are not
+    /// accepted.
     pub(super) async fn has_manifest(&self, repository: &str, manifest: &RawManifest) -> Result<Presence<()>> {
         let target = Target::Digest(manifest.digest().clone());
         let mut call = self.manifest_call(Method::HEAD, repository, &target);
@@ -295,7 +300,7 @@ impl Host {
         found.map(|(manifest, _)| manifest)
     }
 
-    /// A manifest, and the `ETag` that the registry sent with it.
+    /// Reads a manifest with its `ETag`.
     pub(super) async fn manifest_and_etag(
         &self,
         repository: &str,
@@ -347,8 +352,8 @@ impl Host {
                 Some(promised) if promised.same_algorithm(&bytes) == *promised => bytes,
                 _ => content_encoding::json(bytes, encoding, MAX_MANIFEST),
             };
-            // Bytes can be hurt on the way. By tag only the registry's own word tells, which is wrong too often to be
-            // believed without asking again: what comes a second time is what the registry has.
+            // The bytes may be corrupted in transit. By tag, only the registry's header states a digest, which is wrong too
+            // often to fail on it: if a second request brings the same bytes, the registry has these bytes.
             if let Some(promised) = promised {
                 let actual = promised.same_algorithm(&bytes);
                 if actual != *promised && doubted.as_ref() != Some(&actual) {
@@ -375,7 +380,8 @@ impl Host {
         }
     }
 
-    /// The error for a manifest that the registry does not serve; says what is missing, where the registry does.
+    /// Returns the error for a manifest that the registry does not serve.
+    /// The error names the missing repository or tag, if known.
     async fn no_manifest(&self, mut answer: Answer, call: &Call<'_>, target: &Target) -> Error {
         let (error, is_absent) = (answer.refusal().await, answer.status() == StatusCode::NOT_FOUND);
         let has = |code: &str| is_absent && Refusal::in_error(&error).is_some_and(|refusal| refusal.has(code));
@@ -391,7 +397,8 @@ impl Host {
         error.context(what)
     }
 
-    /// Some registries and caches label manifests wrongly. That is reported once, not for each manifest.
+    /// Warns, once per host, of a wrong `Content-Type`.
+    /// Some registries and caches send manifests with a wrong one.
     fn compare_type(&self, manifest: &RawManifest, label: Option<&str>) {
         let label = label.and_then(declared_type);
         if label.is_some_and(|label| label != manifest.media_type()) {
@@ -402,7 +409,8 @@ impl Host {
         }
     }
 
-    /// By tag the computed digest counts; registries that state another one are common enough to be only worth a word.
+    /// Warns of a digest header that differs from the computed digest.
+    /// Also warns of manifests that many registries refuse for their size.
     fn compare(&self, manifest: &RawManifest, stated: Option<&Digest>, repository: &str, target: &Target) {
         let progress = &self.context.options.progress;
         let name = format!("`{}/{repository}` `{target}`", self.name);
@@ -433,7 +441,7 @@ impl Host {
         self.head_blob_within(repository, descriptor, scope, &mut backoff).await
     }
 
-    /// The same, as far as a retry budget that is already in use allows.
+    /// Sends a HEAD for a blob within a retry budget that is already in use.
     pub(super) async fn head_blob_within(
         &self,
         repository: &str,

@@ -1,4 +1,4 @@
-//! Writing blobs and manifests: the requests of callers. The upload of a blob's bytes is in `upload/`.
+//! Pushing blobs and manifests: the requests of callers. `upload/` sends a blob's bytes.
 
 use std::time::SystemTime;
 
@@ -26,13 +26,15 @@ use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 
 impl Registry {
-    /// Puts a blob into a repository: mount from `mount_from` (repository on the same registry known to have it) where given,
-    /// else, or if refused, upload. Verifies the digest while sending; a wrong blob never ends in a finished upload.
+    /// Pushes a blob into a repository: mounts it from `mount_from`, or uploads it.
     ///
-    /// Does not look first whether the blob is there: [`head_blob`](Self::head_blob) does.
+    /// `mount_from` is a repository of the same registry that has the blob; if the registry refuses the mount, the blob is
+    /// uploaded. The digest is verified while sending; an upload with a wrong digest is never completed.
+    ///
+    /// Does not check first whether the repository has the blob: use [`head_blob`](Self::head_blob).
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the source has other bytes; the source's own errors; what the registry says.
+    /// [`Kind::Integrity`] if the source's bytes have another digest; the source's errors; the registry's refusal.
     pub async fn push_blob(
         &self,
         repository: &str,
@@ -40,7 +42,7 @@ impl Registry {
         source: &dyn BlobSource,
         mount_from: Option<&str>,
     ) -> Result<Pushed> {
-        // An empty blob is never read, so that no hash would reveal a wrong digest.
+        // An empty blob is never read, so no hash would reveal a wrong digest.
         descriptor.check_empty()?;
         let mut session = None;
         if let Some(from) = mount_from.filter(|from| *from != repository && !self.host.proof.is_doubted()) {
@@ -67,12 +69,12 @@ impl Registry {
         }
     }
 
-    /// Puts a manifest under a tag or its digest, byte for byte.
+    /// Pushes a manifest under a tag or its digest, byte for byte.
     ///
     /// # Errors
-    /// [`Kind::Exists`] where a tag may not be changed; [`Kind::Unsupported`] where the registry refuses the manifest for its
-    /// type, or an index for children that it does not have; [`Kind::Integrity`] where it states another digest. The
-    /// [`Refusal`](super::Refusal) behind an error has the registry's codes and the digests that it misses.
+    /// [`Kind::Exists`] if the tag is immutable; [`Kind::Unsupported`] if the registry refuses the manifest's type, or an
+    /// index with missing children; [`Kind::Integrity`] if the registry states another digest. The
+    /// [`Refusal`](super::Refusal) behind an error has the registry's codes and the missing digests.
     pub async fn put_manifest(
         &self,
         repository: &str,
@@ -80,7 +82,7 @@ impl Registry {
         manifest: &RawManifest,
     ) -> Result<AcceptedManifest> {
         let accepted = self.host.put_manifest(repository, target, manifest, None).await?;
-        // Some registries keep manifests by SHA-256 alone, which says nothing about other algorithms.
+        // Some registries store manifests only by SHA-256, so a check with another algorithm would prove nothing.
         let Target::Digest(digest) = target else {
             return Ok(accepted);
         };
@@ -98,11 +100,11 @@ impl Registry {
         Err(Error::new(Kind::Server, message).with_hint(LOSES))
     }
 
-    /// Puts a manifest under a tag in place of the one that was read with this `ETag`: where another one came between, a
-    /// registry that knows such conditions refuses with 412.
+    /// Pushes a manifest under a tag in place of the manifest that had this `ETag`.
+    /// If the tag was changed in between, a registry that supports `If-Match` refuses with 412.
     ///
     /// # Errors
-    /// As [`put_manifest`](Self::put_manifest).
+    /// Those of [`put_manifest`](Self::put_manifest).
     pub(crate) async fn put_manifest_over(
         &self,
         repository: &str,
@@ -114,13 +116,14 @@ impl Registry {
         put.map(|_| ())
     }
 
-    /// Puts a manifest by its digest and under several tags, in one request. Returns the tags that the registry says it has
-    /// put, in `tags` of the answer: none where it does not know such requests, which is remembered for its host; `None` where
-    /// nothing was sent for that reason.
+    /// Pushes a manifest by its digest and under several tags, in one request.
+    ///
+    /// The answer's `tags` are the tags that the registry confirms: none if the registry does not support such requests,
+    /// which is remembered for its host. Returns `None` if nothing was sent for that reason, or if the registry refused.
     ///
     /// # Errors
-    /// As [`put_manifest`](Self::put_manifest), except where the registry refuses the request: it may refuse for what is not
-    /// true of a request with one tag.
+    /// Those of [`put_manifest`](Self::put_manifest), except a refusal by the registry: a request with one tag may still
+    /// succeed.
     pub(crate) async fn put_manifest_with_tags(
         &self,
         repository: &str,
@@ -142,7 +145,7 @@ impl Registry {
                 Ok(Some(accepted))
             }
             Err(error) => {
-                // What is not about this request would be said of any other one, too.
+                // Errors of these kinds would hit any other request, too, and say nothing about several tags at once.
                 let refused = !matches!(
                     error.kind(),
                     Kind::Network | Kind::RateLimited | Kind::Unauthorized | Kind::Integrity | Kind::Cancelled
@@ -160,13 +163,14 @@ enum Mount {
 }
 
 impl Host {
-    /// Whether an uploaded blob is there, as far as the registry has to be asked.
+    /// Returns whether the registry has an uploaded blob; asks the registry only if in doubt.
     async fn keeps_upload(&self, repository: &str, descriptor: &Descriptor) -> bool {
         self.keeps(Accepted::Upload, repository, descriptor, &Scope::push(repository))
             .await
     }
 
-    /// The same for a mounted blob. Asked with the scope of the mount, so that no other token is needed.
+    /// Returns whether the registry has a mounted blob.
+    /// Asks with the scope of the mount, so that no other token is needed.
     async fn keeps_mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> bool {
         self.keeps(Accepted::Mount, repository, descriptor, &Scope::mount(repository, from))
             .await
@@ -186,7 +190,7 @@ impl Host {
         fate == Fate::Kept
     }
 
-    /// Whether a manifest that was put by digest is there, as far as the registry has to be asked.
+    /// Returns whether the registry has a manifest pushed by digest; asks the registry only if in doubt.
     async fn keeps_manifest(&self, repository: &str, manifest: &RawManifest) -> bool {
         let pause = self.context.options.retry_pause();
         let ask = || self.has_manifest(repository, manifest);
@@ -202,7 +206,8 @@ impl Host {
         fate == Fate::Kept
     }
 
-    /// The error for a blob that was accepted and is not there. `kept` tells whether it was sent twice.
+    /// Returns the error for a blob that the registry accepted and lost.
+    /// `kept` says whether the blob was sent twice.
     fn lost(&self, repository: &str, descriptor: &Descriptor, kept: bool) -> Error {
         let often = if kept { "accepted it twice" } else { "accepted it" };
         let message = format!(
@@ -216,7 +221,7 @@ impl Host {
         })
     }
 
-    /// Asks for a blob of another repository. `None`: refused, which costs only the request.
+    /// Requests a mount of another repository's blob. `None` if refused: a refusal costs only the request.
     async fn mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> Option<Mount> {
         let mut url = self.url(repository, "blobs/uploads/");
         url.set_query(Some(&format!(
@@ -261,7 +266,7 @@ impl Host {
         self.send_manifest(&call, target, manifest, &[]).await
     }
 
-    /// Puts a manifest by its digest and, where the registry knows such requests, under several tags.
+    /// Pushes a manifest by its digest and, if the registry supports that, under several tags.
     pub(super) async fn put_manifest_and_tags(
         &self,
         repository: &str,
@@ -283,6 +288,7 @@ impl Host {
         let url = self.url(repository, &format!("manifests/{target}"));
         let mut call = Call::new(Method::PUT, url, repository, Scope::push(repository), action)
             .header(CONTENT_TYPE, content_type)
+            // Not repeated blindly: `send_manifest` checks first whether an attempt without an answer took effect.
             .once();
         call.body = Some(manifest.bytes().clone());
         Ok(call)
@@ -299,8 +305,8 @@ impl Host {
         let _alone = writer.lock().await;
         let options = &self.context.options;
         let mut backoff = Backoff::new(options);
-        // The bytes were proved here: if the registry got other ones, they were altered on the way. They are sent once more, so
-        // that the altered ones do not stay under the tag.
+        // The bytes were verified before sending: if the registry got other bytes, they were corrupted in transit. They are
+        // sent once more, so that the corrupted bytes do not stay under the tag.
         let mut hurt = false;
         loop {
             let begun = Instant::now();
@@ -335,7 +341,7 @@ impl Host {
             if !backoff.pause(options, asked, || error.full()).await {
                 return Err(error);
             }
-            // The first attempt may have been carried out, and its answer lost: a second PUT is refused by immutable tags.
+            // The first attempt may have succeeded and only its answer was lost; immutable tags would refuse a second PUT.
             if self.holds(call.repository, target, manifest, &mut backoff).await {
                 return Ok(AcceptedManifest::default());
             }
@@ -380,7 +386,7 @@ const LOSES: &str = "the registry loses what it accepts: check its storage, and 
 const UNKNOWN_TYPE: &str = "the registry does not take this kind of manifest";
 const TOO_LARGE: &str = "the manifest is larger than the registry, or a proxy in front of it, allows";
 
-/// Sorts the refusal of a manifest by what the caller can do about it.
+/// Converts the refusal of a manifest into an error with a hint for the user.
 fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) -> Error {
     let refusal = Refusal::in_error(&error).filter(|refusal| !refusal.is_silent());
     let Some(refusal) = refusal.cloned() else {
@@ -431,7 +437,7 @@ fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) ->
     }
 }
 
-/// The same where the registry gave no reason.
+/// Converts the refusal of a manifest without a reason into an error with a hint.
 fn status_alone(error: Error, status: StatusCode, manifest: &RawManifest) -> Error {
     let index = matches!(manifest.view(), View::Index(_));
     match status {

@@ -1,10 +1,10 @@
-//! Which addresses a request may reach. A host that the user named may be anywhere; a host that a server named (by a
-//! redirect, the `Location` of an upload or the realm of a challenge) may be on this machine or its local link only where
-//! that server is there itself.
+//! Rule for the addresses that a request may reach.
+//! A host named by the user may be anywhere. A host named by a server (in a redirect, the `Location` of an upload, or the
+//! realm of a challenge) may be on this machine or its local link only if that server is there itself.
 //!
-//! What counts is the address of the connection, not how it is written: [`Guard`] resolves names and drops the addresses
-//! that are out of reach, so that no name leads around the rule. A proxy resolves names by itself (all but `socks4` and
-//! `socks5`): then only addresses and `localhost` names in a URL can be refused here.
+//! The rule applies to the address of the connection, not to its spelling: [`Guard`] resolves names and drops forbidden
+//! addresses, so that no name circumvents the rule. A proxy resolves names by itself (except `socks4` and `socks5`): then
+//! only IP addresses and `localhost` names in a URL can be checked.
 
 use std::fmt;
 use std::io;
@@ -13,27 +13,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Where an address is, as far as the rule cares.
+/// Location of an address, as the rule distinguishes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Zone {
-    /// On this machine: loopback and unspecified addresses.
+    /// This machine: loopback and unspecified addresses.
     Machine,
-    /// On the local link, and the addresses at which clouds give their machines secrets.
+    /// The local link, and the addresses at which clouds give secrets to their machines.
     Link,
     /// Anywhere else, private networks included.
     Network,
 }
 
-/// Which zones a request may reach.
+/// Zones that a request may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reach {
-    /// All of them: the user named the host.
+    /// All zones: the user named the host.
     Anywhere,
     /// The network, and the zone of the server that named the host.
     From(Zone),
 }
 
-/// Addresses outside the local link at which clouds give their machines secrets: Alibaba Cloud, Azure, Oracle Cloud.
+/// Addresses outside the local link at which clouds give secrets to their machines.
+/// The clouds are Alibaba Cloud, Azure and Oracle Cloud.
 const METADATA: [Ipv4Addr; 3] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
@@ -41,13 +42,13 @@ const METADATA: [Ipv4Addr; 3] = [
 ];
 
 impl Zone {
-    /// The zone of an address. An IPv4 address inside an IPv6 address counts as that IPv4 address.
+    /// Returns the zone of an address. An IPv4 address inside an IPv6 address counts as that IPv4 address.
     pub(super) fn from_ip(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => Self::of_v4(v4),
             IpAddr::V6(v6) => match (embedded(v6).map(Self::of_v4), v6.segments()) {
                 (Some(zone @ (Self::Machine | Self::Link)), _) => zone,
-                // Amazon and Google: unique local addresses, but not those of a private network.
+                // Metadata addresses of Amazon and Google: unique local addresses, but not part of a private network.
                 (_, [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..]) => Self::Link,
                 _ if v6.is_unicast_link_local() => Self::Link,
                 _ => Self::Network,
@@ -56,7 +57,7 @@ impl Zone {
     }
 
     fn of_v4(address: Ipv4Addr) -> Self {
-        // 0.0.0.0 connects to this machine; the rest of 0.0.0.0/8 means nothing elsewhere (RFC 6890).
+        // 0.0.0.0 connects to this machine; the rest of 0.0.0.0/8 is reserved (RFC 6890).
         if address.is_loopback() || address.octets()[0] == 0 {
             Self::Machine
         } else if address.is_link_local() || address.is_broadcast() || METADATA.contains(&address) {
@@ -66,7 +67,7 @@ impl Zone {
         }
     }
 
-    /// The zone of a URL, as far as its text tells: `None` for a name that has to be resolved.
+    /// Returns the zone of a URL from its text alone; `None` for a name that has to be resolved.
     pub(super) fn from_url(url: &Url) -> Option<Self> {
         match address(url) {
             Some(address) => Some(Self::from_ip(address)),
@@ -75,19 +76,21 @@ impl Zone {
     }
 }
 
-/// The address in a URL. The URL parser has turned all spellings of an IPv4 address into four numbers.
+/// Returns the IP address in a URL. The URL parser has normalized all spellings of an IPv4 address.
 fn address(url: &Url) -> Option<IpAddr> {
     let host = url.host_str()?;
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// Whether a URL has a name that is reserved for this machine (RFC 6761), with or without a final dot.
+/// Returns whether a URL has a name that is reserved for this machine (RFC 6761).
+/// A final dot makes no difference.
 fn is_localhost(url: &Url) -> bool {
     let name = url.host_str().unwrap_or_default().trim_end_matches('.');
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Whether a URL names this machine: a `localhost` name, 127.0.0.0/8 or ::1. Such a host is reached without a proxy.
+/// Returns whether a URL names this machine: a `localhost` name, 127.0.0.0/8 or ::1.
+/// Such a host needs no proxy.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match address(url) {
         Some(address) => address.to_canonical().is_loopback(),
@@ -95,8 +98,8 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, compatible and translated addresses (RFC 4291, RFC 7915),
-/// NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
+/// Returns the IPv4 address inside an IPv6 address.
+/// Covers mapped, compatible and translated addresses (RFC 4291, RFC 7915), NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let of = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
@@ -108,7 +111,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 }
 
 impl Reach {
-    /// Whether a request may go to this zone.
+    /// Returns whether a request may go to this zone.
     pub(super) fn allows(self, zone: Zone) -> bool {
         match self {
             Self::Anywhere => true,
@@ -116,26 +119,27 @@ impl Reach {
         }
     }
 
-    /// Whether a request may go to this URL, as far as its text tells. The connection is checked by [`Guard`].
+    /// Returns whether a request may go to this URL, judging by its text alone.
+    /// [`Guard`] checks the connection.
     pub(super) fn allows_url(self, url: &Url) -> bool {
         Zone::from_url(url).is_none_or(|zone| self.allows(zone))
     }
 }
 
-/// How a name becomes addresses; may block.
+/// Function that resolves a name; may block.
 pub(super) type Lookup = fn(&str) -> io::Result<Vec<SocketAddr>>;
 
-/// The lookup of the operating system.
+/// Resolves a name with the operating system.
 pub(super) fn system_lookup(name: &str) -> io::Result<Vec<SocketAddr>> {
     (name, 0).to_socket_addrs().map(Iterator::collect)
 }
 
-/// Resolves names for one HTTP client, and hands out only the addresses that the client may reach.
+/// Resolver of one HTTP client; returns only the addresses that the client may reach.
 #[derive(Debug)]
 pub(super) struct Guard {
     pub(super) reach: Reach,
     pub(super) lookup: Lookup,
-    /// The host of the proxy, which the user named.
+    /// Host of the proxy, which the user named.
     pub(super) proxy: Option<String>,
 }
 
@@ -159,7 +163,7 @@ impl Resolve for Guard {
     }
 }
 
-/// A name that leads only to addresses that may not be reached.
+/// Error for a name whose addresses are all forbidden.
 #[derive(Debug)]
 pub(super) struct OutOfReach(pub(super) IpAddr);
 

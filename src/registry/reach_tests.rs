@@ -1,4 +1,4 @@
-//! Tests of the rule about which addresses may be reached.
+//! Tests of the rule for reachable addresses.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -104,7 +104,7 @@ fn a_server_leads_to_the_network_and_to_its_own_zone() {
     }
 }
 
-/// Names of the tests; what is not among them has no address.
+/// Names in the tests; every other name has no address.
 fn names(name: &str) -> io::Result<Vec<SocketAddr>> {
     let addresses: &[&str] = match name.trim_end_matches('.') {
         "inside.test" | "localhost" => &["127.0.0.1"],
@@ -145,7 +145,7 @@ async fn the_addresses_of_a_name_are_held_against_the_rule() {
     assert!(error.downcast_ref::<OutOfReach>().is_none(), "{error}");
 }
 
-/// A server that gives one answer to every request, and counts them.
+/// Starts a server that gives the same answer to every request, and counts the requests.
 fn server(answer: String) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -169,7 +169,9 @@ fn answer(status: u16, header: &str) -> String {
     format!("HTTP/1.1 {status} x\r\n{header}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
 }
 
-/// Asks a registry that gives this answer. Where it is `elsewhere`, a proxy leads to it, as to all hosts but `inside.test`.
+/// Sends a request to a registry that gives this answer.
+/// If `elsewhere`, every host but `inside.test` is reached through a proxy, so that the registry is not in this machine's
+/// zone.
 async fn ask(answer: String, elsewhere: bool, any_token_server: bool) -> Result<u16, Error> {
     let (registry, _) = server(answer);
     let mut options = Options {
@@ -216,12 +218,12 @@ async fn a_name_that_means_this_machine_is_not_connected_to() {
         assert!(text.contains("(127.0.0.1) is an address of this machine"), "{text}");
         assert!(error.hint().unwrap().contains("--any-token-server"), "{error:?}");
         assert_eq!(seen.load(Ordering::SeqCst), 0, "{status}");
-        // A registry on this machine may lead there,
+        // A registry on this machine may redirect to this machine.
         let here = ask(answer(status, &header), false, false).await;
         assert!(!format!("{here:?}").contains("an address of this machine"), "{here:?}");
         assert_eq!(seen.swap(0, Ordering::SeqCst), 1, "{status}");
     }
-    // and a token server may be there if the user says so.
+    // A token server may be on this machine if the user allows it.
     let header = format!("www-authenticate: Bearer realm=\"{at}\"");
     let _ = ask(answer(401, &header), true, true).await;
     assert_eq!(seen.load(Ordering::SeqCst), 1);

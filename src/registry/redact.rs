@@ -1,13 +1,13 @@
-//! URLs as they may be shown: no user information, and of the query only what is known to be harmless.
+//! Safe display of URLs: no user information, and only harmless query parameters.
 
 use reqwest::Url;
 
 use super::known_secrets;
 
-/// Number of bytes that are read beyond the limit, since a secret may end there.
+/// Number of bytes searched for secrets beyond the limit, since a secret may cross the limit.
 const LOOKED_AT: usize = 16 << 10;
 
-/// Query parameters whose values are shown. Any other may be a signature or a session.
+/// Query parameters whose values are shown. Every other parameter may be a signature or a session.
 const HARMLESS: [&str; 8] = [
     "n",
     "last",
@@ -19,7 +19,7 @@ const HARMLESS: [&str; 8] = [
     "artifactType",
 ];
 
-/// A URL for messages and logs.
+/// Returns a URL for messages and logs.
 pub(super) fn shown(url: &Url) -> String {
     let mut text = format!("{}://{}", url.scheme(), authority(url));
     text.push_str(&printable(url.path(), 512));
@@ -32,7 +32,7 @@ pub(super) fn shown(url: &Url) -> String {
         .filter(|p| !p.is_empty())
         .take(16)
     {
-        // A signature may stand where a name is expected, so that no other name is shown either.
+        // A signature may be in a parameter's name, so no other name is shown either.
         let Some((key, value)) = pair.split_once('=').filter(|(key, _)| HARMLESS.contains(key)) else {
             hidden = true;
             continue;
@@ -50,7 +50,7 @@ pub(super) fn shown(url: &Url) -> String {
     text
 }
 
-/// `HOST[:PORT]` of a URL; the port only where it is not the scheme's own.
+/// Returns `HOST[:PORT]` of a URL, without the scheme's default port.
 pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
@@ -59,13 +59,13 @@ pub(super) fn authority(url: &Url) -> String {
     }
 }
 
-/// Text from outside, fit for a terminal and a line: secrets of this run hidden, control characters escaped, white space
-/// folded, cut at `limit` bytes.
+/// Makes text from outside fit for one line of a terminal.
+/// Hides the secrets of this run, escapes control characters, folds white space, and cuts at `limit` bytes.
 pub(super) fn printable(text: &str, limit: usize) -> String {
     let mut out = String::new();
     let mut blank = false;
     let text = text.trim();
-    // Only what may be shown is searched, with room for a secret at its end.
+    // Only the part that may be shown is searched, with a margin for a secret at its end.
     let mut end = limit.saturating_add(LOOKED_AT).min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -83,7 +83,7 @@ pub(super) fn printable(text: &str, limit: usize) -> String {
         if std::mem::take(&mut blank) {
             out.push(' ');
         }
-        // Beside control characters, the marks that turn the direction of writing can disguise a text.
+        // Besides control characters, marks of the writing direction can disguise a text.
         if c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
         {

@@ -1,5 +1,6 @@
-//! Requests whose answer may stand elsewhere. Redirects are followed by hand: what a server on the way may see, and where
-//! it may send us, is decided here and not by a library's default.
+//! Requests that may be redirected.
+//! Redirects are followed here, not by the HTTP library, since this client decides what a server on the way may see and to
+//! which address it may redirect.
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
@@ -12,32 +13,32 @@ use super::reach::Reach;
 use super::redact::{authority, printable, shown};
 use crate::error::{Error, Kind};
 
-/// More hops than this are a loop.
+/// Maximum number of redirects of one request; more are a loop.
 const MAX_HOPS: usize = 10;
 
-/// A request that can be sent again as it is.
+/// A request that can be sent again unchanged.
 pub(super) struct Outgoing<'a> {
     pub(super) method: &'a Method,
     pub(super) url: Url,
     pub(super) headers: &'a HeaderMap,
-    /// Goes to the origin of `url` and nowhere else.
+    /// Authorization; sent only to the origin of `url`.
     pub(super) authorization: Option<&'a HeaderValue>,
     pub(super) body: Option<Bytes>,
-    /// What the server of `url` is; others are strangers.
+    /// Trust in the server of `url`; every other server is a stranger.
     pub(super) trust: Trust,
-    /// Whether a redirect to another server is an answer like any other.
+    /// Whether to return a redirect to another server instead of following it.
     pub(super) stays: bool,
 }
 
-/// What to do about a registry that redirects to a server that cannot be used.
+/// Hint for a registry that redirects to an unusable server.
 pub(super) const REDIRECTS: &str = "make that server reachable from here by the scheme of the registry, or have the registry serve \
      blobs by itself (distribution: `storage: redirect: disable: true`)";
 
-/// Sends a request; a GET or HEAD follows where it is redirected to.
+/// Sends a request; follows the redirects of a GET or HEAD.
 pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<Answer, Failure> {
     let origin = outgoing.url.clone();
     let mut url = origin.clone();
-    // Once another origin took part, credentials stay away, even if it sends us back.
+    // Once another origin took part, no credentials are sent, even to the first origin.
     let mut trusted = true;
     let mut trust = outgoing.trust;
     for _ in 0..=MAX_HOPS {
@@ -96,7 +97,8 @@ pub(super) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads, if one may go there. `origin` is the address that was asked first.
+/// Returns the target of a redirect, if the client may follow it.
+/// `origin` is the URL that was requested first.
 pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
     let from = &answer.url;
     let text = answer
@@ -109,7 +111,7 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
             printable(text, 128)
         ))
     })?;
-    // User information in a redirect is not a login of ours.
+    // User information in a redirect is not a login for the target.
     let _ = next.set_username("");
     let _ = next.set_password(None);
     next.set_fragment(None);
@@ -141,7 +143,7 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
     Ok(next)
 }
 
-/// A request to the server to which a registry redirected did not come about.
+/// Marks the failure of a request to a server to which a registry redirected.
 fn led_away(mut failure: Failure, origin: &Url) -> Failure {
     failure.elsewhere = true;
     failure.error = failure

@@ -1,4 +1,4 @@
-//! What a registry says when it refuses: its error codes, its words, and what kind of failure that is.
+//! A registry's refusal: its error codes, its message, and the resulting kind of error.
 
 use std::fmt;
 
@@ -10,22 +10,23 @@ use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
 use crate::text::few;
 
-/// How much of an error's body is quoted, in bytes.
+/// Maximum number of bytes quoted from an error's body.
 pub(super) const MAX_QUOTE: usize = 1 << 10;
 
 /// A registry's refusal in its own words: the source of an [`Error`] that came from a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// The codes of the OCI distribution-spec, such as `MANIFEST_BLOB_UNKNOWN`, in the order in which they came.
+    /// Codes of the OCI distribution-spec, such as `MANIFEST_BLOB_UNKNOWN`, in the order of the answer.
     pub codes: Vec<String>,
-    /// Digests that the details name, such as those of missing blobs.
+    /// Digests in the details, such as those of missing blobs.
     pub digests: Vec<Digest>,
-    /// The quoted words: message or body, cut and made printable.
+    /// Quoted message or body, shortened and made printable.
     quote: String,
-    /// The body, for the log.
+    /// Body, for the log.
     pub(super) raw: String,
+    /// Whether the body is a web page.
     pub(super) web_page: bool,
 }
 
@@ -48,12 +49,12 @@ struct WireError {
 }
 
 impl Refusal {
-    /// The refusal behind an error, where a registry's status was its cause.
+    /// Returns the refusal behind an error, if the error came from a registry's status.
     pub fn in_error(error: &Error) -> Option<&Self> {
         std::error::Error::source(error)?.downcast_ref()
     }
 
-    /// Whether the registry gave this code.
+    /// Returns whether the registry gave this code.
     pub fn has(&self, code: &str) -> bool {
         self.codes.iter().any(|c| c == code)
     }
@@ -97,7 +98,7 @@ impl Refusal {
             let detail = match &error.detail {
                 serde_json::Value::Null => String::new(),
                 serde_json::Value::String(text) => printable(text, 256),
-                // Of what is no text only digests mean something to a person; the log has all of it.
+                // In structured details, only digests mean something to the user; the log has the whole body.
                 other => {
                     let mut found = Vec::new();
                     find_digests(other, &mut found);
@@ -115,13 +116,13 @@ impl Refusal {
         refusal
     }
 
-    /// Whether the registry has no room for what is pushed.
+    /// Returns whether the registry has no space for a push.
     pub(super) fn is_full(&self) -> bool {
         let said = self.quote.to_ascii_lowercase();
         self.status == 507 || self.has("QUOTA") || (said.contains("quota") && self.status != 429)
     }
 
-    /// Whether a server that speaks https complains of plain http: those of Go and of nginx do so in words.
+    /// Returns whether an https server rejects plain http, as the servers of Go and nginx do in words.
     pub(super) fn wants_https(&self) -> bool {
         let said = self.raw.to_ascii_lowercase();
         self.status == 400
@@ -155,7 +156,8 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Code and message of the XML in which object stores report errors. What else is in it differs from request to request.
+/// Extracts code and message of an object store's XML error.
+/// The other elements differ from request to request.
 fn store_error(text: &str) -> Option<String> {
     let element = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
@@ -169,7 +171,8 @@ fn store_error(text: &str) -> Option<String> {
     })
 }
 
-/// Digests anywhere in a detail: registries put them under `digest`, `Digest`, `Name`, or into a sentence.
+/// Collects digests from anywhere in a detail.
+/// Registries put them under `digest`, `Digest`, `Name`, or into a sentence.
 fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
     match value {
         serde_json::Value::String(text) => {
@@ -182,7 +185,7 @@ fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
                 }
             }
         }
-        // serde_json limits the depth of what it parses, so this ends.
+        // The recursion is bounded, since serde_json limits the depth.
         serde_json::Value::Array(values) => values.iter().for_each(|v| find_digests(v, found)),
         serde_json::Value::Object(members) => members.values().for_each(|v| find_digests(v, found)),
         _ => {}

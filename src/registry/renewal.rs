@@ -1,4 +1,5 @@
-//! What follows a refusal of a registry: another authorization, the request without a login, or the refusal in words.
+//! Consequences of a registry's refusal.
+//! Either another authorization, or the request without a login, or an error with a hint.
 
 use std::sync::atomic::Ordering;
 
@@ -22,7 +23,7 @@ use super::token::Refused;
 use crate::error::{Error, Result};
 
 impl Host {
-    /// The first attempt of a call.
+    /// Creates the first attempt of a call.
     pub(super) async fn attempt(&self, call: &Call<'_>, url: &Url) -> Result<Attempt> {
         let mut attempt = Attempt {
             authorization: None,
@@ -36,7 +37,7 @@ impl Host {
         Ok(attempt)
     }
 
-    /// Renews the authorization of a call that is to be sent again after a pause.
+    /// Renews the authorization of a call that is sent again after a pause.
     pub(super) async fn authorize_again(&self, call: &Call<'_>, url: &Url, attempt: &mut Attempt) -> Result<()> {
         attempt.replayed = false;
         if attempt.without_login.is_some() {
@@ -52,7 +53,8 @@ impl Host {
         Ok(())
     }
 
-    /// Waits for the turn of a login that was never accepted; the guard is held until the answer has been looked at.
+    /// Waits until no other request tries an unproven login.
+    /// The guard is held until the answer has been judged.
     pub(super) async fn prove(&self, call: &Call<'_>, attempt: &mut Attempt) -> Result<Option<OwnedMutexGuard<()>>> {
         match self.auth.prove(attempt.authorization.as_ref()).await {
             Ok(alone) => Ok(alone),
@@ -60,7 +62,7 @@ impl Host {
         }
     }
 
-    /// Lets a call go out without the login that failed with `error`, where that may help.
+    /// Drops the login that failed with `error` from the call, if the call may succeed without it.
     async fn leave_login_out(&self, call: &Call<'_>, attempt: &mut Attempt, error: Error) -> Result<()> {
         if attempt.bare {
             return Err(error);
@@ -74,7 +76,7 @@ impl Host {
         Ok(())
     }
 
-    /// What follows an answer of the registry itself.
+    /// Returns the consequence of an answer of the registry itself.
     pub(super) async fn renew(
         &self,
         answer: &mut Answer,
@@ -103,7 +105,7 @@ impl Host {
         if before && self.is_vague(answer) {
             return Ok(Renewal::MayPass(self.vague()));
         }
-        // Once more only where the login itself was refused, which there may be a way without.
+        // A second replay is useful only after a refused login: the request may succeed without the login.
         if before && !self.auth.is_login(&self.context, call.repository, header).await {
             return Ok(Renewal::Stands);
         }
@@ -130,7 +132,7 @@ impl Host {
         }
     }
 
-    /// Another authorization after a 401, or after a 403 that says which scope is missing.
+    /// Returns another authorization after a 401, or after a 403 that states the missing scope.
     pub(super) async fn rechallenged(
         &self,
         answer: &Answer,
@@ -149,12 +151,12 @@ impl Host {
                 return Ok(Renewed::Nothing);
             }
         } else {
-            // What it asked for before still holds: a token may have expired, a login does not.
+            // The registry's earlier challenge still applies: a token may have expired, but a login does not expire.
             if challenges.is_empty() && self.auth.is_basic() && self.is_vague(answer) {
                 return Ok(Renewed::MayPass(self.vague()));
             }
             if challenges.is_empty() && !self.auth.is_bearer() {
-                // Some registries challenge on their root alone.
+                // Some registries send their challenge only at their root.
                 (challenges, zone) = match self.challenges_of_root().await {
                     Ok(found) => found,
                     Err(failure) if failure.class.is_final() => return Err(failure.error),
@@ -179,7 +181,8 @@ impl Host {
         Ok(fresh.map_or(Renewed::Nothing, Renewed::With))
     }
 
-    /// Whether an answer is a 401 without a challenge from a host that answered otherwise before: it may be in trouble.
+    /// Returns whether an answer is a 401 without a challenge from a host that answered properly before.
+    /// Such an answer may be an outage.
     fn is_vague(&self, answer: &Answer) -> bool {
         answer.status() == StatusCode::UNAUTHORIZED
             && self.answered.load(Ordering::Relaxed)
@@ -191,7 +194,7 @@ impl Host {
             .unauthorized("wants credentials, but does not say in which form")
     }
 
-    /// The challenges of the registry's root, and the zone of the server that sent them.
+    /// Returns the challenges of the registry's root, and the zone of the server that sent them.
     async fn challenges_of_root(&self) -> Result<(Vec<Challenge>, Zone), Failure> {
         let answer = self.root().await?;
         let status = answer.status();
@@ -208,7 +211,7 @@ impl Host {
         Ok((found, zone))
     }
 
-    /// Asks for the registry's root, once and without an authorization.
+    /// Requests the registry's root, once and without an authorization.
     pub(super) async fn root(&self) -> Result<Answer, Failure> {
         let mut url = self.base();
         url.set_path("/v2/");
@@ -225,8 +228,10 @@ impl Host {
         redirect::send(&self.context, outgoing).await
     }
 
-    /// An answer that stands, with what to do about it if it is a refusal; or in its place the error about a login that was
-    /// refused on the way.
+    /// Adds a hint to a final answer that is a refusal.
+    ///
+    /// # Errors
+    /// The error of a login that was refused earlier, if that explains the answer.
     pub(super) async fn explained(&self, answer: Answer, call: &Call<'_>, attempt: &Attempt) -> Result<Answer> {
         if !answer.from_registry || attempt.without_login.is_some() {
             return Ok(answer);

@@ -1,4 +1,4 @@
-//! Which failures are retried, how often, and after which pause.
+//! Choice of failures to retry, number of retries, and pauses.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,38 +10,40 @@ use super::options::Options;
 use crate::progress::Event;
 use crate::text::Line;
 
-/// The longest pause that a server may ask for. One that wants more is asked again earlier, and then given up.
+/// Maximum pause that a server can request; a longer request is shortened to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
-/// The longest pause that this client takes by itself.
+/// Maximum pause of the exponential backoff.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Whether a status says "not now" and not "no". 499 and 522 are those of proxies in front of registries.
+/// Returns whether a status is transient. 499 and 522 come from proxies in front of registries.
 pub(super) fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522)
 }
 
-/// A blob of which this many bytes more have arrived, on whichever side it goes to, has made progress.
+/// Number of newly transferred bytes after which a blob has made progress, for downloads and uploads.
 const MIN_PROGRESS: u64 = 1 << 20;
 
-/// A retry budget: how often something that fails may be tried again, and after which pauses (exponential, with jitter, and
-/// never shorter than what the server asked for).
+/// A retry budget: the maximum number of retries, and their pauses.
+/// Pauses grow exponentially, with jitter, and are never shorter than what the server requested.
 ///
-/// Every failure counts, however long the attempt took. Only bytes that arrived renew a budget: see [`BlobProgress`].
+/// Every failure counts, however long the attempt took. Only transferred bytes renew a budget: see [`BlobProgress`].
 pub(super) struct Backoff {
     pauses: ExponentialBackoff,
 }
 
-/// The progress of one blob: tells when its retry budget is renewed.
+/// Progress of one blob, which decides when its retry budget is renewed.
 pub(super) struct BlobProgress {
-    /// Bytes that had arrived when the budget was last renewed; never less than before.
+    /// Number of bytes transferred when the budget was last renewed; never decreases.
     reached: u64,
-    /// How many bytes more renew it.
+    /// Number of further bytes that renew the budget.
     needed: u64,
 }
 
 impl BlobProgress {
-    /// Of the bytes from `start` on of a blob of `size` bytes.
+    /// Creates the progress for the bytes from `start` on of a blob of `size` bytes.
+    ///
+    /// [`MIN_PROGRESS`] bytes renew the budget; for a small blob, a sixteenth of its size is enough.
     pub(super) fn new(start: u64, size: u64) -> Self {
         Self {
             reached: start,
@@ -49,8 +51,8 @@ impl BlobProgress {
         }
     }
 
-    /// Whether the bytes that have arrived by now renew the budget. Bytes that arrive again, after the other side had lost
-    /// them, do not.
+    /// Returns whether `arrived`, the number of bytes transferred so far, renews the budget.
+    /// Bytes that are transferred again after the receiver lost them do not count.
     pub(super) fn renews(&mut self, arrived: u64) -> bool {
         let renews = arrived.saturating_sub(self.reached) >= self.needed;
         if renews {
@@ -71,27 +73,27 @@ impl Backoff {
         Self { pauses }
     }
 
-    /// A budget that allows no second attempt.
+    /// Creates a budget that allows no retry.
     pub(super) fn none() -> Self {
         Self {
             pauses: ExponentialBuilder::new().with_max_times(0).build(),
         }
     }
 
-    /// The pause before the next attempt; `None` when enough were made.
+    /// Returns the pause before the next attempt; `None` if the budget is used up.
     pub(super) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let own = self.pauses.next()?;
         Some(own.max(asked.unwrap_or_default()))
     }
 
-    /// Takes the next pause without telling it. False when enough attempts were made.
+    /// Takes the next pause without reporting it. Returns false if the budget is used up.
     pub(super) async fn pause_silently(&mut self, asked: Option<Duration>) -> bool {
         let Some(pause) = self.next(asked) else { return false };
         tokio::time::sleep(pause).await;
         true
     }
 
-    /// Takes the next pause, told as `reason`. False when enough attempts were made.
+    /// Takes the next pause and reports `reason`. Returns false if the budget is used up.
     pub(super) async fn pause<R: Into<Line>>(
         &mut self,
         options: &Options,
@@ -108,24 +110,24 @@ impl Backoff {
     }
 }
 
-/// A server that asks for a longer pause than this is not asked again in this run.
+/// Maximum `Retry-After`; a server that requests a longer pause is not asked again in this run.
 const TOO_LONG: Duration = Duration::from_secs(600);
 
-/// `Retry-After` where it asks for more than a run waits for.
+/// Returns `Retry-After` if it is longer than a run waits.
 pub(super) fn long_pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     stated_pause(headers, now).filter(|asked| *asked > TOO_LONG)
 }
 
-/// `Retry-After`, not above two minutes. `None` where there is none that makes sense.
+/// Returns `Retry-After`, limited to two minutes; `None` if the header is absent or invalid.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(stated_pause(headers, now)?.min(LONGEST_PAUSE))
 }
 
-/// `Retry-After`, in seconds or as a date.
+/// Parses `Retry-After`, in seconds or as a date.
 fn stated_pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let asked = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // A number that does not fit is larger than any pause that would be taken.
+        // A number that does not fit is longer than any pause taken.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?

@@ -1,4 +1,4 @@
-//! Finding out whether a host speaks TLS, where that is not known beforehand.
+//! Detection of TLS, for hosts whose scheme is not known beforehand.
 
 use std::sync::atomic::Ordering;
 
@@ -10,11 +10,11 @@ use super::context::same_origin;
 use super::failure::{Class, Failure};
 use super::host::{ASSUMED_HTTP, EITHER, FOUND_HTTP, FOUND_HTTPS, Host};
 
-/// Maximum number of connections that find out whether a host speaks TLS; another one is made where one breaks.
+/// Maximum number of connections for detecting TLS; a broken connection is followed by another.
 const PROBES: u32 = 4;
 
 impl Host {
-    /// An address of the host that was made before it was known whether it speaks TLS, as it is now.
+    /// Returns a URL of the host with the scheme that was detected since the URL was made.
     pub(super) fn by_scheme(&self, url: &Url) -> Url {
         let found = matches!(self.scheme.load(Ordering::Relaxed), FOUND_HTTPS | FOUND_HTTP);
         if !found || !(same_origin(&self.base, url) || same_origin(&self.plain, url)) {
@@ -26,9 +26,10 @@ impl Host {
         found
     }
 
-    /// Whether a host on this machine that was taken for plain http speaks TLS. From then on it is spoken to in TLS.
+    /// Returns whether a loopback host speaks TLS although plain http was assumed.
+    /// The host is then switched to https.
     ///
-    /// No other host is ever taken for http.
+    /// No other host is ever assumed to speak plain http.
     pub(super) async fn found_tls(&self, sent: &Result<Answer, Failure>, url: &Url) -> bool {
         let scheme = self.scheme.load(Ordering::Relaxed);
         if !matches!(scheme, ASSUMED_HTTP | FOUND_HTTPS) {
@@ -48,7 +49,7 @@ impl Host {
             return false;
         }
         if scheme == FOUND_HTTPS {
-            // Another request found it out while this one was under way.
+            // Another request detected the scheme while this one was in flight.
             return true;
         }
         let _ = probe.set_scheme("https");
@@ -64,7 +65,7 @@ impl Host {
                 Ok(_) => found = true,
                 // A server that wants a client certificate may close the connection before its alert is read.
                 Err(failure) if failure.class == Class::Broken => continue,
-                // A certificate that is not trusted is a sign of TLS too; what follows says so to the user.
+                // An untrusted certificate proves TLS as well; the next request reports the certificate to the user.
                 Err(failure) => found = failure.class == Class::Final,
             }
             break;
@@ -75,8 +76,10 @@ impl Host {
         found
     }
 
-    /// Whether a host whose configuration says `insecure = true` speaks plain http and no TLS. From then on it is spoken to in
-    /// http, as podman does. A host that has answered in TLS never falls back, and neither does any other.
+    /// Returns whether a host with `insecure = true` in its configuration speaks plain http and no TLS.
+    ///
+    /// The host is then switched to http, as podman does. A host that has answered in TLS never falls back, and neither does
+    /// a host without that setting.
     pub(super) async fn found_plain(&self, sent: &Result<Answer, Failure>, url: &Url) -> bool {
         let scheme = self.scheme.load(Ordering::Relaxed);
         let Err(failure) = sent else { return false };
@@ -84,10 +87,10 @@ impl Host {
             return false;
         }
         if scheme == FOUND_HTTP {
-            // Another request found it out while this one was under way.
+            // Another request detected the scheme while this one was in flight.
             return true;
         }
-        // Without a port, http has one of its own, where https may have none at all.
+        // Without a port in the name, http uses port 80, which may be open where 443 is not.
         let doubtful = match failure.class {
             Class::NotTls | Class::NotHttp | Class::Broken => true,
             Class::Connect => self.base.port().is_none(),

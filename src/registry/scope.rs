@@ -1,33 +1,33 @@
-//! What a token has to allow (distribution token specification, "scope").
+//! Permissions of a token (distribution token specification, "scope").
 
 /// A set of scopes, the most recently demanded first, since some token servers read only the first one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Scope(Vec<String>);
 
 impl Scope {
-    /// Reading a repository.
+    /// Creates the scope for reading a repository.
     pub(super) fn pull(repository: &str) -> Self {
         Self(vec![format!("repository:{repository}:pull")])
     }
 
-    /// Writing to a repository.
+    /// Creates the scope for writing to a repository.
     pub(super) fn push(repository: &str) -> Self {
         Self(vec![format!("repository:{repository}:pull,push")])
     }
 
-    /// Taking a blob over from another repository.
+    /// Creates the scope for mounting a blob from another repository.
     pub(super) fn mount(repository: &str, from: &str) -> Self {
         let mut scope = Self::push(repository);
         scope.0.push(format!("repository:{from}:pull"));
         scope
     }
 
-    /// Whether it allows more than reading.
+    /// Returns whether the scope allows more than reading.
     pub(super) fn writes(&self) -> bool {
         self.iter().any(|scope| !scope.ends_with(":pull"))
     }
 
-    /// Adds what a challenge demanded; false where all of it was asked for already.
+    /// Adds the scopes of a challenge; returns false if the set already covers all of them.
     pub(super) fn widen(&mut self, demanded: &[String]) -> bool {
         let before = self.0.len();
         for scope in demanded.iter().rev().take(8) {
@@ -42,7 +42,7 @@ impl Scope {
         self.0.iter().map(String::as_str)
     }
 
-    /// The same for the same set in any order.
+    /// Returns a key of the set, which does not depend on the order of the scopes.
     pub(super) fn key(&self) -> String {
         let mut sorted: Vec<&str> = self.iter().collect();
         sorted.sort_unstable();
@@ -50,7 +50,8 @@ impl Scope {
     }
 }
 
-/// Whether `own` allows all that `other` does: the same resource, and each of its actions.
+/// Returns whether `own` allows everything that `other` does.
+/// Both must have the same resource, and `own` all actions.
 fn covers(own: &str, other: &str) -> bool {
     let (Some((resource, actions)), Some((wanted, needed))) = (own.rsplit_once(':'), other.rsplit_once(':')) else {
         return own == other;

@@ -1,39 +1,41 @@
-//! The end of a run that was interrupted: uploads stop at a point from which the next run can continue.
+//! Graceful end of an interrupted run: uploads stop at a point from which the next run can resume.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-/// Asks uploads to end where the registry has acknowledged what it got. Clones are one and the same.
+/// Signal to stop uploads once the registry has acknowledged the bytes already sent.
+/// Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Whether the stop was requested.
     asked: AtomicBool,
-    /// How many requests are worth waiting for.
+    /// Number of requests in flight that the stop waits for.
     held: watch::Sender<usize>,
 }
 
-/// A request that is worth waiting for, until it is dropped.
+/// A request in flight that the stop waits for, until the value is dropped.
 #[derive(Debug)]
 pub(super) struct Hold(Arc<Inner>);
 
 impl Stop {
-    /// Lets the requests end that are short and under way, and keeps further ones from being sent. Nothing that belongs to the
-    /// run makes progress after that; it is to be dropped.
+    /// Waits for short requests in flight, and keeps further requests from being sent.
+    /// Afterwards no task of the run makes progress; the caller drops the run.
     pub async fn wind_up(&self) {
         self.0.asked.store(true, Ordering::SeqCst);
-        // The sender lives as long as this does.
+        // The sender lives as long as `self`.
         let _ = self.0.held.subscribe().wait_for(|held| *held == 0).await;
     }
 
-    /// The right to send something short. Waits for ever once the end was asked for.
+    /// Returns the permission to send a short request. Never returns once the stop was requested.
     pub(super) async fn hold(&self) -> Hold {
         self.0.held.send_modify(|held| *held += 1);
         let hold = Hold(self.0.clone());
-        // A call of `wind_up` after this sees the hold.
+        // The order matters: a call of `wind_up` after this check sees the hold.
         if self.0.asked.load(Ordering::SeqCst) {
             drop(hold);
             return std::future::pending().await;

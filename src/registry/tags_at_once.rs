@@ -1,29 +1,32 @@
-//! Several tags of one manifest in one request, which a registry may know (OCI distribution-spec, "Pushing Manifests", end-7b).
+//! Several tags of one manifest in one request, which some registries support.
+//! See OCI distribution-spec, "Pushing Manifests", end-7b.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::answer::Answer;
 
-/// Maximum number of tags in one request: a registry that takes several should take ten (OCI distribution-spec).
+/// Maximum number of tags in one request.
+/// A registry that supports several should accept ten (OCI distribution-spec).
 pub(crate) const TAGS_AT_ONCE: usize = 10;
 
-/// Number of tags from which on a host of which nothing is known is tried. A registry that does not know such requests is sent
-/// one too many by that, which has to be worth it.
+/// Minimum number of tags to try a host whose support is unknown.
+/// On a host without support, the try costs one request.
 const WORTH_A_TRY: usize = 4;
 
 const UNKNOWN: u8 = 0;
-/// The first request is on its way; others do without until it is answered.
+/// The first request is in flight; until its answer, other requests have one tag each.
 const ASKED: u8 = 1;
 const YES: u8 = 2;
 const NO: u8 = 3;
 
-/// Whether a host takes several tags in one request.
+/// Whether a host accepts several tags in one request.
 #[derive(Debug, Default)]
 pub(super) struct TagsAtOnce(AtomicU8);
 
 impl TagsAtOnce {
-    /// Whether to try it with so many tags. A `true` while nothing is known is followed by [`learn`](Self::learn).
+    /// Returns whether to try a request with this many tags.
+    /// After `true` the caller has to call [`learn`](Self::learn).
     pub(super) fn may_try(&self, tags: usize) -> bool {
         if tags < 2 || (tags < WORTH_A_TRY && self.0.load(Ordering::Relaxed) != YES) {
             return false;
@@ -34,7 +37,7 @@ impl TagsAtOnce {
         first.is_ok() || first == Err(YES)
     }
 
-    /// Takes note of the answer; `None` where it says nothing about it.
+    /// Records whether the host accepted several tags; `None` if the answer says nothing about that.
     pub(super) fn learn(&self, takes: Option<bool>) {
         let state = match takes {
             Some(true) => YES,
@@ -45,8 +48,8 @@ impl TagsAtOnce {
     }
 }
 
-/// The tags of a request that an answer confirms, in `OCI-Tag` (RFC 9110, section 5: one header or several, each with one tag
-/// or several).
+/// Returns the tags of a request that the answer confirms in `OCI-Tag`.
+/// There may be one or several headers, each with one or several tags (RFC 9110, section 5).
 pub(super) fn confirmed(answer: &Answer, sent: &[&str]) -> Vec<String> {
     let lines = answer.headers().get_all("oci-tag").into_iter();
     let stated: HashSet<&str> = lines

@@ -1,4 +1,5 @@
-//! Bearer tokens: asking the token server, and reading its answer (distribution token and OAuth2 specifications).
+//! Bearer tokens: requests to the token server and its answers.
+//! See the distribution token and OAuth2 specifications.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,30 +24,30 @@ use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
 
-/// How this program introduces itself to token servers.
+/// Name of this program for token servers (`client_id`).
 const CLIENT_ID: &str = env!("CARGO_PKG_NAME");
 
 /// Maximum number of bytes read of a token server's answer.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// A token lives this long where the server does not say (or says less, or nonsense).
+/// Lifetime of a token in seconds if the server states none, a shorter one, or nonsense.
 const SHORTEST_LIFE: u64 = 60;
 
-/// No token is trusted for longer than this without asking again.
+/// Maximum lifetime of a token in seconds, whatever the server states.
 const LONGEST_LIFE: u64 = 24 * 3600;
 
 /// An authorization that a registry refused.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refused<'a> {
     pub(super) header: &'a HeaderValue,
-    /// When the request that carried it was sent.
+    /// Time at which the refused request was sent.
     pub(super) sent: Instant,
-    /// What the registry said about it.
+    /// The registry's message for the refusal.
     pub(super) words: Option<&'a str>,
 }
 
 impl<'a> Refused<'a> {
-    /// That of a request; `None` if it carried none.
+    /// Creates the value for a refused request; `None` if the request carried no authorization.
     pub(super) fn new(header: Option<&'a HeaderValue>, sent: Instant) -> Option<Self> {
         header.map(|header| Self {
             header,
@@ -55,7 +56,7 @@ impl<'a> Refused<'a> {
         })
     }
 
-    /// The same with what the registry said.
+    /// Adds the registry's message.
     pub(super) fn with_words(self, words: Option<&'a str>) -> Self {
         Self { words, ..self }
     }
@@ -64,22 +65,24 @@ impl<'a> Refused<'a> {
 /// A token, ready to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
-    /// `Bearer …`, marked as sensitive.
+    /// Header value `Bearer …`, marked as sensitive.
     pub(super) header: HeaderValue,
-    /// When it was got.
+    /// Time at which the token was received.
     since: Instant,
     expires: Instant,
+    /// Lifetime stated by the token server, within [`SHORTEST_LIFE`] and [`LONGEST_LIFE`].
     life: Duration,
 }
 
 impl Token {
-    /// Whether it is none of those that a registry may have meant when it refused the one of a request that was sent then:
-    /// a token of the same age has most likely expired as well, even if it was issued for longer.
+    /// Returns whether the token was received after the refused request was sent.
+    /// An older token has most likely expired as well, even if it was issued for longer.
     pub(super) fn is_newer_than(&self, refused: Option<&Refused<'_>>) -> bool {
         refused.is_none_or(|refused| self.since > refused.sent && self.header != *refused.header)
     }
 
-    /// Whether it will do for a request that is sent now; for one with a long body much of its life has to be left.
+    /// Returns whether the token lives long enough for a request now.
+    /// A long body needs much of the token's lifetime.
     pub(super) fn will_do(&self, long: bool) -> bool {
         let left = self.expires.saturating_duration_since(Instant::now());
         if long {
@@ -90,32 +93,32 @@ impl Token {
     }
 }
 
-/// Where to ask, and for what.
+/// A request to a token server.
 pub(super) struct Request<'a> {
     pub(super) context: &'a Context,
     /// The registry's own address.
     pub(super) registry: &'a Url,
     pub(super) bearer: &'a Bearer,
-    /// The zone of the server that sent the challenge.
+    /// Zone of the server that sent the challenge.
     pub(super) zone: Zone,
     pub(super) scope: &'a Scope,
-    /// What the registry's own address is.
+    /// Trust in the registry's own address.
     pub(super) trust: Trust,
 }
 
-/// A token, and the refresh token that came with it where one did.
+/// A token, and the refresh token that came with it, if any.
 pub(super) type Granted = (Token, Option<Secret>);
 
 impl Request<'_> {
-    /// Gets a token for a credential.
+    /// Requests a token for a credential.
     ///
     /// # Errors
-    /// [`Kind::Unauthorized`] where the server refuses the credential; the message is the server's answer.
+    /// [`Kind::Unauthorized`] if the server refuses the credential; the message is the server's answer.
     pub(super) async fn fetch(&self, credential: &Credential, refresh: Option<&Secret>) -> Result<Granted> {
         let realm = self.realm()?;
         if let Some(secret) = refresh {
-            // A refresh token that the server itself handed out replaces the password; if it is no longer good, the
-            // password is.
+            // A refresh token from the server itself replaces the password; once it is no longer valid, the password is used
+            // again.
             if let Ok(granted) = self.read(self.post(&realm, secret).await?).await {
                 return Ok(granted);
             }
@@ -123,7 +126,7 @@ impl Request<'_> {
         let answer = match credential {
             Credential::IdentityToken(secret) => {
                 let answer = self.post(&realm, secret).await?;
-                // Token servers without the OAuth2 form say so in different ways.
+                // Token servers without the OAuth2 form refuse it with different statuses.
                 if matches!(answer.status().as_u16(), 400 | 401 | 404 | 405) {
                     answer.finish().await;
                     self.get(&realm, Some(("<token>", secret))).await?
@@ -137,7 +140,7 @@ impl Request<'_> {
         self.read(answer).await
     }
 
-    /// The token server's address, if it is one that may see credentials.
+    /// Returns the token server's address, if it may receive credentials.
     fn realm(&self) -> Result<Url> {
         let host = authority(self.registry);
         let refused = |why: String| {
@@ -166,7 +169,7 @@ impl Request<'_> {
         Ok(realm)
     }
 
-    /// What the token server is to this side.
+    /// Returns the trust in a token server.
     fn trust(&self, realm: &Url) -> Trust {
         if same_origin(realm, self.registry) {
             return self.trust;
@@ -202,7 +205,7 @@ impl Request<'_> {
     }
 
     async fn post(&self, realm: &Url, refresh: &Secret) -> Result<Answer> {
-        // The form's encoding is that of a query, so a URL's query does the work.
+        // A form has the same encoding as a query, so a URL's query serializes it.
         let mut form = realm.clone();
         form.set_query(None);
         {
@@ -278,7 +281,7 @@ impl Request<'_> {
         let host = authority(&answer.url);
         match answer.status() {
             StatusCode::OK | StatusCode::CREATED => {}
-            // Who was refused is known where the credential was looked up.
+            // The caller, which looked up the credential, adds whose login was refused.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let words = answer.into_words().await;
                 return Err(Error::new(Kind::Unauthorized, words));
@@ -299,7 +302,7 @@ impl Request<'_> {
     }
 }
 
-/// `Authorization: Basic` for a name and a password.
+/// Returns `Authorization: Basic` for a name and a password.
 pub(super) fn basic(username: &str, password: &Secret) -> Result<HeaderValue> {
     sensitive(format!(
         "Basic {}",
@@ -307,7 +310,7 @@ pub(super) fn basic(username: &str, password: &Secret) -> Result<HeaderValue> {
     ))
 }
 
-/// `Authorization: Bearer` for a token.
+/// Returns `Authorization: Bearer` for a token.
 pub(super) fn bearer(token: &str) -> Result<HeaderValue> {
     sensitive(format!("Bearer {token}"))
 }
@@ -320,7 +323,8 @@ fn sensitive(text: String) -> Result<HeaderValue> {
     Ok(value)
 }
 
-/// A token server's answer. Numbers come as strings too, and every field may be absent or null.
+/// A token server's answer.
+/// Some servers send numbers as strings, and every field may be absent or null.
 #[derive(Deserialize)]
 struct Wire {
     #[serde(default)]
@@ -344,10 +348,10 @@ impl Wire {
             .expires_in
             .as_f64()
             .or_else(|| self.expires_in.as_str()?.trim().parse().ok());
-        // A float converts with saturation: what is negative or no number becomes 0.
+        // The cast saturates: negative numbers and NaN become 0.
         let stated = stated.map_or(0, |seconds| seconds as u64);
         let life = Duration::from_secs(stated.clamp(SHORTEST_LIFE, LONGEST_LIFE));
-        // A token from the server's cache has lived already. Where the clocks disagree the local one counts.
+        // A token from the server's cache is already older. If the clocks disagree, the local clock counts.
         let issued = text(&self.issued_at).and_then(|text| humantime::parse_rfc3339_weak(&text).ok());
         let age = issued
             .and_then(|issued| clock.duration_since(issued).ok())

@@ -1,4 +1,5 @@
-//! Why a proxy opens no tunnel. The HTTP library says only that it does not; asked once more by hand, the proxy says why.
+//! Reason for a proxy's refusal of a tunnel.
+//! The HTTP library hides the proxy's answer, so the proxy is asked once more.
 
 use std::time::Duration;
 
@@ -9,16 +10,17 @@ use tokio::net::TcpStream;
 
 use super::redact::printable;
 
-/// How long the proxy may take to say it. Without an answer the error stands as it is.
+/// Maximum time for the proxy's answer. Without an answer the error stays unchanged.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How much of its answer is read; the first line is enough.
+/// Maximum number of bytes read of the proxy's answer; the first line is enough.
 const MAX_ANSWER: u64 = 512;
 
-/// What the library says of a tunnel that was refused, where it does not say more. The error has no type to ask for.
+/// Text of the library's error for a refused tunnel without a reason; the error has no public type.
 pub(super) const UNEXPLAINED: &str = "tunnel error: unsuccessful";
 
-/// The status with which a proxy refuses a tunnel to the host of `url`, in its own words: `403 Forbidden`.
+/// Returns the status with which a proxy refuses a tunnel to the host of `url`.
+/// Example: `403 Forbidden`, in the proxy's words.
 pub(super) async fn refusal(proxy: &Url, url: &Url) -> Option<String> {
     if proxy.scheme() != "http" {
         return None;
@@ -26,7 +28,7 @@ pub(super) async fn refusal(proxy: &Url, url: &Url) -> Option<String> {
     let line = tokio::time::timeout(PATIENCE, first_line(proxy, url)).await.ok()??;
     let (version, status) = line.split_once(' ')?;
     let is_status = version.starts_with("HTTP/") && status.starts_with(|first: char| first.is_ascii_digit());
-    // Whatever has changed since, a proxy that opens the tunnel now explains nothing.
+    // If the proxy opens the tunnel now, its answer does not explain the earlier refusal.
     (is_status && !status.starts_with('2')).then(|| printable(status.trim(), 128))
 }
 
@@ -59,7 +61,7 @@ async fn first_line(proxy: &Url, url: &Url) -> Option<String> {
     Some(String::from_utf8_lossy(line).trim().to_owned())
 }
 
-/// The text of a part of a URL.
+/// Decodes the percent encoding of a URL's part.
 fn percent_decoded(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();

@@ -1,53 +1,53 @@
-//! Answers that requests of several kinds share.
+//! Answers that several kinds of requests share.
 
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 
-/// The answer to a HEAD.
+/// The answer to a HEAD request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence<T> {
-    /// It is there.
+    /// The object exists.
     Present(T),
-    /// It is definitely not there (404).
+    /// The object does not exist (404).
     Missing,
-    /// The registry did not say (some answer 400, 403, 405 or 412 to a HEAD).
+    /// The answer says neither (some registries answer 400, 403, 405 or 412 to a HEAD).
     Unknown,
 }
 
-/// What a HEAD of a manifest says; every field may be missing.
+/// Headers of the answer to a HEAD of a manifest; every field may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ManifestHead {
-    /// `Docker-Content-Digest`.
+    /// Value of `Docker-Content-Digest`.
     pub digest: Option<Digest>,
-    /// `Content-Type`, without parameters.
+    /// Value of `Content-Type`, without parameters.
     pub media_type: Option<String>,
-    /// `Content-Length`.
+    /// Value of `Content-Length`.
     pub size: Option<u64>,
 }
 
-/// How a blob got into a repository.
+/// The way in which a blob got into a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// The registry took it from another repository.
+    /// The registry mounted the blob from another repository.
     Mounted,
-    /// Its bytes were sent.
+    /// The blob's bytes were uploaded.
     Uploaded,
 }
 
-/// What a registry lists as referring to a manifest.
+/// Referrers of a manifest, as listed by a registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Referrers {
-    /// Type, digest and size of each.
+    /// Descriptors of the referrers.
     pub list: Vec<Descriptor>,
-    /// Whether there are more than were asked for.
+    /// Whether the registry has more referrers than were requested.
     pub more: bool,
 }
 
-/// What a registry said when it took a manifest.
+/// Answer of a registry that accepted a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AcceptedManifest {
-    /// Whether it lists the manifest as a referrer of its subject.
+    /// Whether the registry lists the manifest as a referrer of its subject (`OCI-Subject`).
     pub lists_referrer: bool,
-    /// Tags that it says it has put beside the one of the address, where several were sent.
+    /// Tags that the registry reports as set in addition to the tag in the URL, when several were sent.
     pub tags: Vec<String>,
 }

@@ -1,4 +1,5 @@
-//! The content of credential files: `config.json` of Docker, `auth.json` of Podman, and the old `.dockercfg`.
+//! Parser of credential files.
+//! Known files are `config.json` of Docker, `auth.json` of Podman, and the old `.dockercfg`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,21 +19,25 @@ use crate::files::encoding;
 use crate::files::{self, Pipes};
 use crate::text::quote;
 
-/// No credential file above this size is read.
+/// Maximum size of a credential file in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Padding is optional: people make these values by hand.
+/// Base64 with optional padding: users write these values by hand.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A parsed file; entries are decoded when they are used, so that a broken one does not affect the rest.
+/// A parsed credential file.
+/// Entries are decoded when they are used, so that a broken entry does not affect the rest.
 #[derive(Default)]
 pub(super) struct AuthFile {
+    /// Whether the file is a `.dockercfg`, whose keys have no paths.
     legacy: bool,
     entries: BTreeMap<String, Entry>,
+    /// Helpers of single hosts (`credHelpers`).
     helpers: BTreeMap<String, String>,
+    /// Helper of all other hosts (`credsStore`).
     store: Option<String>,
 }
 
@@ -50,15 +55,15 @@ pub(super) struct Entry {
 
 /// An entry or helper of a file that may have a credential.
 pub(super) enum Source<'a> {
-    /// The file itself.
+    /// An entry of the file itself.
     Entry { key: &'a str, entry: &'a Entry },
     /// A helper program.
     Helper {
-        /// Its name without `docker-credential-`.
+        /// Name of the helper without `docker-credential-`.
         name: &'a str,
-        /// The server that it is asked for.
+        /// Server that the helper is asked for.
         server: String,
-        /// The field that named it.
+        /// Field of the file that names the helper.
         field: &'static str,
     },
 }
@@ -73,7 +78,7 @@ struct Wire {
 }
 
 impl AuthFile {
-    /// Reads a file or a variable; `None` for a file at an ordinary place that is not there.
+    /// Reads a file or a variable; `None` for an absent file at a default path.
     pub(super) fn read(file: &CredentialFile) -> Result<Option<Self>> {
         let (path, pipes) = match &file.place {
             FileLocation::Ordinary(path) => (path, Pipes::Refused),
@@ -113,7 +118,7 @@ impl AuthFile {
         })
     }
 
-    /// Reads the content of a file. A file with nothing but white space has no entries, as in Docker.
+    /// Parses the content of a file. A file with nothing but white space has no entries, as in Docker.
     pub(super) fn parse(bytes: &[u8], format: FileFormat) -> Result<Self> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
@@ -128,7 +133,7 @@ impl AuthFile {
         } else {
             serde_json::from_slice(bytes)
         }
-        // The parser's message quotes the text that it failed on, which may be a password: only its position is shown.
+        // The parser's message quotes the text that it failed on, which may be a password: only the position is shown.
         .map_err(|e| {
             let what = if e.is_data() {
                 "a value of the wrong type"
@@ -153,7 +158,7 @@ impl AuthFile {
         })
     }
 
-    /// The entries and helpers that may have a credential for this repository, in the order to be tried.
+    /// Returns the entries and helpers that may have a repository's credential, in the order to try them.
     pub(super) fn sources(&self, canonical_host: &str, repository: &str) -> Vec<Source<'_>> {
         let mut entries: Vec<(usize, &str, &Entry)> = self
             .entries
@@ -176,9 +181,9 @@ impl AuthFile {
             .filter(|(key, _)| Key::parse(key, false).covers(canonical_host, "") == Some(0))
             .min_by_key(|(key, _)| key::preference(key, canonical_host));
         match (own, &self.store) {
-            // An empty name says that this host has no helper, not even the general one.
+            // An empty name says that this host has no helper, not even the general helper.
             (Some((_, name)), _) if name.is_empty() => (),
-            // Programs ask a helper in the spelling of the key, and it stores under that: so do we.
+            // Docker and Podman ask a helper with the key as it is spelled, and store the login under that spelling.
             (Some((key, name)), _) => sources.insert(
                 paths,
                 Source::Helper {
@@ -207,10 +212,11 @@ impl fmt::Debug for AuthFile {
 }
 
 impl Entry {
-    /// The credential of the entry; `None` if the entry only says that a helper has it.
+    /// Returns the credential of the entry.
+    /// `None` if the entry only marks that a helper has the credential.
     ///
     /// # Errors
-    /// Its `auth` cannot be decoded; `title` says of which file.
+    /// `auth` cannot be decoded; `title` names the file in the error.
     pub(super) fn credential(&self, title: &str, key: &str) -> Result<Option<Credential>> {
         let token = |field: &Option<String>| {
             field
@@ -242,8 +248,9 @@ impl Entry {
     }
 }
 
-/// The error for an existing file that cannot be read: often a file of root that `sudo` left, or a folder that a container
-/// engine created for a mount whose file did not exist.
+/// Returns the error for an unreadable file.
+/// This is often a file of root left behind by `sudo`, or a folder that a container engine created for a mount of a missing
+/// file.
 fn cannot_read(path: &Path, error: std::io::Error) -> Error {
     let hint = match error.kind() {
         ErrorKind::PermissionDenied => {
@@ -255,9 +262,10 @@ fn cannot_read(path: &Path, error: std::io::Error) -> Error {
     Error::io("read credential file", path, error).with_hint(hint)
 }
 
-/// Takes an `auth` value apart; the error says what is wrong without quoting any of it.
+/// Decodes an `auth` value; the error describes the fault without quoting the value.
 ///
-/// The password may hold colons, the user name cannot. Some versions of Podman's library end it with NUL bytes.
+/// The password may contain colons, the user name cannot. Some versions of Podman's library append NUL bytes to the
+/// password.
 fn decode_auth(auth: &str) -> std::result::Result<(String, String), &'static str> {
     let text: String = auth.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     let bytes = BASE64.decode(text).map_err(|_| "is not base64")?;

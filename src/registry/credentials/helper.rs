@@ -1,8 +1,8 @@
-//! Credential helpers: programs named `docker-credential-NAME` that keep passwords elsewhere.
+//! Credential helpers: programs named `docker-credential-NAME` that store passwords.
 //!
 //! The protocol is that of docker/docker-credential-helpers: `get` as the only argument, the server on standard input, a
-//! JSON object on standard output. A failing helper says why on standard output too, so nothing that it prints is ever
-//! quoted: it could be the secret. Some print notices around their answer; the answer is taken if there is only one.
+//! JSON object on standard output. A failing helper prints the reason on standard output too, so its output is never quoted:
+//! it may contain the secret. Some helpers print notices around their answer; such output is accepted if it has exactly one answer.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,16 +21,16 @@ use crate::files::encoding;
 use crate::lock::Mutex;
 use crate::text::quote;
 
-/// An answer is never larger than this; tokens of cloud providers have a few KiB.
+/// Maximum size of an answer in bytes; tokens of cloud providers have a few KiB.
 const MAX_ANSWER: u64 = 64 << 10;
 
-/// Some helpers ask a person or a cloud service.
+/// Default time limit of a helper: some helpers prompt the user or ask a cloud service.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a helper prints, with a failing exit code, when it knows nothing about the server.
+/// Output of a failing helper that has no credential for the server.
 const NOT_FOUND: &str = "credentials not found";
 
-/// Helper programs and what they answered in this run.
+/// Helper programs, and their answers in this run.
 #[derive(Debug)]
 pub(super) struct Helpers {
     directories: Vec<PathBuf>,
@@ -38,22 +38,22 @@ pub(super) struct Helpers {
     answers: Mutex<HashMap<Question, Arc<OnceCell<Answer>>>>,
 }
 
-/// The name of a helper and the server that it is asked for.
+/// Name of a helper, and the server that it is asked for.
 type Question = (String, String);
 
 /// The answer of a helper: a credential, or an error.
 type Answer = std::result::Result<Has, Failure>;
 
-/// What a helper has for a server.
+/// A helper's credential for a server.
 #[derive(Debug, Clone)]
 pub(super) struct Has {
-    /// `None` if it knows nothing about the server.
+    /// The credential; `None` if the helper has none for the server.
     pub(super) credential: Option<Credential>,
-    /// Whether it printed more than its answer.
+    /// Whether the helper printed more than its answer.
     pub(super) talkative: bool,
 }
 
-/// An error that can be handed out more than once.
+/// An error that can be returned more than once.
 #[derive(Debug, Clone)]
 struct Failure {
     kind: Kind,
@@ -63,9 +63,9 @@ struct Failure {
 
 #[derive(Debug, Clone, Copy)]
 enum Hint {
-    /// The program, or its name in the file.
+    /// The program is missing, or its name in the file is wrong.
     Configuration,
-    /// The program runs, but does not do its work.
+    /// The program runs, but fails.
     TryByHand,
 }
 
@@ -86,9 +86,9 @@ impl Helpers {
         }
     }
 
-    /// What the helper `name` has for `server`; `field` of the file `file` named it.
+    /// Returns the credential of the helper `name` for `server`; the helper is named by `field` of `file`.
     ///
-    /// Callers that ask the same at the same time wait for one run of the program.
+    /// Concurrent callers with the same question share one run of the program.
     pub(super) async fn ask(&self, name: &str, server: &str, file: &str, field: &str) -> Result<Has> {
         let cell = {
             let mut answers = self.answers.lock();
@@ -118,7 +118,7 @@ impl Helpers {
     }
 
     async fn run(&self, name: &str, server: &str) -> Answer {
-        // The name becomes part of a path: it must not lead to another folder.
+        // The name becomes part of a path, so it must not lead to another folder.
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
         if name.is_empty() || !name.bytes().all(plain) {
             return Err(Failure::configuration(
@@ -137,7 +137,7 @@ impl Helpers {
         }
     }
 
-    /// Runs the program to its end, or until it has printed too much.
+    /// Runs the program until it exits, or until it has printed too much.
     async fn exchange(&self, name: &str, server: &str) -> std::result::Result<(ExitStatus, Vec<u8>), Failure> {
         let program = self.program(name);
         let mut child = Command::new(&program)
@@ -153,7 +153,7 @@ impl Helpers {
             })?;
         let broken = |e: std::io::Error| Failure::by_hand(Kind::Io, format!("cannot be spoken to: {e}"));
         if let Some(mut stdin) = child.stdin.take() {
-            // A helper that does not read its input may still answer: a closed pipe is no failure.
+            // A helper that does not read its input may still answer: a closed pipe is not an error.
             match stdin.write_all(server.as_bytes()).await {
                 Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => return Err(broken(e)),
                 _ => drop(stdin),
@@ -209,7 +209,7 @@ impl Failure {
     }
 }
 
-/// A helper's program, as messages name it.
+/// Returns the name of a helper's program for messages.
 pub(super) fn program_name(name: &str) -> String {
     format!("docker-credential-{}", quote(&name))
 }
@@ -250,8 +250,8 @@ fn read_answer(status: ExitStatus, output: Vec<u8>) -> Answer {
     }
 }
 
-/// The answers in an output that holds something else as well, such as a notice that there is a newer version: the JSON
-/// objects that have both fields.
+/// Returns the answers in an output with other text, such as a notice about a newer version.
+/// An answer is a JSON object with both fields.
 fn answers_within(output: &[u8]) -> Vec<Wire> {
     let mut found = Vec::new();
     let mut rest = output;

@@ -1,14 +1,14 @@
-//! The keys under which files keep credentials, in all the spellings that programs have used.
+//! Keys of credential files, in all spellings that programs have used.
 
 use crate::image::reference::DOCKER_HUB;
 
-/// The key of Docker Hub, from the days of the first registry protocol; helpers are asked for it too.
+/// Key of Docker Hub, from the first registry protocol; helpers use it as well.
 pub(super) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// The names of Docker Hub.
+/// Host names of Docker Hub.
 const DOCKER_HUB_NAMES: [&str; 3] = [DOCKER_HUB, "index.docker.io", "registry-1.docker.io"];
 
-/// `HOST[:PORT]` in lower case, with one name for Docker Hub.
+/// Returns `HOST[:PORT]` in lower case, with one name for Docker Hub.
 pub(super) fn canonical(host: &str) -> String {
     let host = host.to_ascii_lowercase();
     if DOCKER_HUB_NAMES.contains(&host.as_str()) {
@@ -18,7 +18,7 @@ pub(super) fn canonical(host: &str) -> String {
     }
 }
 
-/// What a helper is asked for where the file does not say.
+/// Returns the server to ask a helper for, if the file states none.
 pub(super) fn server_url(canonical_host: &str) -> &str {
     if canonical_host == DOCKER_HUB {
         DOCKER_HUB_KEY
@@ -27,25 +27,26 @@ pub(super) fn server_url(canonical_host: &str) -> &str {
     }
 }
 
-/// What a key stands for.
+/// Meaning of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
     /// A whole registry.
     Host(String),
-    /// A repository, or all repositories below a path; a full path without the host's alternative names.
+    /// A repository, or all repositories below a path.
     Path {
-        /// The registry, canonical.
+        /// Host of the registry, in canonical form.
         host: String,
-        /// Components below it; not empty, no slash at either end.
+        /// Path components below the host; not empty, no slash at either end.
         path: String,
     },
-    /// Something else, such as the entries for its own tokens that Docker keeps beside the one of Docker Hub.
+    /// Any other key. Docker keeps entries for its own tokens beside the entry of Docker Hub.
     Foreign,
 }
 
 impl Key {
-    /// Reads a key. One with a scheme is always a whole registry, with or without the API version behind it; one without
-    /// a scheme may go on with a path. In a legacy file there are no paths.
+    /// Parses a key.
+    /// A key with a scheme is always a whole registry, with or without an API version at its end; a key without a scheme
+    /// may have a path. Legacy files have no paths.
     pub(super) fn parse(text: &str, legacy: bool) -> Self {
         let bare = ["https://", "http://"]
             .into_iter()
@@ -73,7 +74,7 @@ impl Key {
         }
     }
 
-    /// How much of `host/repository` this key covers, in bytes of the path; `None` if it is for something else.
+    /// Returns how many bytes of the repository's path this key covers; `None` if it does not match.
     pub(super) fn covers(&self, canonical_host: &str, repository: &str) -> Option<usize> {
         match self {
             Self::Host(host) => (host == canonical_host).then_some(0),
@@ -87,7 +88,7 @@ impl Key {
     }
 }
 
-/// Among several spellings of the same registry the smaller number is taken.
+/// Returns the rank of a key's spelling for a registry; a smaller number takes precedence.
 pub(super) fn preference(text: &str, canonical_host: &str) -> usize {
     let forms = [
         server_url(canonical_host).to_owned(),
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(key.covers("quay.io", "org"), Some(3));
         assert_eq!(key.covers("quay.io", "organisation/app"), None);
         assert_eq!(key.covers("quay.io:443", "org/app"), None);
-        // Without a scheme `v1` is a namespace like any other.
+        // Without a scheme, `v1` is a namespace like any other.
         assert_eq!(Key::parse("quay.io/v1", false).covers("quay.io", "v1/app"), Some(2));
         assert_eq!(Key::parse("quay.io/org", true), Key::Foreign);
     }

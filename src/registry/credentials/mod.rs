@@ -1,7 +1,7 @@
-//! Credentials: from the command line, from the files of Docker and Podman, and from credential helpers.
+//! Credentials from the command line, the files of Docker and Podman, and credential helpers.
 //!
-//! The rules are those of the Docker and Podman documentation (`docker login`, containers-auth.json(5)). Nothing that is
-//! secret leaves this module but inside a [`Secret`]: errors name files, keys and programs, never what they hold.
+//! The rules are those of the Docker and Podman documentation (`docker login`, containers-auth.json(5)). Secrets leave this
+//! module only inside a [`Secret`]: errors name files, keys and programs, never their content.
 
 mod file;
 mod helper;
@@ -19,10 +19,10 @@ pub use self::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// Finds the credential for a repository.
+/// Lookup of credentials for repositories.
 ///
 /// Each file is read once, and each credential helper is asked once per server, whatever it answers: a helper that hangs
-/// costs its timeout once and not once per image.
+/// costs its timeout once per run, not once per image.
 #[derive(Debug)]
 pub struct Credentials {
     login: Option<Login>,
@@ -37,34 +37,34 @@ pub struct Credentials {
 pub struct Found {
     /// The credential; [`Credential::Anonymous`] if nothing was found.
     pub credential: Credential,
-    /// Where it was found.
+    /// Source of the credential.
     pub origin: Option<Origin>,
-    /// Errors of places that come before the one where it was found: files that cannot be read, broken entries, helpers that
-    /// fail.
+    /// Errors of sources with a higher precedence than the origin.
+    /// Examples are unreadable files, broken entries and failing helpers.
     pub faults: Vec<Error>,
     /// Notes for the user about oddities that had no effect.
     pub notes: Vec<String>,
-    /// The places that were searched, in words.
+    /// Sources that were searched, in words.
     pub searched: Vec<String>,
-    /// Usual places at which no file exists.
+    /// Default paths without a file.
     pub absent: Vec<String>,
 }
 
-/// Where a credential came from.
+/// Source of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// The flag, variable, file or helper, in words.
+    /// Flag, variable, file or helper, in words.
     pub place: String,
-    /// Whether it was given for this run alone, and not found where logins are kept.
+    /// Whether the credential was given for this run alone, not found among stored logins.
     pub given: bool,
 }
 
 impl Found {
-    /// The credential, if every place that comes before the one where it was found could be searched.
+    /// Returns the credential, if all sources with a higher precedence could be searched.
     ///
     /// # Errors
-    /// The first of the [faults](Self::faults). Where it matters who acts, to continue as another user, or as none, is worse than
-    /// to stop.
+    /// The first of the [faults](Self::faults). If the account matters, continuing as another user, or anonymously, would be
+    /// worse than stopping.
     pub fn certain(self) -> Result<Credential> {
         match self.faults.into_iter().next() {
             Some(fault) => Err(fault),
@@ -74,10 +74,11 @@ impl Found {
 }
 
 impl Credentials {
-    /// Reads the files that were named for this run; those at the usual places are read when they are first needed.
+    /// Reads the files that were named for this run.
+    /// Files at default paths are read when they are first needed.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if a file that was named is missing, cannot be read or is broken.
+    /// [`Kind::Usage`] if a named file is missing, unreadable or broken.
     pub fn new(options: CredentialOptions) -> Result<Self> {
         let read_named = |file: CredentialFile| match &file.place {
             FileLocation::Named { by, .. } => {
@@ -95,14 +96,14 @@ impl Credentials {
         })
     }
 
-    /// The credential for this repository; `host` is `HOST[:PORT]` as in references, and the three names of
-    /// Docker Hub are one.
+    /// Returns the credential for a repository.
+    /// `host` is `HOST[:PORT]` as in references; the three names of Docker Hub are equivalent.
     ///
     /// The login of the options comes first, then the files in their order. Within a file the order is: an entry for the
     /// repository or the longest part of its path, the host's own helper (`credHelpers`), an entry for the host, and the
-    /// general helper (`credsStore`) if the host has none of its own. The first that has something wins; an entry
-    /// without content, and a helper that knows nothing, count as nothing. A place that cannot be searched is passed over
-    /// and noted as a fault.
+    /// general helper (`credsStore`) if the host has no helper of its own. The first credential wins; entries without
+    /// content, and helpers without a credential, are skipped. A source that cannot be searched is skipped and recorded as a
+    /// fault.
     pub async fn lookup(&self, host: &str, repository: &str) -> Found {
         let host = key::canonical(host);
         let mut found = Found {
@@ -146,7 +147,7 @@ impl Credentials {
         found
     }
 
-    /// Searches one file; whether it has a credential.
+    /// Searches one file; returns whether it has a credential.
     async fn search(
         &self,
         file: &CredentialFile,

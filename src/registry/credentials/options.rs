@@ -1,4 +1,4 @@
-//! Where credentials are looked for.
+//! Sources of credentials.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,51 +8,52 @@ use super::key::canonical;
 use super::secret::Secret;
 use crate::text::quote;
 
-/// Where credentials are looked for, and in which order: the login, then each file.
+/// Sources of credentials in lookup order: the login, then each file.
 #[derive(Debug, Clone, Default)]
 pub struct CredentialOptions {
-    /// A user name and password that beat every file.
+    /// User name and password that take precedence over every file.
     pub login: Option<Login>,
-    /// Logins of single hosts; each beats every file.
+    /// Logins of single hosts; each takes precedence over every file.
     pub host_logins: Vec<HostLogin>,
-    /// Credential files in lookup order; the first that has a credential wins.
+    /// Credential files in lookup order; the first file with a credential wins.
     pub files: Vec<CredentialFile>,
-    /// Folders with credential helper programs. Empty: where the system finds programs.
+    /// Folders with credential helper programs. Empty: the system's program search path.
     pub helper_directories: Vec<PathBuf>,
-    /// How long a credential helper may take; 60 seconds where `None`.
+    /// Time limit of a credential helper; 60 seconds if `None`.
     pub helper_timeout: Option<Duration>,
-    /// Why an expected login is absent, for the message that none was found.
+    /// Reasons for the absence of an expected login, for the message that no login was found.
     pub remarks: Vec<String>,
 }
 
 /// A user name and password given for this run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The only `HOST[:PORT]` that may see it; `None` for every host that is asked for.
+    /// The only `HOST[:PORT]` that may receive the login; `None` for every host.
     pub host: Option<String>,
-    /// The user name.
+    /// User name.
     pub username: String,
-    /// The password.
+    /// Password.
     pub password: Secret,
-    /// The flag or variable that it came by, for messages.
+    /// Flag or variable that gave the login, for messages.
     pub origin: String,
 }
 
-/// The login of one host, whose name is spelled as in the name of a variable: `REGISTRY_EXAMPLE_COM_5000`.
+/// The login of one host.
+/// The host's name is spelled as in an environment variable: `REGISTRY_EXAMPLE_COM_5000`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostLogin {
-    /// The host.
+    /// Host.
     pub host: String,
-    /// The user name.
+    /// User name.
     pub username: String,
-    /// The password.
+    /// Password.
     pub password: Secret,
-    /// The variable that it came by, for messages.
+    /// Variable that gave the login, for messages.
     pub origin: String,
 }
 
 impl HostLogin {
-    /// Whether it is for this `HOST[:PORT]`.
+    /// Returns whether the login is for this `HOST[:PORT]`.
     pub fn is_for(&self, host: &str) -> bool {
         let spell = |c: char| {
             if c.is_ascii_alphanumeric() {
@@ -68,35 +69,35 @@ impl HostLogin {
     }
 }
 
-/// A file with credentials, or a variable that holds the content of one.
+/// A file with credentials, or a variable with the content of such a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialFile {
     pub(super) place: FileLocation,
     pub(super) format: FileFormat,
 }
 
-/// Where the content of a credential file is.
+/// Location of a credential file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FileLocation {
-    /// A file at an ordinary place: it may be missing, and it is read when a credential is first looked up.
+    /// A file at a default path: it may be absent, and is read when a credential is first looked up.
     Ordinary(PathBuf),
-    /// A file that a flag or variable names: it has to be there, and is read before the first request.
+    /// A file named by a flag or variable: it must exist, and is read before the first request.
     Named { path: PathBuf, by: String },
-    /// A variable.
+    /// A variable with the content of a file.
     Variable { name: String, text: Secret },
 }
 
-/// How a credential file is written.
+/// Format of a credential file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileFormat {
     /// `config.json` of Docker and `auth.json` of Podman: `auths`, `credHelpers`, `credsStore`.
     Config,
-    /// `.dockercfg`: the content of `auths` alone.
+    /// `.dockercfg`: only the content of `auths`.
     Legacy,
 }
 
 impl CredentialFile {
-    /// A file that a flag or variable names: it has to be there.
+    /// Creates a file named by a flag or variable, which must exist.
     pub fn named(path: impl Into<PathBuf>, by: impl Into<String>) -> Self {
         Self {
             place: FileLocation::Named {
@@ -107,7 +108,7 @@ impl CredentialFile {
         }
     }
 
-    /// A file at an ordinary place: it may be missing.
+    /// Creates a file at a default path, which may be absent.
     pub fn ordinary(path: impl Into<PathBuf>, format: FileFormat) -> Self {
         Self {
             place: FileLocation::Ordinary(path.into()),
@@ -115,7 +116,7 @@ impl CredentialFile {
         }
     }
 
-    /// A variable that holds what otherwise stands in a `config.json`.
+    /// Creates a variable with the content of a `config.json`.
     pub fn variable(name: impl Into<String>, text: Secret) -> Self {
         Self {
             place: FileLocation::Variable {
@@ -133,7 +134,7 @@ impl CredentialFile {
         }
     }
 
-    /// Its path, or the variable: where a login came from, in messages.
+    /// Returns the path, or the variable's name, as the source of a login in messages.
     pub(super) fn name(&self) -> String {
         match &self.place {
             FileLocation::Ordinary(path) | FileLocation::Named { path, .. } => format!("`{}`", quote(&path)),
@@ -141,7 +142,7 @@ impl CredentialFile {
         }
     }
 
-    /// The same with a noun, for messages that say what is wrong with it.
+    /// Returns the name with a noun, for messages about a fault of the file.
     pub(super) fn title(&self) -> String {
         let noun = match &self.place {
             FileLocation::Variable { .. } => "the variable",
@@ -152,12 +153,12 @@ impl CredentialFile {
 }
 
 impl CredentialOptions {
-    /// The files that container tools ordinarily use, as this environment names them.
+    /// Returns the files that container tools use by default in this environment.
     ///
-    /// In this order: `$DOCKER_MIRROR_AUTH_FILE` and `$REGISTRY_AUTH_FILE`, which have to exist where they are set; the
-    /// variable `DOCKER_AUTH_CONFIG`, which holds the content of a file itself (GitLab CI, Docker); Podman's
-    /// `containers/auth.json` in the run-time and the configuration folder; Docker's `config.json` in `$DOCKER_CONFIG`, else
-    /// in `~/.docker`; and `~/.dockercfg`. A variable that is empty counts as not set.
+    /// In this order: `$DOCKER_MIRROR_AUTH_FILE` and `$REGISTRY_AUTH_FILE`, which must exist if they are set; the variable
+    /// `DOCKER_AUTH_CONFIG`, which contains a file's content (GitLab CI, Docker); Podman's `containers/auth.json` in the
+    /// run-time folder and the configuration folder; Docker's `config.json` in `$DOCKER_CONFIG`, or else in `~/.docker`; and
+    /// `~/.dockercfg`. An empty variable counts as not set.
     pub fn standard(env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = path("HOME");
@@ -167,7 +168,7 @@ impl CredentialOptions {
         let mut ordinary = Vec::new();
         match (path("XDG_RUNTIME_DIR"), user_id()) {
             (Some(folder), _) => ordinary.push(podman(folder)),
-            // Podman falls back to the first of these; the second is where a session of the same user has it.
+            // Podman falls back to the first of these paths; a session of the same user has its file at the second.
             (None, Some(user)) => {
                 ordinary.push(PathBuf::from(format!("/run/containers/{user}/auth.json")));
                 ordinary.push(podman(PathBuf::from(format!("/run/user/{user}"))));
@@ -188,7 +189,7 @@ impl CredentialOptions {
             .filter_map(|name| Some(CredentialFile::named(path(name)?, name)));
         let variable = "DOCKER_AUTH_CONFIG";
         let text = env(variable).filter(|value| !value.is_empty());
-        // A text that is not UTF-8 is no JSON either, and is refused as such.
+        // Text that is not UTF-8 is not valid JSON either, and the parser refuses it.
         let text = text.map(|text| Secret::new(text.to_string_lossy().into_owned()));
         let mut files: Vec<CredentialFile> = Vec::new();
         for file in named
@@ -214,7 +215,7 @@ impl CredentialOptions {
     }
 }
 
-/// The number of the user that runs this, where the system shows it in its file system (Linux).
+/// Returns the user ID of this process, if `/proc` shows it (Linux).
 fn user_id() -> Option<u32> {
     #[cfg(target_os = "linux")]
     {

@@ -1,7 +1,7 @@
-//! `certs.d`: certificates per registry, as Docker and containers-certs.d(5) lay them out.
+//! Certificates per registry in `certs.d`, in the layout of Docker and containers-certs.d(5).
 //!
-//! In a folder named `HOST[:PORT]`, `*.crt` are certificate authorities, `NAME.cert` is a certificate of this side and
-//! `NAME.key` its key.
+//! In a folder named `HOST[:PORT]`, `*.crt` are certificate authorities, `NAME.cert` is a client certificate and `NAME.key`
+//! its key.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,19 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// Docker Hub may be named in any of its ways.
+/// Equivalent names of Docker Hub's folder.
 const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "registry-1.docker.io", "index.docker.io"];
 
-/// The files for one host.
+/// Files for one host.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct HostFiles {
     /// Certificate authorities, from all folders of the host.
     pub(super) authorities: Vec<PathBuf>,
-    /// Certificates and keys of this side, from the first folder that has any.
+    /// Client certificates and their keys, from the first folder that has any.
     pub(super) pairs: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Looks through the folders; what is not there, and what this user may not list, adds nothing.
+/// Searches the folders; folders that are absent, or that this user may not list, add nothing.
 pub(super) fn find(directories: &[PathBuf], host: &str) -> Result<HostFiles> {
     let mut found = HostFiles::default();
     let names = if DOCKER_HUB_NAMES.contains(&host) {
@@ -29,7 +29,7 @@ pub(super) fn find(directories: &[PathBuf], host: &str) -> Result<HostFiles> {
     } else {
         &[host][..]
     };
-    // A name is a single folder, never a way out of `certs.d`.
+    // A name must be a single folder, and must not lead out of `certs.d`.
     let names: Vec<&&str> = names
         .iter()
         .filter(|name| !name.is_empty() && !name.contains(['/', '\\', '\0']) && !name.starts_with('.'))

@@ -1,4 +1,4 @@
-//! The client certificates, for servers that ask for one.
+//! Choice among the client certificates, for servers that ask for one.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{DistinguishedName, SignatureScheme};
 use webpki::EndEntityCert;
 
-/// One or several certificates; a server that names the authorities that it accepts gets one from them.
+/// One or several client certificates.
+/// A server that lists accepted authorities gets a certificate from one of them.
 #[derive(Debug)]
 pub(super) struct ClientCertificates(Vec<Arc<CertifiedKey>>);
 
@@ -27,7 +28,7 @@ impl ResolvesClientCert for ClientCertificates {
                 .filter_map(issuer)
                 .any(|issuer| authorities.contains(&issuer.as_ref()))
         };
-        // The list of a server may be incomplete: then the first is as good as any.
+        // A server's list may be incomplete, so the first certificate is sent if none matches.
         usable().find(wanted).or_else(|| usable().next()).cloned()
     }
 
@@ -36,7 +37,7 @@ impl ResolvesClientCert for ClientCertificates {
     }
 }
 
-/// The name of a certificate's issuer in the form in which a server lists the authorities that it accepts.
+/// Returns a certificate's issuer, in the form in which a server lists accepted authorities.
 fn issuer(certificate: &CertificateDer<'_>) -> Option<DistinguishedName> {
     let certificate = EndEntityCert::try_from(certificate).ok()?;
     Some(DistinguishedName::in_sequence(certificate.issuer()))
@@ -52,7 +53,7 @@ mod tests {
 
     use super::*;
 
-    /// An authority of this name, and a client certificate from it.
+    /// Creates an authority of this name, and a client certificate from it.
     fn authority(name: &str) -> (DistinguishedName, CertifiedKey) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,6 +1,6 @@
-//! TLS: which servers are trusted, and which certificate this side shows.
+//! TLS: trusted servers, and client certificates.
 //!
-//! Everything is put together here and handed to the HTTP client as a whole, so that a machine without any certificate
+//! The configuration is built here and passed to the HTTP client as a whole, so that a machine without any certificate
 //! authority still reaches registries over http, and nothing is installed for the whole process.
 
 mod certs_d;
@@ -27,32 +27,33 @@ use crate::error::{Error, Kind, Result};
 use crate::files::Pipes;
 use crate::text::quote;
 
-/// The authorities that a connection trusts, and the certificate that it shows.
+/// Trusted authorities of a connection, and its client certificate.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
-    /// Extra certificate authorities, or the certificates of registries themselves.
+    /// Additional certificate authorities, or the certificates of registries themselves.
     pub authorities: Vec<Authorities>,
-    /// The certificate for servers that ask for one. It takes precedence over those in `certs_dirs`.
+    /// Certificate for servers that ask for one. Takes precedence over the certificates in `certs_dirs`.
     pub client_certificate: Option<ClientCertificate>,
-    /// Folders that hold one folder of certificates per `HOST[:PORT]`, such as `/etc/docker/certs.d`.
+    /// Folders with one folder of certificates per `HOST[:PORT]`, such as `/etc/docker/certs.d`.
     pub certs_dirs: Vec<PathBuf>,
-    /// Where the certificate authorities of the system are.
+    /// Certificate authorities of the system.
     pub system: SystemAuthorities,
     /// Accept any certificate.
     pub insecure: bool,
-    /// Leave out the certificate authorities of the system.
+    /// Ignore the certificate authorities of the system.
     pub without_system_roots: bool,
 }
 
-/// The certificates of one file, to be trusted.
+/// Trusted certificates of one file.
 #[derive(Debug, Clone)]
 pub struct Authorities(Vec<CertificateDer<'static>>);
 
 impl Authorities {
-    /// Reads a file with certificates in PEM, or with one in DER, that a user names for this run.
+    /// Reads a file that the user names for this run.
+    /// It has certificates in PEM, or one certificate in DER.
     ///
     /// # Errors
-    /// It cannot be read, or holds no certificate, or one that cannot be used.
+    /// The file cannot be read, has no certificate, or has a certificate that cannot be used.
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_file(path, Pipes::Allowed)
     }
@@ -73,15 +74,16 @@ impl Authorities {
     }
 }
 
-/// A certificate of this side, with its chain and its key.
+/// A client certificate, with its chain and its key.
 #[derive(Debug, Clone)]
 pub struct ClientCertificate(Arc<CertifiedKey>);
 
 impl ClientCertificate {
-    /// Reads a certificate and its key, each in PEM (keys as PKCS#8, PKCS#1 or SEC1, without a password) or DER.
+    /// Reads a certificate and its key, each in PEM or DER.
+    /// PEM keys may be PKCS#8, PKCS#1 or SEC1, without a password.
     ///
     /// # Errors
-    /// One of the files cannot be read, or holds something else than its place says; the key belongs to another certificate.
+    /// A file cannot be read, or has other content than expected; the key belongs to another certificate.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
         Self::read_files(certificate, key, Pipes::Allowed)
     }
@@ -93,7 +95,7 @@ impl ClientCertificate {
 }
 
 impl TlsOptions {
-    /// The `certs.d` folders that container tools ordinarily use, as this environment names them.
+    /// Returns the `certs.d` folders that container tools use by default in this environment.
     pub fn standard_certs_dirs(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
         env("HOME")
             .filter(|home| !home.is_empty())
@@ -104,14 +106,14 @@ impl TlsOptions {
     }
 }
 
-/// The client side of TLS for `HOST[:PORT]` as in references.
+/// Creates the TLS client configuration for `HOST[:PORT]` as in references.
 ///
-/// Trusted are the system's certificate authorities (none is no error), those of the options, and those in the host's
-/// `certs.d` folders. No application protocol is offered: the caller adds one if it needs one.
+/// Trusts the system's certificate authorities (having none is not an error), those of the options, and those in the host's
+/// `certs.d` folders. Offers no application protocol (ALPN): the caller adds one if needed.
 ///
 /// # Errors
-/// A file in a `certs.d` folder cannot be read, has no PEM, or holds something else than its place says; a certificate stands
-/// there without its key, or with another's.
+/// A file in a `certs.d` folder cannot be read, has no PEM, or has other content than its name says; a certificate has no
+/// key there, or the key of another certificate.
 pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let local = certs_d::find(&options.certs_dirs, host)?;
@@ -156,7 +158,7 @@ fn server_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Verifier> {
     let mut roots = RootCertStore::empty();
-    // One that cannot be used is skipped. Those named for this run were tried when they were read.
+    // Unusable certificates are skipped. Certificates named for this run were checked when they were read.
     let trusted: Vec<_> = system
         .iter()
         .cloned()

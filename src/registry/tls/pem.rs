@@ -12,10 +12,11 @@ use crate::files::encoding;
 use crate::files::{self, Pipes};
 use crate::text::quote;
 
-/// Maximum size of a file, in bytes. The list of all public certificate authorities has a quarter of a megabyte.
+/// Maximum size of a file in bytes.
+/// The list of all public certificate authorities has a quarter of a megabyte.
 const MAX_FILE: u64 = 8 << 20;
 
-/// All certificates of a file; at least one.
+/// Returns all certificates of a file; at least one.
 pub(super) fn certificates(path: &Path, pipes: Pipes) -> Result<Vec<CertificateDer<'static>>> {
     let bytes = read(path, pipes)?;
     let found = parse(path, &bytes)?;
@@ -25,7 +26,7 @@ pub(super) fn certificates(path: &Path, pipes: Pipes) -> Result<Vec<CertificateD
     Ok(found)
 }
 
-/// All certificates of a file that may also have other content.
+/// Returns all certificates of a file that may also have other content.
 pub(super) fn any_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     parse(path, &read(path, Pipes::Refused)?)
 }
@@ -41,7 +42,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// Hint for a file without a PEM certificate.
+/// Returns the hint for a file without a PEM certificate.
 fn other_form(bytes: &[u8]) -> &'static str {
     let holds = |label: &[u8]| bytes.windows(label.len()).any(|window| window == label);
     if holds(b"BEGIN TRUSTED CERTIFICATE") {
@@ -58,7 +59,7 @@ fn other_form(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// A certificate with its chain, and its key.
+/// Reads a certificate with its chain, and its key.
 pub(super) fn certified_key(
     certificate: &Path,
     key: &Path,
@@ -92,7 +93,7 @@ pub(super) fn certified_key(
 fn private_key(path: &Path, pipes: Pipes) -> Result<PrivateKeyDer<'static>> {
     let bytes = read(path, pipes)?;
     PrivateKeyDer::from_pem_slice(&bytes).or_else(|e| match e {
-        // Both forms of a key with a password have the word: in the label, or in a `Proc-Type` line.
+        // Both forms of a key with a password contain this word: in the label, or in a `Proc-Type` line.
         pem::Error::NoItemsFound | pem::Error::Base64Decode(_) | pem::Error::IllegalSectionStart { .. }
             if bytes.windows(9).any(|window| window == b"ENCRYPTED") =>
         {
@@ -105,7 +106,7 @@ fn private_key(path: &Path, pipes: Pipes) -> Result<PrivateKeyDer<'static>> {
             malformed(path, "holds no PEM private key")
                 .with_hint("`PRIVATE KEY`, `RSA PRIVATE KEY` and `EC PRIVATE KEY` are understood")
         }),
-        // The cause is left out: it may quote a line of the key.
+        // The cause is omitted, since it may quote a line of the key.
         _ => Err(malformed(path, "is not valid PEM")),
     })
 }

@@ -1,4 +1,4 @@
-//! The certificate authorities of the system, or those that take their place.
+//! Certificate authorities of the system, or their replacements.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -12,32 +12,35 @@ use crate::error::{Error, Result};
 use crate::files::Pipes;
 use crate::text::quote;
 
-/// Variables by which other programs are told of an authority. They are not read here; a hint names those that are set.
+/// Variables by which other programs get an authority.
+/// They are not used here; a hint names those that are set.
 const UNREAD: [&str; 3] = ["CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
 
-/// Where the system's certificate authorities are. They are read once, when a connection first needs them.
+/// Location of the system's certificate authorities.
+/// They are read once, when a connection first needs them.
 #[derive(Debug, Clone, Default)]
 pub struct SystemAuthorities {
-    /// `SSL_CERT_FILE`.
+    /// Value of `SSL_CERT_FILE`.
     file: Option<PathBuf>,
-    /// `SSL_CERT_DIR`.
+    /// Folders in `SSL_CERT_DIR`.
     folders: Vec<PathBuf>,
     /// Variables of other programs that are set.
     unread: Vec<(&'static str, PathBuf)>,
     loaded: Arc<OnceLock<Loaded>>,
 }
 
-/// The authorities that were read, and the faults of reading them.
+/// Authorities that were read, and errors of reading them.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) certificates: Vec<CertificateDer<'static>>,
-    /// Faults of the files and folders that a variable names.
+    /// Errors of files and folders named by a variable.
     pub(super) faults: Vec<String>,
 }
 
 impl SystemAuthorities {
-    /// As this environment names them: the variables `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the system's own, as in
-    /// OpenSSL. A variable that is empty counts as not set.
+    /// Reads the location from the environment.
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the system's own authorities, as in OpenSSL. An empty variable counts as
+    /// not set.
     pub fn standard(env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| env(name).filter(|value| !value.is_empty());
         Self {
@@ -54,7 +57,8 @@ impl SystemAuthorities {
         }
     }
 
-    /// What was named and is not used, each with `; ` before it: for the hint about a server whose authority is not known.
+    /// Returns unused variables and errors for the hint about a server with an unknown authority.
+    /// Each has a `; ` before it.
     pub(crate) fn unused(&self) -> String {
         let unread = self.unread.iter();
         let unread = unread.map(|(name, path)| format!("; `{name}` is not read: give `--ca-file {}`", quote(&path)));
@@ -97,8 +101,9 @@ impl Loaded {
     }
 }
 
-/// The certificates of all files of a folder. A file in which there are none, or that cannot be read, adds nothing: such
-/// folders hold revocation lists, notes and links that lead nowhere.
+/// Reads the certificates of all files of a folder.
+/// Unreadable files and files without certificates add nothing: such folders also contain revocation lists, notes and
+/// broken links.
 fn files(folder: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let list = std::fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?;
     let mut paths: Vec<PathBuf> = list.filter_map(|entry| Some(entry.ok()?.path())).collect();

@@ -1,4 +1,4 @@
-//! Whether a server is the one that was meant.
+//! Verification of a server's certificate.
 
 use std::sync::Arc;
 
@@ -9,22 +9,22 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
-/// Accepts chains that lead to a trusted certificate, and a trusted certificate itself.
+/// Verifier that accepts chains up to a trusted certificate, and a trusted certificate itself.
 ///
-/// The second is what `openssl req -x509` makes: one certificate that is both authority and server, which the chain
-/// verifier refuses in the role of a server even where it is trusted. A user who trusts exactly these bytes means exactly
-/// this server, so only its period and its name still matter. The chain verifier checks the period before the role (the
-/// tests below hold it to that), and the name is checked here.
+/// `openssl req -x509` makes the second kind: one certificate that is both authority and server. The chain verifier refuses
+/// such a certificate in the role of a server, even if it is trusted. A user who trusts exactly these bytes means exactly
+/// this server, so only the validity period and the name still matter. The chain verifier checks the period before the role
+/// (the tests below depend on that); the name is checked here.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// `None` where nothing is trusted.
+    /// Verifier of chains; `None` if no certificate is trusted.
     chains: Option<Arc<WebPkiServerVerifier>>,
     trusted: Vec<CertificateDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    /// `trusted` are the certificates that the roots of `chains` were made of.
+    /// Creates a verifier; `trusted` are the certificates behind the roots of `chains`.
     pub(super) fn new(
         chains: Option<Arc<WebPkiServerVerifier>>,
         trusted: Vec<CertificateDer<'static>>,
@@ -38,8 +38,9 @@ impl Verifier {
     }
 }
 
-/// Whether the chain verifier found fault with the role of the certificate alone: an authority in the role of a server,
-/// or a certificate whose issuer is not known because only it itself is trusted.
+/// Returns whether the chain verifier rejected only the certificate's role.
+/// The certificate is an authority in the role of a server, or its issuer is unknown, because only the certificate itself
+/// is trusted.
 fn is_about_the_role(error: &Error) -> bool {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
@@ -95,8 +96,9 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Accepts every server. Signatures are not checked either: with a key that no authority vouches for they prove nothing, and
-/// the oldest certificates could not even be parsed for it.
+/// Verifier that accepts every server.
+/// Signatures are not checked either: with a key that no authority vouches for they prove nothing, and the oldest
+/// certificates could not even be parsed for the check.
 #[derive(Debug)]
 pub(super) struct AcceptAny(WebPkiSupportedAlgorithms);
 
@@ -150,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// Parameters of a certificate for `h.io` that is valid in the year 2001 alone.
+    /// Returns the parameters of a certificate for `h.io` that is valid only in the year 2001.
     fn params(is_ca: IsCa) -> CertificateParams {
         let mut params = CertificateParams::new(vec!["h.io".to_owned()]).unwrap();
         params.is_ca = is_ca;

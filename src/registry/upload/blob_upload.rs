@@ -1,5 +1,5 @@
-//! The upload of one blob: attempts, each in a session and by a strategy, until the registry has the blob or the budget of
-//! failures is used up.
+//! Upload of one blob: a series of attempts, each in a session and by a strategy.
+//! The series ends when the registry has the blob or the retry budget is used up.
 
 use std::time::Duration;
 
@@ -18,34 +18,35 @@ use crate::registry::host::Host;
 /// Maximum number of resyncs to the registry's offset after a 416.
 const MAX_RESYNCS: u32 = 3;
 
-/// What to do about a registry that forgets sessions.
+/// Hint for a registry that forgets sessions.
 const FORGETS: &str = "if several replicas of the registry stand behind this address, give all of them the same secret (distribution: \
      `http.secret`), or have the load balancer keep a client at one of them (sticky sessions)";
 
-/// One blob on its way into one repository.
+/// Upload of one blob into one repository.
 pub(in crate::registry) struct Upload<'a> {
     target: BlobTarget<'a>,
     sender: Sender<'a>,
     strategy: Strategy,
-    /// Whether the host itself gave reason to leave a cheaper strategy.
+    /// Whether a cheaper strategy was dropped for reasons that lie in the host.
     left_cheaper: bool,
-    /// Failures since the strategy last changed.
+    /// Number of failures since the strategy last changed.
     troubles: u32,
     resyncs: u32,
-    /// Whether the present session is that of an earlier run, of which bytes may still arrive.
+    /// Whether the current session is that of an earlier run. Bytes sent by that run may then still arrive.
     restored: bool,
-    /// The offset at which the authorization was last renewed.
+    /// Offset at which the authorization was last renewed.
     refreshed: Option<u64>,
-    /// How often a connection broke before the registry had kept a byte more than the `furthest`.
+    /// Number of consecutive broken connections after which the registry had no more bytes than `furthest`.
     stuck: u32,
+    /// Highest offset that the registry reported after a broken connection.
     furthest: u64,
 }
 
-/// What follows an attempt.
+/// Consequence of an attempt.
 enum Next {
-    /// The blob is there.
+    /// The registry has the blob.
     Done,
-    /// Another attempt, in this session or in a new one.
+    /// Another attempt, in this session or in a new session.
     Attempt(Option<Session>),
 }
 
@@ -59,9 +60,9 @@ impl<'a> Upload<'a> {
         let target = BlobTarget::new(host, repository, descriptor);
         let profile = &host.upload_profile;
         let strategy = match profile.strategy(descriptor.size) {
-            // There is one attempt, and this is the strategy that every registry knows.
+            // There is only one attempt, and every registry supports this strategy.
             Strategy::Whole if !source.can_replay(descriptor) => Strategy::Patch,
-            // The next run may go on from the last piece. Few registries continue a request that broke off.
+            // The next run can resume after the last piece; few registries resume a request that broke off.
             Strategy::Whole if target.saved.is_some() && descriptor.size > profile.piece() => Strategy::Pieces,
             strategy => strategy,
         };
@@ -79,7 +80,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Sends the blob, first into `session` where one is open.
+    /// Uploads the blob, first into `session` if one is open.
     pub(in crate::registry) async fn run(mut self, session: Option<Session>) -> Result<()> {
         let mut next = session;
         if next.is_none() {
@@ -96,12 +97,12 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// The session to send into, with a permit to do so. `None`: the registry has the blob.
+    /// Returns the session to send into, and takes a permit for a body. `None`: the registry has the blob.
     async fn ready(&mut self, mut open: Option<Session>) -> Result<Option<Session>> {
         loop {
             let session = match open.take() {
                 Some(session) => session,
-                // A session is opened while other bodies are on their way: only bodies need a permit.
+                // A session is opened while other bodies are in flight: only bodies need a permit.
                 None => {
                     self.restored = false;
                     match Session::open(&mut self.target).await? {
@@ -119,7 +120,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Sends what the session lacks, and decides what follows a failure.
+    /// Sends the bytes that the session lacks, and chooses the consequence of a failure.
     async fn attempt(&mut self, mut session: Session) -> Result<Next> {
         self.target.budget.count_session();
         let sent = self
@@ -147,7 +148,7 @@ impl<'a> Upload<'a> {
                 if !self.target.host.upload_profile.refused(length) {
                     return Err(error);
                 }
-                // Remembered by the size that was refused: smaller blobs still go the cheap way.
+                // The refused size is remembered for the host: smaller blobs are still sent in one request.
                 self.strategy = Strategy::Chunks;
                 (error, Next::Attempt(None))
             }
@@ -195,14 +196,14 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Remembers what the host took.
+    /// Records what the host accepted, for later blobs.
     fn remember(&self) {
         let profile = &self.target.host.upload_profile;
         if self.left_cheaper {
             profile.learned(self.strategy);
         }
         if matches!(self.strategy, Strategy::Whole | Strategy::Patch) {
-            // Only bodies of the whole size say something about the limit of a proxy.
+            // Only bodies of the whole size prove something about a proxy's limit.
             profile.took(self.target.descriptor.size);
         }
         if let Some(saved) = &self.target.saved {
@@ -210,7 +211,8 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Another token is worth a try only where bytes arrived since the last one.
+    /// Continues after a renewed authorization, if bytes arrived since the last renewal.
+    /// Otherwise another token is pointless.
     async fn refreshed(&mut self, session: Session, error: Error) -> Result<Next> {
         let before = self.refreshed.replace(session.offset);
         if before.is_some_and(|before| session.offset <= before) {
@@ -227,7 +229,7 @@ impl<'a> Upload<'a> {
         Ok(Next::Attempt(session))
     }
 
-    /// Takes over the registry's offset; after several times, sends the whole blob once more.
+    /// Adopts the registry's offset; after [`MAX_RESYNCS`] times, sends the whole blob once more.
     async fn misplaced(&mut self, session: Session, error: Error) -> Result<Next> {
         self.resyncs += 1;
         let at = session.offset;
@@ -238,7 +240,7 @@ impl<'a> Upload<'a> {
         }
         let session = self.ask(session).await?;
         let pieces = self.strategy == Strategy::Pieces;
-        // Where the offset was right it is the piece that is refused; the second time in any case.
+        // If the offset was right, the registry refuses the piece itself; a second resync counts as that in any case.
         let right = at == 0 || session.as_ref().is_some_and(|session| session.offset == at);
         if pieces && (right || self.resyncs > 1) && !self.restored {
             return self.without_pieces(session).await;
@@ -246,7 +248,7 @@ impl<'a> Upload<'a> {
         Ok(Next::Attempt(session))
     }
 
-    /// Continues after a pause, in the same session where the registry still has it.
+    /// Continues after a pause, in the same session if the registry still has it.
     async fn broken(&mut self, session: Session, error: Error, asked: Option<Duration>, blame: Blame) -> Result<Next> {
         let pieces = self.strategy == Strategy::Pieces;
         self.sender.permit.went_wrong();
@@ -261,7 +263,7 @@ impl<'a> Upload<'a> {
         self.stuck = if kept > self.furthest { 0 } else { self.stuck + 1 };
         self.furthest = self.furthest.max(kept);
         if pieces && (!again || self.stuck > 1) {
-            // Some servers, and proxies before them, fail over each piece, and take the whole.
+            // Some servers, and proxies in front of them, fail at each piece, and accept the whole blob.
             self.target.budget.renew();
             return self.without_pieces(session).await;
         }
@@ -269,8 +271,9 @@ impl<'a> Upload<'a> {
             if self.target.is_present().await {
                 return Ok(Next::Done);
             }
-            // Twice without a byte kept: perhaps one request with the whole body is what breaks it. Chunks would be worse off;
-            // some registries do not know them. Only a host's own words are held against it.
+            // Twice the registry kept no byte: perhaps the connection breaks because one request has the whole body. Chunks
+            // would be worse, since some registries do not support them. Only the host's own error (500) is remembered for
+            // later blobs.
             if blame != Blame::Nobody && self.troubles.is_multiple_of(2) && self.strategy == Strategy::Whole {
                 self.strategy = Strategy::Patch;
                 self.left_cheaper |= blame == Blame::Host;
@@ -279,7 +282,8 @@ impl<'a> Upload<'a> {
         Ok(Next::Attempt(session))
     }
 
-    /// Asks the registry for its offset, which cannot be more than was ever read here, or in the run that opened the session.
+    /// Asks the registry for its offset, which must not exceed the bytes read so far.
+    /// The bytes were read by this run, or by the run that opened the session.
     async fn ask(&mut self, session: Session) -> Result<Option<Session>> {
         let limit = match self.restored {
             true => self.target.descriptor.size,
@@ -288,8 +292,9 @@ impl<'a> Upload<'a> {
         session.ask(&mut self.target, limit).await
     }
 
-    /// Whether a failure of pieces shows that the registry does not take them, whatever it says. After a connection that broke, a
-    /// wrong offset may have that reason, and after a run that was killed it may be what still arrives of that.
+    /// Returns whether a failure of pieces shows that the registry does not support them.
+    /// The registry's answer may say otherwise. A wrong offset has another cause after a broken connection, or if bytes of
+    /// a killed run may still arrive.
     fn refuses_pieces(&self, setback: &Setback) -> bool {
         self.strategy == Strategy::Pieces
             && match setback {
@@ -299,7 +304,7 @@ impl<'a> Upload<'a> {
             }
     }
 
-    /// From now on blobs go to the host in one request, beginning with this one.
+    /// Sends this blob and all further blobs of the host in one request each.
     async fn without_pieces(&mut self, session: Option<Session>) -> Result<Next> {
         self.target.host.upload_profile.refused_pieces();
         (self.strategy, self.troubles) = (Strategy::Whole, 0);

@@ -1,5 +1,5 @@
-//! The body of an upload: bytes of a blob, hashed as they go out. The last of them leave only once the digest is proved,
-//! so that a corrupt blob never makes a complete upload.
+//! Body of an upload: bytes of a blob, hashed as they are sent.
+//! The last bytes are sent only after the digest is verified, so that a corrupt blob never makes a complete upload.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,15 +18,17 @@ use crate::image::digest::Hasher;
 use crate::lock::Mutex;
 use crate::registry::context::Watch;
 
-/// Least distance in bytes between two kept states of the hash, so that an upload that continues in the middle re-reads little,
-/// and the source has to go back hardly further than to the registry's offset.
+/// Minimum distance in bytes between two saved states of the hash.
+/// An upload that resumes in the middle thus re-reads little, and the source has to go back hardly further than to the
+/// registry's offset.
 const MARK_EVERY: u64 = 1 << 20;
 
-/// Maximum number of kept states of one blob: some two megabytes.
+/// Maximum number of saved hash states of one blob, which take some two megabytes.
 const MAX_MARKS: u64 = 8192;
 
-/// The place in a blob up to which it was read and hashed. Shared by the bodies of successive requests, of which only the
-/// latest may read: one whose connection broke may still be held by the HTTP library for a moment.
+/// Position up to which a blob was read and hashed.
+/// Shared by the bodies of successive requests, of which only the latest may read: the HTTP library may still hold the body
+/// of a broken connection for a moment.
 #[derive(Clone)]
 pub(super) struct Cursor {
     descriptor: Descriptor,
@@ -35,18 +37,18 @@ pub(super) struct Cursor {
 
 struct State {
     stream: Option<BlobStream>,
-    /// Bytes read from the stream that no body took yet; not hashed.
+    /// Bytes read from the stream that no body has taken yet; not hashed.
     rest: Bytes,
-    /// Bytes hashed.
+    /// Number of bytes hashed.
     at: u64,
-    /// How far it was ever read.
+    /// Highest number of bytes ever read.
     furthest: u64,
     hasher: Hasher,
-    /// States of the hash, by position.
+    /// Saved states of the hash, by position.
     marks: BTreeMap<u64, Hasher>,
-    /// The body that may read.
+    /// Number of the body that may read.
     reader: u64,
-    /// Whether it is to read no more, though its connection may still be in use for the answer.
+    /// Whether the body must not read any more, although its connection may still be in use for the answer.
     halted: bool,
     waker: Option<Waker>,
     error: Option<Error>,
@@ -73,10 +75,11 @@ impl Cursor {
         }
     }
 
-    /// A body of the bytes `start..end`. A body made earlier reads no more.
+    /// Creates a body of the bytes `start..end`. Earlier bodies can no longer read.
     ///
-    /// With `pause_early` it sends a little and then pauses, so that an early answer is read. A server that refuses a body
-    /// without reading it closes the connection, and a client that is writing then sees a broken pipe instead of the refusal.
+    /// With `pause_early` the body sends a little and then pauses, so that an early answer is read. A server that refuses a
+    /// body without reading it closes the connection, and a client that is writing then sees a broken pipe instead of the
+    /// refusal.
     pub(super) async fn body(
         &self,
         source: &dyn BlobSource,
@@ -91,7 +94,7 @@ impl Cursor {
             state.error = None;
             let goes_on = state.at == start && state.stream.is_some();
             if !goes_on {
-                // The first mark is that of the start.
+                // The map always has a mark at position 0.
                 let mark = state.marks.range(..=start).next_back();
                 let (at, hasher) =
                     mark.map_or_else(|| (0, self.descriptor.digest.hasher()), |(at, h)| (*at, h.clone()));
@@ -119,25 +122,26 @@ impl Cursor {
         })
     }
 
-    /// The answer came before the end of the body, which is not read any further. A server may go on to take the rest of
-    /// what it has refused, and a source may not be able to give it again.
+    /// Stops reading the body, since the answer came before its end.
+    /// A server may continue to read the rest of a body that it has refused, and a source may not be able to provide these
+    /// bytes again.
     pub(super) fn halt(&self) {
         self.state.lock().halted = true;
     }
 
-    /// Releases the body made earlier.
+    /// Releases the earlier body and the source.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
         state.next_reader();
         state.stream = None;
     }
 
-    /// What went wrong on the side of the source, if that is what ended the last body.
+    /// Returns and clears the source's error, if that ended the last body.
     pub(super) fn failed(&self) -> Option<Error> {
         self.state.lock().error.take()
     }
 
-    /// How far the blob was ever read: what a registry cannot have more of.
+    /// Returns the highest number of bytes ever read: the registry cannot have more.
     pub(super) fn reached(&self) -> u64 {
         self.state.lock().furthest
     }
@@ -152,7 +156,7 @@ impl State {
         }
     }
 
-    /// The next bytes up to `end`, and at most `most`, hashed.
+    /// Returns the next bytes up to `end`, at most `most`, after hashing them.
     fn poll_next(
         &mut self,
         context: &mut Context<'_>,
@@ -204,28 +208,31 @@ impl State {
     }
 }
 
-/// The bytes `at..end` of a blob as a request body of known length.
+/// Bytes `at..end` of a blob, as a request body of known length.
 pub(super) struct UploadBody {
     cursor: Cursor,
+    /// Number of this body; only the body with the cursor's current number may read.
     reader: u64,
+    /// Offset of the next byte to send.
     at: u64,
+    /// Offset after the last byte to send.
     end: u64,
     watch: Watch,
     pause: EarlyPause,
 }
 
-/// The pause near the start of a body.
+/// State of the pause near the start of a body.
 enum EarlyPause {
     None,
-    /// After the next bytes.
+    /// The pause follows after the next bytes.
     Due,
     Now(Pin<Box<tokio::time::Sleep>>),
 }
 
-/// Maximum number of bytes that are sent before the pause.
+/// Maximum number of bytes sent before the pause.
 const BEFORE_PAUSE: usize = 16 << 10;
 
-/// How long the pause is.
+/// Length of the pause.
 const EARLY_PAUSE: Duration = Duration::from_millis(500);
 
 impl Body for UploadBody {
@@ -272,7 +279,7 @@ impl Body for UploadBody {
                 }
             };
             this.watch.waiting(false);
-            // The source was opened at a mark before the place where the upload goes on: those bytes were only to be hashed.
+            // The source was opened at a mark before the upload's offset: the bytes up to the offset are only hashed.
             let behind = state.at.saturating_sub(this.at).min(bytes.len() as u64);
             let bytes = bytes.slice(bytes.len() - behind as usize..);
             if bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! Uploads of blobs: sessions, the strategies that send bytes into them, and what follows a failure.
+//! Uploads of blobs: sessions, the strategies that send bytes into them, and the handling of failures.
 
 pub(super) mod blob_upload;
 mod body;

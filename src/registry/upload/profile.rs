@@ -1,4 +1,5 @@
-//! How a host takes uploads, found out once and remembered for the run: decided by what it does, not by its name.
+//! Upload capabilities of a host, learned from its behaviour and remembered for the run.
+//! The host's name does not matter.
 //!
 //! | strategy | bodies | `Content-Range` | if refused |
 //! |---|---|---|---|
@@ -11,7 +12,7 @@ use crate::lock::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A way to send a blob, from the cheapest to the most patient.
+/// A way to send a blob, from the cheapest to the most robust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Strategy {
     Pieces,
@@ -21,7 +22,7 @@ pub(super) enum Strategy {
 }
 
 impl Strategy {
-    /// The next one to try where the host does not know this one.
+    /// Returns the strategy to try if the host does not support this one; `None` after the last.
     pub(super) fn next(self) -> Option<Self> {
         match self {
             Self::Pieces => Some(Self::Whole),
@@ -32,42 +33,44 @@ impl Strategy {
     }
 }
 
-/// The first size of a chunk: the largest that every known registry takes.
+/// Initial size of a chunk in bytes: the largest size that every known registry accepts.
 const FIRST_CHUNK: u64 = 4 << 20;
 
-/// Below this a chunk is not cut further: a proxy that refuses it refuses everything.
+/// Minimum size of a chunk in bytes: a proxy that refuses such a chunk refuses everything.
 const SMALLEST_CHUNK: u64 = 64 << 10;
 
-/// A registry that wants chunks larger than this is given chunks of this size. They are streamed, so it costs no memory.
+/// Maximum size of a chunk in bytes, even if the registry demands more.
+/// Chunks are streamed, so they cost no memory.
 const LARGEST_CHUNK: u64 = 1 << 30;
 
-/// A body that is on its way for about this long goes out in one piece.
+/// Target duration for sending one piece.
 const PIECE_TIME: Duration = Duration::from_secs(2);
 
-/// The size of the first piece, before it is known how fast bodies go out. Every known registry takes it.
+/// Size of the first piece in bytes, before the upload speed is known. Every known registry accepts it.
 const FIRST_PIECE: u64 = 1 << 20;
 
-/// Pieces are not smaller, however slow the line is.
+/// Minimum size of a piece in bytes, however slow the line is.
 const SMALLEST_PIECE: u64 = 256 << 10;
 
-/// Pieces are not larger, however fast the line is.
+/// Maximum size of a piece in bytes, however fast the line is.
 const LARGEST_PIECE: u64 = 256 << 20;
 
-/// Limits and speed of a host's uploads, as far as they were found out.
+/// Known limits and speed of a host's uploads.
 #[derive(Debug)]
 pub(in crate::registry) struct UploadProfile {
-    /// The cheapest strategy that is worth a try.
+    /// Cheapest strategy that is worth a try.
     cheapest: Mutex<Strategy>,
-    /// Bodies of this size and above were refused as too large.
+    /// Smallest body size in bytes that was refused as too large.
     too_large: AtomicU64,
+    /// Current size of a chunk in bytes.
     chunk: AtomicU64,
-    /// The largest body that was taken.
+    /// Size in bytes of the largest accepted body.
     taken: AtomicU64,
-    /// Whether it refused pieces.
+    /// Whether the host refused pieces.
     refuses_pieces: AtomicBool,
-    /// The least size of a piece that it wants.
+    /// Minimum size of a piece in bytes that the registry demands.
     minimum: AtomicU64,
-    /// How fast bodies went out lately, in bytes per second; 0 if that is not known.
+    /// Recent upload speed in bytes per second; 0 if unknown.
     rate: AtomicU64,
 }
 
@@ -86,7 +89,7 @@ impl Default for UploadProfile {
 }
 
 impl UploadProfile {
-    /// Where to start with a blob of this size.
+    /// Returns the first strategy to try for a blob of this size.
     pub(super) fn strategy(&self, size: u64) -> Strategy {
         match size >= self.too_large.load(Ordering::Relaxed) {
             true => Strategy::Chunks,
@@ -94,26 +97,28 @@ impl UploadProfile {
         }
     }
 
-    /// An upload succeeded by this strategy after cheaper ones had failed for reasons that lie in the host.
+    /// Records a strategy that succeeded after cheaper ones had failed for reasons that lie in the host.
     pub(super) fn learned(&self, strategy: Strategy) {
         let mut cheapest = self.cheapest.lock();
         *cheapest = strategy.max(*cheapest);
     }
 
-    /// A body of this size was taken.
+    /// Records that a body of this size was accepted.
     pub(super) fn took(&self, size: u64) {
         self.taken.fetch_max(size, Ordering::Relaxed);
     }
 
-    /// Whether a body of this size was taken before, so that this one is not too large.
+    /// Returns whether a body of this size was accepted before, so that `size` is not too large.
     pub(super) fn takes(&self, size: u64) -> bool {
         size <= self.taken.load(Ordering::Relaxed)
     }
 
-    /// A body of this size was refused as too large. False where chunks cannot get any smaller.
+    /// Records that a body of this size was refused as too large.
+    /// Returns false if chunks cannot get any smaller.
     pub(super) fn refused(&self, size: u64) -> bool {
         self.too_large.fetch_min(size, Ordering::Relaxed);
         let chunk = self.chunk();
+        // The refused body was larger than a chunk, so chunks of the current size may still pass.
         if size > chunk {
             return true;
         }
@@ -122,20 +127,21 @@ impl UploadProfile {
         smaller < size
     }
 
-    /// The registry stated `OCI-Chunk-Min-Length`.
+    /// Records the registry's `OCI-Chunk-Min-Length`.
     pub(in crate::registry) fn at_least(&self, minimum: u64) {
         let minimum = minimum.min(LARGEST_CHUNK);
         self.chunk.fetch_max(minimum, Ordering::Relaxed);
         self.minimum.fetch_max(minimum, Ordering::Relaxed);
     }
 
-    /// The host does not take a blob in pieces.
+    /// Records that the host does not accept a blob in pieces.
     pub(super) fn refused_pieces(&self) {
         self.refuses_pieces.store(true, Ordering::Relaxed);
     }
 
-    /// A body of this many bytes took this long until it was acknowledged.
+    /// Records the time from sending a body of this many bytes to its acknowledgement.
     pub(super) fn timed(&self, bytes: u64, time: Duration) {
+        // The time of a smaller body depends more on the latency than on the speed.
         if bytes >= SMALLEST_PIECE {
             let rate = (bytes as f64 / time.as_secs_f64().max(1e-3)) as u64;
             let before = self.rate.load(Ordering::Relaxed);
@@ -144,7 +150,7 @@ impl UploadProfile {
         }
     }
 
-    /// The size of a piece; without a limit if the host refused pieces.
+    /// Returns the size of a piece in bytes; unlimited if the host refused pieces.
     pub(super) fn piece(&self) -> u64 {
         match self.refuses_pieces.load(Ordering::Relaxed) {
             true => u64::MAX,
@@ -152,7 +158,7 @@ impl UploadProfile {
         }
     }
 
-    /// Whether a body of this many bytes is out in a few seconds.
+    /// Returns whether a body of this many bytes is sent within a few seconds.
     pub(super) fn is_short(&self, length: u64) -> bool {
         length <= self.short()
     }
@@ -168,7 +174,7 @@ impl UploadProfile {
             .max(self.minimum.load(Ordering::Relaxed))
     }
 
-    /// The size of a chunk.
+    /// Returns the size of a chunk in bytes.
     pub(super) fn chunk(&self) -> u64 {
         self.chunk.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! How much may still fail before a blob is given up.
+//! Retry budget of one upload.
 
 use std::time::Duration;
 
@@ -6,14 +6,15 @@ use crate::error::Error;
 use crate::registry::options::Options;
 use crate::registry::retry::{Backoff, BlobProgress};
 
-/// Maximum number of sessions in which a blob makes no progress.
+/// Maximum number of sessions without progress for one blob.
 const MAX_SESSIONS: u32 = 12;
 
-/// Pauses and sessions that one upload may still use up. Bytes that the registry acknowledges renew both.
+/// Remaining pauses and sessions of one upload. Bytes that the registry acknowledges renew both.
 pub(super) struct RetryBudget<'a> {
     options: &'a Options,
     pub(super) backoff: Backoff,
     progress: BlobProgress,
+    /// Number of sessions used since the last renewal.
     sessions: u32,
 }
 
@@ -32,7 +33,7 @@ impl<'a> RetryBudget<'a> {
         self.sessions += 1;
     }
 
-    /// Whether enough sessions were tried.
+    /// Returns whether the budget has no sessions left.
     pub(super) fn is_spent(&self) -> bool {
         self.sessions >= MAX_SESSIONS
     }
@@ -48,7 +49,8 @@ impl<'a> RetryBudget<'a> {
         (self.backoff, self.sessions) = (Backoff::new(self.options), 0);
     }
 
-    /// Takes the next pause, which is not shorter than the one that the registry `asked` for. False if none is left.
+    /// Takes the next pause, not shorter than the pause that the registry `asked` for.
+    /// Returns false if none is left.
     pub(super) async fn pause(&mut self, asked: Option<Duration>, error: &Error) -> bool {
         self.backoff.pause(self.options, asked, || error.full()).await
     }

@@ -1,8 +1,8 @@
-//! Upload sessions of large blobs, saved in a folder, so that the next run can continue them.
+//! Upload sessions of large blobs, saved in a folder, so that the next run can resume them.
 //!
-//! Each is a small file with the process that uses it and its address. Only its owner may read it: the address of a session may be
-//! all that is needed to write to it. A fault of the folder only disables it, and what the registry says of a session counts,
-//! not the file.
+//! Each session is a small file with the ID of the process that uses the session, and the session's URL. Only the file's
+//! owner can read it, since the URL may be all that is needed to write to the session. A fault of the folder only disables
+//! saving, and the registry's state of a session counts, not the file's.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -16,22 +16,24 @@ use reqwest::Url;
 use crate::files::open_own;
 use crate::image::digest::Digest;
 
-/// Blobs below this size are sent anew.
+/// Minimum size in bytes of a blob whose session is saved; smaller blobs are sent again from the start.
 pub(super) const LARGE: u64 = 1 << 20;
 
-/// Registries purge sessions sooner or later; most keep them for a day at least.
+/// Maximum age of a saved session.
+/// Registries purge sessions sooner or later; most keep them for at least a day.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Sessions that are kept at most.
+/// Maximum number of saved sessions.
 const MAX_FILES: usize = 512;
 
-/// An address is shorter than this.
+/// Maximum size in bytes of a saved file, which contains a URL.
 const MAX_ADDRESS: u64 = 16 << 10;
 
-/// A folder of upload saved.
+/// A folder of saved upload sessions.
 #[derive(Debug)]
 pub(in crate::registry) struct SavedSessions {
     folder: PathBuf,
+    /// Guard for deleting old sessions once per run.
     cleaned: Once,
 }
 
@@ -43,14 +45,14 @@ impl SavedSessions {
         }
     }
 
-    /// The session of a blob in a repository.
+    /// Returns the saved session of a blob in a repository.
     pub(super) fn session(&self, host: &str, repository: &str, digest: &Digest) -> SavedSession {
         self.cleaned.call_once(|| self.clean());
         let key = Digest::sha256(format!("{host}\n{repository}\n{digest}").as_bytes());
         SavedSession(self.folder.join(key.hex()))
     }
 
-    /// Removes what is too old, and the oldest of what is too much.
+    /// Deletes sessions that are too old, and the oldest sessions beyond [`MAX_FILES`].
     fn clean(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return;
@@ -70,11 +72,12 @@ impl SavedSessions {
     }
 }
 
-/// The file that may hold the session of one blob.
+/// The file that may contain the session of one blob.
 pub(super) struct SavedSession(PathBuf);
 
 impl SavedSession {
-    /// The address that an earlier run saved. Like a `Location` it has to be checked for what it may lead to.
+    /// Returns the URL that an earlier run saved.
+    /// Like a `Location`, the URL is untrusted and has to be checked.
     pub(super) fn get(&self) -> Option<String> {
         let mut text = String::new();
         open_own(&self.0)
@@ -83,18 +86,18 @@ impl SavedSession {
             .read_to_string(&mut text)
             .ok()?;
         let (owner, address) = text.split_once('\n')?;
-        // The session of a process that still runs is in use.
+        // The session of another running process is in use.
         let owner: u32 = owner.parse().ok()?;
         let busy = owner != std::process::id() && Path::new("/proc").join(owner.to_string()).exists();
         (!busy && (text.len() as u64) < MAX_ADDRESS).then(|| address.to_owned())
     }
 
-    /// Saves an address.
+    /// Saves a session's URL.
     pub(super) fn put(&self, address: &Url) {
         let folder = self.0.parent().unwrap_or(Path::new("."));
         let write = || -> std::io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            // Temporary files are readable by their owner alone.
+            // Temporary files are readable only by their owner.
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
             write!(file, "{}\n{address}", std::process::id())?;
             file.persist(&self.0)?;
@@ -105,13 +108,13 @@ impl SavedSession {
         }
     }
 
-    /// Forgets a session that is over.
+    /// Deletes the file of a session that is over.
     pub(super) fn forget(&self) {
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// How old a file is; one from the future is new.
+/// Returns the age of a file; zero for a time in the future.
 fn age(path: &Path) -> Duration {
     let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
     modified.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default()

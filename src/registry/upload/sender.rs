@@ -1,4 +1,4 @@
-//! Sends the bytes of a blob into a session, by one strategy.
+//! Sending of a blob's bytes into a session, by one strategy.
 
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
@@ -25,18 +25,19 @@ use crate::registry::redirect;
 use crate::registry::stop::Hold;
 use crate::registry::token::Refused;
 
-/// Maximum number of addresses that one body is sent to, where the registry redirects it.
+/// Maximum number of URLs that one body is sent to, if the registry redirects the upload.
 const MAX_REDIRECTS: u32 = 4;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// The bytes of a blob, and the permit to send them.
+/// Bytes of a blob, and the permit to send them.
 pub(super) struct Sender<'a> {
     source: &'a dyn BlobSource,
     pub(super) cursor: Cursor,
     pub(super) permit: Permit,
-    /// Whether the next body pauses near its start, so that a refusal of it can be read: after a connection that broke under a
-    /// body, whose reason may be a refusal that was not read, and for a blob that can be sent but once.
+    /// Whether the next body pauses near its start, so that a refusal can be read.
+    /// Set after a connection that broke under a body, perhaps because of an unread refusal, and for a blob that can be
+    /// sent only once.
     pause_early: bool,
 }
 
@@ -51,8 +52,9 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Waits for a permit to send a body. An upload without a permit keeps no source open: the source may be a registry that
-    /// serves a limited number at a time, and another upload with a permit would wait for it for ever.
+    /// Waits for a permit to send a body.
+    /// An upload without a permit keeps no source open: the source may be a registry with a concurrency limit of its own,
+    /// and another upload that has a permit would wait for the source forever.
     pub(super) async fn take_permit(&mut self) {
         if !self.permit.has_place() {
             self.cursor.abandon();
@@ -81,13 +83,13 @@ impl<'a> Sender<'a> {
                 Strategy::Whole | Strategy::Patch => size,
             };
             let end = size.min(session.offset.saturating_add(length));
-            // Until the registry has acknowledged the bytes and said where the next ones go.
+            // Held until the registry has acknowledged the bytes and named the URL for the next bytes.
             let _hold = hold(target, end - session.offset).await;
-            // Every registry knows a first PATCH without a range; later ones have to say where their bytes belong.
+            // Every registry supports a first PATCH without a range; later ones must state the position of their bytes.
             let ranged = matches!(strategy, Strategy::Chunks | Strategy::Pieces) || session.offset > 0;
             let answer = self.send(target, Method::PATCH, session, end, ranged).await?;
             let kept = content_range::parse_session(answer.header(&RANGE)).unwrap_or(end);
-            // Pieces are sent so that each is acknowledged: a registry that does not keep them is found out at once.
+            // Each piece must be acknowledged in full: this detects a registry that does not keep pieces at the first piece.
             if strategy == Strategy::Pieces && kept != end {
                 let what = format!("the registry has {kept} bytes after {end} were sent");
                 return Err(Setback::Corrupt(Error::new(Kind::Server, what)));
@@ -102,7 +104,8 @@ impl<'a> Sender<'a> {
         close(target, session).await
     }
 
-    /// Sends the bytes from the session's offset to `end` in one request; returns the answer if it is a success.
+    /// Sends the bytes from the session's offset to `end` in one request.
+    /// Returns the answer if it is a success.
     async fn send(
         &mut self,
         target: &mut BlobTarget<'_>,
@@ -144,7 +147,7 @@ impl<'a> Sender<'a> {
                 .context
                 .send(&method, &url, headers.clone(), body, Some(&watch), trust)
                 .await;
-            // Asked first: a source that fails ends the body, which the client reports as a broken connection.
+            // Checked first: a failing source ends the body, which the HTTP client reports as a broken connection.
             if let Some(error) = self.cursor.failed() {
                 return Err(Setback::NoBytes(error));
             }
@@ -159,7 +162,7 @@ impl<'a> Sender<'a> {
             let own = provenance.own && host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, host.context.options.stall_timeout());
             host.heard(&answer);
-            // The server may read on and discard. A source that cannot be replayed would lose these bytes.
+            // The server may continue to read and discard. A source that cannot be replayed would lose these bytes.
             if !answer.status().is_success() {
                 self.cursor.halt();
             }
@@ -170,7 +173,7 @@ impl<'a> Sender<'a> {
                 }
                 307 | 308 => {
                     url = redirect::target(&answer, &host.base()).map_err(|failure| failure.error)?;
-                    // Once another origin took part, credentials stay away, even if it sends us back.
+                    // Once another origin took part, no credentials are sent, even to an address on the registry.
                     provenance = answer.provenance();
                 }
                 401 if own => {
@@ -205,13 +208,14 @@ impl Drop for Sender<'_> {
     }
 }
 
-/// The right to send this many bytes. A run that is asked to end waits only for short bodies.
+/// Waits for the permission to send `length` bytes.
+/// Only short bodies delay the end of an interrupted run.
 async fn hold(target: &BlobTarget<'_>, length: u64) -> Option<Hold> {
     let hold = target.host.context.options.stop.hold().await;
     Some(hold).filter(|_| target.host.upload_profile.is_short(length))
 }
 
-/// Ends an upload by an empty PUT.
+/// Closes an upload with an empty PUT.
 async fn close(target: &mut BlobTarget<'_>, session: &Session) -> Result<(), Setback> {
     let url = location::with_digest(&session.url, &target.descriptor.digest);
     let mut call = target.call(Method::PUT, url).header(CONTENT_TYPE, OCTETS).once();
@@ -220,7 +224,7 @@ async fn close(target: &mut BlobTarget<'_>, session: &Session) -> Result<(), Set
         Ok(answer) if answer.status().is_success() => check_closed(target, answer).await,
         Ok(answer) => {
             let setback = Setback::from_refusal(target, answer, 0, Instant::now()).await;
-            // Some registries take the last PATCH for the end, and then know nothing of the upload.
+            // Some registries take the last PATCH for the end, and then no longer know the upload.
             let over = !matches!(setback, Setback::Broken(..) | Setback::Final(_));
             if over && target.is_present().await {
                 Ok(())
@@ -233,7 +237,7 @@ async fn close(target: &mut BlobTarget<'_>, session: &Session) -> Result<(), Set
     }
 }
 
-/// Looks at the answer that ends an upload with success.
+/// Checks the successful answer that closes an upload.
 async fn check_closed(target: &BlobTarget<'_>, answer: Answer) -> Result<(), Setback> {
     let status = answer.status();
     let expected = &target.descriptor.digest;
@@ -245,14 +249,14 @@ async fn check_closed(target: &BlobTarget<'_>, answer: Answer) -> Result<(), Set
     if let Some(stated) = stated
         && stated != *expected
     {
-        // The bytes were proved while they were sent, so the source is not to blame.
+        // The bytes were verified while they were sent, so the source is not at fault.
         let error = Error::new(Kind::Server, format!("the registry stored it as {stated}"));
         return Err(Setback::Final(error.with_hint(
             "the registry, or something before it, altered the blob: run the import again, and report it to the operator of the \
              registry if that does not help",
         )));
     }
-    // 201 is the specified answer; after another success the blob has to be found by HEAD.
+    // 201 is the specified answer; after any other success, a HEAD has to confirm the blob.
     if (status == StatusCode::CREATED && !page) || target.becomes_present().await {
         return Ok(());
     }

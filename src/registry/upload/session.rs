@@ -1,4 +1,4 @@
-//! An upload session: the address that takes the bytes of an upload, and how many bytes the registry has.
+//! An upload session: the URL for an upload's bytes, and the number of bytes that the registry has.
 
 use std::time::Duration;
 
@@ -19,20 +19,20 @@ use crate::registry::reach::Zone;
 use crate::registry::redirect;
 use crate::registry::refusal::Refusal;
 
-/// Registries forget sessions that nothing is sent to: one that is older than this and empty is replaced.
+/// Age at which an empty session is replaced, since registries forget unused sessions.
 const STALE: Duration = Duration::from_secs(600);
 
-/// Maximum number of further questions for the offset of a session that an earlier run saved.
+/// Maximum number of repeated requests for the offset of a session that an earlier run saved.
 const MAX_QUESTIONS: usize = 20;
 
-/// An upload that the registry has opened.
+/// An upload session that the registry has opened.
 pub(in crate::registry) struct Session {
     pub(super) url: Url,
-    /// Bytes that the registry has.
+    /// Number of bytes that the registry has.
     pub(super) offset: u64,
-    /// Who named its address.
+    /// Origin of the session's URL.
     pub(super) provenance: Provenance,
-    /// When the registry last answered about it.
+    /// Time of the registry's last answer about the session.
     heard: Instant,
 }
 
@@ -46,7 +46,7 @@ impl Session {
         }
     }
 
-    /// The session that an answer opens or continues, with no bytes in it.
+    /// Creates the session that an answer opens or continues, with offset 0.
     pub(in crate::registry) fn from_answer(host: &Host, answer: &Answer) -> Result<Self> {
         let text = answer.header(&LOCATION).ok_or_else(|| {
             Error::new(
@@ -65,7 +65,7 @@ impl Session {
         Ok(Self::new(url, 0, provenance))
     }
 
-    /// Opens a session. `None`: the registry says that it has the blob, which was checked.
+    /// Opens a session. `None`: the registry claims to have the blob, and a HEAD confirmed that.
     pub(super) async fn open(target: &mut BlobTarget<'_>) -> Result<Option<Self>> {
         let mut url = target.host.url(target.repository, "blobs/uploads/");
         let algorithm = target.descriptor.digest.algorithm();
@@ -100,14 +100,14 @@ impl Session {
         })
     }
 
-    /// The session that an earlier run saved, if the registry still knows it. What that run sent into it is not known here:
-    /// only the digest in the closing request proves it.
+    /// Restores the session that an earlier run saved, if the registry still knows it.
+    /// The bytes that the earlier run sent are unknown here: only the digest in the closing request verifies them.
     pub(super) async fn restore(target: &mut BlobTarget<'_>) -> Result<Option<Self>> {
         let Some(address) = target.saved.as_ref().and_then(SavedSession::get) else {
             return Ok(None);
         };
         let base = target.host.base();
-        // The file does not say which server named the address.
+        // The file does not say which server named the URL.
         let zone = Zone::from_url(&base).unwrap_or(Zone::Network);
         let found = match location::resolve(&address, &base, &base, zone) {
             Ok(url) => {
@@ -123,8 +123,8 @@ impl Session {
         Ok(found)
     }
 
-    /// Asks until the registry has no more bytes than the last time. What a process had sent when it was killed is still on its
-    /// way for a while.
+    /// Asks for the offset until it no longer grows.
+    /// Bytes sent by a process that was killed still arrive for a while.
     async fn settle(self, target: &mut BlobTarget<'_>) -> Result<Option<Self>> {
         let limit = target.descriptor.size;
         let Some(mut session) = self.ask(target, limit).await? else {
@@ -144,8 +144,9 @@ impl Session {
         Ok(Some(session))
     }
 
-    /// Asks the registry how many bytes it has. `None`: the session is of no use any more, or claims more than `limit` bytes,
-    /// which cannot all be the blob's.
+    /// Asks the registry for the session's offset.
+    /// `None` if the session is unusable, or if the registry claims more than `limit` bytes, which cannot all be the
+    /// blob's.
     pub(super) async fn ask(self, target: &mut BlobTarget<'_>, limit: u64) -> Result<Option<Self>> {
         let call = target.call(Method::GET, self.url.clone()).named_by(self.provenance);
         let Ok(answer) = target.host.exchange_within(&call, &mut target.budget.backoff).await else {
@@ -174,7 +175,7 @@ impl Session {
         }
     }
 
-    /// Tells the registry that the session is given up. Many do not allow it, so nothing depends on it.
+    /// Cancels the session at the registry. Many registries do not support that, so failures are ignored.
     pub(super) async fn cancel(&self, target: &BlobTarget<'_>) {
         if let Some(saved) = &target.saved {
             saved.forget();
@@ -187,14 +188,14 @@ impl Session {
 
     /// Saves the session for the next run.
     pub(super) fn save(&self, target: &BlobTarget<'_>) {
-        // The next run would take an address on the registry for one that the registry itself chose, and send its login there.
+        // The next run would trust a URL on the registry as the registry's own choice, and send its login there.
         let chosen_by_other = target.host.owns(&self.url) && !self.provenance.own;
         if let (Some(saved), false) = (&target.saved, chosen_by_other) {
             saved.put(&self.url);
         }
     }
 
-    /// Whether a new session is better. One that holds bytes is worth a try at any age.
+    /// Returns whether a new session is preferable. A session that has bytes is worth a try at any age.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
         self.offset == 0 && now.duration_since(self.heard) >= STALE
     }

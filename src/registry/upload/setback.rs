@@ -1,4 +1,4 @@
-//! Why an attempt did not upload a blob.
+//! Failures of an attempt to upload a blob.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,36 +12,36 @@ use crate::registry::redirect;
 use crate::registry::refusal::Refusal;
 use crate::registry::retry::{is_passing, retry_after};
 
-/// Why an attempt did not upload a blob, by what may follow.
+/// Failure of an attempt to upload a blob, classified by the possible reaction.
 pub(super) enum Setback {
-    /// Nothing that was sent another way would help.
+    /// Sending the blob in another way would not help.
     Final(Error),
-    /// The source cannot give the bytes, or gives other ones than the digest promises; the registry has no part in it.
+    /// The source fails, or its bytes do not match the digest; the registry is not at fault.
     NoBytes(Error),
-    /// A request body of this many bytes is larger than something on the way allows.
+    /// A request body of this many bytes exceeds a limit of the registry or of a proxy.
     TooLarge(u64, Error),
-    /// The registry does not know this strategy.
+    /// The registry does not support the strategy.
     Unsuited(Error),
-    /// The session's offset is not the one that was sent.
+    /// The offset in the request is not the session's offset.
     Misplaced(Error),
-    /// The session holds bytes that are not the blob's.
+    /// The session contains bytes that are not the blob's.
     Corrupt(Error),
-    /// The registry does not know the session any more.
+    /// The registry no longer knows the session.
     Forgotten(Error),
-    /// The same session may continue after a pause, which is at least the one that the registry asked for.
+    /// The session may continue after a pause, at least as long as the registry asked for.
     Broken(Error, Option<Duration>, Blame),
-    /// The authorization was renewed.
+    /// The authorization was renewed, so the attempt can be repeated.
     Refreshed,
 }
 
-/// What a broken upload says about the strategy.
+/// Conclusion about the strategy after a broken upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// Nothing: the host was busy, or a proxy before it was.
+    /// None: the host, or a proxy in front of it, was busy.
     Nobody,
-    /// Perhaps something: the connection broke.
+    /// Uncertain: the connection broke.
     Wire,
-    /// The host failed over the request.
+    /// The host failed at the request.
     Host,
 }
 
@@ -56,7 +56,7 @@ impl Setback {
         Self::Broken(error.context(&target.action), None, blame)
     }
 
-    /// What a refusal of a body of `length` bytes means.
+    /// Classifies the refusal of a body of `length` bytes.
     pub(super) async fn from_refusal(target: &BlobTarget<'_>, mut answer: Answer, length: u64, begun: Instant) -> Self {
         let status = answer.status();
         if redirect::is_redirect(status.as_u16()) {
@@ -72,7 +72,7 @@ impl Setback {
             );
         }
         let has = |code: &str| Refusal::in_error(&error).is_some_and(|refusal| refusal.has(code));
-        // Distribution says so of a session that another replica opened, and of one that broke off.
+        // Distribution uses these codes for a session of another replica, and for a session that broke off.
         let forgotten = has("BLOB_UPLOAD_UNKNOWN") || has("BLOB_UPLOAD_INVALID");
         let corrupt = has("DIGEST_INVALID") || has("SIZE_INVALID");
         let named = |error: Error| error.context(&target.action);

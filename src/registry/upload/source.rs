@@ -1,4 +1,4 @@
-//! Where the bytes of an upload come from.
+//! Sources of an upload's bytes.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -10,13 +10,13 @@ use crate::image::descriptor::Descriptor;
 /// Bytes of a blob from some offset to its end.
 pub type BlobStream = BoxStream<'static, Result<Bytes>>;
 
-/// Something that can read a blob again and again, from any offset: a bundle, or another registry.
+/// Something that can read a blob repeatedly, from any offset: a bundle, or another registry.
 pub trait BlobSource: Send + Sync {
     /// Opens the blob at `offset`; the stream ends at the blob's end.
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>>;
 
-    /// Whether the blob can be read from its start again. Where it cannot, a failed upload fails the blob, so that no attempt is wasted
-    /// on a strategy that the registry may not know.
+    /// Returns whether the blob can be read again from its start.
+    /// If not, one failed upload fails the blob, so no attempt is wasted on a strategy that the registry may not support.
     fn can_replay(&self, _descriptor: &Descriptor) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! The blob that is uploaded, and its repository.
+//! The blob to upload, and its repository.
 
 use reqwest::{Method, StatusCode, Url};
 
@@ -15,16 +15,16 @@ use crate::registry::redirect;
 use crate::registry::scope::Scope;
 use crate::registry::types::Presence;
 
-/// One blob on its way into one repository.
+/// One blob to upload into one repository.
 pub(super) struct BlobTarget<'a> {
     pub(super) host: &'a Host,
     pub(super) repository: &'a str,
     pub(super) descriptor: &'a Descriptor,
     pub(super) scope: Scope,
-    /// The action in words, for errors.
+    /// Action in words, for errors.
     pub(super) action: String,
     pub(super) budget: RetryBudget<'a>,
-    /// Where the address of a session is kept for the next run, if the blob is worth it.
+    /// File for the session's URL, so that the next run can resume; `None` for small blobs.
     pub(super) saved: Option<SavedSession>,
 }
 
@@ -51,7 +51,8 @@ impl<'a> BlobTarget<'a> {
         Call::new(method, url, self.repository, self.scope.clone(), self.action.clone())
     }
 
-    /// Whether the registry says that it has the blob: the end of an upload may have arrived, and only the answer been lost.
+    /// Returns whether the registry has the blob.
+    /// The upload may have succeeded although its answer was lost.
     pub(super) async fn is_present(&mut self) -> bool {
         let head = self
             .host
@@ -69,7 +70,7 @@ impl<'a> BlobTarget<'a> {
         found
     }
 
-    /// The same, asked again after pauses: replicas lag behind.
+    /// Returns whether the registry has the blob, with repeated checks after pauses: replicas lag behind.
     pub(super) async fn becomes_present(&self) -> bool {
         let ask = || {
             self.host
@@ -82,7 +83,7 @@ impl<'a> BlobTarget<'a> {
         found
     }
 
-    /// The error for a redirect that an upload does not follow.
+    /// Returns the error for a redirect that an upload does not follow.
     pub(super) fn redirected(&self, answer: &Answer) -> Error {
         let target = redirect::target(answer, &self.host.base());
         let target = target.map_or_else(|failure| failure.error.to_string(), |url| shown(&url));
@@ -94,7 +95,7 @@ impl<'a> BlobTarget<'a> {
         .with_hint("name the registry by the address that it redirects to")
     }
 
-    /// The error for a success after which the blob is not there.
+    /// Returns the error for a successful answer after which the registry does not have the blob.
     pub(super) fn empty_success(&self, status: StatusCode) -> Error {
         let (host, status) = (&self.host.name, status.as_u16());
         Error::new(
