@@ -1,4 +1,4 @@
-//! What went wrong, sorted by what a caller can do about it.
+//! Errors of this crate, sorted by what a caller can do about them.
 
 use std::fmt;
 use std::path::Path;
@@ -8,57 +8,57 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::text::{Line, few_with, quote};
 
-/// The result of everything in this crate that can fail.
+/// The result of every operation in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an [`Error`].
+/// Kind of an [`Error`]: what a caller can do about the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// The request itself is wrong (a name, a flag, a combination): say it differently.
+    /// The request itself is wrong (a name, a flag, a combination): change the request.
     Usage,
-    /// Bytes from outside break the rules of their format: get them from elsewhere.
+    /// Bytes from outside break the rules of their format: get them from another source.
     Malformed,
-    /// Bytes are not the ones that their digest or size promises: fetch them again.
+    /// Bytes do not match their digest or size: fetch them again.
     Integrity,
-    /// It needs more memory than a run may take: do it in parts.
+    /// The request needs more memory than a run may take: split the request.
     TooLarge,
-    /// The named thing is not there.
+    /// The named image, blob or file was not found.
     NotFound,
-    /// The registry wants (other) credentials.
+    /// The registry requires credentials, or other credentials.
     Unauthorized,
-    /// The registry knows who asks and refuses.
+    /// The registry accepted the credentials and refused access.
     Denied,
-    /// A quota is used up: come back later.
+    /// A quota is used up: try again later.
     RateLimited,
     /// The connection failed, stalled or broke: try again.
     Network,
-    /// The registry failed (5xx) or answered nonsense.
+    /// The registry failed (5xx) or sent an invalid response.
     Server,
-    /// The other side cannot do what was asked (a media type, a sparse index), or the format cannot.
+    /// The registry or the format does not support the request (a media type, a sparse index).
     Unsupported,
-    /// The other side does not serve parts of a blob: ask for all of it.
+    /// The registry does not support range requests: ask for the whole blob.
     NoRanges,
     /// The local file system failed.
     Io,
-    /// No room is left for the output.
+    /// The disk has no room left for the output.
     NoSpace,
-    /// The output, or the tag, is already there.
+    /// The output file, or the tag, already exists.
     Exists,
-    /// Something else holds the output at this moment.
+    /// Another process holds the output.
     Busy,
-    /// The user, or a signal, ended it.
+    /// The user or a signal ended the run.
     Cancelled,
-    /// Some of several things failed; each was reported by itself.
+    /// Some of several operations failed; each failure was reported separately.
     Incomplete,
-    /// A fault of this program: it did what its own rules exclude.
+    /// A bug of this program: its own rules exclude this state.
     Internal,
 }
 
-/// Which side of a transfer failed.
+/// The side of a transfer that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// Where images are read from: a registry or a bundle.
+    /// The registry or bundle that images are read from.
     Source,
     /// The registry that images are written to.
     Destination,
@@ -66,12 +66,12 @@ pub enum Side {
     Local,
 }
 
-/// One failure: what happened, where, and what to do about it.
+/// One failure: what happened, where, and what to do about the failure.
 ///
-/// `Display` shows the message alone. The [`hint`](Error::hint) and the [source](std::error::Error::source) are
-/// separate, so that a front end decides how to lay them out and nothing is said twice. No message holds a secret:
-/// a caller that builds one from a URL redacts its query first. Message and hint are [`Line`]s: foreign text in them
-/// is escaped.
+/// `Display` shows the message alone. The [`hint`](Error::hint) and the [source](std::error::Error::source) are separate,
+/// so that a front end decides how to lay them out and shows no text twice. No message holds a secret: a caller that
+/// builds a message from a URL redacts the URL's query first. Message and hint are [`Line`]s: foreign text in them is
+/// escaped.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -88,7 +88,8 @@ struct Inner {
 }
 
 impl Error {
-    /// A failure of this kind; the message is lower-case, names the thing and the place, and has no final period.
+    /// Creates an error.
+    /// The message is in lower case, names what failed and where, and has no final period.
     pub fn new(kind: Kind, message: impl Into<Line>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -102,12 +103,13 @@ impl Error {
         }))
     }
 
-    /// A state that the rules of this program exclude.
+    /// Creates an error for a state that the rules of this program exclude.
     pub(crate) fn internal(message: impl Into<Line>) -> Self {
         Self::new(Kind::Internal, message).with_hint("this is a fault of docker-mirror: please report it")
     }
 
-    /// A failed file system call: `action` is a verb (`read`, `create`), `path` what it was applied to.
+    /// Creates an error for a failed file system call on `path`; `action` is a verb (`read`,
+    /// `create`).
     ///
     /// A full disk, a used-up quota and a file over the file system's limit become [`Kind::NoSpace`].
     pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
@@ -128,7 +130,7 @@ impl Error {
         error.with_source(source).with_side(Side::Local)
     }
 
-    /// Adds what the user can do about it.
+    /// Adds a hint: what the user can do about the failure.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Line>) -> Self {
         self.0.hint = Some(hint.into());
@@ -142,29 +144,31 @@ impl Error {
         self
     }
 
-    /// Marks a failure that has nothing to do with one image alone: a host that cannot be reached, a login that is refused.
-    /// Failures with the same message so far, causes included, have this one cause, which a front end tells once.
+    /// Marks a failure that concerns more than one image: an unreachable host, a refused login.
+    ///
+    /// The present message with its causes becomes the shared cause.
+    /// A front end shows a cause that several failures share only once.
     #[must_use]
     pub fn with_shared_cause(self) -> Self {
         let cause = self.full();
         self.with_cause(&cause)
     }
 
-    /// The same with the cause in words.
+    /// Like [`with_shared_cause`](Self::with_shared_cause), with the text of the cause given.
     #[must_use]
     pub(crate) fn with_cause(mut self, cause: &str) -> Self {
         self.0.shared = Some(cause.to_owned());
         self
     }
 
-    /// Puts `what: ` before the message, for the place that only an outer caller knows.
+    /// Puts `what: ` before the message: context that only an outer caller knows.
     #[must_use]
     pub fn context(mut self, what: impl fmt::Display) -> Self {
         self.0.message = format!("{what}: {}", self.0.message).into();
         self
     }
 
-    /// Says which image the failure is about, before the message.
+    /// Puts the name of the image that the failure concerns before the message.
     #[must_use]
     pub(crate) fn for_image(self, what: impl fmt::Display) -> Self {
         let mut error = self.context(what);
@@ -172,60 +176,63 @@ impl Error {
         error
     }
 
-    /// Says which side failed, in place of what was known so far: the outermost caller knows best what it reads from.
+    /// Sets the side that failed and replaces a side set earlier:
+    /// the outermost caller knows best what it reads from.
     #[must_use]
     pub(crate) fn with_side(mut self, side: Side) -> Self {
         self.0.side = Some(side);
         self
     }
 
-    /// Says which side failed, where that is not known yet.
+    /// Sets the side that failed, unless a side is already set.
     #[must_use]
     pub(crate) fn or_side(mut self, side: Side) -> Self {
         self.0.side.get_or_insert(side);
         self
     }
 
-    /// The same failure, sorted differently: what is malformed is wrong usage where the user named it for this run.
+    /// Changes the kind:
+    /// a malformed file becomes wrong usage, for example, where the user named the file for this run.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.0.kind = kind;
         self
     }
 
-    /// What a caller can do about it.
+    /// What a caller can do about the failure.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// Says which failures this one sums up, each with the name of what it is about.
+    /// Adds the failures that this error sums up,
+    /// each with the name of the image or thing that failed.
     #[must_use]
     pub fn with_parts(mut self, parts: Vec<(String, Self)>) -> Self {
         self.0.parts = parts;
         self
     }
 
-    /// The failures that this one sums up.
+    /// The failures that this error sums up, each with the name of the image or thing that failed.
     pub fn parts(&self) -> &[(String, Self)] {
         &self.0.parts
     }
 
-    /// Which side failed, where that is known.
+    /// Side that failed, if known.
     pub fn side(&self) -> Option<Side> {
         self.0.side
     }
 
-    /// Whether the message says which image it is about.
+    /// Whether the message names the image that the failure concerns.
     pub fn names_image(&self) -> bool {
         self.0.names_image
     }
 
-    /// What the user can do about it, where that is known.
+    /// What the user can do about the failure, if known.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
 
-    /// The cause that it shares with failures of other images, where it has such a one.
+    /// The cause that this failure shares with failures of other images, if any.
     pub fn shared_cause(&self) -> Option<&str> {
         self.0.shared.as_deref()
     }
@@ -237,7 +244,7 @@ impl Error {
         while let Some(cause) = source {
             let words = cause.to_string();
             source = cause.source();
-            // A refusal without a word.
+            // Some errors have no text, such as a refusal without a message.
             if words.is_empty() {
                 continue;
             }
@@ -273,7 +280,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// For reports: what a caller can do about it, the message with all its causes, and the hint.
+/// Writes an object for reports: the kind, the message with all its causes, and the hint.
 impl Serialize for Error {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let kind = format!("{:?}", self.0.kind);

@@ -1,8 +1,8 @@
-//! Opens files without being led elsewhere.
+//! Opens files without following links or names that another user may have planted.
 //!
-//! A user who may write to a folder can put a link, a named pipe or a hard link to another file where this program expects a file of
-//! its own. A file of our own is therefore opened without following a link, without waiting, and counts only if it is a
-//! regular file with one name that belongs to us. A file that a user names may be a link, but must be a regular file.
+//! A user with write access to a folder can put a link, a named pipe or a hard link where this program expects a file of
+//! its own. This program therefore opens its own files without following links and without blocking, and accepts only a
+//! regular file with one name and the right owner. A file that the user names may be a link, but must be a regular file.
 
 mod content;
 pub(crate) mod encoding;
@@ -23,13 +23,14 @@ use content::FLAGS;
 pub(crate) use content::{Pipes, read};
 pub use content::{SpecialWriter, check_special, read_named};
 
-/// Maximum number of attempts to open a file beneath a folder in which names are being moved at the same time.
+/// Maximum number of attempts to open a file beneath a folder while
+/// another process renames entries of the folder.
 const MAX_RACES: u32 = 16;
 
-/// The permissions of a new file, before the process's mask.
+/// Permissions of a new file, before the umask of the process.
 const NEW_FILE: Mode = Mode::from_raw_mode(0o666);
 
-/// Tells one file from every other file that exists at the same time.
+/// Device and inode: distinguishes a file from all other existing files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
@@ -45,18 +46,20 @@ impl From<&Metadata> for Identity {
     }
 }
 
-/// Opens a regular file for reading that a user or the system's configuration names. Links are followed.
+/// Opens a regular file that the user or the system's configuration names,
+/// for reading. Links are followed.
 ///
 /// # Errors
-/// Those of open(2), and one that says so if the file is not a regular one; a named pipe is not waited for.
+/// Errors of open(2), and an error if the file is not a regular file. A named pipe does not block the call.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     regular(rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty())?)
 }
 
-/// Opens a file of our own for reading, by its path. A link in the place of the file itself is not followed.
+/// Opens one of this program's own files for reading, by its path.
+/// If the file is a link, the call fails.
 ///
 /// # Errors
-/// As [`Folder::open_own`].
+/// The errors of [`Folder::open_own`].
 pub(crate) fn open_own(path: &Path) -> io::Result<File> {
     own(CWD, path, OFlags::RDONLY, parent_of(path))
 }
@@ -72,7 +75,7 @@ fn own(at: impl AsFd, name: impl rustix::path::Arg, flags: OFlags, folder: &Path
     Ok(file)
 }
 
-/// The folder that holds a path.
+/// Returns the folder that holds a path; `.` for a bare file name.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -89,7 +92,8 @@ fn regular(handle: OwnedFd) -> io::Result<File> {
     }
 }
 
-/// Refuses a file that has a second name, through which it would be written to, and one of another user.
+/// Refuses a hard-linked file, which a write would change under its other name,
+/// and a file of another user.
 fn check_own(file: &File, folder: &Path) -> io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.nlink() > 1 {
@@ -97,8 +101,8 @@ fn check_own(file: &File, folder: &Path) -> io::Result<()> {
         return Err(io::Error::other(format!("it has {names} names (hard links)")));
     }
     let ours = || {
-        // On FAT, and on network file systems that map users, every file has an owner that the mount decides on: a new file
-        // shows which one that is.
+        // On FAT, and on network file systems that map users, the mount decides the owner of every file: the owner of a
+        // new file shows which owner the mount assigns.
         tempfile::tempfile_in(folder).and_then(|file| file.metadata().map(|new| new.uid()))
     };
     if metadata.uid() != rustix::process::geteuid().as_raw() && ours().ok() != Some(metadata.uid()) {
@@ -107,7 +111,8 @@ fn check_own(file: &File, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A folder that is held open: its names lead to the same files even if the folder itself is moved or replaced.
+/// An open folder:
+/// names in the folder lead to the same files even if the folder is moved or replaced.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     path: PathBuf,
@@ -118,11 +123,11 @@ impl Folder {
     /// Opens a folder.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Errors of open(2).
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = match rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty()) {
-            // Files may be made in a folder that cannot be listed. Such a handle cannot be synced.
+            // A folder without read permission may still allow new files. A handle from `O_PATH` cannot be synced.
             Err(Errno::ACCESS) => rustix::fs::open(path, flags | OFlags::PATH, Mode::empty()),
             other => other,
         }?;
@@ -132,52 +137,54 @@ impl Folder {
         })
     }
 
-    /// The path by which it was opened.
+    /// The path by which this folder was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether its path still leads to it.
+    /// Returns whether the path of this folder still leads to this folder.
     ///
     /// # Errors
-    /// Those of stat(2).
+    /// Errors of stat(2).
     pub(crate) fn is_at_its_path(&self) -> io::Result<bool> {
         let here = rustix::fs::fstat(&self.handle)?;
         let there = rustix::fs::stat(&self.path)?;
         Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino))
     }
 
-    /// Opens a file of our own for reading and writing, and creates it if it does not exist.
+    /// Opens one of this program's own files for reading and writing; creates a missing file.
     ///
     /// # Errors
-    /// As [`open_own`](Self::open_own).
+    /// The errors of [`open_own`](Self::open_own).
     pub(crate) fn open_or_create_own(&self, name: &OsStr) -> io::Result<File> {
         own(&self.handle, name, OFlags::RDWR | OFlags::CREATE, &self.path)
     }
 
-    /// Opens a file of our own for reading.
+    /// Opens one of this program's own files for reading.
     ///
     /// # Errors
-    /// Those of open(2), and one that says why the file is not ours: it is a link, not a regular file, has several names, or
-    /// belongs to another user.
+    /// Errors of open(2), and an error if the file is a link, not a regular file, has several names, or belongs to another
+    /// user.
     pub(crate) fn open_own(&self, name: &OsStr) -> io::Result<File> {
         own(&self.handle, name, OFlags::RDONLY, &self.path)
     }
 
-    /// Creates a file for writing under a name that must be free.
+    /// Creates a file for writing; the name must be free.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Errors of open(2).
     pub(crate) fn create_new(&self, name: &OsStr) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.handle, name, flags, NEW_FILE)?.into())
     }
 
-    /// Opens a regular file for reading, by a path that starts at this folder. The path may hold links as long as they
-    /// lead to places beneath the folder; where the kernel cannot tell (before Linux 5.6), no link is followed.
+    /// Opens a regular file for reading, by a path relative to this folder.
+    ///
+    /// Links in the path may lead only to places beneath the folder.
+    /// Before Linux 5.6 the kernel cannot check that, and no link is followed.
     ///
     /// # Errors
-    /// Those of open(2), and one that says so if the file is not a regular one or outside of the folder.
+    /// Errors of open(2), and an error if the file is not a regular file or is outside the folder.
     pub(crate) fn open_beneath(&self, path: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | FLAGS;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -185,7 +192,7 @@ impl Folder {
         let handle = loop {
             match rustix::fs::openat2(&self.handle, path, flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) if races < MAX_RACES => races += 1,
-                // Not known to this kernel, or to the filter of system calls that is in force here.
+                // The kernel does not have openat2(2), or a seccomp filter rejects the call.
                 Err(Errno::NOSYS | Errno::PERM) => break self.step_by_step(path, flags),
                 Err(Errno::XDEV) => return Err(io::Error::other("the path leads out of the folder")),
                 other => break other.map_err(io::Error::from),
@@ -194,13 +201,15 @@ impl Folder {
         regular(handle)
     }
 
-    /// Whether a path that starts at this folder leads to a folder beneath it.
+    /// Returns whether a path relative to this folder leads to a folder beneath this folder.
     pub(crate) fn is_folder_beneath(&self, path: &Path) -> bool {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(&self.handle, path, flags, Mode::empty(), resolve).is_ok()
     }
 
+    /// Opens a path component by component, without following links:
+    /// for kernels without openat2(2).
     fn step_by_step(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let mut folder: Option<OwnedFd> = None;
         let mut components = path.components().peekable();
@@ -220,10 +229,10 @@ impl Folder {
         Err(io::Error::other("it is not a path beneath the folder"))
     }
 
-    /// What has a name; a link is not followed.
+    /// Returns the identity of the file with this name; a link is not followed.
     ///
     /// # Errors
-    /// Those of stat(2).
+    /// Errors of stat(2).
     pub(crate) fn identity(&self, name: &OsStr) -> io::Result<Identity> {
         let found = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
         #[allow(
@@ -237,13 +246,13 @@ impl Folder {
         })
     }
 
-    /// Whether a name is that of anything but a regular file.
+    /// Returns whether a name belongs to anything but a regular file.
     pub(crate) fn is_special(&self, name: &OsStr) -> bool {
         let found = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW);
         found.is_ok_and(|found| !FileType::from_raw_mode(found.st_mode).is_file())
     }
 
-    /// Whether a name is that of a mount point, which nothing can be renamed over.
+    /// Returns whether a name is a mount point, which no file can be renamed over.
     pub(crate) fn is_mount_point(&self, name: &OsStr) -> bool {
         let Ok(found) = rustix::fs::statx(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
         else {
@@ -252,20 +261,21 @@ impl Folder {
         if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
             return found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
         }
-        // Before Linux 5.8, only a mount of another file system can be told.
+        // Before Linux 5.8, only a mount of another file system can be detected.
         let device = (u64::from(found.stx_dev_major), u64::from(found.stx_dev_minor));
         let here = rustix::fs::statx(&self.handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
         here.is_ok_and(|here| (u64::from(here.stx_dev_major), u64::from(here.stx_dev_minor)) != device)
     }
 
-    /// Renames within the folder; with `replace` in place of a file of the new name, else only if that name is free.
+    /// Renames a file within the folder.
+    /// With `replace`, an existing file of the new name is replaced.
     ///
     /// # Errors
-    /// Those of rename(2); [`io::ErrorKind::AlreadyExists`] if the name is taken.
+    /// Errors of rename(2); [`io::ErrorKind::AlreadyExists`] without `replace` if the new name exists.
     pub(crate) fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
         if !replace {
             match rustix::fs::renameat_with(&self.handle, from, &self.handle, to, RenameFlags::NOREPLACE) {
-                // The file system cannot: the look before the rename has to do.
+                // The file system has no exclusive rename: a check before a plain rename has to suffice.
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match self.identity(to) {
                     Ok(_) => return Err(Errno::EXIST.into()),
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -277,15 +287,16 @@ impl Folder {
         Ok(rustix::fs::renameat(&self.handle, from, &self.handle, to)?)
     }
 
-    /// Removes a name.
+    /// Removes a file of this folder.
     ///
     /// # Errors
-    /// Those of unlink(2).
+    /// Errors of unlink(2).
     pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.handle, name, AtFlags::empty())?)
     }
 
-    /// Makes its names durable. File systems that cannot sync a folder say so, and that is no failure.
+    /// Makes the names in this folder durable.
+    /// A file system that cannot sync a folder is no failure.
     pub(crate) fn sync(&self) {
         let _ = rustix::fs::fsync(&self.handle);
     }
@@ -301,7 +312,7 @@ mod tests {
         result.unwrap_err().to_string()
     }
 
-    /// Makes a named pipe without a writer.
+    /// Creates a named pipe without a writer.
     fn fifo(path: &Path) {
         rustix::fs::mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
     }
@@ -338,7 +349,7 @@ mod tests {
         let path = at.path().join("own");
         std::fs::write(&path, "own").unwrap();
         if std::os::unix::fs::chown(&path, Some(12345), None).is_err() {
-            // Only root gives files away.
+            // Only root can change the owner of a file.
             return;
         }
         assert!(why(open_own(&path)).contains("another user"));
@@ -386,7 +397,7 @@ mod tests {
             assert!(by_kernel(bad).is_err(), "{bad}");
             assert!(by_hand(bad).and_then(regular).is_err(), "{bad}");
         }
-        // The folder is the one that was opened, even if another one has its name by now.
+        // The handle stays on the opened folder, even if another folder takes its name.
         std::fs::rename(path("layout"), path("moved")).unwrap();
         std::fs::create_dir_all(path("layout/blobs")).unwrap();
         std::fs::write(path("layout/blobs/b"), "b").unwrap();

@@ -1,5 +1,7 @@
-//! What the fuzz targets in `fuzz/` call: one function per parser of what comes from outside, each with the promises that
-//! must hold for any input. Compiled for them and for the tests alone; a test replays the kept inputs without a fuzzer.
+//! Entry points of the fuzz targets in `fuzz/`: one function per parser of input from outside.
+//!
+//! Each function checks the properties that hold for any input. This module is compiled for the fuzz targets and for
+//! tests alone; a test replays the kept inputs without a fuzzer.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,12 +21,13 @@ use crate::image::select::{Graph, Need, SelectResult, select};
 
 pub use crate::registry::fuzzing::{challenge, content_range, link};
 
-/// Image references and destinations: what parses is written in a form that parses to the same.
+/// Image references and destinations: the text form of a parsed value parses to the same value.
 pub fn reference(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(destination) = text.parse::<Destination>() {
         let source: Reference = "quay.io/a/b:1".parse().expect("a good name");
-        // Too long a name is no place; and a host without a dot is one only because it stands first in a destination.
+        // A name that is too long is rejected. A host without a dot is a host only at the start of a destination, so its
+        // text form does not parse to the same reference.
         if let Ok(place) = destination.place(&source, &Digest::sha256(b"")) {
             assert_eq!(place.host(), destination.host());
             if place.host().contains(['.', ':']) {
@@ -52,7 +55,9 @@ pub fn reference(data: &[u8]) {
     );
 }
 
-/// Manifests, indexes and image configs, and the removal of platforms from an index. The first byte picks the declared type.
+/// Manifests, indexes and image configs, and the removal of platforms from an index.
+///
+/// The first byte of the input picks the declared media type.
 pub fn manifest(data: &[u8]) {
     let Some((first, text)) = data.split_first() else {
         return;
@@ -84,7 +89,8 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// The selection ends, also where an index lists manifests that do not exist.
+/// Checks that the selection of platforms ends,
+/// even if an index lists manifests that do not exist.
 fn select_without_children(root: Arc<RawManifest>, filter: &PlatformFilter) {
     let mut graph = Graph::default();
     while let Ok(SelectResult::Needs(needs)) = select(&graph, &root, filter) {
@@ -98,7 +104,7 @@ fn select_without_children(root: Arc<RawManifest>, filter: &PlatformFilter) {
     }
 }
 
-/// An index that is written anew lists what was kept, in the old order, and nothing else.
+/// Checks that a rewritten index lists exactly the kept entries, in the original order.
 fn filtered(manifest: &RawManifest, keep: &[bool], replaced: Option<usize>) {
     let View::Index(index) = manifest.view() else { return };
     let mut expected = Vec::new();
@@ -139,8 +145,10 @@ fn filtered(manifest: &RawManifest, keep: &[bool], replaced: Option<usize>) {
     assert_eq!(again.subject, index.subject);
 }
 
-/// The index of a tar: bundles and foreign archives. Each input is read as it is, and with the checksums of its headers
-/// mended, since a changed header would go no further than its checksum otherwise.
+/// Archives: bundles of this program and foreign tar files.
+///
+/// Each input is read unchanged, and again with corrected header checksums: otherwise a changed header is rejected at its
+/// checksum and reaches no further code.
 pub fn bundle(data: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder for the archive");
     open(data, folder.path());
@@ -156,7 +164,7 @@ fn open(data: &[u8], folder: &Path) {
     let options = OpenOptions {
         names: vec!["quay.io/given/name:1".parse().expect("a good name")],
         temp_dir: Some(folder.to_owned()),
-        // A bomb is no finding, and a slow input is none either.
+        // The limit keeps decompression bombs from slowing the fuzzer down.
         max_unpacked: Some(1 << 20),
         ..OpenOptions::default()
     };
@@ -180,7 +188,7 @@ fn open(data: &[u8], folder: &Path) {
     }
 }
 
-/// Gives every block that looks like a header the checksum that it should have.
+/// Writes the correct checksum into every block that looks like a tar header.
 fn mend(data: &[u8]) -> Vec<u8> {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     let mut mended = data.to_vec();
@@ -198,7 +206,8 @@ fn mend(data: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Every input in `fuzz/seeds/TARGET`: good ones that a fuzzer starts from, and those that once found something.
+    /// Replays every input in `fuzz/seeds/TARGET`:
+    /// valid seeds for a fuzzer, and inputs that once exposed a bug.
     fn replay(target: &str, run: fn(&[u8])) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
         let mut count = 0;

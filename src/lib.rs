@@ -1,12 +1,13 @@
-//! Mirrors container images: from registries into one file, from that file into a registry, or straight across.
+//! Mirrors container images: from registries into one file, from that file into a registry, or directly between registries.
 //!
-//! The noun in the middle is the image tree: a reference, its root descriptor, the raw manifests below it and the
-//! descriptors of the blobs that they name. Trees come from a registry or from a bundle, and go into a bundle or a registry.
+//! The central type is the image tree: a reference, its root descriptor, the raw manifests below the root, and the
+//! descriptors of the blobs that these manifests name. Trees come from a registry or from a bundle, and go into a bundle
+//! or a registry.
 //!
-//! The library never prints, never exits and never reads the environment on its own: what it is given decides what it
-//! does, what happens on the way is told through [`Progress`], and what came of it is returned as a report.
+//! The library never prints, never exits and never reads the environment on its own: its arguments decide what it does.
+//! Operations emit events through [`Progress`] and return a report.
 //!
-//! The names below are all that the program uses.
+//! The program uses only the names below.
 
 mod bundle;
 mod error;

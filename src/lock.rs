@@ -1,9 +1,11 @@
-//! A mutex that can always be locked.
+//! A mutex without poisoning.
 
 use std::sync::{MutexGuard, PoisonError};
 
-/// A mutex that survives the panic of a thread that holds it. What such a thread leaves behind is used as it is: the panic ends the
-/// run, and the threads that put things in order until then must not panic as well.
+/// A mutex that stays usable after a thread panicked while holding the lock.
+///
+/// The value is used as the panicking thread left it:
+/// the panic ends the run, and the threads that clean up until then must not panic as well.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
@@ -12,12 +14,12 @@ impl<T> Mutex<T> {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// Waits until no other thread holds it.
+    /// Waits until no other thread holds the lock, and takes it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The value, once no other thread has the mutex.
+    /// Returns the value and consumes the mutex.
     pub(crate) fn into_inner(self) -> T {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }

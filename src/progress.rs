@@ -1,4 +1,4 @@
-//! What an operation tells about itself while it runs. The library emits; a front end decides what a person sees.
+//! Events of a running operation. The library emits events; a front end decides what a person sees.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,131 +7,137 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::Error;
 use crate::text::Line;
 
-/// What an operation does before the blobs to transfer are known.
+/// A stage of an operation before the blobs to transfer are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Looks images up at their registries.
+    /// Resolving references at their registries.
     Resolving,
-    /// Asks the destination what its tags hold.
+    /// Reading the present tags at the destination.
     Checking,
 }
 
-/// One thing that happened.
+/// One event of a running operation.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// A phase begins, which goes through this many images.
+    /// A phase starts.
     Phase {
-        /// What is done with them.
+        /// The phase that starts.
         phase: Phase,
-        /// How many there are.
+        /// Number of images in the phase.
         images: u64,
     },
-    /// A step of the phase is through for one image, well or not. Resolving has two steps (its root, and what is below it),
-    /// checking has one.
+    /// One step of the phase ended for one image, in success or failure.
+    ///
+    /// Resolving has two steps per image (the root manifest, and the manifests below the root); checking has one.
     Step,
-    /// A request, or several for one thing, are in flight until [`Event::Ended`].
+    /// One or more requests for an image or repository are in flight until [`Event::Ended`].
     Begun {
-        /// Differs from that of all others.
+        /// Unique number of this event.
         id: u64,
-        /// The image or repository that they are for, with its registry.
+        /// The image or repository that the requests are for, with its registry.
         name: Line,
     },
-    /// What began with this number has ended.
+    /// The requests that [`Event::Begun`] announced have ended.
     Ended {
-        /// As in [`Event::Begun`].
+        /// The number from [`Event::Begun`].
         id: u64,
     },
-    /// What an image reference turned out to be; its manifests are known, its blobs are still to come.
+    /// An image reference was resolved:
+    /// its manifests are known, its blobs are not transferred yet.
     Resolved {
         /// The canonical source reference.
         reference: Line,
-        /// The digest of the root manifest that will be carried.
+        /// Digest of the root manifest that the operation carries.
         digest: String,
     },
-    /// An image cannot be resolved. What comes of the whole run says so again.
+    /// An image cannot be resolved. The report of the operation repeats this failure.
     Unresolved {
         /// The canonical source reference.
         reference: Line,
-        /// Why.
+        /// The cause.
         error: Error,
     },
-    /// The work is known: numbers of images, manifests, blobs and bytes, of which some are already in place.
+    /// The work is known:
+    /// numbers of images, manifests, blobs and bytes, including those already in place.
     Planned {
-        /// Images that are transferred.
+        /// Number of images to transfer.
         images: u64,
-        /// Manifests that are sent after their blobs.
+        /// Number of manifests to send after their blobs.
         manifests: u64,
-        /// Blobs to transfer, each counted once.
+        /// Number of blobs to transfer, each counted once.
         blobs: u64,
-        /// Bytes of all these blobs.
+        /// Total size of these blobs in bytes.
         bytes: u64,
-        /// Bytes of them that an earlier run or another bundle already has.
+        /// Bytes of these blobs already present from an earlier run or another bundle.
         present: u64,
     },
-    /// More has to be moved than was planned, since something has to be sent a second time.
+    /// The planned work grew, since some blobs have to be sent a second time.
     Grown {
-        /// Blobs more.
+        /// Number of additional blobs.
         blobs: u64,
-        /// Bytes more.
+        /// Number of additional bytes.
         bytes: u64,
     },
-    /// Bytes that arrived (positive) or that turned out useless and will be moved again (negative).
+    /// Number of bytes that arrived (positive) or that were discarded
+    /// and will be transferred again (negative).
     Bytes(i64),
-    /// A blob is in place.
+    /// A blob is complete at its target.
     BlobDone {
-        /// Its digest.
+        /// Digest of the blob.
         digest: String,
-        /// Its size in bytes.
+        /// Size of the blob in bytes.
         size: u64,
     },
-    /// A manifest is in place.
+    /// A manifest is complete at its target.
     ManifestDone,
-    /// All of an image is in place.
+    /// An image is complete at its target.
     ImageDone {
-        /// The canonical source reference, or the destination where one is pushed to.
+        /// The canonical source reference, or the destination reference in a push.
         reference: Line,
-        /// The digest of its root manifest.
+        /// Digest of the root manifest.
         digest: String,
-        /// Whether it was there already.
+        /// Whether the image already existed at the target.
         unchanged: bool,
     },
-    /// A request will be tried again.
+    /// A request will be retried.
     Retry {
-        /// What failed and why, in one line.
+        /// The failure and its cause, in one line.
         reason: Line,
-        /// How long the pause is.
+        /// Pause before the retry.
         pause: std::time::Duration,
     },
-    /// Something that the user should know, though the work goes on.
+    /// A warning: the user should know about a problem, though the work goes on.
     Warning(Line),
-    /// Something that the user should know, and that is no fault.
+    /// Information for the user about something that is not a problem.
     Told(Line),
-    /// Something that is worth a line where much is wanted (`--verbose`).
+    /// A detail for verbose output (`--verbose`).
     Note(Line),
 }
 
-/// A handle to the listener for events. Cheap to clone; by default there is none.
+/// A handle to the event listener. Cloning is cheap; the default handle drops all events.
 #[derive(Clone)]
 pub struct Progress(Arc<dyn Fn(Event) + Send + Sync>);
 
 impl Progress {
-    /// Sends each event to `listener`, on the thread on which it happens. The listener must not block.
+    /// Creates a handle that passes each event to `listener`, on the thread that emits the event.
+    /// The listener must not block.
     pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listener))
     }
 
-    /// No listener.
+    /// Creates a handle that drops all events.
     pub fn silent() -> Self {
         Self::new(|_| ())
     }
 
-    /// Tells one event.
+    /// Emits an event.
     pub(crate) fn emit(&self, event: Event) {
         (self.0)(event);
     }
 
-    /// Tells that requests for an image or repository are in flight, until the value is dropped.
+    /// Announces requests in flight for an image or repository.
+    /// Dropping the returned value announces their end.
     pub(crate) fn begin(&self, name: impl fmt::Display) -> InFlight {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -145,23 +151,23 @@ impl Progress {
         }
     }
 
-    /// Tells something that the user should know.
+    /// Emits a warning.
     pub fn warn(&self, text: impl Into<Line>) {
         self.emit(Event::Warning(text.into()));
     }
 
-    /// Tells something that the user should know, and that is no fault.
+    /// Emits information for the user about something that is not a problem.
     pub(crate) fn tell(&self, text: impl Into<Line>) {
         self.emit(Event::Told(text.into()));
     }
 
-    /// Tells something that is worth a line where much is wanted.
+    /// Emits a detail for verbose output.
     pub fn note(&self, text: impl Into<Line>) {
         self.emit(Event::Note(text.into()));
     }
 }
 
-/// Requests in flight; see [`Progress::begin`].
+/// Requests in flight: emits [`Event::Ended`] when dropped. See [`Progress::begin`].
 #[derive(Debug)]
 pub(crate) struct InFlight {
     progress: Progress,
@@ -186,7 +192,7 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// A size for people, in binary units: what is said about bytes says it in this form.
+/// Formats a number of bytes for people, in binary units. All messages use this form.
 pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {

@@ -1,4 +1,4 @@
-//! What tests need beside the names of the library. No part of its interface.
+//! Names that tests need in addition to the public names of the library. Not part of the public interface.
 
 use std::sync::Arc;
 
@@ -38,7 +38,9 @@ pub fn registry_blobs(trees: &[ImageTree], registries: &Registries) -> Result<Ar
     Ok(Arc::new(RegistryBlobs::new(trees, registries)?))
 }
 
-/// A blob of a bundle in a pipe, as an import reads it while it arrives, for as long as the first value lives.
+/// Serves a blob of a bundle in a pipe while the bundle arrives, as an import does.
+///
+/// The blob can be read as long as the first returned value lives.
 pub async fn pipe_blobs(
     front: Arc<Bundle>,
     rest: Incoming,

@@ -1,9 +1,9 @@
-//! Text that is shown to a person: escaped, on one line, and of bounded length.
+//! Text for people: escaped, on one line, and of bounded length.
 //!
-//! Names, annotations, error answers, file names and arguments may hold anything: escape sequences that drive a terminal,
-//! line breaks that forge a line of output, marks that turn the direction of writing. Every message is a [`Line`], and a
-//! A [`Line`] never holds any of these. A message with a foreign text in it wraps that text in [`quote`],
-//! which also cuts it; a list of several things goes through [`few`].
+//! Names, annotations, error bodies, file names and arguments may hold anything: escape sequences that control a
+//! terminal, line breaks that forge a line of output, bidirectional marks that reorder text. Every message is a [`Line`],
+//! and a [`Line`] never holds any of these. A message wraps foreign text in [`quote`], which escapes the text and cuts it
+//! to a bound; a list of several items goes through [`few`].
 
 use std::borrow::Borrow;
 use std::ffi::OsStr;
@@ -20,21 +20,22 @@ pub(crate) const MAX_QUOTE: usize = 512;
 /// Maximum number of bytes of a [`Line`].
 pub(crate) const MAX_LINE: usize = 4 << 10;
 
-/// A number of things: `1 blob`, `2 blobs`.
+/// Formats a number with its noun: `1 blob`, `2 blobs`.
 pub fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Maximum number of things that a message names; further ones are counted.
+/// Maximum number of items that a message lists;
+/// a message states only the number of further items.
 pub const LISTED: usize = 10;
 
-/// How many [`Warnings`] are kept about one thing.
+/// Maximum number of [`Warnings`] kept about one image or bundle.
 pub(crate) const MAX_WARNINGS: usize = 100;
 
-/// Whether a character drives a terminal, breaks a line, turns the direction of writing, or is not visible at all.
+/// Returns whether a character controls a terminal, breaks a line, reorders text, or is invisible.
 pub fn is_unsafe(c: char) -> bool {
-    // Control characters; the separators of lines and paragraphs; Unicode's Default_Ignorable_Code_Point, which has the
-    // bidirectional marks, the joiners and the byte order mark; and the marks of interlinear annotations.
+    // Control characters; line and paragraph separators; Unicode's Default_Ignorable_Code_Point, which includes the
+    // bidirectional marks, the joiners and the byte order mark; and the interlinear annotation marks.
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -43,7 +44,10 @@ pub fn is_unsafe(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Appends a character, or the escape of an [unsafe](is_unsafe) one, such as `\n` or `\u{1b}`. A second pass changes nothing.
+/// Appends a character, or the escape of an [unsafe](is_unsafe) character, such as `\n` or
+/// `\u{1b}`.
+///
+/// Escaping an escaped text again changes nothing.
 fn push(out: &mut String, c: char) {
     match c {
         '\n' | '\r' | '\t' => out.extend(c.escape_default()),
@@ -52,8 +56,10 @@ fn push(out: &mut String, c: char) {
     }
 }
 
-/// A foreign text inside a message: a name, a path, a header. Shown escaped, bytes that are no UTF-8 as `\xff`, and cut to
-/// about [`MAX_QUOTE`] bytes, followed by the number of bytes that are not shown.
+/// Quotes foreign text inside a message: a name, a path, a header.
+///
+/// The text is shown escaped, with bytes that are not UTF-8 as `\xff`. A long text is cut to about [`MAX_QUOTE`] bytes,
+/// followed by the number of bytes that are not shown.
 ///
 /// ```
 /// use docker_mirror::quote;
@@ -63,12 +69,13 @@ pub fn quote<T: AsRef<OsStr> + ?Sized>(text: &T) -> Quote<'_> {
     quote_bytes(text.as_ref().as_bytes())
 }
 
-/// All of a path, escaped like a [`quote`]: two paths never look the same.
+/// Returns the whole path, escaped like a [`quote`]: two different paths never look the same.
 pub(crate) fn path(path: &Path) -> String {
     bounded(path.as_os_str().as_bytes(), usize::MAX)
 }
 
-/// The first [`MAX_QUOTE`] characters of a text, unescaped: for documents, whose format escapes them.
+/// Returns the first [`MAX_QUOTE`] characters of a text, unescaped:
+/// for documents whose format does the escaping.
 pub(crate) fn shorten(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MAX_QUOTE) {
         text.truncate(end);
@@ -77,12 +84,12 @@ pub(crate) fn shorten(mut text: String) -> String {
     text
 }
 
-/// [`quote`] for bytes that may be no text.
+/// Like [`quote`], for bytes that may not be text.
 pub(crate) fn quote_bytes(text: &[u8]) -> Quote<'_> {
     Quote(text)
 }
 
-/// What [`quote`] returns.
+/// The return value of [`quote`].
 #[derive(Debug, Clone, Copy)]
 pub struct Quote<'a>(&'a [u8]);
 
@@ -92,7 +99,8 @@ impl Display for Quote<'_> {
     }
 }
 
-/// Escapes a text until about `limit` bytes have come out, and says how many bytes are not shown.
+/// Escapes text until about `limit` bytes are written,
+/// then adds the number of bytes that are not shown.
 fn bounded(text: &[u8], limit: usize) -> String {
     let mut out = String::new();
     let mut left = text.len();
@@ -123,7 +131,7 @@ fn bounded(text: &[u8], limit: usize) -> String {
     out
 }
 
-/// The first [`LISTED`] of several things with commas between them, and how many more there are.
+/// Joins the first [`LISTED`] items with commas, and adds the number of further items.
 ///
 /// ```
 /// use docker_mirror::few;
@@ -134,7 +142,7 @@ pub fn few<T: Display>(things: impl IntoIterator<Item = T>) -> String {
     few_with(things, ", ")
 }
 
-/// The same with another separator.
+/// Like [`few`], with another separator.
 pub fn few_with<T: Display>(things: impl IntoIterator<Item = T>, separator: &str) -> String {
     let mut things = things.into_iter();
     let first: Vec<String> = things.by_ref().take(LISTED).map(|thing| thing.to_string()).collect();
@@ -145,7 +153,8 @@ pub fn few_with<T: Display>(things: impl IntoIterator<Item = T>, separator: &str
     }
 }
 
-/// A text that can be shown: one line without [unsafe](is_unsafe) characters, of at most about [`MAX_LINE`] bytes.
+/// Text that is safe to show: one line without [unsafe](is_unsafe) characters, of about
+/// [`MAX_LINE`] bytes at most.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Line(String);
 
@@ -163,7 +172,8 @@ impl From<&String> for Line {
 
 impl From<String> for Line {
     fn from(text: String) -> Self {
-        // A text that was cut once is not cut again because of the words that say so.
+        // The note about cut bytes makes a cut text longer than `MAX_LINE`:
+        // without the tolerance the text would be cut again.
         let fits = text.len() <= MAX_LINE + 32;
         if fits && !text.contains(is_unsafe) {
             return Self(text);
@@ -222,7 +232,8 @@ impl Serialize for Line {
     }
 }
 
-/// Warnings about one thing: the first [`MAX_WARNINGS`], and then one line with the number of further ones.
+/// Warnings about one image or bundle:
+/// the first [`MAX_WARNINGS`], then one line with the number of further warnings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Warnings {
     lines: Vec<Line>,
@@ -230,7 +241,7 @@ pub struct Warnings {
 }
 
 impl Warnings {
-    /// Adds one.
+    /// Adds a warning.
     pub fn push(&mut self, line: impl Into<Line>) {
         if self.lines.len() < MAX_WARNINGS {
             self.lines.push(line.into());
@@ -239,8 +250,9 @@ impl Warnings {
         }
     }
 
-    /// Adds those of another list.
+    /// Adds the warnings of another list.
     pub fn append(&mut self, other: Self) {
+        // The last line of a full list only states the number of further warnings, and is not a warning.
         let more = other.more;
         let kept = other.lines.len() - usize::from(more > 0);
         other.lines.into_iter().take(kept).for_each(|line| self.push(line));
@@ -292,7 +304,7 @@ impl Serialize for Warnings {
 mod tests {
     use super::*;
 
-    /// One character of each kind that is never shown as it is.
+    /// One character of each kind that is always escaped.
     const UNSAFE: &str = "\u{0}\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{9f}\u{ad}\u{61c}\u{200b}\u{200e}\u{200f}\u{2028}\u{2029}\
                           \u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{feff}\u{e0041}";
 

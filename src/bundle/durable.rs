@@ -1,11 +1,12 @@
-//! Errors of writing the files of an unfinished bundle.
+//! Errors from writing the files of an unfinished bundle.
 
 use std::io;
 use std::path::Path;
 
 use crate::error::{Error, Kind};
 
-/// A failed write, with what can be done about it. `resumes` says whether another run goes on from there.
+/// Returns the error for a failed write, with a hint.
+/// `resumes` says whether another run continues the file.
 pub(super) fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
     let too_large = e.kind() == io::ErrorKind::FileTooLarge;
     let error = Error::io("write", path, e);

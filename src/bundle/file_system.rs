@@ -1,7 +1,8 @@
-//! What the file system under an output can do, found by trying it.
+//! Detects by experiment what the file system under an output can do.
 //!
-//! Magic numbers tell FAT from ext4, but a USB stick may as well come through FUSE, a network or a driver of tomorrow. Two
-//! questions matter, and both can be asked of the file itself: how far it may reach, and what a gap in it costs.
+//! Magic numbers distinguish FAT from ext4, but a USB stick may also come through FUSE, a network or a future driver. Two
+//! properties matter, and both can be measured on the file itself: the largest offset of a file, and the cost of a gap in
+//! a file.
 
 use std::fs::File;
 use std::io;
@@ -13,29 +14,34 @@ use rustix::fs::SeekFrom;
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// The gap that is tried, in bytes. Where gaps are filled, this much is written.
+/// Size of the gap that the test makes, in bytes.
+/// A file system without sparse files writes this many zeros.
 const GAP: u64 = 1 << 20;
 
-/// What the file system under a file can do.
+/// Limits and abilities of the file system under a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
-    /// The largest file that it holds, in bytes, where it has a limit of its own.
+    /// Maximum size of a file in bytes, if the file system has such a limit.
     pub max_file: Option<u64>,
-    /// The largest file that this process may write, in bytes (`ulimit -f`).
+    /// Maximum size in bytes of a file that this process may write (`ulimit -f`).
     pub process_limit: Option<u64>,
-    /// Whether a gap that is skipped costs nothing. Where not (FAT, exFAT), the system fills it with zeros.
+    /// Whether a gap in a file takes no room.
+    /// Without sparse files (FAT, exFAT), the system fills a gap with zeros.
     pub sparse: bool,
     /// Bytes that this user may still write.
     pub free: u64,
-    /// Bytes of the whole file system, whether in use or not.
+    /// Total size of the file system in bytes, used or free.
     pub size: u64,
 }
 
 impl FileSystem {
-    /// Refuses a file that this file system cannot hold. `allocated` says what it has of it already, `human` writes sizes.
+    /// Checks that the file system can hold a file of `total` bytes,
+    /// of which `allocated` bytes exist already.
+    ///
+    /// `human` formats sizes.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] that says how much is missing, or how large a file may be.
+    /// [`Kind::NoSpace`], with the missing number of bytes or the maximum size of a file.
     pub fn holds(&self, total: u64, allocated: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
         self.allows(total, "the bundle", target, &human)?;
         let needed = total.saturating_sub(allocated);
@@ -57,10 +63,11 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Refuses an image that could not be written to `target` if nothing else were on this file system. `human` writes sizes.
+    /// Checks that `target` could hold an image if the file system were otherwise empty.
+    /// `human` formats sizes.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] that says how large a file may be.
+    /// [`Kind::NoSpace`], with the maximum size of a file.
     pub fn could_hold(&self, image: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
         self.allows(image, "the image", target, &human)?;
         if image > self.size {
@@ -78,7 +85,7 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Refuses a file that is larger than any may be here.
+    /// Refuses a file larger than the file system or the process limit allows.
     fn allows(&self, total: u64, what: &str, target: &Path, human: &impl Fn(u64) -> String) -> Result<()> {
         let target = quote(&target);
         if let Some(max) = self.max_file.filter(|max| total > *max) {
@@ -108,8 +115,10 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Asks the file system under `file`, which must be open for writing and locked by this process. What is in the file stays;
-    /// beyond its end a byte comes and goes.
+    /// Examines the file system under `file`,
+    /// which must be open for writing and locked by this process.
+    ///
+    /// The content of the file is kept; the test writes a byte beyond the end of the file and removes it again.
     pub(super) fn under(file: &File) -> io::Result<Self> {
         let facts = rustix::fs::fstatfs(file)?;
         #[allow(
@@ -126,21 +135,24 @@ impl FileSystem {
         Ok(Self {
             max_file: largest_offset(file),
             process_limit,
-            // A disk too full for the trial holds no bundle either; the check of free space has better words for that.
+            // A disk that is too full for the test holds no bundle either;
+            // the check of free space reports that with a better message.
             sparse: gaps_are_free(file, process_limit)?.unwrap_or(true),
             free,
-            // A file system without blocks of its own says 0, and may hold anything.
+            // A file system without blocks of its own reports 0, and has no known limit.
             size: if size == 0 { u64::MAX } else { size },
         })
     }
 }
 
-/// The farthest offset that the file system lets a file have. Seeking writes nothing, and lseek(2) fails with `EINVAL` beyond
-/// the limit.
+/// Returns the largest offset that the file system allows in a file;
+/// `None` without a practical limit.
+///
+/// Seeking writes nothing, and lseek(2) fails with `EINVAL` beyond the limit.
 fn largest_offset(file: &File) -> Option<u64> {
     let reaches = |offset: u64| rustix::fs::seek(file, SeekFrom::Start(offset)).is_ok();
     let (mut can, mut cannot) = (0, i64::MAX as u64);
-    // Some systems stop a page short of the largest offset that the interface knows: that is no limit in practice.
+    // Some systems stop one page below the largest offset of the interface, which is no limit in practice.
     if reaches(cannot - (1 << 20)) {
         return None;
     }
@@ -152,14 +164,15 @@ fn largest_offset(file: &File) -> Option<u64> {
             cannot = middle;
         }
     }
-    // A device of its own kind that does not seek at all says nothing about sizes.
+    // A device that does not support seeking reveals nothing about sizes.
     (can > 0).then_some(can)
 }
 
-/// Writes a byte some way behind the end and looks at how many blocks that took. `None` if it cannot be written.
+/// Writes a byte beyond the end and checks how many blocks the gap takes;
+/// `None` if the write fails.
 ///
 /// # Errors
-/// If the byte cannot be removed again: the file must not keep it.
+/// If the file cannot be truncated to its old length: the byte must not stay in the file.
 fn gaps_are_free(file: &File, process_limit: Option<u64>) -> io::Result<Option<bool>> {
     let before = file.metadata()?;
     let end = before.len();
@@ -170,7 +183,7 @@ fn gaps_are_free(file: &File, process_limit: Option<u64>) -> io::Result<Option<b
     let wrote = file.write_all_at(&[0], end + GAP);
     let after = file.metadata();
     file.set_len(end)?;
-    // Blocks of 512 bytes, whatever the file system's own are (stat(2)).
+    // stat(2) counts blocks of 512 bytes, independent of the block size of the file system.
     let blocks = |after: std::fs::Metadata| after.blocks().saturating_sub(before.blocks());
     Ok(wrote.and(after).ok().map(|after| blocks(after) < GAP / 512))
 }

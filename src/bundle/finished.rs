@@ -1,4 +1,4 @@
-//! A bundle of this program that has its final name.
+//! A finished bundle of this program, under its final name.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::open_regular;
 use crate::text::quote;
 
-/// An open file that begins like a bundle of this program.
+/// An open file that starts like a bundle of this program.
 #[derive(Debug)]
 pub(crate) struct Finished {
     path: PathBuf,
@@ -18,10 +18,10 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Opens a bundle.
+    /// Opens a finished bundle.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if the file does not begin like one.
+    /// [`Kind::Malformed`] if the file does not start like a bundle of this program.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = open_regular(path).map_err(|e| Error::io("read", path, e))?;
         let bundle = Self {
@@ -38,11 +38,12 @@ impl Finished {
         }
     }
 
-    /// Whether this is the bundle of a plan, as far as that can be told without its blobs: the front, the header of each blob,
-    /// the end and the length are compared.
+    /// Returns whether this file has the layout of `plan`.
+    ///
+    /// Compares the length, the front, the header of each blob and the trailer, but not the content of the blobs.
     ///
     /// # Errors
-    /// [`Kind::Io`] if it cannot be read.
+    /// [`Kind::Io`] if the file cannot be read.
     pub(crate) fn is_of(&self, plan: &Plan) -> Result<bool> {
         let length = self
             .file
@@ -69,10 +70,10 @@ impl Finished {
         self.has(&zeros, plan.total() - TRAILER)
     }
 
-    /// Whether this is a supplement, which lists no image.
+    /// Returns whether this file is a supplement, which lists no image.
     ///
     /// # Errors
-    /// [`Kind::Io`] if it cannot be read.
+    /// [`Kind::Io`] if the file cannot be read.
     pub(crate) fn is_supplement(&self) -> Result<bool> {
         let (empty, mut at) = (Plan::from_blobs(Vec::new())?, 0);
         for piece in empty.front() {
@@ -85,12 +86,13 @@ impl Finished {
         Ok(true)
     }
 
+    /// Returns whether the file holds exactly these bytes at an offset.
     fn has(&self, expected: &[u8], at: u64) -> Result<bool> {
         let mut found = vec![0; expected.len()];
         Ok(self.read(&mut found, at)? && found == expected)
     }
 
-    /// Fills the buffer; `false` if the file ends before it is full.
+    /// Fills the buffer; returns `false` if the file ends first.
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<bool> {
         match self.file.read_exact_at(buffer, at) {
             Ok(()) => Ok(true),

@@ -1,17 +1,18 @@
-//! How far an unfinished export got: a small text file beside `FILE.partial`.
+//! The journal of an unfinished export: a small text file beside `FILE.partial` that records which bytes are written.
 //!
-//! The journal only saves work. What it claims is hashed again before it counts, so a journal that is wrong, torn or edited
-//! costs a repeated transfer and never a wrong bundle.
+//! The journal only saves work. All bytes that the journal claims are hashed again before they count, so a wrong, torn or
+//! edited journal costs a repeated transfer and never produces a wrong bundle.
 //!
-//! A journal is begun with what is known to be there, as a whole or not at all: it is written under another name, made durable
-//! and renamed. From then on it only grows. The first line is a JSON header. Each further line is one of
-//! - `b OFFSET SIZE DIGEST`: the next slot is that of this blob (slots are numbered from 0);
-//! - `w SLOT START END`: these bytes of that slot were written;
-//! - `x SLOT`: forget what was said of that slot, its bytes were wrong;
-//! - `s COUNT`: the bytes of which the first COUNT lines below the header speak have reached the disk.
+//! A new journal starts with everything known to be in the file, and appears as a whole or not at all: it is written
+//! under another name, made durable and renamed. Afterwards the journal only grows. The first line is a JSON header. Each
+//! further line is one of
+//! - `b OFFSET SIZE DIGEST`: the next slot belongs to this blob (slots are numbered from 0);
+//! - `w SLOT START END`: these bytes of the slot were written;
+//! - `x SLOT`: the bytes of the slot were wrong, and its earlier `w` lines do not count;
+//! - `s COUNT`: the bytes named by the first COUNT lines below the header have reached the disk.
 //!
-//! After a power cut the page cache is gone, and lines may have reached the disk before the bytes that they speak of. The
-//! header therefore names the boot; in another boot only the lines that an `s` covers count.
+//! A power cut loses the page cache, and lines may reach the disk before the bytes that they name. The header therefore
+//! names the boot; in another boot only the lines covered by an `s` line count.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,30 +29,30 @@ use crate::files::Folder;
 use crate::image::digest::Digest;
 use crate::lock::Mutex;
 
-/// The version of the journal and of the plans that it speaks of; another one is not continued.
+/// Version of the journal and of the plans in it; a journal of another version is not continued.
 pub(super) const VERSION: u32 = 1;
 
-/// What an unfinished export was about.
+/// What an unfinished export was asked to write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Header {
     journal_version: u32,
-    /// A digest of what was asked for: images, platforms, index mode.
+    /// Digest of the request: images, platforms, index mode.
     pub request: Digest,
     /// The request in words, for messages.
     pub summary: String,
     /// Number of bytes before the first blob.
     pub front: u64,
-    /// What each reference was found to be: later runs do not ask again.
+    /// The digest that each reference resolved to: later runs do not resolve the references again.
     pub pins: BTreeMap<String, Digest>,
-    /// The media types of those manifests whose bytes do not tell them.
+    /// Media types of the manifests whose bytes do not state one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<Digest, String>,
     pub(super) boot: String,
 }
 
 impl Header {
-    /// A header for this boot.
+    /// Creates a header for the present boot.
     pub(crate) fn new(request: Digest, summary: String, front: u64, pins: BTreeMap<String, Digest>) -> Self {
         Self {
             journal_version: VERSION,
@@ -65,16 +66,16 @@ impl Header {
     }
 }
 
-/// The name of a journal in a folder.
+/// The location of a journal: a name in an open folder.
 #[derive(Debug, Clone)]
 pub(crate) struct JournalName {
     pub(super) folder: Folder,
     pub(super) name: OsString,
-    /// What messages call it.
+    /// Path of the journal in messages.
     pub(super) path: PathBuf,
 }
 
-/// A journal that is being written.
+/// A journal that a running export appends to.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
@@ -87,29 +88,31 @@ struct Lines {
     count: u64,
 }
 
-/// A blob of which an earlier run may have written something.
+/// A blob that an earlier run may have written in part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OldSlot {
-    /// The blob.
+    /// Digest of the blob.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Size of the blob in bytes.
     pub size: u64,
-    /// Where it starts in the file.
+    /// Offset of the blob in the file, in bytes.
     pub offset: u64,
-    /// What is said to be there.
+    /// Ranges of the blob that the journal claims are written.
     pub written: Ranges,
 }
 
 impl Journal {
-    /// Starts a new journal with these slots and the ranges already written in each. Replaces any file of that name.
+    /// Creates a journal with these slots and their written ranges.
+    /// Replaces any file of the same name.
     ///
-    /// `synced` says that the bytes in the file have reached the disk, so that it counts after a power cut too.
+    /// With `synced`, the written ranges have reached the disk, and therefore also count after a power cut.
     pub(crate) fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
-        // Replaced as a whole: a kill leaves the old journal or the new one, and never half of either.
+        // The file is replaced as a whole: a kill leaves the old journal or the new one, never half of either.
         let create = || -> io::Result<(File, u64)> {
             name.remove_fresh()?;
             let file = name.folder.create_new(&name.fresh())?;
             let count = write_all(&file, header, slots, synced)?;
+            // The content has to be durable before the rename, or a power cut could leave an empty journal.
             file.sync_data()?;
             name.folder.rename(&name.fresh(), &name.name, true)?;
             name.folder.sync();
@@ -125,25 +128,26 @@ impl Journal {
         })
     }
 
-    /// Notes one more slot; its number follows that of the last one.
+    /// Appends a slot, whose number follows that of the last slot.
     pub(crate) fn slot(&self, slot: &OldSlot) -> Result<()> {
         self.append(&slot.line())
     }
 
-    /// Notes that bytes of a slot were written.
+    /// Records written bytes of a slot.
     pub(crate) fn written(&self, slot: usize, range: std::ops::Range<u64>) -> Result<()> {
         self.append(&format!("w {slot} {} {}\n", range.start, range.end))
     }
 
-    /// Notes that a slot's bytes were wrong.
+    /// Records that the bytes of a slot were wrong.
     pub(crate) fn discard(&self, slot: usize) -> Result<()> {
         self.append(&format!("x {slot}\n"))
     }
 
-    /// Makes everything written so far durable by `sync`, and notes it. Others go on writing meanwhile; what they write is
-    /// not covered.
+    /// Calls `sync` to make all bytes written so far durable, and records that.
+    ///
+    /// Other threads may continue to write during the sync; bytes that they write meanwhile are not covered.
     pub(crate) fn synced(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        // Counted before the sync: a line that is appended during the sync may name bytes that it did not cover.
+        // Counted before the sync: a line appended during the sync may name bytes that the sync did not cover.
         let covered = self.file.lock().count;
         sync()?;
         self.append(&format!("s {covered}\n"))?;
@@ -152,7 +156,8 @@ impl Journal {
         file.sync_data().map_err(failed)
     }
 
-    /// One `write` call per line, so that a line is there as a whole or, at the very end, cut short.
+    /// Appends a line with a single `write` call,
+    /// so that only the last line of a journal can be cut short.
     fn append(&self, line: &str) -> Result<()> {
         let mut lines = self.file.lock();
         lines.count += 1;
@@ -164,7 +169,7 @@ impl Journal {
 }
 
 impl JournalName {
-    /// The journal beside an unfinished file in this folder.
+    /// Returns the journal name for an unfinished file in this folder.
     pub(super) fn new(folder: Folder, partial: &Path) -> Self {
         let mut path = partial.as_os_str().to_owned();
         path.push(".journal");
@@ -173,18 +178,18 @@ impl JournalName {
         Self { folder, name, path }
     }
 
-    /// Whether there is nothing of this name.
+    /// Returns whether no file of this name exists.
     pub(crate) fn is_free(&self) -> bool {
         self.folder.identity(&self.name).is_err()
     }
 
-    /// Removes the journal, and what a kill left of a new one.
+    /// Removes the journal, and a half-written new journal that a kill left behind.
     pub(crate) fn remove(&self) {
         let _ = self.folder.remove(&self.name);
         let _ = self.remove_fresh();
     }
 
-    /// The name under which a new journal is written.
+    /// Returns the temporary name under which a new journal is written.
     fn fresh(&self) -> OsString {
         let mut name = self.name.clone();
         name.push(".new");
@@ -199,7 +204,7 @@ impl JournalName {
     }
 }
 
-/// Writes a whole journal; returns how many lines stand below its header.
+/// Writes a whole journal; returns the number of lines below its header.
 fn write_all(file: &File, header: &Header, slots: &[OldSlot], synced: bool) -> io::Result<u64> {
     let mut out = BufWriter::new(file);
     serde_json::to_writer(&mut out, header)?;
@@ -228,7 +233,7 @@ impl OldSlot {
     }
 }
 
-/// Names the running boot of this machine; empty where the system does not say, which then counts as another boot.
+/// Returns the boot ID of this machine; empty if unknown, which counts as another boot.
 pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
@@ -296,7 +301,7 @@ mod tests {
         journal.written(0, 0..10).unwrap();
         journal
             .synced(|| {
-                // Written while the disk was busy: not covered.
+                // Written during the sync, therefore not covered.
                 journal.written(1, 0..10)
             })
             .unwrap();

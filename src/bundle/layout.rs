@@ -1,4 +1,4 @@
-//! The documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive beside it.
+//! Documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive in a bundle.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
@@ -17,28 +17,30 @@ use crate::image::reference::Reference;
 use crate::image::referrer::layout_entry;
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN};
 
-/// The member that every bundle begins with.
+/// Name of the first member of every bundle.
 pub(super) const FIRST_MEMBER: &str = "oci-layout";
 
-/// Its content.
+/// Content of the first member of every bundle.
 pub(super) const FIRST_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Whether the first bytes of a file are those of a bundle of this program.
+/// Returns whether a file that starts with these bytes is a bundle of this program.
 pub(crate) fn begins_bundle(head: &[u8]) -> bool {
     let header = super::tar_header::member(FIRST_MEMBER, FIRST_CONTENT.len() as u64);
     header.is_ok_and(|header| head.starts_with(&[&header, FIRST_CONTENT].concat()))
 }
 
-/// Readers of Docker archives refuse a `manifest.json` from this size on.
+/// Readers of Docker archives refuse a `manifest.json` of this many bytes or more.
 const MAX_DOCKER_MANIFEST: usize = 1 << 20;
 
-/// The path of a blob in the layout.
+/// Returns the path of a blob in the layout.
 pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
-/// The name of an image inside a bundle: with its tag where it has one, else with its digest. Other programs look images up
-/// by it, and few accept both at once.
+/// Returns the name of an image in a bundle:
+/// with its tag, or with its digest if the reference has no tag.
+///
+/// Other programs find images by this name, and few programs accept a tag together with a digest.
 pub(crate) fn name_in_bundle(reference: &Reference) -> String {
     match (reference.tag(), reference.digest()) {
         (Some(tag), _) => format!("{}:{tag}", reference.name()),
@@ -47,7 +49,7 @@ pub(crate) fn name_in_bundle(reference: &Reference) -> String {
     }
 }
 
-/// JSON that a person can read.
+/// Serializes a value as indented JSON with a final line feed.
 pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|e| Error::new(Kind::Malformed, "cannot write JSON").with_source(e))?;
@@ -55,7 +57,8 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// `index.json`: one descriptor per name, the full name in both annotations that readers look at.
+/// Builds `index.json`:
+/// one descriptor per name, with the full name in both annotations that readers use.
 pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
     let images = trees.iter().map(|tree| {
         let root = &tree.pushed().root;
@@ -84,8 +87,10 @@ pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
     }))
 }
 
-/// The descriptors of what refers to the images: those with a tag by their full name, then the others by digest, each once. One
-/// that was asked for by its name is an image.
+/// Returns the descriptors of all attachments, each once: first those with a tag, by full name,
+/// then those without, by digest.
+///
+/// An attachment that the user requested by its name is an image, and therefore omitted here.
 fn attachments(trees: &[&ImageTree]) -> impl Iterator<Item = Value> {
     let names: HashSet<String> = trees.iter().map(|tree| name_in_bundle(&tree.source)).collect();
     let mut tagged = BTreeMap::new();
@@ -118,7 +123,7 @@ fn attachments(trees: &[&ImageTree]) -> impl Iterator<Item = Value> {
     tagged.into_values().chain(others.into_values())
 }
 
-/// The platform of a single-manifest image, as its config states it.
+/// Returns the platform of a single-manifest image, as its config states it.
 fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
     let View::Image(image) = root.view() else { return None };
     let config = tree.configs.get(&image.config.digest)?;
@@ -132,12 +137,14 @@ fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
     Some(Value::Object(platform))
 }
 
-/// `manifest.json`, which `docker load` and `podman load` read: one platform per name, linux/amd64 where there is one.
+/// Builds `manifest.json`, which `docker load` and `podman load` read:
+/// one platform per name, preferably linux/amd64.
 ///
-/// `None` where no image can be written into it; an error in words where it would be too large for its readers.
+/// Returns `None` if the file can hold none of the images, and an error text if the file would be too large for its readers.
 pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8>, String>>> {
     let mut items = Vec::new();
     for tree in trees {
+        // `docker load` needs a tag and all layers: an image without either is left to the OCI layout.
         let Some(tag) = tree.source.tag() else { continue };
         let Some(image) = image_for_docker(tree) else { continue };
         let absent = |digest: &Digest| tree.left_out.iter().any(|l| l.digest == *digest);
@@ -167,6 +174,8 @@ pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8
     }))
 }
 
+/// Returns the image of a tree that `manifest.json` lists: linux/amd64 first, then any linux
+/// platform, then an unknown one.
 fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
     let mut images = tree.kept.iter().filter(|record| record.platform.starts_with("linux/"));
     let first = images.clone().next();
@@ -187,27 +196,32 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
     }
 }
 
-/// The only image of a tree, where nothing says what it runs on: programs that put images together from nothing leave the
-/// operating system empty.
+/// Returns the only image of a tree, if its platform is unknown.
+///
+/// Programs that build images from scratch leave the operating system empty.
 fn only_unknown_platform(tree: &ImageTree) -> Option<&PlatformRecord> {
     let mut images = tree.kept.iter().filter(|record| record.platform != ATTESTATION);
     let only = images.next().filter(|record| record.platform == UNKNOWN)?;
     images.next().is_none().then_some(only)
 }
 
-/// Whether a blob is a file system: signatures have the config of an image, and others for layers.
+/// Returns whether a blob is a file system layer:
+/// signatures have an image config too, but other layer media types.
 fn is_layer(layer: &Descriptor) -> bool {
     let media_type = layer.media_type.as_str();
     media_type.starts_with("application/vnd.oci.image.layer.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.")
 }
 
-/// The blob members in the first bytes of a bundle of our own, as far as they can be read; larger ones than `cap` are left
-/// out. Their content is not checked here. `each` gets them one by one, so that no more than one is in memory.
+/// Passes the blob members at the start of a bundle to `each`,
+/// one at a time, so that only one is in memory.
+///
+/// Reading stops at the first unreadable member, and skips members larger than `cap` bytes. Digests are not checked here.
 pub(crate) fn blobs_in(front: impl Read, cap: u64, mut each: impl FnMut(Digest, Bytes)) {
     let mut archive = tar::Archive::new(front);
     let Ok(entries) = archive.entries() else { return };
-    // Raw: a long name is not put together in memory, however long. Manifests with a digest that is not sha256 have one.
+    // Raw entries keep a long name out of memory, whatever its length.
+    // Manifests with a digest other than sha256 have long names.
     let mut long_name = None;
     for entry in entries.raw(true).map_while(|entry| entry.ok()) {
         let mut entry = entry;

@@ -1,6 +1,6 @@
-//! The file: an OCI image layout in a tar, its plan, its writer, and a reader that takes foreign archives as well.
+//! Bundles: an OCI image layout in a tar file, its plan, its writer, and a reader that also accepts foreign archives.
 //!
-//! The format is described in `docs/bundle-format.md`.
+//! `docs/bundle-format.md` describes the format.
 
 mod durable;
 pub(crate) mod file_system;

@@ -1,7 +1,7 @@
-//! `FILE.partial`: a bundle on its way to its final name.
+//! `FILE.partial`: an unfinished bundle.
 //!
-//! The final name is the commit point. Until [`Partial::commit`] it does not exist, or keeps what it had before; a lock keeps
-//! a second run out.
+//! Renaming the file to its final name is the commit point. Until [`Partial::commit`], the final name is free or still
+//! belongs to the previous file. A lock excludes a second run.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -19,23 +19,23 @@ use crate::files::{Folder, Identity, parent_of};
 use crate::lock::Mutex;
 use crate::text::quote;
 
-/// Maximum size in bytes of an unfinished file that is read to see whether it is blank.
+/// Maximum size in bytes of an unfinished file that is read to check whether the file is blank.
 const MAX_BLANK: u64 = 2 << 20;
 
-/// An open, locked, unfinished bundle. Writes go to any offset, from any thread.
+/// An open, locked, unfinished bundle. Any thread may write at any offset.
 ///
-/// Names are looked up in the folder that was opened at the start, so that nothing is written elsewhere if the folder or a
-/// name in it is replaced meanwhile.
+/// Names are looked up in the folder that was opened at the start, so that no byte is written elsewhere if the folder or
+/// a name in it is replaced meanwhile.
 #[derive(Debug)]
 pub(crate) struct Partial {
     target: PathBuf,
     path: PathBuf,
     folder: Folder,
-    /// The names of the bundle and of this file in the folder.
+    /// Names of the finished bundle and of this file in the folder.
     names: (OsString, OsString),
     file: File,
-    /// Why a sync failed. What was written before it may be lost although a later sync succeeds: the system reports a
-    /// failure only once.
+    /// Why a sync failed. Bytes written before the failed sync may be lost even if a later sync
+    /// succeeds: the system reports a failure only once.
     unsynced: OnceLock<String>,
     syncing: Mutex<()>,
 }
@@ -50,7 +50,7 @@ impl Partial {
     /// Opens or creates `TARGET.partial` and locks it.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if another run holds it; [`Kind::Usage`] if the target's name cannot be a file.
+    /// [`Kind::Busy`] if another run holds the lock; [`Kind::Usage`] if `target` cannot be the name of a file.
     pub(crate) fn open(target: &Path) -> Result<Self> {
         let name = target
             .file_name()
@@ -59,7 +59,7 @@ impl Partial {
         let partial_name = with_suffix(name, ".partial");
         let path = target.with_file_name(&partial_name);
         let cannot_create = |e: io::Error| match e.kind() {
-            // It is there, and it is not ours.
+            // The file exists and is not a file of this program's own.
             io::ErrorKind::Other => {
                 Error::io("write to", &path, e).with_hint("remove it, or choose another name with `-o`")
             }
@@ -73,7 +73,8 @@ impl Partial {
             _ => cannot_create(e),
         })?;
         check_replaceable(&folder, name, target)?;
-        // Another run may finish and rename the file between open and lock; then the lock is on what is now the target.
+        // Another run may finish and rename the file between open and lock; the lock is then on the finished bundle, and
+        // the loop opens the name again.
         for _ in 0..10 {
             let file = folder.open_or_create_own(&partial_name).map_err(cannot_create)?;
             match file.try_lock() {
@@ -84,7 +85,7 @@ impl Partial {
                             .with_hint("wait for it, or choose another name with `-o`"),
                     );
                 }
-                // Some network file systems have no locks: going on without is better than not at all.
+                // Some network file systems do not support locks: running without a lock is better than refusing to run.
                 Err(TryLockError::Error(_)) => {}
             }
             let locked = file.metadata().map(|metadata| Identity::from(&metadata));
@@ -106,28 +107,28 @@ impl Partial {
         ))
     }
 
-    /// `FILE.partial`.
+    /// Path of the unfinished file, `TARGET.partial`.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file itself, for copies that the system makes from file to file.
+    /// The open file, for copies that the kernel makes between files.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// The journal beside it.
+    /// Location of the journal of this file.
     pub(crate) fn journal(&self) -> JournalName {
         JournalName::new(self.folder.clone(), &self.path)
     }
 
-    /// Empties the file, for a new start.
+    /// Truncates the file to no bytes, for a new start.
     pub(crate) fn clear(&self) -> Result<()> {
         self.file.set_length(0).map_err(|e| write_failed(&self.path, e, false))
     }
 
-    /// Whether the file holds nothing but a few zeros at most, which is what a look at the file system leaves if it is cut
-    /// off.
+    /// Returns whether the file holds only zeros and is small,
+    /// which an interrupted test of the file system leaves.
     pub(crate) fn is_blank(&self) -> Result<bool> {
         let length = self.len()?;
         if length > MAX_BLANK {
@@ -138,12 +139,12 @@ impl Partial {
         Ok(bytes[..got].iter().all(|byte| *byte == 0))
     }
 
-    /// How many bytes the file has.
+    /// Returns the length of the file in bytes.
     pub(crate) fn len(&self) -> Result<u64> {
         self.file.length().map_err(|e| Error::io("read", &self.path, e))
     }
 
-    /// Whether the file has no byte.
+    /// Returns whether the file has no bytes.
     pub(crate) fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
@@ -159,25 +160,26 @@ impl Partial {
             .map_err(|e| write_failed(&self.path, e, true))
     }
 
-    /// The same for a file that no other run goes on with.
+    /// Like [`write_at`](Self::write_at), for a file that no later run resumes:
+    /// the error's hint differs.
     pub(crate) fn write_once_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file
             .write_at(bytes, offset)
             .map_err(|e| write_failed(&self.path, e, false))
     }
 
-    /// Fills `buffer` from `offset` on; fewer bytes only at the end of the file.
+    /// Fills `buffer` from `offset` on; returns fewer bytes only at the end of the file.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let got = self.file.fill_at(buffer, offset);
         got.map_err(|e| Error::io("read", &self.path, e))
     }
 
-    /// Waits until everything written is on the disk.
+    /// Waits until all written bytes are on the disk.
     ///
     /// # Errors
-    /// That of the first sync that failed, also if this one succeeds.
+    /// The error of the first sync that failed, even if this sync would succeed.
     pub(crate) fn sync(&self) -> Result<()> {
-        // One sync at a time: of two at once, one would get the failure, and the other would report success.
+        // One sync at a time: of two concurrent syncs, one gets the failure, and the other reports success.
         let _one = self.syncing.lock();
         self.check_synced()?;
         self.file.sync().map_err(|e| {
@@ -186,36 +188,38 @@ impl Partial {
         })
     }
 
-    /// Fails if something that was written may never reach the disk. Does not wait.
+    /// Fails if written bytes may never reach the disk. Does not wait.
     ///
     /// # Errors
-    /// That of the first sync that failed.
+    /// The error of the first sync that failed.
     pub(crate) fn check_synced(&self) -> Result<()> {
         let Some(why) = self.unsynced.get() else { return Ok(()) };
         let why = io::Error::other(format!("an earlier write did not reach the disk: {why}"));
         Err(write_failed(&self.path, why, true))
     }
 
-    /// What the file system under it can do.
+    /// Returns what the file system under this file can do.
     pub(crate) fn file_system(&self) -> Result<FileSystem> {
         FileSystem::under(&self.file).map_err(|e| write_failed(&self.path, e, true))
     }
 
-    /// Refuses a bundle that the file system cannot hold, and takes the room that it needs where that is possible.
+    /// Checks that the file system can hold a bundle of `total` bytes,
+    /// and reserves the space if possible.
     ///
     /// # Errors
-    /// Those of [`FileSystem::holds`].
+    /// The errors of [`FileSystem::holds`].
     pub(crate) fn reserve(&self, total: u64, system: &FileSystem, human: impl Fn(u64) -> String) -> Result<()> {
         let allocated = self.metadata()?.blocks() * 512;
         system.holds(total, allocated, &self.target, human)?;
         if system.sparse {
-            // Room that is taken now cannot run out later. Not every file system can, and none must.
+            // Reserved space cannot run out later. Not every file system supports the reservation, so a failure is ignored.
             let _ = rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, total);
         }
         Ok(())
     }
 
-    /// Makes the file durable and gives it its final name; with `replace` in place of a file of that name.
+    /// Makes the file durable and gives it its final name.
+    /// With `replace`, an existing file of that name is replaced.
     ///
     /// # Errors
     /// [`Kind::Exists`] if the name was taken meanwhile; [`Kind::Io`] if the folder or the unfinished file was replaced.
@@ -233,7 +237,7 @@ impl Partial {
                 _ => Error::io("rename", &self.path, e).with_hint("run the same command again: nothing is lost"),
             })?;
         if !self.has_name(name) {
-            // Another program has put something in the place of the file between the check and the rename.
+            // Another program replaced the unfinished file between the check and the rename.
             let _ = self.folder.rename(name, partial_name, false);
             return Err(replaced(&self.path));
         }
@@ -242,7 +246,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Checks that all names are what they were when the file was opened.
+    /// Checks that the folder and both names are still what they were when the file was opened.
     fn check_names(&self) -> Result<()> {
         let folder = parent_of(&self.target);
         if !self.folder.is_at_its_path().unwrap_or(false) {
@@ -262,14 +266,15 @@ impl Partial {
         own.is_ok_and(|own| self.folder.identity(name).is_ok_and(|found| found == own))
     }
 
-    /// Removes the journal of a bundle that got its name just before its run was killed.
+    /// Removes the journal of a bundle whose run was killed between
+    /// the rename and the removal of the journal.
     pub(crate) fn remove_stale_journal(target: &Path) {
         let partial = target.file_name().map(|name| with_suffix(name, ".partial"));
         let there = |name: &OsStr| target.with_file_name(name).symlink_metadata().is_ok();
         if let Some(partial) = partial
             && !there(&partial)
             && there(&with_suffix(&partial, ".journal"))
-            // The lock is held, so no other run uses a journal that has no partial file.
+            // This process holds the lock, so no other run uses a journal without a partial file.
             && let Ok(partial) = Self::open(target)
             && partial.is_empty().unwrap_or(false)
         {
@@ -277,7 +282,7 @@ impl Partial {
         }
     }
 
-    /// Removes the file and its journal: nothing of it is worth keeping.
+    /// Removes the unfinished file and its journal.
     pub(crate) fn remove(&self) {
         self.journal().remove();
         if self.has_name(&self.names.1) {
@@ -294,9 +299,9 @@ fn replaced(path: &Path) -> Error {
     .with_hint("run the same command again where no other program moves or replaces files")
 }
 
-/// Refuses an output over which no finished bundle can be renamed.
+/// Refuses an output that the rename of a finished bundle cannot replace.
 fn check_replaceable(folder: &Folder, name: &OsStr, target: &Path) -> Result<()> {
-    // A rename would replace a device, a pipe or a link by a file, which is never intended.
+    // A rename would replace a device, a pipe or a link by a file, which the user never intends.
     if folder.is_special(name) {
         return Err(is_special(target));
     }
@@ -320,7 +325,7 @@ fn is_special(target: &Path) -> Error {
     Error::new(Kind::Usage, why).with_hint("name an ordinary file with `-o`, or `-o -` for a pipe")
 }
 
-/// Refuses an output that is there and may not be replaced, and one that never may be.
+/// Refuses an existing output that may not be replaced, or that is not a regular file.
 ///
 /// # Errors
 /// [`Kind::Usage`] for a folder, a device, a pipe or a link; [`Kind::Exists`] for a file without `force`.
@@ -333,7 +338,7 @@ pub(crate) fn check_output(target: &Path, force: bool) -> Result<()> {
     }
 }
 
-/// The error of an output that exists.
+/// Returns the error for an output that already exists.
 pub(crate) fn already_there(target: &Path) -> Error {
     let folder = Folder::open(parent_of(target)).ok();
     let name = target.file_name().filter(|_| !target.is_dir());
@@ -391,7 +396,7 @@ mod tests {
         assert_eq!(error.kind(), Kind::NoSpace);
         assert!(error.to_string().contains("holds no file over 4294967295"), "{error}");
         assert!(error.hint().unwrap().contains("several bundles"));
-        // Room that the file takes already need not be free.
+        // Space that the file already occupies need not be free.
         let full = FileSystem { free: 10, ..fat };
         assert!(full.holds(1000, 990, Path::new("b.tar"), human).is_ok());
         assert!(full.holds(1000, 989, Path::new("b.tar"), human).is_err());

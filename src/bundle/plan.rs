@@ -1,7 +1,7 @@
-//! Where everything stands in a bundle, known before its first layer byte arrives.
+//! The plan of a bundle: the offset of every member, known before the first byte of a layer arrives.
 //!
-//! A plan is a pure value: the same trees give the same plan, and the same plan the same bytes. No clock, no host name and
-//! no order of arrival gets into it.
+//! A plan is a pure value: the same trees give the same plan, and the same plan gives the same bytes. No clock, no host
+//! name and no order of arrival affects the plan.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,13 +17,14 @@ use crate::image::reference::Reference;
 use crate::image::tree::{Attachment, ImageTree};
 use crate::progress::Event;
 
-/// The two zero blocks that end a tar archive (POSIX ustar).
+/// Size in bytes of the two zero blocks that end a tar archive (POSIX ustar).
 pub(crate) const TRAILER: u64 = 1024;
 
 /// The layout of one bundle.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The members before the first blob. Manifests are shared with the trees, not copied.
+    /// Members before the first blob.
+    /// The bytes of manifests are shared with the trees, not copied.
     front: Vec<Member>,
     front_len: u64,
     blobs: Vec<BlobSlot>,
@@ -31,14 +32,15 @@ pub struct Plan {
     warnings: Vec<String>,
 }
 
-/// A member whose content is in memory.
+/// A member of the front, with its content in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {
     name: MemberName,
     content: Bytes,
 }
 
-/// A name; that of a manifest is kept in its short form, since a bundle may have very many.
+/// Name of a member.
+/// A manifest's name is kept as its digest, which takes less memory than its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum MemberName {
     File(&'static str),
@@ -54,59 +56,60 @@ impl Member {
         }
     }
 
-    /// Header, content and padding.
+    /// Size of header, content and padding in bytes.
     fn len(&self) -> Result<u64> {
         let size = self.content.len() as u64;
         Ok(self.header()?.len() as u64 + size + tar_header::padding(size))
     }
 }
 
-/// About how many bytes of the front are made at a time.
+/// Approximate size of a piece of the front in bytes.
 const PIECE: usize = 1 << 20;
 
-/// The place of one blob: its header block, its bytes, and the zeros up to the next block.
+/// The slot of one blob: its header blocks, its bytes, and zeros up to the next block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobSlot {
-    /// The blob. Its media type is that of the first manifest that names it.
+    /// Descriptor of the blob. Its media type is that of the first manifest that names the blob.
     pub blob: Descriptor,
-    /// Where the header starts, in bytes from the start of the file.
+    /// Offset of the header from the start of the file, in bytes.
     pub header_offset: u64,
-    /// Where the blob starts.
+    /// Offset of the blob from the start of the file, in bytes.
     pub offset: u64,
 }
 
 impl BlobSlot {
-    /// The header blocks of this member.
+    /// Builds the header blocks of this member.
     pub fn header(&self) -> Result<Vec<u8>> {
         tar_header::member(&layout::blob_path(&self.blob.digest), self.blob.size)
     }
 
-    /// How many zero bytes follow the blob.
+    /// Returns the number of zero bytes after the blob.
     pub fn padding(&self) -> u64 {
         tar_header::padding(self.blob.size)
     }
 
-    /// Where the blob ends, before its padding.
+    /// Returns the offset of the end of the blob, before its padding.
     pub fn end(&self) -> u64 {
         self.offset + self.blob.size
     }
 }
 
-/// What goes into a bundle beside the images.
+/// Content of a bundle in addition to the images.
 #[derive(Debug, Clone)]
 pub struct Extras {
-    /// Images that were asked for and are not in it.
+    /// Images that were requested and are not in the bundle.
     pub missing: Vec<Missing>,
     /// Whether `manifest.json` is written, for `docker load` and `podman load`.
     pub docker_manifest: bool,
 }
 
 impl Plan {
-    /// Lays out these images. Their order does not matter: they are sorted by name.
+    /// Plans a bundle of these images. Their order does not matter: the plan sorts them by name.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if two manifests give one blob two sizes or the sizes overflow; [`Kind::Unsupported`] if two images
-    /// have one name and different digests.
+    /// [`Kind::Malformed`] if two manifests state different sizes for one blob, or the sizes overflow;
+    /// [`Kind::Unsupported`] if two images have the same name and different digests; [`Kind::TooLarge`] if the record
+    /// would be too large to read again.
     pub fn new(trees: &[ImageTree], extras: &Extras) -> Result<Self> {
         let trees = sorted(trees)?;
         let file = |name, content| Member {
@@ -126,7 +129,7 @@ impl Plan {
             }
         }
         let mut missing = extras.missing.clone();
-        // Sorted, as everything in the plan: the order of failures must not change the bytes of a bundle.
+        // Sorted, since the order of failures must not change the bytes of a bundle.
         missing.sort_by(|a, b| a.reference.cmp(&b.reference));
         let record = Record {
             format_version: FORMAT_VERSION,
@@ -134,6 +137,7 @@ impl Plan {
             missing,
         };
         let record = layout::pretty(&record)?;
+        // A larger record would make a bundle that no reader of this program accepts.
         if record.len() as u64 > record::MAX_SIZE {
             return Err(Error::new(
                 Kind::TooLarge,
@@ -159,13 +163,13 @@ impl Plan {
             content: bytes.clone(),
         }));
 
-        // A manifest that another one names as a layer is in the front already.
+        // A manifest that another manifest names as a layer is already in the front.
         let blobs = blobs_in_order(&trees)?.into_iter();
         let blobs = blobs.filter(|blob| !manifests.contains_key(&blob.digest)).collect();
         Self::lay_out(front, blobs, warnings)
     }
 
-    /// Lays out blobs alone, in a layout that lists no image; the largest come first.
+    /// Plans a bundle of blobs alone, whose index lists no image; the largest blobs come first.
     ///
     /// # Errors
     /// [`Kind::Malformed`] if the sizes overflow.
@@ -185,7 +189,7 @@ impl Plan {
         Self::lay_out(front, blobs, Vec::new())
     }
 
-    /// Gives each blob its place behind the front.
+    /// Assigns a slot after the front to each blob.
     fn lay_out(front: Vec<Member>, all: Vec<Descriptor>, warnings: Vec<String>) -> Result<Self> {
         let mut front_len = 0;
         for member in &front {
@@ -211,7 +215,7 @@ impl Plan {
                 .offset
                 .checked_add(slot.blob.size)
                 .and_then(|end| end.checked_add(slot.padding()))
-                // The kernel counts offsets in signed numbers.
+                // The kernel counts file offsets in signed 64-bit numbers.
                 .filter(|end| i64::try_from(*end).is_ok())
                 .ok_or_else(too_large)?;
             blobs.push(slot);
@@ -226,14 +230,15 @@ impl Plan {
         })
     }
 
-    /// What a user should know about the bundle.
+    /// Warnings for the user about the bundle.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Everything before the first blob: the layout's own files and all manifests, with their headers.
+    /// Everything before the first blob:
+    /// the documents of the layout and all manifests, with their headers.
     ///
-    /// They come in pieces, which are made as they are asked for: together they may be many megabytes.
+    /// Returns an iterator that builds one piece at a time: together the pieces may have many megabytes.
     pub fn front(&self) -> impl Iterator<Item = Result<Bytes>> + '_ {
         let mut members = self.front.iter();
         std::iter::from_fn(move || {
@@ -250,34 +255,35 @@ impl Plan {
         })
     }
 
-    /// How many bytes the front has.
+    /// Size of the front in bytes.
     pub fn front_len(&self) -> u64 {
         self.front_len
     }
 
-    /// The blobs in the order of their places: configs, then layers, largest first.
+    /// Slots of the blobs, by offset: configs first, then layers, the largest first.
     pub fn blobs(&self) -> &[BlobSlot] {
         &self.blobs
     }
 
-    /// The size of the bundle in bytes.
+    /// Size of the bundle in bytes.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// The bytes of all blobs.
+    /// Total size of all blobs in bytes.
     pub(crate) fn blob_bytes(&self) -> u64 {
         self.blobs.iter().map(|slot| slot.blob.size).sum()
     }
 
-    /// Tells of the work, of which these ranges of the blobs, by the number of their slots, are in place.
+    /// Builds the event that announces the work.
+    /// `written` holds the ranges already in place, by slot number.
     pub(crate) fn planned(&self, images: usize, written: &HashMap<usize, Ranges>) -> Event {
         let present = written
             .iter()
             .map(|(slot, ranges)| ranges.len(self.blobs[*slot].blob.size));
         Event::Planned {
             images: images as u64,
-            // They are written with the front, before the first blob.
+            // The front holds the manifests and is written before the first blob.
             manifests: 0,
             blobs: self.blobs.len() as u64,
             bytes: self.blob_bytes(),
@@ -294,7 +300,7 @@ fn append(out: &mut Vec<u8>, member: &Member) -> Result<()> {
     Ok(())
 }
 
-/// By the name that they have in the bundle; an image that was asked for twice is there once.
+/// Sorts the images by their names in the bundle; an image that was requested twice appears once.
 fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
     let mut by_name: BTreeMap<String, &ImageTree> = BTreeMap::new();
     for tree in trees {
@@ -311,7 +317,7 @@ fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
             )
             .with_hint("leave one of them out, or export them into two bundles"));
         }
-        // Of one image by tag and by tag and digest, the fuller name is kept, whichever comes first.
+        // If an image was requested by tag and by tag with digest, the fuller name is kept, in any order of the requests.
         if by_name.get(&name).is_none_or(|other| other.source <= tree.source) {
             by_name.insert(name, tree);
         }
@@ -342,7 +348,7 @@ fn referrer_record(attachment: &Attachment) -> ReferrerRecord {
     }
 }
 
-/// Configs by digest, then layers, largest first: long transfers start first, and layout order is fetching order.
+/// Sorts configs by digest, then layers, the largest first, so that long transfers start first.
 fn blobs_in_order(trees: &[&ImageTree]) -> Result<Vec<Descriptor>> {
     let mut blobs: HashMap<Digest, (Descriptor, bool, &Reference)> = HashMap::new();
     for tree in trees {

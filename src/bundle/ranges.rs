@@ -1,14 +1,14 @@
-//! Which bytes of something are there.
+//! Sets of bytes, such as the written bytes of a blob.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A set of bytes, kept as disjoint ranges that do not touch.
+/// A set of byte offsets, kept as disjoint ranges that do not touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
-    /// Adds a range; one that touches or overlaps others grows together with them.
+    /// Adds a range, and merges it with ranges that touch or overlap it.
     pub(crate) fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -30,7 +30,7 @@ impl Ranges {
         self.0.insert(start, end);
     }
 
-    /// Where the range that starts at `offset` or holds it ends.
+    /// Returns the end of the range that contains `offset`.
     pub(crate) fn end_of(&self, offset: u64) -> Option<u64> {
         self.0
             .range(..=offset)
@@ -39,7 +39,7 @@ impl Ranges {
             .filter(|end| *end > offset)
     }
 
-    /// The absent ranges between 0 and `size`, in order.
+    /// Returns the missing ranges between 0 and `size`, in order.
     pub(crate) fn gaps(&self, size: u64) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
         let mut at = 0;
@@ -58,22 +58,22 @@ impl Ranges {
         gaps
     }
 
-    /// The ranges, in order.
+    /// Returns the ranges, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Range<u64>> {
         self.0.iter().map(|(start, end)| *start..*end)
     }
 
-    /// How many ranges there are.
+    /// Returns the number of ranges.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// How many bytes are there below `size`.
+    /// Returns the number of bytes of the set below `size`.
     pub(crate) fn len(&self, size: u64) -> u64 {
         size - self.gaps(size).iter().map(|gap| gap.end - gap.start).sum::<u64>()
     }
 
-    /// Whether nothing is there.
+    /// Returns whether the set is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,7 +1,7 @@
-//! `docker-mirror.json`: what a bundle says about itself beyond the OCI image layout.
+//! The record, `docker-mirror.json`: what a bundle states about itself beyond the OCI image layout.
 //!
-//! The file is for reports and for choices that the layout cannot express (which index belongs to which). A reader that
-//! does not know it loses nothing: every image is found through `index.json` alone.
+//! The record is for reports and for choices that the layout cannot express, such as which filtered index belongs to
+//! which original. A reader that does not know the record loses nothing: `index.json` alone lists every image.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -18,120 +18,122 @@ use crate::image::manifest::MAX_ENTRIES;
 use crate::image::reference::Reference;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord};
 
-/// The version that this program writes; a reader refuses a higher one.
+/// Version of the record that this program writes; a reader refuses a higher version.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
-/// The name of the member.
+/// Name of the member that holds the record.
 pub(crate) const MEMBER: &str = "docker-mirror.json";
 
-/// The largest record that is read or written, in bytes: out of a file as out of a pipe. It has about 150 bytes for each
-/// platform of each image, so that ten thousand images of thirty platforms fit.
+/// Maximum size in bytes of a record that is read or written, in a file as in a pipe. A record has
+/// about 150 bytes for each platform of each image, so that ten thousand images of thirty platforms fit.
 pub const MAX_SIZE: u64 = 48 << 20;
 
-/// The whole document.
+/// The whole record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Record {
-    /// [`FORMAT_VERSION`] of the program that wrote it.
+    /// [`FORMAT_VERSION`] of the program that wrote the record.
     pub format_version: u32,
     /// One entry per image, in the order of `index.json`.
     pub images: Vec<ImageRecord>,
-    /// Images that were asked for and are not in the bundle (`--allow-partial`).
+    /// Images that were requested and are not in the bundle (`--allow-partial`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }
 
-/// One image of the bundle.
+/// The record of one image of the bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageRecord {
-    /// The canonical source reference, as it was asked for.
+    /// The canonical source reference, as requested.
     pub reference: String,
-    /// Which of the two digests below goes under the name.
+    /// Which of the digests `original` and `filtered` is published under the name.
     pub index: Choice,
-    /// The digest that the source registry has under the name; these bytes are always in the bundle.
+    /// Digest of the image at its source registry; the bundle always holds this manifest.
     pub original: Digest,
-    /// The digest after filtering, where platforms were dropped; these bytes are in the bundle as well.
+    /// Digest of the index without the dropped platforms, if any were dropped;
+    /// the bundle holds this index as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filtered: Option<Digest>,
     /// Platforms in the bundle.
     pub kept: Vec<PlatformRecord>,
-    /// Platforms that the original lists and the bundle does not have.
+    /// Platforms that the original index lists and the bundle omits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<PlatformRecord>,
-    /// Blobs that manifests name and the bundle does not have.
+    /// Blobs that manifests name and the bundle omits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
-    /// What refers to its manifests and is in the bundle.
+    /// Referrers of the image's manifests in the bundle.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub referrers: Vec<ReferrerRecord>,
-    /// What refers to its manifests and is not in the bundle.
+    /// Referrers of the image's manifests that the bundle omits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out_referrers: Vec<LeftOut>,
 }
 
-/// A manifest that refers to one of an image.
+/// The record of a referrer: a manifest that refers to a manifest of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReferrerRecord {
-    /// The manifest.
+    /// Digest of the referrer.
     pub digest: Digest,
-    /// What it refers to.
+    /// Digest of the subject.
     pub subject: Digest,
-    /// What it is.
+    /// Artifact type of the referrer.
     pub artifact_type: String,
-    /// The tag that it has at a registry, where it is found by one.
+    /// Tag of the referrer at a registry, if the referrer is found by a tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
 }
 
 impl ImageRecord {
-    /// All that the tree of an image depends on: neither its name nor the platforms that it is said to have, which are found
-    /// out anew.
+    /// Returns everything that the tree of an image depends on.
+    ///
+    /// The name and the kept platforms are not included: the reader determines the platforms again.
     pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
         let digests = (self.index, &self.original, &self.filtered);
         (digests, &self.dropped, &self.left_out)
     }
 }
 
-/// An image that could not be fetched.
+/// The record of an image that could not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Missing {
     /// The canonical source reference.
     pub reference: String,
-    /// Why, in one line without secrets.
+    /// The reason, in one line without secrets.
     pub reason: String,
 }
 
-/// What to do about a bundle whose documents contradict each other.
+/// Hint for a bundle whose documents contradict each other.
 pub(crate) const EDITED: &str = "the bundle is damaged or was edited: copy it again, or export it again";
 
-/// The record of a bundle, each image by itself.
+/// The parsed record of a bundle, with each image on its own.
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
-    /// In the order of the record.
+    /// Images in the order of the record.
     pub(crate) images: Vec<RecordedImage>,
     by_name: HashMap<String, usize>,
     pub(crate) missing: Vec<Missing>,
 }
 
-/// One entry of the record.
+/// One entry of the parsed record.
 #[derive(Debug)]
 pub(crate) struct RecordedImage {
-    /// The reference as it is written; empty where the entry has none.
+    /// Reference of the image as written in the record; empty if the entry has no reference.
     pub(crate) reference: String,
-    /// The name in `index.json` that it is for.
+    /// Name of the image in `index.json`.
     pub(crate) name: Option<String>,
-    /// The entry, or why it cannot be used.
+    /// The entry, or the reason why the entry cannot be used.
     pub(crate) record: Result<Arc<ImageRecord>>,
 }
 
 impl Recorded {
-    /// Takes the document apart.
+    /// Parses a record.
     ///
     /// # Errors
-    /// That of a document that is no record at all; a faulty entry is a fault of its own image alone.
+    /// If the document is not a record at all. A faulty entry becomes an error of its own image alone.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Document<'a> {
@@ -168,6 +170,7 @@ impl Recorded {
         let name = reference.parse().ok().map(|name: Reference| name_in_bundle(&name));
         let first = name.as_ref().and_then(|name| self.by_name.get(name));
         if let Some(first) = first.and_then(|first| self.images.get_mut(*first)) {
+            // Equal entries for one name are harmless; different entries make the image unusable.
             let is_same = matches!((&first.record, &record), (Ok(first), Ok(second)) if first == second);
             if !is_same {
                 let what = format!("`{}` lists it twice, with different content", MEMBER);
@@ -185,7 +188,7 @@ impl Recorded {
         });
     }
 
-    /// The entry for an image of this name, where there is one; an error where it cannot be used.
+    /// Returns the entry for an image of this name, if any; an error if the entry cannot be used.
     pub(crate) fn find(&self, name: &Reference) -> Option<&Result<Arc<ImageRecord>>> {
         let found = self.by_name.get(&name_in_bundle(name))?;
         Some(&self.images.get(*found)?.record)

@@ -1,7 +1,6 @@
 //! Reads the journal of an unfinished export.
 //!
-//! Nothing in it is trusted but for its size, which is bounded: lines that go beyond the bounds do not count, and cost a
-//! repeated transfer.
+//! The journal is not trusted, and its size is bounded: lines beyond the bounds are ignored, which costs a repeated transfer.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
@@ -14,7 +13,7 @@ use super::ranges::Ranges;
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// Maximum number of bytes of a journal that are read; lines behind them do not count.
+/// Maximum number of bytes of a journal that are read; later lines are ignored.
 const MAX_JOURNAL: u64 = 64 << 20;
 
 /// Maximum length of the header in bytes.
@@ -23,24 +22,25 @@ const MAX_HEADER: u64 = 16 << 20;
 /// Maximum length of any other line in bytes.
 const MAX_LINE: u64 = 512;
 
-/// Maximum number of slots, and of ranges in all of them together, that are read; lines behind them do not count.
+/// Maximum number of slots, and of ranges in all slots together, that are read;
+/// later lines are ignored.
 const MAX_ENTRIES: usize = 1 << 18;
 
-/// What an earlier run left.
+/// The journal of an earlier run.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    /// What it was about.
+    /// The request of the earlier run.
     pub header: Header,
-    /// The blobs that it was writing.
+    /// The slots of the blobs that the earlier run was writing.
     pub slots: Vec<OldSlot>,
 }
 
 impl Replay {
-    /// Reads what an earlier run left.
+    /// Reads the journal of an earlier run.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is no journal; [`Kind::Unsupported`] if another version wrote it; [`Kind::Malformed`] if
-    /// its header cannot be read; [`Kind::Io`] if it is not a file of our own.
+    /// [`Kind::NotFound`] if there is no journal; [`Kind::Unsupported`] if another version wrote the journal;
+    /// [`Kind::Malformed`] if its header cannot be read; [`Kind::Io`] if it is not one of this program's own files.
     pub(crate) fn read(name: &JournalName) -> Result<Self> {
         let (reader, header) = open(name)?;
         let boot = boot_id();
@@ -48,10 +48,11 @@ impl Replay {
         Self::read_lines(name, reader, header, trust_all)
     }
 
-    /// Takes back everything that is not known to be on the disk, after a sync has failed.
+    /// Rewrites the journal without the ranges that may not be on the disk,
+    /// after a sync has failed.
     ///
     /// # Errors
-    /// As [`read`](Self::read) and [`Journal::create`].
+    /// The errors of [`read`](Self::read) and [`Journal::create`].
     pub(crate) fn distrust(name: &JournalName) -> Result<()> {
         let (reader, header) = open(name)?;
         let Self { header, slots } = Self::read_lines(name, reader, header, false)?;
@@ -92,7 +93,8 @@ impl Replay {
                         break;
                     }
                 }
-                // A doubt counts whether it reached the disk or not.
+                // A discarded slot counts even if its line is not known to be on the disk:
+                // that costs a transfer and nothing else.
                 Record::Discarded(slot) => {
                     if let Some(slot) = slots.get_mut(slot) {
                         ranges -= slot.written.count();
@@ -106,7 +108,7 @@ impl Replay {
     }
 }
 
-/// Opens the journal and reads its header; the reader is positioned behind it.
+/// Opens the journal and reads its header; the returned reader is positioned after the header.
 fn open(name: &JournalName) -> Result<(BufReader<File>, Header)> {
     let shown = quote(&name.path);
     let failed = |e: io::Error| match e.kind() {
@@ -132,15 +134,15 @@ fn open(name: &JournalName) -> Result<(BufReader<File>, Header)> {
     Ok((reader, header))
 }
 
-/// What a header of any version has.
+/// The part of a header that all versions share.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Version {
     journal_version: u32,
 }
 
-/// The records below the header, up to the first line that is none. A line that a kill cut short has no line feed and does
-/// not count.
+/// Returns the records below the header, up to the first invalid line. A line that a kill cut
+/// short has no line feed and is invalid.
 fn records(reader: &mut BufReader<File>) -> impl Iterator<Item = Record> {
     let mut reader = reader.take(MAX_JOURNAL);
     let mut line = Vec::new();

@@ -2,21 +2,22 @@
 
 use crate::error::{Error, Kind, Result};
 
-/// The size of a block; every member starts on a multiple of it.
+/// Size of a tar block in bytes; every member starts at a multiple of it.
 pub(super) const BLOCK: u64 = 512;
 
-/// The longest name that fits the header itself.
+/// Maximum length in bytes of a name that fits into the header block.
 const SHORT_NAME: usize = 100;
 
-/// How many zero bytes follow a member of this size.
+/// Returns the number of zero bytes after a member of this size.
 pub(super) fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
 }
 
-/// All header blocks of a regular file: mode 0644, owner 0, time 0.
+/// Builds all header blocks of a regular file: mode 0644, owner 0, time 0.
 ///
-/// A size of 8 GiB and more is written in base 256, as GNU tar does, and not as a PAX record: a reader that reopens members
-/// by their last header block (the tar file system of oras) loses a PAX size. A name over 100 bytes gets a GNU long name.
+/// A size of 8 GiB or more is written in base 256, as GNU tar does, and not as a PAX record: a reader that reopens
+/// members by their last header block (the tar file system of oras) loses a PAX size. A name over 100 bytes gets a GNU
+/// long name.
 pub(super) fn member(name: &str, size: u64) -> Result<Vec<u8>> {
     let mut blocks = Vec::new();
     if name.len() > SHORT_NAME {
@@ -44,7 +45,7 @@ pub(super) fn member(name: &str, size: u64) -> Result<Vec<u8>> {
 }
 
 fn set(header: &mut tar::Header, name: &str, size: u64, kind: tar::EntryType) -> Result<()> {
-    // Not `set_path`: it rejects nothing that can come here, but strips `./` from the name that marks a GNU long name.
+    // Not `set_path`, which strips `./` from the name that marks a GNU long name.
     let field = &mut header.as_old_mut().name;
     let bytes = name.as_bytes();
     field

@@ -1,5 +1,6 @@
-//! Reads a small file as a whole, and writes to what is no file. Neither waits without end: a named pipe or a terminal in the
-//! place of a file is refused, or has a limit in time.
+//! Reads a small file as a whole, and writes to pipes and devices.
+//!
+//! No call waits without end: a named pipe or a terminal in place of a file is refused or has a time limit.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
@@ -10,30 +11,31 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// Flags of every file that is opened here: a named pipe without a writer does not block, a terminal does not become ours.
+/// Flags for every opened file: a named pipe without a writer does not block, and a terminal does
+/// not become the controlling terminal.
 pub(super) const FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-/// How long a pipe may take that is read or written in place of a file: for all bytes of a file that is read, and for the next
-/// byte of one that is written.
+/// Maximum time for all bytes of a pipe that is read in place of a file,
+/// and for the next byte of a pipe that is written.
 const PIPE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to sleep before a pipe is tried again that has no bytes or no room.
+/// Pause before another attempt on a pipe that has no bytes to read or no room to write.
 const PIPE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Whether a pipe may stand where a file is expected.
+/// Whether a pipe is accepted in place of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pipes {
-    /// Only a regular file is read. The null device counts as an empty one.
+    /// Only a regular file is read. The null device counts as an empty file.
     Refused,
-    /// A pipe may stand in its place, as a shell's `<(…)` is one: the user named it for this run.
+    /// A pipe is accepted, such as a shell's `<(…)`: the user named it for this run.
     Allowed,
 }
 
-/// Reads a file, and at most one byte more than `max` of it, so that the caller can tell that it is too large.
+/// Reads a file, up to `max + 1` bytes, so that the caller can detect a file that is too large.
 ///
 /// # Errors
-/// Those of open(2) and read(2); one that says so if it is no regular file; one if a pipe that is allowed
-/// has not ended after ten seconds.
+/// Errors of open(2) and read(2); an error if the file is not a regular file; an error if an accepted pipe has not ended
+/// after ten seconds.
 pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
     let file = File::from(rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty())?);
     let metadata = file.metadata()?;
@@ -52,10 +54,11 @@ pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a file that the user names for this run, which may be a pipe, and at most one byte more than `max` of it.
+/// Reads a file or pipe that the user names for this run, up to `max + 1` bytes.
 ///
 /// # Errors
-/// Those of open(2) and read(2); one that says so if it is no file; one if it is a pipe that has not ended after ten seconds.
+/// Errors of open(2) and read(2); an error if `path` is neither a regular file nor a pipe; an error if a pipe has not
+/// ended after ten seconds.
 pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     read(path, max, Pipes::Allowed)
 }
@@ -72,7 +75,7 @@ fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
     let mut piece = [0; 4096];
     loop {
         match file.read(&mut piece) {
-            // The writing side has not opened the pipe yet.
+            // End of file before the first byte: no writer has opened the pipe yet.
             Ok(0) if bytes.is_empty() => std::thread::sleep(PIPE_PAUSE),
             Ok(0) => return Ok(bytes),
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
@@ -87,23 +90,24 @@ fn read_pipe(file: File, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Writes into a pipe or a device, which may be named by a link. A pipe without a reader is an error at once.
+/// A writer into a pipe or a device; the path may be a link.
+/// A pipe without a reader fails at once.
 #[derive(Debug)]
 pub struct SpecialWriter(File);
 
 impl SpecialWriter {
-    /// Opens a pipe or a device that exists.
+    /// Opens an existing pipe or device.
     ///
     /// # Errors
-    /// Those of open(2); a pipe without a reader; a file behind a link, unless the link is one of the system's names for an
-    /// open file, such as `/dev/stdout`.
+    /// Errors of open(2); an error for a pipe without a reader; an error for a link to a file, unless the link is one of
+    /// the system's names for an open file, such as `/dev/stdout`.
     pub fn open(path: &Path) -> io::Result<Self> {
         open_special(path).map(Self)
     }
 }
 
 impl Write for SpecialWriter {
-    /// Fails as write(2) does, and where a pipe has a reader that reads nothing for ten seconds.
+    /// Fails as write(2) does, and if the reader of a pipe reads nothing for ten seconds.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let since = Instant::now();
         loop {
@@ -122,16 +126,16 @@ impl Write for SpecialWriter {
     }
 }
 
-/// Whether a [`SpecialWriter`] could write there now.
+/// Checks whether a [`SpecialWriter`] could write to `path` now.
 ///
 /// # Errors
-/// As [`SpecialWriter::open`].
+/// The errors of [`SpecialWriter::open`].
 pub fn check_special(path: &Path) -> io::Result<()> {
     open_special(path).map(drop)
 }
 
 fn open_special(path: &Path) -> io::Result<File> {
-    // The content of an open file that is named by `/dev/stdout` is kept: it may have the results of this run.
+    // Opened for appending: `/dev/stdout` may be a file that already holds results of this run.
     let file = match rustix::fs::open(path, OFlags::WRONLY | OFlags::APPEND | FLAGS, Mode::empty()) {
         Err(Errno::NXIO) => return Err(io::Error::other("it is a pipe without a reader")),
         other => File::from(other?),
@@ -142,13 +146,13 @@ fn open_special(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether a path is a name that the system gives to a file which this process has open.
+/// Returns whether a path is one of the system's names for an open file of this process.
 fn names_open_file(path: &Path) -> bool {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
     folder.is_some_and(|folder| folder == Path::new("/dev") || folder.starts_with("/proc"))
 }
 
-/// Sleeps for a moment where a call failed for want of bytes or room; any other failure is returned.
+/// Sleeps if a call failed because a pipe has no bytes or no room; returns any other error.
 fn pause(error: io::Error) -> io::Result<()> {
     match error.kind() {
         io::ErrorKind::Interrupted => Ok(()),
@@ -176,7 +180,7 @@ mod tests {
         SpecialWriter::open(path)?.write_all(bytes)
     }
 
-    /// Makes a named pipe without a writer.
+    /// Creates a named pipe without a writer.
     fn fifo(path: &Path) {
         rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
     }
@@ -189,7 +193,7 @@ mod tests {
         let error = read(&path, 10, Pipes::Refused).unwrap_err();
         assert!(error.to_string().contains("not a regular file"), "{error}");
         for (text, expected) in [("short", "short"), ("more than ten bytes", "more than t")] {
-            // As a shell gives it.
+            // A pipe under the name that a shell's `<(…)` gives it.
             let (reader, mut writer) = std::io::pipe().unwrap();
             writer.write_all(text.as_bytes()).unwrap();
             drop(writer);

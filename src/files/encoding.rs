@@ -1,12 +1,13 @@
-//! Text files as editors and shells of other systems write them: with a byte order mark, or in UTF-16.
+//! Decodes text files of other systems' editors and shells: with a byte order mark, or in UTF-16.
 
-/// U+FEFF in UTF-8.
+/// The byte order mark U+FEFF in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The content of a text file in UTF-8, without a byte order mark at its start.
+/// Converts the content of a text file to UTF-8, without a byte order mark at its start.
 ///
-/// UTF-16 is told by its mark, or by a NUL on one side of the first character, which is ASCII in every format that is read
-/// here. Bytes that are no text in any of these encodings come back as they are: the parser that gets them says what is wrong.
+/// UTF-16 is recognized by its byte order mark, or by a NUL byte beside the first character, which is ASCII in every
+/// format that this program reads. Bytes that are not text in any of these encodings are returned unchanged: the parser
+/// of the file reports the error.
 pub fn utf8(bytes: Vec<u8>) -> Vec<u8> {
     if let Some(rest) = bytes.strip_prefix(MARK) {
         return rest.to_vec();
@@ -24,7 +25,8 @@ pub fn utf8(bytes: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// The content of a PEM file, which is ASCII: marks in the middle, where marked files were put together, go as well.
+/// Converts the content of a PEM file. Also removes byte order marks inside the file, which come
+/// from concatenating marked files.
 pub(crate) fn pem(bytes: Vec<u8>) -> Vec<u8> {
     let bytes = utf8(bytes);
     if !bytes.windows(MARK.len()).any(|window| window == MARK) {

@@ -1,5 +1,6 @@
-//! Bytes by position: what a bundle is read from and written to, whatever holds it. Today that is a file or memory; several volumes
-//! or a remote object would implement the same.
+//! Reading and writing bytes by position, independent of where a bundle is stored.
+//!
+//! A file and memory implement these traits; several volumes or a remote object could implement them as well.
 
 use std::fs::File;
 use std::io;
@@ -7,15 +8,15 @@ use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 
-/// Bytes that can be read from any offset, by several threads at a time.
+/// Storage whose bytes can be read at any offset, by several threads at a time.
 pub(crate) trait ReadAt {
-    /// Number of bytes, as of now.
+    /// Returns the present number of bytes.
     fn length(&self) -> io::Result<u64>;
 
-    /// Reads up to as many bytes as the buffer takes; none only at the end, or into an empty buffer.
+    /// Reads up to `buffer.len()` bytes; returns 0 only at the end or for an empty buffer.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Fills the buffer; returns fewer bytes only at the end.
+    /// Fills the buffer; returns fewer bytes only at the end of the storage.
     fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -30,15 +31,15 @@ pub(crate) trait ReadAt {
     }
 }
 
-/// Bytes that can be written at any offset, by several threads at a time.
+/// Storage whose bytes can be written at any offset, by several threads at a time.
 pub(crate) trait WriteAt: ReadAt {
-    /// Writes all of `bytes`. Bytes between the end and a later `offset` become zeros.
+    /// Writes all of `bytes`. A gap between the old end and `offset` is filled with zeros.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Cuts off what is beyond this length, or fills up to it with zeros.
+    /// Truncates the storage to this length, or extends it with zeros.
     fn set_length(&self, length: u64) -> io::Result<()>;
 
-    /// Waits until everything that was written survives a loss of power.
+    /// Waits until all written bytes survive a loss of power.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -79,12 +80,12 @@ impl ReadAt for Bytes {
     }
 }
 
-/// What every implementation has to do, for its tests.
+/// Tests that every implementation of these traits has to pass.
 #[cfg(test)]
 pub(crate) mod contract {
     use super::*;
 
-    /// Checks something that holds the bytes 0 to 99.
+    /// Checks storage that holds the bytes 0 to 99.
     pub(crate) fn check_reads(bytes: &impl ReadAt) {
         assert_eq!(bytes.length().unwrap(), 100);
         for (offset, size) in [
@@ -110,7 +111,7 @@ pub(crate) mod contract {
         }
     }
 
-    /// Checks something that is empty.
+    /// Checks empty storage.
     pub(crate) fn check_writes(bytes: &impl WriteAt) {
         assert_eq!(bytes.length().unwrap(), 0);
         let part = |range: std::ops::Range<u8>| range.collect::<Vec<u8>>();

@@ -1,30 +1,30 @@
-//! What an image config says to people (OCI image-spec, config.md): labels, history, time of creation.
+//! Texts of an image config for people (OCI image-spec, config.md): labels, history, time of creation.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// Maximum number of labels and of steps that are kept of one config.
+/// Maximum number of labels, and of history steps, that are kept of one config.
 const MAX_TEXTS: usize = 200;
 
-/// Maximum length in characters of one label, its name, or one step.
+/// Maximum length in characters of a label, a label's name, or a history step.
 const MAX_TEXT: usize = 2000;
 
-/// The texts of a config. They are as the image has them, cut to a bound.
+/// The texts of a config, unescaped and cut to a bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
-    /// When the image was made.
+    /// Time of creation, as the config states it.
     pub created: Option<String>,
     /// Labels, by name.
     pub labels: BTreeMap<String, String>,
-    /// The steps that made the layers, the oldest first.
+    /// The build steps, the oldest first.
     pub history: Vec<String>,
-    /// How many labels and steps are not listed here.
+    /// Number of labels and build steps beyond the limits of this list.
     pub more: usize,
 }
 
 impl Details {
-    /// Reads the texts of a config; `None` if it is no such document.
+    /// Parses the texts of a config; returns `None` if the document is not an image config.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Document {
@@ -62,7 +62,7 @@ impl Details {
         })
     }
 
-    /// Memory in bytes that it takes.
+    /// Returns the memory that these texts take, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         const ALLOCATION: usize = 80;
         let labels = self
@@ -74,7 +74,7 @@ impl Details {
     }
 }
 
-/// The first [`MAX_TEXT`] characters of a text, with a count of the other bytes.
+/// Cuts a text to its first [`MAX_TEXT`] characters, and adds the number of bytes cut off.
 fn cut(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
         let more = text.len() - end;

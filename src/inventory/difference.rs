@@ -1,4 +1,4 @@
-//! What two bundles differ in: images, platforms, and the bytes that came and went.
+//! The difference between two bundles: images, platforms, and the bytes added and removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,82 +10,82 @@ use super::referrer_difference::{ChangedReferrer, ReferrerDifference, ReferrerSt
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 
-/// Maximum number of platforms that an image is listed with in each list. Common indexes have fewer than thirty.
+/// Maximum number of platforms in each list of an image. Common indexes have fewer than thirty.
 const MAX_PLATFORMS: usize = 100;
 
-/// Names of platforms, which all images of the same content share; those beyond the first hundred are not listed.
+/// Names of the first [`MAX_PLATFORMS`] platforms. Images with the same content share one list.
 type Platforms = Arc<[String]>;
 
-/// The difference of two inventories.
+/// The difference between an old and a new inventory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// Images that only the new one has.
+    /// Images that only the new inventory has.
     pub added: Vec<ImageState>,
-    /// Images that only the old one has.
+    /// Images that only the old inventory has.
     pub removed: Vec<ImageState>,
-    /// Images that both have, and that are not the same.
+    /// Images that both inventories have, with different content.
     pub changed: Vec<ChangedImage>,
-    /// How many images are the same.
+    /// Number of images that are equal in both inventories.
     pub unchanged: usize,
-    /// Manifests and blobs that only the new one has.
+    /// Manifests and blobs that only the new inventory has.
     pub came: Amount,
-    /// Manifests and blobs that only the old one has.
+    /// Manifests and blobs that only the old inventory has.
     pub went: Amount,
-    /// Manifests and blobs that both have.
+    /// Manifests and blobs that both inventories have.
     pub stayed: Amount,
 }
 
-/// An image of one side.
+/// An image that only one of the inventories has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageState {
-    /// The reference.
+    /// Reference of the image.
     pub reference: String,
-    /// The digest that goes under the name.
+    /// Digest published under the name.
     pub digest: Digest,
-    /// Its platforms.
+    /// Platforms of the image.
     pub platforms: Platforms,
-    /// The bytes of all that it is made of.
+    /// Total size of the image's manifests and blobs in bytes.
     pub bytes: u64,
 }
 
-/// An image of both sides.
+/// An image that differs between the inventories.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangedImage {
-    /// The reference.
+    /// Reference of the image.
     pub reference: String,
-    /// The digest that went under the name.
+    /// Digest under the name in the old inventory.
     pub old_digest: Digest,
-    /// The digest that goes under it now; another one if the tag has moved.
+    /// Digest under the name in the new inventory; different if the tag has moved.
     pub new_digest: Digest,
-    /// Whether the digest is another one.
+    /// Whether the two digests differ.
     pub moved: bool,
-    /// Platforms that came.
+    /// Platforms that only the new image has.
     pub platforms_added: Platforms,
-    /// Platforms that went.
+    /// Platforms that only the old image has.
     pub platforms_removed: Platforms,
-    /// Platforms whose manifest is another one.
+    /// Platforms whose manifests differ.
     pub platforms_changed: Platforms,
-    /// What refers to the image and came: signatures, attestations, SBOMs.
+    /// Referrers that only the new image has: signatures, attestations, SBOMs.
     pub referrers_added: Arc<[ReferrerState]>,
-    /// What referred to the image and went.
+    /// Referrers that only the old image has.
     pub referrers_removed: Arc<[ReferrerState]>,
-    /// What refers to the image and was made anew.
+    /// Referrers that were replaced by another referrer of the same type and subject.
     pub referrers_changed: Arc<[ChangedReferrer]>,
-    /// Manifests and blobs of this image that came.
+    /// Manifests and blobs that only the new image has.
     pub came: Amount,
-    /// Manifests and blobs of this image that went.
+    /// Manifests and blobs that only the old image has.
     pub went: Amount,
 }
 
-/// A number of manifests and blobs.
+/// A number of manifests and blobs, with their size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Amount {
-    /// How many.
+    /// Number of manifests and blobs.
     pub pieces: usize,
-    /// Their bytes.
+    /// Total size in bytes.
     pub bytes: u64,
 }
 
@@ -99,8 +99,9 @@ impl Amount {
 }
 
 impl Difference {
-    /// Compares two inventories. Images are the same if they have the same digest under the same name, the same platforms, and the
-    /// same manifests that refer to them.
+    /// Compares two inventories.
+    ///
+    /// Images are equal if they have the same digest under the same name, the same platforms and the same referrers.
     pub fn new(old: &Inventory, new: &Inventory) -> Self {
         let (old_images, new_images) = (by_name(old), by_name(new));
         let mut difference = Self::default();
@@ -123,7 +124,7 @@ impl Difference {
         difference
     }
 
-    /// Whether there is none.
+    /// Returns whether the inventories list the same images with the same content.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
@@ -134,7 +135,8 @@ fn by_name(inventory: &Inventory) -> BTreeMap<String, &InventoryImage> {
     images.map(|image| (name(&image.reference), image)).collect()
 }
 
-/// What two versions of an image have in common: its name with the tag, or with the digest where it has no tag.
+/// Returns the part of the name that two versions of an image share:
+/// with its tag, or with its digest if there is no tag.
 fn name(reference: &str) -> String {
     match reference.parse::<Reference>() {
         Ok(parsed) => match parsed.tag() {
@@ -150,6 +152,7 @@ fn contents(inventory: &Inventory) -> impl Iterator<Item = &Content> {
 }
 
 fn pieces<'a>(contents: impl Iterator<Item = &'a Content>) -> HashMap<&'a Digest, &'a Piece> {
+    // Many names share one content, which is visited once.
     let mut seen = std::collections::HashSet::new();
     contents
         .filter(|content| seen.insert(std::ptr::from_ref(*content)))
@@ -168,7 +171,8 @@ fn only_in<'a>(
         .map(|(_, piece)| *piece)
 }
 
-/// The digests of each platform: an index may list several attestations.
+/// Returns the digests of each platform:
+/// an index may list several attestations under one platform.
 fn platforms(content: &Content) -> BTreeMap<&str, BTreeSet<&Digest>> {
     let mut platforms: BTreeMap<&str, BTreeSet<&Digest>> = BTreeMap::new();
     for kept in content.kept.iter() {
@@ -177,19 +181,19 @@ fn platforms(content: &Content) -> BTreeMap<&str, BTreeSet<&Digest>> {
     platforms
 }
 
-/// The first of some platforms.
+/// Lists the first [`MAX_PLATFORMS`] platforms.
 fn listed<'a>(platforms: impl Iterator<Item = &'a str>) -> Platforms {
     platforms.take(MAX_PLATFORMS).map(str::to_owned).collect()
 }
 
-/// What was found out about contents, by their addresses: thousands of names may share one.
+/// Cached results by the addresses of contents: thousands of names may share one content.
 #[derive(Default)]
 struct Memory {
     states: HashMap<*const Content, Platforms>,
     changes: HashMap<(*const Content, *const Content), Arc<ContentChange>>,
 }
 
-/// What two contents differ in.
+/// The difference between two contents.
 struct ContentChange {
     has_same_platforms: bool,
     referrers: ReferrerDifference,
@@ -213,7 +217,7 @@ impl Memory {
         }
     }
 
-    /// What changed of an image; `None` if nothing did.
+    /// Returns the change of an image; `None` if the image is unchanged.
     fn changed(&mut self, name: &str, old: &InventoryImage, new: &InventoryImage) -> Option<ChangedImage> {
         let key = (Arc::as_ptr(&old.content), Arc::as_ptr(&new.content));
         let known = self.changes.entry(key);

@@ -1,4 +1,4 @@
-//! The images of one or several bundles, with the sizes of all that they are made of.
+//! The images of one or several bundles, with the sizes of all their manifests and blobs.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -11,68 +11,71 @@ use crate::image::digest::Digest;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord, UNKNOWN};
 use crate::text::{Warnings, quote};
 
-/// What bundles hold.
+/// The content of one or several bundles.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
-    /// The usable images, in the order of the bundles and of each one's index.
+    /// The usable images, in the order of the bundles and of their indexes.
     pub images: Vec<InventoryImage>,
-    /// Images, files and folders that are listed or given and cannot be used.
+    /// Images, files and folders that cannot be used.
     pub broken: Vec<Unusable>,
-    /// Images that the bundles say are missing.
+    /// Images that the bundles record as missing.
     pub missing: Vec<Absent>,
-    /// Blobs that no image names.
+    /// Blobs that no image references.
     pub unreferenced: Vec<Piece>,
-    /// Whether a bundle has the list of images that `docker load` reads.
+    /// Whether a bundle has a `manifest.json`, which `docker load` reads.
     pub docker_manifest: bool,
-    /// What is odd about the bundles, though it does no harm.
+    /// Harmless irregularities of the bundles.
     pub warnings: Warnings,
 }
 
-/// One image under one name.
+/// An image under one of its names.
 #[derive(Debug, Clone)]
 pub struct InventoryImage {
     /// The canonical reference.
     pub reference: String,
-    /// The bundle that lists it.
+    /// The bundle that lists the image.
     pub archive: Arc<str>,
-    /// Which of its two indexes goes under the name.
+    /// Which of the digests `original` and `filtered` is published under the name.
     pub index: Choice,
-    /// The reference of the image that this one belongs to, such as the one that a signature is for.
+    /// Reference of the image that this image belongs to: for a signature, the signed image.
     pub belongs_to: Option<String>,
-    /// What it is made of. Images that differ in nothing but their names share it.
+    /// The content of the image. Images that differ only in their names share one content.
     pub content: Arc<Content>,
 }
 
-/// What an image is made of.
+/// The manifests and blobs of an image.
 #[derive(Debug, Clone)]
 pub struct Content {
-    /// The digest that the source has.
+    /// Digest of the image at its source.
     pub original: Digest,
-    /// The digest without the dropped platforms, where some were dropped.
+    /// Digest of the index without the dropped platforms, if any were dropped.
     pub filtered: Option<Digest>,
-    /// Whether the manifest was built from an archive that has none, so that the digest is new.
+    /// Whether the manifest was built by this program, from an archive without manifests,
+    /// so that the digest is new.
     pub rebuilt: bool,
     /// Platforms in the bundle.
     pub kept: Arc<[PlatformRecord]>,
-    /// Platforms that the source has and the bundle does not.
+    /// Platforms that the source has and the bundle omits.
     pub dropped: Arc<[PlatformRecord]>,
-    /// Blobs that the image names and the bundle does not have.
+    /// Blobs that the image references and the bundle omits.
     pub left_out: Arc<[LeftOut]>,
-    /// Manifests that refer to the image and go with it, such as signatures; the media type is what each is.
+    /// Referrers of the image in the bundle, such as signatures;
+    /// the media type holds the artifact type.
     pub referrers: Vec<LeftOut>,
-    /// Manifests that refer to the image and do not go with it.
+    /// Referrers of the image that the bundle omits.
     pub left_out_referrers: Arc<[LeftOut]>,
     /// Every manifest once, children before parents.
     pub manifests: Vec<Piece>,
-    /// Every blob once, in the order in which manifests name them.
+    /// Every blob once, in the order in which manifests reference the blobs.
     pub blobs: Vec<Piece>,
-    /// What each manifest that is no index is made of.
+    /// Config and layers of each manifest that is not an index.
     pub parts: Vec<Part>,
-    /// Its sums, once they were asked for.
+    /// Sums that are computed on first use.
     pub(crate) sums: Sums,
 }
 
-/// Sums of a content. One content may have thousands of names, and each of them asks for its sums.
+/// Cached sums of a content:
+/// a content may have thousands of names, and each name asks for the sums.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sums {
     bytes: OnceLock<u64>,
@@ -83,50 +86,53 @@ pub(crate) struct Sums {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Piece {
-    /// Its digest.
+    /// Digest of the manifest or blob.
     pub digest: Digest,
-    /// Its size in bytes, as it is stored and transferred.
+    /// Size in bytes, as stored and transferred.
     pub size: u64,
-    /// Its media type.
+    /// Media type of the manifest or blob.
     pub media_type: Arc<str>,
 }
 
-/// One manifest with a config and layers. Numbers are places in [`Content::manifests`] and [`Content::blobs`].
+/// A manifest with a config and layers.
+/// Numbers are indices into [`Content::manifests`] and [`Content::blobs`].
 #[derive(Debug, Clone, Default)]
 pub struct Part {
-    /// The manifest.
+    /// Index of the manifest.
     pub manifest: usize,
-    /// The config; nothing for an artifact without one.
+    /// Index of the config; `None` for an artifact without a config.
     pub config: Option<usize>,
-    /// The layers, in order; one may be there more than once.
+    /// Indices of the layers, in order; a layer may appear more than once.
     pub layers: Vec<usize>,
-    /// The platform, as a place in [`Content::kept`].
+    /// The platform, as an index into [`Content::kept`].
     pub platform: Option<usize>,
-    /// What the config says to people, where that was asked for.
+    /// Texts of the config, if requested.
     pub details: Option<Arc<Details>>,
-    /// Whether it is none of the image itself, but refers to it or to what does.
+    /// Whether this manifest is a referrer of the image or belongs to a referrer,
+    /// and is not part of the image itself.
     pub is_referrer: bool,
 }
 
-/// Something that cannot be used.
+/// An image, file or folder that cannot be used.
 #[derive(Debug, Clone)]
 pub struct Unusable {
-    /// The image, or the file or folder.
+    /// Name of the image, file or folder.
     pub label: String,
-    /// Why.
+    /// The reason.
     pub error: Arc<Error>,
 }
 
-/// An image that was asked for when a bundle was made and is not in it.
+/// An image that was requested for a bundle and is not in the bundle.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Absent {
-    /// Its reference.
+    /// Reference of the image.
     pub reference: String,
-    /// Why, in one word.
+    /// The reason, in one word.
     pub reason: String,
 }
 
-/// What a bundle says of an image that is missing from it, in words. A reason that is not known is quoted.
+/// Describes in words that an image is missing from a bundle, and why.
+/// An unknown reason is quoted.
 pub fn missing_in_words(reference: &str, reason: &str) -> String {
     let why = match reason {
         "notfound" => "it was not found",
@@ -144,7 +150,7 @@ pub fn missing_in_words(reference: &str, reason: &str) -> String {
 }
 
 impl InventoryImage {
-    /// The digest that goes under the name.
+    /// Returns the digest published under the name.
     pub fn digest(&self) -> &Digest {
         match (self.index, &self.content.filtered) {
             (Choice::Filtered, Some(filtered)) => filtered,
@@ -154,18 +160,18 @@ impl InventoryImage {
 }
 
 impl Content {
-    /// Every manifest and blob.
+    /// Returns every manifest and blob.
     pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
         self.manifests.iter().chain(&self.blobs)
     }
 
-    /// The bytes of all manifests and blobs, each once.
+    /// Returns the total size of all manifests and blobs in bytes, each counted once.
     pub fn bytes(&self) -> u64 {
         let sum = || self.pieces().fold(0, |sum: u64, piece| sum.saturating_add(piece.size));
         *self.sums.bytes.get_or_init(sum)
     }
 
-    /// How many different layers it has, without those of what refers to it.
+    /// Returns the number of different layers of the image itself, without those of its referrers.
     pub fn layers(&self) -> usize {
         *self.sums.layers.get_or_init(|| {
             let own = || self.parts.iter().filter(|part| !part.is_referrer);
@@ -175,7 +181,7 @@ impl Content {
         })
     }
 
-    /// What people call a part: its platform, or what it is where it refers to the image.
+    /// Returns a label for a part: its platform, or the artifact type of a referrer.
     pub fn label_of(&self, part: &Part) -> &str {
         let digest = self.manifests.get(part.manifest).map(|manifest| &manifest.digest);
         let mut referrers = self.referrers.iter();
@@ -188,7 +194,7 @@ impl Content {
         }
     }
 
-    /// The platform that a part is for, as the index or its config states it.
+    /// Returns the platform of a part, as the index or the config states it.
     pub fn platform_of(&self, part: &Part) -> &str {
         let kept = part.platform.and_then(|place| self.kept.get(place));
         kept.map_or(UNKNOWN, |kept| &kept.platform)

@@ -1,4 +1,4 @@
-//! The lock: which images were moved, down to the last blob, as a small JSON document that pins them for another export.
+//! The lock: a small JSON document that pins the images of a bundle, down to the last blob, for another export.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
@@ -16,40 +16,42 @@ use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
 use crate::text::quote;
 
-/// The version of the format that is written; a reader refuses a higher one.
+/// Version of the format that this program writes; a reader refuses any other version.
 const VERSION: u32 = 1;
 
-/// Maximum size of a lock in bytes. A large image takes some 20 KB.
+/// Maximum size of a lock in bytes. A large image takes about 20 KB.
 pub const MAX_LOCK: u64 = 32 << 20;
 
-/// Maximum number of images in a lock, and of images that are missing: as many as all lists of a run may name.
+/// Maximum number of images in a lock, and of missing images:
+/// the maximum of all image lists of a run.
 const MAX_IMAGES: usize = 20_000;
 
-/// Minimum length of a line about a manifest, a blob or a platform.
+/// Minimum length in bytes of a line about a manifest, a blob or a platform.
 const LINE: usize = 100;
 
-/// What to do about a lock that is not as it was written.
+/// Hint for a lock that was changed after it was written.
 const WRITE_AGAIN: &str = "write the lock again: `docker-mirror inspect BUNDLE --lock FILE`";
 
-/// Which images were moved.
+/// The images of a bundle, pinned to their digests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
-    /// Whether the bundle has the list of images that `docker load` reads.
+    /// Whether the bundle has a `manifest.json`, which `docker load` reads.
     pub docker_manifest: bool,
     /// The images, in the order of the bundle.
     pub images: Vec<LockedImage>,
-    /// Images that were asked for and are not in the bundle.
+    /// Images that were requested and are not in the bundle.
     pub missing: Vec<Absent>,
-    /// The file that it was read from, and where in it the document is.
+    /// Text of the file that held the lock.
     text: String,
+    /// Range in bytes of the document in `text`.
     place: Range<usize>,
-    /// How many lines of the file stand before the document.
+    /// Number of lines of the file before the document.
     first_line: usize,
-    /// Places in the list of images.
+    /// Indices into `images`.
     by_name: HashMap<Reference, usize>,
 }
 
-/// The document without its sum.
+/// The document as it is parsed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Document {
@@ -64,10 +66,10 @@ struct Document {
 }
 
 impl Lock {
-    /// The lock of an inventory.
+    /// Builds the lock of an inventory.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if it would have more than [`MAX_LOCK`] bytes, and could not be read again.
+    /// [`Kind::TooLarge`] if the lock would have more than [`MAX_LOCK`] bytes, and could not be read again.
     pub fn new(inventory: &Inventory) -> Result<Self> {
         let lines = inventory.images.iter().map(|image| {
             let content = &image.content;
@@ -75,6 +77,7 @@ impl Lock {
             let left_out = content.left_out.len() + content.left_out_referrers.len();
             pieces + left_out + content.kept.len() + content.dropped.len()
         });
+        // A lower bound on the size refuses a huge inventory before its lock is built in memory.
         let most = MAX_LOCK / LINE as u64;
         if lines.fold(0, |sum: u64, lines| sum.saturating_add(lines as u64)) > most
             || inventory.images.len().max(inventory.missing.len()) > MAX_IMAGES
@@ -89,7 +92,7 @@ impl Lock {
         }
     }
 
-    /// The lock of these images, in this order.
+    /// Builds the lock of these images, in this order.
     pub(crate) fn from_images(docker_manifest: bool, images: Vec<LockedImage>, missing: Vec<Absent>) -> Self {
         Self {
             docker_manifest,
@@ -102,7 +105,8 @@ impl Lock {
         }
     }
 
-    /// The document: JSON with a line for each manifest and blob, and a check sum of all lines above at its end.
+    /// Formats the document: JSON with a line for each manifest and blob, and at its end a
+    /// checksum of all lines above.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let _ = self.write_body(&mut text);
@@ -111,7 +115,7 @@ impl Lock {
         text
     }
 
-    /// Writes all but the check sum. The only errors are those of `out`.
+    /// Writes the document up to the checksum. The only errors are those of `out`.
     fn write_body(&self, out: &mut impl Write) -> fmt::Result {
         write!(
             out,
@@ -148,18 +152,18 @@ impl Lock {
         Ok(())
     }
 
-    /// The check sum of [`write_body`](Self::write_body).
+    /// Computes the checksum of the text from [`write_body`](Self::write_body).
     fn checksum(&self) -> Digest {
         let mut sum = Sum(Hasher::new(Algorithm::Sha256));
         let _ = self.write_body(&mut sum);
         sum.0.finish()
     }
 
-    /// Reads a lock, or a report that has one in it.
+    /// Parses a lock, or a report that contains a lock.
     ///
     /// # Errors
-    /// [`Kind::Malformed`], with the line, if it is cut, was edited, or contradicts itself; [`Kind::Unsupported`] if its version
-    /// is not known here.
+    /// [`Kind::Malformed`], with the line, if the lock is cut off, was edited, or contradicts itself;
+    /// [`Kind::Unsupported`] if its version is unknown.
     pub fn parse(text: impl Into<String>) -> Result<Self> {
         let whole = text.into();
         let (place_in_file, first) = inner(&whole)?;
@@ -183,6 +187,7 @@ impl Lock {
             first_line: first,
             by_name: HashMap::new(),
         };
+        // The checksum is computed from the parsed values, so that changed white space does not matter.
         if lock.checksum() != document.checksum {
             let what = format!(
                 "{}: the check sum is that of another content: the lock was edited or damaged",
@@ -200,7 +205,8 @@ impl Lock {
         self.text.get(self.place.clone()).unwrap_or_default()
     }
 
-    /// Refuses what no program of this name writes: it would lead to faults that nobody understands.
+    /// Refuses documents that this program never writes:
+    /// they would lead to confusing errors later.
     fn check(&self, first: usize) -> Result<()> {
         let mut names = HashSet::new();
         for image in &self.images {
@@ -219,23 +225,23 @@ impl Lock {
         Ok(())
     }
 
-    /// The number of the line that has this digest first, counted from 1; for messages.
+    /// Returns the number of the first line with this digest, counted from 1, for messages.
     pub fn line_of(&self, digest: &Digest) -> Option<usize> {
         let at = self.document().find(&digest.to_string())?;
         Some(self.first_line + line_at(self.document(), at))
     }
 
-    /// What an image of this name is pinned to, in a lock that was read.
+    /// Returns the pinned image of this name. Works only on a parsed lock.
     pub fn find(&self, image: &Reference) -> Option<&LockedImage> {
         self.images.get(*self.by_name.get(image)?)
     }
 
-    /// The digest of the document, which tells two locks apart.
+    /// Returns the digest of the document, which distinguishes different locks.
     pub fn digest(&self) -> Digest {
         self.checksum()
     }
 
-    /// What it pins, in the form in which bundles are compared.
+    /// Converts the lock to an inventory, for a comparison with bundles.
     pub fn into_inventory(self) -> Inventory {
         let image = |image: LockedImage| InventoryImage {
             reference: image.reference.to_string(),
@@ -257,7 +263,7 @@ impl Lock {
                 sums: Sums::default(),
             }),
         };
-        // The text is not needed any more.
+        // Drops the text, which takes memory and is not needed by an inventory.
         let Self {
             images,
             missing,
@@ -304,7 +310,7 @@ fn too_large() -> Error {
     Error::new(Kind::TooLarge, what).with_hint("write several locks, each of some of the images, with `--only`")
 }
 
-/// Takes so many bytes of text, and none of what is beyond.
+/// Accepts up to this many bytes of text, and fails beyond that limit.
 struct Limit(u64);
 
 impl Write for Limit {
@@ -314,7 +320,7 @@ impl Write for Limit {
     }
 }
 
-/// Sums up text as it is written.
+/// Hashes text as it is written.
 struct Sum(Hasher);
 
 impl Write for Sum {
@@ -324,7 +330,7 @@ impl Write for Sum {
     }
 }
 
-/// A list of at most [`MAX_IMAGES`] elements.
+/// Deserializes a list of at most [`MAX_IMAGES`] elements.
 fn bounded<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct Elements<T>(PhantomData<T>);
 
@@ -357,7 +363,8 @@ struct Version {
     version: u32,
 }
 
-/// The place of the lock itself where the text is a report that has one, and the number of lines before it.
+/// Returns the byte range of the lock in a lock or report,
+/// and the number of lines before the range.
 fn inner(text: &str) -> Result<(Range<usize>, usize)> {
     #[derive(Deserialize)]
     struct Report<'a> {
@@ -396,19 +403,19 @@ fn line_at(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
 
-/// `line N` for the first place of a word.
+/// Returns `line N` for the first occurrence of a word.
 fn place(text: &str, word: &str, first: usize) -> String {
     let line = text.find(word).map_or(1, |at| line_at(text, at));
     format!("line {}", first + line)
 }
 
-/// A value as JSON on one line.
+/// Serializes a value as JSON on one line.
 fn json<T: Serialize + ?Sized>(value: &T) -> String {
-    // What is written here has nothing that JSON cannot express.
+    // The values written here have no content that JSON cannot express.
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// A field with a list, an element on each line.
+/// Writes a field with a list, one element per line.
 fn list<T: Serialize>(out: &mut impl Write, name: &str, elements: &[T], end: &str) -> fmt::Result {
     write!(out, "      \"{name}\": [")?;
     for (number, element) in elements.iter().enumerate() {

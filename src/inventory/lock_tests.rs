@@ -1,4 +1,4 @@
-//! A lock as it is written and read back.
+//! Tests of writing a lock and reading it back.
 
 use super::super::images::Piece;
 use super::*;
@@ -54,7 +54,7 @@ fn a_lock_that_was_written_is_read_back() {
         ..lock()
     };
     assert_eq!(Lock::parse(empty.to_text()).unwrap().to_text(), empty.to_text());
-    // A report may hold it.
+    // A report may contain a lock.
     let report = format!("{{\n\"reportVersion\": 1,\n\"lock\": {text}}}");
     assert_eq!(Lock::parse(report).unwrap().images, lock().images);
 }

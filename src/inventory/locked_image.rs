@@ -1,4 +1,4 @@
-//! One image in a lock.
+//! One image of a lock.
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -10,35 +10,36 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
 
-/// Memory in bytes that all images of a report's lock may take: the text of more could not be read again as a lock.
+/// Maximum memory in bytes of all images of a report's lock:
+/// the text of a larger lock could not be read again.
 const MOST_IN_REPORT: u64 = 64 << 20;
 
-/// One image with all that it is made of.
+/// An image with all its manifests and blobs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LockedImage {
     /// The canonical reference.
     #[serde(serialize_with = "text", deserialize_with = "reference")]
     pub reference: Reference,
-    /// Which index goes under the name.
+    /// Which of the digests `original` and `filtered` is published under the name.
     pub index: Choice,
-    /// The digest that the source has.
+    /// Digest of the image at its source.
     pub original: Digest,
-    /// The digest without the dropped platforms, where some were dropped.
+    /// Digest of the index without the dropped platforms, if any were dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filtered: Option<Digest>,
-    /// Platforms that were moved.
+    /// Platforms that were transferred.
     pub kept: Vec<PlatformRecord>,
-    /// Platforms that were not.
+    /// Platforms that were not transferred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<PlatformRecord>,
-    /// Blobs that the image names and that were not moved.
+    /// Blobs that the image references and that were not transferred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
-    /// What refers to the image and was not moved.
+    /// Referrers of the image that were not transferred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out_referrers: Vec<LeftOut>,
-    /// Every manifest once, those that refer to the image included.
+    /// Every manifest once, including referrers.
     pub manifests: Vec<Piece>,
     /// Every blob once.
     pub blobs: Vec<Piece>,
@@ -61,7 +62,7 @@ impl LockedImage {
         })
     }
 
-    /// What a tree is made of, with what refers to it.
+    /// Lists the manifests and blobs of a tree, including its referrers.
     fn from_tree(tree: &ImageTree) -> Self {
         let piece = |descriptor: &Descriptor| Piece {
             digest: descriptor.digest.clone(),
@@ -83,10 +84,10 @@ impl LockedImage {
         }
     }
 
-    /// What these trees are made of.
+    /// Lists the manifests and blobs of these trees.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if it takes more memory than this run has left, or more text than a lock may have.
+    /// [`Kind::TooLarge`] if the lists take more memory than this run has left, or more text than a lock may have.
     pub(crate) fn from_trees<'a>(trees: impl Iterator<Item = &'a ImageTree>, budget: &Budget) -> Result<Vec<Self>> {
         let mut held = budget.hold(0)?;
         let mut together = 0;
@@ -107,7 +108,7 @@ impl LockedImage {
         Ok(locked)
     }
 
-    /// About how many bytes of memory it takes, with its text.
+    /// Returns the approximate memory in bytes that the image and its text take.
     fn memory(&self) -> u64 {
         const LISTED: usize = 400;
         let pieces = self.manifests.len() + self.blobs.len();

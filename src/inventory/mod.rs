@@ -1,5 +1,7 @@
-//! What bundles hold, as plain values without I/O: what `inspect` shows, what a lock pins, what two bundles differ in, and which
-//! blobs a damaged bundle lacks.
+//! The content of bundles as plain values without I/O.
+//!
+//! The values are the input of `inspect`, of locks, of the comparison of two bundles,
+//! and of the want-list of a damaged bundle.
 
 pub(crate) mod details;
 pub(crate) mod difference;

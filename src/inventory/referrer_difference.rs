@@ -1,4 +1,4 @@
-//! What came and went of the manifests that refer to an image: signatures, attestations, SBOMs.
+//! The difference between the referrers of two images: signatures, attestations, SBOMs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,32 +8,32 @@ use serde::Serialize;
 use super::images::Content;
 use crate::image::digest::Digest;
 
-/// Maximum number of referrers that an image is listed with in each list.
+/// Maximum number of referrers in each list of an image.
 const MAX_REFERRERS: usize = 100;
 
-/// A manifest that refers to an image on one side.
+/// A referrer that only one side has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReferrerState {
-    /// Its digest.
+    /// Digest of the referrer.
     pub digest: Digest,
-    /// What it is; its media type where a lock does not tell.
+    /// Artifact type of the referrer; its media type if a lock does not state the artifact type.
     pub artifact_type: String,
 }
 
-/// A manifest that refers to an image on both sides, with another digest.
+/// A referrer that both sides have, with different digests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangedReferrer {
-    /// The digest that it had.
+    /// Digest of the referrer in the old inventory.
     pub old_digest: Digest,
-    /// The digest that it has.
+    /// Digest of the referrer in the new inventory.
     pub new_digest: Digest,
-    /// What it is.
+    /// Artifact type of the referrer.
     pub artifact_type: String,
 }
 
-/// What differs. Those beyond the first hundred of each list are not listed.
+/// The differing referrers of an image; each list holds the first [`MAX_REFERRERS`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ReferrerDifference {
     pub(super) added: Arc<[ReferrerState]>,
@@ -41,7 +41,7 @@ pub(super) struct ReferrerDifference {
     pub(super) changed: Arc<[ChangedReferrer]>,
 }
 
-/// A referrer of one side alone: its digest, what it is, and what it refers to, in words.
+/// A referrer that only one side has: its digest, its artifact type, and its subject in words.
 struct Single<'a> {
     digest: &'a Digest,
     artifact_type: &'a str,
@@ -49,12 +49,16 @@ struct Single<'a> {
 }
 
 impl ReferrerDifference {
-    /// Compares two contents. A lock does not tell which of its manifests are referrers; those are the ones by which it differs from
-    /// the other side, where the image `is_same`.
+    /// Compares the referrers of two contents;
+    /// `is_same` says whether the images themselves are equal.
+    ///
+    /// A lock does not state which of its manifests are referrers.
+    /// If the images are equal, every manifest that differs is a referrer.
     pub(super) fn new(old: &Content, new: &Content, is_same: bool) -> Self {
         let removed = only_in(old, new, is_same);
         let added = only_in(new, old, is_same);
-        // One that was made anew, such as a second signature under the tag of the first: of the same type, for the same manifest.
+        // A referrer that was replaced has the same type and subject on both sides,
+        // such as a second signature under the tag of the first.
         let mut kinds: HashMap<(&str, Option<&str>), (Vec<&Digest>, Vec<&Digest>)> = HashMap::new();
         for single in &removed {
             let kind = kinds.entry((single.artifact_type, single.refers)).or_default();
@@ -98,7 +102,7 @@ impl ReferrerDifference {
     }
 }
 
-/// The referrers of one content that another one does not have, by digest.
+/// Returns the referrers of `these` that `others` lacks, sorted by digest.
 fn only_in<'a>(these: &'a Content, others: &Content, is_same: bool) -> Vec<Single<'a>> {
     let there: HashSet<&Digest> = others.manifests.iter().map(|manifest| &manifest.digest).collect();
     let mut found: Vec<Single<'a>> = match these.referrers.is_empty() && is_same {

@@ -1,4 +1,4 @@
-//! Sizes of a whole inventory: what images share, and what is saved by storing each blob once.
+//! Sizes of a whole inventory: which blobs images share, and how much room storing each blob once saves.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,42 +9,43 @@ use super::images::{Content, Inventory, InventoryImage};
 use crate::image::digest::Digest;
 use crate::image::tree::ATTESTATION;
 
-/// The sums of an inventory, in bytes and numbers of things.
+/// Totals of an inventory, in bytes and in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
-    /// Images under all their names.
+    /// Number of images, counted under each of their names.
     pub images: usize,
-    /// Platforms of all different images; attestations are none.
+    /// Number of platforms of all different images, without attestations.
     pub platforms: usize,
-    /// Different manifests and indexes.
+    /// Number of different manifests and indexes.
     pub manifests: usize,
-    /// Different blobs.
+    /// Number of different blobs.
     pub blobs: usize,
-    /// Bytes of all different manifests and blobs that images name.
+    /// Total size in bytes of all different manifests and blobs that images reference.
     pub bytes: u64,
-    /// Bytes of the images as if none shared anything.
+    /// Total size in bytes of the images if no image shared blobs with another.
     pub separate_bytes: u64,
-    /// What storing each blob once saves.
+    /// Number of bytes saved by storing each blob once.
     pub saved_bytes: u64,
-    /// Blobs that no image names.
+    /// Number of blobs that no image references.
     pub unreferenced_blobs: usize,
-    /// Their bytes.
+    /// Total size in bytes of the blobs that no image references.
     pub unreferenced_bytes: u64,
 }
 
-/// Which blobs belong to several images.
+/// Statistics of the blobs that several images share.
 #[derive(Debug, Clone, Default)]
 pub struct Sharing {
-    /// Number of different images that name a blob.
+    /// Number of different images that reference a blob.
     users: HashMap<Digest, usize>,
-    /// Shared bytes of each content, by its address: it may have thousands of names.
+    /// Shared bytes of each content, by the address of the content,
+    /// which may have thousands of names.
     shared: HashMap<usize, u64>,
     totals: Totals,
 }
 
 impl Sharing {
-    /// Counts who names what.
+    /// Counts the references to each manifest and blob.
     pub fn new(inventory: &Inventory) -> Self {
         let mut sharing = Self::default();
         let totals = &mut sharing.totals;
@@ -52,6 +53,7 @@ impl Sharing {
         let (mut seen, mut manifests) = (HashSet::new(), HashSet::new());
         for image in &inventory.images {
             totals.separate_bytes = totals.separate_bytes.saturating_add(image.content.bytes());
+            // A content with several names counts once: its names do not share blobs with each other.
             if !seen.insert(Arc::as_ptr(&image.content)) {
                 continue;
             }
@@ -74,6 +76,7 @@ impl Sharing {
         let unreferenced = inventory.unreferenced.iter().map(|piece| piece.size);
         totals.unreferenced_bytes = unreferenced.fold(0, u64::saturating_add);
         for image in &inventory.images {
+            // Computed in a second pass, once the references of all images are counted.
             let key = Arc::as_ptr(&image.content) as usize;
             if !sharing.shared.contains_key(&key) {
                 sharing.shared.insert(key, sharing.count_shared(&image.content));
@@ -82,12 +85,13 @@ impl Sharing {
         sharing
     }
 
-    /// The sums.
+    /// Returns the totals.
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Bytes of an image that other images, which are not the same under another name, have as well.
+    /// Returns the bytes of an image that other images have as well;
+    /// the same image under another name does not count.
     pub fn shared_bytes(&self, image: &InventoryImage) -> u64 {
         let known = self.shared.get(&(Arc::as_ptr(&image.content) as usize));
         known.copied().unwrap_or_else(|| self.count_shared(&image.content))
@@ -98,7 +102,7 @@ impl Sharing {
         shared.fold(0, |sum, piece| sum.saturating_add(piece.size))
     }
 
-    /// Whether several different images name a blob.
+    /// Returns whether several different images reference a blob.
     pub fn is_shared(&self, digest: &Digest) -> bool {
         self.users.get(digest).is_some_and(|users| *users > 1)
     }

@@ -1,4 +1,4 @@
-//! The want-list: which blobs a damaged bundle lacks, as a text that a person can read and type.
+//! The want-list: the blobs that a damaged bundle lacks, as a text that a person can read and type.
 //!
 //! ```text
 //! docker-mirror want-list 1: 2 blobs
@@ -7,9 +7,9 @@
 //! check 5d41402a b7
 //! ```
 //!
-//! The lines are sorted by digest. The size is `?` where it is not known. The last line has the first eight digits of the
-//! SHA-256 of all lines above, each with a line feed, and then a digit for each line between the first and the last, the first
-//! of its own SHA-256, so that a mistyped line can be named.
+//! The lines are sorted by digest. An unknown size is `?`. The last line holds two checks: the first eight hex digits of
+//! the SHA-256 of all lines above, each with a line feed; then one digit for each line between the first and the last,
+//! the first hex digit of that line's SHA-256, so that a message can name a mistyped line.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,10 +19,10 @@ use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
 use crate::text::quote;
 
-/// What every want-list begins with.
+/// The start of every want-list.
 const TITLE: &str = "docker-mirror want-list ";
 
-/// The version of the format that is written; a reader refuses others.
+/// Version of the format that this program writes; a reader refuses any other version.
 const VERSION: &str = "1";
 
 /// Maximum size of a want-list in bytes.
@@ -31,39 +31,39 @@ pub const MAX_WANT_LIST: u64 = 32 << 20;
 /// Maximum number of blobs in a want-list.
 const MAX_BLOBS: usize = 100_000;
 
-/// Maximum length of a line in bytes. A reference has at most some four hundred.
+/// Maximum length of a line in bytes. A reference has about four hundred at most.
 const MAX_LINE: usize = 2000;
 
-/// What to do about a list that is not as it was written.
+/// Hint for a want-list that was changed after it was written.
 const COPY_AGAIN: &str = "compare the line with the original, or copy the list again";
 
-/// Blobs that are damaged or absent.
+/// The damaged or missing blobs of a bundle.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WantList {
     blobs: BTreeMap<Digest, WantedBlob>,
-    /// Length of all lines with blobs, in bytes.
+    /// Total length of the lines with blobs, in bytes.
     length: usize,
 }
 
-/// A blob that is wanted.
+/// A damaged or missing blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedBlob {
-    /// Its digest.
+    /// Digest of the blob.
     pub digest: Digest,
-    /// Its size in bytes, where that is known.
+    /// Size of the blob in bytes, if known.
     pub size: Option<u64>,
-    /// An image that it belongs to.
+    /// An image that the blob belongs to.
     pub reference: Reference,
 }
 
 impl WantList {
-    /// Adds a blob, if it is not in the list. Says whether it is there then: a list has a maximum size.
+    /// Adds a blob, unless the list already has it. Returns `false` if the list is full.
     pub fn add(&mut self, blob: WantedBlob) -> bool {
         if self.contains(&blob.digest) {
             return true;
         }
         let length = self.length + line(&blob).len() + 1;
-        // Each line has a digit in the last one.
+        // The last line has one digit for each blob.
         if self.len() >= MAX_BLOBS || (length + self.len() + MAX_LINE) as u64 > MAX_WANT_LIST {
             return false;
         }
@@ -72,39 +72,40 @@ impl WantList {
         true
     }
 
-    /// The blobs, by digest.
+    /// Returns the blobs, sorted by digest.
     pub fn blobs(&self) -> impl Iterator<Item = &WantedBlob> {
         self.blobs.values()
     }
 
-    /// Whether a blob is in the list.
+    /// Returns whether a blob is in the list.
     pub fn contains(&self, digest: &Digest) -> bool {
         self.blobs.contains_key(digest)
     }
 
-    /// How many there are.
+    /// Returns the number of blobs.
     pub fn len(&self) -> usize {
         self.blobs.len()
     }
 
-    /// Whether nothing is wanted.
+    /// Returns whether the list has no blobs.
     pub fn is_empty(&self) -> bool {
         self.blobs.is_empty()
     }
 
-    /// The sum of all known sizes in bytes.
+    /// Returns the sum of all known sizes in bytes.
     pub fn bytes(&self) -> u64 {
         let sizes = self.blobs().filter_map(|blob| blob.size);
         sizes.fold(0, u64::saturating_add)
     }
 
-    /// The number of the line that has a blob, counted from 1; for messages.
+    /// Returns the number of the line with a blob, counted from 1, for messages.
     pub fn line_of(&self, digest: &Digest) -> Option<usize> {
         let place = self.blobs.keys().position(|known| known == digest)?;
+        // Places count from 0, lines from 1, and the title is line 1.
         Some(place + 2)
     }
 
-    /// The whole text.
+    /// Formats the whole list.
     pub fn to_text(&self) -> String {
         let mut text = head(self.len()) + "\n";
         let mut sums = Sums::new(self.len());
@@ -117,11 +118,11 @@ impl WantList {
         text
     }
 
-    /// Reads a list. White space, empty lines and upper case do not matter.
+    /// Parses a want-list. White space, empty lines and upper case do not matter.
     ///
     /// # Errors
-    /// [`Kind::Malformed`], with the line, if it is cut, was changed, or is none; [`Kind::Unsupported`] if its version is not
-    /// known here.
+    /// [`Kind::Malformed`], with the line, if the list is cut off, was changed, or is not a want-list;
+    /// [`Kind::Unsupported`] if its version is unknown.
     pub fn parse(text: &str) -> Result<Self> {
         let numbered = text.trim_start_matches('\u{feff}').lines().enumerate();
         let mut lines = numbered
@@ -170,7 +171,7 @@ impl WantList {
     }
 }
 
-/// The words of a line with one blank between them.
+/// Normalizes the white space of a line: one blank between two words.
 fn words(number: usize, line: &str) -> Result<String> {
     if line.len() > MAX_LINE {
         return Err(fault(number, &format!("a line has at most {MAX_LINE} bytes")));
@@ -188,7 +189,7 @@ fn line(blob: &WantedBlob) -> String {
     format!("{} {size} {}", blob.digest, blob.reference)
 }
 
-/// The check sums of a list, which grow with its lines.
+/// The checksums of a list, extended line by line.
 struct Sums {
     hasher: Hasher,
     digits: String,
@@ -208,7 +209,7 @@ impl Sums {
         self.digits.push(digit(line));
     }
 
-    /// Eight digits of the sum of all lines, and a digit for each line.
+    /// Returns eight digits of the checksum of all lines, then the digits of the single lines.
     fn finish(self) -> String {
         let mut sums = self.hasher.finish().hex();
         sums.truncate(8);
@@ -220,7 +221,7 @@ impl Sums {
     }
 }
 
-/// The digit that a line is checked by.
+/// Returns the check digit of a line.
 fn digit(line: &str) -> char {
     Digest::sha256(line.as_bytes()).hex().chars().next().unwrap_or('0')
 }
@@ -277,7 +278,8 @@ fn parse_line(text: &str) -> Result<WantedBlob> {
     })
 }
 
-/// Compares the check sums with those of the lines, and names the line that differs where one does.
+/// Compares the stated checksums with those of the lines;
+/// the error names the line that differs, if known.
 fn check(number: usize, stated: &str, right: Sums, numbers: &[usize], expected: usize) -> Result<()> {
     if numbers.len() != expected {
         let what = format!(
@@ -373,7 +375,7 @@ mod tests {
         assert!(says(&format!("{text}more")).starts_with("line 7: there is something behind"));
         let swapped = [lines[0], lines[2], lines[1], lines[3], lines[4], lines[5]].join("\n");
         assert!(says(&swapped).starts_with("line 3: the lines are not sorted"));
-        // A size that is mistyped: the digits name the line in nearly all cases, and the sum notices the rest.
+        // A mistyped size: in most cases the digits identify the line, and the checksum catches the remaining cases.
         let found = says(&text.replace(" 1099511627776 ", " 1099511627766 "));
         assert!(found.contains("mistyped"), "{found}");
         let third = lines[2].to_owned() + "0";

@@ -1,4 +1,4 @@
-//! The table of contents of one archive or layout directory: the position of each member. No blob is read for it.
+//! The table of contents of one archive or layout directory: the position of each member. Reads no blob.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,53 +17,56 @@ use crate::image::budget::Held;
 use crate::progress::Progress;
 use crate::text::{self, Warnings, quote};
 
-/// Maximum memory in bytes of the names of all members that are no blobs.
+/// Maximum total length in bytes of the names of all members that are not blobs.
 const MAX_NAMES: usize = 16 << 20;
 
-/// Memory in bytes of a member that is no blob, beside its name: an entry of a B-tree, whose nodes are at least half full.
+/// Memory in bytes of a member that is not a blob, without its name: an entry of a B-tree, whose
+/// nodes are at least half full.
 const MEMBER: u64 = 2 * (size_of::<String>() + size_of::<Extent>()) as u64 + 64;
 
-/// Maximum number of bytes that are read behind the end of an archive: padding is zeros, other bytes are worth a warning.
+/// Maximum number of bytes read after the end of an archive.
+/// Zeros are padding; any other byte causes a warning.
 const TRAILER: usize = 64 << 10;
 
-/// Maximum number of links that lead to each other; more are a loop.
+/// Maximum number of links in a chain; a longer chain is treated as a loop.
 const MAX_LINKS: usize = 8;
 
-/// What to do about links out of an archive.
+/// Hint for links that lead out of an archive.
 pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
      archive it so (`tar -chf FILE -C FOLDER .`)";
 
-/// The members of an archive except its blobs, which go to the [`Store`] that all archives share.
+/// The members of an archive except its blobs, which are in the [`Store`] that all archives share.
 #[derive(Debug)]
 pub(super) struct Archive {
-    /// Its name in messages.
+    /// Name of the archive in messages.
     pub(super) label: String,
-    /// Every file that is no regular blob, by cleaned name.
+    /// Every file that is not a regular blob, by cleaned name.
     pub(super) files: BTreeMap<String, Extent>,
-    /// Links with their targets.
+    /// Links and their targets, by cleaned name.
     pub(super) links: BTreeMap<String, String>,
-    /// Folders in it that hold image layouts, where it is none itself and there are several.
+    /// Folders inside the archive that hold image layouts,
+    /// if the archive is not a layout itself and holds several.
     pub(super) folders: Vec<String>,
-    /// Whether the archive is certain to be whole: its end is marked, or it is a directory.
+    /// Whether the archive is certain to be complete: it has an end mark, or is a directory.
     pub(super) whole: bool,
-    /// Whether it has any blob.
+    /// Whether the archive holds any blob.
     pub(super) has_blobs: bool,
-    /// The file that it stands in, where that is read by offset.
+    /// The file of the archive, if the archive is read by offset.
     pub(super) source: Option<Arc<Source>>,
     /// Warnings about the archive.
     pub(super) warnings: Warnings,
-    /// Places at which it breaks the rules of its format, and behind which it was read all the same.
+    /// Violations of the tar format that the scan skipped.
     pub(super) faults: TarFaults,
-    /// A link that no image archive has. It is an error once it is known that this is one: the files of a container that
-    /// were archived by mistake are full of links, and deserve another message.
+    /// A link that no image archive has. It becomes an error only once the archive is known to
+    /// hold images: an archive of a container's files is full of links, and needs another message.
     pub(super) bad_link: Option<TarFault>,
-    /// Files of a folder that cannot be read, such as links that lead out of it, and why.
+    /// Unreadable files of a folder, such as links that lead out of the folder, with the reasons.
     pub(super) unreadable: BTreeMap<String, String>,
-    /// Number of bytes that its layers may unpack to beyond the usual ratio.
+    /// Maximum number of bytes that the layers may unpack to beyond the usual ratio.
     pub(super) max_unpacked: u64,
-    /// Length in bytes of the names so far.
+    /// Total length of the names so far, in bytes.
     names: usize,
-    /// The memory of its members, which are dropped with it.
+    /// Budget for the members; freed when the archive is dropped.
     held: Option<Held>,
 }
 
@@ -87,7 +90,7 @@ impl Archive {
         }
     }
 
-    /// Indexes a tar file; what stands behind a fault too, if `going_on`.
+    /// Indexes a tar file. With `going_on`, the scan continues after a fault.
     pub(super) fn from_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(source.label());
         archive.source = Some(source.clone()).filter(|source| source.is_original());
@@ -110,12 +113,12 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Indexes a directory that holds what an archive would.
+    /// Indexes a layout directory.
     pub(super) fn from_directory(path: &Path, store: &mut Store, progress: &Progress) -> Result<Self> {
         let mut archive = Self::new(&text::path(path));
         let folder = Arc::new(Folder::open(path).map_err(|e| Error::io("open", path, e))?);
         let mut files = 0_u64;
-        // Folders of blobs may be links to other folders inside.
+        // Folders of blobs may be links to other folders inside the layout.
         let mut roots = vec![path.to_owned()];
         while let Some(root) = roots.pop() {
             let mut walk = walkdir::WalkDir::new(&root)
@@ -154,7 +157,7 @@ impl Archive {
                 }
                 let metadata = match kind {
                     kind if kind.is_file() => entry.metadata().map_err(io::Error::from),
-                    // Only the file that is found now is read later, and only beneath the folder.
+                    // The link must lead to a file beneath the folder; later reads accept only the same file.
                     kind if kind.is_symlink() => folder.open_beneath(relative).and_then(|file| file.metadata()),
                     _ => Err(io::Error::other("it is neither a file nor a folder")),
                 };
@@ -184,7 +187,8 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Notes a part of the folder that cannot be read. Without a folder of blobs there is nothing to read.
+    /// Records an unreadable part of the folder. An unreadable root or `blobs` folder is an error,
+    /// since nothing else is useful.
     fn note_unreadable(&mut self, path: &Path, error: walkdir::Error) -> Result<()> {
         let at = error.path().unwrap_or(path).to_owned();
         let relative = at.strip_prefix(path).unwrap_or(&at);
@@ -200,7 +204,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Takes up one member of the archive's scan.
+    /// Adds one member that the scan found.
     pub(super) fn take(&mut self, member: Member, source: &Arc<Source>, store: &mut Store) -> Result<()> {
         let Some(name) = member.name else {
             self.warnings.push(format!(
@@ -224,7 +228,7 @@ impl Archive {
         }
     }
 
-    /// Notes how the archive ended, and what follows its end.
+    /// Records how the archive ended, and warns about bytes after its end.
     pub(super) fn finish<F: Forward>(&mut self, end: End, mut rest: F) -> Result<()> {
         let label = quote(&self.label).to_string();
         if end == End::Unmarked {
@@ -255,7 +259,7 @@ impl Archive {
             return match store.blob(&digest) {
                 None => store.add(digest, place),
                 Some(first) if Arc::ptr_eq(&first.source, &place.source) => same_bytes(&name, first, &place),
-                // The same blob in two bundles. If their bytes differ, the one that has its digest is right.
+                // The same blob in two archives: if the bytes differ, reads use the copy that matches the digest.
                 Some(first) if first.size == place.size => store.add_copy(digest, place),
                 Some(_) => match store.is_sound(&digest) {
                     true => store.discard(digest, place),
@@ -276,7 +280,7 @@ impl Archive {
     }
 
     fn add_link(&mut self, name: String, target: Result<String, String>, offset: u64, store: &Store) -> Result<()> {
-        // Programs that save images in Docker's own format link layers that images share; nothing else is ever a link.
+        // Docker's own format links layers that images share; no format uses other links.
         let is_layer = !name.starts_with("blobs/") && [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
         let target = match target {
             Ok(target) if is_layer => target,
@@ -300,7 +304,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Notes which blobs cannot be read, so that only images that need them fail.
+    /// Records unreadable blobs, so that only images that need these blobs fail.
     fn refuse_blobs(&self, store: &mut Store) -> Result<()> {
         for (name, why) in &self.unreadable {
             if let Some(digest) = blob_name(name) {
@@ -311,15 +315,15 @@ impl Archive {
         Ok(())
     }
 
-    /// The content of a member, through links inside the archive.
+    /// Finds the content of a member, through links inside the archive.
     ///
     /// # Errors
-    /// The reason why there is none.
+    /// The reason why the content cannot be found.
     pub(super) fn follow(&self, name: &str, store: &Store) -> Result<Extent, String> {
         let mut name = name;
         for _ in 0..=MAX_LINKS {
             if let Some(place) = blob_name(name).and_then(|digest| store.blob(&digest)) {
-                // Messages about it need its name, and only the store could tell it from the digest.
+                // Messages need the name of the member, which the place of a blob does not store.
                 let member = Some(name.into());
                 return Ok(Extent {
                     member,
@@ -338,7 +342,7 @@ impl Archive {
         Err(format!("`{}` leads over more than {MAX_LINKS} links", quote(name)))
     }
 
-    /// Refuses an archive of which a document, or the folder of the blobs, is a link that leads nowhere.
+    /// Refuses an archive if a document or the folder of blobs is a link that cannot be followed.
     pub(super) fn check_documents(&self) -> Result<()> {
         let is_needed =
             |name: &str| DOCUMENTS.contains(&name) || matches!(name, "blobs" | "blobs/sha256" | "blobs/sha512");
@@ -353,7 +357,7 @@ impl Archive {
     }
 
     fn note_name(&mut self, name: &str, store: &Store) -> Result<()> {
-        // The list names it, and the member itself has it once more.
+        // The name is stored twice: as a key of the list, and in the place of the member.
         let bytes = MEMBER + 2 * name.len() as u64;
         let taken = match &mut self.held {
             Some(held) => held.grow(bytes),
@@ -373,8 +377,9 @@ impl Archive {
         Ok(())
     }
 
-    /// Reads a document of the archive, also one that an editor or a shell wrote with a byte order mark or in UTF-16; `None`
-    /// if it is not there.
+    /// Reads a document of the archive; returns `None` if the archive does not have the document.
+    ///
+    /// A byte order mark is removed and UTF-16 is decoded: editors and shells write both.
     pub(super) fn read(&self, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
         let bytes = self
             .files
@@ -384,7 +389,7 @@ impl Archive {
         Ok(bytes.map(encoding::utf8))
     }
 
-    /// For messages: the archive and one of its members.
+    /// Describes a member for messages: the archive and the member's name.
     pub(super) fn describe(&self, name: &str) -> String {
         self.files.get(name).map_or_else(
             || format!("`{}`: member `{}`", quote(&self.label), quote(&name)),
@@ -393,12 +398,12 @@ impl Archive {
     }
 }
 
-/// Whether this is the folder of all blobs, or of those of one algorithm.
+/// Returns whether a name is the folder of all blobs, or of the blobs of one algorithm.
 fn is_blob_folder(name: &str) -> bool {
     name == "blobs" || name.strip_prefix("blobs/").is_some_and(|rest| !rest.contains('/'))
 }
 
-/// Two members of one name are accepted if both have the same bytes.
+/// Accepts two members of the same name only if both have the same bytes.
 fn same_bytes(name: &str, first: &Extent, second: &Extent) -> Result<()> {
     let mut same = first.size == second.size;
     let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
@@ -433,7 +438,7 @@ fn twice(label: &str, name: &str) -> Error {
     )
 }
 
-/// The warning about an archive without an end mark.
+/// Returns the warning about an archive without an end mark.
 pub(super) fn unmarked(label: &str) -> String {
     format!(
         "`{}` lacks the blocks that mark its end: it may have been truncated",

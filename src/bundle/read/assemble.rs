@@ -1,4 +1,4 @@
-//! Opened archives made one bundle: their images, and what is wrong with them together.
+//! Combines opened archives into one bundle: their images, and the contradictions between them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
 use crate::text::{Warnings, quote};
 
-/// Maximum number of archives whose faults are told one by one.
+/// Maximum number of unreadable archives that are reported individually.
 const MAX_BROKEN: usize = 1000;
 
-/// What a bundle is made of.
+/// The combined content of all archives.
 pub(super) struct Assembled {
     pub(super) store: Store,
     pub(super) images: Vec<BundledImage>,
@@ -30,28 +30,29 @@ pub(super) struct Assembled {
     pub(super) warnings: Warnings,
     /// Files that are read by offset.
     pub(super) sources: Vec<Arc<Source>>,
-    /// How many members are no blobs.
+    /// Number of members that are not blobs.
     pub(super) documents: u64,
-    /// Whether an archive has the list of images that `docker load` reads.
+    /// Whether an archive has a `manifest.json`, which `docker load` reads.
     pub(super) docker_manifest: bool,
-    /// Places at which an archive breaks the rules of the tar format, and behind which it was read all the same.
+    /// Violations of the tar format that the scan skipped, by archive.
     pub(super) faults: Vec<(String, TarFaults)>,
     more_broken: usize,
 }
 
-/// How archives are made one bundle.
+/// Rules for combining archives.
 pub(super) struct Rules<'a> {
-    /// Names for images that have none, or others.
+    /// Names from the user, for images without a name or in place of their names.
     pub(super) names: &'a [GivenName],
-    /// Maximum number of bytes that the layers of one docker-archive unpack to, beyond the usual ratio.
+    /// Maximum number of bytes that the layers of one docker-archive unpack to,
+    /// beyond the usual ratio.
     pub(super) max_unpacked: Option<u64>,
-    /// Whether an archive that was read on behind a fault counts.
+    /// Whether an archive with a skipped tar fault is accepted.
     pub(super) going_on: bool,
-    /// Whether there need not be a usable image.
+    /// Whether a bundle without a usable image is accepted.
     pub(super) allow_none: bool,
 }
 
-/// Makes one bundle of these archives.
+/// Combines these archives into one bundle.
 pub(super) fn assemble(
     archives: Vec<Result<Archive, BrokenArchive>>,
     store: Store,
@@ -96,6 +97,7 @@ pub(super) fn assemble(
         read.as_ref()
             .is_ok_and(|(_, contents)| contents.holds_only_blobs.is_some())
     };
+    // A supplement can replace the blobs lost at a fault, so tar faults are only warnings beside it.
     let going_on = rules.going_on || (count > 1 && read.iter().any(completes));
     let mut supplements = Vec::new();
     for (mut faults, contents) in read {
@@ -120,7 +122,7 @@ pub(super) fn assemble(
             }
         }
     }
-    // Blobs alone complete other bundles; by themselves they are nothing that can be used.
+    // A supplement completes other bundles; on its own it holds no usable image.
     for supplement in supplements {
         match count {
             1 => note_broken(&mut bundle, supplement),
@@ -143,7 +145,7 @@ pub(super) fn assemble(
     Ok(bundle)
 }
 
-/// Keeps the faults of an archive that was read on behind them, or warns of them.
+/// Keeps the tar faults of an archive, or turns them into warnings.
 fn note_faults(bundle: &mut Assembled, label: String, faults: TarFaults, keep: bool) {
     if faults.first.is_empty() {
         return;
@@ -167,8 +169,10 @@ fn note_broken(bundle: &mut Assembled, archive: BrokenArchive) {
     }
 }
 
-/// A whole image makes up for a broken one of the same name in another archive. In one archive it is unknown which of
-/// the two the name means, unless its digest or the record says so.
+/// Removes broken images that have a whole image of the same name in another archive.
+///
+/// Within one archive, a name of both a broken and a whole image is ambiguous: the whole image is removed too, unless its
+/// digest or the record confirms its name.
 fn whole_or_broken(bundle: &mut Assembled) {
     let broken: HashSet<(&str, Option<&Reference>)> = bundle
         .broken
@@ -185,8 +189,10 @@ fn whole_or_broken(bundle: &mut Assembled) {
     bundle.broken.retain(|broken| broken.is_misnamed || !is_whole(broken));
 }
 
-/// A name that appears twice is one image if the digest is the same. If not, it is unknown which of the images it
-/// means, and none of them is imported under it.
+/// Merges images of the same name and digest,
+/// and removes all images of a name that has several digests.
+///
+/// A name with several digests is ambiguous, so the images become one broken image.
 fn one_digest_per_name(bundle: &mut Assembled) {
     let mut seen: BTreeMap<Reference, usize> = BTreeMap::new();
     let mut two: BTreeMap<Reference, BrokenImage> = BTreeMap::new();
@@ -208,7 +214,7 @@ fn one_digest_per_name(bundle: &mut Assembled) {
     bundle.broken.extend(two.into_values());
 }
 
-/// The error of two images that have one name.
+/// Returns the error for two images with the same name.
 fn two_of_one_name(first: &BundledImage, second: &BundledImage) -> Error {
     let place = |image: &BundledImage| {
         let (digest, archive) = (&image.root.digest, quote(&image.archive));

@@ -1,6 +1,8 @@
-//! Signatures, attestations and SBOMs that stand beside an image in a layout, as `cosign save` and hauler write them: told by
-//! an annotation, under the name of the image or under none. A registry has them in the image's repository, under the tag
-//! `sha256-HEX.sig` (`.att`, `.sbom`) that is made of the image's digest; bundles of this program list them by that name.
+//! Signatures, attestations and SBOMs beside an image in a layout, as `cosign save` and hauler write them.
+//!
+//! An annotation marks them; their name is that of the image, or absent. A registry keeps them in the image's repository,
+//! under the tag `sha256-HEX.sig` (`.att`, `.sbom`), which is derived from the image's digest. Bundles of this program
+//! list them under that name.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,29 +25,29 @@ use crate::image::reference::Reference;
 use crate::image::referrer::{self, is_referrers_tag, parse_tag_beside, tag_beside};
 use crate::text::quote;
 
-/// Who writes the annotation.
+/// Programs that write the annotation.
 const AUTHORITIES: [&str; 2] = ["dev.cosignproject.cosign", "dev.hauler"];
 
-/// The layer of a signature (cosign, SIGNATURE_SPEC.md).
+/// Media type of the layer of a signature (cosign, SIGNATURE_SPEC.md).
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
-/// The layer of an attestation.
+/// Media type of the layer of an attestation.
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 
-/// Maximum size in bytes of a layer that is read for the digest of the image. A signature has some 250 bytes; of an
-/// attestation that is larger the name tells the image.
+/// Maximum size in bytes of a layer that is read to find the digest of the image. A signature has
+/// about 250 bytes; a larger attestation is matched to its image by name.
 const MAX_PAYLOAD: u64 = 1 << 20;
 
-/// What an entry of an index is, where an annotation says so.
+/// The role of an index entry, as its annotation states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// It belongs to an image, and has a tag that ends so.
+    /// An attachment whose tag ends with this suffix.
     Attached(&'static str),
-    /// It states its subject by itself.
+    /// A referrer, which states its subject in its manifest.
     Referrer,
 }
 
-/// What the annotation of an entry says; `None` for an image.
+/// Returns the role that the annotation of an entry states; `None` for an image.
 pub(super) fn role(entry: &Entry) -> Option<Role> {
     let (authority, kind) = entry.annotations.get(KIND)?.split_once('/')?;
     if !AUTHORITIES.contains(&authority) {
@@ -60,26 +62,27 @@ pub(super) fn role(entry: &Entry) -> Option<Role> {
     }
 }
 
-/// An attached entry.
+/// An index entry that is attached to an image.
 #[derive(Debug, Clone)]
 pub(super) struct Attached<'a> {
     pub(super) place: usize,
     pub(super) entry: &'a Entry,
     pub(super) suffix: &'static str,
-    /// What its own name says, where that has such a tag: the repository that it is in, and the manifest that it belongs to.
+    /// Repository and subject from the entry's own name, if that name has a tag such as
+    /// `sha256-HEX.sig`.
     pub(super) by_tag: Option<(Reference, Digest)>,
 }
 
-/// What the tag of an entry says, where it is one that stands beside an image.
+/// Parses the tag of an attachment, such as `sha256-HEX.sig`; `None` for any other name.
 pub(super) fn tagged(name: &Reference) -> Option<(Digest, &'static str)> {
     parse_tag_beside(name.tag()?)
 }
 
-/// Gives each attached entry its tag beside the image that it belongs to. `images` are the entries of images, with their
-/// places.
+/// Names each attached entry by a tag in the repository of its image. `images` are the image
+/// entries, with their places.
 ///
 /// # Errors
-/// [`Kind::TooLarge`] if there are too many.
+/// [`Kind::TooLarge`] if the names take more memory than the budget has left.
 pub(super) fn add(
     archive: &Archive,
     store: &Store,
@@ -113,12 +116,12 @@ pub(super) fn add(
         for (place, entry) in found {
             let subject = stated.as_ref().unwrap_or(&entry.descriptor.digest);
             let tag = tag_beside(subject, attached.suffix);
-            // An image that is broken or has no name is told by itself.
+            // A broken image, or an image without a name, is reported by its own error.
             for image in by_place.get(&place).into_iter().flatten() {
                 let Ok(name) = Reference::new(image.host(), image.repository(), Some(&tag), None) else {
                     continue;
                 };
-                // All images of a repository have one tag beside them.
+                // All images of a repository share one such tag.
                 if !names.insert(name.clone()) {
                     continue;
                 }
@@ -139,10 +142,13 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Takes out of an entry that lists referrers, as it stands under their tag at a registry, what it lists. `false` if it is none.
+/// Reads an entry that holds a list of referrers (referrers tag
+/// schema) and collects the listed referrers.
+///
+/// Returns `false` if the entry is not such a list.
 ///
 /// # Errors
-/// [`Kind::TooLarge`] if there are too many.
+/// [`Kind::TooLarge`] if the referrers take more memory than the budget has left.
 pub(super) fn listed_referrers(
     store: &Store,
     archive: &Archive,
@@ -186,10 +192,10 @@ pub(super) fn listed_referrers(
     Ok(true)
 }
 
-/// The entries of images, by what tells that something belongs to them.
+/// Lookup of image entries by the properties that attachments refer to.
 struct Subjects<'a> {
     images: &'a [(usize, &'a Entry)],
-    /// Positions in `images`, the first one of each.
+    /// Indices into `images`, the first entry of each.
     by_name: HashMap<Reference, usize>,
     by_repository: HashMap<String, Vec<usize>>,
     by_digest: HashMap<&'a Digest, usize>,
@@ -219,7 +225,7 @@ impl<'a> Subjects<'a> {
             };
             let View::Index(index) = manifest.view() else { continue };
             for child in index.entries.iter().map(|entry| &entry.descriptor.digest) {
-                // What one image may list, and not more.
+                // The limit of entries of one index also bounds this table.
                 if subjects.by_child.len() < MAX_ENTRIES {
                     subjects.by_child.entry(child.clone()).or_insert(at);
                 }
@@ -228,14 +234,14 @@ impl<'a> Subjects<'a> {
         subjects
     }
 
-    /// The images of a repository.
+    /// Returns the images of a repository.
     fn in_repository(&self, name: &Reference) -> Vec<(usize, &'a Entry)> {
         let places = self.by_repository.get(&name.name()).into_iter().flatten();
         places.filter_map(|at| self.images.get(*at).copied()).collect()
     }
 
-    /// The image that an attached entry belongs to: that of its name; else that of the digest that it states, itself or by its
-    /// index; else the only one that there is.
+    /// Finds the image of an attached entry: by name, else by the stated digest of the image or of
+    /// a child of its index, else the only image.
     fn find(&self, attached: &Entry, stated: Option<&Digest>) -> Option<(usize, &'a Entry)> {
         let own = own_name(attached);
         let named = own.as_ref().and_then(|name| self.by_name.get(name));
@@ -255,7 +261,7 @@ fn own_name(entry: &Entry) -> Option<Reference> {
         .next()
 }
 
-/// The digest that the content of a signature or attestation is about.
+/// Returns the digest of the image that a signature or attestation states as its subject.
 fn stated_subject(store: &Store, root: &Descriptor) -> Option<Digest> {
     #[derive(Deserialize)]
     struct Signature {

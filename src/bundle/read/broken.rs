@@ -1,4 +1,4 @@
-//! Images that an archive lists and that are not usable, each with its own reason: they fail alone.
+//! Unusable images of an archive, each with its own reason; other images of the archive stay usable.
 
 use std::sync::Arc;
 
@@ -7,23 +7,25 @@ use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
 use crate::text::{few_with, quote};
 
-/// An image that an archive lists and that is not usable: it is not whole, or nothing says what it is called.
+/// An unusable image of an archive: incomplete, or without a name.
 #[derive(Debug, Clone)]
 pub struct BrokenImage {
-    /// The name it goes by; nothing where it has none.
+    /// Name of the image, if any.
     pub name: Option<Reference>,
-    /// What it is called in reports: its name, else `ARCHIVE:@N`, where the archive lists it at place N, counted from 0.
+    /// Name of the image in reports:
+    /// its reference, or `ARCHIVE:@N` with its place N in the archive, counted from 0.
     pub label: String,
-    /// The archive that lists it.
+    /// The archive that lists the image.
     pub archive: String,
-    /// Why it is not usable.
+    /// Why the image is not usable.
     pub error: Arc<Error>,
-    /// Whether the name is false: then a whole image of that name elsewhere is another one and does not make up for it.
+    /// Whether the name belongs to another image:
+    /// then a whole image of that name elsewhere does not replace this image.
     pub(super) is_misnamed: bool,
 }
 
 impl BrokenImage {
-    /// One that is not whole, under each of its names.
+    /// Creates an entry for an incomplete image under each of its names.
     pub(super) fn named(archive: &Archive, place: usize, names: Vec<Reference>, error: Error) -> Vec<Self> {
         if names.is_empty() {
             return vec![Self::nameless(archive, place, error)];
@@ -39,7 +41,7 @@ impl BrokenImage {
         names.into_iter().map(one).collect()
     }
 
-    /// One that has no name, or none that can be used.
+    /// Creates an entry for an image without a usable name.
     pub(super) fn nameless(archive: &Archive, place: usize, error: Error) -> Self {
         Self {
             name: None,
@@ -50,7 +52,7 @@ impl BrokenImage {
         }
     }
 
-    /// One whose name may mean another image as well.
+    /// Creates an entry for an image whose name is ambiguous.
     pub(super) fn misleading(name: &Reference, archive: &str, error: Error) -> Self {
         Self {
             name: Some(name.clone()),
@@ -61,9 +63,9 @@ impl BrokenImage {
         }
     }
 
-    /// One that the archive calls by a false name, under each of these.
+    /// Creates an entry under each of these names for an image that the archive names wrongly.
     pub(super) fn misnamed(archive: &Archive, place: usize, names: Vec<Reference>, error: Error) -> Vec<Self> {
-        // The bytes behind the name are those of another image: what there is to do about it is the same wherever it stands.
+        // The bytes belong to another image than the name states: the hint is the same for every kind of name.
         let error = match error.kind() {
             Kind::Integrity => error
                 .context(format!("`{}`: image @{place}", quote(&archive.label)))
@@ -79,12 +81,12 @@ impl BrokenImage {
     }
 }
 
-/// A file or folder that was named or found, and cannot be read: it fails alone.
+/// A file or folder that cannot be read; other archives stay usable.
 #[derive(Debug, Clone)]
 pub struct BrokenArchive {
-    /// What it is called in reports.
+    /// Name of the file or folder in reports.
     pub label: String,
-    /// Why it cannot be read.
+    /// Why the file or folder cannot be read.
     pub error: Arc<Error>,
 }
 
@@ -96,7 +98,7 @@ impl BrokenArchive {
         }
     }
 
-    /// Stands for as many archives that are not told one by one.
+    /// Creates an entry that stands for `count` archives beyond the limit of individual reports.
     pub(super) fn more(count: usize) -> Self {
         let what = format!("{count} more files and folders cannot be read");
         Self {
@@ -106,14 +108,14 @@ impl BrokenArchive {
     }
 }
 
-/// How an image without a name is called.
+/// Returns the label of an image without a name.
 pub(super) fn place_label(archive: &Archive, place: usize) -> String {
     format!("{}:@{place}", quote(&archive.label))
 }
 
-/// The error of bundles without a usable image.
+/// Returns the error for bundles without a usable image.
 pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) -> Error {
-    // One fault under several names in a row is reported once.
+    // A fault that several names of one image share is reported once.
     let mut faults: Vec<&Arc<Error>> = archives.iter().map(|archive| &archive.error).collect();
     for image in broken {
         if !faults.last().is_some_and(|last| Arc::ptr_eq(last, &image.error)) {
@@ -144,7 +146,7 @@ pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) 
     }
 }
 
-/// A result that may be asked for again.
+/// Clones a cached result, with its error.
 pub(super) fn remembered<T: Clone>(known: &Result<T>) -> Result<T> {
     match known {
         Ok(value) => Ok(value.clone()),

@@ -1,4 +1,4 @@
-//! Compression, told by the first bytes and never by a name, and taken off with a limit on what comes out.
+//! Detects compression by magic bytes, never by file name, and decompresses with a limit on the output.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -12,24 +12,28 @@ use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, Held};
 use crate::progress::human_bytes;
 
-/// Number of first bytes that tell the compression, and how much memory it takes.
+/// Number of bytes at the start of a file that identify the
+/// compression and the size of its window.
 pub(super) const MAGIC: usize = 18;
 
-/// The largest window of zstd, and dictionary of xz, that is unpacked, in bytes. The decoder holds all of it in memory;
-/// `zstd -d` has the same limit, and `xz -9` makes half of it.
+/// Maximum window of zstd, and dictionary of xz, in bytes. The decoder holds all of it in memory.
+/// `zstd -d` has the same limit, and `xz -9` uses half of that.
 pub(super) const MAX_WINDOW: u64 = 1 << 27;
 
-/// Memory in bytes that a decoder may take without being counted: the budget leaves this much for it.
+/// Memory in bytes that a decoder may take without counting against the budget,
+/// which reserves this much.
 pub(super) const UNCOUNTED_WINDOW: u64 = 32 << 20;
 
-/// The dictionary of `xz -9` in bytes. The actual one cannot be known from the first bytes.
+/// Dictionary of `xz -9` in bytes. The first bytes of a file do not state the actual size.
 const XZ_DICTIONARY: u64 = 64 << 20;
 
-/// Memory in bytes that the decoder of xz takes beside its dictionary.
+/// Memory in bytes that the decoder of xz takes in addition to its dictionary.
 const BESIDE_XZ_DICTIONARY: u64 = 1 << 20;
 
-/// Limit on decompressed bytes: a ratio to the compressed bytes, and a constant beyond that. A ratio
-/// alone would not do: gzip makes a thousandth of zeros, zstd much less, and a few zeros are no bomb.
+/// Limit on decompressed bytes: a ratio to the compressed bytes, plus a constant.
+///
+/// A ratio alone is not enough:
+/// gzip compresses zeros to a thousandth, zstd to much less, and a short run of zeros is no bomb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) ratio: u64,
@@ -37,22 +41,23 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// The maximum output for an input of this size.
+    /// Returns the maximum output in bytes for this many bytes of input.
     fn for_input(self, consumed: u64) -> u64 {
         consumed.saturating_mul(self.ratio).saturating_add(self.beyond)
     }
 }
 
-/// Counts the window of a decoder against the memory that is left, for as long as the decoder lives. It is needed where
-/// documents that were parsed are in memory at the same time.
+/// Counts the window of a decoder against the budget as long as the decoder lives.
+///
+/// The count matters when parsed documents and the window are in memory at the same time.
 ///
 /// # Errors
-/// [`Kind::TooLarge`] if less is left.
+/// [`Kind::TooLarge`] if the budget has less left.
 pub(super) fn count_window(window: u64, budget: &Budget) -> Result<Held> {
     budget.hold(window.saturating_sub(UNCOUNTED_WINDOW))
 }
 
-/// How something is compressed.
+/// A compression format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -63,10 +68,10 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// What the first bytes say.
+    /// Detects the compression from the first bytes of a file.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] for what is recognised and not read here.
+    /// [`Kind::Unsupported`] for a known format that is not supported, and for a zstd window over [`MAX_WINDOW`].
     pub(super) fn detect(head: &[u8], what: &str) -> Result<Self> {
         let unsupported = |format: &str, hint: &str| {
             Err(Error::new(
@@ -89,7 +94,7 @@ impl Compression {
                 .with_hint(unpack("zstd -dc --long=31"))),
                 _ => Ok(Self::Zstd),
             },
-            // A frame to be skipped (RFC 8878, section 3.1.2), which some programs begin with.
+            // A skippable frame (RFC 8878, section 3.1.2), which some programs write first.
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Self::Xz),
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => Ok(Self::Bzip2),
@@ -104,8 +109,8 @@ impl Compression {
         }
     }
 
-    /// The window in bytes that the decoder of an input needs that begins with `head`, or most likely needs where that does
-    /// not say so; [`UNCOUNTED_WINDOW`] at least.
+    /// Returns the window in bytes that a decoder needs for input with this `head`, or the usual
+    /// window if `head` does not state one; at least [`UNCOUNTED_WINDOW`].
     pub(super) fn window(self, head: &[u8]) -> u64 {
         let window = match (self, head) {
             (Self::Zstd, [0x28, 0xb5, 0x2f, 0xfd, frame @ ..]) => zstd_window(frame).unwrap_or(MAX_WINDOW),
@@ -115,8 +120,8 @@ impl Compression {
         window.clamp(UNCOUNTED_WINDOW, MAX_WINDOW)
     }
 
-    /// The content of `input`; reading fails once there is more of it than the limit allows, or where it needs a larger window
-    /// in bytes than this.
+    /// Returns a reader of the decompressed `input`. Reading fails when the output exceeds
+    /// `limit`, or if the input needs a window of more than `window` bytes.
     pub(super) fn decode<'a, R: Read + Send + 'a>(
         self,
         input: R,
@@ -157,16 +162,16 @@ impl Compression {
     }
 }
 
-/// How to unpack something on its way.
+/// Returns a hint that decompresses a file with a program and pipes the output into an import.
 pub(super) fn unpack(program: &str) -> String {
     format!("unpack it on its way: `{program} FILE | docker-mirror import - -d REGISTRY`")
 }
 
-/// A decoder of xz, whose dictionary may take more memory than there is for it.
+/// A decoder of xz that reports when the dictionary needs more memory than allowed.
 struct Xz<R: Read> {
     inner: XzReader<R>,
     what: String,
-    /// The largest dictionary, in bytes.
+    /// Maximum dictionary in bytes.
     window: u64,
 }
 
@@ -183,7 +188,8 @@ impl<R: Read> Read for Xz<R> {
     }
 }
 
-/// The window of a zstd frame, of which this follows the magic number (RFC 8878, section 3.1.1.1).
+/// Returns the window in bytes of a zstd frame;
+/// `frame` starts after the magic number (RFC 8878, section 3.1.1.1).
 fn zstd_window(frame: &[u8]) -> Option<u64> {
     let (descriptor, rest) = frame.split_first()?;
     if descriptor & 0x20 == 0 {
@@ -191,7 +197,7 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
         let base = 1u64 << (10 + (window >> 3));
         return Some(base + base / 8 * u64::from(window & 7));
     }
-    // A frame in a single segment: the window is all of the content, whose size follows the identity of a dictionary.
+    // Single-segment frame: the window is the whole content, whose size follows the dictionary ID.
     let at = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
     let mut size = [0; 8];
@@ -212,7 +218,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// A decoder whose output may not grow beyond measure.
+/// A decoder with a limit on its output.
 struct Limited<'a> {
     inner: Box<dyn Read + Send + 'a>,
     consumed: Arc<AtomicU64>,
@@ -309,7 +315,7 @@ mod tests {
         assert_eq!(window(&packed(26)), MAX_WINDOW / 2);
         assert_eq!(window(&packed(20)), UNCOUNTED_WINDOW);
         assert_eq!(Compression::Gzip.window(b"\x1f\x8b"), UNCOUNTED_WINDOW);
-        // The first frame says what is counted; a later one does not get more.
+        // The window of the first frame counts as the limit; a later frame may not use a larger window.
         for (second, is_read) in [(25, true), (26, false)] {
             let all = [packed(20), packed(second)].concat();
             let limit = Limit { ratio: 1, beyond: 100 };

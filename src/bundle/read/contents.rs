@@ -1,4 +1,4 @@
-//! What one archive lists: images, what refers to them, and what is missing.
+//! The images, referrers and missing images that one archive lists.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -10,35 +10,38 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 
-/// An image that a bundle holds.
+/// An image of a bundle.
 #[derive(Debug, Clone)]
 pub struct BundledImage {
-    /// The name it goes by.
+    /// Name of the image.
     pub name: Reference,
-    /// The root descriptor, from `index.json` (or made from a docker-archive).
+    /// Root descriptor, from `index.json` or built from a docker-archive.
     pub root: Descriptor,
-    /// What `docker-mirror.json` says about it, where the bundle is ours.
+    /// The record of the image, if the bundle was made by this program.
     pub record: Option<Arc<ImageRecord>>,
-    /// Whether the manifest was built here from a docker-archive, so that its digest is new.
+    /// Whether the manifest was built by this program from a docker-archive, so that its digest is new.
     pub rebuilt: bool,
-    /// The archive that lists it.
+    /// The archive that lists the image.
     pub archive: String,
-    /// Where that archive lists it, counted from 0: in `index.json`, and behind that in `manifest.json`.
+    /// Place of the image in the archive, counted from 0:
+    /// first the entries of `index.json`, then those of `manifest.json`.
     pub place: usize,
-    /// The image that it belongs to, where it is a signature, an attestation or an SBOM that belongs to one.
+    /// The image that this signature, attestation or SBOM belongs to;
+    /// `None` for an image of its own.
     pub(crate) attached_to: Option<Reference>,
-    /// Whether platforms may be absent without anything being broken: containerd saves an index as it is with only the
-    /// platforms that it has.
+    /// Whether platforms may be missing without making the image broken: containerd saves an
+    /// unchanged index with only the platforms that it has.
     pub(crate) may_be_sparse: bool,
 }
 
 impl BundledImage {
-    /// Says which image an error is about.
+    /// Adds the name of the image and of the archive to an error.
     pub(crate) fn place_error(&self, error: Error) -> Error {
         error.for_image(format!("`{}` in `{}`", self.name, self.archive))
     }
 
-    /// All that its tree depends on; images of which this is equal differ in nothing but their names.
+    /// Returns everything that the image's tree depends on:
+    /// images with equal values differ only in their names.
     pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
         let record = self.record.as_ref().map(|record| record.content());
         let attached = self.attached_to.is_some();
@@ -46,18 +49,18 @@ impl BundledImage {
     }
 }
 
-/// A manifest without a name that refers to another one, such as a signature.
+/// A manifest without a name that refers to another manifest, such as a signature.
 #[derive(Debug, Clone)]
 pub struct Referrer {
-    /// The manifest that it refers to.
+    /// Digest of the subject.
     pub subject: Digest,
-    /// Its own root descriptor.
+    /// Root descriptor of the referrer.
     pub root: Descriptor,
-    /// The archive that lists it.
+    /// The archive that lists the referrer.
     pub archive: String,
 }
 
-/// What one archive lists.
+/// The content that one archive lists.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) images: Vec<BundledImage>,
@@ -65,14 +68,14 @@ pub(super) struct Contents {
     pub(super) broken: Vec<BrokenImage>,
     pub(super) referrers: Vec<Referrer>,
     pub(super) missing: Vec<Missing>,
-    /// Whether it looks like a bundle of this program but for the record, which is not there.
+    /// Whether the archive looks like a bundle of this program whose record is missing.
     pub(super) lacks_record: bool,
-    /// What the record lists and the index does not.
+    /// Images that the record lists and the index does not.
     pub(super) unlisted: Vec<String>,
-    /// Where it lists no image and has blobs: why it cannot be used by itself.
+    /// For an archive with blobs and no images: why the archive cannot be used on its own.
     pub(super) holds_only_blobs: Option<BrokenArchive>,
     /// Number of entries of the index.
     pub(super) places: usize,
-    /// The entries of the index that can be read.
+    /// The readable entries of the index.
     pub(super) listed: Vec<Descriptor>,
 }

@@ -1,4 +1,4 @@
-//! The manifests and image configs of all opened bundles, each read and parsed once however many names and parents it has.
+//! Cache of the manifests and image configs of all opened bundles: each is parsed once for all names and parents.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,18 +12,21 @@ use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::lock::Mutex;
 
-/// Maximum number of times that one document is read. Where memory is short, what no tree holds is dropped, and read again
-/// for the next image that needs it; what is read still more often belongs to many images that are too large.
+/// Maximum number of times that one document is read. When memory is short, unused documents are
+/// dropped and read again for the next image. A document that is read more often belongs to many images that are too
+/// large.
 const MAX_READS: u32 = 8;
 
-/// Number of descriptors that all images of a run together may visit in any case. Beyond it they may visit [`VISITS_EACH`]
-/// times as many as their documents list. Images that differ in nothing but their names count once. An index may list the
-/// manifests of several others, but not of very many, so that the time of a run grows with the bytes of its bundles.
+/// Number of descriptors that all images of a run together may always visit.
+///
+/// Beyond that, the images may visit [`VISITS_EACH`] times as many descriptors as their documents list. Images that
+/// differ only in their names count once. An index may share its manifests with several other indexes, but not with very
+/// many, so that the time of a run grows with the bytes of its bundles.
 const FREE_VISITS: u64 = 1 << 18;
-/// See [`FREE_VISITS`].
+/// Maximum number of visits for each listed descriptor; see [`FREE_VISITS`].
 const VISITS_EACH: u64 = 16;
 
-/// Memory in bytes that the error of a broken document takes.
+/// Memory in bytes of the error of a broken document.
 const ERROR: u64 = 2 << 10;
 
 /// An image config with its bytes.
@@ -34,7 +37,7 @@ pub(super) struct KnownConfig {
     _held: Held,
 }
 
-/// Documents that were read.
+/// Cached documents and their memory budget.
 #[derive(Debug, Default)]
 pub(super) struct Documents {
     budget: Budget,
@@ -43,17 +46,18 @@ pub(super) struct Documents {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By digest and declared media type, on which the meaning of a manifest depends that does not state its own.
+    /// By digest and declared media type:
+    /// a manifest that does not state its type is parsed as its parent declares.
     manifests: HashMap<(Digest, Option<String>), Result<Arc<RawManifest>, Broken>>,
     configs: HashMap<Digest, Result<Arc<KnownConfig>, Broken>>,
     reads: HashMap<Digest, u32>,
     /// Number of descriptors that all documents list.
     descriptors: u64,
-    /// Number of descriptors that were looked at.
+    /// Number of descriptors visited.
     visits: u64,
 }
 
-/// Why a document cannot be had, to be told again.
+/// A cached error of a document, which is returned to each caller.
 #[derive(Debug)]
 struct Broken {
     error: Error,
@@ -115,7 +119,8 @@ impl Documents {
         Self::in_budget(&mut known, || self.budget.hold(bytes)).map(drop)
     }
 
-    /// Runs an action that takes memory from the budget. If the budget is exhausted, drops unused documents and retries once.
+    /// Runs an action that takes memory from the budget. If the budget is exhausted, drops unused
+    /// documents and retries once.
     fn in_budget<T>(known: &mut Known, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(error) if error.kind() == Kind::TooLarge => {
@@ -126,7 +131,7 @@ impl Documents {
         }
     }
 
-    /// Forgets why a document could not be had: it stands elsewhere as well.
+    /// Removes a cached error of a document, because the document was found at another place.
     pub(super) fn forget(&self, digest: &Digest) {
         let mut known = self.known.lock();
         known.manifests.retain(|(of, _), found| of != digest || found.is_ok());
@@ -135,7 +140,8 @@ impl Documents {
         }
     }
 
-    /// A manifest of this size. `read` reads its bytes; `declared` is its type as its parent states it.
+    /// Returns a manifest of this size.
+    /// `read` returns its bytes; `declared` is the media type that its parent states.
     pub(super) fn manifest(
         &self,
         digest: &Digest,
@@ -161,6 +167,7 @@ impl Documents {
         let counted = match parsed {
             Ok(manifest) => {
                 let held = Self::in_budget(&mut known, || self.budget.hold(manifest.memory()))?;
+                // Counted on the first read alone: reading a document again must not raise the limit on visits.
                 if known.reads.get(digest) == Some(&1) {
                     known.descriptors += 1 + manifest.descriptors() as u64;
                 }
@@ -172,7 +179,7 @@ impl Documents {
         self.remember(&mut known, counted, |known| &mut known.manifests, key)
     }
 
-    /// An image config of this size.
+    /// Returns an image config of this size.
     pub(super) fn config(
         &self,
         digest: &Digest,
@@ -186,7 +193,7 @@ impl Documents {
             None => {}
         }
         known.count_read(digest)?;
-        // The digests of its layers take less than their text.
+        // The parsed layer digests take less memory than their text, so twice the size is enough.
         let held = Self::in_budget(&mut known, || self.budget.hold(size.saturating_mul(2)))?;
         let bytes = read()?;
         let actual = digest.same_algorithm(&bytes);
@@ -207,7 +214,7 @@ impl Documents {
         self.remember(&mut known, known_config, |known| &mut known.configs, digest.clone())
     }
 
-    /// Puts down what came of reading a document. An error is forgotten where memory is short.
+    /// Caches the result of reading a document. An error is not cached when memory is short.
     fn remember<K: std::hash::Hash + Eq, T>(
         &self,
         known: &mut Known,

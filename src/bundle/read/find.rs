@@ -1,4 +1,4 @@
-//! From the paths that a user gives to the archives behind them.
+//! Finds the archives behind the paths that a user gives.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -12,13 +12,13 @@ use crate::image::manifest::MAX_MANIFEST;
 use crate::progress::Progress;
 use crate::text::{Warnings, quote};
 
-/// A directory tree is searched this deep.
+/// Maximum depth of a search in a directory tree.
 const MAX_DEPTH: usize = 16;
 
-/// More entries are not looked at.
+/// Maximum number of entries that a search visits.
 const MAX_ENTRIES: usize = 500_000;
 
-/// What a folder is not searched for, though it may hold images, and what to do about it.
+/// Endings of files that a search skips although they may hold images, and the hint for each.
 const LEFT_ALONE: [(&str, &str); 6] = [
     (".tar.lz4", "unpack it with `lz4 -d` first"),
     (".tar.lzma", "unpack it with `xz -d` first"),
@@ -28,11 +28,11 @@ const LEFT_ALONE: [(&str, &str); 6] = [
     (".docker", "name the file itself, or call it `.tar`"),
 ];
 
-/// What to do about a folder that skopeo wrote in a form of its own, which has no name and no types.
+/// Hint for a folder in skopeo's `dir:` format, which stores neither names nor types.
 const SKOPEO_DIR: &str = "write an archive instead: `skopeo copy dir:FOLDER oci-archive:FILE.tar:NAME`";
 
-/// Folders of operating systems, file managers and storage boxes, as they stand at the root of a disk: deleted files, lost
-/// files, indexes. Upper and lower case are alike; a folder whose name begins with a dot is hidden and counts as well.
+/// System folders of operating systems, file managers and storage boxes, in lower case: deleted
+/// files, lost files, indexes. A folder whose name starts with a dot is hidden and skipped as well.
 const SYSTEM_FOLDERS: [&str; 10] = [
     "$recycle.bin",
     "recycler",
@@ -46,26 +46,28 @@ const SYSTEM_FOLDERS: [&str; 10] = [
     "@eadir",
 ];
 
-/// What chkdsk calls the folders of the files that it finds: `FOUND.000`.
+/// Prefix of the folders in which chkdsk stores recovered files, such as `FOUND.000`.
 const CHKDSK: &str = "found.";
 
-/// Endings of files that a folder is searched for.
+/// Endings of files that a search accepts as archives.
 const ARCHIVES: [&str; 10] = [
     ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz",
 ];
 
-/// Where an archive is.
+/// The location of an archive.
 #[derive(Debug, Clone)]
 pub(super) enum Found {
     /// A file.
     File(PathBuf),
-    /// A directory that holds what an archive would.
+    /// A layout directory.
     Layout(PathBuf),
-    /// Something that cannot be read, though it was named or looks like an archive.
+    /// A file or folder that cannot be read,
+    /// although the user named it or it looks like an archive.
     Broken(PathBuf, Error),
 }
 
-/// The archives behind some paths, each once, in the order of the paths and by name within a directory.
+/// Finds the archives behind some paths, each once, in the order of the paths,
+/// and by name within a directory.
 pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Progress) -> Vec<Found> {
     let mut found = Vec::new();
     for path in paths {
@@ -106,6 +108,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Pr
             }
         }
     }
+    // An archive that two paths lead to is opened once.
     let mut seen = HashSet::new();
     found.retain(|place| match place {
         Found::File(path) | Found::Layout(path) => seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())),
@@ -114,7 +117,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Pr
     found
 }
 
-/// Searches a folder. A folder in it that cannot be read is skipped.
+/// Searches a folder. An unreadable subfolder is reported, and the search continues.
 fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, skipped: &mut Vec<PathBuf>) {
     let mut walk = walkdir::WalkDir::new(directory)
         .min_depth(1)
@@ -166,13 +169,14 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, ski
     }
 }
 
-/// Whether a file is called like an archive.
+/// Returns whether a file has the name of an archive.
 pub(super) fn is_archive(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ARCHIVES.iter().any(|end| name.ends_with(end))
 }
 
-/// A file that is called like an archive; a pipe or device that stands in a folder is not waited for.
+/// Checks a file with the name of an archive.
+/// A pipe or device in a searched folder is an error, so that no read blocks.
 fn file(path: &Path, searched: &Path) -> Found {
     if path.is_symlink() && leads_out(path, searched) {
         let what = format!(
@@ -194,11 +198,11 @@ fn file(path: &Path, searched: &Path) -> Found {
     Found::Broken(path.to_owned(), error)
 }
 
-/// Whether a link leads to a file that is not in the folder which is searched.
+/// Returns whether a link leads to a file outside the searched folder.
 fn leads_out(link: &Path, searched: &Path) -> bool {
     match (link.canonicalize(), searched.canonicalize()) {
         (Ok(target), Ok(searched)) => !target.starts_with(searched),
-        // It leads nowhere, which is told when it is read.
+        // A dangling link is reported when it is read.
         _ => false,
     }
 }
@@ -211,7 +215,7 @@ fn unsearched(path: PathBuf, error: walkdir::Error) -> Found {
     Found::Broken(path, error)
 }
 
-/// Tells of a folder that is left alone.
+/// Reports a folder that the search skips.
 pub(super) fn note_skipped(folder: &Path, progress: &Progress) {
     progress.note(format!(
         "`{}` is a hidden or system folder and was not searched",
@@ -219,7 +223,7 @@ pub(super) fn note_skipped(folder: &Path, progress: &Progress) {
     ));
 }
 
-/// Whether a folder is hidden, or one in which systems keep what is no file of a user.
+/// Returns whether a folder is hidden or a system folder.
 pub(super) fn is_system_folder(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_lowercase();
     let is_number = |rest: &str| rest.len() == 3 && rest.bytes().all(|byte| byte.is_ascii_digit());
@@ -232,7 +236,8 @@ fn is_layout(path: &Path) -> bool {
         || document(&path.join("manifest.json"), LOOKED_AT).is_some_and(|list| is_list_of_images(&list))
 }
 
-/// The first bytes of a document; other programs have files of the same names.
+/// Reads the first bytes of a document,
+/// which may belong to another program that uses the same file name.
 fn document(path: &Path, length: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = crate::files::open_regular(path).ok()?;
@@ -240,10 +245,11 @@ fn document(path: &Path, length: u64) -> Option<Vec<u8>> {
     Some(encoding::utf8(bytes))
 }
 
-/// Length in bytes of the part of a `manifest.json` that tells whether it lists images.
+/// Number of bytes at the start of a `manifest.json` that show whether the file lists images.
 pub(super) const LOOKED_AT: u64 = 256;
 
-/// Whether a document begins as the one that lists the images of a docker-archive: a list of objects with a config.
+/// Returns whether a document starts like the `manifest.json` of a docker-archive:
+/// a list of objects with a config.
 pub(super) fn is_list_of_images(begin: &[u8]) -> bool {
     let begin = begin.strip_prefix(b"\xef\xbb\xbf").unwrap_or(begin).trim_ascii_start();
     let Some(rest) = begin.strip_prefix(b"[") else {
@@ -256,7 +262,8 @@ pub(super) fn is_list_of_images(begin: &[u8]) -> bool {
             .any(|key| text.windows(key.len()).any(|part| part == *key))
 }
 
-/// What `skopeo copy ... dir:` writes: a manifest that is called `manifest.json`, blobs beside it, and this.
+/// Returns whether a folder was written by `skopeo copy ... dir:`:
+/// with `manifest.json`, blobs and a `version` file.
 fn is_skopeo_dir(path: &Path) -> bool {
     const START: &[u8; 27] = b"Directory Transport Version";
     let mut start = [0; START.len()];

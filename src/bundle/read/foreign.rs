@@ -1,10 +1,10 @@
-//! Files that are no archives of images: what they are, as far as their first bytes tell, and what to do about it.
+//! Recognizes files that are not image archives by their first bytes, and gives a hint for each kind.
 
-/// What a file is, and what to do about it.
+/// A kind of file that is not an image archive.
 pub(super) struct Foreign {
-    /// A noun with its article.
+    /// Name of the kind: a noun with its article.
     pub(super) what: &'static str,
-    /// The next step.
+    /// The next step for the user.
     pub(super) hint: &'static str,
 }
 
@@ -17,10 +17,10 @@ const CONVERTED: &str = "a program took the archive for text and changed its byt
 const APPLE_DOUBLE: &str = "import the file without `._` in its name; `find . -name '._*' -delete` removes such files";
 const LFS: &str = "fetch the content that it stands for with `git lfs pull`";
 
-/// Where a header of a tar says that it is one; older tars do not.
+/// Offset of the magic in a tar header; older tar formats have none.
 const TAR_MAGIC_AT: usize = 257;
 
-/// First bytes of files that are no archives of images.
+/// Magic bytes, names and hints of files that are not image archives.
 const MAGIC: &[(&[u8], &str, &str)] = &[
     (
         b"\x00\x05\x16\x07",
@@ -39,7 +39,7 @@ const MAGIC: &[(&[u8], &str, &str)] = &[
     (b"\x8c\x0d\x04", "a file that GnuPG encrypted", DECRYPT),
     (b"Salted__", "a file that openssl encrypted", DECRYPT),
     (b"-----BEGIN ", "a signature, a certificate or a key", OTHER_FORMAT),
-    // Bytes that are no UTF-8 were replaced by U+FFFD: here the second one of gzip, of zstd.
+    // Invalid UTF-8 was replaced by U+FFFD: here the second byte of gzip's magic, and of zstd's.
     (
         b"\x1f\xef\xbf\xbd\x08",
         "a gzip file whose bytes were changed",
@@ -77,7 +77,7 @@ const MAGIC: &[(&[u8], &str, &str)] = &[
     (b"KDMV", "a disk image", OTHER_FORMAT),
 ];
 
-/// Finds out what a file is that does not begin like a tar, from its first bytes.
+/// Recognizes a file that does not start like a tar, from its first bytes.
 pub(super) fn recognise(head: &[u8]) -> Option<Foreign> {
     if head.get(TAR_MAGIC_AT..).is_some_and(|rest| rest.starts_with(b"ustar")) {
         return None;
@@ -92,7 +92,7 @@ pub(super) fn recognise(head: &[u8]) -> Option<Foreign> {
     }
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     let is_text = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0x80..);
-    // A single word may be the begin of a name in a tar that was cut off.
+    // A single word may be the start of a member name in a truncated tar.
     let is_word = text
         .iter()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'/'));

@@ -1,4 +1,4 @@
-//! Bytes that are taken from front to back, skipping where that is cheap: what a tar is scanned from.
+//! Sequential input of a tar scan, with skipping where the input supports it.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use super::source::Source;
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// Where a scan takes its bytes from.
+/// Sequential input of a scan.
 pub(super) trait Forward {
-    /// Reads up to the buffer's length; less only at the end.
+    /// Fills the buffer; returns fewer bytes only at the end.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize>;
 
-    /// Leaves out up to `count` bytes and says how many there were.
+    /// Skips up to `count` bytes; returns the number of bytes skipped.
     fn skip(&mut self, count: u64) -> Result<u64>;
 
-    /// How many bytes are left, where that is known.
+    /// Returns the number of bytes left, if known.
     fn left(&self) -> Option<u64>;
 }
 
-/// An open file; skipping costs nothing.
+/// An open file; skipping reads no bytes.
 #[derive(Debug)]
 pub(super) struct FileForward {
     source: Arc<Source>,
@@ -52,7 +52,7 @@ impl Forward for FileForward {
     }
 }
 
-/// A pipe or the output of a decompressor; skipping reads.
+/// A pipe or the output of a decompressor; skipping reads the bytes and drops them.
 #[derive(Debug)]
 pub(super) struct StreamForward<R> {
     label: String,
@@ -67,12 +67,12 @@ impl<R: Read> StreamForward<R> {
         }
     }
 
-    /// The input itself, which is not to be read from beside this.
+    /// Returns the input. Reading directly from the input would break the position of the scan.
     pub(super) fn inner_mut(&mut self) -> &mut R {
         &mut self.input
     }
 
-    /// The input, at the position that was reached.
+    /// Returns the input, at the position that the scan reached.
     pub(super) fn into_inner(self) -> R {
         self.input
     }
@@ -111,13 +111,13 @@ impl<R: Read> Forward for StreamForward<R> {
     }
 }
 
-/// How messages call an archive.
+/// Quotes the name of an archive for messages.
 pub(super) fn quoted(label: &str) -> String {
     format!("`{}`", quote(&label))
 }
 
-/// An error that a reader of `what` raised, as messages call it. One of this crate that travelled inside it comes out as it
-/// was.
+/// Converts an I/O error from reading `what`.
+/// An error of this crate inside the I/O error is returned unchanged.
 pub(super) fn stream_error(what: &str, e: std::io::Error) -> Error {
     match e.downcast::<Error>() {
         Ok(error) => error,

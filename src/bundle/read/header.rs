@@ -1,22 +1,22 @@
-//! One tar header, read strictly: where programs would disagree about what it says, it is refused.
+//! Parses one tar header strictly: a header that different programs read differently is refused.
 //!
-//! Field layout and numbers come from the `tar` crate; what is added here are the checks that a lenient reader leaves
-//! out (POSIX.1-2017 `pax`, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format").
+//! The `tar` crate parses the fields and numbers; this module adds the checks that a lenient reader omits (POSIX.1-2017
+//! `pax`, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format").
 
 use tar::Header;
 
 use crate::text::{quote, quote_bytes};
 
-/// Length of a tar block.
+/// Size of a tar block in bytes.
 pub(super) const BLOCK: u64 = 512;
 
-/// A name above this length is refused.
+/// Maximum length of a member name in bytes.
 pub(super) const MAX_NAME: usize = 4096;
 
-/// The body of an extended header above this size is refused.
+/// Maximum size of an extended header's body in bytes.
 pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 
-/// What a header announces.
+/// The kind of member or extension that a header announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Announces {
     File,
@@ -29,11 +29,12 @@ pub(super) enum Announces {
     LongLink,
     /// A pax header for the next member.
     Pax,
-    /// A pax header for all members that follow.
+    /// A pax header for all following members.
     GlobalPax,
 }
 
-/// Checks the sum of a header block: a block without it is no header, and what stands where its name would be no name.
+/// Verifies the checksum of a header block.
+/// A block with a wrong checksum is not a header, and its name field is not a name.
 pub(super) fn check_sum(header: &Header) -> Result<(), String> {
     let bytes = header.as_bytes();
     let sum: u32 = bytes[..148]
@@ -51,9 +52,10 @@ pub(super) fn check_sum(header: &Header) -> Result<(), String> {
     Ok(())
 }
 
-/// Says what a header announces; otherwise why it is refused.
+/// Returns what a header announces, or why the header is refused.
 pub(super) fn announces(header: &Header) -> Result<Announces, String> {
     let what = match header.entry_type().as_byte() {
+        // NUL is the type of a file in old tars; `7` is a contiguous file, which is stored like any other file.
         0 | b'0' | b'7' => Announces::File,
         b'5' => Announces::Directory,
         b'1' => Announces::HardLink,
@@ -83,11 +85,11 @@ pub(super) fn announces(header: &Header) -> Result<Announces, String> {
     Ok(what)
 }
 
-/// The size that a header states.
+/// Returns the size that a header states.
 pub(super) fn size(header: &Header) -> Result<u64, String> {
     let field = &header.as_old().size;
     if field[0] & 0x80 != 0 {
-        // Base 256: the bytes above a 64-bit number must be zero, else it is negative or beyond every file.
+        // Base 256: the bytes above a 64-bit number must be zero, otherwise the size is negative or larger than any file.
         if field[0] != 0x80 || field[1..4].iter().any(|b| *b != 0) {
             return Err("its size is negative or too large".into());
         }
@@ -101,7 +103,7 @@ pub(super) fn size(header: &Header) -> Result<u64, String> {
     }
 }
 
-/// What a pax header says that matters here.
+/// The fields of a pax header that the scan uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -109,7 +111,8 @@ pub(super) struct Pax {
     pub(super) size: Option<u64>,
 }
 
-/// Reads the records `LENGTH KEY=VALUE\n` of a pax header. Values may hold line feeds, so the length is what counts.
+/// Parses the records `LENGTH KEY=VALUE\n` of a pax header.
+/// Values may contain line feeds, so only the length ends a record.
 pub(super) fn pax(mut body: &[u8]) -> Result<Pax, String> {
     let malformed = || "its pax header has a malformed record".to_owned();
     let mut found = Pax::default();
@@ -137,7 +140,7 @@ pub(super) fn pax(mut body: &[u8]) -> Result<Pax, String> {
         if key.starts_with(b"GNU.sparse.") {
             return Err("a sparse file".into());
         }
-        // An empty value deletes an earlier one, of which there is none here.
+        // An empty value deletes the value of an earlier header, which does not exist at this point.
         let value = Some(value).filter(|value| !value.is_empty());
         match key {
             b"path" => found.path = value.map(<[u8]>::to_vec),
@@ -160,7 +163,8 @@ pub(super) fn pax(mut body: &[u8]) -> Result<Pax, String> {
     Ok(found)
 }
 
-/// A member's name without `./` and double slashes; `None` if it is not UTF-8 and so none that is looked for.
+/// Normalizes a member name: removes `./` and double slashes.
+/// Returns `None` for a name that is not UTF-8.
 pub(super) fn clean_name(name: &[u8]) -> Result<Option<String>, String> {
     let wrong = |why: &str| Err(format!("the member name `{}` {why}", quote_bytes(name)));
     if name.len() > MAX_NAME {
@@ -188,7 +192,8 @@ pub(super) fn clean_name(name: &[u8]) -> Result<Option<String>, String> {
     Ok(Some(parts.join("/")))
 }
 
-/// Where a link leads, as a member name. A symbolic link is relative to its own folder, a hard link to the archive.
+/// Resolves a link target to a member name.
+/// A symbolic link is relative to its folder, a hard link to the archive.
 pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result<String, String> {
     let outside = || format!("the link leads out of the archive, to `{}`", quote_bytes(target));
     let text = std::str::from_utf8(target).map_err(|_| outside())?;
@@ -215,7 +220,7 @@ pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result
 mod tests {
     use super::*;
 
-    /// A record with the length that it has.
+    /// A pax record with its length.
     fn record(text: &str) -> Vec<u8> {
         let length = (text.len()..)
             .find(|n| *n == text.len() + n.to_string().len() + 2)

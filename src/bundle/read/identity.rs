@@ -1,8 +1,8 @@
-//! Names that state a digest: such a name is given to nothing but the image of that digest.
+//! Checks names that contain a digest: such a name may only belong to the image with that digest.
 //!
-//! Names come from annotations, from the record, from `RepoTags` and from the user. Wherever a name states a digest, that is
-//! the digest of the root, or of the original that the record names; the tree proves that the original is there and that the
-//! root was made from it.
+//! Names come from annotations, from the record, from `RepoTags` and from the user. The stated digest must be the digest
+//! of the root, or of the original that the record names. Building the tree proves that the original is in the bundle and
+//! that the root was made from the original.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -13,7 +13,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::annotation::{CONTAINERD_NAME, REF_NAME};
 use crate::image::reference::Reference;
 
-/// Checks the digest that a name states, if it states one.
+/// Checks the digest in a name, if the name has one.
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the image has another digest.
@@ -24,10 +24,10 @@ pub(super) fn check(name: &Reference, root: &Digest, record: Option<&ImageRecord
     }
 }
 
-/// Checks every digest that an entry of an index states in its names, also in those that are not used.
+/// Checks every digest in the names of an index entry, including names that are not used.
 ///
 /// # Errors
-/// [`Kind::Integrity`] if the image has another digest, or what is stated cannot be checked.
+/// [`Kind::Integrity`] if the image has another digest, or a name with a digest cannot be parsed.
 pub(super) fn check_annotations(
     annotations: &BTreeMap<String, String>,
     root: &Digest,
@@ -44,7 +44,7 @@ pub(super) fn check_annotations(
     Ok(())
 }
 
-/// Checks names that are a digest and nothing else.
+/// Checks names that consist of a digest alone.
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the image has another digest.
@@ -62,7 +62,8 @@ fn names(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &String
     keys.filter_map(|key| annotations.get(key))
 }
 
-/// Compares a digest that `name` states with the one that the image has, or had before platforms were dropped.
+/// Compares a stated digest with the digest of the image,
+/// and with that of its original before filtering.
 fn compare(stated: &Digest, name: &impl Display, root: &Digest, record: Option<&ImageRecord>) -> Result<()> {
     if stated == root || record.is_some_and(|record| record.original == *stated) {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Archives in which the image layout stands in a folder, as `tar -czf layout.tgz layout` and programs that pack a layout with
-//! other files make them.
+//! Archives with the image layout inside a folder,
+//! from `tar -czf layout.tgz layout` or from programs that pack a layout with other files.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use super::find::{LOOKED_AT, is_list_of_images};
 use super::store::Store;
 use crate::error::Result;
 
-/// Maximum number of folders that are looked at.
+/// Maximum number of folders that are considered.
 const MAX_FOLDERS: usize = 100;
 
-/// If the archive has no documents at its top, and there is one folder in it that has them, takes what is in that folder for
-/// the archive.
+/// If the archive has no documents at its top level, and exactly one folder has them,
+/// that folder becomes the top level.
 pub(super) fn enter(archive: &mut Archive, store: &mut Store) -> Result<()> {
     let is_there = |name: &str| archive.files.contains_key(name) || archive.links.contains_key(name);
     if DOCUMENTS.iter().any(|name| is_there(name)) {
@@ -45,7 +45,8 @@ pub(super) fn enter(archive: &mut Archive, store: &mut Store) -> Result<()> {
     Ok(())
 }
 
-/// The folders that hold an image layout, or else an archive in Docker's own format.
+/// Returns the folders that hold an image layout;
+/// if there are none, the folders with a docker-archive.
 fn folders(archive: &Archive) -> Vec<String> {
     let of = |document: &str| -> Vec<String> {
         let names = archive.files.keys().chain(archive.links.keys());

@@ -1,4 +1,4 @@
-//! The images of one archive: an OCI image layout (OCI image-spec, image-layout.md), and Docker's `manifest.json` beside it.
+//! Reads the images of one archive: an OCI image layout (OCI image-spec, image-layout.md) or Docker's `manifest.json`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,16 +28,16 @@ use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
 use crate::text::quote;
 
-/// The only version of the layout.
+/// The only known version of the layout.
 const LAYOUT_VERSION: &str = "1.0.0";
 
-/// Maximum size in bytes of `oci-layout`, which has some thirty.
+/// Maximum size of `oci-layout` in bytes; the file has about thirty.
 const MAX_LAYOUT: u64 = 64 << 10;
 
-/// Reads the images that an archive lists. `given` are the names that the user states.
+/// Reads the images that an archive lists. `given` are the names from the user.
 ///
-/// The OCI layout is what counts where there is one; `manifest.json` serves where there is none, and for an image that
-/// the layout describes wrongly.
+/// The OCI layout takes precedence.
+/// `manifest.json` is used if there is no OCI layout, and for an image whose OCI manifest is wrong.
 pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOverrides<'_>) -> Result<Contents> {
     archive.check_documents()?;
     let layout = version(archive)?;
@@ -51,7 +51,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
         (Ok(()), items) => {
             let items = items.unwrap_or_default();
             let mut contents = read_index(archive, store, &items, given)?;
-            // A bundle of our own lists one platform of each image there, and its index counts.
+            // In bundles of this program `manifest.json` lists only one platform of each image, so the index alone counts.
             if !archive.files.contains_key(record::MEMBER) {
                 let listed = std::mem::take(&mut contents.listed);
                 unlisted::add(archive, store, &items, &listed, given, &mut contents)?;
@@ -60,8 +60,8 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
             record_check::warn(archive, &contents);
             contents
         }
-        // A bundle of our own always has a layout: without one it is damaged, and the few images that `manifest.json` lists,
-        // each of one platform, are not what it was made for.
+        // A bundle of this program always has a layout: without one the bundle is damaged, and `manifest.json` lists only
+        // some of its images, with one platform each.
         (Err(why), _) if archive.files.contains_key(record::MEMBER) => {
             return Err(why.with_hint("the bundle is damaged; copy it again, or export it again"));
         }
@@ -92,7 +92,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
     Ok(contents)
 }
 
-/// Takes out the images whose name states a digest that is not theirs.
+/// Moves images whose name states another digest than their own to the broken images.
 fn take_out_misnamed(archive: &Archive, contents: &mut Contents) {
     for image in std::mem::take(&mut contents.images) {
         match identity::check(&image.name, &image.root.digest, image.record.as_deref()) {
@@ -105,7 +105,7 @@ fn take_out_misnamed(archive: &Archive, contents: &mut Contents) {
     }
 }
 
-/// Warns of members that belong to no image.
+/// Warns about members that belong to no image.
 fn warn_of_others(archive: &mut Archive) {
     let has_items = archive.files.contains_key(items::MEMBER);
     let expected = |name: &str| {
@@ -131,7 +131,7 @@ fn warn_of_others(archive: &mut Archive) {
     ));
 }
 
-/// Whether the archive has an image layout that is known here; if not, why.
+/// Checks that the archive has a known version of the image layout. The inner error says why not.
 fn version(archive: &Archive) -> Result<Result<(), Error>> {
     let Some(bytes) = archive.read("oci-layout", MAX_LAYOUT)? else {
         return Ok(Err(no_archive(archive)));
@@ -162,7 +162,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         };
     };
     let listed = listing::entries(&bytes).map_err(|e| e.context(&member))?;
-    // Names and references of the entries take no more than their text.
+    // The names and references of the entries take no more memory than their text.
     let _held = store
         .budget()
         .hold(bytes.len() as u64)
@@ -216,7 +216,8 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             _ => {}
         }
         let own = names::entry_names(&entry.annotations, &[], None, place).unwrap_or_default();
-        // One that was asked for by this name is an image, as its record says.
+        // If the record lists an image of this name, the user requested it by name:
+        // then it is an image and not an attachment.
         let is_recorded = |name: &Reference| reader.recorded.is_some_and(|recorded| recorded.find(name).is_some());
         if exact.is_empty()
             && let Some(name) = own.first().filter(|name| !is_recorded(name))
@@ -237,10 +238,10 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             continue;
         };
         named.insert(digest);
-        // The record knows an image by its own name, also where the user gave it another.
+        // The record lists an image under its own name, even if the user gave it another name.
         reader.take(place, entry, name, &exact)?;
     }
-    // Without an image beside it, what has such a tag is an image like any other.
+    // If no image of the repository is in the archive, an entry with such a tag counts as an image.
     for beside in beside {
         match &beside.by_tag {
             Some((name, _)) if !repositories.contains(&name.name()) => {
@@ -257,7 +258,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         below(store, &entries)?
     };
     for (place, entry) in nameless {
-        // oras lists the children of an index beside it.
+        // oras also lists the children of an index as entries beside the index.
         let part = !names::is_named(&entry.annotations) && below.contains(&entry.descriptor.digest);
         let refers = entry.annotations.contains_key(CONTAINERD_SUBJECT);
         if part || (named.contains(&entry.descriptor.digest) && !refers) {
@@ -269,7 +270,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
                 root: entry.descriptor.clone(),
                 archive: archive.label.clone(),
             });
-            // A tag of its own makes it an image as well, where it is told of which repository.
+            // A referrer with a tag of its own is also an image, if the user gives the repository.
             let tag = entry.annotations.get(names::REF_NAME).and(given.nameless());
             for name in names::entry_names(&entry.annotations, &[], tag, place).unwrap_or_default() {
                 if tag.is_some() {
@@ -320,7 +321,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
                 let name = entry.annotations.get(names::CONTAINERD_NAME);
                 name.is_some() && name == entry.annotations.get(names::REF_NAME)
             };
-            // A bundle that was cut off is reported as cut off.
+            // A truncated bundle is reported as truncated, not as a bundle without a record.
             contents.lacks_record = archive.whole && !entries.is_empty() && entries.iter().all(twice_named);
         }
     }
@@ -333,7 +334,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     Ok(contents)
 }
 
-/// The images behind an entry whose digest cannot be proved.
+/// Returns the broken images for an index entry whose descriptor is invalid.
 fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut NameOverrides<'_>) -> Vec<BrokenImage> {
     let mut names = given.exactly(place, None);
     if names.is_empty() {
@@ -346,7 +347,7 @@ fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut Nam
     BrokenImage::named(archive, place, names, error)
 }
 
-/// Turns entries of an index into images.
+/// Converts index entries to images.
 struct Reader<'a> {
     archive: &'a Archive,
     recorded: Option<&'a Recorded>,
@@ -355,11 +356,11 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Adds an entry under its own name, or under the names that the user gives to this image. Its faults fail this image
-    /// alone.
+    /// Adds an entry under its own name, or under the names that the user gives.
+    /// A fault affects this image alone.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there are too many names.
+    /// [`Kind::TooLarge`] if the names take more memory than the budget has left.
     fn take(&mut self, place: usize, entry: &Entry, name: &Reference, given: &[Reference]) -> Result<()> {
         let names = if given.is_empty() {
             std::slice::from_ref(name)
@@ -400,7 +401,7 @@ impl Reader<'_> {
         if is_own_name {
             identity::check_annotations(&entry.annotations, &root.digest, record.map(|record| &**record))?;
         }
-        // The layout names an image by its tag alone, even if it was asked for by tag and digest; the record has both.
+        // The layout names an image by its tag alone, even if the user requested it by tag and digest; the record has both.
         let full_name = record.and_then(|record| record.reference.parse().ok());
         Ok(BundledImage {
             name: full_name.unwrap_or_else(|| name.clone()),
@@ -417,7 +418,7 @@ impl Reader<'_> {
     }
 }
 
-/// The names that `manifest.json` has for an image manifest, found by its config.
+/// Returns the names that `manifest.json` has for an image manifest, found by its config.
 fn repo_tags(archive: &Archive, store: &Store, items: &Items, entry: &Entry) -> Vec<String> {
     if items.is_empty() {
         return Vec::new();
@@ -431,10 +432,10 @@ fn repo_tags(archive: &Archive, store: &Store, items: &Items, entry: &Entry) -> 
     }
 }
 
-/// The entries of the indexes among these entries.
+/// Returns the digests of all children of the indexes among these entries.
 ///
 /// # Errors
-/// [`Kind::TooLarge`] if that is too much.
+/// [`Kind::TooLarge`] if the digests take more memory than the budget has left.
 fn below(store: &Store, entries: &[(usize, Entry)]) -> Result<HashSet<Digest>> {
     let mut below = HashSet::new();
     let mut seen = HashSet::new();
@@ -457,7 +458,8 @@ fn manifest(store: &Store, entry: &Entry) -> Option<Arc<RawManifest>> {
     store.manifest(&descriptor.digest, &descriptor.media_type).ok()
 }
 
-/// The subject of a manifest without a name: by its own field, else by containerd's annotation.
+/// Returns the subject of a manifest without a name:
+/// from its own field, else from containerd's annotation.
 fn subject(store: &Store, entry: &Entry) -> Option<Digest> {
     let manifest = manifest(store, entry);
     let own = manifest.as_ref().and_then(|manifest| match manifest.view() {

@@ -1,8 +1,8 @@
-//! Reading bundles, and the archives of other programs.
+//! Reads bundles, and the archives of other programs.
 //!
-//! A tar is scanned once, from header to header; what it holds is then read by offset, from any number of threads, and
-//! never unpacked. Nothing in an archive is trusted: names are only compared, sizes and counts are capped, manifests are
-//! checked against their digests when a tree is built, and that every blob is there is known before a tree is given out.
+//! A tar is scanned once, from header to header; its members are then read by offset, from any number of threads, and
+//! never unpacked. No content of an archive is trusted: names are only compared, sizes and counts are limited, and
+//! building a tree verifies the digests of its manifests and the presence of every blob.
 
 mod archive;
 mod assemble;
@@ -61,33 +61,34 @@ use store::Store;
 use stream::pipe::{self, Incoming};
 use summed::{VerifiedFile, sum_file};
 
-/// One or several bundles, opened and indexed; blobs are shared among them. Reads are positional, so that any number of
-/// threads read at the same time.
+/// One or several opened bundles, which share their blobs. Reads are positional, so any number of
+/// threads can read at the same time.
 pub struct Bundle {
     parts: Assembled,
 }
 
-/// How bundles are opened.
+/// Options for opening bundles.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Names for images in archives that have none, or others (`--name`).
+    /// Names for images without a name, or in place of their names (`--name`).
     pub names: Vec<GivenName>,
-    /// Where an archive is unpacked to that is compressed as a whole or comes from a pipe; without it such an archive is
-    /// refused.
+    /// Folder for temporary copies of archives that are compressed as a whole or come from a pipe.
+    /// Without a folder, such archives are refused.
     pub temp_dir: Option<PathBuf>,
-    /// Reports that an archive is unpacked there, before that begins.
+    /// Receives events, such as the warning before an archive is copied to a temporary file.
     pub progress: Progress,
-    /// How many bytes the layers of one docker-archive may unpack to, all together, beyond a hundred times their size; 64 GiB
-    /// if nothing is said. They are hashed and never written, so what is bounded is time.
+    /// Maximum number of bytes that the layers of one docker-archive may unpack to, all together,
+    /// beyond a hundred times their size; 64 GiB by default. The layers are only hashed and never written, so this limit
+    /// bounds time.
     pub max_unpacked: Option<u64>,
-    /// The memory that may be taken for what bundles say.
+    /// Memory budget for manifests, configs, names and other parsed content.
     pub budget: Budget,
-    /// Whether the sum of a file is wanted that is read as a whole to be unpacked.
+    /// Whether the SHA-256 of a file is computed if the file is read to its end for unpacking.
     pub sum: bool,
-    /// Whether bundles are opened of which no image is usable.
+    /// Whether bundles without a usable image are accepted.
     pub allow_none: bool,
-    /// Whether an archive is read on behind a fault of the tar. Otherwise one with such a fault is not read, unless it is given
-    /// together with blobs that complete it.
+    /// Whether scanning continues after a tar fault. Otherwise an archive with such a fault is
+    /// refused, unless it is opened together with a supplement.
     pub going_on: bool,
 }
 
@@ -103,12 +104,12 @@ impl OpenOptions {
 }
 
 impl Bundle {
-    /// Opens and indexes; reads no blob but small documents.
+    /// Opens and indexes bundles. Of their blobs, reads only small documents.
     ///
     /// # Errors
     /// [`Kind::Malformed`] if an archive breaks the rules of its format or holds no image, with file, member and offset;
-    /// [`Kind::Usage`] if no image has a name and [`OpenOptions::names`] gives none. As long as one image is whole, those
-    /// that are not are [`broken`](Self::broken) and no error, and archives that cannot be read are
+    /// [`Kind::Usage`] if no image has a name and [`OpenOptions::names`] gives none. If at least one image is usable,
+    /// unusable images are listed in [`broken`](Self::broken), and unreadable archives in
     /// [`broken_archives`](Self::broken_archives).
     pub fn open(paths: &[PathBuf], options: &OpenOptions) -> Result<Self> {
         let mut store = Store::new(options.budget.clone());
@@ -118,7 +119,7 @@ impl Bundle {
             .into_iter()
             .collect();
         let temp = Temp {
-            // What stands behind a fault may be completed by another bundle.
+            // Another bundle may replace the blobs that a fault hides.
             going_on: options.going_on || found.len() > 1,
             ..options.temp()
         };
@@ -136,24 +137,25 @@ impl Bundle {
         Self::from_archives(archives, store, warnings, options)
     }
 
-    /// Opens what comes from a pipe, which messages call `label`. It is copied to a temporary file, and the copy is gone
-    /// when the bundle is dropped or the process ends.
+    /// Opens an archive from a pipe, called `label` in messages. The archive is copied to a
+    /// temporary file, which disappears when the bundle is dropped or the process ends.
     ///
     /// # Errors
-    /// As [`open`](Self::open); [`Kind::NoSpace`] if the temporary file does not fit.
+    /// The errors of [`open`](Self::open); [`Kind::NoSpace`] if the temporary file does not fit.
     pub fn from_reader(input: impl Read + Send, label: &str, options: &OpenOptions) -> Result<Self> {
         let mut store = Store::new(options.budget.clone());
         let archive = spool::from_reader(input, label, &options.temp(), &mut store)?;
         Self::from_archives(vec![Ok(archive)], store, Warnings::default(), options)
     }
 
-    /// Opens what comes from a pipe, and copies no more of it than must be: a bundle of this program has everything but its
-    /// layers at its front, and then only that is read, and the rest is left to the caller. Its images are those of the
-    /// front; that all of their blobs follow is what the rest has to prove. Any other archive is copied as by
-    /// [`from_reader`](Self::from_reader), and no rest is returned.
+    /// Opens an archive from a pipe, and copies as little of the archive as possible.
+    ///
+    /// A bundle of this program starts with everything but its layers: then only this front is read, and the rest is
+    /// returned. The images are those of the front; reading the rest has to prove that all their blobs follow. Any other
+    /// archive is copied as by [`from_reader`](Self::from_reader), and no rest is returned.
     ///
     /// # Errors
-    /// As [`from_reader`](Self::from_reader).
+    /// The errors of [`from_reader`](Self::from_reader).
     pub fn from_pipe(
         input: impl Read + Send + 'static,
         label: &str,
@@ -171,11 +173,12 @@ impl Bundle {
         ))
     }
 
-    /// Opens what one path names; a pipe as by [`from_pipe`](Self::from_pipe). Where a bundle that is compressed as a whole
-    /// cannot be written where it would be unpacked to, it is read as it is unpacked, like a pipe.
+    /// Opens one path; a pipe as by [`from_pipe`](Self::from_pipe).
+    ///
+    /// If there is no room to unpack a compressed bundle, the bundle is read like a pipe while it is unpacked.
     ///
     /// # Errors
-    /// As [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
+    /// The errors of [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
     pub fn open_one(path: &Path, options: &OpenOptions) -> Result<(Self, Option<Incoming>)> {
         let label = text::path(path);
         let file = || File::open(path).map_err(|e| Error::io("open", path, e));
@@ -205,21 +208,22 @@ impl Bundle {
         }
     }
 
-    /// Opens what one path names so far as its documents: of a pipe, or of a file that is compressed as a whole, no more is read
-    /// than its front, where the archive allows that. Then not all that the images name was seen, which
-    /// [`is_front`](Self::is_front) tells.
+    /// Opens the documents of one path.
+    /// Of a pipe or a compressed file, reads only the front if the archive allows that.
+    ///
+    /// After that, [`is_front`](Self::is_front) is true, and the presence of the layers was not checked.
     ///
     /// # Errors
-    /// As [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
+    /// The errors of [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
     pub fn open_front(path: &Path, options: &OpenOptions) -> Result<Self> {
         Ok(Self::open_passing(path, options)?.0)
     }
 
-    /// Opens what one path names, to be read through once: of a pipe, or of a file that is compressed as a whole, the rest is
-    /// returned where the archive allows that, and nothing is written.
+    /// Opens one path for a single pass. The rest of a pipe or a compressed file is returned if
+    /// the archive allows that; no temporary file is written then.
     ///
     /// # Errors
-    /// As [`open_front`](Self::open_front).
+    /// The errors of [`open_front`](Self::open_front).
     pub fn open_passing(path: &Path, options: &OpenOptions) -> Result<(Self, Option<Incoming>)> {
         let is_file = path.metadata().is_ok_and(|metadata| metadata.is_file());
         if !path.exists() || path.is_dir() || (is_file && !spool::is_compressed(path).unwrap_or(false)) {
@@ -229,12 +233,12 @@ impl Bundle {
         Self::from_pipe(file, &text::path(path), options)
     }
 
-    /// Whether only the front of an archive was read, so that blobs may follow that are not known here.
+    /// Returns whether only the front of an archive was read, so that unknown blobs may follow.
     pub fn is_front(&self) -> bool {
         self.parts.store.to_come
     }
 
-    /// Whether an archive has the list of images that `docker load` reads.
+    /// Returns whether an archive has a `manifest.json`, which `docker load` reads.
     pub(crate) fn has_docker_manifest(&self) -> bool {
         self.parts.docker_manifest
     }
@@ -255,51 +259,53 @@ impl Bundle {
         Ok(Self { parts })
     }
 
-    /// The images, in the order of the bundles and of each one's index; at least one.
+    /// The usable images, in the order of the bundles and of their indexes.
     pub fn images(&self) -> &[BundledImage] {
         &self.parts.images
     }
 
-    /// Images that are listed and not usable, since they are not whole or have no name; each with its reason.
+    /// Images that are incomplete or have no name, each with the reason.
     pub fn broken(&self) -> &[BrokenImage] {
         &self.parts.broken
     }
 
-    /// Files and folders of which nothing could be read; each with its reason.
+    /// Files and folders that cannot be read, each with the reason.
     pub fn broken_archives(&self) -> &[BrokenArchive] {
         &self.parts.broken_archives
     }
 
-    /// Manifests without a name that refer to others, in the order of the bundles and of each one's index.
+    /// Referrers without a name, in the order of the bundles and of their indexes.
     pub fn referrers(&self) -> &[Referrer] {
         &self.parts.referrers
     }
 
-    /// Images that the bundles themselves say are missing.
+    /// Images that the bundles record as missing.
     pub fn missing(&self) -> &[Missing] {
         &self.parts.missing
     }
 
-    /// Things that are worth a warning (trailing garbage, members skipped).
+    /// Warnings about the bundles (trailing garbage, skipped members).
     pub fn warnings(&self) -> &Warnings {
         &self.parts.warnings
     }
 
-    /// Reads and verifies the manifests of an image and checks that every blob they name is there with the right size.
+    /// Reads and verifies the manifests of an image,
+    /// and checks that every blob is present with the right size.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if blobs or manifests are missing, all of which the message lists; [`Kind::Integrity`] if
-    /// bytes or sizes are not those that a digest or descriptor promises.
+    /// [`Kind::Malformed`] if blobs or manifests are missing, with a list; [`Kind::Integrity`] if bytes or sizes do not
+    /// match a digest or descriptor.
     pub fn tree(&self, image: &BundledImage) -> Result<ImageTree> {
         self.tree_of(image).map_err(|e| image.place_error(e))
     }
 
-    /// The same without the name in errors, since an image may have many names.
+    /// Like [`tree`](Self::tree), without the image's name in errors,
+    /// since an image may have many names.
     pub(crate) fn tree_of(&self, image: &BundledImage) -> Result<ImageTree> {
         tree::image_tree(&self.parts.store, image)
     }
 
-    /// The memory budget of this run.
+    /// Returns the memory budget of this run.
     pub fn budget(&self) -> &Budget {
         self.parts.store.budget()
     }
@@ -310,51 +316,52 @@ impl Bundle {
             .map_err(|e| e.context(format!("referrer {} in `{}`", referrer.root.digest, referrer.archive)))
     }
 
-    /// The sums of files that were read as a whole when they were opened; those of all others are read for it, unless `stop` is
-    /// set. Folders have none.
+    /// Returns the SHA-256 of each file. Files not yet read to their end are read now, until
+    /// `stop` is set. Folders have no sum.
     pub(crate) fn sums(&self, stop: &AtomicBool) -> Vec<VerifiedFile> {
         let read = self.parts.sources.iter().filter_map(|source| sum_file(source, stop));
         self.parts.store.sums.iter().cloned().chain(read).collect()
     }
 
-    /// Every blob with its size, by digest.
+    /// Returns every blob with its size, by digest.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (&Digest, u64)> {
         let digests = self.parts.store.digests();
         digests.filter_map(|digest| Some((digest, self.parts.store.size_of(digest)?)))
     }
 
-    /// The size of a blob, where it is there.
+    /// Returns the size of a blob, if the bundle has the blob.
     pub fn size_of(&self, digest: &Digest) -> Option<u64> {
         self.parts.store.size_of(digest)
     }
 
-    /// Fills `buffer` with bytes of a blob from `offset` on, as many as there are; 0 at its end. Bytes are as they stand
-    /// in the file: the caller checks the digest.
+    /// Fills `buffer` with bytes of a blob from `offset` on; returns 0 at the end of the blob. The
+    /// bytes are not verified: the caller checks the digest.
     pub fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.parts.store.read_at(digest, offset, buffer)
     }
 
-    /// The file that holds a blob, and the offset of the blob in it, for copies by the kernel. `None` where it has no
-    /// open file of its own.
+    /// Returns the open file that holds a blob, and the blob's offset in the file, for copies by
+    /// the kernel. `None` if the blob is not in an open file.
     pub(crate) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
         self.parts.store.file_of(digest)
     }
 
-    /// Reads a blob through and compares its digest.
+    /// Reads a blob and verifies its digest.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if it is another, with file, member and offset; [`Kind::NotFound`] if the blob is not there.
+    /// [`Kind::Integrity`] if the digest differs, with file, member and offset; [`Kind::NotFound`] if the bundle does not
+    /// have the blob.
     pub fn verify_blob(&self, digest: &Digest) -> Result<()> {
         self.parts.store.verify(digest)
     }
 
-    /// Turns to another copy of a blob whose bytes are not those of its digest, in another of the bundles. `false` if there
-    /// is none that was not tried.
+    /// Switches to another copy of a corrupt blob, from another of the bundles.
+    /// Returns `false` if no untried copy is left.
     pub fn next_copy(&self, digest: &Digest) -> bool {
         self.parts.store.next_copy(digest)
     }
 
-    /// Where a blob stands, for error messages: file, member name and offset.
+    /// Describes the place of a blob for error messages: file, member name and offset.
     pub fn describe(&self, digest: &Digest) -> String {
         self.parts.store.describe(digest)
     }

@@ -1,4 +1,4 @@
-//! The names that a user gives to images of an archive (`--name`).
+//! Name overrides: the names that a user gives to images of an archive (`--name`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,22 +10,22 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::text::{few, quote};
 
-/// Which image of an archive a name is given to.
+/// The image that a name override applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
-    /// Whichever has no name.
+    /// The image without a name.
     Nameless,
-    /// The one that the archive lists at this place, counted from 0.
+    /// The image at this place of the archive, counted from 0.
     Place(usize),
-    /// The one whose root has this digest.
+    /// The image whose root has this digest.
     Digest(Digest),
 }
 
-/// A name for an image: `NAME`, `@N=NAME` or `DIGEST=NAME`.
+/// A name override for an image: `NAME`, `@N=NAME` or `DIGEST=NAME`.
 ///
-/// `NAME` alone is for the image that has none; where an archive has tags only, they are put behind its repository, unless
-/// it brings a tag other than `latest` itself. With a place or a digest it is for that very image, in place of any name
-/// that it has.
+/// `NAME` alone applies to the image without a name. If the archive has only a tag for that image, the tag is appended to
+/// the repository of `NAME`, unless `NAME` has a tag other than `latest`. With a place or a digest, the override replaces
+/// every name of that image.
 ///
 /// ```
 /// use docker_mirror::{GivenName, Which};
@@ -34,9 +34,9 @@ pub enum Which {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenName {
-    /// Which image it is for.
+    /// The image that the override applies to.
     pub which: Which,
-    /// The name.
+    /// The name for the image.
     pub name: Reference,
 }
 
@@ -58,7 +58,7 @@ impl FromStr for GivenName {
             .with_hint("write `NAME`, `@N=NAME` or `sha256:...=NAME`")
         };
         let which = match which.trim().strip_prefix('@') {
-            // `parse` would take a sign as well.
+            // `parse` alone would also accept a sign.
             Some(place) if place.bytes().all(|b| b.is_ascii_digit()) => {
                 Which::Place(place.parse().map_err(|_| invalid())?)
             }
@@ -92,14 +92,14 @@ impl fmt::Display for GivenName {
     }
 }
 
-/// All names that were given, and which of them were of use.
+/// All name overrides, with a note of which of them were used.
 pub(super) struct NameOverrides<'a> {
     names: &'a [GivenName],
     used: Vec<bool>,
 }
 
 impl<'a> NameOverrides<'a> {
-    /// Refuses what cannot be meant; `archives` is how many there are.
+    /// Checks that the overrides are unambiguous; `archives` is the number of opened archives.
     pub(super) fn new(names: &'a [GivenName], archives: usize) -> Result<Self> {
         let alone: Vec<&GivenName> = names.iter().filter(|given| given.which == Which::Nameless).collect();
         if let [first, second, ..] = alone.as_slice() {
@@ -123,7 +123,8 @@ impl<'a> NameOverrides<'a> {
         })
     }
 
-    /// The names given to the very image at this place or with this digest.
+    /// Returns the names for the image at this place or with this digest,
+    /// and marks their overrides as used.
     pub(super) fn exactly(&mut self, place: usize, digest: Option<&Digest>) -> Vec<Reference> {
         let mut found = Vec::new();
         for (given, used) in self.names.iter().zip(&mut self.used) {
@@ -140,14 +141,14 @@ impl<'a> NameOverrides<'a> {
         found
     }
 
-    /// The name for the image that has none.
+    /// Returns the name for the image without a name.
     pub(super) fn nameless(&self) -> Option<&'a Reference> {
         let alone = self.names.iter().find(|given| given.which == Which::Nameless);
         alone.map(|given| &given.name)
     }
 
-    /// Checks that every name was given to an image. One without effect would leave an image under a name that the user does
-    /// not expect.
+    /// Checks that every override was applied to an image. An override without effect would leave
+    /// an image under a name that the user does not expect.
     pub(super) fn check(&self, images: &[BundledImage], broken: &[BrokenImage]) -> Result<()> {
         let names = || {
             let broken = broken.iter().filter_map(|image| image.name.as_ref());

@@ -1,4 +1,4 @@
-//! What an image in an archive is called: programs put the name into different places.
+//! Determines the name of an image in an archive: different programs store the name in different places.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,22 @@ use crate::text::{few, quote};
 
 pub(super) use crate::image::manifest::annotation::{BASE_NAME, CONTAINERD_NAME, REF_NAME};
 
-/// Whether an entry of an index has a name, or a part of one.
+/// Returns whether an index entry has a name, or a part of a name.
 pub(super) fn is_named(annotations: &BTreeMap<String, String>) -> bool {
     [CONTAINERD_NAME, REF_NAME, BASE_NAME]
         .iter()
         .any(|key| annotations.contains_key(*key))
 }
 
-/// Number of entries of an index that are looked at for its platforms.
+/// Maximum number of entries of an index that are examined for platforms.
 const LOOKED_AT: usize = 100;
 
-/// The names of one entry of an index; several only where they come from `manifest.json`.
+/// Returns the names of an index entry; more than one only if they come from `manifest.json`.
 ///
-/// `given` is the name that the user states for what has none. `place` is where the entry stands.
+/// `given` is the user's name for the image without a name. `place` is the position of the entry in the index.
 ///
 /// # Errors
-/// [`Kind::Usage`] if there is no name, with what to do about it.
+/// [`Kind::Usage`] if there is no name, with a hint.
 pub(super) fn entry_names(
     annotations: &BTreeMap<String, String>,
     repo_tags: &[String],
@@ -39,7 +39,7 @@ pub(super) fn entry_names(
     place: usize,
 ) -> Result<Vec<Reference>> {
     let mut unreadable = None;
-    // Some programs put a bare digest where a name belongs. It says which image it is, and not what it is called.
+    // Some programs put a bare digest where a name belongs: it identifies the image, but is not a name.
     let annotation = |key: &str| annotations.get(key).map(String::as_str).filter(|text| !is_digest(text));
     let mut read = |text: &str| match text.parse::<Reference>() {
         Ok(name) => Some(name),
@@ -85,12 +85,12 @@ pub(super) fn entry_names(
     })
 }
 
-/// The error of an image without a name.
+/// Returns the error for an image without a name.
 pub(super) fn no_name(place: usize) -> Error {
     Error::new(Kind::Usage, "it has no name").with_hint(how_to_name(place))
 }
 
-/// The error of an image whose name is none.
+/// Returns the error for an image with an invalid name.
 pub(super) fn unusable(why: Error, place: usize) -> Error {
     why.context("it has no usable name").with_hint(how_to_name(place))
 }
@@ -101,7 +101,8 @@ fn how_to_name(place: usize) -> String {
     )
 }
 
-/// An image that `why` gives no name to, so described that a user knows which it is.
+/// Creates the entry of an image without a usable name, described by place, digest and platform;
+/// `why` is the cause.
 pub(super) fn nameless(
     archive: &Archive,
     store: &Store,
@@ -120,7 +121,7 @@ pub(super) fn nameless(
     BrokenImage::nameless(archive, place, error)
 }
 
-/// The platforms of an image, for messages, as far as they are easily seen.
+/// Returns the platforms of an image for messages, if they can be found with few reads.
 fn runs_on(store: &Store, root: &Descriptor) -> Option<String> {
     let manifest = store.manifest(&root.digest, &root.media_type).ok()?;
     match manifest.view() {
@@ -141,12 +142,13 @@ fn is_digest(text: &str) -> bool {
     text.parse::<Digest>().is_ok()
 }
 
-/// Whether a `ref.name` is a whole name: it has a `/`, or is `REPOSITORY:TAG`. Anything else is a tag.
+/// Returns whether a `ref.name` is a whole name: with a `/`, or `REPOSITORY:TAG`.
+/// Any other text is a tag.
 fn is_full(text: &str) -> bool {
     text.contains('/') || (text.contains(':') && text.parse::<Reference>().is_ok())
 }
 
-/// The name that the user gave, with the archive's tag unless the user's name brings its own.
+/// Returns the user's name, with the archive's tag unless the user's name has a tag of its own.
 fn under(given: &Reference, tag: Option<&str>) -> Result<Reference> {
     match tag {
         Some(tag) if given.digest().is_none() && given.tag() == Some("latest") => {

@@ -1,4 +1,4 @@
-//! What is said of a file or folder that is not an image archive, by what is in it instead.
+//! Error messages for files and folders that are not image archives, based on their content.
 
 use super::archive::Archive;
 use super::docker::items;
@@ -44,14 +44,15 @@ pub(super) fn no_archive(archive: &Archive) -> Error {
     error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
 }
 
-/// The folder in which a registry keeps its content.
+/// Path of the folder in which a registry stores its content.
 const REGISTRY: &str = "docker/registry/v2/";
 
-/// What to do about the files of a registry.
+/// Hint for the files of a registry's storage.
 const REGISTRY_HINT: &str =
     "these are the files in which a registry keeps its content: start a registry on them, and export from it";
 
-/// Changes the error of an absent document: an archive that was cut off needs no other explanation.
+/// Adjusts the error about a missing document:
+/// for a truncated archive, the truncation is the only cause reported.
 pub(super) fn if_cut_off(archive: &Archive, error: Error) -> Error {
     if archive.whole {
         return error;

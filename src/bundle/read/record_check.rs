@@ -1,7 +1,7 @@
-//! What a bundle of this program says of itself, `docker-mirror.json`, held against its index.
+//! Compares the record of a bundle, `docker-mirror.json`, with the index of the bundle.
 //!
-//! The record is a claim of the bundle's author. It tells which original an image has and which of two indexes goes
-//! under its name, both of which are proved when the tree is built; nothing else in it is taken for true.
+//! The record is a claim of the bundle's author. It states the original of an image and which of two indexes is published
+//! under the name, both of which are proved when the tree is built. No other field of the record is trusted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +19,7 @@ use crate::image::reference::Reference;
 use crate::image::tree::Choice;
 use crate::text::quote;
 
-/// Tells where the bundle's own record and its index do not know of each other's images, or the record is gone.
+/// Warns about images that only the record or only the index lists, and about a missing record.
 pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
     let label = quote(&archive.label).to_string();
     let member = record::MEMBER;
@@ -50,7 +50,7 @@ pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
     }
 }
 
-/// The digest that goes under the name of an image.
+/// Returns the digest that the record publishes under the name of an image.
 pub(super) fn stated_root(record: &ImageRecord) -> &Digest {
     match (&record.filtered, record.index) {
         (Some(filtered), Choice::Whole | Choice::Filtered) => filtered,
@@ -58,7 +58,7 @@ pub(super) fn stated_root(record: &ImageRecord) -> &Digest {
     }
 }
 
-/// Checks that the record gives an image the digest that the index gives it.
+/// Checks that the record and the index state the same digest for an image.
 ///
 /// # Errors
 /// [`Kind::Malformed`] with both digests.
@@ -75,8 +75,8 @@ pub(super) fn check_root(archive: &Archive, name: &Reference, record: &ImageReco
     Err(Error::new(Kind::Malformed, what).with_hint("the bundle was edited; export it again"))
 }
 
-/// Takes out images that the index calls otherwise than the record does, so that none goes to a wrong name, and notes the
-/// images that only the record lists.
+/// Moves images with different names in index and record to the broken images, so that no image is
+/// pushed under a wrong name, and notes the images that only the record lists.
 pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Contents) {
     let key = |reference: &str| reference.parse().map(|name: Reference| name_in_bundle(&name)).ok();
     let with_record = contents.images.iter().filter_map(|image| image.record.as_ref());
@@ -128,7 +128,7 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Con
     }
 }
 
-/// Only the version, which every version of the document has.
+/// The version field, which every version of the document has.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Version {
@@ -146,7 +146,7 @@ pub(super) fn read(archive: &Archive, budget: &Budget) -> Result<Option<Recorded
         )
         .with_source(e)
     };
-    // In memory an entry takes at most half as much again as in the document.
+    // An entry takes at most one and a half times as much memory as text.
     budget
         .take(bytes.len() as u64 / 2 * 3)
         .map_err(|e| e.context(archive.describe(record::MEMBER)))?;

@@ -1,8 +1,8 @@
-//! One pass over a tar from front to back, member by member, with exact offsets.
+//! Scans a tar sequentially, member by member, with exact offsets.
 //!
-//! The same pass serves a file, where bodies are skipped, and a pipe, where they are read as they go by. Extended headers
-//! are taken apart here and not by the `tar` crate's iterator, which reads them without a bound, lets a pax `size`
-//! contradict the header and does not say where a faulty header stands.
+//! The same code scans a file, where bodies are skipped, and a pipe, where bodies are read as they arrive. Extended
+//! headers are parsed here and not by the `tar` crate's iterator, which reads them without a limit, lets a pax `size`
+//! contradict the header, and does not report the offset of a faulty header.
 
 use tar::Header;
 
@@ -13,55 +13,55 @@ use super::member_names::{DOCUMENTS, blob_name};
 use crate::error::{Error, Kind, Result};
 use crate::text::{quote, quote_bytes};
 
-/// An archive with more members is taken for an attack.
+/// Maximum number of members of an archive; more are treated as an attack.
 const MAX_MEMBERS: u64 = 500_000;
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
     File,
     Directory,
-    /// A link, and the name of the member that it leads to, or why it leads nowhere.
+    /// A link, with the name of its target, or the reason why the target is invalid.
     Link(Result<String, String>),
 }
 
 /// One member of a tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
-    /// The cleaned name; `None` where it is not UTF-8.
+    /// The cleaned name; `None` if the name is not UTF-8.
     pub(super) name: Option<String>,
     pub(super) what: What,
-    /// Where the body starts.
+    /// Offset of the body in bytes.
     pub(super) offset: u64,
-    /// The length of the body.
+    /// Length of the body in bytes.
     pub(super) size: u64,
 }
 
-/// How an archive ended.
+/// How an archive ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// With the two zero blocks that belong there.
+    /// With the two zero blocks of the format.
     Marked,
-    /// The file just stopped after a member.
+    /// Without an end mark, after a complete member.
     Unmarked,
 }
 
-/// Maximum number of faults of one archive that are kept.
+/// Maximum number of faults that are kept for one archive.
 const MAX_FAULTS: usize = 1000;
 
-/// A place at which an archive breaks the rules of the tar format.
+/// A violation of the tar format.
 #[derive(Debug, Clone)]
 pub(crate) struct TarFault {
-    /// Where the header stands that is wrong, or that the fault belongs to.
+    /// Offset of the header that is wrong, or whose member is wrong, in bytes.
     pub(crate) offset: u64,
     pub(crate) error: Error,
 }
 
-/// The faults of an archive behind which the scan goes on.
+/// Faults of an archive that the scan skipped.
 #[derive(Debug, Default)]
 pub(super) struct TarFaults {
     pub(super) first: Vec<TarFault>,
-    /// How many more there are.
+    /// Number of faults beyond the limit.
     pub(super) more: u64,
 }
 
@@ -82,22 +82,22 @@ impl TarFaults {
     }
 }
 
-/// The pass.
+/// A sequential scan of one tar.
 #[derive(Debug)]
 pub(super) struct Scanner<F> {
     label: String,
     input: F,
     position: u64,
-    /// Bytes left of the current body and of the padding behind it.
+    /// Unread bytes of the current body, and of the padding after the body.
     body: u64,
     padding: u64,
     members: u64,
     end: Option<End>,
-    /// Where the header of the current member stands.
+    /// Offset of the current member's header in bytes.
     start: u64,
-    /// The faults so far, where the scan goes on behind them.
+    /// The faults so far; `None` if the scan stops at the first fault.
     faults: Option<TarFaults>,
-    /// A header that was found behind a fault.
+    /// A header that the scan found after a fault.
     found: Option<Header>,
 }
 
@@ -117,23 +117,24 @@ impl<F: Forward> Scanner<F> {
         }
     }
 
-    /// Makes the scan go on behind a fault, at the next header of a blob or of a document. What stands between is not known.
+    /// Makes the scan continue after a fault, at the next header of a blob or document.
+    /// The bytes between are skipped.
     pub(super) fn going_on(mut self, wanted: bool) -> Self {
         self.faults = wanted.then(TarFaults::default);
         self
     }
 
-    /// Whether the scan goes on behind a fault.
+    /// Returns whether the scan continues after a fault.
     pub(super) fn goes_on(&self) -> bool {
         self.faults.is_some()
     }
 
-    /// The faults behind which the scan went on.
+    /// Returns the faults that the scan skipped, and clears their list.
     pub(super) fn take_faults(&mut self) -> TarFaults {
         self.faults.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The next member; `None` at the end of the archive.
+    /// Returns the next member; `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Member>> {
         loop {
             let error = match self.next_member() {
@@ -148,15 +149,15 @@ impl<F: Forward> Scanner<F> {
             faults.add(start, error.clone());
             self.resync()?;
             if is_first && self.found.is_none() {
-                // This is no archive at all.
+                // A fault in the first header with no later member: the file is not an archive.
                 self.take_faults();
                 return Err(error);
             }
         }
     }
 
-    /// Looks for the next header of a blob or of a document. Headers of other names may be those of an archive in the body of a
-    /// member.
+    /// Finds the next header of a blob or document. Other headers do not count: they may belong to
+    /// an archive inside the body of a member.
     fn resync(&mut self) -> Result<()> {
         let skipped = self.input.skip(self.body)?;
         self.position += skipped;
@@ -177,8 +178,8 @@ impl<F: Forward> Scanner<F> {
     }
 
     fn next_member(&mut self) -> Result<Option<Member>> {
-        // Extended headers describe the member that follows. Two that could contradict each other are refused, since readers
-        // differ in which one counts.
+        // Extended headers describe the member that follows. Two headers that can contradict each other are refused,
+        // since readers differ in which of the two they use.
         let mut pax: Option<Pax> = None;
         let mut long_name: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
@@ -226,7 +227,8 @@ impl<F: Forward> Scanner<F> {
                 Announces::GlobalPax => {
                     let body = self.extension(start, size)?;
                     let found = header::pax(&body).map_err(|why| self.fault(start, why))?;
-                    // Tools write comments and times into global headers. A name or a size in one would change every member.
+                    // Programs write comments and times into global headers.
+                    // A name or a size in a global header would change every member.
                     if found != Pax::default() {
                         return Err(self.fault(start, "a global pax header that sets a name or a size"));
                     }
@@ -265,6 +267,7 @@ impl<F: Forward> Scanner<F> {
             None => stated,
         };
         let what = match what {
+            // Old tar formats mark a directory only by the slash at the end of its name.
             Announces::File if name.ends_with(b"/") => What::Directory,
             Announces::File => What::File,
             Announces::Directory => What::Directory,
@@ -275,7 +278,7 @@ impl<F: Forward> Scanner<F> {
             }
         };
         if what != What::File && size != 0 {
-            // Some readers take these bytes for a body and some for the next header.
+            // Some readers take these bytes for a body, and some take them for the next header.
             return Err(self.member_fault(start, name, format!("no file, and yet it has {size} bytes")));
         }
         if self.input.left().is_some_and(|left| left < size) {
@@ -295,7 +298,7 @@ impl<F: Forward> Scanner<F> {
         })
     }
 
-    /// Reads from the current member's body; 0 at its end.
+    /// Reads from the current member's body; returns 0 at its end.
     pub(super) fn read_body(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let want = usize::try_from(self.body).unwrap_or(usize::MAX).min(buffer.len());
         let got = self.input.read(&mut buffer[..want])?;
@@ -307,12 +310,13 @@ impl<F: Forward> Scanner<F> {
         Ok(got)
     }
 
-    /// The input, at the position that was reached.
+    /// Returns the input, at the current position of the scan.
     pub(super) fn input_mut(&mut self) -> &mut F {
         &mut self.input
     }
 
-    /// How the archive ended, once [`next`](Self::next) gave `None`, and the input behind the end.
+    /// Returns how the archive ended, after [`next`](Self::next) returned `None`,
+    /// and the input after the end.
     pub(super) fn into_end(self) -> (End, F) {
         (self.end.unwrap_or(End::Unmarked), self.input)
     }
@@ -343,7 +347,7 @@ impl<F: Forward> Scanner<F> {
                 let why = format!("the archive ends inside a header, after {short} of its {BLOCK} bytes");
                 let read = usize::try_from(short).unwrap_or_default();
                 return Err(match foreign::recognise(&header.as_bytes()[..read]) {
-                    // A short text; the names of members have no line breaks.
+                    // A short text is not a truncated header: member names have no line breaks.
                     None if start == 0 && header.as_bytes().contains(&b'\n') => {
                         self.no_header(start, format!("it has only {short} bytes"), &[])
                     }
@@ -355,7 +359,7 @@ impl<F: Forward> Scanner<F> {
         if header.as_bytes().iter().any(|b| *b != 0) {
             return Ok(Some(header));
         }
-        // One zero block is an end for some readers and noise for others; two are the end for all.
+        // Some readers take one zero block for the end, and some ignore it; all readers take two for the end.
         let mut second = [0; BLOCK as usize];
         let got = self.block(&mut second)?;
         if second.iter().any(|b| *b != 0) {
@@ -404,7 +408,8 @@ impl<F: Forward> Scanner<F> {
         )
     }
 
-    /// A block that is no header, which begins with these bytes. Where the first one is none, this is no archive at all.
+    /// Returns the error for an invalid header block.
+    /// If the first block of a file is invalid, the file is not an archive.
     fn no_header(&self, offset: u64, why: String, block: &[u8]) -> Error {
         if offset > 0 {
             return self
@@ -428,7 +433,7 @@ impl<F: Forward> Scanner<F> {
     }
 }
 
-/// Whether a block is the header of a blob, or of a document that lists images.
+/// Returns whether a block is the header of a blob, or of a document that lists images.
 fn begins_member(header: &Header) -> bool {
     let is_file = || matches!(header::announces(header), Ok(Announces::File));
     let is_expected = |name: &str| {
@@ -438,7 +443,7 @@ fn begins_member(header: &Header) -> bool {
     header::check_sum(header).is_ok() && is_file() && str::from_utf8(&header.path_bytes()).is_ok_and(is_expected)
 }
 
-/// The one of two ways to say the same that was used.
+/// Returns the value that is set; fails if both values are set and differ.
 fn one_of(first: Option<Vec<u8>>, second: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, ()> {
     match (first, second) {
         (Some(first), Some(second)) if first != second => Err(()),

@@ -1,4 +1,4 @@
-//! Files that blobs are read from: positional reads that notice when a file is not the one that was indexed.
+//! Files that blobs are read from, with a check that each file is still the file that was indexed.
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::files::positional::ReadAt;
 use crate::files::{Folder, Identity};
 use crate::text::{self, quote};
 
-/// A file as it was when it was indexed.
+/// A file or memory, in the state in which it was indexed.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// What messages call it; for a spooled archive the archive that was asked for, not the temporary file.
+    /// Name in messages; for a spooled copy, the name of the original archive.
     label: String,
     content: Content,
     length: u64,
@@ -25,19 +25,19 @@ pub(super) struct Source {
     is_original: bool,
 }
 
-/// How the bytes of a source are reached.
+/// The storage of a source.
 #[derive(Debug)]
 enum Content {
     /// An archive, which is kept open.
     File(File),
-    /// A file of a layout directory. It is opened for each read, since there may be more of them than a process may have
-    /// open; only the file that was indexed is read, and only beneath the directory that was opened then.
+    /// A file of a layout directory. It is opened for each read, since a layout may have more
+    /// files than a process may keep open. A read accepts only the indexed file, and only beneath the opened directory.
     Beneath {
         folder: Arc<Folder>,
         path: PathBuf,
         identity: Identity,
     },
-    /// Bytes in memory: the front of a bundle in a pipe.
+    /// Bytes in memory: the front of a bundle from a pipe.
     Memory(Bytes),
 }
 
@@ -55,7 +55,8 @@ impl Source {
         })
     }
 
-    /// Takes a file of a layout directory, which is opened when it is read. `path` starts at the directory.
+    /// Creates a source for a file of a layout directory, opened at each read.
+    /// `path` is relative to the directory.
     pub(super) fn beneath(folder: &Arc<Folder>, path: &Path, metadata: &Metadata) -> Self {
         Self {
             label: text::path(&folder.path().join(path)),
@@ -70,7 +71,7 @@ impl Source {
         }
     }
 
-    /// Takes a temporary file that holds what `label` was unpacked to.
+    /// Creates a source for a temporary file with the unpacked content of `label`.
     pub(super) fn spooled(label: &str, file: File) -> Result<Self> {
         let metadata = file.metadata().map_err(|e| Error::io("read", Path::new(label), e))?;
         Ok(Self {
@@ -82,7 +83,7 @@ impl Source {
         })
     }
 
-    /// Takes bytes in memory, which came out of `label`.
+    /// Creates a source for bytes in memory that were read from `label`.
     pub(super) fn memory(label: &str, bytes: Vec<u8>) -> Self {
         Self {
             label: label.to_owned(),
@@ -97,17 +98,18 @@ impl Source {
         &self.label
     }
 
-    /// Whether it is an archive with members, and not a file of a layout directory.
+    /// Returns whether this source is an archive with members, not a file of a layout directory.
     pub(super) fn is_archive(&self) -> bool {
         !matches!(self.content, Content::Beneath { .. })
     }
 
-    /// Whether these are the bytes of the file that was named, and not what came out of it.
+    /// Returns whether this source holds the original bytes of a file,
+    /// not bytes unpacked from a file.
     pub(super) fn is_original(&self) -> bool {
         self.is_original && matches!(self.content, Content::File(_))
     }
 
-    /// The open file, where it is kept open.
+    /// Returns the file, if it is kept open.
     pub(super) fn file(&self) -> Option<&File> {
         match &self.content {
             Content::File(file) => Some(file),
@@ -122,14 +124,14 @@ impl Source {
     /// Fills the buffer from `offset` on.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the file is another one than was indexed, or has another length.
+    /// [`Kind::Integrity`] if the file was replaced or has another length since it was indexed.
     pub(super) fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match &self.content {
             Content::File(file) => self.read_from(file, offset, buffer),
             Content::Memory(bytes) => self.read_from(bytes, offset, buffer),
             Content::Beneath { folder, path, identity } => {
                 let file = folder.open_beneath(path).map_err(|e| match e.kind() {
-                    // It was a regular file of the folder.
+                    // The file was a regular file of the folder when it was indexed.
                     std::io::ErrorKind::Other => self.replaced().with_source(e),
                     _ => missing_or_io(&folder.path().join(path), e),
                 })?;
@@ -146,6 +148,7 @@ impl Source {
 
     fn read_from(&self, bytes: &impl ReadAt, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let now = bytes.length().map_err(|e| read_failed(&self.label, e))?;
+        // A changed length shows that the file was written to, even if the wanted bytes can be read.
         if now != self.length {
             return Err(self.changed(now));
         }
@@ -156,7 +159,7 @@ impl Source {
         }
     }
 
-    /// Whether the file was written to since it was indexed, as far as its times tell.
+    /// Returns whether the modification time of the file changed since the file was indexed.
     pub(super) fn was_modified(&self) -> bool {
         let Some(before) = self.modified else { return false };
         let metadata = match &self.content {
@@ -184,7 +187,7 @@ impl Source {
     }
 }
 
-/// A failed read, with what can be done about the disk or the connection to it.
+/// Returns the error for a failed read, with a hint for the disk or its connection.
 fn read_failed(label: &str, e: std::io::Error) -> Error {
     let hint = match Errno::from_io_error(&e) {
         Some(Errno::IO | Errno::NODATA | Errno::BADMSG | Errno::REMOTEIO) => {
@@ -211,18 +214,19 @@ fn missing_or_io(path: &Path, e: std::io::Error) -> Error {
     }
 }
 
-/// The position of some content in a source.
+/// The position of a member's content in a source.
 #[derive(Debug, Clone)]
 pub(super) struct Extent {
     pub(super) source: Arc<Source>,
-    /// The member's name in its archive or directory; `None` for a blob under its regular name, of which there are many.
+    /// Name of the member in its archive or directory;
+    /// `None` for a blob under its regular name, to save memory.
     pub(super) member: Option<Box<str>>,
     pub(super) offset: u64,
     pub(super) size: u64,
 }
 
 impl Extent {
-    /// Fills the buffer from `offset` of the content on, as far as the content goes.
+    /// Fills the buffer from `offset` of the content on, up to the end of the content.
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let left = self.size.saturating_sub(offset);
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
@@ -232,7 +236,8 @@ impl Extent {
         Ok(count)
     }
 
-    /// The whole content, which may have at most `cap` bytes. `name` is that of the member where it is not kept here.
+    /// Reads the whole content, up to `cap` bytes. `name` is the member's name in messages if
+    /// `self.member` is `None`.
     pub(super) fn read_all(&self, name: &str, cap: u64) -> Result<Vec<u8>> {
         if self.size > cap {
             return Err(Error::new(
@@ -249,7 +254,8 @@ impl Extent {
         Ok(bytes)
     }
 
-    /// For messages: file, member and offset. `name` is that of the member where it is not kept here.
+    /// Describes the place for messages: file, member and offset.
+    /// `name` is used if `self.member` is `None`.
     pub(super) fn describe(&self, name: &str) -> String {
         let name = self.member.as_deref().unwrap_or(name);
         if matches!(self.source.content, Content::Beneath { .. }) {

@@ -1,5 +1,6 @@
-//! Archives that cannot be read by offset, because they are compressed as a whole or come from a pipe: they are written
-//! to a temporary file first, in one pass that checks the tar as it goes by.
+//! Spools archives that cannot be read by offset, because they are compressed as a whole or come from a pipe.
+//!
+//! A single pass writes the archive to a temporary file and checks the tar meanwhile.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,16 +21,18 @@ use crate::image::budget::Held;
 use crate::progress::Progress;
 use crate::text::{self, quote};
 
-/// Layers are compressed already, so a whole archive does not shrink to less than this part.
+/// Decompression limit of a whole archive:
+/// layers are already compressed, so an archive shrinks little.
 const LIMIT: Limit = Limit {
     ratio: 200,
     beyond: 256 << 20,
 };
 
-/// Maximum number of bytes read behind the end of the archive, to reach the end of the compression around it.
+/// Maximum number of bytes read after the end of the archive,
+/// to reach the end of the compressed stream.
 const BEHIND: u64 = 1 << 20;
 
-/// Indexes a file: by offset where it is a plain tar, from a spooled copy where it is compressed.
+/// Indexes a file: a plain tar by offset, a compressed file from a spooled copy.
 pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archive> {
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         // A named pipe, or a shell's `<(…)`, cannot be read by offset.
@@ -50,7 +53,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
         inside::enter(&mut archive, store)?;
         return Ok(archive);
     }
-    // The file that was inspected, even if another file has its name by now.
+    // The inspected file itself, even if another file has taken its name.
     let file = source
         .file()
         .map_or_else(|| crate::files::open_regular(path), File::try_clone);
@@ -59,7 +62,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     spool(file, compression, &label, why, temp, store)
 }
 
-/// Indexes what comes from a pipe.
+/// Indexes an archive from a pipe.
 pub(super) fn from_reader(input: impl Read + Send, label: &str, temp: &Temp, store: &mut Store) -> Result<Archive> {
     let (compression, _, input) = unwrap(input, label)?;
     spool(input, compression, label, "it comes from a pipe", temp, store)
@@ -70,8 +73,8 @@ fn empty(label: &str) -> Error {
         .with_hint("it was not copied, or whatever wrote it failed: copy it again, or make it again")
 }
 
-/// Looks at the first bytes of a pipe for how it is compressed, and the window in bytes that its decoder needs; the input that
-/// is returned has them still.
+/// Detects the compression of a pipe and the window of its decoder in bytes. The returned input
+/// still includes the inspected bytes.
 pub(super) fn unwrap<R: Read>(mut input: R, label: &str) -> Result<(Compression, u64, impl Read + use<R>)> {
     let mut head = vec![0; MAGIC];
     let count = StreamForward::new(label, &mut input).read(&mut head)?;
@@ -101,10 +104,10 @@ fn spool<R: Read + Send>(
     Ok(archive)
 }
 
-/// Whether a file is compressed as a whole.
+/// Returns whether a file is compressed as a whole.
 ///
 /// # Errors
-/// If it cannot be read, or is compressed in a way that is not read here.
+/// If the file cannot be read, or its compression is not supported.
 pub(super) fn is_compressed(path: &Path) -> Result<bool> {
     let source = Source::open(path)?;
     let mut head = [0; MAGIC];
@@ -113,11 +116,13 @@ pub(super) fn is_compressed(path: &Path) -> Result<bool> {
     Ok(Compression::detect(&head[..count], &quoted(source.label()))? != Compression::None)
 }
 
-/// The pass over an archive that is copied as it is read.
+/// A scan of an archive that is copied while it is read.
 pub(super) type Pass<'a> = Scanner<StreamForward<Tee<Box<dyn Read + Send + 'a>>>>;
 
-/// Begins to copy an archive: to memory at first, and to a temporary file as soon as that is asked for. Its decoder may take
-/// this window in bytes; `held` is given back with the decoder.
+/// Starts to copy an archive:
+/// to memory at first, and to a temporary file after a call of [`Tee::move_to_file`].
+///
+/// `window` is the maximum window of the decoder in bytes; `held` is its part of the budget, freed with the decoder.
 pub(super) fn begin<'a, R: Read + Send + 'a>(
     input: R,
     (compression, window): (Compression, u64),
@@ -148,9 +153,9 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut S
         held,
         ..
     } = input.into_inner();
-    // To its end, so that a wrong checksum of what the archive is wrapped in is noticed.
+    // Read to the end of the compressed stream, so that a wrong checksum of the compression is detected.
     let garbage = end == End::Marked && behind(&mut input).map_err(|e| stream_error(&quoted(label), e))?;
-    // The window of the decoder and what is parsed are not in memory at the same time.
+    // Frees the window of the decoder before the copy is parsed: both are not in memory at the same time.
     drop((input, held));
 
     let source = Arc::new(output.into_source(label)?);
@@ -165,7 +170,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut S
     Ok(archive)
 }
 
-/// Reads the bytes behind the end; returns whether they are anything but padding.
+/// Reads the bytes after the end of the archive; returns whether any byte is not padding.
 pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
     let mut buffer = vec![0; 64 << 10];
     let mut left = BEHIND;
@@ -184,24 +189,24 @@ pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Copies everything that is read through it, until the copy is taken.
+/// A reader that copies all bytes that it reads, until the copy is taken.
 pub(super) struct Tee<R> {
     pub(super) input: R,
     output: Output,
     written: u64,
     temp: Temp,
-    /// The memory of the decoder, where it is counted.
+    /// Budget of the decoder's window, if counted.
     held: Option<Held>,
 }
 
-/// The folder of temporary files, and the progress that reports them.
+/// Options for temporary files: their folder, and the progress that reports them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Temp {
-    /// `None`: no temporary files.
+    /// Folder for temporary files; `None` if no temporary files are allowed.
     pub(super) directory: Option<PathBuf>,
-    /// Whether what is read as a whole is summed up.
+    /// Whether the SHA-256 of the input is computed.
     pub(super) sum: bool,
-    /// Whether an archive is read on behind a fault of the tar.
+    /// Whether scanning continues after a tar fault.
     pub(super) going_on: bool,
     pub(super) progress: Progress,
 }
@@ -212,12 +217,13 @@ pub(super) enum Output {
     #[default]
     Nowhere,
     Memory(Vec<u8>),
-    /// A file without a name: it is gone when the last handle is closed, however the process ends.
+    /// A file without a name:
+    /// the system removes the file when the last handle is closed, however the process ends.
     File(File),
 }
 
 impl Output {
-    /// The copy, to be read by offset.
+    /// Converts the copy to a source that is read by offset.
     pub(super) fn into_source(self, label: &str) -> Result<Source> {
         match self {
             Self::Nowhere => Ok(Source::memory(label, Vec::new())),
@@ -248,7 +254,7 @@ impl<R> Tee<R> {
                 .context(format!("`{}` has to be copied, as {why}", quote(&label)))
                 .with_hint("set TMPDIR to a directory that can be written to")
         })?;
-        // Before the first byte: it may take long, and much room.
+        // Reported before the first byte is written: the copy may take much time and room.
         self.temp.progress.warn(format!(
             "`{}` is copied to a temporary file in `{}`, as {why}",
             quote(&label),
@@ -259,12 +265,12 @@ impl<R> Tee<R> {
         Ok(())
     }
 
-    /// Number of bytes copied.
+    /// Returns the number of copied bytes.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Number of copied bytes in memory.
+    /// Returns the number of copied bytes in memory.
     pub(super) fn in_memory(&self) -> u64 {
         match &self.output {
             Output::Memory(bytes) => bytes.len() as u64,
@@ -277,7 +283,7 @@ impl<R> Tee<R> {
         std::mem::take(&mut self.output)
     }
 
-    /// Reads from the copy.
+    /// Reads bytes of the copy.
     pub(super) fn read_back(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         match &self.output {

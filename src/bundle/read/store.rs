@@ -17,34 +17,37 @@ use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, declared_type};
 use crate::lock::Mutex;
 
-/// How much is read at once where a whole blob is hashed.
+/// Number of bytes read at a time when a whole blob is hashed.
 const CHUNK: usize = 256 << 10;
 
-/// Memory in bytes that the place of a blob takes in a tree of the standard library, whose nodes are half full at least.
+/// Memory in bytes of a blob's place in a B-tree of the standard library,
+/// whose nodes are at least half full.
 const BLOB: u64 = 2 * (size_of::<Digest>() + size_of::<Extent>()) as u64;
 
-/// Blobs by digest.
+/// The blobs of all bundles, by digest.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    /// Blobs in files. There may be very many, so that this grows without a moment in which all of them are there twice.
+    /// Places of blobs in files.
+    /// A B-tree grows node by node; a hash table would hold all entries twice while it grows.
     blobs: BTreeMap<Digest, Extent>,
-    /// The same blobs in other bundles, of the same size.
+    /// Further places of the same blobs in other bundles, with the same size.
     copies: HashMap<Digest, Vec<Extent>>,
-    /// Places of blobs that have another size than the place that counts: one of the two is wrong.
+    /// Unused places of blobs whose size differs from that of the place in use:
+    /// one of the two is wrong.
     discarded: Vec<(Digest, Extent)>,
-    /// Files that were read as a whole when they were unpacked, with their sums.
+    /// SHA-256 of files that were read to their end while they were unpacked.
     pub(super) sums: Vec<VerifiedFile>,
-    /// How many of a blob's places have turned out to have other bytes.
+    /// Number of places of a blob that turned out to be corrupt.
     bad: Mutex<HashMap<Digest, usize>>,
-    /// Blobs of which the bytes at the known place were found to have their digest.
+    /// Blobs whose place in use was verified against the digest.
     sound: HashSet<Digest>,
     /// Blobs behind links that cannot be followed, with the reason.
     refused: BTreeMap<Digest, String>,
-    /// Manifests that were made here.
+    /// Manifests that were built by this program.
     built: HashMap<Digest, Bytes>,
     /// Manifests and configs that were read.
     documents: Documents,
-    /// Whether more blobs follow in a pipe, so that one that is not here is not missing yet.
+    /// Whether more blobs follow in a pipe, so that an absent blob may still arrive.
     pub(super) to_come: bool,
 }
 
@@ -56,7 +59,7 @@ impl Store {
         }
     }
 
-    /// The size of a blob, where it is there.
+    /// Returns the size of a blob, if the store has the blob.
     pub(super) fn size_of(&self, digest: &Digest) -> Option<u64> {
         match self.built.get(digest) {
             Some(bytes) => Some(bytes.len() as u64),
@@ -64,7 +67,7 @@ impl Store {
         }
     }
 
-    /// Fills the buffer from `offset` of a blob on, as far as the blob goes.
+    /// Fills the buffer from `offset` of a blob on, up to the end of the blob.
     pub(super) fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         if let Some(bytes) = self.built.get(digest) {
             return bytes
@@ -74,13 +77,13 @@ impl Store {
         self.place(digest)?.read_at(offset, buffer)
     }
 
-    /// The open file that holds a blob, and the offset of the blob in it.
+    /// Returns the open file that holds a blob, and the blob's offset in the file.
     pub(super) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
         let place = self.blobs.get(digest).filter(|_| !self.built.contains_key(digest))?;
         Some((place.source.file()?, place.offset))
     }
 
-    /// The memory budget of this run.
+    /// Returns the memory budget of this run.
     pub(super) fn budget(&self) -> &Budget {
         self.documents.budget()
     }
@@ -88,30 +91,30 @@ impl Store {
     /// Drops unused documents until this many bytes of the budget are free.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if that is not enough.
+    /// [`Kind::TooLarge`] if dropping all unused documents does not free enough.
     pub(super) fn make_room(&self, bytes: u64) -> Result<()> {
         self.documents.make_room(bytes)
     }
 
-    /// How many blobs there are.
+    /// Returns the number of blobs in files.
     pub(super) fn len(&self) -> usize {
         self.blobs.len()
     }
 
-    /// The digests of all blobs.
+    /// Returns the digests of all blobs in files.
     pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
         self.blobs.keys()
     }
 
-    /// The place of a blob that is in a file.
+    /// Returns the place of a blob in a file.
     pub(super) fn blob(&self, digest: &Digest) -> Option<&Extent> {
         self.blobs.get(digest)
     }
 
-    /// Adds the place of a blob, unless one is known.
+    /// Adds the place of a blob, unless the blob already has a place.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there are too many.
+    /// [`Kind::TooLarge`] if the budget is exhausted.
     pub(super) fn add(&mut self, digest: Digest, place: Extent) -> Result<()> {
         if !self.blobs.contains_key(&digest) {
             self.budget().take(BLOB)?;
@@ -120,25 +123,25 @@ impl Store {
         Ok(())
     }
 
-    /// Notes why a blob that is listed cannot be read.
+    /// Records why a listed blob cannot be read.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there are too many.
+    /// [`Kind::TooLarge`] if the budget is exhausted.
     pub(super) fn refuse(&mut self, digest: Digest, why: String) -> Result<()> {
         self.budget().take(BLOB + why.len() as u64)?;
         self.refused.insert(digest, why);
         Ok(())
     }
 
-    /// Why a blob that is not there cannot be read, where that is known.
+    /// Returns why an absent blob cannot be read, if known.
     pub(super) fn refusal(&self, digest: &Digest) -> Option<&str> {
         self.refused.get(digest).map(String::as_str)
     }
 
-    /// Adds the place of a blob whose bytes were hashed, in front of every place that is known.
+    /// Sets the place of a blob whose bytes were hashed; replaces any place set before.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there are too many.
+    /// [`Kind::TooLarge`] if the budget is exhausted.
     pub(super) fn add_proved(&mut self, digest: Digest, place: Extent) -> Result<()> {
         if !self.blobs.contains_key(&digest) {
             self.budget().take(BLOB)?;
@@ -148,10 +151,10 @@ impl Store {
         Ok(())
     }
 
-    /// Puts down another place of a blob in the stead of the one that is known.
+    /// Replaces the place of a blob, and keeps the former place as unused.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there are too many.
+    /// [`Kind::TooLarge`] if the budget is exhausted.
     pub(super) fn replace(&mut self, digest: Digest, place: Extent) -> Result<()> {
         self.sound.remove(&digest);
         match self.blobs.insert(digest.clone(), place) {
@@ -160,17 +163,17 @@ impl Store {
         }
     }
 
-    /// Takes note of a place of a blob that is not read, since another one counts.
+    /// Records an unused place of a blob, for verification.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there are too many.
+    /// [`Kind::TooLarge`] if the budget is exhausted.
     pub(super) fn discard(&mut self, digest: Digest, place: Extent) -> Result<()> {
         self.budget().take(BLOB)?;
         self.discarded.push((digest, place));
         Ok(())
     }
 
-    /// Every place of every blob.
+    /// Returns every place of every blob, including copies and unused places.
     pub(super) fn places(&self) -> impl Iterator<Item = (&Digest, &Extent)> {
         let copies = self.copies.iter();
         let copies = copies.flat_map(|(digest, places)| places.iter().map(move |place| (digest, place)));
@@ -178,10 +181,10 @@ impl Store {
         self.blobs.iter().chain(copies).chain(discarded)
     }
 
-    /// Takes up a manifest that was made here.
+    /// Adds a manifest that was built by this program.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there is no room for it.
+    /// [`Kind::TooLarge`] if the budget is exhausted.
     pub(super) fn add_built(&mut self, manifest: &RawManifest) -> Result<()> {
         if !self.built.contains_key(manifest.digest()) {
             self.budget().take(BLOB + manifest.bytes().len() as u64)?;
@@ -190,7 +193,8 @@ impl Store {
         Ok(())
     }
 
-    /// A manifest, which was read and verified once; `media_type` is the type that its parent states.
+    /// Returns a manifest, verified once and cached;
+    /// `media_type` is the type that its parent states.
     pub(super) fn manifest(&self, digest: &Digest, media_type: &str) -> Result<Arc<RawManifest>> {
         let size = self.size_of(digest).unwrap_or_default();
         self.documents
@@ -199,14 +203,15 @@ impl Store {
             })
     }
 
-    /// An image config, which was read and verified once.
+    /// Returns an image config, verified once and cached.
     pub(super) fn config(&self, digest: &Digest) -> Result<Arc<KnownConfig>> {
         let size = self.size_of(digest).unwrap_or_default();
         self.documents
             .config(digest, size.min(MAX_CONFIG), || self.read_all(digest, MAX_CONFIG))
     }
 
-    /// A whole blob, which may have at most `cap` bytes; not checked against its digest.
+    /// Reads a whole blob of at most `cap` bytes, preferably from a place with the right digest.
+    /// The caller checks the digest.
     fn read_all(&self, digest: &Digest, cap: u64) -> Result<Bytes> {
         if let Some(bytes) = self.built.get(digest) {
             return Ok(bytes.clone());
@@ -224,17 +229,18 @@ impl Store {
         }
     }
 
-    /// Takes note of a second place of a blob, of the same size.
+    /// Adds a further place of a blob, of the same size.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if there are too many.
+    /// [`Kind::TooLarge`] if the budget is exhausted.
     pub(super) fn add_copy(&mut self, digest: Digest, place: Extent) -> Result<()> {
         self.budget().take(2 * BLOB)?;
         self.copies.entry(digest).or_default().push(place);
         Ok(())
     }
 
-    /// Turns to the next place of a blob whose bytes are wrong where it stands; `false` if there is none.
+    /// Switches to the next place of a blob whose bytes are wrong;
+    /// returns `false` if no place is left.
     pub(super) fn next_copy(&self, digest: &Digest) -> bool {
         let mut bad = self.bad.lock();
         let tried = bad.get(digest).copied().unwrap_or_default();
@@ -245,7 +251,7 @@ impl Store {
         more
     }
 
-    /// Reads a blob through and compares its digest.
+    /// Reads a blob and verifies its digest.
     pub(super) fn verify(&self, digest: &Digest) -> Result<()> {
         if self.built.contains_key(digest) {
             return Ok(());
@@ -271,8 +277,11 @@ impl Store {
         .with_hint("the bundle is damaged: copy it again, or make it again"))
     }
 
-    /// Whether the bytes at the known place of a blob have its digest. The answer is kept, so that many archives with other bytes
-    /// under the same name do not have a large blob read again for each. A blob that cannot be read is not sound.
+    /// Returns whether the place in use of a blob holds the right bytes.
+    /// A blob that cannot be read is not sound.
+    ///
+    /// A positive result is cached, so that many archives with other bytes under the same name do not cause a large blob
+    /// to be read again for each of them.
     pub(super) fn is_sound(&mut self, digest: &Digest) -> bool {
         if self.sound.contains(digest) {
             return true;
@@ -285,7 +294,7 @@ impl Store {
         sound
     }
 
-    /// The place of a blob, for messages.
+    /// Describes the place of a blob for messages.
     pub(super) fn describe(&self, digest: &Digest) -> String {
         match self.place(digest).ok() {
             Some(place) => place.describe(&blob_path(digest)),
@@ -304,17 +313,17 @@ impl Store {
     }
 }
 
-/// The name of a blob's member.
+/// Returns the member name of a blob.
 fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
-/// Whether the bytes at a place are those of the digest.
+/// Returns whether the bytes at a place match the digest.
 fn verify(digest: &Digest, place: &Extent) -> Result<bool> {
     Ok(hash(digest.hasher(), place)? == *digest)
 }
 
-/// The digest of the bytes at a place.
+/// Hashes the bytes at a place.
 pub(super) fn hash(mut hasher: Hasher, place: &Extent) -> Result<Digest> {
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
@@ -349,7 +358,7 @@ mod tests {
         let mut store = Store::new(Budget::default());
         store.add(digest.clone(), place()).unwrap();
         assert!(store.is_sound(&digest));
-        // Another reading would see these bytes.
+        // Another read would return these bytes.
         let file = std::fs::File::options().write(true).open(&path).unwrap();
         file.write_all_at(b"CONTENT", 0).unwrap();
         assert!(store.is_sound(&digest));

@@ -1,4 +1,4 @@
-//! The SHA-256 of a file or pipe itself: of a stream as it is read, and of a file beside other work.
+//! Computes the SHA-256 of whole files and pipes: of a stream while it is read, and of a file separately.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -14,21 +14,22 @@ use crate::lock::Mutex;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifiedFile {
-    /// The file.
+    /// Path of the file, or the name of a pipe.
     pub path: String,
-    /// Its size in bytes.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// The SHA-256 of the file itself.
+    /// SHA-256 of the file in hex.
     pub sha256: String,
 }
 
-/// Maximum number of bytes that are read behind the end of an archive to have the sum of all of them.
+/// Maximum number of bytes read after the end of an archive to complete its SHA-256.
 const BEHIND: u64 = 1 << 30;
 
-/// Number of bytes that are read at a time.
+/// Number of bytes read at a time.
 const PIECE: usize = 1 << 20;
 
-/// Reads a file from its first to its last byte; nothing if it cannot be read, or once `stop` is set.
+/// Hashes a file from its first to its last byte;
+/// returns `None` if a read fails, or once `stop` is set.
 pub(super) fn sum_file(source: &Source, stop: &AtomicBool) -> Option<VerifiedFile> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut buffer = vec![0; PIECE];
@@ -49,14 +50,14 @@ pub(super) fn sum_file(source: &Source, stop: &AtomicBool) -> Option<VerifiedFil
     })
 }
 
-/// A stream, all handles of which read on from the same place.
+/// A hashed stream; all clones share one position.
 pub(super) struct Summed<R>(Arc<Mutex<State<R>>>);
 
 struct State<R> {
     input: R,
     label: String,
     bytes: u64,
-    /// Nothing where no sum is wanted.
+    /// `None` if no SHA-256 is requested.
     hasher: Option<Hasher>,
 }
 
@@ -70,7 +71,8 @@ impl<R: Read> Summed<R> {
         })))
     }
 
-    /// Reads what is left, and gives the sum; nothing where it is not wanted, or where not all can be read.
+    /// Reads the rest of the stream and returns the SHA-256;
+    /// `None` if not requested, or if the rest cannot be read.
     pub(super) fn finish(mut self) -> Option<VerifiedFile> {
         self.0.lock().hasher.as_ref()?;
         let mut buffer = vec![0; 256 << 10];

@@ -1,4 +1,5 @@
-//! Trees from a bundle: given out only when every manifest is verified and everything that it names is there.
+//! Builds the trees of images in a bundle.
+//! A tree is returned only if all its manifests are verified and all their blobs are present.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub(super) fn image_tree(store: &Store, image: &BundledImage) -> Result<ImageTre
     Ok(tree)
 }
 
-/// Builds the tree below a referrer; nothing of it may be absent.
+/// Builds the tree below a referrer; all its manifests and blobs must be present.
 pub(super) fn referrer_tree(store: &Store, referrer: &Referrer) -> Result<Variant> {
     let mut walk = Walk::new(store);
     let selection = walk.select(&referrer.root)?;
@@ -40,8 +41,10 @@ pub(super) fn referrer_tree(store: &Store, referrer: &Referrer) -> Result<Varian
     Ok(selection.ok_or_else(no_root)?.original)
 }
 
-/// An image of which platforms were dropped on export: both indexes are in the bundle. What of the original is kept is what
-/// the smaller index lists; that it is the smaller index of this very original is proved by making it again.
+/// Builds the tree of an image that was filtered on export, so that the bundle holds both indexes.
+///
+/// The filtered index determines which platforms are kept. Filtering the original again proves that the filtered index
+/// was made from this original.
 fn recorded(
     walk: &mut Walk<'_>,
     store: &Store,
@@ -49,7 +52,7 @@ fn recorded(
     record: &ImageRecord,
     filtered: &Digest,
 ) -> Result<ImageTree> {
-    // Filtering leaves the type of an index as it was. Only one of the two is listed with its size.
+    // Filtering keeps the media type of an index. The bundle's index lists only one of the two, with its size.
     let root = |digest: &Digest| Descriptor {
         media_type: image.root.media_type.clone(),
         digest: digest.clone(),
@@ -85,7 +88,7 @@ fn recorded(
             Error::new(Kind::Integrity, what).with_hint("the bundle was edited: get it again, or export it again")
         );
     };
-    // A manifest that is absent and not recorded as dropped got lost.
+    // A missing manifest that the record does not list as dropped was lost.
     let recorded: HashSet<&Digest> = record.dropped.iter().map(|dropped| &dropped.digest).collect();
     let lost = dropped.iter().map(|dropped| &dropped.digest);
     walk.missing
@@ -96,7 +99,7 @@ fn recorded(
             Choice::Sparse => Choice::Sparse,
             _ => Choice::Filtered,
         },
-        // The one that was read, which other images share, and not the one that was made, which has the same bytes.
+        // The index that was read, which other images may share in memory; the newly made index has the same bytes.
         filtered: Some(smaller),
         kept: kept.into(),
         dropped: dropped.into(),
@@ -106,8 +109,10 @@ fn recorded(
     })
 }
 
-/// Removes from an index, and from the indexes inside it, what a smaller index does not list. `None` if something else is
-/// missing below it.
+/// Removes the entries that a filtered index does not list from
+/// an index and from its nested indexes.
+///
+/// Returns `None` if another manifest below the index is missing.
 fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant) -> Result<Option<Selection>> {
     let listed: HashSet<(&Digest, Option<&Platform>)> = smaller
         .all()
@@ -126,7 +131,7 @@ fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant)
         let node = walk.nodes.get(&entry.descriptor.digest);
         node.is_some_and(|node| !entries_of(node).is_empty())
     };
-    // Smaller indexes are among the nodes as well; all that they have is listed.
+    // The nodes include filtered indexes as well; all their entries are listed, so nothing is removed from them.
     for entries in walk.nodes.values().map(entries_of) {
         let images = entries
             .iter()
@@ -146,7 +151,7 @@ fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant)
     }
 }
 
-/// An image of which everything should be there, or of another program that saved a part.
+/// Builds the tree of an unfiltered image, or of an image that another program saved in part.
 fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
     let selection = walk.select(&image.root)?;
     // Only platforms of an index may be missing.
@@ -166,7 +171,7 @@ fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
         configs: std::mem::take(&mut walk.configs),
         ..ImageTree::new(image.name.clone(), selection.original)
     };
-    // Of a platform that was dropped nothing is left out: it is not there at all.
+    // Blobs of a dropped platform are not listed as left out: the whole platform is absent.
     let named: HashSet<Digest> = tree.blobs().into_iter().map(|blob| blob.descriptor.digest).collect();
     let left_out = walk.take_left_out().into_iter();
     tree.left_out = left_out.filter(|left_out| named.contains(&left_out.digest)).collect();

@@ -1,5 +1,6 @@
-//! Images that `manifest.json` lists and `index.json` does not: docker 25.0.0 put only images with a tag into the index, and
-//! wrote `"manifests":null` where there is none.
+//! Adds images that `manifest.json` lists and `index.json` omits.
+//!
+//! Docker 25.0.0 listed only images with a tag in `index.json`, and wrote `"manifests":null` if no image had a tag.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,14 +22,16 @@ use crate::image::media_type;
 use crate::image::reference::Reference;
 use crate::text::quote;
 
-/// Maximum size in bytes of a blob that is looked at for a manifest which no index lists, and of all of them together.
+/// Maximum size in bytes of a blob that is examined as a possible manifest.
 const MAX_LOOKED_AT: u64 = 256 << 10;
+/// Maximum total size in bytes of all blobs that are examined as possible manifests.
 const MAX_LOOKED_AT_ALL: u64 = 32 << 20;
 
-/// Adds the images of `manifest.json` whose config belongs to no image of the index. `listed` are the entries of the index.
+/// Adds the images of `manifest.json` whose config belongs to no image of the index.
+/// `listed` are the entries of the index.
 ///
 /// # Errors
-/// [`Kind::TooLarge`] if there are too many.
+/// [`Kind::TooLarge`] if the images take more memory than the budget has left.
 pub(super) fn add(
     archive: &mut Archive,
     store: &mut Store,
@@ -40,7 +43,7 @@ pub(super) fn add(
     if items.is_empty() {
         return Ok(());
     }
-    // Without all configs below the index no image is known to be missing from it.
+    // An image counts as unlisted only if all configs below the index are known.
     let Some(configs) = configs_below(store, listed) else {
         return Ok(());
     };
@@ -71,7 +74,7 @@ pub(super) fn add(
             contradictory.push(item.label());
             continue;
         }
-        // Looked for only once an image needs it: every small blob is read for that.
+        // Computed on first use, since it reads every small blob.
         let stored = stored.get_or_insert_with(|| manifests_by_config(store, listed));
         let root = match config.as_ref().and_then(|config| stored.get(config)) {
             Some(root) => Ok((root.clone(), false)),
@@ -124,7 +127,7 @@ fn image(archive: &Archive, place: usize, name: Reference, root: Descriptor, is_
     }
 }
 
-/// The configs of all images below these manifests. `None` if there is not enough memory to find out.
+/// Returns the configs of all images below these manifests; `None` if there is not enough memory.
 fn configs_below(store: &Store, roots: &[Descriptor]) -> Option<HashSet<Digest>> {
     let mut configs = HashSet::new();
     let mut seen: HashSet<Digest> = HashSet::new();
@@ -152,7 +155,8 @@ fn configs_below(store: &Store, roots: &[Descriptor]) -> Option<HashSet<Digest>>
     Some(configs)
 }
 
-/// Image manifests among the small blobs that the index does not list, by their config: an image keeps its digest so.
+/// Finds unlisted image manifests among the small blobs, by config:
+/// such an image keeps its digest.
 fn manifests_by_config(store: &Store, listed: &[Descriptor]) -> HashMap<Digest, Descriptor> {
     let listed: HashSet<&Digest> = listed.iter().map(|descriptor| &descriptor.digest).collect();
     let mut left = MAX_LOOKED_AT_ALL;

@@ -1,5 +1,6 @@
-//! Reads the manifests of one image: verifies each once, looks for the blobs that it names, and notes every fault, so that
-//! all of them can be reported together. What belongs to the image is decided by `image/select.rs`.
+//! Reads and verifies the manifests of one image, checks their blobs, and collects all faults for one report.
+//!
+//! `image/select.rs` decides which manifests belong to the image.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use crate::image::select::{Graph, Need, SelectResult, Selection, check_child, se
 use crate::image::tree::LeftOut;
 use crate::text::{LISTED, few, few_with};
 
-/// Image configs above this sum are read and checked, but not kept.
+/// Maximum total size in bytes of the image configs that are kept;
+/// further configs are checked and dropped.
 const MAX_KEPT_CONFIGS: usize = 16 << 20;
 
-/// Memory in bytes that a blob takes which may be absent, and is.
+/// Memory in bytes of an entry for an absent blob that may be absent.
 const LEFT_OUT: u64 = 512;
 
-/// Number of wrong sizes that are told one by one.
+/// Maximum number of wrong sizes that are reported individually.
 const MAX_WRONG: usize = LISTED;
 
 /// The manifests that were read so far, and the faults that were found.
@@ -32,20 +34,21 @@ pub(super) struct Walk<'a> {
     store: &'a Store,
     /// Every manifest that was read.
     pub(super) nodes: HashMap<Digest, Arc<RawManifest>>,
-    /// Blobs that are named and not there.
+    /// Missing blobs.
     pub(super) missing: BTreeSet<Digest>,
     /// Blobs behind a link that cannot be followed, with the reason.
     refused: BTreeMap<Digest, String>,
     wrong: BTreeSet<String>,
-    /// How many more wrong sizes there are.
+    /// Number of wrong sizes beyond the limit.
     more_wrong: usize,
     left_out: BTreeMap<Digest, LeftOut>,
-    /// Blobs that the record of the bundle says are not in it. Every other blob may still come out of a pipe.
+    /// Blobs that the record lists as omitted from the bundle.
+    /// Every other absent blob may still arrive from a pipe.
     pub(super) left_behind: HashSet<Digest>,
     /// Image configs by digest.
     pub(super) configs: BTreeMap<Digest, Bytes>,
     configs_size: usize,
-    /// Platforms in image configs, by the digest of their manifest.
+    /// Platforms from image configs, by the digest of their manifest.
     pub(super) platforms: HashMap<Digest, Platform>,
 }
 
@@ -66,8 +69,10 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Reads a root and all below it, and selects what is complete; what is missing is noted. `None` if the root itself is
-    /// missing.
+    /// Reads a root and the manifests below the root, and selects the complete platforms.
+    /// Missing blobs are recorded.
+    ///
+    /// Returns `None` if the root itself is missing.
     pub(super) fn select(&mut self, root: &Descriptor) -> Result<Option<Selection>> {
         let Some(root) = self.load(root)? else { return Ok(None) };
         let mut graph = Graph::default();
@@ -95,7 +100,7 @@ impl<'a> Walk<'a> {
     }
 
     fn add(&mut self, graph: &mut Graph, node: &Arc<RawManifest>) -> Result<()> {
-        // An image that lacks a blob counts as absent, so that the selection drops it, and what attests it, in one way.
+        // An image that lacks a blob counts as absent, so that the selection drops the image together with its attestations.
         let is_complete = self.check_blobs(node)?;
         graph.add(node.clone());
         if let Some(platform) = self.platforms.get(node.digest()) {
@@ -107,7 +112,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Reads the indexes inside an index, as far as they are there; an index that is not was dropped as a whole.
+    /// Reads the present indexes nested in an index;
+    /// an absent nested index was dropped as a whole.
     pub(super) fn load_indexes(&mut self, root: &Arc<RawManifest>) -> Result<()> {
         let mut seen = HashSet::new();
         let mut open = vec![root.clone()];
@@ -125,7 +131,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Whether all manifests of a round fit into memory is known before the first one is read.
+    /// Frees memory for all manifests of a round before the first is read, or fails.
     fn make_room(&self, needs: &[Need]) -> Result<()> {
         let unread = needs.iter().filter_map(|need| match need {
             Need::Manifest(child) if !self.nodes.contains_key(&child.digest) => Some(child),
@@ -136,7 +142,8 @@ impl<'a> Walk<'a> {
             .make_room(present.fold(0, |sum, child| sum.saturating_add(child.size)))
     }
 
-    /// Reads a manifest and verifies it; `None` if it is missing or has another size, which is noted.
+    /// Reads and verifies a manifest.
+    /// Returns `None` if the manifest is missing or has another size, and records that.
     pub(super) fn load(&mut self, descriptor: &Descriptor) -> Result<Option<Arc<RawManifest>>> {
         let digest = &descriptor.digest;
         if let Some(node) = self.nodes.get(digest) {
@@ -158,7 +165,7 @@ impl<'a> Walk<'a> {
         Ok(Some(node))
     }
 
-    /// Whether a blob is there in its size; if not, that is noted.
+    /// Returns whether a blob is present with the stated size; records the fault if not.
     fn present(&mut self, descriptor: &Descriptor) -> bool {
         match self.store.size_of(&descriptor.digest) {
             Some(size) if size == descriptor.size => true,
@@ -188,13 +195,14 @@ impl<'a> Walk<'a> {
         ));
     }
 
-    /// Looks for every blob that a manifest names; says whether all are there.
+    /// Checks every blob that a manifest references; returns whether all are present.
     fn check_blobs(&mut self, node: &RawManifest) -> Result<bool> {
         let mut complete = true;
         let is_image = matches!(node.view(), View::Image(_));
         for (position, blob) in node.blobs().into_iter().enumerate() {
             let is_layer = position > 0 || !is_image;
             let here = self.store.size_of(&blob.digest).is_some();
+            // The blob may still arrive from the pipe.
             if !here && self.store.to_come && !self.left_behind.contains(&blob.digest) {
                 continue;
             }
@@ -214,7 +222,7 @@ impl<'a> Walk<'a> {
             && media_type::is_image_config(&image.config.media_type)
         {
             match self.read_config(node.digest(), &image.config) {
-                // As on export, a broken config counts only where no index says what the image runs on.
+                // As on export, a broken config matters only if no index states the platform of the image.
                 Err(error) if error.kind() == Kind::Malformed => {}
                 other => other?,
             }
@@ -222,7 +230,7 @@ impl<'a> Walk<'a> {
         Ok(complete)
     }
 
-    /// Notes what the config of an image says, if it is there.
+    /// Records the platform in the config of an image, if the config is present.
     fn read_config(&mut self, manifest: &Digest, descriptor: &Descriptor) -> Result<()> {
         let digest = &descriptor.digest;
         if self.store.size_of(digest) != Some(descriptor.size) {
@@ -240,7 +248,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The error of everything that was noted, if something was.
+    /// Returns an error with all recorded faults, if there are any.
     pub(super) fn problems(&self) -> Result<()> {
         if !self.refused.is_empty() {
             let why = few_with(self.refused.values(), "; ");
@@ -269,12 +277,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Whether something is missing, and nothing is worse than that.
+    /// Returns whether missing blobs are the only faults, and at least one is missing.
     pub(super) fn only_misses(&self) -> bool {
         !self.missing.is_empty() && self.refused.is_empty() && self.wrong.is_empty()
     }
 
-    /// Blobs that may be absent, and are.
+    /// Returns the absent blobs that may be absent, and clears their list.
     pub(super) fn take_left_out(&mut self) -> Vec<LeftOut> {
         std::mem::take(&mut self.left_out).into_values().collect()
     }

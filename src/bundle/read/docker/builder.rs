@@ -1,8 +1,8 @@
-//! Docker's own archive format: `manifest.json` names a config and layers for each image, and there is no OCI manifest.
+//! Builds OCI manifests for Docker's own archive format, where `manifest.json` lists a config and layers for each image.
 //!
-//! The manifest is made here, from the bytes as they stand in the archive: nothing is compressed again, so the same
-//! archive gives the same digest every time and the layers are sent from where they are. What the config says about its
-//! layers is checked, never changed.
+//! The bytes of the archive are used unchanged: no layer is compressed again, so the same archive gives the same digest
+//! every time, and layers are sent from their place in the archive. The config's list of layers is checked, never
+//! changed.
 
 use std::collections::HashMap;
 
@@ -22,14 +22,14 @@ use crate::image::manifest::RawManifest;
 use crate::image::media_type;
 use crate::text::{Warnings, few, quote};
 
-/// Makes manifests from one archive; a layer that several images name is read once.
+/// Builds manifests from one archive. A layer that several images share is read once.
 pub(in crate::bundle::read) struct Builder<'a> {
     archive: &'a Archive,
     layers: HashMap<(String, u64), Result<Layer>>,
     configs: Configs<'a>,
-    /// Manifests that were made, by the place of their image in the list: an image may have many names.
+    /// Finished manifests by the place of their image in the list: an image may have many names.
     built: HashMap<usize, Result<Descriptor>>,
-    /// What layers may still unpack to beyond the usual.
+    /// Number of bytes that layers may still unpack to beyond the usual ratio.
     beyond: u64,
 }
 
@@ -44,7 +44,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Makes the manifest of one image, puts it and the blobs it names into the store, and returns its descriptor.
+    /// Builds the manifest of an image, adds the manifest and its blobs to the store,
+    /// and returns the manifest's descriptor.
     pub(in crate::bundle::read) fn build(&mut self, item: &Item, store: &mut Store) -> Result<Descriptor> {
         if let Some(built) = self.built.get(&item.place) {
             return remembered(built);
@@ -85,17 +86,17 @@ impl<'a> Builder<'a> {
         Ok(manifest.descriptor().clone())
     }
 
-    /// Warnings about the images that were made.
+    /// Returns warnings about the images built so far.
     pub(in crate::bundle::read) fn warnings(&self) -> Warnings {
         self.configs.warnings()
     }
 
-    /// The digest of an image's config.
+    /// Returns the digest of an image's config.
     pub(in crate::bundle::read) fn config_digest(&mut self, item: &Item, store: &Store) -> Result<Digest> {
         Ok(self.configs.find(&item.config, store)?.1)
     }
 
-    /// Names all layers that are missing, not only the first.
+    /// Reports all missing layers at once, if two or more are missing.
     fn all_there(&self, paths: &[String], store: &Store) -> Result<()> {
         let missing: Vec<String> = paths
             .iter()
@@ -115,14 +116,14 @@ impl<'a> Builder<'a> {
     fn layer(&mut self, path: &str, diff_id: &Digest, store: &mut Store) -> Result<Descriptor> {
         let place = resolve(self.archive, path, store)?;
         let key = (place.source.label().to_owned(), place.offset);
-        // Errors are kept as well: a list may name one bad layer many times.
+        // Errors are cached as well: a list may name the same bad layer many times.
         let (layers, beyond) = (&mut self.layers, &mut self.beyond);
         let layer = remembered(
             layers
                 .entry(key)
                 .or_insert_with(|| layer::examine(&place, path, beyond, store.budget())),
         )?;
-        // The config's list may use another algorithm than SHA-256 in theory; no program writes one.
+        // In theory the config may state diff IDs in another algorithm than SHA-256; no program writes such a config.
         if layer.diff_id != *diff_id {
             return Err(Error::new(
                 Kind::Integrity,
@@ -139,8 +140,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The OCI manifest of a config and layers. oci-spec writes the fields in the order of its structs, so the bytes depend
-/// on nothing else.
+/// Builds the OCI manifest of a config and layers. oci-spec writes fields in the order of its
+/// structs, so the bytes depend on the arguments alone.
 fn manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<RawManifest> {
     let wrong = |e: oci_spec::OciSpecError| Error::new(Kind::Malformed, "no manifest can be made").with_source(e);
     let descriptor = |d: &Descriptor| {

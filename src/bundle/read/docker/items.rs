@@ -1,4 +1,4 @@
-//! `manifest.json`: which images it lists, what they are called, and how one is found.
+//! `manifest.json` of a docker-archive: the images that it lists, their names, and lookups.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -19,34 +19,34 @@ use crate::image::manifest::{MAX_ENTRIES, MAX_LAYERS};
 use crate::image::reference::Reference;
 use crate::text::quote;
 
-/// The name of the document.
+/// Name of the document.
 pub(in crate::bundle::read) const MEMBER: &str = ITEMS;
 
-/// Docker's loader accepts less; podman 1 MiB.
+/// Maximum size of `manifest.json` in bytes. Docker's loader accepts less; podman accepts 1 MiB.
 const MAX_MANIFEST_JSON: u64 = 16 << 20;
 
-/// Maximum number of images that `manifest.json` lists: as many as an index.
+/// Maximum number of images in `manifest.json`: the same as in an index.
 const MAX_ITEMS: usize = MAX_ENTRIES;
 
-/// Maximum number of names and of paths of layers in `manifest.json`, all images together: as many images as an index lists
-/// have some twenty layers each.
+/// Maximum number of names, and of layer paths, of all images in `manifest.json` together: about
+/// twenty layers for each of the images that an index may list.
 const MAX_PATHS: usize = 200_000;
 
 /// One image of `manifest.json`.
 #[derive(Debug, Clone)]
 pub(in crate::bundle::read) struct Item {
-    /// Its position in the list, from 0.
+    /// Position in the list, counted from 0.
     pub(in crate::bundle::read) place: usize,
-    /// Where the config is.
+    /// Path of the config.
     pub(in crate::bundle::read) config: String,
-    /// The names.
+    /// The names, as written.
     repo_tags: Vec<String>,
-    /// Where the layers are.
+    /// Paths of the layers.
     pub(in crate::bundle::read) layers: Vec<String>,
 }
 
 impl Item {
-    /// The names, without the placeholder of an engine for an image that has none.
+    /// Returns the names, without the placeholder `<none>` for an image without a name.
     pub(in crate::bundle::read) fn repo_tags(&self) -> impl Iterator<Item = &str> {
         let tags = self.repo_tags.iter().map(String::as_str);
         tags.filter(|tag| !tag.contains("<none>"))
@@ -64,7 +64,7 @@ impl Item {
         (good, bad)
     }
 
-    /// What messages call it.
+    /// Returns the label of the image in messages.
     pub(in crate::bundle::read) fn label(&self) -> String {
         let name = self.repo_tags().next().unwrap_or(&self.config);
         quote(&name).to_string()
@@ -77,7 +77,8 @@ impl<'de> Deserialize<'de> for Item {
     }
 }
 
-/// Docker matches the names of fields without regard to case, and some programs that write archives rely on that.
+/// Reads an item. Field names are matched without regard to case, as Docker does: some programs
+/// that write archives rely on that.
 struct ItemVisitor;
 
 impl<'de> Visitor<'de> for ItemVisitor {
@@ -118,15 +119,15 @@ impl<'de> Visitor<'de> for ItemVisitor {
     }
 }
 
-/// All of `manifest.json`.
+/// The whole `manifest.json`.
 #[derive(Debug, Default)]
 pub(in crate::bundle::read) struct Items {
-    /// Each at its place; an error where it is no such item.
+    /// The items in order; an error for an invalid item.
     listed: Vec<Result<Item>>,
     lookup: OnceCell<Lookup>,
 }
 
-/// The positions of items in the list, in order.
+/// Positions of items in the list, in order.
 #[derive(Debug, Default)]
 struct Lookup {
     by_name: HashMap<Reference, usize>,
@@ -134,7 +135,7 @@ struct Lookup {
 }
 
 impl Items {
-    /// Reads `manifest.json`; `None` if there is none.
+    /// Reads `manifest.json`; returns `None` if the archive has none.
     pub(in crate::bundle::read) fn read(archive: &Archive) -> Result<Option<Self>> {
         let Some(bytes) = archive.read(MEMBER, MAX_MANIFEST_JSON)? else {
             return Ok(None);
@@ -177,20 +178,20 @@ impl Items {
         self.listed.is_empty()
     }
 
-    /// Every item at its place.
+    /// Returns every item with its position.
     pub(in crate::bundle::read) fn all(&self) -> impl Iterator<Item = (usize, Result<&Item>)> {
         let all = self.listed.iter().enumerate();
         all.map(|(place, item)| (place, item.as_ref().map_err(Error::clone)))
     }
 
-    /// The names of the images with this config.
+    /// Returns the names of the images with this config.
     pub(in crate::bundle::read) fn repo_tags(&self, config: &Digest, archive: &Archive, store: &Store) -> Vec<String> {
         let places = self.lookup(archive, store).by_config.get(config);
         let items = places.into_iter().flatten().filter_map(|place| self.at(*place));
         items.flat_map(Item::repo_tags).map(str::to_owned).collect()
     }
 
-    /// The first item of this name or this config.
+    /// Returns the first item with this name or this config.
     pub(in crate::bundle::read) fn find(
         &self,
         name: &Reference,
@@ -209,7 +210,8 @@ impl Items {
         self.listed.get(place)?.as_ref().ok()
     }
 
-    /// Made once: an archive may list many images, and each config is read and hashed for it.
+    /// Builds the lookup once:
+    /// an archive may list many images, and building it reads and hashes every config.
     fn lookup(&self, archive: &Archive, store: &Store) -> &Lookup {
         self.lookup.get_or_init(|| {
             let mut configs = Configs::new(archive);
@@ -263,7 +265,7 @@ mod tests {
         assert!(items.all().nth(1).unwrap().1.is_err());
         let config = Digest::sha256(b"{\"os\":1}");
         assert_eq!(items.repo_tags(&config, &archive, &store), ["a:1", "a:2"]);
-        // Other bytes of the same length: the next reader finds another digest.
+        // Other bytes of the same length, so that the next read computes another digest.
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(b"{\"os\":2}", 0).unwrap();
         assert_eq!(items.repo_tags(&config, &archive, &store), ["a:1", "a:2"]);

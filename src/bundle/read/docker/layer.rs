@@ -1,4 +1,4 @@
-//! What a layer in Docker's own format is: the digest of its bytes in the archive, and that of its uncompressed content.
+//! Reads a layer of Docker's own format: computes the digest of its stored bytes and of its uncompressed content.
 
 use std::io::{self, Read};
 
@@ -11,24 +11,26 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::media_type;
 
-/// Ordinary content does not compress to less than this part.
+/// Maximum ratio of unpacked to stored bytes of ordinary content.
 const RATIO: u64 = 100;
 
-/// What the layers of one archive may hold beyond that, all together. Nothing is written, so only time is at stake: this much
-/// is hashed in a few minutes, and disk images full of zeros fit.
+/// Maximum number of bytes that the layers of one archive may unpack to beyond the ratio, all
+/// together. The content is only hashed, so the limit bounds time: a few minutes. Disk images full of zeros fit.
 pub(in crate::bundle::read) const BEYOND: u64 = 64 << 30;
 
-/// A layer, read through once.
+/// A layer that was read to its end.
 #[derive(Debug, Clone)]
 pub(in crate::bundle::read) struct Layer {
-    /// The bytes as they are in the archive.
+    /// Descriptor of the stored bytes.
     pub(in crate::bundle::read) descriptor: Descriptor,
-    /// The digest of the uncompressed tar.
+    /// Digest of the uncompressed tar.
     pub(in crate::bundle::read) diff_id: Digest,
 }
 
-/// Reads a layer through and computes both digests. `name` is how the archive calls it; `beyond` is what it may hold beyond
-/// the usual, and gets less by what it does.
+/// Reads a layer and computes both digests.
+///
+/// `name` is the member's name in messages. `beyond` is the number of bytes that the layer may unpack to beyond the
+/// ratio, and is reduced by the bytes used.
 pub(in crate::bundle::read) fn examine(place: &Extent, name: &str, beyond: &mut u64, budget: &Budget) -> Result<Layer> {
     let what = place.describe(name);
     let limit = Limit {
@@ -76,7 +78,7 @@ pub(in crate::bundle::read) fn examine(place: &Extent, name: &str, beyond: &mut 
             }
         }
     }
-    // A decoder may stop before the end of what it was given; the digest covers all of it.
+    // A decoder may stop before the end of its input; the digest covers all of the input.
     while input.read(&mut buffer).map_err(|e| stream_error(&what, e))? > 0 {}
     let digest = input.hasher.finish();
     Ok(Layer {
@@ -89,7 +91,7 @@ pub(in crate::bundle::read) fn examine(place: &Extent, name: &str, beyond: &mut 
     })
 }
 
-/// Hashes what is read through it.
+/// A reader that hashes all bytes that it reads.
 struct Hashed<'a> {
     place: &'a Extent,
     offset: u64,

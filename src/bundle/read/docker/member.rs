@@ -1,4 +1,4 @@
-//! Members that `manifest.json` names by their paths: found through links, and held against the digests in their names.
+//! Resolves the paths of `manifest.json` to members, through links, and compares configs with the digests in their names.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,12 +12,12 @@ use crate::image::config::MAX_CONFIG;
 use crate::image::digest::Digest;
 use crate::text::{Warnings, quote};
 
-/// The configs of an archive; each is read and hashed once.
+/// The configs of an archive; each config is read and hashed once.
 pub(in crate::bundle::read) struct Configs<'a> {
     archive: &'a Archive,
-    /// The digests, by the source and offset of the config.
+    /// Digests by source and offset of the config.
     known: HashMap<(String, u64), Result<Digest>>,
-    /// Configs that are named after another digest than their own, and that.
+    /// Configs whose file name states another digest than their own, with their own digest.
     renamed: BTreeMap<String, Digest>,
 }
 
@@ -30,13 +30,14 @@ impl<'a> Configs<'a> {
         }
     }
 
-    /// Where the config of this path stands, and its digest.
+    /// Returns the place of the config with this path, and its digest.
     pub(in crate::bundle::read) fn find(&mut self, path: &str, store: &Store) -> Result<(Extent, Digest)> {
         let place = resolve(self.archive, path, store)?;
         let read = || Ok(Digest::sha256(&place.read_all(path, MAX_CONFIG)?));
         let key = (place.source.label().to_owned(), place.offset);
         let digest = remembered(self.known.entry(key).or_insert_with(read))?;
-        // No program goes by the name. What the config says of the layers is checked, and a blob is what its name says.
+        // A wrong name outside `blobs` is only a warning: no program relies on it, and the layers are checked.
+        // A blob must match its name.
         if stated_digest(path).is_some_and(|stated| stated != digest) {
             if blob_name(path).is_some() {
                 let what = format!("{}: its bytes hash to {digest}", place.describe(path));
@@ -48,7 +49,7 @@ impl<'a> Configs<'a> {
         Ok((place, digest))
     }
 
-    /// Warnings about the configs that were found.
+    /// Returns warnings about the configs found so far.
     pub(in crate::bundle::read) fn warnings(&self) -> Warnings {
         let label = quote(&self.archive.label);
         let one = |(name, digest): (&String, &Digest)| {
@@ -61,7 +62,7 @@ impl<'a> Configs<'a> {
     }
 }
 
-/// The content behind a path of `manifest.json`, through links inside the archive.
+/// Resolves a path of `manifest.json` to a place, through links inside the archive.
 pub(in crate::bundle::read) fn resolve(archive: &Archive, path: &str, store: &Store) -> Result<Extent> {
     let wrong = |why: String| Error::new(Kind::Malformed, why);
     let name = clean_name(path.as_bytes()).map_err(wrong)?.unwrap_or_default();
@@ -70,7 +71,7 @@ pub(in crate::bundle::read) fn resolve(archive: &Archive, path: &str, store: &St
         .map_err(|why| wrong(why).with_hint("the archive is incomplete: copy it again, or save the image again"))
 }
 
-/// The digest that a file is named after, where it is named so.
+/// Returns the digest that a file name states, if any.
 fn stated_digest(path: &str) -> Option<Digest> {
     let base = path.rsplit('/').next().unwrap_or(path);
     let base = base.strip_prefix("sha256:").unwrap_or(base);

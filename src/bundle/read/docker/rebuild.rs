@@ -1,5 +1,4 @@
-//! Images whose manifests are made here: those of archives in Docker's own format, and those that an OCI layout describes
-//! wrongly.
+//! Images with manifests that this program builds: images of docker-archives, and images whose OCI manifest is wrong.
 
 use std::collections::HashMap;
 
@@ -20,7 +19,8 @@ use crate::image::media_type;
 use crate::image::reference::Reference;
 use crate::text::{Warnings, quote};
 
-/// Reads an archive in Docker's own format. An image that is not whole or has no name fails alone.
+/// Reads an archive in Docker's own format.
+/// An incomplete image, or an image without a name, does not affect other images.
 pub(in crate::bundle::read) fn read_items(
     archive: &mut Archive,
     store: &mut Store,
@@ -90,8 +90,10 @@ pub(in crate::bundle::read) fn read_items(
     Ok(contents)
 }
 
-/// Makes the manifest anew for an image whose OCI manifest does not fit its config: some versions of Docker listed layers
-/// in a wrong order, or not all of them, and were right in `manifest.json`.
+/// Rebuilds the manifest of each image whose OCI manifest does not match its config.
+///
+/// Some versions of Docker listed layers in a wrong order or omitted some in the OCI manifest, while their
+/// `manifest.json` was correct.
 pub(in crate::bundle::read) fn rebuild_contradicted(
     archive: &mut Archive,
     store: &mut Store,
@@ -104,7 +106,7 @@ pub(in crate::bundle::read) fn rebuild_contradicted(
     let mut warnings = Warnings::default();
     let mut builder = Builder::new(archive);
     let images = std::mem::take(&mut contents.images);
-    // An image may have many names.
+    // An image may have many names: the check runs once per root.
     let mut known: HashMap<Descriptor, Soundness> = HashMap::new();
     for image in images {
         let sound = match &image.record {
@@ -140,7 +142,7 @@ pub(in crate::bundle::read) fn rebuild_contradicted(
                 ));
                 contents.images.push(rebuilt(archive, image.place, image.name, root));
             }
-            // Incomplete either way: the tree will tell all that is missing.
+            // The image is incomplete in both forms: building its tree reports everything that is missing.
             Err(_) if incomplete => contents.images.push(image),
             Err(fault) => {
                 let names = vec![image.name];
@@ -154,14 +156,14 @@ pub(in crate::bundle::read) fn rebuild_contradicted(
     archive.warnings.append(warnings);
 }
 
-/// Warnings about an OCI manifest.
+/// Result of comparing an OCI manifest with its config and blobs.
 #[derive(Clone)]
 enum Soundness {
-    /// Everything that can be seen fits.
+    /// No contradiction was found.
     Sound,
-    /// Something is not there; the config's digest where it is known.
+    /// A blob is missing or has another size; with the config's digest, if known.
     Incomplete(Option<Digest>),
-    /// The manifest and its config, of this digest, do not fit each other.
+    /// The manifest and its config, of this digest, contradict each other.
     Contradicts(Digest),
 }
 
@@ -189,7 +191,7 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     let diff_ids = &known.config.diff_ids;
     let fits = image.layers.len() == diff_ids.len()
         && image.layers.iter().zip(diff_ids).all(|(layer, diff_id)| {
-            // The digest of a compressed layer says nothing about its content.
+            // The diff ID of a compressed layer cannot be compared without decompressing the layer.
             let plain = matches!(
                 layer.media_type.as_str(),
                 media_type::OCI_LAYER | media_type::DOCKER_LAYER
@@ -203,7 +205,7 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     })
 }
 
-/// An image whose manifest was made here.
+/// Returns an image whose manifest was built by this program.
 pub(in crate::bundle::read) fn rebuilt(
     archive: &Archive,
     place: usize,

@@ -1,9 +1,9 @@
-//! The front of a bundle in a pipe: how it is known that everything but layers was read.
+//! Detects the end of a bundle's front in a pipe: the point after which only layers follow.
 //!
-//! A bundle of this program begins with its documents, then all manifests, then all configs. What is looked for is found
-//! from the documents on: the roots that `index.json` and the record name, what these name, and so on. When nothing is
-//! wanted any more the front is complete. Nothing is trusted here: what is wrong in the front is found when it is read in
-//! earnest, so that a fault in it only ends the search.
+//! A bundle of this program starts with its documents, then all manifests, then all configs. The search starts at the
+//! roots in `index.json` and in the record, and continues with the manifests and configs that these name. The front is
+//! complete when every manifest and config has arrived. Nothing is trusted here: the regular reader finds every fault of
+//! the front, so a fault only ends this search.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,29 +19,30 @@ use crate::image::listing;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 
-/// What the front of a bundle has, apart from manifests and configs; another program's archive lacks the record.
+/// Documents at the start of a bundle; archives of other programs have no record.
 const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", record::MEMBER];
 
-/// The largest document that a front has, in bytes; no other document may be as large as the record.
+/// Maximum size of a document in a front, in bytes: that of the record, the largest document.
 const MAX_DOCUMENT: u64 = record::MAX_SIZE;
 
-/// The documents and manifests of a front, as far as they were read.
+/// The documents and manifests of a front that have arrived so far.
 #[derive(Debug, Default)]
 pub(in crate::bundle::read) struct MetadataPrefix {
     documents: HashMap<String, (u64, u64)>,
-    /// Blobs that went by: where they start, and how long they are.
+    /// Blobs that have arrived, with offset and size in bytes.
     blobs: HashMap<Digest, (u64, u64)>,
-    /// Manifests that were looked for or are.
+    /// Manifests that were requested at any time.
     known: HashSet<Digest>,
-    /// Manifests and configs that have not come yet.
+    /// Manifests that have not arrived yet.
     manifests: HashSet<Digest>,
+    /// Configs that have not arrived yet.
     configs: HashSet<Digest>,
-    /// Manifests that are not in the bundle, since their platform was dropped.
+    /// Manifests that the bundle does not hold, since their platform was dropped.
     absent: HashSet<Digest>,
 }
 
 impl MetadataPrefix {
-    /// Whether this member, which comes next, shows that the archive is no bundle whose manifests come first.
+    /// Returns whether the next member shows that the manifests of this archive do not come first.
     pub(in crate::bundle::read) fn is_foreign(&self, member: &Member) -> bool {
         match (&member.what, &member.name) {
             (What::Directory, _) => false,
@@ -52,8 +53,8 @@ impl MetadataPrefix {
         }
     }
 
-    /// Takes note of a member that went by; `read` reads what went by, at an offset. Says whether everything but layers has
-    /// gone by now.
+    /// Records a member that has arrived; `read` returns bytes of the front from an offset.
+    /// Returns whether the front is complete.
     pub(in crate::bundle::read) fn take(
         &mut self,
         member: &Member,
@@ -77,12 +78,12 @@ impl MetadataPrefix {
         Ok(self.is_followed() && self.manifests.is_empty() && self.configs.is_empty())
     }
 
-    /// Whether the documents are there, so that it is known what to look for.
+    /// Returns whether all documents have arrived, so that the wanted manifests are known.
     pub(in crate::bundle::read) fn is_followed(&self) -> bool {
         DOCUMENTS.iter().all(|name| self.documents.contains_key(*name))
     }
 
-    /// Learns from the documents what to look for.
+    /// Reads the roots from the documents, and requests their manifests.
     fn begin(&mut self, read: &impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<()> {
         let document = |name: &str| -> Result<Vec<u8>> {
             match self.documents.get(name) {
@@ -101,6 +102,7 @@ impl MetadataPrefix {
             .flat_map(|i| &i.dropped)
             .map(|p| p.digest.clone())
             .collect();
+        // One image may keep a platform that another image drops.
         for kept in images.iter().flat_map(|image| &image.kept) {
             self.absent.remove(&kept.digest);
         }
@@ -115,7 +117,7 @@ impl MetadataPrefix {
         Ok(())
     }
 
-    /// Reads manifests that are there, and wants what they name.
+    /// Reads manifests that have arrived, and requests the manifests and configs that they name.
     fn follow(&mut self, mut found: Vec<Digest>, read: &impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<()> {
         while let Some(digest) = found.pop() {
             let Some((offset, size)) = self
@@ -145,7 +147,8 @@ impl MetadataPrefix {
         Ok(())
     }
 
-    /// Wants a manifest; `true` if it went by already and was not followed yet.
+    /// Requests a manifest;
+    /// returns `true` if the manifest has already arrived and was not requested before.
     fn want_manifest(&mut self, digest: &Digest) -> bool {
         if self.absent.contains(digest) || !self.known.insert(digest.clone()) {
             return false;

@@ -1,4 +1,4 @@
-//! Bundles that come out of a pipe and are not copied to a file first.
+//! Bundles from a pipe that are not copied to a file first.
 
 mod metadata_prefix;
 pub(crate) mod pipe;

@@ -1,7 +1,7 @@
-//! A bundle in a pipe, in a single pass: its front is kept, its layers are handed out as they come by.
+//! Reads a bundle from a pipe in a single pass: keeps its front in memory, and passes its layers on as they arrive.
 //!
-//! The front (documents, manifests, configs) is kept in memory as it is read. If it turns out that manifests do not come
-//! first, what was read and all that follows go to a temporary file, which is read like any other archive then.
+//! The front consists of documents, manifests and configs. If an archive does not start with its manifests, the whole
+//! archive is copied to a temporary file and read like any other archive.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -21,13 +21,15 @@ use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::progress::human_bytes;
 use crate::text::{Warnings, quote};
 
-/// How much is read at once.
+/// Number of bytes read at a time.
 const CHUNK: usize = 256 << 10;
 
-/// A front is kept in memory up to this size, and in a temporary file if there is more of it.
+/// Maximum size in bytes of a front that is kept in memory; an archive with a larger front is
+/// copied to a temporary file.
 const MAX_FRONT: u64 = 48 << 20;
 
-/// Opens a pipe: an archive and the rest of the pipe, or an archive that was copied as a whole.
+/// Opens a pipe:
+/// returns a front and the rest of the pipe, or an archive that was copied as a whole.
 pub(in crate::bundle::read) fn open(
     input: impl Read + Send + 'static,
     label: &str,
@@ -47,7 +49,7 @@ pub(in crate::bundle::read) fn open(
             unpack("zstd -dc --long=27")
         ));
     }
-    // The parsed documents need room as well.
+    // Half of the budget is left for the parsed documents.
     let max_front = MAX_FRONT.min(store.budget().left() / 2);
     let too_long = format!(
         "it comes from a pipe, and not all of its manifests and configs are among its first {} MiB",
@@ -63,11 +65,12 @@ pub(in crate::bundle::read) fn open(
             break;
         }
         if pass.input_mut().inner_mut().written() + member.size > max_front {
-            // A damaged bundle gets here as well: what is missing is looked for to the end.
+            // A damaged bundle may also reach this limit:
+            // the search for a missing manifest continues to the end of the archive.
             why = &too_long;
             pass.input_mut().inner_mut().move_to_file(label, why)?;
         }
-        // Its body now, since the front may need it and not go on behind it.
+        // The body is read now, since the front may need it and may be complete with this member.
         while pass.read_body(&mut buffer)? > 0 {}
         let tee = pass.input_mut().inner_mut();
         let complete = front.take(&member, |offset, size| tee.read_back(offset, size))?;
@@ -75,7 +78,7 @@ pub(in crate::bundle::read) fn open(
         if !complete {
             continue;
         }
-        // It stays in memory as long as the bundle is open.
+        // The front stays in memory as long as the bundle is open.
         store.budget().take(tee.in_memory())?;
         let source = Arc::new(tee.take().into_source(label)?);
         let mut archive = Archive::new(label);
@@ -100,7 +103,8 @@ pub(in crate::bundle::read) fn open(
         return Ok((archive, Some(rest)));
     }
     drop(members);
-    // A damaged bundle whose end was reached is in memory: what is wrong with it is to be told, not what a copy would need.
+    // A damaged bundle that was read to its end is in memory.
+    // The user should learn what is wrong with the bundle, not what a copy would need.
     if !front.is_followed() {
         pass.input_mut().inner_mut().move_to_file(label, why)?;
     }
@@ -109,44 +113,46 @@ pub(in crate::bundle::read) fn open(
     Ok((archive, None))
 }
 
-/// The rest of a bundle in a pipe, behind its front: blobs, one after the other.
+/// The rest of a bundle in a pipe, after its front: blobs, one after another.
 pub struct Incoming {
     label: String,
-    /// Gone when the end was reached.
+    /// The scan; `None` once the end was reached.
     pass: Option<Pass<'static>>,
-    /// Their digests, by name.
+    /// Digests of the documents, by name.
     documents: HashMap<String, Digest>,
     seen: HashSet<Digest>,
-    /// The first member that is no part of an image, and how many there are.
+    /// The first member that belongs to no image, and the number of such members.
     ignored: Option<(String, u64)>,
-    /// Whether the end came without its mark.
+    /// Whether the archive ended without an end mark.
     unmarked: bool,
     faults: TarFaults,
     sum: SumOfPipe,
 }
 
-/// Reads what is left of a pipe, and gives its sum where that is wanted.
+/// A function that reads the rest of a pipe and returns its SHA-256, if requested.
 struct SumOfPipe(Box<dyn FnOnce() -> Option<VerifiedFile> + Send>);
 
-/// A blob that comes by now.
+/// A blob that is arriving from a pipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Arriving {
-    /// The digest that its name states; its bytes were not seen yet.
+    /// Digest from the member's name; the bytes are not verified.
     pub digest: Digest,
-    /// Its length in bytes.
+    /// Length of the blob in bytes.
     pub size: u64,
-    /// Where it starts in the archive, in bytes.
+    /// Offset of the blob in the archive, in bytes.
     pub offset: u64,
-    /// Where it stands, for error messages: the pipe, the member and its offset.
+    /// Place of the blob for error messages: the pipe, the member and its offset.
     pub place: String,
 }
 
 impl Incoming {
-    /// The next blob that did not come before; what was not read of the last one is left out. `None` at the end of the
-    /// archive, when the compression around it was read to its end too.
+    /// Returns the next blob that has not arrived before;
+    /// unread bytes of the previous blob are skipped.
+    ///
+    /// Returns `None` at the end of the archive, after reading the compressed stream to its end.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if the pipe breaks the rules of its format, ends early, or has a member twice with other bytes.
+    /// [`Kind::Malformed`] if the pipe breaks the rules of its format, ends early, or repeats a member with other bytes.
     pub(crate) fn next_blob(&mut self) -> Result<Option<Arriving>> {
         loop {
             let Some(pass) = &mut self.pass else { return Ok(None) };
@@ -183,34 +189,33 @@ impl Incoming {
         }
     }
 
-    /// Reads from the current blob; 0 at its end.
+    /// Reads from the current blob; returns 0 at its end.
     ///
     /// # Errors
-    /// As [`next_blob`](Self::next_blob).
+    /// The errors of [`next_blob`](Self::next_blob).
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.pass.as_mut().map_or(Ok(0), |pass| pass.read_body(buffer))
     }
 
-    /// Places at which the tar breaks the rules of its format, and behind which it was read all the same.
+    /// Returns the violations of the tar format that the scan skipped, and clears their list.
     pub(in crate::bundle::read) fn take_faults(&mut self) -> TarFaults {
         let running = self.pass.as_mut().map(Pass::take_faults).unwrap_or_default();
         self.faults.append(running);
         std::mem::take(&mut self.faults)
     }
 
-    /// What messages call it.
+    /// Name of the pipe in messages.
     pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
-    /// The sum of all that came out of the pipe, where it was asked for. What is left in the pipe is read for it.
+    /// Returns the SHA-256 of all bytes from the pipe, if requested. Reads the rest of the pipe.
     pub(crate) fn sum(self) -> Option<VerifiedFile> {
         drop(self.pass);
         (self.sum.0)()
     }
 
-    /// Warnings about the archive, and about members that belong to no image; complete at the
-    /// end.
+    /// Warnings about the archive, and about members that belong to no image; complete at the end.
     pub fn warnings(&self) -> Warnings {
         let label = quote(&self.label);
         let unmarked = self.unmarked.then(|| unmarked(&self.label));
@@ -224,7 +229,7 @@ impl Incoming {
         unmarked.into_iter().chain(ignored).collect()
     }
 
-    /// A second member of one name is accepted only if it has this digest, as the first one has or else fails.
+    /// Accepts a second member of the same name only if its bytes have the digest of the first.
     fn compare(&mut self, digest: &Digest, offset: u64, name: &str) -> Result<()> {
         let mut hasher = digest.hasher();
         let mut buffer = vec![0; CHUNK];
@@ -245,7 +250,8 @@ impl Incoming {
             self.faults.append(pass.take_faults());
             let (end, input) = pass.into_end();
             let mut tee = input.into_inner();
-            // It is whole if all that its images name was there, which the caller knows.
+            // Only the caller knows whether all referenced blobs have arrived,
+            // and the archive is complete without an end mark.
             self.unmarked = end == End::Unmarked;
             if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&quoted(&self.label), e))? {
                 let behind = "bytes behind the end of the archive".to_owned();
@@ -259,7 +265,7 @@ impl Incoming {
         format!("`{}`: member `{}` at offset {offset}", quote(&self.label), quote(&name))
     }
 
-    /// Notes a fault where the pipe is read on behind it, and is an error otherwise.
+    /// Records a fault if the scan continues after faults, and returns an error otherwise.
     fn refuse(&mut self, offset: u64, name: &str, why: &str) -> Result<()> {
         let error = Error::new(Kind::Malformed, format!("{}: {why}", self.describe(offset, name)));
         match self.pass.as_ref().is_some_and(Pass::goes_on) {

@@ -1,4 +1,4 @@
-//! The faults as they are found: each once, with all images that suffer from it.
+//! Collects faults during a verification: each fault once, with all images that it affects.
 
 use std::collections::HashMap;
 
@@ -14,26 +14,26 @@ use crate::image::reference::Reference;
 use crate::inventory::want_list::{WantList, WantedBlob};
 use crate::text::{LISTED, Warnings};
 
-/// The faults so far.
+/// The faults found so far.
 #[derive(Debug)]
 pub(super) struct Faults {
     budget: Budget,
     faults: Vec<Fault>,
     more: u64,
-    /// Where the fault of a digest is. Those beyond the maximum have no place.
+    /// Indices of the faults of digests; `None` for faults beyond the maximum.
     known: HashMap<(FaultKind, Digest), Option<usize>>,
     replaced: Vec<Fault>,
     wanted: WantList,
-    /// Whether blobs are wanted that are not in the list.
+    /// Whether a wanted blob did not fit into the list.
     is_cut: bool,
 }
 
-/// Whether nothing is wrong with an image but that nothing says what it is called.
+/// Returns whether the only problem of an image is its missing name.
 pub(super) fn lacks_a_name(image: &BrokenImage) -> bool {
     image.error.kind() == Kind::Usage
 }
 
-/// Memory in bytes that a fault takes which is about a blob, with its line in the want-list.
+/// Memory in bytes of a fault of a blob, with its line in the want-list.
 const FAULT: u64 = 512;
 
 impl Faults {
@@ -49,7 +49,7 @@ impl Faults {
         }
     }
 
-    /// What was found when the bundles were opened.
+    /// Adds the faults found when the bundles were opened.
     pub(super) fn add_unreadable(&mut self, bundle: &Bundle) {
         for (label, faults) in &bundle.parts.faults {
             self.add_tar(label, faults);
@@ -69,7 +69,7 @@ impl Faults {
         }
     }
 
-    /// Places at which an archive breaks the rules of the tar format.
+    /// Adds the violations of the tar format in an archive.
     pub(super) fn add_tar(&mut self, label: &str, faults: &TarFaults) {
         for fault in &faults.first {
             self.add(Fault {
@@ -81,7 +81,7 @@ impl Faults {
         self.more += faults.more;
     }
 
-    /// Blobs that are wrong where they stand.
+    /// Adds the faults of blobs whose bytes are wrong.
     pub(super) fn add_wrong(&mut self, wrong: &AllWrong) {
         for wrong_place in &wrong.first {
             let fault = wrong_place.fault();
@@ -94,7 +94,7 @@ impl Faults {
     }
 
     pub(super) fn add(&mut self, fault: Fault) {
-        // An image that is listed wrongly may be listed so at several places.
+        // An image that is listed at several places gives the same fault several times in a row.
         if self.faults.last() == Some(&fault) {
             return;
         }
@@ -104,7 +104,7 @@ impl Faults {
         }
     }
 
-    /// Adds a fault of a blob, unless it is known.
+    /// Adds a fault of a blob, unless the fault is known.
     pub(super) fn about(&mut self, digest: &Digest, fault: Fault) {
         let key = (fault.kind, digest.clone());
         if self.known.contains_key(&key) {
@@ -122,7 +122,7 @@ impl Faults {
         });
     }
 
-    /// Says that these images suffer from the fault of a blob.
+    /// Adds these images to the fault of a blob.
     pub(super) fn suffer(&mut self, kind: FaultKind, digest: &Digest, names: &[String]) {
         let Some(Some(place)) = self.known.get(&(kind, digest.clone())) else {
             return;
@@ -136,7 +136,7 @@ impl Faults {
         }
     }
 
-    /// Puts a blob into the list of what is wanted.
+    /// Adds a blob to the want-list.
     pub(super) fn want(&mut self, digest: &Digest, size: Option<u64>, reference: &Reference) {
         if self.wanted.contains(digest) {
             return;

@@ -1,6 +1,7 @@
-//! The bytes: every blob of every bundle is read once and compared with its digest. A file is read from its first to its last byte
-//! by one thread, and the same buffers go to two others: one sums up the file, one hashes the blobs in it. Both do the same amount
-//! of work, and neither waits for a read.
+//! Verifies the bytes: reads every blob of every bundle once and compares its digest.
+//!
+//! One thread reads a file sequentially and passes the same buffers to two other threads: one hashes the whole file, the
+//! other hashes its blobs. Both hash about the same number of bytes, and neither waits for the disk itself.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,29 +20,29 @@ use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 use crate::text::Warnings;
 
-/// Number of bytes that are read at a time.
+/// Number of bytes read at a time.
 const PIECE: usize = 1 << 20;
 
-/// How many pieces of a file are in memory at a time.
+/// Maximum number of pieces of a file in memory.
 const PIECES: usize = 12;
 
-/// Maximum number of threads that hash blobs which stand in files of their own.
+/// Maximum number of threads that hash blobs in files of their own.
 const MAX_THREADS: usize = 16;
 
-/// A blob and one of its places.
+/// A blob at one of its places.
 #[derive(Debug)]
 struct Job<'a> {
     digest: &'a Digest,
     place: &'a Extent,
 }
 
-/// All blobs, by the file that they stand in.
+/// All places of blobs, grouped by file.
 pub(super) struct Places<'a> {
-    /// Files that are read from start to end, with their blobs in the order of their places.
+    /// Files that are read sequentially, with their blobs sorted by offset.
     files: Vec<(&'a Source, Vec<Job<'a>>)>,
-    /// Blobs that are read by themselves.
+    /// Blobs in files of their own.
     single: Vec<Job<'a>>,
-    /// Blobs that have more than one place.
+    /// Blobs with more than one place.
     several: HashSet<&'a Digest>,
     /// Number of places of blobs.
     pub(super) blobs: u64,
@@ -49,7 +50,7 @@ pub(super) struct Places<'a> {
     pub(super) bytes: u64,
 }
 
-/// What came of it.
+/// The result of reading and hashing all blobs.
 #[derive(Debug, Default)]
 pub(super) struct Hashed {
     pub(super) files: Vec<VerifiedFile>,
@@ -57,20 +58,20 @@ pub(super) struct Hashed {
     pub(super) wrong: AllWrong,
     pub(super) arrived: HashMap<Digest, u64>,
     pub(super) warnings: Warnings,
-    /// Faults of the tar behind the front of a pipe, and what messages call the pipe.
+    /// Tar faults after the front of a pipe, with the name of the pipe in messages.
     pub(super) tar_faults: (String, TarFaults),
 }
 
-/// The blobs that are wrong somewhere.
+/// All blobs with wrong bytes at any place.
 #[derive(Debug, Default)]
 pub(super) struct AllWrong {
-    /// All of them.
+    /// Kind of fault of each wrong blob.
     pub(super) kinds: HashMap<Digest, FaultKind>,
-    /// Those of them that are right at another place.
+    /// Wrong blobs that are right at another place.
     pub(super) sound_elsewhere: HashSet<Digest>,
-    /// The first of them with their places.
+    /// The first wrong blobs, with their places.
     pub(super) first: Vec<Wrong>,
-    /// How many more wrong places there are.
+    /// Number of wrong places beyond those in `first`.
     pub(super) more: u64,
 }
 
@@ -84,12 +85,12 @@ impl AllWrong {
     }
 }
 
-/// A blob that is wrong at one place.
+/// A blob with wrong bytes at one place.
 #[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) digest: Digest,
     file: String,
-    /// Nothing for a file of a folder.
+    /// Name and offset of the member; `None` for a file of a folder.
     member: Option<(String, u64)>,
     size: u64,
     what: What,
@@ -115,7 +116,7 @@ impl Wrong {
         }
     }
 
-    /// The kind of its fault.
+    /// Returns the kind of the fault.
     pub(super) fn kind(&self) -> FaultKind {
         match self.what {
             What::Other(_) => FaultKind::Damaged,
@@ -123,7 +124,7 @@ impl Wrong {
         }
     }
 
-    /// Its fault, with its place and without images.
+    /// Builds the fault, with the blob's place and without images.
     pub(super) fn fault(&self) -> Fault {
         let message = match &self.what {
             What::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
@@ -139,7 +140,7 @@ impl Wrong {
     }
 }
 
-/// Sorts all blobs by where they are read.
+/// Groups all places of blobs by the file that holds them.
 pub(super) fn places(bundle: &Bundle) -> Places<'_> {
     let mut by_source: HashMap<*const Source, usize> = HashMap::new();
     let mut places = Places {
@@ -149,7 +150,7 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         blobs: 0,
         bytes: 0,
     };
-    // An archive counts also if it has no blob of its own.
+    // An archive without blobs is read as well, for the SHA-256 of its file.
     for source in &bundle.parts.sources {
         by_source.insert(Arc::as_ptr(source), places.files.len());
         places.files.push((source, Vec::new()));
@@ -171,12 +172,13 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         }
     }
     for (_, jobs) in &mut places.files {
+        // The hashing thread meets the blobs in the order of the file.
         jobs.sort_by_key(|job| job.place.offset);
     }
     places
 }
 
-/// Reads everything.
+/// Reads and hashes all blobs.
 pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
     progress.emit(Event::Planned {
         images: 0,
@@ -210,11 +212,11 @@ pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
     hashed
 }
 
-/// What the threads find.
+/// Results shared by the threads.
 #[derive(Default)]
 struct Findings<'a> {
     several: HashSet<&'a Digest>,
-    /// Blobs of several places that are right at one of them.
+    /// Blobs with several places that are right at one of their places.
     sound: HashSet<&'a Digest>,
     wrong: AllWrong,
     bytes: u64,
@@ -241,7 +243,7 @@ impl<'a> Findings<'a> {
     }
 }
 
-/// A piece of a file, or why it cannot be read.
+/// A piece of a file, or the error of reading the piece.
 #[derive(Clone)]
 struct Piece {
     offset: u64,
@@ -249,7 +251,7 @@ struct Piece {
     length: usize,
 }
 
-/// Reads a file from start to end. Its own sum is `None` where some of it cannot be read.
+/// Reads a file sequentially. Returns the SHA-256 of the file; `None` if any part cannot be read.
 fn read_file<'a>(
     source: &Source,
     jobs: Vec<Job<'a>>,
@@ -276,7 +278,8 @@ fn read_file<'a>(
     })
 }
 
-/// Reads a file, and hands each piece to both. That no more come is known once the senders are dropped.
+/// Reads a file and passes each piece to both hashing threads.
+/// Dropping the senders tells both that the file has ended.
 #[allow(clippy::needless_pass_by_value, reason = "the other threads wait for the drop")]
 fn read_pieces(
     source: &Source,
@@ -296,7 +299,7 @@ fn read_pieces(
             }
         };
         let piece = Piece { offset, bytes, length };
-        // This thread keeps no handle: the last of both others gives the buffer back.
+        // This thread keeps no handle to the buffer: the last hashing thread to drop its handle returns the buffer.
         if to_blobs.send(piece.clone()).is_err() || to_sum.send(piece).is_err() {
             return;
         }
@@ -304,7 +307,7 @@ fn read_pieces(
     }
 }
 
-/// Sums up a file; `None` where some of it cannot be read.
+/// Hashes a whole file; returns `None` if any part cannot be read.
 fn sum_up(pieces: &Receiver<Piece>, free: &SyncSender<Vec<u8>>, progress: &Progress) -> Option<Digest> {
     let mut hasher = Some(Hasher::new(Algorithm::Sha256));
     for Piece { bytes, length, .. } in pieces {
@@ -324,12 +327,12 @@ fn sum_up(pieces: &Receiver<Piece>, free: &SyncSender<Vec<u8>>, progress: &Progr
     hasher.map(Hasher::finish)
 }
 
-/// There is room for all buffers.
+/// Returns a buffer to the reader; the channel has room for all buffers.
 fn give_back(free: &SyncSender<Vec<u8>>, buffer: Vec<u8>) {
     let _ = free.try_send(buffer);
 }
 
-/// A blob that is read at this moment.
+/// A blob that is being hashed.
 struct Active<'a> {
     job: Job<'a>,
     hasher: Hasher,
@@ -337,7 +340,7 @@ struct Active<'a> {
     fault: Option<Error>,
 }
 
-/// Hashes the blobs of a file as its pieces come.
+/// Hashes the blobs of a file as its pieces arrive.
 fn hash_blobs<'a>(
     jobs: Vec<Job<'a>>,
     pieces: &Receiver<Piece>,
@@ -345,7 +348,7 @@ fn hash_blobs<'a>(
     outcome: &Mutex<Findings<'a>>,
 ) {
     let mut waiting = jobs.into_iter().peekable();
-    // One at a time, unless an archive lists a member under two names.
+    // Usually one blob; more only if several members of an archive share the same bytes.
     let mut active: Vec<Active<'a>> = Vec::new();
     let begin = |job: Job<'a>| Active {
         hasher: job.digest.hasher(),
@@ -385,7 +388,7 @@ fn hash_blobs<'a>(
             give_back(free, buffer);
         }
     }
-    // Empty blobs at the end of a file, and what a file that became shorter no longer has.
+    // Empty blobs at the end of a file, and blobs beyond the end of a truncated file.
     active.into_iter().chain(waiting.map(begin)).for_each(|mut blob| {
         if blob.done < blob.job.place.size {
             let short = Error::internal("the file was not read to its end");
@@ -395,7 +398,7 @@ fn hash_blobs<'a>(
     });
 }
 
-/// Reads blobs that stand in files of their own, or in files that have no sum, side by side.
+/// Reads blobs in files of their own in parallel.
 fn read_single<'a>(jobs: Vec<Job<'a>>, outcome: &Mutex<Findings<'a>>, progress: &Progress) {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let threads = threads.min(MAX_THREADS).min(jobs.len());
@@ -427,7 +430,7 @@ fn read_one(job: &Job<'_>, buffer: &mut [u8], progress: &Progress) -> Result<Dig
     Ok(hasher.finish())
 }
 
-/// Reads the rest of a pipe, behind the front that the bundle has already.
+/// Reads the rest of a pipe, after the front that the bundle holds.
 pub(super) fn read_pipe(bundle: &Bundle, mut rest: Incoming, progress: &Progress) -> Result<Hashed> {
     let mut hashed = read_all(places(bundle), progress);
     let mut buffer = vec![0; PIECE];

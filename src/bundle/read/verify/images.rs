@@ -1,4 +1,4 @@
-//! What the bytes mean: for each image, whether all that it names is there and right.
+//! Checks for each image that all its manifests and blobs are present and right.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,29 +14,30 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, MAX_NODES};
 use crate::text::counted;
 
-/// A layer, and the content that a config promises for it.
+/// A layer with the content that a config promises for the layer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct LayerContent {
     pub(super) layer: Digest,
     pub(super) diff_id: Digest,
 }
 
-/// Who promises it.
+/// The origin of a promise about a layer's content.
 #[derive(Debug, Default)]
 pub(super) struct Promise {
-    /// The first config that says so.
+    /// The first config with this promise.
     pub(super) config: Option<Digest>,
     /// An image for each manifest that lists the layer.
     pub(super) images: Vec<String>,
 }
 
-/// What is promised of layers.
+/// All promises about the content of layers.
 pub(super) type Contents = HashMap<LayerContent, Promise>;
 
-/// Memory in bytes that a promise takes.
+/// Memory in bytes of a promise.
 const PROMISE: u64 = 512;
 
-/// Checks every image, and returns what can be said of the content of its layers, each pair once with the images that have it.
+/// Checks every image;
+/// returns the promised content of its layers, each pair once with the images that share it.
 pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut Faults) -> Contents {
     let is_wrong = |digest: &Digest| !hashed.wrong.sound_elsewhere.contains(digest);
     let wrong = hashed.wrong.kinds.iter().filter(|(digest, _)| is_wrong(digest));
@@ -48,7 +49,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
         faults,
         content: HashMap::new(),
     };
-    // Images that differ in nothing but their names are looked at once.
+    // Images that differ only in their names are checked once.
     let mut groups: HashMap<_, usize> = HashMap::new();
     let mut images: Vec<(&BundledImage, Vec<String>)> = Vec::new();
     for image in &bundle.parts.images {
@@ -73,7 +74,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
             }
         }
     }
-    // What refers to images and is listed by itself.
+    // Referrers that are listed on their own.
     for referrer in &bundle.parts.referrers {
         if let Err(error) = bundle.referrer_tree(referrer) {
             check.faults.add(Fault {
@@ -89,7 +90,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
 struct Check<'a> {
     bundle: &'a Bundle,
     deep: bool,
-    /// Blobs of which no place is right.
+    /// Blobs whose bytes are wrong at every place.
     wrong: HashMap<Digest, FaultKind>,
     arrived: &'a HashMap<Digest, u64>,
     faults: &'a mut Faults,
@@ -97,17 +98,17 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// The size of a blob, where it is there.
+    /// Returns the size of a blob, if the bundle or the pipe has the blob.
     fn size_of(&self, digest: &Digest) -> Option<u64> {
         self.bundle
             .size_of(digest)
             .or_else(|| self.arrived.get(digest).copied())
     }
 
-    /// An image of which all documents can be read.
+    /// Checks an image whose documents are all readable.
     fn tree(&mut self, tree: &ImageTree, name: &Reference, names: &[String]) {
         for manifest in tree.manifests() {
-            // It was read, or made of one that was.
+            // The manifest was read, or was made from a manifest that was read.
             if self.wrong.contains_key(manifest.digest()) {
                 self.blob(manifest.digest(), Some(manifest.descriptor().size), name, names);
             }
@@ -118,7 +119,7 @@ impl Check<'_> {
         }
     }
 
-    /// Checks that a blob is there and right; says whether it is.
+    /// Checks that a blob is present and right; returns the result.
     fn blob(&mut self, digest: &Digest, size: Option<u64>, name: &Reference, names: &[String]) -> bool {
         let kind = match (self.wrong.get(digest), self.size_of(digest)) {
             (Some(kind), _) => *kind,
@@ -145,8 +146,8 @@ impl Check<'_> {
         false
     }
 
-    /// Looks for everything that an image names, as far as its documents can be read. Says whether that explains why the image
-    /// cannot be used.
+    /// Checks everything that an image references, as far as its documents are readable. Returns
+    /// whether a fault was found that makes the image unusable.
     fn survey(&mut self, image: &BundledImage, names: &[String]) -> bool {
         let bundle = self.bundle;
         let record = image.record.as_deref();
@@ -186,6 +187,7 @@ impl Check<'_> {
                 for entry in &index.entries {
                     let child = &entry.descriptor;
                     let is_absent = self.size_of(&child.digest).is_none();
+                    // Absent platforms are no fault if the record lists them as dropped, or the image may be sparse.
                     if is_absent && (dropped.contains(&child.digest) || image.may_be_sparse) {
                         continue;
                     }
@@ -224,7 +226,8 @@ impl Check<'_> {
         };
         let diff_ids = &known.config.diff_ids;
         if diff_ids.len() != image.layers.len() {
-            // Programs that put other things than images into registries use the type of an image config for `{}`.
+            // Programs that store other artifacts than images in registries use the media type of an image config for
+            // `{}`.
             if diff_ids.is_empty() && known.config.platform.os.is_empty() {
                 return;
             }

@@ -1,5 +1,6 @@
-//! The content of the layers: each is unpacked, as a container engine does, and compared with what the config promises. Nothing is
-//! written, and what comes out has a limit.
+//! Decompresses each layer, as a container engine does, and compares its content with the digest in the config.
+//!
+//! Nothing is written, and the decompressed size has a limit.
 
 use std::io::{self, Read};
 
@@ -15,21 +16,22 @@ use crate::image::digest::Digest;
 use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 
-/// Number of bytes that are read or unpacked at a time.
+/// Number of bytes read or decompressed at a time.
 const PIECE: usize = 256 << 10;
 
 /// Maximum number of threads: each may hold the window of a zstd frame.
 const MAX_THREADS: usize = 4;
 
-/// Ordinary content does not compress to less than this part.
+/// Maximum ratio of unpacked to stored bytes of ordinary content.
 const RATIO: u64 = 100;
 
-/// The digest and the length of an unpacked layer.
+/// Digest and length of an unpacked layer.
 type Unpacked = Result<(Digest, u64)>;
 
-/// Unpacks the layers, and returns how many there were and the bytes of their content.
+/// Decompresses the layers; returns their number and the total size of their content in bytes.
 pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, progress: &Progress) -> (u64, u64) {
     let mut jobs: Vec<(LayerContent, Promise)> = contents.into_iter().collect();
+    // Sorted, so that every run reports the same faults in the same order.
     jobs.sort_by(|(a, _), (b, _)| (&a.layer, &a.diff_id).cmp(&(&b.layer, &b.diff_id)));
     let bytes = jobs.iter().filter_map(|(job, _)| bundle.size_of(&job.layer));
     progress.emit(Event::Grown {
@@ -79,7 +81,7 @@ pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, pr
     (unpacked, total)
 }
 
-/// The digest of a layer's content, and its length.
+/// Decompresses a layer; returns the digest and the length of its content.
 fn unpack(bundle: &Bundle, job: &LayerContent, progress: &Progress) -> Result<(Digest, u64)> {
     let what = bundle.describe(&job.layer);
     let mut head = [0; MAGIC];
@@ -114,7 +116,7 @@ fn unpack(bundle: &Bundle, job: &LayerContent, progress: &Progress) -> Result<(D
     }
 }
 
-/// A blob as a stream, in pieces that are read at once.
+/// A reader of a blob that reports its progress.
 struct Blob<'a> {
     bundle: &'a Bundle,
     digest: &'a Digest,

@@ -1,8 +1,8 @@
-//! Verification of opened bundles: every blob against its digest, every image against what it names. All faults are found, not
-//! only the first.
+//! Verification of opened bundles: every blob against its digest, every image against its references.
+//! All faults are found, not only the first.
 //!
-//! Bytes come first ([`hash`], which reads each file once and also sums it up as a whole), then what the bytes mean ([`images`]),
-//! and, where that is wanted, the content of the layers ([`layers`]).
+//! The bytes are checked first ([`hash`], which reads each file once and also computes the SHA-256 of the whole file),
+//! then the images ([`images`]), and on request the content of the layers ([`layers`]).
 
 mod faults;
 mod hash;
@@ -17,20 +17,19 @@ use crate::progress::Progress;
 use faults::Faults;
 pub use result::{Checked, Fault, FaultKind, Verification};
 
-/// How bundles are verified.
+/// Options of a verification.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
-    /// Whether layers are unpacked and compared with what the configs say of their content.
+    /// Whether layers are decompressed and compared with the digests in the configs.
     pub deep: bool,
-    /// Who is told how far it is.
+    /// Receives the progress of the verification.
     pub progress: Progress,
 }
 
-/// Reads everything through and compares it with what it should be. `rest` is what is still to come out of a pipe.
+/// Reads and verifies all bundles. `rest` is the unread part of a pipe.
 ///
 /// # Errors
-/// If `rest` breaks the rules of its format, so that nothing behind that place can be read. What is wrong with the bundles
-/// otherwise is in the result.
+/// If `rest` breaks the rules of its format and cannot be read further. The result holds all other faults.
 pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) -> Result<Verification> {
     let mut faults = Faults::new(bundle.budget());
     faults.add_unreadable(bundle);

@@ -1,4 +1,4 @@
-//! What a verification comes to.
+//! The result of a verification.
 
 use serde::Serialize;
 
@@ -8,112 +8,114 @@ use crate::image::digest::Digest;
 use crate::inventory::want_list::WantList;
 use crate::text::{Line, Warnings};
 
-/// What was checked, and what is wrong.
+/// The result of a verification: what was checked, and what is wrong.
 #[derive(Debug, Clone, Default)]
 pub struct Verification {
-    /// The files that were read as a whole, each with its own sum. Folders have none.
+    /// Files that were read to their end, each with its SHA-256. Folders have none.
     pub files: Vec<VerifiedFile>,
-    /// What was checked.
+    /// Number of images, blobs and bytes that were checked.
     pub checked: Checked,
-    /// What is wrong, up to [`MAX_FAULTS`](Self::MAX_FAULTS).
+    /// The faults, up to [`MAX_FAULTS`](Self::MAX_FAULTS).
     pub faults: Vec<Fault>,
-    /// How many more faults there are.
+    /// Number of faults beyond the maximum.
     pub more_faults: u64,
-    /// Blobs that are wrong in one bundle and right in another one that was given with it: no fault of the bundles together.
+    /// Blobs that are wrong in one bundle and right in another bundle of the same verification: no
+    /// fault of the bundles together.
     pub replaced: Vec<Fault>,
-    /// What is odd, and does no harm.
+    /// Harmless irregularities of the bundles.
     pub warnings: Warnings,
-    /// The blobs that are damaged or absent and belong to an image.
+    /// Blobs of images that are damaged or missing.
     pub wanted: WantList,
 }
 
 impl Verification {
-    /// Maximum number of faults that are kept one by one.
+    /// Maximum number of faults that are kept individually.
     pub const MAX_FAULTS: usize = 1000;
 
-    /// Whether everything is as it should be.
+    /// Returns whether no fault was found.
     pub fn is_sound(&self) -> bool {
         self.faults.is_empty()
     }
 }
 
-/// How much was checked.
+/// Numbers of checked images, members, blobs and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
-    /// Images under all their names.
+    /// Number of images, counted under each of their names.
     pub images: u64,
-    /// Members of archives, or files of folders.
+    /// Number of members of archives, or files of folders.
     pub members: u64,
-    /// Blobs whose digest was computed.
+    /// Number of blobs whose digest was computed.
     pub blobs: u64,
-    /// Their bytes.
+    /// Total size of these blobs in bytes.
     pub bytes: u64,
-    /// Layers that were unpacked and whose content was compared.
+    /// Number of layers that were decompressed and compared.
     pub layers_unpacked: u64,
-    /// The bytes of that content.
+    /// Total size of the decompressed layers in bytes.
     pub unpacked_bytes: u64,
 }
 
-/// What kind of fault it is.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FaultKind {
-    /// A file or folder of which nothing can be read.
+    /// A file or folder that cannot be read at all.
     Archive,
-    /// A place at which an archive breaks the rules of the tar format.
+    /// A violation of the tar format.
     Tar,
-    /// An image that is listed wrongly, or is wrong in another way.
+    /// An image that is listed wrongly, or is wrong in a way that no other kind describes.
     Image,
-    /// A blob has other bytes than its digest promises.
+    /// A blob whose bytes do not match its digest.
     Damaged,
-    /// A blob cannot be read.
+    /// A blob that cannot be read.
     Unreadable,
-    /// A blob is named and not there.
+    /// A missing blob.
     Missing,
-    /// A blob has another size than is stated.
+    /// A blob whose size differs from the stated size.
     Size,
-    /// A manifest breaks the rules of its format.
+    /// A manifest that breaks the rules of its format.
     Manifest,
-    /// A config breaks the rules of its format.
+    /// A config that breaks the rules of its format.
     Config,
-    /// A config describes another number of layers than the manifest lists.
+    /// A config that describes another number of layers than the manifest lists.
     LayerCount,
-    /// A layer has other content than the config promises, or cannot be unpacked.
+    /// A layer that cannot be decompressed,
+    /// or whose content differs from the digest in the config.
     LayerContent,
 }
 
-/// One thing that is wrong.
+/// One fault of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fault {
-    /// What kind of fault it is.
+    /// The kind of the fault.
     pub kind: FaultKind,
-    /// What is wrong, in words.
+    /// Description of the fault.
     pub message: Line,
-    /// The file in which it stands, where that is known.
+    /// The faulty file, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<Line>,
-    /// The member of the archive.
+    /// The faulty member of the archive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub member: Option<Line>,
-    /// Where the content of the member starts, in bytes.
+    /// Offset of the member's content in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// The digest that it is about.
+    /// Digest of the faulty blob.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// The images that suffer from it, up to ten.
+    /// Images that the fault affects, up to ten.
     pub images: Vec<Line>,
-    /// How many more images suffer from it.
+    /// Number of further images that the fault affects.
     pub more_images: u64,
-    /// What can be done about it.
+    /// What the user can do about the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<Line>,
 }
 
 impl Fault {
-    /// A fault without place and images.
+    /// Creates a fault without a place and without images.
     pub(super) fn new(kind: FaultKind, message: impl Into<Line>) -> Self {
         Self {
             kind,
@@ -128,7 +130,7 @@ impl Fault {
         }
     }
 
-    /// An error as a fault.
+    /// Converts an error to a fault.
     pub(super) fn from_error(kind: FaultKind, error: &Error) -> Self {
         Self {
             hint: error.hint().map(Line::from),
