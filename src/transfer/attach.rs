@@ -1,4 +1,4 @@
-//! What belongs to the images of a bundle: manifests that refer to theirs, and what has a tag of cosign beside them.
+//! Attachments of the images of a bundle: referrers, and images with a cosign tag.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,22 +11,22 @@ use crate::image::digest::Digest;
 use crate::image::referrer::{artifact_type, parse_tag_beside, subject};
 use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, is_attached};
 
-/// Gives the images of a bundle what belongs to them.
+/// Finds the attachments of the images of a bundle.
 pub(super) struct Attacher<'a> {
     bundle: &'a Bundle,
     choice: &'a ReferrerChoice,
-    /// By what they refer to.
+    /// Referrers of the bundle, by the digest of their subject.
     referrers: HashMap<&'a Digest, Vec<&'a Referrer>>,
-    /// What stands beside images, by repository and by what it belongs to; with its place in the bundle.
+    /// Images with a cosign tag, by their repository and the digest of their subject.
     beside: HashMap<(String, Digest), Vec<Beside<'a>>>,
-    /// Places of what was given to an image.
+    /// Positions in the bundle of the images that were attached to another image.
     claimed: HashSet<usize>,
 }
 
-/// An image with a tag beside another one: its place in the bundle, and how its tag ends.
+/// An image with a cosign tag: its position in the bundle, the image, and the suffix of its tag.
 type Beside<'a> = (usize, &'a BundledImage, &'static str);
 
-/// Something that belongs to a manifest.
+/// An attachment of a manifest, before its manifests are read.
 #[derive(Clone, Copy)]
 enum Found<'a> {
     Referrer(&'a Referrer),
@@ -57,20 +57,23 @@ impl<'a> Attacher<'a> {
         attacher
     }
 
-    /// Whether what belongs to an image depends on its repository.
+    /// Returns whether the attachments of an image depend on its repository.
     pub(super) fn depends_on_repository(&self) -> bool {
         !self.beside.is_empty()
     }
 
-    /// Whether something that has a name of its own was given to an image, so that it is none itself.
+    /// Returns whether the image at this position is an attachment of another image.
+    /// Such an image is not listed as an image of its own.
     pub(super) fn is_claimed(&self, place: usize) -> bool {
         self.claimed.contains(&place)
     }
 
-    /// Adds to a tree what belongs to its manifests, and what belongs to that. What is not whole is left out.
+    /// Adds the attachments of all manifests to the tree, and the attachments of these attachments.
+    /// Incomplete attachments are left out, with the reason.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if it does not fit into memory.
+    /// [`Kind::TooLarge`] if the attachments exceed the memory limit, and [`Kind::NotFound`] if referrers are required and
+    /// the image has none.
     pub(super) fn attach(&mut self, tree: &mut ImageTree, repository: &str) -> Result<()> {
         let mut subjects: Vec<Digest> = tree.own_manifests().map(|manifest| manifest.digest().clone()).collect();
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
@@ -85,7 +88,7 @@ impl<'a> Attacher<'a> {
                         self.claimed.insert(place);
                     }
                     let (root, lookup) = (found.root(), found.lookup());
-                    // One that states its subject and has a tag beside it is carried by both.
+                    // An image that states its subject and also has a cosign tag is attached in both ways.
                     let is_new = seen.insert(root.digest.clone());
                     let is_twin = lookup != Lookup::Subject
                         || attachments.iter().any(|it| *it.variant.root.digest() == root.digest);
@@ -122,7 +125,7 @@ impl<'a> Attacher<'a> {
                                 &root.media_type,
                                 format!("it refers to {subject}, and {}", error.full()),
                             );
-                            // What refers to it is lost with it.
+                            // Referrers of a lost referrer are lost as well, and are recorded in the next round.
                             if is_new && depth < MAX_CHAIN {
                                 lost.insert(root.digest.clone());
                                 next.push(root.digest.clone());
@@ -175,6 +178,7 @@ impl<'a> Attacher<'a> {
         Ok(())
     }
 
+    /// Returns the possible attachments of a subject in a repository.
     fn referrers_of(&self, subject: &Digest, repository: &str) -> Vec<Found<'a>> {
         let referrers = self.referrers.get(subject).into_iter().flatten();
         let key = (repository.to_owned(), subject.clone());
@@ -186,6 +190,7 @@ impl<'a> Attacher<'a> {
             .collect()
     }
 
+    /// Reads the manifests of an attachment, and checks that a referrer states `of` as its subject.
     fn variant(&self, found: Found<'_>, of: &Digest) -> Result<Variant> {
         match found {
             Found::Beside(_, image, _) => Ok(self.bundle.tree_of(image)?.original),

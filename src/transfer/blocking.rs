@@ -1,11 +1,11 @@
-//! Work that blocks, off the threads that serve connections and listen to the user.
+//! Runs blocking work away from the threads that serve connections and handle signals.
 
 use crate::error::{Error, Result};
 
-/// Runs `work` on a thread of its own.
+/// Runs `work` on a thread for blocking work and returns its result.
 ///
 /// # Errors
-/// If it panicked or the runtime ends; what `work` returns is returned as it is.
+/// If `work` panicked or the runtime shut down. Errors that `work` itself returns are part of `T`.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await

@@ -1,4 +1,5 @@
-//! Import: from bundles into a registry. Nothing but the bundles and the destination is contacted.
+//! Import: pushes the images of bundles to a registry.
+//! Only the bundles and the destination are read or contacted.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -40,27 +41,28 @@ use crate::progress::{Progress, human_bytes};
 use crate::registry::{BlobSource, BlobStream, Registries};
 use crate::text::{Warnings, counted, few, quote, shorten};
 
-/// How many bytes of a bundle are read at a time: larger pieces are no faster, and each blob in flight holds one.
+/// Maximum number of bytes of a bundle read at a time.
+/// Larger reads are not faster, and each blob in flight holds a buffer of this size.
 const PIECE: usize = 256 << 10;
 
-/// Which images of a bundle are imported, and how much of them.
+/// The images of a bundle to import, with their platforms and referrers.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// Patterns (`*`, `?`, `[…]`, `{a,b}`) on references; an image is taken if one of them fits. None means all images.
-    /// A pattern is held against the whole reference, and against the forms that a user may type for it: without
-    /// `docker.io/` and `library/`, without tag and digest.
+    /// Patterns (`*`, `?`, `[…]`, `{a,b}`) for references; an image is imported if any pattern matches.
+    /// No patterns select all images. A pattern is matched against the whole reference and against the short forms that a
+    /// user may type: without `docker.io/` and `library/`, without tag and digest.
     pub only: Vec<String>,
-    /// Platforms, of those that are in the bundle.
+    /// Platforms to import, out of the platforms in the bundle.
     pub platforms: Option<PlatformFilter>,
-    /// Which of the manifests that refer to them go along.
+    /// Referrers to import with the images.
     pub referrers: ReferrerChoice,
 }
 
 /// Pushes the images of a bundle to a registry.
 ///
 /// # Errors
-/// If nothing was sent at all: the selection fits nothing, names collide, the registry cannot be reached. What is wrong with
-/// one image of the bundle, or fails with it, is in the report; nothing is sent for an image that is not whole.
+/// If nothing was sent at all: the selection matches no image, names collide, the registry cannot be reached. Errors of
+/// single images are in the report; nothing is sent for an incomplete image.
 pub async fn import(
     bundle: Arc<Bundle>,
     select: Selection,
@@ -75,13 +77,14 @@ pub async fn import(
     Ok(report)
 }
 
-/// The sums of the files, which are read beside the push where the report is to have them.
+/// Computes the checksums of the bundle's files during the push, if the report needs them.
 struct Sums {
     stop: Arc<AtomicBool>,
     work: Option<JoinHandle<Vec<VerifiedFile>>>,
 }
 
 impl Sums {
+    /// Starts to read the files, if the report needs their checksums.
     fn start(bundle: &Arc<Bundle>, request: &PushRequest) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (bundle, stopped) = (bundle.clone(), stop.clone());
@@ -92,6 +95,7 @@ impl Sums {
         }
     }
 
+    /// Waits for the checksums and returns them.
     async fn finish(mut self, progress: &Progress) -> Vec<VerifiedFile> {
         let Some(work) = self.work.take() else {
             return Vec::new();
@@ -109,17 +113,18 @@ impl Drop for Sums {
     }
 }
 
-/// The same with a bundle of which only the front was read ([`Bundle::from_pipe`]): its blobs are sent as they come out of
-/// the pipe, in a single pass.
+/// Pushes the images of a bundle that is read from a pipe.
+/// Only the front of the bundle was read before ([`Bundle::from_pipe`]); its blobs are uploaded in a single pass as they
+/// come out of the pipe.
 ///
-/// A few dozen MiB of memory hold what was read ahead. A small blob is kept as a whole and can be sent again. Of a large one only
-/// the last bytes are kept, so that an upload that has to begin again fails its images, with a hint. The exception are large
-/// blobs that several repositories need: as long as the registry has not shown that it mounts blobs, they are spooled to
-/// [`PushRequest::temp_dir`], if there is one. Whether every blob is there is known only at the end of the pipe: an image that
-/// lacks one fails, and gets no tag.
+/// The bytes read ahead take a few dozen MiB of memory. A small blob is kept whole and can be sent again. Only the last
+/// bytes of a large blob are kept, so an upload of a large blob that has to start again fails its images, with a hint.
+/// Large blobs that several repositories need are an exception: as long as the registry has not shown that it mounts blobs,
+/// they are spooled to [`PushRequest::temp_dir`], if that is set. Missing blobs are known only at the end of the pipe: an
+/// image with a missing blob fails and gets no tag.
 ///
 /// # Errors
-/// As [`import`].
+/// Like [`import`].
 pub async fn import_pipe(
     bundle: Arc<Bundle>,
     rest: Incoming,
@@ -136,6 +141,7 @@ pub async fn import_pipe(
     Ok(report)
 }
 
+/// Pushes the selected images of a bundle. With a `feed`, blobs come out of a pipe.
 async fn push(
     bundle: Arc<Bundle>,
     origin: Arc<dyn BlobOrigin>,
@@ -148,7 +154,8 @@ async fn push(
     for warning in bundle.warnings().iter() {
         progress.warn(warning.clone());
     }
-    // What one bundle lacks may be in another one. Nothing proves that an image was ever asked for.
+    // An image that one bundle lacks may be in another bundle. The list of missing images is only a claim: nothing proves
+    // that these images were ever requested.
     let there: HashSet<&Reference> = bundle.images().iter().map(|image| &image.name).collect();
     let is_there = |missing: &Missing| {
         missing
@@ -207,8 +214,10 @@ async fn push(
     }
     destination::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();
+    // The plan of the push takes the reserved memory next.
     drop(reserved);
     let broken = bundle.broken_archives();
+    // With `fail_fast`, an unreadable archive ends the run before anything is sent.
     if request.fail_fast
         && let Some(first) = broken.first()
     {
@@ -234,7 +243,7 @@ async fn push(
     Ok(report)
 }
 
-/// One line that says what an image is made of.
+/// Returns one line that describes the content of an image.
 fn summary(tree: &ImageTree) -> String {
     let (manifests, blobs) = (tree.manifests(), tree.blobs());
     let sizes = manifests.iter().map(|manifest| manifest.descriptor().size);
@@ -250,9 +259,9 @@ fn summary(tree: &ImageTree) -> String {
     )
 }
 
-/// Which of the images, and behind them which of the broken ones, the patterns mean.
+/// Returns whether the patterns select each image of the bundle, followed by each broken image.
 pub(super) fn chosen(bundle: &Bundle, only: &[String]) -> Result<Vec<bool>> {
-    // What belongs to an image is chosen with it.
+    // An attachment is selected together with its image.
     let named = bundle.images().iter();
     let named = named.map(|image| Candidate::Named(image.attached_to.as_ref().unwrap_or(&image.name)));
     let broken = bundle.broken().iter().map(|image| match &image.name {
@@ -263,13 +272,16 @@ pub(super) fn chosen(bundle: &Bundle, only: &[String]) -> Result<Vec<bool>> {
     choose(&candidates, only)
 }
 
-/// The platforms that are wanted, of which there must be one.
+/// Reduces a tree to the requested platforms.
+///
+/// # Errors
+/// [`Kind::NotFound`] if the image has none of the requested platforms.
 fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilter>) -> Result<ImageTree> {
-    // What belongs to an image runs nowhere.
+    // An attached image (a signature, for example) has no platform to select.
     if image.attached_to.is_some() {
         return Ok(tree);
     }
-    // What a bundle of this program carries was chosen when it was made.
+    // The user already selected the platforms of an image with a record when the bundle was made.
     runnable::check(&tree, platforms.is_some() || image.record.is_some())?;
     match platforms {
         Some(filter) => narrow_tree(tree, filter),
@@ -277,11 +289,11 @@ fn narrow(tree: ImageTree, image: &BundledImage, platforms: Option<&PlatformFilt
     }
 }
 
-/// An image by its place in the bundle, or why it cannot be pushed.
+/// The position of an image in the bundle, and its tree or the reason why it cannot be pushed.
 type ReadImage = (usize, Result<ImageTree>);
 
-/// Reads the manifests of the chosen images and of what belongs to them, and checks that all that they name is there. What
-/// images share but for their names is read once.
+/// Reads the manifests of the selected images and their attachments.
+/// Checks that all blobs are present. Images that differ only in their names are read once.
 async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Result<(Vec<ReadImage>, Reservation)> {
     let work = move || {
         let mut attacher = Attacher::new(&bundle, &select.referrers);
@@ -292,7 +304,7 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
             if image.attached_to.is_none() {
                 attacher.attach(&mut tree, &image.name.name())?;
             }
-            // They are many and served to decide about platforms; as blobs they are read again.
+            // Configs can take much memory and only served to select platforms; as blobs they are read again.
             tree.configs.clear();
             reserved.add(&tree)?;
             bundle.budget().take(tree.uncounted_memory())?;
@@ -302,7 +314,8 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
         let mut known = HashMap::new();
         let mut trees = Vec::new();
         let images = bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]);
-        // What stands beside images is one of them where no image takes it.
+        // An image with a cosign tag is pushed as an image of its own only if no other image claims it as an attachment. So
+        // images with a cosign tag come last.
         let (images, beside): (Vec<_>, Vec<_>) = images.partition(|(_, image)| image.attached_to.is_none());
         for (place, image) in images.into_iter().chain(beside) {
             if attacher.is_claimed(place) {
@@ -312,30 +325,31 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
             let key = (image.content(), repository);
             let tree: &Result<(ImageTree, u64)> = known.entry(key).or_insert_with(|| read(image, &mut attacher));
             let named = match tree {
-                // What a report lists of an image under each of its names is bounded like memory.
+                // The lists that a report repeats under each name of an image count against the memory budget.
                 Ok((tree, listed)) => bundle.budget().take(*listed).map(|()| named(tree, image)),
                 Err(error) => Err(error.clone()),
             };
             trees.push((place, named.map_err(|e| image.place_error(e))));
         }
+        // Images with a cosign tag were read last; reports follow the order of the bundle.
         trees.sort_by_key(|(place, _)| *place);
         (trees, reserved)
     };
     blocking(work).await
 }
 
-/// A tree under one of its names.
+/// Returns a copy of a tree under the name of `image`.
 pub(super) fn named(tree: &ImageTree, image: &BundledImage) -> ImageTree {
     let mut tree = tree.clone();
     tree.source = image.name.clone();
-    // A record says which index goes under the name; else that depends on the name.
+    // If the record does not state which index to push under the name, the name decides.
     if image.record.as_ref().is_none_or(|record| record.filtered.is_none()) {
         tree.choose(IndexMode::Auto);
     }
     tree
 }
 
-/// The blobs of a bundle.
+/// The blobs of a bundle, as a source for a push.
 pub(crate) struct BundleBlobs(pub(crate) Arc<Bundle>);
 
 impl BlobSource for BundleBlobs {
@@ -349,8 +363,9 @@ impl BlobSource for BundleBlobs {
     }
 }
 
-/// The next bytes of a blob, at the start of a buffer. They are read where they are asked for: a hand-over to another thread
-/// costs more than the read. The former buffer is used again once the connection has released it.
+/// Reads the next bytes of a blob to the start of a buffer.
+/// The read blocks the current thread on purpose, since handing it to another thread costs more than the read itself. The
+/// former buffer is reused once the connection has released it.
 fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes) -> Result<Option<(Bytes, usize)>> {
     let mut buffer = match former.try_into_mut() {
         Ok(buffer) if buffer.len() == PIECE => buffer,
@@ -374,7 +389,7 @@ impl BlobOrigin for BundleBlobs {
     }
 }
 
-/// The blobs of a bundle in a pipe: those of its front, and those that are on their way.
+/// The blobs of a bundle in a pipe: the blobs of its front, and the blobs that come out of the pipe.
 pub(crate) struct PipeBlobs {
     front: BundleBlobs,
     kept: Arc<KeptBlobs>,

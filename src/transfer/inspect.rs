@@ -1,4 +1,4 @@
-//! Inspection: what bundles hold, read from their documents alone.
+//! Inspection: reads what bundles contain from their manifests and configs, without reading layers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::image::tree::{ImageTree, LeftOut, belonging};
 use crate::inventory::details::Details;
 use crate::inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Sums, Unusable};
 
-/// Memory in bytes that a piece takes in an inventory and in the count of who shares it.
+/// Estimated memory of one piece in an inventory and in the table of shared pieces, in bytes.
 const PIECE: u64 = 4 * size_of::<Piece>() as u64;
 
-/// Reads which images bundles hold, and what they are made of. No layer is read. `details` is whether the texts of the configs
-/// are wanted: labels, history, time of creation.
+/// Reads the images of a bundle and the manifests and blobs that they consist of.
+/// No layer is read. `details` requests the texts of the configs: labels, history, time of creation.
 ///
-/// An image that is not whole is [listed](Inventory::broken) with the reason. With platforms in the selection, an image that has
-/// none of them is left away.
+/// A broken image is [listed](Inventory::broken) with the reason. If the selection has platforms, an image with none of
+/// these platforms is omitted.
 ///
 /// # Errors
-/// [`Kind::NotFound`] if a pattern fits no image, and [`Kind::Usage`] if it is none.
+/// [`Kind::NotFound`] if a pattern matches no image, and [`Kind::Usage`] for an invalid pattern.
 pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inventory> {
     let is_empty = bundle.images().is_empty() && bundle.broken().is_empty();
     let all = if is_empty {
@@ -45,10 +45,11 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
         attacher: Attacher::new(bundle, &select.referrers),
         media_types: HashSet::new(),
     };
-    // Images that differ in nothing but their names are read once.
+    // Images that differ only in their names are read once.
     let mut known = HashMap::new();
     let chosen = bundle.images().iter().enumerate().filter(|(place, _)| images[*place]);
-    // What stands beside images is one of them where no image takes it.
+    // An image with a cosign tag is listed as an image of its own only if no other image claims it as an attachment. So
+    // images with a cosign tag come last.
     let (first, beside): (Vec<_>, Vec<_>) = chosen.partition(|(_, image)| image.attached_to.is_none());
     for (place, image) in first.into_iter().chain(beside) {
         if reader.attacher.is_claimed(place) {
@@ -98,7 +99,8 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
     Ok(inventory)
 }
 
-/// Blobs that no image names, those of images that are not whole and of referrers included.
+/// Returns the blobs that no listed image refers to.
+/// Blobs of broken images and of referrers that are not carried are included.
 fn unreferenced(bundle: &Bundle, inventory: &Inventory) -> Vec<Piece> {
     let contents = inventory.images.iter().map(|image| &image.content);
     let mut seen = HashSet::new();
@@ -119,7 +121,7 @@ fn unreferenced(bundle: &Bundle, inventory: &Inventory) -> Vec<Piece> {
         .collect()
 }
 
-/// Reads images of a bundle.
+/// Reads the images of one bundle into an inventory.
 struct Reader<'a> {
     bundle: &'a Bundle,
     select: &'a Selection,
@@ -129,6 +131,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Returns a shared copy of a text that many pieces have, such as a media type.
     fn interned(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.media_types.get(text) {
             return known.clone();
@@ -138,9 +141,10 @@ impl Reader<'_> {
         new
     }
 
+    /// Reads the tree of an image, with the selected platforms and attachments.
     fn read(&mut self, image: &BundledImage) -> Result<(ImageTree, Arc<Content>)> {
         let mut tree = self.bundle.tree_of(image)?;
-        // What belongs to an image runs nowhere.
+        // An attached image (a signature, for example) has no platform to select.
         if let (Some(filter), None) = (&self.select.platforms, &image.attached_to) {
             tree = narrow(tree, filter)?;
         }
@@ -152,6 +156,7 @@ impl Reader<'_> {
         Ok((tree, content))
     }
 
+    /// Lists the manifests, blobs and parts of a tree, and counts their memory against the budget.
     fn content(&mut self, tree: &ImageTree, image: &BundledImage) -> Result<Content> {
         let manifests = tree.manifests();
         let blobs = tree.blobs();
@@ -211,7 +216,7 @@ impl Reader<'_> {
         let of_pushed = belonging(&tree.attachments, tree.pushed().all());
         let of_pushed: HashSet<&Digest> = of_pushed.iter().map(|it| it.variant.root.digest()).collect();
         let original = tree.original.root.digest();
-        // One that is found in two ways is listed once.
+        // A referrer that is attached in two ways is listed once.
         let mut seen = HashSet::new();
         let new = tree.attachments.iter();
         let new = new.filter(|attachment| seen.insert(attachment.variant.root.digest()));

@@ -1,4 +1,4 @@
-//! The one-step mirror: from registries straight into another one, blobs piped through without touching a disk.
+//! The one-step mirror: copies images between registries without storing blobs on disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +22,9 @@ use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::registry::{BlobSource, BlobStream, Registries, WithoutRange};
 
-/// Pushes resolved images to the destination, their blobs read from the registries that they were resolved at. `trees`
-/// has the tree or the error of each requested reference; errors go into the report.
+/// Pushes resolved images to the destination.
+/// The blobs of an image are streamed from the registry at which the image was resolved. `trees` contains the tree or the
+/// error of each requested reference; the errors go into the report.
 ///
 /// # Errors
 /// If nothing was sent at all: names collide, or the destination cannot be reached.
@@ -38,13 +39,13 @@ pub async fn mirror(
     let mut found = Vec::new();
     let mut unusable = Vec::new();
     for (reference, tree) in trees {
-        // A host whose client cannot be set up fails its images alone.
+        // If the client of a host cannot be set up, only the images of that host fail.
         match tree.and_then(|tree| Repository::new(&tree.source, sources).map(|_| tree)) {
             Err(error) => slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
                 &reference, &error,
             )))),
             Ok(tree) => {
-                // Its name at the destination is checked before anything is set up for it.
+                // The name at the destination is checked before any other work is done for the image.
                 if let Err(error) =
                     destination::name_at_destination(&request, &tree.source, tree.original.root.digest())
                 {
@@ -69,10 +70,10 @@ pub async fn mirror(
     push_all(items, slots, &request, destinations, &progress).await
 }
 
-/// The blobs of images in registries.
+/// The blobs of images in registries, as a source for a push.
 pub(crate) struct RegistryBlobs {
     sources: Arc<Sources>,
-    /// How often a blob was read with other bytes than its digest promises.
+    /// Number of reads of each blob that returned bytes with a wrong digest.
     wrong_reads: Mutex<HashMap<Digest, usize>>,
 }
 
@@ -84,6 +85,7 @@ impl RegistryBlobs {
         })
     }
 
+    /// Returns how often a blob was read with wrong bytes.
     fn wrong_reads(&self, digest: &Digest) -> usize {
         let wrong = self.wrong_reads.lock();
         wrong.get(digest).copied().unwrap_or(0)
@@ -120,7 +122,7 @@ impl BlobOrigin for RegistryBlobs {
         let mut wrong = self.wrong_reads.lock();
         let count = wrong.entry(digest.clone()).or_default();
         *count += 1;
-        // Every repository once, and one of them a second time: bytes can be changed on the way.
+        // Each repository is tried once, and the first one a second time, since bytes can also be corrupted in transit.
         *count <= self.sources.count(digest)
     }
 }

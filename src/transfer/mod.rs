@@ -1,4 +1,4 @@
-//! The operations: what is done with image trees between registries and bundles.
+//! Operations on image trees in registries and bundles: export, import, mirror and inspection.
 
 mod attach;
 mod blocking;

@@ -1,4 +1,4 @@
-//! Which of the manifests that refer to an image travel with it.
+//! Selection of the referrers that are carried with an image.
 
 use globset::{GlobBuilder, GlobMatcher};
 
@@ -6,18 +6,18 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::registry::Refusal;
 use crate::text::quote;
 
-/// Which signatures, attestations, SBOMs and other referrers are carried. The default is none.
+/// The signatures, attestations, SBOMs and other referrers to carry. The default carries none.
 #[derive(Debug, Clone, Default)]
 pub struct ReferrerChoice {
     carried: bool,
     required: bool,
-    /// The texts of the patterns, by which two choices are compared.
+    /// Texts of the patterns, for comparing two choices.
     texts: Vec<String>,
     types: Vec<GlobMatcher>,
 }
 
 impl ReferrerChoice {
-    /// Everything that refers to a manifest that is carried.
+    /// Carries every referrer of every carried manifest.
     pub fn all() -> Self {
         Self {
             carried: true,
@@ -25,11 +25,11 @@ impl ReferrerChoice {
         }
     }
 
-    /// What the user says: `require`, and patterns (`*`, `?`, `[…]`, `{a,b}`) on artifact types. Without a pattern all types are
-    /// carried.
+    /// Parses the user's flags:
+    /// `require`, and patterns (`*`, `?`, `[…]`, `{a,b}`) for artifact types. Without a pattern, all types are carried.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a pattern that is none.
+    /// [`Kind::Usage`] for an empty or invalid pattern.
     pub fn from_flags(flags: &[String]) -> Result<Self> {
         let mut choice = Self::all();
         for flag in flags {
@@ -51,34 +51,35 @@ impl ReferrerChoice {
         Ok(choice)
     }
 
-    /// Whether any are carried.
+    /// Returns whether referrers are carried at all.
     pub fn is_any(&self) -> bool {
         self.carried
     }
 
-    /// Whether an image without a signature is an error, and one that loses a signature.
+    /// Returns whether an image without a signature, or with a lost signature, is an error.
     pub fn is_required(&self) -> bool {
         self.required
     }
 
-    /// Whether a referrer of this artifact type is carried.
+    /// Returns whether referrers of this artifact type are carried.
     pub(crate) fn takes(&self, artifact_type: &str) -> bool {
         self.carried && (self.types.is_empty() || self.types.iter().any(|glob| glob.is_match(artifact_type)))
     }
 
-    /// What two choices that carry the same have in common.
+    /// Returns a text that is equal for two choices that carry the same referrers.
     pub(crate) fn identity(&self) -> String {
         format!("{} {} {:?}", self.carried, self.required, self.texts)
     }
 }
 
-/// Whether an error with a blob or a manifest of a referrer is about that referrer alone: the source lacks it or has other bytes, or
-/// the destination refuses it. Then the image goes without it. Any other error says nothing about it: the image fails.
+/// Returns whether an error concerns a single referrer, so that the image is carried without it. Such an error means that
+/// the source lacks a blob or manifest of the referrer or has wrong bytes, or that the destination refuses it. The image
+/// fails after any other error.
 pub(super) fn is_loss(error: &Error) -> bool {
     if matches!(error.kind(), Kind::RateLimited | Kind::Unauthorized | Kind::Network) {
         return false;
     }
-    // A source that refuses to tell is no source that lacks it.
+    // A source that denies access may still have the referrer.
     let may_be_denied = error.side() != Some(Side::Source);
     match Refusal::in_error(error).map(|refusal| refusal.status) {
         Some(401 | 407 | 408 | 425 | 429) => false,
@@ -92,12 +93,12 @@ pub(super) fn is_loss(error: &Error) -> bool {
     }
 }
 
-/// An error with a blob that only referrers of an image need, for which the image fails.
+/// Adds context to an error of a referrer's blob that fails the image.
 pub(super) fn context_of_referrer(error: Error) -> Error {
     with_way_without(error.context("what refers to it (signatures, attestations) cannot be carried"))
 }
 
-/// Adds the way to carry an image without what cannot be read or sent of its referrers.
+/// Adds the hint that an image can be carried without its referrers.
 pub(super) fn with_way_without(error: Error) -> Error {
     const WITHOUT: &str = "`--no-referrers` carries the image without signatures";
     let hint = match error.hint() {

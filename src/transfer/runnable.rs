@@ -1,19 +1,22 @@
-//! Whether anything runs from an image out of a bundle: an index that lists nothing of use is not pushed.
+//! Check before a push that an image of a bundle contains something runnable.
 
 use crate::error::{Error, Kind, Result};
 use crate::image::manifest::View;
 use crate::image::tree::{ATTESTATION, ImageTree, UNKNOWN};
 use crate::text::{few, quote};
 
-/// Refuses an index of which only attestations are there, and, unless platforms were `chosen` by the user who made the
-/// bundle or imports it, one without a linux platform: as export does. An image that is no index is what a user saved on purpose by
-/// itself, artifacts run nowhere, and an index without entries has no platforms; all three are taken as they are.
+/// Rejects an index that contains only attestations.
+/// Also rejects an index without a linux platform, as export does, unless `chosen` states that the user selected platforms
+/// during export or import.
+///
+/// Accepted without a check: a single image manifest (the user saved it on purpose), artifacts (they do not run), and an
+/// index without entries (it has no platforms).
 pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {
     let root = &tree.original.root;
     if !matches!(root.view(), View::Index(_)) || root.lists_nothing() {
         return Ok(());
     }
-    // What a record says of an index below which nothing is does not count.
+    // The platforms that a record claims do not count if no manifest below the index is present.
     let there = !tree.original.below.is_empty();
     let kept = tree.kept.iter().filter(|_| there);
     let mut has: Vec<&str> = kept.map(|kept| kept.platform.as_str()).collect();

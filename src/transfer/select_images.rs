@@ -1,4 +1,4 @@
-//! `--only`: which images of a bundle the user means.
+//! `--only`: selects the images of a bundle that match the user's patterns.
 
 use globset::GlobBuilder;
 
@@ -6,16 +6,16 @@ use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
 use crate::text::{few, quote};
 
-/// An image that may be chosen.
+/// An image that patterns can select.
 pub(super) enum Candidate<'a> {
-    /// One of this name.
+    /// An image with a reference.
     Named(&'a Reference),
-    /// One without a name, which goes by this.
+    /// An image without a reference, identified by a label.
     Nameless(&'a str),
 }
 
 impl Candidate<'_> {
-    /// What it is called.
+    /// Returns the name or label that messages show for the image.
     fn label(&self) -> String {
         match self {
             Self::Named(name) => name.to_string(),
@@ -23,7 +23,7 @@ impl Candidate<'_> {
         }
     }
 
-    /// What a pattern is held against.
+    /// Returns all spellings of the image that a pattern may match.
     fn forms(&self) -> Vec<String> {
         match self {
             Self::Named(name) => forms(name),
@@ -32,7 +32,10 @@ impl Candidate<'_> {
     }
 }
 
-/// Which of the images the patterns mean.
+/// Returns for each image whether any of the patterns selects it. No patterns select all images.
+///
+/// # Errors
+/// [`Kind::NotFound`] if `images` is empty or a pattern matches no image, and [`Kind::Usage`] for an invalid pattern.
 pub(super) fn choose(images: &[Candidate<'_>], patterns: &[String]) -> Result<Vec<bool>> {
     if images.is_empty() {
         return Err(Error::new(Kind::NotFound, "the bundle holds no image"));
@@ -63,7 +66,7 @@ pub(super) fn choose(images: &[Candidate<'_>], patterns: &[String]) -> Result<Ve
     Ok(chosen)
 }
 
-/// Everything that a user may type for a reference.
+/// Returns every spelling of a reference that a user may type.
 fn forms(name: &Reference) -> Vec<String> {
     let full = name.to_string();
     let bare = name.name();

@@ -1,8 +1,8 @@
-//! The one failover of a transfer: every repository that names a blob, and a reader that goes through them.
+//! Failover between the source repositories of a blob during a transfer.
 //!
-//! A [`BlobReader`] takes an ordered list of candidates (mirror host × repository) and moves on to the next one when a host
-//! refuses or breaks off. It cannot see that bytes are wrong, since it does not hash them: the caller does, counts the wrong
-//! reads of a blob, and opens it again with that number.
+//! A [`BlobReader`] takes an ordered list of candidates (mirror host × repository) and moves on to the next candidate when
+//! a host refuses the request or breaks the connection. The reader does not hash the bytes, so it cannot detect wrong
+//! bytes: the caller hashes them, counts the wrong reads of each blob, and passes that number when it opens the blob again.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -18,13 +18,13 @@ use crate::image::tree::ImageTree;
 use crate::progress::InFlight;
 use crate::registry::{BlobReader, Presence, Registries, Registry, WithoutRange};
 
-/// The repositories that name each blob, in the order in which images were asked for.
+/// The source repositories of each blob, in the order in which the images were requested.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     repositories: HashMap<Digest, Vec<Repository>>,
 }
 
-/// One repository of one registry.
+/// A repository at a registry.
 #[derive(Debug, Clone)]
 pub(super) struct Repository {
     pub(super) registry: Registry,
@@ -32,7 +32,10 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// The repository of an image.
+    /// Returns the repository of an image.
+    ///
+    /// # Errors
+    /// If the client of the host cannot be set up.
     pub(super) fn new(image: &Reference, registries: &Registries) -> Result<Self> {
         Ok(Self {
             registry: registries.host(image.host())?,
@@ -42,7 +45,7 @@ impl Repository {
 }
 
 impl Sources {
-    /// The sources of these trees.
+    /// Collects the source repositories of all blobs in `trees`.
     ///
     /// # Errors
     /// If the client of a host cannot be set up.
@@ -65,7 +68,7 @@ impl Sources {
         Ok(Self { repositories })
     }
 
-    /// Blobs of which the repository is known.
+    /// Builds the sources of blobs whose repository is already known, with one repository for each blob.
     pub(super) fn from_blobs(blobs: impl IntoIterator<Item = (Digest, Repository)>) -> Self {
         let blobs = blobs.into_iter();
         Self {
@@ -73,22 +76,23 @@ impl Sources {
         }
     }
 
-    /// How many repositories name a blob.
+    /// Returns the number of source repositories of a blob.
     pub(crate) fn count(&self, digest: &Digest) -> usize {
         self.repositories.get(digest).map_or(0, Vec::len)
     }
 
-    /// `HOST/REPOSITORY` of the source that [`open`](Self::open) tries first after this many wrong reads.
+    /// Returns `HOST/REPOSITORY` of the source that [`open`](Self::open) tries first.
+    /// The choice depends on `wrong_reads`, the number of wrong reads of the blob so far.
     pub(crate) fn first(&self, digest: &Digest, wrong_reads: usize) -> Option<String> {
         let repositories = self.repositories.get(digest)?;
         let first = &repositories[wrong_reads % repositories.len()];
         Some(format!("{}/{}", first.registry.host(), first.name))
     }
 
-    /// Whether one of the repositories that name a blob has it.
+    /// Returns whether one of the source repositories has a blob.
     ///
     /// # Errors
-    /// Those of the registry.
+    /// Errors of the registry.
     pub(crate) async fn head(&self, blob: &Descriptor) -> Result<Presence<()>> {
         let repositories = self.repositories.get(&blob.digest).map_or(&[][..], Vec::as_slice);
         let mut found = Presence::Unknown;
@@ -102,12 +106,13 @@ impl Sources {
         Ok(found)
     }
 
-    /// Opens a part of a blob. After `wrong_reads` reads that gave other bytes, as many repositories are passed over and
-    /// tried last, so that each of them gets a chance.
+    /// Opens a range of a blob.
+    /// The list of repositories is rotated by `wrong_reads`, the number of earlier reads of this blob that returned wrong
+    /// bytes, so that each repository comes first in turn.
     ///
     /// # Errors
-    /// Those of the last candidate, if none has the blob. [`Kind::NoRanges`] if a candidate does not serve ranges and
-    /// `without_range` refuses to read the whole blob.
+    /// Errors of the last candidate, if no candidate has the blob. [`Kind::NoRanges`] if a candidate does not serve range
+    /// requests and `without_range` refuses to read the whole blob.
     pub(crate) async fn open(
         &self,
         blob: &Descriptor,
@@ -118,6 +123,7 @@ impl Sources {
         let repositories = self.repositories.get(&blob.digest).map_or(&[][..], Vec::as_slice);
         let first = wrong_reads.checked_rem(repositories.len()).unwrap_or(0);
         let mut candidates = Vec::new();
+        // An error of one repository matters only if no other repository has a candidate.
         let mut blocked = None;
         for repository in repositories[first..].iter().chain(&repositories[..first]) {
             match repository.registry.candidates(&repository.name, &blob.digest) {
@@ -140,7 +146,7 @@ impl Sources {
     }
 }
 
-/// The bytes of a part of a blob, in order. They are not hashed here: the caller does that.
+/// The bytes of a range of a blob, in order. The reader does not hash the bytes: the caller does.
 #[derive(Debug)]
 pub(crate) struct SourceReader {
     reader: BlobReader,
@@ -149,10 +155,10 @@ pub(crate) struct SourceReader {
 }
 
 impl SourceReader {
-    /// The next bytes; `None` at the end of the part.
+    /// Returns the next bytes of the range, or `None` at its end.
     ///
     /// # Errors
-    /// Those of the last candidate, when all others failed before.
+    /// Errors of the last candidate, after all earlier candidates failed.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);
@@ -160,8 +166,8 @@ impl SourceReader {
         let bytes = self.reader.chunk().await.map_err(|e| e.with_side(Side::Source))?;
         self.left -= bytes.as_ref().map_or(self.left, |bytes| bytes.len() as u64);
         if self.left == 0 {
-            // Reading the end mark frees the connection and the permit at once. A registry may send more than the descriptor
-            // promises; that does not matter, since the digest of the promised bytes decides.
+            // Reading the end of the body frees the connection and the permit at once. A body longer than the descriptor's
+            // size is not an error here, since the digest of the promised bytes decides.
             let _ = self.reader.chunk().await;
         }
         Ok(bytes)

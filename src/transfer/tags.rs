@@ -1,4 +1,4 @@
-//! From lists of images to references: patterns are held against the tags that a registry lists.
+//! Expands image lists into references by matching patterns against the tags of a registry.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,34 +12,36 @@ use crate::image::reference::Reference;
 use crate::registry::Registries;
 use crate::text::few;
 
-/// One image that a run is asked for.
+/// An image that the user requests.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Its name.
+    /// Reference of the image.
     pub reference: Reference,
-    /// Its platforms, where they are others than those of the run.
+    /// Platforms of the image, if they differ from those of the run.
     pub platforms: Option<PlatformFilter>,
-    /// Where it goes, where it is another place than the rule of the run says.
+    /// Destination of the image, if it differs from the rule of the run.
     pub destination: Option<Rename>,
 }
 
-/// What a list came to.
+/// Result of expanding an image list.
 #[derive(Debug, Default)]
 pub struct Expanded {
-    /// The images, each once: in the order of the list, and those of a pattern by version.
+    /// Requested images without duplicates, in the order of the list.
+    /// The tags that match a pattern are sorted by version.
     pub images: Vec<Asked>,
-    /// Patterns that came to nothing, and why.
+    /// Patterns that failed or matched no tag, each with its error.
     pub failed: Vec<(String, Error)>,
-    /// What is worth a line: the tags of each pattern, and what was left out.
+    /// Notes for the user: the matched tags of each pattern, and the number of excluded images.
     pub notes: Vec<String>,
-    /// What in the list is most likely a mistake.
+    /// Warnings about entries that are most likely mistakes.
     pub warnings: Vec<String>,
 }
 
-/// Holds the patterns of a list against the tags of their repositories, each of which is listed once.
+/// Matches the patterns of a list against the tags of their repositories.
+/// The tags of each repository are listed once.
 ///
 /// # Errors
-/// [`Kind::Usage`] if one pattern matches more than `max_tags` tags.
+/// [`Kind::Usage`] if a pattern matches more than `max_tags` tags.
 pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize, jobs: usize) -> Result<Expanded> {
     let (excluded, wanted): (Vec<Entry>, Vec<Entry>) = list.entries.into_iter().partition(|entry| entry.excluded);
     let mut leaving_out = LeavingOut::new(excluded);
@@ -109,6 +111,7 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
     Ok(expanded)
 }
 
+/// Returns the error for a pattern that matches no tag.
 fn no_match(what: &str, listed: &[String]) -> Error {
     let error = Error::new(Kind::NotFound, what);
     match listed {
@@ -120,7 +123,8 @@ fn no_match(what: &str, listed: &[String]) -> Error {
     }
 }
 
-/// The tags of every repository of which a pattern is there, by its name.
+/// Lists the tags of every repository that has a pattern.
+/// The key of the result is the repository's name.
 async fn list_tags(
     wanted: &[Entry],
     registries: &Registries,
@@ -140,7 +144,7 @@ async fn list_tags(
     stream::iter(lists).buffer_unordered(jobs.max(1)).collect().await
 }
 
-/// The lines that leave images out, and how many images each of them did leave out.
+/// The exclusion entries of a list, each with the number of images that it excluded.
 struct LeavingOut(Vec<(Entry, usize)>);
 
 impl LeavingOut {
@@ -148,6 +152,7 @@ impl LeavingOut {
         Self(entries.into_iter().map(|entry| (entry, 0)).collect())
     }
 
+    /// Returns whether an exclusion entry matches an image, and counts the match.
     fn leaves_out(&mut self, image: &Reference) -> bool {
         let mut any = false;
         for (entry, count) in &mut self.0 {
@@ -163,6 +168,7 @@ impl LeavingOut {
         any
     }
 
+    /// Adds a note or a warning for each exclusion entry.
     fn tell(self, expanded: &mut Expanded) {
         for (entry, count) in self.0 {
             match (entry.label(), count) {
@@ -174,11 +180,12 @@ impl LeavingOut {
     }
 }
 
-/// The images so far, each once. What a line says of one image counts more than what a pattern says of it.
+/// The requested images collected so far, without duplicates.
+/// The options of a single-image entry take precedence over the options of a pattern that matches the same image.
 struct Images<'a> {
     list: Vec<Asked>,
     known: HashMap<Reference, usize>,
-    /// Images that a line names by itself.
+    /// Entries that name a single image, by its reference.
     by_name: HashMap<&'a Reference, &'a Entry>,
     contradictions: Vec<String>,
 }
@@ -197,6 +204,7 @@ impl<'a> Images<'a> {
         }
     }
 
+    /// Adds an image, or a warning if it is already listed with other options.
     fn add(&mut self, reference: Reference, entry: &Entry, by_name: bool) {
         let entry = match by_name {
             true => entry,

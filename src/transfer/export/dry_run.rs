@@ -1,4 +1,5 @@
-//! Plans an export without writing it: the sizes, the bytes that are already present, and the free space. Manifests are fetched.
+//! Plans an export without writing the bundle.
+//! The plan states sizes, bytes already present, and free disk space. Manifests are fetched.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -21,7 +22,7 @@ use crate::transfer::resolve::Resolver;
 /// Resolves the images and plans the bundle.
 ///
 /// # Errors
-/// Those of the output, as for a real export; the plan cannot be made.
+/// Errors of the output, as for a real export; errors of the plan.
 pub(super) async fn run(request: &Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     let (path, force) = match &request.output {
         Output::File { path, force, .. } => (Some(path.as_path()), *force),
@@ -54,10 +55,10 @@ pub(super) async fn run(request: &Request, registries: &Registries, progress: &P
     Ok(report)
 }
 
-/// The digests that an earlier run found, and the blobs that it has.
+/// Pinned digests of an earlier run, and the slots that its `.partial` file has written.
 type Unfinished = (HashMap<Reference, Digest>, Vec<OldSlot>);
 
-/// What an unfinished file has, which is looked at and left as it is.
+/// Reads the state of an unfinished file without changing the file.
 fn unfinished(path: &Path) -> Result<Option<Unfinished>> {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
@@ -72,6 +73,7 @@ fn unfinished(path: &Path) -> Result<Option<Unfinished>> {
     Ok(Some((pins.collect(), slots)))
 }
 
+/// Sums up the present, reusable and missing bytes of a plan.
 fn sum_up(plan: &Plan, slots: &[OldSlot], earlier: &Earlier, path: Option<&Path>) -> DryRun {
     let there: HashMap<&Digest, &OldSlot> = slots.iter().map(|slot| (&slot.digest, slot)).collect();
     let mut sum = DryRun {
@@ -93,7 +95,7 @@ fn sum_up(plan: &Plan, slots: &[OldSlot], earlier: &Earlier, path: Option<&Path>
     sum
 }
 
-/// How many manifests of each registry are not in the cache.
+/// Returns for each registry the number of manifests that are not in the cache.
 fn pulls_needed(trees: &[ImageTree], registries: &Registries) -> BTreeMap<String, u64> {
     let mut absent: BTreeMap<String, HashSet<&Digest>> = BTreeMap::new();
     for tree in trees {
@@ -107,7 +109,7 @@ fn pulls_needed(trees: &[ImageTree], registries: &Registries) -> BTreeMap<String
     counts.map(|(host, digests)| (host, digests.len() as u64)).collect()
 }
 
-/// How many bytes are free where the bundle goes.
+/// Returns the free bytes in the folder of the bundle, or `None` if they are unknown.
 fn free(path: &Path) -> Option<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let found = rustix::fs::statvfs(folder.unwrap_or(Path::new("."))).ok()?;

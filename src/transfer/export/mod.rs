@@ -1,7 +1,7 @@
-//! Export: from registries into one file.
+//! Export: from registries into one bundle file.
 //!
-//! Manifests first; they give the plan, and the plan gives every byte of the bundle its place. Then blobs side by side into
-//! their places, and the final name last.
+//! Manifests are fetched first, since the plan needs them; the plan assigns every byte of the bundle an offset. Then
+//! workers fetch blobs concurrently and write each blob to its offset. The file gets its final name last.
 
 mod dry_run;
 mod file;
@@ -19,11 +19,11 @@ pub use stream::supplement::supplement;
 
 /// Exports images into one bundle.
 ///
-/// An image that fails is in the report, and all other images are tried. Without
-/// [`allow_partial`](Request::allow_partial) the bundle then stays unfinished, and the same call goes on from there.
+/// A failed image is listed in the report, and the remaining images are exported anyway. Without
+/// [`allow_partial`](Request::allow_partial) the bundle then stays unfinished, and the same call resumes it.
 ///
 /// # Errors
-/// What ends everything: the output cannot be written, is there already, or belongs to another run.
+/// If nothing can be exported: the output cannot be written, exists already, or belongs to another run.
 pub async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     let report = match &request.output {
         _ if request.dry_run => dry_run::run(&request, registries, progress).await,
@@ -32,7 +32,7 @@ pub async fn export(request: Request, registries: &Registries, progress: &Progre
         }
         _ => stream::export(request, registries, progress).await,
     }?;
-    // An image is done when its bundle has its final name, and not before.
+    // An image is only done once its bundle has its final name.
     for image in report.images.iter().filter(|_| report.committed && !report.up_to_date) {
         progress.emit(Event::ImageDone {
             reference: image.source.to_string().into(),

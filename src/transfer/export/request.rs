@@ -1,4 +1,4 @@
-//! What an export is asked to do, and what came of it.
+//! Request and report of an export.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,149 +14,154 @@ use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
 use crate::inventory::lock::Lock;
 use crate::transfer::resolve::Wanted;
 
-/// Compression of the whole bundle. Layers are compressed already, so little is gained, and an import of the compressed file
-/// cannot start in its middle: for pipes and for places that want it.
+/// Compression of the whole bundle.
+/// Layers are already compressed, so compression saves little, and an import cannot read single blobs of a compressed file.
+/// Compression is meant for pipes and for storage that requires compressed files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// A plain tar.
+    /// No compression: a plain tar.
     #[default]
     None,
-    /// gzip (RFC 1952), without name and time.
+    /// gzip (RFC 1952), without file name and modification time.
     Gzip,
     /// Zstandard (RFC 8878).
     Zstd,
 }
 
-/// Where a bundle goes.
+/// Destination of a bundle.
 pub enum Output {
-    /// A file, which gets its name when it is complete.
+    /// A file, which gets its final name when it is complete.
     File {
-        /// The final name.
+        /// Final path of the file.
         path: PathBuf,
-        /// Whether a file of that name is replaced.
+        /// Whether an existing file at `path` is replaced.
         force: bool,
-        /// Whether an unfinished earlier run is thrown away.
+        /// Whether the unfinished file of an earlier run is discarded.
         fresh: bool,
     },
-    /// A pipe: the same bytes in order. They cannot be taken back, so the reader must check the exit code.
+    /// A pipe, which receives the bytes in order.
+    /// Written bytes cannot be taken back, so the reader must check the exit code.
     Pipe(Box<dyn Write + Send>),
 }
 
-/// What to export, and how.
+/// Request for an export.
 pub struct Request {
-    /// The images.
+    /// Images to export.
     pub images: Vec<Reference>,
-    /// Which of their platforms, and what becomes of their indexes.
+    /// Platforms, referrers and index form of the images.
     pub wanted: Wanted,
-    /// Where the bundle goes.
+    /// Destination of the bundle.
     pub output: Output,
     /// Compression of the whole bundle.
     pub compression: Compression,
-    /// Blobs in flight.
+    /// Maximum number of blobs in flight.
     pub jobs: usize,
-    /// Whether nothing is written, and only planned.
+    /// Whether the export is only planned and nothing is written.
     pub dry_run: bool,
-    /// Whether images that fail are left out; otherwise any failure keeps the bundle from getting its name.
+    /// Whether failed images are left out of the bundle.
+    /// Otherwise the bundle gets no final name after any failure.
     pub allow_partial: bool,
-    /// Whether `manifest.json` is written, for `docker load` and `podman load`.
+    /// Whether the bundle contains `manifest.json`, for `docker load` and `podman load`.
     pub docker_manifest: bool,
-    /// Whether the report is to have a lock.
+    /// Whether the report includes a lock.
     pub with_lock: bool,
-    /// Earlier bundles whose blobs need not be fetched.
+    /// Paths of earlier bundles whose blobs are copied instead of fetched.
     pub reuse: Vec<PathBuf>,
-    /// How much is read ahead of a pipe, in bytes.
+    /// Maximum number of bytes read ahead when the bundle is written in order.
     pub read_ahead: u64,
-    /// The memory that may be taken for what registries say.
+    /// Memory budget for manifests and other metadata from registries.
     pub budget: Budget,
-    /// What the file system of the output can do, where the caller knows better than the system that is asked otherwise.
+    /// Capabilities of the output's file system, if the caller knows them.
+    /// Otherwise the operating system is queried.
     pub file_system: Option<FileSystem>,
 }
 
-/// What to fetch for a supplement, and how.
+/// Request for a supplement.
 pub struct SupplementRequest {
-    /// The file of the want-list, for messages.
+    /// Path of the want-list, for messages.
     pub list: PathBuf,
-    /// Where it goes.
+    /// Destination of the supplement.
     pub output: Output,
     /// Compression of the whole file.
     pub compression: Compression,
-    /// Blobs in flight.
+    /// Maximum number of blobs in flight.
     pub jobs: usize,
-    /// Earlier bundles whose blobs need not be fetched.
+    /// Paths of earlier bundles whose blobs are copied instead of fetched.
     pub reuse: Vec<PathBuf>,
-    /// How much is read ahead, in bytes.
+    /// Maximum number of bytes read ahead when the supplement is written in order.
     pub read_ahead: u64,
 }
 
-/// What an export would do.
+/// Result of planning an export without writing the bundle.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct DryRun {
-    /// Blobs of the bundle.
+    /// Number of blobs in the bundle.
     pub blobs: u64,
-    /// Their bytes.
+    /// Total size of the blobs, in bytes.
     pub bytes: u64,
-    /// Bytes of them that an unfinished file has.
+    /// Bytes of the blobs that an unfinished file already contains.
     pub present: u64,
-    /// Bytes of them that earlier bundles have.
+    /// Bytes of the blobs that earlier bundles contain.
     pub reusable: u64,
-    /// Bytes that would be fetched.
+    /// Bytes of the blobs to fetch from registries.
     pub to_fetch: u64,
-    /// Bytes that are free where the bundle goes.
+    /// Free bytes in the folder of the bundle, if known.
     pub free: Option<u64>,
 }
 
-/// The result of an export.
+/// Result of an export.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// The images in the bundle, in the order in which they were asked for.
+    /// Images in the bundle, in the order of the request.
     pub images: Vec<Exported>,
-    /// The images that failed, in that order.
+    /// Failed images, each with its error, in the order of the request.
     pub failed: Vec<(Reference, Error)>,
-    /// Tags that have moved since the first run, which the bundle keeps to: reference, digest in the bundle, digest now.
+    /// Tags that have moved since the first run, while the bundle keeps the old digest.
+    /// Each entry has the reference, the digest in the bundle, and the current digest.
     pub moved: Vec<(Reference, Digest, Digest)>,
-    /// Whether the bundle is complete under its name.
+    /// Whether the bundle is complete under its final name.
     pub committed: bool,
-    /// Whether it was that before: nothing was written.
+    /// Whether the bundle was already complete before this run, which then wrote nothing.
     pub up_to_date: bool,
-    /// Whether the run ended before any blob, since images could not be resolved.
+    /// Whether the run ended before fetching any blob, because images could not be resolved.
     pub nothing_fetched: bool,
-    /// The size of the bundle, in bytes; uncompressed.
+    /// Uncompressed size of the bundle, in bytes.
     pub size: u64,
-    /// What the export would do, where it was only planned.
+    /// Result of the plan, if the export was only planned.
     pub dry_run: Option<DryRun>,
-    /// How many manifests of each registry a run would have to fetch after one that only planned: those that the cache does not
-    /// have.
+    /// Number of manifests that an export would fetch from each registry.
+    /// Set by a dry run; manifests in the cache are not counted.
     pub pulls_needed: BTreeMap<String, u64>,
-    /// The digest of the bundle as it was written, where the run has seen its bytes in order.
+    /// SHA-256 of the finished file, if the run wrote or read its bytes in order.
     pub sha256: Option<Digest>,
-    /// Blobs and bytes that came from earlier bundles.
+    /// Number of blobs and bytes copied from earlier bundles.
     pub reused: Reused,
-    /// What the bundle is made of, where that was asked for.
+    /// Lock of the bundle, if requested.
     pub lock: Option<Lock>,
 }
 
-/// One image in a bundle.
+/// An image in a bundle.
 #[derive(Debug, Clone)]
 pub struct Exported {
-    /// The name that it was asked for by.
+    /// Reference that the user requested.
     pub source: Reference,
-    /// The digest that goes under the name.
+    /// Digest of the root manifest under the image's name.
     pub digest: Digest,
-    /// The digest that the source has.
+    /// Digest of the root manifest at the source.
     pub original: Digest,
-    /// Which of both goes under the name, and why it may differ.
+    /// The choice between the original and the filtered index, with its reason.
     pub choice: Choice,
     /// Platforms in the bundle.
     pub kept: Arc<[PlatformRecord]>,
-    /// Platforms that are not.
+    /// Platforms of the source index that are not in the bundle.
     pub dropped: Arc<[PlatformRecord]>,
-    /// Blobs that are not.
+    /// Blobs of the image that are not in the bundle.
     pub left_out: Arc<[LeftOut]>,
-    /// How much refers to its manifests and is in the bundle, by what it is.
+    /// Number of carried referrers of each kind.
     pub referrers: BTreeMap<String, usize>,
-    /// What refers to its manifests and is not.
+    /// Referrers that are not in the bundle, with reasons.
     pub left_out_referrers: Arc<[LeftOut]>,
-    /// Whether one of those should be.
+    /// Whether a referrer that was to be carried is missing from the bundle.
     pub lacks_referrers: bool,
 }
 
@@ -177,17 +182,17 @@ impl Exported {
     }
 }
 
-/// Blobs and bytes that came from earlier bundles.
+/// Number of blobs and bytes copied from earlier bundles.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reused {
-    /// How many blobs.
+    /// Number of blobs.
     pub blobs: u64,
-    /// How many bytes.
+    /// Number of bytes.
     pub bytes: u64,
 }
 
 impl Reused {
-    /// Counts one blob, if some of it came from an earlier bundle.
+    /// Counts one blob, if at least one of its bytes came from an earlier bundle.
     pub(super) fn add(&mut self, bytes: u64) {
         self.blobs += u64::from(bytes > 0);
         self.bytes += bytes;

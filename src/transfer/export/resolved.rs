@@ -1,4 +1,4 @@
-//! The images of an export once they are resolved, and what is derived from them.
+//! Resolved images of an export, and values derived from them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -25,14 +25,14 @@ use crate::registry::{Presence, Registries};
 use crate::transfer::referrers::{context_of_referrer, is_loss};
 use crate::transfer::resolve::Wanted;
 
-/// The blobs that could not be fetched, and why.
+/// Blobs that could not be fetched, each with its error.
 pub(super) type Failures = HashMap<Digest, Error>;
 
-/// The images with their trees, and those that have none.
+/// Trees of the resolved images, and errors of the remaining images.
 pub(super) struct Resolved {
     pub(super) trees: Vec<ImageTree>,
     pub(super) failed: Vec<(Reference, Error)>,
-    /// Images of which the bundle is to say that they are missing, since a lock says so.
+    /// Images that the lock lists as missing, and that the bundle therefore lists as missing as well.
     missing: Vec<Absent>,
 }
 
@@ -52,7 +52,7 @@ impl Resolved {
         resolved
     }
 
-    /// Takes out of the images the referrers that need a blob that could not be had, and says whether there are any.
+    /// Removes the attachments that need a failed blob from the images. Returns whether any attachment was removed.
     pub(super) fn drop_referrers(&mut self, wanted: &Wanted, failures: &Failures, progress: &Progress) -> bool {
         if failures.is_empty() || wanted.referrers.is_required() {
             return false;
@@ -61,7 +61,8 @@ impl Resolved {
         let why = |blob: &Digest| {
             let error = failures.get(blob).filter(|error| is_loss(error))?;
             told.borrow_mut().insert(blob.clone(), error.full());
-            // The bundle has this reason: not the words of the failure, which name addresses, so that two runs would differ.
+            // The bundle records this reason. With error texts, which contain addresses, the bundles of two runs would
+            // differ.
             Some(match error.kind() {
                 Kind::NotFound => format!("blob {blob} is not there"),
                 Kind::Integrity => format!("blob {blob} has other bytes than its digest promises"),
@@ -76,7 +77,8 @@ impl Resolved {
         any
     }
 
-    /// Takes out the images that need a blob that could not be fetched, and says whether there are any.
+    /// Moves the images that need a failed blob from `trees` to `failed`.
+    /// Returns whether any image was moved.
     pub(super) fn drop_failed(&mut self, failures: &Failures) -> bool {
         let before = self.trees.len();
         let trees = std::mem::take(&mut self.trees);
@@ -100,8 +102,9 @@ impl Resolved {
         self.trees.len() < before
     }
 
-    /// Takes out the images that alone are larger than the file system of the output could ever hold, so that the others can
-    /// be exported. Where none would be left, all stay, and the plan of the bundle is refused.
+    /// Moves the images that exceed the output's maximum file size to `failed`.
+    /// The remaining images can then be exported. If no image would remain, all images stay, and planning the bundle fails
+    /// with the error.
     pub(super) fn drop_oversized(&mut self, system: &FileSystem, target: &Path) {
         let fault = |tree: &ImageTree| {
             let fits = tree
@@ -122,7 +125,7 @@ impl Resolved {
         }
     }
 
-    /// The images that need a blob that could not be fetched, each with why.
+    /// Returns the images that need a failed blob, each with the error of the blob.
     pub(super) fn hit_by<'a>(&'a self, failures: &'a Failures) -> impl Iterator<Item = (&'a Reference, &'a Error)> {
         self.trees.iter().filter_map(|tree| {
             let blobs = tree.blobs();
@@ -131,7 +134,7 @@ impl Resolved {
         })
     }
 
-    /// What the bundle of these images is made of, where the request asks for it.
+    /// Returns the lock of the bundle, if the request asks for it.
     pub(super) fn lock(&self, request: &Request, budget: &Budget, progress: &Progress) -> Option<Lock> {
         if !request.with_lock {
             return None;
@@ -150,6 +153,7 @@ impl Resolved {
         }
     }
 
+    /// Returns the additional content of the bundle: missing images and `manifest.json`.
     pub(super) fn extras(&self, docker_manifest: bool) -> Extras {
         let locked = self.missing.iter().map(|missing| Missing {
             reference: missing.reference.clone(),
@@ -161,7 +165,8 @@ impl Resolved {
                 .iter()
                 .map(|(reference, error)| Missing {
                     reference: reference.to_string(),
-                    // The kind of failure, not its words: those name addresses and times, and two runs would differ.
+                    // Only the kind of the error is recorded. With error texts, which contain addresses and times, the
+                    // bundles of two runs would differ.
                     reason: format!("{:?}", error.kind()).to_ascii_lowercase(),
                 })
                 .chain(locked)
@@ -171,25 +176,26 @@ impl Resolved {
     }
 }
 
-/// Tells what a user should know about a plan.
+/// Shows the warnings of a plan to the user.
 pub(super) fn warn(plan: &Plan, progress: &Progress) {
     for warning in plan.warnings() {
         progress.warn(warning.as_str());
     }
 }
 
-/// The image configs that were read on the way: they need not be fetched again.
+/// Returns the image configs that were read to select platforms, so that they are not fetched again.
 pub(super) fn configs(trees: &[ImageTree]) -> BTreeMap<Digest, Bytes> {
     let configs = trees.iter().flat_map(|tree| &tree.configs);
     configs.map(|(digest, bytes)| (digest.clone(), bytes.clone())).collect()
 }
 
+/// Removes duplicates and keeps the order.
 pub(super) fn unique(images: &[Reference]) -> Vec<Reference> {
     let mut seen = HashSet::new();
     images.iter().filter(|image| seen.insert(*image)).cloned().collect()
 }
 
-/// A digest of what was asked for, and the same for people.
+/// Returns a digest that identifies the request, and a summary of the request for messages.
 pub(super) fn request_identity(images: &[Reference], wanted: &Wanted, docker_manifest: bool) -> (Digest, String) {
     let mut names: Vec<String> = images.iter().map(Reference::to_string).collect();
     names.sort();
@@ -217,8 +223,8 @@ pub(super) fn request_identity(images: &[Reference], wanted: &Wanted, docker_man
     (Digest::sha256(text.as_bytes()), summary)
 }
 
-/// Says of images that the registry no longer has as the first run found them how to get what their tags mean now: the same
-/// command would ask for the old ones for ever.
+/// Adds a hint to the errors of pinned images that the registry no longer has.
+/// The same command would request the old digests forever, so the hint says how to export the current content of the tags.
 pub(super) fn explain_lost(
     failed: &mut [(Reference, Error)],
     pins: &HashMap<Reference, Digest>,
@@ -240,8 +246,8 @@ pub(super) fn explain_lost(
     }
 }
 
-/// Of images that failed, those that the registry no longer has as the first run found them, while their tags have moved on:
-/// they are taken as they are now, which is said.
+/// Returns the failed images whose pinned content is gone and whose tags have moved.
+/// Warns that these images are exported with the current content of their tags.
 pub(super) fn replaced<'a>(
     failed: impl Iterator<Item = (&'a Reference, &'a Error)>,
     moved: &[(Reference, Digest, Digest)],
@@ -261,7 +267,8 @@ pub(super) fn replaced<'a>(
         .collect()
 }
 
-/// Tags that point elsewhere by now. A registry that does not answer says nothing about it.
+/// Returns the tags that have moved since they were pinned.
+/// Tags are skipped if the registry does not answer.
 pub(super) async fn moved(
     pins: &HashMap<Reference, Digest>,
     references: impl IntoIterator<Item = &Reference>,

@@ -1,7 +1,7 @@
-//! Blobs that an earlier bundle has need not be fetched.
+//! Copies blobs from earlier bundles, so that they are not fetched again.
 //!
-//! Nothing in an earlier bundle is trusted: what is copied from it is hashed where it then stands, like what an earlier run
-//! left there.
+//! Earlier bundles are not trusted: each copied blob is hashed in the output, like the bytes that an interrupted run left
+//! there.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,16 +18,16 @@ use crate::image::digest::Digest;
 use crate::text::quote;
 use crate::transfer::blocking::blocking;
 
-/// Number of bytes that are read at a time.
+/// Maximum number of bytes read at a time.
 const READ: usize = 1 << 20;
 
-/// Earlier bundles.
+/// Opened earlier bundles.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
     bundles: Vec<Bundle>,
 }
 
-/// Why a copy did not come about.
+/// Error of copying a blob.
 pub(super) enum CopyError {
     /// The earlier bundle cannot be read.
     Read(Error),
@@ -36,11 +36,11 @@ pub(super) enum CopyError {
 }
 
 impl Earlier {
-    /// Opens them, each by itself: they may have one name for different images. The file that the export replaces counts as one
-    /// of them, if it is a bundle.
+    /// Opens earlier bundles one by one, since several bundles may use the same name for different images.
+    /// The file that the export replaces is opened as an earlier bundle as well, if it is a bundle.
     ///
     /// # Errors
-    /// Those of [`Bundle::open`]; [`Kind::Usage`] for a path that is not there or is no bundle whose blobs can be taken.
+    /// Errors of [`Bundle::open`], and [`Kind::Usage`] for a pipe or a device.
     pub(super) async fn open(paths: &[PathBuf], replaced: Option<&Path>) -> Result<Arc<Self>> {
         if paths.is_empty() && replaced.is_none() {
             return Ok(Arc::default());
@@ -56,7 +56,7 @@ impl Earlier {
                     return Err(Error::new(Kind::Usage, what).with_hint("save what comes from it to a file first"));
                 }
                 let opened = Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
-                    // No image has a name; the hint of the error is one for an import.
+                    // The bundle has no image with a name; the original hint is meant for an import.
                     Kind::Usage => e.with_hint(format!("`--reuse` needs images with names: omit `{shown}`")),
                     Kind::Integrity => e.with_hint(format!("`--reuse` needs at least one image that is whole: omit `{shown}`")),
                     Kind::Unsupported => e.with_hint(format!(
@@ -81,19 +81,19 @@ impl Earlier {
         Ok(Arc::new(Self { bundles }))
     }
 
-    /// The earlier bundle that has a blob of this digest and size.
+    /// Returns the position of the first earlier bundle that contains a blob with this digest and size.
     pub(super) fn find(&self, blob: &Descriptor) -> Option<usize> {
         let has = |bundle: &Bundle| bundle.size_of(&blob.digest) == Some(blob.size);
         self.bundles.iter().position(has)
     }
 
-    /// Reads a blob through, off the threads that serve connections, and compares its digest.
+    /// Reads a whole blob on a thread for blocking work and checks its digest.
     pub(super) async fn verify(self: &Arc<Self>, bundle: usize, digest: &Digest) -> Result<()> {
         let (this, digest) = (self.clone(), digest.clone());
         blocking(move || this.bundles[bundle].verify_blob(&digest)).await?
     }
 
-    /// Some bytes of a blob from `at` on.
+    /// Reads up to `most` bytes of a blob, starting at offset `at`.
     pub(super) async fn read(self: &Arc<Self>, bundle: usize, digest: &Digest, at: u64, most: usize) -> Result<Bytes> {
         let (this, digest) = (self.clone(), digest.clone());
         blocking(move || {
@@ -105,8 +105,8 @@ impl Earlier {
         .await?
     }
 
-    /// Copies `range` of a blob to `target` in the output: by the kernel where it can, which shares blocks where the file
-    /// system can.
+    /// Copies `range` of a blob to offset `target` of the output.
+    /// The kernel copies the bytes if it can, and then shares blocks on file systems that support it.
     pub(super) fn copy(
         &self,
         bundle: usize,
@@ -123,7 +123,8 @@ impl Earlier {
                 let step = usize::try_from(range.end - at).unwrap_or(READ);
                 match rustix::fs::copy_file_range(file, Some(&mut from), partial.file(), Some(&mut to), step) {
                     Ok(copied @ 1..) => at += copied as u64,
-                    // Not between these file systems, or a failure: what follows does it, or says what is wrong.
+                    // The kernel cannot copy between these file systems, or it failed: the loop below copies the rest or
+                    // returns the error.
                     Ok(0) | Err(_) => break,
                 }
             }

@@ -1,11 +1,11 @@
-//! The places of the images that were asked for, in their order.
+//! Slots for the reports of the requested images, in the order of the request.
 
 use super::report::ImageReport;
 
-/// What stands at one place of the list of images that were asked for.
+/// A requested image in the list of reports.
 pub(crate) enum AskedImage {
-    /// An image that failed before there was anything to push.
+    /// Report of an image that failed before the push.
     Failed(Box<ImageReport>),
-    /// The source of an image that is pushed.
+    /// Source of an image that is pushed.
     Item(String),
 }

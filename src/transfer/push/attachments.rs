@@ -1,5 +1,6 @@
-//! What belongs to an image at the destination: referrers by their digest, and in the list of referrers where the registry
-//! keeps none itself; signatures under the tags of cosign (OCI distribution-spec, "Pushing Manifests with Subject").
+//! Pushes the attachments of an image: referrers by digest, signatures under cosign tags.
+//! Referrers get an entry in the list of referrers if the registry keeps no list itself (OCI distribution-spec, "Pushing
+//! Manifests with Subject").
 
 use std::collections::HashSet;
 
@@ -20,13 +21,14 @@ use crate::image::tree::{Attachment, LeftOut, Lookup, Variant, belonging};
 use crate::registry::Refusal;
 use crate::transfer::referrers::{is_loss, with_way_without};
 
-/// How often a list of referrers is read, added to and written, where others write to it at the same time.
+/// Maximum number of rounds of extending a list of referrers that other clients change concurrently.
 const ROUNDS: u32 = 3;
 
-/// Puts what belongs to the manifests of a variant, which are in place. What the registry refuses is noted as left out.
+/// Pushes the attachments of a variant whose manifests are in place.
+/// Attachments that the registry rejects are recorded in `left`.
 ///
 /// # Errors
-/// Those that say nothing about the referrer: the registry cannot be reached, or fails.
+/// Errors that do not concern a single attachment: the registry cannot be reached, or fails.
 pub(super) async fn attach(
     putter: &ManifestPutter,
     variant: &Variant,
@@ -67,6 +69,7 @@ pub(super) async fn attach(
     }
 }
 
+/// Puts the manifests of a referrer by their digests, children first.
 async fn put_referrer(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<()> {
     for manifest in attachment.variant.all() {
         if !putter.was_written(manifest.digest()) {
@@ -79,8 +82,9 @@ async fn put_referrer(putter: &ManifestPutter, attachment: &Attachment, effects:
     Ok(())
 }
 
-/// Puts a signature under its tag beside the image. One that is there already is never overwritten; returns why it is not
-/// the one that was to be put.
+/// Pushes a signature under its cosign tag.
+/// An existing tag is never overwritten. Returns a reason if the tag holds another signature and the signature was not
+/// pushed.
 async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<Option<String>> {
     let Some(tag) = attachment.tag() else { return Ok(None) };
     let target = Target::Tag(tag.clone());
@@ -113,7 +117,8 @@ async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &
     Ok(None)
 }
 
-/// Sees to it that manifests with a subject are found by it, where the registry did not say that it does that itself.
+/// Makes manifests findable by their subject.
+/// Entries are added to the list of referrers, unless the registry keeps that list itself.
 pub(super) async fn list_referrers(
     putter: &ManifestPutter,
     effects: &mut Effects,
@@ -143,15 +148,15 @@ pub(super) async fn list_referrers(
     Ok(())
 }
 
-/// Adds what is missing to the list of what refers to a manifest. What others wrote there stays. Returns why it could not be
-/// done.
+/// Adds missing entries to the list of referrers of a manifest.
+/// Entries of other clients stay. Returns a reason if the list cannot be extended.
 async fn keep_list(
     putter: &ManifestPutter,
     subject: &Digest,
     entries: &[Map<String, Value>],
 ) -> Result<Option<String>> {
     let (registry, repository) = (&putter.registry, putter.repository());
-    // Some registries list referrers and do not say so when they take one.
+    // Some registries list referrers without saying so in their response to the push.
     if let Some(found) = registry.referrers(repository, subject, usize::MAX).await? {
         let found: HashSet<String> = found.list.iter().map(|entry| entry.digest.to_string()).collect();
         if lacking(entries, |digest| found.contains(digest)).next().is_none() {
@@ -191,7 +196,7 @@ async fn keep_list(
         }
         attempt += 1;
         match registry.put_manifest_over(repository, &target, &list, etag).await {
-            // What was put is read again: another writer may have replaced it.
+            // The next round reads the list again, since another client may have replaced it.
             Ok(()) => {}
             Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {}
             Err(error) => return Err(error),

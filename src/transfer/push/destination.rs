@@ -1,4 +1,4 @@
-//! Which name each image gets at the destination, and the refusal of names that collide.
+//! Computes the name of each image at the destination, and rejects names that collide.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::Refusal;
 
-/// The name of one image at the destination: by the longest mapping that fits, else by the rule of the destination.
+/// Returns the name of an image at the destination.
+/// The longest matching mapping applies, or else the rule of the destination.
 ///
 /// # Errors
-/// [`Kind::Usage`] if that is no name that a registry accepts.
+/// [`Kind::Usage`] if the result is not a name that a registry accepts.
 pub(crate) fn name_at_destination(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
     let destination = mapped(request, source, original)?;
     if destination.host() == DOCKER_HUB && destination.repository().split('/').count() > 2 {
@@ -28,6 +29,7 @@ pub(crate) fn name_at_destination(request: &PushRequest, source: &Reference, ori
     Ok(destination)
 }
 
+/// Returns the name of an image at the destination, before the check for Docker Hub.
 fn mapped(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
     if let Some(rename) = request.destinations.get(source) {
         let context = |e: Error| e.context(format!("destination `{rename}` for {source}"));
@@ -57,8 +59,9 @@ fn mapped(request: &PushRequest, source: &Reference, original: &Digest) -> Resul
     }
 }
 
-/// Names the way out where a registry may have refused an image for the length of its path: some allow a name below an
-/// organization and nothing deeper, and answer as if rights or the repository were missing.
+/// Adds a hint to an error that may be caused by a deep path.
+/// Some registries allow one path component below an organization, and respond to a deeper path as if permissions or the
+/// repository were missing.
 pub(crate) fn with_way_to_shorter_path(error: Error, destination: &Reference) -> Error {
     const MAP: &str = "if the registry allows only two path components, shorten the path with `--map`, such as \
          `--map quay.io/prometheus=` or `--map docker.io/library=`";
@@ -77,10 +80,10 @@ pub(crate) fn with_way_to_shorter_path(error: Error, destination: &Reference) ->
     error.with_hint(hint)
 }
 
-/// Gives an image its form and its name.
+/// Builds the push item of an image, with its final index form and its name at the destination.
 ///
 /// # Errors
-/// Those of [`place`].
+/// Errors of [`name_at_destination`].
 pub(crate) fn item(
     request: &PushRequest,
     mut tree: ImageTree,
@@ -100,7 +103,7 @@ pub(crate) fn item(
         return Err(Error::new(Kind::NotFound, what)
             .with_hint("push that index, by `--index sparse` or with all platforms, or omit `--referrers require`"));
     }
-    // They are many and served to decide about platforms; as blobs they are read again.
+    // Configs can take much memory and only served to select platforms; as blobs they are read again.
     tree.configs.clear();
     Ok(PushItem {
         destination: name_at_destination(request, &tree.source, tree.original.root.digest())?,
@@ -110,11 +113,11 @@ pub(crate) fn item(
     })
 }
 
-/// Refuses a push of which no image at all has a name that can be used: then it is the destination that is wrong, or a mapping.
-/// Otherwise an image without one fails alone.
+/// Fails if no image at all has a usable name, since then the destination or a mapping is wrong.
+/// Otherwise an image without a usable name fails alone.
 ///
 /// # Errors
-/// The error of the first name that cannot be used.
+/// The error of the first unusable name.
 pub(crate) fn check_any_is_usable(images: usize, unusable: Vec<Error>) -> Result<()> {
     if unusable.len() == images
         && let Some(first) = unusable.into_iter().next()
@@ -124,7 +127,7 @@ pub(crate) fn check_any_is_usable(images: usize, unusable: Vec<Error>) -> Result
     Ok(())
 }
 
-/// Warns about mappings that no image uses: most likely they are misspelt.
+/// Warns about mappings that match no image: most likely they are misspelt.
 pub(crate) fn check_mappings<'a>(
     request: &PushRequest,
     sources: impl Iterator<Item = &'a Reference> + Clone,
@@ -137,10 +140,10 @@ pub(crate) fn check_mappings<'a>(
     }
 }
 
-/// Removes duplicate images, and refuses names that collide.
+/// Removes duplicate images, and rejects names that collide.
 ///
 /// # Errors
-/// [`Kind::Usage`] that names the destination and both images.
+/// [`Kind::Usage`], with the destination and both images.
 pub(crate) fn dedupe_and_check_collisions(items: Vec<PushItem>) -> Result<Vec<PushItem>> {
     let mut settled: Vec<PushItem> = Vec::with_capacity(items.len());
     let mut taken: BTreeMap<Reference, usize> = BTreeMap::new();

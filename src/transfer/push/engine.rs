@@ -1,4 +1,4 @@
-//! The loop that drives a push: blobs from the queue, images whose blobs are in place, and what came of each.
+//! The main loop of a push: starts blobs and manifests, and records the outcome of each image.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -28,18 +28,18 @@ use crate::text::Warnings;
 
 /// The result of a push.
 pub(crate) struct Ended {
-    /// One report per image, in the order in which they were given.
+    /// One report for each image, in the order of the items.
     pub(crate) images: Vec<ImageReport>,
     /// Warnings about the rest of a bundle in a pipe.
     pub(crate) warnings: Warnings,
-    /// The fault of the rest of a bundle in a pipe, whether an image failed for it or not.
+    /// Error in the rest of a bundle in a pipe, even if no image failed because of it.
     pub(crate) bundle_error: Option<Error>,
 }
 
-/// Pushes images to one registry; their names are known not to collide.
+/// Pushes images to one registry. The caller has checked that their names do not collide.
 ///
 /// # Errors
-/// Only if the registry cannot be reached at all: a failure of an image is in its report.
+/// Only if the registry cannot be reached at all: errors of single images are in their reports.
 pub(crate) async fn push(
     items: Vec<PushItem>,
     request: &PushRequest,
@@ -62,24 +62,24 @@ pub(crate) async fn push(
     })
 }
 
-/// A repository at the destination. Its manifests are put one after the other: some registries fail on two at a time.
+/// A repository at the destination. A repository takes one manifest at a time, since some registries fail on concurrent puts.
 #[derive(Default)]
 struct Repository {
     name: String,
     written: Written,
     busy: bool,
     ready: VecDeque<usize>,
-    /// How many images have each digest here: more than one where it has several tags.
+    /// Number of images with each digest here; more than one if several tags share a digest.
     tags: HashMap<Digest, usize>,
     tagged: Tagged,
 }
 
 enum Done {
     Blob(Job, Result<Placed>),
-    /// The manifests were put; what remains is to read them back, for which the repository need not wait.
+    /// The manifests were put. The manifests are still to be read back, which does not block the repository.
     Manifests(usize, Box<Publisher>, Result<Published>),
     Image(usize, Result<Published>),
-    /// Something came out of the pipe.
+    /// A blob or the end came out of the pipe.
     Arrived(FeedEvent),
 }
 
@@ -88,7 +88,7 @@ struct Engine<'a> {
     images: Images<'a>,
     repositories: Vec<Repository>,
     scheduler: Scheduler,
-    /// Repositories that have an image ready and are not busy.
+    /// Repositories with a ready image that are not busy.
     idle: VecDeque<usize>,
     warnings: Warnings,
     bundle_error: Option<Error>,
@@ -160,13 +160,13 @@ impl<'a> Engine<'a> {
         engine
     }
 
-    /// Puts the blobs of all images into the queue, or counts them where they are known to be in place.
+    /// Queues the blobs of all images, or counts blobs that are known to be in place as skipped.
     fn plan(&mut self, mut trees: Vec<(Arc<ImageTree>, Vec<usize>)>) {
         let images = &mut self.images;
         let needs = images.groups.iter().filter(|group| group.alive && !group.in_place);
         let needy: HashSet<usize> = needs.map(|group| group.repository).collect();
         let budget = images.request.budget.clone();
-        // Where memory does not suffice for all, those of few blobs find room.
+        // If memory does not suffice for all images, images with few blobs come first.
         trees.sort_by_cached_key(|(tree, _)| tree.blobs().len());
         let demands = trees.into_iter().map(|(tree, groups)| {
             let blobs: Vec<Descriptor> = tree.blobs().into_iter().map(|blob| blob.descriptor).collect();
@@ -185,7 +185,7 @@ impl<'a> Engine<'a> {
                     }
                 }
                 group.members.retain(|member| images.list[*member].alive);
-                // Blobs in place help the images that need them in this repository, and once all other repositories.
+                // Blobs in place are listed for repositories that need them, and once as a mount source for all others.
                 let is_of_use = needy.contains(&group.repository) || !std::mem::replace(&mut is_held, true);
                 if (group.in_place && is_of_use) || (!group.in_place && group.alive) {
                     takers.push(Taker {
@@ -255,7 +255,7 @@ impl<'a> Engine<'a> {
                 pipe.expect_mounts(self.scheduler.mounts_work());
             }
             if self.images.lost() {
-                // Nothing is left to be done well, so the rest of the pipe is not waited for.
+                // No image can succeed any more, so the rest of the pipe is not read.
                 (feed, open) = (None, false);
             }
             let done = tokio::select! {
@@ -277,8 +277,8 @@ impl<'a> Engine<'a> {
                 Done::Image(number, outcome) => self.published(number, outcome),
             }
         }
-        // Of what is left when the push is to stop, blobs are dropped, since no tag reaches them. Where manifests are on their
-        // way, the tag may be there already: only the end tells truly what became of the image.
+        // After a stop, unfinished blobs are dropped, since no tag refers to them. Manifests being put are awaited: their
+        // tag may exist already, and only the result says whether the image was pushed.
         drop(blobs);
         while let Some(done) = publishing.next().await {
             match done {
@@ -293,8 +293,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// The manifests of an image were put, or not; its repository may take others while they are read back. Not where another
-    /// tag gets the same digest: distribution rewrites its link for a digest with each tag, and fails a request that reads it
+    /// Reads back the manifests of an image. Other images of the repository may continue meanwhile, unless another tag gets
+    /// the same digest: distribution rewrites its link for a digest with each tag, and fails a request that reads the link
     /// at that moment.
     fn read_back(
         &mut self,
@@ -314,7 +314,7 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// A blob begins to come out of the pipe.
+    /// Handles the start of a blob that comes out of the pipe.
     fn arrived(&mut self, digest: &Digest, size: u64) {
         for (group, stated) in self.scheduler.arrived(digest, size) {
             let why = format!("blob {digest} has {size} bytes in the bundle, where {stated} are stated");
@@ -322,7 +322,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The pipe ended, well or not: what has not come now is missing.
+    /// Handles the end of the pipe, with or without an error. Blobs that have not arrived are missing.
     fn pipe_ended(&mut self, outcome: Result<Warnings>) {
         let images = &self.images;
         let is_own = |group: usize, blob: &Digest| lost_blobs::is_own_blob(images, group, blob);
@@ -333,7 +333,7 @@ impl<'a> Engine<'a> {
                 warnings.iter().for_each(|warning| progress.warn(warning.clone()));
                 self.warnings.append(warnings.clone());
             }
-            // Though every image may have what it needs: a file with this fault would have been refused.
+            // Recorded even if every image has all of its blobs, since a bundle file with this error would be rejected.
             Err(error) => self.bundle_error = Some(error.clone()),
         }
         for group in lost_blobs::lose_missing(&mut self.images, &lacking, self.bundle_error.as_ref()) {
@@ -341,14 +341,14 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// A blob does not get into the repository of a group.
+    /// Records that a blob does not get into the repository of a group.
     fn lose_blob(&mut self, group: usize, blob: &Digest, error: &Error) {
         if lost_blobs::lose_blob(&mut self.images, group, blob, error) {
             self.ready(group);
         }
     }
 
-    /// Starts what the queue wants next.
+    /// Starts a job of the scheduler.
     fn start(&mut self, job: Job) -> BoxFuture<'a, Done> {
         let repository = self.repositories[job.need.repository].name.clone();
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
@@ -400,7 +400,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// All blobs of a group are in place.
+    /// Queues the images of a group for their manifests, after all of its blobs are in place.
     fn ready(&mut self, group: usize) {
         self.images.share_counts(group);
         let group = &mut self.images.groups[group];
@@ -420,13 +420,13 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Starts the manifests of an image that is ready in a repository that is not busy.
+    /// Starts to put the manifests of the next ready image, in a repository that is not busy.
     fn publish(&mut self) -> Option<BoxFuture<'a, Done>> {
         let place = self.idle.pop_front()?;
         let number = self.repositories[place].ready.pop_front()?;
         self.repositories[place].busy = true;
         let (repository, image) = (&self.repositories[place], &self.images.list[number]);
-        // Where one failure is to be the end, no tag is put before its image has its turn.
+        // With `fail_fast`, no tag is put before it is its image's turn.
         let together = match self.is_shared(number) && !self.images.request.fail_fast {
             true => {
                 let ready = repository.ready.iter().map(|other| &self.images.list[*other].item);
@@ -454,7 +454,7 @@ impl<'a> Engine<'a> {
         }))
     }
 
-    /// An image is through.
+    /// Records the result of an image after its manifests were put and read back.
     fn published(&mut self, number: usize, outcome: Result<Published>) {
         if self.is_shared(number) {
             self.release(number);
@@ -464,7 +464,7 @@ impl<'a> Engine<'a> {
         self.images.published(number, outcome);
     }
 
-    /// Whether several tags of its repository get the digest of this image.
+    /// Returns whether several tags of the image's repository get the image's digest.
     fn is_shared(&self, number: usize) -> bool {
         let image = &self.images.list[number];
         let tags = &self.repositories[image.repository].tags;
@@ -472,7 +472,7 @@ impl<'a> Engine<'a> {
             .is_some_and(|count| *count > 1)
     }
 
-    /// The repository of an image may take the manifests of the next one.
+    /// Lets the repository of an image take the manifests of the next ready image.
     fn release(&mut self, number: usize) {
         let place = self.images.list[number].repository;
         let repository = &mut self.repositories[place];
@@ -490,8 +490,8 @@ async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
     }
 }
 
-/// What a request to the destination failed with, unless it was the source that broke off: an answer or a login that cannot be
-/// read does not show that a bundle is damaged.
+/// Marks an error as one of the destination, unless it is marked as one of the source. So a response or login that cannot
+/// be read does not count as a damaged bundle.
 fn with_destination_side(error: Error) -> Error {
     error.or_side(Side::Destination)
 }

@@ -1,4 +1,4 @@
-//! One blob into one repository.
+//! Puts one blob into one repository.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,8 @@ use crate::image::descriptor::Descriptor;
 use crate::progress::{Event, Progress};
 use crate::registry::{BlobSource, BlobStream, Presence, Pushed, Registry};
 
-/// Tells that a blob is in place. Its bytes are `counted` if it was sent; if it was there, they count now.
+/// Reports that a blob is in place.
+/// The bytes of a sent blob are already `counted`; the bytes of any other blob are counted now.
 pub(crate) fn report_done(progress: &Progress, descriptor: &Descriptor, counted: bool) {
     if !counted {
         let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
@@ -26,18 +27,19 @@ pub(crate) fn report_done(progress: &Progress, descriptor: &Descriptor, counted:
     });
 }
 
-/// How a blob gets into a repository.
+/// Ways to put a blob into a repository.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EnsureOptions<'a> {
-    /// Another repository of the registry that has it.
+    /// Another repository of the registry that has the blob, as a mount source.
     pub(crate) mount_from: Option<&'a str>,
-    /// Whether the registry is asked first if it is there.
+    /// Whether a HEAD request checks first whether the blob is present.
     pub(crate) ask: bool,
-    /// Whether its bytes are not part of the plan, should they have to be sent.
+    /// Whether the blob's bytes are not part of the plan, in case they have to be sent.
     pub(crate) extra: bool,
 }
 
-/// How a blob would get into a repository. A mount is assumed to work, since it cannot be tried without doing it.
+/// Predicts how a blob would get into a repository.
+/// A mount is assumed to succeed, since it cannot be tried without doing it.
 pub(crate) async fn foresee(
     registry: &Registry,
     repository: &str,
@@ -56,8 +58,8 @@ pub(crate) async fn foresee(
 /// Puts a blob into a repository.
 ///
 /// # Errors
-/// Those of the registry and of the origin. One of [`Side::Source`] names the place where the blob stands; no repository will
-/// get it. After another one, another repository may take it.
+/// Errors of the registry and of the origin. An error of [`Side::Source`] names the place of the blob, and affects all
+/// repositories. After any other error, another repository may still get the blob.
 pub(crate) async fn ensure_blob(
     registry: &Registry,
     repository: &str,
@@ -67,7 +69,7 @@ pub(crate) async fn ensure_blob(
     progress: &Progress,
 ) -> Result<Placed> {
     let _in_flight = registry.in_flight(repository);
-    // A HEAD costs less than an upload session that is opened for nothing.
+    // A HEAD request costs less than an upload session that turns out to be unnecessary.
     if way.ask && registry.head_blob(repository, descriptor).await? == Presence::Present(()) {
         return Ok(Placed::Present);
     }
@@ -91,7 +93,7 @@ pub(crate) async fn ensure_blob(
                     return Err(error);
                 }
                 let wrong = error.kind() == Kind::Integrity;
-                // A copy of the blob on another disk may be sound.
+                // A copy of the blob on another disk may be intact.
                 let may_be_elsewhere = wrong || error.kind() == Kind::Io;
                 if may_be_elsewhere && origin.fail_over(&descriptor.digest) {
                     progress.note(format!("{}; reading it again", error.full()));
@@ -107,15 +109,16 @@ pub(crate) async fn ensure_blob(
     }
 }
 
-/// Tells how many bytes of a blob were read.
+/// A source that reports the number of bytes read from a blob.
 struct Metered {
     origin: Arc<dyn BlobOrigin>,
     meter: Arc<Meter>,
 }
 
+/// Counter of the bytes read from a blob, shared with the streams of the blob.
 struct Meter {
     progress: Progress,
-    /// Whether reading it has still to be told, since it is not part of the plan.
+    /// Whether the first read must add the blob to the planned total, which does not include the blob.
     unexpected: AtomicBool,
     position: AtomicU64,
 }
@@ -133,13 +136,14 @@ impl Metered {
         }
     }
 
-    /// Corrects what was told to this many bytes.
+    /// Corrects the reported number of bytes to `position`.
     fn correct(&self, position: u64) {
         self.meter.seek(position);
     }
 }
 
 impl Meter {
+    /// Moves the counter to `position`, and reports the difference.
     fn seek(&self, position: u64) {
         let before = self.position.swap(position, Ordering::Relaxed);
         let moved = i64::try_from(position).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
@@ -148,6 +152,7 @@ impl Meter {
         }
     }
 
+    /// Counts and reports the bytes of one item of a stream.
     fn pass(&self, item: Result<Bytes>) -> Result<Bytes> {
         if let Ok(bytes) = &item {
             self.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The images of a push: what each of them waits for, and what is written down about it.
+//! State and report of each image of a push.
 
 use super::left_referrers::{LeftReferrers, LostBlobs};
 use super::publish::Published;
@@ -10,16 +10,16 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::progress::{Event, Progress};
 
-/// An image on its way.
+/// An image of a push.
 pub(super) struct Image {
     pub(super) item: PushItem,
-    /// Its repository, by its number.
+    /// Number of the image's repository.
     pub(super) repository: usize,
-    /// What the tag held before.
+    /// Digest that the tag held before the push.
     pub(super) before: Option<Digest>,
-    /// Whether something may still be done for it.
+    /// Whether the image is still to be pushed: it is neither done nor failed.
     pub(super) alive: bool,
-    /// Blobs of attachments that its repository did not get.
+    /// Blobs of attachments that the image's repository did not get.
     pub(super) lost: LostBlobs,
     pub(super) report: ImageReport,
 }
@@ -36,7 +36,7 @@ impl Image {
         }
     }
 
-    /// Takes note of what is to be done. Returns whether its blobs are known to be in place.
+    /// Applies the action for the image's tag. Returns whether the image's blobs are known to be in place.
     pub(super) fn apply(&mut self, verdict: Result<TagAction>) -> bool {
         match verdict {
             Ok(TagAction::Done) => {
@@ -59,35 +59,37 @@ impl Image {
         false
     }
 
-    /// Fails the image; the report no longer says what it would have been.
+    /// Fails the image and removes the expected result from its report.
     fn fail(&mut self, error: &Error) {
         self.alive = false;
         self.report.fail(error.clone());
     }
 }
 
-/// Images of one repository that have the same blobs: one image under several names, say. They wait as one.
+/// Images of one repository with the same blobs, such as one image under several names.
+/// The images of a group wait for their blobs together.
 #[derive(Default)]
 pub(super) struct Group {
-    /// Its repository, by its number.
+    /// Number of the image's repository.
     pub(super) repository: usize,
-    /// The images that need its blobs, by their numbers.
+    /// Numbers of the images that need the group's blobs.
     pub(super) members: Vec<usize>,
-    /// Whether its blobs are known to be in place, thanks to one of its images that is.
+    /// Whether the blobs are in place, because an image of the group was found at the destination.
     pub(super) in_place: bool,
-    /// Blobs that are not known to be in place yet.
+    /// Number of blobs that are not known to be in place yet.
     pub(super) waiting: usize,
-    /// Whether something may still be done for it.
+    /// Whether the image is still to be pushed: it is neither done nor failed.
     pub(super) alive: bool,
-    /// Blobs of attachments that its repository does not get.
+    /// Blobs of attachments that the group's repository does not get.
     pub(super) lost: LostBlobs,
-    /// Counts of its blobs.
+    /// Counts of the group's blobs.
     pub(super) counts: Counts,
 }
 
 impl Group {
-    /// Takes note of a blob of this size that is in place; `moved` tells whether that was done for this group. Returns whether
-    /// it was the last one.
+    /// Records that a blob of `size` bytes is in place.
+    /// `moved` states whether it was uploaded or mounted for this group. Returns whether the group waits for no more blobs
+    /// and is alive.
     pub(super) fn placed(&mut self, placed: Placed, moved: bool, size: u64) -> bool {
         match placed {
             Placed::Uploaded if moved => self.counts.uploaded.one(size),
@@ -103,30 +105,31 @@ impl Group {
 pub(super) struct Images<'a> {
     pub(super) list: Vec<Image>,
     pub(super) groups: Vec<Group>,
-    /// How many images something may still be done for.
+    /// Number of images that are still to be pushed.
     pub(super) alive: usize,
     /// Whether an image has failed.
     pub(super) failed: bool,
     pub(super) request: &'a PushRequest,
     pub(super) progress: &'a Progress,
-    /// Whether nothing new is to be begun, since an image failed and that is to be the end.
+    /// Whether no new work is started, because an image failed and the request has `fail_fast`.
     pub(super) stop: bool,
 }
 
 impl Images<'_> {
-    /// Whether no image can succeed any more, and not all have.
+    /// Returns whether no image can succeed any more, and at least one failed.
     pub(super) fn lost(&self) -> bool {
         self.alive == 0 && self.failed
     }
 
-    /// How many manifests are put.
+    /// Returns the number of manifests to put.
     pub(super) fn manifests(&self) -> u64 {
         let alive = self.list.iter().filter(|image| image.alive && !self.request.dry_run);
         alive.map(|image| image.item.tree.pushed().below.len() as u64 + 1).sum()
     }
 
-    /// Gives the images of a group their share of its counts: what was moved counts for the first one, and was there already for
-    /// the others. Nothing is counted for a group after that.
+    /// Adds the counts of a group to the reports of its images.
+    /// Moved blobs count for the first image, and as skipped for the other images. The counts of the group are zero after
+    /// that.
     pub(super) fn share_counts(&mut self, group: usize) {
         let group = &mut self.groups[group];
         let mut counts = std::mem::take(&mut group.counts);
@@ -136,7 +139,7 @@ impl Images<'_> {
         }
     }
 
-    /// All blobs of an image are in place, and nothing is to be done about it.
+    /// Records an image of a dry run whose blobs are all in place or planned.
     pub(super) fn planned(&mut self, number: usize) {
         let image = &mut self.list[number];
         image.alive = false;
@@ -148,6 +151,7 @@ impl Images<'_> {
         image.report.add_left_out_referrers(left);
     }
 
+    /// Records the result of publishing an image.
     pub(super) fn published(&mut self, number: usize, outcome: Result<Published>) {
         let image = &mut self.list[number];
         match outcome {
@@ -171,6 +175,7 @@ impl Images<'_> {
         }
     }
 
+    /// Fails an image that is still to be pushed. With `fail_fast`, the push stops.
     pub(super) fn fail(&mut self, number: usize, error: &Error) {
         let image = &mut self.list[number];
         if image.alive {
@@ -181,7 +186,7 @@ impl Images<'_> {
         }
     }
 
-    /// None of the images of a group gets its blobs.
+    /// Fails all images of a group.
     pub(super) fn fail_group(&mut self, group: usize, error: &Error) {
         if std::mem::take(&mut self.groups[group].alive) {
             for number in self.groups[group].members.clone() {
@@ -190,7 +195,7 @@ impl Images<'_> {
         }
     }
 
-    /// Gives up what is left when nothing more is done.
+    /// Fails all images that are left when the push ends.
     pub(super) fn give_up(&mut self) {
         for group in 0..self.groups.len() {
             self.share_counts(group);
@@ -200,7 +205,7 @@ impl Images<'_> {
         }
     }
 
-    /// Reports that an image is at the destination; its warnings are in the report.
+    /// Emits the event for an image at the destination. The report has the image's warnings.
     pub(super) fn tell(&mut self, number: usize) {
         let report = &self.list[number].report;
         if self.request.dry_run || report.outcome == Outcome::LeftAlone {
@@ -216,12 +221,12 @@ impl Images<'_> {
     }
 }
 
-/// Why an image is not pushed when another one failed and that is to be the end.
+/// Returns the error of an image that was not pushed after another image failed with `fail_fast`.
 fn not_tried() -> Error {
     Error::new(Kind::Cancelled, "not pushed, since another image failed before it").with_shared_cause()
 }
 
-/// The report of an image that was not tried.
+/// Returns the report of an image that was not tried.
 pub(super) fn untried(item: &PushItem) -> ImageReport {
     let mut report = ImageReport::new(item);
     report.fail(not_tried());

@@ -1,4 +1,4 @@
-//! What belongs to an image and is not at the destination.
+//! Attachments of an image that are not at the destination.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::image::tree::{Attachment, ImageTree, LeftOut, Variant, belonging};
 /// Blobs of attachments that a repository does not get, each with the reason.
 pub(super) type LostBlobs = Arc<HashMap<Digest, String>>;
 
-/// What belongs to an image and is not at the destination.
+/// Attachments of an image that are not at the destination.
 #[derive(Debug, Default)]
 pub(crate) struct LeftReferrers {
     pub(crate) list: Vec<LeftOut>,
-    /// Whether some of it should be there.
+    /// Whether an attachment that was to be pushed is missing.
     pub(crate) is_loss: bool,
 }
 
 impl LeftReferrers {
-    /// The attachments of an image that need blobs which are lost.
+    /// Collects the attachments of an image that need lost blobs.
     pub(super) fn from_lost_blobs(tree: &ImageTree, blobs: &LostBlobs) -> Self {
         let mut left = Self::default();
         let mut lost = LostAttachments::default();
@@ -32,7 +32,7 @@ impl LeftReferrers {
         left
     }
 
-    /// The error for an image that has to have all of it.
+    /// Returns the error for an image whose attachments are required and incomplete.
     pub(super) fn required(&self) -> Error {
         let what = match self.list.first() {
             Some(left) => format!(
@@ -44,11 +44,11 @@ impl LeftReferrers {
         Error::new(Kind::NotFound, what).with_hint("omit `--referrers require` to push it without")
     }
 
-    /// An attachment that is not at the destination.
+    /// Records an attachment that is not at the destination.
     pub(super) fn leave(&mut self, attachment: &Attachment, why: &str) {
         self.is_loss = true;
         let root = attachment.variant.root.digest();
-        // One that is found in two ways is named once.
+        // An attachment that is attached in two ways is listed once.
         if self.list.iter().any(|left| left.digest == *root) {
             return;
         }
@@ -59,7 +59,7 @@ impl LeftReferrers {
         });
     }
 
-    /// What belongs to the original index, which was not accepted.
+    /// Records the attachments of the original index, after the registry refused that index.
     pub(super) fn leave_unused(&mut self, tree: &ImageTree, used: &Variant) {
         let used = belonging(&tree.attachments, used.all()).into_iter();
         let used: HashSet<*const Attachment> = used.map(std::ptr::from_ref).collect();

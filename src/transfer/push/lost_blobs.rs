@@ -1,4 +1,5 @@
-//! Blobs that do not get to the destination: an image fails for its own, and goes without the attachments that need the others.
+//! Blobs that do not get to the destination. An image fails if it needs the blob itself. If only attachments need the blob,
+//! the image is pushed without them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,19 +13,20 @@ use crate::image::tree::ImageTree;
 use crate::text::few;
 use crate::transfer::referrers::{context_of_referrer, is_loss};
 
-/// Whether a blob belongs to the images of a group themselves, and not to their attachments alone.
+/// Returns whether the images of a group need a blob themselves, and not only their attachments.
 pub(super) fn is_own_blob(images: &Images<'_>, group: usize, blob: &Digest) -> bool {
     let tree = tree_of(images, group);
     tree.is_none_or(|tree| tree.attachments.is_empty() || lost_blobs::is_own_blob(tree, blob))
 }
 
+/// Returns the tree that the images of a group share.
 fn tree_of<'a>(images: &'a Images<'_>, group: usize) -> Option<&'a ImageTree> {
     let first = images.groups[group].members.first()?;
     Some(&images.list[*first].item.tree)
 }
 
-/// Takes note of a blob that does not get into the repository of a group, and fails the images that need it themselves.
-/// Returns whether nothing more is waited for.
+/// Records that a blob does not get into the repository of a group. The images that need the blob themselves fail. Returns
+/// whether the group waits for no more blobs.
 pub(super) fn lose_blob(images: &mut Images<'_>, group: usize, blob: &Digest, error: &Error) -> bool {
     if !images.groups[group].alive {
         return false;
@@ -43,8 +45,8 @@ pub(super) fn lose_blob(images: &mut Images<'_>, group: usize, blob: &Digest, er
     group.waiting == 0
 }
 
-/// Takes note of what groups lack at the end of a pipe, which may have broken. Returns the groups for which nothing more is
-/// waited.
+/// Records the missing blobs of each group at the end of a pipe, which may have broken. Returns the groups that wait for no
+/// more blobs.
 pub(super) fn lose_missing(
     images: &mut Images<'_>,
     lacking: &BTreeMap<usize, Lacking>,
@@ -52,7 +54,7 @@ pub(super) fn lose_missing(
 ) -> Vec<usize> {
     let mut ready = Vec::new();
     for (&group, lacking) in lacking {
-        // Of a pipe that broke, another run may get the rest.
+        // After a broken pipe the image fails, since another run may get its blobs.
         if let Some(error) = broken {
             images.fail_group(group, error);
         } else if lacking.count > 0 {
@@ -68,7 +70,7 @@ pub(super) fn lose_missing(
     ready
 }
 
-/// The error for blobs that did not come out of the pipe.
+/// Returns the error for blobs that did not come out of the pipe.
 fn missing(lacking: &Lacking) -> Error {
     let what = if lacking.count == 1 { "blob is" } else { "blobs are" };
     let more = match lacking.count - lacking.first.len() {

@@ -1,5 +1,5 @@
-//! Two signatures of one image under one tag of cosign: a manifest with the layers of both, as cosign itself makes it when it signs
-//! a second time.
+//! Merges two signatures of one image under one cosign tag into one manifest.
+//! The manifest has the layers of both, as cosign writes it when an image is signed a second time.
 
 use std::collections::HashSet;
 
@@ -16,13 +16,15 @@ use crate::image::reference::Target;
 use crate::image::referrer::{has_all_layers, signature_identity};
 use crate::registry::{BlobSource, BlobStream, Refusal};
 
-/// How often the tag is read, added to and written, where others write to it at the same time.
+/// Maximum number of rounds of reading, extending and writing a tag while other clients write to it.
 const ROUNDS: u32 = 3;
 
-/// Adds the layers of a signature, which are in the repository, to the signature that a tag holds.
+/// Adds the layers of a signature to the signature that a tag holds.
+/// The layers must already be in the repository.
 ///
 /// # Errors
-/// Those of the registry; [`Kind::Malformed`] if one of both is no signature; [`Kind::Exists`] if others wrote the tag each time.
+/// Errors of the registry; [`Kind::Malformed`] if a manifest is no signature; [`Kind::Exists`] if other clients changed the
+/// tag in each round.
 pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest) -> Result<()> {
     let (registry, repository) = (&putter.registry, putter.repository());
     let target = Target::Tag(tag.to_owned());
@@ -46,7 +48,7 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
             .put_manifest_over(repository, &target, &merged, etag.as_deref())
             .await
         {
-            // What was put is read again: another writer may have replaced it.
+            // The next round reads the tag again, since another client may have replaced it.
             Ok(()) => {}
             Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {}
             Err(error) => return Err(error),
@@ -61,7 +63,7 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
     }
 }
 
-/// The manifest with the layers of both, and its config.
+/// Returns a manifest with the layers of both signatures, and its config.
 fn merged(held: &RawManifest, ours: &RawManifest, config: &[u8]) -> Result<(RawManifest, Bytes)> {
     let mut manifest = object(held.bytes()).ok_or_else(|| no_signature(held))?;
     let theirs = object(ours.bytes()).ok_or_else(|| no_signature(ours))?;
@@ -73,7 +75,7 @@ fn merged(held: &RawManifest, ours: &RawManifest, config: &[u8]) -> Result<(RawM
     let new = theirs.get("layers").and_then(Value::as_array).into_iter().flatten();
     let new = new.filter(|layer| !there.contains(&signature_identity(layer)));
     let new: Vec<Value> = new.cloned().collect();
-    // The layers of signatures are not compressed, so that the digest of one is that of its content.
+    // Layers of signatures are not compressed, so the digest of a layer is also its diff ID.
     let ids = config.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids"));
     if let Some(ids) = ids.and_then(Value::as_array_mut) {
         ids.extend(new.iter().map(digest));
@@ -101,6 +103,7 @@ fn write(document: &Map<String, Value>) -> Result<Vec<u8>> {
     serde_json::to_vec(document).map_err(|e| Error::new(Kind::Malformed, "cannot write JSON").with_source(e))
 }
 
+/// Returns the error for a manifest that is no signature.
 fn no_signature(manifest: &RawManifest) -> Error {
     Error::new(
         Kind::Malformed,
@@ -108,7 +111,7 @@ fn no_signature(manifest: &RawManifest) -> Error {
     )
 }
 
-/// A blob in memory.
+/// A blob in memory, as a source for a push.
 struct InMemory(Bytes);
 
 impl BlobSource for InMemory {

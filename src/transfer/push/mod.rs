@@ -1,15 +1,16 @@
-//! The push engine that import and the one-step mirror share: from image trees to tags in one registry.
+//! The push engine of import and the one-step mirror: pushes image trees to tags of a registry.
 //!
-//! A push has four steps, and nothing later starts before what it stands on is known to be in place:
+//! A push has four steps. Each step starts only after everything that it depends on is known to be in place:
 //!
-//! 1. every image gets its name at the destination, and names that collide are refused ([`destination`]);
-//! 2. one HEAD per tag finds the images that are there already ([`tag`]);
-//! 3. the blobs of all other images go into one queue, image by image, each digest uploaded once ([`scheduler`], [`ensure_blob`]);
-//! 4. when the last blob of an image is in place, its manifests follow, children first, then what belongs to it
-//!    ([`attachments`]), the tag last ([`publish`]).
+//! 1. each image gets its name at the destination, and names that collide are rejected ([`destination`]);
+//! 2. one HEAD request per tag finds the images that are already at the destination ([`tag`]);
+//! 3. the blobs of the remaining images go into one queue, image by image; each digest is uploaded once ([`scheduler`],
+//!    [`ensure_blob`]);
+//! 4. after the last blob of an image, its manifests are put, children first, then its attachments ([`attachments`]), and
+//!    the tag last ([`publish`]).
 //!
-//! Nothing is spawned: a push that is dropped at any moment leaves blobs and manifests that no tag reaches, and a
-//! second run finds them.
+//! No tasks are spawned: a push that is dropped at any moment leaves only blobs and manifests without a tag, which a second
+//! run finds.
 
 pub(crate) mod asked_image;
 mod attachments;

@@ -1,7 +1,7 @@
-//! `--platform-tags`: each platform of an image under a tag of its own, such as `1.27_arm_v7` beside `1.27`.
+//! `--platform-tags`: pushes each platform under a tag of its own (`1.27_arm_v7` beside `1.27`).
 //!
-//! A platform becomes an item of its own, of which the manifest is the root. So what is there is found, kept or replaced as
-//! for any other tag, and names that collide are refused before anything is sent.
+//! Each platform becomes a push item of its own, with the platform's manifest as its root. So existing tags are found, kept
+//! or replaced as for any other tag, and names that collide are rejected before anything is sent.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::error::{Error, Kind, Result};
 use crate::image::reference::Reference;
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN, Variant};
 
-/// Adds an item for each platform behind the item of its image, and a slot for each.
+/// Adds a push item for each platform after the item of its image, and a slot for each new item.
 ///
 /// # Errors
-/// [`Kind::Usage`] if a tag would be too long, or would be that of another image.
+/// [`Kind::Usage`] if a tag would be too long, or would be the tag of another image.
 pub(super) fn expand(
     items: Vec<PushItem>,
     slots: Vec<AskedImage>,
@@ -46,7 +46,7 @@ fn is_platform(label: &str) -> bool {
     label != ATTESTATION && label != UNKNOWN
 }
 
-/// The item of one platform; `None` if its manifest is not carried.
+/// Returns the push item of one platform, or `None` if the platform's manifest is not carried.
 fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
     let tree = &item.tree;
     let mut manifests = tree.manifests().into_iter();
@@ -64,7 +64,7 @@ fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
         root: manifest,
         below: Arc::default(),
     };
-    // Without attachments, which travel with the image itself.
+    // The item has no attachments: they travel with the image itself.
     let one = ImageTree {
         kept: Arc::from([kept.clone()]),
         left_out: tree.left_out.clone(),
@@ -78,7 +78,8 @@ fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
     }))
 }
 
-/// What stands behind the tag: `amd64`, `arm_v7`, `windows_amd64_10.0.17763`. Linux is not named.
+/// Returns the suffix of the tag:
+/// `amd64`, `arm_v7`, `windows_amd64_10.0.17763`. The name `linux` is omitted.
 fn suffix(label: &str) -> String {
     let label = label.strip_prefix("linux/").unwrap_or(label);
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
@@ -87,7 +88,7 @@ fn suffix(label: &str) -> String {
     words.collect::<Vec<_>>().join("_")
 }
 
-/// Refuses a tag that two images, or two platforms of one, would get.
+/// Rejects a tag that two images, or two platforms of one image, would get.
 fn check(items: &[PushItem]) -> Result<()> {
     let mut taken = std::collections::BTreeMap::new();
     for item in items {

@@ -1,5 +1,5 @@
-//! The manifests of one image, once its blobs are in place: children, then the root under its tag, then the proof that
-//! the registry really has them.
+//! Publishes an image after its blobs: puts the children, then the root under its tag.
+//! Both are read back to verify that the registry has them.
 
 use std::sync::Arc;
 
@@ -20,34 +20,35 @@ use crate::progress::Event;
 use crate::registry::Refusal;
 use crate::text::Warnings;
 
-/// An image that is ready for its manifests.
+/// Publishes the manifests of one image.
 pub(crate) struct Publisher {
     pub(crate) putter: ManifestPutter,
-    /// What the tag held before.
+    /// Digest that the tag held before.
     pub(crate) before: Option<Digest>,
     pub(crate) together: Together,
 }
 
-/// What was published, and in which form.
+/// Result of publishing an image.
 #[derive(Debug)]
 pub(crate) struct Published {
     pub(crate) digest: Digest,
     pub(crate) form: Form,
     pub(crate) warnings: Warnings,
-    /// What putting its manifests brought about.
+    /// Side effects of putting the manifests.
     pub(crate) effects: Effects,
-    /// Whether the registry does not know the manifest by the digest that the image is pinned to.
+    /// Whether the registry does not have the manifest under the digest that the image is pinned to.
     pub(crate) pinned_digest_missing: bool,
-    /// What belongs to the image and is not there.
+    /// Attachments of the image that are not at the destination.
     pub(crate) left: LeftReferrers,
 }
 
 impl Publisher {
-    /// Puts the manifests, and under the tag the variant that was chosen; for a sparse index that the registry refuses,
-    /// the filtered one.
+    /// Puts the manifests of the image, and its tag for the chosen variant.
+    /// If the registry refuses a sparse index, the filtered variant is put instead.
     ///
     /// # Errors
-    /// Those of the registry, with the tag's digest where it would not let it be moved.
+    /// Errors of the registry. If the registry does not let the tag be moved, the error names the digest that the tag
+    /// holds.
     pub(crate) async fn publish(&self) -> Result<Published> {
         let tree = self.putter.item.tree.clone();
         let mut published = Published {
@@ -77,7 +78,7 @@ impl Publisher {
                     published.form = Form::Fallback;
                     published.pinned_digest_missing = true;
                     published.left.leave_unused(&tree, filtered);
-                    // A digest that was asked for by name is missed by users who deploy by it.
+                    // Users may deploy by a digest that they requested, so the warning calls it pinned.
                     let what = match tree.source.digest() {
                         Some(_) => "pinned",
                         None => "original",
@@ -101,10 +102,11 @@ impl Publisher {
         self.putter.item.destination.tag().unwrap_or("latest")
     }
 
+    /// Puts the manifests of a variant, its attachments, and its tag.
     async fn variant(&self, variant: &Variant, sparse: bool, published: &mut Published) -> Result<()> {
         for child in variant.below.iter() {
-            // A PUT without asking first: a manifest is no larger than the answer to a GET of it, a PUT of what is there
-            // changes nothing, and asking would make two requests of one wherever the manifest is new.
+            // The manifest is put without a HEAD request before: a manifest is small, a PUT of an existing manifest changes
+            // nothing, and the HEAD request would be an additional request for each new manifest.
             if !self.putter.was_written(child.digest()) {
                 self.putter
                     .put(
@@ -119,7 +121,8 @@ impl Publisher {
             self.putter.progress.emit(Event::ManifestDone);
         }
         if variant.root.digest().algorithm() != Algorithm::Sha256 {
-            // Under a tag a registry keeps it by SHA-256. Those that know other algorithms learn of this digest by it.
+            // Registries store a tagged manifest under its SHA-256 digest. This PUT makes registries with other algorithms
+            // store the manifest under its own digest as well.
             let target = Target::Digest(variant.root.digest().clone());
             if let Err(error) = self
                 .putter
@@ -133,7 +136,8 @@ impl Publisher {
         }
         let tree = &self.putter.item.tree;
         if !belonging(&tree.attachments, variant.all()).is_empty() {
-            // What verifies signatures when it sees the tag finds them: the image is there by its digest before, and they are.
+            // Signatures are put before the tag, so that clients that verify a new tag find them. The subject of the
+            // signatures, the image by digest, comes first.
             let is_known = self.putter.was_written(variant.root.digest());
             if variant.root.digest().algorithm() == Algorithm::Sha256 && !is_known {
                 let target = Target::Digest(variant.root.digest().clone());
@@ -144,7 +148,8 @@ impl Publisher {
             let Published { effects, left, .. } = published;
             attachments::attach(&self.putter, variant, effects, left).await?;
         }
-        // A sparse index may be refused for what it is, which says nothing about the form of the request.
+        // The registry may refuse a sparse index for its content, so a refusal would not show whether the registry supports
+        // several tags in one request. So a sparse index is put alone.
         if sparse || !self.together.put(&self.putter, self.tag(), &variant.root).await? {
             let target = Target::Tag(self.tag().to_owned());
             let put = self
@@ -158,8 +163,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// Looks at a tag that could not be put: another client may have put the same there in the meantime, which is as
-    /// good; else the error says what stands in the way.
+    /// Reads a tag that could not be put.
+    /// Succeeds if another client has put the same manifest there meanwhile; otherwise returns an error with the digest
+    /// that the tag holds.
     async fn contested(&self, error: Error, root: &RawManifest) -> Result<()> {
         if !matches!(error.kind(), Kind::Exists | Kind::Denied) {
             return Err(error);
@@ -181,11 +187,11 @@ impl Publisher {
         }
     }
 
-    /// Asks by tag and by digest until both answers are the manifest that was put. Some registries need a moment; a web
-    /// server that says yes to everything is found out here.
+    /// Reads the image by tag and by digest until both return the manifest that was put.
+    /// Some registries need a moment, and a web server that accepts every request is detected here.
     ///
     /// # Errors
-    /// [`Kind::Server`] if an answer is none, or another manifest.
+    /// [`Kind::Server`] if a response is no manifest, or another manifest.
     pub(crate) async fn read_back(&self, mut published: Published) -> Result<Published> {
         let root = self.root_of(&published)?;
         let by_tag = Target::Tag(self.tag().to_owned());
@@ -211,7 +217,7 @@ impl Publisher {
         Ok(published)
     }
 
-    /// The manifest that was put under the tag.
+    /// Returns the manifest that was put under the tag.
     fn root_of(&self, published: &Published) -> Result<Arc<RawManifest>> {
         let tree = &self.putter.item.tree;
         let roots = std::iter::once(&tree.original)
@@ -226,7 +232,8 @@ impl Publisher {
         })
     }
 
-    /// Waits until a target is this manifest. Returns a warning where the registry does not let it be read.
+    /// Waits until a target holds this manifest.
+    /// Returns a warning if the registry does not let the target be read.
     async fn confirm(&self, target: &Target, root: &RawManifest) -> Result<Option<String>> {
         let pushed = root.digest();
         let what = match target {
@@ -237,7 +244,7 @@ impl Publisher {
         loop {
             let lag = match tag_state(&self.putter.registry, self.putter.repository(), target).await? {
                 TagState::Digest(digest) if root.has_digest(&digest) => return Ok(None),
-                // A replica that has not heard yet.
+                // The response may come from a replica that does not have the new manifest yet.
                 TagState::Digest(digest) if self.before.as_ref() == Some(&digest) => format!("still holds {digest}"),
                 TagState::Digest(digest) => {
                     return Err(
@@ -272,7 +279,8 @@ impl Publisher {
     }
 }
 
-/// Whether a registry refuses an index for what it is, rather than for who sends it.
+/// Returns whether a registry refuses a sparse index for its content.
+/// Missing permissions and rate limits do not count.
 fn refuses_sparse(error: &Error) -> bool {
     match Refusal::in_error(error) {
         Some(refusal) => (400..500).contains(&refusal.status) && !matches!(refusal.status, 401 | 403 | 429),
@@ -280,8 +288,8 @@ fn refuses_sparse(error: &Error) -> bool {
     }
 }
 
-/// Whether a registry has something and does not let it be read: for want of rights, or (412) by a policy about
-/// vulnerabilities.
+/// Returns whether a registry has a manifest and does not let it be read.
+/// The reasons are missing permissions or (412) a vulnerability policy.
 fn may_not_be_read(error: &Error) -> bool {
     matches!(error.kind(), Kind::Denied | Kind::Unauthorized)
         || Refusal::in_error(error).is_some_and(|refusal| refusal.status == 412)

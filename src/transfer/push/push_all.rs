@@ -1,4 +1,4 @@
-//! The whole push: names, tags, blobs, manifests, and one report in the order in which images were asked for.
+//! Pushes several images, and reports each requested image in the order of the request.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::registry::Registries;
 use crate::text::Warnings;
 
-/// What the images are made of, where the request asks for it.
+/// Returns the locked content of the images, if the request asks for a lock.
 fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Option<Vec<LockedImage>> {
     if !request.with_lock || request.dry_run {
         return None;
@@ -34,7 +34,8 @@ fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Opt
     }
 }
 
-/// Pushes, and returns one report for each slot, in order, also for images that failed before the push.
+/// Pushes images and returns one report for each slot, in order.
+/// Images that failed before the push have a report as well.
 pub(crate) async fn push_all(
     items: Vec<PushItem>,
     slots: Vec<AskedImage>,
@@ -45,7 +46,7 @@ pub(crate) async fn push_all(
     push_arriving(items, slots, request, registries, progress, None).await
 }
 
-/// The same with blobs that come out of a pipe.
+/// Like [`push_all`], with blobs that may come out of a pipe.
 pub(crate) async fn push_arriving(
     items: Vec<PushItem>,
     slots: Vec<AskedImage>,
@@ -73,7 +74,7 @@ pub(crate) async fn push_arriving(
     for slot in slots {
         match slot {
             AskedImage::Failed(report) => reports.push(*report),
-            // An image that stood there twice has one report.
+            // A duplicate image has only one report.
             AskedImage::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
         }
     }

@@ -1,4 +1,4 @@
-//! One manifest of an image at the destination, with another try where the registry lost something below it.
+//! Puts one manifest of an image, with retries if the registry misses content below the manifest.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,14 +21,15 @@ use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::registry::{Presence, Refusal, Registry};
 
-/// How often a manifest is offered again after the registry missed something below it, and how often it is asked for what
-/// it has just accepted: some registries need a moment to see their own uploads.
+/// Maximum number of retries for content that the registry does not see yet.
+/// The constant limits puts of a manifest with missing content, and reads of accepted content: some registries need a
+/// moment to see their own uploads.
 pub(super) const ATTEMPTS: u32 = 5;
 
-/// No pause is longer than this many times the first one.
+/// Maximum pause between two attempts, as a multiple of the first pause.
 const LONGEST: u32 = 16;
 
-/// The manifests that this run has put into one repository.
+/// Digests of the manifests that this run has put into one repository.
 pub(crate) type Written = Arc<Mutex<HashSet<Digest>>>;
 
 /// Puts the manifests of one image.
@@ -37,25 +38,25 @@ pub(crate) struct ManifestPutter {
     pub(crate) item: PushItem,
     pub(crate) written: Written,
     pub(crate) pause: Duration,
-    /// Whether a signature is added to one that is there under its tag.
+    /// Whether a signature is merged into an existing signature under its tag.
     pub(crate) merge_signatures: bool,
-    /// Whether an image fails that would lose some of what refers to it.
+    /// Whether an image fails if it would lose an attachment.
     pub(crate) require_referrers: bool,
     /// Blobs of attachments that the repository did not get.
     pub(crate) lost: LostBlobs,
     pub(crate) progress: Progress,
 }
 
-/// What putting manifests brought about beside them.
+/// Side effects of putting manifests.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    /// Blobs that had to be sent once more.
+    /// Counts of blobs that had to be sent again.
     pub(crate) repaired: Counts,
-    /// Manifests that the registry took without saying that it lists them as referrers.
+    /// Manifests with a subject, accepted by a registry that did not confirm to list them as referrers.
     pub(super) unlisted: Unlisted,
 }
 
-/// What goes wrong with one manifest.
+/// A refused manifest, with the error and the number of the attempt.
 struct Refused<'a> {
     manifest: &'a RawManifest,
     error: &'a Error,
@@ -63,10 +64,11 @@ struct Refused<'a> {
 }
 
 impl ManifestPutter {
-    /// Puts a manifest of a variant. Where the registry misses something below it, that is put in place again.
+    /// Puts a manifest of a variant.
+    /// If the registry misses content that the manifest refers to, that content is put again.
     ///
     /// # Errors
-    /// Those of the registry.
+    /// Errors of the registry.
     pub(super) fn put<'a>(
         &'a self,
         target: Target,
@@ -75,7 +77,7 @@ impl ManifestPutter {
         sparse: bool,
         effects: &'a mut Effects,
     ) -> BoxFuture<'a, Result<()>> {
-        // Boxed, since the repair of an index puts manifests too.
+        // The future is boxed, since `repair` calls `put` recursively for the children of an index.
         Box::pin(async move {
             let mut attempt = 0;
             loop {
@@ -112,8 +114,9 @@ impl ManifestPutter {
         })
     }
 
-    /// Puts in place again what a registry says is missing below a manifest: what it admits to be missing at once, and
-    /// from the second time on also what it claims to have. `false` if there was nothing to do.
+    /// Puts the content that a registry misses below a manifest again.
+    /// The first attempt repairs what the registry confirms as missing; later attempts also send content that the registry
+    /// claims to have. Returns `false` if there was nothing to repair.
     async fn repair(&self, refused: Refused<'_>, variant: &Variant, effects: &mut Effects) -> Result<bool> {
         let named = |digest: &Digest| names(refused.error, digest);
         let mut done = false;
@@ -173,7 +176,8 @@ impl ManifestPutter {
         Ok(done)
     }
 
-    /// Whether the registry names something as missing that was pushed, so that the index is not refused for being sparse.
+    /// Returns whether the registry names a pushed manifest as missing.
+    /// Otherwise the index may be refused for being sparse.
     fn misses_ours(&self, variant: &Variant, error: &Error) -> bool {
         variant.below.iter().any(|m| names(error, m.digest()))
     }
@@ -182,17 +186,19 @@ impl ManifestPutter {
         self.item.destination.repository()
     }
 
+    /// Returns whether this run has put the manifest into the repository.
     pub(super) fn was_written(&self, digest: &Digest) -> bool {
         self.written.lock().contains(digest)
     }
 
+    /// Waits before the next attempt. The pause doubles with each attempt, up to `LONGEST` times the first pause.
     pub(super) async fn wait(&self, attempt: u32) {
         tokio::time::sleep(self.pause * (1 << attempt.min(16)).min(LONGEST)).await;
     }
 }
 
-/// Whether a registry refuses a manifest since it does not see something below it. Some say so of an index by
-/// `MANIFEST_INVALID` alone.
+/// Returns whether a registry refuses a manifest because it does not see content below it.
+/// Some registries report that for an index only with `MANIFEST_INVALID`.
 fn misses_something(error: &Error) -> bool {
     Refusal::in_error(error).is_some_and(|refusal| {
         ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"]
@@ -202,7 +208,7 @@ fn misses_something(error: &Error) -> bool {
     })
 }
 
-/// Whether a registry names this as what it misses.
+/// Returns whether a registry's error names this digest as missing.
 fn names(error: &Error, digest: &Digest) -> bool {
     Refusal::in_error(error).is_some_and(|refusal| refusal.digests.contains(digest))
 }

@@ -1,38 +1,39 @@
-//! Which of the blobs that can be sent goes next. Small images are first, so that tags appear during the whole run; a blob
-//! whose transfer would be left over at the end goes before them, so that the run takes no longer for it.
+//! Selects the next blob among those that can be sent.
+//! Blobs of small images go first, so that tags appear during the whole run. A blob so large that its transfer would
+//! outlast the rest of the run goes before them, so that the run does not take longer.
 
 use std::collections::BTreeSet;
 
-/// What the requests for a blob cost, in bytes that could be sent meanwhile.
+/// Estimated cost of the requests for a blob, in bytes that could be sent in the same time.
 const REQUESTS: u64 = 256 << 10;
 
-/// A blob goes first once sending it takes more than one part in this many of the time that the rest of the run takes.
+/// A blob goes first once its cost is at least the cost of the rest of the run divided by this number.
 const SAFETY: u64 = 2;
 
-/// Works that can be started, and the bytes that are on their way.
+/// Works that can be started, and the cost of the works being sent.
 #[derive(Debug)]
 pub(super) struct Ready {
-    /// The works by their numbers, which are in the order in which images are to become complete.
+    /// Numbers of the works that can be started, in the order in which images become complete.
     order: BTreeSet<usize>,
-    /// Those of them that have to be sent, by what that costs.
+    /// Cost and number of the works in `order` whose bytes have to be sent.
     by_cost: BTreeSet<(u64, usize)>,
-    /// What sending all of them costs.
+    /// Total cost of `by_cost`.
     waiting: u64,
-    /// Works that are being sent, by what all of each costs.
+    /// Cost and number of the works being sent. Each work counts in full, however many bytes have been sent.
     sending: BTreeSet<(u64, usize)>,
-    /// What all of them cost.
+    /// Total cost of `sending`.
     sent: u64,
-    /// How many bodies are sent at a time.
+    /// Number of bodies sent concurrently.
     jobs: u64,
 }
 
-/// What sending a blob of this size costs.
+/// Returns the cost of sending a blob of this size.
 pub(super) fn cost(size: u64) -> u64 {
     size.saturating_add(REQUESTS)
 }
 
 impl Ready {
-    /// Nothing yet, for a run that sends this many bodies at a time.
+    /// Returns an empty set, for a run that sends `jobs` bodies concurrently.
     pub(super) fn new(jobs: usize) -> Self {
         Self {
             order: BTreeSet::new(),
@@ -44,7 +45,8 @@ impl Ready {
         }
     }
 
-    /// Adds a work. `is_sent` says whether its bytes have to be sent: it may only have to be mounted.
+    /// Adds a work.
+    /// `is_sent` states whether its bytes have to be sent; otherwise the blob may only have to be mounted.
     pub(super) fn insert(&mut self, work: usize, size: u64, is_sent: bool) {
         self.order.insert(work);
         if is_sent && self.by_cost.insert((cost(size), work)) {
@@ -52,6 +54,7 @@ impl Ready {
         }
     }
 
+    /// Removes a work that cannot be started any more.
     pub(super) fn remove(&mut self, work: usize, size: u64) {
         self.order.remove(&work);
         if self.by_cost.remove(&(cost(size), work)) {
@@ -59,13 +62,13 @@ impl Ready {
         }
     }
 
-    /// The work that goes next.
+    /// Returns the work to start next.
     pub(super) fn first(&self) -> Option<usize> {
         self.critical().or(self.order.first().copied())
     }
 
-    /// The largest blob, if there would not be enough else to do while it is sent. With one body at a time no order takes
-    /// longer than another.
+    /// Returns the largest blob, if sending it would take longer than the rest of the run can fill.
+    /// With one body at a time, the order does not change the duration.
     fn critical(&self) -> Option<usize> {
         let (cost, work) = *self.by_cost.last()?;
         let longest = self.sending.last().map_or(0, |(cost, _)| *cost);
@@ -73,14 +76,14 @@ impl Ready {
         (self.jobs > 1 && cost.saturating_mul(SAFETY) >= rest).then_some(work)
     }
 
-    /// The bytes of a work are sent from now on.
+    /// Records that the bytes of a work are being sent.
     pub(super) fn begin(&mut self, work: usize, size: u64) {
         if self.sending.insert((cost(size), work)) {
             self.sent = self.sent.saturating_add(cost(size));
         }
     }
 
-    /// They are sent, or not to be sent any more.
+    /// Records that the bytes of a work are no longer being sent.
     pub(super) fn end(&mut self, work: usize, size: u64) {
         if self.sending.remove(&(cost(size), work)) {
             self.sent = self.sent.saturating_sub(cost(size));

@@ -1,5 +1,6 @@
-//! The list of what refers to a manifest, as a client has to keep it where the registry has no referrers API (OCI
-//! distribution-spec, "Referrers Tag Schema").
+//! Maintains the list of referrers of a manifest at registries without the referrers API.
+//!
+//! Format: OCI distribution-spec, "Referrers Tag Schema".
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,21 +12,21 @@ use crate::image::manifest::RawManifest;
 use crate::image::media_type::OCI_INDEX;
 use crate::image::referrer;
 
-/// Entries that the destination's list of referrers must have, by subject.
+/// Entries that the destination's list of referrers must contain, by subject.
 pub(super) type Unlisted = BTreeMap<Digest, Vec<Map<String, Value>>>;
 
-/// Notes a manifest with a subject that the registry took without saying that it lists it.
+/// Records a manifest with a subject, if the registry did not confirm to list it as a referrer.
 pub(super) fn note_unlisted(unlisted: &mut Unlisted, manifest: &RawManifest) {
     if let Some(subject) = referrer::subject(manifest) {
         let (entries, entry) = (unlisted.entry(subject).or_default(), referrer::list_entry(manifest));
-        // A manifest with a tag is put twice.
+        // A manifest with a tag is put twice, and listed once.
         if !entries.contains(&entry) {
             entries.push(entry);
         }
     }
 }
 
-/// The entries that a list does not have.
+/// Returns the entries that a list does not contain.
 pub(super) fn lacking<'a>(
     entries: &'a [Map<String, Value>],
     has: impl Fn(&str) -> bool + 'a,
@@ -40,7 +41,8 @@ pub(super) fn lacking<'a>(
     entries.iter().filter(move |entry| !has(&digest(entry)))
 }
 
-/// A list with these entries added; `None` if it has all of them. All else in it stays.
+/// Returns a list with the given entries added, or `None` if it already contains all of them.
+/// The rest of the list is unchanged.
 pub(super) fn merged(held: Option<&RawManifest>, entries: &[Map<String, Value>]) -> Result<Option<RawManifest>> {
     let broken =
         |e: serde_json::Error| Error::new(Kind::Malformed, "the list of referrers is no JSON object").with_source(e);

@@ -1,4 +1,4 @@
-//! The result of a push, for people and for `--report`.
+//! The result of a push, for messages and for `--report`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::inventory::lock::Lock;
 use crate::text::{Line, Warnings, is_unsafe};
 use crate::transfer::export::Exported;
 
-/// The result of a push.
+/// Result of a push.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushReport {
-    /// Whether nothing was changed: then the counts are what would have been done.
+    /// Whether the run was a dry run, so that the counts are only planned.
     pub dry_run: bool,
-    /// One entry per image, in the order in which they were given.
+    /// One entry for each image, in the order of the request.
     pub images: Vec<ImageReport>,
-    /// The sums over all images.
+    /// Sums of the counts of all images.
     pub total: Counts,
-    /// Images that a bundle itself says are missing from it, and that no other one has.
+    /// Images that a bundle lists as missing, and that no other bundle has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
     /// Files and folders to import that could not be read.
@@ -35,17 +35,17 @@ pub struct PushReport {
     /// Warnings about the bundles.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub warnings: Warnings,
-    /// What is wrong with a bundle that came out of a pipe, where that was found behind its images. What is told of the
-    /// images is true all the same: the bytes of each were compared with its digest.
+    /// Error in a bundle from a pipe that was found after its images.
+    /// The reports of the images are valid nevertheless, since all of their bytes were verified by digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle_error: Option<Error>,
-    /// What ended the run before anything could be told of its images.
+    /// Error that ended the run before there was a result for any image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
-    /// What the images that are there now are made of, where that was asked for.
+    /// Lock of the images at the destination, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
-    /// The files that were read from the first to the last byte, each with its own sum.
+    /// Files that were read from the first to the last byte, each with its checksum.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<VerifiedFile>,
 }
@@ -70,7 +70,7 @@ impl PushReport {
         }
     }
 
-    /// The report of a run that this error ended before there was one.
+    /// Returns the report of a run that an error ended before there was a result for any image.
     pub fn ended(dry_run: bool, error: &Error) -> Self {
         Self {
             error: Some(error.clone()),
@@ -78,8 +78,7 @@ impl PushReport {
         }
     }
 
-    /// Whether something that was asked for is not at the destination now (an image, or the digest that one is pinned to), or
-    /// the bundle is not what it should be.
+    /// Returns whether a requested image, referrer or pinned digest is missing, or a bundle has an error.
     pub fn failed(&self) -> bool {
         self.error.is_some()
             || self.bundle_error.is_some()
@@ -94,68 +93,69 @@ impl PushReport {
 /// A file or folder that could not be read.
 #[derive(Debug, Clone, Serialize)]
 pub struct ArchiveReport {
-    /// Its path.
+    /// Path of the file or folder.
     pub path: Line,
-    /// Why it could not be read.
+    /// Reason why it could not be read.
     pub error: Error,
 }
 
-/// The result for one image.
+/// Result for one image.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageReport {
-    /// The canonical source reference.
+    /// Canonical source reference.
     pub source: String,
-    /// The name at the destination; nothing where the image did not get that far.
+    /// Name at the destination; absent if the image failed before it got a name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
-    /// How it ended.
+    /// Outcome of the image.
     pub outcome: Outcome,
-    /// The digest that the source has under its name.
+    /// Digest of the root manifest at the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original: Option<Digest>,
-    /// The digest that the destination has under its name, or would have after a run that is not dry; nothing where the image
-    /// failed.
+    /// Digest under the image's name at the destination, or, in a dry run, the digest that would be there.
+    /// Absent if the image failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushed: Option<Digest>,
-    /// The digest that the tag held before, where it was another one.
+    /// Digest that the tag held before, if it was another digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Digest>,
-    /// In which form the image went; nothing where it failed.
+    /// Index form that was pushed; absent if the image failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<Form>,
-    /// Whether the image is pinned to a digest that the destination did not accept, so that it does not exist there.
+    /// Whether the image is pinned to a digest that the destination did not accept.
     pub pinned_digest_missing: bool,
-    /// Whether the manifest was built from an archive that has none, so that its digest is new.
+    /// Whether the archive had no manifest, so that a manifest with a new digest was built.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rebuilt: bool,
-    /// Blobs and bytes.
+    /// Counts of blobs and bytes.
     pub counts: Counts,
-    /// Platforms that the image is carried with.
+    /// Platforms carried with the image.
     #[serde(serialize_with = "first")]
     pub kept: Arc<[PlatformRecord]>,
-    /// Platforms that the original lists and that are not carried.
+    /// Platforms of the original index that are not carried.
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "first")]
     pub dropped: Arc<[PlatformRecord]>,
-    /// Blobs that manifests name and that were not carried.
+    /// Blobs that manifests refer to and that were not carried.
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "first")]
     pub left_out: Arc<[LeftOut]>,
-    /// What refers to its manifests and travels with it, by what it is.
+    /// Number of carried referrers of each kind.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub referrers: BTreeMap<String, usize>,
-    /// What refers to its manifests and is not at the destination, or not found there; the digest is that of the referrer.
+    /// Referrers that are missing at the destination, or not listed there for their subject.
+    /// The digest is that of the referrer.
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "first")]
     pub left_out_referrers: Arc<[LeftOut]>,
-    /// Whether some of that was to be carried.
+    /// Whether a referrer that was to be carried is missing at the destination.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub referrers_lost: bool,
-    /// How much of these lists a report leaves out; nothing where it has all.
+    /// Number of entries that were omitted from the lists above; absent if they are complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_listed: Option<NotListed>,
-    /// What the user should know, though the image is there.
+    /// Warnings about an image that was pushed nevertheless.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub warnings: Warnings,
-    /// Why it failed.
+    /// Reason why the image failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
 }
@@ -186,11 +186,11 @@ impl ImageReport {
         }
     }
 
-    /// What was to be carried with it and is not at the destination.
+    /// Adds attachments that are not at the destination to the list of left-out referrers.
     pub(crate) fn add_left_out_referrers(&mut self, left: LeftReferrers) {
         self.referrers_lost |= left.is_loss;
         for left in left.list.iter().filter(|_| self.referrers_lost) {
-            // It was counted as travelling.
+            // The missing referrer was counted as carried.
             if let Some(count) = self.referrers.get_mut(&left.media_type) {
                 *count = count.saturating_sub(1);
             }
@@ -201,7 +201,7 @@ impl ImageReport {
         }
     }
 
-    /// It is not there, or not known to be.
+    /// Records that the image failed, so that its presence at the destination is unknown.
     pub(crate) fn fail(&mut self, error: Error) {
         self.outcome = Outcome::Failed;
         self.pushed = None;
@@ -209,7 +209,7 @@ impl ImageReport {
         self.error = Some(error);
     }
 
-    /// An image of an export.
+    /// Returns the report of an image of an export.
     pub fn exported(image: &Exported, outcome: Outcome) -> Self {
         let is_in_bundle = outcome != Outcome::NotExported;
         Self {
@@ -230,7 +230,7 @@ impl ImageReport {
         }
     }
 
-    /// An image that failed before it had a tree.
+    /// Returns the report of an image that failed before it had a tree.
     pub fn unresolved(source: &impl ToString, error: &Error) -> Self {
         Self {
             source: source.to_string(),
@@ -256,18 +256,19 @@ impl ImageReport {
     }
 }
 
-/// Maximum length of each list of an image in a report. Real images have a few dozen platforms.
+/// Maximum number of entries in each list of an image in a report.
+/// Real images have a few dozen platforms.
 const MAX_LISTED: usize = 1000;
 
-/// Numbers of what a report does not list of an image, since the lists are too long.
+/// Numbers of entries that a report omits, since the lists of an image are too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NotListed {
-    /// Platforms that the image is carried with.
+    /// Number of omitted platforms that are carried with the image.
     pub kept: usize,
-    /// Platforms that are not carried.
+    /// Number of omitted platforms that are not carried.
     pub dropped: usize,
-    /// Blobs that were not carried.
+    /// Number of omitted blobs that were not carried.
     pub left_out: usize,
 }
 
@@ -284,14 +285,14 @@ impl NotListed {
     }
 }
 
-/// The part of a list that a report has.
+/// Serializes the first `MAX_LISTED` entries of a list.
 fn first<T: Serialize, S: Serializer>(list: &Arc<[T]>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(list.iter().take(MAX_LISTED))
 }
 
-/// Number of bytes that the lists of an image take in a report.
+/// Returns the estimated size of an image's lists in a report, in bytes.
 pub(crate) fn bytes_of_lists(tree: &ImageTree) -> u64 {
-    /// Of an entry without its texts: a digest, the names of fields, and white space.
+    /// Size in bytes of an entry without its texts: a digest, field names, and white space.
     const ENTRY: usize = 240;
     let text = |text: &str| {
         let bytes = |c: char| match c {
@@ -310,37 +311,37 @@ pub(crate) fn bytes_of_lists(tree: &ImageTree) -> u64 {
     platforms.chain(left_out).sum::<usize>() as u64
 }
 
-/// How an image ended.
+/// Outcome of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Outcome {
-    /// It is there now.
+    /// The image is at the destination now.
     Pushed,
-    /// The tag held its digest already.
+    /// The tag already held the image's digest.
     Unchanged,
-    /// The tag holds another digest and was left alone, as asked for.
+    /// The tag holds another digest and was left alone, as requested.
     LeftAlone,
-    /// It would have been pushed.
+    /// The image would have been pushed.
     Planned,
-    /// It is in the bundle now.
+    /// The image is in the bundle now.
     Exported,
-    /// Nothing is wrong with it, and there is no bundle that has it.
+    /// The image has no error, and no bundle with it was written.
     NotExported,
-    /// It is not there, or not under its name.
+    /// The image is not at the destination, or not under its name.
     Failed,
 }
 
-/// In which form an image went.
+/// Form of a pushed image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Form {
-    /// The original, with everything that it names.
+    /// The original manifest or index, with everything that it refers to.
     Whole,
-    /// The index without the dropped platforms.
+    /// The filtered index, without the dropped platforms.
     Filtered,
-    /// The original index, though dropped platforms are absent.
+    /// The original index, although dropped platforms are absent.
     Sparse,
-    /// The filtered index, since the destination refused the sparse one.
+    /// The filtered index, because the destination refused the sparse index.
     Fallback,
 }
 
@@ -354,16 +355,16 @@ impl From<Choice> for Form {
     }
 }
 
-/// Blobs of an image, each counted once. A blob that two images of one repository share is counted as moved for one of
-/// them and as skipped for the other.
+/// Counts of an image's blobs, each blob counted once.
+/// A blob that two images of one repository share counts as moved for one image and as skipped for the other image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// Blobs whose bytes were sent.
     pub uploaded: Amount,
-    /// Blobs that the registry took from another of its repositories.
+    /// Blobs that the registry mounted from another of its repositories.
     pub mounted: Amount,
-    /// Blobs that were in place.
+    /// Blobs that were already in place.
     pub skipped: Amount,
 }
 
@@ -374,7 +375,7 @@ impl Counts {
         self.skipped.plus(other.skipped);
     }
 
-    /// The same blobs, as they count for another image of the repository.
+    /// Returns the same blobs, all counted as skipped, for another image of the same repository.
     pub(crate) fn all_skipped(&self) -> Self {
         let mut skipped = self.skipped;
         skipped.plus(self.uploaded);
@@ -386,25 +387,25 @@ impl Counts {
     }
 }
 
-/// A number of blobs, and their bytes.
+/// Number of blobs, and their total size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Amount {
-    /// How many.
+    /// Number of blobs.
     pub blobs: u64,
-    /// Their bytes.
+    /// Total size of the blobs, in bytes.
     pub bytes: u64,
 }
 
 impl Amount {
-    /// One more blob.
+    /// Adds one blob of `size` bytes.
     pub(crate) fn one(&mut self, size: u64) {
         self.plus(Self { blobs: 1, bytes: size });
     }
 
     pub(crate) fn plus(&mut self, other: Self) {
         self.blobs += other.blobs;
-        // Sizes are claims of manifests: a sum of absurd ones must not end the program.
+        // Sizes are claims of manifests: an overflow of absurd sizes must not end the program.
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! What a push is asked to do: the request, the images, and the source of their blobs.
+//! Request for a push: its options, the images, and the source of their blobs.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,15 +17,15 @@ use crate::image::tree::{ImageTree, IndexMode};
 use crate::registry::BlobSource;
 use crate::text::quote;
 
-/// What is done about a tag that holds another digest than the one that would be pushed.
+/// Treatment of a tag that holds another digest than the image to push.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnExisting {
-    /// The tag is moved.
+    /// Moves the tag.
     #[default]
     Overwrite,
-    /// The tag stays as it is, the image counts as done, and the report says so.
+    /// Leaves the tag alone; the image counts as done, and the report says so.
     Skip,
-    /// The image fails.
+    /// Fails the image.
     Error,
 }
 
@@ -46,51 +46,54 @@ impl FromStr for OnExisting {
     }
 }
 
-/// How images are pushed.
+/// Options of a push.
 #[derive(Debug, Clone)]
 pub struct PushRequest {
-    /// The registry, and the path on it.
+    /// Registry of the destination, and path prefix at that registry.
     pub destination: Destination,
-    /// Images that go to a place of their own, whatever the mappings say.
+    /// Destinations of single images, which take precedence over the mappings.
     pub destinations: HashMap<Reference, Rename>,
-    /// Exceptions from the rule that a source's path is kept; the longest prefix that fits is taken.
+    /// Exceptions from the rule that the path of a source is kept.
+    /// The mapping with the longest matching prefix applies.
     pub mappings: Vec<Mapping>,
-    /// What is done about a tag that holds another digest.
+    /// Treatment of a tag that holds another digest.
     pub on_existing: OnExisting,
-    /// Asks for every blob of an image whose tag is there already, and not for its manifests alone.
+    /// Whether all blobs of an image with an existing tag are checked, and not only its manifests.
     pub verify_existing: bool,
-    /// Overrides what was chosen for an index that lost platforms.
+    /// Overrides the chosen form of an index that lost platforms.
     pub index: Option<IndexMode>,
-    /// Also tags each platform's manifest, such as `1.27_arm_v7` beside `1.27`.
+    /// Whether each platform's manifest also gets a tag, such as `1.27_arm_v7` beside `1.27`.
     pub platform_tags: bool,
-    /// Only asks what the registry has, and changes nothing.
+    /// Whether the push only queries the registry and changes nothing.
     pub dry_run: bool,
-    /// Stops at the first image that fails.
+    /// Whether the push stops at the first failed image.
     pub fail_fast: bool,
-    /// Whether the report is to have a lock.
+    /// Whether the report includes a lock.
     pub with_lock: bool,
-    /// The first pause before the registry is asked again for what it has just accepted; each further one is twice as long.
+    /// First pause before the registry is asked again for content that it has just accepted.
+    /// Each further pause is twice as long.
     pub pause: Duration,
-    /// Folder in which blobs out of a pipe are spooled that may have to be sent again. `None`: they are not spooled.
+    /// Folder for spooling blobs from a pipe that may have to be sent again. `None` disables spooling.
     pub temp_dir: Option<PathBuf>,
-    /// Adds a signature to another one that is there under its tag; without it, the one that is there stays alone.
+    /// Whether a signature is merged into an existing signature under its tag.
+    /// Otherwise the existing signature stays unchanged.
     pub merge_signatures: bool,
-    /// Fails an image that would be without its signatures at the destination, or without some of them, before its tag appears.
+    /// Whether an image that would lose a signature at the destination fails before its tag appears.
     pub require_referrers: bool,
-    /// How much of a bundle in a pipe is in memory at a time, in bytes; [`Self::LEAST_BUFFER`] at least.
+    /// Maximum number of bytes of a bundle in a pipe in memory; at least [`Self::LEAST_BUFFER`].
     pub buffer: u64,
-    /// What is left of the memory of this run, of which the plan takes some.
+    /// Memory budget of the run; the plan of the push counts against it.
     pub budget: Budget,
 }
 
 impl PushRequest {
-    /// How much of a bundle in a pipe is in memory at a time, in bytes, where a caller has no other wish.
+    /// Default of [`Self::buffer`], in bytes.
     pub const BUFFER: u64 = 32 << 20;
 
-    /// The least of it: the part of one blob that is in memory.
+    /// Minimum of [`Self::buffer`], in bytes: the size of the part of one blob that is in memory.
     pub const LEAST_BUFFER: u64 = 12 << 20;
 
-    /// The defaults for this destination.
+    /// Returns a request with the default options for this destination.
     pub fn new(destination: Destination) -> Self {
         Self {
             destination,
@@ -113,11 +116,11 @@ impl PushRequest {
     }
 }
 
-/// `SRC=DST`: images below one source path go below another path at the destination.
+/// A mapping `SRC=DST`: images below a source path go below another path at the destination.
 ///
-/// `SRC` is a host, or a host and the first components of a path; without a host it is a name as it is typed for an
-/// image (`nginx` is `docker.io/library/nginx`). It fits whole components only. `DST` is a path below the destination;
-/// it may be empty where `SRC` is no whole image name.
+/// `SRC` is a host, or a host and the first components of a path. Without a host, `SRC` is an image name as users type it
+/// (`nginx` is `docker.io/library/nginx`). `SRC` matches whole components only. `DST` is a path below the destination; it
+/// may be empty if `SRC` is no whole image name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     pub(super) host: String,
@@ -126,7 +129,7 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// The path of this source below the destination, if the mapping fits it.
+    /// Returns the path of a source below the destination, or `None` if the mapping does not match.
     pub(super) fn apply(&self, source: &Reference) -> Option<String> {
         if source.host() != self.host {
             return None;
@@ -160,7 +163,7 @@ impl FromStr for Mapping {
         }
         let (host, path) = match from.split_once('/') {
             None if looks_like_host(from) => (from.to_owned(), Vec::new()),
-            // The repository behind the host is a placeholder, so that the host is checked and folded like that of an image.
+            // A host without a path is checked and normalized with a placeholder repository.
             Some((first, path)) if looks_like_host(first) => {
                 (first.to_owned(), path.split('/').map(str::to_owned).collect())
             }
@@ -199,28 +202,29 @@ impl fmt::Display for Mapping {
     }
 }
 
-/// Where the blobs of a push come from.
+/// Source of the blobs of a push.
 pub(crate) trait BlobOrigin: BlobSource {
-    /// The place of a blob, for error messages.
+    /// Returns the place of a blob, for error messages.
     fn describe(&self, digest: &Digest) -> String;
 
-    /// What a user can do about a blob that has other bytes than its digest promises.
+    /// Returns the next step for the user after a blob had a wrong digest.
     fn hint(&self) -> &'static str;
 
-    /// After a blob turned out to have other bytes than its digest promises: turns to another place that has it, or lets
-    /// the only one send it once more where bytes can be hurt on the way. `false` where neither is worth a try.
+    /// Switches to another source after a blob had a wrong digest.
+    /// The last source may be read once more if bytes can be corrupted in transit. Returns `false` if no further attempt
+    /// makes sense.
     fn fail_over(&self, digest: &Digest) -> bool;
 }
 
-/// An image on its way to a registry.
+/// An image to push.
 #[derive(Clone)]
 pub(crate) struct PushItem {
-    /// The image; [`ImageTree::choice`] is final.
+    /// Tree of the image; [`ImageTree::choice`] is final.
     pub(crate) tree: Arc<ImageTree>,
-    /// Its name there; always with a tag.
+    /// Name of the image at the destination; always with a tag.
     pub(crate) destination: Reference,
-    /// The source of its blobs.
+    /// Source of the image's blobs.
     pub(crate) blobs: Arc<dyn BlobOrigin>,
-    /// Whether its manifest was built here, so that its digest is new.
+    /// Whether the manifest was built by this program, so that its digest is new.
     pub(crate) rebuilt: bool,
 }

@@ -1,5 +1,5 @@
-//! Memory for the plan of a push, which is set aside while images are read: else manifests could take all of it, and no image,
-//! however small, could be planned.
+//! Reserves memory for the plan of a push while images are read.
+//! Otherwise manifests could take the whole budget, and no image, however small, could be planned.
 
 use std::collections::HashSet;
 
@@ -9,11 +9,11 @@ use crate::image::budget::{Budget, Held};
 use crate::image::digest::Digest;
 use crate::image::tree::ImageTree;
 
-/// Memory that is set aside for the images that were read so far. It is given back when this is dropped, just before the plan
-/// takes it.
+/// Memory reserved for the images read so far.
+/// Dropping the value releases the memory, just before the plan takes it.
 pub(crate) struct Reservation {
     budget: Budget,
-    /// Blobs that are counted.
+    /// Digests of the blobs that are counted.
     blobs: HashSet<Digest>,
     held: Vec<Held>,
 }
@@ -27,11 +27,11 @@ impl Reservation {
         }
     }
 
-    /// Sets memory aside for one more image.
+    /// Reserves memory for one more image.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`](crate::error::Kind::TooLarge) if less is left, or if the image is large and would leave too little for
-    /// ordinary ones; nothing is set aside then.
+    /// [`Kind::TooLarge`](crate::error::Kind::TooLarge) if the budget has too little memory left, or if the image is large
+    /// and would leave too little for ordinary images. Nothing is reserved then.
     pub(crate) fn add(&mut self, tree: &ImageTree) -> Result<()> {
         let blobs: Vec<Digest> = tree.blobs().into_iter().map(|blob| blob.descriptor.digest).collect();
         let new = blobs.iter().filter(|digest| !self.blobs.contains(digest)).count();

@@ -1,12 +1,14 @@
-//! Which blob goes where next: a pure state machine, without requests.
+//! Selects the next blob and its repository: a pure state machine, without requests.
 //!
-//! A *work* is one digest, a *need* is one repository that must have it. The first need of a work leads: it asks the
-//! registry and uploads if it must. The others follow when a repository is known that has the blob, and mount it from
-//! there. Needs of one work follow one another until the first mount has worked, so that a registry that refuses mounts
-//! is never sent the same bytes twice at a time; after that they go side by side.
+//! A *work* is one digest, and a *need* is one repository that must have the blob.
+//! The first need of a work runs alone: its job asks the registry and uploads the blob if necessary. The other needs of the
+//! work follow once a repository with the blob is known, and mount the blob from there. Until the first mount has
+//! succeeded, the needs of a work run one at a time, so that a registry that refuses mounts never receives the same bytes
+//! twice concurrently. After that they run concurrently.
 //!
-//! What waits are *groups*: images of one repository with the same blobs, which an image under many names is. So nothing here
-//! grows with the number of names; what grows with repositories times blobs takes some bytes each, and is counted.
+//! *Groups* wait for blobs: images of one repository with the same blobs, such as one image under many names. So no memory
+//! here grows with the number of names. The memory for each pair of repository and blob is a few bytes, and counts against
+//! the budget.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -19,68 +21,69 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::text::LISTED;
 
-/// Blobs, and who needs all of them.
+/// Blobs, and the groups that need all of them.
 pub(crate) struct Demand {
-    /// The blobs, each once.
+    /// Blobs, without duplicates.
     pub(crate) blobs: Vec<Descriptor>,
-    /// Who needs them.
+    /// Groups that need the blobs.
     pub(crate) groups: Vec<Taker>,
 }
 
 /// A group of images of one repository.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taker {
-    /// The group, by its number.
+    /// Number of the group.
     pub(crate) group: u32,
-    /// The repository that it goes to, by its number.
+    /// Number of the group's repository.
     pub(crate) repository: u32,
-    /// Whether all of its blobs are known to be in place.
+    /// Whether all blobs of the group are known to be in place.
     pub(crate) in_place: bool,
 }
 
-/// What a group waits for.
+/// Needs that a group waits for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Awaited {
-    /// How many needs name it.
+    /// Number of needs that include the group.
     pub(crate) needs: usize,
-    /// Blobs that are in place thanks to another image that was found in its repository.
+    /// Blobs in place because another image was found in the group's repository.
     pub(crate) known: Amount,
 }
 
-/// One repository's need of one blob.
+/// The need of one repository for one blob.
 #[derive(Debug)]
 pub(crate) struct Need {
-    /// The repository, by its number.
+    /// Number of the repository.
     pub(crate) repository: usize,
-    /// The groups that wait for it, by their numbers; the first one has the blob in its report.
+    /// Numbers of the groups that wait for the blob; the first group has the blob in its report.
     pub(crate) groups: Vec<usize>,
 }
 
-/// Memory in bytes that a blob takes which some repository needs, in this scheduler and in its source.
+/// Estimated memory of a needed blob, in this scheduler and in its source, in bytes.
 pub(super) const WORK: u64 = 640;
 
-/// Memory in bytes that is taken for each repository that needs a blob, in a list that has grown.
+/// Memory of each repository that needs a blob, in bytes, with the spare capacity of a grown list.
 pub(super) const PAIR: u64 = 2 * size_of::<(u32, u32)>() as u64;
 
+/// One digest, with the repositories that need the blob.
 #[derive(Debug)]
 struct Work {
     descriptor: Descriptor,
-    /// Repositories that need it, and the groups there; each repository in one piece.
+    /// Pairs of repository and group that need the blob, sorted by repository.
     pending: Vec<(u32, u32)>,
-    /// How many of them are no longer pending.
+    /// Number of pairs at the start of `pending` that are already handled.
     begun: usize,
     /// A repository that is known to have the blob.
     holder: Option<usize>,
-    /// Whether a mount of this blob has worked.
+    /// Whether a mount of this blob has succeeded.
     mounts: bool,
     in_flight: usize,
-    /// Whether its bytes can be read yet.
+    /// Whether the blob's bytes can be read yet.
     available: bool,
-    /// The first demand for it, by the order in which demands are met.
+    /// Rank of the first demand that includes the blob.
     demand: Rank,
 }
 
-/// Where a demand stands: the one with the fewest bytes first; of equal ones the one that was given first.
+/// Rank of a demand: its cost, then its position in the input. The smallest rank is met first.
 type Rank = (u64, usize);
 
 impl Work {
@@ -101,7 +104,7 @@ impl Work {
         self.begun < self.pending.len()
     }
 
-    /// The next need, of groups that are `alive`.
+    /// Takes the next need, with only the groups that are `alive`.
     fn next_need(&mut self, alive: &impl Fn(usize) -> bool) -> Option<Need> {
         while let Some(&(repository, _)) = self.pending.get(self.begun) {
             let rest = &self.pending[self.begun..];
@@ -119,7 +122,7 @@ impl Work {
         None
     }
 
-    /// The groups that wait, which get nothing any more.
+    /// Removes the pending needs and returns their groups, which will not get the blob.
     fn give_up(&mut self) -> impl Iterator<Item = usize> {
         let pending = std::mem::take(&mut self.pending).into_iter();
         pending
@@ -127,48 +130,50 @@ impl Work {
             .map(|(_, group)| group as usize)
     }
 
-    /// How many repositories wait.
+    /// Returns the number of repositories that wait.
     fn repositories(&self) -> usize {
         let rest = &self.pending[self.begun..];
         rest.chunk_by(|(a, _), (b, _)| a == b).count()
     }
 }
 
-/// What is to be done next.
+/// The next step of a push: one blob for one repository.
 #[derive(Debug)]
 pub(crate) struct Job {
     work: usize,
-    /// The blob.
+    /// Descriptor of the blob.
     pub(crate) descriptor: Descriptor,
-    /// Where it is needed.
+    /// Repository and groups that need the blob.
     pub(crate) need: Need,
-    /// A repository that has it.
+    /// Repository that has the blob, as a mount source.
     pub(crate) mount_from: Option<usize>,
-    /// Whether the registry is asked first if it is there already.
+    /// Whether the registry is asked first whether the blob is present.
     pub(crate) ask: bool,
 }
 
-/// How a job ended.
+/// Result of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placed {
-    /// It was there.
+    /// The blob was already present.
     Present,
-    /// The registry took it from another repository.
+    /// The registry mounted the blob from another repository.
     Mounted,
-    /// Its bytes were sent.
+    /// The bytes of the blob were sent.
     Uploaded,
 }
 
-/// All blobs of a push.
+/// State of all blobs of a push.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    /// Those of one image together, so that images become complete one after the other; the smallest image first. Within an
-    /// image largest first; equal sizes by digest, so that a run that is repeated goes the same way.
+    /// Blobs of one image are adjacent, so that images become complete one after the other.
+    /// The smallest image comes first. Within an image, the largest blob comes first; equal sizes are ordered by digest, so
+    /// that a repeated run has the same order.
     works: Vec<Work>,
     ready: Ready,
-    /// Whether the registry has refused a mount. From then on it is asked first, since a refused mount becomes an upload.
+    /// Whether the registry has refused a mount.
+    /// From then on the registry is asked before each mount, since a refused mount becomes an upload.
     refused: bool,
-    /// Whether a mount has worked.
+    /// Whether any mount has succeeded.
     worked: bool,
     /// Works whose blobs are not available yet.
     deferred: HashMap<Digest, Vec<usize>>,
@@ -177,14 +182,14 @@ pub(crate) struct Scheduler {
     _held: Vec<Held>,
 }
 
-/// Blobs that a group lacks.
+/// Missing blobs of a group.
 #[derive(Debug, Default)]
 pub(crate) struct Lacking {
-    /// How many there are.
+    /// Number of missing blobs.
     pub(crate) count: usize,
-    /// The first ones of them, as many as a message lists.
+    /// The first missing blobs, as many as a message lists.
     pub(crate) first: Vec<Digest>,
-    /// Blobs that only attachments of its images need, which are not counted.
+    /// Missing blobs that only attachments of the group's images need. Such blobs are not included in `count`.
     pub(crate) of_attachments: Vec<Digest>,
 }
 
@@ -197,31 +202,32 @@ impl Lacking {
     }
 }
 
-/// The result of sorting demands into works.
+/// Result of sorting demands into works.
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
-    /// What each group waits for.
+    /// Needs that each group waits for.
     pub(crate) awaited: HashMap<usize, Awaited>,
-    /// Groups for which there is no memory.
+    /// Groups whose demands exceed the memory budget, with the error.
     pub(crate) too_large: Vec<(usize, Error)>,
 }
 
 impl Scheduler {
-    /// Sorts the demands into works, for a run that sends `jobs` bodies at a time. Also returns what each group waits for.
+    /// Sorts the demands into works, for a run that sends `jobs` bodies concurrently.
+    /// Also returns the needs of each group.
     pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget, jobs: usize) -> (Self, Sorted) {
-        // The size belongs to the key: of two manifests that disagree about it, only one can be right, and that one
+        // The size belongs to the key: if two manifests state different sizes, only one can be right, and the right one
         // must not suffer.
         let mut numbers: HashMap<(Digest, u64), u32> = HashMap::new();
         let mut works: Vec<Work> = Vec::new();
         let mut sorted = Sorted::default();
         let mut held = Vec::new();
-        // Works, and repositories that have their blob.
+        // Pairs of work and repository whose blob is in place.
         let mut has: Vec<(u32, u32)> = Vec::new();
         let mut has_held = budget.hold(0).ok();
         for (number, Demand { blobs, groups }) in demands.into_iter().enumerate() {
             let costs = blobs.iter().map(|blob| cost(blob.size));
             let demand = (costs.fold(0, u64::saturating_add), number);
-            // Counted before anything is kept: demands that are refused must not take memory either.
+            // The memory is counted before anything is kept, so that refused demands take no memory.
             let is_new = |blob: &&Descriptor| !numbers.contains_key(&(blob.digest.clone(), blob.size));
             let new = blobs.iter().filter(is_new).count() as u64;
             match budget.hold(new * WORK) {
@@ -251,7 +257,7 @@ impl Scheduler {
                     for id in &ids {
                         works[*id as usize].holder = Some(taker.repository as usize);
                     }
-                    // Without the memory for it the registry is asked, which says the same.
+                    // If there is no memory for these pairs, the registry is asked, with the same result.
                     let taken = has.len() as u64 * PAIR + pairs;
                     if has_held.as_mut().is_some_and(|held| held.resize(taken).is_ok()) {
                         has.extend(ids.iter().map(|id| (*id, taker.repository)));
@@ -308,7 +314,7 @@ impl Scheduler {
         (queue, sorted)
     }
 
-    /// How many blobs are to be placed somewhere, and their bytes, each counted once.
+    /// Returns the number of distinct blobs to put into repositories, and their total size in bytes.
     pub(crate) fn size(&self) -> (u64, u64) {
         let bytes = self
             .works
@@ -331,19 +337,20 @@ impl Scheduler {
         }
     }
 
-    /// The deferred blobs, and in how many repositories each is needed.
+    /// Returns the deferred blobs, each with the number of repositories that need it.
     pub(crate) fn deferred(&self) -> impl Iterator<Item = (&Descriptor, usize)> {
         let deferred = self.works.iter().filter(|work| !work.available);
         deferred.map(|work| (&work.descriptor, work.repositories()))
     }
 
-    /// Whether a blob that is in one repository will be mounted into the others, as far as that can be known: it has worked,
-    /// and never been refused.
+    /// Predicts whether a blob in one repository can be mounted into other repositories.
+    /// The prediction requires a successful mount and no refused mount.
     pub(crate) fn mounts_work(&self) -> bool {
         self.worked && !self.refused
     }
 
-    /// A deferred blob can be read now. Returns the groups that state another size, and that size.
+    /// Makes a deferred blob available.
+    /// Returns the groups whose manifests state another size, each with that size.
     pub(crate) fn arrived(&mut self, digest: &Digest, size: u64) -> Vec<(usize, u64)> {
         let mut lost = Vec::new();
         let mut of_use = false;
@@ -364,7 +371,8 @@ impl Scheduler {
         lost
     }
 
-    /// The deferred blobs will not arrive. Returns what each group lacks; `is_own` tells whether its images need a blob themselves.
+    /// Gives up the deferred blobs, which will not arrive. Returns the missing blobs of each group; `is_own` states whether
+    /// the group's images need a blob themselves.
     pub(crate) fn missing_blobs(&mut self, is_own: impl Fn(usize, &Digest) -> bool) -> BTreeMap<usize, Lacking> {
         let mut lacking: BTreeMap<usize, Lacking> = BTreeMap::new();
         let deferred: BTreeMap<Digest, Vec<usize>> = self.deferred.drain().collect();
@@ -382,12 +390,12 @@ impl Scheduler {
         lacking
     }
 
-    /// The blobs finished since the last call.
+    /// Returns the blobs finished since the last call.
     pub(crate) fn drain_finished(&mut self) -> Vec<Digest> {
         std::mem::take(&mut self.finished)
     }
 
-    /// The next job, if one can be started now. Groups that are not `alive` any more get nothing.
+    /// Returns the next job that can be started now, if any. Groups that are not `alive` are skipped.
     pub(crate) fn next(&mut self, alive: impl Fn(usize) -> bool) -> Option<Job> {
         while let Some(number) = self.ready.first() {
             let work = &mut self.works[number];
@@ -398,6 +406,7 @@ impl Scheduler {
                 continue;
             };
             work.in_flight += 1;
+            // Until a mount has succeeded, a work runs one need at a time: `wake` adds the work again after each job.
             if !work.mounts || !work.is_pending() {
                 self.ready.remove(number, size);
             }
@@ -415,7 +424,7 @@ impl Scheduler {
         None
     }
 
-    /// Takes note of a job that ended well.
+    /// Records a job that succeeded.
     pub(crate) fn placed(&mut self, job: &Job, placed: Placed) {
         self.ready.end(job.work, job.descriptor.size);
         let work = &mut self.works[job.work];
@@ -426,6 +435,7 @@ impl Scheduler {
                 work.mounts = true;
                 self.worked = true;
             }
+            // The registry refused the mount, and the job uploaded the blob instead.
             Placed::Uploaded if job.mount_from.is_some() => {
                 work.mounts = false;
                 self.refused = true;
@@ -436,8 +446,9 @@ impl Scheduler {
         self.end(job.work);
     }
 
-    /// Takes note of a job that failed. With `at_source` no repository will get the blob: returns the groups that wait for it
-    /// elsewhere. Else another repository may take it.
+    /// Records a job that failed.
+    /// With `at_source`, no repository can get the blob: the groups that wait for it elsewhere are returned. Otherwise
+    /// another repository may get it.
     pub(crate) fn failed(&mut self, job: &Job, at_source: bool) -> Vec<usize> {
         self.ready.end(job.work, job.descriptor.size);
         let work = &mut self.works[job.work];
@@ -451,6 +462,7 @@ impl Scheduler {
         lost
     }
 
+    /// Adds the blob to the finished blobs, if no need of its work is pending or in flight.
     fn end(&mut self, number: usize) {
         let work = &self.works[number];
         if !work.is_pending() && work.in_flight == 0 {
@@ -458,6 +470,7 @@ impl Scheduler {
         }
     }
 
+    /// Makes a work ready again, if another of its needs can be started.
     fn wake(&mut self, number: usize) {
         let work = &self.works[number];
         if work.is_pending() && (work.in_flight == 0 || work.mounts) {

@@ -148,7 +148,7 @@ fn a_hundred_thousand_names_in_one_repository_are_one_group() {
     };
     let (_, all) = Scheduler::new([demand(vec![taker(0, 0)])], &budget, 1);
     assert_eq!((all.awaited[&0].needs, all.too_large.len()), (1000, 0));
-    // Of a group per repository some find no room; the others go on.
+    // If each group has its own repository, some groups exceed the budget, and the remaining groups are planned.
     let (mut queue, some) = Scheduler::new([demand((0..1000).map(|n| taker(n, n)).collect())], &budget, 1);
     assert!(some.too_large.len() > 900 && some.awaited.len() == 1000 - some.too_large.len());
     assert!(some.too_large.iter().all(|(_, error)| error.kind() == Kind::TooLarge));
@@ -193,10 +193,10 @@ fn demands_without_memory_for_them_take_none() {
     assert!(queue.works.capacity() < 10_000, "{}", queue.works.capacity());
 }
 
-/// Sizes of the blobs of images, in MiB.
+/// Sizes of the blobs of each image, in MiB.
 type Mix = Vec<Vec<u64>>;
 
-/// Pseudo-random numbers that are the same in each run.
+/// Returns pseudo-random numbers that are the same in each run.
 fn numbers() -> impl FnMut() -> u64 {
     let mut state = 88_172_645_463_325_252u64;
     move || {
@@ -207,8 +207,9 @@ fn numbers() -> impl FnMut() -> u64 {
     }
 }
 
-/// Pushes a mix with so many bodies at a time, and returns how long that takes and when each image is complete. Bodies share one
-/// line, or have a line of the same rate each.
+/// Pushes a mix with `jobs` bodies at a time.
+/// Returns the duration of the run and the times at which images are complete. The bodies share one line, or each body has
+/// a line of its own with the same rate.
 fn simulate(mix: &Mix, jobs: usize, is_shared: bool) -> (f64, Vec<f64>) {
     let demands = mix.iter().enumerate().map(|(group, sizes)| Demand {
         blobs: sizes
@@ -249,7 +250,7 @@ fn simulate(mix: &Mix, jobs: usize, is_shared: bool) -> (f64, Vec<f64>) {
     }
 }
 
-/// How long it takes if the largest blob always goes first.
+/// Returns the duration of a run that always sends the largest blob first.
 fn largest_first(mix: &Mix, jobs: usize, is_shared: bool) -> f64 {
     let mut sizes: Vec<u64> = mix.iter().flatten().map(|size| size << 20).collect();
     sizes.sort_unstable_by_key(|size| std::cmp::Reverse(*size));
@@ -263,7 +264,7 @@ fn largest_first(mix: &Mix, jobs: usize, is_shared: bool) -> f64 {
 #[test]
 fn images_become_complete_during_the_whole_run_which_takes_no_longer() {
     let mut number = numbers();
-    // From 1 MiB to 512 MiB, each power of two as often as the next.
+    // Sizes from 1 MiB to 512 MiB, each power of two equally likely.
     let mut mixed = |images: usize| -> Mix {
         let mut blobs = || (0..3).map(|_| 1 << (number() % 10)).collect();
         (0..images).map(|_| blobs()).collect()
@@ -296,7 +297,7 @@ fn images_become_complete_during_the_whole_run_which_takes_no_longer() {
                     by(0.5),
                     by(0.75)
                 );
-                // Where few lines of their own are to be filled evenly, no simple order does it.
+                // No simple order fills a few separate lines evenly.
                 assert!(wall <= best * if jobs == 6 { 1.05 } else { 1.2 }, "{case}");
                 let soon = by(0.25) >= 0.15 && by(0.5) >= 0.4 && by(0.75) >= 0.65;
                 assert!(soon || jobs != 6, "{case}");

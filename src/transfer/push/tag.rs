@@ -1,4 +1,4 @@
-//! What the destination says about a tag, and what follows from it.
+//! Reads the state of a tag at the destination, and decides what to do with its image.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -15,22 +15,22 @@ use crate::progress::{Event, Phase, Progress};
 use crate::registry::{Presence, Registry};
 use crate::text::few;
 
-/// What stands under a name at the destination.
+/// State of a tag or digest at the destination.
 #[derive(Debug)]
 pub(crate) enum TagState {
-    /// Nothing.
+    /// The tag or digest does not exist.
     Nothing,
-    /// A manifest of this digest.
+    /// A manifest with this digest.
     Digest(Digest),
-    /// The registry would not say, for this reason.
+    /// The registry refused to answer, with this error.
     Unsaid(Error),
 }
 
-/// Asks by HEAD; by GET only where the answer to that is not enough (some registries refuse HEAD, others leave the digest
-/// out).
+/// Reads the state of a target by a HEAD request.
+/// A GET request follows if the response to HEAD does not suffice: some registries refuse HEAD, and some omit the digest.
 ///
 /// # Errors
-/// Those of the connection and of credentials.
+/// Errors of the connection and of credentials.
 pub(crate) async fn tag_state(registry: &Registry, repository: &str, target: &Target) -> Result<TagState> {
     match registry.head_manifest(repository, target).await? {
         Presence::Missing => return Ok(TagState::Nothing),
@@ -49,11 +49,11 @@ pub(crate) async fn tag_state(registry: &Registry, repository: &str, target: &Ta
     }
 }
 
-/// What is missing below an image whose tag is there, since the registry collected or lost it: manifests, and blobs too where
-/// they are to be `verified`. What the registry does not say counts as there.
+/// Returns the manifests that are missing below an existing tag, after the registry lost them.
+/// With `verified`, missing blobs are returned as well. Content that the registry gives no answer about counts as present.
 ///
 /// # Errors
-/// Those of the connection.
+/// Errors of the connection.
 pub(crate) async fn missing_below(
     registry: &Registry,
     destination: &Reference,
@@ -64,7 +64,7 @@ pub(crate) async fn missing_below(
     let missing = |asked: Result<Presence<()>>, digest: &Digest| match asked {
         Ok(Presence::Missing) => Ok(Some(digest.clone())),
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
-        // Any other answer does not show that it is missing, and the tag shows that the image was pushed.
+        // Any other response does not show that the content is missing, and the tag shows that the image was pushed.
         _ => Ok(None),
     };
     let manifests = stream::iter(tree.pushed().below.iter().cloned())
@@ -80,10 +80,10 @@ pub(crate) async fn missing_below(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// What of an image's belongings is not at the destination, or not found there by what it refers to.
+/// Returns the attachments of an image that are missing or not listed for their subject.
 ///
 /// # Errors
-/// Those of the connection.
+/// Errors of the connection.
 async fn missing_referrers(registry: &Registry, repository: &str, tree: &ImageTree) -> Result<Vec<Digest>> {
     let mut missing = Vec::new();
     let mut lists: BTreeMap<&Digest, HashSet<Digest>> = BTreeMap::new();
@@ -116,7 +116,8 @@ async fn missing_referrers(registry: &Registry, repository: &str, tree: &ImageTr
     Ok(missing)
 }
 
-/// What the registry lists as referring to a manifest, by either way. What it does not say is taken for nothing.
+/// Returns the referrers that the registry lists for a manifest, by its API or by a tag.
+/// An unreadable list counts as empty.
 async fn listed(registry: &Registry, repository: &str, subject: &Digest) -> Result<HashSet<Digest>> {
     let from_api = registry
         .referrers(repository, subject, usize::MAX)
@@ -137,7 +138,7 @@ async fn listed(registry: &Registry, repository: &str, subject: &Digest) -> Resu
     })
 }
 
-/// A registry that does not say is no error, unless it cannot be reached.
+/// Treats a refusal to answer as `None`. Only errors of the connection and rate limits stay errors.
 fn unsaid<T>(error: Error) -> Result<Option<T>> {
     match error.kind() {
         Kind::Network | Kind::RateLimited => Err(error),
@@ -145,25 +146,25 @@ fn unsaid<T>(error: Error) -> Result<Option<T>> {
     }
 }
 
-/// The action for an image, after a look at its tag.
+/// Action for an image, decided by the state of its tag.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TagAction {
-    /// It is there.
+    /// The image is already at the destination.
     Done,
-    /// The tag stays as it is, though it holds this.
+    /// The tag stays unchanged, although it holds this digest.
     LeaveAlone(Digest),
-    /// It is pushed; the tag holds this now.
+    /// The image is pushed; the tag currently holds this digest.
     Push(Option<Digest>),
-    /// It is pushed, and all its blobs are known to be in place: an earlier run put the filtered variant under the tag
-    /// since the registry refused the sparse one, which is worth another try; or the registry keeps the manifest by another
-    /// algorithm.
+    /// The image is pushed, and all its blobs are known to be in place.
+    /// Either an earlier run put the filtered variant because the registry refused the sparse index, and the sparse index
+    /// is tried again; or the registry stores the manifest under another digest algorithm.
     PushManifests(Digest),
 }
 
-/// Decides by what stands under the tag.
+/// Decides the action for an image by the state of its tag.
 ///
 /// # Errors
-/// [`Kind::Exists`] if the tag holds something else and the user wants that to be an error.
+/// [`Kind::Exists`] if the tag holds another digest and the user wants that to be an error.
 pub(crate) fn decide(
     tree: &ImageTree,
     destination: &Reference,
@@ -173,7 +174,8 @@ pub(crate) fn decide(
     let other = match held {
         TagState::Nothing => return Ok(TagAction::Push(None)),
         TagState::Digest(digest) if digest == *tree.pushed().root.digest() => return Ok(TagAction::Done),
-        // The same bytes, kept by another algorithm: whether the digest is known there is found out by putting them again.
+        // The tag holds the same bytes under another algorithm. Putting them again shows whether the registry knows this
+        // digest.
         TagState::Digest(digest) if tree.pushed().root.has_digest(&digest) => {
             return Ok(TagAction::PushManifests(digest));
         }
@@ -185,7 +187,7 @@ pub(crate) fn decide(
                 .with_hint("`--on-existing overwrite` pushes without knowing"));
         }
     };
-    // An earlier run fell back to the filtered index; the registry may take the sparse one now.
+    // An earlier run fell back to the filtered index; the registry may accept the sparse index now.
     match (&tree.filtered, tree.choice) {
         (Some(filtered), Choice::Sparse)
             if on_existing == OnExisting::Overwrite && other == *filtered.root.digest() =>
@@ -214,8 +216,9 @@ pub(crate) fn decide(
     }
 }
 
-/// Asks for every tag, `wide` at a time, the first one alone: it finds out whether there is a registry at all, and brings the token that
-/// the others use.
+/// Decides the action for each item, with `wide` requests at a time.
+/// The first tag is checked alone, since it shows whether the registry can be reached, and fetches the token for the
+/// remaining requests.
 pub(crate) async fn verdicts(
     items: &[PushItem],
     request: &PushRequest,
@@ -269,7 +272,7 @@ pub(crate) async fn verdicts(
         return Ok(Vec::new());
     };
     let first = match ask(first.clone()).await {
-        // One message for a registry that cannot be reached, instead of one for each image.
+        // An unreachable registry causes one message instead of one for each image.
         Err(error) if error.kind() == Kind::Network => return Err(error),
         verdict => verdict,
     };

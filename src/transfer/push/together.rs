@@ -1,4 +1,4 @@
-//! All tags of an image in one request, where the destination takes that (OCI distribution-spec, "Pushing Manifests").
+//! Puts several tags of an image in one request (OCI distribution-spec, "Pushing Manifests").
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::image::tree::ImageTree;
 use crate::lock::Mutex;
 use crate::registry::TAGS_AT_ONCE;
 
-/// Tags of one repository that were put together with others, each with the digest that it got.
+/// Tags of one repository that were put in a request for several tags, each with its digest.
 pub(crate) type Tagged = Arc<Mutex<HashSet<(String, Digest)>>>;
 
-/// Tags that a registry may take in one request.
+/// Tags that a registry may accept in one request.
 #[derive(Debug, Default)]
 pub(crate) struct Together {
-    /// Tags of images that are ready and differ from this one in nothing but their tags.
+    /// Tags of ready images that differ from this image only in their tags.
     others: Vec<String>,
     tagged: Tagged,
 }
 
-/// Maximum number of images that are looked at for further tags of one.
+/// Maximum number of ready images that are checked for further tags of one image.
 const LOOKED_AT: usize = 100;
 
 impl Together {
-    /// The tags that can be put together with that of an image: those of images that are `ready` and the same.
+    /// Collects the tags of `ready` images with the same content, to put them in one request.
     pub(super) fn new<'a>(image: &PushItem, ready: impl Iterator<Item = &'a PushItem>, tagged: &Tagged) -> Self {
         let others = ready.take(LOOKED_AT).filter(|other| is_same(&image.tree, &other.tree));
         let others = others.filter_map(|other| other.destination.tag());
@@ -38,17 +38,19 @@ impl Together {
         }
     }
 
-    /// Puts a tag together with the others. Returns whether the registry says that it has put this one, now or for an image
-    /// before; what it does not say is put by itself.
+    /// Puts a tag together with the other tags.
+    /// Returns whether the registry confirms this tag, for this request or an earlier request. A tag without confirmation
+    /// is put alone by the caller.
     ///
     /// # Errors
-    /// Those of the registry, but for one that does not know such requests.
+    /// Errors of the registry, except from a registry that does not support several tags in one request.
     pub(super) async fn put(&self, putter: &ManifestPutter, tag: &str, root: &RawManifest) -> Result<bool> {
         let own = (tag.to_owned(), root.digest().clone());
         if self.tagged.lock().contains(&own) {
             return Ok(true);
         }
-        // The answer about a referrer is needed, and registries that know SHA-256 alone are no help with another digest.
+        // A manifest with a subject is put alone, since the response about its referrer is needed. A manifest with a digest
+        // other than SHA-256 is put alone as well, since some registries do not support such digests.
         let is_plain = root.digest().algorithm() == Algorithm::Sha256 && referrer::subject(root).is_none();
         if self.others.is_empty() || !is_plain {
             return Ok(false);
@@ -67,7 +69,7 @@ impl Together {
     }
 }
 
-/// Whether two images go under their names with the same manifest, and the same belongs to them.
+/// Returns whether two images push the same root manifest and have the same attachments.
 fn is_same(one: &ImageTree, other: &ImageTree) -> bool {
     let belongings = |tree: &ImageTree| -> Vec<Digest> {
         let attachments = tree.attachments.iter();

@@ -1,4 +1,4 @@
-//! Fetches manifests and configs, each digest once however many images share it.
+//! Fetches manifests and configs. Each digest is fetched once, however many images share it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,24 +21,24 @@ use crate::lock::Mutex;
 use crate::registry::Presence;
 use crate::transfer::sources::Repository;
 
-/// The documents that were fetched, and the permits to fetch more.
+/// Cache of the fetched documents, with the semaphore that limits further requests.
 #[derive(Debug)]
 pub(super) struct Fetcher {
-    /// Bounds requests of all images together, since each image also fetches its children side by side.
+    /// Limits the requests of all images together, since each image fetches its children concurrently.
     permits: Semaphore,
     jobs: usize,
-    /// The memory of the run, of which all that is kept takes some.
+    /// Memory budget of the run; everything kept in this cache counts against it.
     budget: Budget,
     manifests: Mutex<HashMap<Digest, Arc<OnceCell<Arc<RawManifest>>>>>,
     configs: Mutex<HashMap<Digest, Arc<OnceCell<KnownConfig>>>>,
-    /// Blobs of the images that were resolved.
+    /// Digests of the blobs of all resolved images.
     blobs: Mutex<HashSet<Digest>>,
 }
 
-/// Memory in bytes that a blob takes from the plan of a run to its end, where it comes from and where it goes.
+/// Estimated memory of one blob during a run, at its source and at its destination, in bytes.
 const BLOB: u64 = 640;
 
-/// An image config, and the memory that it takes.
+/// Bytes of an image config, with the memory reserved for them.
 #[derive(Debug)]
 struct KnownConfig {
     bytes: Bytes,
@@ -46,7 +46,7 @@ struct KnownConfig {
 }
 
 impl Fetcher {
-    /// A fetcher that keeps `jobs` requests in flight.
+    /// Returns a fetcher that keeps up to `jobs` requests in flight.
     pub(super) fn new(jobs: usize) -> Self {
         Self {
             permits: Semaphore::new(jobs.max(1)),
@@ -66,16 +66,19 @@ impl Fetcher {
         &self.budget
     }
 
-    /// Counts the memory of a manifest for as long as it is kept.
+    /// Counts the memory of a manifest against the budget for as long as the manifest is kept.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if the budget has too little memory left.
     fn counted(&self, manifest: RawManifest) -> Result<Arc<RawManifest>> {
         let held = self.budget.hold(manifest.memory())?;
         Ok(Arc::new(manifest.holding(held)))
     }
 
-    /// Counts the memory that an image takes beside its manifests, until the end of the run.
+    /// Counts the memory of an image without its manifests against the budget, until the run ends.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if less is left.
+    /// [`Kind::TooLarge`] if the budget has too little memory left.
     pub(super) fn count_tree(&self, tree: &ImageTree) -> Result<()> {
         let mut known = self.blobs.lock();
         let blobs = tree.blobs().into_iter().map(|blob| blob.descriptor.digest);
@@ -87,7 +90,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Drops what no image uses.
+    /// Drops the manifests and configs that no image uses.
     pub(super) fn shrink(&self) {
         self.manifests
             .lock()
@@ -97,10 +100,10 @@ impl Fetcher {
             .retain(|_, cell| cell.get().is_none_or(|known| !known.bytes.is_unique()));
     }
 
-    /// Puts in manifests that are at hand, so that they are not fetched.
+    /// Adds manifests that are already in memory to the cache, so that they are not fetched.
     pub(super) fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
         for manifest in manifests {
-            // A manifest for which there is no room is fetched again where it is needed.
+            // A manifest that exceeds the budget is not an error here: it is fetched again when it is needed.
             if let Some(Ok(manifest)) = Arc::into_inner(manifest).map(|manifest| self.counted(manifest)) {
                 self.insert(manifest);
             }
@@ -112,11 +115,11 @@ impl Fetcher {
         self.manifests.lock().insert(manifest.digest().clone(), cell);
     }
 
-    /// What a tag points at now.
+    /// Fetches the manifest that a tag currently points at.
     pub(super) async fn tagged(&self, repository: &Repository, tag: &Target) -> Result<Arc<RawManifest>> {
         let _permit = self.permits.acquire().await;
         let root = repository.registry.manifest(&repository.name, tag).await?;
-        // Several tags may have one manifest.
+        // Several tags may point at one manifest, which then counts against the budget once.
         let known = self
             .manifests
             .lock()
@@ -130,7 +133,7 @@ impl Fetcher {
         Ok(root)
     }
 
-    /// What a tag points at now, where it is there.
+    /// Fetches the manifest that a tag currently points at, or returns `None` if the tag does not exist.
     pub(super) async fn find_tagged(&self, repository: &Repository, tag: &Target) -> Result<Option<Arc<RawManifest>>> {
         let _permit = self.permits.acquire().await;
         match repository.registry.find_manifest(&repository.name, tag).await? {
@@ -139,8 +142,9 @@ impl Fetcher {
         }
     }
 
-    /// A manifest that an index lists. Where it states no type itself, that of the index counts, and not what the registry
-    /// calls it.
+    /// Fetches a manifest listed in an index.
+    /// If the manifest does not state its media type, the media type in the index takes precedence over the registry's
+    /// `Content-Type`.
     pub(super) async fn child(&self, repository: &Repository, entry: &Descriptor) -> Result<Arc<RawManifest>> {
         let found = self.manifest(repository, &entry.digest).await?;
         let listed = media_type::shape(&entry.media_type);
@@ -151,7 +155,7 @@ impl Fetcher {
         read.map_or(Ok(found), |read| self.counted(read))
     }
 
-    /// A manifest by its digest.
+    /// Fetches a manifest by its digest.
     pub(super) async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<Arc<RawManifest>> {
         let cell = self.manifests.lock().entry(digest.clone()).or_default().clone();
         let manifest = cell
@@ -164,7 +168,12 @@ impl Fetcher {
         Ok(manifest.clone())
     }
 
-    /// The platform that an image config states, with the config's bytes; `None` for a config of another kind.
+    /// Fetches an image config and returns its platform and bytes.
+    /// Returns `None` for a config of another media type.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] if the config is larger than `MAX_CONFIG`, and [`Kind::Integrity`] if its size differs from
+    /// `config`.
     pub(super) async fn platform_of(
         &self,
         repository: &Repository,
@@ -192,7 +201,7 @@ impl Fetcher {
             })
             .await?;
         let bytes = &known.bytes;
-        // The bytes may have been fetched for another manifest, which states another size for them.
+        // The bytes may have been fetched for another manifest that states another size for this digest.
         if bytes.len() as u64 != config.size {
             return Err(Error::new(
                 Kind::Integrity,
@@ -206,11 +215,11 @@ impl Fetcher {
             .with_hint("a manifest with a wrong size has to be made again: have the image built and pushed again"));
         }
         let parsed = Config::parse(bytes).map_err(|e| e.context(format!("config {}", config.digest)))?;
-        // An empty os keeps the image: the same rule as for an index entry of which nothing is known.
+        // A config with an empty os states no platform, so the image is kept, like an index entry without a platform.
         Ok((!parsed.platform.os.is_empty()).then(|| (parsed.platform, bytes.clone())))
     }
 
-    /// Layers that need not be in a registry and are not in this one.
+    /// Returns the non-distributable layers of an image that the registry does not have.
     pub(super) async fn left_out(&self, repository: &Repository, tree: &ImageTree) -> Result<Vec<LeftOut>> {
         let candidates: Vec<Descriptor> = tree
             .blobs()
@@ -226,6 +235,7 @@ impl Fetcher {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// Returns a layer that the registry does not have, as a left-out blob.
     async fn absent(&self, repository: &Repository, descriptor: Descriptor) -> Result<Option<LeftOut>> {
         let _permit = self.permits.acquire().await;
         Ok(

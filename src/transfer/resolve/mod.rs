@@ -1,4 +1,4 @@
-//! From references to image trees: which manifests an image has, which of them are carried, and what they name.
+//! Resolves references to image trees: fetches manifests, selects platforms and finds referrers.
 
 mod fetch;
 mod quota;
@@ -30,7 +30,7 @@ use crate::registry::Registries;
 use crate::text::{few, quote};
 use crate::transfer::sources::Repository;
 
-/// Turns references into trees.
+/// Resolves references to image trees.
 #[derive(Debug)]
 pub struct Resolver {
     registries: Registries,
@@ -43,7 +43,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A resolver that keeps `jobs` requests in flight.
+    /// Returns a resolver that keeps up to `jobs` requests in flight.
     pub fn new(registries: Registries, wanted: Wanted, jobs: usize, progress: Progress) -> Self {
         Self {
             discovery: Discovery::new(wanted.referrers.clone(), jobs, progress.clone()),
@@ -56,38 +56,39 @@ impl Resolver {
         }
     }
 
-    /// Pins references to the digests that an earlier run found, even if their tags moved since.
+    /// Pins references to the digests that an earlier run resolved, even if their tags have moved since.
     #[must_use]
     pub(crate) fn with_pins(mut self, pins: HashMap<Reference, Digest>) -> Self {
         self.pins = pins;
         self
     }
 
-    /// Counts what is kept in memory against this budget.
+    /// Counts the memory of manifests and configs against this budget.
     #[must_use]
     pub fn with_budget(mut self, budget: Budget) -> Self {
         self.fetcher.set_budget(budget);
         self
     }
 
-    /// What is left of the memory of this run, of which the images that were resolved take some.
+    /// Returns the memory budget of the run; the resolved images count against it.
     pub fn budget(&self) -> &Budget {
         self.fetcher.budget()
     }
 
-    /// Puts in manifests that are at hand, so that they are not fetched.
+    /// Adds manifests that are already in memory to the cache, so that they are not fetched.
     pub(crate) fn remember(&self, manifests: impl IntoIterator<Item = Arc<RawManifest>>) {
         self.fetcher.remember(manifests);
     }
 
-    /// Resolves every reference, side by side; the results are in the order of the references.
+    /// Resolves all references concurrently and returns the results in the order of the references.
     ///
-    /// Roots come first: they say how many manifests are to be fetched altogether, and where a registry counts pulls and has
-    /// fewer left, the user learns of it before they are used up.
+    /// All root manifests are fetched first, since they show how many manifests the run has to fetch in total. So the user
+    /// is warned before a registry's limit of pulls is used up.
     ///
     /// # Errors
-    /// Per reference: those of the registry; [`Kind::NotFound`] if no platform of the image is wanted; [`Kind::Malformed`] if
-    /// its documents break the rules; [`Kind::TooLarge`] if it does not fit into memory together with the others.
+    /// Per reference: errors of the registry; [`Kind::NotFound`] if the image has none of the requested platforms;
+    /// [`Kind::Malformed`] if its manifests or configs are invalid; [`Kind::TooLarge`] if the images together exceed the
+    /// memory budget.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<Result<ImageTree>> {
         self.progress.emit(Event::Phase {
             phase: Phase::Resolving,
@@ -122,8 +123,8 @@ impl Resolver {
             .buffered(self.jobs * 2)
             .collect()
             .await;
-        // An image that is too large takes memory from those beside it while it is resolved. Each that found none gets it for
-        // itself once more.
+        // An image that is too large takes memory from the images resolved at the same time. So each image that exceeded
+        // the budget is resolved once more, alone.
         for (reference, tree) in references.iter().zip(&mut trees) {
             if tree.as_ref().is_err_and(|error| error.kind() == Kind::TooLarge) {
                 self.fetcher.shrink();
@@ -136,8 +137,9 @@ impl Resolver {
         trees
     }
 
-    /// Tells at once that an image cannot be resolved. Of a single image, the end of the run tells it in the same moment; and one
-    /// that found no memory is tried once more.
+    /// Reports immediately that an image cannot be resolved.
+    /// Does nothing for a single image, since the end of the run reports its error at the same moment, and nothing for
+    /// [`Kind::TooLarge`], since that image is resolved once more.
     fn unresolved(&self, reference: &Reference, error: &Error, images: usize) {
         if images > 1 && error.kind() != Kind::TooLarge {
             let error = match error.names_image() {
@@ -151,6 +153,7 @@ impl Resolver {
         }
     }
 
+    /// Resolves one image and reports the progress.
     async fn resolve_one(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
         let in_flight = self.progress.begin(reference);
         let tree = self.resolve(reference, root).await;
@@ -164,6 +167,7 @@ impl Resolver {
         Ok(tree)
     }
 
+    /// Fetches the root manifest of an image: locked, pinned, by digest, or by tag.
     async fn fetch_root(&self, reference: &Reference) -> Result<Arc<RawManifest>> {
         let repository = Repository::new(reference, &self.registries)?;
         let _in_flight = repository.registry.in_flight(&repository.name);
@@ -177,6 +181,7 @@ impl Resolver {
         }
     }
 
+    /// Builds the tree of an image from its root manifest.
     async fn resolve(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
         let root = root?;
         let platforms = self.wanted.platforms_of(reference);
@@ -217,7 +222,8 @@ impl Resolver {
         Ok(tree)
     }
 
-    /// Fetches manifests and configs below the root until the platform selection needs no more; also returns the configs.
+    /// Fetches manifests and configs below the root until the platforms are selected.
+    /// Also returns the configs.
     async fn select(
         &self,
         repository: &Repository,
@@ -238,7 +244,8 @@ impl Resolver {
                 SelectResult::Selected(selection) => return Ok((selection, configs)),
                 SelectResult::Needs(needs) => needs,
             };
-            // The futures are made before the stream: a closure inside it would tie them to one lifetime.
+            // The futures are collected before the stream is built: a closure inside the stream would tie them to one
+            // lifetime.
             let fetches: Vec<_> = needs.into_iter().map(|need| self.fetch(repository, need)).collect();
             let mut found = stream::iter(fetches).buffered(self.jobs);
             while let Some(fetched) = found.try_next().await? {
@@ -260,6 +267,7 @@ impl Resolver {
         }
     }
 
+    /// Fetches a manifest or config that the platform selection needs.
     async fn fetch(&self, repository: &Repository, need: Need) -> Result<Fetched> {
         Ok(match need {
             Need::Manifest(descriptor) => Fetched::Manifest(self.fetcher.child(repository, &descriptor).await?),
@@ -272,17 +280,17 @@ impl Resolver {
     }
 }
 
-/// The answer to a [`Need`].
+/// Result of fetching a [`Need`].
 enum Fetched {
     Manifest(Arc<RawManifest>),
     Platform {
         manifest: Digest,
-        /// The config's digest, the platform that it states, and its bytes; `None` if it states none.
+        /// Digest of the config, its platform, and its bytes; `None` if the config states no platform.
         config: Option<(Digest, Platform, Bytes)>,
     },
 }
 
-/// One digest has one size in all manifests.
+/// Checks that all manifests of an image state the same size for the same blob.
 fn check_sizes(tree: &ImageTree) -> Result<()> {
     let mut sizes: HashMap<&Digest, u64> = HashMap::new();
     for manifest in tree.manifests() {
@@ -298,18 +306,19 @@ fn check_sizes(tree: &ImageTree) -> Result<()> {
     Ok(())
 }
 
-/// The platforms that were asked for and that an image does not have, as text; empty if it has all.
+/// Returns the requested platforms that an image lacks, as text; empty if the image has all of them.
 pub(super) fn absent(tree: &ImageTree, filter: &PlatformFilter) -> String {
     few(tree.absent(filter).iter().map(|platform| format!("`{platform}`")))
 }
 
-/// Says which of the platforms that were asked for an image does not have.
+/// Warns about the requested platforms that an image does not have.
 pub(super) fn warn_of_absent(image: &Reference, absent: &str, progress: &Progress) {
     if !absent.is_empty() {
         progress.warn(format!("`{image}` has no platform {absent}"));
     }
 }
 
+/// Returns the error for an image with none of the requested platforms.
 fn nothing_wanted(filter: &PlatformFilter, dropped: &[PlatformRecord]) -> Error {
     let mut has: Vec<&str> = dropped
         .iter()

@@ -1,4 +1,4 @@
-//! Pulls that a run still needs, against those that a registry will still give.
+//! Warnings about rate limits: compares the pulls that a run needs with the remaining pulls.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::image::select::{Graph, Need, SelectResult, select};
 use crate::progress::Progress;
 use crate::registry::Registries;
 
-/// Warns once per registry that counts pulls and has fewer left than are needed.
+/// Warns once for each registry whose rate limit allows fewer pulls than the run needs.
 ///
-/// The number needed is that of the manifests below these roots that are wanted and not in the cache; nested indexes may need
-/// more. Registries say what is left with every answer, so nothing is asked for here.
+/// The needed pulls are the selected manifests directly below `roots` that are not in the cache; nested indexes may need
+/// more. Registries state the remaining pulls in each response, so this function sends no request.
 pub(super) fn warn<'a>(
     roots: impl Iterator<Item = (&'a Reference, &'a Arc<RawManifest>)>,
     registries: &Registries,
@@ -26,7 +26,7 @@ pub(super) fn warn<'a>(
         let Ok(registry) = registries.host(reference.host()) else {
             continue;
         };
-        // An image by itself needs its config, which no registry counts; an index that is wrong is reported later.
+        // A single image needs its config, which is a blob and no pull. An invalid index is reported later.
         let Ok(SelectResult::Needs(needs)) = select(&Graph::default(), root, wanted.platforms_of(reference)) else {
             continue;
         };

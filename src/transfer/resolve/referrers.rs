@@ -1,5 +1,6 @@
-//! What refers to the manifests of an image at its source: by the referrers API, by the tag that lists referrers at a registry
-//! without it, and by the tags of cosign (OCI distribution-spec, "Listing Referrers").
+//! Discovery of referrers at the source, in three places.
+//! The places are the referrers API, the tag that lists referrers at a registry without that API, and cosign tags (OCI
+//! distribution-spec, "Listing Referrers").
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,69 +23,69 @@ use crate::registry::Presence;
 use crate::transfer::referrers::{ReferrerChoice, with_way_without};
 use crate::transfer::sources::Repository;
 
-/// Maximum number of referrers that are read of one subject, and of one image.
+/// Maximum number of referrers that are read for one subject, and maximum number for one image.
 pub(crate) const MAX_REFERRERS: usize = 1000;
 
-/// Maximum length of a chain of referrers of referrers. A signature of an SBOM is two.
+/// Maximum length of a chain of referrers. A signature of an SBOM of an image is a chain of two.
 pub(crate) const MAX_CHAIN: usize = 4;
 
-/// Why a referrer is left out that a list names in vain.
+/// Reason for leaving out a referrer that is listed and does not exist.
 const DANGLING: &str = "it is listed and not there";
 
-/// Looks for what refers to manifests; what a repository cannot tell is asked once.
+/// Finds the referrers of manifests and remembers the answers of each repository.
 #[derive(Debug)]
 pub(super) struct Discovery {
     choice: ReferrerChoice,
     progress: Progress,
-    /// Bounds requests of all images together, beside those for manifests.
+    /// Limits the referrer requests of all images together. Manifest requests have a limit of their own.
     permits: Semaphore,
     jobs: usize,
     repositories: Mutex<HashMap<RepositoryKey, Arc<KnownRepository>>>,
 }
 
-/// What is known of a repository.
+/// Cached answers of one repository.
 #[derive(Debug, Default)]
 struct KnownRepository {
-    /// Its tags, where it has few.
+    /// All tags of the repository, or `None` if a single request did not return all of them.
     tags: OnceCell<Option<HashSet<String>>>,
-    /// What refers to a manifest in it. Several tags may have one.
+    /// Referrers by the digest of their subject. Several tags may point at one subject.
     found: Mutex<HashMap<Digest, Arc<OnceCell<FoundList>>>>,
 }
 
-/// A host and a repository of it.
+/// Host and repository.
 type RepositoryKey = (String, Arc<str>);
 
-/// What refers to one manifest.
+/// Referrers of one manifest.
 type FoundList = Arc<[Found]>;
 
-/// Something that refers to a manifest.
+/// A referrer of a manifest, and whether it can be carried.
 #[derive(Debug, Clone)]
 enum Found {
     Carried(Arc<RawManifest>, Lookup),
-    /// It is not there, or refers to something else.
+    /// The referrer does not exist, or has another subject.
     LeftOut(LeftOut),
-    /// It is there and cannot be carried.
+    /// The referrer exists and cannot be carried.
     Broken(LeftOut),
 }
 
-/// What was found for an image.
+/// Referrers found for one image.
 #[derive(Debug, Default)]
 pub(super) struct Belongings {
     pub(super) attachments: Vec<Attachment>,
     pub(super) left_out: Vec<LeftOut>,
-    /// Whether some of what is left out should be carried.
+    /// Whether a referrer that was to be carried is left out.
     pub(super) is_loss: bool,
-    /// Manifests that are carried, or will not be.
+    /// Digests of the manifests that were already handled.
     seen: HashSet<Digest>,
-    /// The size that the manifests give to each blob.
+    /// Size of each blob, as the manifests state it.
     sizes: HashMap<Digest, u64>,
-    /// Referrers whose own referrers are to be looked for.
+    /// Referrers whose own referrers are searched next.
     next: Vec<Digest>,
 }
 
 impl Belongings {
-    /// Whether a referrer gives each blob the size that the image and its other referrers give it. One that does not would make
-    /// the image contradict itself.
+    /// Checks that a referrer states the same size for each blob as the image and its other referrers.
+    /// Otherwise the image would contradict itself.
     fn check_sizes(&self, variant: &Variant) -> Result<()> {
         let mut own: HashMap<&Digest, u64> = HashMap::new();
         for blob in variant.all().flat_map(|manifest| manifest.blobs()) {
@@ -106,7 +107,7 @@ impl Belongings {
         }
     }
 
-    /// Refuses an image without signatures, and one that would lose some.
+    /// Checks that an image has a signature, and that it loses no referrer.
     fn complete(self) -> Result<Self> {
         let lost = self
             .left_out
@@ -125,6 +126,7 @@ impl Belongings {
         Err(Error::new(Kind::NotFound, what).with_hint("omit `--referrers require` to carry it without"))
     }
 
+    /// Records the size of each blob, as the manifests state it.
     fn note_sizes<'a>(&mut self, manifests: impl Iterator<Item = &'a Arc<RawManifest>>) {
         let blobs = manifests.flat_map(|manifest| manifest.blobs());
         self.sizes.extend(blobs.map(|blob| (blob.digest.clone(), blob.size)));
@@ -136,7 +138,7 @@ impl Discovery {
         Self {
             choice,
             progress,
-            // One search beside one fetch stays within two jobs.
+            // One referrer request for each manifest request stays within two jobs.
             permits: Semaphore::new((jobs * 2).saturating_sub(3).max(1)),
             jobs: jobs.max(1),
             repositories: Mutex::default(),
@@ -147,18 +149,19 @@ impl Discovery {
         self.choice.is_any()
     }
 
-    /// Begins with the root of an image, while its other manifests are fetched. What goes wrong is found again by
-    /// [`discover`](Self::discover).
+    /// Searches the referrers of the root while other manifests of the image are fetched.
+    /// Errors are ignored here, since [`discover`](Self::discover) repeats a failed request.
     pub(super) async fn begin(&self, fetcher: &Fetcher, repository: &Repository, root: &Digest) {
         if self.is_wanted() {
             let _ = self.found_for(fetcher, repository, root).await;
         }
     }
 
-    /// Everything that refers to the manifests of an image, and to what refers to them.
+    /// Finds all referrers of the manifests of an image, and the referrers of these referrers.
     ///
     /// # Errors
-    /// Those of the registry where it does not tell; [`Kind::NotFound`] if there is nothing and something is required.
+    /// Errors of the registry, if its list of referrers cannot be read; [`Kind::NotFound`] if a referrer is required and
+    /// the image has none or loses one.
     pub(super) async fn discover(
         &self,
         fetcher: &Fetcher,
@@ -172,7 +175,7 @@ impl Discovery {
         let own: Vec<Digest> = tree.original.all().map(|manifest| manifest.digest().clone()).collect();
         belongings.seen.extend(own.iter().cloned());
         belongings.note_sizes(tree.own_manifests());
-        // The root comes first: its answers tell what the repository can be asked for the others.
+        // The root comes first: its answers show which requests the repository supports for the other manifests.
         let mut subjects: Vec<Digest> = own.into_iter().rev().collect();
         for depth in 0..=MAX_CHAIN {
             let futures: Vec<BoxFuture<'_, Result<FoundList>>> = subjects
@@ -197,7 +200,7 @@ impl Discovery {
                 break;
             }
         }
-        // One that is listed wrongly in one place may be right in another.
+        // A referrer that one list names wrongly may be listed correctly in another place.
         let carried: HashSet<&Digest> = belongings.attachments.iter().map(|a| a.variant.root.digest()).collect();
         belongings
             .left_out
@@ -208,6 +211,7 @@ impl Discovery {
         }
     }
 
+    /// Adds a found referrer to the attachments of the image, or to the left-out referrers.
     async fn take(
         &self,
         fetcher: &Fetcher,
@@ -230,7 +234,8 @@ impl Discovery {
         if !self.choice.takes(&artifact_type(manifest, lookup != Lookup::Subject)) {
             return Ok(());
         }
-        // One that states its subject and has a tag beside it is carried by both, so that a registry finds it by both.
+        // A referrer that states its subject and also has a cosign tag is carried in both ways, so that registries find it
+        // in both ways.
         let (digest, attachments) = (manifest.digest(), &belongings.attachments);
         let is_known = belongings.seen.contains(digest);
         let is_twin = lookup != Lookup::Subject || attachments.iter().any(|it| it.variant.root.digest() == digest);
@@ -274,7 +279,7 @@ impl Discovery {
         }
     }
 
-    /// A referrer and all manifests below it.
+    /// Fetches all manifests below a referrer.
     async fn below(&self, fetcher: &Fetcher, repository: &Repository, root: &Arc<RawManifest>) -> Result<Variant> {
         let mut levels = vec![vec![root.clone()]];
         let mut seen = HashSet::from([root.digest().clone()]);
@@ -303,7 +308,7 @@ impl Discovery {
         repositories.entry(key).or_default().clone()
     }
 
-    /// What refers to one manifest, asked once for each repository.
+    /// Finds the referrers of one manifest. Each repository is asked once for each subject.
     async fn found_for(&self, fetcher: &Fetcher, repository: &Repository, subject: &Digest) -> Result<FoundList> {
         let known = self.known(repository);
         let cell = {
@@ -319,6 +324,7 @@ impl Discovery {
         Ok(found.clone())
     }
 
+    /// Requests the referrers of a subject from all three places.
     async fn ask(
         &self,
         fetcher: &Fetcher,
@@ -335,7 +341,7 @@ impl Discovery {
         };
         let list_tag = subject.referrers_tag();
         let of_tags = async {
-            // A registry may have got its list after the tag was written.
+            // The tag is read as well, since the registry may have introduced the referrers API after the tag was written.
             let list = self.tagged(fetcher, repository, known, &list_tag);
             let tags = SUFFIXES.map(|suffix| tag_beside(subject, suffix));
             let beside = tags.iter().map(|tag| self.tagged(fetcher, repository, known, tag));
@@ -349,7 +355,8 @@ impl Discovery {
         }
         if let Some(list) = list
             && let View::Index(index) = list.view()
-            // An earlier version of this program put an image there that was asked for by its digest.
+            // Earlier versions of this program pushed images without a tag to this tag; such an image is no list of
+            // referrers.
             && list.digest() != subject
         {
             let entries = index.entries.iter().map(|entry| entry.descriptor.clone());
@@ -365,7 +372,7 @@ impl Discovery {
         Ok(found)
     }
 
-    /// Reads what a list names and checks that it refers to the subject.
+    /// Reads the manifests of a list of referrers and checks that their subject is `of`.
     async fn read(
         &self,
         fetcher: &Fetcher,
@@ -411,8 +418,9 @@ impl Discovery {
         }
     }
 
-    /// What a tag points at, where it is there. A short list of all tags answers for those that are not, else a HEAD, which
-    /// registries do not count as a pull.
+    /// Returns the manifest that a tag points at, or `None` if the tag does not exist.
+    /// A short list of all tags shows the missing tags; without such a list a HEAD request does, which registries do not
+    /// count as a pull.
     async fn tagged(
         &self,
         fetcher: &Fetcher,
@@ -439,7 +447,7 @@ impl Discovery {
             };
             match head {
                 Presence::Missing => return Ok(None),
-                // By its digest it may be in the cache.
+                // A manifest requested by its digest may be in the cache.
                 Presence::Present(head) if head.digest.is_some() => {
                     if let Some(digest) = head.digest {
                         return match fetcher.manifest(repository, &digest).await {
@@ -455,7 +463,8 @@ impl Discovery {
     }
 }
 
-/// Whether an error is about a referrer alone, which can be left out, and not about reading it.
+/// Returns whether the referrer itself is at fault and can be left out.
+/// Other errors mean that it could not be read.
 fn is_its_own_fault(error: &Error) -> bool {
     let kind = error.kind();
     matches!(
@@ -472,6 +481,7 @@ fn left_out(entry: &Descriptor, why: &str) -> LeftOut {
     }
 }
 
+/// Returns the error for referrers that could not be read.
 fn unreadable(error: Error) -> Error {
     with_way_without(error.context("what refers to it (signatures, attestations) could not be read"))
 }

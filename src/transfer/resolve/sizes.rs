@@ -1,5 +1,6 @@
-//! Images that state wrong sizes, as far as that shows before blobs are fetched: they fail, and no other image suffers from
-//! their error. A digest has one size, so that of images that contradict each other about it at most one is right.
+//! Detects wrong blob sizes in manifests before blobs are fetched.
+//! Images with wrong sizes fail, and the remaining images are not affected. A digest has one size, so at most one of
+//! several contradicting images is right.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -13,13 +14,15 @@ use crate::image::tree::ImageTree;
 use crate::registry::{BlobReader, Registries, WithoutRange};
 use crate::transfer::sources::Repository;
 
-/// Images that are larger than this many bytes are compared with their registries. Real ones are so rare that the additional
-/// requests do not matter.
+/// Maximum size in bytes of an image whose stated sizes are accepted without asking its registry.
+/// Real images above this size are so rare that the additional requests do not matter.
 const ALWAYS_PLAUSIBLE: u64 = 64 << 30;
 
-/// Fails the images that state a wrong size for a blob that another image names as well. The registries decide which size is
-/// right: the length that they state for the blob, or else its bytes. Where that does not tell, all images that name the blob
-/// fail. Very large sizes have to be those of the registry as well: no room is looked for that is not needed.
+/// Fails the images that state a wrong size for a blob.
+/// If images state different sizes for one blob, the registries decide: by the length that they state for the blob, or else
+/// by the blob's bytes. If the registries cannot decide, all images that refer to the blob fail.
+///
+/// Sizes of very large images are compared with the registry as well, so that no disk space is reserved for wrong sizes.
 pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registries) {
     let wrong = join_all(trees.iter().map(|tree| implausible(tree, registries))).await;
     for (tree, error) in trees.iter_mut().zip(wrong) {
@@ -29,7 +32,7 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
     }
     check_manifests(trees);
     for (digest, mut claims) in contested(trees) {
-        // Images that have failed for another blob do not count any more.
+        // Images that failed because of another blob no longer count.
         for claim in claims.values_mut() {
             claim.trees.retain(|number| trees[*number].is_ok());
         }
@@ -54,8 +57,9 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
     }
 }
 
-/// Asks the registry for the largest blobs of a very large image, until the rest is of a plausible size. Returns the error of
-/// the first blob that the registry does not have with the size that is stated.
+/// Compares the largest blobs of a very large image with the registry.
+/// The check ends once the remaining blobs have a plausible size. Returns the error of the first blob whose stated size the
+/// registry does not confirm.
 async fn implausible(tree: &Result<ImageTree>, registries: &Registries) -> Option<Error> {
     let tree = tree.as_ref().ok()?;
     let mut left = tree.total().ok().filter(|total| *total > ALWAYS_PLAUSIBLE)?;
@@ -73,7 +77,7 @@ async fn implausible(tree: &Result<ImageTree>, registries: &Registries) -> Optio
     None
 }
 
-/// Fails the images that list a manifest of an image among their blobs with another size than it has.
+/// Fails the images that list the manifest of an image as a blob with a wrong size.
 fn check_manifests(trees: &mut [Result<ImageTree>]) {
     let manifests = trees.iter().flatten().flat_map(ImageTree::manifests);
     let sizes: HashMap<Digest, u64> = manifests
@@ -89,16 +93,16 @@ fn check_manifests(trees: &mut [Result<ImageTree>]) {
     }
 }
 
-/// What images state about one blob, by the size that they state.
+/// Stated sizes of one blob, each with the images that state it.
 type Claims = BTreeMap<u64, Claim>;
 
-/// A size that is stated for a blob, and the images that state it, by their numbers.
+/// A stated size of a blob, and the positions of the images that state it.
 struct Claim {
     blob: Descriptor,
     trees: Vec<usize>,
 }
 
-/// Blobs for which several sizes are stated.
+/// Returns the blobs for which images state different sizes.
 fn contested(trees: &[Result<ImageTree>]) -> BTreeMap<Digest, Claims> {
     let mut sizes: HashMap<Digest, u64> = HashMap::new();
     let mut contested: BTreeMap<Digest, Claims> = BTreeMap::new();
@@ -124,7 +128,7 @@ fn contested(trees: &[Result<ImageTree>]) -> BTreeMap<Digest, Claims> {
     contested
 }
 
-/// The claims that are wrong, by size, with the error that says so.
+/// Returns the refuted sizes of a blob, each with the error for its images.
 async fn refute(claims: &Claims, trees: &[Result<ImageTree>], registries: &Registries) -> HashMap<u64, Error> {
     let mut refuted = HashMap::new();
     let mut readers = Vec::new();
@@ -134,15 +138,15 @@ async fn refute(claims: &Claims, trees: &[Result<ImageTree>], registries: &Regis
         match open(tree, &claim.blob, registries).await {
             Ok(reader) => readers.push((*size, &claim.blob, reader)),
             Err(error) if error.kind() == Kind::Integrity => drop(refuted.insert(*size, error)),
-            // That a registry fails says nothing about the size.
+            // An error of the registry says nothing about the size.
             Err(_) => {}
         }
     }
     if claims.len() - refuted.len() < 2 {
         return refuted;
     }
-    // The registries did not state lengths that differ from the claims. The smallest claim comes first, so that no reader waits
-    // for bytes that do not exist.
+    // The remaining readers opened without a contradiction, so the bytes decide. The smallest claim is read first, so that
+    // no reader waits for bytes that do not exist.
     for (size, blob, reader) in readers {
         if has_digest(reader, &blob.digest).await {
             let others = claims.values().filter(|claim| claim.blob.size != size);
@@ -154,6 +158,7 @@ async fn refute(claims: &Claims, trees: &[Result<ImageTree>], registries: &Regis
     refuted
 }
 
+/// Opens a blob of an image. Fails with [`Kind::Integrity`] if the registry states another length.
 async fn open(tree: &ImageTree, blob: &Descriptor, registries: &Registries) -> Result<BlobReader> {
     let repository = Repository::new(&tree.source, registries)?;
     let all = 0..blob.size;
@@ -163,6 +168,7 @@ async fn open(tree: &ImageTree, blob: &Descriptor, registries: &Registries) -> R
         .await
 }
 
+/// Returns whether the remaining bytes of a reader have this digest.
 async fn has_digest(mut reader: BlobReader, digest: &Digest) -> bool {
     let mut hasher = digest.hasher();
     loop {

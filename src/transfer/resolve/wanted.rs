@@ -1,4 +1,4 @@
-//! What is asked of the images of a run.
+//! What the user requests from the images of a run: platforms, referrers, and the lock.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use crate::inventory::lock::Lock;
 use crate::inventory::locked_image::LockedImage;
 use crate::transfer::referrers::ReferrerChoice;
 
-/// What is asked of each image.
+/// Requested content of the images of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// Which platforms are carried.
+    /// Platforms to carry.
     pub platforms: PlatformFilter,
-    /// What becomes of an index that loses some.
+    /// Treatment of an index that loses entries.
     pub index: IndexMode,
-    /// Images of which other platforms are carried.
+    /// Platforms of single images, if they differ from `platforms`.
     pub exceptions: BTreeMap<Reference, PlatformFilter>,
-    /// Which of the manifests that refer to them are carried along.
+    /// Referrers to carry with the images.
     pub referrers: ReferrerChoice,
-    /// What the images are pinned to, where that is known. Nothing else that is asked of an image in it counts then.
+    /// Lock that pins the images. The other fields do not apply to an image in the lock.
     pub lock: Option<Arc<Lock>>,
 }
 
-/// Entries of an index that a lock says were dropped. An index inside it is looked into, so that all that it lists is known as
-/// dropped, as on the first export.
+/// Returns the entries of an index that a lock lists as dropped.
+/// All entries of a dropped nested index count as dropped, as on the first export.
 pub(super) fn dropped<'a>(locked: &'a LockedImage, index: &'a RawManifest) -> impl Iterator<Item = &'a Entry> {
     let entries = match index.view() {
         View::Index(index) => index.entries.as_slice(),
@@ -40,6 +40,7 @@ pub(super) fn dropped<'a>(locked: &'a LockedImage, index: &'a RawManifest) -> im
     entries.iter().filter(move |entry| all || is_dropped(locked, entry))
 }
 
+/// Returns whether a lock lists an entry as dropped. Nested indexes are never dropped as a whole.
 fn is_dropped(locked: &LockedImage, entry: &Entry) -> bool {
     let digest = &entry.descriptor.digest;
     if media_type::shape(&entry.descriptor.media_type) == Shape::Index {
@@ -53,21 +54,21 @@ fn is_dropped(locked: &LockedImage, entry: &Entry) -> bool {
     if dropped.peek().is_none() {
         return false;
     }
-    // One manifest may be listed for several platforms.
+    // One manifest may be listed for several platforms, so the platform decides as well.
     let is_kept = locked.kept.iter().any(|kept| kept.digest == *digest);
     let label = platform_label(entry.platform.as_ref(), entry.attests().is_some());
     !is_kept || dropped.any(|dropped| dropped.platform == label)
 }
 
-/// Makes a tree exactly what a lock pins.
+/// Reduces a tree to the content that a lock pins.
 ///
 /// # Errors
-/// [`Kind::Integrity`] if it is made of other things.
+/// [`Kind::Integrity`] if the content of the tree differs from the lock.
 pub(super) fn pin(tree: &mut ImageTree, locked: &LockedImage) -> Result<()> {
     tree.choice = locked.index;
     tree.left_out = locked.left_out.clone().into();
     tree.left_out_referrers = locked.left_out_referrers.clone().into();
-    // What the lock leaves out was told when it was made.
+    // The user was told about the left-out referrers when the lock was made.
     tree.lacks_referrers = false;
     let is_locked = |digest: &Digest| locked.manifests.iter().any(|piece| piece.digest == *digest);
     let attachments = tree.attachments.iter();
@@ -91,14 +92,14 @@ pub(super) fn pin(tree: &mut ImageTree, locked: &LockedImage) -> Result<()> {
 }
 
 impl Wanted {
-    /// Which platforms of an image are carried.
+    /// Returns the platforms of an image to carry.
     pub(crate) fn platforms_of(&self, image: &Reference) -> &PlatformFilter {
         if self.locked(image).is_some() {
             return &PlatformFilter::All;
         }
         self.exceptions.get(image).unwrap_or(&self.platforms)
     }
-    /// What an image is pinned to.
+    /// Returns the entry of an image in the lock.
     pub(crate) fn locked(&self, image: &Reference) -> Option<&LockedImage> {
         self.lock.as_ref()?.find(image)
     }

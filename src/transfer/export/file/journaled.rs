@@ -1,4 +1,4 @@
-//! The unfinished file together with its journal: what is written is noted, and made durable now and then.
+//! The unfinished file with its journal: records written bytes, and syncs the file regularly.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::bundle::partial::Partial;
 use crate::bundle::plan;
 use crate::error::Result;
 
-/// Number of written bytes after which they are made durable, so that a power cut costs little and the last sync before the
-/// rename has little left to do.
+/// Number of written bytes after which the file is synced to disk.
+/// Frequent syncs limit the loss after a power cut and shorten the last sync before the rename.
 const SYNC_STEP: u64 = 128 << 20;
 
 /// An unfinished file and its journal.
@@ -19,7 +19,7 @@ const SYNC_STEP: u64 = 128 << 20;
 pub(super) struct Journaled {
     pub(super) partial: Arc<Partial>,
     journal: Arc<Journal>,
-    /// Bytes that were noted since the last sync.
+    /// Bytes recorded since the last sync.
     since_sync: AtomicU64,
 }
 
@@ -32,7 +32,10 @@ impl Journaled {
         }
     }
 
-    /// Notes written bytes of a slot, and makes them durable after [`SYNC_STEP`].
+    /// Records written bytes of a slot in the journal, and starts a sync after [`SYNC_STEP`] bytes.
+    ///
+    /// # Errors
+    /// Errors of the journal, and the error of an earlier sync in the background.
     pub(super) fn note(&self, slot: &Slot, range: Range<u64>) -> Result<()> {
         let length = range.end - range.start;
         slot.add_written(range.clone());
@@ -45,19 +48,20 @@ impl Journaled {
         };
         if sum >= SYNC_STEP && reset().is_ok() {
             let (journal, partial) = (self.journal.clone(), self.partial.clone());
-            // In the background: the transfer goes on. The next part that is noted finds out if this fails.
+            // The sync runs in the background, so that the transfer continues. If it fails, the next call returns its
+            // error.
             tokio::task::spawn_blocking(move || journal.synced(|| partial.sync()));
         }
         Ok(())
     }
 
-    /// Notes that what the journal says of a slot is wrong.
+    /// Records in the journal that the written bytes of a slot are invalid.
     pub(super) fn discard(&self, slot: &Slot) -> Result<()> {
         self.journal.discard(slot.number)
     }
 }
 
-/// Writes what stands around the bytes of a slot in the tar: its header and its padding.
+/// Writes the tar header before a slot's bytes and the padding behind them.
 pub(super) fn frame(partial: &Partial, place: &plan::BlobSlot) -> Result<()> {
     let padding = usize::try_from(place.padding()).unwrap_or(0);
     partial.write_at(&place.header()?, place.header_offset)?;

@@ -1,4 +1,5 @@
-//! Export into a file, which gets its name when it is complete; until then another run of the same command goes on with it.
+//! Export into a file, which gets its final name when it is complete.
+//! Until then, the same command resumes the export.
 
 mod journaled;
 mod prepare;
@@ -38,7 +39,8 @@ use prepare::{Headers, Prepare, Replan, slots_after};
 use whole_sum::{InPlace, WholeSum};
 use worker::{Filled, Filling, fill};
 
-/// Exports into the file `path`. `force` replaces a file of that name; `fresh` throws an unfinished earlier run away.
+/// Exports into the file `path`.
+/// `force` replaces an existing file; `fresh` discards the unfinished file of an earlier run.
 pub(super) async fn export(
     request: &Request,
     path: &Path,
@@ -53,7 +55,7 @@ pub(super) async fn export(
         }
         other => other?,
     }
-    // What is replaced has most of the blobs, as a rule.
+    // The replaced bundle usually contains most of the blobs.
     let replaced = (force && !fresh).then_some(path);
     let earlier = Earlier::open(&request.reuse, replaced).await?;
     let partial = Arc::new(Partial::open(path)?);
@@ -72,16 +74,16 @@ pub(super) async fn export(
     .run(force)
     .await;
     if !matches!(&result, Ok(report) if report.committed) && partial.is_empty().unwrap_or(false) {
-        // This run has put nothing into it that the next one could use.
+        // The file contains nothing that the next run could use.
         partial.remove();
     } else if partial.check_synced().is_err() && Replay::distrust(&partial.journal()).is_err() {
-        // What the disk has is not known, and cannot be noted down.
+        // A sync failed, so the bytes on the disk are unknown, and the journal could not be changed to say so.
         partial.journal().remove();
     }
     result
 }
 
-/// One export into a file.
+/// One export into a file, which may take several attempts.
 struct FileExport<'a> {
     request: &'a Request,
     registries: &'a Registries,
@@ -91,18 +93,19 @@ struct FileExport<'a> {
     earlier: Arc<Earlier>,
 }
 
-/// What came of one attempt at an export.
+/// Result of one attempt at an export.
 enum Attempt {
     Ended(Box<Report>),
-    /// The registry no longer has what the first run found of these images, but something else under their tags.
+    /// Images whose pinned content the registry no longer has, while their tags point at other content.
     Replaced(Vec<Reference>),
 }
 
 impl FileExport<'_> {
+    /// Repeats attempts until no pinned content turns out to be gone.
     async fn run(self, force: bool) -> Result<Report> {
         let mut anew = HashSet::new();
         loop {
-            // Nothing of the attempt before is in memory any more.
+            // The memory of the previous attempt is free again.
             let budget = match anew.is_empty() {
                 true => self.request.budget.clone(),
                 false => self.request.budget.emptied(),
@@ -114,7 +117,8 @@ impl FileExport<'_> {
         }
     }
 
-    /// Exports, but for the images whose pins are gone; for those in `anew` pins do not count.
+    /// Makes one attempt at the export.
+    /// Pins of the images in `anew` are ignored. Returns [`Attempt::Replaced`] for images whose pinned content is gone.
     async fn attempt(&self, force: bool, anew: &HashSet<Reference>, budget: Budget) -> Result<Attempt> {
         let (request, partial, progress) = (self.request, self.partial, self.progress);
         let images = unique(&request.images);
@@ -138,8 +142,8 @@ impl FileExport<'_> {
         };
         resolved.drop_oversized(&system, self.path);
         let mut report = Report::default();
-        // There will be no bundle without them, and what is there of an image that an earlier run had would be lost by a plan
-        // without it.
+        // The bundle cannot be completed without the failed images. A plan without them would also lose the bytes that an
+        // earlier run fetched for them.
         if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
             let lost = resolved.failed.iter().map(|(image, _)| image);
             let moved = moved(&left.pins, lost, self.registries, request.jobs).await;
@@ -152,7 +156,7 @@ impl FileExport<'_> {
                 return Ok(Attempt::Replaced(lost));
             }
             explain_lost(&mut resolved.failed, &left.pins, &moved);
-            // The error itself was told when it was found.
+            // The error itself was reported when it occurred; only its hint is new.
             let lost = resolved
                 .failed
                 .iter()
@@ -186,7 +190,7 @@ impl FileExport<'_> {
             headers: headers.clone(),
             configs: configs(&resolved.trees),
         };
-        // Moves take as long as a disk does. A user who has enough of it is heard meanwhile.
+        // Moving blobs takes as long as the disk needs, and signals must be handled meanwhile.
         let (journal, written) = blocking(move || there.run()).await??;
         let sum = WholeSum::start(partial.clone(), plan.clone());
         let filled = self
@@ -230,6 +234,7 @@ impl FileExport<'_> {
         Ok(Attempt::Ended(Box::new(report)))
     }
 
+    /// Fills the slots of the plan, and reports the progress.
     async fn fill(
         &self,
         plan: &Arc<Plan>,
@@ -253,6 +258,7 @@ impl FileExport<'_> {
     }
 }
 
+/// Writes the end of the archive and gives the file its final name.
 fn commit(partial: &Partial, plan: &Plan, force: bool) -> Result<()> {
     let end = plan.total() - TRAILER;
     let zeros = vec![0; usize::try_from(TRAILER).unwrap_or(0)];

@@ -1,4 +1,5 @@
-//! Prepares the unfinished file: before blobs are fetched, and again after images failed.
+//! Prepares the unfinished file before blobs are fetched.
+//! A smaller plan is prepared after images failed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::image::manifest::RawManifest;
 use crate::image::tree::ImageTree;
 use crate::transfer::export::resolved::Failures;
 
-/// The journal's headers: for the places that an earlier run left, and for those of the plan.
+/// Headers of the journal, for the slots of an earlier run and for the slots of the current plan.
 #[derive(Clone)]
 pub(super) struct Headers {
     old: Header,
@@ -32,7 +33,7 @@ impl Headers {
         plan: &Plan,
         trees: &[ImageTree],
     ) -> Self {
-        // An image that fails this time keeps its pin for the next.
+        // An image that fails in this run keeps its pin for the next run.
         let kept = left
             .pins
             .iter()
@@ -53,6 +54,7 @@ impl Headers {
         }
     }
 
+    /// Returns the new header for another plan of the same request.
     pub(super) fn for_plan(&self, plan: &Plan) -> Header {
         let mut header = self.new.clone();
         header.front = plan.front_len();
@@ -60,7 +62,7 @@ impl Headers {
     }
 }
 
-/// The media types of manifests whose bytes alone would be taken for another type.
+/// Returns the media types of manifests whose bytes alone would be parsed as another media type.
 fn untold_types(trees: &[ImageTree]) -> BTreeMap<Digest, String> {
     let manifests = trees.iter().flat_map(ImageTree::manifests);
     manifests
@@ -72,7 +74,8 @@ fn untold_types(trees: &[ImageTree]) -> BTreeMap<Digest, String> {
         .collect()
 }
 
-/// The slots of a plan as the journal has them, with these bytes in each.
+/// Returns the slots of a plan in the journal's form.
+/// `written` returns the written ranges of a slot, by number and size.
 fn slots(plan: &Plan, written: impl Fn(usize, u64) -> Ranges) -> Vec<OldSlot> {
     let slots = plan.blobs().iter().enumerate();
     slots
@@ -85,13 +88,15 @@ fn slots(plan: &Plan, written: impl Fn(usize, u64) -> Ranges) -> Vec<OldSlot> {
         .collect()
 }
 
+/// Returns the ranges of a whole blob.
 fn whole(size: u64) -> Ranges {
     let mut all = Ranges::default();
     all.insert(0..size);
     all
 }
 
-/// The slots of a plan after filling: all are there but those that failed.
+/// Returns the slots of a plan after all workers finished.
+/// Each slot is whole, except the slots of failed blobs.
 pub(super) fn slots_after(plan: &Plan, failures: &Failures) -> Vec<OldSlot> {
     slots(plan, |number, size| {
         match failures.contains_key(&plan.blobs()[number].blob.digest) {
@@ -111,16 +116,19 @@ pub(super) struct Prepare {
 }
 
 impl Prepare {
+    /// Moves old bytes, creates the journal, and writes the front and the known configs.
+    /// Returns the journal and the written ranges of each slot.
     pub(super) fn run(self) -> Result<(Arc<Journal>, HashMap<usize, Ranges>)> {
         let Self { partial, plan, .. } = &self;
         let mut written = relocate_blobs(partial, &self.headers.old, plan, &self.old)?;
         let carried = !written.is_empty();
         if carried {
-            // Once here, so that another power cut does not cost what this one left.
+            // The moved bytes are synced once, so that another power cut does not lose what the previous run saved.
             partial.sync()?;
         }
         let there = slots(plan, |number, _| written.get(&number).cloned().unwrap_or_default());
-        // Before the first byte of the bundle: a file with something in it and no journal could not be continued.
+        // The journal is created before the first byte of the bundle is written: a file with content and no journal cannot
+        // be resumed.
         let journal = Journal::create(&partial.journal(), &self.headers.new, &there, carried)?;
         write_front(partial, plan)?;
         for (number, slot) in plan.blobs().iter().enumerate() {
@@ -136,6 +144,7 @@ impl Prepare {
     }
 }
 
+/// Writes everything before the first blob.
 fn write_front(partial: &Partial, plan: &Plan) -> Result<()> {
     let mut at = 0;
     for piece in plan.front() {
@@ -146,19 +155,19 @@ fn write_front(partial: &Partial, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Prepares the file again when blobs of some images could not be fetched.
+/// Prepares the file again after blobs of some images could not be fetched.
 pub(super) struct Replan {
     pub(super) partial: Arc<Partial>,
-    /// The plan without them.
+    /// The plan without the failed images.
     pub(super) plan: Plan,
-    /// The slots of the plan so far, with the bytes that are written.
+    /// The slots of the previous plan, with their written ranges.
     pub(super) old: Vec<OldSlot>,
     pub(super) header: Header,
     pub(super) new: Header,
 }
 
 impl Replan {
-    /// Moves the written bytes to their places in the plan without these images.
+    /// Moves the written bytes to their offsets in the plan without the failed images.
     pub(super) fn run(self) -> Result<Plan> {
         let Self { partial, plan, .. } = &self;
         relocate_blobs(partial, &self.header, plan, &self.old)?;

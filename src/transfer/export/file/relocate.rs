@@ -1,7 +1,7 @@
-//! Moves the written bytes of each blob to their place in a plan, inside the file.
+//! Moves the written bytes of each blob to their offset in a new plan, within the file.
 //!
-//! The bytes of a blob are where the plan of an earlier run put them, or the plan of this run before an image failed. Each move
-//! is told to the journal, so that a kill in the middle of them costs no more than the one blob that is on its way.
+//! The bytes of a blob are at the offset of an earlier run's plan, or of this run's plan before an image failed. Each move
+//! is recorded in the journal, so a kill during the moves loses at most the one blob being moved.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,27 +12,28 @@ use crate::bundle::ranges::Ranges;
 use crate::error::Result;
 use crate::image::digest::Digest;
 
-/// How much is moved at a time.
+/// Maximum number of bytes moved at a time.
 const MOVE: usize = 1 << 20;
 
-/// Number of moved bytes after which they are made durable.
+/// Number of moved bytes after which the file is synced to disk.
 const SYNC_STEP: u64 = 128 << 20;
 
-/// A blob that the new plan has too, by its number in both.
+/// A blob in both layouts, with its slot numbers in the old and the new layout.
 #[derive(Debug, Clone, Copy)]
 struct Move {
     from: usize,
     to: usize,
-    /// Where the new plan has it.
+    /// Offset of the blob in the new plan.
     target: u64,
 }
 
-/// Moves the written bytes, and returns which bytes each slot of the plan has, by its number. `header` is for the journal of
-/// the old places, which is valid until the caller writes one of the new places.
+/// Moves the written bytes and returns the written ranges of each slot of the plan, by slot number.
+/// `header` is the journal header for the old layout, which is valid until the caller writes a journal for the new layout.
 ///
-/// Both layouts have their blobs in the same order, so a blob that moves up never meets one before it that moves down, nor
-/// the other way round: moving up from the last to the first, then down from the first to the last, overwrites nothing that
-/// is still to be moved. A blob whose order did change is fetched again.
+/// Only blobs with the same order in both layouts are moved, so a blob that moves up never crosses an earlier blob that
+/// moves down, nor the other way round. First the blobs that move up are moved, from the last to the first, then the blobs
+/// that move down, from the first to the last. This order overwrites no bytes that are still to be moved. A blob whose
+/// order changed is fetched again.
 pub(super) fn relocate_blobs(
     partial: &Partial,
     header: &Header,
@@ -55,6 +56,7 @@ pub(super) fn relocate_blobs(
     Ok(there.collect())
 }
 
+/// Returns the blobs of both layouts that have the same order in both layouts.
 fn in_order(plan: &Plan, old: &[OldSlot]) -> Vec<Move> {
     let numbers: BTreeMap<&Digest, usize> = plan
         .blobs()
@@ -78,6 +80,7 @@ fn in_order(plan: &Plan, old: &[OldSlot]) -> Vec<Move> {
     moves.retain(|mv| {
         let slot = &old[mv.from];
         let end = slot.offset.saturating_add(slot.size);
+        // A blob that changed its order or overlaps the previous blob is fetched again.
         let in_order = last.is_none_or(|(n, e)| n < mv.to && e <= slot.offset);
         if in_order {
             last = Some((mv.to, end));
@@ -87,13 +90,14 @@ fn in_order(plan: &Plan, old: &[OldSlot]) -> Vec<Move> {
     moves
 }
 
+/// Moves blobs and records each move in the journal.
 struct Mover<'a> {
     partial: &'a Partial,
     journal: Journal,
     old: &'a [OldSlot],
-    /// Bytes since the last sync.
+    /// Bytes moved since the last sync.
     moved: u64,
-    /// Slots that the journal knows.
+    /// Number of slots in the journal.
     slots: usize,
 }
 
@@ -102,8 +106,8 @@ impl Mover<'_> {
         self.order(moves)?.into_iter().try_for_each(|mv| self.one(mv))
     }
 
-    /// Removes from the journal the slots that are not moved, since moves may overwrite them, and returns the moves in an
-    /// order in which none overwrites another.
+    /// Discards the slots that are not moved from the journal, since moves may overwrite them.
+    /// Returns the moves in an order in which no move overwrites the source of a later move.
     fn order(&self, moves: &[Move]) -> Result<Vec<Move>> {
         let along: HashSet<usize> = moves.iter().map(|mv| mv.from).collect();
         for number in (0..self.old.len()).filter(|number| !along.contains(number)) {
@@ -116,6 +120,7 @@ impl Mover<'_> {
         Ok(up.into_iter().rev().chain(down).collect())
     }
 
+    /// Moves one blob and records the move in the journal.
     fn one(&mut self, mv: Move) -> Result<()> {
         let slot = &self.old[mv.from];
         let to = mv.target;
@@ -141,13 +146,13 @@ impl Mover<'_> {
     }
 }
 
-/// Moves the written bytes of a slot, and returns their number. Source and target may overlap.
+/// Moves the written bytes of a slot and returns their number. Source and target may overlap.
 fn shift(partial: &Partial, slot: &OldSlot, to: u64) -> Result<u64> {
     let up = to > slot.offset;
     let mut buffer = vec![0; MOVE];
     let mut ranges: Vec<_> = slot.written.iter().collect();
     if up {
-        // Away from where the bytes go: upwards starts at the end.
+        // Moving up starts at the end, so that no source byte is overwritten before it is read.
         ranges.reverse();
     }
     for range in &ranges {
@@ -158,7 +163,8 @@ fn shift(partial: &Partial, slot: &OldSlot, to: u64) -> Result<u64> {
             let at = range.start + if up { length - done - step } else { done };
             let piece = &mut buffer[..usize::try_from(step).unwrap_or(MOVE)];
             let got = partial.read_at(piece, slot.offset + at)?;
-            // Less at the end of a file that was cut: what is absent there is absent here, and the digest tells.
+            // The read is short at the end of a truncated file. The absent bytes stay absent at the target, and the digest
+            // check finds them.
             partial.write_at(&piece[..got], to + at)?;
             done += step;
         }
@@ -195,7 +201,8 @@ mod tests {
         }
     }
 
-    /// Wherever it is cut off, the journal claims nothing that is not there, and only the blob on its way is lost.
+    /// After a kill at any point, the journal claims only bytes that are present.
+    /// Only the blob being moved is lost.
     #[test]
     fn a_kill_between_two_moves_loses_nothing() {
         let folder = tempfile::tempdir().unwrap();
@@ -214,7 +221,7 @@ mod tests {
                 written,
             });
         }
-        // The second is not wanted any more; those before it go up, those behind it go down.
+        // The second blob is not in the new plan; the blob before it moves up, and the blobs behind it move as listed.
         let targets = [(0, 2600), (2, 3700), (3, 4800), (4, 7000), (5, 9500)];
         let moves: Vec<Move> = targets
             .iter()
@@ -238,7 +245,7 @@ mod tests {
                 moved: 0,
                 slots: old.len(),
             };
-            // Only the first moves, in the order in which they are made.
+            // Only the first `cut` moves are made, in the order of `order`.
             mover
                 .order(&moves)
                 .unwrap()

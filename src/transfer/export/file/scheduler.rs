@@ -1,7 +1,7 @@
-//! Which part of which blob a worker fetches next. No I/O.
+//! Selects the next part of a blob for a worker. No I/O.
 //!
-//! FAT and exFAT have no gaps: they fill what is skipped with zeros, which costs as much as the bytes themselves and comes
-//! before them. On such file systems no part is handed out that starts far behind the first absent byte.
+//! FAT and exFAT have no sparse files: they fill skipped ranges with zeros before the next write, which takes as long as
+//! writing the bytes themselves. On such file systems no part is assigned that starts far behind the first absent byte.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -9,41 +9,42 @@ use std::sync::Arc;
 
 use super::slot::Slot;
 
-/// Maximum distance in bytes from the first absent byte to a part that is handed out, where gaps are filled with zeros.
+/// Maximum distance in bytes from the first absent byte to the start of an assigned part.
+/// The limit applies to file systems without sparse files.
 const MAX_GAP: u64 = 64 << 20;
 
-/// Number of parts that may wait for their first bytes before no more help is given to large blobs, besides a quarter of those that
-/// have begun to arrive.
+/// Maximum number of parts without first bytes while idle workers still help with large blobs.
+/// The limit grows by a quarter of the number of parts that have begun to arrive.
 const LEAST_WAITING: usize = 8;
 
-/// The slots that are not done.
+/// The slots that are not finished.
 #[derive(Debug)]
 pub(super) struct Scheduler {
-    /// Slots of which no part was handed out, in the order of the plan.
+    /// Slots without any assigned part so far, in the order of the plan.
     queue: VecDeque<Arc<Slot>>,
-    /// The others, by their number.
+    /// Slots with at least one assigned part so far, by their number.
     open: BTreeMap<usize, Arc<Slot>>,
-    /// Whether gaps in the file cost nothing.
+    /// Whether the file system supports sparse files, so that gaps cost nothing.
     sparse: bool,
     next_id: u64,
 }
 
-/// What a worker does next.
+/// The next step of a worker.
 #[derive(Debug)]
 pub(super) enum Work {
     /// Fetch a part.
     Part(Assignment),
-    /// Ask again after something has changed.
+    /// Ask the scheduler again after its state has changed.
     Wait,
-    /// Nothing is left.
+    /// All slots are finished.
     Done,
 }
 
-/// A part of a blob for one worker.
+/// A part of a blob assigned to one worker.
 #[derive(Debug)]
 pub(super) struct Assignment {
     pub(super) slot: Arc<Slot>,
-    /// The number under which the slot knows it.
+    /// Number by which the slot identifies this assignment.
     pub(super) id: u64,
     pub(super) part: Range<u64>,
 }
@@ -58,8 +59,9 @@ impl Scheduler {
         }
     }
 
-    /// A worker goes on with its `own` blob, whose hasher it has, then opens the next one of the plan. When all are open it
-    /// helps with the parts of a large one.
+    /// Returns the next work for a worker.
+    /// A worker first continues with its `own` blob, since it has the hasher of that blob, then opens the next blob of the
+    /// plan. Once all blobs are open, the worker helps with the parts of a large blob.
     pub(super) fn next(&mut self, own: Option<&Slot>) -> Work {
         self.next_id += 1;
         let (id, limit) = (self.next_id, self.limit());
@@ -86,31 +88,34 @@ impl Scheduler {
         })
     }
 
-    /// Whether a worker more may help with an open blob. Not while many wait for their parts to begin: those are held up by the
-    /// limit of a registry.
+    /// Returns whether one more worker may help with an open blob.
+    /// While many parts wait for their first bytes, the limit of a registry is holding them up, and another request would
+    /// not help.
     fn may_help(&self) -> bool {
         let counts = self.open.values().map(|slot| slot.begun_and_waiting());
         let (begun, waiting) = counts.fold((0, 0), |(begun, waiting), (b, w)| (begun + b, waiting + w));
         waiting < LEAST_WAITING + begun / 4
     }
 
-    /// A slot is done, well or badly.
+    /// Removes a finished slot, whether its blob is whole or failed.
     pub(super) fn close(&mut self, slot: &Slot) {
         self.open.remove(&slot.number);
     }
 
-    /// The offset in the file behind which no part is handed out that starts there. The part with the first absent byte is
-    /// always before it, so that there is always work or a worker that has it.
+    /// Returns the maximum file offset at which an assigned part may start.
+    /// The part with the first absent byte always starts below the limit, so there is always work to assign or a worker at
+    /// work on that part.
     fn limit(&self) -> u64 {
         if self.sparse {
             return u64::MAX;
         }
-        // Slots in the queue are behind all open ones.
+        // Slots in the queue lie behind all open slots.
         let first = self.open.values().filter_map(|slot| slot.first_absent()).min();
         first.map_or(u64::MAX, |first| first.saturating_add(MAX_GAP))
     }
 }
 
+/// Assigns the next part of a slot, if the slot has a part below `limit`.
 fn assign(slot: &Arc<Slot>, id: u64, limit: u64) -> Option<Work> {
     let part = slot.assign(id, limit)?;
     let slot = slot.clone();
@@ -125,7 +130,7 @@ mod tests {
     use crate::image::descriptor::Descriptor;
     use crate::image::digest::Digest;
 
-    /// Slots of these sizes, one directly behind the other.
+    /// Builds a scheduler for slots of the given sizes, placed back to back.
     fn scheduler(sizes: &[u64], sparse: bool) -> Scheduler {
         let mut offset = 0;
         let slot = |(number, size): (usize, &u64)| {
@@ -165,7 +170,7 @@ mod tests {
         assert_eq!((helped.slot.number, helped.part.start), (0, 64 << 20));
         let next = part(scheduler.next(None));
         assert_eq!(next.part, 96 << 20..128 << 20);
-        // Eight parts wait for their first bytes, the small blob among them.
+        // Eight parts wait for their first bytes, including the small blob.
         for _ in 0..3 {
             part(scheduler.next(None));
         }
@@ -173,7 +178,7 @@ mod tests {
         first.slot.advance(first.id, 1);
         assert_eq!(part(scheduler.next(None)).slot.number, 0);
         assert!(matches!(scheduler.next(None), Work::Wait));
-        // A worker goes on with its own blob all the same.
+        // The limit on helping does not apply to a worker's own blob.
         assert_eq!(part(scheduler.next(Some(&first.slot))).slot.number, 0);
         scheduler.close(&first.slot);
         scheduler.close(&new.slot);

@@ -1,8 +1,9 @@
-//! One blob on its way into its place: who writes which part of it, and how far it is hashed.
+//! State of one blob while its slot is filled: assigned parts, written ranges, and hashing progress.
 //!
-//! A blob is hashed from front to back. A large one is fetched in parts, one after the other by the worker that opened it,
-//! which hashes what it writes. When connections are idle, other workers take parts of it; then the worker that holds the
-//! hasher hashes the parts of other workers, by reading them back while they are still in the page cache.
+//! A blob is hashed from front to back.
+//! A large blob is fetched in parts, one after the other, by the worker that opened the blob, which hashes the bytes while
+//! writing them. Idle workers take parts of the blob as well; the worker that holds the hasher then hashes these parts by
+//! reading them back while they are still in the page cache.
 
 use std::ops::Range;
 
@@ -12,88 +13,93 @@ use crate::image::digest::{Digest, Hasher};
 use crate::lock::Mutex;
 use crate::registry::WithoutRange;
 
-/// Size in bytes of a part of a blob that is handed to another connection. Large enough that a request more does not matter,
-/// small enough that what is hashed later is still in memory.
+/// Size in bytes of a part of a blob that another connection may fetch.
+/// A part is large enough that one more request does not matter, and small enough to stay in the page cache until it is
+/// hashed.
 const PART: u64 = 32 << 20;
 
-/// Minimum size in bytes of the parts near the end of a large blob, which get smaller so that all connections end together.
+/// Minimum size in bytes of the parts near the end of a large blob.
+/// Parts get smaller there so that all connections end together.
 const LEAST_PART: u64 = 8 << 20;
 
-/// Maximum number of bytes of a part after which the journal learns of them.
+/// Maximum number of written bytes of a part before they are recorded in the journal.
 const JOURNAL_STEP: u64 = 1 << 20;
 
-/// Maximum number of bytes of a blob that are written and not in the journal. Several connections may be at work on the blob, and a
-/// kill is to cost less than 8 MiB for each blob.
+/// Maximum number of bytes of a blob that are written and not yet in the journal.
+/// Several connections may write to one blob, and a kill must lose less than 8 MiB of each blob.
 const MAX_AHEAD: u64 = 6 << 20;
 
-/// One slot of the plan, and its state.
+/// A slot of the plan, with the state of its blob.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// Its number in the plan.
+    /// Number of the slot in the plan.
     pub(super) number: usize,
-    /// Its place in the plan.
+    /// Offsets of the slot, and descriptor of its blob.
     pub(super) place: plan::BlobSlot,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Bytes that are written, hashed or not.
+    /// Written ranges, hashed or not.
     written: Ranges,
-    /// Number of bytes that are hashed: always the first ones.
+    /// Number of hashed bytes, counted from the start of the blob.
     hashed: u64,
-    /// The hasher, unless a worker is using it.
+    /// The hasher, or `None` while a worker uses it.
     hasher: Option<Hasher>,
-    /// Parts that no worker has taken.
+    /// Parts without a worker; the next part to assign is the last element.
     pending: Vec<Range<u64>>,
-    /// Parts that workers have taken.
+    /// Parts assigned to workers.
     active: Vec<Active>,
-    /// Whether the registry has refused to serve parts.
+    /// Whether the registry has refused range requests.
     ranges_refused: bool,
-    /// Whether some of the bytes come from an earlier run or another bundle, so that a wrong digest is no registry's fault.
+    /// Whether bytes may come from an earlier run or another bundle.
+    /// A wrong digest is then not the registry's fault.
     inherited: bool,
-    /// How often the whole blob turned out wrong.
+    /// Number of times that the whole blob was fetched with a wrong digest.
     wrong: usize,
-    /// Whether it was given up.
+    /// Whether the blob was given up.
     failed: bool,
-    /// The number of the earlier bundle that has it, until it was tried.
+    /// Position of the earlier bundle that has the blob, until a worker takes it.
     earlier: Option<usize>,
-    /// How many of its bytes come from there.
+    /// Number of bytes copied from the earlier bundle.
     reused: u64,
     size: u64,
 }
 
-/// A part that a worker has taken.
+/// A part assigned to a worker.
 #[derive(Debug, Clone, Copy)]
 struct Active {
     start: u64,
-    /// How far the worker is.
+    /// Offset in the blob up to which the worker has written.
     at: u64,
     end: u64,
-    /// The number of the assignment.
+    /// Number of the assignment.
     id: u64,
 }
 
-/// What a slot is whose bytes are all hashed.
+/// Result of checking the digest of a slot after all bytes are hashed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The blob is whole; `reused` of its bytes come from an earlier bundle.
     Whole { reused: u64 },
-    /// Bytes that were there already are wrong; the slot begins anew. `from_bundle` says that an earlier bundle had them.
+    /// Bytes from an earlier run or an earlier bundle are wrong; the slot starts again.
+    /// `from_bundle` says whether an earlier bundle had them.
     WrongBefore { from_bundle: bool },
-    /// The registry sent other bytes, which hash to `found`. If `again`, the slot begins anew.
+    /// The registry sent wrong bytes, which hash to `found`. If `again` is set, the slot starts again.
     WrongFetched { found: Digest, again: bool },
 }
 
 impl Slot {
-    /// A slot of which `written` is there; `earlier` says which earlier bundle has the blob.
+    /// Returns a slot with the `written` ranges present.
+    /// `earlier` is the position of the earlier bundle that has the blob.
     pub(super) fn new(number: usize, place: plan::BlobSlot, written: Ranges, earlier: Option<usize>) -> Self {
         let size = place.blob.size;
         let absent = written.gaps(size);
         let earlier = earlier.filter(|_| !absent.is_empty());
         let inherited = !written.is_empty() || earlier.is_some();
         let pending = match (earlier, absent.first()) {
-            // One worker copies all of it, so no other one may fetch a part meanwhile.
+            // One worker copies all gaps, so no other worker may fetch a part meanwhile.
             (Some(_), Some(first)) => vec![first.start..size],
             _ => work_on(absent, size),
         };
@@ -118,13 +124,13 @@ impl Slot {
         }
     }
 
-    /// The size of the blob in bytes.
+    /// Returns the size of the blob in bytes.
     pub(super) fn size(&self) -> u64 {
         self.place.blob.size
     }
 
-    /// Assigns the first part that no worker has, unless it starts behind `limit`, an offset in the file. An empty part is
-    /// always assigned: nothing is written for it.
+    /// Assigns the first part without a worker, unless it starts behind `limit`, an offset in the file.
+    /// An empty part is always assigned, since nothing is written for it.
     pub(super) fn assign(&self, id: u64, limit: u64) -> Option<Range<u64>> {
         let mut state = self.state.lock();
         let offset = self.place.offset;
@@ -141,33 +147,33 @@ impl Slot {
         Some(part)
     }
 
-    /// How many assigned parts have begun to arrive, and how many have not.
+    /// Returns the number of assigned parts with first bytes, and the number of assigned parts without.
     pub(super) fn begun_and_waiting(&self) -> (usize, usize) {
         let state = self.state.lock();
         let begun = state.active.iter().filter(|a| a.at > a.start).count();
         (begun, state.active.len() - begun)
     }
 
-    /// After how many bytes of a part the journal learns of them, so that all workers of the blob together are not ahead of it by
-    /// more than [`MAX_AHEAD`].
+    /// Returns the number of bytes of a part after which the journal records them.
+    /// With this step, all workers of the blob together are at most [`MAX_AHEAD`] bytes ahead of the journal.
     pub(super) fn journal_step(&self) -> u64 {
         let workers = self.state.lock().active.len().max(1) as u64;
         (MAX_AHEAD / workers).min(JOURNAL_STEP)
     }
 
-    /// Notes how far the worker of an assignment is.
+    /// Sets the offset up to which the worker of an assignment has written.
     pub(super) fn advance(&self, id: u64, at: u64) {
         if let Some(active) = self.state.lock().active.iter_mut().find(|a| a.id == id) {
             active.at = at;
         }
     }
 
-    /// Where the part of an assignment ends; `None` once the blob was given up.
+    /// Returns the end of an assigned part, or `None` once the blob was given up.
     pub(super) fn end_of(&self, id: u64) -> Option<u64> {
         self.state.lock().active.iter().find(|a| a.id == id).map(|a| a.end)
     }
 
-    /// Ends an assignment. What the worker did not get to becomes a part that others can take.
+    /// Ends an assignment. The rest that the worker did not write becomes a part for other workers.
     pub(super) fn release(&self, id: u64) {
         let mut state = self.state.lock();
         let Some(at) = state.active.iter().position(|a| a.id == id) else {
@@ -176,7 +182,8 @@ impl Slot {
         let active = state.active.swap_remove(at);
         if active.at < active.end {
             state.pending.push(active.at..active.end);
-            // The first part is taken first: hashing goes from front to back, and the gap before it stays small.
+            // The first part is assigned first, since hashing runs from front to back and the gap before the hashed bytes
+            // stays small.
             state.pending.sort_by_key(|part| std::cmp::Reverse(part.start));
             if state.ranges_refused {
                 state.join();
@@ -184,7 +191,7 @@ impl Slot {
         }
     }
 
-    /// The offset in the file of the first byte that is absent, or being fetched at this moment.
+    /// Returns the file offset of the first byte that is not written, including bytes being fetched.
     pub(super) fn first_absent(&self) -> Option<u64> {
         let state = self.state.lock();
         let pending = state.pending.iter().map(|part| part.start);
@@ -192,40 +199,41 @@ impl Slot {
         Some(self.place.offset + first)
     }
 
-    /// The number of the earlier bundle that has the blob, once.
+    /// Takes the position of the earlier bundle that has the blob. Later calls return `None`.
     pub(super) fn take_earlier(&self) -> Option<usize> {
         self.state.lock().earlier.take()
     }
 
-    /// The absent ranges.
+    /// Returns the absent ranges of the blob.
     pub(super) fn gaps(&self) -> Vec<Range<u64>> {
         self.state.lock().written.gaps(self.size())
     }
 
-    /// How many of the first bytes are written.
+    /// Returns the number of bytes written from the start of the blob without a gap.
     pub(super) fn first_written(&self) -> u64 {
         self.state.lock().written.end_of(0).unwrap_or(0)
     }
 
-    /// Notes written bytes.
+    /// Adds a written range.
     pub(super) fn add_written(&self, range: Range<u64>) {
         self.state.lock().written.insert(range);
     }
 
-    /// Notes that the worker of an assignment has copied `length` bytes from an earlier bundle, up to `at`.
+    /// Records that `length` bytes up to offset `at` were copied from an earlier bundle.
     pub(super) fn add_reused(&self, id: u64, at: u64, length: u64) {
         self.advance(id, at);
         self.state.lock().reused += length;
     }
 
-    /// Takes back an assignment whose earlier bundle cannot be read, and cuts what is absent into parts to be fetched.
+    /// Cancels an assignment whose earlier bundle cannot be read. The absent ranges become parts to fetch.
     pub(super) fn stop_reusing(&self, id: u64) {
         let mut state = self.state.lock();
         state.active.retain(|a| a.id != id);
         state.pending = work_on(state.written.gaps(state.size), state.size);
     }
 
-    /// What a reader does without ranges, and how often the blob turned out wrong so far.
+    /// Returns the reader's mode for registries without range requests.
+    /// Also returns how often the blob had a wrong digest so far.
     pub(super) fn read_mode(&self) -> (WithoutRange, usize) {
         let state = self.state.lock();
         let mode = match state.ranges_refused {
@@ -235,19 +243,20 @@ impl Slot {
         (mode, state.wrong)
     }
 
-    /// Notes that the registry serves no ranges: later requests skip the bytes that are written.
+    /// Records that the registry serves no range requests: later requests skip the written bytes.
     pub(super) fn set_ranges_refused(&self) {
         self.state.lock().ranges_refused = true;
     }
 
-    /// Takes back an assignment that the registry does not serve as a part. One worker then reads the blob in order.
+    /// Cancels an assignment whose range request the registry refused.
+    /// One worker then reads the blob in order.
     pub(super) fn refuse_range(&self, id: u64) {
         let mut state = self.state.lock();
         state.active.retain(|a| a.id != id);
         state.join();
     }
 
-    /// Lends the hasher to a worker whose part starts where hashing stands.
+    /// Lends the hasher to a worker whose part starts at the first byte that is not hashed.
     pub(super) fn lend_hasher(&self, start: u64) -> Option<Hasher> {
         let mut state = self.state.lock();
         if state.hashed == start {
@@ -257,22 +266,23 @@ impl Slot {
         }
     }
 
-    /// Lends the hasher to hash bytes that are written; says which. `None` if there are none, or another worker has it.
+    /// Lends the hasher for written bytes that are not hashed yet, and returns their range.
+    /// Returns `None` if there are no such bytes or another worker holds the hasher.
     pub(super) fn lend_hasher_for_written(&self) -> Option<(Hasher, Range<u64>)> {
         let mut state = self.state.lock();
         let end = state.written.end_of(state.hashed)?;
         Some((state.hasher.take()?, state.hashed..end))
     }
 
-    /// Takes the hasher back; all bytes before `hashed` went through it.
+    /// Takes the hasher back after it has hashed all bytes before `hashed`.
     pub(super) fn return_hasher(&self, hasher: Hasher, hashed: u64) {
         let mut state = self.state.lock();
         state.hasher = Some(hasher);
         state.hashed = hashed;
     }
 
-    /// Compares the digest once every byte is hashed and no worker has a part; `None` before that. Wrong bytes of a registry
-    /// are fetched again until the blob was wrong `max_wrong` times.
+    /// Checks the digest once all bytes are hashed and no part is left; returns `None` before that.
+    /// Wrong bytes of a registry are fetched again until the blob had a wrong digest `max_wrong` times.
     pub(super) fn verdict(&self, max_wrong: usize) -> Option<Verdict> {
         let mut state = self.state.lock();
         if !state.pending.is_empty() || !state.active.is_empty() || state.hashed < state.size || state.failed {
@@ -283,7 +293,7 @@ impl Slot {
         if found == *digest {
             return Some(Verdict::Whole { reused: state.reused });
         }
-        // Inherited bytes are not held against the registry: all bytes are fetched once before a wrong digest counts.
+        // Inherited bytes are not the registry's fault: a wrong digest only counts after all bytes were fetched.
         let verdict = match state.inherited {
             true => Verdict::WrongBefore {
                 from_bundle: state.reused > 0,
@@ -296,14 +306,14 @@ impl Slot {
                 }
             }
         };
-        // Which byte is wrong cannot be known, so nothing is kept.
+        // The digest does not show which byte is wrong, so all bytes are discarded.
         if !matches!(verdict, Verdict::WrongFetched { again: false, .. }) {
             state.reset(digest.hasher());
         }
         Some(verdict)
     }
 
-    /// Gives the blob up. Workers that hold parts of it find them gone, and stop.
+    /// Gives the blob up. Workers with parts of this blob find their assignments gone, and stop.
     pub(super) fn give_up(&self) {
         let mut state = self.state.lock();
         state.failed = true;
@@ -313,10 +323,11 @@ impl Slot {
 }
 
 impl State {
-    /// A piece from the front of a part, if the part is more than each worker will have to fetch from now on.
+    /// Splits a piece off the front of a part that is larger than a fair share of the remaining bytes.
     fn cut(&mut self, part: Range<u64>) -> Range<u64> {
         let length = part.end - part.start;
-        // Smaller blobs come whole, also from registries that serve no ranges; and what is copied is copied by one worker.
+        // Smaller blobs are fetched whole, which also works without range requests. An earlier bundle is copied by one
+        // worker.
         if self.size < 2 * PART || self.ranges_refused || self.earlier.is_some() {
             return part;
         }
@@ -332,7 +343,8 @@ impl State {
         part.start..part.start + share
     }
 
-    /// Joins all open parts of a registry that serves no ranges into one per gap, for one worker to read in order.
+    /// Joins the unassigned parts into one part per gap.
+    /// One worker then reads in order from a registry without range requests.
     fn join(&mut self) {
         self.ranges_refused = true;
         let mut covered = self.written.clone();
@@ -346,7 +358,7 @@ impl State {
         }
     }
 
-    /// Forgets every byte.
+    /// Discards all bytes and starts the slot again.
     fn reset(&mut self, hasher: Hasher) {
         self.written = Ranges::default();
         self.hashed = 0;
@@ -361,8 +373,9 @@ impl State {
     }
 }
 
-/// The parts that workers have to take until a blob is done. Never none: where no byte is absent (all are there, or the blob
-/// is empty), one worker must still hash the blob and compare its digest.
+/// Returns the parts to assign until a blob is done.
+/// The result is never empty: if no byte is absent (all bytes are present, or the blob is empty), one worker must still
+/// hash the blob and check its digest.
 fn work_on(gaps: impl IntoIterator<Item = Range<u64>>, size: u64) -> Vec<Range<u64>> {
     let mut pending = parts(gaps);
     if pending.is_empty() {
@@ -371,14 +384,14 @@ fn work_on(gaps: impl IntoIterator<Item = Range<u64>>, size: u64) -> Vec<Range<u
     pending
 }
 
-/// Cuts what is absent into parts, the first one last. A small rest joins the part before it.
+/// Splits gaps into parts, in reverse order. A small rest is joined to the part before it.
 fn parts(gaps: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut parts = Vec::new();
     for gap in gaps {
         let mut start = gap.start;
         while start < gap.end {
             let end = match gap.end - start {
-                // A request for a few bytes costs more than it saves.
+                // A separate request for a small rest costs more than it saves.
                 left if left < 2 * PART => gap.end,
                 _ => start + PART,
             };

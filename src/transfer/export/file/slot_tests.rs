@@ -1,4 +1,4 @@
-//! Slots, without files and registries.
+//! Tests of slots, without files and registries.
 
 use super::*;
 use crate::image::descriptor::Descriptor;
@@ -30,7 +30,7 @@ fn a_slot_always_has_work_until_it_is_done() {
             take_all();
             slot.state.lock().active.clear();
             slot.return_hasher(slot.place.blob.digest.hasher(), size);
-            // All is hashed, and it is something else.
+            // All bytes are hashed, and the digest is wrong.
             let verdict = slot.verdict(2);
             assert!(matches!(verdict, Some(Verdict::WrongFetched { again: true, .. })));
             assert!(
@@ -58,7 +58,7 @@ fn the_last_parts_of_a_large_blob_are_smaller_so_that_its_workers_end_together()
         assert_eq!(part.start, end, "one directly behind the other");
         end = part.end;
         sizes.push(part.end - part.start);
-        // Four workers: the fourth one from the end is through.
+        // With four workers, the worker of the fourth part from the end has finished.
         if let Some(through) = sizes.len().checked_sub(4) {
             slot.advance(through as u64, u64::MAX);
             slot.release(through as u64);
@@ -74,7 +74,7 @@ fn the_last_parts_of_a_large_blob_are_smaller_so_that_its_workers_end_together()
     );
     let (last, most) = (sizes[sizes.len() - 1], PART / 2);
     assert!((LEAST_PART..=most).contains(&last), "{sizes:?}");
-    // Not where it comes in one piece.
+    // Parts do not get smaller where the blob is fetched in one request.
     let refused = make(b"", 16 * PART);
     refused.refuse_range(0);
     assert_eq!(refused.assign(1, ANYWHERE), Some(0..16 * PART));

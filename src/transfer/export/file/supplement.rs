@@ -1,4 +1,5 @@
-//! A supplement in a file, which gets its name when it is complete; until then another run of the same command goes on with it.
+//! Export of a supplement into a file, which gets its final name when it is complete.
+//! Until then, the same command resumes it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,12 +22,12 @@ use crate::transfer::export::request::Reused;
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::Sources;
 
-/// What goes into the file.
+/// Content of a supplement, and the sources of its blobs.
 pub(in crate::transfer::export) struct SupplementFile {
-    /// The digest of the want-list, and what it is in words.
+    /// Digest of the want-list, and its description for messages.
     pub(in crate::transfer::export) identity: (Digest, String),
     pub(in crate::transfer::export) plan: Plan,
-    /// Manifests among the blobs.
+    /// Manifests among the blobs, by digest.
     pub(in crate::transfer::export) known: BTreeMap<Digest, Bytes>,
     pub(in crate::transfer::export) sources: Sources,
     pub(in crate::transfer::export) earlier: Arc<Earlier>,
@@ -34,10 +35,11 @@ pub(in crate::transfer::export) struct SupplementFile {
 }
 
 impl SupplementFile {
-    /// Writes the file `path`. `force` replaces a file of that name; `fresh` throws an unfinished earlier run away.
+    /// Writes the file `path`.
+    /// `force` replaces an existing file; `fresh` discards the unfinished file of an earlier run.
     ///
     /// # Errors
-    /// Those of the first blob that cannot be fetched; all others are kept for the next run.
+    /// The error of the first blob that cannot be fetched. All fetched blobs are kept for the next run.
     pub(in crate::transfer::export) async fn write(
         self,
         path: &Path,
@@ -82,7 +84,7 @@ impl SupplementFile {
             in_place: None,
         };
         let mut filled = fill(filling, written).await?;
-        // In the order of the file, so that the same run names the same blob.
+        // Errors are checked in the order of the file, so that the same run reports the same blob.
         let mut digests = plan.blobs().iter().map(|slot| &slot.blob.digest);
         if let Some(error) = digests.find_map(|digest| filled.failures.remove(digest)) {
             return Err(error);

@@ -1,4 +1,4 @@
-//! What an earlier run of the same command left.
+//! Reads the unfinished file that an earlier run left.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
@@ -15,32 +15,32 @@ use crate::image::reference::Reference;
 use crate::progress::Progress;
 use crate::text::{few, quote};
 
-/// The largest front that is read back: everything before the first blob.
+/// Maximum size in bytes of the front (everything before the first blob) that is read back.
 const MAX_FRONT: u64 = 1 << 30;
 
-/// An unfinished export that may be continued.
+/// An unfinished export that can be resumed.
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
-    /// What each reference was found to be.
+    /// Digests that an earlier run resolved the references to.
     pub(super) pins: HashMap<Reference, Digest>,
-    /// Manifests that need not be fetched.
+    /// Manifests in the file, which need not be fetched.
     pub(super) manifests: Vec<Arc<RawManifest>>,
-    /// Blobs of which the file has some bytes.
+    /// Slots with at least one written byte.
     pub(super) slots: Vec<OldSlot>,
-    /// Number of bytes before the blobs.
+    /// Size of the front in bytes.
     pub(super) front: u64,
-    /// The media types of manifests whose bytes do not tell them.
+    /// Media types of manifests whose bytes alone would be parsed as another media type.
     pub(super) types: BTreeMap<Digest, String>,
-    /// What it was for, where that is another export than this one.
+    /// Description of the file's export, if it is another export than the current one.
     other: Option<Other>,
 }
 
-/// Another export than the one that finds its unfinished file.
+/// Description of another export that left the unfinished file.
 #[derive(Debug)]
 struct Other {
-    /// What it was for.
+    /// Summary of that other export's request.
     summary: String,
-    /// How this export differs from it.
+    /// Differences between that request and the current one.
     difference: String,
 }
 
@@ -64,10 +64,10 @@ impl Other {
 }
 
 impl Unfinished {
-    /// Takes over the blobs of another export, and says so.
+    /// Accepts the blobs of another export, with a message to the user.
     ///
     /// # Errors
-    /// [`Kind::Exists`] if this one needs none of them: they would be lost, and nothing gained.
+    /// [`Kind::Exists`] if the current export needs none of the blobs: resuming would discard them for nothing.
     pub(super) fn check_takeover(&self, plan: &Plan, partial: &Partial, progress: &Progress) -> Result<()> {
         let Some(other) = &self.other else { return Ok(()) };
         let there: HashSet<&Digest> = self.slots.iter().map(|slot| &slot.digest).collect();
@@ -90,7 +90,7 @@ impl Unfinished {
     }
 }
 
-/// The error of an unfinished file that this run may not use.
+/// Returns the error for an unfinished file that this run may not use.
 fn foreign(partial: &Partial, why: &str) -> Error {
     Error::new(
         Kind::Exists,
@@ -99,10 +99,11 @@ fn foreign(partial: &Partial, why: &str) -> Error {
     .with_hint("give `--fresh` to throw it away and start anew, or choose another name with `-o`")
 }
 
-/// Looks at what is in the file. `None` if there is nothing that can be continued; the file is empty then.
+/// Reads the state of the unfinished file.
+/// Returns `None` if nothing can be resumed; the file is empty then.
 ///
 /// # Errors
-/// [`Kind::Exists`] if it is no bundle of this program: it is never overwritten silently.
+/// [`Kind::Exists`] if the file is no bundle of this program: such a file is never overwritten silently.
 pub(super) fn look(
     partial: &Partial,
     images: &[Reference],
@@ -118,7 +119,7 @@ pub(super) fn look(
     let shown = quote(partial.path());
     let Replay { header, slots } = match Replay::read(&partial.journal()) {
         Ok(replay) => replay,
-        // A bundle whose journal is lost or unreadable cannot be continued, so nothing is lost with it.
+        // A bundle whose journal is lost or unreadable cannot be resumed, so clearing the file loses nothing.
         Err(error) if error.kind() != Kind::Unsupported && begins_bundle(partial)? => {
             progress.warn(format!(
                 "the unfinished bundle `{shown}` cannot be continued ({}); starting anew",
@@ -158,7 +159,8 @@ fn begins_bundle(partial: &Partial) -> Result<bool> {
     Ok(crate::bundle::layout::begins_bundle(&head[..got]))
 }
 
-/// The manifests in the front of the file. Bytes that do not parse as one are skipped, and the manifest is fetched again.
+/// Reads the manifests in the front of the file.
+/// Entries that do not parse as a manifest are skipped and fetched again.
 fn manifests(partial: &Partial, header: &Header) -> Vec<Arc<RawManifest>> {
     let mut found = Vec::new();
     let front = Front { partial, at: 0 }.take(header.front.min(MAX_FRONT));
@@ -172,7 +174,7 @@ fn manifests(partial: &Partial, header: &Header) -> Vec<Arc<RawManifest>> {
     found
 }
 
-/// Reads the file from its start.
+/// Reader of the file from its start.
 struct Front<'a> {
     partial: &'a Partial,
     at: u64,

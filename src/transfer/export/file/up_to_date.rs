@@ -1,8 +1,9 @@
-//! The same export once more: a bundle that is there already is compared with what this run would make.
+//! Comparison of an existing bundle with the bundle that this run would write.
 //!
-//! A plan gives every byte of a bundle but those of the blobs, and names each blob by its digest and size. So the front (index,
-//! record, manifests), the header of every blob, the end, and the length are compared. The blobs were hashed when the bundle was
-//! made, and are not read again: that takes as long as a copy of the file, and an import compares every byte anyway.
+//! A plan determines every byte of a bundle except the content of blobs, and states the digest and size of each blob. So
+//! the comparison covers the front (index, record, manifests), the header of each blob, the end, and the length. The blobs
+//! themselves were hashed when the bundle was written and are not read again: that would take as long as copying the file,
+//! and an import checks every byte anyway.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +18,11 @@ use crate::transfer::export::request::{Exported, Report, Request};
 use crate::transfer::export::resolved::{Resolved, unique};
 use crate::transfer::resolve::Resolver;
 
-/// Resolves the images, and reports success if the file at `path` is the bundle that they make.
+/// Resolves the images and compares the file at `path` with the bundle that this run would write.
+/// Reports success if both are equal.
 ///
 /// # Errors
-/// `exists` if it is anything else.
+/// `exists` if the file at `path` is anything else.
 pub(super) async fn compare(
     request: &Request,
     path: &Path,

@@ -1,7 +1,9 @@
-//! The sum of the whole file, computed while it is filled. Blobs are written in any order and the sum needs the order of the file:
-//! a thread follows the blobs that are in place from the first on, and reads them back while they are in the page cache. Once the
-//! last blob is there, little is left to read. The thread has the lowest priority: it takes time that nothing else needs. Where
-//! the transfer left none, there is no sum, unless it was asked for.
+//! SHA-256 of the whole file, computed while the file is filled.
+//!
+//! Blobs are written in any order, and the checksum needs the order of the file. So a thread follows the written blobs in
+//! that order, and reads them back while they are in the page cache. Once the last blob is written, little is left to read.
+//! The thread has the lowest priority and only takes time that nothing else needs. If the transfer left it too little time,
+//! there is no checksum, unless the user requested one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, PoisonError};
@@ -14,41 +16,42 @@ use crate::error::Result;
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::lock::Mutex;
 
-/// Number of bytes that are read at a time.
+/// Maximum number of bytes read at a time.
 const PIECE: usize = 1 << 20;
 
-/// Number of bytes that may be left to read at the end for a sum that was not asked for: a few hundredths of a second.
+/// Maximum number of bytes left to read for a checksum that was not requested.
+/// Reading them takes a few hundredths of a second.
 const TAIL: u64 = 64 << 20;
 
 /// The lowest priority of a thread (nice(2)).
 const LOWEST: i32 = 19;
 
-/// How much of the file is in place.
+/// Progress of the writing workers, for the thread that computes the checksum.
 #[derive(Debug, Default)]
 pub(super) struct InPlace {
     state: Mutex<State>,
-    /// How many bytes of the file are in the sum.
+    /// Number of bytes of the file that are hashed.
     summed: AtomicU64,
-    /// Notified when the thread may find more, or will find no more.
+    /// Notified when more bytes may be available to hash, or none will be.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// By the number of the blob in the plan.
+    /// Whether each blob is complete, by the number of its slot.
     complete: Vec<bool>,
-    /// The blob that the thread is at.
+    /// Number of the slot that the thread is hashing.
     at: usize,
-    /// How many of the first bytes of that blob are written.
+    /// Number of bytes of that slot written from its start without a gap.
     written: u64,
-    /// Whether no more comes into place.
+    /// Whether no more bytes will be written.
     ended: bool,
-    /// Whether there will be no sum: nobody waits for it, or bytes changed that were taken.
+    /// Whether there will be no checksum. No caller waits for the checksum then, or hashed bytes changed.
     given_up: bool,
 }
 
 impl InPlace {
-    /// Notes that a blob is in place for good.
+    /// Records that a blob is complete and verified.
     pub(super) fn complete(&self, number: usize) {
         if let Some(complete) = self.state.lock().complete.get_mut(number) {
             *complete = true;
@@ -56,7 +59,7 @@ impl InPlace {
         self.changed.notify_all();
     }
 
-    /// Notes that so many of the first bytes of a blob are written.
+    /// Records the number of bytes of a blob that are written from its start.
     pub(super) fn advance(&self, number: usize, written: u64) {
         let mut state = self.state.lock();
         if state.at == number && written > state.written {
@@ -65,11 +68,13 @@ impl InPlace {
         }
     }
 
-    /// Notes that the bytes of a blob are wrong, and will be written again: the thread may have taken some.
+    /// Records that the bytes of a blob are wrong and will be written again.
+    /// The thread may have hashed some of them, so there will be no checksum.
     pub(super) fn discard(&self) {
         self.end(true);
     }
 
+    /// Ends the waiting of the thread. With `give_up`, there will be no checksum.
     fn end(&self, give_up: bool) {
         let mut state = self.state.lock();
         state.ended = true;
@@ -77,8 +82,8 @@ impl InPlace {
         self.changed.notify_all();
     }
 
-    /// Waits until more than `taken` bytes of a blob are written, and returns how many; all of them once it is complete. `None`
-    /// if that will not be.
+    /// Waits until more than `taken` bytes of a blob are written, and returns their number.
+    /// A complete blob has `size` written bytes. Returns `None` if no more bytes will be written.
     fn wait_for(&self, number: usize, taken: u64, size: u64) -> Option<u64> {
         let mut state = self.state.lock();
         if state.at != number {
@@ -102,7 +107,7 @@ impl InPlace {
     }
 }
 
-/// The thread that computes the sum.
+/// Handle of the thread that computes the checksum.
 #[derive(Debug)]
 pub(super) struct WholeSum {
     pub(super) in_place: Arc<InPlace>,
@@ -111,12 +116,12 @@ pub(super) struct WholeSum {
 }
 
 impl WholeSum {
-    /// Starts with the front of the file, which has to be in place.
+    /// Starts the thread while blobs are being written. The front of the file must already be written.
     pub(super) fn start(partial: Arc<Partial>, plan: Arc<Plan>) -> Self {
         Self::new(partial, plan, false)
     }
 
-    /// The sum of a file in which everything is in place.
+    /// Computes the checksum of a complete file.
     pub(super) async fn from_complete(partial: Arc<Partial>, plan: Arc<Plan>) -> Option<Digest> {
         Self::new(partial, plan, true).finish(true).await
     }
@@ -130,7 +135,8 @@ impl WholeSum {
             let _ = rustix::process::nice(LOWEST);
             let _ = send.send(sum(&partial, &plan, &known).ok().flatten());
         };
-        // A thread of its own, since its priority stays. Where there can be none, the result is dropped, and there is no sum.
+        // A dedicated thread, since its priority cannot be raised again. If it cannot be started, `send` is dropped, and
+        // there is no checksum.
         let _ = std::thread::Builder::new().name("sum".to_owned()).spawn(work);
         Self {
             in_place,
@@ -139,7 +145,8 @@ impl WholeSum {
         }
     }
 
-    /// The sum, if every blob is in place; without `required`, only if little is left to read for it.
+    /// Returns the checksum if every blob is written.
+    /// Without `required`, returns it only if at most `TAIL` bytes are left to read.
     pub(super) async fn finish(mut self, required: bool) -> Option<Digest> {
         let left = self.total.saturating_sub(self.in_place.summed.load(Ordering::Relaxed));
         self.in_place.end(!required && left > TAIL);
@@ -153,6 +160,7 @@ impl Drop for WholeSum {
     }
 }
 
+/// Hashes the file in order while it is written. Returns `None` if the checksum was given up.
 fn sum(partial: &Partial, plan: &Plan, in_place: &InPlace) -> Result<Option<Digest>> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut buffer = vec![0; PIECE];
@@ -161,7 +169,7 @@ fn sum(partial: &Partial, plan: &Plan, in_place: &InPlace) -> Result<Option<Dige
         while at < to && !in_place.is_given_up() {
             let want = usize::try_from(to - at).unwrap_or(usize::MAX).min(buffer.len());
             let got = partial.read_at(&mut buffer[..want], at)?;
-            // What was not written at the end of a file reads as zeros later.
+            // Bytes at the end of the file that are not written yet read as zeros later.
             buffer[got..want].fill(0);
             hasher.update(&buffer[..want]);
             at += want as u64;
@@ -175,7 +183,7 @@ fn sum(partial: &Partial, plan: &Plan, in_place: &InPlace) -> Result<Option<Dige
     let zeros = [0; 1024];
     let zeros = |count: u64| &zeros[..usize::try_from(count).unwrap_or(0)];
     for (number, slot) in plan.blobs().iter().enumerate() {
-        // Header and padding are written once the blob is complete.
+        // Header and padding are written once the blob is complete, so they are hashed from the plan and not read.
         hasher.update(&slot.header()?);
         let mut taken = 0;
         loop {
@@ -186,6 +194,7 @@ fn sum(partial: &Partial, plan: &Plan, in_place: &InPlace) -> Result<Option<Dige
                 return Ok(None);
             }
             taken = there;
+            // All bytes may be written before their digest is checked, so the loop also waits for the complete blob.
             if taken >= slot.blob.size && in_place.wait_for(number, u64::MAX, slot.blob.size).is_some() {
                 break;
             }

@@ -1,4 +1,4 @@
-//! Workers fetch blobs side by side; each is written to its own place and hashed on the way.
+//! Workers that fetch blobs concurrently, write each blob to its offset, and hash it on the way.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,16 +23,16 @@ use crate::transfer::export::resolved::Failures;
 use crate::transfer::export::reuse::{CopyError, Earlier};
 use crate::transfer::sources::Sources;
 
-/// Number of bytes that are copied from an earlier bundle before the journal learns of them.
+/// Number of bytes copied from an earlier bundle before the journal records them.
 const COPY_STEP: u64 = 64 << 20;
 
-/// Number of bytes that are read back at a time.
+/// Maximum number of bytes read back at a time.
 const READ_BACK: usize = 1 << 20;
 
-/// How often a blob may turn out wrong before it is given up, unless more repositories have it.
+/// Maximum number of fetches of a blob with a wrong digest, unless more repositories have the blob.
 const MAX_WRONG: usize = 2;
 
-/// Everything that filling needs.
+/// Inputs for filling the slots of a plan.
 #[derive(Debug)]
 pub(super) struct Filling {
     pub(super) plan: Arc<Plan>,
@@ -41,24 +41,26 @@ pub(super) struct Filling {
     pub(super) earlier: Arc<Earlier>,
     pub(super) progress: Progress,
     pub(super) jobs: usize,
-    /// Whether gaps in the file cost nothing.
+    /// Whether the file system supports sparse files, so that gaps cost nothing.
     pub(super) sparse: bool,
-    /// Told of what is in place, for the sum of the file.
+    /// Receives the progress of writing, for the checksum of the file.
     pub(super) in_place: Option<Arc<InPlace>>,
 }
 
-/// The result of filling.
+/// Result of filling the slots of a plan.
 #[derive(Debug, Default)]
 pub(super) struct Filled {
-    /// The blobs that could not be fetched.
+    /// Blobs that could not be fetched, with their errors.
     pub(super) failures: Failures,
     pub(super) reused: Reused,
 }
 
-/// Fills every slot of a plan. `written` has the bytes that are in the file, by the number of their slot; they are hashed again.
+/// Fills every slot of a plan.
+/// `written` contains the written ranges in the file, by slot number; their bytes are hashed again.
 ///
 /// # Errors
-/// A failure of the output, which ends everything. Blobs that cannot be fetched are returned; all other blobs are in place.
+/// A failure of the output, which ends all workers. Blobs that cannot be fetched are returned in [`Filled::failures`]; all
+/// other blobs are complete.
 pub(super) async fn fill(filling: Filling, mut written: HashMap<usize, Ranges>) -> Result<Filled> {
     let slots = filling.plan.blobs().iter().enumerate().map(|(number, place)| {
         let there = written.remove(&number).unwrap_or_default();
@@ -76,28 +78,29 @@ pub(super) async fn fill(filling: Filling, mut written: HashMap<usize, Ranges>) 
         tasks.spawn(async move { workers.work().await });
     }
     while let Some(finished) = tasks.join_next().await {
-        // The first failure of the output ends all workers: dropping the set aborts them.
+        // The first failure of the output ends all workers: dropping `tasks` aborts them.
         finished.map_err(|e| Error::internal("a worker ended early").with_source(e))??;
     }
     let filled = std::mem::take(&mut *workers.filled.lock());
     Ok(filled)
 }
 
-/// What the workers share.
+/// State that all workers share.
 #[derive(Debug)]
 struct Workers {
     filling: Filling,
     scheduler: Mutex<Scheduler>,
     filled: Mutex<Filled>,
-    /// Notified when the scheduler may have work for a worker that found none before.
+    /// Notified when the scheduler may have work for a waiting worker.
     changed: Notify,
 }
 
 impl Workers {
+    /// Runs one worker until all slots are finished.
     async fn work(&self) -> Result<()> {
         let mut own: Option<Arc<Slot>> = None;
         loop {
-            // Before the question, so that no change between the answer and the wait is missed.
+            // Subscribed before asking the scheduler, so that no change between the answer and the wait is missed.
             let changed = self.changed.notified();
             let work = self.scheduler.lock().next(own.take().as_deref());
             match work {
@@ -106,9 +109,9 @@ impl Workers {
                     slot.release(id);
                     match result {
                         Ok(()) => self.judge(&slot)?,
-                        // The blob cannot be had, which is a matter of the images that need it.
+                        // A missing blob fails only the images that need it.
                         Err(error) if error.side() == Some(Side::Source) => self.give_up(&slot, error),
-                        // The output fails, which ends everything.
+                        // A failure of the output ends all workers.
                         Err(error) => return Err(error),
                     }
                     self.changed.notify_waiters();
@@ -120,7 +123,7 @@ impl Workers {
         }
     }
 
-    /// Brings one part into its place.
+    /// Fetches or copies one part, and hashes the written bytes.
     async fn bring(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
         self.hash_written(slot).await?;
         if part.is_empty() {
@@ -133,7 +136,7 @@ impl Workers {
         self.hash_written(slot).await
     }
 
-    /// Fetches one part.
+    /// Fetches one part from a registry and writes it.
     async fn fetch(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
         let (mode, wrong) = slot.read_mode();
         let refused = |error: &Error| error.kind() == Kind::NoRanges;
@@ -155,14 +158,16 @@ impl Workers {
             let mut chunk = match stream.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break Ok(()),
-                // The connection broke, and the registry serves no ranges: the next request skips the written bytes.
+                // The connection broke, and the registry serves no range requests: the next request skips the written
+                // bytes.
                 Err(error) if refused(&error) => {
                     slot.set_ranges_refused();
                     break Ok(());
                 }
                 Err(error) => break Err(error),
             };
-            // Looked up now: meanwhile the rest may have been given to another worker, and the blob given up.
+            // The end is read again here: while the chunk was awaited, another worker may have taken the rest, or the blob
+            // may have been given up.
             let Some(end) = slot.end_of(id) else { break Ok(()) };
             chunk.truncate(usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX));
             let partial = &self.filling.output.partial;
@@ -177,7 +182,7 @@ impl Workers {
             self.filling.progress.emit(Event::Bytes(chunk.len() as i64));
             slot.advance(id, at);
             if begins {
-                // Another worker may help now.
+                // The first bytes have arrived, so another worker may help now.
                 self.changed.notify_waiters();
             }
             if at - noted >= slot.journal_step() {
@@ -196,7 +201,8 @@ impl Workers {
         result
     }
 
-    /// Copies what is absent of a blob from an earlier bundle. What cannot be read there is fetched.
+    /// Copies the absent ranges of a blob from an earlier bundle.
+    /// If the earlier bundle cannot be read, the rest is fetched.
     async fn copy(&self, slot: &Slot, id: u64, earlier: usize) -> Result<()> {
         let progress = &self.filling.progress;
         for gap in slot.gaps() {
@@ -227,20 +233,20 @@ impl Workers {
         Ok(())
     }
 
-    /// Notes written bytes.
+    /// Records written bytes in the journal, and for the checksum.
     fn note(&self, slot: &Slot, range: Range<u64>) -> Result<()> {
         self.filling.output.note(slot, range)?;
         if let Some(in_place) = &self.filling.in_place {
             in_place.advance(slot.number, slot.first_written());
         }
         if !self.filling.sparse {
-            // The first absent byte may have moved, and with it the limit of the scheduler.
+            // The first absent byte may have moved, and the limit of the scheduler with it.
             self.changed.notify_waiters();
         }
         Ok(())
     }
 
-    /// Hashes bytes that are written and not hashed, unless another worker has the hasher.
+    /// Hashes bytes that are written and not hashed yet, unless another worker holds the hasher.
     async fn hash_written(&self, slot: &Slot) -> Result<()> {
         while let Some((mut hasher, range)) = slot.lend_hasher_for_written() {
             let mut at = range.start;
@@ -251,25 +257,29 @@ impl Workers {
         Ok(())
     }
 
+    /// Hashes the written bytes from `at` to `end`, and advances `at`.
     async fn read_back(&self, slot: &Slot, hasher: &mut Hasher, at: &mut u64, end: u64) -> Result<()> {
         let mut buffer = vec![0; READ_BACK.min(usize::try_from(end - *at).unwrap_or(READ_BACK))];
         while *at < end {
             let want = buffer.len().min(usize::try_from(end - *at).unwrap_or(usize::MAX));
             let piece = &mut buffer[..want];
             let got = self.filling.output.partial.read_at(piece, slot.place.offset + *at)?;
-            // Where the file is shorter than the journal says, what is absent reads as zeros later, and the digest tells.
+            // In a file that is shorter than the journal says, absent bytes read as zeros later, and the digest check finds
+            // them.
             piece[got..].fill(0);
             hasher.update(piece);
             *at += want as u64;
+            // The read awaits nothing, so other tasks of this thread get a turn here.
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    /// Looks whether a slot is whole or wrong, once all of it is hashed.
+    /// Checks the digest of a slot once all bytes are hashed.
+    /// The slot is then completed, restarted or given up.
     fn judge(&self, slot: &Slot) -> Result<()> {
         let (blob, progress) = (&slot.place.blob, &self.filling.progress);
-        // Each repository that has it gets a chance.
+        // Every repository that has the blob is tried.
         let max_wrong = MAX_WRONG.max(self.filling.sources.count(&blob.digest));
         let verdict = match slot.verdict(max_wrong) {
             None => return Ok(()),
@@ -308,6 +318,7 @@ impl Workers {
         Ok(())
     }
 
+    /// Writes the header and padding of a verified slot, and counts its blob as done.
     fn complete(&self, slot: &Slot, reused: u64) -> Result<()> {
         frame(&self.filling.output.partial, &slot.place)?;
         if let Some(in_place) = &self.filling.in_place {
@@ -322,6 +333,7 @@ impl Workers {
         Ok(())
     }
 
+    /// Gives up a blob and records the error.
     fn give_up(&self, slot: &Slot, error: Error) {
         slot.give_up();
         self.scheduler.lock().close(slot);

@@ -1,5 +1,7 @@
-//! The blobs of referrers, before the first byte of a bundle that is written from front to back: its front lists them, and a pipe takes
-//! nothing back. Small ones, as signatures are, are read into memory; of large ones the registry is asked whether it has them.
+//! Checks the blobs of referrers before the first byte of an ordered bundle is written.
+//!
+//! The front of the bundle lists the referrers, and bytes in a pipe cannot be taken back. Small blobs, such as signatures,
+//! are read into memory; for large blobs the registry is asked whether it has them.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,12 +19,12 @@ use crate::transfer::export::resolved::{Failures, Resolved};
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::Sources;
 
-/// Maximum size in bytes of a blob that is read into memory, and of all of them together.
+/// Maximum size in bytes of a blob that is read into memory.
 const MAX_SMALL: u64 = 1 << 20;
 const MAX_SMALL_ALL: u64 = 8 << 20;
 
-/// Reads the blobs that only referrers need, as far as they are small, and leaves out the referrers that cannot be had. Returns the
-/// blobs.
+/// Reads the small blobs that only referrers need, and returns them. Referrers with missing or wrong blobs are left out of
+/// the images.
 pub(super) async fn fetch(
     resolved: &mut Resolved,
     request: &Request,
@@ -64,7 +66,7 @@ pub(super) async fn fetch(
     Ok(known)
 }
 
-/// The bytes of a blob that is small; of another one whether it is there.
+/// Reads a small blob into memory, or checks that the registry has a large blob.
 async fn one(sources: &Sources, blob: &Descriptor, is_small: bool) -> Result<Option<Bytes>> {
     if !is_small {
         return match sources.head(blob).await? {
@@ -90,7 +92,7 @@ async fn one(sources: &Sources, blob: &Descriptor, is_small: bool) -> Result<Opt
             return Ok(Some(bytes.freeze()));
         }
         wrong += 1;
-        // Each repository once, and one of them a second time: bytes can be changed on the way.
+        // Each repository is tried once, and the first one a second time, since bytes can also be corrupted in transit.
         if wrong > sources.count(&blob.digest) {
             let what = format!("blob {} has other bytes: they hash to {found}", blob.digest);
             return Err(Error::new(Kind::Integrity, what).with_side(Side::Source));

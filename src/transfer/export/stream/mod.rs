@@ -1,4 +1,5 @@
-//! The same bundle, byte for byte, written from its first to its last byte: into a pipe, or through a compressor.
+//! Writes a bundle strictly in order, into a pipe or through a compressor.
+//! The uncompressed bytes equal those of a file export.
 
 mod attached;
 mod occupied;
@@ -25,6 +26,7 @@ use prefetch::Prefetcher;
 use unfinished::Unfinished;
 use writer::{PartialWriter, Writer};
 
+/// Exports into a pipe, or into a compressed file, which gets its final name when it is complete.
 pub(super) async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
     let images = unique(&request.images);
     let target = match &request.output {
@@ -44,6 +46,7 @@ pub(super) async fn export(request: Request, registries: &Registries, progress: 
     result
 }
 
+/// Resolves the images and writes the bundle in order.
 async fn write(
     request: Request,
     images: &[crate::image::reference::Reference],
@@ -60,7 +63,7 @@ async fn write(
     )
     .with_budget(request.budget.clone());
     let mut resolved = Resolved::new(images, &request.wanted, resolver.resolve_all(images).await);
-    // The compressed size is not known; that of the plain bundle is close, since layers hardly shrink.
+    // The compressed size is not known in advance. The uncompressed size is close, since layers hardly shrink.
     let system = match (partial, request.file_system) {
         (Some(partial), None) => Some(partial.file_system()?),
         (Some(_), given) => given,

@@ -1,4 +1,5 @@
-//! What has the name that a supplement is to get. Another supplement may be replaced; the bundle that it completes never is.
+//! Check of an existing file at the output path of a supplement. Another supplement may be replaced; the bundle that the
+//! supplement completes is never replaced.
 
 use std::path::Path;
 
@@ -9,10 +10,11 @@ use crate::error::{Error, Kind, Result};
 use crate::text::{counted, quote};
 use crate::transfer::blocking::blocking;
 
-/// Checks that the output may be written.
+/// Checks that a supplement may be written to the output path.
 ///
 /// # Errors
-/// [`Kind::Usage`] if the output is the want-list, or a bundle with images: also with `force`. Otherwise those of [`check_output`].
+/// [`Kind::Usage`] if the output is the want-list, or a bundle with images; `force` does not change that. Otherwise the
+/// errors of [`check_output`].
 pub(super) async fn check(path: &Path, force: bool, list: &Path) -> Result<()> {
     let exists = match check_output(path, force) {
         Err(error) if error.kind() != Kind::Exists => return Err(error),
@@ -31,7 +33,7 @@ pub(super) async fn check(path: &Path, force: bool, list: &Path) -> Result<()> {
             return exists;
         }
         let images = match images(&path) {
-            // A bundle of this program that is too damaged to tell.
+            // A bundle of this program that is too damaged to count its images.
             0 if own.is_some() => String::new(),
             0 => return exists,
             images => format!(" of {}", counted(images as u64, "image", "images")),
@@ -46,12 +48,13 @@ pub(super) async fn check(path: &Path, force: bool, list: &Path) -> Result<()> {
 
 const OTHER_NAME: &str = "a supplement is a file of its own: choose another name, such as `-o supplement.tar`";
 
+/// Returns whether two paths lead to the same existing file.
 fn same(one: &Path, other: &Path) -> bool {
     let found = |path: &Path| path.canonicalize().ok();
     found(one).is_some_and(|one| found(other) == Some(one))
 }
 
-/// How many images a file lists.
+/// Returns the number of images that a file lists.
 fn images(path: &Path) -> usize {
     let options = OpenOptions {
         allow_none: true,

@@ -1,9 +1,9 @@
-//! Blobs that are read ahead of a bundle that is written from front to back.
+//! Prefetches the blobs of a bundle that is written in order.
 //!
-//! Blobs are read side by side, each into a buffer of its own with a bound, so that the one whose turn it is never waits for
-//! room that later ones have taken. Nor may it wait for a connection that later ones hold: streams are opened strictly in the
-//! order of the plan, and where that is not enough (the one in front lost its place, or has to go to another registry), later
-//! ones give theirs back.
+//! Blobs are read concurrently, each into a bounded buffer of its own, so the blob being written never waits for memory
+//! that later blobs hold. The blob being written must not wait for a connection that later blobs hold either: streams are
+//! opened strictly in the order of the plan. If the blob being written still gets no connection, because it lost its
+//! connection or has to move to another registry, later blobs release their connections.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -27,47 +27,52 @@ use crate::transfer::export::request::Reused;
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::{SourceReader, Sources};
 
-/// No buffer of a blob is smaller than this.
+/// Minimum size of the buffer of one blob, in bytes.
 const MIN_BUFFER: u64 = 128 << 10;
 
-/// How many buffers the room for reading ahead is shared among. More blobs are read at the same time as long as they are smaller.
+/// Number of full-size buffers that share the memory for reading ahead.
+/// More blobs are prefetched concurrently if they are smaller.
 const BUFFERS: usize = 6;
 
-/// When the blob in front has brought nothing for this long, those behind it that wait for room give their connections back.
+/// Time without data for the blob being written before later blobs release their connections.
+/// Only later blobs with full buffers do so.
 const GIVE_WAY: Duration = Duration::from_secs(1);
 
-/// Some bytes of a blob, and the room that they take.
+/// Bytes of a blob, with the buffer space that they take.
 type Piece = Result<(Bytes, OwnedSemaphorePermit)>;
 
-/// What all readers share.
+/// State that all prefetching tasks share.
 #[derive(Debug, Default)]
 pub(super) struct Prefetcher {
     pub(super) sources: Sources,
     pub(super) earlier: Arc<Earlier>,
-    /// Small blobs that are at hand.
+    /// Configs and manifests that are already in memory.
     pub(super) known: BTreeMap<Digest, Bytes>,
-    /// How many blobs are read at the same time.
+    /// Maximum number of blobs read concurrently.
     pub(super) jobs: usize,
-    /// How many bytes may be read ahead altogether.
+    /// Maximum number of bytes read ahead for all blobs together.
     pub(super) read_ahead: u64,
     pub(super) progress: Progress,
-    /// Tells readers that wait for room to give their connections back.
+    /// Wakes tasks that wait for buffer space, to make them release their connections.
     pub(super) give_way: Notify,
-    /// Blobs and bytes that came from earlier bundles so far.
+    /// Number of blobs and bytes copied from earlier bundles so far.
     pub(super) reused: Mutex<Reused>,
 }
 
 impl Prefetcher {
-    /// Blobs and bytes that came from earlier bundles so far.
+    /// Returns the number of blobs and bytes copied from earlier bundles so far.
     pub(super) fn reused(&self) -> Reused {
         *self.reused.lock()
     }
 
     /// Sends the whole bundle to the writer, in order.
+    ///
+    /// # Errors
+    /// Errors of reading a blob, [`Kind::Integrity`] for a wrong digest, and errors of the writer.
     pub(super) async fn copy(self: Arc<Self>, plan: &Plan, writer: &Writer) -> Result<()> {
         let mut tasks = JoinSet::new();
         let mut ahead: VecDeque<(u64, mpsc::UnboundedReceiver<Piece>)> = VecDeque::new();
-        // The sum of the room that they may take.
+        // Sum of the buffer sizes of all blobs in `ahead`, in bytes.
         let mut reserved = 0;
         let mut slots = plan.blobs().iter();
         for piece in plan.front() {
@@ -80,7 +85,8 @@ impl Prefetcher {
                 reserved += room;
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let mut reader: Pin<Box<_>> = Box::pin(self.clone().reader(slot.blob.clone(), sender));
-                // As far as the line for a connection, here and now: tasks start in no order.
+                // The first poll joins the queue for a connection. The poll happens here, in the order of the plan, since
+                // spawned tasks start in any order.
                 if (&mut reader).now_or_never().is_none() {
                     tasks.spawn(reader);
                 }
@@ -116,12 +122,13 @@ impl Prefetcher {
         writer.send(vec![0; usize::try_from(TRAILER).unwrap_or(0)].into()).await
     }
 
-    /// How many bytes of a blob are read ahead at most.
+    /// Returns the maximum number of bytes of one blob that are read ahead.
     fn buffer(&self) -> u64 {
         (self.read_ahead / self.jobs.min(BUFFERS) as u64).max(MIN_BUFFER)
     }
 
-    /// The next piece of the blob in front.
+    /// Returns the next piece of the blob being written.
+    /// Every second without a piece, later blobs are told to release connections.
     async fn next(&self, pieces: &mut mpsc::UnboundedReceiver<Piece>) -> Option<Piece> {
         loop {
             match tokio::time::timeout(GIVE_WAY, pieces.recv()).await {
@@ -131,15 +138,17 @@ impl Prefetcher {
         }
     }
 
+    /// Reads one blob, and sends its error to the receiver.
     async fn reader(self: Arc<Self>, blob: Descriptor, sender: mpsc::UnboundedSender<Piece>) {
         if let Err(error) = self.read(&blob, &sender).await {
             let _ = sender.send(Err(error));
         }
     }
 
+    /// Reads one blob into its buffer and verifies its digest.
     async fn read(&self, blob: &Descriptor, sender: &mpsc::UnboundedSender<Piece>) -> Result<()> {
         let buffer = self.buffer();
-        // The bound is in bytes, by permits; the channel itself has none.
+        // Semaphore permits limit the buffered bytes; the channel itself is unbounded.
         let most = usize::try_from(buffer).unwrap_or(usize::MAX);
         let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         let mut hasher = blob.digest.hasher();
@@ -152,7 +161,8 @@ impl Prefetcher {
             };
             hasher.update(&bytes);
             at += bytes.len() as u64;
-            // One piece is held back until the digest is proved, so that no wrong blob is ever whole in the pipe.
+            // The last piece is held back until the digest is verified, so that the pipe never contains a whole blob with
+            // wrong bytes.
             if let Some(piece) = held_back.take()
                 && sender.send(Ok(piece)).is_err()
             {
@@ -164,7 +174,7 @@ impl Prefetcher {
             let taken = tokio::select! {
                 biased;
                 taken = &mut waiting => taken,
-                // The blob in front waits for bytes: a connection that is only held open could be one that it needs.
+                // The blob being written waits for bytes and may need the connection that this task holds idle.
                 () = self.give_way.notified() => {
                     if let FetchedFrom::Network(stream) = &mut origin {
                         *stream = None;
@@ -190,7 +200,8 @@ impl Prefetcher {
         Ok(())
     }
 
-    /// Where a blob comes from. What an earlier bundle has is hashed before any of it is sent: a pipe takes nothing back.
+    /// Returns where to read a blob from.
+    /// A blob in an earlier bundle is hashed before its first byte is sent, since bytes in a pipe cannot be taken back.
     async fn origin(&self, blob: &Descriptor) -> FetchedFrom {
         if let Some(bytes) = self.known.get(&blob.digest) {
             return FetchedFrom::Memory(bytes.clone());
@@ -204,6 +215,7 @@ impl Prefetcher {
         FetchedFrom::Network(None)
     }
 
+    /// Returns the next bytes of a blob. If an earlier bundle fails, the rest is fetched from a registry.
     async fn chunk(&self, blob: &Descriptor, at: u64, origin: &mut FetchedFrom, most: usize) -> Result<Option<Bytes>> {
         match origin {
             FetchedFrom::Memory(bytes) => return Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
@@ -234,11 +246,11 @@ impl Prefetcher {
     }
 }
 
-/// Where a blob comes from.
+/// The place that a blob is read from.
 enum FetchedFrom {
     Memory(Bytes),
-    /// The earlier bundle of this number.
+    /// The earlier bundle at this position.
     Earlier(usize),
-    /// A registry; no stream where there is no connection at this moment.
+    /// A registry; without a reader if no connection is open at the moment.
     Network(Option<Box<SourceReader>>),
 }

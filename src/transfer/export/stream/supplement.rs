@@ -1,5 +1,5 @@
-//! A supplement: the blobs of a want-list, and nothing else, in an image layout that lists no image. Imported together with the
-//! bundle that lacks them, it makes that one whole.
+//! Export of a supplement: an image layout with the blobs of a want-list and no image.
+//! Imported together with a damaged bundle, a supplement provides the blobs that the bundle lacks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -26,12 +26,13 @@ use crate::transfer::export::request::{Compression, Output, Reused, SupplementRe
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::{Repository, Sources};
 
-/// Fetches the blobs of a list, from earlier bundles or from the registries of the images that they belong to, and writes them
-/// into one file or pipe. Nothing is written unless all of them are there.
+/// Fetches the blobs of a want-list and writes them into one file or pipe.
+/// The blobs come from earlier bundles or from the registries of their images. Nothing is written unless all blobs are
+/// available.
 ///
 /// # Errors
-/// [`Kind::NotFound`], with the lines of the list, if registries no longer have some of them; [`Kind::Usage`] if the file is
-/// the list itself or a bundle with images; otherwise those of an export.
+/// [`Kind::NotFound`], with the lines of the list, if registries no longer have some blobs; otherwise the errors of an
+/// export.
 pub async fn supplement(
     list: &WantList,
     request: SupplementRequest,
@@ -116,14 +117,15 @@ pub async fn supplement(
     Ok(prefetcher.reused())
 }
 
-/// Where something that is wanted comes from.
+/// A wanted digest, by the kind of its source.
 enum Found {
-    /// From the blobs of a registry or an earlier bundle.
+    /// A blob of a registry or of an earlier bundle.
     Blob(Descriptor),
-    /// It is a manifest, which a registry keeps apart from its blobs.
+    /// A manifest, which a registry does not serve as a blob.
     Manifest(Box<RawManifest>),
 }
 
+/// Finds the kind of source that has a wanted digest.
 async fn find(wanted: &WantedBlob, repository: Repository, earlier: &Earlier) -> Result<Found> {
     let digest = &wanted.digest;
     if let Some(size) = wanted.size {

@@ -1,4 +1,4 @@
-//! An output file that is written from its first to its last byte.
+//! An unfinished output file that is written in order.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,15 @@ use crate::progress::Progress;
 use crate::text::quote;
 use crate::transfer::blocking::blocking;
 
-/// An unfinished compressed bundle. It cannot be continued, and is removed when this is dropped.
+/// An unfinished compressed bundle.
+/// Such a bundle cannot be resumed, so dropping this value removes the file unless the file was committed.
 pub(super) struct Unfinished {
     pub(super) partial: Arc<Partial>,
     committed: bool,
 }
 
 impl Unfinished {
+    /// Opens and clears the unfinished file. An unfinished uncompressed export is only discarded with `fresh`.
     pub(super) fn begin(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
         let partial = Partial::open(path)?;
         if !partial.is_blank()? && !fresh {
@@ -41,6 +43,7 @@ impl Unfinished {
         })
     }
 
+    /// Gives the file its final name.
     pub(super) async fn commit(mut self, force: bool) -> Result<()> {
         let partial = self.partial.clone();
         blocking(move || partial.commit(partial.len()?, force)).await??;
@@ -57,7 +60,8 @@ impl Drop for Unfinished {
     }
 }
 
-/// Whether this is what a killed run left that compressed: no journal beside it, and the first bytes tell.
+/// Returns whether a killed compressing run left this file.
+/// Such a file has no journal, and starts like gzip or Zstandard.
 fn left_by_a_kill(partial: &Partial) -> bool {
     let mut head = [0; 4];
     let read = partial.read_at(&mut head, 0).is_ok();

@@ -1,4 +1,4 @@
-//! The last step of a bundle that is written from front to back: a thread that compresses and writes what it is handed.
+//! The writer thread of a bundle written in order: compresses the bytes and writes them.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,22 +12,25 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::transfer::export::request::Compression;
 
-/// How many chunks may wait for the writer.
+/// Maximum number of chunks queued for the writer thread.
 const WRITER_QUEUE: usize = 4;
 
-/// A thread of its own writes: a pipe may block for as long as its reader likes.
+/// Handle of the writer thread.
+/// The thread is a dedicated one, since a pipe may block until its reader continues.
 pub(super) struct Writer {
     sender: mpsc::Sender<Step>,
     thread: std::thread::JoinHandle<io::Result<Option<Digest>>>,
 }
 
+/// A message to the writer thread.
 enum Step {
     Bytes(Bytes),
-    /// Finishes the stream: writes what the compressor still holds, and its trailer.
+    /// Finishes the stream: writes the compressor's buffered bytes and trailer.
     End,
 }
 
 impl Writer {
+    /// Starts the writer thread.
     pub(super) fn start(sink: Box<dyn Write + Send>, compression: Compression) -> Result<Self> {
         let (sender, mut receiver) = mpsc::channel(WRITER_QUEUE);
         let cut = Arc::new(AtomicBool::new(false));
@@ -46,7 +49,7 @@ impl Writer {
                         Step::End => return encoder.finish().map(Some),
                     }
                 }
-                // The end was not announced: a reader must see that the stream is broken off.
+                // The sender was dropped without [`Step::End`]: the reader of the stream must see that it is incomplete.
                 cut.store(true, Ordering::Relaxed);
                 Ok(None)
             })
@@ -54,10 +57,10 @@ impl Writer {
         Ok(Self { sender, thread })
     }
 
-    /// Hands bytes over, and waits while the pipe is full.
+    /// Sends bytes to the writer thread, and waits while its queue is full.
     ///
     /// # Errors
-    /// If the thread stopped; why it did is told by [`finish`](Self::finish).
+    /// If the thread stopped. [`finish`](Self::finish) returns the reason.
     pub(super) async fn send(&self, bytes: Bytes) -> Result<()> {
         self.step(Step::Bytes(bytes)).await
     }
@@ -67,11 +70,14 @@ impl Writer {
         self.sender.send(step).await.map_err(stopped)
     }
 
-    /// Ends the stream, with a trailer if all went well so far and broken off if not, and says what went wrong first.
-    /// Returns the digest of what was written.
+    /// Ends the stream and returns the digest of the written bytes.
+    /// After an error in `so_far`, the stream ends without a trailer, so that readers see an incomplete stream.
+    ///
+    /// # Errors
+    /// The first error of the writer thread, else the error in `so_far`.
     pub(super) async fn finish(self, so_far: Result<()>) -> Result<Option<Digest>> {
         if so_far.is_ok() {
-            // If it stopped, it says why below.
+            // The error of a stopped thread is returned by the join below.
             let _ = self.step(Step::End).await;
         }
         drop(self.sender);
@@ -87,6 +93,7 @@ impl Writer {
     }
 }
 
+/// Returns the error for the user after a failed write.
 fn write_error(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Error::new(
@@ -95,7 +102,7 @@ fn write_error(error: io::Error) -> Error {
         )
         .with_hint("look at the exit code and messages of the reading program");
     }
-    // One that came through a file brings its own words.
+    // An error from [`PartialWriter`] wraps an error that already has a message.
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) => match error.kind() {
@@ -107,11 +114,12 @@ fn write_error(error: io::Error) -> Error {
     }
 }
 
-/// Lets nothing through once the stream is broken off: a compressor writes its trailer when it is dropped.
+/// Hashes the written bytes, and rejects all bytes after `cut` is set.
+/// A dropped compressor would otherwise write its trailer.
 struct Tap {
     sink: Box<dyn Write + Send>,
     cut: Arc<AtomicBool>,
-    /// Of what went through.
+    /// Hash of the bytes written to `sink`.
     hasher: Hasher,
 }
 
@@ -130,6 +138,7 @@ impl Write for Tap {
     }
 }
 
+/// The compressor of a bundle, with the sink below it.
 enum Encoder {
     Plain(Tap),
     Gzip(flate2::write::GzEncoder<Tap>),
@@ -140,6 +149,7 @@ impl Encoder {
     fn new(sink: Tap, compression: Compression) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(sink),
+            // Fast levels: layers are already compressed, so higher levels cost time and save little.
             Compression::Gzip => Self::Gzip(flate2::write::GzEncoder::new(sink, flate2::Compression::fast())),
             Compression::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(sink, 1)?),
         })
@@ -153,7 +163,7 @@ impl Encoder {
         }
     }
 
-    /// Returns the digest of what was written.
+    /// Writes the trailer and returns the digest of the written bytes.
     fn finish(self) -> io::Result<Digest> {
         let mut tap = match self {
             Self::Plain(sink) => sink,
@@ -165,7 +175,7 @@ impl Encoder {
     }
 }
 
-/// Writes an unfinished file from its first byte on.
+/// Writes an unfinished file from its first byte in order.
 pub(super) struct PartialWriter {
     partial: Arc<Partial>,
     at: u64,

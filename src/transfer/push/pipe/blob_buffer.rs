@@ -1,6 +1,7 @@
-//! One blob on its way from a pipe: taken as it arrives, read by its upload at the same time, and forgotten piece by piece
-//! behind the upload. What was read last is kept for a while, so that a broken upload can go on from where the registry is;
-//! where more may be needed again, bytes that leave memory are spooled to a temporary file.
+//! Buffer for one blob from a pipe.
+//! The pipe thread appends bytes as they arrive, the upload reads them at the same time, and read bytes are evicted. The
+//! most recently read bytes stay in memory, so that a broken upload can resume at the registry's offset. If earlier bytes
+//! may be needed again, evicted bytes are spooled to a temporary file.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, OnceLock, PoisonError};
@@ -16,14 +17,14 @@ use crate::lock::Mutex;
 use crate::registry::BlobStream;
 use crate::transfer::push::request::PushRequest;
 
-/// How many bytes are read from the pipe at a time.
+/// Maximum number of bytes read from the pipe at a time.
 pub(crate) const PIECE: usize = 256 << 10;
 
-/// Maximum number of bytes of one blob in memory; a blob that is not larger is kept as a whole.
+/// Maximum number of bytes of one blob in memory. A blob of at most this size is kept whole.
 pub(crate) const WINDOW: u64 = PushRequest::LEAST_BUFFER;
 
-/// Maximum number of unread bytes while read bytes are still evicted. The rest of the window keeps read bytes, which may be on
-/// the wire and are needed again if the connection breaks.
+/// Maximum number of unread bytes while read bytes are still evicted.
+/// The rest of the window keeps read bytes: they may be on the wire, and are needed again if the connection breaks.
 const AHEAD: u64 = 2 << 20;
 
 /// A blob that arrives or has arrived.
@@ -31,11 +32,11 @@ pub(crate) struct BlobBuffer {
     place: String,
     size: u64,
     window: Mutex<Window>,
-    /// The bytes before the window, if they are spooled.
+    /// Bytes before the window, if they are spooled.
     spool: Spool,
-    /// Told when the upload has read on.
+    /// Notified when the upload has read more bytes.
     moved: Condvar,
-    /// Told when bytes have arrived.
+    /// Notified when more bytes have arrived.
     reached: watch::Sender<Reached>,
     failure: OnceLock<Error>,
 }
@@ -46,11 +47,12 @@ struct Window {
     pieces: VecDeque<Bytes>,
     start: u64,
     end: u64,
-    /// How far the current upload has read.
+    /// Offset up to which the current upload has read.
     read: u64,
     closed: bool,
 }
 
+/// Number of bytes that have arrived, and whether reading ended with an error.
 #[derive(Debug, Clone, Copy, Default)]
 struct Reached {
     bytes: u64,
@@ -58,7 +60,8 @@ struct Reached {
 }
 
 impl BlobBuffer {
-    /// A blob of which no byte has arrived. `place` is where it stands, for error messages.
+    /// Returns a buffer before the first byte arrives.
+    /// `place` describes the blob's position in the bundle, for error messages.
     pub(crate) fn new(place: String, size: u64, spool: Spool) -> Self {
         Self {
             place,
@@ -75,12 +78,13 @@ impl BlobBuffer {
         &self.place
     }
 
-    /// Whether all bytes that have arrived can be read again.
+    /// Returns whether all bytes that have arrived can be read again.
     pub(crate) fn can_replay(&self) -> bool {
         self.size <= WINDOW || self.spool.is_on()
     }
 
-    /// Takes the next bytes; waits for room if there are too many already. `false` if no upload needs them any more.
+    /// Appends the next bytes, and waits for room if the window is full.
+    /// Returns `false` if no upload needs the blob any more.
     pub(crate) fn write(&self, bytes: Bytes) -> bool {
         let arrived = bytes.len() as u64;
         let full = |window: &mut Window| {
@@ -95,7 +99,8 @@ impl BlobBuffer {
             let Some(oldest) = window.pieces.front().cloned() else {
                 break;
             };
-            // The disk may be slow, and readers must not wait for it. No other thread removes bytes.
+            // The lock is released, since the disk may be slow and readers must not wait for it. No other thread removes
+            // bytes.
             drop(window);
             self.spool.put(&oldest);
             window = self.window.lock();
@@ -109,13 +114,13 @@ impl BlobBuffer {
         true
     }
 
-    /// It will not be read any more.
+    /// Ends the writing: no upload reads the blob any more.
     pub(crate) fn close(&self) {
         self.window.lock().closed = true;
         self.moved.notify_all();
     }
 
-    /// No more bytes will come, unless all are there.
+    /// Ends the reading with an error, unless all bytes have arrived.
     pub(crate) fn fail(&self, error: &Error) {
         if self.reached.borrow().bytes < self.size {
             let _ = self.failure.set(error.clone());
@@ -123,11 +128,11 @@ impl BlobBuffer {
         }
     }
 
-    /// The bytes from `offset` on; where they have not arrived yet, they are waited for. Streams that were given out
-    /// before are not to be read any more.
+    /// Returns the bytes from `offset` on as a stream, which waits for bytes that have not arrived yet.
+    /// Earlier streams of the blob must not be read any more.
     ///
     /// # Errors
-    /// [`Kind::Io`] if they are neither in memory nor spooled, or cannot be read from the spool.
+    /// [`Kind::Io`] if the bytes are neither in memory nor spooled, or cannot be read from the spool.
     pub(crate) fn stream(self: &Arc<Self>, offset: u64) -> Result<BlobStream> {
         {
             let mut window = self.window.lock();
@@ -153,6 +158,7 @@ impl BlobBuffer {
         Ok(pieces.boxed())
     }
 
+    /// Returns bytes at offset `at`, from the window or from the spool.
     fn read(&self, at: u64) -> Result<Bytes> {
         let mut window = self.window.lock();
         let mut start = window.start;
@@ -177,6 +183,7 @@ impl BlobBuffer {
         Err(self.failed())
     }
 
+    /// Returns the error for bytes that are neither in memory nor spooled.
     fn gone(&self, start: u64) -> Error {
         let gone = format!(
             "the upload has to begin again, and the first {start} bytes of the blob are no longer available from the pipe"
@@ -191,6 +198,7 @@ impl BlobBuffer {
         }
     }
 
+    /// Returns the error for bytes that will not arrive.
     fn failed(&self) -> Error {
         let unread = || Error::new(Kind::Io, "the pipe is not read any more");
         self.failure.get().cloned().unwrap_or_else(unread)
@@ -209,7 +217,7 @@ mod tests {
         Arc::new(BlobBuffer::new("there".to_owned(), pieces * PIECE as u64, spool))
     }
 
-    /// Lets all pieces of a blob go by.
+    /// Writes and reads all pieces of a blob.
     async fn pass(flow: &Arc<BlobBuffer>, count: u64) {
         let writer = flow.clone();
         let thread = std::thread::spawn(move || (0..count).all(|n| writer.write(piece(n))));

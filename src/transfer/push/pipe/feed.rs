@@ -1,29 +1,30 @@
-//! Blobs that come out of a pipe in an order of its own, once, and the engine that waits for them.
+//! Blobs that arrive from a pipe once, in the order of the bundle, and the engine that waits for them.
 //!
-//! A thread reads the pipe from front to end, at most [`PushRequest::buffer`] bytes ahead of the registry. A blob that is wanted is handed
-//! to its upload as it arrives; one that fits into a window of memory is kept until nothing is left to do with it, of a
-//! larger one only the last bytes are. A larger one that several repositories need is spooled to a temporary file as it
-//! leaves memory, unless the registry has shown that it mounts blobs. All others are read over. The engine starts on a blob
-//! when its first bytes are here, never before, and says when it is done in all repositories; then it is
-//! forgotten.
+//! A thread reads the pipe from start to end, at most [`PushRequest::buffer`] bytes ahead of the registry. The thread hands
+//! each wanted blob to its upload as the bytes arrive. A blob that fits into a window of memory is kept until all of its
+//! repositories are done; of a larger blob, only the last bytes are kept. A larger blob that several repositories need is
+//! spooled to a temporary file as it leaves memory, unless the registry has shown that it mounts blobs. Unwanted blobs are
+//! skipped. The engine starts jobs for a blob only after the blob has begun to arrive, and releases the blob once all
+//! repositories are done.
 //!
 //! # Why every wait ends
 //!
-//! Three things wait: the thread for room, an upload for bytes, and a job for its turn to send or for a place among the jobs
-//! that run.
+//! There are three kinds of waits: the thread waits for room, an upload waits for bytes, and a job waits for its turn to
+//! send or for a place among the running jobs.
 //!
-//! - The engine gives no job to a blob that has not begun to arrive, and the thread begins with a blob only when the one
-//!   before it is here to its last byte. So each job that runs, holds a turn or waits for one has all of its bytes, or is
-//!   that of the one blob whose bytes come in now.
-//! - Jobs of the first kind need only the registry. All requests to a registry end in bounded time; then the job ends, well
-//!   or not. So the blob whose bytes come in now gets its place and its turn.
-//! - In the middle of a blob the thread waits for its upload to read on, which needs a turn (see above) and the registry. If
-//!   the job ends early, well or not, and no other is left, the engine gives the blob back, and its rest is read over.
-//! - Between two blobs the thread waits for room, which is taken by blobs that have arrived. Each has a job that ends (see
-//!   above), and its room is given back with the last one. The same holds for blobs whose images have all failed: they have
-//!   no job, and their room is given back at once.
+//! - The engine starts no job for a blob that has not begun to arrive, and the thread begins a blob only after the last
+//!   byte of the previous blob. So each job that runs, holds a turn or waits for a turn either has all of its bytes, or
+//!   belongs to the one blob that is arriving now.
+//! - A job with all of its bytes needs only the registry. All requests to a registry end in bounded time; then the job
+//!   ends, with success or failure. So the arriving blob gets its place and its turn.
+//! - In the middle of a blob, the thread waits until the upload has read more bytes, which needs a turn (see above) and the
+//!   registry. If the job ends early and no other job for the blob is left, the engine releases the blob, and the rest of
+//!   its bytes is skipped.
+//! - Between two blobs, the thread waits for room, which is taken by blobs that have arrived. Each of these blobs has jobs
+//!   that end (see above), and its room is released with the last job. Blobs whose images have all failed have no jobs, and
+//!   their room is released at once.
 //!
-//! The order of the engine is thus the order of arrival, even where a queue that knows all blobs would prefer another.
+//! So the engine works in the order of arrival, even if a scheduler that knows all blobs would prefer another order.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -44,18 +45,18 @@ use crate::progress::Progress;
 use crate::text::{Warnings, quote};
 use crate::transfer::push::request::PushRequest;
 
-/// A blob counts for at least this much, for all that is kept beside its bytes.
+/// Minimum number of bytes that a blob counts for, to cover the state kept beside its bytes.
 const LEAST: u64 = 16 << 10;
 
-/// What comes out of the pipe.
+/// An event from the pipe.
 pub(crate) enum FeedEvent {
-    /// A blob that is wanted, of this size: its first bytes can be read, or will be in a moment.
+    /// A wanted blob of this size has begun to arrive, so that its first bytes can be read now or shortly.
     Blob(Digest, u64),
-    /// The end, with warnings, or what broke the pipe.
+    /// The end of the pipe, with warnings, or the error that broke the pipe.
     End(Result<Warnings>),
 }
 
-/// The engine's side. When it is dropped, the pipe is not read any more.
+/// The engine's handle of the pipe. Dropping the handle stops reading the pipe.
 pub(crate) struct PipeFeed {
     front: Arc<Bundle>,
     kept: Arc<KeptBlobs>,
@@ -65,7 +66,7 @@ pub(crate) struct PipeFeed {
 }
 
 impl PipeFeed {
-    /// The blobs of a bundle whose front was read.
+    /// Returns a feed of the blobs of a bundle whose front was read.
     pub(crate) fn new(front: Arc<Bundle>, incoming: Incoming) -> Self {
         let (sender, receiver) = unbounded_channel();
         Self {
@@ -77,17 +78,20 @@ impl PipeFeed {
         }
     }
 
-    /// Where uploads find the blobs that have arrived.
+    /// Returns the blobs that have arrived, for uploads.
     pub(crate) fn kept(&self) -> Arc<KeptBlobs> {
         self.kept.clone()
     }
 
-    /// Whether a blob is in the front of the bundle, so that it need not be waited for.
+    /// Returns whether a blob is in the front of the bundle, so that it need not be awaited.
     pub(crate) fn in_front(&self, blob: &Descriptor) -> bool {
         self.front.size_of(&blob.digest).is_some()
     }
 
-    /// Reads on, and reports the `wanted` blobs, each with its number of repositories.
+    /// Starts reading the pipe, and reports the `wanted` blobs, each with its number of repositories.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the thread cannot be started.
     pub(crate) fn start<'d>(
         &mut self,
         wanted: impl Iterator<Item = (&'d Descriptor, usize)>,
@@ -113,7 +117,7 @@ impl PipeFeed {
             temp_dir: request.temp_dir.clone(),
             progress: progress.clone(),
         };
-        // A thread of its own: a read from a pipe cannot be cancelled, and must not delay the end of the runtime.
+        // A dedicated thread: a read from a pipe cannot be cancelled, and must not delay the shutdown of the runtime.
         std::thread::Builder::new()
             .name("pipe".to_owned())
             .spawn(move || feeder.run())
@@ -121,18 +125,18 @@ impl PipeFeed {
         Ok(())
     }
 
-    /// What comes next; waits for it. Nothing comes behind the end.
+    /// Waits for the next event. After the end, only the end is returned.
     pub(crate) async fn next(&mut self) -> FeedEvent {
         let gone = || FeedEvent::End(Err(Error::new(Kind::Io, "the pipe is not read any more")));
         self.receiver.recv().await.unwrap_or_else(gone)
     }
 
-    /// Whether a blob that was sent to one repository will be mounted into the others.
+    /// Sets whether a blob in one repository is expected to be mounted into other repositories.
     pub(crate) fn expect_mounts(&self, yes: bool) {
         self.kept.state.lock().mounts = yes;
     }
 
-    /// Nothing will be done with this blob any more.
+    /// Releases a blob that no job needs any more.
     pub(crate) fn release(&self, digest: &Digest) {
         self.kept.release(digest);
     }
@@ -151,42 +155,42 @@ impl Drop for PipeFeed {
     }
 }
 
-/// The blobs that are on their way.
+/// Blobs that are arriving or have arrived, and the room for them.
 #[derive(Default)]
 pub(crate) struct KeptBlobs {
     state: Mutex<State>,
-    /// Told when there is more room, or no use for it any more.
+    /// Notified when room is released, or the feed is closed.
     room: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// Blobs that have not come yet, with the sizes that manifests state and the number of repositories that need one of that
-    /// size.
+    /// Blobs that have not arrived yet, with the sizes that manifests state.
+    /// Each size comes with the number of repositories that need the blob with this size.
     wanted: HashMap<Digest, Vec<(u64, usize)>>,
-    /// Whether a blob that was sent to one repository will be mounted into the others.
+    /// Whether a blob in one repository is expected to be mounted into other repositories.
     mounts: bool,
     flows: HashMap<Digest, Arc<BlobBuffer>>,
-    /// What each blob on its way takes.
+    /// Room taken by each blob, in bytes.
     taken: HashMap<Digest, u64>,
     room: u64,
     closed: bool,
-    /// The sum of all that came out of the pipe, once its end was reached.
+    /// Checksum of all bytes from the pipe, after its end was reached.
     sum: Option<VerifiedFile>,
 }
 
 impl KeptBlobs {
-    /// A blob, if it is on its way.
+    /// Returns the buffer of a blob that is arriving or has arrived.
     pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<BlobBuffer>> {
         self.state.lock().flows.get(digest).cloned()
     }
 
-    /// The sum of all that came out of the pipe, where it was asked for and its end was reached.
+    /// Returns the checksum of all bytes from the pipe, if requested and the end was reached.
     pub(crate) fn sum(&self) -> Option<VerifiedFile> {
         self.state.lock().sum.clone()
     }
 
-    /// Takes room for a blob, and waits for it. `false` if no upload needs it any more.
+    /// Waits for room for a blob and takes it. Returns `false` if no upload needs the blob any more.
     fn reserve(&self, digest: &Digest, size: u64) -> bool {
         let cost = size.clamp(LEAST, WINDOW);
         let waited = self
@@ -211,12 +215,12 @@ impl KeptBlobs {
     }
 }
 
-/// The thread that reads the pipe.
+/// State of the thread that reads the pipe.
 struct Feeder {
     incoming: Incoming,
     kept: Arc<KeptBlobs>,
     sender: UnboundedSender<FeedEvent>,
-    /// Whether the bytes of blobs are of use, and not only their names.
+    /// Whether the bytes of blobs are needed. A dry run needs only their digests and sizes.
     needed: bool,
     temp_dir: Option<PathBuf>,
     progress: Progress,
@@ -233,6 +237,7 @@ impl Feeder {
         let _ = self.sender.send(FeedEvent::End(end));
     }
 
+    /// Reads the pipe to its end, and passes on the wanted blobs.
     fn feed(&mut self) -> Result<()> {
         while let Some(blob) = self.incoming.next_blob()? {
             let sizes = {
@@ -243,7 +248,7 @@ impl Feeder {
                 state.wanted.remove(&blob.digest)
             };
             let Some(sizes) = sizes else { continue };
-            // If no manifest states this size, only the size is of use, for the error.
+            // If no manifest states this size, the engine needs only the size, for the error.
             let stated = sizes.iter().find(|(size, _)| *size == blob.size);
             let Some((_, repositories)) = stated.filter(|_| self.needed) else {
                 let _ = self.sender.send(FeedEvent::Blob(blob.digest, blob.size));
@@ -258,8 +263,9 @@ impl Feeder {
         Ok(())
     }
 
-    /// Where the bytes of a blob go that leave memory. Where they may be needed again: the first repository that refuses a
-    /// mount wants them from the start, and then it is too late to keep them.
+    /// Returns the spool for the evicted bytes of a blob.
+    /// Blobs that several repositories need are spooled from the start: the first repository that refuses a mount needs all
+    /// bytes again, and by then it is too late to spool them.
     fn spool(&self, blob: &Arriving, repositories: usize) -> Spool {
         if repositories < 2 || blob.size <= WINDOW || self.kept.state.lock().mounts {
             return Spool::off();
@@ -276,7 +282,7 @@ impl Feeder {
         spool
     }
 
-    /// Hands a blob on to its end, or until no upload needs it any more.
+    /// Passes the bytes of a blob to its buffer, until its end or until no upload needs the blob.
     fn pass_on(&mut self, blob: Arriving, spool: Spool) -> Result<()> {
         let Arriving {
             digest, size, place, ..
@@ -284,7 +290,7 @@ impl Feeder {
         let flow = Arc::new(BlobBuffer::new(place, size, spool));
         self.kept.state.lock().flows.insert(digest.clone(), flow.clone());
         let _ = self.sender.send(FeedEvent::Blob(digest, size));
-        // However this ends, no reader may wait for bytes that will not come.
+        // The guard ensures that no reader waits forever, however this function ends.
         let _guard = Guard(&flow);
         let mut left = size;
         while left > 0 {
@@ -307,6 +313,7 @@ impl Feeder {
     }
 }
 
+/// Ends the reading of a buffer when the thread stops passing on its blob.
 struct Guard<'a>(&'a BlobBuffer);
 
 impl Drop for Guard<'_> {

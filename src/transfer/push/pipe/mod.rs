@@ -1,4 +1,4 @@
-//! Blobs that come out of a pipe while they are pushed.
+//! Pushes blobs while they come out of a pipe.
 
 pub(crate) mod blob_buffer;
 pub(crate) mod feed;

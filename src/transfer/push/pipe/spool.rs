@@ -1,5 +1,5 @@
-//! A temporary file for the bytes of a blob that have left memory and may be needed again. It has no name, so that it is gone
-//! when the blob is done, however the process ends.
+//! A temporary file for the bytes of a blob that have left memory and may be needed again.
+//! The file has no name, so the operating system deletes it when the blob is done, however the process ends.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,24 +13,25 @@ use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
 use crate::text::Line;
 
-/// The bytes of a blob from its start on, as far as they were spooled.
+/// The spooled bytes of a blob, from its start.
 pub(crate) struct Spool(Mutex<State>);
 
 enum State {
-    /// Nothing is spooled.
+    /// Spooling is disabled.
     Off,
     On(Arc<File>),
-    /// Spooling failed, with the reason.
+    /// Spooling failed, for this reason.
     Failed(Line),
 }
 
 impl Spool {
-    /// Spools nothing.
+    /// Returns a disabled spool.
     pub(crate) fn off() -> Self {
         Self(Mutex::new(State::Off))
     }
 
-    /// Spools to a new file in this folder. A failure is reported only when the bytes are needed, which is rare.
+    /// Creates a spool in a new file in this folder.
+    /// A failure is reported only when the bytes are needed, which is rare.
     pub(crate) fn in_folder(folder: Option<&Path>) -> Self {
         Self(Mutex::new(match folder {
             None => State::Off,
@@ -41,7 +42,7 @@ impl Spool {
         }))
     }
 
-    /// Writes to this file.
+    /// Creates a spool that writes to this file.
     #[cfg(test)]
     pub(crate) fn to(file: File) -> Self {
         Self(Mutex::new(State::On(Arc::new(file))))
@@ -54,12 +55,12 @@ impl Spool {
         }
     }
 
-    /// Whether the spooled bytes can be read.
+    /// Returns whether the spooled bytes can be read.
     pub(crate) fn is_on(&self) -> bool {
         matches!(*self.0.lock(), State::On(_))
     }
 
-    /// Spools the next bytes. If that fails, all spooled bytes are given up at once, to free the disk.
+    /// Appends the next bytes. If that fails, all spooled bytes are dropped at once, to free the disk.
     pub(crate) fn put(&self, bytes: &Bytes) {
         let Some(file) = self.file() else { return };
         if let Err(e) = (&*file).write_all(bytes) {
@@ -68,7 +69,7 @@ impl Spool {
         }
     }
 
-    /// `length` bytes from `at` on, if they were spooled.
+    /// Reads `length` bytes at offset `at`, or returns `None` if they were not spooled.
     pub(crate) fn get(&self, at: u64, length: usize) -> Option<Result<Bytes>> {
         let file = self.file()?;
         let mut bytes = BytesMut::zeroed(length);
@@ -79,7 +80,7 @@ impl Spool {
         })
     }
 
-    /// Why spooling failed.
+    /// Returns the reason why spooling failed.
     pub(crate) fn failure(&self) -> Option<Line> {
         match &*self.0.lock() {
             State::Failed(why) => Some(why.clone()),
