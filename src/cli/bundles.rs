@@ -1,4 +1,4 @@
-//! Bundles that a command only looks at: how they are opened, and where they come from.
+//! Opens the bundles that a command only reads, from files, folders or standard input.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use docker_mirror::{Bundle, Error, Kind, OpenOptions, Result, few_with, open_reg
 
 use super::values::TRANSPORTS;
 
-/// Opens bundles so far as their documents.
+/// Opens bundles and reads their documents, without verifying any blob.
 pub(super) fn open_front(paths: &[PathBuf], options: &OpenOptions) -> Result<Bundle> {
     match paths {
         [path] if is_stdin(path) => Ok(Bundle::from_pipe(stdin()?, "standard input", options)?.0),
@@ -16,7 +16,7 @@ pub(super) fn open_front(paths: &[PathBuf], options: &OpenOptions) -> Result<Bun
     }
 }
 
-/// Standard input, which has to be a pipe or a file.
+/// Returns standard input, and refuses a terminal.
 pub(super) fn stdin() -> Result<std::io::Stdin> {
     let input = std::io::stdin();
     if input.is_terminal() {
@@ -26,11 +26,12 @@ pub(super) fn stdin() -> Result<std::io::Stdin> {
     Ok(input)
 }
 
+/// Returns whether `path` is `-`, which stands for standard input.
 pub(super) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// A pipe can be read once, and from front to end: it stands by itself.
+/// Refuses standard input (`-`) beside other bundles, since a pipe can be read only once and in order.
 pub(super) fn only_pipe(paths: &[PathBuf]) -> Result<()> {
     if paths.len() > 1 && paths.iter().any(|path| is_stdin(path)) {
         let what = "`-` is one bundle from a pipe and cannot be combined with others, nor be there twice";
@@ -39,10 +40,10 @@ pub(super) fn only_pipe(paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses paths of the command line that are missing or cannot be opened, all at once and before anything else is done.
+/// Refuses paths that are missing or cannot be opened, before any other work.
 ///
 /// # Errors
-/// [`Kind::Usage`].
+/// [`Kind::Usage`] with all such paths.
 pub(super) fn check_named(paths: &[PathBuf]) -> Result<()> {
     let errors = paths.iter().filter(|path| !is_stdin(path)).map(|path| opens(path));
     let errors: Vec<Error> = errors.filter_map(Result::err).collect();
@@ -60,7 +61,7 @@ pub(super) fn check_named(paths: &[PathBuf]) -> Result<()> {
     })
 }
 
-/// Opens a file or a folder; a pipe is left to whoever reads it.
+/// Checks that a file or a folder can be opened. A pipe is not opened, since opening could consume its content.
 fn opens(path: &Path) -> Result<()> {
     let opened = path.metadata().and_then(|found| match found.is_dir() {
         true => path.read_dir().map(drop),
@@ -73,7 +74,7 @@ fn opens(path: &Path) -> Result<()> {
     })
 }
 
-/// The error of a path that is not there. The file may be unfinished, or its name that of another program.
+/// Returns the error of a missing path, with a hint if an unfinished export exists or the path has a transport prefix.
 fn missing(path: &Path) -> Error {
     let error = Error::new(Kind::Usage, format!("`{}` does not exist", quote(path)));
     let mut partial = path.as_os_str().to_owned();
@@ -94,12 +95,12 @@ fn missing(path: &Path) -> Error {
     }
 }
 
-/// Whether a file is what an export keeps until it is complete.
+/// Returns whether a file is the `.partial` file of an unfinished export.
 pub(super) fn is_unfinished(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "partial") && path.is_file()
 }
 
-/// Refuses what was named or found and is not there or cannot be read: nothing is known of it, not even that it is damaged.
+/// Returns an error if a file or folder is missing or unreadable: an unread bundle cannot be called damaged.
 pub(super) fn all_are_there(bundle: &Bundle) -> Result<()> {
     for archive in bundle.broken_archives() {
         match archive.error.kind() {

@@ -6,7 +6,7 @@ use super::connection::Shared;
 use super::report::Reporting;
 use super::{diff, export, generate, import, inspect, limits, mirror, plugin, verify};
 
-/// The version, and the commit where it is known.
+/// Version of the program, with the commit if the build knows it.
 const VERSION: &str = env!("DOCKER_MIRROR_VERSION");
 
 const LONG_NAMES: &str = "The command comes first. An image whose name is also a command is reached by its full name, such as `library/export`.";
@@ -76,14 +76,14 @@ pub(super) enum Command {
     PluginMetadata,
 }
 
-/// Hides what is about registries from the help of a command that contacts none.
+/// Hides the flags about registries in the help of a command that contacts no registry.
 fn local(argument: clap::Arg) -> clap::Arg {
     let is_remote = argument.get_help_heading() == Some("Connection") || argument.get_id() == "jobs";
     argument.hide(is_remote)
 }
 
 impl Cli {
-    /// What is to be written about the run.
+    /// Returns the flags that say which reports the run writes.
     pub(super) fn reporting(&self) -> Reporting {
         match &self.command {
             None => self.mirror.reporting.clone(),
@@ -97,7 +97,7 @@ impl Cli {
         }
     }
 
-    /// What the command is called.
+    /// Returns the name of the command.
     pub(super) fn name(&self) -> &'static str {
         match &self.command {
             None => "mirror",
@@ -111,13 +111,13 @@ impl Cli {
         }
     }
 
-    /// Whether what is read is a bundle, and not what a registry has.
+    /// Returns whether the command reads a bundle and not images of a registry.
     pub(super) fn reads_bundle(&self) -> bool {
         use Command::{Diff, Import, Inspect, Verify};
         matches!(self.command, Some(Import(_) | Inspect(_) | Verify(_) | Diff(_)))
     }
 
-    /// Whether nothing is to be changed.
+    /// Returns whether `--dry-run` was given.
     pub(super) fn is_dry_run(&self) -> bool {
         match &self.command {
             None => self.mirror.target.is_dry_run(),
@@ -127,7 +127,7 @@ impl Cli {
         }
     }
 
-    /// The flags that all commands have.
+    /// Returns the flags that all commands have.
     pub(super) fn shared(&self) -> &Shared {
         match &self.command {
             None => &self.mirror.shared,
@@ -141,7 +141,7 @@ impl Cli {
         }
     }
 
-    /// What a user can do after a run that was cut off.
+    /// Returns a hint for the user about how to continue an interrupted run.
     pub(super) fn hint(&self) -> &'static str {
         match &self.command {
             Some(Command::Export(arguments)) if !arguments.resumes() => {

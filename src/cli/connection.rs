@@ -1,4 +1,4 @@
-//! Flags that say how registries are reached, and what they come to for one side of a transfer.
+//! Flags about the connection to registries, and the options that they give for one side of a transfer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     #[arg(short, long, value_name = "N", value_parser = whole::<u16>(1, 256))]
     jobs: Option<u16>,
 
-    /// Lets uploads come to a good end where the run is interrupted.
+    /// Asks running uploads to stop cleanly when the run is interrupted.
     #[arg(skip)]
     pub(super) stop: Stop,
 
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     connection: Connection,
 }
 
-/// How registries are reached, on either side.
+/// Flags about the connection to registries, for both sides of a transfer.
 #[derive(Debug, Clone, Args)]
 struct Connection {
     /// Use http for registries (localhost and 127.0.0.1 need no flag)
@@ -112,7 +112,7 @@ struct Connection {
     no_cache: bool,
 }
 
-/// Where images may be pulled from besides their own registries: for commands that pull.
+/// Flags about mirrors of registries, for commands that pull.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct MirrorFlags {
@@ -121,7 +121,7 @@ pub(super) struct MirrorFlags {
     mirror: Vec<String>,
 }
 
-/// The same for one side of the one-step command, where the two differ.
+/// Flags about the connection to one side only, for the one-step command.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection, where source and destination differ")]
 pub(super) struct Sides {
@@ -170,41 +170,41 @@ pub(super) struct Sides {
 }
 
 impl Shared {
-    /// How many transfers there may be at most.
+    /// Returns the maximum number of parallel transfers.
     pub(super) fn jobs(&self) -> usize {
         self.given_jobs().unwrap_or(MOST_JOBS)
     }
 
-    /// The same, where a number is given or memory bounds it; otherwise it is found out for each host.
+    /// Returns the number of transfers that `--jobs` or the memory limit sets. `None` lets each host find its own limit.
     fn given_jobs(&self) -> Option<usize> {
         self.jobs.map(usize::from).or_else(memory::jobs)
     }
 
-    /// How much is said.
+    /// Returns the number of `-v` flags; `--debug` counts as at least two.
     pub(super) fn verbosity(&self) -> u8 {
         if self.debug { self.verbose.max(2) } else { self.verbose }
     }
 
-    /// Whether only errors, warnings and results are shown.
+    /// Returns whether only errors, warnings and results are shown.
     pub(super) fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// Whether a password is read from standard input.
+    /// Returns whether a password is read from standard input.
     pub(super) fn reads_password(&self) -> bool {
         self.connection.login.reads_stdin()
     }
 
-    /// The bound on the whole run, where one was asked for.
+    /// Returns the time limit for the whole run, if `--timeout` sets one.
     pub(super) fn timeout(&self) -> Option<Duration> {
         self.connection.timeout.map(Duration::from_secs)
     }
 
-    /// The registries that images are pulled from. `hosts` are those that will be talked to: a login that was given by flag or
-    /// variable is for one of them only, so there must be just one. `sides` is there for the command that has both.
+    /// Returns the registries to pull images from. `hosts` are the hosts that the run will contact: a login from a flag or a
+    /// variable is for one host, so it requires that `hosts` has exactly one. `sides` is set by the one-step mirror alone.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if a file that a flag or variable names cannot be used: all of them are read here.
+    /// [`Kind::Usage`] if a file that a flag or variable names cannot be used. This function reads all such files.
     pub(super) fn sources(
         &self,
         hosts: &[&str],
@@ -222,10 +222,10 @@ impl Shared {
         })
     }
 
-    /// The registry that images are pushed to.
+    /// Returns the registry to push images to.
     ///
     /// # Errors
-    /// As [`sources`](Self::sources).
+    /// The same errors as [`sources`](Self::sources).
     pub(super) fn destination(&self, host: &str, sides: Option<&Sides>, progress: &Progress) -> Result<Registries> {
         let options = self.options(Side::Destination, &[host], sides, progress)?;
         Registries::new(Options {
@@ -283,13 +283,13 @@ fn read_authorities(files: &[PathBuf], flag: &str) -> Result<Vec<Authorities>> {
         .collect()
 }
 
-/// What is wrong with a file that a flag names is found before the first request, and is wrong usage.
+/// Turns an error about a file that a flag names into wrong usage, since the file is read before the first request.
 fn wrong_file(error: Error, flag: &str) -> Error {
     error.with_kind(Kind::Usage).context(format!("`{flag}`"))
 }
 
 impl MirrorFlags {
-    /// The mirrors of the flags, and those of this machine's containers-registries.conf(5).
+    /// Reads the mirrors from the flags and from this machine's containers-registries.conf(5).
     fn read(&self) -> Result<Mirrors> {
         let flags = self
             .mirror
@@ -304,6 +304,7 @@ impl MirrorFlags {
                 .map_err(|e| wrong_file(e, "CONTAINERS_REGISTRIES_CONF"))?;
             return Ok(mirrors);
         }
+        // A file in the home directory replaces the system's file and its drop-in folder.
         let own = set_path("HOME").map(|home| home.join(".config/containers"));
         let own = own.filter(|folder| folder.join("registries.conf").exists());
         let folder = own.unwrap_or_else(|| PathBuf::from("/etc/containers"));
@@ -315,7 +316,7 @@ impl MirrorFlags {
     }
 }
 
-/// What was said for one side alone.
+/// Connection settings of one side, from the `--src-…` or `--dest-…` flags.
 #[derive(Debug, Default)]
 struct Own {
     plain_http: bool,
@@ -326,7 +327,7 @@ struct Own {
 }
 
 impl Sides {
-    /// Whether a password is read from standard input.
+    /// Returns whether a password is read from standard input.
     pub(super) fn reads_password(&self) -> bool {
         self.src_password_stdin || self.dest_password_stdin
     }
@@ -351,7 +352,7 @@ impl Sides {
     }
 }
 
-/// Ends a run that takes longer than was asked for.
+/// Ends a run that takes longer than `limit`.
 pub(super) async fn within<T>(limit: Option<Duration>, hint: &str, run: impl Future<Output = Result<T>>) -> Result<T> {
     let Some(limit) = limit else { return run.await };
     tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {

@@ -1,4 +1,4 @@
-//! `docker-mirror diff`: what two bundles differ in, without a registry.
+//! `docker-mirror diff`: shows the differences between two bundles, without a registry.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use super::report::Reporting;
 use super::status::Work;
 use super::{bundles, memory};
 
-/// The version of the schema of `--json`.
+/// Version of the schema of the `--json` document.
 const VERSION: u32 = 1;
 
 #[derive(Debug, Args)]
@@ -60,7 +60,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             allow_none: true,
             ..OpenOptions::default()
         };
-        // One after the other: the documents of the first bundle are dropped. What is kept of it counts with the second.
+        // Reads the bundles in sequence, so that the documents of the first are dropped before the second is read. The inventory
+        // of the first bundle still counts against the memory budget.
         let old = read(&old, &options)?;
         let new = read(&new, &options)?;
         Ok::<_, Error>((Difference::new(&old, &new), old.broken, new.broken))
@@ -94,7 +95,7 @@ struct Document<'a> {
     difference: &'a Difference,
 }
 
-/// One side: a lock, or whatever `inspect` reads.
+/// Reads one side of the comparison: a lock, or any archive that `inspect` can read.
 fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
     match lock(path)? {
         Some(lock) => Ok(lock.into_inventory()),
@@ -110,7 +111,7 @@ fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
     }
 }
 
-/// The lock in a file; nothing if the file is something else. Only a lock, or a report with one, begins with a brace.
+/// Reads the lock in a file. Returns `None` if the file does not begin with a brace, as a lock or a report does.
 fn lock(path: &Path) -> Result<Option<Lock>> {
     if !path.is_file() {
         return Ok(None);

@@ -1,21 +1,21 @@
-//! What the command line takes from its surroundings, and which side of a transfer it is for.
+//! Environment variables, and the side of a transfer that a setting is for.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::plugin;
 
-/// Which end of a transfer.
+/// One end of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
-    /// Where images are read.
+    /// The registries that images are read from.
     Source,
-    /// Where images are put.
+    /// The registry that images are pushed to.
     Destination,
 }
 
 impl Side {
-    /// The flag of this name that is for this side alone.
+    /// Returns the form of the flag `name` for this side alone, such as `--src-cert`.
     pub(super) fn flag(self, name: &str) -> String {
         match self {
             Self::Source => format!("--src-{name}"),
@@ -24,7 +24,7 @@ impl Side {
     }
 }
 
-/// An environment variable; the one place that reads it. `docker --config FOLDER mirror` stands for `DOCKER_CONFIG`.
+/// Reads an environment variable. `docker --config FOLDER mirror` takes precedence over `DOCKER_CONFIG`.
 pub(super) fn variable(name: &str) -> Option<OsString> {
     match name {
         "DOCKER_CONFIG" => plugin::config_folder()
@@ -34,7 +34,7 @@ pub(super) fn variable(name: &str) -> Option<OsString> {
     }
 }
 
-/// The names of the environment variables that begin like this, in order.
+/// Returns the names of the environment variables that begin with `prefix`, sorted.
 pub(super) fn variables_with(prefix: &str) -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
@@ -42,23 +42,23 @@ pub(super) fn variables_with(prefix: &str) -> Vec<String> {
     names
 }
 
-/// Whether an environment variable is set and not empty.
+/// Returns whether an environment variable is set and not empty.
 pub(super) fn is_set(name: &str) -> bool {
     variable(name).is_some_and(|value| !value.is_empty())
 }
 
-/// Whether a variable that stands for a switch turns it on.
+/// Returns whether an environment variable holds a true value: anything but an empty string, `0`, `no`, `false` or `off`.
 pub(super) fn is_true(name: &str) -> bool {
     let value = variable(name).map(|value| value.to_string_lossy().to_lowercase());
     value.is_some_and(|value| !["", "0", "n", "no", "f", "false", "off"].contains(&&*value))
 }
 
-/// The path in a variable that is set and not empty.
+/// Returns the path in an environment variable, if the variable is set and not empty.
 pub(super) fn set_path(name: &str) -> Option<PathBuf> {
     variable(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// `$XDG_CACHE_HOME/docker-mirror`, else `~/.cache/docker-mirror`.
+/// Returns `$XDG_CACHE_HOME/docker-mirror`, or `~/.cache/docker-mirror` if the variable is unset.
 pub(super) fn cache_folder() -> Option<PathBuf> {
     set_path("XDG_CACHE_HOME")
         .or_else(|| set_path("HOME").map(|home| home.join(".cache")))

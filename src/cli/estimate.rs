@@ -1,18 +1,18 @@
-//! How fast a transfer is, and how long it still takes.
+//! The speed of a transfer, and an estimate of the remaining time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Speed is that of this time until now.
+/// Length of the most recent period that the speed is measured over.
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// Nothing is said about the time that is left before this much was seen.
+/// Minimum time to measure before the remaining time is estimated.
 const FIRST: Duration = Duration::from_secs(3);
 
-/// A blob costs as much time as this many bytes of it, beside its bytes: a request is needed for it.
+/// Overhead of the request for one blob, in bytes that could be sent in the same time.
 const PER_BLOB: u64 = 16 << 10;
 
-/// Manifests per second that are assumed before any was seen.
+/// Assumed speed of manifests before any was sent, in manifests per second.
 const MANIFESTS_PER_SECOND: f64 = 20.0;
 
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,7 @@ struct Sample {
     manifests: u64,
 }
 
-/// What was in place at some moments of the last seconds.
+/// Samples of a transfer's progress in the last [`WINDOW`].
 #[derive(Debug, Default)]
 pub(super) struct Speed(VecDeque<Sample>);
 
@@ -35,7 +35,7 @@ impl Speed {
             blobs,
             manifests,
         };
-        // Four a second are enough, and bound the list.
+        // Four samples a second are enough, and bound the list.
         let is_close = |before: &Sample| at.saturating_duration_since(before.at) < Duration::from_millis(250);
         if self.0.len() > 1 && self.0.iter().rev().nth(1).is_some_and(is_close) {
             self.0.pop_back();
@@ -46,14 +46,14 @@ impl Speed {
         }
     }
 
-    /// The first and the last sample, and the seconds between them.
+    /// Returns the first and the last sample and the seconds between them; `None` below 0.4 s, where a rate would be noise.
     fn ends(&self) -> Option<(Sample, Sample, f64)> {
         let (first, last) = (*self.0.front()?, *self.0.back()?);
         let time = last.at.saturating_duration_since(first.at);
         (time > Duration::from_millis(400)).then_some((first, last, time.as_secs_f64()))
     }
 
-    /// Bytes per second; nothing before there is something to measure.
+    /// Returns the speed in bytes per second, or `None` before there is enough to measure.
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -65,8 +65,10 @@ impl Speed {
     }
 }
 
-/// How long the rest takes, if all goes on as in the last seconds; nothing in the first seconds, and where nothing moves. Manifests
-/// are sent behind the blobs, and count with the speed that they had last.
+/// Estimates the remaining time from the speed of the last seconds.
+///
+/// `bytes`, `blobs` and `manifests` are the amounts that remain. Returns `None` in the first seconds and while nothing moves.
+/// Manifests are sent after the blobs and are estimated by their own speed.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn time_left(speed: &Speed, bytes: u64, blobs: u64, manifests: u64) -> Option<Duration> {
     let (first, last, seconds) = speed.ends()?;
@@ -84,7 +86,7 @@ pub(super) fn time_left(speed: &Speed, bytes: u64, blobs: u64, manifests: u64) -
         rest => rest / (moved / seconds),
     };
     let sent = last.manifests.saturating_sub(first.manifests) as f64 / seconds;
-    // Among blobs few manifests are sent, which says nothing of their own speed.
+    // While blobs remain, few manifests are sent, so their measured rate says nothing about how fast they can go.
     let of_manifests = manifests as f64
         / if bytes == 0 && sent > 0.0 {
             sent
@@ -98,7 +100,7 @@ pub(super) fn time_left(speed: &Speed, bytes: u64, blobs: u64, manifests: u64) -
 mod tests {
     use super::*;
 
-    /// Samples at these seconds.
+    /// Returns a `Speed` with samples of (second, bytes, blobs, manifests).
     fn speed(samples: &[(f64, u64, u64, u64)]) -> Speed {
         let start = Instant::now();
         let mut speed = Speed::default();
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(seconds(100 << 20, 0, 200), Some(20));
         assert_eq!(seconds(0, 6400, 0), Some(10));
         assert_eq!(seconds(0, 0, 0), Some(0));
-        // At the end, manifests have their own speed.
+        // Once no bytes remain, the measured speed of manifests is used.
         let end = speed(&[(0.0, 0, 0, 0), (10.0, 0, 0, 50)]);
         assert_eq!(time_left(&end, 0, 0, 100).unwrap().as_secs(), 20);
     }
@@ -129,7 +131,7 @@ mod tests {
         assert!(begun.bytes_per_second().is_some());
         let stuck = speed(&[(0.0, 7, 0, 0), (9.0, 7, 0, 0)]);
         assert_eq!(time_left(&stuck, 1, 0, 0), None);
-        // What turned out wrong counts backwards.
+        // A blob with a wrong digest is subtracted again, so the count of bytes can fall.
         let back = speed(&[(0.0, 9 << 20, 0, 0), (9.0, 0, 0, 0)]);
         assert_eq!((back.bytes_per_second(), time_left(&back, 1, 0, 0)), (Some(0), None));
     }

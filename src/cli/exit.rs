@@ -1,31 +1,31 @@
-//! How a run ended, and the exit code that says so.
+//! The outcome of a run and its exit code.
 
 use docker_mirror::{Error, Kind, Side, is_registry_full};
 
-/// The exit code of a run that `--timeout` ended: that of timeout(1).
+/// Exit code of a run that `--timeout` ended; timeout(1) uses the same code.
 pub(super) const TIMED_OUT: u8 = 124;
 
-/// How a command ended. The README lists the codes.
+/// The outcome of a command. The README lists the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Everything is done.
     Success,
-    /// Something failed; it has been reported.
+    /// Something failed, and the failure has been reported.
     Failure,
     /// The command line, or a file that it names, is wrong.
     Usage,
     /// Registries refused the login, or the rights of the account.
     Login,
-    /// A pull limit or a quota of the destination is used up; the same command continues later.
+    /// A pull limit or a quota of the destination is used up; running the same command later continues.
     Quota,
     /// The bundle is damaged.
     Damaged,
-    /// The bundle was written without some images, as allowed.
+    /// The bundle was written without some images (`--allow-partial`).
     Partial,
 }
 
 impl Outcome {
-    /// The exit code.
+    /// Returns the exit code.
     pub(super) fn code(self) -> u8 {
         match self {
             Self::Success => 0,
@@ -38,8 +38,8 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a run that one error ended. `reads_bundle` says that what is malformed or altered is a bundle, and not what
-    /// a registry has.
+    /// Returns the outcome of a run that one error ended. With `reads_bundle`, malformed or altered content counts as a damaged
+    /// bundle.
     pub(super) fn from_error(error: &Error, reads_bundle: bool) -> Self {
         match error.kind() {
             Kind::Usage => Self::Usage,
@@ -47,7 +47,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a run in which these errors came up: the reason, if all of them have the same.
+    /// Returns the outcome of a run with these errors: their common reason, or [`Self::Failure`] if the reasons differ.
     pub(super) fn from_errors<'a>(errors: impl IntoIterator<Item = &'a Error>, reads_bundle: bool) -> Self {
         let mut reasons = errors.into_iter().map(|error| Self::reason(error, reads_bundle));
         let Some(first) = reasons.next() else {
@@ -70,7 +70,7 @@ impl Outcome {
     }
 }
 
-/// Whether it is not the destination or a file of this machine that is malformed.
+/// Returns whether the error is not about the destination or a file of this machine.
 fn is_about_source(error: &Error) -> bool {
     !matches!(error.side(), Some(Side::Destination | Side::Local))
 }
@@ -84,13 +84,15 @@ pub(super) enum Signal {
 }
 
 impl Signal {
-    /// The exit code that a shell shows for a program that died of it.
+    /// Returns the exit code that a shell shows for a program that died of this signal.
     pub(super) fn code(self) -> u8 {
         128 + self as u8
     }
 
-    /// Dies by it where that makes a difference: a shell ends its loop at Ctrl-C only if the program in it died of the signal,
-    /// and goes on if the program exits with the same code. The first process of a container cannot die by a signal.
+    /// Ends this process by SIGINT; returns for other signals, and in the first process of a container.
+    ///
+    /// On Ctrl-C, a shell ends its loop only if the program in the loop died of SIGINT; an exit with code 130 lets the loop
+    /// go on. The first process of a container cannot die of a signal.
     pub(super) fn die(self) {
         if self == Self::Interrupt && std::process::id() != 1 {
             let _ = signal_hook::low_level::emulate_default_handler(self as i32);

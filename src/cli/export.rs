@@ -1,4 +1,4 @@
-//! `docker-mirror export`: stage one.
+//! `docker-mirror export`: fetches images from their registries into one file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use super::report::Reporting;
 use super::status::Work;
 use super::values::{TRANSPORTS, whole};
 
-/// Which images and platforms, shared with the one-step command.
+/// Flags that select platforms and referrers, shared with the one-step command.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Selection {
     /// Platform to include, such as linux/arm64; repeatable; `all` for every platform [default: every linux platform]
@@ -41,7 +41,7 @@ pub(super) struct Selection {
     pub(super) referrers: ReferrerFlags,
 }
 
-/// What belongs to images.
+/// Flags that select referrers.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ReferrerFlags {
     /// Leave out what belongs to images: signatures, attestations, SBOMs and whatever else refers to them
@@ -142,7 +142,7 @@ pub(super) struct Arguments {
     mirrors: MirrorFlags,
 }
 
-/// Refuses an output that is named as other programs want it.
+/// Refuses an output with the transport prefix of other programs, such as `docker-archive:`.
 fn check_output_name(output: &Path) -> Result<()> {
     let name = output.to_string_lossy();
     let Some((transport, file)) = name
@@ -159,12 +159,12 @@ fn check_output_name(output: &Path) -> Result<()> {
 }
 
 impl Arguments {
-    /// Whether another run of the same command continues one that stopped.
+    /// Returns whether another run of the same command continues a run that stopped.
     pub(super) fn resumes(&self) -> bool {
         self.output.as_os_str() != "-" && compression(self) == Compression::None
     }
 
-    /// Where the bundle goes.
+    /// Returns the output for the bundle: a file, or standard output unless it is a terminal.
     fn output(&self) -> Result<Output> {
         if self.output.as_os_str() != "-" {
             return Ok(Output::File {
@@ -183,7 +183,7 @@ impl Arguments {
 
 fn compression(arguments: &Arguments) -> Compression {
     let name = arguments.output.to_string_lossy();
-    // A flag says more than a name.
+    // A flag takes precedence over the extension of the output.
     if arguments.gzip {
         Compression::Gzip
     } else if arguments.zstd || name.ends_with(".tar.zst") {
@@ -195,7 +195,7 @@ fn compression(arguments: &Arguments) -> Compression {
     }
 }
 
-/// Standard output without the buffer that looks for line ends in what is no text.
+/// Returns standard output without the line buffering of [`std::io::Stdout`], which would scan binary data for newlines.
 fn unbuffered_stdout() -> Result<std::fs::File> {
     use std::os::fd::AsFd;
     std::io::stdout()
@@ -205,7 +205,7 @@ fn unbuffered_stdout() -> Result<std::fs::File> {
         .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").with_source(e))
 }
 
-/// The line of a lock behind an error that names a digest.
+/// Adds the line of the lock to an error that names a digest of the lock.
 fn in_lock(error: Error, path: &Path, lock: &Lock) -> Error {
     let text = error.full();
     let digests = text
@@ -364,7 +364,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             false => quote(&arguments.output).to_string(),
         };
         let images = output::counted(report.images.len() as u64, "image", "images");
-        // Compressed, it is smaller.
+        // A compressed bundle is smaller than the size in the report.
         let size = std::fs::metadata(&arguments.output).ok().filter(|_| !to_pipe);
         let size = human_bytes(size.map_or(report.size, |file| file.len()));
         let sum = report
@@ -384,7 +384,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What else decides about what is said in the end.
+/// Settings of the run that decide which messages are shown at its end.
 struct How {
     to_pipe: bool,
     resumes: bool,
@@ -445,7 +445,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     failures::tell_rest(&format!("{count} of {all} images failed; {end}"), all, &failed, at_once);
     if !report.committed && !report.images.is_empty() {
         let leave_out = "give `--allow-partial` to leave them out";
-        // What is not there will not be there the next time.
+        // Another run would meet these errors again, so the hint does not suggest a retry.
         let is_final = |kind| matches!(kind, Kind::NotFound | Kind::Usage | Kind::Unsupported | Kind::Malformed);
         let all_final = report.failed.iter().all(|(_, error)| is_final(error.kind()));
         output::say(match (resumes, all_final) {
@@ -466,7 +466,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     }
 }
 
-/// The reference without its digest, which the output adds.
+/// Returns the reference without its digest, since the output adds the digest.
 pub(super) fn bare(reference: &Reference) -> String {
     match reference.tag() {
         Some(tag) => format!("{}:{tag}", reference.name()),

@@ -1,4 +1,4 @@
-//! What `--dry-run`, `--report` and `--json` say about an export.
+//! The output of `--dry-run`, `--report` and `--json` for an export.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::exit::Outcome;
 use super::output;
 use super::report::{BundleReport, Moved, QuotaReport, Reporting};
 
-/// Says what an export would do.
+/// Prints what an export would write and fetch, and the pull limits of its registries.
 pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Registries) {
     for image in &report.images {
         output::left_out(&image.source.to_string(), &image.left_out_referrers);
@@ -52,7 +52,7 @@ pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registrie
     }
 }
 
-/// Names the images that go without all that refers to them, though it is there. The warnings said what that is.
+/// Reports images whose referrers exist but could not be exported. Earlier warnings have named each missing referrer.
 pub(super) fn tell_lost(report: &Report) -> Outcome {
     let lost = report.images.iter().filter(|image| image.lacks_referrers);
     let lost: Vec<&Reference> = lost.map(|image| &image.source).collect();
@@ -70,13 +70,13 @@ pub(super) fn tell_lost(report: &Report) -> Outcome {
     Outcome::Failure
 }
 
-/// What is left of the pull limit of a registry, where it states one.
+/// Returns the remaining pull limit of a registry, if the registry states a limit.
 fn quota(host: &str, registries: &Registries) -> Option<QuotaReport> {
     let limit = registries.host(host).ok()?.last_rate_limit()?;
     Some(QuotaReport::new(host, Some(&limit)))
 }
 
-/// Keeps what is left of the pull limits of the registries.
+/// Adds the remaining pull limits of the registries to the report.
 pub(super) fn keep_quotas(reporting: &Reporting, report: &Report, registries: &Registries) {
     for host in hosts(report) {
         if let Some(quota) = quota(host, registries) {
@@ -86,12 +86,12 @@ pub(super) fn keep_quotas(reporting: &Reporting, report: &Report, registries: &R
     }
 }
 
-/// The registries of the images, each once.
+/// Returns the hosts of all images, without duplicates.
 fn hosts(report: &Report) -> std::collections::BTreeSet<&str> {
     report.images.iter().map(|image| image.source.host()).collect()
 }
 
-/// Keeps the report for `--report` and `--json`.
+/// Stores the result of an export for `--report` and `--json`.
 pub(super) fn keep(reporting: &Reporting, dry_run: bool, output: &Path, report: Report, patterns: &[(String, Error)]) {
     let became = match (report.up_to_date, report.committed) {
         (true, _) => Became::Unchanged,

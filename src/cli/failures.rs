@@ -1,4 +1,4 @@
-//! The failures of several images: a cause that several of them have is told once.
+//! Prints the failures of several images, and each shared cause only once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -8,12 +8,12 @@ use docker_mirror::{Error, LISTED, few};
 use super::printer::{self, Item};
 use super::wording::counted;
 
-/// Tells which of `total` images failed and why. Each failure stands beside the name of its image, and its hint below it.
+/// Prints which of `total` images failed and why: each failure with the name of its image, followed by its hint.
 pub(super) fn tell(title: &str, total: usize, failed: &[(String, Error)]) {
     tell_rest(title, total, failed, &AtOnce::default());
 }
 
-/// The same where some of it was told at once: of these, the names are enough.
+/// Prints the failures like [`tell`], and only the image's name for each failure that `at_once` has already printed.
 pub(super) fn tell_rest(title: &str, total: usize, failed: &[(String, Error)], at_once: &AtOnce) {
     let told = at_once.told.lock().unwrap_or_else(PoisonError::into_inner);
     let is_told = |error: &Error| told.contains(&error.full());
@@ -28,7 +28,7 @@ pub(super) fn tell_rest(title: &str, total: usize, failed: &[(String, Error)], a
         match (group.as_slice(), group[0].1.shared_cause()) {
             ([_, _, ..], Some(cause)) => {
                 let count = counted(group.len() as u64, "image", "images");
-                // Where all images fail for it, their names say nothing.
+                // A cause that all images share needs no list of names.
                 let names = match group.len() == total {
                     true => String::new(),
                     false => format!(": {}", few(group.iter().map(|(name, _)| name))),
@@ -45,11 +45,12 @@ pub(super) fn tell_rest(title: &str, total: usize, failed: &[(String, Error)], a
     hints.rest();
 }
 
-/// Number of failures that are told the moment they happen.
+/// Maximum number of failures that are printed as soon as they happen.
 const AT_ONCE: usize = 10;
 
-/// Tells failures the moment they happen, while other work goes on: the first few, and none that has its cause in common with
-/// others, which the end of the run tells together.
+/// Prints the first [`AT_ONCE`] failures as soon as they happen, while other images continue.
+///
+/// Failures with a shared cause are not printed at once, since the end of the run prints them as a group.
 #[derive(Debug, Default)]
 pub(super) struct AtOnce {
     told: Mutex<HashSet<String>>,
@@ -71,12 +72,12 @@ impl AtOnce {
     }
 }
 
-/// A line for people on standard error.
+/// Prints a line for people on standard error.
 fn say(line: String) {
     printer::put(Item::Said(line.into()));
 }
 
-/// What else all failures of a group say behind their cause.
+/// Returns the text after the cause, if it is the same in all failures of the group.
 fn said(group: &[&(String, Error)], cause: &str) -> String {
     let behind = |error: &Error| error.full().split_once(cause).map(|(_, rest)| rest.to_owned());
     let first = behind(&group[0].1);
@@ -86,7 +87,7 @@ fn said(group: &[&(String, Error)], cause: &str) -> String {
     }
 }
 
-/// Failures of one cause together, in the order in which each cause comes first. A failure without a shared cause stands alone.
+/// Groups failures by their shared cause, in order of first occurrence. A failure without a shared cause is its own group.
 fn grouped(failed: &[(String, Error)]) -> Vec<Vec<&(String, Error)>> {
     let mut groups: Vec<Vec<&(String, Error)>> = Vec::new();
     for failure in failed {
@@ -102,11 +103,11 @@ fn grouped(failed: &[(String, Error)]) -> Vec<Vec<&(String, Error)>> {
     groups
 }
 
-/// Each hint once: below its image, and at the end where it is for several.
+/// Prints each hint once: below its failure, or at the end if separate failures share the hint.
 struct Hints<'a> {
-    /// The hints in the order of the failures, each with the names that it is for.
+    /// Hints in the order of the failures, each with the names of its images.
     hints: Vec<(&'a str, Vec<&'a str>)>,
-    /// How many failures there are.
+    /// Number of all failures.
     all: usize,
 }
 
@@ -126,7 +127,7 @@ impl<'a> Hints<'a> {
         Self { hints, all }
     }
 
-    /// Shows the hint that these failures alone have.
+    /// Prints the hint of these failures, if no other failure has the same hint.
     fn below(&mut self, failures: &[&(String, Error)]) {
         let Some(hint) = failures[0].1.hint() else { return };
         let own = self.hints.iter_mut().find(|(known, _)| *known == hint);
@@ -139,7 +140,7 @@ impl<'a> Hints<'a> {
         }
     }
 
-    /// Shows the hints of all failures, and those of several that do not stand together.
+    /// Prints the hints that are still unprinted: hints of all failures, and hints that separate groups share.
     fn rest(&self) {
         let left = self.hints.iter().filter(|(_, names)| !names.is_empty());
         for (hint, names) in left.take(LISTED) {
@@ -151,7 +152,7 @@ impl<'a> Hints<'a> {
     }
 }
 
-/// The first names of a list, which a line of text has room for.
+/// Returns the first three names of a list and the number of further names.
 fn first_few(names: &[&str]) -> String {
     const ROOM: usize = 3;
     let shown = names.iter().take(ROOM).map(|name| format!("`{name}`"));

@@ -1,4 +1,4 @@
-//! What is made from the definition of the command line: completions for shells and man pages.
+//! Shell completions and man pages, generated from the definition of the command line.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -11,7 +11,7 @@ use docker_mirror::{Bundle, Error, Kind, OpenOptions, Result, quote};
 
 use super::output;
 
-/// The variable by which a shell asks for what could come next.
+/// Environment variable with which a shell asks this program for completions.
 const VARIABLE: &str = "DOCKER_MIRROR_COMPLETE";
 
 #[derive(Debug, Args)]
@@ -37,22 +37,24 @@ pub(super) struct Man {
     dir: Option<PathBuf>,
 }
 
-/// Answers a shell that asks for what could come next. Returns whether one did.
+/// Answers a shell that asks for completions. Returns whether a shell asked.
 pub(super) fn answer_shell(definition: fn() -> clap::Command) -> bool {
     let folder = std::env::current_dir().ok();
     let answered = CompleteEnv::with_factory(definition)
         .var(VARIABLE)
         .try_complete(std::env::args_os(), folder.as_deref());
-    // A shell shows nothing of an error.
+    // A shell does not show errors of a completion.
     answered.unwrap_or(true)
 }
 
-/// Answers Docker's command line, which asks its plugin for what could come next: `docker-mirror __complete mirror export ""`. A
-/// line is a candidate and what it means; the last one is the number of what a shell does with them. Returns whether it asked.
+/// Answers Docker's command line, which asks a plugin for completions by `docker-mirror __complete mirror export ""`.
+///
+/// Each line of the answer is a candidate, a tab and the candidate's help. The last line is a number of flags that tell the
+/// shell how to use the candidates. Returns whether Docker asked.
 pub(super) fn answer_docker(definition: fn() -> clap::Command) -> bool {
-    /// No space behind the candidate.
+    /// Flag that tells the shell to add no space after the candidate.
     const NO_SPACE: u32 = 2;
-    /// No names of files beside the candidates, which have them already.
+    /// Flag that tells the shell to add no file names, since the candidates include them already.
     const NO_FILES: u32 = 4;
     let mut words = std::env::args_os();
     let (name, asked, _plugin) = (words.next(), words.next(), words.next());
@@ -75,7 +77,7 @@ pub(super) fn answer_docker(definition: fn() -> clap::Command) -> bool {
         }
         let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
         let help = help.lines().next().unwrap_or_default();
-        // A name of a file with a line break would be two candidates.
+        // A file name with a line break would be read as two candidates.
         if value.contains(char::is_control) {
             continue;
         }
@@ -86,12 +88,12 @@ pub(super) fn answer_docker(definition: fn() -> clap::Command) -> bool {
         }
         text.push('\n');
     }
-    // A shell shows nothing of an error.
+    // A shell does not show errors of a completion.
     let _ = print(format!("{text}:{directive}\n").as_bytes());
     true
 }
 
-/// Names of images complete from the bundles that stand before them.
+/// Completes `--only` with the images of the bundles on the command line.
 pub(super) fn completed(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
         "only" => arg.add(ArgValueCompleter::new(images_of_bundles)),
@@ -122,7 +124,7 @@ fn images_of_bundles(current: &OsStr) -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
-/// Prints the lines that a shell reads to complete the command line of this program.
+/// Prints the script that a shell sources to complete this program's command line.
 pub(super) fn completions(arguments: &Completions) -> Result<()> {
     let name = match arguments.shell {
         Shell::Bash => "bash",
@@ -143,7 +145,7 @@ pub(super) fn completions(arguments: &Completions) -> Result<()> {
     print(&text)
 }
 
-/// Writes man pages.
+/// Writes the man pages of all commands into a folder, or prints the page of the program.
 pub(super) fn man(arguments: &Man, definition: clap::Command) -> Result<()> {
     let mut all = definition.disable_help_subcommand(true);
     all.build();

@@ -1,4 +1,4 @@
-//! Which images: arguments and lists in files, and the patterns of tags among them.
+//! The images of a command, from its arguments and lists in files, including patterns of tags.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{IsTerminal, Read};
@@ -31,7 +31,7 @@ pub(super) struct ImageFlags {
     max_tags: u32,
 }
 
-/// A list of images that are known already.
+/// Makes a list from references that are already parsed.
 pub(super) fn from_references<'a>(references: impl Iterator<Item = &'a Reference>) -> Result<CheckedList> {
     let mut list = ImageList::default();
     references.for_each(|reference| list.add_argument(&reference.to_string()));
@@ -39,7 +39,7 @@ pub(super) fn from_references<'a>(references: impl Iterator<Item = &'a Reference
 }
 
 impl ImageFlags {
-    /// All names at once, so that a user corrects them in one go.
+    /// Reads and checks all images, and reports all faults together so that a user can correct them in one go.
     ///
     /// # Errors
     /// [`Kind::Usage`] with a part for each fault.
@@ -75,7 +75,7 @@ impl ImageFlags {
         Ok(list)
     }
 
-    /// Holds patterns against the tags that the registries list, and says which tags they match.
+    /// Expands patterns to the matching tags of their registries, and prints which tags match.
     pub(super) async fn expand(&self, list: CheckedList, registries: &Registries, shared: &Shared) -> Result<Expanded> {
         let most = usize::try_from(self.max_tags).unwrap_or(usize::MAX);
         let expanded = expand(list, registries, most, shared.jobs()).await?;
@@ -120,7 +120,7 @@ fn read_list(path: &Path) -> Result<(String, Vec<u8>)> {
     Ok(("standard input".to_owned(), bytes))
 }
 
-/// One error of all faults, each of which is called by the place where it stands.
+/// Joins all faults of the lists into one error whose parts are named by their place (argument, or file and line).
 fn sum_up(mut faults: Vec<Error>, more: usize) -> Error {
     if faults.len() == 1 && more == 0 {
         return faults.remove(0);
@@ -142,7 +142,7 @@ fn sum_up(mut faults: Vec<Error>, more: usize) -> Error {
     Error::new(Kind::Usage, title).with_parts(parts)
 }
 
-/// One error of all patterns that came to nothing.
+/// Joins the errors of all patterns that could not be resolved into one error.
 pub(super) fn unresolved(mut failed: Vec<(String, Error)>) -> Error {
     if failed.len() == 1 {
         let (_, error) = failed.remove(0);
@@ -158,7 +158,7 @@ pub(super) fn unresolved(mut failed: Vec<(String, Error)>) -> Error {
     Error::new(kind, title).with_parts(failed)
 }
 
-/// The platforms of images that have others than those of the run.
+/// Returns the platforms of each image that has its own platforms in the list.
 pub(super) fn exceptions(asked: &Expanded) -> BTreeMap<Reference, PlatformFilter> {
     let exceptions = asked.images.iter();
     exceptions
@@ -166,7 +166,7 @@ pub(super) fn exceptions(asked: &Expanded) -> BTreeMap<Reference, PlatformFilter
         .collect()
 }
 
-/// The images that go to a place of their own.
+/// Returns the destination of each image that has its own destination in the list.
 pub(super) fn destinations(asked: &Expanded) -> HashMap<Reference, Rename> {
     let renamed = asked.images.iter();
     renamed
@@ -174,7 +174,7 @@ pub(super) fn destinations(asked: &Expanded) -> HashMap<Reference, Rename> {
         .collect()
 }
 
-/// Says that a bundle does not hold where its images go.
+/// Warns that an export ignores the destinations in the list, since a bundle does not store destinations.
 pub(super) fn warn_of_destinations(asked: &Expanded) {
     let renamed: Vec<String> = asked
         .images

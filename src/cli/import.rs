@@ -1,4 +1,4 @@
-//! `docker-mirror import`: stage two.
+//! `docker-mirror import`: pushes the images of bundles to a registry.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ pub(super) struct Arguments {
     pub(super) shared: Shared,
 }
 
-/// Verifies the bundles by themselves.
+/// Verifies the bundles without a registry.
 async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verification> {
     let (paths, names) = (arguments.bundles.clone(), arguments.name.clone());
     if let Some(pipe) = paths
@@ -112,6 +112,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let Some(want) = want else {
         return import_all(arguments).await;
     };
+    // A failed import is followed by a verification, which lists every damaged or missing blob for the want-list.
     let again = arguments.clone();
     let outcome = import_all(arguments).await;
     let list = match &outcome {
@@ -171,7 +172,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         .await
         .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;
     let (bundle, rest) = opened.map_err(|error| match error.kind() {
-        // The folders that are named have nothing in them.
+        // The paths exist, so the error means that the named folders contain no bundles.
         Kind::NotFound => error.with_kind(Kind::Usage),
         _ => error,
     })?;
@@ -191,7 +192,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     Ok(arguments.target.tell(report?, &display, &arguments.reporting, true))
 }
 
-/// A pipe can be read once, and from front to end: it stands by itself.
+/// Refuses standard input (`-`) beside other bundles, since a pipe can be read only once and in order.
 fn only_bundle(bundles: &[PathBuf]) -> Result<()> {
     let piped = |path: &&PathBuf| path.as_os_str() == "-";
     if bundles.len() > 1 && bundles.iter().any(|path| piped(&path)) {
@@ -204,7 +205,7 @@ fn only_bundle(bundles: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Opens the bundles. One that comes from a pipe is read as far as its layers, which are in the rest.
+/// Opens the bundles. A bundle from a pipe is read up to its layers; the second value reads the layers.
 fn open(bundles: &[PathBuf], options: &OpenOptions) -> Result<(Bundle, Option<Incoming>)> {
     match bundles {
         [path] if path.as_os_str() == "-" => {

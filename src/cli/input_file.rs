@@ -1,17 +1,17 @@
-//! Text files that a command reads beside its bundles: a lock, a want-list.
+//! Text files that a command reads besides its bundles: a lock or a want-list.
 
 use std::io::Read;
 use std::path::Path;
 
 use docker_mirror::{Error, Kind, Lock, MAX_LOCK, Result, open_regular, quote};
 
-/// Reads a lock.
+/// Reads and parses a lock.
 pub(super) fn read_lock(path: &Path) -> Result<Lock> {
     let text = read_text(path, MAX_LOCK)?;
     Lock::parse(text).map_err(|e| e.context(format!("`{}`", quote(path))))
 }
 
-/// Reads a text file of bounded size.
+/// Reads a text file of at most `cap` bytes.
 pub(super) fn read_text(path: &Path, cap: u64) -> Result<String> {
     let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! `docker-mirror limits`: what is left of a registry's pull limit.
+//! `docker-mirror limits`: shows the remaining pull limit of a registry.
 
 use clap::Args;
 use docker_mirror::{DOCKER_HUB, Error, RateLimit, Reference, Result};
@@ -9,7 +9,7 @@ use super::progress::Display;
 use super::report::{QuotaReport, Reporting};
 use super::status::Work;
 
-/// The image by which Docker Hub itself lets its limit be asked for.
+/// Image that Docker Hub provides for asking about the pull limit.
 const HUB_PREVIEW: &str = "ratelimitpreview/test:latest";
 
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let image: Reference = if hub {
         HUB_PREVIEW.parse()?
     } else {
-        // Behind a registry alone stands any name at all, since none is asked for.
+        // A reference needs a repository; the name is arbitrary, since only the root of the registry is asked.
         let image = if bare { format!("{asked}/any") } else { asked.to_owned() };
         image
             .parse()
@@ -61,14 +61,14 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-/// Whether a text without a path is a registry and no image: it has a dot before any port, as no image on Docker Hub has.
+/// Returns whether a text names a registry and not an image: no path, and a dot before the port or the name `localhost`.
 fn is_registry(text: &str) -> bool {
     let text = text.trim_end_matches('/');
     let (name, _) = text.split_once(':').unwrap_or((text, ""));
     !text.contains('/') && !text.contains('@') && (name.contains('.') || name == "localhost" || name.starts_with('['))
 }
 
-/// A quota in words.
+/// Returns a pull limit in words.
 pub(super) fn describe(limit: &RateLimit) -> String {
     let mut text = match (limit.remaining, limit.limit) {
         (Some(remaining), Some(limit)) => format!("{remaining} of {limit} pulls are left"),

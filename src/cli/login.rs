@@ -1,4 +1,4 @@
-//! User names and passwords that are given to the program itself, and how they join those of credential files.
+//! Logins from flags and environment variables, and how they combine with credential files.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,10 +8,10 @@ use docker_mirror::{CredentialFile, CredentialOptions, Error, HostLogin, Kind, L
 
 use super::environment::{Side, is_set, variable, variables_with};
 
-/// No password is longer than this.
+/// Maximum length of a password from standard input, in bytes.
 const MAX_PASSWORD: u64 = 64 << 10;
 
-/// A login by flags.
+/// Flags about the login at a registry.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct LoginFlags {
     /// User name at the registry; for several registries variables such as DOCKER_MIRROR_USERNAME_GHCR_IO and
@@ -34,7 +34,7 @@ pub(super) struct LoginFlags {
     password: Option<Password>,
 }
 
-/// A password from the command line, which no debug print shows.
+/// A password from the command line; `Debug` does not show it.
 #[derive(Clone)]
 struct Password(String);
 
@@ -59,7 +59,7 @@ impl LoginFlags {
         }
     }
 
-    /// Whether the password is on standard input.
+    /// Returns whether the password is read from standard input.
     pub(super) fn reads_stdin(&self) -> bool {
         self.password_stdin
     }
@@ -69,11 +69,11 @@ impl LoginFlags {
     }
 }
 
-/// What flags and variables say about the login of one side.
+/// The login of one side, from flags and environment variables.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     login: Option<GivenLogin>,
-    /// Why there is none though a variable is set, for the message that no login was found.
+    /// Variables that are set but give no login, for the message that no login was found.
     remarks: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Given {
 struct GivenLogin {
     username: String,
     password: Secret,
-    /// The flag or variable that has the user name.
+    /// Flag or variable that holds the user name, in backticks.
     origin: String,
 }
 
@@ -99,8 +99,8 @@ impl Given {
     }
 }
 
-/// The login of one side: by its own flags, by the general ones, by its own variables, by the general ones. A command with two
-/// sides takes no general login: a password must not reach a registry that it is not meant for.
+/// Returns the login of one side, from the first of: its own flags, the general flags, its own variables, the general
+/// variables. A command with two sides accepts no general login: a password must not reach the wrong registry.
 pub(super) fn for_side(
     side: Side,
     general: &LoginFlags,
@@ -156,7 +156,7 @@ pub(super) fn for_side(
     )
 }
 
-/// The login that the first of these prefixes has in variables.
+/// Returns the login from environment variables with the first of these prefixes that has a user name.
 fn from_variables<'a>(prefixes: impl Iterator<Item = &'a str> + Clone, progress: &Progress) -> Result<Given> {
     for prefix in prefixes.clone() {
         let name = format!("{prefix}USERNAME");
@@ -183,7 +183,7 @@ fn from_variables<'a>(prefixes: impl Iterator<Item = &'a str> + Clone, progress:
     Ok(given)
 }
 
-/// Where credentials come from. A given login is for the one host that is talked to.
+/// Returns the sources of credentials. A login from flags or variables is used for the only host in `hosts`.
 pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> Result<CredentialOptions> {
     let mut options = CredentialOptions::standard(&variable);
     options.host_logins = host_logins_from_variables()?;
@@ -195,7 +195,7 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
         let mut hosts = hosts.to_vec();
         hosts.sort_unstable();
         hosts.dedup();
-        // What is said of one registry beats what a variable says of all.
+        // A variable for one registry takes precedence over a general variable.
         let is_flag = login.origin.starts_with("`--");
         if !is_flag || hosts.len() > 1 {
             hosts.retain(|host| !options.host_logins.iter().any(|own| own.is_for(host)));
@@ -223,7 +223,7 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
     Ok(options)
 }
 
-/// The logins of single registries: `DOCKER_MIRROR_USERNAME_GHCR_IO` and `DOCKER_MIRROR_PASSWORD_GHCR_IO` for `ghcr.io`.
+/// Returns logins for single registries: `DOCKER_MIRROR_USERNAME_GHCR_IO` and `DOCKER_MIRROR_PASSWORD_GHCR_IO` for `ghcr.io`.
 fn host_logins_from_variables() -> Result<Vec<HostLogin>> {
     const USERNAME: &str = "DOCKER_MIRROR_USERNAME_";
     let mut logins = Vec::new();
@@ -246,7 +246,7 @@ fn host_logins_from_variables() -> Result<Vec<HostLogin>> {
 fn text(name: &str) -> Result<Option<String>> {
     match variable(name).filter(|value| !value.is_empty()) {
         None => Ok(None),
-        // The value is not quoted: it may be a password.
+        // The message does not quote the value, which may be a password.
         Some(value) => value
             .into_string()
             .map(Some)
@@ -260,7 +260,7 @@ fn read_password() -> Result<Secret> {
         .take(MAX_PASSWORD)
         .read_to_string(&mut text)
         .map_err(|e| Error::new(Kind::Io, "cannot read the password from standard input").with_source(e))?;
-    // Shells of Windows put a byte order mark before what they send into a pipe.
+    // Windows shells write a byte order mark at the start of a pipe.
     let password = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let password = password.strip_suffix('\n').unwrap_or(password);
     let password = password.strip_suffix('\r').unwrap_or(password);

@@ -1,6 +1,7 @@
-//! How much memory this process may take: a limit of its address space (`ulimit -v`), or of the control group that it is in,
-//! as a container is. Where there is little, buffers and threads become fewer; where there is too little, the program says so
-//! before it starts anything. A process that runs out of memory later cannot report an error, but is killed.
+//! The memory limit of this process: of its address space (`ulimit -v`), or of its control group (as for a container).
+//!
+//! With little memory, the program uses smaller buffers and fewer threads. With too little memory, the program reports an
+//! error before it starts any work: a process that runs out of memory later is killed and cannot report an error.
 
 use std::fs;
 use std::path::Path;
@@ -9,25 +10,25 @@ use std::sync::OnceLock;
 use docker_mirror::{Budget, Error, Kind, Result};
 use rustix::process::{Resource, getrlimit};
 
-/// Memory in bytes below which a run gets smaller buffers and fewer threads. A run takes half of it at most.
+/// Memory in bytes below which a run gets smaller buffers and fewer threads. A run takes at most half of this amount.
 const TIGHT: u64 = 512 << 20;
 
-/// Memory in bytes that any run takes beside the buffers that can be chosen: threads, connections, TLS.
+/// Minimum memory in bytes of any run, apart from buffers of adjustable size: threads, connections, TLS.
 const LEAST: u64 = 24 << 20;
 
-/// Memory in bytes that it takes to read the command line.
+/// Minimum memory in bytes to parse the command line.
 const COMMAND_LINE: u64 = 4 << 20;
 
-/// Number of transfers at a time where there is little memory.
+/// Maximum number of parallel transfers when memory is below [`TIGHT`].
 const FEW_JOBS: usize = 6;
 
-/// The smallest buffer in bytes of an export that is written from its first to its last byte.
+/// Minimum read-ahead buffer of an export to a pipe or a compressed file, in bytes.
 const LEAST_AHEAD: u64 = 1 << 20;
 
-/// An address space of this many bytes has room for one heap of glibc per thread.
+/// Minimum address space in bytes for one glibc heap per thread.
 const ROOMY: u64 = 2 << 30;
 
-/// Memory in bytes that this process may take from its start on; nothing where there is no limit that matters.
+/// Returns the memory in bytes that this process may still take, measured once. `None` if at least [`TIGHT`] is available.
 fn left() -> Option<u64> {
     static LEFT: OnceLock<Option<u64>> = OnceLock::new();
     *LEFT.get_or_init(|| {
@@ -39,14 +40,14 @@ fn left() -> Option<u64> {
     })
 }
 
-/// A line of `/proc/self/status`, in bytes.
+/// Returns the value of a line of `/proc/self/status` in bytes, or 0 if there is none.
 fn taken(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     number.unwrap_or_default() << 10
 }
 
-/// The lowest limit of the control groups that this process is in (cgroups(7)); both versions are known.
+/// Returns the lowest limit of this process's control groups (cgroups(7), versions 1 and 2).
 fn group_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let limits = groups.lines().filter_map(|line| {
@@ -64,31 +65,32 @@ fn group_limit() -> Option<u64> {
     limits.min()
 }
 
-/// The lowest number in the files of this name in a folder and the folders above it. A container sees its own group as the
-/// root, whatever its path is called.
+/// Returns the lowest number in the files of this name in the folder `path` and its parents up to `root`.
+///
+/// Missing folders are skipped: inside a container, the path of the group may not exist, and its limit is at the root.
 fn lowest(root: &Path, path: &str, file: &str) -> Option<u64> {
     let folders = Path::new(path).ancestors().map(|folder| root.join(folder));
     let numbers = folders.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok());
     numbers.min()
 }
 
-/// Whether there is so little that fewer threads are started.
+/// Returns whether memory is below [`TIGHT`], so that fewer threads should be started.
 pub(super) fn is_tight() -> bool {
     left().is_some()
 }
 
-/// Refuses to start where there is too little for any run.
+/// Returns an error if there is too little memory for any run.
 ///
 /// # Errors
-/// [`Kind::Io`] with the numbers.
+/// [`Kind::Io`] with the available and the needed memory.
 pub(super) fn check() -> Result<()> {
     needs(LEAST)
 }
 
-/// Refuses to start where there is too little even to find out what is asked for.
+/// Returns an error if there is too little memory to parse the command line.
 ///
 /// # Errors
-/// [`Kind::Io`] with the numbers.
+/// [`Kind::Io`] with the available and the needed memory.
 pub(super) fn check_for_command_line() -> Result<()> {
     match left() {
         Some(left) if left < COMMAND_LINE => check(),
@@ -111,37 +113,38 @@ fn needs(bytes: u64) -> Result<()> {
     }
 }
 
-/// The part of the memory that is for what bundles and registries say.
+/// Returns the memory budget for documents of bundles and registries, such as manifests.
 pub(super) fn budget() -> Budget {
     Budget::new(left().map_or(Budget::DEFAULT, |left| {
         Budget::DEFAULT.min(left.saturating_sub(LEAST) / 2)
     }))
 }
 
-/// How many transfers a run may have at a time where it has little memory: one takes up to half a megabyte of buffers.
+/// Returns the maximum number of parallel transfers when memory is short: each takes up to half a megabyte of buffers.
 pub(super) fn jobs() -> Option<usize> {
     left().map(|_| FEW_JOBS)
 }
 
-/// How much an export reads ahead that wants to read this much ahead.
+/// Returns the read-ahead of an export in bytes: `wanted`, or less when memory is short.
 pub(super) fn read_ahead(wanted: u64) -> u64 {
-    // Beside it are the pieces that are on their way to the compressor, and what a compressor takes.
+    // The rest of the memory is for chunks on their way to the compressor and for the compressor itself.
     left().map_or(wanted, |left| {
         wanted.min((left.saturating_sub(LEAST) / 4).max(LEAST_AHEAD))
     })
 }
 
-/// How much of a bundle in a pipe is in memory at a time, of this much that is wanted and this much that has to be.
+/// Returns the buffer in bytes for a bundle from a pipe: `wanted`, or less when memory is short, and at least `least`.
 ///
 /// # Errors
-/// [`Kind::Io`] if there is too little.
+/// [`Kind::Io`] if there is too little memory for `least`.
 pub(super) fn pipe_buffer(wanted: u64, least: u64) -> Result<u64> {
     needs(LEAST + least)?;
     Ok(left().map_or(wanted, |left| wanted.min(((left - LEAST) / 2).max(least))))
 }
 
-/// Starts the program once more with one heap for all threads where the address space is small: glibc reserves 64 MiB of it
-/// for each thread, so that some threads find none, though little is in use.
+/// Starts the program again with one heap for all threads if the address space is small.
+///
+/// glibc reserves 64 MiB of address space for each thread, so that a later thread may find none although little is in use.
 pub(super) fn share_heap() {
     use std::os::unix::process::CommandExt;
     const VARIABLE: &str = "MALLOC_ARENA_MAX";
@@ -155,7 +158,7 @@ pub(super) fn share_heap() {
     if let Some(name) = arguments.next() {
         again.arg0(name);
     }
-    // Where that fails, this process goes on as it is.
+    // If exec fails, this process continues with a heap per thread.
     drop(again.args(arguments).env(VARIABLE, "1").exec());
 }
 

@@ -1,4 +1,4 @@
-//! `docker-mirror -d REGISTRY IMAGE...`: both stages in one, no file between them.
+//! `docker-mirror -d REGISTRY IMAGE...`: copies images from registry to registry, without a file between them.
 
 use clap::Args;
 use docker_mirror::{Resolver, Result, mirror, push::ImageReport};
@@ -37,7 +37,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    /// Whether a password of one side is read from standard input.
+    /// Returns whether a password of one side is read from standard input.
     pub(super) fn reads_password(&self) -> bool {
         self.sides.reads_password()
     }

@@ -1,4 +1,5 @@
-//! Flags to request, library call, report. The only place that prints, draws bars and reads the environment.
+//! The command line: turns flags into a request, calls the library and reports the result. Only this module prints, draws
+//! progress bars and reads the environment.
 
 mod bundles;
 mod command_line;
@@ -46,7 +47,7 @@ use self::command_line::{Cli, Command};
 use self::exit::{Outcome, Signal};
 use self::report::Reporting;
 
-/// Parses the command line, runs it, and says how it ended: 0 for success, 1 for failure, 2 for wrong usage.
+/// Parses and runs the command line. Returns the exit code (0 for success, 1 for failure, 2 for wrong usage; see [`Outcome`]).
 pub(crate) fn main() -> ExitCode {
     output::catch_panics();
     memory::share_heap();
@@ -109,8 +110,8 @@ pub(crate) fn main() -> ExitCode {
     if let Err(error) = work {
         return cannot_start(&reporting, command, error);
     }
-    // The work writes all that it has to say before it is done, so that a signal and the end of its time are heard also while
-    // nobody reads that.
+    // The working thread waits until its output is written before it sends its result. This thread therefore reacts to a
+    // signal and to `--timeout` even while the reader of the output blocks.
     let ended = watch.block_on(async {
         let ended = tokio::select! {
             biased;
@@ -129,7 +130,7 @@ pub(crate) fn main() -> ExitCode {
     runtime.shutdown_timeout(Duration::from_millis(200));
     let (error, signal, code) = match ended {
         Ok(Ok(code)) => return ExitCode::from(code),
-        // Without a result the work has panicked, and said so.
+        // Without a result, the working thread has panicked, and the panic hook has printed the message.
         Ok(Err(_)) => (
             Error::new(Kind::Incomplete, "the work ended before it was done"),
             None,
@@ -150,7 +151,7 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Does what needs no registry and no bundle.
+/// Runs a command that needs no registry and no bundle. Returns `None` for other commands.
 fn generated(cli: &Cli) -> Option<Result<()>> {
     match cli.command.as_ref()? {
         Command::Completions(arguments) => Some(generate::completions(arguments)),
@@ -163,7 +164,7 @@ fn generated(cli: &Cli) -> Option<Result<()>> {
     }
 }
 
-/// Says how the work ended, waits until that is written, and returns the exit code.
+/// Prints the error of the run, waits until all output is written, and returns the exit code.
 fn conclude(result: Result<Outcome>, reporting: &Reporting, command: &str, reads_bundle: bool) -> u8 {
     let outcome = match &result {
         Ok(outcome) => *outcome,
@@ -195,18 +196,18 @@ fn cannot_start(reporting: &Reporting, command: &str, error: std::io::Error) -> 
     reporting.end(command, 1, &error)
 }
 
-/// The stack in bytes of the thread that does the work: that of a main thread, where there is memory for it.
+/// Returns the stack size of the working thread in bytes: 8 MiB like a main thread, or 2 MiB when memory is short.
 fn stack() -> usize {
     if memory::is_tight() { 2 << 20 } else { 8 << 20 }
 }
 
-/// Maximum number of threads for calls that block, where memory is short.
+/// Maximum number of threads for blocking calls when memory is short.
 const BLOCKING: usize = 8;
 
-/// Number of threads that can be started for sure before any is needed.
+/// Number of threads that must be able to run at the same time before the runtime starts.
 const THREADS: usize = 6;
 
-/// Tries whether there is room for some threads at the same time: a runtime that finds none for its first thread panics.
+/// Starts [`THREADS`] threads at the same time and ends them, as a test: a runtime that cannot start its first thread panics.
 fn try_threads() -> std::io::Result<()> {
     let together = std::sync::Arc::new(std::sync::Mutex::new(()));
     let gate = together.lock();
@@ -223,19 +224,19 @@ fn try_threads() -> std::io::Result<()> {
     Ok(())
 }
 
-/// How long the pieces of uploads that are under way may take to be acknowledged when the run is interrupted: each takes about two
+/// Maximum time for the registry to acknowledge the running upload pieces after an interrupt. A piece takes about two
 /// seconds on an even line.
 const LAST_PIECES: Duration = Duration::from_secs(5);
 
-/// How long work that was interrupted may take to end.
+/// Maximum time for interrupted work to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the reader of standard error may take for the message of a run that was ended from outside.
+/// Maximum time to write the last message and the report of an interrupted run.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Starts what hears signals and the end of time, and the threads that do the work. Each has a runtime of its own: threads that
-/// wait for a terminal, a pipe or a disk keep the second one from running. Signals need descriptors of their own, and without them
-/// a runtime does not report an error but panics; so it is tried first whether there are enough for all.
+/// Starts two runtimes: one watches for signals and the time limit, the other does the work. Working threads that wait for a
+/// terminal, a pipe or a disk can then not block the watch. The function first tries to open sixteen files, since
+/// a runtime without enough file descriptors for its signals panics instead of returning an error.
 fn start() -> std::io::Result<(Runtime, impl Future<Output = (Signal, Error)>, Runtime)> {
     const NEEDED: usize = 16;
     let open = |_| std::fs::File::open("/dev/null");
@@ -246,7 +247,7 @@ fn start() -> std::io::Result<(Runtime, impl Future<Output = (Signal, Error)>, R
         return Err(error);
     }
     let watch = Builder::new_current_thread().enable_all().build()?;
-    // Signals are listened to before there is another thread.
+    // The signal handlers are installed before any other thread starts.
     let interrupted = {
         let _guard = watch.enter();
         interrupted()
@@ -254,7 +255,7 @@ fn start() -> std::io::Result<(Runtime, impl Future<Output = (Signal, Error)>, R
     printer::start()?;
     try_threads()?;
     let mut builder = Builder::new_multi_thread();
-    // Once there is a thread for calls that block, calls wait for it where no other can be started.
+    // One thread for blocking calls is kept alive: when no further thread can be started, blocking calls queue for it.
     builder
         .enable_all()
         .thread_keep_alive(Duration::from_secs(24 * 60 * 60));
@@ -276,16 +277,16 @@ async fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Verify(arguments)) => verify::run(arguments).await,
         Some(Command::Diff(arguments)) => diff::run(arguments).await,
         Some(Command::Limits(arguments)) => limits::run(arguments).await,
-        // Done before, without a runtime.
+        // `generated` has already run these commands, without a runtime.
         Some(Command::Completions(_) | Command::Man(_) | Command::PluginMetadata) => Ok(Outcome::Success),
     }
 }
 
-/// Listens from the first call on, and returns when the user or a supervisor asks the program to end.
+/// Installs the signal handlers at once. The returned future ends when a signal asks the program to end.
 fn interrupted() -> impl Future<Output = (Signal, Error)> {
     use tokio::signal::unix::{SignalKind, signal};
-    // A file over the limit of this process (`ulimit -f`) is to be an error of the write, and not the end. The number is that of
-    // SIGXFSZ wherever Linux runs but on MIPS and PA-RISC.
+    // With SIGXFSZ handled, a write beyond the file size limit (`ulimit -f`) returns an error instead of ending the process.
+    // SIGXFSZ is 25 on all Linux architectures except MIPS and PA-RISC.
     let _ = signal(SignalKind::from_raw(25));
     let signals = (
         signal(SignalKind::interrupt()),

@@ -1,4 +1,4 @@
-//! What a person, or a script, gets to read: results on stdout, everything else on stderr.
+//! Output for people and scripts: results on stdout, everything else on stderr.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -12,7 +12,7 @@ use super::failures;
 use super::printer::{self, Item};
 pub(super) use super::wording::counted;
 
-/// Turns the log on: `-vv` shows every request and answer, `DOCKER_MIRROR_LOG` takes a list such as
+/// Turns the log on. `-vv` shows every request and response; `DOCKER_MIRROR_LOG` sets filters such as
 /// `docker_mirror=debug,hyper=info`.
 pub(super) fn start_log(verbose: u8) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -31,7 +31,7 @@ pub(super) fn start_log(verbose: u8) {
     let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
 }
 
-/// The log: each record is a line like any other.
+/// Writer of the log, which prints each record as a line on standard error.
 struct Log;
 
 impl Write for Log {
@@ -46,15 +46,15 @@ impl Write for Log {
     }
 }
 
-/// Whether standard output has one document about the whole run, and no lines.
+/// Whether standard output is reserved for the `--json` document.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Leaves standard output to the document of `--json`.
+/// Reserves standard output for the `--json` document, so that [`result`] prints nothing.
 pub(super) fn set_json(json: bool) {
     JSON.store(json, Ordering::Relaxed);
 }
 
-/// A line of result on stdout. [`unwritten`] tells in the end whether all of them got there.
+/// Prints a result line on stdout. At the end of the run, [`unwritten`] returns the error if a line could not be written.
 pub(super) fn result(line: impl Into<Line>) {
     if JSON.load(Ordering::Relaxed) {
         return;
@@ -62,12 +62,12 @@ pub(super) fn result(line: impl Into<Line>) {
     printer::put(Item::Result(line.into()));
 }
 
-/// Why results could not be written. A reader that closed the pipe wants no more of them, which is no failure.
+/// Returns why results could not be written. A closed pipe is not a failure, since its reader wants no more results.
 pub(super) fn unwritten() -> Option<Error> {
     printer::unwritten().and_then(cannot_write)
 }
 
-/// A failure to write to stdout, unless its reader has gone.
+/// Turns a failed write to stdout into an error, or `None` for a closed pipe.
 pub(super) fn cannot_write(error: io::Error) -> Option<Error> {
     let kind = match error.kind() {
         io::ErrorKind::BrokenPipe => return None,
@@ -77,7 +77,7 @@ pub(super) fn cannot_write(error: io::Error) -> Option<Error> {
     Some(Error::new(kind, "cannot write the results to standard output").with_source(error))
 }
 
-/// Whether results do not reach the terminal of standard error: standard output is a file, or is discarded.
+/// Returns whether standard output is a file or a device such as `/dev/null`, so that results are not seen on a terminal.
 pub(super) fn results_are_out_of_sight() -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     let stdout = io::stdout();
@@ -90,24 +90,24 @@ pub(super) fn results_are_out_of_sight() -> bool {
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// From now on, [`info`] says nothing.
+/// Sets whether [`info`] prints nothing.
 pub(super) fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
-/// A line for people on stderr that can be done without.
+/// Prints a line for people on stderr, unless `--quiet` is set.
 pub(super) fn info(line: impl Into<Line>) {
     if !QUIET.load(Ordering::Relaxed) {
         say(line);
     }
 }
 
-/// A line for people on stderr.
+/// Prints a line for people on stderr.
 pub(super) fn say(line: impl Into<Line>) {
     printer::put(Item::Said(line.into()));
 }
 
-/// One failure: what happened, and what to do about it.
+/// Prints an error and its hint.
 pub(super) fn error(error: &Error) {
     match error.parts() {
         [] => say(format!("error: {}", error.full())),
@@ -118,7 +118,7 @@ pub(super) fn error(error: &Error) {
     }
 }
 
-/// Shows what a panic says as a line like any other: its message may quote anything.
+/// Prints panics as one escaped line, since the message of a panic may quote text from outside.
 pub(super) fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -127,7 +127,7 @@ pub(super) fn catch_panics() {
             .unwrap_or_default();
         let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
         let line = Line::from(format!("error: docker-mirror panicked{place}: {what}"));
-        // The thread that writes lines may be the one that panicked.
+        // Writes directly to stderr, since the panicking thread may be the printer.
         let _ = writeln!(
             io::stderr(),
             "{line}\nhint: this is a fault of docker-mirror: report it with this message"
@@ -135,7 +135,7 @@ pub(super) fn catch_panics() {
     }));
 }
 
-/// Platforms that were left out of images as asked. One image gets a line; those of several are summed up.
+/// Platforms that the user left out, as one note for a single image or a summary for several images.
 #[derive(Debug, Default)]
 pub(super) struct LeftOutPlatforms {
     lines: Vec<String>,
@@ -143,7 +143,7 @@ pub(super) struct LeftOutPlatforms {
 }
 
 impl LeftOutPlatforms {
-    /// Takes note of an image of which these platforms were left out.
+    /// Adds an image and its left-out platforms.
     pub(super) fn add(&mut self, name: &str, choice: Choice, digests: (&Digest, &Digest), dropped: &[PlatformRecord]) {
         let (original, pushed) = digests;
         let platforms = few(dropped.iter().map(|entry| quote(&entry.platform)));
@@ -156,7 +156,7 @@ impl LeftOutPlatforms {
         self.platforms += dropped.len() as u64;
     }
 
-    /// Shows it.
+    /// Prints the notes: one per image if there is only one image or with `verbose`, else a summary.
     pub(super) fn tell(self, verbose: bool) {
         if verbose || self.lines.len() == 1 {
             self.lines.into_iter().for_each(info);
@@ -170,7 +170,7 @@ impl LeftOutPlatforms {
     }
 }
 
-/// Says what travels with an image: signatures, attestations and other referrers, by type and number.
+/// Prints the number of referrers carried with an image (signatures, attestations and others), by type.
 pub(super) fn referrers(name: &str, counts: &BTreeMap<String, usize>) {
     if counts.is_empty() {
         return;
@@ -180,7 +180,7 @@ pub(super) fn referrers(name: &str, counts: &BTreeMap<String, usize>) {
     info(format!("note: {name}: {all}: {types}"));
 }
 
-/// Warns of blobs of an image that were not carried.
+/// Warns about blobs and referrers of an image that were left out.
 pub(super) fn left_out(name: &str, blobs: &[LeftOut]) {
     for left in blobs.iter().take(LISTED) {
         say(format!(
@@ -195,10 +195,10 @@ pub(super) fn left_out(name: &str, blobs: &[LeftOut]) {
     }
 }
 
-/// How many images and files that cannot be used are told one by one.
+/// Maximum number of unusable images and files that are printed one by one.
 const MAX_UNUSABLE: usize = 1000;
 
-/// Tells which images and files cannot be used.
+/// Prints an error for each unusable image and file.
 pub(super) fn tell_unusable<'a>(all: impl Iterator<Item = &'a Unusable>) {
     let mut all = all.fuse();
     for broken in all.by_ref().take(MAX_UNUSABLE) {
@@ -213,7 +213,7 @@ pub(super) fn tell_unusable<'a>(all: impl Iterator<Item = &'a Unusable>) {
     }
 }
 
-/// The error of an image or a file that cannot be used, which says what that is.
+/// Returns the error of an unusable image or file, with its name added unless the message already contains the name.
 fn unusable(label: &str, error: &Error) -> Error {
     let label = quote(label).to_string();
     match error.to_string().contains(&label) || label.contains(":@") {

@@ -1,5 +1,5 @@
-//! Files that a command writes beside its output: a lock, a page, a want-list. Each gets its name when it is complete, and nothing
-//! but an earlier file of the same kind is replaced.
+//! Files that a command writes besides its output: a lock, an HTML page or a want-list. A file gets its name once it is
+//! complete, and replaces only an earlier file of the same kind.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,21 +8,21 @@ use docker_mirror::{Error, Kind, Result, open_regular, quote};
 
 use super::report::{bare, unnamed};
 
-/// A file to write.
+/// A file that a command will write at its end.
 #[derive(Debug, Clone)]
 pub(super) struct OutputFile {
     flag: &'static str,
     what: &'static str,
-    /// What each file of its kind begins with.
+    /// Text that every file of this kind begins with.
     start: &'static str,
     path: PathBuf,
 }
 
 impl OutputFile {
-    /// Finds out before any work whether the file can be written.
+    /// Checks that the file can be written, and returns the file. Called before any other work.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if it cannot.
+    /// [`Kind::Usage`] if the file cannot be written, or a file of another kind has its name.
     pub(super) fn new(flag: &'static str, what: &'static str, start: &'static str, path: &Path) -> Result<Self> {
         let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`{flag} {}`: {why}", quote(path))));
         if path.as_os_str() == "-" {
@@ -56,7 +56,7 @@ impl OutputFile {
         })
     }
 
-    /// Writes the file under its name.
+    /// Writes and syncs the content, then gives the file its name.
     pub(super) fn write(&self, content: &str) -> Result<()> {
         debug_assert!(content.starts_with(self.start), "{} {}", self.flag, self.what);
         let write = || {

@@ -1,5 +1,4 @@
-//! The definition of the command line as it is shown and parsed: the flags of [`Cli`], the variable of each of them, and which
-//! of them the short help has.
+//! The definition of the command line: the flags of [`Cli`], their environment variables, and which flags the short help shows.
 
 use std::ffi::OsString;
 
@@ -11,7 +10,7 @@ use super::command_line::Cli;
 use super::environment::is_set;
 use super::{generate, plugin};
 
-/// What the short help shows; `--help` shows everything.
+/// Flags that the short help (`-h`) shows; `--help` shows all flags.
 const SHORT: [&str; 18] = [
     "allow_partial",
     "bundles",
@@ -33,7 +32,7 @@ const SHORT: [&str; 18] = [
     "version",
 ];
 
-/// Read with the logins, or with the places where logins are.
+/// Flags whose variables `login` and the credential files read, and not the parser.
 const LOGINS: [&str; 7] = [
     "username",
     "password_stdin",
@@ -44,23 +43,23 @@ const LOGINS: [&str; 7] = [
     "auth_file",
 ];
 
-/// Which variables count.
+/// Environment variables that the parser reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variables {
     All,
-    /// Only those of options that have values.
+    /// Only variables of options that take values.
     Values,
     None,
 }
 
-/// Parses the command line of this process. A flag beats its variable, which beats the default.
+/// Parses the command line of this process. A flag takes precedence over its variable, and a variable over the default.
 ///
 /// # Errors
-/// What the parser refuses, and help that was asked for.
+/// An error of the parser, including the help text when the user asked for help.
 pub(super) fn command_line() -> Result<Cli, clap::Error> {
     let arguments = plugin::arguments();
     match parse(&arguments, Variables::All) {
-        // A flag on the command line wins over a variable that contradicts it.
+        // Parses again without the variables of switches, since a flag wins over a variable that contradicts it.
         Err(error) if error.kind() == ErrorKind::ArgumentConflict => {
             parse(&arguments, Variables::Values).map_err(|_| error)
         }
@@ -74,19 +73,19 @@ fn parse(arguments: &[OsString], variables: Variables) -> Result<Cli, clap::Erro
     Cli::from_arg_matches(&matches)
 }
 
-/// The names of all commands that users call.
+/// Returns the names of all commands that are not hidden.
 pub(super) fn commands() -> Vec<String> {
     let all = Cli::command();
     let shown = all.get_subcommands().filter(|command| !command.is_hide_set());
     shown.map(|command| command.get_name().to_owned()).collect()
 }
 
-/// All commands and flags.
+/// Returns the definition of all commands and flags, without environment variables.
 pub(super) fn whole() -> clap::Command {
     definition(None, Variables::None)
 }
 
-/// The definition in which the command that is used has the values of variables: those of another one would count as given.
+/// Returns the definition in which only the used command reads variables: a variable of another command would count as given.
 fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
     let all = Cli::command().bin_name(plugin::name());
     let names: Vec<String> = all
@@ -94,7 +93,7 @@ fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
         .map(|command| command.get_name().to_owned())
         .collect();
     let used = names.iter().find(|name| Some(name.as_str()) == first).cloned();
-    // What is not shown need not be made: it takes most of the time of a call for help.
+    // Commands that are not shown are not completed, since that takes most of the time of a call for help.
     let is_shown = |name: Option<&String>| first.is_none_or(|first| first == "help") || name == used.as_ref();
     let of = |name: Option<&String>| {
         if name == used.as_ref() {
@@ -121,7 +120,7 @@ fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
     all
 }
 
-/// The name of the variable that stands for a flag: `DOCKER_MIRROR_ALLOW_PARTIAL` for `--allow-partial`.
+/// Returns the name of a flag's variable: `DOCKER_MIRROR_ALLOW_PARTIAL` for `--allow-partial`.
 fn variable_of(arg: &Arg) -> Option<String> {
     let long = arg
         .get_long()
@@ -130,7 +129,7 @@ fn variable_of(arg: &Arg) -> Option<String> {
     Some(format!("DOCKER_MIRROR_{}", long.replace('-', "_").to_uppercase()))
 }
 
-/// Gives a flag its variable, its group and its part of the help.
+/// Gives a flag its environment variable, its help heading and its place in the short help.
 fn complete(arg: Arg, variables: Variables) -> Arg {
     let id = arg.get_id().to_string();
     let arg = arg.hide_short_help(!SHORT.contains(&id.as_str()));
@@ -164,7 +163,7 @@ fn complete(arg: Arg, variables: Variables) -> Arg {
     }
 }
 
-/// The variable that a refused value came from, where none of the arguments has it.
+/// Returns the variable that a refused value came from, or `None` if the command line has the flag.
 pub(super) fn guilty_variable(flag: &str, arguments: &[String]) -> Option<String> {
     let flag = flag.split([' ', '=']).next().unwrap_or_default();
     let given = |argument: &String| argument == flag || argument.starts_with(&format!("{flag}="));

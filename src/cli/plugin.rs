@@ -1,13 +1,13 @@
-//! The program as a plugin of Docker's command line: `docker mirror export …`. The same binary, copied to
-//! `~/.docker/cli-plugins/docker-mirror`, is called as `docker-mirror [FLAGS OF DOCKER] mirror export …` then.
+//! The program as a plugin of Docker's command line: `docker mirror export …`. Docker calls the same binary from
+//! `~/.docker/cli-plugins/docker-mirror` as `docker-mirror [FLAGS OF DOCKER] mirror export …`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// What Docker asks a plugin for what it is by.
+/// Hidden command with which Docker asks a plugin for its metadata.
 pub(super) const METADATA: &str = "docker-cli-plugin-metadata";
 
-/// Docker's flags before the name of a plugin that have a value behind them.
+/// Flags of Docker, before the name of the plugin, that take the next argument as their value.
 const WITH_VALUE: [&str; 10] = [
     "--config",
     "-c",
@@ -21,7 +21,7 @@ const WITH_VALUE: [&str; 10] = [
     "--tlskey",
 ];
 
-/// What the plugin says of itself.
+/// Returns the plugin's metadata for Docker, as JSON.
 pub(super) fn metadata() -> String {
     let about = "Mirror container images through a file or from registry to registry";
     let metadata = serde_json::json!({
@@ -33,29 +33,29 @@ pub(super) fn metadata() -> String {
     metadata.to_string()
 }
 
-/// Whether Docker started this process.
+/// Returns whether Docker started this process as its plugin.
 fn is_plugin() -> bool {
     std::env::var_os("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND").is_some_and(|value| !value.is_empty())
 }
 
-/// What a user types to get here.
+/// Returns the name by which the user called the program: `docker mirror` or `docker-mirror`.
 pub(super) fn name() -> &'static str {
     if is_plugin() { "docker mirror" } else { "docker-mirror" }
 }
 
-/// The arguments of this process, with its name at the front, and without what Docker puts before those of its plugin.
+/// Returns the arguments of this process, with the program's name first and without the flags of Docker.
 pub(super) fn arguments() -> Vec<OsString> {
     let all: Vec<OsString> = std::env::args_os().collect();
     if is_plugin() { without_docker(&all).0 } else { all }
 }
 
-/// The folder of `docker --config FOLDER mirror …`, whose logins are used then.
+/// Returns the folder of `docker --config FOLDER mirror …`, which holds the logins to use.
 pub(super) fn config_folder() -> Option<PathBuf> {
     let all: Vec<OsString> = std::env::args_os().collect();
     if is_plugin() { without_docker(&all).1 } else { None }
 }
 
-/// The arguments behind the name of the plugin, and the value of `--config` before it.
+/// Returns the arguments after the name of the plugin, and the value of `--config` before that name.
 fn without_docker(all: &[OsString]) -> (Vec<OsString>, Option<PathBuf>) {
     let mut rest = all.iter().skip(1);
     let mut config = None;
@@ -69,7 +69,7 @@ fn without_docker(all: &[OsString]) -> (Vec<OsString>, Option<PathBuf>) {
                 config = value.map(PathBuf::from);
             }
         } else if !text.starts_with('-') {
-            // The name of the plugin.
+            // The first word that is not a flag of Docker is the name of the plugin.
             break;
         }
     }

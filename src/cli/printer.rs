@@ -1,5 +1,5 @@
-//! The thread that writes to standard output and standard error. Other threads put lines into its queue and go on: a
-//! paused terminal or an unread pipe blocks this thread, and the others only once the queue is full.
+//! The printer thread, which writes to standard output and standard error. Other threads put lines into its queue and go on:
+//! a paused terminal or an unread pipe blocks the printer at once, but other threads only when the queue is full.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -12,45 +12,45 @@ use docker_mirror::Line;
 use super::status::Status;
 use super::terminal::{self, Live};
 
-/// How many lines may wait to be written. One that finds no room waits itself.
+/// Maximum number of lines in the queue. A thread that adds a line to a full queue blocks.
 const WAITING: usize = 1024;
 
-/// How many lines about warnings and retries a run shows; the others are counted.
+/// Maximum number of lines about warnings and retries that a run shows; further lines are only counted.
 const TROUBLES: u64 = 1000;
 
-/// How often progress is drawn.
+/// Interval between two drawings of the progress.
 const REDRAW: Duration = Duration::from_millis(80);
 
-/// How often it is looked where there is no terminal whether a line about the progress is due.
+/// Interval at which the printer checks, without a terminal, whether a progress line is due.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What is put into the queue.
+/// An entry of the printer's queue.
 pub(super) enum Item {
-    /// A line of result, on standard output.
+    /// A result line, for standard output.
     Result(Line),
-    /// A line for people, on standard error.
+    /// A line for people, for standard error.
     Said(Line),
-    /// The same for a warning or a retry, of which there may be very many.
+    /// A line for standard error about a warning or a retry. A run shows only the first [`TROUBLES`] of these lines.
     Trouble(Line),
-    /// From now on the progress is shown: below all lines where the terminal is `animated`, else by a line now and then.
+    /// Starts to show the progress: below all lines if `animated`, else as an occasional line.
     Progress {
-        /// How far things are.
+        /// The state of the operation.
         status: Arc<Status>,
-        /// Whether lines can be drawn again.
+        /// Whether the terminal can redraw lines.
         animated: bool,
     },
     /// Draws the progress now.
     Draw,
-    /// Shows no progress any more, says how many troubles were not shown, and answers when all before it is written.
+    /// Stops showing progress, prints the number of suppressed warnings, and answers when all earlier items are written.
     Flush(mpsc::Sender<()>),
 }
 
 static QUEUE: OnceLock<SyncSender<Item>> = OnceLock::new();
 
-/// The first failure to write a result: it must not keep the rest of a report from being shown, nor be forgotten.
+/// First failure to write a result. The printer goes on after the failure; [`unwritten`] reports the failure in the end.
 static UNWRITTEN: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Starts the thread. Until then, lines are written where they come up.
+/// Starts the printer thread. Before this call, each thread writes its lines directly.
 pub(super) fn start() -> io::Result<()> {
     let (sender, items) = mpsc::sync_channel(WAITING);
     thread::Builder::new()
@@ -60,23 +60,23 @@ pub(super) fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Writes an item after all that were put before it.
+/// Adds an item to the end of the queue. Before [`start`], writes the item directly.
 pub(super) fn put(item: Item) {
     match QUEUE.get() {
-        // The thread ends with the program.
+        // Sending cannot fail, since the printer runs until the program ends.
         Some(queue) => drop(queue.send(item)),
         None => Printer::default().show(item),
     }
 }
 
-/// Waits until everything is written.
+/// Waits until all queued items are written.
 pub(super) fn flush() {
     let (done, written) = mpsc::channel();
     put(Item::Flush(done));
     let _ = written.recv();
 }
 
-/// Lets `print` write, and waits for it no longer than this.
+/// Runs `print` on another thread and waits for it for at most `limit`.
 pub(super) fn within(limit: Duration, print: impl FnOnce() + Send + 'static) {
     let (done, written) = mpsc::channel();
     let all = move || {
@@ -88,7 +88,7 @@ pub(super) fn within(limit: Duration, print: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// What kept results from being written, the first of it.
+/// Returns the first failure to write a result, once.
 pub(super) fn unwritten() -> Option<io::Error> {
     UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
@@ -114,7 +114,7 @@ impl Printer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // Many lines at once are written without drawing the progress below each of them.
+            // All queued lines are written before the progress is drawn again, instead of drawing after each line.
             let mut more = 0;
             while is_pressed
                 && more < WAITING
@@ -166,7 +166,7 @@ impl Printer {
         });
     }
 
-    /// Above the progress, so that neither tears the other.
+    /// Clears the drawn progress and then writes, so that the lines of both do not mix.
     fn write(&mut self, write: impl FnOnce()) {
         if matches!(self.progress, Some((_, true))) {
             let clear = self.live.clear(terminal::columns());

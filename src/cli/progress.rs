@@ -1,5 +1,5 @@
-//! Shows what an operation tells: lines at the bottom of a terminal that say how far it is; without a terminal, a line now and
-//! then. What remains to be read are warnings and results.
+//! Shows the events of an operation: as progress lines at the bottom of a terminal, or as an occasional line without a
+//! terminal. Warnings and results stay on the screen.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,16 +14,16 @@ use super::status::{Status, Work};
 use super::terminal;
 use super::wording::short;
 
-/// Shows what an operation tells.
+/// Shows the events of an operation.
 pub(super) struct Display {
     work: Work,
     animated: bool,
     quiet: bool,
     verbose: bool,
-    /// Whether each finished image gets a line, since the results on standard output cannot be seen.
+    /// Whether each finished image gets a line on standard error, since the results on standard output are not visible.
     lists_images: bool,
     status: Arc<Status>,
-    /// What was told of images the moment that they failed.
+    /// Failures that were printed as soon as they happened.
     pub(super) at_once: AtOnce,
 }
 
@@ -48,23 +48,23 @@ impl Display {
         Arc::new(display)
     }
 
-    /// The handle that the library tells its events to.
+    /// Returns the handle through which the library reports its events.
     pub(super) fn progress(self: &Arc<Self>) -> Progress {
         let display = self.clone();
         Progress::new(move |event| display.show(event))
     }
 
-    /// Whether more is said than by default.
+    /// Returns whether `-v` or `--debug` was given.
     pub(super) fn is_verbose(&self) -> bool {
         self.verbose
     }
 
-    /// Takes the progress away; what follows is written below.
+    /// Removes the progress lines and writes all queued lines.
     pub(super) fn finish(&self) {
         printer::flush();
     }
 
-    /// The last line of an operation: what came of it, how long it took, and how often something was tried again.
+    /// Prints the last line of an operation: its result, its duration and the number of retries.
     pub(super) fn conclude(&self, what: &str) {
         let retries = match self.status.retries() {
             0 => String::new(),
@@ -80,7 +80,7 @@ impl Display {
             Event::Planned {
                 blobs, bytes, present, ..
             } => self.plan(blobs, bytes, present),
-            // A terminal shows how many there were.
+            // On an animated terminal, the progress line shows the number of retries instead.
             Event::Retry { reason, pause } if !self.quiet && (self.verbose || !self.animated) => {
                 let text = format!("note: {reason}; trying again in {:.1} s", pause.as_secs_f32());
                 printer::put(Item::Trouble(text.into()));
@@ -123,7 +123,7 @@ impl Display {
         if self.animated {
             printer::put(Item::Draw);
         } else if bytes > 0 {
-            // A few small documents were read with the manifests; that is no start.
+            // Below 1 %, the present bytes are only small documents fetched with the manifests, not an earlier run's work.
             let already = match present.saturating_mul(100) > bytes {
                 true => format!(" ({} already present)", human_bytes(present)),
                 false => String::new(),

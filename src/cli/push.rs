@@ -1,4 +1,4 @@
-//! What import and the one-step mirror have in common: flags for the destination, and the report of a push.
+//! Parts shared by import and the one-step mirror: flags for the destination, and the report of a push.
 
 use clap::Args;
 use docker_mirror::{
@@ -12,7 +12,7 @@ use super::progress::Display;
 use super::report::Reporting;
 use super::status::Work;
 
-/// Where images go, and how.
+/// Flags about the destination of images.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Target {
     /// Destination registry, optionally with a path
@@ -54,12 +54,12 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Whether nothing is changed.
+    /// Returns whether `--dry-run` was given.
     pub(super) fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
-    /// What is done with blobs.
+    /// Returns the kind of work that the progress line shows.
     pub(super) fn work(&self) -> Work {
         if self.dry_run { Work::Comparing } else { Work::Pushing }
     }
@@ -82,7 +82,7 @@ impl Target {
         })
     }
 
-    /// Shows a report, and keeps it for `--report` and `--json`.
+    /// Prints a report, and stores it for `--report` and `--json`.
     pub(super) fn tell(
         &self,
         report: PushReport,
@@ -132,7 +132,7 @@ impl Target {
     }
 }
 
-/// `190 unchanged, 10 pushed (3 tags updated), 0 failed`.
+/// Returns the numbers of images by outcome, such as `7 new, 3 updated, 190 unchanged, 0 failed`.
 fn images(report: &PushReport) -> String {
     let count = |outcome: Became| report.images.iter().filter(|image| image.outcome == outcome).count();
     let updated = report.images.iter().filter(|image| image.replaced.is_some()).count();
@@ -186,7 +186,7 @@ fn amount(amount: Amount) -> String {
     format!("{} {noun} ({})", amount.blobs, human_bytes(amount.bytes))
 }
 
-/// What is not exactly as it was at the source, or as it was asked for.
+/// Prints how an image differs from its source or from the request: left-out platforms, a new digest, skipped blobs, warnings.
 fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     let name = image.destination.as_deref().unwrap_or(&image.source);
     let choice = match image.index {
@@ -244,7 +244,7 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) {
         let title = format!("{} of {total} images failed", failed.len());
         failures::tell_rest(&title, total, &failed, at_once);
     }
-    // The warning of each image says which digest that is, and what is there instead.
+    // The warning of each image names the pinned digest and the digest at the destination.
     let (refused, unknown): (Vec<&ImageReport>, Vec<&ImageReport>) = report
         .images
         .iter()
@@ -275,7 +275,7 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) {
     }
 }
 
-/// The outcome that says why it failed, if all of it failed for one reason.
+/// Returns the outcome of a push: the reason of the failures if all have the same reason.
 fn outcome(report: &PushReport, reads_bundle: bool) -> Outcome {
     if !report.failed() {
         return Outcome::Success;
@@ -295,7 +295,7 @@ fn outcome(report: &PushReport, reads_bundle: bool) -> Outcome {
     Outcome::from_errors(images.chain(archives), reads_bundle)
 }
 
-/// Names the images that the destination does not have by their pinned digest.
+/// Prints an error with the names of these images, and a hint. Does nothing without images.
 fn unpinned(report: &PushReport, images: &[&ImageReport], what: &str, hint: &str) {
     if images.is_empty() {
         return;
@@ -311,7 +311,7 @@ fn unpinned(report: &PushReport, images: &[&ImageReport], what: &str, hint: &str
     output::say(format!("hint: {hint}"));
 }
 
-/// A bundle that was found wrong behind its images. Where an image failed for it, that was told with the image.
+/// Prints a fault of the bundle that is not the fault of a single image, unless a failed image has already shown it.
 fn bundle_fault(report: &PushReport, fault: &Error) {
     let mut told = report.images.iter().filter_map(|image| image.error.as_ref());
     if told.any(|failure| failure.full() == fault.full()) {

@@ -1,4 +1,4 @@
-//! The document that `--json` prints and `--report` writes: what came of a run, for programs. `docs/report.md` describes it.
+//! The document that `--json` prints and `--report` writes: the result of a run, for programs. `docs/report.md` describes it.
 
 use std::fs::Permissions;
 use std::io::{self, BufWriter, Read, Write};
@@ -20,10 +20,10 @@ use super::environment::{is_true, set_path};
 use super::output;
 use super::printer;
 
-/// The version of the document. It is raised where a field goes or means something else, and not for a new one.
+/// Version of the document's schema. A removed field or a changed meaning raises the version; a new field does not.
 const VERSION: u32 = 1;
 
-/// The first field of every document that may be replaced; the last one is that of earlier versions of the program.
+/// First fields of the documents that may be overwritten. `dryRun` came first in documents of earlier program versions.
 const FIRST_FIELDS: [&str; 5] = [
     "reportVersion",
     "inspectVersion",
@@ -32,7 +32,7 @@ const FIRST_FIELDS: [&str; 5] = [
     "dryRun",
 ];
 
-/// Flags of every command that does something.
+/// Flags about the report of a run.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Reporting {
     /// Print one JSON document about the run to standard output, in place of the results
@@ -43,17 +43,17 @@ pub(super) struct Reporting {
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
 
-    /// What all copies share.
+    /// State that all copies of the flags share.
     #[arg(skip)]
     run: Arc<Run>,
 }
 
-/// What is known of the run.
+/// State of the report of one run.
 #[derive(Debug)]
 struct Run {
     start: Instant,
     contents: Mutex<Contents>,
-    /// Whether the document was written.
+    /// Whether the document has been written.
     written: AtomicBool,
 }
 
@@ -78,19 +78,19 @@ struct Contents {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BundleReport {
-    /// Its name; `-` for standard output.
+    /// Path of the bundle; `-` for standard output.
     pub(super) path: String,
-    /// Whether it is complete.
+    /// Whether the bundle is complete.
     pub(super) committed: bool,
-    /// Whether it was complete before, so that nothing was written.
+    /// Whether the bundle was already complete, so that nothing was written.
     pub(super) up_to_date: bool,
-    /// Its size in bytes before any compression; nothing where no plan was made.
+    /// Size of the bundle in bytes before any compression; `None` if no plan was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) size: Option<u64>,
-    /// What a dry run found out.
+    /// Result of a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) planned: Option<Planned>,
-    /// The digest of the file, where the run has read all its bytes.
+    /// Digest of the file, if the run has read all bytes of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sha256: Option<Digest>,
     /// Blobs and bytes that came from earlier bundles.
@@ -100,18 +100,18 @@ pub(super) struct BundleReport {
     pub(super) moved: Vec<Moved>,
 }
 
-/// What an export would do.
+/// The work that an export would do.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Planned {
     blobs: u64,
     bytes: u64,
-    /// Bytes that an unfinished file has.
+    /// Bytes that the unfinished file of an earlier run has.
     present: u64,
     /// Bytes that earlier bundles have.
     reusable: u64,
     to_fetch: u64,
-    /// Bytes that are free where the bundle goes.
+    /// Free bytes in the file system of the bundle.
     #[serde(skip_serializing_if = "Option::is_none")]
     free: Option<u64>,
 }
@@ -129,7 +129,7 @@ impl From<docker_mirror::export::DryRun> for Planned {
     }
 }
 
-/// What came from earlier bundles.
+/// Blobs and bytes that were copied from earlier bundles.
 #[derive(Debug, Serialize)]
 pub(super) struct Reused {
     pub(super) blobs: u64,
@@ -149,13 +149,13 @@ impl From<docker_mirror::export::Reused> for Reused {
 #[derive(Debug, Serialize)]
 pub(super) struct Moved {
     pub(super) source: String,
-    /// The digest that the bundle keeps to.
+    /// Digest that the bundle keeps.
     pub(super) kept: Digest,
-    /// The digest that the tag holds now.
+    /// Digest that the tag points to now.
     pub(super) now: Digest,
 }
 
-/// What is left of the pull limit of a registry.
+/// The remaining pull limit of a registry.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct QuotaReport {
@@ -166,16 +166,16 @@ pub(super) struct QuotaReport {
     remaining: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     window_seconds: Option<u64>,
-    /// Whom the registry counts.
+    /// Account or address whose pulls the registry counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
-    /// How many pulls the export would need that was only planned.
+    /// Number of pulls that the export of a dry run would need.
     #[serde(skip_serializing_if = "Option::is_none")]
     needed: Option<u64>,
 }
 
 impl QuotaReport {
-    /// The quota of a registry, which may state none.
+    /// Creates the report of a registry's pull limit; the registry may state no limit.
     pub(super) fn new(registry: &str, limit: Option<&RateLimit>) -> Self {
         Self {
             registry: registry.to_owned(),
@@ -187,13 +187,13 @@ impl QuotaReport {
         }
     }
 
-    /// The same with what a planned export needs of it.
+    /// Returns the report with the number of pulls that a planned export needs.
     pub(super) fn with_needed(self, needed: Option<u64>) -> Self {
         Self { needed, ..self }
     }
 }
 
-/// The whole document.
+/// The document about a run.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
@@ -201,7 +201,7 @@ struct Document<'a> {
     tool: Tool,
     command: &'a str,
     exit_code: u8,
-    /// How long the run took.
+    /// Duration of the run in seconds.
     seconds: f64,
     #[serde(flatten)]
     report: &'a PushReport,
@@ -218,13 +218,13 @@ struct Tool {
 }
 
 impl Reporting {
-    /// Finds out before the first request whether the report can be written, and sees to it that its file never tells of an
-    /// earlier run: until there is a report, it says that there is none.
+    /// Checks before the first request that the report can be written, and replaces the report of an earlier run with a document
+    /// that says that this run has not ended.
     pub(super) fn prepare(&self, command: &str, dry_run: bool) -> Result<()> {
         self.contents().report.dry_run = dry_run;
         let Some(path) = &self.report else { return Ok(()) };
         check_report(path)?;
-        // The reader of a pipe gets exactly one report.
+        // Only a regular file gets the preliminary document, since the reader of a pipe expects exactly one report.
         if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
             let why = "the run has not come to its end, or was ended before it could write its report";
             let none = Contents {
@@ -236,24 +236,24 @@ impl Reporting {
         Ok(())
     }
 
-    /// Whether a report is written or printed.
+    /// Returns whether the user asked for a report (`--json` or `--report`).
     pub(super) fn is_wanted(&self) -> bool {
         self.json || self.report.is_some()
     }
 
-    /// Keeps what came of the run until its exit code is known.
+    /// Stores the result of the run until its exit code is known.
     pub(super) fn keep(&self, report: PushReport, bundle: Option<BundleReport>) {
         let mut contents = self.contents();
         contents.report = report;
         contents.bundle = bundle;
     }
 
-    /// The same for what is left of a quota.
+    /// Stores the remaining pull limit of a registry for the report.
     pub(super) fn keep_quota(&self, quota: QuotaReport) {
         self.contents().quota.push(quota);
     }
 
-    /// Writes the document of a run that this error ended before there was any work, and returns the exit code.
+    /// Writes the document of a run that `error` ended before any work began, and returns the exit code.
     pub(super) fn end(&self, command: &str, code: u8, error: &Error) -> ExitCode {
         if let Err(error) = self.write(command, code, Some(error)) {
             output::error(&error);
@@ -261,16 +261,16 @@ impl Reporting {
         ExitCode::from(code)
     }
 
-    /// Writes a document of a command that contacts no registry in place of that about the run, where one is asked for.
+    /// Writes the document of a command that contacts no registry, in place of the document about the run.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// The same errors as [`write`](Self::write).
     pub(super) fn write_result(&self, document: &impl Serialize) -> Result<()> {
         self.run.written.store(true, Ordering::Relaxed);
         self.write_to_all(document, true)
     }
 
-    /// The same flags in a line that the parser refuses, as far as they can be told from it.
+    /// Finds the reporting flags in a command line that the parser refused.
     pub(super) fn from_refused(arguments: &[String]) -> Self {
         let options = || arguments.iter().take_while(|word| *word != "--");
         let file = || {
@@ -289,10 +289,10 @@ impl Reporting {
         self.run.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the document, unless that was done. `error` is what ended the run before there was anything to keep.
+    /// Writes the document, unless it was already written. `error` is the error that ended the run.
     ///
     /// # Errors
-    /// The file cannot be written, or standard output.
+    /// An error if the file or standard output cannot be written.
     pub(super) fn write(&self, command: &str, exit_code: u8, error: Option<&Error>) -> Result<()> {
         if !self.is_wanted() || self.run.written.swap(true, Ordering::Relaxed) {
             return Ok(());
@@ -302,12 +302,12 @@ impl Reporting {
             contents.report.error.get_or_insert_with(|| error.clone());
         }
         let document = self.document(command, exit_code, &contents);
-        // A name that was refused is not written to.
+        // After wrong usage (exit code 2), the path itself may be the mistake, so it is checked again before writing.
         let is_fit = exit_code != 2 || self.report.as_deref().is_some_and(|path| check_report(path).is_ok());
         self.write_to_all(&document, is_fit)
     }
 
-    /// Writes a document to the file, where it may be written, and to standard output, as is asked for.
+    /// Writes a document to the report file (if `to_file`) and to standard output, as the flags ask.
     fn write_to_all(&self, document: &impl Serialize, to_file: bool) -> Result<()> {
         let file = match &self.report {
             Some(path) if to_file => write_report(path, document),
@@ -342,7 +342,7 @@ impl Reporting {
     }
 }
 
-/// Finds out before the first request whether the report can be written.
+/// Checks that a report can be written to `path` without overwriting anything but an earlier report.
 fn check_report(path: &Path) -> Result<()> {
     let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`--report {}`: {why}", quote(&path))));
     if path.as_os_str() == "-" {
@@ -374,14 +374,14 @@ fn check_report(path: &Path) -> Result<()> {
     }
 }
 
-/// An error without the name of a temporary file, which means nothing to anybody.
+/// Returns an error without the path of a temporary file, which would not help the user.
 pub(super) fn bare(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.source());
     let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()?.raw_os_error());
     code.map_or(error, io::Error::from_raw_os_error)
 }
 
-/// Whether a file is a report, or has nothing in it: a bundle that is named by mistake is not to be lost.
+/// Returns whether a file is an earlier report or empty, so that a bundle named by mistake is not overwritten.
 fn may_be_replaced(path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
     open_regular(path)?.take(256).read_to_end(&mut head)?;
@@ -394,7 +394,7 @@ fn may_be_replaced(path: &Path) -> io::Result<bool> {
         }))
 }
 
-/// Whether something is written to and not replaced: a device or a pipe, which may stand behind a link.
+/// Returns whether a path is written to in place instead of being replaced: a device, a pipe, or a link to one.
 fn is_special(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|there| !there.is_file())
 }
@@ -406,7 +406,7 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// A file beside `path`, with the permissions that any new file gets.
+/// Creates a temporary file in the folder of `path`, with the permissions of any new file.
 pub(super) fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let permissions = Permissions::from_mode(0o666);
     tempfile::Builder::new()
@@ -414,11 +414,11 @@ pub(super) fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
         .tempfile_in(folder_of(path))
 }
 
-/// The report gets its name when it is complete.
+/// Writes a report. A regular file gets its name only when the report is complete.
 fn write_report(path: &Path, report: &impl Serialize) -> Result<()> {
     let write = || -> io::Result<()> {
         if is_special(path) {
-            // It may be where the lines go, too.
+            // The device may be the terminal that also shows the lines, so those are written first.
             printer::flush();
             return write_json(SpecialWriter::open(path)?, report);
         }
@@ -431,7 +431,7 @@ fn write_report(path: &Path, report: &impl Serialize) -> Result<()> {
     write().map_err(|e| Error::io("write", path, bare(e)))
 }
 
-/// Writes a report as it is made: as one text it would be in memory once more.
+/// Writes a report as JSON while it is serialized, so that the text is never whole in memory.
 pub(super) fn write_json(out: impl Write, report: &impl Serialize) -> io::Result<()> {
     let mut out = Escaping(BufWriter::with_capacity(64 << 10, out));
     serde_json::to_writer_pretty(&mut out, report)?;
@@ -439,14 +439,14 @@ pub(super) fn write_json(out: impl Write, report: &impl Serialize) -> io::Result
     out.flush()
 }
 
-/// Escapes the characters that JSON allows in a text and that a terminal obeys: the report may be written to one. Whatever is
-/// written has whole characters.
+/// Escapes characters that are valid in JSON but control a terminal, since the report may be shown on a terminal. Every
+/// write must consist of whole UTF-8 characters.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = std::str::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        // A line break in a text is escaped already; this one stands between the members.
+        // JSON has already escaped line breaks inside strings; an unescaped line break separates fields.
         let mut rest = text;
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c) && *c != '\n') {
             self.0.write_all(&rest.as_bytes()[..at])?;

@@ -1,5 +1,4 @@
-//! How far an operation is, and the words for it: the lines that a terminal shows while it works, and those that stand in a
-//! log now and then where there is no terminal.
+//! The state of an operation, and its text: progress lines for a terminal, and occasional lines for a log without a terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,24 +10,24 @@ use docker_mirror::{Event, Phase, human_bytes};
 use super::estimate::{Speed, time_left};
 use super::wording::{counted, cut, fit, part, percent, short};
 
-/// Nothing has moved for this long: the line says so.
+/// Time without progress after which the progress line says so.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// The narrowest terminal that shows names of images.
+/// Minimum width, in columns, of a terminal that shows names of images.
 const ROOM_FOR_NAMES: usize = 40;
 
-/// What a command does with blobs: the word at the front of its line.
+/// The kind of work that a command does, as shown at the start of its progress line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// Export.
+    /// Export of images to a bundle.
     Fetching,
-    /// Import and mirror.
+    /// Import and one-step mirror.
     Pushing,
-    /// The same without a change.
+    /// Dry run of an import or a one-step mirror.
     Comparing,
-    /// Verification.
+    /// Verification of bundles.
     Verifying,
-    /// One question.
+    /// Short commands without a transfer, such as `limits`, `inspect` and `diff`.
     Asking,
 }
 
@@ -44,7 +43,7 @@ impl Work {
     }
 }
 
-/// Some things of which a part is done.
+/// A number of items, some of which are done.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
     done: u64,
@@ -61,18 +60,18 @@ impl Count {
     }
 }
 
-/// How far an operation is. Threads that transfer write into it, the thread that prints reads it.
+/// The state of an operation. The transferring threads update the status, and the printer thread reads it.
 pub(super) struct Status {
     work: Work,
     start: Instant,
-    /// Bytes in place; apart from the rest since they come often.
+    /// Number of bytes done. This counter is outside the mutex, since it changes often.
     bytes: AtomicI64,
     state: Mutex<State>,
 }
 
 struct State {
     phase: Option<Phase>,
-    /// Steps of the phase.
+    /// Number of steps done in the current phase.
     steps: u64,
     images: Count,
     blobs: Count,
@@ -81,12 +80,12 @@ struct State {
     in_flight: BTreeMap<u64, String>,
     retries: u64,
     speed: Speed,
-    /// When something happened that moves the work forward.
+    /// Time of the last progress.
     moved: Instant,
-    /// The bytes at that time.
+    /// Number of bytes done at the last measurement.
     seen: u64,
     next_line: Instant,
-    /// The next length of a silence that is told.
+    /// Time without progress after which the log gets its next line about the silence.
     next_silence: Duration,
 }
 
@@ -122,23 +121,24 @@ impl Status {
         u64::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// How long the operation has taken until now.
+    /// Returns the time since the operation started.
     pub(super) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// How often something was tried again.
+    /// Returns the number of retries.
     pub(super) fn retries(&self) -> u64 {
         self.state().retries
     }
 
-    /// Takes note of what happened.
+    /// Updates the status with an event.
     pub(super) fn note(&self, event: &Event, now: Instant) {
         if let Event::Bytes(count) = event {
             self.bytes.fetch_add(*count, Ordering::Relaxed);
             return;
         }
         let mut state = self.state();
+        // A request that starts, ends or is retried is not progress, since that happens with a dead host too.
         let is_sign_of_life = !matches!(event, Event::Retry { .. } | Event::Begun { .. } | Event::Ended { .. });
         match event {
             Event::Phase { phase, images } => {
@@ -184,7 +184,7 @@ impl Status {
         }
     }
 
-    /// Measures. Called by the clock, and before anything is shown.
+    /// Updates the speed and the time of the last progress. Called each time before a line is made.
     fn measure(&self, state: &mut State, now: Instant) {
         let position = self.position();
         if position != state.seen {
@@ -198,7 +198,7 @@ impl Status {
         }
     }
 
-    /// The lines for a terminal of this many columns. Each has fewer characters than that, and all are ASCII but for the bar.
+    /// Returns the progress lines for a terminal. Each line has fewer than `columns` characters, all ASCII except the bar.
     pub(super) fn lines(&self, columns: usize, now: Instant) -> Vec<String> {
         let mut state = self.state();
         self.measure(&mut state, now);
@@ -291,7 +291,7 @@ impl Status {
         )
     }
 
-    /// A line for a log, where one is due: how far things are, or that nothing moves.
+    /// Returns a line for the log if one is due: the progress, or the time without progress.
     pub(super) fn heartbeat(&self, now: Instant) -> Option<String> {
         let mut state = self.state();
         self.measure(&mut state, now);
@@ -337,7 +337,7 @@ impl Status {
     }
 }
 
-/// The pause between two lines in a log. It grows, so that a run of an hour has some 70 of them.
+/// Returns the pause between two log lines. The pause grows with the duration, so that a run of an hour has some 70 lines.
 fn pause(elapsed: Duration) -> Duration {
     Duration::from_secs(match elapsed.as_secs() {
         0..60 => 10,
@@ -346,7 +346,7 @@ fn pause(elapsed: Duration) -> Duration {
     })
 }
 
-/// `no data from HOST for 30 s`, where nothing has moved for that long.
+/// Returns `no data from HOST for 30 s` after [`SILENCE`] without progress while requests are open.
 fn silence(state: &State, now: Instant) -> Option<String> {
     let silent = now.saturating_duration_since(state.moved);
     if silent < SILENCE || state.in_flight.is_empty() {
@@ -365,7 +365,7 @@ fn host_and_path(name: &str) -> (&str, &str) {
     name.split_once('/').unwrap_or((name, name))
 }
 
-/// The names of what is in flight, as many as there is room for; the oldest first, so that they stay where they are.
+/// Returns the names of running transfers that fit into `room`, oldest first so that names keep their position.
 fn names(state: &State, room: usize) -> String {
     let mut names: Vec<&str> = Vec::new();
     for name in state.in_flight.values() {
@@ -378,7 +378,7 @@ fn names(state: &State, room: usize) -> String {
     for (number, name) in names.iter().enumerate() {
         let comma = if number > 0 { ", " } else { "" };
         let left = names.len() - number - 1;
-        // Room for the number of those that are not shown.
+        // Reserves room for the number of names that do not fit.
         let reserve = if left > 0 { 6 } else { 0 };
         if text.len() + comma.len() + name.len() + reserve > room {
             let more = format!("{comma}+{}", left + 1);

@@ -8,7 +8,7 @@ fn begun(id: u64, name: &str) -> Event {
     Event::Begun { id, name: name.into() }
 }
 
-/// An import of 10 MiB of which 2 MiB a second arrive, after two seconds.
+/// Returns the status of an import of 10 MiB at 2 MiB a second, after four seconds and 9 MiB.
 fn pushing(start: Instant) -> Status {
     let status = Status::new(Work::Pushing, start);
     let plan = Event::Planned {
@@ -79,7 +79,7 @@ fn a_log_has_a_line_by_the_clock_and_one_for_a_silence() {
     let line = status.heartbeat(at(start, 10.0)).unwrap();
     assert!(line.starts_with("90 %: 9.0 MiB of 10.0 MiB, "), "{line}");
     assert!(line.ends_with("0 of 200 images"), "{line}");
-    // The last byte came after four seconds.
+    // The last byte of `pushing` arrives after four seconds.
     let mut lines = (11..600).filter_map(|second| Some((second, status.heartbeat(at(start, f64::from(second)))?)));
     let silent: Vec<(i32, String)> = lines.by_ref().filter(|(_, line)| line.starts_with("no data")).collect();
     let seconds: Vec<i32> = silent.iter().map(|(second, _)| *second).collect();

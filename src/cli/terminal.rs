@@ -1,4 +1,4 @@
-//! The terminal: whether there is one, how wide it is, its colours, and the lines at its bottom that are drawn again and again.
+//! The terminal: its presence, width and colours, and the redrawn lines at its bottom.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, stderr};
@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use super::environment::{is_set, variable};
 
-/// Columns of a terminal that does not tell its width.
+/// Assumed number of columns of a terminal that does not report its width.
 const COLUMNS: usize = 80;
 
 /// Whether messages have colours.
@@ -25,7 +25,7 @@ pub(super) enum Color {
 
 static COLORED: AtomicBool = AtomicBool::new(false);
 
-/// Whether standard error is a terminal that moves its cursor: not so in a CI job, whose log keeps every line.
+/// Returns whether standard error is a terminal that can redraw lines. In a CI job, it counts as a log that keeps every line.
 pub(super) fn is_animated() -> bool {
     stderr().is_terminal() && !is_ci() && variable("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
@@ -34,7 +34,7 @@ fn is_ci() -> bool {
     is_set("CI") && variable("CI").is_some_and(|value| value != "false" && value != "0")
 }
 
-/// Decides whether messages have colours from now on.
+/// Sets whether messages have colours from now on.
 pub(super) fn choose_color(color: Color) {
     let colored = match color {
         Color::Always => true,
@@ -44,7 +44,7 @@ pub(super) fn choose_color(color: Color) {
     COLORED.store(colored, Ordering::Relaxed);
 }
 
-/// The columns of the terminal at this moment.
+/// Returns the current number of columns of the terminal.
 pub(super) fn columns() -> usize {
     match rustix::termios::tcgetwinsize(stderr()) {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
@@ -52,7 +52,7 @@ pub(super) fn columns() -> usize {
     }
 }
 
-/// Colours the word that says what kind of line it is.
+/// Colours the first word of a line if it is `error:`, `warning:`, `hint:` or `note:`.
 pub(super) fn paint(line: &str) -> Cow<'_, str> {
     const WORDS: [(&str, &str); 4] = [
         ("error:", "1;31"),
@@ -73,7 +73,7 @@ pub(super) fn paint(line: &str) -> Cow<'_, str> {
     }
 }
 
-/// Colours the bar in a line of progress.
+/// Colours the bar in a progress line.
 fn paint_bar(line: &str) -> String {
     let (Some(begin), Some(end)) = (line.find(['━', '─']), line.rfind(['━', '─'])) else {
         return line.to_owned();
@@ -92,7 +92,7 @@ fn paint_bar(line: &str) -> String {
     )
 }
 
-/// The lines that were drawn at the bottom of the terminal, if any. The cursor stands at the end of the last one.
+/// The lines currently drawn at the bottom of the terminal. The cursor is at the end of the last line.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     lines: Vec<String>,
@@ -100,8 +100,8 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// What has to be written so that the terminal shows these lines instead of those before; nothing where they are the same. Each
-    /// line is overwritten and not erased first, so that nothing flickers.
+    /// Returns the text that replaces the drawn lines with new `lines`; an empty text if nothing changes. The text overwrites
+    /// lines instead of erasing them first, which would flicker.
     pub(super) fn draw(&mut self, lines: Vec<String>, columns: usize) -> String {
         if lines == self.lines && columns == self.columns {
             return String::new();
@@ -119,7 +119,7 @@ impl Live {
         text
     }
 
-    /// What has to be written so that nothing is shown and the cursor is where the first line was.
+    /// Returns the text that erases the drawn lines and moves the cursor to the start of the first line.
     pub(super) fn clear(&mut self, columns: usize) -> String {
         if self.lines.is_empty() {
             return String::new();
@@ -129,7 +129,7 @@ impl Live {
         text
     }
 
-    /// Back to the start of the first line. A terminal that has become narrower has broken the lines into several.
+    /// Returns the text that moves the cursor to the start of the first line, counting lines wrapped by a narrower terminal.
     fn to_top(&self, columns: usize) -> String {
         let rows = |line: &String| line.chars().count().div_ceil(columns.max(1)).max(1);
         let rows: usize = self.lines.iter().map(rows).sum();

@@ -1,4 +1,4 @@
-//! Command lines that are wrong in ways which the parser alone does not explain well.
+//! Wrong command lines that the parser alone does not explain well.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use super::command_line::{Cli, Command};
 use super::report::Reporting;
 use super::{output, parse, plugin, wrong_flags};
 
-/// Shows what the parser has to say: what is wrong, or the help that was asked for.
+/// Prints the parser's error with a hint, or the help that the user asked for. Returns the exit code.
 pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
     hide_login(&mut error);
     let arguments: Vec<String> = plugin::arguments()
@@ -21,7 +21,7 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
     let wants_help = arguments == ["help", "mirror"];
     if error.use_stderr() && !wants_help {
         quote_arguments(&mut error);
-        // That an option could be meant as the name of an image.
+        // The parser suggests `-- OPTION`, which would make the option the name of an image.
         error.remove(ContextKind::Suggested);
         let text = error.render().to_string();
         text.lines().for_each(output::say);
@@ -48,9 +48,9 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
     }
 }
 
-/// Writes the document of a run that the parser refused. `text` is what it said.
+/// Writes the document of a run whose command line was refused. `text` is the parser's message.
 fn refused(arguments: &[String], text: &str, hint: Option<String>) -> ExitCode {
-    // The first paragraph says what is wrong; the usage stands below it.
+    // The first paragraph is the error; the usage follows after an empty line.
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
     let message = lines.collect::<Vec<_>>().join(" ");
     let error = Error::new(
@@ -62,7 +62,7 @@ fn refused(arguments: &[String], text: &str, hint: Option<String>) -> ExitCode {
     Reporting::from_refused(arguments).end(command, 2, &error)
 }
 
-/// The first of these words that is a command.
+/// Returns the first of these words that is a command.
 fn command_in<'a>(words: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
     let commands = parse::commands();
     words
@@ -77,7 +77,7 @@ fn commands_stand_first(command: &str) -> String {
     )
 }
 
-/// The parser takes a command behind an option for an image, which is never intended.
+/// Returns an error if a command follows an option: the parser would take the command for the name of an image.
 pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
     if cli.command.is_some() {
         return None;
@@ -92,7 +92,7 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
     )
 }
 
-/// Standard input cannot have both a bundle and a password: whichever is read first gets the other one.
+/// Returns an error if a bundle or list and a password are both read from standard input.
 pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
     let (files, shared, what): (&[PathBuf], _, _) = match &cli.command {
         None => (&cli.mirror.images.lists, &cli.mirror.shared, "list"),
@@ -111,14 +111,14 @@ pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
     })
 }
 
-/// Whether a path is standard input by one of its names.
+/// Returns whether a path is one of the names of standard input.
 fn is_stdin(path: &Path) -> bool {
     ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]
         .iter()
         .any(|name| path == Path::new(name))
 }
 
-/// An argument that is refused is quoted; what stands before an `@` in it may be a password.
+/// Removes the text before an `@` from the argument that the parser quotes, since the text may be a password.
 fn hide_login(error: &mut clap::Error) {
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && let Some((_, rest)) = value.rsplit_once('@')
@@ -128,7 +128,7 @@ fn hide_login(error: &mut clap::Error) {
     }
 }
 
-/// Makes the arguments that the parser quotes fit to be shown: a line break in one must not forge a line of output.
+/// Escapes the arguments that the parser quotes, so that a line break in an argument cannot forge a line of output.
 fn quote_arguments(error: &mut clap::Error) {
     let quoted = |text: &str| quote(text).to_string();
     let context: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
@@ -139,7 +139,7 @@ fn quote_arguments(error: &mut clap::Error) {
             ContextValue::StyledStrs(texts) => {
                 ContextValue::StyledStrs(texts.iter().map(|text| quoted(&text.to_string()).into()).collect())
             }
-            // How the command is called: the parser's own words, of several lines.
+            // The usage is the parser's own text of several lines, and needs no escaping.
             _ => continue,
         };
         error.insert(kind, value);

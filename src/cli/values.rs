@@ -1,11 +1,11 @@
-//! Values of options that several commands read alike.
+//! Parsers and constants for options that several commands share.
 
 use std::num::ParseIntError;
 
-/// What other programs want before the names of files.
+/// Transport prefixes that other programs expect before a file name, as in `oci-archive:FILE`.
 pub(super) const TRANSPORTS: [&str; 6] = ["oci", "oci-archive", "docker-archive", "docker-daemon", "dir", "docker"];
 
-/// A parser of whole numbers in a range. What it says of others names the range.
+/// Returns a parser of whole numbers from `least` to `most`. The error message for other values names the range.
 pub(super) fn whole<N: TryFrom<u64>>(
     least: u64,
     most: u64,

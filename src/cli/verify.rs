@@ -1,4 +1,4 @@
-//! `docker-mirror verify`: every byte of bundles against what it should be, without a registry.
+//! `docker-mirror verify`: checks every byte of bundles against their digests, without a registry.
 
 use std::path::PathBuf;
 
@@ -18,10 +18,10 @@ use super::progress::Display;
 use super::report::Reporting;
 use super::status::Work;
 
-/// What each want-list begins with.
+/// Text that every want-list begins with.
 pub(super) const WANT_START: &str = "docker-mirror want-list ";
 
-/// The version of the schema of `--json`.
+/// Version of the schema of the `--json` document.
 const VERSION: u32 = 1;
 
 #[derive(Debug, Args)]
@@ -96,7 +96,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     })
 }
 
-/// Opens the bundles. Of one in a pipe the layers are still to come, unless they have to be read twice.
+/// Opens the bundles. For a single file or pipe that is read once, the second value reads the layers; with `twice`, there
+/// is no second value, and the layers can be read again.
 pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) -> Result<(Bundle, Option<Incoming>)> {
     match paths {
         [path] if is_stdin(path) && twice => Ok((Bundle::from_reader(stdin()?, "standard input", options)?, None)),
@@ -107,7 +108,7 @@ pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) ->
     }
 }
 
-/// Shows what was found: a line for each fault, and a verdict. `put` shows what counts.
+/// Prints a line for each fault, the checksums of the files and a verdict through `put`, and notes on standard error.
 pub(super) fn tell(verified: &Verification, put: fn(String)) {
     for fault in &verified.faults {
         put(line(fault));
@@ -153,7 +154,7 @@ pub(super) fn tell(verified: &Verification, put: fn(String)) {
     put(verdict(verified));
 }
 
-/// One line that cannot be misread.
+/// Returns the verdict: one line that begins with `SOUND` or `DAMAGED`.
 fn verdict(verified: &Verification) -> String {
     let count = verified.faults.len() as u64 + verified.more_faults;
     match count {

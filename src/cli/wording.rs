@@ -1,11 +1,11 @@
-//! Numbers, sizes and times in words, and lines that fit into a width.
+//! Sizes, percentages and durations as text, and lines that fit a width.
 
 use std::time::Duration;
 
 pub(super) use docker_mirror::counted;
 use docker_mirror::human_bytes;
 
-/// `12.4 of 51.0 MiB` with a slash, in the unit of the whole.
+/// Returns a part of a size, such as `12.4/51.0 MiB`; the part has its own unit if the units differ.
 pub(super) fn part(done: u64, total: u64) -> String {
     let (done_text, total_text) = (human_bytes(done), human_bytes(total));
     match (done_text.split_once(' '), total_text.split_once(' ')) {
@@ -14,7 +14,7 @@ pub(super) fn part(done: u64, total: u64) -> String {
     }
 }
 
-/// `24 %`.
+/// Returns the percentage of `total` that is done, such as `24 %`.
 pub(super) fn percent(done: u64, total: u64) -> String {
     match total {
         0 => "100 %".to_owned(),
@@ -22,7 +22,7 @@ pub(super) fn percent(done: u64, total: u64) -> String {
     }
 }
 
-/// A duration in words that are short.
+/// Returns a duration in short words, such as `0.3 s`, `2 min` or `2 h 13 min`.
 pub(super) fn short(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -33,8 +33,8 @@ pub(super) fn short(time: Duration) -> String {
     }
 }
 
-/// Joins parts with two spaces. Where there is no room for all, those with the highest numbers are left out first; a bar takes
-/// what is left of the room.
+/// Joins parts with two spaces, up to `room` characters. Parts with the highest numbers are left out first when room is short.
+/// With `bar_of`, a bar of done and total takes up to 30 of the remaining characters.
 pub(super) fn fit(room: usize, parts: &[(u8, String)], bar_of: Option<(u64, u64)>) -> String {
     let mut shown: Vec<&(u8, String)> = parts.iter().filter(|(_, text)| !text.is_empty()).collect();
     let length = |shown: &[&(u8, String)]| {
@@ -64,7 +64,7 @@ fn bar(done: u64, total: u64, width: usize) -> String {
     format!("{}{}", "━".repeat(full), "─".repeat(width - full))
 }
 
-/// The first characters of a text, as many as there is room for.
+/// Returns the first `room` characters of a text.
 pub(super) fn cut(text: &str, room: usize) -> String {
     text.chars().take(room).collect()
 }

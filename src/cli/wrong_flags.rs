@@ -1,11 +1,11 @@
-//! Hints for command lines that the parser refuses: which command an option belongs to, and which command was meant.
+//! Hints for command lines that the parser refuses: the command that an option belongs to, or the intended command.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use docker_mirror::{Error, quote};
 
 use super::parse;
 
-/// What the user can do about a command line that was refused; `arguments` are those behind the program's name.
+/// Returns a hint about a refused command line. `arguments` are the arguments after the program's name.
 pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> {
     match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue if refused_variable(error, arguments).is_some() => {
@@ -30,10 +30,10 @@ pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> 
     }
 }
 
-/// `` `export`, `import` and `limits` ``.
+/// Returns the commands about images as text, such as `` `export`, `import` and `limits` ``.
 fn commands() -> String {
     let names = parse::commands();
-    // Those that have to do with images.
+    // Only commands about images help a user who misspelt a command.
     let names = names
         .iter()
         .filter(|name| !["completions", "man"].contains(&name.as_str()));
@@ -44,12 +44,12 @@ fn commands() -> String {
     }
 }
 
-/// The command of a command line.
+/// Returns the command of a command line, if its first word is a command.
 fn command(arguments: &[String]) -> Option<&String> {
     arguments.first().filter(|first| parse::commands().contains(first))
 }
 
-/// The command that a misspelt first word stands for.
+/// Returns a hint with the command that a misspelt first word resembles.
 fn meant_command(arguments: &[String]) -> Option<String> {
     let first = arguments.first().filter(|first| !first.starts_with('-'))?;
     let word = first.to_lowercase();
@@ -64,7 +64,7 @@ fn meant_command(arguments: &[String]) -> Option<String> {
     ))
 }
 
-/// The variable that a refused value came from.
+/// Returns a hint that names the environment variable of a refused value.
 fn refused_variable(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
         return None;
@@ -73,7 +73,7 @@ fn refused_variable(error: &clap::Error, arguments: &[String]) -> Option<String>
     Some(format!("the value comes from the variable `{variable}`"))
 }
 
-/// Logins are kept by other programs.
+/// Returns a hint for `login` and `logout`, which are commands of docker and podman.
 fn login(first: &str) -> Option<String> {
     ["login", "logout"].contains(&first).then(|| {
         format!(
@@ -83,7 +83,7 @@ fn login(first: &str) -> Option<String> {
     })
 }
 
-/// What a first word is where it is no command and no destination is given.
+/// Returns a hint for a first word that is not a command, in a command line without a destination.
 fn no_command(first: &str) -> Option<String> {
     let shown = quote(&first);
     (!first.starts_with('-')).then(|| {
@@ -95,7 +95,7 @@ fn no_command(first: &str) -> Option<String> {
     })
 }
 
-/// The commands that know an option which the one in use does not.
+/// Returns a hint with the commands that have an option which the used command lacks.
 fn owner(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
         return None;
@@ -123,7 +123,7 @@ fn owner(error: &clap::Error, arguments: &[String]) -> Option<String> {
     })
 }
 
-/// How many letters have to be changed, added, left out or swapped with the next one to get from one word to another.
+/// Returns the edit distance of two words: the number of letters to change, add, remove or swap with the next letter.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(32).collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

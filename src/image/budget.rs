@@ -1,8 +1,8 @@
-//! The memory that a run may take for documents from outside: counted, so that no bundle or registry can exceed it.
+//! The memory budget of a run for documents from outside, which no bundle or registry can exceed.
 //!
-//! What is counted are the things of which there may be many: manifests as they are parsed, members of archives, names,
-//! platforms, and what is planned for each blob. Each is counted by what it takes at most, before it is kept, and given back
-//! when it is dropped. Buffers of a fixed size are not counted.
+//! The budget counts objects that may be numerous: parsed manifests, members of archives, names, platforms, and the plan of
+//! each blob. Each object is counted by its maximum size before it is kept, and released when it is dropped. Buffers of a
+//! fixed size are not counted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Kind, Result};
 
-/// Memory in bytes that one run may take for what it parses. With the buffers of transfers a run stays below 256 MB. A
-/// multi-platform image takes about 75 KB, so that some 1700 of them fit.
+/// Maximum memory of one run for parsed documents, in bytes. With the buffers of transfers, a run stays below 256 MB. A
+/// multi-platform image takes about 75 KB, so that some 1700 images fit.
 pub(crate) const LIMIT: u64 = 128 << 20;
 
-/// Memory in bytes that an image of ordinary size takes at most.
+/// Maximum memory of an image of ordinary size, in bytes.
 const ORDINARY: u64 = 512 << 10;
 
-/// The part of the budget that larger images leave to ordinary ones.
+/// Large images must leave this fraction of the budget free for ordinary images: one sixteenth.
 const PART_FOR_ORDINARY: u64 = 16;
 
-/// Memory in bytes that a name takes, from the index of its bundle to its line in the report.
+/// Memory that the name of an image takes, from the index of its bundle to its line in the report, in bytes.
 pub(crate) const NAME: u64 = 3 << 10;
 
 /// The memory budget of a run. All clones share it.
@@ -33,10 +33,10 @@ struct Account {
 }
 
 impl Budget {
-    /// The bytes of the default budget.
+    /// Default size of a budget in bytes.
     pub const DEFAULT: u64 = LIMIT;
 
-    /// A budget of this many bytes.
+    /// Creates a budget of `limit` bytes.
     pub fn new(limit: u64) -> Self {
         Self(Arc::new(Account {
             limit,
@@ -44,15 +44,15 @@ impl Budget {
         }))
     }
 
-    /// A budget of the same size, of which nothing is taken: for another attempt, when all that the first one kept was dropped.
+    /// Creates an unused budget of the same size, for another attempt after everything from the first attempt was dropped.
     pub(crate) fn emptied(&self) -> Self {
         Self::new(self.0.limit)
     }
 
-    /// Takes memory for as long as the run lasts.
+    /// Takes `bytes` of the budget until the run ends.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if less is left; nothing is taken then.
+    /// [`Kind::TooLarge`] if less than `bytes` is left; nothing is taken in that case.
     pub fn take(&self, bytes: u64) -> Result<()> {
         let account = &self.0;
         let add = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= account.limit);
@@ -62,21 +62,22 @@ impl Budget {
         }
     }
 
-    /// Takes memory until what is returned is dropped.
+    /// Takes `bytes` of the budget until the returned value is dropped.
     ///
     /// # Errors
-    /// As [`take`](Self::take).
+    /// The same errors as [`take`](Self::take).
     pub fn hold(&self, bytes: u64) -> Result<Held> {
         self.take(bytes)?;
         let budget = self.clone();
         Ok(Held { budget, bytes })
     }
 
-    /// Refuses an image that takes this many bytes, all of which are taken, if it is large and leaves too little for images of
-    /// ordinary size: a few large images in a run are no reason for all others to fail.
+    /// Returns an error if an image is large and the budget left is too small for ordinary images.
+    ///
+    /// `bytes` is the memory that the image has already taken. A few large images must not make all other images of a run fail.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`].
+    /// [`Kind::TooLarge`] if the image has to be refused.
     pub(crate) fn leave_room(&self, bytes: u64) -> Result<()> {
         match bytes > ORDINARY && self.left() < self.0.limit / PART_FOR_ORDINARY {
             true => Err(self.exceeded()),
@@ -88,7 +89,7 @@ impl Budget {
         self.0.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// How many bytes are left.
+    /// Returns the number of bytes left.
     pub fn left(&self) -> u64 {
         self.0.limit.saturating_sub(self.0.taken.load(Ordering::Relaxed))
     }
@@ -117,7 +118,7 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// Memory that was taken, and is given back when this is dropped.
+/// A taken part of a budget, which is given back on drop.
 #[derive(Debug)]
 pub struct Held {
     budget: Budget,
@@ -125,23 +126,23 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes this many bytes more.
+    /// Takes `bytes` more of the budget.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if less is left.
+    /// [`Kind::TooLarge`] if less than `bytes` is left.
     pub(crate) fn grow(&mut self, bytes: u64) -> Result<()> {
         self.resize(self.bytes.saturating_add(bytes))
     }
 
-    /// Keeps it for as long as the run lasts.
+    /// Keeps the taken memory until the run ends.
     pub(crate) fn keep(mut self) {
         self.bytes = 0;
     }
 
-    /// Takes more, or gives some back, so that it is this many bytes.
+    /// Changes the taken part to `bytes`, by taking more or giving some back.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] if less is left; it stays what it was then.
+    /// [`Kind::TooLarge`] if too little is left; the taken part stays unchanged in that case.
     pub fn resize(&mut self, bytes: u64) -> Result<()> {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.budget.take(more)?,

@@ -1,4 +1,4 @@
-//! Image configurations (OCI image-spec, config.md), as far as a mirror has to know them.
+//! Image configurations (OCI image-spec, config.md), reduced to the fields that a mirror needs.
 
 use serde::Deserialize;
 
@@ -9,12 +9,12 @@ use super::manifest::MAX_LAYERS;
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
 
-/// What matters of an image configuration (OCI image-spec, config.md).
+/// The fields of an image configuration that a mirror needs (OCI image-spec, config.md).
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// The platform that the image was built for.
+    /// Platform that the image was built for.
     pub platform: Platform,
-    /// The digests of the uncompressed layers, in order.
+    /// Digests of the uncompressed layers, in order.
     pub diff_ids: Vec<Digest>,
 }
 
@@ -25,14 +25,14 @@ struct RootFs {
     diff_ids: Capped<Digest, MAX_LAYERS>,
 }
 
-/// Maximum size of an image config in bytes. containers/image reads no larger ones either; real ones have some thousand.
+/// Maximum size of an image config in bytes. containers/image has the same limit; real configs have some thousand bytes.
 pub(crate) const MAX_CONFIG: u64 = 4 << 20;
 
 impl Config {
     /// Reads the configuration of a container image.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if it is larger than [`MAX_CONFIG`], no such document, or has a field twice.
+    /// [`Kind::Malformed`] if the document is larger than [`MAX_CONFIG`], is not an image config, or has a field twice.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() as u64 > MAX_CONFIG {
             return Err(Error::new(
@@ -45,7 +45,7 @@ impl Config {
         }
         let wrong = |e| Error::new(Kind::Malformed, "the image config is no such JSON document").with_source(e);
         fields::check(bytes, Object::Config).map_err(wrong)?;
-        // By hand: what serde offers for the fields of a platform among others holds the whole document in memory.
+        // The fields are read one by one, since serde's `flatten` would hold the whole document in memory.
         let members: Members<'_> = serde_json::from_slice(bytes).map_err(wrong)?;
         let text = |key| members.field::<String>(key);
         let read = || {

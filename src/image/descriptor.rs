@@ -7,16 +7,16 @@ use crate::error::{Error, Kind, Result};
 /// A typed, sized pointer to content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Descriptor {
-    /// The type of the content, as its parent states it.
+    /// Media type of the content, as its parent states it.
     pub media_type: String,
-    /// The digest of the content.
+    /// Digest of the content.
     pub digest: Digest,
-    /// The size of the content in bytes; never above `i64::MAX`, as the specification's int64.
+    /// Size of the content in bytes; at most `i64::MAX`, since the specification uses int64.
     pub size: u64,
 }
 
 impl Descriptor {
-    /// A descriptor of these bytes, by SHA-256.
+    /// Creates a descriptor of `bytes` with their SHA-256 digest.
     pub fn from_content(media_type: &str, bytes: &[u8]) -> Self {
         Self {
             media_type: media_type.to_owned(),
@@ -25,10 +25,10 @@ impl Descriptor {
         }
     }
 
-    /// Checks a blob that is stated as empty: its digest has to be that of no bytes, which needs no reading.
+    /// Checks that a blob with the stated size 0 has the digest of an empty blob. The check needs no content.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the size is 0 and the digest is that of something else.
+    /// [`Kind::Integrity`] if the size is 0 and the digest is not the digest of an empty blob.
     pub(crate) fn check_empty(&self) -> Result<()> {
         if self.size == 0 && self.digest != self.digest.same_algorithm(b"") {
             return Err(Error::new(
@@ -43,7 +43,7 @@ impl Descriptor {
         Ok(())
     }
 
-    /// Whether the content may be absent from the registry that names it.
+    /// Returns whether the content may be absent from the registry that names the content.
     pub(crate) fn is_nondistributable(&self) -> bool {
         media_type::is_nondistributable(&self.media_type)
     }

@@ -1,4 +1,4 @@
-//! Where images go: `REGISTRY[/PREFIX]`, and the name that each source gets there.
+//! The destination of images (`REGISTRY[/PREFIX]`), and the name that each source image gets there.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::reference::{Reference, canonical_host, check_repository};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// Prefixes of file names in other programs.
+/// Prefixes that other programs expect before the name of a file or another local storage.
 const FILE_TRANSPORTS: [&str; 7] = [
     "oci:",
     "oci-archive:",
@@ -20,9 +20,9 @@ const FILE_TRANSPORTS: [&str; 7] = [
     "file:",
 ];
 
-/// A registry and a path on it below which images are put.
+/// A registry, and an optional path on the registry below which images are stored.
 ///
-/// The first component is always the registry, also where it looks like none (`registry/mirror` in a compose network).
+/// The first component is always the registry, even if it does not look like a host (`registry/mirror` in a compose network).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     host: String,
@@ -31,20 +31,21 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Puts the source's host into the path, or leaves it out (the default).
+    /// Sets whether the path at the destination includes the host of the source (default: no).
     #[must_use]
     pub fn keep_host(mut self, yes: bool) -> Self {
         self.keep_host = yes;
         self
     }
 
-    /// The registry.
+    /// Returns the host of the registry.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The name of one image at the destination. `digest` is that of the image as asked for; an image without a tag gets
-    /// `sha256-HEX-image`, so that a clean-up of untagged manifests does not take it.
+    /// Returns the name of an image at the destination. `digest` is the digest of the image at the source.
+    ///
+    /// An image without a tag gets the tag `sha256-HEX-image`, so that a clean-up of untagged manifests does not delete the image.
     pub fn place(&self, source: &Reference, digest: &Digest) -> Result<Reference> {
         let mut path = String::new();
         if let Some(prefix) = &self.prefix {
@@ -52,7 +53,7 @@ impl Destination {
             path.push('/');
         }
         if self.keep_host {
-            // A path component has no `:` and no brackets; two hosts that become one name by this are refused by [`refuse_collisions`].
+            // A path component cannot have `:` or brackets. [`refuse_collisions`] refuses two hosts that get the same name here.
             let host = source.host().replace(['[', ']'], "").replace(':', "-");
             path.push_str(host.trim_matches(['-', '_', '.']));
             path.push('/');
@@ -74,7 +75,7 @@ impl FromStr for Destination {
                 .with_hint("write `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`")
         };
         if text.contains('@') {
-            // The text before an `@` may be a password: it is not quoted.
+            // The message does not quote the text, since the part before an `@` may be a password.
             let hint = match text.contains("@sha256:") {
                 true => "omit the digest: a destination is a registry and a path, and each image keeps its own digest",
                 false => "credentials are given with `--username` or `docker login`, not in the destination",
@@ -142,10 +143,10 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Checks that no two different images meet under one name.
+/// Checks that no two different images have the same destination.
 ///
 /// # Errors
-/// [`Kind::Usage`] that names the destination and both sources.
+/// [`Kind::Usage`] with the destination and both sources, if two images have the same destination.
 pub(crate) fn refuse_collisions<'a>(pairs: impl IntoIterator<Item = (&'a Reference, &'a Reference)>) -> Result<()> {
     let mut taken: BTreeMap<&Reference, &Reference> = BTreeMap::new();
     for (source, destination) in pairs {

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use crate::error::{Error, Kind};
 use crate::text::quote;
 
-/// The algorithms that this program can check. Others do not parse: what cannot be verified is not carried.
+/// The digest algorithms that this program can verify. A digest of another algorithm does not parse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
     /// `sha256`, 64 hexadecimal digits.
@@ -19,7 +19,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The name in digests, before the colon, and in blob paths.
+    /// Returns the name of the algorithm, as used before the colon of a digest and in blob paths.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -27,7 +27,7 @@ impl Algorithm {
         }
     }
 
-    /// How many hexadecimal digits a digest of this algorithm has.
+    /// Returns the number of hexadecimal digits of a digest of this algorithm.
     pub(crate) fn hex_len(self) -> usize {
         match self {
             Self::Sha256 => 64,
@@ -38,11 +38,11 @@ impl Algorithm {
 
 /// A digest that this program can verify.
 ///
-/// Invariants, proved by the only ways to make one ([`FromStr`] and [`Hasher::finish`]):
+/// Invariants, guaranteed by the only ways to create a digest ([`FromStr`] and [`Hasher::finish`]):
 /// - the algorithm is `sha256` or `sha512`;
-/// - there are as many bytes as the algorithm makes; written out, they are lower-case hexadecimal digits.
+/// - the digest has as many bytes as the algorithm produces, and is displayed in lower-case hexadecimal digits.
 ///
-/// A run holds very many of them, so that one of the usual algorithm takes no memory beside its own.
+/// A run holds very many digests, so a SHA-256 digest needs no heap allocation.
 ///
 /// ```
 /// use docker_mirror::Digest;
@@ -61,21 +61,21 @@ enum Raw {
 }
 
 impl Digest {
-    /// The SHA-256 digest of these bytes.
+    /// Returns the SHA-256 digest of `bytes`.
     pub fn sha256(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         hasher.update(bytes);
         hasher.finish()
     }
 
-    /// The digest of these bytes by this digest's algorithm.
+    /// Returns the digest of `bytes` by the algorithm of this digest.
     pub fn same_algorithm(&self, bytes: &[u8]) -> Self {
         let mut hasher = self.hasher();
         hasher.update(bytes);
         hasher.finish()
     }
 
-    /// The algorithm before the colon.
+    /// Returns the algorithm of the digest.
     pub fn algorithm(&self) -> Algorithm {
         match self.0 {
             Raw::Sha256(_) => Algorithm::Sha256,
@@ -90,7 +90,7 @@ impl Digest {
         }
     }
 
-    /// The hexadecimal digits behind the colon.
+    /// Returns the hexadecimal digits after the colon.
     pub fn hex(&self) -> String {
         let nibbles = self.bytes().iter().flat_map(|byte| [byte >> 4, byte & 15]);
         nibbles
@@ -98,19 +98,20 @@ impl Digest {
             .collect()
     }
 
-    /// A fresh hasher of this digest's algorithm.
+    /// Returns a new hasher for the algorithm of this digest.
     pub fn hasher(&self) -> Hasher {
         Hasher::new(self.algorithm())
     }
 
-    /// The tag that lists what refers to a manifest at a registry without the referrers API: `sha256-HEX` (OCI
-    /// distribution-spec, "Referrers Tag Schema"). No image is put there.
+    /// Returns the tag that lists a manifest's referrers at a registry without the referrers API: `sha256-HEX`.
+    ///
+    /// OCI distribution-spec, "Referrers Tag Schema". No image is ever pushed to this tag.
     pub fn referrers_tag(&self) -> String {
-        // The schema cuts what is longer, which a sha512 digest is.
+        // The schema cuts digests after 64 digits, which shortens sha512.
         format!("{}-{}", self.algorithm().as_str(), &self.hex()[..64])
     }
 
-    /// The tag under which an image goes that has no tag of its own: `sha256-HEX-image`.
+    /// Returns the tag for an image without its own tag: `sha256-HEX-image`.
     pub fn image_tag(&self) -> String {
         format!("{}-image", self.referrers_tag())
     }
@@ -177,7 +178,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Computes a [`Digest`] from bytes that arrive in pieces. A clone goes on from the same state.
+/// Computes a [`Digest`] from bytes that arrive in parts. A clone continues from the same state.
 #[derive(Clone)]
 pub struct Hasher(State);
 
@@ -188,7 +189,7 @@ enum State {
 }
 
 impl Hasher {
-    /// Starts from no bytes.
+    /// Creates a hasher that has seen no bytes.
     pub fn new(algorithm: Algorithm) -> Self {
         Self(match algorithm {
             Algorithm::Sha256 => State::Sha256(Sha256::new()),
@@ -196,7 +197,7 @@ impl Hasher {
         })
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             State::Sha256(state) => state.update(bytes),
@@ -204,7 +205,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all bytes taken.
+    /// Returns the digest of all added bytes.
     pub fn finish(self) -> Digest {
         Digest(match self.0 {
             State::Sha256(state) => Raw::Sha256(state.finalize().into()),

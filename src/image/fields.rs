@@ -1,8 +1,8 @@
-//! Documents that programs read differently: a field that appears twice, or under another spelling of its name.
+//! Checks for JSON fields that programs read differently: a field that appears twice, or with another spelling.
 //!
-//! Programs in Go match the names of fields without regard to case and take the last one (encoding/json): `Layers` is
-//! `layers` to them. Most other programs know only `layers`. A document that plays on this shows each of them another image
-//! under one digest, so it is refused.
+//! Go programs (encoding/json) ignore the case of field names and use the last of several fields: they read `Layers` as
+//! `layers`. Most other programs know only `layers`. A document with such fields could show different images to different
+//! programs under one digest, so the document is refused.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,34 +12,34 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use super::json::Key;
 use crate::text::quote;
 
-/// Maximum number of fields of one object, and of annotations of one descriptor. The specifications state no limit; images in
-/// the field have a few dozen.
+/// Maximum number of fields of one object, and of annotations of one descriptor. The specifications state no limit; real
+/// images have a few dozen.
 const MAX_FIELDS: usize = 1000;
 
-/// The objects whose fields are looked at. Lists of them count as the object.
+/// A JSON object whose fields are checked. A list of objects is checked like the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Object {
     /// A manifest or an index.
     Manifest,
-    /// An index whose entries are looked into one by one.
+    /// An index whose entries are checked one by one, elsewhere.
     Listing,
-    /// An entry of one of its lists, or its config or subject.
+    /// An entry of an index, or a config, layer, blob or subject.
     Descriptor,
-    /// The platform of an entry.
+    /// The platform of an index entry.
     Platform,
-    /// Free keys, which Go does not fold. Nothing hangs on most of them; one that this program reads may not appear twice with
-    /// different values, which is found where they are read.
+    /// Annotations, whose keys Go compares exactly. Repeated keys are allowed here: the reader of annotations refuses a key
+    /// that this program uses and that appears twice with different values.
     Annotations,
     /// An image config.
     Config,
-    /// Its list of layers.
+    /// The `rootfs` object of an image config, with its list of layers.
     RootFs,
-    /// Anything else, which is not looked into.
+    /// Any other value, which is not checked.
     Unknown,
 }
 
 impl Object {
-    /// The fields that the specifications define (OCI image-spec; Docker Image Manifest V2, Schema 2), and what they hold.
+    /// Returns the fields that the specifications define (OCI image-spec; Docker Image Manifest V2, Schema 2), and their objects.
     fn fields(self) -> &'static [(&'static str, Self)] {
         match self {
             Self::Manifest => &[
@@ -100,22 +100,22 @@ impl Object {
         }
     }
 
-    /// Whether a field may stand only under its exact name. In an image config another spelling is harmless as long as it
-    /// stands alone: nothing that is fetched or checked hangs on it.
+    /// Returns whether the fields of this object must have their exact names.
+    ///
+    /// In an image config, another spelling is accepted unless the field appears twice, since no fetch or check depends on it.
     fn is_exact(self) -> bool {
         matches!(self, Self::Manifest | Self::Listing | Self::Descriptor | Self::Platform)
     }
 }
 
-/// Looks for fields of a document that programs read differently.
+/// Refuses a document with fields that programs read differently.
 pub(super) fn check(text: &[u8], object: Object) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     object.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-/// The name as Go's encoding/json compares it: without regard to case, which among others makes an `s` of U+017F and a `k` of
-/// U+212A.
+/// Returns a field name as Go's encoding/json compares it: in lower case, with U+017F as `s` and U+212A as `k`.
 pub(crate) fn fold(name: &str) -> String {
     name.chars().map(fold_char).collect()
 }
@@ -138,7 +138,7 @@ impl<'de> DeserializeSeed<'de> for Object {
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match self {
-            // Skipped without recursion, however deep it is.
+            // `IgnoredAny` skips the value without recursion, so that deep nesting cannot overflow the stack.
             Self::Unknown => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
             _ => deserializer.deserialize_any(self),
         }
@@ -197,7 +197,7 @@ impl<'de> Visitor<'de> for Object {
         Ok(())
     }
 
-    // Whether a value is of the right type is found when the document is read.
+    // Scalars of any type are accepted here: the later parser of the document checks the types.
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
         Ok(())
     }

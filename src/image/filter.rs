@@ -1,4 +1,4 @@
-//! The bytes of an index that lists fewer entries than another one.
+//! Rewrites the bytes of an index to drop or replace entries.
 
 use serde_json::value::RawValue;
 
@@ -6,23 +6,24 @@ use super::descriptor::Descriptor;
 use super::json::Members;
 use crate::error::{Error, Kind, Result};
 
-/// Whether an entry of an index is kept, dropped or replaced.
+/// The decision about an entry of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EntryAction {
-    /// It stays as it is.
+    /// The entry stays unchanged.
     Keep,
-    /// It goes.
+    /// The entry is removed.
     Drop,
-    /// It stays and points at another document: a nested index that was filtered itself.
+    /// The entry stays, but points to another document: the filtered form of a nested index.
     Replace(Descriptor),
 }
 
-/// The index with some entries gone or replaced, and all else as it was: order, unknown fields, annotations, numbers.
+/// Returns the bytes of an index with entries dropped or replaced according to `actions`.
 ///
-/// The surviving entries keep their very text; white space between them is not kept.
+/// Everything else is kept: order, unknown fields, annotations and the text of numbers. Kept entries keep their exact text;
+/// white space between entries is dropped.
 ///
 /// # Errors
-/// [`Kind::Malformed`] if the bytes are no index with as many entries as there are actions.
+/// [`Kind::Malformed`] if the bytes are not an index, or the numbers of entries and actions differ.
 pub(crate) fn rewrite(index: &[u8], actions: &[EntryAction]) -> Result<Vec<u8>> {
     let malformed = |e: serde_json::Error| Error::new(Kind::Malformed, "the index cannot be edited").with_source(e);
     let members: Members<'_> = serde_json::from_slice(index).map_err(malformed)?;
@@ -34,7 +35,7 @@ pub(crate) fn rewrite(index: &[u8], actions: &[EntryAction]) -> Result<Vec<u8>> 
         }
         serde_json::to_writer(&mut out, key).map_err(malformed)?;
         out.push(b':');
-        // `null` is an empty list, as some programs write it, and stays what it is.
+        // Some programs write an empty list as `null`, which is kept.
         if key == "manifests" && value.get() != "null" {
             let entries: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(malformed)?;
             if entries.len() != actions.len() {

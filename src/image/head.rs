@@ -1,4 +1,4 @@
-//! What a manifest is: told by its own media type, else by the one that it was announced by, else by its fields.
+//! Determines the type of a manifest: from its own media type, else from the declared type, else from its fields.
 
 use super::fields::{self, Object};
 use super::json::Members;
@@ -6,8 +6,8 @@ use super::media_type::{self, Shape};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// Maximum size of a manifest in bytes, wherever it comes from. Registries accept 4 MiB at least (distribution and
-/// containers/image accept no more), few accept more.
+/// Maximum size of a manifest from any source, in bytes. Registries accept at least 4 MiB, and few accept more
+/// (distribution and containers/image do not).
 pub(crate) const MAX_MANIFEST: u64 = 16 << 20;
 
 /// Refuses a document with fields that programs read differently.
@@ -21,7 +21,7 @@ pub(super) fn check_fields(text: &[u8], object: Object) -> Result<()> {
     })
 }
 
-/// Maximum length of a media type in bytes: two names of 127 and a slash (RFC 6838, section 4.2).
+/// Maximum length of a media type in bytes: two names of 127 bytes and a slash (RFC 6838, section 4.2).
 const MAX_MEDIA_TYPE: usize = 255;
 
 pub(super) fn check_media_type(media_type: Option<&str>) -> Result<()> {
@@ -34,27 +34,28 @@ pub(super) fn check_media_type(media_type: Option<&str>) -> Result<()> {
     }
 }
 
-/// The manifest type that a header or a parent declares. A generic type says nothing about the document; only a manifest type
-/// can contradict it.
+/// Returns the manifest type that a header or a parent declares, or `None` for a generic type.
+///
+/// A generic type such as `application/octet-stream` says nothing about the document, and so cannot contradict the document.
 pub(crate) fn declared_type(declared: &str) -> Option<String> {
     Some(media_type::essence(declared)).filter(|essence| essence.contains("vnd.") || essence.contains("+json"))
 }
 
-/// Whether a declared type promises another kind of document than the one that the document states.
+/// Returns whether a declared type and the type that the document states are of different kinds, such as index and image.
 fn contradicts(declared: &str, stated: &str) -> bool {
     let promised = media_type::shape(declared);
     matches!(promised, Shape::Index | Shape::Image) && promised != media_type::shape(stated)
 }
 
-/// The parts of a document that say what it is.
+/// The fields of a document, its media type and its kind.
 pub(super) struct Head<'a> {
     pub(super) members: Members<'a>,
     pub(super) media_type: String,
     pub(super) shape: Shape,
 }
 
-/// Finds out what a document is, and refuses one that means different things to different readers. `object` says how far it
-/// is looked into for that.
+/// Determines the type of a document, and refuses a document that programs could read differently. `object` selects the
+/// fields to check.
 pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) -> Result<Head<'a>> {
     if bytes.len() as u64 > MAX_MANIFEST {
         return Err(Error::new(
@@ -86,8 +87,8 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
         (false, false, true) => Shape::Schema1,
         (false, false, false) => Shape::Other,
     };
-    // An OCI manifest that was announced as a Docker one, or the reverse, is what it says itself. An image that was announced
-    // as an index, or the reverse, might mean different things to different readers.
+    // If a document is declared as a Docker manifest and states that it is an OCI manifest (or the reverse), its own type
+    // counts. An image declared as an index (or the reverse) is refused, since programs might read it differently.
     if let (Some(stated), Some(declared)) = (&stated, &declared)
         && contradicts(declared, stated)
     {
@@ -97,8 +98,8 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
             quote(&declared)
         )));
     }
-    // An unknown type that the document does not state itself is not believed over its fields: blobs and
-    // manifests that it lists would be left behind.
+    // The fields of a document outweigh an unknown declared type: otherwise, the blobs and manifests that the document
+    // lists would not be carried.
     let declared = declared.filter(|declared| match media_type::shape(declared) {
         Shape::Index | Shape::Image => true,
         shape => structure == Shape::Other || shape == structure,

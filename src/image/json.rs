@@ -1,4 +1,4 @@
-//! The top level of a JSON document, with each value kept as the text that it was.
+//! Helpers to read JSON: the top-level fields of a document as raw text, and lists of bounded length.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// For a field whose `null` counts as absent, which Go programs write for an empty list or pointer.
+/// Deserializes a field so that `null` counts as absent: Go programs write `null` for an empty list or pointer.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -21,7 +21,7 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A list that is refused as soon as it has more than `MAX` elements, so that a long one of nothing takes no memory.
+/// A list of at most `MAX` elements. Parsing fails at the first further element, so that a long list takes no memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Capped<T, const MAX: usize>(pub(crate) Vec<T>);
 
@@ -38,7 +38,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, 
 }
 
 impl<T, const MAX: usize> Capped<T, MAX> {
-    /// Reads a list, and keeps what `keep` makes of each element.
+    /// Deserializes a list, and keeps the value that `keep` returns for each element.
     pub(super) fn from_each<'de, W, D>(deserializer: D, keep: impl FnMut(W) -> Option<T>) -> Result<Self, D::Error>
     where
         W: Deserialize<'de>,
@@ -77,7 +77,7 @@ impl<T, const MAX: usize> Capped<T, MAX> {
     }
 }
 
-/// A key of an object. An escape of half a surrogate pair, which some programs write and others replace, becomes U+FFFD.
+/// A key of a JSON object. An unpaired surrogate escape in the key becomes U+FFFD, as in some other programs.
 #[derive(PartialEq, Eq)]
 pub(super) struct Key(pub(super) String);
 
@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// The top level of a JSON object, each value as the text that it was; a key that appears twice is an error.
+/// The fields of a JSON object with their values as raw text. A key that appears twice is an error.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -135,7 +135,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
 impl<'a> Members<'a> {
     pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {
-        // `null` counts as absent, as in `or_default`.
+        // As in `or_default`, `null` counts as absent.
         self.0
             .iter()
             .find(|(name, value)| name == key && value.get() != "null")
@@ -146,14 +146,14 @@ impl<'a> Members<'a> {
         self.seeded(key, |deserializer| T::deserialize(deserializer))
     }
 
-    /// A field as `read` reads it.
+    /// Reads a field with the function `read`.
     pub(super) fn seeded<T>(
         &self,
         key: &str,
         read: impl FnOnce(&mut serde_json::Deserializer<StrRead<'a>>) -> Result<T, serde_json::Error>,
     ) -> Result<Option<T>> {
         let Some(raw) = self.get(key) else { return Ok(None) };
-        // The text is one value: nothing follows it.
+        // The raw text is exactly one value, so no check for trailing text is needed.
         read(&mut serde_json::Deserializer::from_str(raw.get()))
             .map(Some)
             .map_err(|e| Error::new(Kind::Malformed, format!("its field `{key}` is wrong")).with_source(e))

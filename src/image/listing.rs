@@ -1,4 +1,4 @@
-//! The index of an archive (`index.json`), entry by entry: a faulty entry is a fault of its own image alone.
+//! Reads the index of an archive (`index.json`) entry by entry, so that a faulty entry affects only its own image.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +12,23 @@ use super::manifest::{Annotations, Entry, MAX_ENTRIES, WireDescriptor};
 use super::media_type::Shape;
 use crate::error::{Error, Kind, Result};
 
-/// An entry that names nothing which can be proved: its digest is absent, of an unknown algorithm or misspelt, or it
-/// contradicts itself.
+/// An entry that cannot be used: its digest is missing, misspelt or of an unknown algorithm, or its fields contradict each
+/// other.
 #[derive(Debug)]
 pub(crate) struct Faulty {
-    /// Its annotations, as far as they can be read, for the name of the image.
+    /// Annotations of the entry, if readable, for the name of the image.
     pub annotations: BTreeMap<String, String>,
-    /// The fault.
+    /// Error of the entry.
     pub error: Error,
 }
 
-/// Reads the entries of an index, each by itself and in order.
+/// Reads the entries of an index, in order. Each entry has its own result.
 ///
 /// # Errors
-/// [`Kind::Malformed`] if the document is no index, or lists more entries than a manifest may have.
+/// [`Kind::Malformed`] if the document is not an index, or has more than [`MAX_ENTRIES`] entries.
 pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
     let head = head(bytes, None, Object::Listing)?;
-    // docker 25.0.0 writes `null` where it lists nothing.
+    // docker 25.0.0 writes an empty list of manifests as `null`.
     let is_null = |(key, value): &(String, &RawValue)| key == "manifests" && value.get() == "null";
     let lists_nothing = head.shape == Shape::Other && head.members.0.iter().any(is_null);
     if head.shape != Shape::Index && !lists_nothing {
@@ -52,7 +52,7 @@ fn entry(raw: &RawValue) -> Result<Entry, Faulty> {
     })
 }
 
-/// The annotations of an entry, even of a faulty one.
+/// Returns the annotations of an entry, even of a faulty entry.
 fn annotations(raw: &RawValue) -> BTreeMap<String, String> {
     #[derive(Deserialize)]
     struct Annotated {

@@ -1,18 +1,20 @@
-//! What an image loses where some of its blobs cannot be had: those that only its attachments name cost these alone.
+//! Leaves out attachments of an image whose blobs are not available. A missing blob of an attachment does not fail the image.
 
 use std::collections::HashSet;
 
 use super::digest::Digest;
 use super::tree::{Attachment, ImageTree, LeftOut};
 
-/// Attachments that cannot be carried, found one after the other. Subjects come before what refers to them.
+/// The attachments that cannot be carried. Callers must add a subject before its referrers.
 #[derive(Debug, Default)]
 pub(crate) struct LostAttachments {
     manifests: HashSet<Digest>,
 }
 
 impl LostAttachments {
-    /// Why an attachment cannot be carried, if so: one of its blobs is lost, for which `why` has the reason, or what it refers to is.
+    /// Returns why an attachment cannot be carried, or `None` if it can be carried.
+    ///
+    /// An attachment is lost with its subject, or with one of its blobs. `why` returns the reason why a blob is lost.
     pub(crate) fn reason(
         &mut self,
         attachment: &Attachment,
@@ -31,7 +33,7 @@ impl LostAttachments {
         reason
     }
 
-    /// Notes an attachment that is lost for another reason.
+    /// Adds an attachment that is lost for another reason.
     pub(crate) fn add(&mut self, attachment: &Attachment) {
         let manifests = attachment.variant.all();
         self.manifests
@@ -39,14 +41,15 @@ impl LostAttachments {
     }
 }
 
-/// Whether the own manifests of an image name a blob, and not those of attachments alone.
+/// Returns whether a manifest of the image itself, and not only of an attachment, names a blob.
 pub(crate) fn is_own_blob(tree: &ImageTree, digest: &Digest) -> bool {
     let mut blobs = tree.own_manifests().flat_map(|manifest| manifest.blobs());
     blobs.any(|blob| blob.digest == *digest)
 }
 
-/// Leaves out the attachments that need a blob for whose loss `why` has the reason, and what refers to them. A blob of the image
-/// itself costs none. Returns whether there are any.
+/// Leaves out the attachments with lost blobs, and their referrers. Returns whether an attachment was left out.
+///
+/// `why` returns the reason why a blob is lost. A lost blob of the image itself does not affect attachments.
 pub(crate) fn leave_out_attachments(tree: &mut ImageTree, why: impl Fn(&Digest) -> Option<String>) -> bool {
     let why = |blob: &Digest| why(blob).filter(|_| !is_own_blob(tree, blob));
     let mut lost = LostAttachments::default();
@@ -55,7 +58,7 @@ pub(crate) fn leave_out_attachments(tree: &mut ImageTree, why: impl Fn(&Digest) 
     for attachment in tree.attachments.iter() {
         match lost.reason(attachment, &why) {
             None => kept.push(attachment.clone()),
-            // One that is found in two ways is named once.
+            // A manifest that is an attachment twice is listed once.
             Some(_)
                 if left_out
                     .iter()

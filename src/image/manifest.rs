@@ -1,6 +1,6 @@
-//! Manifests as the bytes that they are, and a parsed view of them.
+//! Manifests: their exact bytes, and a parsed view of the bytes.
 //!
-//! Bytes are never rebuilt from a view: unknown fields, order and white space are part of what the digest covers.
+//! The bytes are never rebuilt from a view, since the digest covers unknown fields, order and white space too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use super::media_type::{self, Shape};
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
 
-/// Above this size a registry is free to refuse a manifest (OCI distribution-spec, "Pushing Manifests").
+/// Size of a manifest, in bytes, that every registry accepts (OCI distribution-spec, "Pushing Manifests").
 pub(crate) const SAFE_MANIFEST: u64 = 4 << 20;
 
 /// Maximum number of entries of an index, and of names in the `index.json` of a bundle. No registry states a limit; real
@@ -33,7 +33,7 @@ pub(crate) const MAX_ENTRIES: usize = 10_000;
 /// images into registries have some thousand of them; the 4 MiB that registries accept hold some 16,000.
 pub(crate) const MAX_LAYERS: usize = 10_000;
 
-/// The annotations of entries that this program reads. All others are dropped, since there may be very many.
+/// The annotations of index entries that this program reads. Other annotations are dropped, since there may be very many.
 pub(crate) mod annotation {
     /// containerd's annotation with the full name of an image.
     pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -43,18 +43,18 @@ pub(crate) mod annotation {
     pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
     /// OCI's annotation for the image that this one was built on, which some programs misuse for the name.
     pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
-    /// What BuildKit's entry is, where it is no image.
+    /// BuildKit's annotation with the kind of an entry that is not an image, such as `attestation-manifest`.
     pub(crate) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
-    /// The digest of the image that BuildKit's entry describes.
+    /// BuildKit's annotation with the digest of the image that an attestation describes.
     pub(crate) const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
-    /// What an entry is in a layout that cosign or hauler wrote: an image, or what belongs to one.
+    /// Annotation of cosign and hauler with the kind of an entry in a layout: an image, or an attachment of an image.
     pub(crate) const KIND: &str = "kind";
 
-    /// Those that name an image in a layout.
+    /// Annotations that identify an image in a layout.
     pub(crate) const NAMES: [&str; 3] = [CONTAINERD_NAME, REF_NAME, KIND];
 
-    /// All of them.
+    /// All annotations that this program reads.
     pub(super) const READ: [&str; 7] = [
         CONTAINERD_NAME,
         CONTAINERD_SUBJECT,
@@ -66,64 +66,66 @@ pub(crate) mod annotation {
     ];
 }
 
-/// A manifest or index: the exact bytes, proved to have their digest, with a view that is known to parse.
+/// A manifest or index: its exact bytes, verified against their digest, and the parsed view.
 #[derive(Clone)]
 pub struct RawManifest {
     descriptor: Descriptor,
     bytes: Bytes,
     view: View,
-    /// The memory that it takes, where that is counted.
+    /// Memory taken from the budget for this manifest, if counted.
     held: Option<Arc<Held>>,
 }
 
-/// What a manifest says.
+/// The parsed content of a manifest.
 #[derive(Debug, Clone)]
 pub enum View {
     /// An OCI index or a Docker manifest list.
     Index(Index),
     /// An OCI or Docker manifest with a config and layers: a container image or another artifact in that form.
     Image(Image),
-    /// Another JSON document of a type that is not known here; `blobs` where it is an OCI artifact manifest.
+    /// Another JSON document. Only an OCI artifact manifest has `blobs`.
     Other {
-        /// The blobs that it names.
+        /// Blobs that the document names.
         blobs: Vec<Descriptor>,
     },
 }
 
-/// An index.
+/// The content of an index.
 #[derive(Debug, Clone)]
 pub struct Index {
-    /// What it lists, in order.
+    /// Entries of the index, in order.
     pub entries: Vec<Entry>,
-    /// The manifest that it refers to, for referrers.
+    /// Subject of the index, if the index is a referrer.
     pub subject: Option<Descriptor>,
 }
 
-/// One line of an index.
+/// An entry of an index.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// What the line points at.
+    /// Descriptor of the listed manifest.
     pub descriptor: Descriptor,
-    /// The platform that the line states.
+    /// Platform that the entry states.
     pub platform: Option<Platform>,
-    /// Those annotations of the line that this program reads, in the order of their keys.
+    /// Annotations of the entry that this program reads, in the order of their keys.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A manifest with a config and layers.
+/// The content of a manifest with a config and layers.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The configuration.
+    /// Descriptor of the config.
     pub config: Descriptor,
-    /// The layers, in order; a blob may be named more than once.
+    /// Descriptors of the layers, in order; a blob may appear more than once.
     pub layers: Vec<Descriptor>,
-    /// The manifest that it refers to, for referrers.
+    /// Subject of the manifest, if the manifest is a referrer.
     pub subject: Option<Descriptor>,
 }
 
 impl Entry {
-    /// The digest of the subject, if this entry describes another one of its index: an attestation of BuildKit, or
-    /// another entry for the platform `unknown/unknown` that names its subject the way BuildKit does.
+    /// Returns the digest of the described entry, if this entry is an attestation.
+    ///
+    /// Attestations are entries with BuildKit's type `attestation-manifest`, and other entries for the platform
+    /// `unknown/unknown` that name their subject in BuildKit's annotation.
     pub(crate) fn attests(&self) -> Option<&str> {
         let of_entry = |key| self.annotations.get(key).map(String::as_str);
         let runs_nowhere = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
@@ -134,16 +136,16 @@ impl Entry {
 }
 
 impl RawManifest {
-    /// Takes bytes from outside.
+    /// Verifies and parses the bytes of a manifest.
     ///
-    /// `declared` is the type that a `Content-Type` header or a parent descriptor stated; `expected` the digest by which
-    /// it was asked for. The type is that of the body's `mediaType`, else the declared one, else what the structure says
-    /// (OCI distribution-spec, "Pulling manifests").
+    /// `declared` is the type from a `Content-Type` header or a parent descriptor; `expected` is the requested digest. The
+    /// type of the manifest is its `mediaType` field, else the declared type, else the type that its fields suggest (OCI
+    /// distribution-spec, "Pulling manifests").
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the digest is another, or if an empty blob is listed under the digest of something else;
-    /// [`Kind::Malformed`] if it is no manifest, contradicts itself or the
-    /// declared type, or is larger than [`MAX_MANIFEST`]; [`Kind::Unsupported`] for Docker schema 1.
+    /// [`Kind::Integrity`] if the bytes do not have the expected digest, or if a blob of size 0 does not have the digest of
+    /// an empty blob; [`Kind::Malformed`] if the bytes are not a manifest, contradict themselves or the declared type, or
+    /// are larger than [`MAX_MANIFEST`]; [`Kind::Unsupported`] for Docker schema 1.
     pub fn new(bytes: Bytes, declared: Option<&str>, expected: Option<&Digest>) -> Result<Self> {
         let digest = match expected {
             Some(expected) => {
@@ -174,18 +176,18 @@ impl RawManifest {
         })
     }
 
-    /// Keeps the memory that was taken for it, until it is dropped.
+    /// Attaches the memory that was taken from the budget for this manifest; dropping the manifest gives the memory back.
     pub(crate) fn holding(mut self, held: Held) -> Self {
         self.held = Some(Arc::new(held));
         self
     }
 
-    /// Memory in bytes that it takes and that is not counted yet.
+    /// Returns the memory of this manifest in bytes, or 0 if the budget has already counted it.
     pub(crate) fn uncounted_memory(&self) -> u64 {
         if self.held.is_some() { 0 } else { self.memory() }
     }
 
-    /// Number of descriptors that it lists.
+    /// Returns the number of descriptors that this manifest lists.
     pub(crate) fn descriptors(&self) -> usize {
         match &self.view {
             View::Index(index) => index.entries.len(),
@@ -194,9 +196,9 @@ impl RawManifest {
         }
     }
 
-    /// Memory in bytes that it takes: its bytes, and what they say.
+    /// Returns the memory of this manifest in bytes: its bytes and the parsed view.
     pub(crate) fn memory(&self) -> u64 {
-        /// What an allocator takes beside the bytes that are asked for, and rounds them up by.
+        /// Overhead of one heap allocation for bookkeeping and rounding, in bytes.
         const ALLOCATION: usize = 32;
         let blob = |blob: &Descriptor| size_of::<Descriptor>() + blob.media_type.len() + ALLOCATION;
         let platform = |platform: &Platform| {
@@ -206,7 +208,7 @@ impl RawManifest {
         };
         let entry = |entry: &Entry| -> usize {
             let annotations = entry.annotations.iter();
-            // A tree of a few annotations takes a node with room for eleven.
+            // A `BTreeMap` of a few annotations allocates one node with room for eleven.
             let node = if entry.annotations.is_empty() { 0 } else { 600 };
             size_of::<Entry>() - size_of::<Descriptor>()
                 + blob(&entry.descriptor)
@@ -221,48 +223,49 @@ impl RawManifest {
             View::Image(_) | View::Other { .. } => self.blobs().into_iter().map(blob).sum(),
         };
         let all = size_of::<Self>() + self.bytes.len() + self.descriptor.media_type.len() + view;
-        // An allocator loses some of its memory to holes, since each manifest is kept and what was used to read it is not.
+        // One quarter is added for fragmentation: a manifest is kept, while the memory used to parse it is freed around it.
         (all + all / 4) as u64
     }
 
-    /// Type, digest and size of these bytes.
+    /// Returns the media type, digest and size of the bytes.
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
 
-    /// The digest of these bytes.
+    /// Returns the digest of the bytes.
     pub fn digest(&self) -> &Digest {
         &self.descriptor.digest
     }
 
-    /// Whether a digest, of whichever algorithm, is that of these bytes: a registry may keep a manifest by another algorithm
-    /// than the one that it was sent by.
+    /// Returns whether `digest`, of any algorithm, is a digest of the bytes.
+    ///
+    /// A registry may store a manifest under another algorithm than the client used.
     pub(crate) fn has_digest(&self, digest: &Digest) -> bool {
         digest == self.digest()
             || (digest.algorithm() != self.digest().algorithm() && digest.same_algorithm(&self.bytes) == *digest)
     }
 
-    /// The media type under which a registry is given it.
+    /// Returns the media type under which the manifest is pushed.
     pub fn media_type(&self) -> &str {
         &self.descriptor.media_type
     }
 
-    /// The bytes as they came.
+    /// Returns the exact bytes of the manifest.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// What they say.
+    /// Returns the parsed content of the manifest.
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// Whether it is an index without entries.
+    /// Returns whether this manifest is an index without entries.
     pub(crate) fn lists_nothing(&self) -> bool {
         matches!(&self.view, View::Index(index) if index.entries.is_empty())
     }
 
-    /// The blobs that this manifest names itself, config first; not those of its children.
+    /// Returns the blobs that this manifest names, config first, without the blobs of child manifests.
     pub fn blobs(&self) -> Vec<&Descriptor> {
         match &self.view {
             View::Index(_) => Vec::new(),
@@ -278,7 +281,7 @@ impl fmt::Debug for RawManifest {
     }
 }
 
-/// A descriptor as JSON writes it; whether its parts make sense is checked on the way to [`Descriptor`] and [`Entry`].
+/// A descriptor as in JSON. [`WireDescriptor::check`] validates its fields and turns it into an [`Entry`].
 #[derive(Deserialize)]
 pub(super) struct WireDescriptor {
     #[serde(rename = "mediaType", default)]
@@ -291,7 +294,7 @@ pub(super) struct WireDescriptor {
     annotations: Option<Annotations>,
 }
 
-/// Annotations without those that this program does not read.
+/// The annotations that this program reads.
 #[derive(Default)]
 pub(super) struct Annotations(pub(super) BTreeMap<String, String>);
 
@@ -312,7 +315,7 @@ impl<'de> Deserialize<'de> for Annotations {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     }
-                    // `null` is no text, and to programs in Go the same as none.
+                    // Go programs read `null` as an empty text.
                     let value = map.next_value::<Option<String>>()?.unwrap_or_default();
                     if kept.get(&key).is_some_and(|first| *first != value) {
                         let what = format_args!("the field `{key}` appears twice, with different values");
@@ -353,13 +356,13 @@ fn descriptors<const MAX: usize>(members: &Members<'_>, key: &str) -> Result<Vec
     list::<Entry, MAX>(members, key, Ok)
 }
 
-/// Descriptors of blobs. The digest of an empty blob is checked here, since no reader opens it later.
+/// Reads a list of blob descriptors, and checks the digests of empty blobs, which are never fetched and hashed later.
 fn blobs(members: &Members<'_>, key: &str) -> Result<Vec<Descriptor>> {
     list::<Descriptor, MAX_LAYERS>(members, key, blob)
 }
 
-/// A list of which each element is checked, and becomes what is kept of it, before the next one is read: as they are read
-/// they take several times the memory.
+/// Reads a list, and checks and converts each element before the next element is read: unconverted elements take several
+/// times the memory.
 fn list<T, const MAX: usize>(members: &Members<'_>, key: &str, keep: fn(Entry) -> Result<T>) -> Result<Vec<T>> {
     let mut fault = None;
     let kept = members.seeded(key, |deserializer| {

@@ -29,7 +29,7 @@ pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.man
 /// Docker image manifest, schema 1.
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 
-/// Every manifest type, for the one `Accept` line of a manifest request.
+/// Value of the `Accept` header of a manifest request: all manifest types.
 pub const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
 application/vnd.oci.image.manifest.v1+json, \
 application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -38,20 +38,20 @@ application/vnd.docker.distribution.manifest.v1+prettyjws, \
 application/vnd.docker.distribution.manifest.v1+json, \
 application/vnd.oci.artifact.manifest.v1+json";
 
-/// The shape that a media type promises for the document behind it.
+/// The kind of document that a media type stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A list of manifests.
     Index,
     /// A manifest with a config and layers.
     Image,
-    /// Docker schema 1: known, and not carried.
+    /// Docker schema 1, which is recognised but not carried.
     Schema1,
     /// Anything else.
     Other,
 }
 
-/// What a media type says about the document behind it.
+/// Returns the kind of document that a media type stands for.
 pub fn shape(media_type: &str) -> Shape {
     match media_type {
         OCI_INDEX | DOCKER_LIST => Shape::Index,
@@ -61,12 +61,12 @@ pub fn shape(media_type: &str) -> Shape {
     }
 }
 
-/// Whether the blob is the configuration of a container image, which names its operating system and its layers' diff IDs.
+/// Returns whether a blob of this type is the config of a container image, which holds the platform and the diff IDs.
 pub(crate) fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
 
-/// Whether content of this type is no manifest: a layer, or the config of an image or of a build cache.
+/// Returns whether content of this type is not a manifest: a layer, or the config of an image or a build cache.
 pub(crate) fn is_no_manifest(media_type: &str) -> bool {
     const PARTS: [&str; 4] = [
         ".layer.",
@@ -77,7 +77,7 @@ pub(crate) fn is_no_manifest(media_type: &str) -> bool {
     is_image_config(media_type) || PARTS.iter().any(|part| media_type.contains(part))
 }
 
-/// Whether a layer of this type may be absent from the registry (OCI image-spec, layer.md, "Non-Distributable Layers").
+/// Returns whether a layer of this type may be absent from registries (OCI image-spec, layer.md, "Non-Distributable Layers").
 pub(crate) fn is_nondistributable(media_type: &str) -> bool {
     matches!(
         media_type,
@@ -89,7 +89,7 @@ pub(crate) fn is_nondistributable(media_type: &str) -> bool {
     )
 }
 
-/// The type without parameters and white space, in lower case: what a `Content-Type` header is compared by.
+/// Returns a media type for comparison: in lower case, without parameters and white space.
 pub(crate) fn essence(content_type: &str) -> String {
     content_type
         .split(';')

@@ -1,4 +1,4 @@
-//! Values without I/O: names, digests, platforms, manifests as they were fetched, and the tree that they make.
+//! Values without I/O: references, digests, platforms, manifests as they were fetched, and trees of manifests.
 
 pub(crate) mod budget;
 pub(crate) mod config;

@@ -1,4 +1,4 @@
-//! Fewer platforms of an image whose manifests are at hand: `--platform` on an image from a bundle.
+//! Drops platforms of an image whose manifests have been read: `--platform` for an image from a bundle.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,14 +12,14 @@ use super::tree::{ATTESTATION, Attachment, ImageTree, IndexMode, belonging};
 use crate::error::{Error, Kind, Result};
 use crate::text::{few, quote};
 
-/// Drops the platforms that the filter does not match. Platforms that the tree lacks already stay dropped, and a tree that
-/// loses nothing more is returned unchanged.
+/// Drops the platforms that the filter does not match. Platforms that the tree already lacks stay dropped, and a tree that
+/// loses no further platform is returned unchanged.
 ///
-/// The smaller index is always derived from the original one, so two filters in a row give the same bytes as one export
-/// with both.
+/// The filtered index is always derived from the original index, so that two filters in a row give the same bytes as one
+/// export with both filters.
 ///
 /// # Errors
-/// [`Kind::NotFound`] if nothing is left.
+/// [`Kind::NotFound`] if no platform is left.
 pub(crate) fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
     let mut graph = Graph::default();
     for manifest in tree.original.below.iter() {
@@ -80,15 +80,15 @@ pub(crate) fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTr
     Ok(smaller)
 }
 
-/// The platform that an image config states.
+/// Returns the platform that an image config states.
 fn stated(config: &Bytes) -> Option<Platform> {
     let platform = Config::parse(config).ok()?.platform;
     Some(platform).filter(|platform| !platform.os.is_empty())
 }
 
-/// The platform of a label, as it was recorded when the image was fetched.
+/// Parses the platform label that was recorded when the image was fetched.
 fn platform_of(label: &str) -> Option<Platform> {
-    // A label may end in the version of an operating system, which no pattern has.
+    // A label may end with the version of the operating system in parentheses, which a pattern cannot have.
     let pattern: PlatformPattern = label.split(" (").next()?.parse().ok()?;
     Some(pattern.platform().clone())
 }

@@ -61,7 +61,7 @@ fn nested_indexes_shrink_from_within_or_go_as_a_whole() {
     let pinned = format!("team/app@{}", root.digest());
     let tree = narrow(made.tree(&pinned, &root), &filter("linux/amd64")).unwrap();
     assert_eq!(tree.choice, Choice::Sparse, "it is pinned by digest");
-    // One platform; an image with its attestation, their index, its attestation, and the empty one.
+    // Kept: amd64. Dropped: arm64, `other` with its attestation, the index `gone` with its attestation, and the empty index.
     assert_eq!((tree.kept.len(), tree.dropped.len()), (1, 6));
     for lost in [&gone, &about_gone, &empty, &other, &about] {
         assert!(tree.dropped.iter().any(|d| d.digest == *lost.digest()));

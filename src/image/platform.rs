@@ -1,6 +1,6 @@
-//! Platforms (OCI image-spec, image-index.md, "platform") and the user's choice among them.
+//! Platforms (OCI image-spec, image-index.md, "platform"), and the user's choice of platforms.
 //!
-//! Normalisation serves comparison only; what a manifest says is never rewritten.
+//! Platforms are normalised only for comparison; the text of a manifest is never rewritten.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use super::json::or_default;
 use crate::error::{Error, Kind};
 use crate::text::quote;
 
-/// What an index entry or an image config says it runs on, as it was written.
+/// The platform that an index entry or an image config states, in its original spelling.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
     /// Operating system; empty when the document leaves it out.
@@ -29,7 +29,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The names by which platforms are compared: lower case, aliases resolved, default variants dropped.
+    /// Returns the parts of a platform for comparison: lower case, aliases resolved, default variants dropped.
     fn normalised(&self) -> (String, String, Option<String>) {
         let os = match self.os.to_ascii_lowercase().as_str() {
             "macos" => "darwin".to_owned(),
@@ -63,7 +63,7 @@ impl fmt::Display for Platform {
             if text.is_empty() {
                 "unknown".to_owned()
             } else {
-                // Bundles hold this form in their record: it is not to change.
+                // This form must not change, since the records of bundles contain it.
                 text.escape_debug().to_string()
             }
         };
@@ -78,18 +78,20 @@ impl fmt::Display for Platform {
     }
 }
 
-/// One `OS/ARCH[/VARIANT]` that a user asked for.
+/// A platform that the user asked for: `OS/ARCH[/VARIANT]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PlatformPattern(Platform);
 
 impl PlatformPattern {
-    /// The pattern as it was written.
+    /// Returns the platform of the pattern, in its original spelling.
     pub fn platform(&self) -> &Platform {
         &self.0
     }
 
-    /// Whether an entry of this platform is meant. A pattern without a variant means every variant; `arm/v7` also means
-    /// an `arm` that names none, since that is what a bare `arm` runs on.
+    /// Returns whether the pattern matches a platform.
+    ///
+    /// A pattern without a variant matches every variant. `arm/v7` also matches `arm` without a variant, since `v7` is the
+    /// default variant of `arm`.
     pub fn matches(&self, platform: &Platform) -> bool {
         let (os, architecture, variant) = self.0.normalised();
         let (entry_os, entry_architecture, entry_variant) = platform.normalised();
@@ -142,7 +144,7 @@ impl fmt::Display for PlatformPattern {
     }
 }
 
-/// Which platforms of an image are carried.
+/// The platforms of an image that are carried.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum PlatformFilter {
     /// Every linux platform.
@@ -150,13 +152,13 @@ pub enum PlatformFilter {
     Linux,
     /// Everything that the index lists.
     All,
-    /// What matches one of these.
+    /// Platforms that match one of these patterns.
     Only(Vec<PlatformPattern>),
 }
 
 impl PlatformFilter {
-    /// The filter of a list of `--platform` values: none means [`Linux`](Self::Linux), `all` among them means
-    /// [`All`](Self::All).
+    /// Returns the filter for the values of `--platform`: [`Linux`](Self::Linux) without values, [`All`](Self::All) if one
+    /// value is `all`.
     pub fn from_flags<S: AsRef<str>>(flags: &[S]) -> Result<Self, Error> {
         if flags.is_empty() {
             return Ok(Self::Linux);
@@ -173,7 +175,7 @@ impl PlatformFilter {
         Ok(Self::Only(patterns))
     }
 
-    /// Whether an entry or image of this platform is carried.
+    /// Returns whether an entry or image of this platform is carried.
     pub fn matches(&self, platform: &Platform) -> bool {
         match self {
             Self::All => true,

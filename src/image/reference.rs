@@ -1,7 +1,7 @@
-//! Image references: what a user types, with every default made explicit.
+//! Image references, with every default made explicit.
 //!
-//! Grammar: OCI distribution-spec, "Pulling manifests", for repository and tag; the rule for telling a host from a path
-//! component and the `library/` of Docker Hub are those of the Docker command line.
+//! Repositories and tags follow the grammar of the OCI distribution-spec, "Pulling manifests". The rule that distinguishes a
+//! host from a path component, and the `library/` of Docker Hub, follow the Docker command line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,19 +10,19 @@ use super::digest::Digest;
 use crate::error::{Error, Kind};
 use crate::text::quote;
 
-/// The name that Docker Hub goes by in references.
+/// Host of Docker Hub in references.
 pub const DOCKER_HUB: &str = "docker.io";
 
-/// The longest `host/repository` that common clients accept, in bytes.
+/// Maximum length of `host/repository` that common clients accept, in bytes.
 const MAX_NAME: usize = 255;
 
 /// A canonical image reference.
 ///
-/// Invariants, proved by parsing:
-/// - the host is lower-case and explicit; the three names of Docker Hub are one, `docker.io`;
+/// Invariants, guaranteed by parsing:
+/// - the host is explicit and lower-case; all three names of Docker Hub become `docker.io`;
 /// - the repository matches the specification's grammar, and on Docker Hub has at least two components;
-/// - there is a tag or a digest or both; without either the tag is `latest`;
-/// - `parse(display(x)) == x`, unless its host is one only because it stands first in a destination (`registry/mirror`).
+/// - there is a tag, a digest or both; a name with neither gets the tag `latest`;
+/// - `parse(display(x)) == x`, except for a host from a destination that does not look like a host (`registry/mirror`).
 ///
 /// ```
 /// use docker_mirror::Reference;
@@ -40,7 +40,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Puts a reference together from parts; each is checked.
+    /// Creates a reference from its parts, and checks each part.
     pub fn new(host: &str, repository: &str, tag: Option<&str>, digest: Option<Digest>) -> Result<Self, Error> {
         let host = canonical_host(host)?;
         check_repository(repository)?;
@@ -65,27 +65,27 @@ impl Reference {
         })
     }
 
-    /// `HOST[:PORT]`; for Docker Hub `docker.io`.
+    /// Returns the host as `HOST[:PORT]`; `docker.io` for Docker Hub.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The repository on that host, such as `library/hello-world`.
+    /// Returns the repository on the host, such as `library/hello-world`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The tag, where there is one.
+    /// Returns the tag, if there is one.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest that the reference is pinned to, where it is.
+    /// Returns the digest that the reference is pinned to, if there is one.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// What a registry is asked for: the digest where there is one, else the tag.
+    /// Returns what to request from a registry: the digest if there is one, else the tag.
     pub fn target(&self) -> Target {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => Target::Digest(digest.clone()),
@@ -94,12 +94,12 @@ impl Reference {
         }
     }
 
-    /// `HOST/REPOSITORY`, without tag and digest.
+    /// Returns `HOST/REPOSITORY`, without tag and digest.
     pub fn name(&self) -> String {
         format!("{}/{}", self.host, self.repository)
     }
 
-    /// The same name with this digest alone: what one line of output pins an image to.
+    /// Returns `HOST/REPOSITORY@DIGEST` with this digest and without the tag.
     pub fn pinned(&self, digest: &Digest) -> String {
         format!("{}/{}@{digest}", self.host, self.repository)
     }
@@ -146,7 +146,7 @@ impl FromStr for Reference {
                 (false, true) => "write `@sha256:` before the digits of a digest",
                 (false, false) => "credentials are given with `--username` or `docker login`, not in the reference",
             };
-            // The text before an `@` may be a password: it is not quoted.
+            // The message does not quote the text before the last `@`, which may be a password.
             let what = format!(
                 "invalid reference `…@{}`: what follows its `@` is not a digest",
                 quote(&behind)
@@ -192,9 +192,9 @@ impl FromStr for Reference {
 /// A tag or a digest in a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// A name that may move.
+    /// A tag, which may point to another manifest later.
     Tag(String),
-    /// One document for ever.
+    /// A digest, which always identifies the same document.
     Digest(Digest),
 }
 
@@ -211,12 +211,13 @@ fn invalid(text: &str, why: &str) -> Error {
     Error::new(Kind::Usage, format!("invalid name `{}`: {why}", quote(&text)))
 }
 
-/// A first path component is a host exactly if it could not be one of a Docker Hub name.
+/// Returns whether the first component of a name is a host: it is `localhost` or has a dot or a port, as no component of a
+/// Docker Hub name has.
 pub(crate) fn looks_like_host(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':'])
 }
 
-/// Checks `HOST[:PORT]` and folds the names of Docker Hub into one.
+/// Checks `HOST[:PORT]`, and returns it in lower case, with `docker.io` for every name of Docker Hub.
 pub(super) fn canonical_host(text: &str) -> Result<String, Error> {
     let host = text.to_ascii_lowercase();
     let (name, port) = if let Some(rest) = host.strip_prefix('[') {
@@ -272,7 +273,7 @@ pub(super) fn check_repository(text: &str) -> Result<(), Error> {
         if component.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(invalid(text, "a repository is lower-case"));
         }
-        // Runs of letters and digits, parted by one `.`, one or two `_`, or any number of `-`.
+        // A component is runs of letters and digits, separated by one `.`, one or two `_`, or any number of `-`.
         let bytes = component.as_bytes();
         let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let mut i = 0;
@@ -302,7 +303,7 @@ pub(super) fn check_repository(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a text is a tag (OCI distribution-spec, "Pulling manifests").
+/// Returns whether a text is a valid tag (OCI distribution-spec, "Pulling manifests").
 pub(crate) fn is_tag(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 128

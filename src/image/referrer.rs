@@ -1,5 +1,4 @@
-//! What refers to a manifest, as far as its own bytes and its tag tell: OCI distribution-spec, "Referrers", and the tags of
-//! cosign.
+//! Referrers of a manifest, recognised by their subject field (OCI distribution-spec, "Referrers") or by cosign's tags.
 
 use std::collections::HashSet;
 
@@ -9,18 +8,18 @@ use super::digest::Digest;
 use super::manifest::annotation::CONTAINERD_SUBJECT;
 use super::manifest::{RawManifest, View};
 
-/// The annotation of a layer that has its signature (cosign, SIGNATURE_SPEC.md).
+/// Annotation of a layer with its signature (cosign, SIGNATURE_SPEC.md).
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
-/// How the tags end under which cosign puts signatures, attestations and SBOMs beside an image.
+/// Suffixes of the tags under which cosign stores the signatures, attestations and SBOMs of an image.
 pub(crate) const SUFFIXES: [&str; 3] = ["sig", "att", "sbom"];
 
-/// The tag beside an image: `sha256-HEX.sig`.
+/// Returns cosign's tag for an image, such as `sha256-HEX.sig`.
 pub(crate) fn tag_beside(subject: &Digest, suffix: &str) -> String {
     format!("{}.{suffix}", subject.referrers_tag())
 }
 
-/// The manifest that a tag of this form stands beside, and the suffix of the tag.
+/// Parses a tag of cosign into the digest of its subject and the suffix of the tag.
 pub(crate) fn parse_tag_beside(tag: &str) -> Option<(Digest, &'static str)> {
     let (subject, end) = tag.split_once('.')?;
     let suffix = SUFFIXES.into_iter().find(|suffix| *suffix == end)?;
@@ -28,13 +27,13 @@ pub(crate) fn parse_tag_beside(tag: &str) -> Option<(Digest, &'static str)> {
     Some((subject, suffix))
 }
 
-/// Whether a tag has the form of one that lists referrers: `sha256-HEX`.
+/// Returns whether a tag has the form of a list of referrers: `sha256-HEX`.
 pub(crate) fn is_referrers_tag(tag: &str) -> bool {
     let hex = tag.strip_prefix("sha256-").or_else(|| tag.strip_prefix("sha512-"));
     hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// The manifest that a manifest says it refers to.
+/// Returns the digest of the subject that a manifest states.
 pub(crate) fn subject(manifest: &RawManifest) -> Option<Digest> {
     let stated = match manifest.view() {
         View::Index(index) => index.subject.as_ref(),
@@ -47,8 +46,10 @@ pub(crate) fn subject(manifest: &RawManifest) -> Option<Digest> {
     stated.map(|subject| subject.digest.clone())
 }
 
-/// What a referrer is: its artifact type, or that of its config (OCI distribution-spec, "Listing Referrers"). What stands
-/// under a tag of cosign has the config of an image: there the type of its first layer tells.
+/// Returns the artifact type of a referrer, else the type of its config (OCI distribution-spec, "Listing Referrers").
+///
+/// With `is_tagged`, the type of the first layer replaces the type of the config: manifests under a tag of cosign have the
+/// config of an image.
 pub(crate) fn artifact_type(manifest: &RawManifest, is_tagged: bool) -> String {
     let stated = document(manifest);
     let stated = stated.get("artifactType").and_then(Value::as_str);
@@ -64,7 +65,7 @@ pub(crate) fn artifact_type(manifest: &RawManifest, is_tagged: bool) -> String {
     }
 }
 
-/// The entry of a referrer in a list of referrers: its descriptor with artifact type and annotations.
+/// Returns the entry of a referrer in a list of referrers: its descriptor with artifact type and annotations.
 pub(crate) fn list_entry(manifest: &RawManifest) -> Map<String, Value> {
     let mut entry = Map::new();
     entry.insert("mediaType".into(), manifest.media_type().into());
@@ -81,8 +82,9 @@ pub(crate) fn list_entry(manifest: &RawManifest) -> Map<String, Value> {
     entry
 }
 
-/// The entry of a referrer in the index of a layout: that of a list, with containerd's annotation for the subject. A name in
-/// the annotations of the referrer is not one of the layout.
+/// Returns the entry of a referrer in the index of a layout, with containerd's annotation for the subject.
+///
+/// Annotations that would name an image of the layout are removed from the entry.
 pub(crate) fn layout_entry(manifest: &RawManifest, subject: &Digest) -> Map<String, Value> {
     let mut entry = list_entry(manifest);
     let mut annotations = match entry.remove("annotations") {
@@ -95,7 +97,7 @@ pub(crate) fn layout_entry(manifest: &RawManifest, subject: &Digest) -> Map<Stri
     entry
 }
 
-/// Whether a signature has every layer of another one, as after a second signing.
+/// Returns whether the signature `there` has every layer of the signature `wanted`, as after a second signing.
 pub(crate) fn has_all_layers(there: &RawManifest, wanted: &RawManifest) -> bool {
     let (View::Image(_), View::Image(_)) = (there.view(), wanted.view()) else {
         return false;
@@ -110,14 +112,16 @@ fn layers(manifest: &Map<String, Value>) -> impl Iterator<Item = &Value> {
     manifest.get("layers").and_then(Value::as_array).into_iter().flatten()
 }
 
-/// What tells layers of signatures apart: those of two keys may have the same content, and differ in the signature beside it.
+/// Returns the digest and the signature of a layer, which together identify a cosign signature.
+///
+/// Signatures by two keys may have layers with the same content, which differ only in the annotation with the signature.
 pub(crate) fn signature_identity(layer: &Value) -> (&str, &str) {
     let signature = layer.get("annotations").and_then(|it| it.get(SIGNATURE));
     let digest = layer.get("digest").and_then(Value::as_str).unwrap_or_default();
     (digest, signature.and_then(Value::as_str).unwrap_or_default())
 }
 
-/// The fields of a manifest. Its bytes were read before, so that they are JSON.
+/// Returns the fields of a manifest. The bytes are known to be JSON, since they were parsed before.
 fn document(manifest: &RawManifest) -> Map<String, Value> {
     serde_json::from_slice(manifest.bytes()).unwrap_or_default()
 }

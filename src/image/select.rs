@@ -1,8 +1,8 @@
-//! Which manifests of an image are carried: the one decision that export, import and every reader of archives share.
+//! Decides which manifests of an image are carried. Export, import and every reader of archives share this decision.
 //!
-//! [`select`] is pure. It works on a [`Graph`] of the manifests at hand, and answers either with a [`Selection`] or with
-//! the manifests and configs that it still needs to know; the caller fetches or reads these, adds them and asks again. A
-//! tree of depth *n* is settled in at most *2n + 2* rounds, since all needs of a level are stated together.
+//! [`select`] is pure. The function works on a [`Graph`] of known manifests, and returns either a [`Selection`] or the
+//! manifests and configs that are still needed; the caller fetches or reads these, adds them and calls [`select`] again. A
+//! tree of depth *n* needs at most *2n + 2* calls, since all needs of a level are returned together.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::tree::{ATTESTATION, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, pl
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
-/// The manifests below a root, as far as they are known.
+/// The known manifests below a root.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Graph {
     manifests: HashMap<Digest, Arc<RawManifest>>,
-    /// By the digest of the manifest. `None` where neither the manifest nor its config states a platform.
+    /// Platforms by the digest of the manifest; `None` if the config states no platform.
     platforms: HashMap<Digest, Option<Platform>>,
     absent: HashSet<Digest>,
     left_out: HashSet<(Digest, Option<Platform>)>,
@@ -33,20 +33,20 @@ impl Graph {
         self.manifests.insert(manifest.digest().clone(), manifest);
     }
 
-    /// States the platform of the image with this manifest digest, as its config has it. It serves only where the index
-    /// entry states none.
+    /// Sets the platform that the config of an image states, by the digest of the image's manifest. The platform is used
+    /// only if the index entry states no platform.
     pub(crate) fn set_platform(&mut self, manifest: Digest, platform: Option<Platform>) {
         self.platforms
             .insert(manifest, platform.filter(|platform| !platform.os.is_empty()));
     }
 
-    /// Marks a manifest as not available: every entry that names it is dropped.
+    /// Marks a manifest as not available, so that every entry that lists the manifest is dropped.
     pub(crate) fn set_absent(&mut self, manifest: Digest) {
         self.absent.insert(manifest);
     }
 
-    /// Drops an entry, and every other of this manifest and platform. One manifest may be listed for several platforms, of
-    /// which only some stay.
+    /// Drops every entry with the manifest and platform of `entry`. A manifest may be listed for several platforms, and the
+    /// entries for other platforms stay.
     pub(crate) fn leave_out(&mut self, entry: &Entry) {
         let entry = (entry.descriptor.digest.clone(), entry.platform.clone());
         self.left_out.insert(entry);
@@ -58,42 +58,42 @@ impl Graph {
         self.absent.contains(digest) || (!self.left_out.is_empty() && is_left_out())
     }
 
-    /// The manifest with this digest, if it was added.
+    /// Returns the manifest with this digest, if known.
     #[cfg(test)]
     pub(crate) fn manifest(&self, digest: &Digest) -> Option<&Arc<RawManifest>> {
         self.manifests.get(digest)
     }
 }
 
-/// Content that a decision depends on and that the graph does not have.
+/// Missing content that a decision depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Need {
     /// A manifest, to be added with [`Graph::add`].
     Manifest(Descriptor),
-    /// The config of an image whose platform no entry states, for [`Graph::set_platform`].
+    /// The config of an image without a platform in its index entry, for [`Graph::set_platform`].
     Platform {
-        /// The image's manifest.
+        /// Digest of the image's manifest.
         manifest: Digest,
-        /// Its config.
+        /// Descriptor of the image's config.
         config: Descriptor,
     },
 }
 
-/// The answer of [`select`].
+/// The result of [`select`].
 #[derive(Debug)]
 pub(crate) enum SelectResult {
-    /// The graph had everything.
+    /// The decision, if the graph had all needed content.
     Selected(Selection),
-    /// Each need once, in the order of the indexes. Not empty.
+    /// The missing content, each item once, in the order of the indexes. Never empty.
     Needs(Vec<Need>),
 }
 
 /// The part of an image that is carried.
 #[derive(Debug)]
 pub(crate) struct Selection {
-    /// The root as it is, with the carried manifests below it.
+    /// Original root, with the carried manifests below it.
     pub original: Variant,
-    /// The root without the entries that were dropped; only where some were.
+    /// Root without the dropped entries; `None` if no entry was dropped.
     pub filtered: Option<Variant>,
     /// Platforms carried, in the order of the indexes.
     pub kept: Vec<PlatformRecord>,
@@ -102,7 +102,7 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Whether nothing is carried, or nothing but attestations.
+    /// Returns whether nothing is carried except attestations.
     pub(crate) fn is_empty(&self) -> bool {
         !self.kept.iter().any(|kept| kept.platform != ATTESTATION)
     }
@@ -110,13 +110,13 @@ impl Selection {
 
 /// Decides which manifests below `root` are carried.
 ///
-/// - An image is carried if the filter matches its platform: the one that its index entry states, else that of its
-///   config. An entry without any known platform, such as an artifact, is carried.
-/// - An attestation is carried exactly if its subject is. With [`PlatformFilter::All`], one whose subject the index does
-///   not list is carried as well.
-/// - A nested index is carried if anything but attestations below it is, and is rewritten if it lost entries. With
-///   [`PlatformFilter::All`], one that lists nothing is carried as it is.
-/// - An entry whose manifest is [absent](Graph::set_absent) is dropped, and so is one that is [left
+/// - An image is carried if the filter matches its platform. The platform is stated by the index entry, else by the config.
+///   An entry without any known platform, such as an artifact, is carried.
+/// - An attestation is carried exactly if its subject is carried. With [`PlatformFilter::All`], an attestation whose subject
+///   the index does not list is carried as well.
+/// - A nested index is carried if an image or artifact below it is carried, and is rewritten if entries below were dropped.
+///   With [`PlatformFilter::All`], an empty nested index is carried unchanged.
+/// - An entry whose manifest is [absent](Graph::set_absent) is dropped, and so is an entry that is [left
 ///   out](Graph::leave_out).
 ///
 /// # Errors
@@ -155,11 +155,11 @@ pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFi
     }))
 }
 
-/// A parent must not contradict its child. The body's own media type counts (OCI distribution-spec, "Pulling manifests"),
-/// so an entry may call an OCI manifest a Docker one; it may not call an image an index.
+/// Checks that an index entry does not contradict its child. The child's own media type counts (OCI distribution-spec,
+/// "Pulling manifests"): an entry may type an OCI manifest as a Docker manifest, but not an image as an index.
 ///
 /// # Errors
-/// [`Kind::Malformed`] if size or kind of document differ.
+/// [`Kind::Malformed`] if the size or the kind of document differs.
 pub(crate) fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
     let found = child.descriptor();
     if found.size != entry.size {
@@ -186,10 +186,10 @@ pub(crate) fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()>
     Ok(())
 }
 
-/// An index lists manifests. BuildKit writes caches as indexes of layers, which no registry has among its manifests.
+/// Checks that an index lists only manifests. BuildKit writes caches as indexes of layers, which registries store as blobs.
 ///
 /// # Errors
-/// [`Kind::Unsupported`] if an entry is something else by its type.
+/// [`Kind::Unsupported`] if the type of an entry is not a manifest type.
 pub(crate) fn check_entries(raw: &RawManifest, index: &Index) -> Result<()> {
     let types = index.entries.iter().map(|entry| entry.descriptor.media_type.as_str());
     match types
@@ -218,9 +218,9 @@ struct Walk<'a> {
     kept: Vec<PlatformRecord>,
     dropped: Vec<PlatformRecord>,
     needs: Vec<Need>,
-    /// Index entries visited so far.
+    /// Number of index entries visited so far.
     nodes: usize,
-    /// The nested indexes that were visited. One may be listed many times, and its platforms count once.
+    /// Visited nested indexes. A nested index may be listed many times, but its platforms count once.
     visited: HashMap<Digest, Nested>,
 }
 
@@ -228,7 +228,7 @@ struct Walk<'a> {
 #[derive(Clone)]
 struct Nested {
     action: EntryAction,
-    /// Whether an image or artifact below it is carried.
+    /// Whether an image or artifact below the nested index is carried.
     runs: bool,
 }
 
@@ -241,21 +241,21 @@ struct Level {
     carried: Vec<Arc<RawManifest>>,
     /// The rewritten index, if entries were dropped or replaced.
     filtered: Option<Arc<RawManifest>>,
-    /// Whether every entry was dropped, and there was one.
+    /// Whether the index had entries and all were dropped.
     lost_all: bool,
     /// Whether an image or artifact is carried.
     runs: bool,
 }
 
-/// The platform of an index entry, as far as it is known.
+/// The platform of an index entry, if known.
 enum EntryPlatform {
     Known(Option<Platform>),
-    /// The need was noted; the entry is decided in a later round.
+    /// Unknown: the missing content is in `needs`, and a later call decides about the entry.
     NotYet,
 }
 
 impl Walk<'_> {
-    /// An image or artifact that is no index.
+    /// Decides about a root that is not an index: an image or artifact.
     fn single(&mut self, root: &RawManifest) {
         let EntryPlatform::Known(platform) = self.platform_behind(root) else {
             return;
@@ -292,7 +292,7 @@ impl Walk<'_> {
         let mut actions = Vec::with_capacity(index.entries.len());
         for ((entry, platform), keep) in index.entries.iter().zip(&platforms).zip(keep) {
             let fate = match (keep, platform) {
-                // Neither kept nor dropped before its platform is known; this round ends with needs anyway.
+                // Undecided: the action does not matter, since this call returns needs.
                 (_, EntryPlatform::NotYet) | (None, _) => EntryAction::Drop,
                 (Some(keep), EntryPlatform::Known(platform)) => {
                     self.entry(entry, platform.as_ref(), keep, depth, &mut level)?
@@ -301,9 +301,9 @@ impl Walk<'_> {
             actions.push(fate);
         }
         self.drop_orphaned_attestations(&index.entries, &mut actions, &mut level, first_kept);
-        // An index that lists nothing has lost nothing: it is carried as it is.
+        // An index without entries has lost nothing, and is carried unchanged.
         level.lost_all = !actions.is_empty() && actions.iter().all(|fate| *fate == EntryAction::Drop);
-        // Rewritten only in the last round: before that the actions are not final.
+        // The index is rewritten only in the last call, since the actions are not final before.
         if self.needs.is_empty() && !level.lost_all && actions.iter().any(|fate| *fate != EntryAction::Keep) {
             let bytes = filter::rewrite(raw.bytes(), &actions)?;
             level.filtered = Some(Arc::new(RawManifest::new(bytes.into(), Some(raw.media_type()), None)?));
@@ -311,7 +311,7 @@ impl Walk<'_> {
         Ok(level)
     }
 
-    /// Carries or drops one entry and everything below it.
+    /// Carries or drops an entry and everything below it.
     fn entry(
         &mut self,
         entry: &Entry,
@@ -366,7 +366,7 @@ impl Walk<'_> {
             _ => !below.runs,
         };
         let action = if empty {
-            // The whole nested index goes, attestations that were kept below it included.
+            // The whole nested index is dropped, including kept attestations below it.
             let lost = self.kept.split_off(first_kept);
             self.dropped.extend(lost);
             self.dropped.push(record);
@@ -389,8 +389,8 @@ impl Walk<'_> {
         Ok(nested)
     }
 
-    /// Drops the attestations whose subject this index lists and does not keep. Whether a nested index or an absent
-    /// manifest is kept is known only after all entries were visited.
+    /// Drops attestations whose subject this index lists but does not keep. This runs after all entries were visited, since
+    /// only then is it known whether nested indexes and absent manifests are kept.
     fn drop_orphaned_attestations(
         &mut self,
         entries: &[Entry],
@@ -428,7 +428,7 @@ impl Walk<'_> {
         self.dropped.extend(lost);
     }
 
-    /// Which entries of an index the filter means; `None` for those that are not decided yet.
+    /// Returns for each entry of an index whether the filter keeps the entry; `None` if not decided yet.
     fn wanted(&self, entries: &[Entry], platforms: &[EntryPlatform]) -> Vec<Option<bool>> {
         let mut keep: Vec<Option<bool>> = entries
             .iter()
@@ -442,7 +442,7 @@ impl Walk<'_> {
         let images = entries.iter().zip(&keep).filter(|(entry, _)| entry.attests().is_none());
         let mut of_subject: HashMap<String, Option<bool>> = HashMap::new();
         for (entry, keep) in images {
-            // One manifest may be listed for two platforms: its attestation stays if one of the two does.
+            // A manifest may be listed for two platforms: its attestation stays if either entry stays.
             let known = of_subject.entry(entry.descriptor.digest.to_string()).or_insert(*keep);
             if *known == Some(false) || *keep == Some(true) {
                 *known = *keep;
@@ -476,7 +476,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The platform of an image by its config.
+    /// Returns the platform that the config of an image states, or notes that the config is needed.
     fn platform_behind(&mut self, manifest: &RawManifest) -> EntryPlatform {
         if let Some(known) = self.graph.platforms.get(manifest.digest()) {
             return EntryPlatform::Known(known.clone());

@@ -8,7 +8,7 @@ fn selected(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFilter) -> 
     }
 }
 
-/// The digests that stay in the rewritten root, in order; the original's where nothing was dropped.
+/// Returns the digests that the filtered root lists, in order; of the original root if nothing was dropped.
 fn listed(selection: &Selection) -> Vec<Digest> {
     let root = &selection.filtered.as_ref().unwrap_or(&selection.original).root;
     match root.view() {
@@ -21,7 +21,7 @@ fn listed(selection: &Selection) -> Vec<Digest> {
     }
 }
 
-/// Each row: a name, the filter, and the names of the entries that stay of an index with everything in it.
+/// Each row has a filter and the names of the entries that stay, for an index with every kind of entry.
 #[test]
 fn the_filter_decides_by_platform_and_attestations_follow() {
     let mut made = TestGraph::default();
@@ -46,7 +46,7 @@ fn the_filter_decides_by_platform_and_attestations_follow() {
         about_windows,
         signs_arm64,
     ] = &images;
-    // An entry that names its subject without the type that BuildKit writes, but with the platform that it writes.
+    // An entry that names its subject with BuildKit's platform `unknown/unknown`, but without BuildKit's type.
     let unknown = entry(signs_arm64, "unknown/unknown").trim_end_matches('}').to_owned()
         + &format!(
             r#"}},"annotations":{{"vnd.docker.reference.type":"signature","vnd.docker.reference.digest":"{}"}}}}"#,
@@ -260,7 +260,7 @@ fn indexes_that_nest_too_deep_or_list_too_much_are_refused() {
             .kind(),
         Kind::Malformed
     );
-    // Each index lists the next one many times: few documents, of which each counts once.
+    // Each index lists the next index 20 times: there are few documents, and each document counts once.
     let mut wide = made.index(&[entry(&amd64, "linux/amd64")]);
     for _ in 0..4 {
         wide = made.index(&vec![entry(&wide, ""); 20]);

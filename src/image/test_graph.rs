@@ -1,4 +1,4 @@
-//! Small manifests and indexes for the tests of this room.
+//! Small manifests and indexes for the tests of `image`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl TestGraph {
         }
     }
 
-    /// All of it as a graph for the selection.
+    /// Returns all manifests as a graph for `select`.
     pub(super) fn graph(&self) -> Graph {
         let mut graph = Graph::default();
         for manifest in self.0.values() {

@@ -1,4 +1,4 @@
-//! An image as a whole: a reference, the manifests below it, and the blobs that they name.
+//! An image as a whole: its reference, its manifests, and the blobs that the manifests name.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -18,16 +18,16 @@ use super::referrer::{artifact_type, tag_beside};
 use crate::error::{Error, Kind};
 use crate::text::quote;
 
-/// What the user wants done with an index from which platforms are dropped.
+/// The user's choice for an index from which platforms are dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IndexMode {
-    /// Filtered if it was asked for by tag, sparse if it is pinned by digest.
+    /// Filtered for an image requested by tag, sparse for an image pinned by digest.
     #[default]
     Auto,
-    /// The entries of what is dropped are removed; the digest is a new one.
+    /// Dropped platforms are removed from the index, which gets a new digest.
     Filtered,
-    /// The original bytes and digest, though some of what it lists is absent.
+    /// The index keeps its bytes and digest, although some listed manifests are absent.
     Sparse,
 }
 
@@ -47,15 +47,15 @@ impl FromStr for IndexMode {
     }
 }
 
-/// Which form of an index is pushed under an image's name.
+/// The form of an index that is pushed under an image's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
-    /// The original; nothing was dropped.
+    /// The original index, from which nothing was dropped.
     Whole,
     /// The index without the dropped platforms.
     Filtered,
-    /// The original index, though dropped platforms are absent.
+    /// The original index, although the manifests of dropped platforms are absent.
     Sparse,
 }
 
@@ -69,28 +69,28 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Indexes nest no deeper than this: an index inside an index inside an index is no image any more.
+/// Maximum depth of nested indexes, far above the depth of real images.
 pub(crate) const MAX_DEPTH: usize = 8;
 
-/// An image has at most this many manifests altogether.
+/// Maximum number of manifests of one image.
 pub(crate) const MAX_NODES: usize = 10_000;
 
-/// Maximum size of the blobs of one image together, in bytes. No file system of today holds a larger bundle, and the sizes of
-/// thousands of such images still sum up to an offset that a file may have (`i64`).
+/// Maximum total size of the blobs of one image, in bytes. No common file system holds a larger bundle, and the total size of
+/// thousands of such images still fits a file offset (`i64`).
 pub(crate) const MAX_TOTAL: u64 = 256 << 40;
 
-/// A root manifest with every manifest below it that is there.
+/// A root manifest with all available manifests below it.
 #[derive(Debug, Clone)]
 pub struct Variant {
-    /// What a tag points at.
+    /// Manifest that a tag points to.
     pub root: Arc<RawManifest>,
-    /// What must be in place before it: each manifest once, children before their parents, without the root.
+    /// Manifests below the root, which are pushed before the root: each once, children before their parents.
     pub below: Arc<[Arc<RawManifest>]>,
 }
 
 impl Variant {
-    /// Of a root and what is below it, children before their parents. What appears twice stays at its first place,
-    /// which is before everything that names it.
+    /// Creates a variant from a root and the manifests below it, children before their parents. A manifest that appears
+    /// twice keeps its first position, which is before all its parents.
     pub fn new(root: Arc<RawManifest>, mut below: Vec<Arc<RawManifest>>) -> Self {
         let mut seen = HashSet::new();
         below.retain(|manifest| seen.insert(manifest.digest().clone()));
@@ -98,60 +98,60 @@ impl Variant {
         Self { root, below }
     }
 
-    /// Every manifest, children before their parents, the root last.
+    /// Returns every manifest, children before their parents, the root last.
     pub fn all(&self) -> impl Iterator<Item = &Arc<RawManifest>> {
         self.below.iter().chain(std::iter::once(&self.root))
     }
 }
 
-/// A platform of an image and the manifest that is it.
+/// A platform of an image, and the digest of its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlatformRecord {
-    /// `OS/ARCH[/VARIANT]`; `attestation` for what BuildKit lists as `unknown/unknown`; `unknown` where nothing says.
+    /// Platform as `OS/ARCH[/VARIANT]`; `attestation` for BuildKit's `unknown/unknown`; `unknown` if nothing states a platform.
     pub platform: String,
-    /// The manifest.
+    /// Digest of the manifest.
     pub digest: Digest,
 }
 
-/// A blob that a manifest names and that is not carried.
+/// A blob or referrer that is not carried.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LeftOut {
-    /// The blob.
+    /// Digest of the blob or referrer.
     pub digest: Digest,
-    /// Its type.
+    /// Media type or artifact type.
     pub media_type: String,
-    /// Why.
+    /// Reason why the blob or referrer is not carried.
     pub reason: String,
 }
 
-/// What refers to a manifest of an image and is carried with it: a signature, an attestation, an SBOM.
+/// A referrer that is carried with an image: a signature, an attestation or an SBOM.
 #[derive(Debug, Clone)]
 pub struct Attachment {
-    /// Its manifest, and what is below it.
+    /// Manifest of the referrer, with all manifests below it.
     pub variant: Variant,
-    /// The manifest that it refers to: one of the image, or of another attachment.
+    /// Digest of the subject: a manifest of the image or of another attachment.
     pub subject: Digest,
-    /// How a registry finds it.
+    /// Way in which a registry finds the referrer.
     pub lookup: Lookup,
 }
 
-/// How a registry finds what refers to a manifest.
+/// The way in which a registry finds a referrer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lookup {
-    /// It states its subject, and is listed by it.
+    /// By the `subject` field of the referrer.
     Subject,
-    /// By a tag made of the digest of its subject, which ends so: `sha256-HEX.sig`.
+    /// By a tag made of the subject's digest and this suffix: `sha256-HEX.sig`.
     Tag(&'static str),
 }
 
 impl Attachment {
-    /// What it is: its artifact type.
+    /// Returns the artifact type of the attachment.
     pub fn artifact_type(&self) -> String {
         artifact_type(&self.variant.root, self.lookup != Lookup::Subject)
     }
 
-    /// Says that it refers to an index with all its platforms, of which not all are carried.
+    /// Returns a text that says that the attachment refers to an unfiltered index, of which not all platforms are carried.
     pub(crate) fn describe_unfiltered(&self, original: &Digest) -> String {
         let kind = self.artifact_type();
         let signs = ["signature", "sigstore", "simplesigning", "notary"];
@@ -161,7 +161,7 @@ impl Attachment {
         }
     }
 
-    /// The tag that it has at a registry, if any.
+    /// Returns the tag of the attachment at a registry, if it has a tag.
     pub fn tag(&self) -> Option<String> {
         match self.lookup {
             Lookup::Subject => None,
@@ -170,14 +170,16 @@ impl Attachment {
     }
 }
 
-/// Whether a manifest is among attachments in this way: as what refers to a subject, which it states, or under a tag beside one. It
-/// may be there in both ways.
+/// Returns whether a manifest is already an attachment with this `lookup`.
+///
+/// A manifest may be an attachment twice: by its stated subject, and under a tag for `subject`.
 pub(crate) fn is_attached(attachments: &[Attachment], root: &Digest, subject: &Digest, lookup: Lookup) -> bool {
     let mut same = attachments.iter().filter(|it| it.variant.root.digest() == root);
     same.any(|it| it.lookup == lookup && (lookup == Lookup::Subject || it.subject == *subject))
 }
 
-/// The attachments that belong to these manifests, or to an attachment that does. Subjects stand before what refers to them.
+/// Returns the attachments that refer to these manifests, directly or through another attachment. In `attachments` and in
+/// the result, a subject comes before its referrers.
 pub(crate) fn belonging<'a>(
     attachments: &'a [Attachment],
     manifests: impl Iterator<Item = &'a Arc<RawManifest>>,
@@ -193,36 +195,36 @@ pub(crate) fn belonging<'a>(
     found
 }
 
-/// An image on its way: everything that is known once its manifests are fetched. A clone shares all but the name, so that an
-/// image may have many.
+/// An image in transfer: its name, manifests and attachments. A clone shares everything except the name, so that an image
+/// may have many names.
 #[derive(Debug, Clone)]
 pub struct ImageTree {
-    /// The name that it was asked for by.
+    /// Reference by which the image was requested.
     pub source: Reference,
-    /// The source's own bytes. Where platforms were dropped, their manifests are not below it: a sparse index.
+    /// Original root with its exact bytes. The manifests of dropped platforms are missing below it, which makes it sparse.
     pub original: Variant,
-    /// The index without the dropped platforms; only where some were dropped.
+    /// Index without the dropped platforms; `None` if no platform was dropped.
     pub filtered: Option<Variant>,
-    /// Which of the two goes under the name.
+    /// Form of the index that is pushed under the name.
     pub choice: Choice,
     /// Platforms carried, in the order of the index.
     pub kept: Arc<[PlatformRecord]>,
     /// Platforms not carried, in the order of the index.
     pub dropped: Arc<[PlatformRecord]>,
-    /// Blobs not carried.
+    /// Blobs that are not carried.
     pub left_out: Arc<[LeftOut]>,
-    /// What refers to its manifests and is carried with it; subjects stand before what refers to them.
+    /// Referrers that are carried with the image; a subject comes before its referrers.
     pub attachments: Arc<[Attachment]>,
-    /// What refers to its manifests and is not carried; the digest is that of the referrer.
+    /// Referrers that are not carried.
     pub left_out_referrers: Arc<[LeftOut]>,
-    /// Whether one of those should have been carried.
+    /// Whether a referrer that should have been carried is missing.
     pub lacks_referrers: bool,
-    /// Image configs that had to be read on the way, by digest.
+    /// Image configs that were read to find platforms, by digest.
     pub configs: BTreeMap<Digest, Bytes>,
 }
 
 impl ImageTree {
-    /// An image that is carried whole, with no platform, attachment or config recorded.
+    /// Creates a tree for an image that is carried whole, with no platforms, attachments or configs recorded.
     pub fn new(source: Reference, original: Variant) -> Self {
         Self {
             source,
@@ -239,7 +241,7 @@ impl ImageTree {
         }
     }
 
-    /// The variant that goes under the name.
+    /// Returns the variant that is pushed under the image's name.
     pub fn pushed(&self) -> &Variant {
         match (&self.choice, &self.filtered) {
             (Choice::Filtered, Some(filtered)) => filtered,
@@ -247,7 +249,7 @@ impl ImageTree {
         }
     }
 
-    /// What trees that differ in nothing but their names share: two that have this in common name the same blobs.
+    /// Returns a key that is equal for trees that differ only in their names, and so name the same blobs.
     pub(crate) fn shared_content(&self) -> impl Eq + Hash + use<> {
         let below = |variant: &Variant| Arc::as_ptr(&variant.below).cast::<()>() as usize;
         let filtered = self.filtered.as_ref();
@@ -255,18 +257,19 @@ impl ImageTree {
             (self.original.root.digest().clone(), below(&self.original)),
             filtered.map(|filtered| (filtered.root.digest().clone(), below(filtered))),
             Arc::as_ptr(&self.left_out).cast::<()>() as usize,
-            // What has no attachments has nothing of its own to share.
+            // Trees without attachments have no common allocation to compare, and compare equal in this part.
             (self.attachments.first()).map(|first| std::ptr::from_ref(first) as usize),
         )
     }
 
-    /// Puts aside what refers to nothing that goes under the name: a signature of an index is none of the filtered one.
+    /// Moves attachments whose subject is not pushed to the left-out referrers: a signature of the original index does not
+    /// sign the filtered index.
     pub(crate) fn set_aside_unused_attachments(&mut self) {
         let used = belonging(&self.attachments, self.pushed().all());
         if used.len() == self.attachments.len() {
             return;
         }
-        // One manifest may be there twice, and one of both be used.
+        // Attachments are compared by address, since a manifest may be an attachment twice, of which only one is used.
         let kept: HashSet<*const Attachment> = used.iter().map(|used| std::ptr::from_ref(*used)).collect();
         let (used, unused): (Vec<&Attachment>, Vec<&Attachment>) = self
             .attachments
@@ -282,7 +285,7 @@ impl ImageTree {
         self.attachments = used.into_iter().cloned().collect();
     }
 
-    /// How many attachments it has of each artifact type, those that are found in two ways once.
+    /// Returns the number of attachments of each artifact type. A manifest that is an attachment twice counts once.
     pub(crate) fn referrer_counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         let mut seen = HashSet::new();
@@ -293,12 +296,12 @@ impl ImageTree {
         counts
     }
 
-    /// The manifests of the image itself, without attachments: each of both variants, some of them twice.
+    /// Returns the manifests of both variants, without attachments. A manifest of both variants appears twice.
     pub(crate) fn own_manifests(&self) -> impl Iterator<Item = &Arc<RawManifest>> {
         self.original.all().chain(self.filtered.iter().flat_map(Variant::all))
     }
 
-    /// Applies the user's wish to a tree of which platforms were dropped.
+    /// Chooses the form of the index to push, according to the user's `mode` and whether platforms were dropped.
     pub fn choose(&mut self, mode: IndexMode) {
         self.choice = match (&self.filtered, mode) {
             (None, _) => Choice::Whole,
@@ -309,14 +312,14 @@ impl ImageTree {
         };
     }
 
-    /// Platforms requested by name that no carried manifest runs on. It is unknown what an image
-    /// or artifact without a platform runs on, so that nothing is absent from one.
+    /// Returns the requested platforms that no carried manifest has. Returns none if a carried image or artifact has no known
+    /// platform, since it may run on any platform.
     pub fn absent<'a>(&self, filter: &'a PlatformFilter) -> Vec<&'a PlatformPattern> {
         let PlatformFilter::Only(patterns) = filter else {
             return Vec::new();
         };
         let labels = self.kept.iter().filter(|kept| kept.platform != ATTESTATION);
-        // A label may have the version of an operating system behind it, which no pattern has.
+        // A label may end with the version of the operating system, which a pattern cannot have.
         let kept: Option<Vec<PlatformPattern>> = labels
             .map(|kept| kept.platform.split(' ').next()?.parse().ok())
             .collect();
@@ -325,9 +328,9 @@ impl ImageTree {
         patterns.iter().filter(|pattern| !is_there(pattern)).collect()
     }
 
-    /// Memory in bytes that it takes and that is not counted yet: its lists, and manifests that were made for it.
+    /// Returns the memory of the tree that the budget has not counted yet, in bytes: its lists, and manifests created for it.
     pub(crate) fn uncounted_memory(&self) -> u64 {
-        /// What an allocator takes beside the bytes that are asked for, and rounds them up by.
+        /// Overhead of one heap allocation for bookkeeping and rounding, in bytes.
         const ALLOCATION: usize = 32;
         let platforms = self.kept.iter().chain(self.dropped.iter());
         let platforms = platforms.map(|platform| size_of::<PlatformRecord>() + platform.platform.len() + ALLOCATION);
@@ -351,14 +354,14 @@ impl ImageTree {
         lists as u64 + made.sum::<u64>()
     }
 
-    /// Memory in bytes that it takes with its manifests, which other trees may share.
+    /// Returns the memory of the tree in bytes, including its manifests, which other trees may share.
     pub(crate) fn memory(&self) -> u64 {
         let manifests = self.manifests().into_iter();
         let shared = manifests.map(|manifest| manifest.memory() - manifest.uncounted_memory());
         shared.sum::<u64>() + self.uncounted_memory()
     }
 
-    /// Every manifest of both variants and of the attachments once, children before parents.
+    /// Returns every manifest of both variants and of the attachments once, children before parents.
     pub fn manifests(&self) -> Vec<&Arc<RawManifest>> {
         let mut seen = HashSet::new();
         let attached = self.attachments.iter().flat_map(|attachment| attachment.variant.all());
@@ -368,10 +371,10 @@ impl ImageTree {
             .collect()
     }
 
-    /// The size of its blobs together, in bytes.
+    /// Returns the total size of the image's blobs in bytes.
     ///
     /// # Errors
-    /// [`Kind::Malformed`] if its manifests state sizes that sum up to more than 256 TiB.
+    /// [`Kind::Malformed`] if the stated sizes add up to more than 256 TiB.
     pub(crate) fn total(&self) -> Result<u64, Error> {
         let sizes = self.blobs().into_iter().map(|blob| blob.descriptor.size);
         let total = sizes.fold(0u64, u64::saturating_add);
@@ -384,7 +387,7 @@ impl ImageTree {
         Ok(total)
     }
 
-    /// Every blob that is carried, once, with whether it is a config; in the order in which manifests name them.
+    /// Returns every carried blob once, in the order in which the manifests name the blobs.
     pub fn blobs(&self) -> Vec<Blob> {
         let left_out: HashSet<&Digest> = self.left_out.iter().map(|left_out| &left_out.digest).collect();
         let mut seen = HashSet::new();
@@ -406,19 +409,19 @@ impl ImageTree {
 /// A blob of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
-    /// Type, digest and size.
+    /// Media type, digest and size of the blob.
     pub descriptor: Descriptor,
-    /// Whether a manifest names it as its config.
+    /// Whether a manifest names the blob as its config.
     pub is_config: bool,
 }
 
-/// How BuildKit's attestations are written into records.
+/// Platform label of BuildKit's attestations in records.
 pub(crate) const ATTESTATION: &str = "attestation";
 
-/// The platform in records where neither the index nor a config states one.
+/// Platform label in records if neither the index nor a config states a platform.
 pub(crate) const UNKNOWN: &str = "unknown";
 
-/// How a platform is written into records.
+/// Returns the label of a platform for records.
 pub(crate) fn platform_label(platform: Option<&Platform>, attestation: bool) -> String {
     match platform {
         _ if attestation => ATTESTATION.to_owned(),

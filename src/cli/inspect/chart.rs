@@ -1,4 +1,4 @@
-//! A picture of sizes and sharing: a bar for each image, the largest first, as SVG inside the page.
+//! An SVG chart inside the HTML page: the size of each image and its shared part as a bar, the largest image first.
 
 use std::fmt::Write as _;
 
@@ -7,19 +7,19 @@ use docker_mirror::{Inventory, Sharing, human_bytes};
 use super::markup::escape;
 use crate::cli::output::counted;
 
-/// How many images get a bar.
+/// Maximum number of images with a bar.
 const MAX_BARS: usize = 40;
 
-/// Lengths in units of the picture.
+/// Lengths in units of the chart: columns for names and bars, total width, and height of a row.
 const NAME: f64 = 380.0;
 const BARS: f64 = 560.0;
 const WIDTH: f64 = 1060.0;
 const ROW: f64 = 22.0;
 
-/// Maximum number of characters of a name beside its bar.
+/// Maximum number of characters of an image's name in the chart.
 const MAX_NAME: usize = 50;
 
-/// Draws it.
+/// Appends the chart of an inventory to the page `out`.
 #[allow(clippy::cast_precision_loss, reason = "lengths of bars")]
 pub(super) fn draw(out: &mut String, inventory: &Inventory, sharing: &Sharing) {
     let mut bars: Vec<(u64, u64, &str)> = inventory
@@ -53,7 +53,7 @@ pub(super) fn draw(out: &mut String, inventory: &Inventory, sharing: &Sharing) {
         if count > MAX_NAME {
             out.push('…');
         }
-        // The end of a name tells images apart.
+        // A long name is cut at its start, since names of images differ mostly at the end.
         escape(
             out,
             &name.chars().skip(count.saturating_sub(MAX_NAME)).collect::<String>(),

@@ -1,4 +1,4 @@
-//! An inventory for programs: JSON, as docs/inspect.md describes it.
+//! The JSON document of `inspect`, which `docs/inspect.md` describes.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -11,10 +11,10 @@ use serde::{Serialize, Serializer};
 
 use crate::cli::report::Reporting;
 
-/// The version of the schema. A higher one may lack fields of this one, or have other meanings.
+/// Version of the document's schema. A higher version may lack fields of this version, or give them other meanings.
 const VERSION: u32 = 1;
 
-/// Maximum number of manifests, blobs and platforms that the document lists: thousands of names may each have thousands of them.
+/// Maximum number of manifests, blobs and platforms in the document: a bundle may have thousands of each for thousands of names.
 const MAX_LISTED: usize = 200_000;
 
 #[derive(Serialize)]
@@ -83,7 +83,7 @@ struct Unreferenced<'a> {
     size: u64,
 }
 
-/// Writes the document, where one is asked for.
+/// Writes the document, if `--json` or `--report` asks for it.
 pub(super) fn write(reporting: &Reporting, inventory: &Inventory, sharing: &Sharing) -> Result<()> {
     let broken = inventory.broken.iter().map(|broken| Broken {
         image: &broken.label,
@@ -105,7 +105,7 @@ pub(super) fn write(reporting: &Reporting, inventory: &Inventory, sharing: &Shar
     })
 }
 
-/// One image after the other: all of them at once may take much memory.
+/// Serializes the images one after the other, since all of them together may take much memory.
 fn images<S: Serializer>(all: &(&Inventory, &Sharing), serializer: S) -> std::result::Result<S::Ok, S::Error> {
     let (inventory, sharing) = all;
     let left = Cell::new(MAX_LISTED);
@@ -117,7 +117,7 @@ fn images<S: Serializer>(all: &(&Inventory, &Sharing), serializer: S) -> std::re
     }))
 }
 
-/// How many things are listed of a content.
+/// Returns the number of entries in the lists of an image.
 fn listed(content: &Content) -> usize {
     let layers = content.parts.iter().map(|part| part.layers.len() + 2);
     content.manifests.len()
@@ -128,7 +128,7 @@ fn listed(content: &Content) -> usize {
         + content.left_out_referrers.len()
 }
 
-/// One image. Where `unlisted` is not 0, its lists are left out, which have this many entries together.
+/// Returns the document of an image. If `unlisted` is not 0, the lists of the image, with `unlisted` entries, are left out.
 fn image_document<'a>(image: &'a InventoryImage, sharing: &Sharing, unlisted: usize) -> Image<'a> {
     let content = &*image.content;
     let mut document = Image {

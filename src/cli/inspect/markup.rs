@@ -1,8 +1,8 @@
-//! Texts of bundles inside a page.
+//! Escaping of texts from bundles for the HTML page.
 
 use docker_mirror::is_unsafe;
 
-/// A text of a bundle: nothing in it is markup, and nothing drives the browser or turns the direction of writing.
+/// Appends a text to HTML, with markup, control characters and characters that change the writing direction escaped.
 pub(super) fn escape(out: &mut String, text: &str) {
     for c in text.chars() {
         match c {

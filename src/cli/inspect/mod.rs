@@ -1,4 +1,4 @@
-//! `docker-mirror inspect`: what bundles hold, without a registry.
+//! `docker-mirror inspect`: shows the contents of bundles, without a registry.
 
 mod chart;
 mod document;
@@ -23,7 +23,7 @@ use super::progress::Display;
 use super::report::Reporting;
 use super::status::Work;
 
-/// What each kind of file begins with.
+/// Text that every lock begins with.
 pub(super) const LOCK_START: &str = "{\n  \"lockVersion\"";
 
 #[derive(Debug, Args)]

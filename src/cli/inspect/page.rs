@@ -1,7 +1,7 @@
-//! An inventory as one HTML page without outside resources, for the person who approves a transfer.
+//! An inventory as one HTML page without external resources, for the person who approves a transfer.
 //!
-//! All texts of a bundle are escaped, and a policy in the page lets no script run but its own. The page has no date, so that the
-//! same bundle gives the same page.
+//! All texts of a bundle are escaped, and a Content-Security-Policy in the page allows only the page's own script. The page has
+//! no date, so that the same bundle gives the same page.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -14,40 +14,40 @@ use super::chart;
 use super::markup::escape;
 use crate::cli::output::counted;
 
-/// What every page begins with.
+/// Text that every page begins with.
 pub(in crate::cli) const START: &str = "<!doctype html>\n<!-- docker-mirror inspect -->\n";
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// About how many bytes labels and history may take in the page, all together.
+/// Approximate maximum size of all labels and history in the page, in bytes.
 const TEXTS: usize = 1 << 20;
 
-/// How many layers the page lists. Beyond it, an image has the number of its layers alone.
+/// Maximum number of layers that the page lists. Further images show only the number of their layers.
 const MAX_LAYERS: usize = 20_000;
 
-/// What the platform of an attestation is called.
+/// Name of the platform of attestations.
 const ATTESTATION: &str = "attestation";
 
-/// How many of several things of one image are listed.
+/// Maximum length of each list of one image.
 const MAX_LISTED: usize = 200;
 
-/// About how many bytes the page may have. Images beyond it have one row each, and no details.
+/// Approximate maximum size of the page in bytes. Further images have one row each, and no details.
 const MAX_PAGE: usize = 16 << 20;
 
-/// How many platforms are listed where the page is full.
+/// Maximum number of platforms listed for an image once the page is full.
 const FEW: usize = 3;
 
 /// A page that is being written.
 struct Page<'a> {
     out: String,
     sharing: &'a Sharing,
-    /// How many bytes the texts of one config may take.
+    /// Maximum size of the texts of one config, in bytes.
     texts: usize,
     layers_left: usize,
 }
 
-/// The whole page.
+/// Returns the page of an inventory.
 pub(in crate::cli) fn render(inventory: &Inventory, sharing: &Sharing) -> String {
     let contents = inventory.images.iter().map(|image| &image.content);
     let configs = contents
@@ -70,7 +70,7 @@ pub(in crate::cli) fn render(inventory: &Inventory, sharing: &Sharing) -> String
     page.out
 }
 
-/// The sum by which a policy knows a script or a style.
+/// Returns the hash source of a script or a style for the Content-Security-Policy, such as `'sha256-…'`.
 fn policy_sum(content: &str) -> String {
     let hex = Digest::sha256(content.as_bytes()).hex();
     let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap_or(0);
@@ -84,7 +84,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// The first of some texts, and how many there are beyond.
+/// Returns the first `most` texts and the number of further texts.
 fn list<'a>(texts: impl Iterator<Item = &'a str>, most: usize) -> String {
     let mut texts = texts.fuse();
     let shown = texts.by_ref().take(most).map(escaped).collect::<Vec<_>>().join(", ");
@@ -94,7 +94,7 @@ fn list<'a>(texts: impl Iterator<Item = &'a str>, most: usize) -> String {
     }
 }
 
-/// What travels with an image beside its platforms: attestations, signatures, SBOMs.
+/// Returns the numbers of attestations and referrers (such as signatures) that are carried with an image.
 fn companions(content: &Content) -> String {
     let attestations = content.kept.iter().filter(|kept| kept.platform == ATTESTATION).count() as u64;
     let referrers = content.referrers.len() as u64;
@@ -206,7 +206,7 @@ impl Page<'_> {
         self.out.push_str("</details></tbody>\n");
     }
 
-    /// What is not exactly as it was at the source.
+    /// Writes how an image differs from its source, and its referrers.
     fn notes(&mut self, image: &InventoryImage) {
         let content = &image.content;
         let mut note = |text: String| {
@@ -245,7 +245,7 @@ impl Page<'_> {
         let mut shown: Option<Arc<Details>> = None;
         for part in content.parts.iter().take(MAX_LISTED) {
             self.part(content, part);
-            // Platforms often differ in nothing that people read.
+            // Platforms often have the same labels and history, which are then shown once.
             let is_new = part.details.as_ref().is_some_and(|details| {
                 let same = |other: &Arc<Details>| other.labels == details.labels && other.history == details.history;
                 !shown.as_ref().is_some_and(same)
@@ -357,7 +357,7 @@ impl Page<'_> {
         }
     }
 
-    /// What is not in the bundle, and why.
+    /// Writes the table of missing platforms, blobs and images with the reasons, and a list of warnings.
     fn absent(&mut self, inventory: &Inventory) {
         let mut rows = String::new();
         let mut left = 10 * MAX_LISTED;

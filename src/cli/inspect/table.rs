@@ -1,4 +1,4 @@
-//! An inventory for people: some lines for each image, and the totals.
+//! The text output of `inspect`: some lines for each image, and the totals.
 
 use docker_mirror::{
     Choice, Inventory, InventoryImage, LISTED, Part, Piece, Sharing, few, human_bytes, missing_in_words, quote,
@@ -6,13 +6,13 @@ use docker_mirror::{
 
 use crate::cli::output::{counted, result, say};
 
-/// How many platforms of an image get a line of their own where layers are listed, and how many layers of each.
+/// Maximum number of manifests listed for an image with `--layers`, and of layers listed for each manifest.
 const MAX_LISTED: usize = 200;
 
-/// How many lines about platforms and layers are shown of all images together.
+/// Maximum number of lines about manifests and layers for all images together.
 const MAX_LINES: usize = 50_000;
 
-/// Shows it.
+/// Prints the inventory; with `layers`, also the manifests and layers of each image.
 pub(super) fn show(inventory: &Inventory, sharing: &Sharing, layers: bool) {
     let mut lines_left = MAX_LINES;
     for image in &inventory.images {
@@ -104,7 +104,7 @@ fn print_image(image: &InventoryImage, sharing: &Sharing) {
     field("size", size(image, sharing));
 }
 
-/// `5 layers, 98.1 MiB, 33.2 MiB of it shared`.
+/// Returns the size of an image as text, such as `5 layers, 98.1 MiB, 33.2 MiB of it shared with other images`.
 fn size(image: &InventoryImage, sharing: &Sharing) -> String {
     let layers = counted(image.content.layers() as u64, "layer", "layers");
     let shared = match sharing.shared_bytes(image) {
@@ -168,7 +168,7 @@ fn totals(inventory: &Inventory, sharing: &Sharing) {
         let count = counted(totals.unreferenced_blobs as u64, "blob", "blobs");
         let bytes = human_bytes(totals.unreferenced_bytes);
         let few = few(inventory.unreferenced.iter().map(|piece| &piece.digest));
-        // Those of an image that cannot be used belong to it.
+        // With unusable images, the blobs may belong to those images, so the digests are not listed.
         result(match inventory.broken.is_empty() {
             true => format!("{count} ({bytes}) that no image names: {few}"),
             false => format!("{count} ({bytes}) that no usable image names"),

@@ -1,4 +1,4 @@
-//! Lists that are taken as they are: locks of this program, and those of other programs: ImagesLock (Carvel), image lists of hauler, and
+//! Documents that serve as lists of images: locks of this program, ImagesLock (Carvel), image lists of hauler, and
 //! ImageSetConfiguration (oc-mirror).
 
 use serde::Deserialize;
@@ -11,23 +11,23 @@ use crate::image::platform::PlatformFilter;
 use crate::image::reference::{Reference, looks_like_host};
 use crate::text::quote;
 
-/// What a document names, by the number of the line.
+/// The images of a document, each with its line number.
 #[derive(Default)]
 pub(super) struct Document {
     pub(super) entries: Vec<(u64, Result<Entry>)>,
-    /// What is wrong with the document as a whole.
+    /// Faults of the document as a whole.
     pub(super) faults: Vec<Error>,
-    /// What is in it and not read.
+    /// Warnings about parts of the document that are not read.
     pub(super) warnings: Vec<String>,
 }
 
-/// One document of a file, with all fields that any of the known kinds has. Whatever else is in it is passed over.
+/// A document of a file, with the fields of all known kinds. Other fields are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
     #[serde(default)]
     kind: Option<String>,
-    /// Of a lock of this program.
+    /// Version of the lock, in a lock of this program.
     #[serde(default)]
     lock_version: Option<u32>,
     #[serde(default)]
@@ -69,7 +69,7 @@ struct Mirror {
     samples: Option<serde::de::IgnoredAny>,
 }
 
-/// An image of a document: by `image` in an ImagesLock, else by `name`.
+/// An image of a document, named by `image` in an ImagesLock, by `reference` in a lock of this program, else by `name`.
 #[derive(Deserialize)]
 struct Named {
     #[serde(default)]
@@ -78,21 +78,21 @@ struct Named {
     name: Option<Spanned<String>>,
     #[serde(default)]
     reference: Option<Spanned<String>>,
-    /// The digest that a lock pins the image to.
+    /// Digest that a lock of this program pins the image to.
     #[serde(default)]
     original: Option<String>,
     #[serde(default)]
     platform: Option<String>,
 }
 
-/// Whether a text is a document and no list of lines: a line of it begins with a field that names its kind.
+/// Returns whether a text is a document and not a list of lines: it begins with `{`, or has a line that begins a document.
 fn is_document(text: &str) -> bool {
     let first = text.trim_start().chars().next();
     let begins = |line: &str| line.starts_with("apiVersion:") || line.starts_with("kind: ") || line.starts_with("--- ");
     first == Some('{') || text.lines().any(|line| begins(line) || line.trim_end() == "---")
 }
 
-/// Reads a document; `None` if the text is none.
+/// Reads a document. Returns `None` if the text is not a document.
 pub(super) fn parse(text: &str) -> Option<Document> {
     if !is_document(text) {
         return None;
@@ -180,7 +180,7 @@ impl Document {
             self.faults.push(Error::new(Kind::Usage, "an image has no name"));
             return;
         };
-        // A lock pins each name, unless that has a digest already.
+        // A lock pins each name by its digest, unless the name already has a digest.
         let pinned = named.original.filter(|_| !name.value.contains('@'));
         let pinned = pinned.map_or_else(|| name.value.clone(), |digest| format!("{}@{digest}", name.value));
         let entry = entry(&pinned, registry, named.platform.as_deref().or(platform), excluded);
@@ -190,14 +190,14 @@ impl Document {
 
 fn entry(name: &str, registry: Option<&str>, platform: Option<&str>, excluded: bool) -> Result<Entry> {
     if excluded {
-        // Without a tag, all tags are meant.
+        // An excluded name without a tag stands for all tags of the repository.
         return Ok(Entry {
             excluded,
             ..super::line::named(name, excluded)?
         });
     }
     let mut reference: Reference = name.parse()?;
-    // A default registry is for names that have none.
+    // The default registry of a document applies to names without a host.
     if let Some(registry) = registry
         && !names_host(name)
     {

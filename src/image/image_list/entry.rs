@@ -1,4 +1,4 @@
-//! What one line of a list asks for.
+//! The parsed form of one line of a list.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::text::quote;
 
-/// Where an image goes below the destination, in place of the path that its source has.
+/// A path below the destination that replaces the path of an image's source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rename {
-    /// The path below the destination.
+    /// Path below the destination.
     pub path: String,
-    /// The tag; without it, that of the source is kept.
+    /// Tag at the destination; `None` keeps the tag of the source.
     pub tag: Option<String>,
 }
 
@@ -25,41 +25,41 @@ impl fmt::Display for Rename {
     }
 }
 
-/// What one line names.
+/// The image or images that a line names.
 #[derive(Debug, Clone)]
 pub(crate) enum Names {
     /// One image.
     One(Reference),
-    /// Tags of a repository. The tag of the reference means nothing.
+    /// Tags of a repository that match a pattern. The tag of the reference has no meaning.
     Tags(Reference, TagPattern),
 }
 
-/// One line of a list, or one argument.
+/// A line of a list, or an argument of the command line.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
-    /// File and line, such as `images.txt:17`; nothing for an argument.
+    /// File and line, such as `images.txt:17`; `None` for an argument.
     pub origin: Option<String>,
-    /// The name or pattern as it was written, with one space between its words.
+    /// Name or pattern as written, with single spaces between words.
     pub text: String,
-    /// What it names.
+    /// Image or images that the entry names.
     pub names: Names,
-    /// Whether that is left out.
+    /// Whether the entry excludes its images.
     pub excluded: bool,
-    /// The platforms of these images, where they are others than those of the run.
+    /// Platforms of these images; `None` for the platforms of the run.
     pub platforms: Option<PlatformFilter>,
-    /// Where they go, where it is another place than the rule of the run says.
+    /// Destination of these images; `None` for the rule of the run.
     pub destination: Option<Rename>,
 }
 
 impl Entry {
-    /// The name of the repository, `HOST/PATH`, and its host.
+    /// Returns the reference of the image, or of the repository whose tags match.
     pub(crate) fn reference(&self) -> &Reference {
         match &self.names {
             Names::One(reference) | Names::Tags(reference, _) => reference,
         }
     }
 
-    /// The name that messages give this entry: its place in the list, and its text.
+    /// Returns the name of this entry in messages: its place in the list, and its text.
     pub(crate) fn label(&self) -> String {
         let text = quote(&self.text);
         match &self.origin {

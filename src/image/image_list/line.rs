@@ -1,4 +1,4 @@
-//! One line of a list: a name or a pattern of tags, platforms, a destination.
+//! Parses a line of a list: a name or a pattern of tags, with optional platforms and a destination.
 
 use super::entry::{Entry, Names, Rename};
 use super::tags::{TagPattern, newest};
@@ -11,10 +11,10 @@ use crate::text::quote;
 /// Maximum length of a line in bytes.
 const MAX_LINE: usize = 4096;
 
-/// Reads one line. `None` if nothing stands on it but space and a comment.
+/// Reads one line. Returns `None` for an empty line and for a comment.
 ///
 /// # Errors
-/// [`Kind::Usage`] if it names no image.
+/// [`Kind::Usage`] if the line is not valid.
 pub(super) fn parse(line: &str) -> Result<Option<Entry>> {
     if line.len() > MAX_LINE {
         return Err(
@@ -56,7 +56,7 @@ pub(super) fn parse(line: &str) -> Result<Option<Entry>> {
     }))
 }
 
-/// What a name or a pattern names, without options.
+/// Parses a name or a pattern into an entry without options.
 pub(super) fn named(text: &str, excluded: bool) -> Result<Entry> {
     Ok(Entry {
         origin: None,
@@ -68,7 +68,7 @@ pub(super) fn named(text: &str, excluded: bool) -> Result<Entry> {
     })
 }
 
-/// A line up to its comment: a `#` at its start or behind a space.
+/// Returns a line without its comment, which begins with a `#` at the start of the line or after white space.
 fn without_comment(line: &str) -> &str {
     let begins = |(at, _): &(usize, &str)| *at == 0 || line[..*at].ends_with(char::is_whitespace);
     match line.match_indices('#').find(begins) {
@@ -77,7 +77,7 @@ fn without_comment(line: &str) -> &str {
     }
 }
 
-/// Takes out the options; what is left has one space between its words.
+/// Moves the options into `platforms`, and returns the other words with single spaces between them.
 fn take_options(text: &str, platforms: &mut Vec<String>) -> Result<String> {
     let mut left: Vec<&str> = Vec::new();
     let mut words = text.split_whitespace();
@@ -99,7 +99,7 @@ fn take_options(text: &str, platforms: &mut Vec<String>) -> Result<String> {
     Ok(left.join(" "))
 }
 
-/// What a name or a pattern means. A name without a tag that is left out means all its tags.
+/// Parses a name or a pattern. An excluded name without a tag stands for all tags of the repository.
 fn names(text: &str, excluded: bool) -> Result<Names> {
     if let Some(rest) = text.strip_prefix("latest ")
         && let Some((count, rest)) = rest.split_once(" of ")
@@ -136,7 +136,7 @@ fn single(text: &str) -> Result<Reference> {
     text.parse()
 }
 
-/// The repository and the pattern behind its last colon, if that is a pattern.
+/// Returns the repository and the pattern after the colon; `None` if the text has no pattern.
 fn pattern(text: &str) -> Result<Option<(Reference, TagPattern)>> {
     let Some((name, tag)) = split_tag(text).filter(|(_, tag)| TagPattern::is_pattern(tag)) else {
         return Ok(None);
@@ -144,9 +144,10 @@ fn pattern(text: &str) -> Result<Option<(Reference, TagPattern)>> {
     Ok(Some((single(name)?, TagPattern::parse(tag.trim())?)))
 }
 
-/// The name before the tag, and the tag. What stands behind an `@` is a digest, and no pattern.
+/// Splits a name from its tag or pattern. The text after an `@` is a digest, and not a tag.
 fn split_tag(text: &str) -> Option<(&str, &str)> {
-    // A pattern may hold spaces and `/` is in no tag: the path ends before the first character that no path has.
+    // The path ends before the first character that only a pattern can have, so that later characters are not taken for
+    // a path separator or a tag separator.
     let path = text
         .find([' ', '<', '>', '~', '^', '*', '?', '{'])
         .map_or(text, |end| &text[..end]);
@@ -159,7 +160,7 @@ fn has_tag(text: &str) -> bool {
     text.contains('@') || split_tag(text).is_some()
 }
 
-/// `PATH[:TAG]` below the destination of the run.
+/// Parses `PATH[:TAG]` below the destination of the run.
 fn rename(text: &str, names: &Names) -> Result<Rename> {
     let invalid = |why: &str| {
         Error::new(Kind::Usage, format!("invalid destination `{}`: {why}", quote(text)))
@@ -181,7 +182,7 @@ fn rename(text: &str, names: &Names) -> Result<Rename> {
     if tag.is_some() && matches!(names, Names::Tags(..)) {
         return Err(invalid("images of a pattern keep their tags").with_hint("omit the tag of the destination"));
     }
-    // The path is checked by itself; with the destination it is checked once more.
+    // This checks the path alone; the full name is checked again together with the destination.
     Reference::new(DOCKER_HUB, path, tag, None)
         .map_err(|e| invalid("it breaks the grammar of names").with_source(e))?;
     Ok(Rename {

@@ -1,7 +1,7 @@
-//! Lists of images: what stands on the command line and in files of `--images`.
+//! Lists of images, from the command line and from files of `--images`.
 //!
-//! A line is a name, or a pattern of tags which is resolved later. Files may also be documents of other programs
-//! ([`documents`]). All faults are collected, so that a user corrects them at once.
+//! A line is a name, or a pattern of tags that is resolved later. A file may also be a document of another program
+//! ([`documents`]). All faults are collected, so that a user can correct them in one go.
 
 mod documents;
 mod entry;
@@ -20,25 +20,25 @@ pub(crate) use entry::{Entry, Names};
 /// Maximum size of a list in bytes.
 pub const MAX_LIST: u64 = 4 << 20;
 
-/// Maximum number of lines that name images, of all lists together.
+/// Maximum number of lines that name images, in all lists together.
 const MAX_ENTRIES: usize = 20_000;
 
-/// Maximum number of faults that are told of all lists together.
+/// Maximum number of reported faults of all lists together; further faults are only counted.
 const MAX_FAULTS: usize = 100;
 
-/// The images that a run is asked for, as they were written.
+/// The images and patterns that the user asked for, as written.
 #[derive(Debug, Default)]
 pub struct ImageList {
     entries: Vec<Entry>,
     faults: Vec<Error>,
     more_faults: usize,
-    /// Whether there were more entries than are kept.
+    /// Whether there were more than [`MAX_ENTRIES`] entries.
     overflowed: bool,
     warnings: Vec<Line>,
 }
 
 impl ImageList {
-    /// Reads an argument, which is of the form of a line.
+    /// Adds an argument, which has the syntax of a line.
     pub fn add_argument(&mut self, text: &str) {
         if text.contains(['\n', '\r']) {
             let why = format!(
@@ -50,7 +50,7 @@ impl ImageList {
         }
         match line::parse(text) {
             Ok(Some(entry)) => self.add(entry),
-            // What a shell hands over as one word may be empty, or begin with `#`.
+            // Unlike a line of a file, an argument that is empty or a comment is a mistake, such as an unset variable.
             Ok(None) if text.trim().is_empty() => self.fault(Error::new(Kind::Usage, "the name of an image is empty")),
             Ok(None) => self.fault(Error::new(
                 Kind::Usage,
@@ -60,7 +60,7 @@ impl ImageList {
         }
     }
 
-    /// Reads the content of a file, in UTF-8 without a byte order mark; `name` stands for it in messages.
+    /// Adds the content of a file, in UTF-8 without a byte order mark. Messages call the file `name`.
     pub fn add_file(&mut self, name: &str, bytes: Vec<u8>) {
         let shown = quote(name).to_string();
         let mut fault = |why: &str, hint: &str| {
@@ -106,7 +106,7 @@ impl ImageList {
         }
     }
 
-    /// Notes that a file could not be read.
+    /// Adds the error of a file that could not be read to the faults.
     pub fn add_unreadable(&mut self, error: Error) {
         self.fault(error.with_kind(Kind::Usage));
     }
@@ -143,11 +143,11 @@ impl ImageList {
         }
     }
 
-    /// The list with each image once.
+    /// Returns the list with each image once.
     ///
     /// # Errors
-    /// All faults of all files and arguments, and how many more there are than are listed; among them an image that stands
-    /// there twice with different platforms or destinations, and a list of which nothing is left.
+    /// The faults of all files and arguments, and the number of further faults. A list without images is a fault, and so is
+    /// an image that appears twice with different platforms or destinations.
     pub fn check(mut self) -> Result<CheckedList, (Vec<Error>, usize)> {
         let mut known: HashMap<(bool, String), usize> = HashMap::new();
         let mut entries: Vec<Entry> = Vec::new();
@@ -187,16 +187,16 @@ impl ImageList {
     }
 }
 
-/// A list without faults. Patterns are still to be resolved.
+/// A list without faults, whose patterns are not resolved yet.
 #[derive(Debug, Default)]
 pub struct CheckedList {
     pub(crate) entries: Vec<Entry>,
-    /// What of the files is not used.
+    /// Warnings about parts of the files that are not used.
     pub warnings: Vec<Line>,
 }
 
 impl CheckedList {
-    /// The hosts of all names, of those that are left out as well.
+    /// Returns the hosts of all entries, including excluded entries.
     pub fn hosts(&self) -> Vec<&str> {
         self.entries.iter().map(|entry| entry.reference().host()).collect()
     }

@@ -1,4 +1,4 @@
-//! Patterns of tags: `1.*` (glob), `~1.4` or `>=1.2 <2` (range of versions), `latest 3 of 1.*` (the newest of them).
+//! Patterns of tags: `1.*` (glob), `~1.4` or `>=1.2 <2` (range of versions), `latest 3 of 1.*` (newest versions).
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use crate::text::quote;
 /// Maximum length of a pattern in bytes.
 const MAX_PATTERN: usize = 512;
 
-/// Which tags of a repository are meant.
+/// A pattern that selects tags of a repository.
 #[derive(Debug, Clone)]
 pub(crate) struct TagPattern {
-    /// As it was written.
+    /// Pattern as written.
     text: String,
-    /// How many of the newest versions are taken; all tags that match without it.
+    /// Number of newest versions to select; `None` selects all matching tags.
     newest: Option<usize>,
     matcher: Matcher,
 }
@@ -26,12 +26,12 @@ pub(crate) struct TagPattern {
 enum Matcher {
     All,
     Glob(GlobMatcher),
-    /// A version that fits one of the ranges.
+    /// Versions in at least one of the ranges.
     Ranges(Vec<VersionReq>),
 }
 
 impl TagPattern {
-    /// All tags of a repository.
+    /// Returns the pattern for all tags of a repository.
     pub(super) fn all() -> Self {
         Self {
             text: "*".to_owned(),
@@ -40,17 +40,17 @@ impl TagPattern {
         }
     }
 
-    /// Whether the text behind the colon of a name is a pattern and no tag.
+    /// Returns whether the text after the colon of a name is a pattern and not a tag.
     pub(super) fn is_pattern(text: &str) -> bool {
         text.starts_with(['~', '^', '<', '>', '=', '|', '!'])
             || text.contains(['*', '?', '[', ']', '{', '}'])
             || text.contains(char::is_whitespace)
     }
 
-    /// Reads what stands behind the colon.
+    /// Parses the text after the colon of a name as a pattern.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if it is neither a glob nor a range.
+    /// [`Kind::Usage`] if the text is neither a glob nor a range of versions.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let invalid = |why: &str| {
             Error::new(Kind::Usage, format!("invalid pattern `{}`: {why}", quote(text))).with_hint(
@@ -86,7 +86,7 @@ impl TagPattern {
         })
     }
 
-    /// The same for this number of the newest versions only.
+    /// Limits the pattern to the `count` newest versions.
     pub(super) fn newest(self, count: usize) -> Self {
         Self {
             newest: Some(count),
@@ -94,12 +94,12 @@ impl TagPattern {
         }
     }
 
-    /// Whether every tag is meant, and so is what has no tag.
+    /// Returns whether the pattern matches every tag, and therefore also images without a tag.
     pub(crate) fn is_all(&self) -> bool {
         matches!(self.matcher, Matcher::All) && self.newest.is_none()
     }
 
-    /// Whether a tag is meant, as far as that can be told without the others.
+    /// Returns whether a tag matches the pattern, without regard to the limit on newest versions.
     pub(crate) fn matches(&self, tag: &str) -> bool {
         match &self.matcher {
             Matcher::All => !is_attached(tag),
@@ -111,11 +111,11 @@ impl TagPattern {
         }
     }
 
-    /// The tags of a repository that are meant, sorted by version.
+    /// Returns the matching tags of a repository, sorted by version.
     pub(crate) fn select<'a>(&self, tags: impl IntoIterator<Item = &'a String>) -> Vec<String> {
         let counts = |tag: &&String| match self.newest {
             None => true,
-            // Releases are counted, and what is built or numbered beside them is not, unless the pattern asks for it.
+            // The newest versions are releases: a version with a suffix (`-rc1`, `-alpine`) counts only if the pattern has a `-`.
             Some(_) => Version::parse(tag).is_some_and(|version| !version.has_suffix() || self.text.contains('-')),
         };
         let meant = tags.into_iter().filter(|tag| self.matches(tag)).filter(counts);
@@ -137,7 +137,7 @@ impl fmt::Display for TagPattern {
     }
 }
 
-/// The number in `latest 3 of`.
+/// Parses the number in `latest 3 of`.
 pub(super) fn newest(text: &str) -> Result<usize, String> {
     let number: Option<usize> = text.trim().parse().ok();
     number
@@ -145,20 +145,20 @@ pub(super) fn newest(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "after `latest` comes the number of tags, from 1 to 100000".to_owned())
 }
 
-/// Whether a tag is the place of a signature or of other attachments of an image (`sha256-HEX.sig`), and not an image.
+/// Returns whether a tag belongs to a signature or another attachment of an image (`sha256-HEX.sig`).
 fn is_attached(tag: &str) -> bool {
     let rest = tag.strip_prefix("sha256-").or_else(|| tag.strip_prefix("sha512-"));
     rest.is_some_and(|hex| hex.len() >= 64 && hex.bytes().take(64).all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// Ranges of versions, with `||` between them. Comparisons of one range stand behind each other, with or without commas.
+/// Parses ranges of versions, separated by `||`. The comparisons of one range are separated by spaces or commas.
 fn ranges(text: &str) -> Result<Vec<VersionReq>, String> {
     text.split("||")
         .map(|range| VersionReq::parse(&comparisons(range)).map_err(|e| e.to_string()))
         .collect()
 }
 
-/// Brings comparisons into the form of semantic versions: commas between them, no `v`, no zeros before a number.
+/// Normalises comparisons for the `semver` crate: commas between comparisons, no `v`, no leading zeros.
 fn comparisons(range: &str) -> String {
     let is_operator = |c: char| matches!(c, '~' | '^' | '<' | '>' | '=');
     let mut all: Vec<String> = Vec::new();
@@ -174,7 +174,7 @@ fn comparisons(range: &str) -> String {
         let numbers: Vec<String> = numbers.split('.').map(plain).collect();
         let version = format!("{}{suffix}", numbers.join("."));
         match all.last_mut() {
-            // `>= 1.2`: the operator stands alone.
+            // In `>= 1.2`, the operator is a word of its own, and the version is appended to it.
             Some(last) if operator.is_empty() && last.ends_with(is_operator) => last.push_str(&version),
             _ => all.push(format!("{operator}{version}")),
         }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What a list comes to: a line for each image, or its faults.
+/// Reads a list, and returns a line for each image, or the faults of the list.
 fn read(bytes: &[u8]) -> String {
     let mut list = ImageList::default();
     list.add_file("l", bytes.to_vec());
@@ -104,7 +104,7 @@ fn every_faulty_line_is_told_with_its_number() {
         "*/a:1",
         "a:1 --platform linux/arm64",
     ];
-    // The last one contradicts this one.
+    // The line after these names `a:1` again without a platform, which contradicts the last of these lines.
     let text = format!("{}\na:1\n", lines.join("\n"));
     let found = read(text.as_bytes());
     let expected = (1..=18)

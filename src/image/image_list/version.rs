@@ -1,11 +1,11 @@
-//! Tags that are version numbers, and their order.
+//! Tags as version numbers, and their order.
 
 use std::cmp::Ordering;
 
 /// Maximum number of dotted numbers in a version.
 const MAX_NUMBERS: usize = 8;
 
-/// A tag read as a version: dotted numbers, and what stands behind them.
+/// A tag read as a version: dotted numbers, and a suffix.
 ///
 /// ```text
 /// v1.25.3-alpine   numbers 1 25 3, suffix `alpine`
@@ -18,7 +18,7 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// Reads a tag; `None` if it does not begin with a number.
+    /// Parses a tag as a version. Returns `None` if the tag does not begin with a number (or `v` and a number).
     pub(super) fn parse(tag: &str) -> Option<Self> {
         let mut rest = tag.strip_prefix(['v', 'V']).unwrap_or(tag);
         let mut numbers = Vec::new();
@@ -39,13 +39,13 @@ impl Version {
         })
     }
 
-    /// Whether something stands behind the numbers, such as `rc1` or `alpine`.
+    /// Returns whether the version has a suffix, such as `rc1` or `alpine`.
     pub(super) fn has_suffix(&self) -> bool {
         !self.suffix.is_empty()
     }
 
-    /// The same as a semantic version: absent numbers count as zero. `None` if it has more than three, or a suffix that
-    /// semantic versions do not know.
+    /// Returns the version as a semantic version, with missing numbers as zero. Returns `None` if the version has more than
+    /// three numbers, or a suffix that semantic versions do not allow.
     pub(super) fn semantic(&self) -> Option<semver::Version> {
         if self.numbers.len() > 3 {
             return None;
@@ -62,7 +62,7 @@ impl Ord for Version {
         let length = self.numbers.len().max(other.numbers.len());
         let number = |version: &Self, place: usize| version.numbers.get(place).copied().unwrap_or(0);
         let numbers = (0..length).map(|place| number(self, place).cmp(&number(other, place)));
-        // A suffix stands for what comes before the release (`1.2-rc1`), as in semantic versions.
+        // As in semantic versions, a version with a suffix (`1.2-rc1`) comes before the release.
         numbers
             .fold(Ordering::Equal, Ordering::then)
             .then_with(|| other.suffix.is_empty().cmp(&self.suffix.is_empty()).reverse())
@@ -77,7 +77,7 @@ impl PartialOrd for Version {
     }
 }
 
-/// Compares texts so that numbers in them count as numbers: `rc2` comes before `rc10`.
+/// Compares texts, with digits compared as numbers: `rc2` comes before `rc10`.
 fn natural(mut a: &str, mut b: &str) -> Ordering {
     let is_digit = |c: char| c.is_ascii_digit();
     loop {
@@ -101,7 +101,7 @@ fn natural(mut a: &str, mut b: &str) -> Ordering {
     }
 }
 
-/// Sorts tags: versions from the oldest to the newest, behind them all other tags in the order of their letters.
+/// Sorts tags: versions from the oldest to the newest, then all other tags alphabetically.
 pub(super) fn sort(tags: &mut Vec<String>) {
     let mut keyed: Vec<(Option<Version>, String)> = tags.drain(..).map(|tag| (Version::parse(&tag), tag)).collect();
     keyed.sort_by(|(a, x), (b, y)| match (a, b) {
