@@ -1,5 +1,5 @@
-//! Who may do what: Basic, or Bearer with a token service (distribution documentation, "Token Authentication
-//! Specification" and "OAuth2").
+//! Access rules: Basic, or Bearer with a token service (distribution documentation, "Token Authentication Specification" and
+//! "OAuth2").
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,56 +11,56 @@ use serde_json::json;
 
 use super::fault::Canned;
 
-/// The rules of a server.
+/// The access rules of a server.
 #[derive(Debug, Clone, Default)]
 pub enum Auth {
-    /// Everybody may do everything.
+    /// Every client has full access.
     #[default]
     Open,
-    /// A user name and a password with every request.
+    /// Every request needs this user name and password.
     Basic { username: String, password: String },
-    /// Tokens.
+    /// Every request needs a token of this service.
     Bearer(Arc<TokenService>),
 }
 
-/// A token service. Several servers may share one; each serves it under `/token`.
+/// A token service. Several servers may share a token service, and each serves it at `/token`.
 #[derive(Debug)]
 pub struct TokenService {
     /// Users and passwords that get every scope.
     pub users: Vec<(String, String)>,
-    /// Identity tokens that get every scope by `POST`.
+    /// Identity tokens that get every scope through `POST`.
     pub identity_tokens: Vec<String>,
-    /// Whether one without credentials gets `pull`.
+    /// Whether a client without credentials gets `pull`.
     pub anonymous_pull: bool,
-    /// Repositories that anonymous users do not get.
+    /// Repositories that anonymous clients cannot pull.
     pub private: Vec<String>,
-    /// How long a token is accepted.
+    /// Lifetime of a token.
     pub lifetime: Duration,
-    /// How many requests a token is good for.
+    /// Maximum number of requests per token.
     pub uses: Option<u64>,
-    /// What stands in `expires_in`; `None` leaves it out.
+    /// Value of `expires_in`; `None` omits the field.
     pub told_lifetime: Option<serde_json::Value>,
-    /// What stands in `issued_at`; `None` leaves it out.
+    /// Value of `issued_at`; `None` omits the field.
     pub told_issued: Option<String>,
-    /// The status that `POST` gets where only `GET` is known (404, 405, 401, 400 are all seen in the wild).
+    /// Status that answers `POST` if the service supports only `GET` (real services use 404, 405, 401 or 400).
     pub post_refused: Option<u16>,
-    /// `access_token` instead of `token`.
+    /// Whether answers have `access_token`, but no `token`.
     pub access_token_only: bool,
-    /// Reads only the first scope of a request.
+    /// Whether the service reads only the first scope of a request.
     pub first_scope_only: bool,
-    /// Every token is refused by the registry, though the service hands it out.
+    /// Whether the registry refuses every token that the service issues.
     pub useless: bool,
-    /// `/v2/` answers 200 without any token.
+    /// Whether `/v2/` answers 200 without a token.
     pub open_ping: bool,
-    /// The address of the service, where it is not `/token` of the server that asks for a token.
+    /// URL of the service; `None` for `/token` of the server that asks for the token.
     pub realm: Option<String>,
-    /// The `WWW-Authenticate` headers; `{realm}`, `{service}` and `{scope}` are filled in.
+    /// Templates of the `WWW-Authenticate` headers, with `{realm}`, `{service}` and `{scope}`.
     pub challenge: Vec<String>,
-    /// The tokens that it has handed out.
+    /// Issued tokens.
     pub state: Tokens,
 }
 
-/// The tokens that a service has handed out.
+/// The tokens that a service has issued.
 #[derive(Debug, Default)]
 pub struct Tokens {
     issued: Mutex<HashMap<String, Issued>>,
@@ -105,7 +105,7 @@ impl Auth {
         }
     }
 
-    /// Tokens for this one user, nothing for anybody else.
+    /// Returns rules that give tokens to this user only.
     pub fn bearer(username: &str, password: &str) -> Self {
         Self::Bearer(Arc::new(TokenService {
             users: vec![(username.to_owned(), password.to_owned())],
@@ -114,13 +114,13 @@ impl Auth {
         }))
     }
 
-    /// Anonymous tokens to pull, as Docker Hub gives them.
+    /// Returns rules that give anonymous clients tokens to pull, as Docker Hub does.
     pub fn anonymous() -> Self {
         Self::Bearer(Arc::default())
     }
 }
 
-/// What a request needs.
+/// The scopes that a request needs.
 #[derive(Debug, Clone, Default)]
 pub struct Need {
     /// Pairs of repository and `pull` or `push`; none for `/v2/`.
@@ -153,7 +153,7 @@ fn basic_credentials(authorization: &str) -> Option<(String, String)> {
 }
 
 impl Auth {
-    /// Lets a request pass, or says what it gets instead.
+    /// Checks that a request has access, and returns the answer to send otherwise.
     pub fn check(&self, base: &str, need: &Need, authorization: Option<&str>) -> Result<(), Canned> {
         let unauthorized = || Canned::error(401, "UNAUTHORIZED", "authentication required");
         match self {
@@ -196,12 +196,12 @@ impl Auth {
 }
 
 impl TokenService {
-    /// How many tokens were handed out.
+    /// Returns the number of issued tokens.
     pub fn handed_out(&self) -> u64 {
         self.state.count.load(Ordering::SeqCst)
     }
 
-    /// Makes every token that was handed out so far worthless.
+    /// Revokes every token issued so far.
     pub fn revoke_all(&self) {
         self.state.issued.lock().unwrap().clear();
     }
@@ -224,7 +224,7 @@ impl TokenService {
         Ok(())
     }
 
-    /// Answers a request for a token. `fields` are those of the query, or of the form.
+    /// Answers a request for a token. `fields` are the fields of the query or the form.
     pub fn answer(&self, post: bool, fields: &[(String, String)], authorization: Option<&str>) -> Canned {
         if let (true, Some(status)) = (post, self.post_refused) {
             return Canned::error(status, "UNSUPPORTED", "POST is not supported here");

@@ -1,7 +1,7 @@
-//! What a [`Proxy`](super::proxy::Proxy) does wrong, and when: drawn from a seed, so that a run can be looked at again.
+//! The faults that a [`Proxy`](super::proxy::Proxy) injects, drawn from a seed so that a run can be repeated.
 //!
-//! A draw depends on the seed, on what is asked (method and path, without the names of upload sessions) and on how often
-//! that was asked before; not on the order in which requests that run side by side happen to arrive.
+//! A draw depends on the seed, the request (method and path, without the names of upload sessions) and the number of equal
+//! earlier requests. The draw does not depend on the order in which parallel requests arrive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -10,59 +10,59 @@ use std::time::Duration;
 
 use super::fault::scatter;
 
-/// One thing that goes wrong with one exchange. A place in a body is a fraction of its length, in 1/1024.
+/// A fault of one request or its answer. A position in a body is a fraction of the body's length, in 1/1024.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
-    /// RST once the request is read to the end of its head; nobody hears of it.
+    /// The connection is reset after the request's head; the registry never sees the request.
     Refused,
-    /// The request is carried out, and its answer is lost: RST.
+    /// The registry handles the request, but the connection is reset before the answer.
     Lost,
-    /// The answer ends in a RST.
+    /// The connection is reset at this position of the answer.
     Reset(u64),
-    /// The answer ends in a FIN.
+    /// The connection is closed at this position of the answer.
     Closed(u64),
-    /// The answer stops, and nothing more comes.
+    /// The answer stops at this position, and the connection stays open.
     Stalled(u64),
-    /// The answer begins late.
+    /// The answer begins after this delay.
     Late(Duration),
-    /// One bit of the answer's body is another.
+    /// One bit of the answer's body is flipped at this position.
     Flipped(u64),
-    /// The answer's body comes in small pieces.
+    /// The answer's body arrives in small parts.
     Dripping,
-    /// The answer comes twice.
+    /// The answer is sent twice.
     Twice,
-    /// The answer to another GET by digest comes.
+    /// The answer to another GET by digest is sent.
     Misplaced,
-    /// What comes is no HTTP.
+    /// Bytes that are not HTTP are sent.
     Garbage,
-    /// A status of a server in trouble.
+    /// An error status, such as 503, is sent.
     Trouble {
         status: u16,
         retry_after: RetryAfter,
-        /// Whether the request is carried out all the same.
+        /// Whether the registry handles the request nevertheless.
         carried_out: bool,
     },
-    /// 401 with a challenge for a token, which the proxy itself hands out.
+    /// A 401 is sent with a challenge for a token that the proxy itself issues.
     Challenged,
-    /// The request's body ends early, for both sides.
+    /// The request's body is cut at this position, for both the client and the registry.
     UploadCut(u64),
-    /// One bit of the request's body is another.
+    /// One bit of the request's body is flipped at this position.
     UploadFlipped(u64),
-    /// The request's body is not read any more.
+    /// The request's body is not read beyond this position.
     UploadStalled(u64),
 }
 
-/// How a server in trouble says when to come again.
+/// The form of the `Retry-After` header of an error answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryAfter {
     Unsaid,
     Seconds(u64),
-    /// As a date, so many seconds from now.
+    /// A date, in this number of seconds from now.
     Date(u64),
 }
 
 impl Mishap {
-    /// A word for counting.
+    /// Returns the name under which this fault is counted.
     pub fn name(self) -> &'static str {
         match self {
             Self::Refused => "connection reset before the answer",
@@ -89,18 +89,18 @@ impl Mishap {
     }
 }
 
-/// What is asked, as far as a draw depends on it.
+/// The parts of a request that a draw depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     pub method: &'a str,
     /// Path and query.
     pub target: &'a str,
-    /// Bytes of its body.
+    /// Length of the body in bytes.
     pub body: u64,
 }
 
 impl Asked<'_> {
-    /// The same for the same request, whatever the registry called the upload.
+    /// Returns a hash of the request that does not depend on the name of the upload session.
     fn key(&self) -> u64 {
         let path = self.target.split('?').next().unwrap_or_default();
         let path = match path.split_once("/blobs/uploads/") {
@@ -114,15 +114,15 @@ impl Asked<'_> {
     }
 }
 
-/// What goes wrong in one run.
+/// The faults of one run.
 #[derive(Debug)]
 pub struct Schedule {
     seed: u64,
-    /// Requests of a thousand that something happens to.
+    /// Number of requests per thousand that get a fault.
     rate: u64,
-    /// Of a thousand kinds of requests, those that the same happens to each time.
+    /// Number of distinct requests per thousand that get the same fault each time.
     stubborn: u64,
-    /// Spans of the run, counted in requests, in which every request gets the same status.
+    /// Ranges of request numbers in which every request gets the same fault.
     bursts: Vec<(Range<u64>, Mishap)>,
     state: Mutex<State>,
 }
@@ -134,7 +134,7 @@ struct State {
     happened: BTreeMap<&'static str, u64>,
 }
 
-/// A sequence of draws.
+/// A sequence of random numbers from a seed.
 struct Dice(u64, u64);
 
 impl Dice {
@@ -149,7 +149,7 @@ impl Dice {
 }
 
 impl Schedule {
-    /// That of a seed: from hardly anything to nearly everything.
+    /// Creates the schedule of a seed. Schedules range from no faults to a fault in almost half of the requests.
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice(scatter(seed, 0), 0);
         let rate = dice.one_of(&[0, 15, 40, 80, 120, 200, 400]);
@@ -170,7 +170,7 @@ impl Schedule {
         }
     }
 
-    /// The same to every request.
+    /// Creates a schedule that gives every request the same fault.
     pub fn always(mishap: Mishap) -> Self {
         Self {
             seed: 0,
@@ -181,7 +181,7 @@ impl Schedule {
         }
     }
 
-    /// What happens to the next request.
+    /// Draws the fault of the next request.
     pub fn draw(&self, asked: Asked<'_>) -> Option<Mishap> {
         let key = asked.key();
         let (number, time) = {
@@ -203,17 +203,17 @@ impl Schedule {
         (each.below(1000) < self.rate).then(|| mishap(&mut each, asked))
     }
 
-    /// Notes that something was really done: not all that is drawn fits what the registry answers.
+    /// Counts a fault that was really injected: some drawn faults do not fit the registry's answer.
     pub fn happened(&self, mishap: Mishap) {
         *self.state.lock().unwrap().happened.entry(mishap.name()).or_default() += 1;
     }
 
-    /// What was done, and how often.
+    /// Returns the number of injected faults by name.
     pub fn tally(&self) -> BTreeMap<&'static str, u64> {
         self.state.lock().unwrap().happened.clone()
     }
 
-    /// How it was drawn, for messages.
+    /// Returns the parameters of the schedule, for messages.
     pub fn describe(&self) -> String {
         format!(
             "seed {}: {} of 1000 requests, {} of 1000 stubborn, bursts {:?}",

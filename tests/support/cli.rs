@@ -1,4 +1,4 @@
-//! Runs the program as a user would, in an environment that holds nothing of the machine's own.
+//! Runs the program as a user would, in an environment without any settings of this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use tempfile::TempDir;
 
-/// A user with an empty home, and a folder to work in.
+/// A user with an empty home folder, which is also the working folder.
 pub struct Cli {
     home: TempDir,
     program: PathBuf,
     environment: Vec<(String, String)>,
 }
 
-/// What a run said, and how it ended.
+/// The output and the exit code of a run.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// The exit code; `None` if a signal ended it.
+    /// Exit code; `None` if a signal ended the run.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -25,7 +25,7 @@ pub struct Output {
 }
 
 impl Cli {
-    /// Of the program at this path: `Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))`.
+    /// Creates a user of the program at this path: `Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))`.
     pub fn new(program: &str) -> Self {
         Self {
             home: tempfile::tempdir().unwrap(),
@@ -34,12 +34,12 @@ impl Cli {
         }
     }
 
-    /// The folder that it works in; also `$HOME`.
+    /// Returns the working folder, which is also `$HOME`.
     pub fn folder(&self) -> &Path {
         self.home.path()
     }
 
-    /// A file in that folder.
+    /// Returns the path of a file in the working folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
@@ -49,7 +49,7 @@ impl Cli {
         self.environment.push((name.to_owned(), value.into()));
     }
 
-    /// Writes `~/.docker/config.json` with this user for this registry.
+    /// Writes `~/.docker/config.json` with a login for a registry.
     pub fn log_in(&self, host: &str, user: &str, password: &str) {
         let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
         self.docker_config(&serde_json::json!({"auths": {host: {"auth": auth}}}));
@@ -61,7 +61,7 @@ impl Cli {
         std::fs::write(self.path(".docker/config.json"), json.to_string()).unwrap();
     }
 
-    /// The command, ready to be started.
+    /// Returns the command, ready to be started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -79,23 +79,23 @@ impl Cli {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let output = self.command(arguments).output().expect("the program does not start");
         Output::new(&output, arguments)
     }
 
-    /// Runs it and expects that it ends well.
+    /// Runs the program, and fails unless its exit code is 0.
     pub fn succeed(&self, arguments: &[&str]) -> Output {
         self.run(arguments).expect_code(0)
     }
 
-    /// Starts it and goes on.
+    /// Starts the program, and does not wait for its end.
     pub fn spawn(&self, arguments: &[&str]) -> Child {
         self.command(arguments).spawn().expect("the program does not start")
     }
 
-    /// The names of all files in the folder, apart from hidden ones.
+    /// Returns the names of all files in the working folder except hidden files.
     pub fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder()).unwrap();
         let mut names: Vec<String> = entries
@@ -108,7 +108,7 @@ impl Cli {
 }
 
 impl Output {
-    /// What a run with these arguments said.
+    /// Creates the output of a run with these arguments.
     pub fn new(output: &std::process::Output, arguments: &[&str]) -> Self {
         Self {
             code: output.status.code(),
@@ -118,7 +118,7 @@ impl Output {
         }
     }
 
-    /// Both streams, for messages.
+    /// Returns the arguments, the exit code and both streams, for messages.
     pub fn everything(&self) -> String {
         let code = self.code.map_or("a signal".to_owned(), |code| code.to_string());
         format!(
@@ -127,14 +127,14 @@ impl Output {
         )
     }
 
-    /// Fails unless it ended with this exit code.
+    /// Fails unless the run ended with this exit code.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.everything());
         self
     }
 
-    /// Fails unless each of these words stands on stderr, in whatever case.
+    /// Fails unless stderr contains each of these words, ignoring case.
     #[track_caller]
     pub fn says(self, words: &[&str]) -> Self {
         let text = self.stderr.to_lowercase();
@@ -148,7 +148,7 @@ impl Output {
         self
     }
 
-    /// Fails if one of these stands on either stream.
+    /// Fails if one of these texts appears on either stream.
     #[track_caller]
     pub fn hides(self, secrets: &[&str]) -> Self {
         for secret in secrets {
@@ -161,25 +161,27 @@ impl Output {
         self
     }
 
-    /// The lines of stdout.
+    /// Returns the lines of stdout.
     pub fn lines(&self) -> Vec<&str> {
         self.stdout.lines().collect()
     }
 }
 
-/// Copies a program that is to be started. Not in this process: a test beside this one that starts another program meanwhile would
-/// hand the open file on to it, and a file that is open for writing cannot be started (`ETXTBSY`).
+/// Copies a program that is to be started, in a separate process.
+///
+/// A copy in this process could be inherited, while open for writing, by a program that another test starts. A file that is
+/// open for writing cannot be started (`ETXTBSY`).
 pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
     let copied = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
     assert!(copied.success(), "cp: {copied}");
 }
 
-/// Whether a signal or the end of its time ended a run.
+/// Returns whether a signal or `--timeout` ended a run.
 pub fn was_cut_off(status: std::process::ExitStatus) -> bool {
     std::os::unix::process::ExitStatusExt::signal(&status) == Some(2) || matches!(status.code(), Some(124 | 129 | 143))
 }
 
-/// Waits until a condition holds; fails after a minute, which is far more than it takes.
+/// Waits until a condition holds. Fails after a minute, which is far longer than any condition takes.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! A real server that a test starts for itself: on a free port, with files of its own, ended by its process id.
+//! A real server for one test: on a free port, with its own files, ended by its process ID.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A server that listens on 127.0.0.1. It ends when it is dropped.
+/// A server that listens on 127.0.0.1. Dropping this value ends the server.
 pub struct Daemon {
     process: Option<Child>,
     program: PathBuf,
@@ -18,14 +18,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a program and waits until it accepts connections. `configure` writes what it needs into its folder, and gives
-    /// its arguments.
+    /// Starts a program and waits until the program accepts connections. `configure` writes the program's files into its
+    /// folder, and returns its arguments.
     ///
     /// # Panics
-    /// If it does not start, with what it logged.
+    /// If the program does not start; the message has the program's log.
     pub fn start(program: &Path, configure: impl Fn(&Path, u16) -> Vec<String>) -> Self {
         let mut log = String::new();
-        // The port was free a moment ago; another process may have taken it meanwhile.
+        // Several attempts, since another process may take the free port before the program binds it.
         for _ in 0..5 {
             let folder = tempfile::tempdir().unwrap();
             let port = free_port();
@@ -44,7 +44,7 @@ impl Daemon {
         panic!("`{}` does not start:\n{log}", program.display());
     }
 
-    /// Starts it again, on the same port and with the same files. `false` if it ended at once.
+    /// Starts the program again, on the same port and with the same files. Returns whether the program accepts connections.
     pub fn restart(&mut self) -> bool {
         self.stop();
         let log = fs::File::options()
@@ -78,7 +78,7 @@ impl Daemon {
         false
     }
 
-    /// Ends it.
+    /// Ends the server.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -86,17 +86,17 @@ impl Daemon {
         }
     }
 
-    /// `127.0.0.1:PORT`
+    /// Returns the address as `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where its files are.
+    /// Returns the folder with the server's files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// What it logged.
+    /// Returns the server's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -108,7 +108,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A port that nobody listens on.
+/// Returns a port that no process listens on.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

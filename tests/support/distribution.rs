@@ -1,5 +1,5 @@
-//! Real registries (distribution 2 and 3) set up in ways that [`real`](super::real) does not know, each with a back door: a
-//! plain one over the same storage, by which a test fills it and looks at it.
+//! Real registries (distribution 2 and 3) with configurations that [`real`](super::real) does not offer. Each has a back
+//! door: an open registry over the same storage, through which a test fills and inspects the storage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,23 @@ use super::daemon::Daemon;
 use super::http::Client;
 use super::real;
 
-/// A registry, and the back door to its storage.
+/// A registry, and an open registry over the same storage.
 pub struct Distribution {
     pub front: Daemon,
     back: Daemon,
-    // Last: the servers end before their storage goes.
+    // The last field, so that the servers end before their storage is deleted.
     _storage: tempfile::TempDir,
 }
 
 impl Distribution {
-    /// Debian's `docker-registry`. `more` gives further lines of its configuration, such as `auth:`, and of the part `http:`
-    /// (indented by two), and may write files. `None` where it is not installed, which has been said then.
+    /// Starts Debian's `docker-registry`. `more` returns further lines of its configuration, such as `auth:`, and further lines
+    /// of its `http:` section (indented by two), and may write files. Reports and returns `None` if it is not installed.
     pub fn start(what: &str, more: impl Fn(&Path) -> (String, String)) -> Option<Self> {
         let program = real::program("docker-registry", what)?;
         Some(Self::at(&program, &program, more))
     }
 
-    /// A registry of this program; the back door is one of `back`.
+    /// Starts a registry of `program`, and its back door with the program `back`.
     pub fn at(program: &Path, back: &Path, more: impl Fn(&Path) -> (String, String)) -> Self {
         let storage = tempfile::tempdir().unwrap();
         let configure = |folder: &Path, port: u16, (top, http): (String, String)| {
@@ -47,19 +47,19 @@ impl Distribution {
         }
     }
 
-    /// `127.0.0.1:PORT`
+    /// Returns the address of the registry as `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         self.front.host()
     }
 
-    /// A client that gets at everything.
+    /// Returns a client with full access, through the back door.
     pub fn client(&self) -> Client {
         Client::new(&self.back.host())
     }
 }
 
-/// A program that was built from its source by Go, which `tests/run` and `tests/signatures` try, in `target/tools` or in the
-/// folder that DOCKER_MIRROR_TOOLS names; told in words where it is not there.
+/// Returns the path of a program that `tests/run` or `tests/signatures` builds with Go, in `target/tools` or in the folder
+/// that `DOCKER_MIRROR_TOOLS` names. Reports and returns `None` if the program is missing.
 pub fn built_by_go(name: &str, what: &str) -> Option<PathBuf> {
     let own = std::env::var_os("DOCKER_MIRROR_TOOLS");
     let own = own.map_or_else(

@@ -1,4 +1,4 @@
-//! The server itself: an address, a runtime of its own, and what a test asks of it.
+//! The registry double: a server with its own runtime, and the functions with which a test inspects the server.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -15,9 +15,9 @@ use super::serve::{Shared, handle};
 use super::store::Store;
 use super::wire::{Control, WireListener};
 
-/// A registry in this process, on 127.0.0.1 and a port of its own. It ends when it is dropped.
+/// A registry in this process, on 127.0.0.1 and a free port. Dropping this value ends the registry.
 ///
-/// It runs on threads of its own, so that tests with and without a runtime use it alike.
+/// The registry runs on its own threads, so that tests with and without a runtime can use it.
 pub struct Double {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -25,7 +25,7 @@ pub struct Double {
 }
 
 impl Double {
-    /// A plain, open, well-behaved registry in memory.
+    /// Starts an open, correct HTTP registry in memory.
     pub fn new() -> Self {
         Self::start(Options::default())
     }
@@ -34,7 +34,7 @@ impl Double {
         Self::start_on("127.0.0.1:0", options)
     }
 
-    /// The same at an address of the caller's choice, such as `127.0.0.1:5000` or `[::1]:0`.
+    /// Starts a registry at this address, such as `127.0.0.1:5000` or `[::1]:0`.
     pub fn start_on(address: &str, mut options: Options) -> Self {
         let store = match &options.folder {
             None => Store::default(),
@@ -75,62 +75,62 @@ impl Double {
         }
     }
 
-    /// `127.0.0.1:PORT`, as it stands in image references.
+    /// Returns `127.0.0.1:PORT`, as used in image references.
     pub fn host(&self) -> String {
         self.address.to_string()
     }
 
-    /// `http://127.0.0.1:PORT`, or `https://...`.
+    /// Returns `http://127.0.0.1:PORT`, or `https://...`.
     pub fn url(&self) -> &str {
         &self.shared.base
     }
 
-    /// Whether it lists no referrers itself.
+    /// Returns whether the registry has no referrers API.
     pub fn has_no_referrers(&self) -> bool {
         self.shared.options.no_referrers
     }
 
-    /// What it holds.
+    /// Returns the content of the registry.
     pub fn store(&self) -> &Store {
         &self.shared.store
     }
 
-    /// Everything that it was asked so far, but for the search for signatures, which [`discovery`](Self::discovery) has.
+    /// Returns all requests so far, except requests for referrers, which [`discovery`](Self::discovery) returns.
     pub fn requests(&self) -> Vec<Entry> {
         let mut all = self.shared.log.entries();
         all.retain(|entry| !entry.is_discovery());
         all
     }
 
-    /// What it was asked about signatures and other referrers so far.
+    /// Returns all requests for signatures and other referrers so far.
     pub fn discovery(&self) -> Vec<Entry> {
         let mut all = self.shared.log.entries();
         all.retain(Entry::is_discovery);
         all
     }
 
-    /// Forgets what it was asked so far.
+    /// Forgets all requests so far.
     pub fn forget_requests(&self) {
         self.shared.log.clear();
     }
 
-    /// Requests of this method (`*` for any) whose path and query hold this text.
+    /// Returns the requests of this method (`*` for any) whose path and query contain this text.
     pub fn requests_of(&self, method: &str, target: &str) -> Vec<Entry> {
         let meant = |e: &Entry| (method == "*" || e.method == method) && e.target().contains(target);
         self.requests().into_iter().filter(meant).collect()
     }
 
-    /// How many of them there were.
+    /// Returns the number of requests of this method whose path and query contain this text.
     pub fn count(&self, method: &str, target: &str) -> usize {
         self.requests_of(method, target).len()
     }
 
-    /// How many requests were being answered at the same time, at most.
+    /// Returns the maximum number of requests that were answered at the same time.
     pub fn peak(&self) -> usize {
         self.shared.log.peak()
     }
 
-    /// One line per request, for messages of failed assertions.
+    /// Returns a line for each request, for messages of failed assertions.
     pub fn transcript(&self) -> String {
         let line = |e: &Entry| {
             format!(
@@ -145,19 +145,19 @@ impl Double {
         self.shared.log.entries().iter().map(line).collect()
     }
 
-    /// Adds a fault while the server runs; the answer tells how often it was met.
+    /// Adds a fault while the server runs. The returned fault counts the requests that it matches.
     pub fn add_fault(&self, when: When, action: Action) -> Arc<Fault> {
         let fault = Arc::new(Fault::new(when, action));
         self.shared.faults.write().unwrap().push(fault.clone());
         fault
     }
 
-    /// From now on nothing goes wrong.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.shared.faults.write().unwrap().clear();
     }
 
-    /// The bytes under a tag or digest, where they are there.
+    /// Returns the bytes of the manifest with a tag or digest, if there is one.
     pub fn manifest(&self, repository: &str, reference: &str) -> Option<bytes::Bytes> {
         let found = self.store().repository(repository)?;
         let digest = found.tags.get(reference).map_or(reference, String::as_str);

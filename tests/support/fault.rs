@@ -1,4 +1,4 @@
-//! Faults as data: which requests, and what goes wrong with them.
+//! Faults as data: rules that select requests, and the fault that a rule injects.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::gate::{Allowance, Gate};
 use super::wire::End;
 
-/// One rule. A server holds a list of them; all that match a request take effect in the order of the list, and the first
-/// one that answers by itself ends the matter.
+/// A rule with a condition and an action. A server applies all matching rules in the order of its list, up to the first
+/// rule that answers the request itself.
 #[derive(Debug)]
 pub struct Fault {
     pub when: When,
@@ -24,7 +24,7 @@ impl Fault {
         }
     }
 
-    /// Whether this rule takes effect on a request; counts it if it is one of those meant.
+    /// Returns whether this rule takes effect on a request, and counts the request if the condition matches.
     pub fn strikes(&self, method: &str, target: &str, header: impl Fn(&str) -> Option<String>) -> bool {
         if !self.when.means(method, target, header) {
             return false;
@@ -38,13 +38,13 @@ impl Fault {
                 .is_none_or(|(seed, permille)| scatter(seed, nth) % 1000 < permille)
     }
 
-    /// How many requests this rule has matched, whether it took effect on them or not.
+    /// Returns the number of requests that the condition has matched, whether or not the rule took effect.
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::SeqCst)
     }
 }
 
-/// Which requests a rule means.
+/// The condition of a rule: the requests that it selects.
 #[derive(Debug, Clone, Default)]
 pub struct When {
     method: Option<String>,
@@ -57,12 +57,12 @@ pub struct When {
 }
 
 impl When {
-    /// Every request.
+    /// Selects every request.
     pub fn any() -> Self {
         Self::default()
     }
 
-    /// Requests of this method whose path and query hold this text: `When::method("GET", "/blobs/")`.
+    /// Selects requests of this method whose path and query contain this text: `When::method("GET", "/blobs/")`.
     pub fn method(method: &str, target: &str) -> Self {
         Self {
             method: Some(method.to_owned()),
@@ -91,7 +91,7 @@ impl When {
         Self::method("PATCH", target)
     }
 
-    /// Any method, path and query hold this text.
+    /// Selects requests of any method whose path and query contain this text.
     pub fn path(target: &str) -> Self {
         Self {
             target: vec![target.to_owned()],
@@ -99,48 +99,49 @@ impl When {
         }
     }
 
-    /// And this text too.
+    /// Restricts the condition to requests whose path and query also contain this text.
     pub fn and(mut self, target: &str) -> Self {
         self.target.push(target.to_owned());
         self
     }
 
-    /// But not this one.
+    /// Excludes requests whose path and query contain this text.
     pub fn but_not(mut self, target: &str) -> Self {
         self.not_target.push(target.to_owned());
         self
     }
 
-    /// Only with this request header.
+    /// Restricts the condition to requests with this header.
     pub fn with_header(mut self, name: &str) -> Self {
         self.header = Some((name.to_owned(), true));
         self
     }
 
-    /// Only without this request header.
+    /// Restricts the condition to requests without this header.
     pub fn without_header(mut self, name: &str) -> Self {
         self.header = Some((name.to_owned(), false));
         self
     }
 
-    /// The first `n` of them only.
+    /// Restricts the rule to `n` matching requests (the first `n`, unless [`after`](Self::after) skips some).
     pub fn first(mut self, n: u64) -> Self {
         self.times = Some(n);
         self
     }
 
-    /// Not the first `n` of them.
+    /// Skips the first `n` matching requests.
     pub fn after(mut self, n: u64) -> Self {
         self.skip = n;
         self
     }
 
-    /// Only the `n`th, counted from 1.
+    /// Restricts the rule to the `n`th matching request, counted from 1.
     pub fn nth(self, n: u64) -> Self {
         self.after(n - 1).first(1)
     }
 
-    /// About `permille` of a thousand, always the same ones for the same seed and order of requests.
+    /// Restricts the rule to about `permille` of a thousand matching requests. The same seed and order of requests select the
+    /// same requests.
     pub fn sometimes(mut self, seed: u64, permille: u64) -> Self {
         self.chance = Some((seed, permille));
         self
@@ -157,7 +158,7 @@ impl When {
     }
 }
 
-/// A number that looks random and depends on nothing but its arguments (splitmix64).
+/// Returns a pseudo-random number that depends only on its arguments (splitmix64).
 pub fn scatter(seed: u64, n: u64) -> u64 {
     let mut z = seed.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -165,69 +166,69 @@ pub fn scatter(seed: u64, n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// What goes wrong.
+/// The action of a rule: the fault that the rule injects.
 #[derive(Debug, Clone)]
 pub enum Action {
-    // Instead of the real answer. The request body is read first, except by `Early`.
-    /// This answer; nothing happens to the store. `{target}` in a header stands for path and query of the request.
+    // Actions that replace the real answer. The request body is read first, except by `Early`.
+    /// Sends this answer and does not change the store. `{target}` in a header stands for path and query of the request.
     Answer(Canned),
-    /// This answer before the request body is read; the connection is closed then.
+    /// Sends this answer before the request body is read, and closes the connection.
     Early(Canned),
-    /// The connection ends without an answer (`Stall`: the client waits for ever).
+    /// Ends the connection without an answer (with `Stall`, the client waits for ever).
     End(End),
-    /// These bytes on the wire instead of an answer, then this end.
+    /// Writes these bytes instead of an answer, and ends the connection.
     Raw(Vec<u8>, End),
 
-    // The request.
-    /// Goes on after this long.
+    // Actions on the request.
+    /// Delays the request by this time.
     Delay(Duration),
-    /// Goes on once the gate is open.
+    /// Delays the request until the gate is open.
     Hold(Gate),
-    /// Opens the gate, for the requests that wait there.
+    /// Opens the gate for the waiting requests.
     Open(Gate),
-    /// This many bytes of the request body are read and kept (an upload session grows by them), then this end.
+    /// Reads and keeps this number of bytes of the request body (an upload session grows), then ends the connection.
     CutRequest(u64, End),
 
-    // The real answer, changed.
-    /// This status, all else as it was; the request has had its effect.
+    // Actions that change the real answer.
+    /// Replaces the status and keeps the rest of the answer; the request has already taken effect.
     Status(u16),
     /// Sets an answer header; `None` removes it.
     Header(&'static str, Option<String>),
-    /// The body breaks off after this many bytes.
+    /// Cuts the body after this number of bytes, and ends the connection.
     Cut(u64, End),
-    /// The bodies of all these answers together stop where the allowance is spent.
+    /// Stops the bodies of all matching answers when their common allowance is spent.
     Allow(Allowance),
-    /// Little by little: this many bytes, then a pause of this length.
+    /// Sends the body slowly: a pause after each part of this number of bytes.
     Drip(usize, Duration),
-    /// Flips one bit of the byte at this offset of the blob (not of the answer, where that is a range).
+    /// Flips one bit of the byte at this offset of the blob (not of the range that the answer has).
     FlipBit(u64),
-    /// Another body; `Content-Length` is that of the new one.
+    /// Replaces the body; `Content-Length` is the length of the new body.
     Body(Vec<u8>),
-    /// Another `Content-Length` than the body has.
+    /// Adds this number to the `Content-Length` of the body.
     ContentLength(i64),
-    /// `Content-Length` is right, and this many more bytes follow.
+    /// Sends this number of bytes beyond a correct `Content-Length`.
     Overrun(usize),
-    /// `Transfer-Encoding: chunked` instead of `Content-Length`.
+    /// Sends the body with `Transfer-Encoding: chunked` instead of `Content-Length`.
     Chunked,
 
-    // How the request is understood.
-    /// `Range` is ignored: 200 and the whole body.
+    // Actions on how the request is understood.
+    /// Ignores `Range`, and answers with 200 and the whole body.
     IgnoreRange,
-    /// 206 and bytes that begin so many bytes off what was asked for, told truthfully in `Content-Range`.
+    /// Answers a range request with 206 and bytes from another start, shifted by this number, with a true `Content-Range`.
     WrongStart(i64),
-    /// 416 to every `Range`.
+    /// Answers every `Range` with 416.
     NoRange,
-    /// `HEAD` says that the blob is there though it is not.
+    /// Answers `HEAD` of an absent blob as if the blob were present.
     PretendPresent,
-    /// `mount` is ignored: 202 and an ordinary upload session.
+    /// Ignores `mount`, and answers with 202 and an ordinary upload session.
     IgnoreMount,
-    /// An upload or a mount is answered with 201, and the blob is not there afterwards.
+    /// Answers an upload or a mount with 201, but does not store the blob.
     Lose,
-    /// An upload's status says `0-0`, whatever has arrived.
+    /// Reports the range `0-0` for an upload, regardless of the received bytes.
     ZeroStatus,
-    /// The `Location` of an upload in another form.
+    /// Sends the `Location` of an upload in another form.
     Location(LocationForm),
-    /// The upload session is gone: 404 BLOB_UPLOAD_UNKNOWN.
+    /// Answers requests to an upload session with 404 BLOB_UPLOAD_UNKNOWN.
     ForgetUpload,
 }
 
@@ -239,30 +240,30 @@ pub struct Canned {
     pub body: Vec<u8>,
 }
 
-/// How `Location` stands in the answers to uploads.
+/// The form of `Location` in the answers to uploads.
 #[derive(Debug, Clone)]
 pub enum LocationForm {
-    /// `/v2/...`
+    /// A path: `/v2/...`.
     Path,
-    /// `http://127.0.0.1:PORT/v2/...` (what is sent without any fault, too)
+    /// A full URL: `http://127.0.0.1:PORT/v2/...`. Answers without a fault have the same form.
     Absolute,
-    /// `127.0.0.1:PORT/v2/...`
+    /// A URL without a scheme: `127.0.0.1:PORT/v2/...`.
     NoScheme,
-    /// `UUID?...`, relative to the request's own address
+    /// A URL relative to the request's URL: `UUID?...`.
     Relative,
-    /// Not there.
+    /// No `Location` header.
     Absent,
-    /// On another server: `http://other:port` before the path.
+    /// A URL on another server, given as `http://other:port`.
     Elsewhere(String),
 }
 
 impl Action {
-    /// An answer with an error body as registries write it (OCI distribution-spec, "Error Codes").
+    /// Returns an answer with the error body of registries (OCI distribution-spec, "Error Codes").
     pub fn error(status: u16, code: &str, message: &str) -> Self {
         Self::Answer(Canned::error(status, code, message))
     }
 
-    /// An answer with nothing in it.
+    /// Returns an answer without headers and body.
     pub fn status(status: u16) -> Self {
         Self::Answer(Canned {
             status,
@@ -270,7 +271,7 @@ impl Action {
         })
     }
 
-    /// 429 as Docker Hub says it, with this `Retry-After`.
+    /// Returns a 429 like Docker Hub's, with this `Retry-After`.
     pub fn throttled(retry_after: Option<&str>) -> Self {
         let mut canned = Canned::error(429, "TOOMANYREQUESTS", "too many requests");
         if let Some(value) = retry_after {
@@ -279,7 +280,7 @@ impl Action {
         Self::Answer(canned)
     }
 
-    /// 200 and a page of HTML: a captive portal, a login form.
+    /// Returns a 200 with an HTML page, as captive portals and login forms send.
     pub fn html() -> Self {
         Self::Answer(Canned {
             status: 200,
@@ -289,7 +290,7 @@ impl Action {
         })
     }
 
-    /// A redirect; `{target}` in the address stands for path and query of the request.
+    /// Returns a redirect. `{target}` in the address stands for path and query of the request.
     pub fn redirect(status: u16, to: &str) -> Self {
         Self::Answer(Canned {
             status,
@@ -298,7 +299,7 @@ impl Action {
         })
     }
 
-    /// 401 with these `WWW-Authenticate` headers, whatever the client brings.
+    /// Returns a 401 with these `WWW-Authenticate` headers, regardless of the client's credentials.
     pub fn challenge(headers: &[&str]) -> Self {
         let mut canned = Canned::error(401, "UNAUTHORIZED", "authentication required");
         canned
@@ -307,24 +308,24 @@ impl Action {
         Self::Answer(canned)
     }
 
-    /// The body breaks off after this many bytes and the connection is closed.
+    /// Cuts the body after this number of bytes and closes the connection.
     pub fn cut(after: u64) -> Self {
         Self::Cut(after, End::Close)
     }
 
-    /// The body breaks off after this many bytes and the connection is reset.
+    /// Cuts the body after this number of bytes and resets the connection.
     pub fn reset(after: u64) -> Self {
         Self::Cut(after, End::Reset)
     }
 
-    /// The body stops after this many bytes and the connection stays open.
+    /// Stops the body after this number of bytes and keeps the connection open.
     pub fn stall(after: u64) -> Self {
         Self::Cut(after, End::Stall)
     }
 }
 
 impl Canned {
-    /// An error body as registries write it.
+    /// Returns an answer with the error body of registries.
     pub fn error(status: u16, code: &str, message: &str) -> Self {
         let body = serde_json::json!({"errors": [{"code": code, "message": message, "detail": {}}]});
         Self {
@@ -334,7 +335,7 @@ impl Canned {
         }
     }
 
-    /// The same with one more header.
+    /// Adds a header.
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

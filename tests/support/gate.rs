@@ -1,4 +1,4 @@
-//! Moments that a test chooses, where a pause would only be a guess at the speed of the machine.
+//! Synchronization points for tests, in place of pauses that would depend on the speed of the machine.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -6,24 +6,24 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// A test that has failed already must not hang as well: what waits goes on after this long.
+/// Maximum time to wait at a gate, so that a test that has already failed does not hang.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Requests wait here until it is open. Copies are the same gate.
+/// A gate at which requests wait until it opens. Clones share the gate.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    /// How many requests have arrived, and whether the gate is open.
+    /// Number of arrived requests, and whether the gate is open.
     state: Arc<watch::Sender<(usize, bool)>>,
     opens_at: usize,
 }
 
 impl Gate {
-    /// A gate that stays closed until [`Gate::open`].
+    /// Creates a gate that stays closed until [`Gate::open`].
     pub fn closed() -> Self {
         Self::meeting_of(usize::MAX)
     }
 
-    /// A gate that opens for good once so many requests wait at it: proof that they were under way at the same time.
+    /// Creates a gate that opens for good once this number of requests wait, which proves that the requests ran in parallel.
     pub fn meeting_of(requests: usize) -> Self {
         Self {
             state: Arc::new(watch::Sender::new((0, false))),
@@ -35,7 +35,7 @@ impl Gate {
         self.state.send_modify(|(_, open)| *open = true);
     }
 
-    /// How many requests have come to it.
+    /// Returns the number of requests that have arrived at the gate.
     pub fn arrived(&self) -> usize {
         self.state.borrow().0
     }
@@ -44,7 +44,7 @@ impl Gate {
         self.state.borrow().1
     }
 
-    /// Arrives, and waits until it is open.
+    /// Counts a request, and waits until the gate is open.
     pub async fn pass(&self) {
         self.state.send_modify(|(arrived, open)| {
             *arrived += 1;
@@ -59,8 +59,8 @@ async fn wait_for_open(state: &watch::Sender<(usize, bool)>) {
     let _ = tokio::time::timeout(LONGEST, changes.wait_for(|(_, open)| *open)).await;
 }
 
-/// Bytes that may still be sent. Once they are spent, answers stop where they are until [`Allowance::lift`].
-/// Copies are the same allowance.
+/// A number of bytes that may be sent. Once the bytes are spent, answers stop until [`Allowance::lift`]. Clones share the
+/// allowance.
 #[derive(Debug, Clone)]
 pub struct Allowance {
     left: Arc<Mutex<u64>>,
@@ -75,17 +75,17 @@ impl Allowance {
         }
     }
 
-    /// Whether all of it went out.
+    /// Returns whether all bytes are spent.
     pub fn is_spent(&self) -> bool {
         *self.left.lock().unwrap() == 0
     }
 
-    /// From now on there is no limit.
+    /// Removes the limit.
     pub fn lift(&self) {
         self.lifted.open();
     }
 
-    /// Takes up to so many bytes, at least one; waits while there is none.
+    /// Takes between one and `wanted` bytes; waits while none is left.
     pub async fn take(&self, wanted: u64) -> u64 {
         if !self.lifted.is_open() {
             let granted = {

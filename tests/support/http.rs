@@ -1,4 +1,4 @@
-//! A small blocking HTTP client of the tests' own: what it says about a registry owes nothing to the program under test.
+//! A small blocking HTTP client for tests, independent of the program under test.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,26 +13,26 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::image::Image;
 use super::store::sha256;
 
-/// Every manifest type that the tests use.
+/// Value of the `Accept` header: all manifest types that the tests use.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
 application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// How to reach a registry.
+/// A client of one registry.
 #[derive(Debug, Clone, Default)]
 pub struct Client {
-    /// `HOST:PORT`
+    /// Address of the registry, as `HOST:PORT`.
     pub host: String,
-    /// The authority (PEM) of its certificate; plain http without one.
+    /// Certificate authority (PEM) of the registry; `None` for plain HTTP.
     pub authority: Option<String>,
-    /// User name and password for Basic.
+    /// User name and password for Basic authentication.
     pub login: Option<(String, String)>,
 }
 
-/// What came back.
+/// The answer to a request.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -82,7 +82,7 @@ impl Client {
         )))
     }
 
-    /// One request on a connection of its own.
+    /// Sends a request on a new connection.
     pub fn request(
         &self,
         method: &str,
@@ -108,7 +108,7 @@ impl Client {
         connection.write_all(body)?;
         connection.flush()?;
         let mut bytes = Vec::new();
-        // A server that closes TLS without an alert is fine: every answer says how long it is.
+        // An error at the end is ignored, such as a TLS connection closed without an alert: every answer states its length.
         let _ = connection.read_to_end(&mut bytes);
         parse(&bytes, method == "HEAD").ok_or_else(|| std::io::Error::other("the answer is no HTTP, or broke off"))
     }
@@ -126,12 +126,12 @@ impl Client {
         answer
     }
 
-    /// Whether the registry answers at all.
+    /// Returns whether the registry answers `/v2/` with 200.
     pub fn ping(&self) -> bool {
         self.request("GET", "/v2/", &[], b"").is_ok_and(|a| a.status == 200)
     }
 
-    /// The bytes of a manifest, checked against the digest that the registry states; `None` if it is not there.
+    /// Returns the bytes of a manifest, checked against the stated digest, or `None` if the manifest is not found.
     pub fn manifest(&self, repository: &str, reference: &str) -> Option<Vec<u8>> {
         let target = format!("/v2/{repository}/manifests/{reference}");
         let answer = self.expect("GET", &target, &[("accept", ACCEPT)], b"", &[200, 404]);
@@ -146,7 +146,7 @@ impl Client {
         Some(answer.body)
     }
 
-    /// The bytes of a blob; `None` if it is not there.
+    /// Returns the bytes of a blob, or `None` if the blob is not found.
     pub fn blob(&self, repository: &str, digest: &str) -> Option<Vec<u8>> {
         let answer = self.expect(
             "GET",
@@ -158,7 +158,7 @@ impl Client {
         (answer.status == 200).then_some(answer.body)
     }
 
-    /// The tags of a repository.
+    /// Returns the tags of a repository.
     pub fn tags(&self, repository: &str) -> Vec<String> {
         let answer = self.expect("GET", &format!("/v2/{repository}/tags/list"), &[], b"", &[200, 404]);
         let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
@@ -166,7 +166,7 @@ impl Client {
         tags.iter().map(|t| t.as_str().unwrap().to_owned()).collect()
     }
 
-    /// Puts an image into the registry, blobs first and the tag last.
+    /// Pushes an image, blobs first and the tag last.
     pub fn push(&self, image: &Image, repository: &str, tag: &str) {
         for (digest, bytes) in &image.blobs {
             let start = self.expect("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"", &[202]);

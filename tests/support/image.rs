@@ -1,4 +1,4 @@
-//! Images made on the spot, the same bytes each time: what a registry would hold, without a registry.
+//! Generates images with reproducible bytes, without a registry.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,7 +12,7 @@ use super::double::Double;
 use super::fault::scatter;
 use super::store::sha256;
 
-/// The family of media types.
+/// A family of media types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Oci,
@@ -71,13 +71,13 @@ impl Document {
         serde_json::from_slice(&self.bytes).unwrap()
     }
 
-    /// As another document names it.
+    /// Returns the descriptor of the document.
     pub fn descriptor(&self) -> Map<String, Value> {
         descriptor(&self.media_type, &self.bytes)
     }
 }
 
-/// An image: a root document, what is below it, and all blobs.
+/// An image: a root document, all manifests below the root, and all blobs.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub root: Document,
@@ -85,23 +85,23 @@ pub struct Image {
     pub below: Vec<Document>,
     /// Blobs by digest.
     pub blobs: BTreeMap<String, Bytes>,
-    /// What the image runs on, where it is a single one.
+    /// Platform of a single image; null for an index.
     pub platform: Value,
 }
 
-/// A layer: its bytes as they travel, and the digest of its tar.
+/// A layer: its bytes as transferred, and the digest of its tar.
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub bytes: Bytes,
     pub diff_id: String,
-    /// Another media type than that of the image's style.
+    /// Media type that replaces the default of the image's style.
     pub media_type: Option<String>,
     /// Further fields of the descriptor, such as `urls`.
     pub extra: Map<String, Value>,
 }
 
 impl Layer {
-    /// A gzipped tar of these files, all executable.
+    /// Creates a layer from a gzipped tar of these files, all executable.
     pub fn files(files: &[(&str, &[u8])]) -> Self {
         let mut builder = tar::Builder::new(Vec::new());
         for (name, bytes) in files {
@@ -122,12 +122,12 @@ impl Layer {
         }
     }
 
-    /// Noise of this size. No tar, which nobody finds out who does not unpack it.
+    /// Creates a layer of incompressible bytes, which is not a tar; the difference matters only when unpacking.
     pub fn noise(seed: u64, size: usize) -> Self {
         Self::plain(noise(seed, size))
     }
 
-    /// A layer that is not compressed; whether its bytes are a tar matters only to those who unpack it.
+    /// Creates an uncompressed layer from any bytes; whether the bytes are a tar matters only when unpacking.
     pub fn plain(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self {
@@ -138,7 +138,7 @@ impl Layer {
         }
     }
 
-    /// A layer that registries do not have: it stands elsewhere (OCI image-spec, "Non-Distributable Layers").
+    /// Makes the layer non-distributable: stored at `url` and not in registries (OCI image-spec, "Non-Distributable Layers").
     pub fn foreign(mut self, media_type: &str, url: &str) -> Self {
         self.media_type = Some(media_type.to_owned());
         self.extra.insert("urls".to_owned(), json!([url]));
@@ -146,7 +146,7 @@ impl Layer {
     }
 }
 
-/// Bytes that do not compress, the same for the same seed.
+/// Returns incompressible bytes, equal for equal seeds.
 pub fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size + 8);
     let mut n = 0;
@@ -158,7 +158,7 @@ pub fn noise(seed: u64, size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Type, digest and size.
+/// Returns a descriptor: media type, digest and size.
 pub fn descriptor(media_type: &str, bytes: &[u8]) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("mediaType".to_owned(), media_type.into());
@@ -167,7 +167,7 @@ pub fn descriptor(media_type: &str, bytes: &[u8]) -> Map<String, Value> {
     map
 }
 
-/// `os/architecture[/variant]` as documents write it.
+/// Returns the platform `os/architecture[/variant]` in the JSON form of an index entry.
 pub fn platform(text: &str) -> Value {
     let parts: Vec<&str> = text.split('/').collect();
     let mut platform = json!({"architecture": parts[1], "os": parts[0]});
@@ -177,7 +177,7 @@ pub fn platform(text: &str) -> Value {
     platform
 }
 
-/// A container image for one platform.
+/// Returns a container image for one platform.
 pub fn single(style: Style, platform: &Value, layers: &[Layer], command: &[&str]) -> Image {
     let mut config = json!({
         "architecture": platform["architecture"],
@@ -197,7 +197,7 @@ pub fn single(style: Style, platform: &Value, layers: &[Layer], command: &[&str]
     image
 }
 
-/// A manifest with this config and these layers, whatever they are.
+/// Returns a manifest with any config and layers.
 pub fn with_config(style: Style, config_type: &str, config: Bytes, layers: &[Layer]) -> Image {
     let mut blobs = BTreeMap::new();
     let mut list = Vec::new();
@@ -222,11 +222,11 @@ pub fn with_config(style: Style, config_type: &str, config: Bytes, layers: &[Lay
     }
 }
 
-/// One line of an index that is to be made.
+/// An entry of an index to generate.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub image: Image,
-    /// Left out where null.
+    /// Platform of the entry; omitted if null.
     pub platform: Value,
     pub annotations: Value,
 }
@@ -241,7 +241,7 @@ impl From<Image> for Entry {
     }
 }
 
-/// An index of these images. Its bytes are spaced as no serialiser of the tested program would do it.
+/// Returns an index of these images. Its white space differs from the output of the tested program.
 pub fn index(style: Style, entries: &[Entry]) -> Image {
     let mut below: Vec<Document> = Vec::new();
     let mut blobs = BTreeMap::new();
@@ -276,7 +276,7 @@ pub fn index(style: Style, entries: &[Entry]) -> Image {
     }
 }
 
-/// What BuildKit puts beside an image: a manifest of in-toto statements about it.
+/// Returns an attestation of an image, as BuildKit creates it: a manifest with in-toto statements.
 pub fn attestation(subject: &Image) -> Entry {
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v0.1",
@@ -306,17 +306,17 @@ pub fn attestation(subject: &Image) -> Entry {
 }
 
 impl Image {
-    /// The digest of the root.
+    /// Returns the digest of the root.
     pub fn digest(&self) -> &str {
         &self.root.digest
     }
 
-    /// Every manifest, children before their parents, the root last.
+    /// Returns every manifest, children before their parents, the root last.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
         self.below.iter().chain([&self.root])
     }
 
-    /// Puts all of it into a registry double, past all checks, and gives the digest of the root.
+    /// Stores the image in a registry double, without any checks, and returns the digest of the root.
     pub fn push(&self, registry: &Double, repository: &str, tag: &str) -> String {
         for (digest, bytes) in &self.blobs {
             registry.store().keep(digest, bytes.clone());
@@ -333,7 +333,7 @@ impl Image {
             .put_manifest(repository, Some(tag), &self.root.media_type, self.root.bytes.clone())
     }
 
-    /// The manifests that an index lists for platforms that begin with `os`, with what describes them.
+    /// Returns the manifests that an index lists for this operating system, and their attestations.
     pub fn documents_of(&self, os: &str) -> Vec<Document> {
         let root = self.root.json();
         let entries = root["manifests"].as_array().cloned().unwrap_or_default();
@@ -361,7 +361,7 @@ impl Image {
             .collect()
     }
 
-    /// The digests of the blobs that these documents name.
+    /// Returns the digests of the blobs that these documents name.
     pub fn blobs_of(documents: &[Document]) -> Vec<String> {
         let mut blobs = Vec::new();
         for document in documents {

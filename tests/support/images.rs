@@ -1,10 +1,10 @@
-//! Ready-made images of every shape that a registry may hold.
+//! Ready-made images of every kind that a registry may hold.
 
 use serde_json::{Value, json};
 
 use super::image::{Entry, Image, Layer, Style, attestation, index, platform, single, with_config};
 
-/// The fixture in `fixtures/greeting`: eight linux platforms, two windows, an attestation for each.
+/// Returns the fixture in `fixtures/greeting`: eight linux platforms, two windows platforms, and an attestation for each.
 pub fn greeting() -> Image {
     let recipe: Value = serde_json::from_str(include_str!("../../fixtures/greeting/image.json")).unwrap();
     let program: &[u8] = include_bytes!("../../fixtures/greeting/greeting");
@@ -34,7 +34,7 @@ pub fn greeting() -> Image {
     index(Style::Oci, &entries)
 }
 
-/// One small image for one platform.
+/// Returns a small image for one platform.
 pub fn small(style: Style, on: &str, text: &str) -> Image {
     single(
         style,
@@ -44,7 +44,7 @@ pub fn small(style: Style, on: &str, text: &str) -> Image {
     )
 }
 
-/// An index of one small image for each platform.
+/// Returns an index with a small image for each platform.
 pub fn multi(style: Style, platforms: &[&str], text: &str) -> Image {
     let entries: Vec<Entry> = platforms
         .iter()
@@ -53,17 +53,17 @@ pub fn multi(style: Style, platforms: &[&str], text: &str) -> Image {
     index(style, &entries)
 }
 
-/// Linux on amd64 and arm64, and windows: the least that makes a filter do something.
+/// Returns an index with two linux platforms and one windows platform, the smallest index that a filter changes.
 pub fn linux_and_windows(style: Style) -> Image {
     multi(style, &["linux/amd64", "linux/arm64/v8", "windows/amd64"], "small")
 }
 
-/// Nothing for linux.
+/// Returns an index with two windows platforms.
 pub fn windows_only() -> Image {
     multi(Style::Oci, &["windows/amd64", "windows/arm64"], "windows")
 }
 
-/// A Helm chart: a manifest whose config is not that of a container image.
+/// Returns a Helm chart: a manifest whose config is not the config of a container image.
 pub fn helm_chart() -> Image {
     let config = json!({"name": "chart", "version": "0.1.0", "apiVersion": "v2"}).to_string();
     let mut layer = Layer::files(&[("chart/Chart.yaml", b"name: chart\n")]);
@@ -76,7 +76,7 @@ pub fn helm_chart() -> Image {
     )
 }
 
-/// An index whose entries are indexes: one of linux and windows, one of windows alone, and a plain image.
+/// Returns an index with three entries: an index of linux and windows, an index of windows only, and an image.
 pub fn nested() -> Image {
     let inner = index(
         Style::Oci,
@@ -93,7 +93,7 @@ pub fn nested() -> Image {
     index(Style::Oci, &entries)
 }
 
-/// An index whose entries state no platform; their configs do.
+/// Returns an index whose entries state no platform, so that only the configs state it.
 pub fn without_platforms() -> Image {
     let mut entries: Vec<Entry> = ["linux/amd64", "windows/amd64"]
         .map(|on| small(Style::Oci, on, "unstated").into())
@@ -104,7 +104,7 @@ pub fn without_platforms() -> Image {
     index(Style::Oci, &entries)
 }
 
-/// So many images that share one large layer and have a small one of their own.
+/// Returns `count` images that share one large layer and have one small layer of their own.
 pub fn shared_base(count: u64, base_size: usize) -> Vec<Image> {
     let base = Layer::noise(1, base_size);
     let make = |n| {
@@ -118,7 +118,7 @@ pub fn shared_base(count: u64, base_size: usize) -> Vec<Image> {
     (0..count).map(make).collect()
 }
 
-/// An image with noise layers of these sizes.
+/// Returns an image with incompressible layers of these sizes.
 pub fn sized(seed: u64, on: &str, sizes: &[usize]) -> Image {
     let layers: Vec<Layer> = sizes
         .iter()
@@ -128,12 +128,12 @@ pub fn sized(seed: u64, on: &str, sizes: &[usize]) -> Image {
     single(Style::Oci, &platform(on), &layers, &["/x"])
 }
 
-/// An image with a layer that only its vendor may hand out; a registry does not have it.
+/// Returns an image with a non-distributable layer, which the registry does not have.
 pub fn with_foreign_layer() -> Image {
     with_foreign_layer_at("https://example.com/layer")
 }
 
-/// The same with a layer that is said to be at this address.
+/// Returns an image with a non-distributable layer at this URL, which the registry does not have.
 pub fn with_foreign_layer_at(url: &str) -> Image {
     let foreign = Layer::noise(7, 500).foreign("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", url);
     let digest = super::store::sha256(&foreign.bytes);
@@ -147,7 +147,7 @@ pub fn with_foreign_layer_at(url: &str) -> Image {
     image
 }
 
-/// A Docker schema 1 manifest, which nobody can carry without changing it.
+/// Returns a Docker schema 1 manifest, which cannot be carried unchanged.
 pub fn schema1() -> Image {
     let manifest = json!({
         "schemaVersion": 1, "name": "old", "tag": "1", "architecture": "amd64", "fsLayers": [], "history": [],

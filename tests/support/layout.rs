@@ -1,4 +1,4 @@
-//! Bundles from outside: read member by member, edited, and made by hand, without the program's own reader and writer.
+//! Reads, edits and writes bundles member by member, without the program's own reader and writer.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::image::Image;
 use super::store::sha256;
 
-/// One member of a tar.
+/// A member of a tar.
 #[derive(Debug, Clone)]
 pub struct Member {
     pub name: String,
-    /// Where its bytes begin in the file.
+    /// Offset of the member's bytes in the file.
     pub offset: u64,
     pub size: u64,
     pub mode: u32,
@@ -75,7 +75,7 @@ impl Tar {
         serde_json::from_slice(&self.bytes(name)).unwrap()
     }
 
-    /// The bytes of a blob, where the bundle has it; checked against its name.
+    /// Returns the bytes of a blob, checked against the digest, or `None` if the bundle does not have the blob.
     pub fn blob(&self, digest: &str) -> Option<Vec<u8>> {
         let name = blob_name(digest);
         self.member(&name)?;
@@ -84,7 +84,7 @@ impl Tar {
         Some(bytes)
     }
 
-    /// Flips one bit of a member, in the middle of it.
+    /// Flips one bit in the middle of a member.
     pub fn flip(&self, name: &str) {
         let member = self.member(name).unwrap();
         self.flip_at(member.offset + member.size / 2);
@@ -102,7 +102,7 @@ impl Tar {
         file.write_all_at(&[byte[0] ^ 1], at).unwrap();
     }
 
-    /// Writes the same bundle without one member.
+    /// Writes a copy of the bundle without one member.
     pub fn without(&self, name: &str, path: &Path) {
         let mut builder = tar::Builder::new(File::create(path).unwrap());
         for member in self.members.iter().filter(|m| m.name != name) {
@@ -117,12 +117,12 @@ impl Tar {
     }
 }
 
-/// The name of a blob's member.
+/// Returns the name of a blob's member.
 pub fn blob_name(digest: &str) -> String {
     format!("blobs/{}", digest.replacen(':', "/", 1))
 }
 
-/// Puts one file into a tar.
+/// Adds a file to a tar.
 pub fn append(builder: &mut tar::Builder<File>, name: &str, bytes: &[u8]) {
     if name.ends_with('/') {
         return;
@@ -145,7 +145,7 @@ pub fn write_members<N: AsRef<str>, B: AsRef<[u8]>>(path: &Path, members: impl I
     builder.finish().unwrap();
 }
 
-/// The member `oci-layout` that makes a tar an OCI image layout.
+/// Returns the member `oci-layout`, which makes a tar an OCI image layout.
 pub fn marker() -> (String, Vec<u8>) {
     ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())
 }
@@ -182,7 +182,7 @@ pub fn unpack(bundle: &Path, folder: &Path) {
     tar::Archive::new(File::open(bundle).unwrap()).unpack(folder).unwrap();
 }
 
-/// The whole of a file.
+/// Returns the content of a file.
 pub fn read(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     File::open(path).unwrap().read_to_end(&mut bytes).unwrap();

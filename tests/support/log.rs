@@ -1,4 +1,4 @@
-//! What a server was asked and what it did: tests count and read it.
+//! The requests and answers of a server, for tests to count and read.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -6,38 +6,38 @@ use std::time::Instant;
 
 use axum::http::HeaderMap;
 
-/// One request, as far as it got by now.
+/// A request and its answer so far.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The method, upper-case.
+    /// Method in upper case.
     pub method: String,
-    /// The path, as it came.
+    /// Path as received.
     pub path: String,
-    /// What stands behind `?`, as it came; empty if nothing.
+    /// Query after the `?`, as received; empty if there is none.
     pub query: String,
     /// All request headers.
     pub headers: HeaderMap,
-    /// The connection that it came on.
+    /// Number of the connection that the request came on.
     pub connection: u64,
-    /// The first bytes of the request body (up to 64 KiB), where the server read it.
+    /// First 64 KiB of the request body, if the server read the body.
     pub body: Vec<u8>,
-    /// Bytes of request body that arrived.
+    /// Number of received bytes of the request body.
     pub bytes_in: u64,
-    /// The status of the answer; 0 while there is none, or if the connection was ended instead.
+    /// Status of the answer; 0 before the answer, or if the connection was ended instead.
     pub status: u16,
-    /// Bytes of answer body that were handed to the connection.
+    /// Number of bytes of the answer body that were written to the connection.
     pub bytes_out: u64,
-    /// Which fault rules took effect, by their place in the list.
+    /// Indexes of the fault rules that took effect.
     pub faults: Vec<usize>,
-    /// When it came.
+    /// Time at which the request arrived.
     pub begun: Instant,
-    /// When the last byte of the answer was handed to the connection. The client cannot have had the whole answer before,
-    /// so that requests that a client sends one after the other never overlap here, however busy the machine is.
+    /// Time at which the last byte of the answer was written to the connection. A client cannot have the whole answer
+    /// earlier, so sequential requests of a client never overlap here, even on a busy machine.
     pub ended: Option<Instant>,
 }
 
 impl Entry {
-    /// A request header as text; empty if it is not there.
+    /// Returns a request header as text; empty if the header is missing.
     pub fn header(&self, name: &str) -> String {
         self.headers
             .get_all(name)
@@ -47,7 +47,7 @@ impl Entry {
             .join(", ")
     }
 
-    /// Path and query together.
+    /// Returns path and query.
     pub fn target(&self) -> String {
         if self.query.is_empty() {
             self.path.clone()
@@ -56,8 +56,8 @@ impl Entry {
         }
     }
 
-    /// Whether it looks for what refers to a manifest (signatures, attestations): in the list of referrers, under the tags that
-    /// are made of a digest, or in a short list of tags.
+    /// Returns whether the request looks for referrers (signatures, attestations): in the list of referrers, under a tag made
+    /// of a digest, or in a short list of tags.
     pub fn is_discovery(&self) -> bool {
         let asks = self.method == "GET" || self.method == "HEAD";
         let tag = self.path.rsplit('/').next().unwrap_or_default();
@@ -67,13 +67,13 @@ impl Entry {
         asks && (self.path.contains("/referrers/") || is_made_of_digest || is_short_list)
     }
 
-    /// Whether both were being answered at some moment.
+    /// Returns whether both requests were being answered at the same time.
     pub fn overlaps(&self, other: &Self) -> bool {
         let before = |a: &Self, b: &Self| a.ended.is_some_and(|ended| ended <= b.begun);
         !before(self, other) && !before(other, self)
     }
 
-    /// Everything that the client sent with this request, in one text: to look for what must not be there.
+    /// Returns everything that the client sent with this request as one text, to check for secrets.
     pub fn everything(&self) -> String {
         let mut text = format!("{} {}\n", self.method, self.target());
         for (name, value) in &self.headers {
@@ -86,12 +86,12 @@ impl Entry {
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// How many were forgotten: what a ticket counts from.
+    /// Number of forgotten entries; a ticket's index counts these too.
     forgotten: usize,
     list: Vec<Entry>,
 }
 
-/// All requests of one server, in the order in which they came.
+/// All requests of a server, in order of arrival.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     entries: Arc<Mutex<Entries>>,
@@ -100,7 +100,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Takes down a new request.
+    /// Adds a new request.
     pub fn open(&self, entry: Entry) -> Ticket {
         let running = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(running, Ordering::SeqCst);
@@ -113,17 +113,17 @@ impl Log {
         }))
     }
 
-    /// A copy of all entries.
+    /// Returns a copy of all entries.
     pub fn entries(&self) -> Vec<Entry> {
         self.entries.lock().unwrap().list.clone()
     }
 
-    /// How many answers were being made at the same time, at most.
+    /// Returns the maximum number of requests that were answered at the same time.
     pub fn peak(&self) -> usize {
         self.peak.load(Ordering::SeqCst)
     }
 
-    /// Forgets what was so far.
+    /// Forgets all entries so far.
     pub fn clear(&self) {
         let mut entries = self.entries.lock().unwrap();
         entries.forgotten += entries.list.len();
@@ -160,12 +160,12 @@ impl Drop for Open {
     }
 }
 
-/// The right to add to one entry; the request counts as in flight until [`Ticket::end`] or until the last copy is gone.
+/// A handle to update an entry. The request counts as in flight until [`Ticket::end`] or until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Ticket(Arc<Open>);
 
 impl Ticket {
-    /// The answer is complete.
+    /// Marks the answer as complete.
     pub fn end(&self) {
         self.0.end();
     }

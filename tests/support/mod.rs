@@ -1,4 +1,4 @@
-//! What the tests share: a registry double with faults as data, image generators, and real registries and engines.
+//! Shared test support: a registry double with configurable faults, image generators, and real registries and engines.
 //!
 //! # How to write a test with it
 //!
@@ -13,18 +13,18 @@
 //! assert_eq!(registry.count("GET", "/blobs/"), 3, "{}", registry.transcript());
 //! ```
 //!
-//! - [`Double::start`] gives a server on 127.0.0.1 and a free port; it ends when it is dropped. No runtime is needed.
-//! - [`Options`] sets it up: access rules ([`auth`]), TLS ([`tls`]), pull limit, folder, delays, refusals.
+//! - [`Double::start`] starts a server on 127.0.0.1 and a free port; dropping the server ends it. No runtime is needed.
+//! - [`Options`] configures the server: access rules ([`auth`]), TLS ([`tls`]), pull limit, folder, delays, refusals.
 //! - A fault is a pair of [`fault::When`] and [`fault::Action`]. All rules that match a request take effect.
-//! - A test that needs a moment *before* or *during* an answer makes it with a [`Gate`] or an [`Allowance`], not with a pause:
-//!   a pause is long enough only on a machine that is fast enough.
-//! - [`Double::requests`] has everything that a client sent, secrets included; [`Double::count`] counts.
-//! - [`Double::store`] reads and writes what the server holds, past all checks.
+//! - A test that must act *before* or *during* an answer uses a [`Gate`] or an [`Allowance`], not a pause: a pause is long
+//!   enough only on a fast machine.
+//! - [`Double::requests`] returns everything that clients sent, including secrets; [`Double::count`] counts requests.
+//! - [`Double::store`] reads and writes the server's content without any checks.
 //!
-//! - [`Cli`] runs the program; [`real`] starts real registries and engines, and says in words what is not there.
+//! - [`Cli`] runs the program; [`real`] starts real registries and engines, and reports missing programs.
 //!
-//! The same server runs by itself: `cargo run --example registry-double`.
-// Each test binary uses a part of this.
+//! `cargo run --example registry-double` runs the same server on its own.
+// Each test binary uses only a part of this module.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 pub mod auth;

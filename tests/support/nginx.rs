@@ -1,4 +1,4 @@
-//! What stands in front of real registries: nginx, and tinyproxy.
+//! Proxies in front of real registries: nginx and tinyproxy.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use super::daemon::Daemon;
 use super::real;
 
-/// nginx with this `server` block, in which `{port}` is the port and `{folder}` where its files are. `None` where it is not
-/// installed, which has been said then.
+/// Starts nginx with this `server` block, in which `{port}` and `{folder}` stand for the port and the folder of its files.
+/// Reports and returns `None` if nginx is not installed.
 pub fn nginx(what: &str, server: &str) -> Option<Daemon> {
     let program = real::program("nginx", what)?;
     let configure = |folder: &Path, port: u16| {
@@ -27,18 +27,18 @@ pub fn nginx(what: &str, server: &str) -> Option<Daemon> {
     Some(Daemon::start(&program, configure))
 }
 
-/// Whether this process may change users, as a server that was started by root wants to.
+/// Returns whether this process is root. nginx started by root would change to another user.
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|of| of.uid() == 0)
 }
 
-/// The lines that pass everything on to a server.
+/// Returns the configuration that forwards all requests to a server.
 pub fn pass_to(host: &str) -> String {
     format!("location / {{ proxy_pass http://{host}; proxy_set_header Host $http_host; proxy_http_version 1.1; }}")
 }
 
-/// tinyproxy for this user. `None` where it is not installed, which has been said then.
+/// Starts tinyproxy with a login for this user. Reports and returns `None` if tinyproxy is not installed.
 pub fn tinyproxy(what: &str, user: &str, password: &str) -> Option<Daemon> {
     let program = real::program("tinyproxy", what)?;
     let configure = |folder: &Path, port: u16| {

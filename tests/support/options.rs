@@ -1,4 +1,4 @@
-//! How a server is set up.
+//! Configuration of a registry double.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,64 +7,64 @@ use super::auth::Auth;
 use super::fault::{Action, Fault, When};
 use super::tls::ServerTls;
 
-/// The set-up of a [`Double`](super::Double); the default is a plain, open, well-behaved registry in memory.
+/// The configuration of a [`Double`](super::Double); the default is an open, correct HTTP registry in memory.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Who may do what.
+    /// Access rules.
     pub auth: Auth,
-    /// TLS, where wanted.
+    /// TLS configuration; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
-    /// A pause before each answer.
+    /// Delay before each answer.
     pub latency: Duration,
-    /// Bytes per second of each answer body.
+    /// Maximum speed of each answer body, in bytes per second.
     pub bandwidth: Option<u64>,
-    /// Where blobs are kept; in memory otherwise.
+    /// Folder of the registry's content; `None` keeps the content in memory.
     pub folder: Option<PathBuf>,
-    /// Accepts an index whose children are absent.
+    /// Whether an index is accepted although children are absent.
     pub accept_sparse: bool,
-    /// Accepts a manifest whose blobs and children are absent.
+    /// Whether a manifest is accepted although blobs or children are absent.
     pub unchecked: bool,
-    /// Refuses to move a tag: to another digest, or (as some registries do) even to the same one.
+    /// Changes of a tag that are refused; `None` allows every change.
     pub immutable_tags: Option<Immutable>,
-    /// Refuses manifests of these types with 400 MANIFEST_INVALID.
+    /// Media types of manifests that are refused with 400 MANIFEST_INVALID.
     pub refused_types: Vec<String>,
-    /// Refuses manifests of which this is true, with 400 MANIFEST_INVALID.
+    /// Condition on which a manifest is refused with 400 MANIFEST_INVALID.
     pub refuses: Option<fn(&serde_json::Value) -> bool>,
-    /// Has no referrers API: 404.
+    /// Whether the referrers API is missing (404).
     pub no_referrers: bool,
-    /// Takes so many tags at most with a `PUT` of a manifest by its digest, and says which; none by default.
+    /// Maximum number of tags that a `PUT` of a manifest by digest sets and reports; none by default.
     pub tags_at_once: usize,
-    /// Takes `POST ...?digest=` with the whole blob.
+    /// Whether `POST ...?digest=` with the whole blob is accepted.
     pub single_post: bool,
-    /// Refuses chunks above this size with 416, as some registries do.
+    /// Maximum size of a chunk in bytes; larger chunks are refused with 416, as some registries do.
     pub max_chunk: Option<u64>,
-    /// Says so in `OCI-Chunk-Min-Length`.
+    /// Value of the `OCI-Chunk-Min-Length` header, in bytes.
     pub min_chunk: Option<u64>,
-    /// Refuses bodies above this size with 413, as a proxy before it would.
+    /// Maximum size of a request body in bytes; larger bodies are refused with 413, as a proxy would do.
     pub max_body: Option<u64>,
-    /// The pull limit of Docker Hub: so many `GET`s of manifests, then 429.
+    /// Pull limit like Docker Hub's: after this number of `GET`s of manifests, the registry answers 429.
     pub pull_limit: Option<PullLimit>,
-    /// What goes wrong.
+    /// Faults, in the order in which they apply.
     pub faults: Vec<Fault>,
 }
 
-/// Which moves of a tag are refused.
+/// The changes of a tag that are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Immutable {
-    /// A move to another digest (409).
+    /// A change to another digest (409).
     Other,
-    /// Any `PUT` of a tag that is there (400 TAG_INVALID).
+    /// Any `PUT` of an existing tag, even with the same digest (400 TAG_INVALID).
     Any,
 }
 
 /// A pull limit.
 #[derive(Debug, Clone, Copy)]
 pub struct PullLimit {
-    /// Pulls per window.
+    /// Stated number of pulls per window.
     pub limit: u64,
-    /// Pulls that are left at the start.
+    /// Number of pulls left at the start.
     pub remaining: u64,
-    /// The window, in seconds, as the headers tell it.
+    /// Stated length of the window in seconds.
     pub window: u64,
 }
 
@@ -75,13 +75,13 @@ impl Options {
         self
     }
 
-    /// With these rules about who may do what.
+    /// Sets the access rules.
     pub fn auth(mut self, auth: Auth) -> Self {
         self.auth = auth;
         self
     }
 
-    /// With TLS.
+    /// Turns on TLS.
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
         self

@@ -10,7 +10,7 @@ use super::store::{Content, Stored};
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// `GET` and `HEAD` of `/v2/NAME/manifests/REFERENCE`.
+/// Answers `GET` and `HEAD` of `/v2/NAME/manifests/REFERENCE`.
 pub fn manifest(shared: &Shared, repository: &str, reference: &str, head: bool, headers: &HeaderMap) -> Reply {
     let limits = shared.count_pull(head);
     if limits.exhausted {
@@ -44,7 +44,7 @@ pub fn manifest(shared: &Shared, repository: &str, reference: &str, head: bool, 
     reply
 }
 
-/// Whether the client takes this type; like distribution 2.8, which answers 404 otherwise.
+/// Returns whether the `Accept` headers allow the manifest's type. Like distribution 2.8, the double answers 404 otherwise.
 fn accepts(headers: &HeaderMap, stored: &Stored) -> bool {
     let mut any = false;
     for value in headers.get_all("accept") {
@@ -55,11 +55,11 @@ fn accepts(headers: &HeaderMap, stored: &Stored) -> bool {
             return true;
         }
     }
-    // Without an Accept header only what was there before OCI is sent.
+    // Without an `Accept` header, only manifests of types older than OCI are sent.
     !any && !stored.media_type.contains(".oci.")
 }
 
-/// `GET` and `HEAD` of `/v2/NAME/blobs/DIGEST`.
+/// Answers `GET` and `HEAD` of `/v2/NAME/blobs/DIGEST`.
 pub fn blob(
     shared: &Shared,
     repository: &str,
@@ -113,7 +113,7 @@ pub fn blob(
     }
 }
 
-/// One range as `start..end`; several at once, or none that can be satisfied, give nothing.
+/// Parses a single range into start and end. Returns `None` for several ranges and for an unsatisfiable range.
 fn parse_range(text: &str, total: u64) -> Option<(u64, u64)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (start, end) = match (first, last) {
@@ -127,7 +127,7 @@ fn parse_range(text: &str, total: u64) -> Option<(u64, u64)> {
     (start < end && start < total).then_some((start, end))
 }
 
-/// `GET /v2/NAME/tags/list`.
+/// Answers `GET /v2/NAME/tags/list`.
 pub fn tags(shared: &Shared, repository: &str, query: &str) -> Reply {
     let Some(found) = shared.store.repository(repository) else {
         return Reply::error(404, "NAME_UNKNOWN", "repository name not known to registry");
@@ -155,7 +155,7 @@ pub fn tags(shared: &Shared, repository: &str, query: &str) -> Reply {
     }
 }
 
-/// `GET /v2/NAME/referrers/DIGEST`.
+/// Answers `GET /v2/NAME/referrers/DIGEST`.
 pub fn referrers(shared: &Shared, repository: &str, digest: &str, query: &str) -> Reply {
     if shared.options.no_referrers {
         return Reply::new(404, "404 page not found\n").with("content-type", "text/plain");

@@ -14,18 +14,18 @@ use super::serve::{Shared, fields, query_field};
 use super::store::{Repository, digest_like};
 use super::wire::End;
 
-/// Registries need not accept larger ones (OCI distribution-spec, "Pushing Manifests").
+/// Maximum size of a manifest in bytes that every registry must accept (OCI distribution-spec, "Pushing Manifests").
 const MAX_MANIFEST: usize = 4 << 20;
 
-/// What became of a request body.
+/// The result of reading a request body.
 pub enum Received {
-    /// All of it arrived.
+    /// The whole body arrived.
     Whole,
-    /// It broke off, or a fault says that it shall; the connection is to end so.
+    /// The body was cut by the client or by a fault; the connection must end in this way.
     Broken(End),
 }
 
-/// Reads a request body and hands its pieces on.
+/// Reads a request body, and calls `piece` with each received part.
 pub async fn receive(body: Body, faults: &[Action], ticket: &Ticket, mut piece: impl FnMut(&[u8])) -> Received {
     let limit = faults.iter().find_map(|f| match f {
         Action::CutRequest(after, end) => Some((*after, *end)),
@@ -56,7 +56,7 @@ pub async fn receive(body: Body, faults: &[Action], ticket: &Ticket, mut piece: 
     }
 }
 
-/// The answer, or how the connection ends.
+/// The answer, or the way in which the connection ends.
 pub type Outcome = Result<Reply, End>;
 
 /// A request to `/v2/NAME/blobs/uploads/[UPLOAD]`.
@@ -64,7 +64,7 @@ pub struct UploadRequest<'a> {
     pub shared: &'a Shared,
     pub method: &'a str,
     pub repository: &'a str,
-    /// Empty on `POST`.
+    /// Name of the upload session; empty on `POST`.
     pub upload: &'a str,
     pub query: &'a str,
     pub headers: &'a HeaderMap,
@@ -168,8 +168,8 @@ impl UploadRequest<'_> {
         }
     }
 
-    /// Whether bytes may be added here and now: `Content-Range` and the state in the address must say the same offset
-    /// as the session.
+    /// Returns whether bytes may be added to the session: `Content-Range` and the state in the URL must match the offset of
+    /// the session.
     fn fits(&self, received: u64) -> bool {
         let range = self.headers.get("content-range").and_then(|v| v.to_str().ok());
         let start = range.map(|r| r.split('-').next().and_then(|s| s.parse::<u64>().ok()));
@@ -216,7 +216,7 @@ impl UploadRequest<'_> {
             LocationForm::Path => Some(format!("{path}?{query}")),
             LocationForm::Absolute => Some(format!("{base}{path}?{query}")),
             LocationForm::NoScheme => Some(format!("{}{path}?{query}", base.split_once("://").unwrap().1)),
-            // To what `POST .../uploads/` and `.../uploads/UPLOAD` have in common.
+            // The name alone is relative to both `POST .../uploads/` and `.../uploads/UPLOAD`.
             LocationForm::Relative => Some(format!("{upload}?{query}")),
             LocationForm::Elsewhere(host) => Some(format!("{host}{path}?{query}")),
             LocationForm::Absent => None,
@@ -242,7 +242,7 @@ impl UploadRequest<'_> {
     }
 }
 
-/// `PUT /v2/NAME/manifests/REFERENCE`, with its whole body; by digest also with tags in the query.
+/// Answers `PUT /v2/NAME/manifests/REFERENCE`; a `PUT` by digest may have tags in the query.
 pub fn put_manifest(
     shared: &Shared,
     repository: &str,
@@ -316,7 +316,7 @@ pub fn put_manifest(
             format!("{}/v2/{repository}/manifests/{digest}", shared.base),
         )
         .with("docker-content-digest", digest);
-    // One header with several of them, and another one with the last.
+    // All tags but the last are in one header, and the last tag is in a header of its own.
     if let Some((last, first)) = more.split_last() {
         let first = first.join(", ");
         let lines = [first.as_str(), last].into_iter().filter(|line| !line.is_empty());
@@ -330,7 +330,7 @@ pub fn put_manifest(
     reply
 }
 
-/// What a manifest names and the repository does not have.
+/// Returns the digests that a manifest names and the repository does not have.
 fn missing_of(document: &Value, found: &Repository, accept_sparse: bool) -> Vec<String> {
     let mut missing = Vec::new();
     let digest_of = |descriptor: &Value| descriptor["digest"].as_str().unwrap_or("no digest").to_owned();
@@ -356,7 +356,7 @@ fn missing_of(document: &Value, found: &Repository, accept_sparse: bool) -> Vec<
     missing
 }
 
-/// `DELETE /v2/NAME/manifests/REFERENCE`.
+/// Answers `DELETE /v2/NAME/manifests/REFERENCE`.
 pub fn delete_manifest(shared: &Shared, repository: &str, reference: &str) -> Reply {
     let gone = shared.store.change(repository, |r| {
         if reference.contains(':') {
@@ -372,7 +372,7 @@ pub fn delete_manifest(shared: &Shared, repository: &str, reference: &str) -> Re
     }
 }
 
-/// `DELETE /v2/NAME/blobs/DIGEST`.
+/// Answers `DELETE /v2/NAME/blobs/DIGEST`.
 pub fn delete_blob(shared: &Shared, repository: &str, digest: &str) -> Reply {
     match shared.store.change(repository, |r| r.blobs.remove(digest)) {
         true => Reply::status(202),

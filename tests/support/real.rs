@@ -1,9 +1,9 @@
-//! Real programs: Debian's `docker-registry`, a Docker engine of the test's own, and tools that read bundles.
+//! Real programs: Debian's `docker-registry`, a Docker engine for one test, and tools that read bundles.
 //!
-//! A part that is not there is told in words on standard error, past the capture of the test runner, and into the file
-//! that `DOCKER_MIRROR_SKIPPED` names. Where `DOCKER_MIRROR_REAL` is `require`, as `tests/run` sets it, a part that can be
-//! had from the distribution and is not there is a failure. An engine needs more than its package (root, control groups,
-//! mounts), so that one that does not start is told in words there, too.
+//! A missing program is reported on standard error, past the capture of the test runner, and in the file that
+//! `DOCKER_MIRROR_SKIPPED` names. If `DOCKER_MIRROR_REAL` is `require`, as `tests/run` sets it, a missing program that the
+//! Linux distribution packages is a failure. A Docker engine needs more than its package (root, control groups, mounts), so
+//! an engine that does not start is only reported even then.
 
 use std::fs;
 use std::io::Write;
@@ -17,19 +17,19 @@ use tempfile::TempDir;
 use super::http::Client;
 use super::tls::{Authority, write_pem};
 
-/// The one user of a registry with access rules.
+/// User name of the only user of a registry with a login.
 pub const USER: &str = "mirror";
-/// The user's password.
+/// Password of [`USER`].
 pub const PASSWORD: &str = "correct horse";
-/// The line for both in an htpasswd file (bcrypt).
+/// Line of an htpasswd file (bcrypt) with [`USER`] and [`PASSWORD`].
 const HTPASSWD: &str = "mirror:$2b$05$fixturesaltfixturesal.wYM9oQWq1Kk8tOXHq/DtZtxhm51unuu\n";
 
-/// Whether a missing part is a failure.
+/// Returns whether a missing program is a failure.
 pub fn required() -> bool {
     std::env::var("DOCKER_MIRROR_REAL").is_ok_and(|v| v == "require")
 }
 
-/// Tells that something was not tested, and why.
+/// Reports that something was not tested, and why.
 pub fn skipped(what: &str, why: &str) {
     let why: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let line = format!("SKIPPED: {what}: {}\n", why.join(" "));
@@ -40,7 +40,7 @@ pub fn skipped(what: &str, why: &str) {
     }
 }
 
-/// Where a program is; where it is not there, says so, or fails if it must be there.
+/// Returns the path of a program. Reports a missing program, or fails if [`required`].
 pub fn program(name: &str, what: &str) -> Option<PathBuf> {
     let found = find(name);
     if found.is_none() {
@@ -53,7 +53,7 @@ pub fn program(name: &str, what: &str) -> Option<PathBuf> {
     found
 }
 
-/// Where a program is that not every machine can have; where it is not there, says so.
+/// Returns the path of a program that some machines cannot have. Reports a missing program.
 pub fn optional_program(name: &str, what: &str) -> Option<PathBuf> {
     let found = find(name);
     if found.is_none() {
@@ -80,7 +80,7 @@ pub fn run(program: &Path, arguments: &[&str]) -> Output {
         .unwrap_or_else(|e| panic!("`{}` does not start: {e}", program.display()))
 }
 
-/// Runs a program, expects that it ends well, and gives what it printed.
+/// Runs a program, fails unless it succeeds, and returns its standard output.
 #[track_caller]
 pub fn succeed(program: &Path, arguments: &[&str]) -> String {
     let output = run(program, arguments);
@@ -95,16 +95,16 @@ pub fn succeed(program: &Path, arguments: &[&str]) -> String {
     stdout
 }
 
-/// How a registry is set up.
+/// The configuration of a registry.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Setup {
-    /// Only [`USER`] gets in.
+    /// Whether the registry accepts only [`USER`].
     pub login: bool,
-    /// TLS with a certificate of a test's own authority.
+    /// Whether the registry uses TLS, with a certificate of a test authority.
     pub tls: bool,
 }
 
-/// Debian's `docker-registry` with storage in a temporary folder. It ends when it is dropped.
+/// Debian's `docker-registry` with storage in a temporary folder. Dropping this value ends the registry.
 pub struct RealRegistry {
     process: Child,
     folder: TempDir,
@@ -114,10 +114,10 @@ pub struct RealRegistry {
 }
 
 impl RealRegistry {
-    /// Starts one and waits until it answers; `None` where the program is not there, which has been said then.
+    /// Starts a registry and waits until it answers. Reports and returns `None` if the program is missing.
     pub fn start(setup: Setup, what: &str) -> Option<Self> {
         let program = program("docker-registry", what)?;
-        // The port was free a moment ago; another process may have taken it meanwhile.
+        // Several attempts, since another process may take the free port before the registry binds it.
         for _ in 0..5 {
             if let Some(registry) = Self::try_start(&program, setup) {
                 return Some(registry);
@@ -184,12 +184,12 @@ impl RealRegistry {
         None
     }
 
-    /// `127.0.0.1:PORT`
+    /// Returns the address as `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The certificate (PEM) of its authority, in a file.
+    /// Writes the certificate (PEM) of the registry's authority to a file, and returns its path.
     pub fn authority_file(&self) -> PathBuf {
         let pem = self.authority.as_ref().expect("this registry has no TLS");
         write_pem(self.folder.path(), "authority.pem", pem)
@@ -199,7 +199,7 @@ impl RealRegistry {
         self.setup.tls
     }
 
-    /// A client that may do everything.
+    /// Returns a client with full access.
     pub fn client(&self) -> Client {
         Client {
             host: self.host(),
@@ -208,7 +208,7 @@ impl RealRegistry {
         }
     }
 
-    /// What it logged.
+    /// Returns the registry's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -221,7 +221,7 @@ impl Drop for RealRegistry {
     }
 }
 
-/// A Docker engine with data, sockets and processes of its own. It ends when it is dropped.
+/// A Docker engine with its own data, sockets and processes. Dropping this value ends the engine.
 pub struct Engine {
     process: Child,
     folder: TempDir,
@@ -229,16 +229,16 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts one; `None` where that cannot be done, which has been said then.
+    /// Starts an engine. Reports and returns `None` if the engine cannot be started.
     pub fn start(what: &str) -> Option<Self> {
         let (Some(daemon), Some(client)) = (optional_program("dockerd", what), optional_program("docker", what)) else {
             return None;
         };
-        // A short name: the path of a socket has at most 107 bytes.
+        // The name is short, since the path of a socket has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("dm").tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        // An empty file of its own, so that the settings of this machine do not count.
+        // An empty configuration file keeps the engine from reading the settings of this machine.
         fs::write(at("daemon.json"), "{}").unwrap();
         let process = Command::new(daemon)
             .args([
@@ -300,7 +300,7 @@ impl Engine {
         None
     }
 
-    /// Runs `docker` against it.
+    /// Runs `docker` with this engine.
     pub fn docker(&self, arguments: &[&str]) -> Output {
         let host = format!("unix://{}", self.folder.path().join("sock").display());
         let mut all = vec!["--host", &host];
@@ -313,7 +313,7 @@ impl Engine {
             .unwrap()
     }
 
-    /// The same, and expects that it ends well.
+    /// Runs `docker` with this engine, fails unless it succeeds, and returns its standard output.
     #[track_caller]
     pub fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.docker(arguments);
@@ -348,7 +348,7 @@ impl Drop for Engine {
             std::thread::sleep(Duration::from_millis(50));
         }
         let _ = self.process.wait();
-        // An engine that ends in order ends its containerd; one that was killed leaves it behind.
+        // An engine that was killed leaves its containerd behind, unlike an engine that ends on SIGTERM.
         if let Some(pid) = containerd.ok().and_then(|text| text.trim().parse().ok())
             && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "containerd")
         {

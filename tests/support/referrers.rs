@@ -1,4 +1,4 @@
-//! What refers to images: signatures, attestations and SBOMs as cosign and oras put them into a registry.
+//! Referrers of images: signatures, attestations and SBOMs as cosign and oras store them in a registry.
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,14 @@ use super::store::sha256;
 
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// The artifact type of what cosign 3 writes.
+/// Artifact type of referrers that cosign 3 writes.
 pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 pub const SBOM: &str = "application/spdx+json";
-/// The layer of a signature of cosign 2.
+/// Media type of the layer of a cosign 2 signature.
 pub const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
-/// Puts a manifest that refers to `subject` into a repository, and into the list under the tag of the subject where the registry
-/// lists none itself. Its content is `text`.
+/// Stores a referrer of `subject` with the content `text` in a repository. If the registry has no referrers API, also adds
+/// the referrer to the list under the referrers tag.
 pub fn refer(registry: &Double, repository: &str, subject: &Document, artifact_type: &str, text: &str) -> Document {
     let store = registry.store();
     let config = store.put_blob(repository, "{}");
@@ -35,7 +35,7 @@ pub fn refer(registry: &Double, repository: &str, subject: &Document, artifact_t
     manifest
 }
 
-/// Adds a manifest to the list under the tag of its subject.
+/// Adds a manifest to the list under the referrers tag of its subject.
 pub fn list(registry: &Double, repository: &str, subject: &Document, manifest: &Document) {
     let tag = subject.digest.replacen(':', "-", 1);
     let mut listed = listed(registry, repository, subject);
@@ -46,7 +46,7 @@ pub fn list(registry: &Double, repository: &str, subject: &Document, manifest: &
         .put_manifest(repository, Some(&tag), OCI_INDEX, index.to_string().into());
 }
 
-/// The entries under the tag of a subject.
+/// Returns the entries of the list under the referrers tag of a subject.
 pub fn listed(registry: &Double, repository: &str, subject: &Document) -> Vec<Value> {
     let tag = subject.digest.replacen(':', "-", 1);
     let there = registry.manifest(repository, &tag);
@@ -54,7 +54,7 @@ pub fn listed(registry: &Double, repository: &str, subject: &Document) -> Vec<Va
     there.map_or_else(Vec::new, |index| index["manifests"].as_array().unwrap().clone())
 }
 
-/// Puts a signature of cosign 2 (`sig`), or what is like it (`att`, `sbom`), beside an image.
+/// Stores a cosign 2 signature (`sig`), attestation (`att`) or SBOM (`sbom`) under cosign's tag for an image.
 pub fn beside(registry: &Double, repository: &str, subject: &Document, suffix: &str, text: &str) -> Document {
     let store = registry.store();
     let payload =

@@ -1,4 +1,4 @@
-//! Answers: made by the handlers, bent by the faults, and sent.
+//! Answers, which the handlers create, faults change, and [`send`] sends.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Content,
-    /// The part of `body` that is sent.
+    /// First byte of `body` that is sent.
     pub start: u64,
     pub end: u64,
 }
@@ -36,12 +36,12 @@ impl Reply {
         }
     }
 
-    /// An empty answer.
+    /// Returns an empty answer.
     pub fn status(status: u16) -> Self {
         Self::new(status, Bytes::new())
     }
 
-    /// An error as registries write it.
+    /// Returns an answer with the error body of registries.
     pub fn error(status: u16, code: &str, message: &str) -> Self {
         Canned::error(status, code, message).into()
     }
@@ -51,7 +51,7 @@ impl Reply {
         self
     }
 
-    /// Replaces a header, or removes it.
+    /// Replaces a header; `None` removes the header.
     pub fn set(&mut self, name: &str, value: Option<String>) {
         self.headers.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
         if let Some(value) = value {
@@ -69,7 +69,7 @@ impl From<Canned> for Reply {
     }
 }
 
-/// How the body goes out.
+/// The way in which the body is sent.
 #[derive(Debug, Default)]
 struct Delivery {
     length_delta: i64,
@@ -81,7 +81,7 @@ struct Delivery {
     flips: Vec<u64>,
 }
 
-/// Bends an answer as the faults say and turns it into one that can be sent.
+/// Applies the faults to an answer, and turns the answer into an HTTP response.
 pub fn send(
     mut reply: Reply,
     faults: &[Action],
@@ -110,8 +110,7 @@ pub fn send(
         }
     }
     let length = reply.end - reply.start;
-    // 204 and 304 have neither a body nor its length.
-    // A blob that is only pretended has a length that nobody knows.
+    // 204 and 304 have neither a body nor a length. The length of a pretended blob is unknown.
     let pretended = head && length == 0 && faults.iter().any(|f| matches!(f, Action::PretendPresent));
     let has_length = !delivery.chunked && !pretended && !matches!(reply.status, 204 | 304);
     if has_length
@@ -143,7 +142,7 @@ pub fn send(
         response = response.header(name, value);
     }
     let body = if pretended {
-        // A stream has no length that the HTTP library could state on its own.
+        // The body is a stream, since the HTTP library would add the length of an empty body.
         Body::from_stream(stream::empty::<Result<Bytes, std::io::Error>>())
     } else if head {
         Body::empty()
@@ -169,7 +168,7 @@ fn stream_body(reply: Reply, delivery: Delivery, bandwidth: Option<u64>, control
             if at >= stop {
                 let (_, how) = cut.filter(|_| stop < end || end == start)?;
                 control.end_after_flush(how);
-                // The connection ends as soon as what was handed over is out: nothing more comes from here.
+                // The connection ends as soon as the written bytes are flushed, so this stream must not end by itself.
                 return std::future::pending().await;
             }
             let mut next = stop.min(at + step);

@@ -1,4 +1,4 @@
-//! One request from its arrival to its answer: log, faults, access, handler.
+//! Handles a request from its arrival to its answer: log, faults, access, handler.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -18,10 +18,10 @@ use super::store::Store;
 use super::wire::{Control, End};
 use super::{pull, reply};
 
-/// What all requests of a server share.
+/// State that all requests of a server share.
 #[derive(Debug)]
 pub struct Shared {
-    /// `http://127.0.0.1:PORT`
+    /// URL of the server, such as `http://127.0.0.1:PORT`.
     pub base: String,
     pub options: Options,
     pub store: Store,
@@ -30,14 +30,14 @@ pub struct Shared {
     pub pulls: AtomicU64,
 }
 
-/// Where the pull limit stands.
+/// The state of the pull limit after a request.
 pub struct PullState {
     pub exhausted: bool,
     pub headers: Vec<(String, String)>,
 }
 
 impl Shared {
-    /// Counts a pull (a `GET` of a manifest) and says what the limit says about it.
+    /// Counts a pull (a `GET` of a manifest), and returns the state of the pull limit.
     pub fn count_pull(&self, head: bool) -> PullState {
         let before = if head {
             self.pulls.load(Ordering::SeqCst)
@@ -69,12 +69,12 @@ impl Shared {
     }
 }
 
-/// A field of a query, percent-decoded.
+/// Returns a field of a query, percent-decoded.
 pub fn query_field(query: &str, name: &str) -> Option<String> {
     fields(query).into_iter().find(|(n, _)| n == name).map(|(_, v)| v)
 }
 
-/// All fields of a query or a form.
+/// Returns all fields of a query or a form, percent-decoded.
 pub fn fields(text: &str) -> Vec<(String, String)> {
     let decode = |part: &str| {
         let bytes = part.as_bytes();
@@ -101,7 +101,7 @@ pub fn fields(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// What a path of the registry API means.
+/// A path of the registry API, with its parameters.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
     Ping,
@@ -145,7 +145,7 @@ fn route(path: &str) -> Route<'_> {
     Route::Unknown
 }
 
-/// The scopes that a request needs.
+/// Returns the scopes that a request needs.
 fn need(route: &Route<'_>, method: &str, query: &str) -> Need {
     let mut scopes = Vec::new();
     if let Route::Manifest(name, _)
@@ -165,7 +165,7 @@ fn need(route: &Route<'_>, method: &str, query: &str) -> Need {
     Need { scopes }
 }
 
-/// The one handler of a server.
+/// Handles every request of a server.
 pub async fn handle(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(control): ConnectInfo<Control>,
@@ -215,7 +215,7 @@ pub async fn handle(
     }
 }
 
-/// What is said before the request body is read.
+/// Applies delays and gates, and returns the answer if a fault or limit answers before the request body is read.
 async fn early(shared: &Shared, faults: &[Action], target: &str, headers: &axum::http::HeaderMap) -> Option<Reply> {
     let mut pause = shared.options.latency;
     for fault in faults {

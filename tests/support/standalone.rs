@@ -1,7 +1,7 @@
-//! The registry double by itself: for demonstrations, and for a look by hand.
+//! The registry double as a program, for demonstrations and manual tests.
 //!
-//! `registry-double [--load greeting=REPOSITORY:TAG] [--store FOLDER] [--listen ADDRESS]` prints `HOST:PORT` on one line
-//! and serves until it is ended, or until its standard input closes if `--until-stdin-closes` is given.
+//! `registry-double [--load greeting=REPOSITORY:TAG] [--store FOLDER] [--listen ADDRESS]` prints `HOST:PORT` on one line,
+//! and serves until the process is ended. With `--until-stdin-closes`, the program ends when its standard input closes.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 
 #[path = "mod.rs"]

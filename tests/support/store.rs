@@ -1,6 +1,6 @@
-//! What a server holds: blobs, and per repository the links to them, manifests, tags and open uploads.
+//! The content of a server: blobs, open uploads, and for each repository its blobs, manifests and tags.
 //!
-//! Everything is in memory; with a folder, blobs are files in it and everything survives a restart.
+//! The content is in memory. With a folder, blobs are files in the folder, and all content survives a restart.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// The SHA-256 digest of these bytes, written `sha256:HEX`.
+/// Returns the SHA-256 digest of these bytes as `sha256:HEX`.
 pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
-/// The digest of these bytes by the algorithm of another digest.
+/// Returns the digest of these bytes by the algorithm of the digest `other`.
 pub fn digest_like(other: &str, bytes: &[u8]) -> String {
     if other.starts_with("sha512:") {
         format!("sha512:{}", hex(&Sha512::digest(bytes)))
@@ -30,7 +30,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Bytes that can be read from any place.
+/// Bytes that can be read at any offset.
 #[derive(Debug, Clone)]
 pub enum Content {
     Memory(Bytes),
@@ -45,7 +45,7 @@ impl Content {
         }
     }
 
-    /// The bytes `start..end`, which must be there.
+    /// Returns the bytes `start..end`, which must exist.
     pub fn read(&self, start: u64, end: u64) -> Bytes {
         match self {
             Self::Memory(bytes) => bytes.slice(start as usize..end as usize),
@@ -62,7 +62,7 @@ impl Content {
     }
 }
 
-/// A manifest as it was put.
+/// A stored manifest.
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub digest: String,
@@ -70,7 +70,7 @@ pub struct Stored {
     pub bytes: Bytes,
 }
 
-/// One repository.
+/// The content of a repository.
 #[derive(Debug, Clone, Default)]
 pub struct Repository {
     pub blobs: BTreeSet<String>,
@@ -100,7 +100,7 @@ struct State {
     next_upload: u64,
 }
 
-/// Everything that a server holds. Cheap to clone; clones are the same store.
+/// The content of a server. Clones share the content.
 #[derive(Debug, Clone, Default)]
 pub struct Store {
     folder: Option<Arc<PathBuf>>,
@@ -108,7 +108,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store that survives in this folder.
+    /// Opens a store whose content is kept in this folder.
     pub fn open(folder: &Path) -> io::Result<Self> {
         let store = Self {
             folder: Some(Arc::new(folder.to_owned())),
@@ -150,17 +150,17 @@ impl Store {
         Ok(store)
     }
 
-    /// Reads a repository; an empty one if there is none.
+    /// Returns a copy of a repository, or `None` if there is no such repository.
     pub fn repository(&self, name: &str) -> Option<Repository> {
         self.state.lock().unwrap().repositories.get(name).cloned()
     }
 
-    /// The names of all repositories.
+    /// Returns the names of all repositories.
     pub fn repositories(&self) -> Vec<String> {
         self.state.lock().unwrap().repositories.keys().cloned().collect()
     }
 
-    /// Changes a repository, which comes into being if there is none.
+    /// Changes a repository, and creates the repository if needed.
     pub fn change<T>(&self, name: &str, change: impl FnOnce(&mut Repository) -> T) -> T {
         let mut state = self.state.lock().unwrap();
         let repository = state.repositories.entry(name.to_owned()).or_default();
@@ -184,12 +184,12 @@ impl Store {
         result
     }
 
-    /// A blob, whichever repository it is in.
+    /// Returns a blob of any repository.
     pub fn content(&self, digest: &str) -> Option<Content> {
         self.state.lock().unwrap().blobs.get(digest).cloned()
     }
 
-    /// A blob of this repository.
+    /// Returns a blob of this repository.
     pub fn blob(&self, repository: &str, digest: &str) -> Option<Content> {
         let state = self.state.lock().unwrap();
         let linked = state.repositories.get(repository)?.blobs.contains(digest);
@@ -212,7 +212,7 @@ impl Store {
         self.state.lock().unwrap().blobs.insert(digest.to_owned(), content);
     }
 
-    /// Puts a blob into a repository, under its true digest.
+    /// Stores a blob in a repository, and returns its digest.
     pub fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> String {
         let bytes = bytes.into();
         let digest = sha256(&bytes);
@@ -221,14 +221,14 @@ impl Store {
         digest
     }
 
-    /// Puts a manifest into a repository, unchecked, and a tag on it if one is given.
+    /// Stores a manifest in a repository without checks, sets the tag if given, and returns the digest.
     pub fn put_manifest(&self, repository: &str, tag: Option<&str>, media_type: &str, bytes: Bytes) -> String {
         let digest = sha256(&bytes);
         self.put_manifest_as(repository, &digest, tag, media_type, bytes);
         digest
     }
 
-    /// The same under a digest that the caller vouches for.
+    /// Stores a manifest under a digest that the caller has computed, and sets the tag if given.
     pub fn put_manifest_as(&self, repository: &str, digest: &str, tag: Option<&str>, media_type: &str, bytes: Bytes) {
         if self.folder.is_some() {
             self.keep(digest, bytes.clone());
@@ -246,7 +246,7 @@ impl Store {
         });
     }
 
-    /// Opens an upload and gives its name.
+    /// Opens an upload session, and returns its name.
     pub fn start_upload(&self, repository: &str) -> String {
         let mut state = self.state.lock().unwrap();
         state.next_upload += 1;
@@ -268,7 +268,7 @@ impl Store {
         name
     }
 
-    /// How many bytes an upload has; `None` if there is no such upload in this repository.
+    /// Returns the number of received bytes of an upload, or `None` if the repository has no such upload.
     pub fn received(&self, repository: &str, name: &str) -> Option<u64> {
         let state = self.state.lock().unwrap();
         state
@@ -278,7 +278,7 @@ impl Store {
             .map(|u| u.received)
     }
 
-    /// How many uploads are open.
+    /// Returns the number of open uploads.
     pub fn open_uploads(&self) -> usize {
         self.state.lock().unwrap().uploads.len()
     }
@@ -296,7 +296,7 @@ impl Store {
         upload.received += bytes.len() as u64;
     }
 
-    /// Closes an upload; the blob is linked only if its digest is this one.
+    /// Closes an upload, and adds the blob to the repository if the digest of the bytes is `digest`.
     pub fn finish_upload(&self, name: &str, digest: &str) -> Result<(), String> {
         let Some(upload) = self.state.lock().unwrap().uploads.remove(name) else {
             return Err("no such upload".to_owned());
@@ -330,7 +330,7 @@ impl Store {
         Ok(())
     }
 
-    /// Throws an upload away; whether there was one.
+    /// Discards an upload. Returns whether there was such an upload.
     pub fn drop_upload(&self, name: &str) -> bool {
         let upload = self.state.lock().unwrap().uploads.remove(name);
         if let Some(UploadData::File(path, _)) = upload.as_ref().map(|u| &u.data) {

@@ -1,4 +1,4 @@
-//! Certificates made on the spot, and what a server does with them.
+//! Generates certificates, and configures TLS servers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Pair {
     pub key: String,
 }
 
-/// A certificate authority of a test's own.
+/// A certificate authority for tests.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -37,22 +37,22 @@ impl Authority {
         }
     }
 
-    /// Its own certificate, in PEM.
+    /// Returns the authority's own certificate in PEM.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A server certificate for these names and addresses.
+    /// Issues a server certificate for these names and addresses.
     pub fn server(&self, names: &[&str]) -> Pair {
         self.issue(names, ExtendedKeyUsagePurpose::ServerAuth, false)
     }
 
-    /// The same, expired long ago.
+    /// Issues a server certificate that expired long ago.
     pub fn expired_server(&self, names: &[&str]) -> Pair {
         self.issue(names, ExtendedKeyUsagePurpose::ServerAuth, true)
     }
 
-    /// A client certificate.
+    /// Issues a client certificate.
     pub fn client(&self, name: &str) -> Pair {
         self.issue(&[name], ExtendedKeyUsagePurpose::ClientAuth, false)
     }
@@ -74,7 +74,7 @@ impl Authority {
     }
 }
 
-/// A certificate that signed itself and calls itself an authority, as `openssl req -x509` makes it.
+/// Creates a self-signed certificate that is marked as an authority, as `openssl req -x509` does.
 pub fn self_signed(names: &[&str]) -> Pair {
     let mut params = leaf(names);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -91,11 +91,11 @@ fn leaf(names: &[&str]) -> CertificateParams {
     params
 }
 
-/// The TLS of a server.
+/// The TLS configuration of a server.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     pub pair: Pair,
-    /// The authority (PEM) whose certificates clients must have.
+    /// Authority (PEM) that must have issued the certificates of clients.
     pub client_authority: Option<String>,
 }
 
@@ -107,7 +107,7 @@ impl ServerTls {
         }
     }
 
-    /// Only clients with a certificate of this authority get in.
+    /// Accepts only clients with a certificate of this authority.
     pub fn only_clients_of(mut self, authority: &Authority) -> Self {
         self.client_authority = Some(authority.pem());
         self
@@ -139,7 +139,7 @@ impl ServerTls {
     }
 }
 
-/// Writes PEM text to a file and gives its path.
+/// Writes PEM text to a file, and returns its path.
 pub fn write_pem(folder: &Path, name: &str, pem: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, pem).unwrap();

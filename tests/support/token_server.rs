@@ -1,5 +1,5 @@
-//! A token server as distribution's "Token Authentication Implementation" describes it: signs JSON web tokens by RS256, with
-//! a key whose certificate a real registry trusts.
+//! A token server according to distribution's "Token Authentication Implementation". The server signs JSON web tokens with
+//! RS256, with a key whose certificate a real registry trusts.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,14 +15,14 @@ use serde_json::json;
 
 use super::tls::write_pem;
 
-/// distribution accepts a token for so long after it has expired.
+/// Time in seconds for which distribution accepts a token after the token has expired.
 const LEEWAY: i64 = 60;
 
-/// The name of the issuer and of the service.
+/// Name of the issuer of the tokens.
 const ISSUER: &str = "token server of a test";
 pub const SERVICE: &str = "registry of a test";
 
-/// The server. It ends when it is dropped.
+/// The token server. Dropping this value ends the server.
 pub struct TokenServer {
     shared: Arc<Shared>,
     address: String,
@@ -31,9 +31,9 @@ pub struct TokenServer {
 struct Shared {
     key: KeyPair,
     certificate: rcgen::Certificate,
-    /// Name and password of the only user.
+    /// User name and password of the only user.
     user: (String, String),
-    /// How long the registry accepts a token, in seconds.
+    /// Time in seconds for which the registry accepts a token.
     lifetime: i64,
     issued: AtomicU64,
     tokens: Mutex<Vec<String>>,
@@ -69,7 +69,7 @@ impl TokenServer {
         Self { shared, address }
     }
 
-    /// The `auth:` of a registry that trusts it; writes the certificate into this folder.
+    /// Writes the server's certificate into a folder, and returns the `auth:` section of a registry that trusts the server.
     pub fn configuration(&self, folder: &Path) -> String {
         let bundle: PathBuf = write_pem(folder, "token.pem", &self.shared.certificate.pem());
         format!(
@@ -79,12 +79,12 @@ impl TokenServer {
         )
     }
 
-    /// How many tokens it has handed out.
+    /// Returns the number of issued tokens.
     pub fn issued(&self) -> u64 {
         self.shared.issued.load(Ordering::SeqCst)
     }
 
-    /// All of them.
+    /// Returns all issued tokens.
     pub fn tokens(&self) -> Vec<String> {
         self.shared.tokens.lock().unwrap().clone()
     }
@@ -93,7 +93,7 @@ impl TokenServer {
 impl Drop for TokenServer {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that listens, so that it sees that.
+        // The connection wakes the listening thread, which then sees that the server has ended.
         let _ = TcpStream::connect(&self.address);
     }
 }
@@ -172,7 +172,7 @@ impl Shared {
     }
 }
 
-/// Without percent signs and pluses.
+/// Decodes the percent signs and pluses of a query value.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();

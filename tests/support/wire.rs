@@ -1,7 +1,7 @@
-//! The connection below HTTP: plain or TLS, with a handle by which a handler breaks it on purpose.
+//! The connection below HTTP, plain or TLS, with a handle to break the connection on purpose.
 //!
-//! Two things are out of reach of an HTTP library that follows the rules: bytes that break its framing, and an end of the
-//! connection at an exact place. A handler reaches both through [`Control`].
+//! A correct HTTP library cannot send bytes that violate the framing, and cannot end a connection at an exact position. A
+//! handler does both through [`Control`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,39 +19,39 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// How long what was written may take to the other side of a loopback connection before a reset.
+/// Time for written bytes to reach the other side of a loopback connection before a reset.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// How a connection ends.
+/// The way in which a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// An orderly FIN (with TLS: without a closing alert).
+    /// A FIN (with TLS, without a closing alert).
     Close,
-    /// RST.
+    /// A RST.
     Reset,
-    /// Not at all: nothing more is sent, and the connection stays open.
+    /// No end: nothing more is sent, and the connection stays open.
     Stall,
 }
 
-/// What a handler wants done to its connection.
+/// Instructions of a handler for its connection.
 #[derive(Debug, Default)]
 struct Orders {
-    /// Once everything handed over so far has been written.
+    /// End of the connection, once all bytes so far are flushed.
     after_flush: Option<End>,
-    /// Instead of what the HTTP library writes next.
+    /// Bytes to write instead of the HTTP library's next bytes, the number of bytes already written, and the end.
     instead: Option<(Vec<u8>, usize, End)>,
 }
 
-/// The handle to one connection.
+/// A handle to a connection.
 #[derive(Debug, Clone, Default)]
 pub struct Control {
     orders: Arc<Mutex<Orders>>,
-    /// Which connection of its server this is, from 1 on; shows whether a client uses one again.
+    /// Number of the connection at its server, from 1 on, which shows whether a client reuses a connection.
     pub number: u64,
 }
 
 impl Control {
-    /// Ends the connection as soon as all that was written so far is out. The caller must not write more.
+    /// Ends the connection as soon as all bytes so far are flushed. The caller must not write more bytes.
     pub fn end_after_flush(&self, end: End) {
         self.orders.lock().unwrap().after_flush = Some(end);
     }
@@ -68,12 +68,12 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// One connection.
+/// A connection.
 #[derive(Debug)]
 pub struct Wire {
     stream: Stream,
     control: Control,
-    /// Runs before a reset, which throws away what the kernel has not sent yet.
+    /// Timer that delays a reset, since a reset discards bytes that the kernel has not sent yet.
     fuse: Option<Pin<Box<Sleep>>>,
 }
 
@@ -153,7 +153,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Accepts connections; TLS handshakes run beside each other, so that one that stalls holds nobody up.
+/// A listener that runs TLS handshakes in parallel, so that a stalled handshake does not block other connections.
 pub struct WireListener {
     incoming: mpsc::Receiver<(Wire, SocketAddr)>,
     address: SocketAddr,

@@ -1,5 +1,4 @@
-//! One connection of a client: its requests go on to the registry, the answers come back, and what the schedule says goes
-//! wrong on the way.
+//! A connection of a client: forwards requests to the registry and answers to the client, with the faults of the schedule.
 
 use std::io;
 use std::sync::Arc;
@@ -13,16 +12,16 @@ use super::super::chaos::{Asked, Mishap, RetryAfter};
 use super::Shared;
 use super::message::{Half, Head, broken, flipped, read};
 
-/// Answers up to this length can be sent twice, or in place of another.
+/// Maximum length, in bytes, of answers that can be sent twice or in place of another answer.
 const SMALL: u64 = 1 << 20;
 
-/// Nothing is held back for longer, though the client should have gone away long before.
+/// Maximum time of a stall; a client should have closed the connection long before.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// An upload that is not read any more is given up after this long.
+/// Time after which the proxy resets an upload that it has stopped reading.
 const SHORT: Duration = Duration::from_millis(2500);
 
-/// One connection of a client.
+/// A connection of a client.
 pub(super) struct Connection {
     client: Half,
     shared: Arc<Shared>,
@@ -93,13 +92,13 @@ impl Connection {
             .await
     }
 
-    /// Ends the connection hard.
+    /// Resets the connection, and returns the error that ends its task.
     fn reset(&self) -> io::Error {
         let _ = self.client.stream.set_zero_linger();
         broken()
     }
 
-    /// Sends nothing more, until the client has gone away.
+    /// Sends nothing more until the client has closed the connection.
     async fn stall(&mut self) -> io::Error {
         let gone = async {
             let mut waste = [0; 4096];
@@ -109,7 +108,7 @@ impl Connection {
         broken()
     }
 
-    /// One request and its answer. `false`: what was to go wrong does not fit it, so that it went well.
+    /// Forwards a request and its answer. Returns `false` if the fault does not fit the answer, so that nothing went wrong.
     async fn exchange(&mut self, head: Head, mishap: Option<Mishap>) -> io::Result<bool> {
         let length = head.length().unwrap_or(0);
         let headless = head.word(0) == "HEAD";
@@ -180,7 +179,7 @@ impl Connection {
         self.hand_back(&answer, server, expected, mishap).await
     }
 
-    /// Reads a request's body without passing it on.
+    /// Reads a request's body without forwarding it.
     async fn swallow(&mut self, mut length: u64) -> io::Result<()> {
         while length > 0 {
             let bytes = self.client.some(length).await?;
@@ -211,7 +210,7 @@ impl Connection {
         self.answer(&format!("{status} Trouble"), &headers, body).await
     }
 
-    /// Hands a request to the registry.
+    /// Forwards a request to the registry.
     async fn pass_on(&mut self, head: Head, length: u64, mishap: Option<Mishap>) -> io::Result<Half> {
         let mut server = Half::new(TcpStream::connect(&self.shared.upstream).await?);
         let head = head.without("connection").bytes("connection: close\r\n");
@@ -228,7 +227,7 @@ impl Connection {
                 return Err(self.reset());
             }
             if at == stall {
-                // A small body is in the buffers of the connection already, and its sender waits for the answer.
+                // The reset ends the stall: a small body is already in the connection's buffers, and its sender waits for an answer.
                 tokio::time::sleep(SHORT).await;
                 return Err(self.reset());
             }
@@ -246,7 +245,7 @@ impl Connection {
             let bytes = flipped(bytes, at, flip);
             at += bytes.len() as u64;
             if server.stream.write_all(&bytes).await.is_err() {
-                // It has said what it has to say without reading everything.
+                // The registry has answered without reading the whole body.
                 self.swallow(length - at).await?;
                 break;
             }
@@ -254,7 +253,7 @@ impl Connection {
         Ok(server)
     }
 
-    /// Hands an answer to the client.
+    /// Forwards an answer to the client.
     async fn hand_back(
         &mut self,
         answer: &Head,
@@ -273,7 +272,7 @@ impl Connection {
         self.say(&head).await?;
         let (end, flip) = match mishap {
             Some(Mishap::Reset(at) | Mishap::Closed(at)) => (place(at, length), u64::MAX),
-            // After a whole answer it would be the next request that waits.
+            // Without a body, the client would have the whole answer, and the stall would hit the next request.
             Some(Mishap::Stalled(at)) if length > 0 => (place(at, length), u64::MAX),
             Some(Mishap::Flipped(at)) => (u64::MAX, place(at, length)),
             _ => (u64::MAX, u64::MAX),

@@ -1,4 +1,4 @@
-//! One HTTP message on the wire: its head, and its body as it comes by.
+//! An HTTP message on the wire: its head, and its body in parts.
 
 use std::io;
 
@@ -6,13 +6,13 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// No head is longer.
+/// Maximum length of the head of a message, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
-/// So much is passed on at a time.
+/// Maximum number of bytes that are read at a time.
 const PIECE: usize = 64 << 10;
 
-/// The start line and the headers of a message, and what they say about its body.
+/// The start line and the headers of a message.
 pub(super) struct Head {
     lines: Vec<String>,
 }
@@ -54,7 +54,7 @@ impl Head {
     }
 }
 
-/// Bytes from one side, with what was read too far.
+/// A connection to one side, with bytes that were read but not used yet.
 pub(super) struct Half {
     pub(super) stream: TcpStream,
     pub(super) rest: BytesMut,
@@ -66,7 +66,7 @@ impl Half {
         Self { stream, rest }
     }
 
-    /// The next head; `None` where the other side ended.
+    /// Reads the next head. Returns `None` if the other side closed the connection.
     pub(super) async fn head(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             if let Some(end) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -78,7 +78,7 @@ impl Half {
         }
     }
 
-    /// Some bytes of a body, `limit` at most; none at its end.
+    /// Reads some bytes of a body, at most `limit`. Returns no bytes at the end of the connection.
     pub(super) async fn some(&mut self, limit: u64) -> io::Result<Bytes> {
         if self.rest.is_empty() && limit > 0 {
             self.rest.reserve(PIECE);
@@ -94,7 +94,7 @@ pub(super) fn broken() -> io::Error {
     io::Error::other("broken on purpose")
 }
 
-/// All of a body of this length.
+/// Reads a whole body of this length.
 pub(super) async fn read(server: &mut Half, length: u64) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     while (body.len() as u64) < length {
@@ -107,7 +107,8 @@ pub(super) async fn read(server: &mut Half, length: u64) -> io::Result<Vec<u8>> 
     Ok(body)
 }
 
-/// The same bytes, with another bit at `flip` if that lies in them; `at` is where they begin.
+/// Returns the bytes with one bit flipped at offset `flip`, if the bytes contain that offset. `at` is the offset of the
+/// first byte.
 pub(super) fn flipped(bytes: Bytes, at: u64, flip: u64) -> Bytes {
     match flip.checked_sub(at) {
         Some(inside) if inside < bytes.len() as u64 => {

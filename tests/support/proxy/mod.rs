@@ -1,5 +1,5 @@
-//! A proxy in front of a registry, at an address of its own: it passes requests on as they are, or does wrong with them
-//! what a [`Schedule`] says. It can keep every byte that clients send.
+//! A proxy in front of a registry, which forwards requests unchanged or with the faults of a [`Schedule`]. The proxy can
+//! record every byte that clients send.
 
 mod connection;
 mod message;
@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use self::connection::Connection;
 use super::chaos::Schedule;
 
-/// The proxy. It ends when it is dropped.
+/// A proxy. Dropping this value ends the proxy.
 pub struct Proxy {
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
@@ -24,29 +24,29 @@ struct Shared {
     address: SocketAddr,
     upstream: String,
     schedule: RwLock<Option<Arc<Schedule>>>,
-    /// Every byte that clients sent, where that is wanted.
+    /// Every byte that clients sent, if the proxy records.
     record: Option<Mutex<Vec<u8>>>,
-    /// How many bytes of request bodies it reads per second and connection; as fast as they come where this is none.
+    /// Maximum speed at which the proxy reads request bodies, in bytes per second and connection; `None` for no limit.
     rate: Option<u64>,
-    /// An answer to a GET by digest.
+    /// Path and answer of the last GET by digest with a small answer.
     kept: Mutex<Option<(String, Bytes)>>,
-    /// What happened to which request, in order.
+    /// Faulty requests with their faults, in order.
     log: Mutex<Vec<String>>,
 }
 
 impl Proxy {
-    /// One in front of `HOST:PORT`.
+    /// Starts a proxy in front of `HOST:PORT`.
     pub fn start(upstream: &str) -> Self {
         Self::new(upstream, false, None)
     }
 
-    /// One that keeps what clients send.
+    /// Starts a proxy that records every byte that clients send.
     pub fn recording(upstream: &str) -> Self {
         Self::new(upstream, true, None)
     }
 
-    /// One that keeps what clients send, and reads this many bytes of it per second and connection, with a buffer as small as
-    /// the system makes it.
+    /// Starts a proxy that records, and reads request bodies at this rate in bytes per second and connection, with the smallest
+    /// receive buffer that the system allows.
     pub fn slow(upstream: &str, rate: u64) -> Self {
         Self::new(upstream, true, Some(rate))
     }
@@ -60,7 +60,7 @@ impl Proxy {
             .unwrap();
         let socket = TcpSocket::new_v4().unwrap();
         if rate.is_some() {
-            // Its connections inherit it.
+            // The accepted connections inherit the buffer size of the listening socket.
             socket.set_recv_buffer_size(4096).unwrap();
         }
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -90,23 +90,23 @@ impl Proxy {
         }
     }
 
-    /// `127.0.0.1:PORT`
+    /// Returns the address as `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         self.shared.address.to_string()
     }
 
-    /// Does wrong from now on what the schedule says; nothing without one.
+    /// Injects the faults of this schedule from now on; `None` injects no faults.
     pub fn follow(&self, schedule: Option<Arc<Schedule>>) {
         *self.shared.schedule.write().unwrap() = schedule;
         self.shared.log.lock().unwrap().clear();
     }
 
-    /// What happened to which request since the schedule began.
+    /// Returns the faulty requests with their faults since the schedule was set.
     pub fn log(&self) -> String {
         self.shared.log.lock().unwrap().join("\n")
     }
 
-    /// Every byte that clients sent.
+    /// Returns every byte that clients sent.
     pub fn record(&self) -> Vec<u8> {
         self.shared
             .record
