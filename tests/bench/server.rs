@@ -295,6 +295,9 @@ impl Server {
                 .blob(request, repository, digest)
                 .unwrap_or((404, Reply::default())));
         }
+        if let Some(repository) = rest.strip_suffix("/tags/list") {
+            return Ok(self.tags(repository).unwrap_or((404, Reply::default())));
+        }
         let Some((repository, reference)) = rest.split_once("/manifests/") else {
             return Ok((404, Reply::default()));
         };
@@ -316,6 +319,20 @@ impl Server {
             ));
         }
         Ok(self.manifest(repository, reference).unwrap_or((404, Reply::default())))
+    }
+
+    fn tags(&self, repository: &str) -> Option<(u16, Reply)> {
+        let repositories = self.storage.as_ref()?.join("repositories");
+        let tags = std::fs::read_dir(repositories.join(repository).join("_manifests/tags")).ok()?;
+        let tags = tags
+            .flatten()
+            .map(|tag| format!("{:?}", tag.file_name().to_string_lossy()));
+        let tags = tags.collect::<Vec<_>>().join(",");
+        let bytes = format!("{{\"name\":\"{repository}\",\"tags\":[{tags}]}}").into_bytes();
+        let headers = "Content-Type: application/json\r\n".to_owned();
+        let length = bytes.len() as u64;
+        let body = Content::Bytes(bytes);
+        Some((200, Reply { headers, length, body }))
     }
 
     fn manifest(&self, repository: &str, reference: &str) -> Option<(u16, Reply)> {
