@@ -152,6 +152,27 @@ mod tests {
     }
 
     #[test]
+    fn signatures_of_two_keys_with_one_content_are_two() {
+        let (config, layer) = (Digest::sha256(b"{}"), Digest::sha256(b"payload"));
+        let signed = |signatures: &[&str]| {
+            let layers = signatures.iter().map(|signature| {
+                format!(
+                    r#"{{"mediaType":"a/b","digest":"{layer}","size":7,"annotations":{{"{SIGNATURE}":"{signature}"}}}}"#
+                )
+            });
+            let layers = layers.collect::<Vec<_>>().join(",");
+            let text = format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"c/d","digest":"{config}","size":2}},"layers":[{layers}]}}"#
+            );
+            RawManifest::new(text.into_bytes().into(), None, None).unwrap()
+        };
+        let (ours, theirs, both) = (signed(&["one"]), signed(&["two"]), signed(&["two", "one"]));
+        assert!(!has_all_layers(&theirs, &ours));
+        assert!(has_all_layers(&both, &ours) && has_all_layers(&both, &theirs) && !has_all_layers(&ours, &both));
+        assert!(!has_all_layers(&both, &signed(&[])));
+    }
+
+    #[test]
     fn only_a_bare_digest_is_a_tag_that_lists_referrers() {
         let digest = Digest::sha256(b"image");
         assert!(is_referrers_tag(&digest.referrers_tag()));

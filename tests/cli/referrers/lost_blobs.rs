@@ -4,9 +4,11 @@
 use serde_json::Value;
 
 use super::super::support::cli::Output;
+use super::super::support::image::Style;
+use super::super::support::images::multi;
 use super::super::support::layout::{Tar, blob_name, write_members};
 use super::super::support::{Action, Cli, Double, Options, When, sha256};
-use super::{Signed, cli, import_piped, names, registry, signed};
+use super::{BUNDLE, Signed, cli, import_piped, names, refer, registry, signed};
 
 /// The text of the SBOM, whose blob is lost, and with it the signature of the SBOM.
 const LOST: &str = "SBOM of a platform";
@@ -261,4 +263,38 @@ fn an_image_goes_without_a_referrer_whose_blob_a_bundle_lacks_or_has_wrongly() {
     assert_eq!(target.manifest("team/app", &signed.belongings[2].digest), None);
     let target = registry(false);
     import_piped(&cli, "b.tar", &target.host());
+}
+
+#[test]
+fn required_signatures_of_an_index_that_is_not_pushed_are_an_error() {
+    let (cli, source) = (cli(), registry(true));
+    let image = multi(Style::Oci, &["linux/amd64", "linux/arm64"], "signed");
+    image.push(&source, "team/app", "1");
+    refer(&source, "team/app", &image.root, BUNDLE, "signature of the index");
+    let name = names(&source);
+    let options = ["--referrers", "require"];
+    cli.succeed(
+        &[
+            &["export", &name, "-o", "b.tar", "--platform", "linux/amd64"][..],
+            &options,
+        ]
+        .concat(),
+    );
+    for sparse in [false, true] {
+        for way in [&["import", "b.tar"][..], &[&name, "--platform", "linux/amd64"]] {
+            // The second one takes no sparse index, and would get the filtered one.
+            let target = registry(true);
+            let host = target.host();
+            let index: &[&str] = if sparse { &["--index", "sparse"] } else { &[] };
+            let out = cli.run(&[way, &["-d", &host], index, &options].concat());
+            assert_ne!(out.code, Some(0), "{way:?} {index:?}: {}", out.stderr);
+            assert!(out.stderr.contains("--referrers require"), "{}", out.stderr);
+            assert_eq!(
+                target.manifest("team/app", "1"),
+                None,
+                "{way:?} {}",
+                target.transcript()
+            );
+        }
+    }
 }

@@ -283,6 +283,11 @@ fn what_is_listed_wrongly_is_left_out_and_named() {
     let wrong = out.stderr.matches("does not refer to what it is listed for").count();
     assert_eq!(wrong, 1, "{}", out.stderr);
     assert!(out.stderr.contains("it is listed and not there"), "{}", out.stderr);
+    // Where signatures are required, one that is not there is an error.
+    let required = ["export", &names(&source), "-o", "c.tar", "--referrers", "require"];
+    cli.run(&required)
+        .expect_code(1)
+        .says(&["it is listed and not there", "--referrers require"]);
     // A tag that holds an image lists nothing.
     let (cli, source) = (super::cli(), registry(false));
     let image = small(Style::Oci, "linux/amd64", "a");
