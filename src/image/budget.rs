@@ -85,7 +85,8 @@ impl Budget {
         }
     }
 
-    fn give_back(&self, bytes: u64) {
+    /// Gives back what was taken by [`take`](Self::take).
+    pub(crate) fn give_back(&self, bytes: u64) {
         self.0.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 

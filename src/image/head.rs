@@ -24,7 +24,7 @@ pub(super) fn check_fields(text: &[u8], object: Object) -> Result<()> {
 /// Maximum length of a media type in bytes: two names of 127 bytes and a slash (RFC 6838, section 4.2).
 const MAX_MEDIA_TYPE: usize = 255;
 
-pub(super) fn check_media_type(media_type: Option<&str>) -> Result<()> {
+pub(crate) fn check_media_type(media_type: Option<&str>) -> Result<()> {
     match media_type.map_or(0, str::len) {
         0..=MAX_MEDIA_TYPE => Ok(()),
         length => Err(Error::new(

@@ -39,7 +39,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, 
 
 impl<T, const MAX: usize> Capped<T, MAX> {
     /// Deserializes a list, and keeps the value that `keep` returns for each element.
-    pub(super) fn from_each<'de, W, D>(deserializer: D, keep: impl FnMut(W) -> Option<T>) -> Result<Self, D::Error>
+    pub(crate) fn from_each<'de, W, D>(deserializer: D, keep: impl FnMut(W) -> Option<T>) -> Result<Self, D::Error>
     where
         W: Deserialize<'de>,
         D: serde::Deserializer<'de>,

@@ -7,7 +7,7 @@ pub(crate) mod destination;
 pub(crate) mod digest;
 pub(crate) mod fields;
 pub(crate) mod filter;
-mod head;
+pub(crate) mod head;
 pub(crate) mod image_list;
 pub(crate) mod json;
 pub(crate) mod listing;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
@@ -21,6 +21,8 @@ use super::types::Referrers;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::head::check_media_type;
+use crate::image::json::Capped;
 use crate::image::media_type::{self, OCI_INDEX};
 use crate::image::reference::{Target, is_tag};
 
@@ -43,6 +45,8 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum number of entries kept of one list.
 const MAX_ENTRIES: usize = 100_000;
+/// Maximum number of bytes of all tags of one list.
+const MAX_TAGS: usize = 8 << 20;
 
 /// Maximum number of tags compared with a missing tag.
 const MAX_COMPARED: usize = 2000;
@@ -59,9 +63,14 @@ impl Registry {
     pub async fn tags(&self, repository: &str) -> Result<Vec<String>> {
         let mut tags = Seen::default();
         let mut pages = Pages::tags(&self.host, repository, PAGE);
+        let mut length = 0;
         while let Some(page) = pages.next().await? {
             let page = page.map_err(|error| error.context(&pages.action))?;
             for tag in tags_of(&page).map_err(|error| error.context(&pages.action))? {
+                length += tag.len();
+                if length > MAX_TAGS {
+                    return Err(pages.refused(&format!("its tags have more than {MAX_TAGS} bytes")));
+                }
                 tags.add(tag, &pages)?;
             }
         }
@@ -104,15 +113,17 @@ impl Registry {
         Ok(known)
     }
 
-    /// Returns all tags of a repository if they fit one page; `None` if not, or on any failure.
-    pub(crate) async fn short_tag_list(&self, repository: &str) -> Option<HashSet<String>> {
+    /// Returns the tags of a repository that begin like a digest, if all its tags fit one page; `None` if not, if there are none,
+    /// or on any failure.
+    pub(crate) async fn digest_tags(&self, repository: &str) -> Option<HashSet<String>> {
         let host = self.origin(repository).ok()?;
         let mut pages = Pages::tags(&host, repository, SHORT_LIST);
         pages.patient = false;
         pages.until = Instant::now() + HINT_TIMEOUT;
         let page = pages.next().await.ok()??.ok()?;
         let is_all = pages.next.is_none();
-        tags_of(&page).ok().filter(|_| is_all).map(HashSet::from_iter)
+        let tags = tags_of(&page).ok().filter(|tags| is_all && !tags.is_empty())?;
+        Some(tags.into_iter().filter(|tag| tag.starts_with("sha")).collect())
     }
 }
 
@@ -152,31 +163,46 @@ impl Host {
 /// Returns the descriptors in a page of referrers; invalid entries are skipped.
 fn referrers_of(page: &[u8]) -> Result<Vec<Descriptor>> {
     #[derive(Deserialize)]
-    struct Wire<'a> {
-        #[serde(borrow, default)]
-        manifests: Option<Vec<&'a RawValue>>,
+    struct Wire {
+        #[serde(default)]
+        manifests: Option<Descriptors>,
     }
+    struct Descriptors(Vec<Descriptor>);
+    impl<'de> Deserialize<'de> for Descriptors {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            // A page has room for few descriptors, but for very many entries that are none.
+            let list =
+                Capped::<_, { usize::MAX }>::from_each(deserializer, |entry: &RawValue| descriptor(entry.get()))?;
+            Ok(Self(list.0))
+        }
+    }
+    let wire: Wire = serde_json::from_slice(page)
+        .map_err(|e| Error::new(Kind::Unsupported, "the answer is no list of referrers").with_source(e))?;
+    Ok(wire.manifests.map_or_else(Vec::new, |list| list.0))
+}
+
+fn descriptor(entry: &str) -> Option<Descriptor> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Entry {
-        #[serde(default)]
-        media_type: serde_json::Value,
+    struct Entry<'a> {
+        #[serde(borrow, default)]
+        media_type: Option<&'a RawValue>,
         digest: Digest,
-        #[serde(default)]
-        size: serde_json::Value,
+        #[serde(borrow, default)]
+        size: Option<&'a RawValue>,
     }
-    let wire: Wire<'_> = serde_json::from_slice(page)
-        .map_err(|e| Error::new(Kind::Unsupported, "the answer is no list of referrers").with_source(e))?;
-    let entries = wire.manifests.unwrap_or_default().into_iter();
-    let entries = entries.filter_map(|entry| serde_json::from_str::<Entry>(entry.get()).ok());
-    Ok(entries
-        .map(|entry| Descriptor {
-            media_type: entry.media_type.as_str().unwrap_or_default().to_owned(),
-            digest: entry.digest,
-            // The digest alone says what the manifest is; its size only warns of one that is too large.
-            size: entry.size.as_u64().unwrap_or_default(),
-        })
-        .collect())
+    let entry: Entry<'_> = serde_json::from_str(entry).ok()?;
+    let media_type = entry
+        .media_type
+        .and_then(|text| serde_json::from_str::<String>(text.get()).ok());
+    let media_type = media_type.filter(|media_type| check_media_type(Some(media_type)).is_ok());
+    let size = entry.size.and_then(|text| serde_json::from_str::<u64>(text.get()).ok());
+    Some(Descriptor {
+        media_type: media_type.unwrap_or_default(),
+        digest: entry.digest,
+        // The digest alone says what the manifest is; its size only warns of one that is too large.
+        size: size.unwrap_or_default(),
+    })
 }
 
 impl Host {
@@ -344,17 +370,31 @@ fn tags_of(page: &[u8]) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Wire {
         #[serde(default)]
-        tags: Option<Vec<Option<String>>>,
+        tags: Option<Tags>,
+    }
+    struct Tags(Vec<String>);
+    impl<'de> Deserialize<'de> for Tags {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let mut count = 0;
+            // One more than there may be shows that there are too many.
+            let keep = |tag: Option<String>| {
+                let tag = tag.filter(|tag| count <= MAX_ENTRIES && is_tag(tag))?;
+                count += 1;
+                Some(tag)
+            };
+            Ok(Self(Capped::<_, { usize::MAX }>::from_each(deserializer, keep)?.0))
+        }
     }
     let wire: Wire = serde_json::from_slice(page)
         .map_err(|e| Error::new(Kind::Server, "the answer is no list of tags").with_source(e))?;
-    Ok(wire
-        .tags
-        .unwrap_or_default()
-        .into_iter()
-        .flatten()
-        .filter(|tag| is_tag(tag))
-        .collect())
+    let tags = wire.tags.map_or_else(Vec::new, |tags| tags.0);
+    match tags.len() > MAX_ENTRIES {
+        true => Err(Error::new(
+            Kind::Server,
+            format!("it has more than {MAX_ENTRIES} entries"),
+        )),
+        false => Ok(tags),
+    }
 }
 
 /// Returns the few tags that are most similar to the wanted tag, in backticks.

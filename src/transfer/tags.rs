@@ -6,11 +6,22 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt};
 
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Budget;
 use crate::image::image_list::{CheckedList, Entry, Names, Rename};
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::registry::Registries;
 use crate::text::few;
+
+/// Maximum number of images that the patterns of a run may match together: no more fit into its memory.
+const MAX_IMAGES: usize = 50_000;
+
+/// Maximum number of lists of tags that are read at the same time, of which each may take some memory.
+const MAX_AT_ONCE: usize = 4;
+
+/// Memory in bytes that all lists of tags take together, and one tag beside its text.
+const MAX_TAGS: u64 = 48 << 20;
+const TAG: u64 = 48;
 
 /// An image that the user requests.
 #[derive(Debug, Clone)]
@@ -104,6 +115,10 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
         for tag in &found {
             images.add(named(tag)?, entry, false);
         }
+        if images.list.len() > MAX_IMAGES {
+            let what = format!("{}: the patterns match more than {MAX_IMAGES} images", entry.label());
+            return Err(Error::new(Kind::Usage, what).with_hint("narrow the patterns, or divide the list"));
+        }
     }
     expanded.images = images.list;
     leaving_out.tell(&mut expanded);
@@ -134,14 +149,23 @@ async fn list_tags(
     let repositories: BTreeMap<String, &Reference> = patterns
         .map(|entry| (entry.reference().name(), entry.reference()))
         .collect();
+    let budget = &Budget::new(MAX_TAGS);
     let lists: Vec<_> = repositories
         .into_iter()
         .map(|(name, repository)| async move {
-            let tags = async { registries.host(repository.host())?.tags(repository.repository()).await };
-            (name, tags.await.map(Arc::new))
+            let tags = async {
+                let tags = registries
+                    .host(repository.host())?
+                    .tags(repository.repository())
+                    .await?;
+                budget.take(tags.iter().map(|tag| TAG + tag.len() as u64).sum())?;
+                Ok(Arc::new(tags))
+            };
+            (name, tags.await)
         })
         .collect();
-    stream::iter(lists).buffer_unordered(jobs.max(1)).collect().await
+    let at_once = jobs.clamp(1, MAX_AT_ONCE);
+    stream::iter(lists).buffer_unordered(at_once).collect().await
 }
 
 /// The exclusion entries of a list, each with the number of images that it excluded.

@@ -44,6 +44,7 @@ fn faults(case: &Case, number: usize, lab: &Lab, registry: &Double) -> Vec<Strin
         }
     }
     faults.extend(looked_at(case, number, lab));
+    faults.extend(verified(case, number, lab, registry));
     faults
 }
 
@@ -87,6 +88,27 @@ fn looked_at(case: &Case, number: usize, lab: &Lab) -> Vec<String> {
         }
     }
     faults
+}
+
+/// What is wrong with an import that verifies the whole archive before it sends any of it.
+fn verified(case: &Case, number: usize, lab: &Lab, registry: &Double) -> Vec<String> {
+    let (name, _, expect) = case;
+    let destination = format!("{}/{number}/verified", registry.host());
+    let file = format!("{number}-foreign.tar");
+    let run = lab.run(&["import", "--verify", &file, "-d", &destination], None);
+    let mut found = run.faults(1100);
+    let is_sent = registry.transcript().contains(&format!("/v2/{number}/verified/"));
+    let is_wrong = !matches!(expect, Expect::Fine | Expect::Warning(_));
+    if is_wrong && run.ended == Ok(0) {
+        found.push("was a success".to_owned());
+    }
+    if matches!(expect, Expect::Open(_) | Expect::Blob(_)) && is_sent {
+        found.push("has sent something".to_owned());
+    }
+    found
+        .into_iter()
+        .map(|fault| format!("{name} (verified): {fault}"))
+        .collect()
 }
 
 #[test]

@@ -13,9 +13,11 @@ mod cases;
 mod support;
 
 mod hostile;
+mod lists;
 mod looked_at;
 mod machine;
 mod many;
 mod measured;
+mod referrers;
 mod registries;
 mod shapes;

@@ -66,6 +66,8 @@ pub(super) struct Archive {
     pub(super) max_unpacked: u64,
     /// Total length of the names so far, in bytes.
     names: usize,
+    /// Number of blobs in the archive, including damaged and repeated ones.
+    blobs: u64,
     /// Budget for the members; freed when the archive is dropped.
     held: Option<Held>,
 }
@@ -86,12 +88,22 @@ impl Archive {
             unreadable: BTreeMap::new(),
             max_unpacked: super::docker::layer::BEYOND,
             names: 0,
+            blobs: 0,
             held: None,
         }
     }
 
-    /// Indexes a tar file. With `going_on`, the scan continues after a fault.
+    /// Indexes a tar file. With `going_on`, the scan continues after a fault. Nothing of an archive that takes too much memory
+    /// is kept.
     pub(super) fn from_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
+        let read = Self::scan_tar(source, going_on, store);
+        if read.as_ref().is_err_and(|error| error.kind() == Kind::TooLarge) {
+            store.forget(source);
+        }
+        read
+    }
+
+    fn scan_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(source.label());
         archive.source = Some(source.clone()).filter(|source| source.is_original());
         let forward = FileForward::new(source.clone());
@@ -256,6 +268,8 @@ impl Archive {
         if let Some(digest) = blob_name(&name) {
             let place = place(None);
             self.has_blobs = true;
+            self.blobs += 1;
+            store.leave_room(self.blobs)?;
             return match store.blob(&digest) {
                 None => store.add(digest, place),
                 Some(first) if Arc::ptr_eq(&first.source, &place.source) => same_bytes(&name, first, &place),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::documents::{Documents, KnownConfig};
-use super::source::Extent;
+use super::source::{Extent, Source};
 use super::summed::VerifiedFile;
 use crate::error::{Error, Kind, Result};
 use crate::files::positional::ReadAt;
@@ -121,6 +121,35 @@ impl Store {
             self.blobs.insert(digest, place);
         }
         Ok(())
+    }
+
+    /// Refuses an archive of this many blobs if they leave too little memory for other archives.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`].
+    pub(super) fn leave_room(&self, blobs: u64) -> Result<()> {
+        self.budget().leave_room(blobs * BLOB)
+    }
+
+    /// Drops all places in an archive that is not used, and releases their memory.
+    pub(super) fn forget(&mut self, source: &Arc<Source>) {
+        let is_other = |place: &Extent| !Arc::ptr_eq(&place.source, source);
+        let count = |store: &Self| {
+            let copies: usize = store.copies.values().map(Vec::len).sum();
+            (store.blobs.len() + 2 * copies + store.discarded.len()) as u64
+        };
+        let before = count(self);
+        self.blobs.retain(|_, place| is_other(place));
+        self.copies.values_mut().for_each(|places| places.retain(is_other));
+        // A place that was put down in favour of this archive counts again.
+        for (digest, place) in std::mem::take(&mut self.discarded) {
+            match self.blobs.contains_key(&digest) {
+                _ if !is_other(&place) => {}
+                true => self.discarded.push((digest, place)),
+                false => drop(self.blobs.insert(digest, place)),
+            }
+        }
+        self.budget().give_back((before - count(self)) * BLOB);
     }
 
     /// Records why a listed blob cannot be read.

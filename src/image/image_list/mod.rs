@@ -12,6 +12,7 @@ mod version;
 use std::collections::HashMap;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::platform::PlatformFilter;
 use crate::text::{Line, quote};
 
 pub use entry::Rename;
@@ -23,6 +24,12 @@ pub const MAX_LIST: u64 = 4 << 20;
 /// Maximum number of lines that name images, in all lists together.
 const MAX_ENTRIES: usize = 20_000;
 
+/// Maximum number of globs of tags among them: each takes some tens of kilobytes once it is compiled.
+const MAX_GLOBS: usize = 2000;
+
+/// Maximum number of platforms that the lines state together.
+const MAX_PLATFORMS: usize = 50_000;
+
 /// Maximum number of reported faults of all lists together; further faults are only counted.
 const MAX_FAULTS: usize = 100;
 
@@ -32,7 +39,9 @@ pub struct ImageList {
     entries: Vec<Entry>,
     faults: Vec<Error>,
     more_faults: usize,
-    /// Whether there were more than [`MAX_ENTRIES`] entries.
+    globs: usize,
+    platforms: usize,
+    /// Whether there were more entries than are kept.
     overflowed: bool,
     warnings: Vec<Line>,
 }
@@ -101,7 +110,7 @@ impl ImageList {
             }
             None => self.add_lines(&shown, &text),
         }
-        if before == (self.entries.len(), self.faults.len()) {
+        if before == (self.entries.len(), self.faults.len()) && !self.overflowed {
             self.fault(Error::new(Kind::Usage, format!("{shown}: it names no image")));
         }
     }
@@ -122,17 +131,26 @@ impl ImageList {
                 }),
                 Err(error) => self.fault(error.context(origin())),
             }
+            if self.overflowed {
+                return;
+            }
         }
     }
 
     fn add(&mut self, entry: Entry) {
-        if self.entries.len() < MAX_ENTRIES {
-            self.entries.push(entry);
-        } else if !std::mem::replace(&mut self.overflowed, true) {
-            self.fault(
-                Error::new(Kind::Usage, format!("more than {MAX_ENTRIES} lines name images"))
-                    .with_hint("divide the list, and make several bundles"),
-            );
+        let is_glob = matches!(&entry.names, Names::Tags(_, pattern) if pattern.is_glob());
+        self.globs += usize::from(is_glob);
+        if let Some(PlatformFilter::Only(platforms)) = &entry.platforms {
+            self.platforms += platforms.len();
+        }
+        let what = match () {
+            () if self.entries.len() == MAX_ENTRIES => format!("more than {MAX_ENTRIES} lines name images"),
+            () if self.globs > MAX_GLOBS => format!("more than {MAX_GLOBS} lines have a pattern of tags"),
+            () if self.platforms > MAX_PLATFORMS => format!("lines state more than {MAX_PLATFORMS} platforms"),
+            () => return self.entries.push(entry),
+        };
+        if !std::mem::replace(&mut self.overflowed, true) {
+            self.fault(Error::new(Kind::Usage, what).with_hint("divide the list, and make several bundles"));
         }
     }
 

@@ -99,6 +99,11 @@ impl TagPattern {
         matches!(self.matcher, Matcher::All) && self.newest.is_none()
     }
 
+    /// Returns whether the pattern is a compiled glob.
+    pub(super) fn is_glob(&self) -> bool {
+        matches!(self.matcher, Matcher::Glob(_))
+    }
+
     /// Returns whether a tag matches the pattern, without regard to the limit on newest versions.
     pub(crate) fn matches(&self, tag: &str) -> bool {
         match &self.matcher {

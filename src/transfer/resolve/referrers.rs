@@ -11,6 +11,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::fetch::Fetcher;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::Held;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
@@ -25,6 +26,9 @@ use crate::transfer::sources::Repository;
 
 /// Maximum number of referrers that are read for one subject, and maximum number for one image.
 pub(crate) const MAX_REFERRERS: usize = 1000;
+
+/// Memory in bytes that a tag takes beside its text.
+const TAG: u64 = 64;
 
 /// Maximum length of a chain of referrers. A signature of an SBOM of an image is a chain of two.
 pub(crate) const MAX_CHAIN: usize = 4;
@@ -46,8 +50,8 @@ pub(super) struct Discovery {
 /// Cached answers of one repository.
 #[derive(Debug, Default)]
 struct KnownRepository {
-    /// All tags of the repository, or `None` if a single request did not return all of them.
-    tags: OnceCell<Option<HashSet<String>>>,
+    /// Tags that begin like a digest and the memory that they take, or `None` if a single request did not return all tags.
+    tags: OnceCell<Option<(HashSet<String>, Held)>>,
     /// Referrers by the digest of their subject. Several tags may point at one subject.
     found: Mutex<HashMap<Digest, Arc<OnceCell<FoundList>>>>,
 }
@@ -433,11 +437,16 @@ impl Discovery {
         let tags = known.tags.get_or_init(|| async {
             let _permit = self.permits.acquire().await;
             match registry.has_mirrors(name, &target) {
-                Ok(false) => registry.short_tag_list(name).await.filter(|tags| !tags.is_empty()),
+                Ok(false) => {
+                    let tags = registry.digest_tags(name).await?;
+                    let memory = tags.iter().map(|tag| TAG + tag.len() as u64).sum();
+                    let held = fetcher.budget().hold(memory).ok()?;
+                    Some((tags, held))
+                }
                 _ => None,
             }
         });
-        if tags.await.as_ref().is_some_and(|tags| !tags.contains(tag)) {
+        if tags.await.as_ref().is_some_and(|(tags, _)| !tags.contains(tag)) {
             return Ok(None);
         }
         if !registry.has_mirrors(name, &target)? {

@@ -153,17 +153,42 @@ fn a_layer_that_cannot_be_unpacked_is_named_where_it_stands() {
 
 #[test]
 fn a_file_that_takes_too_much_memory_leaves_it_to_the_others() {
-    let many = (0..5000).fold(Tar::default(), |tar, n| tar.file(&format!("member-{n:0>60}"), b""));
-    let (many, good) = (save("many.tar", &many.end()), save("good.tar", &good().tar().end()));
-    let paths = [many.path.clone(), good.path.clone()];
-    let options = OpenOptions {
-        budget: Budget::new(1 << 20),
-        ..OpenOptions::default()
-    };
-    let bundle = Bundle::open(&paths, &options).unwrap();
-    assert_eq!((bundle.images().len(), bundle.broken_archives().len()), (1, 1));
-    assert_eq!(bundle.broken_archives()[0].error.kind(), Kind::TooLarge);
-    check(&bundle).unwrap();
+    let name = |n: usize| format!("member-{n:0>60}");
+    let blob = |n: usize| path(&Digest::sha256(n.to_string().as_bytes()));
+    let names: [(&dyn Fn(usize) -> String, usize); 4] = [(&name, 5000), (&blob, 9000), (&blob, 6000), (&blob, 5001)];
+    for (name, count) in names {
+        // Whether or not it is whole, and in front of the good one or behind it.
+        let many = (0..count).fold(Tar::default(), |tar, n| tar.file(&name(n), b"n"));
+        for bytes in [many.clone().end(), many.0] {
+            let (many, good) = (save("many.tar", &bytes), save("good.tar", &two_names().tar().end()));
+            for paths in [[&many, &good], [&good, &many]] {
+                let options = OpenOptions {
+                    budget: Budget::new(1 << 20),
+                    ..OpenOptions::default()
+                };
+                let bundle = Bundle::open(&paths.map(|file| file.path.clone()), &options).unwrap();
+                let about = format!("{} {count}", name(0));
+                assert_eq!(
+                    (bundle.images().len(), bundle.broken_archives().len()),
+                    (2, 1),
+                    "{about}"
+                );
+                let broken = &bundle.broken_archives()[0];
+                // Fewer blobs fit, and are of no use.
+                let is_too_large = broken.error.kind() == Kind::TooLarge;
+                assert_eq!(is_too_large, count != 6000 && count != 5001, "{about}: {broken:?}");
+                check(&bundle).unwrap();
+            }
+        }
+    }
+}
+
+/// A layout of two images.
+fn two_names() -> Layout {
+    let mut layout = good();
+    let image = layout.image("amd64", b"another", true);
+    layout.name(image, "quay.io/test/two:1");
+    layout
 }
 
 #[test]
