@@ -251,7 +251,6 @@ impl Host {
     pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
         let in_call = |error: Error| error.context(&call.action);
         let finds_out = self.breaker.check().map_err(in_call)?;
-        // The permit is kept during pauses: a request of another caller would have no better chance than this one.
         let mut turn = match call.has_place {
             true => None,
             false => Some(self.limiter.permit(Use::Request).await),
@@ -268,6 +267,10 @@ impl Host {
         let (mut attempts, mut unconnected, mut fresh) = (0, 0, 0);
         loop {
             attempts += 1;
+            // Before the proof, which others with a place may wait for.
+            if let Some(turn) = &mut turn {
+                turn.take().await;
+            }
             let alone = self.prove(call, &mut attempt).await.map_err(in_call)?;
             self.limiter.quiet().await;
             let begun = Instant::now();
@@ -356,6 +359,10 @@ impl Host {
                 }
                 let asked = retry_after(answer.headers(), SystemTime::now());
                 self.throttled(status, asked, begun);
+                // Another request may be accepted now. After other failures it has no better chances than this one.
+                if let Some(turn) = turn.as_ref().filter(|_| is_throttling(status)) {
+                    turn.leave();
+                }
                 let error = answer.refusal().await;
                 let way = answer.from_registry.then_some(FailureMode::Status(status));
                 if self.pause(backoff, way, attempts, asked, || error.full()).await {
@@ -380,7 +387,6 @@ impl Host {
     fn count(&self, turn: Option<&mut Permit>, sent: &Result<Answer, Failure>) {
         let Some(turn) = turn else { return };
         match sent {
-            Ok(answer) if is_throttling(answer.status()) => turn.went_wrong(),
             // A 401 says nothing about the load: the client repeats the request with an authorization.
             Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {}
             Ok(answer) if !is_passing(answer.status()) => turn.went_well(),
@@ -392,7 +398,7 @@ impl Host {
     /// Lowers the concurrency limit of a host that throttles, and pauses requests to it.
     pub(super) fn throttled(&self, status: StatusCode, asked: Option<Duration>, begun: Instant) {
         if is_throttling(status) {
-            self.limiter.trouble(begun);
+            self.limiter.refused(begun);
             self.limiter.hold(asked.unwrap_or_default());
         }
     }

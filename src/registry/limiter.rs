@@ -1,8 +1,9 @@
 //! Concurrency limit of one host: permits in request order, as many as the [`Pace`] allows.
 //!
-//! All requests count: a request without a body until the head of its answer, a request with a body until the body is
-//! complete. One request of each kind is always allowed. So an upload whose source has to be asked first, and a request that
-//! is part of an upload, never wait for permits that only they could give back.
+//! All requests count while they are on the wire: a request without a body until the head of its answer, a download until its
+//! body is complete, an upload until its answer has come. Uploads leave one place to the requests that are part of them. A
+//! request exceeds the limit if the holders of all places may depend on it: an upload may read its source from the same host,
+//! and a download may feed an upload to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::pace::Pace;
+use super::pace::{Pace, Trouble};
 use crate::lock::Mutex;
 
 /// Kind of request that takes a place.
@@ -59,7 +60,7 @@ struct Waiter {
     granted: oneshot::Sender<()>,
 }
 
-/// Permission to have one body in flight, with a place in the limit or without a place yet.
+/// Permission to have one request in flight, with a place in the limit or without a place yet.
 /// Given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
@@ -82,7 +83,7 @@ enum Stage {
     Outside,
     /// The place is taken.
     Sending,
-    /// The body is sent and the place is given up; the request waits for its answer.
+    /// The body is sent, and the request waits for its answer: it counts as a request, but not as a body.
     Waiting,
 }
 
@@ -160,12 +161,15 @@ impl Limiter {
         }
     }
 
-    /// Records that a request was throttled by the host, or that its connection broke.
-    /// `begun` is the request's start.
-    pub(super) fn trouble(&self, begun: Instant) {
+    /// Records that the host throttled a request. `begun` is the start of the request.
+    pub(super) fn refused(&self, begun: Instant) {
+        self.trouble(begun, Trouble::Refused);
+    }
+
+    fn trouble(&self, begun: Instant, trouble: Trouble) {
         let mut state = self.0.state.lock();
         let under_way = state.under_way();
-        state.pace.trouble(Instant::now(), begun, under_way);
+        state.pace.trouble(Instant::now(), begun, under_way, trouble);
     }
 
     /// Records that bytes of a body were transferred.
@@ -199,13 +203,31 @@ impl State {
         self.bodies.min(self.pace.limit())
     }
 
+    /// Number of uploads that send their body or wait for their answer.
+    fn uploads(&self) -> usize {
+        self.taken[Use::Upload as usize] + self.waiting
+    }
+
     fn has_room(&self, what: Use) -> bool {
+        let limit = self.pace.limit();
         let taken = self.taken[what as usize];
-        let most = match what {
-            Use::Request => usize::MAX,
-            Use::Download | Use::Upload => self.bodies(),
+        let is_allowed = match what {
+            Use::Request => true,
+            Use::Download => taken < self.bodies(),
+            // The last place is reserved for the requests that begin and end uploads.
+            Use::Upload => taken < self.bodies() && self.uploads() + 1 < limit.max(2),
         };
-        taken == 0 || (taken < most && self.under_way() < self.pace.limit())
+        (is_allowed && self.under_way() < limit) || self.is_let_through(what)
+    }
+
+    /// Returns whether a request may exceed the limit, since the holders of all places may depend on it.
+    fn is_let_through(&self, what: Use) -> bool {
+        let is_none = |what: Use| self.taken[what as usize] == 0;
+        match what {
+            Use::Request => is_none(what),
+            Use::Download => is_none(what) && self.uploads() > 0,
+            Use::Upload => self.uploads() == 0 && !is_none(Use::Download),
+        }
     }
 
     fn enter(&mut self, what: Use) {
@@ -229,7 +251,11 @@ impl State {
                 {
                     self.enter(what);
                 }
-            } else if is_full && self.taken.iter().all(|taken| *taken > 0) {
+            } else if is_full
+                && ![Use::Request, Use::Download, Use::Upload]
+                    .map(|it| self.is_let_through(it))
+                    .contains(&true)
+            {
                 // No kind of request has room, so no later waiter can be served.
                 break;
             } else {
@@ -270,10 +296,10 @@ impl Permit {
         state.grant();
     }
 
-    /// Records that the host throttled or the connection broke.
+    /// Records that the connection broke.
     /// Requests in flight together shrink the limit only once.
     pub(super) fn went_wrong(&mut self) {
-        self.place.limiter.trouble(self.since);
+        self.place.limiter.trouble(self.since, Trouble::Broken);
         self.since = Instant::now();
     }
 
@@ -287,9 +313,16 @@ impl Permit {
         self.place.stage() == Stage::Sending
     }
 
-    /// Waits for a place, unless the permit has one: a body is about to be sent.
+    /// Gives the place back until [`take`](Self::take), for a pause in which nothing is sent.
+    pub(super) fn leave(&self) {
+        self.place.enter(Stage::Outside);
+    }
+
+    /// Waits for a place, unless the permit has one.
     pub(super) async fn take(&mut self) {
         if !self.has_place() {
+            // The answer to the previous body has come, so the permit must not count while it waits for its next place.
+            self.leave();
             self.place.limiter.take(self.place.what).await;
             self.place.enter(Stage::Sending);
             self.since = Instant::now();
@@ -341,153 +374,5 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::FutureExt;
-
-    /// Creates a limiter with a fixed number of bodies, and the same number of requests in total.
-    fn limiter(bodies: usize) -> Limiter {
-        Limiter::new(bodies, Pace::fixed(bodies))
-    }
-
-    fn under_way(limiter: &Limiter) -> usize {
-        limiter.0.state.lock().under_way()
-    }
-
-    #[tokio::test]
-    async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
-        let limiter = limiter(4);
-        let mut held: Vec<_> = Vec::new();
-        for _ in 0..4 {
-            held.push(limiter.permit(Use::Download).await);
-        }
-        held[0].went_wrong();
-        let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
-        let mut waiting: Vec<_> = (0..6)
-            .map(|number| {
-                let (limiter, sender) = (limiter.clone(), sender.clone());
-                Box::pin(async move {
-                    let permit = limiter.permit(Use::Download).await;
-                    sender.send(number).unwrap();
-                    drop(permit);
-                })
-            })
-            .collect();
-        for future in &mut waiting {
-            assert!(future.now_or_never().is_none());
-        }
-        // The limit has shrunk from four to two, and four permits that come back together still wake waiting tasks.
-        drop(held);
-        let tasks: Vec<_> = waiting.into_iter().rev().map(tokio::spawn).collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        let order: Vec<i32> = std::iter::from_fn(|| order.try_recv().ok()).collect();
-        assert_eq!(order.len(), 6);
-        assert!(order[..2].iter().all(|n| *n < 2), "{order:?}");
-        assert!(order[4..].iter().all(|n| *n >= 2), "{order:?}");
-        assert_eq!((under_way(&limiter), limiter.limit(), limiter.peak()), (0, 2, 4));
-    }
-
-    #[tokio::test]
-    async fn shrinks_once_per_trouble() {
-        let limiter = limiter(8);
-        let mut together = Vec::new();
-        for _ in 0..8 {
-            together.push(limiter.permit(Use::Upload).await);
-        }
-        together.iter_mut().for_each(Permit::went_wrong);
-        assert_eq!(limiter.limit(), 4, "eight failures at once are one trouble");
-        together[0].went_wrong();
-        assert_eq!(limiter.limit(), 2, "the next one is another");
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
-        let limiter = Limiter::new(3, Pace::fixed(9));
-        let mut permits = Vec::new();
-        for waiting in [1, 2, 2, 2, 2] {
-            let permit = limiter.permit(Use::Upload).await;
-            permit.place().leave();
-            assert_eq!(limiter.0.state.lock().waiting, waiting);
-            permits.push(permit);
-        }
-        assert_eq!(under_way(&limiter), 5, "three keep their places");
-        // A permit that needs its place again waits in line like any other.
-        let mut again = Box::pin(permits[0].take());
-        assert!((&mut again).now_or_never().is_none());
-        drop(again);
-        permits.pop();
-        permits[0].take().await;
-        let state = |limiter: &Limiter| {
-            let state = limiter.0.state.lock();
-            (state.waiting, state.taken)
-        };
-        assert_eq!(state(&limiter), (1, [0, 0, 3]));
-        permits[0].take().await;
-        drop(permits);
-        assert_eq!(state(&limiter), (0, [0, 0, 0]));
-    }
-
-    #[tokio::test]
-    async fn one_place_means_one_at_a_time() {
-        let limiter = limiter(1);
-        let permit = limiter.permit(Use::Upload).await;
-        permit.place().leave();
-        assert!(limiter.permit(Use::Upload).now_or_never().is_none());
-        drop(permit);
-        let mut last = limiter.permit(Use::Upload).await;
-        last.went_wrong();
-        drop(last);
-        assert_eq!((under_way(&limiter), limiter.limit()), (0, 1));
-    }
-
-    #[tokio::test]
-    async fn never_below_one_and_waiters_wake() {
-        let limiter = limiter(2);
-        let mut first = limiter.permit(Use::Download).await;
-        first.went_wrong();
-        first.went_wrong();
-        first.went_wrong();
-        assert_eq!(limiter.limit(), 1);
-        let waiting = tokio::spawn({
-            let limiter = limiter.clone();
-            async move { limiter.permit(Use::Download).await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(first);
-        waiting.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn one_of_each_use_is_never_held_up_by_the_others() {
-        let limiter = Limiter::new(2, Pace::fixed(2));
-        let upload = limiter.permit(Use::Upload).await;
-        let _other = limiter.permit(Use::Upload).await;
-        let request = limiter.permit(Use::Request).await;
-        let _download = limiter.permit(Use::Download).await;
-        let mut second = Box::pin(limiter.permit(Use::Request));
-        assert!((&mut second).now_or_never().is_none(), "the second one waits");
-        drop(upload);
-        assert!(
-            (&mut second).now_or_never().is_none(),
-            "four were under way, two may be"
-        );
-        drop(request);
-        assert!((&mut second).now_or_never().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_place_that_was_granted_to_a_dropped_wait_goes_to_the_next_one() {
-        let limiter = limiter(1);
-        let first = limiter.permit(Use::Request).await;
-        let mut dropped = Box::pin(limiter.permit(Use::Request));
-        let mut next = Box::pin(limiter.permit(Use::Request));
-        assert!((&mut dropped).now_or_never().is_none());
-        assert!((&mut next).now_or_never().is_none());
-        drop(first);
-        drop(dropped);
-        assert!((&mut next).now_or_never().is_some());
-    }
-}
+#[path = "limiter_tests.rs"]
+mod tests;

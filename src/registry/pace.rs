@@ -3,10 +3,12 @@
 //! A host that has not answered yet gets few requests. Afterwards time is divided into rounds: as many answers as the limit
 //! allows requests, or one second. At first the limit doubles after each round, as long as the doubling raises the rate by a
 //! good part of what it could. Then the limit returns to the last helpful value; from time to time a somewhat larger or
-//! smaller limit is tried in turn: a larger limit stays if it helps, a smaller limit if it does not hurt. Trouble (a 429 or
-//! 503, a broken connection) halves the number of requests in flight; from there the limit grows by one a round, and when
-//! that request is refused, the limit before it stays. So a host with a limit of its own refuses one burst, and then single
-//! requests, ever more rarely.
+//! smaller limit is tried in turn: a larger limit stays if it helps, a smaller limit if it does not hurt.
+//!
+//! Each refusal (429 or 503) of one burst takes one from the number of requests in flight: what is left is what the host
+//! accepted. A broken connection halves that number. From there the limit grows by one every other round. When that request
+//! is refused, the limit before it stays, for twice as many rounds each time. So a host with a limit of its own refuses one
+//! burst, and then single requests, ever more rarely.
 //!
 //! The method resembles TCP (slow start, additive increase, multiplicative decrease) and BBR (grow while the delivery rate
 //! grows). It measures rates, not latencies: for a given number of requests, one follows from the other (Little's law), and
@@ -47,6 +49,10 @@ const LONGEST_PAUSE: u32 = 64;
 /// Doubles with each further refusal.
 const PAUSE_AFTER_REFUSAL: u32 = 16;
 
+/// Maximum number of rounds between two such trials. It takes hours to get there: the refusals of a host with a limit of its own
+/// are few in a run of any length.
+const LONGEST_PAUSE_AFTER_REFUSAL: u32 = 1 << 16;
+
 /// Concurrency limit of a host, with the state that adjusts it.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -63,8 +69,19 @@ pub(super) struct Pace {
     round: Round,
     /// Time at which trouble last shrank the limit. Requests that began earlier belong to the same trouble.
     shrunk: Option<Instant>,
+    /// Maximum number of requests that the host can have accepted when it last refused some.
+    accepted: usize,
     /// Last limit after trouble that a whole round succeeded with.
     good: Option<usize>,
+}
+
+/// Kind of failure that shrinks the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The host throttled the request: 429 or 503.
+    Refused,
+    /// The connection broke.
+    Broken,
 }
 
 /// Purpose of the current round.
@@ -74,6 +91,8 @@ enum Phase {
     Greet(usize),
     /// The limit doubles. Holds the limit before the last doubling and its rate.
     Start(Option<Trial>),
+    /// The last doubling did not help in one round, which may be chance: the limit is measured once more.
+    Doubt(Trial),
     /// The limit stays for this many more rounds.
     Keep(u32),
     /// The limit has changed, but some answers of the round belong to requests from before the change.
@@ -124,6 +143,7 @@ impl Pace {
             fewer: false,
             round: Round::default(),
             shrunk: None,
+            accepted: ceiling,
             good: None,
         }
     }
@@ -157,23 +177,49 @@ impl Pace {
 
     /// Records that one of `under_way` requests was throttled, or that its connection broke.
     ///
-    /// A request that began (at `begun`) before the last trouble belongs to that trouble and changes nothing.
-    pub(super) fn trouble(&mut self, now: Instant, begun: Instant, under_way: usize) {
+    /// A request that began (at `begun`) before the last trouble belongs to that trouble: its refusal only lowers the number of
+    /// requests that the host can have accepted.
+    pub(super) fn trouble(&mut self, now: Instant, begun: Instant, under_way: usize, trouble: Trouble) {
         if self.shrunk.is_some_and(|at| begun < at) {
+            if trouble == Trouble::Refused {
+                self.accepted = self.accepted.saturating_sub(1).max(1);
+                self.limit = self.limit.min(self.accepted);
+            }
             return;
         }
         self.shrunk = Some(now);
         self.round = Round::default();
-        if let Some(good) = self.good.filter(|good| self.limit == good + 1) {
-            self.limit = good;
-            self.phase = Phase::Climb(self.pause);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            return;
+        let under_way = under_way.min(self.limit).max(1);
+        self.accepted = (under_way - 1).max(1);
+        let good = self.good.take();
+        let pause = self.pause;
+        match (good, trouble) {
+            // One more request was tried, and the host refused it.
+            (Some(good), _) if self.limit == good + 1 => {
+                let longest = match trouble {
+                    Trouble::Refused => LONGEST_PAUSE_AFTER_REFUSAL,
+                    Trouble::Broken => LONGEST_PAUSE,
+                };
+                self.limit = good;
+                self.good = Some(good);
+                self.phase = Phase::Climb(pause.min(longest));
+                self.pause = pause.max((pause * 2).min(longest));
+            }
+            // The host accepts slightly fewer requests than before, for example since other clients use it.
+            (Some(good), Trouble::Refused) if self.accepted >= good - good / 4 => {
+                self.limit = self.accepted;
+                self.good = Some(self.limit);
+                self.phase = Phase::Climb(pause);
+            }
+            _ => {
+                self.limit = match trouble {
+                    Trouble::Refused => self.accepted,
+                    Trouble::Broken => (under_way / 2).max(1),
+                };
+                self.phase = Phase::Climb(0);
+                self.pause = PAUSE_AFTER_REFUSAL;
+            }
         }
-        self.good = None;
-        self.pause = PAUSE_AFTER_REFUSAL;
-        self.limit = (under_way.min(self.limit) / 2).max(1);
-        self.phase = Phase::Climb(0);
     }
 
     /// Ends the round if it is long enough.
@@ -200,8 +246,9 @@ impl Pace {
         };
         self.phase = match self.phase {
             Phase::Greet(_) => self.phase,
-            Phase::Start(Some(trial)) if !helped(trial, self.limit) => self.go_back(trial),
-            Phase::Start(_) => match self.change(2.0, rate) {
+            Phase::Start(Some(trial)) if !helped(trial, self.limit) => Phase::Doubt(trial),
+            Phase::Doubt(trial) if !helped(trial, self.limit) => self.go_back(trial),
+            Phase::Start(_) | Phase::Doubt(_) => match self.change(2.0, rate) {
                 Some(trial) => Phase::Start(Some(trial)),
                 None => Phase::Keep(PAUSE_AT_CEILING),
             },
@@ -216,7 +263,8 @@ impl Pace {
             Phase::Climb(0) => {
                 self.good = Some(self.limit);
                 self.limit = (self.limit + 1).min(self.ceiling);
-                Phase::Climb(0)
+                // The answers of the next round belong to requests from before the change.
+                Phase::Climb(1)
             }
             Phase::Climb(rounds) => Phase::Climb(rounds - 1),
         };

@@ -47,7 +47,7 @@ impl Host {
             }
             let refused = under_way - accepted;
             for _ in 0..refused {
-                pace.trouble(now, begun, under_way);
+                pace.trouble(now, begun, under_way, Trouble::Refused);
             }
             if refused > 0 {
                 outcome.refusals.push(refused);
@@ -65,9 +65,9 @@ fn a_host_that_has_not_answered_gets_few_requests() {
     pace.answered(now);
     assert_eq!(pace.limit(), 16);
     let mut pace = Pace::automatic(6, 16, 64);
-    pace.trouble(now, now, 6);
+    pace.trouble(now, now, 6, Trouble::Broken);
     pace.answered(now);
-    assert_eq!(pace.limit(), 3, "it refused before it answered");
+    assert_eq!(pace.limit(), 3, "a connection broke before it answered");
 }
 
 #[test]
@@ -97,25 +97,109 @@ fn a_host_that_is_busy_from_the_start_is_asked_no_more_than_at_the_start() {
 }
 
 #[test]
-fn a_host_that_refuses_sees_one_burst_and_then_single_requests() {
-    for cap in [1, 3, 8, 12, 20, 100] {
-        let host = Host {
-            refuses_above: cap,
-            ..ENDLESS
-        };
-        let outcome = host.ask(&mut Pace::automatic(6, 16, 192), 1000);
-        let bursts = outcome.refusals.iter().filter(|refused| **refused > 1).count();
-        // Far below the initial limit, the limit is halved more than once.
-        assert!(
-            bursts <= (16 / (cap + 1)).max(1).ilog2() as usize + 1,
-            "{cap}: {outcome:?}"
-        );
-        assert!(outcome.refusals.len() < 40, "{cap}: {outcome:?}");
-        let settled = &outcome.limits[900..];
-        assert!(
-            settled.iter().all(|limit| *limit == cap || *limit == cap + 1),
-            "{cap}: {outcome:?}"
-        );
+fn a_host_that_refuses_sees_one_burst_and_then_a_few_single_requests() {
+    for cap in [1, 2, 3, 5, 8, 12, 17, 20, 40, 100, 191] {
+        for fixed in [false, true] {
+            let host = Host {
+                refuses_above: cap,
+                ..ENDLESS
+            };
+            let mut pace = match fixed {
+                true => Pace::fixed(192),
+                false => Pace::automatic(6, 16, 192),
+            };
+            let outcome = host.ask(&mut pace, 20_000);
+            let (first, later) = outcome.refusals.split_first().unwrap();
+            assert!(fixed || *first <= cap.max(15), "{cap}: {first} at first");
+            assert!(
+                later.iter().all(|refused| *refused == 1),
+                "{cap}: {:?}",
+                outcome.refusals
+            );
+            // The number of rounds between two of them doubles, from 16.
+            assert!(later.len() <= 12, "{cap}: {:?}", outcome.refusals);
+            let settled = &outcome.limits[1000..];
+            assert!(
+                settled.iter().all(|limit| *limit == cap || *limit == cap + 1),
+                "{cap}: {settled:?}"
+            );
+        }
+    }
+}
+
+/// Requests that begin and end one by one, a refused one like the others.
+fn ask_one_by_one(pace: &mut Pace, cap: usize, latencies: &[u64], answers: usize) -> Vec<usize> {
+    let start = Instant::now();
+    let mut under_way: std::collections::BTreeSet<(Instant, usize, Instant, bool)> = std::collections::BTreeSet::new();
+    let (mut now, mut number, mut refusals) = (start, 0, Vec::new());
+    while number < answers {
+        while under_way.len() < pace.limit() {
+            number += 1;
+            let accepted = under_way.iter().filter(|(.., is_accepted)| *is_accepted).count() < cap;
+            if !accepted {
+                refusals.push(number);
+            }
+            let end = now + Duration::from_millis(latencies[number % latencies.len()]);
+            under_way.insert((end, number, now, accepted));
+        }
+        pace.pressed();
+        let count = under_way.len();
+        let (end, _, begun, accepted) = under_way.pop_first().unwrap();
+        now = end;
+        match accepted {
+            true => pace.answered(now),
+            false => pace.trouble(now, begun, count, Trouble::Refused),
+        }
+    }
+    refusals
+}
+
+#[test]
+fn a_host_whose_answers_come_one_by_one_sees_one_burst_too() {
+    for latencies in [&[40][..], &[40, 41, 44, 57], &[20, 90, 35, 35, 210]] {
+        for cap in [2, 5, 8, 12, 40, 100] {
+            let mut pace = Pace::automatic(6, 16, 192);
+            let refusals = ask_one_by_one(&mut pace, cap, latencies, 100_000);
+            let later = refusals.iter().filter(|number| **number > 1000).count();
+            assert!(later <= 24, "{cap}, {latencies:?}: {refusals:?}");
+            assert!(refusals.len() <= cap.max(15) + 32, "{cap}, {latencies:?}: {refusals:?}");
+            assert!(
+                (cap..=cap + 1).contains(&pace.limit()),
+                "{cap}, {latencies:?}: {}",
+                pace.limit()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_host_that_refuses_everything_for_a_while_is_used_as_before_soon_after() {
+    let mut pace = Pace::automatic(6, 16, 64);
+    let outcome = ENDLESS.ask(&mut pace, 10);
+    assert_eq!(outcome.limits.last(), Some(&64));
+    let now = Instant::now() + Duration::from_secs(3600);
+    for _ in 0..64 {
+        pace.trouble(now, now - Duration::from_millis(1), 64, Trouble::Refused);
+    }
+    assert_eq!(pace.limit(), 1);
+    let outcome = ENDLESS.ask(&mut pace, 160);
+    assert_eq!(outcome.limits.last(), Some(&64), "{outcome:?}");
+}
+
+#[test]
+fn a_host_that_accepts_fewer_than_before_is_followed_without_another_burst() {
+    let mut host = Host {
+        refuses_above: 20,
+        ..ENDLESS
+    };
+    let mut pace = Pace::automatic(6, 16, 192);
+    host.ask(&mut pace, 1000);
+    for cap in [19, 18, 16, 13] {
+        host.refuses_above = cap;
+        let outcome = host.ask(&mut pace, 2000);
+        let refused: usize = outcome.refusals.iter().sum();
+        assert!(refused <= 12, "{cap}: {:?}", outcome.refusals);
+        assert!((cap - 1..=cap + 1).contains(&pace.limit()), "{cap}: {}", pace.limit());
     }
 }
 
@@ -123,13 +207,14 @@ fn a_host_that_refuses_sees_one_burst_and_then_single_requests() {
 fn requests_that_were_under_way_together_have_one_trouble() {
     let (mut pace, now) = (Pace::fixed(8), Instant::now());
     let later = now + Duration::from_millis(10);
-    pace.trouble(later, now, 8);
-    pace.trouble(later, now, 8);
+    let broken = Trouble::Broken;
+    pace.trouble(later, now, 8, broken);
+    pace.trouble(later, now, 8, broken);
     assert_eq!(pace.limit(), 4);
-    pace.trouble(later, later, 4);
+    pace.trouble(later, later, 4, broken);
     assert_eq!(pace.limit(), 2);
-    pace.trouble(later, later, 1);
-    pace.trouble(later, later, 1);
+    pace.trouble(later, later, 1, broken);
+    pace.trouble(later, later, 1, broken);
     assert_eq!(pace.limit(), 1);
 }
 
@@ -138,7 +223,7 @@ fn a_fixed_limit_comes_back_after_trouble_and_goes_no_higher() {
     let mut pace = Pace::fixed(8);
     assert_eq!(ENDLESS.ask(&mut pace, 20).limits, [8; 20]);
     let now = Instant::now();
-    pace.trouble(now, now, 8);
+    pace.trouble(now, now, 8, Trouble::Broken);
     let outcome = ENDLESS.ask(&mut pace, 100);
     assert_eq!(outcome.limits.last(), Some(&8), "{outcome:?}");
     assert!(outcome.limits.iter().all(|limit| *limit <= 8), "{outcome:?}");
@@ -165,4 +250,17 @@ fn a_limit_that_holds_nothing_up_stays() {
         pace.answered(now);
     }
     assert_eq!(pace.limit(), 16);
+}
+
+#[test]
+fn a_larger_limit_gets_a_second_look_before_it_is_given_up() {
+    // Each number of requests has this rate in one round; the second round at 32 is as fast as it should be.
+    let (mut pace, mut now) = (Pace::automatic(6, 16, 64), Instant::now());
+    pace.answered(now);
+    for rate in [16, 16, 32, 64] {
+        pace.pressed();
+        now += LONGEST_ROUND;
+        pace.moved(now, rate << 20);
+    }
+    assert_eq!(pace.limit(), 64, "{pace:?}");
 }

@@ -355,23 +355,25 @@ pub(crate) struct BundleBlobs(pub(crate) Arc<Bundle>);
 impl BlobSource for BundleBlobs {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
         let (bundle, digest) = (self.0.clone(), descriptor.digest.clone());
+        // A small blob gets a small buffer: there may be many in flight.
+        let most = usize::try_from(descriptor.size).map_or(PIECE, |size| size.min(PIECE));
         let pieces = stream::try_unfold((offset, Bytes::new()), move |(at, former)| {
-            let piece = read_piece(&bundle, &digest, at, former);
+            let piece = read_piece(&bundle, &digest, at, former, most);
             async move { Ok(piece?.map(|(piece, length)| (piece.slice(..length), (at + length as u64, piece)))) }
         });
         Box::pin(async move { Ok(pieces.boxed()) })
     }
 }
 
-/// Reads the next bytes of a blob to the start of a buffer.
+/// Reads the next bytes of a blob to the start of a buffer of `most` bytes.
 /// The read blocks the current thread on purpose, since handing it to another thread costs more than the read itself. The
 /// former buffer is reused once the connection has released it.
-fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes) -> Result<Option<(Bytes, usize)>> {
+fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes, most: usize) -> Result<Option<(Bytes, usize)>> {
     let mut buffer = match former.try_into_mut() {
-        Ok(buffer) if buffer.len() == PIECE => buffer,
-        _ => BytesMut::zeroed(PIECE),
+        Ok(buffer) if buffer.len() == most => buffer,
+        _ => BytesMut::zeroed(most),
     };
-    let length = bundle.read_at(digest, at, &mut buffer)?.min(PIECE);
+    let length = bundle.read_at(digest, at, &mut buffer)?.min(most);
     Ok((length > 0).then(|| (buffer.freeze(), length)))
 }
 

@@ -6,6 +6,7 @@
 //! client that looks for what it pushed finds it. No digest is checked.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit, missing_docs)]
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::RecvFlags;
+use sha2::{Digest as _, Sha256};
 
 const USAGE: &str = "\
 bench-server: a registry for measurements, on 127.0.0.1
@@ -158,6 +160,33 @@ struct Line<'a> {
     free: Instant,
 }
 
+/// A request that is being answered. It ends before its last bytes are sent: what a client sends after them must not meet it.
+struct UnderWay<'a> {
+    count: &'a AtomicU64,
+    number: u64,
+    ended: Cell<bool>,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+        let ended = Cell::new(false);
+        Self { count, number, ended }
+    }
+
+    fn end(&self) {
+        if !self.ended.replace(true) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Line<'_> {
     fn step(&self) -> u64 {
         let is_paced = self.server.connection_rate.is_some() || self.server.total_rate.is_some();
@@ -197,11 +226,9 @@ impl Server {
         };
         while let Some(mut request) = read_head(&mut reader)? {
             self.requests.fetch_add(1, Ordering::Relaxed);
-            let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
-            self.peak.fetch_max(under_way, Ordering::Relaxed);
-            let answered = self.exchange(&mut reader, &mut line, &mut request, under_way);
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
-            answered?;
+            let under_way = UnderWay::new(&self.under_way);
+            self.peak.fetch_max(under_way.number, Ordering::Relaxed);
+            self.exchange(&mut reader, &mut line, &mut request, under_way)?;
         }
         Ok(())
     }
@@ -211,10 +238,12 @@ impl Server {
         reader: &mut BufReader<&TcpStream>,
         line: &mut Line<'_>,
         request: &mut Request,
-        under_way: u64,
+        under_way: UnderWay<'_>,
     ) -> io::Result<()> {
-        let (status, reply) = if self.refuse_above.is_some_and(|most| under_way > most) {
+        let (status, reply) = if self.refuse_above.is_some_and(|most| under_way.number > most) {
             self.refused.fetch_add(1, Ordering::Relaxed);
+            // What is refused takes no place from what comes after it.
+            under_way.end();
             let after = self.retry_after.map(|after| format!("Retry-After: {after}\r\n"));
             let headers = after.unwrap_or_default();
             (
@@ -234,6 +263,9 @@ impl Server {
             reply.headers, reply.length
         );
         let mut stream = *reader.get_ref();
+        if !matches!(reply.body, Content::File(..)) || request.method == "HEAD" {
+            under_way.end();
+        }
         stream.write_all(head.as_bytes())?;
         match reply.body {
             _ if request.method == "HEAD" => {}
@@ -243,6 +275,9 @@ impl Server {
                 let (mut at, end) = (start, start + reply.length);
                 while at < end {
                     let step = line.step().min(end - at) as usize;
+                    if at + step as u64 == end {
+                        under_way.end();
+                    }
                     let sent = rustix::fs::sendfile(stream, &file, Some(&mut at), step)? as u64;
                     if sent == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -306,10 +341,13 @@ impl Server {
             reader.take(request.left.min(MAX_MANIFEST)).read_to_end(&mut bytes)?;
             request.left -= bytes.len() as u64;
             let media_type = request.headers.get("content-type").cloned().unwrap_or_default();
+            let digest = digest(&bytes);
+            let headers = format!("Location: {path}\r\nDocker-Content-Digest: {digest}\r\n");
             let mut pushed = self.pushed.lock().expect("no thread panics with it");
-            let key = (repository.to_owned(), reference.to_owned());
-            pushed.manifests.insert(key, (media_type, bytes));
-            let headers = format!("Location: {path}\r\n");
+            for reference in [reference, &digest] {
+                let key = (repository.to_owned(), reference.to_owned());
+                pushed.manifests.insert(key, (media_type.clone(), bytes.clone()));
+            }
             return Ok((
                 201,
                 Reply {
@@ -344,9 +382,8 @@ impl Server {
             .manifests
             .get(&key)
             .cloned();
-        let (media_type, bytes, digest) = if let Some((media_type, bytes)) = pushed {
-            let digest = reference.contains(':').then(|| reference.to_owned());
-            (media_type, bytes, digest)
+        let (media_type, bytes) = if let Some(pushed) = pushed {
+            pushed
         } else {
             let storage = self.storage.as_ref()?;
             let digest = if reference.contains(':') {
@@ -360,10 +397,12 @@ impl Server {
             // The type of a manifest stands in it, before those of its parts.
             let (_, rest) = text.split_once("\"mediaType\":\"")?;
             let media_type = rest.split('"').next()?.to_owned();
-            (media_type, bytes, Some(digest))
+            (media_type, bytes)
         };
-        let digest = digest.map(|digest| format!("Docker-Content-Digest: {digest}\r\n"));
-        let headers = format!("Content-Type: {media_type}\r\n{}", digest.unwrap_or_default());
+        let headers = format!(
+            "Content-Type: {media_type}\r\nDocker-Content-Digest: {}\r\n",
+            digest(&bytes)
+        );
         let length = bytes.len() as u64;
         let body = Content::Bytes(bytes);
         Some((200, Reply { headers, length, body }))
@@ -502,6 +541,12 @@ impl Server {
             take(&self.sent)
         )
     }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter()
+        .fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The file of a blob.

@@ -118,6 +118,11 @@ impl Log {
         self.entries.lock().unwrap().list.clone()
     }
 
+    /// Returns the number of requests that are being answered.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
     /// Returns the maximum number of requests that were answered at the same time.
     pub fn peak(&self) -> usize {
         self.peak.load(Ordering::SeqCst)

@@ -44,6 +44,8 @@ pub struct Options {
     pub max_body: Option<u64>,
     /// Pull limit like Docker Hub's: after this number of `GET`s of manifests, the registry answers 429.
     pub pull_limit: Option<PullLimit>,
+    /// Refuses requests beyond this number at a time with 429.
+    pub refuse_above: Option<usize>,
     /// Faults, in the order in which they apply.
     pub faults: Vec<Fault>,
 }

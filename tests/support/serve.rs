@@ -202,7 +202,19 @@ pub async fn handle(
         ended: None,
     });
     let head = method == "HEAD";
+    let is_refused = shared
+        .options
+        .refuse_above
+        .is_some_and(|most| shared.log.in_flight() > most);
+    if is_refused {
+        // It takes no place from what comes after it.
+        ticket.end();
+    }
     let outcome = match early(&shared, &faults, target, &parts.headers).await {
+        _ if is_refused => {
+            let _ = receive(body, &[], &ticket, |_| ()).await;
+            Ok(Reply::error(429, "TOOMANYREQUESTS", "too many requests at a time"))
+        }
         Some(reply) => Ok(reply),
         None => answer(&shared, &parts, body, &faults, target, &ticket, &control).await,
     };

@@ -246,6 +246,39 @@ async fn bodies_in_flight_are_limited() {
     assert!(server.peak() <= 3, "{} at once", server.peak());
 }
 
+/// The first refusals come at once; from then on one request more is tried ever more rarely.
+#[tokio::test]
+async fn a_registry_that_takes_eight_requests_at_a_time_refuses_one_burst_and_then_a_few() {
+    let server = Double::start(Options {
+        latency: Duration::from_millis(5),
+        refuse_above: Some(8),
+        ..Options::default()
+    });
+    let (mut options, _) = options();
+    options.retry_pause = Some(Duration::from_millis(20));
+    let registry = with(options, &server.host());
+    let crowd = (0..400).map(|number: usize| {
+        let registry = &registry;
+        async move {
+            let bytes = number.to_string();
+            let blob = layer(bytes.as_bytes());
+            let memory = Memory(bytes.clone().into());
+            assert_eq!(registry.head_blob("a/b", &blob).await.unwrap(), Presence::Missing);
+            registry.push_blob("a/b", &blob, &memory, None).await.unwrap();
+            assert_eq!(fetch(registry, "a/b", &blob).await.unwrap(), bytes.as_bytes());
+        }
+    });
+    futures_util::future::join_all(crowd).await;
+    let requests = server.requests();
+    let refused: Vec<usize> = (0..requests.len()).filter(|at| requests[*at].status == 429).collect();
+    let transcript = || format!("{refused:?} of {}", requests.len());
+    // Sixteen were under way when the first of them were refused.
+    let burst = refused.iter().filter(|at| **at < 64).count();
+    assert!((1..=16).contains(&burst), "{}", transcript());
+    assert!(refused.len() - burst <= 16, "{}", transcript());
+    assert!(requests.len() > 1600);
+}
+
 #[tokio::test]
 async fn the_wire_log_has_a_line_for_each_and_no_secret() {
     #[derive(Clone, Default)]

@@ -1,0 +1,204 @@
+//! Tests of the order in which permits are granted, and of what exceeds the limit.
+
+use super::*;
+use futures_util::FutureExt;
+
+/// Creates a limiter with a fixed number of bodies, and the same number of requests in total.
+fn limiter(bodies: usize) -> Limiter {
+    Limiter::new(bodies, Pace::fixed(bodies))
+}
+
+fn under_way(limiter: &Limiter) -> usize {
+    limiter.0.state.lock().under_way()
+}
+
+#[tokio::test]
+async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
+    let limiter = limiter(4);
+    let mut held: Vec<_> = Vec::new();
+    for _ in 0..4 {
+        held.push(limiter.permit(Use::Download).await);
+    }
+    held[0].went_wrong();
+    let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
+    let mut waiting: Vec<_> = (0..6)
+        .map(|number| {
+            let (limiter, sender) = (limiter.clone(), sender.clone());
+            Box::pin(async move {
+                let permit = limiter.permit(Use::Download).await;
+                sender.send(number).unwrap();
+                drop(permit);
+            })
+        })
+        .collect();
+    for future in &mut waiting {
+        assert!(future.now_or_never().is_none());
+    }
+    // Two of four places are gone with the shrinking, and all that come back at once wake a waiting task.
+    drop(held);
+    let tasks: Vec<_> = waiting.into_iter().rev().map(tokio::spawn).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let order: Vec<i32> = std::iter::from_fn(|| order.try_recv().ok()).collect();
+    assert_eq!(order.len(), 6);
+    assert!(order[..2].iter().all(|n| *n < 2), "{order:?}");
+    assert!(order[4..].iter().all(|n| *n >= 2), "{order:?}");
+    assert_eq!((under_way(&limiter), limiter.limit(), limiter.peak()), (0, 2, 4));
+}
+
+#[tokio::test]
+async fn shrinks_once_per_trouble() {
+    // The last place is not for uploads.
+    let limiter = Limiter::new(8, Pace::fixed(9));
+    let mut together = Vec::new();
+    for _ in 0..8 {
+        together.push(limiter.permit(Use::Upload).await);
+    }
+    together.iter_mut().for_each(Permit::went_wrong);
+    assert_eq!(limiter.limit(), 4, "eight failures at once are one trouble");
+    together[0].went_wrong();
+    assert_eq!(limiter.limit(), 2, "the next one is another");
+}
+
+#[tokio::test]
+async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
+    let limiter = Limiter::new(3, Pace::fixed(9));
+    let mut permits = Vec::new();
+    for waiting in [1, 2, 2, 2, 2] {
+        let permit = limiter.permit(Use::Upload).await;
+        permit.place().leave();
+        assert_eq!(limiter.0.state.lock().waiting, waiting);
+        permits.push(permit);
+    }
+    assert_eq!(under_way(&limiter), 5, "three keep their places");
+    // Who comes back for another try waits in line like anybody else.
+    let mut again = Box::pin(permits[0].take());
+    assert!((&mut again).now_or_never().is_none());
+    drop(again);
+    permits.pop();
+    permits[0].take().await;
+    let state = |limiter: &Limiter| {
+        let state = limiter.0.state.lock();
+        (state.waiting, state.taken)
+    };
+    assert_eq!(state(&limiter), (1, [0, 0, 3]));
+    permits[0].take().await;
+    drop(permits);
+    assert_eq!(state(&limiter), (0, [0, 0, 0]));
+}
+
+#[tokio::test]
+async fn one_place_means_one_at_a_time() {
+    let limiter = limiter(1);
+    let permit = limiter.permit(Use::Upload).await;
+    permit.place().leave();
+    assert!(limiter.permit(Use::Upload).now_or_never().is_none());
+    drop(permit);
+    let mut last = limiter.permit(Use::Upload).await;
+    last.went_wrong();
+    drop(last);
+    assert_eq!((under_way(&limiter), limiter.limit()), (0, 1));
+}
+
+#[tokio::test]
+async fn never_below_one_and_waiters_wake() {
+    let limiter = limiter(2);
+    let mut first = limiter.permit(Use::Download).await;
+    first.went_wrong();
+    first.went_wrong();
+    first.went_wrong();
+    assert_eq!(limiter.limit(), 1);
+    let waiting = tokio::spawn({
+        let limiter = limiter.clone();
+        async move { limiter.permit(Use::Download).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(first);
+    waiting.await.unwrap();
+}
+
+#[tokio::test]
+async fn uploads_leave_a_place_to_requests_and_what_they_may_wait_for_goes_beyond_the_limit() {
+    let limiter = Limiter::new(8, Pace::fixed(4));
+    let mut uploads = Vec::new();
+    for _ in 0..3 {
+        uploads.push(limiter.permit(Use::Upload).await);
+    }
+    assert!(
+        limiter.permit(Use::Upload).now_or_never().is_none(),
+        "the last place is not theirs"
+    );
+    let request = limiter.permit(Use::Request).now_or_never().unwrap();
+    assert!(limiter.permit(Use::Request).now_or_never().is_none());
+    assert_eq!(limiter.peak(), 4);
+    let download = limiter.permit(Use::Download).now_or_never().unwrap();
+    assert!(limiter.permit(Use::Download).now_or_never().is_none(), "one is enough");
+    assert_eq!(limiter.peak(), 5);
+    drop((request, download, uploads));
+    assert_eq!(under_way(&limiter), 0);
+
+    // Where nothing is sent, requests end by themselves, and what is read waits for them.
+    let limiter = Limiter::new(8, Pace::fixed(2));
+    let requests = [limiter.permit(Use::Request).await, limiter.permit(Use::Request).await];
+    assert!(limiter.permit(Use::Download).now_or_never().is_none());
+    assert!(limiter.permit(Use::Upload).now_or_never().is_none());
+    drop(requests);
+    // What is read may be what is to be sent.
+    let _downloads = [limiter.permit(Use::Download).await, limiter.permit(Use::Download).await];
+    let _upload = limiter.permit(Use::Upload).now_or_never().unwrap();
+    let _request = limiter.permit(Use::Request).now_or_never().unwrap();
+    assert!(limiter.permit(Use::Upload).now_or_never().is_none());
+    assert!(limiter.permit(Use::Request).now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn uploads_that_wait_for_answers_count_against_the_limit() {
+    let limiter = Limiter::new(4, Pace::fixed(4));
+    let mut permits = Vec::new();
+    for _ in 0..3 {
+        let permit = limiter.permit(Use::Upload).await;
+        permit.place().leave();
+        permits.push(permit);
+    }
+    assert!(limiter.permit(Use::Upload).now_or_never().is_none());
+    // The answer has come, and the next piece of the same blob goes out: it does not wait for itself.
+    permits[0].take().now_or_never().unwrap();
+    permits.pop();
+    assert!(limiter.permit(Use::Upload).now_or_never().is_some());
+    assert_eq!(limiter.peak(), 3);
+    // The same with a single place.
+    let limiter = Limiter::new(4, Pace::fixed(1));
+    let mut only = limiter.permit(Use::Upload).await;
+    only.place().leave();
+    only.take().now_or_never().unwrap();
+    only.leave();
+    assert_eq!(under_way(&limiter), 0);
+    only.take().now_or_never().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_pauses_makes_room() {
+    let limiter = limiter(1);
+    let mut first = limiter.permit(Use::Request).await;
+    first.leave();
+    let second = limiter.permit(Use::Request).now_or_never().unwrap();
+    assert!(first.take().now_or_never().is_none());
+    drop(second);
+    first.take().now_or_never().unwrap();
+    assert_eq!(under_way(&limiter), 1);
+}
+
+#[tokio::test]
+async fn a_place_that_was_granted_to_a_dropped_wait_goes_to_the_next_one() {
+    let limiter = limiter(1);
+    let first = limiter.permit(Use::Request).await;
+    let mut dropped = Box::pin(limiter.permit(Use::Request));
+    let mut next = Box::pin(limiter.permit(Use::Request));
+    assert!((&mut dropped).now_or_never().is_none());
+    assert!((&mut next).now_or_never().is_none());
+    drop(first);
+    drop(dropped);
+    assert!((&mut next).now_or_never().is_some());
+}
