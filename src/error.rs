@@ -311,6 +311,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_this_user_may_not_read_comes_with_a_way_to_the_right() {
+        let denied = std::io::ErrorKind::PermissionDenied.into();
+        let error = Error::io("open", Path::new("b.tar"), denied);
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("chmod") && hint.contains("ls -ld"))
+        );
+    }
+
+    #[test]
     fn a_fault_of_the_program_asks_for_a_report() {
         let error = Error::internal("no candidate");
         assert_eq!(error.kind(), Kind::Internal);

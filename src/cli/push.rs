@@ -156,6 +156,10 @@ fn images(report: &PushReport) -> String {
         }
     }
     parts.push(format!("{} failed", count(Became::Failed)));
+    // The first warnings name them, far above in a long run.
+    if !report.missing.is_empty() {
+        parts.push(format!("{} missing from the bundle", report.missing.len()));
+    }
     parts.join(", ")
 }
 

@@ -161,6 +161,8 @@ fn images_that_the_bundle_lacks_are_told_and_the_others_imported() {
         "is missing from it: it was not found",
     ]);
     assert_eq!(imported.lines().len(), 1);
+    let last = imported.stderr.lines().last().unwrap();
+    assert!(last.contains("1 missing from the bundle"), "{}", imported.stderr);
     let report: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
     assert_eq!(report["missing"][0]["reference"], gone.as_str());
 }
