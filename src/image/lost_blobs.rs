@@ -56,7 +56,7 @@ pub(crate) fn leave_out_attachments(tree: &mut ImageTree, why: impl Fn(&Digest) 
     let mut kept = Vec::with_capacity(tree.attachments.len());
     let mut left_out: Vec<LeftOut> = Vec::new();
     for attachment in tree.attachments.iter() {
-        match lost.reason(attachment, &why) {
+        match lost.reason(attachment, why) {
             None => kept.push(attachment.clone()),
             // A manifest that is an attachment twice is listed once.
             Some(_)

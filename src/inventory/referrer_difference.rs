@@ -48,6 +48,12 @@ struct Single<'a> {
     refers: Option<&'a str>,
 }
 
+/// The artifact type of a referrer, and the subject that it refers to.
+type Type<'a> = (&'a str, Option<&'a str>);
+
+/// The digests of the referrers on the old and on the new side.
+type BeforeAndNow<'a> = (Vec<&'a Digest>, Vec<&'a Digest>);
+
 impl ReferrerDifference {
     /// Compares the referrers of two contents;
     /// `is_same` says whether the images themselves are equal.
@@ -59,7 +65,7 @@ impl ReferrerDifference {
         let added = only_in(new, old, is_same);
         // A referrer that was replaced has the same type and subject on both sides,
         // such as a second signature under the tag of the first.
-        let mut kinds: HashMap<(&str, Option<&str>), (Vec<&Digest>, Vec<&Digest>)> = HashMap::new();
+        let mut kinds: HashMap<Type<'_>, BeforeAndNow<'_>> = HashMap::new();
         for single in &removed {
             let kind = kinds.entry((single.artifact_type, single.refers)).or_default();
             kind.0.push(single.digest);

@@ -52,7 +52,7 @@ fn lists_that_are_no_lists_are_refused() {
         ),
         (
             "bytes of all values",
-            (0..3 << 20).map(|n: u32| (n * 7 >> 3) as u8).collect(),
+            (0..3 << 20).map(|n: u32| ((n * 7) >> 3) as u8).collect(),
         ),
         ("zeros", vec![0; 3 << 20]),
         (
