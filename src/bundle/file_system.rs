@@ -68,7 +68,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// [`Kind::NoSpace`], with the maximum size of a file.
-    pub fn could_hold(&self, image: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
+    pub fn check_image_fits(&self, image: u64, target: &Path, human: impl Fn(u64) -> String) -> Result<()> {
         self.allows(image, "the image", target, &human)?;
         if image > self.size {
             return Err(Error::new(

@@ -53,7 +53,7 @@ impl Replay {
     ///
     /// # Errors
     /// The errors of [`read`](Self::read) and [`Journal::create`].
-    pub(crate) fn distrust(name: &JournalName) -> Result<()> {
+    pub(crate) fn rewrite_synced_only(name: &JournalName) -> Result<()> {
         let (reader, header) = open(name)?;
         let Self { header, slots } = Self::read_lines(name, reader, header, false)?;
         Journal::create(name, &header, &slots, true).map(drop)

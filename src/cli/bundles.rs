@@ -101,7 +101,7 @@ pub(super) fn is_unfinished(path: &Path) -> bool {
 }
 
 /// Returns an error if a file or folder is missing or unreadable: an unread bundle cannot be called damaged.
-pub(super) fn all_are_there(bundle: &Bundle) -> Result<()> {
+pub(super) fn check_readable(bundle: &Bundle) -> Result<()> {
     for archive in bundle.broken_archives() {
         match archive.error.kind() {
             Kind::NotFound => return Err(Error::clone(&archive.error).with_kind(Kind::Usage)),

@@ -318,7 +318,7 @@ impl MirrorFlags {
 
 /// Connection settings of one side, from the `--src-…` or `--dest-…` flags.
 #[derive(Debug, Default)]
-struct Own {
+struct SideSettings {
     plain_http: bool,
     insecure: bool,
     ca_files: Vec<PathBuf>,
@@ -332,16 +332,16 @@ impl Sides {
         self.src_password_stdin || self.dest_password_stdin
     }
 
-    fn for_side(self, side: Side) -> Own {
+    fn for_side(self, side: Side) -> SideSettings {
         match side {
-            Side::Source => Own {
+            Side::Source => SideSettings {
                 plain_http: self.src_plain_http,
                 insecure: self.src_insecure,
                 ca_files: self.src_ca_file,
                 certificate: self.src_cert.zip(self.src_key),
                 login: LoginFlags::new(self.src_username, self.src_password_stdin),
             },
-            Side::Destination => Own {
+            Side::Destination => SideSettings {
                 plain_http: self.dest_plain_http,
                 insecure: self.dest_insecure,
                 ca_files: self.dest_ca_file,

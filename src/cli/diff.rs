@@ -101,7 +101,7 @@ fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
         Some(lock) => Ok(lock.into_inventory()),
         None => {
             let bundle = bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?;
-            bundles::all_are_there(&bundle)?;
+            bundles::check_readable(&bundle)?;
             let select = Selection {
                 referrers: ReferrerChoice::all(),
                 ..Selection::default()

@@ -93,7 +93,7 @@ impl Signal {
     ///
     /// On Ctrl-C, a shell ends its loop only if the program in the loop died of SIGINT; an exit with code 130 lets the loop
     /// go on. The first process of a container cannot die of a signal.
-    pub(super) fn die(self) {
+    pub(super) fn end_process_by_signal(self) {
         if self == Self::Interrupt && std::process::id() != 1 {
             let _ = signal_hook::low_level::emulate_default_handler(self as i32);
         }

@@ -339,10 +339,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         for image in &report.images {
             output::result(format!("{}@{}", bare(&image.source), image.digest));
         }
-        export_report::tell_plan(plan, &report, &arguments.output, &registries);
+        export_report::print_plan(plan, &report, &arguments.output, &registries);
     }
     let outcome = match report.dry_run {
-        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => export_report::tell_lost(&report),
+        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => {
+            export_report::report_missing_referrers(&report)
+        }
         _ => tell(&report, &asked.failed, &display.at_once, &how),
     };
     if report.up_to_date {
@@ -427,7 +429,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     let failed = failed.map(|(image, error)| (bare(image), error.clone()));
     let failed: Vec<(String, Error)> = patterns.iter().cloned().chain(failed).collect();
     if failed.is_empty() {
-        return export_report::tell_lost(report);
+        return export_report::report_missing_referrers(report);
     }
     let count = failed.len();
     let all = count + report.images.len();

@@ -15,7 +15,7 @@ use super::output;
 use super::report::{BundleReport, Moved, QuotaReport, Reporting};
 
 /// Prints what an export would write and fetch, and the pull limits of its registries.
-pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Registries) {
+pub(super) fn print_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Registries) {
     for image in &report.images {
         output::left_out(&image.source.to_string(), &image.left_out_referrers);
     }
@@ -53,7 +53,7 @@ pub(super) fn tell_plan(plan: &DryRun, report: &Report, output: &Path, registrie
 }
 
 /// Reports images whose referrers exist but could not be exported. Earlier warnings have named each missing referrer.
-pub(super) fn tell_lost(report: &Report) -> Outcome {
+pub(super) fn report_missing_referrers(report: &Report) -> Outcome {
     let lost = report.images.iter().filter(|image| image.lacks_referrers);
     let lost: Vec<&Reference> = lost.map(|image| &image.source).collect();
     if lost.is_empty() {

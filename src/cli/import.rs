@@ -13,7 +13,7 @@ use docker_mirror::{
     quote, verify,
 };
 
-use super::bundles::{all_are_there, check_named, is_unfinished};
+use super::bundles::{check_named, check_readable, is_unfinished};
 use super::connection::Shared;
 use super::export::ReferrerFlags;
 use super::memory;
@@ -92,11 +92,11 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
             budget: memory::budget(),
             sum: true,
             allow_none: true,
-            going_on: true,
+            continue_after_faults: true,
             ..OpenOptions::default()
         };
         let bundle = Bundle::open(&paths, &options)?;
-        all_are_there(&bundle)?;
+        check_readable(&bundle)?;
         verify(&bundle, None, &VerifyOptions { deep: false, progress })
     };
     tokio::task::spawn_blocking(work)

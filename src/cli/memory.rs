@@ -34,14 +34,14 @@ fn left() -> Option<u64> {
     *LEFT.get_or_init(|| {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let space = getrlimit(Resource::As).current;
-        let space = space.map(|limit| limit.saturating_sub(taken(&status, "VmSize:")));
-        let group = group_limit().map(|limit| limit.saturating_sub(taken(&status, "VmRSS:")));
+        let space = space.map(|limit| limit.saturating_sub(status_bytes(&status, "VmSize:")));
+        let group = group_limit().map(|limit| limit.saturating_sub(status_bytes(&status, "VmRSS:")));
         [space, group].into_iter().flatten().min().filter(|left| *left < TIGHT)
     })
 }
 
 /// Returns the value of a line of `/proc/self/status` in bytes, or 0 if there is none.
-fn taken(status: &str, name: &str) -> u64 {
+fn status_bytes(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     number.unwrap_or_default() << 10
@@ -75,7 +75,7 @@ fn lowest(root: &Path, path: &str, file: &str) -> Option<u64> {
 }
 
 /// Returns whether memory is below [`TIGHT`], so that fewer threads should be started.
-pub(super) fn is_tight() -> bool {
+pub(super) fn is_low() -> bool {
     left().is_some()
 }
 
@@ -145,7 +145,7 @@ pub(super) fn pipe_buffer(wanted: u64, least: u64) -> Result<u64> {
 /// Starts the program again with one heap for all threads if the address space is small.
 ///
 /// glibc reserves 64 MiB of address space for each thread, so that a later thread may find none although little is in use.
-pub(super) fn share_heap() {
+pub(super) fn restart_with_one_heap() {
     use std::os::unix::process::CommandExt;
     const VARIABLE: &str = "MALLOC_ARENA_MAX";
     let is_small = getrlimit(Resource::As).current.is_some_and(|limit| limit < ROOMY);
@@ -178,6 +178,9 @@ mod tests {
         fs::write(root.path().join("memory.max"), "83886080\n").unwrap();
         assert_eq!(lowest(root.path(), "a/b", "memory.max"), Some(40 << 20));
         assert_eq!(lowest(root.path(), "not/there", "memory.max"), Some(80 << 20));
-        assert_eq!(taken("VmPeak:\t 9 kB\nVmSize:\t  29464 kB\n", "VmSize:"), 29464 << 10);
+        assert_eq!(
+            status_bytes("VmPeak:\t 9 kB\nVmSize:\t  29464 kB\n", "VmSize:"),
+            29464 << 10
+        );
     }
 }

@@ -50,7 +50,7 @@ use self::report::Reporting;
 /// Parses and runs the command line. Returns the exit code (0 for success, 1 for failure, 2 for wrong usage; see [`Outcome`]).
 pub(crate) fn main() -> ExitCode {
     output::catch_panics();
-    memory::share_heap();
+    memory::restart_with_one_heap();
     if let Err(error) = memory::check_for_command_line() {
         output::error(&error);
         return ExitCode::from(1);
@@ -146,7 +146,7 @@ pub(crate) fn main() -> ExitCode {
         let _ = reporting.write(command, code, Some(&error));
     });
     if let Some(signal) = signal {
-        signal.die();
+        signal.end_process_by_signal();
     }
     ExitCode::from(code)
 }
@@ -198,7 +198,7 @@ fn cannot_start(reporting: &Reporting, command: &str, error: std::io::Error) -> 
 
 /// Returns the stack size of the working thread in bytes: 8 MiB like a main thread, or 2 MiB when memory is short.
 fn stack() -> usize {
-    if memory::is_tight() { 2 << 20 } else { 8 << 20 }
+    if memory::is_low() { 2 << 20 } else { 8 << 20 }
 }
 
 /// Maximum number of threads for blocking calls when memory is short.
@@ -259,7 +259,7 @@ fn start() -> std::io::Result<(Runtime, impl Future<Output = (Signal, Error)>, R
     builder
         .enable_all()
         .thread_keep_alive(Duration::from_secs(24 * 60 * 60));
-    if memory::is_tight() {
+    if memory::is_low() {
         builder.worker_threads(1).max_blocking_threads(BLOCKING);
     }
     let runtime = builder.build()?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use docker_mirror::{Error, Kind, Result, open_regular, quote};
 
-use super::report::{bare, unnamed};
+use super::report::{bare, temp_file_beside};
 
 /// A file that a command will write at its end.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ impl OutputFile {
                 return usage(&format!("this file is there and is no {what}; it is not replaced"));
             }
         }
-        match unnamed(path) {
+        match temp_file_beside(path) {
             Ok(_) => {}
             Err(error) => return usage(&format!("no file can be made in its folder: {}", bare(error))),
         }
@@ -60,7 +60,7 @@ impl OutputFile {
     pub(super) fn write(&self, content: &str) -> Result<()> {
         debug_assert!(content.starts_with(self.start), "{} {}", self.flag, self.what);
         let write = || {
-            let file = unnamed(&self.path)?;
+            let file = temp_file_beside(&self.path)?;
             file.as_file().write_all(content.as_bytes())?;
             file.as_file().sync_all()?;
             file.persist(&self.path).map_err(|e| e.error)?;

@@ -164,7 +164,7 @@ fn complete(arg: Arg, variables: Variables) -> Arg {
 }
 
 /// Returns the variable that a refused value came from, or `None` if the command line has the flag.
-pub(super) fn guilty_variable(flag: &str, arguments: &[String]) -> Option<String> {
+pub(super) fn variable_of_refused_value(flag: &str, arguments: &[String]) -> Option<String> {
     let flag = flag.split([' ', '=']).next().unwrap_or_default();
     let given = |argument: &String| argument == flag || argument.starts_with(&format!("{flag}="));
     let variable = format!(

@@ -368,7 +368,7 @@ fn check_report(path: &Path) -> Result<()> {
     if !folder_of(path).is_dir() {
         return usage("its folder does not exist");
     }
-    match unnamed(path) {
+    match temp_file_beside(path) {
         Ok(_) => Ok(()),
         Err(error) => usage(&format!("no file can be made in its folder: {}", bare(error))),
     }
@@ -407,7 +407,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// Creates a temporary file in the folder of `path`, with the permissions of any new file.
-pub(super) fn unnamed(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+pub(super) fn temp_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let permissions = Permissions::from_mode(0o666);
     tempfile::Builder::new()
         .permissions(permissions)
@@ -422,7 +422,7 @@ fn write_report(path: &Path, report: &impl Serialize) -> Result<()> {
             printer::flush();
             return write_json(SpecialWriter::open(path)?, report);
         }
-        let file = unnamed(path)?;
+        let file = temp_file_beside(path)?;
         write_json(file.as_file(), report)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|e| e.error)?;

@@ -9,7 +9,7 @@ use docker_mirror::{
 };
 use serde::Serialize;
 
-use super::bundles::{all_are_there, check_named, is_stdin, only_pipe, stdin};
+use super::bundles::{check_named, check_readable, is_stdin, only_pipe, stdin};
 use super::connection::Shared;
 use super::memory;
 use super::output::{Outcome, counted, result, say};
@@ -65,7 +65,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         budget: memory::budget(),
         sum: true,
         allow_none: true,
-        going_on: true,
+        continue_after_faults: true,
         ..OpenOptions::default()
     };
     let options = VerifyOptions {
@@ -75,7 +75,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let paths = arguments.bundles.clone();
     let work = move || {
         let (bundle, rest) = open_all(&paths, &open, options.deep)?;
-        all_are_there(&bundle)?;
+        check_readable(&bundle)?;
         verify(&bundle, rest, &options)
     };
     let verified = tokio::task::spawn_blocking(work)

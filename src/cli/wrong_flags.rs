@@ -69,7 +69,7 @@ fn refused_variable(error: &clap::Error, arguments: &[String]) -> Option<String>
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
-    let variable = parse::guilty_variable(flag, arguments)?;
+    let variable = parse::variable_of_refused_value(flag, arguments)?;
     Some(format!("the value comes from the variable `{variable}`"))
 }
 

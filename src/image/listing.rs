@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 /// An entry that cannot be used: its digest is missing, misspelt or of an unknown algorithm, or its fields contradict each
 /// other.
 #[derive(Debug)]
-pub(crate) struct Faulty {
+pub(crate) struct FaultyEntry {
     /// Annotations of the entry, if readable, for the name of the image.
     pub annotations: BTreeMap<String, String>,
     /// Error of the entry.
@@ -26,7 +26,7 @@ pub(crate) struct Faulty {
 ///
 /// # Errors
 /// [`Kind::Malformed`] if the document is not an index, or has more than [`MAX_ENTRIES`] entries.
-pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
+pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, FaultyEntry>>> {
     let head = head(bytes, None, Object::Listing)?;
     // docker 25.0.0 writes an empty list of manifests as `null`.
     let is_null = |(key, value): &(String, &RawValue)| key == "manifests" && value.get() == "null";
@@ -38,7 +38,7 @@ pub(crate) fn entries(bytes: &[u8]) -> Result<Vec<Result<Entry, Faulty>>> {
     Ok(listed.0.into_iter().map(entry).collect())
 }
 
-fn entry(raw: &RawValue) -> Result<Entry, Faulty> {
+fn entry(raw: &RawValue) -> Result<Entry, FaultyEntry> {
     let parse = || {
         let read = serde_json::from_str::<WireDescriptor>(raw.get());
         let read =
@@ -46,7 +46,7 @@ fn entry(raw: &RawValue) -> Result<Entry, Faulty> {
         check_fields(raw.get().as_bytes(), Object::Descriptor)?;
         read.check()
     };
-    parse().map_err(|error| Faulty {
+    parse().map_err(|error| FaultyEntry {
         annotations: annotations(raw),
         error,
     })

@@ -8,7 +8,7 @@ use super::config::Config;
 use super::digest::Digest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::select::{Graph, Need, SelectResult, select};
-use super::tree::{ATTESTATION, Attachment, ImageTree, IndexMode, belonging};
+use super::tree::{ATTESTATION, Attachment, ImageTree, IndexMode, attachments_of_manifests};
 use crate::error::{Error, Kind, Result};
 use crate::text::{few, quote};
 
@@ -65,7 +65,7 @@ pub(crate) fn narrow(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTr
     if !had_filtered {
         smaller.choose(IndexMode::Auto);
     }
-    let attachments = belonging(&smaller.attachments, smaller.own_manifests());
+    let attachments = attachments_of_manifests(&smaller.attachments, smaller.own_manifests());
     let attachments: Vec<Attachment> = attachments.into_iter().cloned().collect();
     smaller.attachments = attachments.into();
     let manifests = smaller.manifests();

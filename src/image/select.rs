@@ -322,7 +322,7 @@ impl Walk<'_> {
     ) -> Result<EntryAction> {
         let digest = &entry.descriptor.digest;
         let record = PlatformRecord {
-            platform: platform_label(platform, entry.attests().is_some()),
+            platform: platform_label(platform, entry.attestation_subject().is_some()),
             digest: digest.clone(),
         };
         if !keep || self.graph.is_dropped(entry) {
@@ -409,7 +409,7 @@ impl Walk<'_> {
         let mut orphans = HashSet::new();
         for (entry, fate) in entries.iter().zip(actions) {
             let orphaned = entry
-                .attests()
+                .attestation_subject()
                 .is_some_and(|subject| gone.contains(subject) && !stays.contains(subject));
             if *fate == EntryAction::Drop || !orphaned {
                 continue;
@@ -434,12 +434,15 @@ impl Walk<'_> {
             .iter()
             .zip(platforms)
             .map(|(entry, platform)| match platform {
-                _ if entry.attests().is_some() => Some(*self.filter == PlatformFilter::All),
+                _ if entry.attestation_subject().is_some() => Some(*self.filter == PlatformFilter::All),
                 EntryPlatform::NotYet => None,
                 EntryPlatform::Known(platform) => Some(platform.as_ref().is_none_or(|p| self.filter.matches(p))),
             })
             .collect();
-        let images = entries.iter().zip(&keep).filter(|(entry, _)| entry.attests().is_none());
+        let images = entries
+            .iter()
+            .zip(&keep)
+            .filter(|(entry, _)| entry.attestation_subject().is_none());
         let mut of_subject: HashMap<String, Option<bool>> = HashMap::new();
         for (entry, keep) in images {
             // A manifest may be listed for two platforms: its attestation stays if either entry stays.
@@ -449,7 +452,7 @@ impl Walk<'_> {
             }
         }
         for (entry, keep) in entries.iter().zip(&mut keep) {
-            if let Some(subject) = entry.attests()
+            if let Some(subject) = entry.attestation_subject()
                 && *keep == Some(false)
             {
                 *keep = of_subject.get(subject).copied().unwrap_or(Some(false));
@@ -464,7 +467,7 @@ impl Walk<'_> {
         }
         let digest = &entry.descriptor.digest;
         let listed_as = media_type::shape(&entry.descriptor.media_type);
-        if entry.attests().is_some() || listed_as == Shape::Index || self.graph.is_dropped(entry) {
+        if entry.attestation_subject().is_some() || listed_as == Shape::Index || self.graph.is_dropped(entry) {
             return EntryPlatform::Known(self.graph.platforms.get(digest).cloned().flatten());
         }
         match self.graph.manifests.get(digest) {

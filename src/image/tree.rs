@@ -180,7 +180,7 @@ pub(crate) fn is_attached(attachments: &[Attachment], root: &Digest, subject: &D
 
 /// Returns the attachments that refer to these manifests, directly or through another attachment. In `attachments` and in
 /// the result, a subject comes before its referrers.
-pub(crate) fn belonging<'a>(
+pub(crate) fn attachments_of_manifests<'a>(
     attachments: &'a [Attachment],
     manifests: impl Iterator<Item = &'a Arc<RawManifest>>,
 ) -> Vec<&'a Attachment> {
@@ -265,7 +265,7 @@ impl ImageTree {
     /// Moves attachments whose subject is not pushed to the left-out referrers: a signature of the original index does not
     /// sign the filtered index.
     pub(crate) fn set_aside_unused_attachments(&mut self) {
-        let used = belonging(&self.attachments, self.pushed().all());
+        let used = attachments_of_manifests(&self.attachments, self.pushed().all());
         if used.len() == self.attachments.len() {
             return;
         }

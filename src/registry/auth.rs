@@ -289,7 +289,7 @@ impl Authenticator {
         }
         match request.fetch(&Credential::Anonymous, None).await {
             Ok(granted) => {
-                self.tell_without_login(need.context, &refused);
+                self.warn_without_login(need.context, &refused);
                 slot.without_login = Some(refused);
                 Ok(granted)
             }
@@ -333,7 +333,7 @@ impl Authenticator {
             None => self.refused_without_login.store(SERVED, Ordering::Relaxed),
         }
         if let Some(WithoutLogin { error, stored: true }) = without_login {
-            self.tell_without_login(context, error);
+            self.warn_without_login(context, error);
         }
     }
 
@@ -386,7 +386,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The error of a login that was refused earlier, if that explains the answer.
-    pub(super) async fn explained(&self, context: &Context, repository: &str, answer: Answer) -> Result<Answer> {
+    pub(super) async fn add_refusal_hint(&self, context: &Context, repository: &str, answer: Answer) -> Result<Answer> {
         let denied = match answer.status() {
             StatusCode::UNAUTHORIZED => false,
             StatusCode::FORBIDDEN => true,
@@ -408,7 +408,7 @@ impl Authenticator {
         }
     }
 
-    fn tell_without_login(&self, context: &Context, refused: &Error) {
+    fn warn_without_login(&self, context: &Context, refused: &Error) {
         let cause = refused.shared_cause().map_or_else(|| refused.full(), str::to_owned);
         context.warn_once(format!("{cause}; pulling without a login"));
     }

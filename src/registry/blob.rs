@@ -260,9 +260,9 @@ impl BlobReader {
         // Another repository of the same host uses the same permit: giving the permit back would mean to queue again.
         if Arc::ptr_eq(&gone.host, &next.host) {
             gone.host
-                .tell_next(&error, &format!("{}/{}", next.host.name, next.repository));
+                .warn_about_fallback(&error, &format!("{}/{}", next.host.name, next.repository));
         } else {
-            gone.host.tell_next(&error, &next.host.name);
+            gone.host.warn_about_fallback(&error, &next.host.name);
             self.permit = None;
         }
         Ok(())

@@ -15,7 +15,7 @@ impl Host {
     /// `None` if the store cannot be reached; the store is then not asked again, since a blob that exists can simply be
     /// sent again.
     pub(super) async fn ask_store(&self, answer: Answer) -> Option<Answer> {
-        if self.store_is_away.load(Ordering::Relaxed) {
+        if self.store_unreachable.load(Ordering::Relaxed) {
             return None;
         }
         let asked = match redirect::target(&answer, &self.base()) {
@@ -38,7 +38,7 @@ impl Host {
         match asked {
             Ok(answer) => Some(answer),
             Err(failure) => {
-                if !self.store_is_away.swap(true, Ordering::Relaxed) {
+                if !self.store_unreachable.swap(true, Ordering::Relaxed) {
                     self.context.options.progress.warn(format!(
                         "`{}` redirects the question whether it has a blob to another server, which cannot be asked: {}; blobs are \
                          sent though they may be there; {REDIRECTS}",

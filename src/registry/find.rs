@@ -36,7 +36,7 @@ impl Registry {
                 Err(error) => error,
             };
             match places.front() {
-                Some(next) => place.host.tell_next(&error, &next.host.name),
+                Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
                 // The earlier request for the referrers already reported that the registry behind the mirror is unreachable.
                 None if any_answer && error.kind() == Kind::Network => {}
                 None => return Err(error),

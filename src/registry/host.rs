@@ -60,12 +60,12 @@ pub(super) struct Host {
     pub(super) proof: Proof,
     pub(super) breaker: Breaker,
     /// Whether the host is a mirror, so that requests can go to another host instead.
-    pub(super) expendable: bool,
+    pub(super) is_mirror: bool,
     /// Whether the host was seen to keep manifests that are pushed by digest.
     /// The caller reads back manifests under a tag.
     pub(super) manifest_proof: Proof,
     /// Set when the store to which the host redirects for blobs was not reachable.
-    pub(super) store_is_away: AtomicBool,
+    pub(super) store_unreachable: AtomicBool,
     /// Set when the host turned out not to answer HEAD for manifests.
     pub(super) no_head: AtomicBool,
     /// Repositories for which the host turned out to have no referrers API.
@@ -136,9 +136,9 @@ impl Host {
             upload_profile: UploadProfile::default(),
             proof: Proof::default(),
             breaker: Breaker::default(),
-            expendable: false,
+            is_mirror: false,
             manifest_proof: Proof::default(),
-            store_is_away: AtomicBool::new(false),
+            store_unreachable: AtomicBool::new(false),
             no_head: AtomicBool::new(false),
             no_referrers: Mutex::default(),
             tags_at_once: TagsAtOnce::default(),
@@ -297,7 +297,7 @@ impl Host {
                     let reached = self.reached.load(Ordering::Relaxed);
                     // A host that never answered gets one retry instead of all; a mirror gets none, since there is another
                     // host.
-                    let patient = if self.expendable {
+                    let patient = if self.is_mirror {
                         unconnected == 0
                     } else {
                         reached || unconnected < 2
@@ -378,7 +378,7 @@ impl Host {
             }
             return match may_pass {
                 Some(error) if !self.auth.is_challenged() => Err(in_call(error)),
-                _ => self.explained(answer, call, &attempt).await.map_err(in_call),
+                _ => self.add_refusal_hint(answer, call, &attempt).await.map_err(in_call),
             };
         }
     }

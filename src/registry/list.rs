@@ -99,7 +99,7 @@ impl Registry {
                 Err(error) => error,
             };
             match places.front() {
-                Some(next) => place.host.tell_next(&error, &next.host.name),
+                Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
                 None if any_answer && error.kind() == Kind::Network => {
                     self.host.context.warn_once(format!(
                         "`{}` cannot be asked for signatures, and its mirrors list none: {}",

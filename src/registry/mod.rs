@@ -145,7 +145,7 @@ impl Registries {
         }
         let context = Arc::clone(&self.context);
         let mut made = Host::mirror(&endpoint.host, scheme, endpoint.insecure, context)?;
-        made.expendable = !endpoint.replaces_origin;
+        made.is_mirror = !endpoint.replaces_origin;
         let made = Arc::new(made);
         hosts.insert(key, Arc::clone(&made));
         Ok(made)
@@ -242,7 +242,7 @@ impl Registry {
             .filter(|endpoint| endpoint.serves(target))
         {
             let host = self.registries.mirror(&endpoint)?;
-            if host.is_left() {
+            if host.is_given_up() {
                 continue;
             }
             origin &= !endpoint.replaces_origin;

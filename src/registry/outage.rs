@@ -37,7 +37,7 @@ impl Host {
         if let Some(error) = self.breaker.error() {
             return error;
         }
-        let limit = Breaker::limit(self.expendable, wrong_address);
+        let limit = Breaker::limit(self.is_mirror, wrong_address);
         let leave = match self.breaker.gave_up(way, repository, limit) {
             Verdict::GoOn => false,
             Verdict::Leave => true,
@@ -50,8 +50,8 @@ impl Host {
                 !alive
             }
         };
-        if leave && self.breaker.leave(way, self.expendable, error.clone()) && (limit > 1 || self.expendable) {
-            let for_good = self.expendable || !way.may_pass();
+        if leave && self.breaker.leave(way, self.is_mirror, error.clone()) && (limit > 1 || self.is_mirror) {
+            let for_good = self.is_mirror || !way.may_pass();
             let how_long = if for_good { "in this run" } else { "for a while" };
             let text = format!("{}; `{}` is not asked again {how_long}", error.full(), self.name);
             self.context.options.progress.warn(text);
@@ -71,16 +71,16 @@ impl Host {
     }
 
     /// Returns whether the host is a mirror that is not asked again in this run.
-    pub(super) fn is_left(&self) -> bool {
-        self.expendable && self.breaker.error().is_some()
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_mirror && self.breaker.error().is_some()
     }
 
     /// Warns that the client continues with another host after `error`.
     /// Silent for a mirror that is no longer asked, which was reported before; a cause that several requests share is
     /// reported once.
-    pub(super) fn tell_next(&self, error: &Error, next: &str) {
+    pub(super) fn warn_about_fallback(&self, error: &Error, next: &str) {
         match error.shared_cause() {
-            _ if self.is_left() => {}
+            _ if self.is_given_up() => {}
             Some(cause) => self.context.warn_once(format!("{cause}; going on with `{next}`")),
             None => {
                 let text = format!("{}; going on with `{next}`", error.full());

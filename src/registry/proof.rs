@@ -52,18 +52,18 @@ pub(super) struct Proof {
 #[derive(Debug, Default)]
 struct First {
     /// Whether no further HEAD is needed.
-    settled: AtomicBool,
+    proven: AtomicBool,
     /// Number of inconclusive answers; the lock is held by the task that sends the HEAD.
     unclear: tokio::sync::Mutex<u32>,
 }
 
 impl First {
-    fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Relaxed)
+    fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
     }
 
-    fn settle(&self) {
-        self.settled.store(true, Ordering::Relaxed);
+    fn mark_proven(&self) {
+        self.proven.store(true, Ordering::Relaxed);
     }
 }
 
@@ -75,7 +75,7 @@ impl Proof {
 
     /// Records that an uploaded blob was found.
     pub(super) fn found_upload(&self) {
-        self.uploads.settle();
+        self.uploads.mark_proven();
     }
 
     /// Returns whether the registry has an accepted blob; calls `ask` only if necessary.
@@ -89,30 +89,30 @@ impl Proof {
             Accepted::Mount => &self.mounts,
         };
         if !self.is_doubted() {
-            if first.is_settled() {
+            if first.is_proven() {
                 return Fate::Kept;
             }
             // Blobs that are accepted in the meantime wait here for the check of the first one.
             let mut unclear = first.unclear.lock().await;
             if !self.is_doubted() {
-                if first.is_settled() {
+                if first.is_proven() {
                     return Fate::Kept;
                 }
-                match look(pause, ask).await {
-                    Some(true) => first.settle(),
+                match check_with_retries(pause, ask).await {
+                    Some(true) => first.mark_proven(),
                     Some(false) if self.doubted.swap(true, Ordering::Relaxed) => return Fate::Lost,
                     Some(false) => return Fate::FirstLost,
                     None => {
                         *unclear += 1;
                         if *unclear == MAX_UNCLEAR {
-                            first.settle();
+                            first.mark_proven();
                         }
                     }
                 }
                 return Fate::Kept;
             }
         }
-        match look(pause, ask).await {
+        match check_with_retries(pause, ask).await {
             Some(false) => Fate::Lost,
             Some(true) | None => Fate::Kept,
         }
@@ -121,7 +121,7 @@ impl Proof {
 
 /// Checks a blob that was just accepted, up to [`LOOKS_AGAIN`] times more if it is missing.
 /// `None` if inconclusive.
-pub(super) async fn look<F>(pause: Duration, ask: impl Fn() -> F) -> Option<bool>
+pub(super) async fn check_with_retries<F>(pause: Duration, ask: impl Fn() -> F) -> Option<bool>
 where
     F: Future<Output = Result<Presence<()>>>,
 {
@@ -149,7 +149,7 @@ mod tests {
     async fn found_after(heads: u32) -> (Option<bool>, u32, Duration) {
         let asked = Cell::new(0);
         let begun = tokio::time::Instant::now();
-        let found = look(Options::default().retry_pause(), || {
+        let found = check_with_retries(Options::default().retry_pause(), || {
             asked.set(asked.get() + 1);
             std::future::ready(Ok(if asked.get() > heads {
                 Presence::Present(())
@@ -177,9 +177,9 @@ mod tests {
             std::future::ready(answer())
         };
         let unknown = || ask(|| Ok(Presence::Unknown));
-        assert_eq!(look(Duration::from_secs(1), unknown).await, None);
+        assert_eq!(check_with_retries(Duration::from_secs(1), unknown).await, None);
         let failed = || ask(|| Err(Error::new(Kind::Denied, "no")));
-        assert_eq!(look(Duration::from_secs(1), failed).await, None);
+        assert_eq!(check_with_retries(Duration::from_secs(1), failed).await, None);
         assert_eq!(asked.get(), 2);
     }
 }

@@ -66,7 +66,7 @@ impl Registry {
             let Some(next) = places.front() else {
                 return Err(place.host.with_near_tags(error, &place.repository, target).await);
             };
-            place.host.tell_next(&error, &next.host.name);
+            place.host.warn_about_fallback(&error, &next.host.name);
         }
     }
 
@@ -222,7 +222,7 @@ pub(super) async fn manifest_of(candidate: &Candidate, target: &Target) -> Resul
 
 /// Parses a manifest that came with a `Content-Type`.
 /// If its digest was known before, the bytes are right, and a contradicting `Content-Type` is ignored.
-fn labelled(bytes: Bytes, label: Option<&str>, expected: Option<&Digest>) -> Result<RawManifest> {
+fn parse_with_content_type(bytes: Bytes, label: Option<&str>, expected: Option<&Digest>) -> Result<RawManifest> {
     match RawManifest::new(bytes.clone(), label, expected) {
         Err(error) if error.kind() == Kind::Malformed && expected.is_some() && label.is_some() => {
             RawManifest::new(bytes, None, expected).map_err(|_| error)
@@ -369,7 +369,7 @@ impl Host {
                     continue;
                 }
             }
-            return match labelled(bytes, media_type.as_deref(), expected) {
+            return match parse_with_content_type(bytes, media_type.as_deref(), expected) {
                 Ok(manifest) => {
                     self.compare_type(&manifest, media_type.as_deref());
                     self.compare(&manifest, stated.as_ref(), repository, target);

@@ -307,14 +307,14 @@ impl Host {
         let mut backoff = Backoff::new(options);
         // The bytes were verified before sending: if the registry got other bytes, they were corrupted in transit. They are
         // sent once more, so that the corrupted bytes do not stay under the tag.
-        let mut hurt = false;
+        let mut resent_after_corruption = false;
         loop {
             let begun = Instant::now();
             let (error, asked) = match self.exchange(call).await {
                 Ok(answer) if answer.status().is_success() => {
                     match self.accepted(answer, &call.action, manifest, tags).await {
-                        Err(error) if error.kind() == Kind::Integrity && !hurt => {
-                            hurt = true;
+                        Err(error) if error.kind() == Kind::Integrity && !resent_after_corruption => {
+                            resent_after_corruption = true;
                             (error, None)
                         }
                         other => return other,
@@ -329,10 +329,10 @@ impl Host {
                     let status = answer.status();
                     let error = answer.into_error(&call.action).await;
                     let other = Refusal::in_error(&error).is_some_and(|refusal| refusal.has("DIGEST_INVALID"));
-                    if !other || hurt {
+                    if !other || resent_after_corruption {
                         return Err(manifest_refused(error, status, manifest));
                     }
-                    hurt = true;
+                    resent_after_corruption = true;
                     (error, None)
                 }
                 Err(error) if error.kind() == Kind::Network => (error, None),

@@ -232,10 +232,10 @@ impl Host {
     ///
     /// # Errors
     /// The error of a login that was refused earlier, if that explains the answer.
-    pub(super) async fn explained(&self, answer: Answer, call: &Call<'_>, attempt: &Attempt) -> Result<Answer> {
+    pub(super) async fn add_refusal_hint(&self, answer: Answer, call: &Call<'_>, attempt: &Attempt) -> Result<Answer> {
         if !answer.from_registry || attempt.without_login.is_some() {
             return Ok(answer);
         }
-        self.auth.explained(&self.context, call.repository, answer).await
+        self.auth.add_refusal_hint(&self.context, call.repository, answer).await
     }
 }

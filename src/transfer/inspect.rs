@@ -10,7 +10,7 @@ use crate::error::{Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::View;
 use crate::image::narrow::narrow;
-use crate::image::tree::{ImageTree, LeftOut, belonging};
+use crate::image::tree::{ImageTree, LeftOut, attachments_of_manifests};
 use crate::inventory::details::Details;
 use crate::inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Sums, Unusable};
 
@@ -213,7 +213,7 @@ impl Reader<'_> {
             media_type: self.interned(&blob.descriptor.media_type),
         });
         let blobs = blobs.collect();
-        let of_pushed = belonging(&tree.attachments, tree.pushed().all());
+        let of_pushed = attachments_of_manifests(&tree.attachments, tree.pushed().all());
         let of_pushed: HashSet<&Digest> = of_pushed.iter().map(|it| it.variant.root.digest()).collect();
         let original = tree.original.root.digest();
         // A referrer that is attached in two ways is listed once.

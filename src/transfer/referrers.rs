@@ -95,11 +95,11 @@ pub(super) fn is_loss(error: &Error) -> bool {
 
 /// Adds context to an error of a referrer's blob that fails the image.
 pub(super) fn context_of_referrer(error: Error) -> Error {
-    with_way_without(error.context("what refers to it (signatures, attestations) cannot be carried"))
+    with_no_referrers_hint(error.context("what refers to it (signatures, attestations) cannot be carried"))
 }
 
 /// Adds the hint that an image can be carried without its referrers.
-pub(super) fn with_way_without(error: Error) -> Error {
+pub(super) fn with_no_referrers_hint(error: Error) -> Error {
     const WITHOUT: &str = "`--no-referrers` carries the image without signatures";
     let hint = match error.hint() {
         Some(hint) => format!("{hint}; {WITHOUT}"),

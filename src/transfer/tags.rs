@@ -55,14 +55,14 @@ pub struct Expanded {
 /// [`Kind::Usage`] if a pattern matches more than `max_tags` tags.
 pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize, jobs: usize) -> Result<Expanded> {
     let (excluded, wanted): (Vec<Entry>, Vec<Entry>) = list.entries.into_iter().partition(|entry| entry.excluded);
-    let mut leaving_out = LeavingOut::new(excluded);
+    let mut leaving_out = Exclusions::new(excluded);
     let tags = list_tags(&wanted, registries, jobs).await;
     let mut expanded = Expanded::default();
     let mut images = Images::new(&wanted);
     for entry in &wanted {
         let (repository, pattern) = match &entry.names {
             Names::One(reference) => {
-                if !leaving_out.leaves_out(reference) {
+                if !leaving_out.excludes(reference) {
                     images.add(reference.clone(), entry, true);
                 }
                 continue;
@@ -81,7 +81,7 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
         let named = |tag: &str| Reference::new(repository.host(), repository.repository(), Some(tag), None);
         let mut left = Vec::new();
         for tag in listed.iter().filter(|tag| pattern.matches(tag)) {
-            if !leaving_out.leaves_out(&named(tag)?) {
+            if !leaving_out.excludes(&named(tag)?) {
                 left.push(tag);
             }
         }
@@ -169,15 +169,15 @@ async fn list_tags(
 }
 
 /// The exclusion entries of a list, each with the number of images that it excluded.
-struct LeavingOut(Vec<(Entry, usize)>);
+struct Exclusions(Vec<(Entry, usize)>);
 
-impl LeavingOut {
+impl Exclusions {
     fn new(entries: Vec<Entry>) -> Self {
         Self(entries.into_iter().map(|entry| (entry, 0)).collect())
     }
 
     /// Returns whether an exclusion entry matches an image, and counts the match.
-    fn leaves_out(&mut self, image: &Reference) -> bool {
+    fn excludes(&mut self, image: &Reference) -> bool {
         let mut any = false;
         for (entry, count) in &mut self.0 {
             let fits = match &entry.names {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::find;
 use super::forward::{FileForward, Forward};
 pub(super) use super::member_names::{DOCUMENTS, ITEMS, blob_name};
-use super::scan::{End, Member, Scanner, TarFault, TarFaults, What};
+use super::scan::{End, Member, MemberKind, Scanner, TarFault, TarFaults};
 use super::source::{Extent, Source};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
@@ -93,31 +93,33 @@ impl Archive {
         }
     }
 
-    /// Indexes a tar file. With `going_on`, the scan continues after a fault. Nothing of an archive that takes too much memory
+    /// Indexes a tar file. With `continue_after_faults`, the scan continues after a fault. Nothing of an archive that takes too much memory
     /// is kept.
-    pub(super) fn from_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
-        let read = Self::scan_tar(source, going_on, store);
+    pub(super) fn from_tar(source: &Arc<Source>, continue_after_faults: bool, store: &mut Store) -> Result<Self> {
+        let read = Self::scan_tar(source, continue_after_faults, store);
         if read.as_ref().is_err_and(|error| error.kind() == Kind::TooLarge) {
             store.forget(source);
         }
         read
     }
 
-    fn scan_tar(source: &Arc<Source>, going_on: bool, store: &mut Store) -> Result<Self> {
+    fn scan_tar(source: &Arc<Source>, continue_after_faults: bool, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(source.label());
         archive.source = Some(source.clone()).filter(|source| source.is_original());
         let forward = FileForward::new(source.clone());
-        let mut scanner = Scanner::new(source.label(), forward).going_on(going_on);
+        let mut scanner = Scanner::new(source.label(), forward).continue_after_faults(continue_after_faults);
         while let Some(member) = scanner.next()? {
             let offset = member.offset;
             match archive.take(member, source, store) {
-                Err(error) if going_on && error.kind() == Kind::Malformed => archive.faults.add(offset, error),
+                Err(error) if continue_after_faults && error.kind() == Kind::Malformed => {
+                    archive.faults.add(offset, error)
+                }
                 other => other?,
             }
         }
         archive.faults.append(scanner.take_faults());
         let is_archive = DOCUMENTS.iter().any(|name| archive.files.contains_key(*name));
-        if let Some(link) = archive.bad_link.take_if(|_| going_on && is_archive) {
+        if let Some(link) = archive.bad_link.take_if(|_| continue_after_faults && is_archive) {
             archive.faults.add(link.offset, link.error);
         }
         let (end, input) = scanner.into_end();
@@ -226,9 +228,9 @@ impl Archive {
             return Ok(());
         };
         match member.what {
-            What::Directory => Ok(()),
-            What::Link(target) => self.add_link(name, target, member.offset, store),
-            What::File => {
+            MemberKind::Directory => Ok(()),
+            MemberKind::Link(target) => self.add_link(name, target, member.offset, store),
+            MemberKind::File => {
                 let place = |name| Extent {
                     source: source.clone(),
                     member: name,

@@ -47,7 +47,7 @@ pub(super) struct Rules<'a> {
     /// beyond the usual ratio.
     pub(super) max_unpacked: Option<u64>,
     /// Whether an archive with a skipped tar fault is accepted.
-    pub(super) going_on: bool,
+    pub(super) continue_after_faults: bool,
     /// Whether a bundle without a usable image is accepted.
     pub(super) allow_none: bool,
 }
@@ -98,10 +98,10 @@ pub(super) fn assemble(
             .is_ok_and(|(_, contents)| contents.holds_only_blobs.is_some())
     };
     // A supplement can replace the blobs lost at a fault, so tar faults are only warnings beside it.
-    let going_on = rules.going_on || (count > 1 && read.iter().any(completes));
+    let continue_after_faults = rules.continue_after_faults || (count > 1 && read.iter().any(completes));
     let mut supplements = Vec::new();
     for (mut faults, contents) in read {
-        let first = match going_on || faults.first.is_empty() {
+        let first = match continue_after_faults || faults.first.is_empty() {
             true => None,
             false => Some(faults.first.swap_remove(0).error),
         };
@@ -112,12 +112,12 @@ pub(super) fn assemble(
                 bundle.referrers.extend(contents.referrers);
                 bundle.missing.extend(contents.missing);
                 supplements.extend(contents.holds_only_blobs);
-                note_faults(&mut bundle, label, faults, rules.going_on);
+                note_faults(&mut bundle, label, faults, rules.continue_after_faults);
             }
             (Ok((label, _)), Some(first)) => note_broken(&mut bundle, BrokenArchive::new(&label, first)),
             (Err(broken), Some(first)) => note_broken(&mut bundle, BrokenArchive::new(&broken.label, first)),
             (Err(broken), None) => {
-                note_faults(&mut bundle, broken.label.clone(), faults, rules.going_on);
+                note_faults(&mut bundle, broken.label.clone(), faults, rules.continue_after_faults);
                 note_broken(&mut bundle, broken);
             }
         }

@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_ENTRIES: usize = 500_000;
 
 /// Endings of files that a search skips although they may hold images, and the hint for each.
-const LEFT_ALONE: [(&str, &str); 6] = [
+const SKIPPED_ENDINGS: [(&str, &str); 6] = [
     (".tar.lz4", "unpack it with `lz4 -d` first"),
     (".tar.lzma", "unpack it with `xz -d` first"),
     (".zip", "unpack it with `unzip` first"),
@@ -163,7 +163,7 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, ski
             found.push(file(path, directory));
         } else if name.ends_with(".partial") {
             warnings.push(format!("`{}` is unfinished and was left alone", quote(&path)));
-        } else if let Some((_, what)) = LEFT_ALONE.iter().find(|(end, _)| name.ends_with(end)) {
+        } else if let Some((_, what)) = SKIPPED_ENDINGS.iter().find(|(end, _)| name.ends_with(end)) {
             warnings.push(format!("`{}` was left alone; {what}", quote(&path)));
         }
     }

@@ -18,7 +18,7 @@ pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 
 /// The kind of member or extension that a header announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Announces {
+pub(super) enum HeaderKind {
     File,
     Directory,
     HardLink,
@@ -53,17 +53,17 @@ pub(super) fn check_sum(header: &Header) -> Result<(), String> {
 }
 
 /// Returns what a header announces, or why the header is refused.
-pub(super) fn announces(header: &Header) -> Result<Announces, String> {
+pub(super) fn announces(header: &Header) -> Result<HeaderKind, String> {
     let what = match header.entry_type().as_byte() {
         // NUL is the type of a file in old tars; `7` is a contiguous file, which is stored like any other file.
-        0 | b'0' | b'7' => Announces::File,
-        b'5' => Announces::Directory,
-        b'1' => Announces::HardLink,
-        b'2' => Announces::SymbolicLink,
-        b'L' => Announces::LongName,
-        b'K' => Announces::LongLink,
-        b'x' => Announces::Pax,
-        b'g' => Announces::GlobalPax,
+        0 | b'0' | b'7' => HeaderKind::File,
+        b'5' => HeaderKind::Directory,
+        b'1' => HeaderKind::HardLink,
+        b'2' => HeaderKind::SymbolicLink,
+        b'L' => HeaderKind::LongName,
+        b'K' => HeaderKind::LongLink,
+        b'x' => HeaderKind::Pax,
+        b'g' => HeaderKind::GlobalPax,
         b'3' | b'4' => return Err("a device".into()),
         b'6' => return Err("a named pipe".into()),
         b'S' => return Err("a sparse file".into()),
@@ -77,7 +77,7 @@ pub(super) fn announces(header: &Header) -> Result<Announces, String> {
     };
     let extension = matches!(
         what,
-        Announces::LongName | Announces::LongLink | Announces::Pax | Announces::GlobalPax
+        HeaderKind::LongName | HeaderKind::LongLink | HeaderKind::Pax | HeaderKind::GlobalPax
     );
     if extension && header.as_ustar().is_none() && header.as_gnu().is_none() {
         return Err("an extended header without the magic of its format".into());

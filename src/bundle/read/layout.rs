@@ -22,7 +22,7 @@ use crate::bundle::record::{self, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, NAME};
 use crate::image::digest::Digest;
-use crate::image::listing::{self, Faulty};
+use crate::image::listing::{self, FaultyEntry};
 use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
 use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
 use crate::image::reference::Reference;
@@ -335,7 +335,12 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
 }
 
 /// Returns the broken images for an index entry whose descriptor is invalid.
-fn broken_entry(archive: &Archive, place: usize, faulty: Faulty, given: &mut NameOverrides<'_>) -> Vec<BrokenImage> {
+fn broken_entry(
+    archive: &Archive,
+    place: usize,
+    faulty: FaultyEntry,
+    given: &mut NameOverrides<'_>,
+) -> Vec<BrokenImage> {
     let mut names = given.exactly(place, None);
     if names.is_empty() {
         names = names::entry_names(&faulty.annotations, &[], None, place).unwrap_or_default();

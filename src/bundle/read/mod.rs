@@ -89,7 +89,7 @@ pub struct OpenOptions {
     pub allow_none: bool,
     /// Whether scanning continues after a tar fault. Otherwise an archive with such a fault is
     /// refused, unless it is opened together with a supplement.
-    pub going_on: bool,
+    pub continue_after_faults: bool,
 }
 
 impl OpenOptions {
@@ -98,7 +98,7 @@ impl OpenOptions {
             directory: self.temp_dir.clone(),
             progress: self.progress.clone(),
             sum: self.sum,
-            going_on: self.going_on,
+            continue_after_faults: self.continue_after_faults,
         }
     }
 }
@@ -120,7 +120,7 @@ impl Bundle {
             .collect();
         let temp = Temp {
             // Another bundle may replace the blobs that a fault hides.
-            going_on: options.going_on || found.len() > 1,
+            continue_after_faults: options.continue_after_faults || found.len() > 1,
             ..options.temp()
         };
         for found in found {
@@ -252,7 +252,7 @@ impl Bundle {
         let rules = Rules {
             names: &options.names,
             max_unpacked: options.max_unpacked,
-            going_on: options.going_on,
+            continue_after_faults: options.continue_after_faults,
             allow_none: options.allow_none,
         };
         let parts = assemble(archives, store, warnings, &rules)?;

@@ -8,7 +8,7 @@ use tar::Header;
 
 use super::foreign;
 use super::forward::Forward;
-use super::header::{self, Announces, BLOCK, Pax};
+use super::header::{self, BLOCK, HeaderKind, Pax};
 use super::member_names::{DOCUMENTS, blob_name};
 use crate::error::{Error, Kind, Result};
 use crate::text::{quote, quote_bytes};
@@ -18,7 +18,7 @@ const MAX_MEMBERS: u64 = 500_000;
 
 /// The kind of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum MemberKind {
     File,
     Directory,
     /// A link, with the name of its target, or the reason why the target is invalid.
@@ -30,7 +30,7 @@ pub(super) enum What {
 pub(super) struct Member {
     /// The cleaned name; `None` if the name is not UTF-8.
     pub(super) name: Option<String>,
-    pub(super) what: What,
+    pub(super) what: MemberKind,
     /// Offset of the body in bytes.
     pub(super) offset: u64,
     /// Length of the body in bytes.
@@ -119,13 +119,13 @@ impl<F: Forward> Scanner<F> {
 
     /// Makes the scan continue after a fault, at the next header of a blob or document.
     /// The bytes between are skipped.
-    pub(super) fn going_on(mut self, wanted: bool) -> Self {
+    pub(super) fn continue_after_faults(mut self, wanted: bool) -> Self {
         self.faults = wanted.then(TarFaults::default);
         self
     }
 
     /// Returns whether the scan continues after a fault.
-    pub(super) fn goes_on(&self) -> bool {
+    pub(super) fn continues_after_faults(&self) -> bool {
         self.faults.is_some()
     }
 
@@ -202,8 +202,8 @@ impl<F: Forward> Scanner<F> {
             let what = header::announces(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
             let size = header::size(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
             match what {
-                Announces::LongName | Announces::LongLink => {
-                    let slot = if what == Announces::LongName {
+                HeaderKind::LongName | HeaderKind::LongLink => {
+                    let slot = if what == HeaderKind::LongName {
                         &mut long_name
                     } else {
                         &mut long_link
@@ -217,14 +217,14 @@ impl<F: Forward> Scanner<F> {
                     }
                     *slot = Some(body);
                 }
-                Announces::Pax => {
+                HeaderKind::Pax => {
                     let body = self.extension(start, size)?;
                     let found = header::pax(&body).map_err(|why| self.fault(start, why))?;
                     if pax.replace(found).is_some() {
                         return Err(self.fault(start, "two pax headers for one member"));
                     }
                 }
-                Announces::GlobalPax => {
+                HeaderKind::GlobalPax => {
                     let body = self.extension(start, size)?;
                     let found = header::pax(&body).map_err(|why| self.fault(start, why))?;
                     // Programs write comments and times into global headers.
@@ -233,7 +233,7 @@ impl<F: Forward> Scanner<F> {
                         return Err(self.fault(start, "a global pax header that sets a name or a size"));
                     }
                 }
-                Announces::File | Announces::Directory | Announces::HardLink | Announces::SymbolicLink => {
+                HeaderKind::File | HeaderKind::Directory | HeaderKind::HardLink | HeaderKind::SymbolicLink => {
                     let pax = pax.unwrap_or_default();
                     let name = one_of(pax.path, long_name)
                         .map_err(|()| self.fault(start, "a pax name and a GNU long name that differ"))?
@@ -251,7 +251,7 @@ impl<F: Forward> Scanner<F> {
     fn member(
         &mut self,
         start: u64,
-        what: Announces,
+        what: HeaderKind,
         name: &[u8],
         link: &[u8],
         stated: u64,
@@ -268,16 +268,16 @@ impl<F: Forward> Scanner<F> {
         };
         let what = match what {
             // Old tar formats mark a directory only by the slash at the end of its name.
-            Announces::File if name.ends_with(b"/") => What::Directory,
-            Announces::File => What::File,
-            Announces::Directory => What::Directory,
+            HeaderKind::File if name.ends_with(b"/") => MemberKind::Directory,
+            HeaderKind::File => MemberKind::File,
+            HeaderKind::Directory => MemberKind::Directory,
             link_kind => {
-                let symbolic = link_kind == Announces::SymbolicLink;
+                let symbolic = link_kind == HeaderKind::SymbolicLink;
                 let from = cleaned.clone().unwrap_or_default();
-                What::Link(header::link_target(&from, link, symbolic))
+                MemberKind::Link(header::link_target(&from, link, symbolic))
             }
         };
-        if what != What::File && size != 0 {
+        if what != MemberKind::File && size != 0 {
             // Some readers take these bytes for a body, and some take them for the next header.
             return Err(self.member_fault(start, name, format!("no file, and yet it has {size} bytes")));
         }
@@ -435,7 +435,7 @@ impl<F: Forward> Scanner<F> {
 
 /// Returns whether a block is the header of a blob, or of a document that lists images.
 fn begins_member(header: &Header) -> bool {
-    let is_file = || matches!(header::announces(header), Ok(Announces::File));
+    let is_file = || matches!(header::announces(header), Ok(HeaderKind::File));
     let is_expected = |name: &str| {
         let name = name.strip_prefix("./").unwrap_or(name);
         blob_name(name).is_some() || DOCUMENTS.contains(&name)

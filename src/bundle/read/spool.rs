@@ -49,7 +49,7 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     }
     let compression = Compression::detect(&head[..count], &quoted(&label))?;
     if compression == Compression::None {
-        let mut archive = Archive::from_tar(&source, temp.going_on, store)?;
+        let mut archive = Archive::from_tar(&source, temp.continue_after_faults, store)?;
         inside::enter(&mut archive, store)?;
         return Ok(archive);
     }
@@ -140,7 +140,7 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
         temp: temp.clone(),
         held,
     };
-    Ok(Scanner::new(label, StreamForward::new(label, tee)).going_on(temp.going_on))
+    Ok(Scanner::new(label, StreamForward::new(label, tee)).continue_after_faults(temp.continue_after_faults))
 }
 
 /// Copies the rest of an archive, and indexes the copy.
@@ -154,12 +154,13 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut S
         ..
     } = input.into_inner();
     // Read to the end of the compressed stream, so that a wrong checksum of the compression is detected.
-    let garbage = end == End::Marked && behind(&mut input).map_err(|e| stream_error(&quoted(label), e))?;
+    let garbage =
+        end == End::Marked && has_trailing_garbage(&mut input).map_err(|e| stream_error(&quoted(label), e))?;
     // Frees the window of the decoder before the copy is parsed: both are not in memory at the same time.
     drop((input, held));
 
     let source = Arc::new(output.into_source(label)?);
-    let mut archive = Archive::from_tar(&source, temp.going_on, store)?;
+    let mut archive = Archive::from_tar(&source, temp.continue_after_faults, store)?;
     inside::enter(&mut archive, store)?;
     if garbage {
         archive.warnings.push(format!(
@@ -171,7 +172,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut S
 }
 
 /// Reads the bytes after the end of the archive; returns whether any byte is not padding.
-pub(super) fn behind(input: &mut dyn Read) -> io::Result<bool> {
+pub(super) fn has_trailing_garbage(input: &mut dyn Read) -> io::Result<bool> {
     let mut buffer = vec![0; 64 << 10];
     let mut left = BEHIND;
     let mut garbage = false;
@@ -207,7 +208,7 @@ pub(super) struct Temp {
     /// Whether the SHA-256 of the input is computed.
     pub(super) sum: bool,
     /// Whether scanning continues after a tar fault.
-    pub(super) going_on: bool,
+    pub(super) continue_after_faults: bool,
     pub(super) progress: Progress,
 }
 

@@ -95,7 +95,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let (paths, with_texts) = (arguments.bundles.clone(), html.is_some());
     let look = move || {
         let bundle: Bundle = bundles::open_front(&paths, &options)?;
-        bundles::all_are_there(&bundle)?;
+        bundles::check_readable(&bundle)?;
         inspect(&bundle, &select, with_texts)
     };
     let inventory = tokio::task::spawn_blocking(look)

@@ -113,7 +113,7 @@ impl Session {
             Ok(url) => {
                 let own = target.host.owns(&url);
                 let session = Self::new(url, 0, Provenance { own, zone });
-                session.settle(target).await?
+                session.wait_until_offset_is_stable(target).await?
             }
             Err(_) => None,
         };
@@ -125,7 +125,7 @@ impl Session {
 
     /// Asks for the offset until it no longer grows.
     /// Bytes sent by a process that was killed still arrive for a while.
-    async fn settle(self, target: &mut BlobTarget<'_>) -> Result<Option<Self>> {
+    async fn wait_until_offset_is_stable(self, target: &mut BlobTarget<'_>) -> Result<Option<Self>> {
         let limit = target.descriptor.size;
         let Some(mut session) = self.ask(target, limit).await? else {
             return Ok(None);

@@ -76,7 +76,7 @@ impl<'a> BlobTarget<'a> {
             self.host
                 .head_blob(self.repository, self.descriptor, self.scope.clone())
         };
-        let found = proof::look(self.host.context.options.retry_pause(), ask).await == Some(true);
+        let found = proof::check_with_retries(self.host.context.options.retry_pause(), ask).await == Some(true);
         if found {
             self.host.proof.found_upload();
         }

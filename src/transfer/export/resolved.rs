@@ -109,7 +109,7 @@ impl Resolved {
         let fault = |tree: &ImageTree| {
             let fits = tree
                 .total()
-                .and_then(|total| system.could_hold(total, target, human_bytes));
+                .and_then(|total| system.check_image_fits(total, target, human_bytes));
             fits.err().map(|error| error.for_image(&tree.source))
         };
         let faults: Vec<Option<Error>> = self.trees.iter().map(fault).collect();
@@ -126,7 +126,7 @@ impl Resolved {
     }
 
     /// Returns the images that need a failed blob, each with the error of the blob.
-    pub(super) fn hit_by<'a>(&'a self, failures: &'a Failures) -> impl Iterator<Item = (&'a Reference, &'a Error)> {
+    pub(super) fn failed_by<'a>(&'a self, failures: &'a Failures) -> impl Iterator<Item = (&'a Reference, &'a Error)> {
         self.trees.iter().filter_map(|tree| {
             let blobs = tree.blobs();
             let error = blobs.iter().find_map(|blob| failures.get(&blob.descriptor.digest))?;

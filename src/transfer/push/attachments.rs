@@ -17,9 +17,9 @@ use crate::image::lost_blobs::LostAttachments;
 use crate::image::manifest::View;
 use crate::image::reference::Target;
 use crate::image::referrer::has_all_layers;
-use crate::image::tree::{Attachment, LeftOut, Lookup, Variant, belonging};
+use crate::image::tree::{Attachment, LeftOut, Lookup, Variant, attachments_of_manifests};
 use crate::registry::Refusal;
-use crate::transfer::referrers::{is_loss, with_way_without};
+use crate::transfer::referrers::{is_loss, with_no_referrers_hint};
 
 /// Maximum number of rounds of extending a list of referrers that other clients change concurrently.
 const ROUNDS: u32 = 3;
@@ -37,7 +37,7 @@ pub(super) async fn attach(
 ) -> Result<()> {
     let tree = putter.item.tree.clone();
     let mut lost = LostAttachments::default();
-    for attachment in belonging(&tree.attachments, variant.all()) {
+    for attachment in attachments_of_manifests(&tree.attachments, variant.all()) {
         let root = &attachment.variant.root;
         if let Some(why) = lost.reason(attachment, |blob| putter.lost.get(blob).cloned()) {
             left.leave(attachment, &why);
@@ -56,7 +56,7 @@ pub(super) async fn attach(
             }
             Err(error) => {
                 let kind = attachment.artifact_type();
-                return Err(with_way_without(
+                return Err(with_no_referrers_hint(
                     error.context(format!("{kind} {} of it", root.digest())),
                 ));
             }
@@ -104,7 +104,7 @@ async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &
                 "the tag `{tag}` holds {held}, which stays as it is; `--merge-signatures` adds to it"
             )));
         }
-        TagState::Unsaid(error) => return Err(error),
+        TagState::Unknown(error) => return Err(error),
         TagState::Nothing => {}
     }
     for child in attachment.variant.below.iter() {
@@ -131,7 +131,7 @@ pub(super) async fn list_referrers(
             Err(error) if is_loss(&error) => error.full(),
             Err(error) => {
                 let error = error.context(format!("the list of what refers to {subject}"));
-                return Err(with_way_without(error));
+                return Err(with_no_referrers_hint(error));
             }
         };
         left.is_loss = true;

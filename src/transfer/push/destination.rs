@@ -62,7 +62,7 @@ fn mapped(request: &PushRequest, source: &Reference, original: &Digest) -> Resul
 /// Adds a hint to an error that may be caused by a deep path.
 /// Some registries allow one path component below an organization, and respond to a deeper path as if permissions or the
 /// repository were missing.
-pub(crate) fn with_way_to_shorter_path(error: Error, destination: &Reference) -> Error {
+pub(crate) fn with_path_hint(error: Error, destination: &Reference) -> Error {
     const MAP: &str = "if the registry allows only two path components, shorten the path with `--map`, such as \
          `--map quay.io/prometheus=` or `--map docker.io/library=`";
     let is_deep = destination.repository().split('/').count() > 2;

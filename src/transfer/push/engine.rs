@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::destination::with_way_to_shorter_path;
+use super::destination::with_path_hint;
 use super::ensure_blob::{self, EnsureOptions};
 use super::image_state::{Group, Image, Images};
 use super::lost_blobs;
@@ -27,7 +27,7 @@ use crate::registry::Registry;
 use crate::text::Warnings;
 
 /// The result of a push.
-pub(crate) struct Ended {
+pub(crate) struct PushResult {
     /// One report for each image, in the order of the items.
     pub(crate) images: Vec<ImageReport>,
     /// Warnings about the rest of a bundle in a pipe.
@@ -46,7 +46,7 @@ pub(crate) async fn push(
     registry: &Registry,
     progress: &Progress,
     feed: Option<PipeFeed>,
-) -> Result<Ended> {
+) -> Result<PushResult> {
     let verdicts = tag::verdicts(&items, request, registry, progress, registry.requests()).await;
     let verdicts = verdicts.map_err(with_destination_side)?;
     let verdicts = verdicts
@@ -55,7 +55,7 @@ pub(crate) async fn push(
         .collect();
     let mut engine = Engine::new(items, verdicts, request, registry, progress);
     engine.run(feed).await?;
-    Ok(Ended {
+    Ok(PushResult {
         images: engine.images.list.into_iter().map(|image| image.report).collect(),
         warnings: engine.warnings,
         bundle_error: engine.bundle_error,
@@ -358,7 +358,7 @@ impl<'a> Engine<'a> {
         let dry_run = self.images.request.dry_run;
         Box::pin(async move {
             let outcome = if dry_run {
-                ensure_blob::foresee(registry, &repository, &job.descriptor, from.is_some()).await
+                ensure_blob::predict_placement(registry, &repository, &job.descriptor, from.is_some()).await
             } else {
                 let way = EnsureOptions {
                     mount_from: from.as_deref(),
@@ -378,7 +378,7 @@ impl<'a> Engine<'a> {
             Err(error) => {
                 let image = self.images.groups[job.need.groups[0]].members.first();
                 let error = match image.map(|number| &self.images.list[*number].item) {
-                    Some(item) => with_way_to_shorter_path(error, &item.destination),
+                    Some(item) => with_path_hint(error, &item.destination),
                     None => error,
                 };
                 let lost = self.scheduler.failed(&job, error.side() == Some(Side::Source));
@@ -460,7 +460,7 @@ impl<'a> Engine<'a> {
             self.release(number);
         }
         let destination = &self.images.list[number].item.destination;
-        let outcome = outcome.map_err(|error| with_way_to_shorter_path(with_destination_side(error), destination));
+        let outcome = outcome.map_err(|error| with_path_hint(with_destination_side(error), destination));
         self.images.published(number, outcome);
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct EnsureOptions<'a> {
 
 /// Predicts how a blob would get into a repository.
 /// A mount is assumed to succeed, since it cannot be tried without doing it.
-pub(crate) async fn foresee(
+pub(crate) async fn predict_placement(
     registry: &Registry,
     repository: &str,
     descriptor: &Descriptor,

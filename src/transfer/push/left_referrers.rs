@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
 use crate::image::lost_blobs::LostAttachments;
-use crate::image::tree::{Attachment, ImageTree, LeftOut, Variant, belonging};
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Variant, attachments_of_manifests};
 
 /// Blobs of attachments that a repository does not get, each with the reason.
 pub(super) type LostBlobs = Arc<HashMap<Digest, String>>;
@@ -24,7 +24,7 @@ impl LeftReferrers {
     pub(super) fn from_lost_blobs(tree: &ImageTree, blobs: &LostBlobs) -> Self {
         let mut left = Self::default();
         let mut lost = LostAttachments::default();
-        for attachment in belonging(&tree.attachments, tree.pushed().all()) {
+        for attachment in attachments_of_manifests(&tree.attachments, tree.pushed().all()) {
             if let Some(why) = lost.reason(attachment, |blob| blobs.get(blob).cloned()) {
                 left.leave(attachment, &why);
             }
@@ -61,7 +61,7 @@ impl LeftReferrers {
 
     /// Records the attachments of the original index, after the registry refused that index.
     pub(super) fn leave_unused(&mut self, tree: &ImageTree, used: &Variant) {
-        let used = belonging(&tree.attachments, used.all()).into_iter();
+        let used = attachments_of_manifests(&tree.attachments, used.all()).into_iter();
         let used: HashSet<*const Attachment> = used.map(std::ptr::from_ref).collect();
         let original = tree.original.root.digest();
         let unused = tree.attachments.iter();

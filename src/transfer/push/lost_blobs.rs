@@ -60,7 +60,7 @@ pub(super) fn lose_missing(
         } else if lacking.count > 0 {
             images.fail_group(group, &missing(lacking));
         }
-        for blob in &lacking.of_attachments {
+        for blob in &lacking.attachment_blobs {
             let error = Error::new(Kind::NotFound, format!("blob {blob} is missing from the bundle"));
             if lose_blob(images, group, blob, &error) {
                 ready.push(group);

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::RawManifest;
 use crate::image::reference::Target;
-use crate::image::tree::{Choice, Variant, belonging};
+use crate::image::tree::{Choice, Variant, attachments_of_manifests};
 use crate::progress::Event;
 use crate::registry::Refusal;
 use crate::text::Warnings;
@@ -68,7 +68,7 @@ impl Publisher {
                         error.full()
                     ));
                     let tree_loses = !tree.attachments.is_empty();
-                    let is_bare = tree_loses && belonging(&tree.attachments, filtered.all()).is_empty();
+                    let is_bare = tree_loses && attachments_of_manifests(&tree.attachments, filtered.all()).is_empty();
                     if is_bare && self.putter.require_referrers {
                         published.left.leave_unused(&tree, filtered);
                         return Err(published.left.required());
@@ -135,7 +135,7 @@ impl Publisher {
             }
         }
         let tree = &self.putter.item.tree;
-        if !belonging(&tree.attachments, variant.all()).is_empty() {
+        if !attachments_of_manifests(&tree.attachments, variant.all()).is_empty() {
             // Signatures are put before the tag, so that clients that verify a new tag find them. The subject of the
             // signatures, the image by digest, comes first.
             let is_known = self.putter.was_written(variant.root.digest());
@@ -253,13 +253,13 @@ impl Publisher {
                     );
                 }
                 TagState::Nothing => "is not there".to_owned(),
-                TagState::Unsaid(error) if may_not_be_read(&error) => {
+                TagState::Unknown(error) if may_not_be_read(&error) => {
                     return Ok(Some(format!(
                         "{what} cannot be read back to check it: {}",
                         error.full()
                     )));
                 }
-                TagState::Unsaid(error) => {
+                TagState::Unknown(error) => {
                     return Err(
                         Error::new(Kind::Server, format!("{what} was accepted, but cannot be read back"))
                             .with_source(error)

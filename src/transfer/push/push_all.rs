@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::asked_image::AskedImage;
-use super::engine::{self, Ended};
+use super::engine::{self, PushResult};
 use super::pipe::feed::PipeFeed;
 use super::report::{ImageReport, PushReport};
 use super::request::{PushItem, PushRequest};
@@ -60,7 +60,7 @@ pub(crate) async fn push_arriving(
     let items = destination::dedupe_and_check_collisions(items)?;
     let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, AskedImage::Failed(_)));
     let ended = if stopped || items.is_empty() {
-        Ended {
+        PushResult {
             images: items.iter().map(image_state::untried).collect(),
             warnings: Warnings::default(),
             bundle_error: None,

@@ -190,7 +190,7 @@ pub(crate) struct Lacking {
     /// The first missing blobs, as many as a message lists.
     pub(crate) first: Vec<Digest>,
     /// Missing blobs that only attachments of the group's images need. Such blobs are not included in `count`.
-    pub(crate) of_attachments: Vec<Digest>,
+    pub(crate) attachment_blobs: Vec<Digest>,
 }
 
 impl Lacking {
@@ -382,7 +382,7 @@ impl Scheduler {
                     let lacking = lacking.entry(group).or_default();
                     match is_own(group, &digest) {
                         true => lacking.add(&digest),
-                        false => lacking.of_attachments.push(digest.clone()),
+                        false => lacking.attachment_blobs.push(digest.clone()),
                     }
                 }
             }

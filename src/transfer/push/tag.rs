@@ -10,7 +10,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::View;
 use crate::image::reference::{Reference, Target};
 use crate::image::referrer::{has_all_layers, is_referrers_tag};
-use crate::image::tree::{Choice, ImageTree, belonging};
+use crate::image::tree::{Choice, ImageTree, attachments_of_manifests};
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::{Presence, Registry};
 use crate::text::few;
@@ -23,7 +23,7 @@ pub(crate) enum TagState {
     /// A manifest with this digest.
     Digest(Digest),
     /// The registry refused to answer, with this error.
-    Unsaid(Error),
+    Unknown(Error),
 }
 
 /// Reads the state of a target by a HEAD request.
@@ -45,7 +45,7 @@ pub(crate) async fn tag_state(registry: &Registry, repository: &str, target: &Ta
         Ok(manifest) => Ok(TagState::Digest(manifest.digest().clone())),
         Err(error) if error.kind() == Kind::NotFound => Ok(TagState::Nothing),
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
-        Err(error) => Ok(TagState::Unsaid(error)),
+        Err(error) => Ok(TagState::Unknown(error)),
     }
 }
 
@@ -87,18 +87,18 @@ pub(crate) async fn missing_below(
 async fn missing_referrers(registry: &Registry, repository: &str, tree: &ImageTree) -> Result<Vec<Digest>> {
     let mut missing = Vec::new();
     let mut lists: BTreeMap<&Digest, HashSet<Digest>> = BTreeMap::new();
-    for attachment in belonging(&tree.attachments, tree.pushed().all()) {
+    for attachment in attachments_of_manifests(&tree.attachments, tree.pushed().all()) {
         let root = &attachment.variant.root;
         let is_there = match attachment.tag() {
             Some(tag) => match tag_state(registry, repository, &Target::Tag(tag)).await? {
                 TagState::Digest(held) if root.has_digest(&held) => true,
                 TagState::Digest(held) => {
                     let held = registry.manifest_and_etag(repository, &Target::Digest(held)).await;
-                    let held = held.or_else(unsaid)?;
+                    let held = held.or_else(refusal_as_none)?;
                     held.is_some_and(|(held, _)| has_all_layers(&held, root))
                 }
                 TagState::Nothing => false,
-                TagState::Unsaid(_) => true,
+                TagState::Unknown(_) => true,
             },
             None => {
                 let subject = &attachment.subject;
@@ -122,12 +122,15 @@ async fn listed(registry: &Registry, repository: &str, subject: &Digest) -> Resu
     let from_api = registry
         .referrers(repository, subject, usize::MAX)
         .await
-        .or_else(unsaid)?;
+        .or_else(refusal_as_none)?;
     if let Some(found) = from_api {
         return Ok(found.list.into_iter().map(|entry| entry.digest).collect());
     }
     let target = Target::Tag(subject.referrers_tag());
-    let tagged = registry.manifest_and_etag(repository, &target).await.or_else(unsaid)?;
+    let tagged = registry
+        .manifest_and_etag(repository, &target)
+        .await
+        .or_else(refusal_as_none)?;
     Ok(match tagged.as_ref().map(|(manifest, _)| manifest.view()) {
         Some(View::Index(index)) => index
             .entries
@@ -139,7 +142,7 @@ async fn listed(registry: &Registry, repository: &str, subject: &Digest) -> Resu
 }
 
 /// Treats a refusal to answer as `None`. Only errors of the connection and rate limits stay errors.
-fn unsaid<T>(error: Error) -> Result<Option<T>> {
+fn refusal_as_none<T>(error: Error) -> Result<Option<T>> {
     match error.kind() {
         Kind::Network | Kind::RateLimited => Err(error),
         _ => Ok(None),
@@ -180,8 +183,8 @@ pub(crate) fn decide(
             return Ok(TagAction::PushManifests(digest));
         }
         TagState::Digest(digest) => digest,
-        TagState::Unsaid(_) if on_existing == OnExisting::Overwrite => return Ok(TagAction::Push(None)),
-        TagState::Unsaid(error) => {
+        TagState::Unknown(_) if on_existing == OnExisting::Overwrite => return Ok(TagAction::Push(None)),
+        TagState::Unknown(error) => {
             return Err(error
                 .context(format!("cannot tell what `{destination}` holds"))
                 .with_hint("`--on-existing overwrite` pushes without knowing"));

@@ -21,7 +21,7 @@ use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, MAX_DEPTH, MAX_
 use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::registry::Presence;
-use crate::transfer::referrers::{ReferrerChoice, with_way_without};
+use crate::transfer::referrers::{ReferrerChoice, with_no_referrers_hint};
 use crate::transfer::sources::Repository;
 
 /// Maximum number of referrers that are read for one subject, and maximum number for one image.
@@ -74,7 +74,7 @@ enum Found {
 
 /// Referrers found for one image.
 #[derive(Debug, Default)]
-pub(super) struct Belongings {
+pub(super) struct DiscoveredReferrers {
     pub(super) attachments: Vec<Attachment>,
     pub(super) left_out: Vec<LeftOut>,
     /// Whether a referrer that was to be carried is left out.
@@ -87,7 +87,7 @@ pub(super) struct Belongings {
     next: Vec<Digest>,
 }
 
-impl Belongings {
+impl DiscoveredReferrers {
     /// Checks that a referrer states the same size for each blob as the image and its other referrers.
     /// Otherwise the image would contradict itself.
     fn check_sizes(&self, variant: &Variant) -> Result<()> {
@@ -157,7 +157,7 @@ impl Discovery {
     /// Errors are ignored here, since [`discover`](Self::discover) repeats a failed request.
     pub(super) async fn begin(&self, fetcher: &Fetcher, repository: &Repository, root: &Digest) {
         if self.is_wanted() {
-            let _ = self.found_for(fetcher, repository, root).await;
+            let _ = self.referrers_of(fetcher, repository, root).await;
         }
     }
 
@@ -171,8 +171,8 @@ impl Discovery {
         fetcher: &Fetcher,
         repository: &Repository,
         tree: &ImageTree,
-    ) -> Result<Belongings> {
-        let mut belongings = Belongings::default();
+    ) -> Result<DiscoveredReferrers> {
+        let mut belongings = DiscoveredReferrers::default();
         if !self.is_wanted() {
             return Ok(belongings);
         }
@@ -185,7 +185,7 @@ impl Discovery {
             let futures: Vec<BoxFuture<'_, Result<FoundList>>> = subjects
                 .iter()
                 .map(|subject| -> BoxFuture<'_, Result<FoundList>> {
-                    Box::pin(self.found_for(fetcher, repository, subject))
+                    Box::pin(self.referrers_of(fetcher, repository, subject))
                 })
                 .collect();
             let found: Vec<FoundList> = stream::iter(futures)
@@ -223,7 +223,7 @@ impl Discovery {
         subject: &Digest,
         found: &Found,
         depth: usize,
-        belongings: &mut Belongings,
+        belongings: &mut DiscoveredReferrers,
     ) -> Result<()> {
         let (manifest, lookup) = match found {
             Found::Carried(manifest, lookup) => (manifest, *lookup),
@@ -273,7 +273,7 @@ impl Discovery {
                 });
                 Ok(())
             }
-            Err(error) if is_its_own_fault(&error) => {
+            Err(error) if is_referrer_error(&error) => {
                 belongings.seen.insert(manifest.digest().clone());
                 belongings.is_loss = true;
                 belongings.left_out.push(left_out(manifest.descriptor(), &error.full()));
@@ -313,7 +313,7 @@ impl Discovery {
     }
 
     /// Finds the referrers of one manifest. Each repository is asked once for each subject.
-    async fn found_for(&self, fetcher: &Fetcher, repository: &Repository, subject: &Digest) -> Result<FoundList> {
+    async fn referrers_of(&self, fetcher: &Fetcher, repository: &Repository, subject: &Digest) -> Result<FoundList> {
         let known = self.known(repository);
         let cell = {
             let mut found = known.found.lock();
@@ -405,7 +405,7 @@ impl Discovery {
                 Ok(manifest) if subject(&manifest).as_ref() == Some(of) => Found::Carried(manifest, Lookup::Subject),
                 Ok(_) => Found::LeftOut(left_out(entry, "it does not refer to what it is listed for")),
                 Err(error) if error.kind() == Kind::NotFound => Found::LeftOut(left_out(entry, DANGLING)),
-                Err(error) if is_its_own_fault(&error) => Found::Broken(left_out(entry, &error.full())),
+                Err(error) if is_referrer_error(&error) => Found::Broken(left_out(entry, &error.full())),
                 Err(error) => return Err(error),
             });
         }
@@ -474,7 +474,7 @@ impl Discovery {
 
 /// Returns whether the referrer itself is at fault and can be left out.
 /// Other errors mean that it could not be read.
-fn is_its_own_fault(error: &Error) -> bool {
+fn is_referrer_error(error: &Error) -> bool {
     let kind = error.kind();
     matches!(
         kind,
@@ -492,5 +492,5 @@ fn left_out(entry: &Descriptor, why: &str) -> LeftOut {
 
 /// Returns the error for referrers that could not be read.
 fn unreadable(error: Error) -> Error {
-    with_way_without(error.context("what refers to it (signatures, attestations) could not be read"))
+    with_no_referrers_hint(error.context("what refers to it (signatures, attestations) could not be read"))
 }

@@ -34,7 +34,7 @@ fn options() -> OpenOptions {
     OpenOptions {
         temp_dir: Some(std::env::temp_dir()),
         allow_none: true,
-        going_on: true,
+        continue_after_faults: true,
         sum: true,
         ..OpenOptions::default()
     }
@@ -49,7 +49,7 @@ fn opened(path: &Path, from: From, options: &OpenOptions) -> Result<(Bundle, Opt
 
 fn inventory(path: &Path, from: From) -> Result<Inventory> {
     let options = OpenOptions {
-        going_on: false,
+        continue_after_faults: false,
         ..options()
     };
     let select = Selection {

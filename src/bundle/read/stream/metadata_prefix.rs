@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use crate::bundle::read::archive::blob_name;
-use crate::bundle::read::scan::{Member, What};
+use crate::bundle::read::scan::{Member, MemberKind};
 use crate::bundle::record::{self, ImageRecord, Recorded};
 use crate::error::Result;
 use crate::files::encoding;
@@ -45,11 +45,11 @@ impl MetadataPrefix {
     /// Returns whether the next member shows that the manifests of this archive do not come first.
     pub(in crate::bundle::read) fn is_foreign(&self, member: &Member) -> bool {
         match (&member.what, &member.name) {
-            (What::Directory, _) => false,
-            (What::Link(_), _) => true,
-            (What::File, None) => member.size > MAX_DOCUMENT,
-            (What::File, Some(name)) if blob_name(name).is_some() => !self.is_followed(),
-            (What::File, Some(_)) => member.size > MAX_DOCUMENT,
+            (MemberKind::Directory, _) => false,
+            (MemberKind::Link(_), _) => true,
+            (MemberKind::File, None) => member.size > MAX_DOCUMENT,
+            (MemberKind::File, Some(name)) if blob_name(name).is_some() => !self.is_followed(),
+            (MemberKind::File, Some(_)) => member.size > MAX_DOCUMENT,
         }
     }
 
@@ -60,7 +60,7 @@ impl MetadataPrefix {
         member: &Member,
         read: impl Fn(u64, u64) -> Result<Vec<u8>>,
     ) -> Result<bool> {
-        if let (What::File, Some(name)) = (&member.what, &member.name) {
+        if let (MemberKind::File, Some(name)) = (&member.what, &member.name) {
             if let Some(digest) = blob_name(name) {
                 self.blobs.insert(digest.clone(), (member.offset, member.size));
                 self.configs.remove(&digest);

@@ -12,7 +12,7 @@ use super::metadata_prefix::MetadataPrefix;
 use crate::bundle::read::archive::{Archive, blob_name, unmarked};
 use crate::bundle::read::compression::{UNCOUNTED_WINDOW, count_window, unpack};
 use crate::bundle::read::forward::{quoted, stream_error};
-use crate::bundle::read::scan::{End, TarFaults, What};
+use crate::bundle::read::scan::{End, MemberKind, TarFaults};
 use crate::bundle::read::spool::{self, Pass, Temp};
 use crate::bundle::read::store::{self, Store};
 use crate::bundle::read::summed::{Summed, VerifiedFile};
@@ -160,13 +160,13 @@ impl Incoming {
                 return self.finish();
             };
             let name = match (member.what, member.name) {
-                (What::Directory, _) => continue,
-                (What::Link(_), name) => {
+                (MemberKind::Directory, _) => continue,
+                (MemberKind::Link(_), name) => {
                     let why = "a link, which only layers of other archives may be";
                     self.refuse(member.offset, &name.unwrap_or_default(), why)?;
                     continue;
                 }
-                (What::File, name) => name.unwrap_or_else(|| "a name that is not UTF-8".to_owned()),
+                (MemberKind::File, name) => name.unwrap_or_else(|| "a name that is not UTF-8".to_owned()),
             };
             let Some(digest) = blob_name(&name) else {
                 if let Some(first) = self.documents.get(&name).cloned() {
@@ -253,7 +253,9 @@ impl Incoming {
             // Only the caller knows whether all referenced blobs have arrived,
             // and the archive is complete without an end mark.
             self.unmarked = end == End::Unmarked;
-            if end == End::Marked && spool::behind(&mut tee.input).map_err(|e| stream_error(&quoted(&self.label), e))? {
+            if end == End::Marked
+                && spool::has_trailing_garbage(&mut tee.input).map_err(|e| stream_error(&quoted(&self.label), e))?
+            {
                 let behind = "bytes behind the end of the archive".to_owned();
                 self.ignored.get_or_insert((behind, 0)).1 += 1;
             }
@@ -268,7 +270,7 @@ impl Incoming {
     /// Records a fault if the scan continues after faults, and returns an error otherwise.
     fn refuse(&mut self, offset: u64, name: &str, why: &str) -> Result<()> {
         let error = Error::new(Kind::Malformed, format!("{}: {why}", self.describe(offset, name)));
-        match self.pass.as_ref().is_some_and(Pass::goes_on) {
+        match self.pass.as_ref().is_some_and(Pass::continues_after_faults) {
             true => {
                 self.faults.add(offset, error);
                 Ok(())

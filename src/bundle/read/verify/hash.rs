@@ -93,17 +93,17 @@ pub(super) struct Wrong {
     /// Name and offset of the member; `None` for a file of a folder.
     member: Option<(String, u64)>,
     size: u64,
-    what: What,
+    what: Mismatch,
 }
 
 #[derive(Debug)]
-enum What {
+enum Mismatch {
     Other(Digest),
     Unreadable(Error),
 }
 
 impl Wrong {
-    fn new(job: &Job<'_>, what: What) -> Self {
+    fn new(job: &Job<'_>, what: Mismatch) -> Self {
         let place = job.place;
         let member = place.member.as_deref().map(str::to_owned);
         let member = member.unwrap_or_else(|| blob_path(job.digest));
@@ -119,16 +119,16 @@ impl Wrong {
     /// Returns the kind of the fault.
     pub(super) fn kind(&self) -> FaultKind {
         match self.what {
-            What::Other(_) => FaultKind::Damaged,
-            What::Unreadable(_) => FaultKind::Unreadable,
+            Mismatch::Other(_) => FaultKind::Damaged,
+            Mismatch::Unreadable(_) => FaultKind::Unreadable,
         }
     }
 
     /// Builds the fault, with the blob's place and without images.
     pub(super) fn fault(&self) -> Fault {
         let message = match &self.what {
-            What::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
-            What::Unreadable(error) => format!("blob {}: {}", self.digest, error.full()),
+            Mismatch::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
+            Mismatch::Unreadable(error) => format!("blob {}: {}", self.digest, error.full()),
         };
         Fault {
             file: Some(self.file.as_str().into()),
@@ -237,8 +237,8 @@ impl<'a> Findings<'a> {
                     this.sound.insert(job.digest);
                 }
             }
-            Ok(found) => this.wrong.add(Wrong::new(job, What::Other(found))),
-            Err(error) => this.wrong.add(Wrong::new(job, What::Unreadable(error))),
+            Ok(found) => this.wrong.add(Wrong::new(job, Mismatch::Other(found))),
+            Err(error) => this.wrong.add(Wrong::new(job, Mismatch::Unreadable(error))),
         }
     }
 }
@@ -459,7 +459,7 @@ pub(super) fn read_pipe(bundle: &Bundle, mut rest: Incoming, progress: &Progress
                 file: rest.label().to_owned(),
                 member: Some((blob_path(&blob.digest), blob.offset)),
                 size: blob.size,
-                what: What::Other(found),
+                what: Mismatch::Other(found),
             });
         }
         hashed.arrived.insert(blob.digest, blob.size);

@@ -23,7 +23,7 @@ pub(super) struct LayerContent {
 
 /// The origin of a promise about a layer's content.
 #[derive(Debug, Default)]
-pub(super) struct Promise {
+pub(super) struct ExpectedContent {
     /// The first config with this promise.
     pub(super) config: Option<Digest>,
     /// An image for each manifest that lists the layer.
@@ -31,7 +31,7 @@ pub(super) struct Promise {
 }
 
 /// All promises about the content of layers.
-pub(super) type Contents = HashMap<LayerContent, Promise>;
+pub(super) type Contents = HashMap<LayerContent, ExpectedContent>;
 
 /// Memory in bytes of a promise.
 const PROMISE: u64 = 512;

@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 
 use super::faults::Faults;
-use super::images::{Contents, LayerContent, Promise};
+use super::images::{Contents, ExpectedContent, LayerContent};
 use super::result::{Fault, FaultKind};
 use crate::bundle::read::Bundle;
 use crate::bundle::read::compression::{Compression, Limit, MAGIC};
@@ -30,7 +30,7 @@ type Unpacked = Result<(Digest, u64)>;
 
 /// Decompresses the layers; returns their number and the total size of their content in bytes.
 pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, progress: &Progress) -> (u64, u64) {
-    let mut jobs: Vec<(LayerContent, Promise)> = contents.into_iter().collect();
+    let mut jobs: Vec<(LayerContent, ExpectedContent)> = contents.into_iter().collect();
     // Sorted, so that every run reports the same faults in the same order.
     jobs.sort_by(|(a, _), (b, _)| (&a.layer, &a.diff_id).cmp(&(&b.layer, &b.diff_id)));
     let bytes = jobs.iter().filter_map(|(job, _)| bundle.size_of(&job.layer));

@@ -76,7 +76,7 @@ pub(super) async fn export(
     if !matches!(&result, Ok(report) if report.committed) && partial.is_empty().unwrap_or(false) {
         // The file contains nothing that the next run could use.
         partial.remove();
-    } else if partial.check_synced().is_err() && Replay::distrust(&partial.journal()).is_err() {
+    } else if partial.check_synced().is_err() && Replay::rewrite_synced_only(&partial.journal()).is_err() {
         // A sync failed, so the bytes on the disk are unknown, and the journal could not be changed to say so.
         partial.journal().remove();
     }
@@ -199,7 +199,7 @@ impl FileExport<'_> {
         report.reused = filled.reused;
         let failures = filled.failures;
         let has_lost = resolved.drop_referrers(&request.wanted, &failures, progress);
-        let lost = replaced(resolved.hit_by(&failures), &report.moved, progress);
+        let lost = replaced(resolved.failed_by(&failures), &report.moved, progress);
         if !lost.is_empty() {
             return Ok(Attempt::Replaced(lost));
         }

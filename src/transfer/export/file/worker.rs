@@ -105,10 +105,10 @@ impl Workers {
             let work = self.scheduler.lock().next(own.take().as_deref());
             match work {
                 Work::Part(Assignment { slot, id, part }) => {
-                    let result = self.bring(&slot, id, part).await;
+                    let result = self.fill_part(&slot, id, part).await;
                     slot.release(id);
                     match result {
-                        Ok(()) => self.judge(&slot)?,
+                        Ok(()) => self.check_digest(&slot)?,
                         // A missing blob fails only the images that need it.
                         Err(error) if error.side() == Some(Side::Source) => self.give_up(&slot, error),
                         // A failure of the output ends all workers.
@@ -124,7 +124,7 @@ impl Workers {
     }
 
     /// Fetches or copies one part, and hashes the written bytes.
-    async fn bring(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
+    async fn fill_part(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
         self.hash_written(slot).await?;
         if part.is_empty() {
             return Ok(());
@@ -277,7 +277,7 @@ impl Workers {
 
     /// Checks the digest of a slot once all bytes are hashed.
     /// The slot is then completed, restarted or given up.
-    fn judge(&self, slot: &Slot) -> Result<()> {
+    fn check_digest(&self, slot: &Slot) -> Result<()> {
         let (blob, progress) = (&slot.place.blob, &self.filling.progress);
         // Every repository that has the blob is tried.
         let max_wrong = MAX_WRONG.max(self.filling.sources.count(&blob.digest));

@@ -58,7 +58,7 @@ fn same(one: &Path, other: &Path) -> bool {
 fn images(path: &Path) -> usize {
     let options = OpenOptions {
         allow_none: true,
-        going_on: true,
+        continue_after_faults: true,
         ..OpenOptions::default()
     };
     Bundle::open_front(path, &options).map_or(0, |bundle| bundle.images().len() + bundle.broken().len())

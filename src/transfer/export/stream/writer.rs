@@ -34,7 +34,7 @@ impl Writer {
     pub(super) fn start(sink: Box<dyn Write + Send>, compression: Compression) -> Result<Self> {
         let (sender, mut receiver) = mpsc::channel(WRITER_QUEUE);
         let cut = Arc::new(AtomicBool::new(false));
-        let sink = Tap {
+        let sink = HashingSink {
             sink,
             cut: cut.clone(),
             hasher: Hasher::new(Algorithm::Sha256),
@@ -116,14 +116,14 @@ fn write_error(error: io::Error) -> Error {
 
 /// Hashes the written bytes, and rejects all bytes after `cut` is set.
 /// A dropped compressor would otherwise write its trailer.
-struct Tap {
+struct HashingSink {
     sink: Box<dyn Write + Send>,
     cut: Arc<AtomicBool>,
     /// Hash of the bytes written to `sink`.
     hasher: Hasher,
 }
 
-impl Write for Tap {
+impl Write for HashingSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.cut.load(Ordering::Relaxed) {
             return Err(io::Error::other("the bundle is broken off"));
@@ -140,13 +140,13 @@ impl Write for Tap {
 
 /// The compressor of a bundle, with the sink below it.
 enum Encoder {
-    Plain(Tap),
-    Gzip(flate2::write::GzEncoder<Tap>),
-    Zstd(zstd::stream::write::Encoder<'static, Tap>),
+    Plain(HashingSink),
+    Gzip(flate2::write::GzEncoder<HashingSink>),
+    Zstd(zstd::stream::write::Encoder<'static, HashingSink>),
 }
 
 impl Encoder {
-    fn new(sink: Tap, compression: Compression) -> io::Result<Self> {
+    fn new(sink: HashingSink, compression: Compression) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(sink),
             // Fast levels: layers are already compressed, so higher levels cost time and save little.
