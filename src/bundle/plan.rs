@@ -315,7 +315,7 @@ fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
                     other.source, tree.source
                 ),
             )
-            .with_hint("leave one of them out, or export them into two bundles"));
+            .with_hint("omit one of them, or export them into two bundles"));
         }
         // If an image was requested by tag and by tag with digest, the fuller name is kept, in any order of the requests.
         if by_name.get(&name).is_none_or(|other| other.source <= tree.source) {

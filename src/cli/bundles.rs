@@ -34,7 +34,7 @@ pub(super) fn is_stdin(path: &Path) -> bool {
 /// Refuses standard input (`-`) beside other bundles, since a pipe can be read only once and in order.
 pub(super) fn only_pipe(paths: &[PathBuf]) -> Result<()> {
     if paths.len() > 1 && paths.iter().any(|path| is_stdin(path)) {
-        let what = "`-` is one bundle from a pipe and cannot be combined with others, nor be there twice";
+        let what = "`-` is one bundle from a pipe and cannot be combined with others, and can be given only once";
         return Err(Error::new(Kind::Usage, what).with_hint("save the bundle in the pipe to a file first"));
     }
     Ok(())

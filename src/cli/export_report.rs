@@ -60,13 +60,13 @@ pub(super) fn report_missing_referrers(report: &Report) -> Outcome {
         return Outcome::Success;
     }
     output::say(format!(
-        "error: {} of {} images went without all that refers to them (signatures, attestations); the warnings say what is left \
+        "error: {} of {} images were exported without some referrers (signatures, attestations); the warnings say what is left \
          out, and why: {}",
         lost.len(),
         report.images.len(),
         few(&lost)
     ));
-    output::say("hint: have that mended at the source, or go without by `--no-referrers`");
+    output::say("hint: fix the referrers at the source, or omit them with `--no-referrers`");
     Outcome::Failure
 }
 

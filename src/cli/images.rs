@@ -59,7 +59,7 @@ impl ImageFlags {
         if stdin > 1 {
             return Err(Error::new(
                 Kind::Usage,
-                "`--images -` is there twice, and standard input can be read once",
+                "`--images -` appears twice, and standard input can be read once",
             ));
         }
         for path in &self.lists {

@@ -198,7 +198,7 @@ fn only_bundle(bundles: &[PathBuf]) -> Result<()> {
     if bundles.len() > 1 && bundles.iter().any(|path| piped(&path)) {
         return Err(Error::new(
             Kind::Usage,
-            "`-` is one bundle from a pipe and cannot be combined with others, nor be there twice",
+            "`-` is one bundle from a pipe and cannot be combined with others, and can be given only once",
         )
         .with_hint("import the bundles one after the other, or save the one in the pipe to a file first"));
     }

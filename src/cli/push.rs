@@ -264,15 +264,15 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) {
     unpinned(
         report,
         &unknown,
-        "are not known there by the digest that they are pinned to",
+        "are not available at the destination under their pinned digest",
         "ask for them by their SHA-256 digest",
     );
     let lost: Vec<&ImageReport> = report.images.iter().filter(|image| image.referrers_lost).collect();
     unpinned(
         report,
         &lost,
-        "went without all that belongs to them (signatures, attestations); the warnings say what is left out, and why",
-        "mend what the warnings say and run again, or go without by `--no-referrers`",
+        "were pushed without some referrers (signatures, attestations); the warnings say what is left out, and why",
+        "fix what the warnings name and run again, or omit the referrers with `--no-referrers`",
     );
     if let Some(fault) = &report.bundle_error {
         bundle_fault(report, fault);

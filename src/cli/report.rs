@@ -363,7 +363,7 @@ fn check_report(path: &Path) -> Result<()> {
         };
     }
     if path.is_file() && !may_be_replaced(path).map_err(|e| Error::io("read", path, e))? {
-        return usage("this file is there and is no report; it is not replaced");
+        return usage("this file exists and is not a report; it is not replaced");
     }
     if !folder_of(path).is_dir() {
         return usage("its folder does not exist");

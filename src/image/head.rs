@@ -14,7 +14,7 @@ pub(crate) const MAX_MANIFEST: u64 = 16 << 20;
 pub(super) fn check_fields(text: &[u8], object: Object) -> Result<()> {
     let malformed = |why: &str| Error::new(Kind::Malformed, why);
     fields::check(text, object).map_err(|e| match e.is_data() {
-        true => malformed("programs differ in what they read in it")
+        true => malformed("programs read its JSON in different ways")
             .with_source(e)
             .with_hint("such a document means different things to different readers and is refused"),
         false => malformed("it cannot be read").with_source(e),

@@ -144,7 +144,7 @@ impl WantList {
                 let stated = text[stated.len()..].trim().to_lowercase();
                 check(number, &stated, right, &numbers, expected)?;
                 if let Some((number, _)) = lines.next() {
-                    return Err(fault(number, "there is something behind the line with the check sums"));
+                    return Err(fault(number, "unexpected text after the line with the checksums"));
                 }
                 return Ok(list);
             }
@@ -154,7 +154,7 @@ impl WantList {
             if last.as_ref().is_some_and(|last| *last >= blob.digest) {
                 return Err(fault(
                     number,
-                    "the lines are not sorted by digest, or one is there twice",
+                    "the lines are not sorted by digest, or a line appears twice",
                 ));
             }
             last = Some(blob.digest.clone());

@@ -201,7 +201,7 @@ fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&st
         return (
             Class::NotHttp,
             Kind::Server,
-            format!("`{host}` answered with what is no HTTP"),
+            format!("`{host}` sent an answer that is not HTTP"),
             None,
         );
     }

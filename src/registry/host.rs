@@ -100,7 +100,8 @@ impl Host {
     }
 
     fn from_reference(name: &str, blind: bool, context: Arc<Context>) -> Result<Self> {
-        let invalid = |e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e);
+        let invalid =
+            |e| Error::new(Kind::Usage, format!("`{}` is not a valid registry host", quote(&name))).with_source(e);
         let base = url_of(name, "https")?;
         if base.path() != "/" || base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
             return Err(invalid("it has more than a host and a port".to_owned()));
@@ -453,7 +454,7 @@ impl Host {
 fn url_of(name: &str, protocol: &str) -> Result<Url> {
     let address = if name == DOCKER_HUB { DOCKER_HUB_ADDRESS } else { name };
     Url::parse(&format!("{protocol}://{address}/"))
-        .map_err(|e| Error::new(Kind::Usage, format!("`{}` is no registry host", quote(&name))).with_source(e))
+        .map_err(|e| Error::new(Kind::Usage, format!("`{}` is not a valid registry host", quote(&name))).with_source(e))
 }
 
 /// Returns whether a status says that the host is overloaded or throttles.

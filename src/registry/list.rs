@@ -232,7 +232,7 @@ impl Host {
             (more, false) => format!(" and {more} more"),
             (more, true) => format!(" and more than {more} more"),
         };
-        error.with_hint(format!("tags that are there: {}{rest}", near.join(", ")))
+        error.with_hint(format!("existing tags: {}{rest}", near.join(", ")))
     }
 }
 
@@ -287,7 +287,7 @@ impl<'a> Pages<'a> {
     async fn read(&mut self) -> Result<Option<Result<Bytes>>> {
         let Some(url) = self.next.take() else { return Ok(None) };
         if self.visited.len() == MAX_PAGES || !self.visited.insert(url.clone()) {
-            return Err(self.refused("its pages have no end"));
+            return Err(self.refused("it has too many pages, or repeats a page"));
         }
         let scope = Scope::pull(self.repository);
         let mut call = Call::new(Method::GET, url, self.repository, scope, self.action.clone());
@@ -315,7 +315,7 @@ impl<'a> Pages<'a> {
         {
             // Without a referrers API a registry may answer anything; but every registry lists tags.
             let kind = self.media_type.map_or(Kind::Server, |_| Kind::Unsupported);
-            return Ok(Some(Err(Error::new(kind, "the answer is no such list"))));
+            return Ok(Some(Err(Error::new(kind, "the answer is not such a list"))));
         }
         self.next = link::next(answer.headers(), &answer.url).map_err(|e| e.context(&self.action))?;
         if self
@@ -323,7 +323,7 @@ impl<'a> Pages<'a> {
             .as_ref()
             .is_some_and(|next| !answer.from_registry || !self.host.owns(next))
         {
-            return Err(self.refused("a page that came from another server does not lead the way to the next"));
+            return Err(self.refused("a page served by another server may not name the next page"));
         }
         match answer.json(MAX_PAGE).await {
             Ok(bytes) => Ok(Some(Ok(bytes))),

@@ -147,7 +147,7 @@ fn places(found: &Found) -> String {
         text.push_str(&format!("; looked in {}", found.searched.join(", ")));
     }
     if !found.absent.is_empty() {
-        text.push_str(&format!("; not there: {}", found.absent.join(", ")));
+        text.push_str(&format!("; not found: {}", found.absent.join(", ")));
     }
     text
 }
@@ -294,7 +294,7 @@ mod tests {
             error
                 .hint()
                 .unwrap()
-                .ends_with("; looked in `a.json`; not there: `b.json`")
+                .ends_with("; looked in `a.json`; not found: `b.json`")
         );
         assert!(refusal_hint("h.io", &nobody, true).contains("looked in `a.json`"));
         let error = rejected("h.io", &found(user("alice"), true), Some("401 Unauthorized".to_owned()));

@@ -81,11 +81,12 @@ impl fmt::Debug for Proxies {
 
 /// Parses a proxy's address. Errors do not quote the value, which may contain a password.
 fn address(name: &str, value: &OsString) -> Result<Url> {
-    let wrong = |why: &str| {
-        Error::new(Kind::Usage, format!("the variable `{name}` names no proxy: {why}")).with_hint(
+    let wrong =
+        |why: &str| {
+            Error::new(Kind::Usage, format!("the variable `{name}` does not name a proxy: {why}")).with_hint(
             "write `http://HOST:PORT` or `http://USER:PASSWORD@HOST:PORT` (also `https://`, `socks5://`), or unset it",
         )
-    };
+        };
     let text = value.to_str().ok_or_else(|| wrong("it is not UTF-8"))?.trim();
     let text = if text.contains("://") {
         text.to_owned()

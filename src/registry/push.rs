@@ -217,7 +217,7 @@ impl Host {
         Error::new(Kind::Server, message).with_hint(if kept {
             LOSES
         } else {
-            "the registry loses what it accepts, and what came through a pipe cannot be sent again: import from a file"
+            "the registry loses what it accepts, and data from a pipe cannot be sent again: import from a file"
         })
     }
 

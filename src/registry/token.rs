@@ -296,7 +296,8 @@ impl Request<'_> {
             Some(failure) => failure.error.context(self.action()),
             None => wrong("sent an answer of more than 1 MiB"),
         })?;
-        let wire: Wire = serde_json::from_slice(&bytes).map_err(|_| wrong("sent an answer that is no JSON object"))?;
+        let wire: Wire =
+            serde_json::from_slice(&bytes).map_err(|_| wrong("sent an answer that is not a JSON object"))?;
         wire.into_token(Instant::now(), SystemTime::now())
             .ok_or_else(|| wrong("sent an answer without a token"))
     }

@@ -164,7 +164,7 @@ impl<'a> Attacher<'a> {
             let what = match lost {
                 Some(lost) => Some(format!("{} cannot be carried: {}", lost.digest, lost.reason)),
                 None => {
-                    let nothing = "nothing that is wanted refers to it: it has no signature";
+                    let nothing = "it has no referrer of the requested types, such as a signature";
                     attachments.is_empty().then(|| nothing.to_owned())
                 }
             };

@@ -422,7 +422,7 @@ impl BlobSource for PipeBlobs {
         }
         let gone = format!("blob {} is no longer available from the pipe", descriptor.digest);
         let error = Error::new(Kind::NotFound, gone)
-            .with_hint("the registry wants it once more: run the import again, or import the bundle as a file");
+            .with_hint("the registry needs it again: run the import again, or import the bundle as a file");
         Box::pin(async move { Err(error) })
     }
 }

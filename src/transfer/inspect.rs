@@ -226,7 +226,7 @@ impl Reader<'_> {
             reason: match of_pushed.contains(attachment.variant.root.digest()) {
                 true => format!("it refers to {}", attachment.subject),
                 false => format!(
-                    "{}, which does not go under the name",
+                    "{}, which is not pushed under the image's name",
                     attachment.describe_unfiltered(original)
                 ),
             },

@@ -31,7 +31,7 @@ pub(super) fn check(tree: &ImageTree, chosen: bool) -> Result<()> {
     has.dedup();
     if has.is_empty() {
         let what = match tree.kept.is_empty() || !there {
-            true => "its index lists nothing that is there",
+            true => "all manifests of its index are missing",
             false => "its index lists nothing but attestations",
         };
         return Err(Error::new(Kind::NotFound, format!("it has no linux platform: {what}"))

@@ -132,7 +132,7 @@ fn no_match(what: &str, listed: &[String]) -> Error {
     match listed {
         [] => error.with_hint("check the name of the repository"),
         _ => error.with_hint(format!(
-            "tags that are there: {}",
+            "existing tags: {}",
             few(listed.iter().map(|tag| format!("`{tag}`")))
         )),
     }

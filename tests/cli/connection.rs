@@ -78,7 +78,7 @@ fn a_variable_that_names_no_proxy_is_an_error() {
         cli.set("HTTPS_PROXY", value);
         cli.run(&["export", "registry.invalid/a/b:1", "-o", "x.tar"])
             .expect_code(2)
-            .says(&["`HTTPS_PROXY` names no proxy", "hint: write `http://HOST:PORT`"])
+            .says(&["`HTTPS_PROXY` does not name a proxy", "hint: write `http://HOST:PORT`"])
             .hides(&[SECRET]);
     }
 }

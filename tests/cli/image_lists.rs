@@ -155,7 +155,7 @@ fn a_pattern_that_matches_nothing_or_too_much_stops_the_run() {
         .expect_code(1)
         .says(&[
             "acme/app:2.*` matches none of the 2 tags",
-            "tags that are there: `1.0`, `1.1`",
+            "existing tags: `1.0`, `1.1`",
         ]);
     assert_eq!(registry.count("GET", "/blobs/"), 0, "{}", registry.transcript());
     cli.run(&["export", &format!("{host}/no/such:*"), "-o", "b.tar"])

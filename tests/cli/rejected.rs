@@ -151,7 +151,7 @@ fn without_a_login_it_is_said_where_one_was_looked_for() {
                 "no credentials were found",
                 "looked in",
                 &docker,
-                "not there: ",
+                "not found: ",
                 &podman,
             ])
             .hides(&["are refused", "rejected"]);

@@ -183,7 +183,7 @@ fn every_command_has_one_document_that_keeps_to_the_schema() {
     // A report may replace a report, and nothing else.
     cli.run(&["export", &app, "-o", "d.tar", "--report", "b.tar"])
         .expect_code(2)
-        .says(&["is no report"]);
+        .says(&["is not a report"]);
 }
 
 #[test]

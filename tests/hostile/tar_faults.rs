@@ -368,7 +368,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 b.extend_from_slice(b"garbage");
                 b
             },
-            Warning("7 bytes behind the end"),
+            Warning("7 bytes after the end"),
         ),
         (
             "r07 second archive",
@@ -377,7 +377,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 b.extend(with_member(|t| t.file("../x", b"")));
                 b
             },
-            Warning("behind the end"),
+            Warning("after the end"),
         ),
         (
             "r07 padding",

@@ -99,7 +99,11 @@ async fn pages_without_end_are_left() {
             vec![(When::get("tags/list"), Action::Body(b"{\"tags\":7}".to_vec()))],
             "no list of tags",
         ),
-        ("html", vec![(When::get("tags/list"), Action::html())], "no such list"),
+        (
+            "html",
+            vec![(When::get("tags/list"), Action::html())],
+            "not such a list",
+        ),
     ] {
         let server = faulty(faults);
         let (registry, _) = client(&server.host());
@@ -136,10 +140,7 @@ async fn a_missing_tag_is_answered_with_those_that_are_there() {
     let (registry, _) = client(&server.host());
     let error = registry.manifest("a/b", &tag("1.2")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
-    assert_eq!(
-        error.hint(),
-        Some("tags that are there: `1.0`, `1.1`, `2.0` and 1 more")
-    );
+    assert_eq!(error.hint(), Some("existing tags: `1.0`, `1.1`, `2.0` and 1 more"));
     assert_eq!(server.count("GET", "tags/list"), 1, "{}", server.transcript());
 
     // One request at most, and none where the repository itself is not there.

@@ -158,7 +158,7 @@ fn note_faults(bundle: &mut Assembled, label: String, faults: TarFaults, keep: b
         let error = fault.error.full();
         bundle
             .warnings
-            .push(format!("{error}; what stands behind it is read all the same"));
+            .push(format!("{error}; the rest of the archive is read anyway"));
     }
 }
 

@@ -148,7 +148,7 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, ski
                 walk.skip_current_dir();
             } else if is_skopeo_dir(path) {
                 warnings.push(format!(
-                    "`{}` was written by skopeo's `dir:` and was left alone; {SKOPEO_DIR}",
+                    "`{}` was written by skopeo's `dir:` and was skipped; {SKOPEO_DIR}",
                     quote(&path)
                 ));
                 walk.skip_current_dir();
@@ -162,9 +162,9 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, ski
         if is_archive(&name) {
             found.push(file(path, directory));
         } else if name.ends_with(".partial") {
-            warnings.push(format!("`{}` is unfinished and was left alone", quote(&path)));
+            warnings.push(format!("`{}` is unfinished and was skipped", quote(&path)));
         } else if let Some((_, what)) = SKIPPED_ENDINGS.iter().find(|(end, _)| name.ends_with(end)) {
-            warnings.push(format!("`{}` was left alone; {what}", quote(&path)));
+            warnings.push(format!("`{}` was skipped; {what}", quote(&path)));
         }
     }
 }

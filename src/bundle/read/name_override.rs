@@ -169,7 +169,7 @@ impl<'a> NameOverrides<'a> {
             let known = few(known.chain(broken.iter().map(|image| format!("`{}`", image.label))));
             let why = match given.which {
                 Which::Nameless => "every image has a name of its own",
-                Which::Place(_) => "no image stands at this place",
+                Which::Place(_) => "the archive has no image at this position",
                 Which::Digest(_) => "no image has this digest",
             };
             return Err(Error::new(

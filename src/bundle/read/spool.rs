@@ -164,7 +164,7 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut S
     inside::enter(&mut archive, store)?;
     if garbage {
         archive.warnings.push(format!(
-            "`{}`: bytes behind the end of the archive are ignored",
+            "`{}`: bytes after the end of the archive are ignored",
             quote(&label)
         ));
     }

@@ -181,7 +181,7 @@ impl ImageList {
                 }
                 Some(&first) if entries[first].same_options(&entry) => {}
                 Some(&first) => {
-                    let what = format!("{} is there twice, with different options", entry.label());
+                    let what = format!("{} appears twice, with different options", entry.label());
                     let hint = match &entries[first].origin {
                         Some(origin) => format!("the other one is {origin}: correct one of them"),
                         None => "correct one of them".to_owned(),

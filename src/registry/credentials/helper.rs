@@ -151,7 +151,7 @@ impl Helpers {
                 std::io::ErrorKind::NotFound => Failure::configuration(Kind::NotFound, "is not installed".to_owned()),
                 _ => Failure::configuration(Kind::Io, format!("cannot be started: {e}")),
             })?;
-        let broken = |e: std::io::Error| Failure::by_hand(Kind::Io, format!("cannot be spoken to: {e}"));
+        let broken = |e: std::io::Error| Failure::by_hand(Kind::Io, format!("failed to communicate: {e}"));
         if let Some(mut stdin) = child.stdin.take() {
             // A helper that does not read its input may still answer: a closed pipe is not an error.
             match stdin.write_all(server.as_bytes()).await {

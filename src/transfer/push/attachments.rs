@@ -141,7 +141,7 @@ pub(super) async fn list_referrers(
             left.list.extend(digest(entry).map(|digest| LeftOut {
                 digest,
                 media_type: kind(entry).unwrap_or_default(),
-                reason: format!("it is there, and nothing leads to it from {subject}: {why}"),
+                reason: format!("it was pushed, but the registry does not list it for {subject}: {why}"),
             }));
         }
     }

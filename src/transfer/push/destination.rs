@@ -165,7 +165,7 @@ pub(crate) fn dedupe_and_check_collisions(items: Vec<PushItem>) -> Result<Vec<Pu
         return Err(Error::new(
             Kind::Usage,
             format!(
-                "`{}` is there twice with different content: {} and {}",
+                "`{}` appears twice with different content: {} and {}",
                 item.tree.source, digests.0, digests.1
             ),
         )

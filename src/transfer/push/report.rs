@@ -319,7 +319,7 @@ pub enum Outcome {
     Pushed,
     /// The tag already held the image's digest.
     Unchanged,
-    /// The tag holds another digest and was left alone, as requested.
+    /// The tag holds another digest and was skipped, as requested.
     LeftAlone,
     /// The image would have been pushed.
     Planned,

@@ -123,7 +123,7 @@ impl DiscoveredReferrers {
                 lost.digest, lost.reason
             ),
             None if self.attachments.is_empty() => {
-                "nothing that is wanted refers to it: it has no signature".to_owned()
+                "it has no referrer of the requested types, such as a signature".to_owned()
             }
             None => return Ok(self),
         };
@@ -403,7 +403,10 @@ impl Discovery {
         for (entry, manifest) in new.iter().zip(manifests) {
             found.push(match manifest {
                 Ok(manifest) if subject(&manifest).as_ref() == Some(of) => Found::Carried(manifest, Lookup::Subject),
-                Ok(_) => Found::LeftOut(left_out(entry, "it does not refer to what it is listed for")),
+                Ok(_) => Found::LeftOut(left_out(
+                    entry,
+                    "it is listed for another subject than its manifest states",
+                )),
                 Err(error) if error.kind() == Kind::NotFound => Found::LeftOut(left_out(entry, DANGLING)),
                 Err(error) if is_referrer_error(&error) => Found::Broken(left_out(entry, &error.full())),
                 Err(error) => return Err(error),

@@ -137,7 +137,7 @@ fn a_directory_and_any_packing_read_the_same() {
     let mut trailing = gzip(&[&tar[..], b"garbage"].concat());
     let bundle = open_bytes(&trailing).unwrap();
     assert!(
-        bundle.warnings().iter().any(|w| w.contains("behind the end")),
+        bundle.warnings().iter().any(|w| w.contains("after the end")),
         "{:?}",
         bundle.warnings()
     );

@@ -57,7 +57,7 @@ fn expect_loss(cli: &Cli, signed: &Signed, out: Output, about: &str) {
     out.says(&[
         &lost_blob(),
         "what it refers to is not carried",
-        "went without all that",
+        "without some referrers",
     ]);
 }
 

@@ -108,7 +108,7 @@ fn names_that_fit_nothing_or_anything_are_refused() {
     let host = registry.host();
     let none = format!("sha256:{}=a", "a".repeat(64));
     for (bundles, name, said) in [
-        (&["b.tar"][..], "@3=a", "no image stands at this place"),
+        (&["b.tar"][..], "@3=a", "the archive has no image at this position"),
         (&["b.tar"], &none, "no image has this digest"),
         (&["c.tar"], "a", "every image has a name of its own"),
         (

@@ -63,7 +63,7 @@ fn a_report_replaces_nothing_but_a_report() {
     std::os::unix::fs::symlink("old.json", cli.path("link to a report")).unwrap();
     std::os::unix::fs::symlink("nowhere", cli.path("link to nothing")).unwrap();
     for (report, why) in [
-        ("b.tar", "is no report"),
+        ("b.tar", "is not a report"),
         ("link", "links are not followed"),
         ("link to a report", "links are not followed"),
         ("link to nothing", "link to nothing"),

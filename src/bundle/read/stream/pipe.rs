@@ -256,7 +256,7 @@ impl Incoming {
             if end == End::Marked
                 && spool::has_trailing_garbage(&mut tee.input).map_err(|e| stream_error(&quoted(&self.label), e))?
             {
-                let behind = "bytes behind the end of the archive".to_owned();
+                let behind = "bytes after the end of the archive".to_owned();
                 self.ignored.get_or_insert((behind, 0)).1 += 1;
             }
         }

@@ -83,7 +83,7 @@ impl Unfinished {
             return Err(foreign(partial, &why));
         }
         progress.tell(format!(
-            "`{shown}` is of another list of images ({}); what this one needs of it is taken over",
+            "`{shown}` is of another list of images ({}); blobs that this export needs are reused",
             other.difference
         ));
         Ok(())

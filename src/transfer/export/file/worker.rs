@@ -295,10 +295,10 @@ impl Workers {
         let Verdict::WrongFetched { found, again } = verdict else {
             match verdict {
                 Verdict::WrongBefore { from_bundle: true } => progress.warn(format!(
-                    "blob {digest}: what an earlier bundle has of it is wrong; fetching it instead"
+                    "blob {digest}: its bytes in an earlier bundle are wrong; fetching it instead"
                 )),
                 _ => progress.note(format!(
-                    "blob {digest}: what was there of it is wrong; fetching it again"
+                    "blob {digest}: its bytes from an earlier run are wrong; fetching it again"
                 )),
             }
             return Ok(());
