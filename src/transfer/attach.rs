@@ -164,7 +164,7 @@ impl<'a> Attacher<'a> {
             let what = match lost {
                 Some(lost) => Some(format!("{} cannot be carried: {}", lost.digest, lost.reason)),
                 None => {
-                    let nothing = "it has no referrer of the requested types, such as a signature";
+                    let nothing = "it has no signature or other referrer of the requested types";
                     attachments.is_empty().then(|| nothing.to_owned())
                 }
             };

@@ -256,7 +256,7 @@ impl Archive {
         if trailer[..got].iter().any(|b| *b != 0) || behind.is_some_and(|left| left > 1 << 20) {
             let count = behind.map_or_else(|| "bytes".to_owned(), |left| format!("{left} bytes"));
             self.warnings
-                .push(format!("`{label}`: {count} behind the end of the archive are ignored"));
+                .push(format!("`{label}`: {count} after the end of the archive are ignored"));
         }
         Ok(())
     }

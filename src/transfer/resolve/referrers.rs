@@ -123,7 +123,7 @@ impl DiscoveredReferrers {
                 lost.digest, lost.reason
             ),
             None if self.attachments.is_empty() => {
-                "it has no referrer of the requested types, such as a signature".to_owned()
+                "it has no signature or other referrer of the requested types".to_owned()
             }
             None => return Ok(self),
         };

@@ -125,7 +125,10 @@ fn a_manifest_that_is_listed_for_another_one_is_left_out() {
     let entries = [&foreign, &own, &other.root].map(|document| Value::Object(document.descriptor()));
     source.add_fault(When::get("/referrers/").and(&image.root.digest), page(&entries, None));
     let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-    let wrong = out.stderr.matches("does not refer to what it is listed for").count();
+    let wrong = out
+        .stderr
+        .matches("is listed for another subject than its manifest states")
+        .count();
     assert_eq!(wrong, 2, "{}", out.stderr);
     let tar = Tar::open(&cli.path("b.tar"));
     assert!(tar.blob(&own.digest).is_some() && tar.blob(&foreign.digest).is_none());

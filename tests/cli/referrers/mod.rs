@@ -280,7 +280,10 @@ fn what_is_listed_wrongly_is_left_out_and_named() {
     list(&source, "team/app", root, &signed.image.below[0]);
     let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
     assert!(out.stderr.contains("5 referrers"), "{}", out.stderr);
-    let wrong = out.stderr.matches("does not refer to what it is listed for").count();
+    let wrong = out
+        .stderr
+        .matches("is listed for another subject than its manifest states")
+        .count();
     assert_eq!(wrong, 1, "{}", out.stderr);
     assert!(out.stderr.contains("it is listed and not there"), "{}", out.stderr);
     // Where signatures are required, one that is not there is an error.
