@@ -126,7 +126,7 @@ impl Entry {
     ///
     /// Attestations are entries with BuildKit's type `attestation-manifest`, and other entries for the platform
     /// `unknown/unknown` that name their subject in BuildKit's annotation.
-    pub(crate) fn attestation_subject(&self) -> Option<&str> {
+    pub(crate) fn attested(&self) -> Option<&str> {
         let of_entry = |key| self.annotations.get(key).map(String::as_str);
         let runs_nowhere = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
         let describes = of_entry(annotation::REFERENCE_TYPE) == Some("attestation-manifest")

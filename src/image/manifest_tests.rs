@@ -107,6 +107,6 @@ fn attestation_entries() {
     );
     let manifest = new(&text, None).unwrap();
     let View::Index(index) = manifest.view() else { panic!() };
-    assert_eq!(index.entries[0].attestation_subject(), Some("sha256:ab"));
+    assert_eq!(index.entries[0].attested(), Some("sha256:ab"));
     assert_eq!(index.entries[0].platform.as_ref().unwrap().os, "unknown");
 }

@@ -8,13 +8,13 @@ fn two_filters_in_a_row_are_one_and_attestations_follow_their_image() {
     let mut made = TestGraph::default();
     let names = ["amd64", "arm64", "s390x"];
     let images = names.map(|name| made.image(name));
-    let attestation_subject = names.map(|name| made.image(&format!("about {name}")));
+    let attested = names.map(|name| made.image(&format!("about {name}")));
     let mut entries: Vec<String> = images
         .iter()
         .zip(names)
         .map(|(i, n)| entry(i, &format!("linux/{n}")))
         .collect();
-    entries.extend(attestation_subject.iter().zip(&images).map(|(a, i)| attestation(a, i)));
+    entries.extend(attested.iter().zip(&images).map(|(a, i)| attestation(a, i)));
     let root = made.index(&entries);
     let tree = made.tree("team/app:1", &root);
     assert_eq!(tree.kept.len(), 6);

@@ -322,7 +322,7 @@ impl Walk<'_> {
     ) -> Result<EntryAction> {
         let digest = &entry.descriptor.digest;
         let record = PlatformRecord {
-            platform: platform_label(platform, entry.attestation_subject().is_some()),
+            platform: platform_label(platform, entry.attested().is_some()),
             digest: digest.clone(),
         };
         if !keep || self.graph.is_dropped(entry) {
@@ -409,7 +409,7 @@ impl Walk<'_> {
         let mut orphans = HashSet::new();
         for (entry, fate) in entries.iter().zip(actions) {
             let orphaned = entry
-                .attestation_subject()
+                .attested()
                 .is_some_and(|subject| gone.contains(subject) && !stays.contains(subject));
             if *fate == EntryAction::Drop || !orphaned {
                 continue;
@@ -434,17 +434,13 @@ impl Walk<'_> {
             .iter()
             .zip(platforms)
             .map(|(entry, platform)| match platform {
-                _ if entry.attestation_subject().is_some() => Some(*self.filter == PlatformFilter::All),
+                _ if entry.attested().is_some() => Some(*self.filter == PlatformFilter::All),
                 EntryPlatform::NotYet => None,
                 EntryPlatform::Known(platform) => Some(platform.as_ref().is_none_or(|p| self.filter.matches(p))),
             })
             .collect();
-        let images = entries
-            .iter()
-            .zip(&keep)
-            .filter(|(entry, _)| entry.attestation_subject().is_none());
         let mut of_subject: HashMap<String, Option<bool>> = HashMap::new();
-        for (entry, keep) in images {
+        for (entry, keep) in entries.iter().zip(&keep).filter(|(it, _)| it.attested().is_none()) {
             // A manifest may be listed for two platforms: its attestation stays if either entry stays.
             let known = of_subject.entry(entry.descriptor.digest.to_string()).or_insert(*keep);
             if *known == Some(false) || *keep == Some(true) {
@@ -452,7 +448,7 @@ impl Walk<'_> {
             }
         }
         for (entry, keep) in entries.iter().zip(&mut keep) {
-            if let Some(subject) = entry.attestation_subject()
+            if let Some(subject) = entry.attested()
                 && *keep == Some(false)
             {
                 *keep = of_subject.get(subject).copied().unwrap_or(Some(false));
@@ -467,7 +463,7 @@ impl Walk<'_> {
         }
         let digest = &entry.descriptor.digest;
         let listed_as = media_type::shape(&entry.descriptor.media_type);
-        if entry.attestation_subject().is_some() || listed_as == Shape::Index || self.graph.is_dropped(entry) {
+        if entry.attested().is_some() || listed_as == Shape::Index || self.graph.is_dropped(entry) {
             return EntryPlatform::Known(self.graph.platforms.get(digest).cloned().flatten());
         }
         match self.graph.manifests.get(digest) {

@@ -62,7 +62,7 @@ impl TestGraph {
                 let child = &self.0[&entry.descriptor.digest];
                 if !matches!(child.view(), View::Index(_)) {
                     kept.push(PlatformRecord {
-                        platform: platform_label(entry.platform.as_ref(), entry.attestation_subject().is_some()),
+                        platform: platform_label(entry.platform.as_ref(), entry.attested().is_some()),
                         digest: child.digest().clone(),
                     });
                 }

@@ -372,7 +372,7 @@ mod tests {
             "line 4: the list has 2 blobs where its first line says 4"
         );
         assert!(says(&text.replace("sha256:", "sha256:g")).starts_with("line 2: invalid digest"));
-        assert!(says(&format!("{text}more")).starts_with("line 7: there is something behind"));
+        assert!(says(&format!("{text}more")).starts_with("line 7: unexpected text after the line"));
         let swapped = [lines[0], lines[2], lines[1], lines[3], lines[4], lines[5]].join("\n");
         assert!(says(&swapped).starts_with("line 3: the lines are not sorted"));
         // A mistyped size: in most cases the digits identify the line, and the checksum catches the remaining cases.

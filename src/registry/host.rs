@@ -53,6 +53,8 @@ pub(super) struct Host {
     pub(super) reached: AtomicBool,
     /// Whether the host ever answered with anything but a 401 without a challenge.
     pub(super) answered: AtomicBool,
+    /// Whether the host ever answered with a status other than a failure that may pass.
+    accepted: AtomicBool,
     pub(super) auth: Authenticator,
     pub(super) limiter: Limiter,
     pub(super) upload_profile: UploadProfile,
@@ -132,6 +134,7 @@ impl Host {
             scheme: AtomicU8::new(scheme),
             reached: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            accepted: AtomicBool::new(false),
             auth: Authenticator::new(name),
             limiter,
             upload_profile: UploadProfile::default(),
@@ -360,8 +363,10 @@ impl Host {
                 }
                 let asked = retry_after(answer.headers(), SystemTime::now());
                 self.throttled(status, asked, begun);
-                // Another request may be accepted now. After other failures it has no better chances than this one.
-                if let Some(turn) = turn.as_ref().filter(|_| is_throttling(status)) {
+                // A host that has worked may accept another request now. A host that is down refuses it like this one, and
+                // the circuit breaker would open only after a request for every image.
+                let makes_room = is_throttling(status) && self.accepted.load(Ordering::Relaxed);
+                if let Some(turn) = turn.as_ref().filter(|_| makes_room) {
                     turn.leave();
                 }
                 let error = answer.refusal().await;
@@ -411,6 +416,7 @@ impl Host {
             self.answered.store(true, Ordering::Relaxed);
         }
         if !answer.from_registry || !is_passing(answer.status()) {
+            self.accepted.store(true, Ordering::Relaxed);
             self.breaker.answered();
         }
         if answer.from_registry

@@ -127,7 +127,7 @@ fn runs_on(store: &Store, root: &Descriptor) -> Option<String> {
     match manifest.view() {
         View::Index(index) => {
             let platforms = index.entries.iter().take(LOOKED_AT);
-            let platforms = platforms.filter(|entry| entry.attestation_subject().is_none());
+            let platforms = platforms.filter(|entry| entry.attested().is_none());
             let platforms = few(platforms.filter_map(|entry| entry.platform.as_ref()));
             (!platforms.is_empty()).then_some(platforms)
         }

@@ -135,14 +135,10 @@ fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant)
     for entries in walk.nodes.values().map(entries_of) {
         let images = entries
             .iter()
-            .filter(|entry| entry.attestation_subject().is_none() && is_listed(entry));
+            .filter(|entry| entry.attested().is_none() && is_listed(entry));
         let images: HashSet<String> = images.map(|entry| entry.descriptor.digest.to_string()).collect();
         let stays = |entry: &Entry| {
-            is_listed(entry)
-                || is_full_index(entry)
-                || entry
-                    .attestation_subject()
-                    .is_some_and(|subject| images.contains(subject))
+            is_listed(entry) || is_full_index(entry) || entry.attested().is_some_and(|subject| images.contains(subject))
         };
         entries
             .iter()

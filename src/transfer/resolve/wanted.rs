@@ -56,7 +56,7 @@ fn is_dropped(locked: &LockedImage, entry: &Entry) -> bool {
     }
     // One manifest may be listed for several platforms, so the platform decides as well.
     let is_kept = locked.kept.iter().any(|kept| kept.digest == *digest);
-    let label = platform_label(entry.platform.as_ref(), entry.attestation_subject().is_some());
+    let label = platform_label(entry.platform.as_ref(), entry.attested().is_some());
     !is_kept || dropped.any(|dropped| dropped.platform == label)
 }
 
