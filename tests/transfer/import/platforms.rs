@@ -53,7 +53,7 @@ fn an_index_without_linux_is_neither_pushed_nor_tagged() {
         ),
         (&attestations, "nothing but attestations", false),
         (&unknown, "its platforms: unknown/unknown", true),
-        (&nested, "lists nothing", false),
+        (&nested, "all manifests of its index are missing", false),
     ];
     for (entries, why, all) in cases {
         let mut layout = Layout::default();

@@ -61,7 +61,7 @@ fn a_registry_that_does_not_know_sha512_has_the_manifest_by_another_digest() {
                 .expect_code(code)
                 .says(&["keeps the manifest by SHA-256 alone", &long.to_string()]);
             assert_eq!(output.lines(), [format!("{}/test/x:1@{short}", registry.host())]);
-            assert_eq!(output.stderr.contains("digest that they are pinned to"), pinned);
+            assert_eq!(output.stderr.contains("under their pinned digest"), pinned);
             assert_complete(&registry, "test/x", "1", false);
         }
     }
