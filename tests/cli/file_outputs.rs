@@ -2,7 +2,7 @@
 //! leave the file as it was or whole, and the same command works again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use super::support::real::{optional_program, skipped};
@@ -203,7 +203,7 @@ fn a_file_that_a_command_writes_is_whole_or_as_it_was() {
 }
 
 /// Fails each sync and rename, and kills the program at each write.
-fn each_call(trial: &Trial<'_>, strace: &PathBuf) {
+fn each_call(trial: &Trial<'_>, strace: &Path) {
     let strace = strace.to_str().unwrap();
     let calls = count(
         trial.cli,
