@@ -75,7 +75,11 @@ async fn pages_without_end_are_left() {
     let loops = page(&json!(["1"]), Some("?n=1000"));
     let two = page(&json!(["1"]), Some("?last=a"));
     for (name, faults, words) in [
-        ("itself", vec![(When::get("tags/list"), loops.clone())], "too many pages"),
+        (
+            "itself",
+            vec![(When::get("tags/list"), loops.clone())],
+            "too many pages",
+        ),
         (
             "two",
             vec![(When::get("?n="), two), (When::get("?last=a"), loops)],
