@@ -7,7 +7,7 @@
 
 use std::borrow::Borrow;
 use std::ffi::OsStr;
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write};
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -42,6 +42,24 @@ pub fn is_unsafe(c: char) -> bool {
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
             | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Escapes the [unsafe](is_unsafe) characters of a JSON text without line breaks. The values stay the same.
+pub(crate) fn escape_json(text: String) -> String {
+    if !text.contains(is_unsafe) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if !is_unsafe(c) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
 }
 
 /// Appends a character, or the escape of an [unsafe](is_unsafe) character, such as `\n` or
@@ -312,6 +330,14 @@ mod tests {
         let mut out = String::new();
         text.chars().for_each(|c| push(&mut out, c));
         out
+    }
+
+    #[test]
+    fn json_is_escaped_and_means_the_same() {
+        let value = "a\u{202e}b\u{9b}\u{e0041}\u{7f} \"é\"";
+        let escaped = escape_json(serde_json::to_string(value).unwrap());
+        assert_eq!(escaped, r#""a\u202eb\u009b\udb40\udc41\u007f \"é\"""#);
+        assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), value);
     }
 
     #[test]

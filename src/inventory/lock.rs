@@ -14,7 +14,7 @@ use super::locked_image::LockedImage;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
-use crate::text::quote;
+use crate::text::{escape_json, quote};
 
 /// Version of the format that this program writes; a reader refuses any other version.
 const VERSION: u32 = 1;
@@ -412,7 +412,7 @@ fn place(text: &str, word: &str, first: usize) -> String {
 /// Serializes a value as JSON on one line.
 fn json<T: Serialize + ?Sized>(value: &T) -> String {
     // The values written here have no content that JSON cannot express.
-    serde_json::to_string(value).unwrap_or_default()
+    escape_json(serde_json::to_string(value).unwrap_or_default())
 }
 
 /// Writes a field with a list, one element per line.

@@ -195,11 +195,13 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     for (place, entry) in &entries {
         let (place, digest) = (*place, &entry.descriptor.digest);
         let exact = given.exactly(place, Some(digest));
-        if exact.is_empty() && attached::listed_referrers(store, archive, entry, &mut reader.contents.referrers)? {
+        // A name that the user gives takes precedence over the names in the archive. An entry with a name that states another
+        // digest is read as an image, which fails: its name must not become the tag of a signature.
+        let may_attach = exact.is_empty() && identity::check_annotations(&entry.annotations, digest, None).is_ok();
+        if may_attach && attached::listed_referrers(store, archive, entry, &mut reader.contents.referrers)? {
             continue;
         }
-        // A name that the user gives takes precedence over the names in the archive.
-        match attached::role(entry).filter(|_| exact.is_empty()) {
+        match attached::role(entry).filter(|_| may_attach) {
             Some(Role::Attached(suffix)) => {
                 attached.push(Attached {
                     place,
@@ -219,7 +221,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         // If the record lists an image of this name, the user requested it by name:
         // then it is an image and not an attachment.
         let is_recorded = |name: &Reference| reader.recorded.is_some_and(|recorded| recorded.find(name).is_some());
-        if exact.is_empty()
+        if may_attach
             && let Some(name) = own.first().filter(|name| !is_recorded(name))
             && let Some((subject, suffix)) = attached::tagged(name)
         {

@@ -114,6 +114,17 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
         layout.files.push(("manifest.json".into(), items.to_string().into()));
         layout.entries.push(evil);
     });
+    // The tag of a signature is a name as well.
+    let signature = |stated: &dyn Fn(&str) -> String, more: Value| {
+        layout(|layout, evil| {
+            let good = layout.entries[0]["digest"].as_str().unwrap().to_owned();
+            let tag = good.replacen(':', "-", 1);
+            let name = format!("quay.io/test/good:{tag}.sig@{}", stated(&good));
+            let mut annotations = more;
+            annotations[REF_NAME] = json!(name);
+            layout.entries.push(with(evil, json!({ "annotations": annotations })));
+        })
+    };
     let given = |layout: &mut Layout, evil: Value| layout.entries.push(evil);
     let option = |which: &str, name: &str| vec!["--name".to_owned(), format!("{which}{name}")];
     let cases: Vec<(&str, Vec<u8>, Vec<String>)> = vec![
@@ -147,6 +158,17 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
         ("by RepoTags", docker(&[&both]), vec![]),
         ("by one of two RepoTags", docker(&["quay.io/test/y:1", &pinned]), vec![]),
         ("by RepoTags beside an index", beside, vec![]),
+        ("as a signature", signature(&|_| real.to_string(), json!({})), vec![]),
+        (
+            "as a signature of its image",
+            signature(&str::to_owned, json!({})),
+            vec![],
+        ),
+        (
+            "as a signature by cosign's annotation",
+            signature(&|_| real.to_string(), json!({"kind": "dev.cosignproject.cosign/sigs"})),
+            vec![],
+        ),
         ("by --name", layout(given), option("", &both)),
         ("by --name for a place", layout(given), option("@1=", &pinned)),
     ];
@@ -171,6 +193,7 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
             assert!(output.stderr.contains("--name @1=REPOSITORY:TAG"), "{everything}");
             assert!(tags(&registry, "test/x").is_empty(), "{everything}");
             assert!(tags(&registry, "library/alpine").is_empty(), "{everything}");
+            assert_eq!(tags(&registry, "test/good").len(), 1, "{everything}");
             assert_eq!(incomplete(&registry, "test/good", "1", false), Ok(()), "{everything}");
         }
     }
