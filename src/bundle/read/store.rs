@@ -131,7 +131,7 @@ impl Store {
         self.budget().leave_room(blobs * BLOB)
     }
 
-    /// Drops all places in an archive that is not used, and releases their memory.
+    /// Removes the blobs of an archive that could not be read, and returns their memory to the budget.
     pub(super) fn forget(&mut self, source: &Arc<Source>) {
         let is_other = |place: &Extent| !Arc::ptr_eq(&place.source, source);
         let count = |store: &Self| {
@@ -141,7 +141,7 @@ impl Store {
         let before = count(self);
         self.blobs.retain(|_, place| is_other(place));
         self.copies.values_mut().for_each(|places| places.retain(is_other));
-        // A place that was put down in favour of this archive counts again.
+        // The copy of a blob that this archive had replaced is used again.
         for (digest, place) in std::mem::take(&mut self.discarded) {
             match self.blobs.contains_key(&digest) {
                 _ if !is_other(&place) => {}
