@@ -11,7 +11,7 @@ pub(crate) mod head;
 pub(crate) mod image_list;
 pub(crate) mod json;
 pub(crate) mod listing;
-pub(crate) mod lost_blobs;
+pub(crate) mod lost_attachments;
 pub(crate) mod manifest;
 pub mod media_type;
 pub(crate) mod narrow;

@@ -151,6 +151,15 @@ impl Attachment {
         artifact_type(&self.variant.root, self.lookup != Lookup::Subject)
     }
 
+    /// Returns the entry for this attachment in a list of what is not carried.
+    pub(crate) fn to_left_out(&self, why: &str) -> LeftOut {
+        LeftOut {
+            digest: self.variant.root.digest().clone(),
+            media_type: self.artifact_type(),
+            reason: format!("it refers to {}: {why}", self.subject),
+        }
+    }
+
     /// Returns a text that says that the attachment refers to an unfiltered index, of which not all platforms are carried.
     pub(crate) fn describe_unfiltered(&self, original: &Digest) -> String {
         let kind = self.artifact_type();

@@ -14,7 +14,7 @@ use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::digest::Digest;
-use crate::image::lost_blobs::{is_own_blob, leave_out_attachments};
+use crate::image::lost_attachments::{is_own_blob, leave_out_attachments};
 use crate::image::reference::{Reference, Target};
 use crate::image::tree::ImageTree;
 use crate::inventory::images::Absent;

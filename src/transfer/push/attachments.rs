@@ -13,7 +13,7 @@ use super::referrer_list::{lacking, merged};
 use super::tag::{TagState, tag_state};
 use crate::error::Result;
 use crate::image::digest::Digest;
-use crate::image::lost_blobs::LostAttachments;
+use crate::image::lost_attachments::LostAttachments;
 use crate::image::manifest::View;
 use crate::image::reference::Target;
 use crate::image::referrer::has_all_layers;

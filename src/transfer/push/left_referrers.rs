@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
-use crate::image::lost_blobs::LostAttachments;
+use crate::image::lost_attachments::LostAttachments;
 use crate::image::tree::{Attachment, ImageTree, LeftOut, Variant, attachments_of_manifests};
 
 /// Blobs of attachments that a repository does not get, each with the reason.
@@ -52,11 +52,7 @@ impl LeftReferrers {
         if self.list.iter().any(|left| left.digest == *root) {
             return;
         }
-        self.list.push(LeftOut {
-            digest: root.clone(),
-            media_type: attachment.artifact_type(),
-            reason: format!("it refers to {}: {why}", attachment.subject),
-        });
+        self.list.push(attachment.to_left_out(why));
     }
 
     /// Records the attachments of the original index, after the registry refused that index.

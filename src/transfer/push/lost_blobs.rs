@@ -8,7 +8,7 @@ use super::image_state::Images;
 use super::scheduler::Lacking;
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
-use crate::image::lost_blobs;
+use crate::image::lost_attachments;
 use crate::image::tree::ImageTree;
 use crate::text::few;
 use crate::transfer::referrers::{context_of_referrer, is_loss};
@@ -16,7 +16,7 @@ use crate::transfer::referrers::{context_of_referrer, is_loss};
 /// Returns whether the images of a group need a blob themselves, and not only their attachments.
 pub(super) fn is_own_blob(images: &Images<'_>, group: usize, blob: &Digest) -> bool {
     let tree = tree_of(images, group);
-    tree.is_none_or(|tree| tree.attachments.is_empty() || lost_blobs::is_own_blob(tree, blob))
+    tree.is_none_or(|tree| tree.attachments.is_empty() || lost_attachments::is_own_blob(tree, blob))
 }
 
 /// Returns the tree that the images of a group share.

@@ -11,7 +11,7 @@ use futures_util::stream::{self, StreamExt};
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::lost_blobs::is_own_blob;
+use crate::image::lost_attachments::is_own_blob;
 use crate::progress::Progress;
 use crate::registry::{Presence, Registries, WithoutRange};
 use crate::transfer::export::request::Request;

@@ -63,11 +63,7 @@ pub(crate) fn leave_out_attachments(tree: &mut ImageTree, why: impl Fn(&Digest) 
                 if left_out
                     .iter()
                     .any(|left| left.digest == *attachment.variant.root.digest()) => {}
-            Some(reason) => left_out.push(LeftOut {
-                digest: attachment.variant.root.digest().clone(),
-                media_type: attachment.artifact_type(),
-                reason: format!("it refers to {}: {reason}", attachment.subject),
-            }),
+            Some(reason) => left_out.push(attachment.to_left_out(&reason)),
         }
     }
     if left_out.is_empty() {
