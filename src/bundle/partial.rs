@@ -124,6 +124,9 @@ impl Partial {
 
     /// Truncates the file to no bytes, for a new start.
     pub(crate) fn clear(&self) -> Result<()> {
+        if self.is_empty()? {
+            return Ok(());
+        }
         self.file.set_length(0).map_err(|e| write_failed(&self.path, e, false))
     }
 
@@ -199,8 +202,17 @@ impl Partial {
     }
 
     /// Returns what the file system under this file can do.
+    ///
+    /// # Errors
+    /// If the file cannot be truncated after the test. A file that was empty before is removed: it holds zeros of the test only.
     pub(crate) fn file_system(&self) -> Result<FileSystem> {
-        FileSystem::under(&self.file).map_err(|e| write_failed(&self.path, e, true))
+        let was_empty = self.is_empty().unwrap_or(false);
+        FileSystem::under(&self.file).map_err(|e| {
+            if was_empty {
+                self.remove();
+            }
+            write_failed(&self.path, e, !was_empty)
+        })
     }
 
     /// Checks that the file system can hold a bundle of `total` bytes,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use docker_mirror::{
-    Choice, Destination, Digest, Error, IndexMode, Kind, Reference, Result, human_bytes,
+    Choice, Destination, Digest, Error, IndexMode, Kind, Reference, Result, few, human_bytes,
     push::{Amount, Form, ImageReport, Mapping, OnExisting, Outcome as Became, PushReport, PushRequest},
 };
 
@@ -198,7 +198,9 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
         Some(Form::Sparse) => Choice::Sparse,
         _ => Choice::Whole,
     };
-    if let (Some(original), Some(pushed)) = (&image.original, &image.pushed) {
+    // For the smaller index in place of a refused one, a warning says it.
+    let is_told = image.index == Some(Form::Fallback);
+    if let (Some(original), Some(pushed), false) = (&image.original, &image.pushed, is_told) {
         left_out.add(name, choice, (original, pushed), &image.dropped);
     }
     if image.rebuilt {
@@ -304,14 +306,15 @@ fn unpinned(report: &PushReport, images: &[&ImageReport], what: &str, hint: &str
     if images.is_empty() {
         return;
     }
+    let names = images
+        .iter()
+        .map(|image| image.destination.as_deref().unwrap_or(&image.source));
     output::say(format!(
-        "error: {} of {} images {what}:",
+        "error: {} of {} images {what}: {}",
         images.len(),
-        report.images.len()
+        report.images.len(),
+        few(names)
     ));
-    for image in images {
-        output::say(format!("  {}", image.destination.as_deref().unwrap_or(&image.source)));
-    }
     output::say(format!("hint: {hint}"));
 }
 

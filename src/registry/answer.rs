@@ -24,6 +24,9 @@ const STORE_REFUSES: &str = "it is not the registry that refuses but the store t
 /// Hint for a registry without space.
 pub(super) const FULL: &str = "the registry has no more room for this project, by its quota or on its disk: have that raised, or remove what is not needed";
 
+/// Hint for a registry that takes no pushes.
+const READ_ONLY: &str = "the registry does not allow this: it may be read-only, or a cache that takes no pushes";
+
 /// Maximum number of bytes read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
@@ -274,6 +277,12 @@ impl Answer {
                 // The store gets no login, so another login cannot help.
                 Kind::Unauthorized | Kind::Denied if self.redirected_by.is_some() => Some(STORE_REFUSES),
                 _ if status == StatusCode::BAD_REQUEST && self.redirected_by.is_some() => Some(STORE_REFUSES),
+                _ if refusal.is_of_expired_login() => Some("the login has expired: log in again"),
+                _ if refusal.is_read_only() => Some(READ_ONLY),
+                _ if refusal.is_of_policy() => {
+                    Some("a policy of the registry forbids this: ask whoever administers the project")
+                }
+                _ if refusal.lacks_project() => Some("create the project at the registry first, or check its name"),
                 Kind::Unauthorized => Some(
                     "log in to the registry, or check that the name is right: some registries say this of what does not exist",
                 ),
@@ -282,9 +291,7 @@ impl Answer {
                     Some("check the name, and whether this address is a registry: it does not answer like one")
                 }
                 Kind::NotFound => Some("check the name and the tag"),
-                Kind::Unsupported if status == StatusCode::METHOD_NOT_ALLOWED => {
-                    Some("the registry does not allow this: it may be read-only, or a cache that takes no pushes")
-                }
+                Kind::Unsupported if status == StatusCode::METHOD_NOT_ALLOWED => Some(READ_ONLY),
                 Kind::RateLimited => Some("wait and run again, or log in: accounts have higher limits"),
                 _ if is_passing(status) => {
                     Some("the registry, or a proxy in front of it, is in trouble at the moment: run again later")

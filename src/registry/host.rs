@@ -356,7 +356,7 @@ impl Host {
                     return Err(error);
                 }
                 if let Some(pause) = long_pause(answer.headers(), SystemTime::now()) {
-                    let pause = humantime::format_duration(pause);
+                    let pause = humantime::format_duration(Duration::from_secs(pause.as_secs()));
                     let hint =
                         format!("the registry asks for a pause of {pause}: run the same command again after that");
                     return Err(in_call(answer.refusal().await.with_hint(hint)));

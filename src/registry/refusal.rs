@@ -4,6 +4,7 @@ use std::fmt;
 
 use reqwest::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::redact::printable;
 use crate::error::{Error, Kind};
@@ -30,22 +31,67 @@ pub struct Refusal {
     pub(super) web_page: bool,
 }
 
+/// Body of a refusal: errors of a registry, or the words of the program that serves it, or of a proxy (RFC 9457).
 #[derive(Deserialize)]
 struct WireErrors {
     #[serde(default)]
-    errors: Vec<WireError>,
-    #[serde(default, alias = "details")]
-    message: Option<String>,
+    errors: Value,
+    #[serde(default)]
+    message: Value,
+    #[serde(default)]
+    details: Value,
+    #[serde(default)]
+    error: Value,
+    #[serde(default)]
+    detail: Value,
+    #[serde(default)]
+    title: Value,
+}
+
+impl WireErrors {
+    /// Returns the listed errors. A single text counts as the message of one error.
+    fn listed(&mut self) -> Vec<WireError> {
+        let errors = match self.errors.take() {
+            Value::Array(errors) => errors,
+            text @ Value::String(_) => vec![text],
+            _ => Vec::new(),
+        };
+        let read = |error| match error {
+            Value::String(message) => Some(WireError::from_message(message)),
+            other => serde_json::from_value(other).ok(),
+        };
+        errors.into_iter().take(16).filter_map(read).collect()
+    }
+
+    /// Returns the words beside the listed errors: the message, and if there is nothing else, a text of another field.
+    fn words(&self, has_errors: bool) -> Option<&str> {
+        let text = |value: &'_ Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
+        let inner = self.error.get("message").unwrap_or(&self.error);
+        let others = [&self.details, inner, &self.detail, &self.title];
+        let others = others.into_iter().filter(|_| !has_errors);
+        let mut all = std::iter::once(&self.message).chain(others);
+        all.find(|value| text(value)).and_then(Value::as_str)
+    }
 }
 
 #[derive(Deserialize)]
 struct WireError {
     #[serde(default)]
-    code: serde_json::Value,
+    code: Value,
     #[serde(default)]
     message: Option<String>,
     #[serde(default)]
-    detail: serde_json::Value,
+    detail: Value,
+}
+
+impl WireError {
+    fn from_message(message: String) -> Self {
+        Self {
+            code: Value::Null,
+            message: Some(message),
+            detail: Value::Null,
+        }
+    }
 }
 
 impl Refusal {
@@ -60,7 +106,8 @@ impl Refusal {
     }
 
     pub(super) fn read(status: StatusCode, body: &[u8], web_page: bool) -> Self {
-        let text = std::str::from_utf8(body).unwrap_or_default().trim();
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        let text = text.trim_start_matches('\u{feff}').trim();
         let web_page = web_page
             || text
                 .get(..14)
@@ -77,27 +124,27 @@ impl Refusal {
         if web_page {
             return refusal;
         }
-        let Ok(wire) = serde_json::from_str::<WireErrors>(text) else {
+        let Ok(mut wire) = serde_json::from_str::<WireErrors>(text) else {
             let said = store_error(text);
             refusal.quote = printable(said.as_deref().unwrap_or(text), MAX_QUOTE);
             return refusal;
         };
         let mut said = Vec::new();
-        for error in wire.errors.into_iter().take(16) {
+        for error in wire.listed() {
             let code = error.code.as_str().map(|code| printable(code, 64)).unwrap_or_default();
             let message = error
                 .message
                 .map(|message| printable(&message, 256))
                 .unwrap_or_default();
             find_digests(&error.detail, &mut refusal.digests);
-            find_digests(&serde_json::Value::String(message.clone()), &mut refusal.digests);
+            find_digests(&Value::String(message.clone()), &mut refusal.digests);
             let mut line = match (code.is_empty(), message.is_empty()) {
                 (false, false) => format!("{code}: {message}"),
                 _ => format!("{code}{message}"),
             };
             let detail = match &error.detail {
-                serde_json::Value::Null => String::new(),
-                serde_json::Value::String(text) => printable(text, 256),
+                Value::Null => String::new(),
+                Value::String(text) => printable(text, 256),
                 // In structured details, only digests mean something to the user; the log has the whole body.
                 other => {
                     let mut found = Vec::new();
@@ -111,7 +158,7 @@ impl Refusal {
             said.extend((!line.is_empty()).then_some(line));
             refusal.codes.extend((!code.is_empty()).then_some(code));
         }
-        said.extend(wire.message.map(|message| printable(&message, 256)));
+        said.extend(wire.words(!said.is_empty()).map(|message| printable(message, 256)));
         refusal.quote = printable(&said.join("; "), MAX_QUOTE);
         refusal
     }
@@ -120,6 +167,29 @@ impl Refusal {
     pub(super) fn is_full(&self) -> bool {
         let said = self.quote.to_ascii_lowercase();
         self.status == 507 || self.has("QUOTA") || (said.contains("quota") && self.status != 429)
+    }
+
+    /// Returns whether the login has expired, as the token services of cloud providers say with a 403.
+    pub(super) fn is_of_expired_login(&self) -> bool {
+        matches!(self.status, 401 | 403) && self.quote.to_ascii_lowercase().contains("expired")
+    }
+
+    /// Returns whether nothing may be changed at the moment, or in this repository.
+    pub(super) fn is_read_only(&self) -> bool {
+        let said = self.quote.to_ascii_lowercase();
+        let words = ["read-only", "read only", "readonly", "archived"];
+        matches!(self.status, 400 | 403 | 405) && words.iter().any(|word| said.contains(word))
+    }
+
+    /// Returns whether a policy of the registry forbids the request, such as one on vulnerable or unsigned images.
+    pub(super) fn is_of_policy(&self) -> bool {
+        self.has("PROJECTPOLICYVIOLATION") || (self.status == 412 && self.quote.to_ascii_lowercase().contains("policy"))
+    }
+
+    /// Returns whether the project that the repository belongs to does not exist.
+    pub(super) fn lacks_project(&self) -> bool {
+        let said = self.quote.to_ascii_lowercase();
+        self.status == 404 && said.contains("project") && (said.contains("not found") || said.contains("not exist"))
     }
 
     /// Returns whether an https server rejects plain http, as the servers of Go and nginx do in words.
@@ -173,9 +243,9 @@ fn store_error(text: &str) -> Option<String> {
 
 /// Collects digests from anywhere in a detail.
 /// Registries put them under `digest`, `Digest`, `Name`, or into a sentence.
-fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
+fn find_digests(value: &Value, found: &mut Vec<Digest>) {
     match value {
-        serde_json::Value::String(text) => {
+        Value::String(text) => {
             for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == ':')).take(256) {
                 if let Ok(digest) = word.parse::<Digest>()
                     && found.len() < 64
@@ -186,8 +256,8 @@ fn find_digests(value: &serde_json::Value, found: &mut Vec<Digest>) {
             }
         }
         // The recursion is bounded, since serde_json limits the depth.
-        serde_json::Value::Array(values) => values.iter().for_each(|v| find_digests(v, found)),
-        serde_json::Value::Object(members) => members.values().for_each(|v| find_digests(v, found)),
+        Value::Array(values) => values.iter().for_each(|v| find_digests(v, found)),
+        Value::Object(members) => members.values().for_each(|v| find_digests(v, found)),
         _ => {}
     }
 }
@@ -219,7 +289,31 @@ mod tests {
         assert!(read(200, "<!DOCTYPE html><p>").web_page);
         assert!(read(500, "").is_silent());
         assert!(read(500, &"x".repeat(5000)).to_string().len() < MAX_QUOTE + 8);
-        let _ = read(500, r#"{"errors":{}}"#);
+        for (body, said) in [
+            (r#"{"errors":null}"#, ""),
+            (r#"{"errors":{}}"#, ""),
+            (r#"{"errors":"not found"}"#, "not found"),
+            (
+                r#"{"errors":["not found",7,{"message":"at all"}]}"#,
+                "not found; at all",
+            ),
+            (r#"{"errors":[{"status":404,"message":"Not found"}]}"#, "Not found"),
+            (r#"{"error":"no such image"}"#, "no such image"),
+            (r#"{"error":{"code":403,"message":"no such image"}}"#, "no such image"),
+            (
+                r#"{"title":"Not Found","status":404,"detail":"no such image"}"#,
+                "no such image",
+            ),
+            (r#"{"title":"Not Found","detail":""}"#, "Not Found"),
+            (r#"{"message":7,"details":"no such image"}"#, "no such image"),
+            (
+                "\u{feff}{\"errors\":[{\"code\":\"UNKNOWN\",\"message\":\"x\"}]}",
+                "UNKNOWN: x",
+            ),
+            (r#"{"errors":[{"code":"UNKNOWN"}],"error":"x"}"#, "UNKNOWN"),
+        ] {
+            assert_eq!(read(404, body).to_string(), said, "{body}");
+        }
         let _ = read(500, r#"[1,2]"#);
     }
 

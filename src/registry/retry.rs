@@ -16,9 +16,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// Maximum pause of the exponential backoff.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Returns whether a status is transient. 499 and 522 come from proxies in front of registries.
+/// Returns whether a status is transient. 499, 520 to 524, 530, 598 and 599 come from proxies in front of registries.
 pub(super) fn is_passing(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522)
+    matches!(status.as_u16(), 408 | 425 | 429 | 499 | 500 | 502..=504 | 520..=524 | 530 | 598 | 599)
 }
 
 /// Number of newly transferred bytes after which a blob has made progress, for downloads and uploads.
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn refusals_are_final() {
-        for status in [400, 401, 403, 404, 405, 413, 415, 416, 501] {
+        for status in [400, 401, 403, 404, 405, 412, 413, 415, 416, 501, 505, 525, 526] {
             assert!(!is_passing(StatusCode::from_u16(status).unwrap()), "{status}");
         }
     }

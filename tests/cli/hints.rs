@@ -5,7 +5,7 @@ use serde_json::json;
 use super::support::cli::Output;
 use super::support::fault::{Action, Canned, When};
 use super::support::images::{helm_chart, sized};
-use super::support::{Auth, Cli, Double, Options};
+use super::support::{Auth, Cli, Double, Options, sha256};
 use super::{cli, source};
 
 /// What a registry does, and what is done with it.
@@ -202,6 +202,103 @@ const CONDITIONS: &[Condition] = &[
     },
 ];
 
+const NONE: &[&str] = &[];
+
+/// What Harbor, ECR, Nexus and others say, in forms of their own.
+const OTHER_WORDS: &[Condition] = &[
+    Condition {
+        name: "a login of a cloud provider that has expired",
+        registry: || {
+            let words = "Your authorization token has expired. Reauthenticate and try again.";
+            with(When::get("/manifests/"), Action::error(403, "DENIED", words))
+        },
+        push: false,
+        code: 3,
+        says: &["token has expired", "hint: the login has expired: log in again"],
+        not: &["lacks permission"],
+        lines: 4,
+    },
+    Condition {
+        name: "a policy on vulnerable images",
+        registry: || {
+            let words = "current image with 5 vulnerabilities cannot be pulled due to configured policy";
+            with(
+                When::get("/manifests/"),
+                Action::error(412, "PROJECTPOLICYVIOLATION", words),
+            )
+        },
+        push: false,
+        code: 1,
+        says: &["5 vulnerabilities", "hint: a policy of the registry forbids this"],
+        not: NONE,
+        lines: 4,
+    },
+    Condition {
+        name: "the words of a web framework (RFC 9457)",
+        registry: || {
+            let body = r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no such image here"}"#;
+            with(When::get("/manifests/1"), answer_json(404, body))
+        },
+        push: false,
+        code: 1,
+        says: &["404 Not Found: no such image here"],
+        not: &["about:blank"],
+        lines: 4,
+    },
+    Condition {
+        name: "a repository that is archived",
+        registry: || {
+            with(
+                When::post("/blobs/uploads/"),
+                Action::error(403, "DENIED", "This repository was archived so it is read-only."),
+            )
+        },
+        push: true,
+        code: 3,
+        says: &["was archived", "it may be read-only"],
+        not: &["lacks permission"],
+        lines: 5,
+    },
+    Condition {
+        name: "a project that does not exist",
+        registry: || {
+            with(
+                When::post("/blobs/uploads/"),
+                Action::error(404, "NOT_FOUND", "project team not found"),
+            )
+        },
+        push: true,
+        code: 1,
+        says: &[
+            "project team not found",
+            "hint: create the project at the registry first",
+        ],
+        not: &["check the name and the tag"],
+        lines: 5,
+    },
+    Condition {
+        name: "an address for uploads that leads nowhere",
+        registry: || {
+            with(
+                When::post("/blobs/uploads/"),
+                Action::Answer(Canned {
+                    status: 202,
+                    headers: vec![("location".into(), "http://127.0.0.1:1/v2/x/blobs/uploads/1".into())],
+                    body: "".into(),
+                }),
+            )
+        },
+        push: true,
+        code: 1,
+        says: &[
+            "refused the connection",
+            "the registry sends uploads to `http://127.0.0.1:1`: have it told the address by which it is reached",
+        ],
+        not: &["check host and port"],
+        lines: 20,
+    },
+];
+
 fn answer_json(status: u16, body: &str) -> Action {
     Action::Answer(Canned {
         status,
@@ -247,7 +344,7 @@ fn what_a_registry_answers_is_explained_once_and_truly() {
     fill(&good);
     export(&cli, &good.host(), &[]).expect_code(0);
     std::fs::rename(cli.path("x.tar"), cli.path("b.tar")).unwrap();
-    for condition in CONDITIONS {
+    for condition in CONDITIONS.iter().chain(OTHER_WORDS) {
         let registry = Double::start((condition.registry)());
         fill(&registry);
         let output = match condition.push {
@@ -292,6 +389,33 @@ fn what_a_registry_answers_is_explained_once_and_truly() {
             );
         }
     }
+}
+
+#[test]
+fn a_refused_sparse_index_takes_three_lines_and_one_digest() {
+    let (cli, registry, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", registry.host());
+    let flags = ["--platform", "linux/amd64", "--index", "sparse"];
+    cli.succeed(&[&["export", &image, "-o", "b.tar"], &flags[..]].concat());
+    let output = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1);
+    let about: Vec<&str> = output
+        .stderr
+        .lines()
+        .filter(|line| {
+            ["warning: ", "note: ", "error: ", "hint: ", "  "]
+                .iter()
+                .any(|start| line.starts_with(start))
+        })
+        .collect();
+    assert_eq!(about.len(), 3, "{}", output.everything());
+    assert_eq!(output.stderr.matches("sha256:").count(), 1, "{}", output.everything());
+    let original = sha256(&registry.manifest("library/greeting", "1.0").unwrap());
+    output.says(&[
+        "rejects an index with missing platforms",
+        &original,
+        "1 of 1 images pushed with a filtered index instead of the sparse one requested: ",
+        "hint: have everything in the bundle",
+    ]);
 }
 
 #[test]

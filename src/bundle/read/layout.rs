@@ -137,7 +137,7 @@ fn version(archive: &Archive) -> Result<Result<(), Error>> {
         return Ok(Err(no_archive(archive)));
     };
     let place = archive.describe("oci-layout");
-    Ok(match OciLayout::from_reader(bytes.as_slice()) {
+    Ok(match serde_json::from_slice::<OciLayout>(&bytes) {
         Ok(layout) if layout.image_layout_version() == LAYOUT_VERSION => Ok(()),
         Ok(layout) => Err(Error::new(
             Kind::Unsupported,

@@ -64,6 +64,13 @@ pub(super) fn entry_names(
         return Ok(vec![under(given, tag)?]);
     }
     Err(match (tag, unreadable) {
+        (Some(text), _) if format!("a:{text}").parse::<Reference>().is_err() => {
+            let why = format!(
+                "it has no usable name: `{}` is neither a reference nor a tag",
+                quote(&text)
+            );
+            Error::new(Kind::Usage, why).with_hint(how_to_name(place))
+        }
         (Some(tag), _) => Error::new(
             Kind::Usage,
             format!("it has only a tag, `{}`, and no name", quote(&tag)),
@@ -195,6 +202,10 @@ mod tests {
         assert_eq!(names(&[tag], &[], Some("quay.io/y/z:own")), "quay.io/y/z:own");
         assert_eq!(names(&[base], &[], Some("y:4")), "docker.io/library/y:4");
         assert_eq!(names(&[tag], &[], None), "error: it has only a tag, `1.2`, and no name");
+        for text in ["v1.0+build", "image:tag:x", "@1"] {
+            let said = names(&[(REF_NAME, text)], &[], None);
+            assert!(said.contains("is neither a reference nor a tag"), "{said}");
+        }
         assert_eq!(names(&[base], &[], None), "error: it has no name");
         assert!(names(&[(CONTAINERD_NAME, "UPPER/\u{1b}[31mx")], &[], None).contains("\\u{1b}"));
         assert_eq!(names(&[(CONTAINERD_NAME, "UPPER/x"), full], &[], None), "quay.io/a/b:1");

@@ -24,7 +24,15 @@ pub(super) fn no_archive(archive: &Archive) -> Error {
         return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import the folders");
     }
     let is_there = |name: &&str| archive.files.contains_key(*name);
-    if [".dockerenv", "etc/passwd", "etc/os-release"].iter().any(is_there) {
+    if is_there(&"index.json") && archive.has_blobs {
+        return error.with_hint(
+            "an image layout has a file `oci-layout` with the text {\"imageLayoutVersion\":\"1.0.0\"}: add it, or have the \
+             archive written again",
+        );
+    }
+    let holds = |folder: &&&str| archive.files.keys().any(|name| name.starts_with(**folder));
+    let is_root = ROOT_FOLDERS.iter().filter(holds).count() >= 2;
+    if is_root || [".dockerenv", "etc/passwd", "etc/os-release"].iter().any(is_there) {
         return error
             .with_hint("these are the files of a container (`docker export`); save the image with `docker save`");
     }
@@ -37,12 +45,23 @@ pub(super) fn no_archive(archive: &Archive) -> Error {
     if names().any(|name| name.starts_with(REGISTRY) || name.contains(&format!("/{REGISTRY}"))) {
         return error.with_hint(REGISTRY_HINT);
     }
+    if is_there(&"repositories") && names().any(|name| name.ends_with("/layer.tar")) {
+        return error.with_hint(
+            "docker before 1.10 wrote it: load it with `docker load` of a version that still reads it, and save the image again",
+        );
+    }
+    if names().any(|name| name.matches('/').count() == 1 && name.ends_with("/Chart.yaml")) {
+        return error.with_hint("it is a Helm chart: put it into a registry with `helm push`");
+    }
     if let Some(inner) = names().find(|name| find::is_archive(name)) {
         let what = format!("{error}, but it holds `{}`, which may be one", quote(inner));
         return Error::new(Kind::Malformed, what).with_hint("unpack it with `tar -xf`, and import what is in it");
     }
     error.with_hint("OCI image layouts and what `docker save` and `podman save` write are accepted")
 }
+
+/// Folders at the root of a container's file system. An archive with files in two of them is taken for one.
+const ROOT_FOLDERS: [&str; 6] = ["bin/", "etc/", "lib/", "root/", "usr/", "var/"];
 
 /// Path of the folder in which a registry stores its content.
 const REGISTRY: &str = "docker/registry/v2/";

@@ -153,8 +153,11 @@ impl<'a> Sender<'a> {
             }
             let response = match sent {
                 Ok(response) => response,
-                Err(Failure { error, class, .. }) if class.is_final() => return Err(Setback::Final(error)),
+                Err(Failure { error, class, .. }) if class.is_final() => {
+                    return Err(Setback::Final(target.with_address_hint(&url, error)));
+                }
                 Err(Failure { error, .. }) => {
+                    let error = target.with_address_hint(&url, error);
                     self.pause_early = end > start;
                     return Err(Setback::broken(target, error, Blame::Wire));
                 }

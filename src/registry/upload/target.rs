@@ -8,9 +8,10 @@ use crate::error::{Error, Kind};
 use crate::image::descriptor::Descriptor;
 use crate::registry::answer::Answer;
 use crate::registry::call::Call;
+use crate::registry::context::same_origin;
 use crate::registry::host::Host;
 use crate::registry::proof;
-use crate::registry::redact::shown;
+use crate::registry::redact::{authority, shown};
 use crate::registry::redirect;
 use crate::registry::scope::Scope;
 use crate::registry::types::Presence;
@@ -81,6 +82,20 @@ impl<'a> BlobTarget<'a> {
             self.host.proof.found_upload();
         }
         found
+    }
+
+    /// Adds a hint to the error of a server that cannot be reached, if the registry named another address for the upload.
+    pub(super) fn with_address_hint(&self, url: &Url, error: Error) -> Error {
+        let base = self.host.base();
+        if same_origin(url, &base) {
+            return error;
+        }
+        let address = format!("{}://{}", url.scheme(), authority(url));
+        error.with_hint(format!(
+            "the registry sends uploads to `{address}`: have it told the address by which it is reached from here \
+             (distribution: `http: relativeurls: true` or `http: host`; a proxy in front of it: the headers `Host` and \
+             `X-Forwarded-Proto`)"
+        ))
     }
 
     /// Returns the error for a redirect that an upload does not follow.

@@ -74,6 +74,7 @@ pub(crate) fn with_path_hint(error: Error, destination: &Reference) -> Error {
         return error;
     }
     let hint = match error.hint() {
+        Some(hint) if hint.ends_with('?') => format!("{hint} {MAP}"),
         Some(hint) => format!("{hint}; {MAP}"),
         None => MAP.to_owned(),
     };

@@ -84,9 +84,10 @@ impl Publisher {
                         None => "original",
                     };
                     published.warnings.push(format!(
-                        "`{}` rejects an index with missing platforms: the {what} digest does not exist there, and the tag \
-                         has the smaller index",
+                        "`{}` rejects an index with missing platforms: the tag has the smaller index, and the {what} digest \
+                         {} does not exist there",
                         self.putter.item.destination.host(),
+                        tree.original.root.digest(),
                     ));
                 }
                 other => other?,

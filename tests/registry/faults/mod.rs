@@ -50,7 +50,9 @@ async fn pull(registry: &Registry) -> Result<(), Error> {
 
 #[tokio::test]
 async fn what_may_pass_is_waited_out_and_what_will_not_is_not() {
-    for status in [408, 429, 499, 500, 502, 503, 504, 522] {
+    for status in [
+        408, 425, 429, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530, 599,
+    ] {
         let server = server(Options::default().fault(When::any().first(5), Action::status(status)));
         let (registry, told) = client(&server.host());
         pull(&registry).await.unwrap();

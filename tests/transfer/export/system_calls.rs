@@ -188,6 +188,29 @@ fn small() -> (Double, Export, Vec<u8>) {
 }
 
 #[test]
+fn an_export_to_a_file_system_that_cannot_shorten_files_leaves_nothing_behind() {
+    let (_registry, export, _) = small();
+    for flags in [&["-j", "1"][..], &["-j", "1", "--gzip"]] {
+        let Some(traced) = Traced::new(&export, flags) else {
+            return;
+        };
+        for code in ["EPERM", "EOPNOTSUPP", "ENOSYS"] {
+            let folder = tempfile::tempdir().unwrap();
+            let inject = format!("inject=ftruncate:error={code}");
+            let done = traced.run(folder.path(), &["-e", "trace=ftruncate", "-e", &inject]);
+            let said = text(&done);
+            assert_eq!(done.status.code(), Some(1), "{code} {flags:?}: {said}");
+            assert!(
+                said.contains("hint: this file system cannot do"),
+                "{code} {flags:?}: {said}"
+            );
+            let left = std::fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(left, 0, "{code} {flags:?}: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_new_export_goes_on_after_any_failed_call() {
     let (_registry, export, plain) = small();
     let Some(traced) = Traced::new(&export, &["-j", "1"]) else {

@@ -69,6 +69,59 @@ fn what_is_no_archive_does_not_keep_the_others_back() {
             "docker export",
             &bytes(&super::archives::Tar::default().file("etc/passwd", b"root").end()),
         ),
+        (
+            "exported.tar",
+            "docker export",
+            &bytes(
+                &super::archives::Tar::default()
+                    .file("bin/sh", b"x")
+                    .file("etc/hostname", b"x")
+                    .end(),
+            ),
+        ),
+        (
+            "half.tar",
+            "an image layout has a file `oci-layout`",
+            &bytes(
+                &super::archives::Tar::default()
+                    .file("index.json", br#"{"schemaVersion":2,"manifests":[]}"#)
+                    .file(&format!("blobs/sha256/{}", "0".repeat(64)), b"x")
+                    .end(),
+            ),
+        ),
+        (
+            "chart.tar",
+            "it is a Helm chart",
+            &bytes(
+                &super::archives::Tar::default()
+                    .file("web/Chart.yaml", b"name: web\n")
+                    .end(),
+            ),
+        ),
+        (
+            "old.tar",
+            "docker before 1.10",
+            &bytes(
+                &super::archives::Tar::default()
+                    .file("repositories", b"{}")
+                    .file("0123/json", b"{}")
+                    .file("0123/layer.tar", b"x")
+                    .end(),
+            ),
+        ),
+        (
+            "imgpkg.tar",
+            "written by imgpkg",
+            &bytes(
+                &super::archives::Tar::default()
+                    .file(
+                        "manifest.json",
+                        br#"[{"Image":{"Refs":[],"Layers":[]}},{"ImageIndex":{"Refs":[]}}]"#,
+                    )
+                    .file("sha256-0123.tar.gz", b"x")
+                    .end(),
+            ),
+        ),
         ("packed.tar", "zip", &bytes(b"PK\x03\x04")),
         ("layout.tar", "holds no image", &bytes(&Layout::default().tar().end())),
         ("layout", "holds no image", &|cli, name| {
@@ -90,7 +143,7 @@ fn what_is_no_archive_does_not_keep_the_others_back() {
     ];
     for (name, says, make) in faults {
         // What cannot be opened or unpacked is not known to be damaged.
-        let code = if ["link.tar", "packed.tar"].contains(name) {
+        let code = if ["link.tar", "packed.tar", "imgpkg.tar"].contains(name) {
             1
         } else {
             5

@@ -134,6 +134,19 @@ struct Lookup {
     by_config: HashMap<Digest, Vec<usize>>,
 }
 
+/// Returns whether imgpkg wrote an item: it has a list of images in `manifest.json` as well, in a form of its own.
+fn is_of_imgpkg(item: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Form {
+        image: Option<IgnoredAny>,
+        image_index: Option<IgnoredAny>,
+        config: Option<IgnoredAny>,
+    }
+    let form = serde_json::from_str::<Form>(item.get());
+    form.is_ok_and(|form| form.config.is_none() && (form.image.is_some() || form.image_index.is_some()))
+}
+
 impl Items {
     /// Reads `manifest.json`; returns `None` if the archive has none.
     pub(in crate::bundle::read) fn read(archive: &Archive) -> Result<Option<Self>> {
@@ -146,6 +159,12 @@ impl Items {
         };
         let items: Capped<&RawValue, MAX_ITEMS> =
             serde_json::from_slice(&bytes).map_err(|e| wrong("no list of images".to_owned(), e))?;
+        if !items.0.is_empty() && items.0.iter().all(|item| is_of_imgpkg(item)) {
+            let why = format!("{place}: it was written by imgpkg, whose archives are not supported");
+            return Err(Error::new(Kind::Unsupported, why).with_hint(
+                "put it into a registry with `imgpkg copy --tar FILE --to-repo REPOSITORY`, and export from there",
+            ));
+        }
         let mut listed = Vec::new();
         let (mut names, mut paths) = (0, 0);
         for (at, item) in items.0.into_iter().enumerate() {

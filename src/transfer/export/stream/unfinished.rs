@@ -36,11 +36,12 @@ impl Unfinished {
                 quote(&partial.path())
             ));
         }
-        partial.clear()?;
-        Ok(Self {
+        let unfinished = Self {
             partial: Arc::new(partial),
             committed: false,
-        })
+        };
+        unfinished.partial.clear()?;
+        Ok(unfinished)
     }
 
     /// Gives the file its final name.
