@@ -176,6 +176,7 @@ async fn push(
     let mut items = Vec::new();
     let mut unusable = Vec::new();
     let mut absent = HashMap::new();
+    let mut summaries = HashMap::new();
     for (place, tree) in trees {
         let image = &bundle.images()[place];
         let tree = match tree {
@@ -194,7 +195,11 @@ async fn push(
                 .or_insert_with(|| resolve::absent(&tree, filter));
             resolve::warn_of_absent(&tree.source, absent, &progress);
         }
-        progress.note(summary(&tree));
+        // An image may have very many names and blobs: its blobs are counted once, not under each name.
+        let summary = summaries
+            .entry(tree.shared_content())
+            .or_insert_with(|| summary(&tree));
+        progress.note(format!("{} {}: {summary}", tree.source, tree.pushed().root.digest()));
         let source = tree.source.to_string();
         match destination::item(&request, tree, origin.clone(), image.rebuilt) {
             Ok(item) => {
@@ -243,16 +248,14 @@ async fn push(
     Ok(report)
 }
 
-/// Returns one line that describes the content of an image.
+/// Returns a few words on what an image contains, which are the same under each of its names.
 fn summary(tree: &ImageTree) -> String {
     let (manifests, blobs) = (tree.manifests(), tree.blobs());
     let sizes = manifests.iter().map(|manifest| manifest.descriptor().size);
     let sizes = sizes.chain(blobs.iter().map(|blob| blob.descriptor.size));
     let layers = blobs.iter().filter(|blob| !blob.is_config).count();
     format!(
-        "{} {}: {}; {}, {}",
-        tree.source,
-        tree.pushed().root.digest(),
+        "{}; {}, {}",
         few(tree.kept.iter().map(|kept| quote(&kept.platform))),
         counted(layers as u64, "layer", "layers"),
         human_bytes(sizes.fold(0, u64::saturating_add))
