@@ -36,6 +36,8 @@ impl Algorithm {
     }
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// A digest that this program can verify.
 ///
 /// Invariants, guaranteed by the only ways to create a digest ([`FromStr`] and [`Hasher::finish`]):
@@ -92,10 +94,19 @@ impl Digest {
 
     /// Returns the hexadecimal digits after the colon.
     pub fn hex(&self) -> String {
-        let nibbles = self.bytes().iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        nibbles
-            .map(|nibble| char::from(b"0123456789abcdef"[usize::from(nibble)]))
-            .collect()
+        self.digits(&mut [0; 128]).to_owned()
+    }
+
+    /// Writes the hexadecimal digits into `buffer`, and returns the part of it that was written.
+    ///
+    /// A run displays digests very often, so this allocates nothing.
+    fn digits<'a>(&self, buffer: &'a mut [u8; 128]) -> &'a str {
+        let bytes = self.bytes();
+        for (byte, digits) in bytes.iter().zip(buffer.chunks_exact_mut(2)) {
+            digits[0] = DIGITS[usize::from(byte >> 4)];
+            digits[1] = DIGITS[usize::from(byte & 15)];
+        }
+        std::str::from_utf8(&buffer[..2 * bytes.len()]).expect("hexadecimal digits are ASCII")
     }
 
     /// Returns a new hasher for the algorithm of this digest.
@@ -155,7 +166,9 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm().as_str(), self.hex())
+        f.write_str(self.algorithm().as_str())?;
+        f.write_str(":")?;
+        f.write_str(self.digits(&mut [0; 128]))
     }
 }
 

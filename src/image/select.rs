@@ -398,6 +398,10 @@ impl Walk<'_> {
         level: &mut Level,
         first_kept: usize,
     ) {
+        // The sets below hold every digest of the index, for which most indexes have no use.
+        if !entries.iter().any(|entry| entry.attested().is_some()) {
+            return;
+        }
         let digests_with = |dropped: bool, actions: &[EntryAction]| -> HashSet<String> {
             let entries = entries
                 .iter()
@@ -416,9 +420,6 @@ impl Walk<'_> {
             }
             *fate = EntryAction::Drop;
             orphans.insert(&entry.descriptor.digest);
-        }
-        if orphans.is_empty() {
-            return;
         }
         level.original.retain(|manifest| !orphans.contains(manifest.digest()));
         level.carried.retain(|manifest| !orphans.contains(manifest.digest()));

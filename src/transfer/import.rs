@@ -196,9 +196,7 @@ async fn push(
             resolve::warn_of_absent(&tree.source, absent, &progress);
         }
         // An image may have very many names and blobs: its blobs are counted once, not under each name.
-        let summary = summaries
-            .entry(tree.shared_content())
-            .or_insert_with(|| summary(&tree));
+        let summary = summaries.entry(tree.shared_content()).or_insert_with(|| summary(&tree));
         progress.note(format!("{} {}: {summary}", tree.source, tree.pushed().root.digest()));
         let source = tree.source.to_string();
         match destination::item(&request, tree, origin.clone(), image.rebuilt) {
