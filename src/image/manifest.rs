@@ -50,12 +50,14 @@ pub(crate) mod annotation {
 
     /// Annotation of cosign and hauler with the kind of an entry in a layout: an image, or an attachment of an image.
     pub(crate) const KIND: &str = "kind";
+    /// hauler's annotation with the digest of the manifest that an attachment or referrer belongs to.
+    pub(crate) const HAULER_SUBJECT: &str = "hauler.dev/subject-digest";
 
     /// Annotations that identify an image in a layout.
     pub(crate) const NAMES: [&str; 3] = [CONTAINERD_NAME, REF_NAME, KIND];
 
     /// All annotations that this program reads.
-    pub(super) const READ: [&str; 7] = [
+    pub(super) const READ: [&str; 8] = [
         CONTAINERD_NAME,
         CONTAINERD_SUBJECT,
         REF_NAME,
@@ -63,6 +65,7 @@ pub(crate) mod annotation {
         REFERENCE_TYPE,
         REFERENCE_DIGEST,
         KIND,
+        HAULER_SUBJECT,
     ];
 }
 

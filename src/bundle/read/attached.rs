@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::budget::NAME;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::annotation::KIND;
+use crate::image::manifest::annotation::{HAULER_SUBJECT, KIND};
 use crate::image::manifest::{Entry, MAX_ENTRIES, View};
 use crate::image::reference::Reference;
 use crate::image::referrer::{self, is_referrers_tag, parse_tag_beside, tag_beside};
@@ -49,17 +49,33 @@ pub(super) enum Role {
 
 /// Returns the role that the annotation of an entry states; `None` for an image.
 pub(super) fn role(entry: &Entry) -> Option<Role> {
+    match kind(entry)?.0 {
+        "sigs" => Some(Role::Attached("sig")),
+        "atts" => Some(Role::Attached("att")),
+        "sboms" => Some(Role::Attached("sbom")),
+        "referrers" => Some(Role::Referrer),
+        _ => None,
+    }
+}
+
+/// Returns the kind of an entry and what hauler adds to it, such as `sigs` and `HEX` of `dev.hauler/sigs/HEX`: the subject of
+/// an attachment that belongs to a platform of the image, or the digest of a referrer.
+fn kind(entry: &Entry) -> Option<(&str, Option<&str>)> {
     let (authority, kind) = entry.annotations.get(KIND)?.split_once('/')?;
     if !AUTHORITIES.contains(&authority) {
         return None;
     }
-    match kind {
-        "sigs" => Some(Role::Attached("sig")),
-        "atts" => Some(Role::Attached("att")),
-        "sboms" => Some(Role::Attached("sbom")),
-        _ if kind.starts_with("referrers") => Some(Role::Referrer),
-        _ => None,
-    }
+    Some(match kind.split_once('/') {
+        Some((kind, detail)) => (kind, Some(detail)),
+        None => (kind, None),
+    })
+}
+
+/// Returns the subject that the annotations of an attached entry state.
+fn annotated_subject(entry: &Entry) -> Option<Digest> {
+    let stated = entry.annotations.get(HAULER_SUBJECT);
+    let from_kind = || format!("sha256:{}", kind(entry)?.1?).parse().ok();
+    stated.and_then(|stated| stated.parse().ok()).or_else(from_kind)
 }
 
 /// An index entry that is attached to an image.
@@ -73,13 +89,22 @@ pub(super) struct Attached<'a> {
     pub(super) by_tag: Option<(Reference, Digest)>,
 }
 
-/// Parses the tag of an attachment, such as `sha256-HEX.sig`; `None` for any other name.
-pub(super) fn tagged(name: &Reference) -> Option<(Digest, &'static str)> {
-    parse_tag_beside(name.tag()?)
+/// Parses the name of an entry with the tag of an attachment, such as `sha256-HEX.sig`; `None` for any other name.
+/// A tag without a name belongs to the repository that the user gives for entries without a name.
+pub(super) fn tagged(entry: &Entry, given: Option<&Reference>) -> Option<(Reference, Digest, &'static str)> {
+    let name = match own_name(entry) {
+        Some(name) => name,
+        None => {
+            let tag = entry.annotations.get(names::REF_NAME)?;
+            Reference::new(given?.host(), given?.repository(), Some(tag), None).ok()?
+        }
+    };
+    let (subject, suffix) = parse_tag_beside(name.tag()?)?;
+    Some((name, subject, suffix))
 }
 
 /// Names each attached entry by a tag in the repository of its image. `images` are the image
-/// entries, with their places.
+/// entries, with their places; `given` is the user's name for entries without a name.
 ///
 /// # Errors
 /// [`Kind::TooLarge`] if the names take more memory than the budget has left.
@@ -88,6 +113,7 @@ pub(super) fn add(
     store: &Store,
     images: &[(usize, &Entry)],
     attached: &[Attached<'_>],
+    given: Option<&Reference>,
     contents: &mut Contents,
 ) -> Result<()> {
     if attached.is_empty() {
@@ -97,12 +123,12 @@ pub(super) fn add(
     for image in &contents.images {
         by_place.entry(image.place).or_default().push(image.name.clone());
     }
-    let subjects = Subjects::new(store, images);
+    let subjects = Subjects::new(store, images, given);
     for attached in attached {
         store.budget().take(NAME)?;
         let stated = match &attached.by_tag {
             Some((_, subject)) => Some(subject.clone()),
-            None => stated_subject(store, &attached.entry.descriptor),
+            None => annotated_subject(attached.entry).or_else(|| stated_subject(store, &attached.entry.descriptor)),
         };
         let found = match &attached.by_tag {
             Some((name, _)) => subjects.in_repository(name),
@@ -203,7 +229,7 @@ struct Subjects<'a> {
 }
 
 impl<'a> Subjects<'a> {
-    fn new(store: &Store, images: &'a [(usize, &'a Entry)]) -> Self {
+    fn new(store: &Store, images: &'a [(usize, &'a Entry)], given: Option<&Reference>) -> Self {
         let mut subjects = Self {
             images,
             by_name: HashMap::new(),
@@ -212,8 +238,11 @@ impl<'a> Subjects<'a> {
             by_child: HashMap::new(),
         };
         for (at, (_, entry)) in images.iter().enumerate() {
-            if let Some(name) = own_name(entry) {
+            let own = own_name(entry);
+            if let Some(name) = own.as_ref().or(given) {
                 subjects.by_repository.entry(name.name()).or_default().push(at);
+            }
+            if let Some(name) = own {
                 subjects.by_name.entry(name).or_insert(at);
             }
             let root = &entry.descriptor;

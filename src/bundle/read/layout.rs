@@ -201,7 +201,8 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         if may_attach && attached::listed_referrers(store, archive, entry, &mut reader.contents.referrers)? {
             continue;
         }
-        match attached::role(entry).filter(|_| may_attach) {
+        // An entry with a role has the name of its image, which may be that of the image's digest.
+        match attached::role(entry).filter(|_| exact.is_empty()) {
             Some(Role::Attached(suffix)) => {
                 attached.push(Attached {
                     place,
@@ -222,19 +223,19 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         // then it is an image and not an attachment.
         let is_recorded = |name: &Reference| reader.recorded.is_some_and(|recorded| recorded.find(name).is_some());
         if may_attach
-            && let Some(name) = own.first().filter(|name| !is_recorded(name))
-            && let Some((subject, suffix)) = attached::tagged(name)
+            && let Some((name, subject, suffix)) = attached::tagged(entry, given.nameless())
+            && !is_recorded(&name)
         {
             beside.push(Attached {
                 place,
                 entry,
                 suffix,
-                by_tag: Some((name.clone(), subject)),
+                by_tag: Some((name, subject)),
             });
             continue;
         }
         images.push((place, entry));
-        repositories.extend(own.first().map(Reference::name));
+        repositories.extend(own.first().or(given.nameless()).map(Reference::name));
         let Some(name) = own.first().or(exact.first()) else {
             nameless.push((place, entry));
             continue;
@@ -272,8 +273,11 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
                 root: entry.descriptor.clone(),
                 archive: archive.label.clone(),
             });
-            // A referrer with a tag of its own is also an image, if the user gives the repository.
+            // A referrer with a tag of its own is also an image, if the user gives the repository. An entry with a role has
+            // the name of its image instead.
+            let has_own = attached::role(entry).is_none();
             let tag = entry.annotations.get(names::REF_NAME).and(given.nameless());
+            let tag = tag.filter(|_| has_own);
             for name in names::entry_names(&entry.annotations, &[], tag, place).unwrap_or_default() {
                 if tag.is_some() {
                     reader.take(place, entry, &name, std::slice::from_ref(&name))?;
@@ -312,7 +316,8 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         }
     }
     let mut contents = reader.contents;
-    attached::add(archive, store, &images, &attached, &mut contents).map_err(|e| e.context(&member))?;
+    attached::add(archive, store, &images, &attached, given.nameless(), &mut contents)
+        .map_err(|e| e.context(&member))?;
     match recorded {
         Some(recorded) => {
             record_check::compare(archive, &recorded, &mut contents);

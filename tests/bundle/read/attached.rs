@@ -158,6 +158,129 @@ fn what_hauler_keeps_under_one_name_is_told_apart() {
     });
 }
 
+/// A store of hauler: every entry has the name of the image, and its kind tells what it is. Attachments of a platform have the
+/// platform's digest in their kind, referrers their own, and newer versions state the subject in an annotation as well.
+#[test]
+fn what_hauler_keeps_of_platforms_and_of_images_pinned_by_digest_is_told_apart() {
+    for (authority, is_annotated, is_pinned) in [
+        ("dev.hauler", true, false),
+        ("dev.hauler", false, true),
+        ("dev.cosignproject.cosign", true, true),
+        ("dev.cosignproject.cosign", false, false),
+    ] {
+        let mut layout = Layout::default();
+        let [root, signature, attestation, of_child] = signed(&mut layout);
+        let child = layout.image("amd64", b"amd64", true);
+        // Nothing in an SBOM tells what it is about.
+        let sbom = artifact(&mut layout, "text/spdx+json", &json!({"spdxVersion": "SPDX-2.3"}));
+        let empty = layout.document("application/vnd.oci.empty.v1+json", &json!({}));
+        let mut referrers = Vec::new();
+        for (number, subject) in [&root, &child].into_iter().enumerate() {
+            referrers.push(layout.document(
+                OCI_MANIFEST,
+                &json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/x", "config": empty,
+                    "layers": [empty], "subject": subject, "annotations": {"number": number.to_string()}}),
+            ));
+        }
+        // A referrer may be an index.
+        referrers.push(layout.document(
+            OCI_INDEX,
+            &json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "artifactType": "application/x", "manifests": [],
+                "subject": root}),
+        ));
+        let name = match is_pinned {
+            true => format!("team/app@{}", digest(&root)),
+            false => "team/app:1".to_owned(),
+        };
+        let entry = |of: &Value, kind_of: &str, subject: Option<&Value>| {
+            let mut names = json!({
+                "org.opencontainers.image.ref.name": name,
+                "io.containerd.image.name": format!("ghcr.io/{name}"),
+                "hauler.dev/original-ref": format!("ghcr.io/{name}"),
+            });
+            if let Some(subject) = subject.filter(|_| is_annotated) {
+                names["hauler.dev/subject-digest"] = subject["digest"].clone();
+            }
+            kind(of, &format!("{authority}/{kind_of}"), names)
+        };
+        let hex = |of: &Value| digest(of).hex().to_owned();
+        layout.entries = vec![
+            entry(&of_child, &format!("sigs/{}", hex(&child)), Some(&child)),
+            entry(&signature, "sigs", Some(&root)),
+            entry(&root, "imageIndex", None),
+            entry(&attestation, "atts", Some(&root)),
+            entry(&sbom, &format!("sboms/{}", hex(&child)), Some(&child)),
+        ];
+        for (referrer, subject) in referrers.iter().zip([&root, &child, &root]) {
+            layout
+                .entries
+                .push(entry(referrer, &format!("referrers/{}", hex(referrer)), Some(subject)));
+        }
+        // A name that the user gives for an image without one changes nothing.
+        for given in [None, Some("example.com/other:1")] {
+            let bare = given.map(|_| layout.image("arm64", b"bare", true));
+            layout.entries.extend(bare.clone());
+            each_way(&layout.tar().end(), given, |way, bundle| {
+                let about = format!("{authority} {is_annotated} {is_pinned} {given:?} {way}");
+                let mut expected = vec![
+                    format!("ghcr.io/team/app:{}@{}", tag(&root, "sig"), digest(&signature)),
+                    format!("ghcr.io/team/app:{}@{}", tag(&root, "att"), digest(&attestation)),
+                    format!("ghcr.io/team/app:{}@{}", tag(&child, "sig"), digest(&of_child)),
+                    format!("ghcr.io/team/app:{}@{}", tag(&child, "sbom"), digest(&sbom)),
+                ];
+                expected.push(format!("ghcr.io/{name}@{}", digest(&root)));
+                expected.extend(bare.iter().map(|bare| format!("example.com/other:1@{}", digest(bare))));
+                expected.sort();
+                let bundle = bundle.unwrap();
+                assert_eq!(bundle.broken().len(), 0, "{about}: {:?}", bundle.broken());
+                let mut subjects: Vec<_> = bundle.referrers().iter().map(|it| it.subject.clone()).collect();
+                subjects.sort();
+                let mut wanted = vec![digest(&root), digest(&root), digest(&child)];
+                wanted.sort();
+                assert_eq!(subjects, wanted, "{about}");
+                assert_eq!(whole(Ok(bundle)), expected, "{about}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_signature_with_a_bare_tag_goes_beside_the_image_that_gets_a_name() {
+    let mut layout = Layout::default();
+    let [root, signature, _, of_child] = signed(&mut layout);
+    let child = layout.image("amd64", b"amd64", true);
+    let named = |of: &Value, tag: &str| {
+        with(
+            of.clone(),
+            json!({"annotations": {"org.opencontainers.image.ref.name": tag}}),
+        )
+    };
+    layout.entries = vec![
+        named(&signature, &tag(&root, "sig")),
+        named(&root, "1"),
+        named(&of_child, &tag(&child, "sig")),
+    ];
+    let tar = layout.tar().end();
+    for (given, image) in [
+        ("ghcr.io/team/app", "ghcr.io/team/app:1"),
+        ("ghcr.io/team/app:2", "ghcr.io/team/app:2"),
+    ] {
+        each_way(&tar, Some(given), |way, bundle| {
+            let mut expected = vec![
+                format!("{image}@{}", digest(&root)),
+                format!("ghcr.io/team/app:{}@{}", tag(&root, "sig"), digest(&signature)),
+                format!("ghcr.io/team/app:{}@{}", tag(&child, "sig"), digest(&of_child)),
+            ];
+            expected.sort();
+            assert_eq!(whole(bundle), expected, "{given} {way}");
+        });
+    }
+    // Without a name each of the three lacks one.
+    each_way(&tar, None, |way, bundle| {
+        assert_eq!(bundle.unwrap_err().kind(), Kind::Usage, "{way}");
+    });
+}
+
 #[test]
 fn a_signature_whose_image_is_not_told_fails_alone() {
     let mut layout = Layout::default();

@@ -6,7 +6,7 @@ use super::super::support::Cli;
 use super::super::support::image::Document;
 use super::super::support::layout::{Tar, blob_name, write_members};
 use super::super::support::referrers::{OCI_INDEX, SIMPLE_SIGNING};
-use super::{cli, names, registry, signed, tag_of};
+use super::{beside, cli, names, registry, signed, tag_of};
 
 #[test]
 fn a_bundle_lists_referrers_as_other_programs_look_for_them() {
@@ -177,6 +177,26 @@ fn layouts_of_other_programs_keep_their_referrers_in_each_of_three_ways() {
         tags.retain(|tag| !tag.starts_with("sha256-"));
         assert_eq!(tags, ["2"], "{way}");
     }
+    // Bare tags (regctl): the user names the repository, and the site's signature in it stays.
+    rewritten(&cli, |entries, _| {
+        for entry in entries.iter_mut() {
+            let name = entry["annotations"]["org.opencontainers.image.ref.name"].clone();
+            if let Some(tag) = name.as_str().and_then(|name| name.rsplit(':').next()) {
+                entry["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
+            }
+        }
+    });
+    let target = registry(false);
+    cli.succeed(&["import", "other.tar", "-d", &target.host(), "--name", "new/name"]);
+    let missing = signed.missing(&target, "new/name");
+    assert_eq!(missing, Vec::<String>::new(), "{}", target.transcript());
+    let target = registry(false);
+    signed.image.push(&target, "new/name", "1");
+    let own = beside(&target, "new/name", &signed.image.root, "sig", "by the site");
+    let out = cli.run(&["import", "other.tar", "-d", &target.host(), "--name", "new/name"]);
+    out.expect_code(1).says(&["stays as it is"]);
+    let tag = tag_of(&signed.image.root, ".sig");
+    assert_eq!(target.manifest("new/name", &tag), Some(own.bytes));
 }
 
 #[test]
