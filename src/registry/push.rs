@@ -24,6 +24,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Algorithm;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
+use crate::image::referrer;
 
 impl Registry {
     /// Pushes a blob into a repository: mounts it from `mount_from`, or uploads it.
@@ -260,6 +261,8 @@ impl Host {
         etag: Option<&str>,
     ) -> Result<AcceptedManifest> {
         let mut call = self.put_call(repository, target, manifest)?;
+        // A weak tag never matches in `If-Match` (RFC 9110, section 13.1.1), so the registry would refuse every write.
+        let etag = etag.filter(|etag| !etag.starts_with("W/"));
         if let Some(etag) = etag.and_then(|etag| HeaderValue::from_str(etag).ok()) {
             call = call.header(IF_MATCH, etag);
         }
@@ -364,8 +367,11 @@ impl Host {
             return Err(web_page(&self.name, action));
         }
         let stated = answer.digest();
+        let listed = answer
+            .named("oci-subject")
+            .and_then(|subject| subject.trim().parse().ok());
         let accepted = AcceptedManifest {
-            lists_referrer: answer.named("oci-subject").is_some(),
+            lists_referrer: listed.is_some() && listed == referrer::subject(manifest),
             tags: confirmed(&answer, tags),
         };
         answer.finish().await;

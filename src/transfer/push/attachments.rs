@@ -11,7 +11,7 @@ use super::merge_signature;
 use super::put_manifest::{Effects, ManifestPutter};
 use super::referrer_list::{lacking, merged};
 use super::tag::{TagState, tag_state};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::lost_attachments::LostAttachments;
 use crate::image::manifest::View;
@@ -166,6 +166,7 @@ async fn keep_list(
     let tag = subject.referrers_tag();
     let target = Target::Tag(tag.clone());
     let mut attempt = 0;
+    let mut refused = None;
     loop {
         let there = registry.manifest_and_etag(repository, &target).await?;
         let (held, etag) = match &there {
@@ -190,15 +191,19 @@ async fn keep_list(
             return Ok(None);
         };
         if attempt == ROUNDS {
+            let why = refused.map_or_else(String::new, |error: Error| format!(": {}", error.full()));
             return Ok(Some(format!(
-                "other programs changed the list under the tag `{tag}` at the same time"
+                "other programs changed the list under the tag `{tag}` at the same time{why}"
             )));
         }
         attempt += 1;
         match registry.put_manifest_over(repository, &target, &list, etag).await {
             // The next round reads the list again, since another client may have replaced it.
-            Ok(()) => {}
-            Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {}
+            Ok(()) => refused = None,
+            // Some registries answer the same for a tag that may not be moved.
+            Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {
+                refused = Some(error);
+            }
             Err(error) => return Err(error),
         }
     }

@@ -28,6 +28,7 @@ const ROUNDS: u32 = 3;
 pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest) -> Result<()> {
     let (registry, repository) = (&putter.registry, putter.repository());
     let target = Target::Tag(tag.to_owned());
+    let mut refused = None;
     for _ in 0..ROUNDS {
         let Some((held, etag)) = registry.manifest_and_etag(repository, &target).await? else {
             return registry.put_manifest(repository, &target, ours).await.map(|_| ());
@@ -49,17 +50,21 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
             .await
         {
             // The next round reads the tag again, since another client may have replaced it.
-            Ok(()) => {}
-            Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {}
+            Ok(()) => refused = None,
+            // Some registries answer the same for a tag that may not be moved.
+            Err(error) if Refusal::in_error(&error).is_some_and(|refusal| refusal.status == 412) => {
+                refused = Some(error);
+            }
             Err(error) => return Err(error),
         }
     }
     match registry.manifest_and_etag(repository, &target).await? {
         Some((held, _)) if has_all_layers(&held, ours) => Ok(()),
-        _ => Err(Error::new(
-            Kind::Exists,
-            format!("other programs changed the tag `{tag}` at the same time"),
-        )),
+        _ => {
+            let why = refused.map_or_else(String::new, |error| format!(": {}", error.full()));
+            let what = format!("other programs changed the tag `{tag}` at the same time{why}");
+            Err(Error::new(Kind::Exists, what))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::View;
 use crate::image::reference::{Reference, Target};
-use crate::image::referrer::{has_all_layers, is_referrers_tag};
+use crate::image::referrer::{has_all_layers, is_referrers_tag, parse_tag_beside};
 use crate::image::tree::{Choice, ImageTree, attachments_of_manifests};
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::{Presence, Registry};
@@ -200,12 +200,18 @@ pub(crate) fn decide(
         _ => {}
     }
     let is_list = destination.tag().is_some_and(is_referrers_tag);
+    let is_beside = destination.tag().and_then(parse_tag_beside).is_some();
     match on_existing {
         OnExisting::Overwrite if is_list => Err(Error::new(
             Kind::Exists,
             format!("`{destination}` is a tag that lists what refers to another manifest; it holds {other} and is not overwritten"),
         )
         .with_hint("omit this image: what is listed there travels with the image that it refers to, and is added to the list")),
+        OnExisting::Overwrite if is_beside => Err(Error::new(
+            Kind::Exists,
+            format!("`{destination}` is the tag of a signature, attestation or SBOM of an image; it holds {other} and is not overwritten"),
+        )
+        .with_hint("omit it, and push the image that it belongs to with `--merge-signatures`, which adds to a signature")),
         OnExisting::Overwrite => Ok(TagAction::Push(Some(other))),
         OnExisting::Skip => Ok(TagAction::LeaveAlone(other)),
         OnExisting::Error => Err(Error::new(

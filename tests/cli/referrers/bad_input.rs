@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::super::support::image::{Document, Image, Style};
-use super::super::support::images::small;
+use super::super::support::images::{multi, small};
 use super::super::support::layout::Tar;
 use super::super::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, refer};
 use super::super::support::{Action, Canned, Double, Options, When};
@@ -113,6 +113,30 @@ fn lists_that_are_wrong_or_have_no_end_are_told() {
         .put_manifest("team/app", Some(&tag), OCI_INDEX, long.into());
     let out = cli.run(&["export", &names(&source), "-o", "b.tar", "--retries", "0"]);
     out.expect_code(1).says(&["could not be read", "--no-referrers"]);
+}
+
+#[test]
+fn lists_of_many_platforms_are_read_up_to_a_number_and_what_is_left_out_is_named_up_to_one() {
+    let (cli, source) = (cli(), registry(true));
+    let platforms: Vec<String> = (0..12).map(|number| format!("linux/p{number}")).collect();
+    let platforms: Vec<&str> = platforms.iter().map(String::as_str).collect();
+    let image = multi(Style::Oci, &platforms, "many");
+    image.push(&source, "team/app", "1");
+    // They are too large to be fetched at all.
+    let large = |from: usize| {
+        let mut entries = dangling(from + 1000);
+        entries.iter_mut().for_each(|entry| entry["size"] = json!(100 << 20));
+        page(&entries[from..], None)
+    };
+    source.add_fault(When::get("/referrers/").and(&image.root.digest), large(1000));
+    source.add_fault(When::get("/referrers/").but_not(&image.root.digest), large(0));
+    let out = cli.run(&["export", &names(&source), "-o", "b.tar"]).expect_code(1);
+    out.says(&[
+        "more than 10000 manifests refer to it; the others are not searched",
+        "1000 more manifests that refer to it are left out and not named",
+        "without some referrers",
+    ]);
+    assert!(Tar::open(&cli.path("b.tar")).blob(&image.root.digest).is_some());
 }
 
 #[test]
@@ -360,31 +384,37 @@ fn a_list_is_written_over_what_was_read_and_three_times_at_most() {
             ..Canned::default()
         })
     };
-    // Whether an ETag is sent, what the writes are answered with, how many there are, and how it ends.
+    let (strong, weak) = (Some("\"one\""), Some("W/\"one\""));
+    // The ETag that is sent, what the writes are answered with, how many there are, and how it ends.
     for (etag, answer, times, writes, code) in [
-        (true, None, 0, 1, 0),
-        (false, None, 0, 1, 0),
-        (true, Some(changed()), 1, 2, 0),
-        (true, Some(changed()), 2, 3, 0),
-        (true, Some(changed()), 100, 3, 1),
+        (strong, None, 0, 1, 0),
+        (None, None, 0, 1, 0),
+        // A weak one matches nothing, as RFC 9110 says.
+        (weak, None, 0, 1, 0),
+        (strong, Some(changed()), 1, 2, 0),
+        (strong, Some(changed()), 2, 3, 0),
+        (strong, Some(changed()), 100, 3, 1),
+        // A tag that may not be moved is refused in the same way.
+        (None, Some(changed()), 100, 3, 1),
         // Another writer came between, which shows when it is read again.
-        (false, Some(lost()), 2, 3, 0),
-        (false, Some(lost()), 100, 3, 1),
+        (None, Some(lost()), 2, 3, 0),
+        (None, Some(lost()), 100, 3, 1),
     ] {
+        let is_refused = matches!(answer, Some(Action::Answer(Canned { status: 412, .. })));
         let target = registry(false);
         image.push(&target, "team/app", "other");
         let own = refer(&target, "team/app", &image.root, SBOM, "by the site");
-        if etag {
-            target.add_fault(get(), Action::Header("etag", Some("\"one\"".to_owned())));
+        if let Some(etag) = etag {
+            target.add_fault(get(), Action::Header("etag", Some(etag.to_owned())));
         }
         if let Some(answer) = answer {
             target.add_fault(put().first(times), answer);
         }
         let out = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(code);
         let puts = target.requests_of("PUT", &tag);
-        let about = format!("{etag} {times}: {}{}", out.stderr, target.transcript());
+        let about = format!("{etag:?} {times}: {}{}", out.stderr, target.transcript());
         assert_eq!(puts.len(), writes, "{about}");
-        let condition = if etag { "\"one\"" } else { "" };
+        let condition = etag.filter(|etag| !etag.starts_with('W')).unwrap_or_default();
         assert!(puts.iter().all(|put| put.header("if-match") == condition), "{about}");
         assert_eq!(
             target.manifest("team/app", "1"),
@@ -399,9 +429,19 @@ fn a_list_is_written_over_what_was_read_and_three_times_at_most() {
             _ => {
                 assert_eq!(listed, [&json!(own.digest)], "{about}");
                 assert!(out.stderr.contains("other programs changed the list"), "{about}");
+                let said = out.stderr.contains("the tag holds something else");
+                assert_eq!(said, is_refused, "{about}");
             }
         }
         assert!(target.requests_of("DELETE", "").is_empty(), "{about}");
+    }
+    // A registry that confirms another subject, or none, lists nothing by itself.
+    for confirmed in [&signature.digest, "yes", ""] {
+        let target = registry(false);
+        let header = Action::Header("oci-subject", Some(confirmed.to_owned()));
+        target.add_fault(When::put(&signature.digest), header);
+        cli.succeed(&["import", "b.tar", "-d", &target.host()]);
+        assert_eq!(super::listed(&target, "team/app", &image.root).len(), 1, "{confirmed}");
     }
 }
 

@@ -4,6 +4,7 @@ mod bad_input;
 mod layouts;
 mod lost_blobs;
 mod odd_answers;
+mod refusals;
 mod requests;
 mod two_ways;
 
@@ -218,6 +219,11 @@ fn what_the_destination_has_already_stays() {
         out.stderr
     );
     assert!(target.requests_of("DELETE", "").is_empty());
+    // The same if the signature is asked for by name.
+    let by_name = format!("{}/team/app:{tag}", source.host());
+    let out = cli.run(&["-d", &target.host(), &by_name]).expect_code(1);
+    assert!(out.stderr.contains("is not overwritten"), "{}", out.stderr);
+    assert_eq!(target.manifest("team/app", &tag), Some(sig.bytes.clone()));
 
     // On demand the tag has both, as after a second signing, and then nothing is left to be done.
     for _ in 0..2 {
