@@ -79,7 +79,13 @@ fn say(line: String) {
 
 /// Returns the text after the cause, if it is the same in all failures of the group.
 fn said(group: &[&(String, Error)], cause: &str) -> String {
-    let behind = |error: &Error| error.full().split_once(cause).map(|(_, rest)| rest.to_owned());
+    // A cause may have a context of its own, which stands further in front in the text of the error.
+    let bare = cause.rsplit_once(": ").map_or(cause, |(_, bare)| bare);
+    let behind = |error: &Error| {
+        let text = error.full();
+        let found = text.split_once(cause).or_else(|| text.split_once(bare));
+        found.map(|(_, rest)| rest.to_owned())
+    };
     let first = behind(&group[0].1);
     match first {
         Some(rest) if group.iter().all(|(_, error)| behind(error).as_ref() == Some(&rest)) => rest,

@@ -1,6 +1,7 @@
 //! Cache of manifests by digest in a folder, so that an unchanged image costs a HEAD and no pull.
 //! Cached bytes are verified like the bytes of a response; a fault of the folder only disables the cache.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +11,15 @@ use bytes::Bytes;
 
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
+use crate::lock::Mutex;
 
 /// Maximum size of the cache in bytes; a larger cache is reduced to half of this.
 const MAX_BYTES: u64 = 256 << 20;
 /// Maximum number of cached files; a cache with more files is reduced to half of this.
 const MAX_FILES: usize = 50_000;
+
+/// Maximum number of digests remembered as stored by this run.
+const MAX_NEW: usize = 20_000;
 
 /// Number of writes between two checks of the cache's limits.
 const WRITES_PER_CUT: u64 = 256;
@@ -27,6 +32,8 @@ const MAX_TYPE: usize = 255;
 pub(super) struct ManifestCache {
     folder: PathBuf,
     writes: AtomicU64,
+    /// Digests that this run stored.
+    new: Mutex<HashSet<Digest>>,
 }
 
 impl ManifestCache {
@@ -34,7 +41,14 @@ impl ManifestCache {
         Self {
             folder,
             writes: AtomicU64::new(0),
+            new: Mutex::default(),
         }
+    }
+
+    /// Returns whether this run stored a manifest, so that no earlier run had it.
+    /// `false` if it stored too many manifests to know.
+    pub(super) fn is_new(&self, digest: &Digest) -> bool {
+        self.new.lock().contains(digest)
     }
 
     /// Returns the manifest with this digest, if it is cached and intact.
@@ -65,6 +79,12 @@ impl ManifestCache {
             return;
         }
         let path = self.path(manifest.digest());
+        if !path.exists() {
+            let mut new = self.new.lock();
+            if new.len() < MAX_NEW {
+                new.insert(manifest.digest().clone());
+            }
+        }
         let written = || -> std::io::Result<()> {
             let folder = path.parent().unwrap_or(&self.folder);
             std::fs::create_dir_all(folder)?;
@@ -139,6 +159,13 @@ mod tests {
         assert!(cache.get(first.digest()).is_none());
         cache.put(&first);
         cache.put(&first);
+        // Only the run that stored it first had to fetch it.
+        let next_run = ManifestCache::new(folder.path().join("deep/er"));
+        next_run.put(&first);
+        assert_eq!(
+            (cache.is_new(first.digest()), next_run.is_new(first.digest())),
+            (true, false)
+        );
         let back = cache.get(first.digest()).unwrap();
         assert_eq!((back.bytes(), back.media_type()), (first.bytes(), first.media_type()));
         std::fs::write(cache.path(first.digest()), "application/json\n{}").unwrap();

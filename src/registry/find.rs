@@ -6,13 +6,27 @@ use crate::error::{Kind, Result};
 use crate::image::manifest::RawManifest;
 use crate::image::reference::Target;
 
+/// Requests that read the manifest of a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TagLookup {
+    /// A HEAD request first, since a cached manifest with the digest in the answer needs no GET request.
+    HeadFirst,
+    /// A GET request at once, for a manifest that is not in the cache.
+    Direct,
+}
+
 impl Registry {
     /// Reads a manifest that may be absent; `None` if no source has it.
     /// Mirrors are asked before the registry.
     ///
     /// # Errors
     /// Those of [`manifest`](Self::manifest), except [`Kind::NotFound`].
-    pub(crate) async fn find_manifest(&self, repository: &str, target: &Target) -> Result<Option<RawManifest>> {
+    pub(crate) async fn find_manifest(
+        &self,
+        repository: &str,
+        target: &Target,
+        lookup: TagLookup,
+    ) -> Result<Option<RawManifest>> {
         let cache = self.host.context.cache.as_ref();
         if let (Some(cache), Target::Digest(digest)) = (cache, target)
             && let Some(manifest) = cache.get(digest)
@@ -22,7 +36,11 @@ impl Registry {
         let mut any_answer = false;
         let mut places = self.places(repository, target)?;
         while let Some(place) = places.pop_front() {
-            let error = match manifest_of(&place, target).await {
+            let found = match lookup {
+                TagLookup::HeadFirst => manifest_of(&place, target).await,
+                TagLookup::Direct => place.host.manifest(&place.repository, target).await,
+            };
+            let error = match found {
                 Ok(manifest) => {
                     if let Some(cache) = cache {
                         cache.put(&manifest);

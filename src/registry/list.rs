@@ -114,8 +114,8 @@ impl Registry {
     }
 
     /// Returns the tags of a repository that begin like a digest, if all its tags fit one page; `None` if not, if there are none,
-    /// or on any failure.
-    pub(crate) async fn digest_tags(&self, repository: &str) -> Option<HashSet<String>> {
+    /// or on any failure. A list without `existing`, a tag that exists, is not complete either.
+    pub(crate) async fn digest_tags(&self, repository: &str, existing: Option<&str>) -> Option<HashSet<String>> {
         let host = self.origin(repository).ok()?;
         let mut pages = Pages::tags(&host, repository, SHORT_LIST);
         pages.patient = false;
@@ -123,6 +123,9 @@ impl Registry {
         let page = pages.next().await.ok()??.ok()?;
         let is_all = pages.next.is_none();
         let tags = tags_of(&page).ok().filter(|tags| is_all && !tags.is_empty())?;
+        if existing.is_some_and(|existing| tags.iter().all(|tag| tag != existing)) {
+            return None;
+        }
         Some(tags.into_iter().filter(|tag| tag.starts_with("sha")).collect())
     }
 }

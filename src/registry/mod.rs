@@ -68,6 +68,7 @@ use crate::progress::InFlight;
 pub(crate) use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
 use context::Context;
+pub(crate) use find::TagLookup;
 use host::Host;
 pub use limits::RateLimit;
 pub use options::{MOST_JOBS, Options};

@@ -76,6 +76,13 @@ impl Registry {
         cache.is_some_and(|cache| cache.get(digest).is_some())
     }
 
+    /// Returns whether a manifest that was read in this run came from a registry. So the cache, if there is one, has nothing
+    /// about it from an earlier run.
+    pub(crate) fn was_fetched(&self, digest: &Digest) -> bool {
+        let cache = self.host.context.cache.as_ref();
+        cache.is_none_or(|cache| cache.is_new(digest))
+    }
+
     /// Returns the sources of a blob: mirrors first, then the registry itself. Never empty.
     ///
     /// # Errors

@@ -95,7 +95,18 @@ pub(super) fn is_loss(error: &Error) -> bool {
 
 /// Adds context to an error of a referrer's blob that fails the image.
 pub(super) fn context_of_referrer(error: Error) -> Error {
-    with_no_referrers_hint(error.context("what refers to it (signatures, attestations) cannot be carried"))
+    about_referrers(error, "what refers to it (signatures, attestations) cannot be carried")
+}
+
+/// Adds context and hint to an error that fails an image because of its referrers. The context is also part of the cause that
+/// the error shares with errors of other images: the images themselves could be read.
+pub(super) fn about_referrers(error: Error, what: &str) -> Error {
+    let cause = error.shared_cause().map(|cause| format!("{what}: {cause}"));
+    let error = error.context(what);
+    with_no_referrers_hint(match cause {
+        Some(cause) => error.with_cause(&cause),
+        None => error,
+    })
 }
 
 /// Adds the hint that an image can be carried without its referrers.

@@ -18,7 +18,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Target;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::lock::Mutex;
-use crate::registry::Presence;
+use crate::registry::{Presence, TagLookup};
 use crate::transfer::sources::Repository;
 
 /// Cache of the fetched documents, with the semaphore that limits further requests.
@@ -118,28 +118,36 @@ impl Fetcher {
     /// Fetches the manifest that a tag currently points at.
     pub(super) async fn tagged(&self, repository: &Repository, tag: &Target) -> Result<Arc<RawManifest>> {
         let _permit = self.permits.acquire().await;
-        let root = repository.registry.manifest(&repository.name, tag).await?;
-        // Several tags may point at one manifest, which then counts against the budget once.
-        let known = self
-            .manifests
-            .lock()
-            .get(root.digest())
-            .and_then(|cell| cell.get().cloned());
-        if let Some(known) = known.filter(|known| known.media_type() == root.media_type()) {
-            return Ok(known);
-        }
-        let root = self.counted(root)?;
-        self.insert(root.clone());
-        Ok(root)
+        self.known(repository.registry.manifest(&repository.name, tag).await?)
     }
 
     /// Fetches the manifest that a tag currently points at, or returns `None` if the tag does not exist.
-    pub(super) async fn find_tagged(&self, repository: &Repository, tag: &Target) -> Result<Option<Arc<RawManifest>>> {
-        let _permit = self.permits.acquire().await;
-        match repository.registry.find_manifest(&repository.name, tag).await? {
-            Some(manifest) => self.counted(manifest).map(Some),
-            None => Ok(None),
+    pub(super) async fn find_tagged(
+        &self,
+        permits: &Semaphore,
+        repository: &Repository,
+        tag: &Target,
+        lookup: TagLookup,
+    ) -> Result<Option<Arc<RawManifest>>> {
+        let _permit = permits.acquire().await;
+        let found = repository.registry.find_manifest(&repository.name, tag, lookup).await?;
+        found.map(|manifest| self.known(manifest)).transpose()
+    }
+
+    /// Adds a fetched manifest to the cache, or returns the equal manifest there: several tags may point at one manifest,
+    /// which then counts against the budget once.
+    fn known(&self, manifest: RawManifest) -> Result<Arc<RawManifest>> {
+        let known = self
+            .manifests
+            .lock()
+            .get(manifest.digest())
+            .and_then(|cell| cell.get().cloned());
+        if let Some(known) = known.filter(|known| known.media_type() == manifest.media_type()) {
+            return Ok(known);
         }
+        let manifest = self.counted(manifest)?;
+        self.insert(manifest.clone());
+        Ok(manifest)
     }
 
     /// Fetches a manifest listed in an index.
@@ -157,10 +165,20 @@ impl Fetcher {
 
     /// Fetches a manifest by its digest.
     pub(super) async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<Arc<RawManifest>> {
+        self.manifest_within(&self.permits, repository, digest).await
+    }
+
+    /// Fetches a manifest by its digest, limited by other permits than those of the manifests of images.
+    pub(super) async fn manifest_within(
+        &self,
+        permits: &Semaphore,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Arc<RawManifest>> {
         let cell = self.manifests.lock().entry(digest.clone()).or_default().clone();
         let manifest = cell
             .get_or_try_init(|| async {
-                let _permit = self.permits.acquire().await;
+                let _permit = permits.acquire().await;
                 let target = Target::Digest(digest.clone());
                 self.counted(repository.registry.manifest(&repository.name, &target).await?)
             })

@@ -1,5 +1,6 @@
 //! Resolves references to image trees: fetches manifests, selects platforms and finds referrers.
 
+mod discovered;
 mod fetch;
 mod quota;
 pub(crate) mod referrers;
@@ -187,7 +188,9 @@ impl Resolver {
         let platforms = self.wanted.platforms_of(reference);
         let repository = Repository::new(reference, &self.registries)?;
         let locked = self.wanted.locked(reference);
-        let begun = self.discovery.begin(&self.fetcher, &repository, root.digest());
+        let begun = self
+            .discovery
+            .begin(&self.fetcher, &repository, reference, root.digest());
         let (selected, ()) = join(self.select(&repository, &root, platforms, locked), begun).await;
         let (selection, configs) = selected?;
         if root.lists_nothing() {

@@ -5,43 +5,48 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, try_join, try_join_all};
+use futures_util::future::{BoxFuture, join, try_join, try_join_all};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{OnceCell, Semaphore};
 
+use super::discovered::{DANGLING, DiscoveredReferrers};
 use super::fetch::Fetcher;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Held;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, View};
-use crate::image::reference::Target;
+use crate::image::reference::{Reference, Target};
 use crate::image::referrer::{SUFFIXES, artifact_type, subject, tag_beside};
-use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, MAX_DEPTH, MAX_TOTAL, Variant, is_attached};
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, MAX_DEPTH, Variant, is_attached};
 use crate::lock::Mutex;
 use crate::progress::Progress;
-use crate::registry::Presence;
-use crate::transfer::referrers::{ReferrerChoice, with_no_referrers_hint};
+use crate::registry::{Presence, TagLookup};
+use crate::transfer::referrers::{ReferrerChoice, about_referrers};
 use crate::transfer::sources::Repository;
 
 /// Maximum number of referrers that are read for one subject, and maximum number for one image.
 pub(crate) const MAX_REFERRERS: usize = 1000;
 
+/// Maximum number of entries of lists of referrers that are read for one image.
+const MAX_READ: usize = 10_000;
+
 /// Memory in bytes that a tag takes beside its text.
 const TAG: u64 = 64;
 
+/// Memory in bytes that a referrer takes that is left out.
+const LEFT_OUT: u64 = 512;
+
 /// Maximum length of a chain of referrers. A signature of an SBOM of an image is a chain of two.
 pub(crate) const MAX_CHAIN: usize = 4;
-
-/// Reason for leaving out a referrer that is listed and does not exist.
-const DANGLING: &str = "it is listed and not there";
 
 /// Finds the referrers of manifests and remembers the answers of each repository.
 #[derive(Debug)]
 pub(super) struct Discovery {
     choice: ReferrerChoice,
     progress: Progress,
-    /// Limits the referrer requests of all images together. Manifest requests have a limit of their own.
+    /// Limits the requests for referrers of all images together, so that they do not wait behind those for the manifests of
+    /// images, which have a limit of their own.
     permits: Semaphore,
     jobs: usize,
     repositories: Mutex<HashMap<RepositoryKey, Arc<KnownRepository>>>,
@@ -72,71 +77,6 @@ enum Found {
     Broken(LeftOut),
 }
 
-/// Referrers found for one image.
-#[derive(Debug, Default)]
-pub(super) struct DiscoveredReferrers {
-    pub(super) attachments: Vec<Attachment>,
-    pub(super) left_out: Vec<LeftOut>,
-    /// Whether a referrer that was to be carried is left out.
-    pub(super) is_loss: bool,
-    /// Digests of the manifests that were already handled.
-    seen: HashSet<Digest>,
-    /// Size of each blob, as the manifests state it.
-    sizes: HashMap<Digest, u64>,
-    /// Referrers whose own referrers are searched next.
-    next: Vec<Digest>,
-}
-
-impl DiscoveredReferrers {
-    /// Checks that a referrer states the same size for each blob as the image and its other referrers.
-    /// Otherwise the image would contradict itself.
-    fn check_sizes(&self, variant: &Variant) -> Result<()> {
-        let mut own: HashMap<&Digest, u64> = HashMap::new();
-        for blob in variant.all().flat_map(|manifest| manifest.blobs()) {
-            let known = self.sizes.get(&blob.digest).or(own.get(&blob.digest));
-            if known.is_some_and(|known| *known != blob.size) {
-                let what = format!(
-                    "it gives blob {} another size than the image or another referrer",
-                    blob.digest
-                );
-                return Err(Error::new(Kind::Malformed, what));
-            }
-            own.insert(&blob.digest, blob.size);
-        }
-        let sizes = self.sizes.iter().filter(|(digest, _)| !own.contains_key(digest));
-        let sizes = sizes.map(|(_, size)| size).chain(own.values());
-        match sizes.fold(0u64, |sum, size| sum.saturating_add(*size)) > MAX_TOTAL {
-            true => Err(Error::new(Kind::Malformed, "it states an impossible size for a blob")),
-            false => Ok(()),
-        }
-    }
-
-    /// Checks that an image has a signature, and that it loses no referrer.
-    fn complete(self) -> Result<Self> {
-        let lost = self
-            .left_out
-            .iter()
-            .find(|left| self.is_loss || left.reason == DANGLING);
-        let what = match lost {
-            Some(lost) => format!(
-                "{}, which refers to it, cannot be carried: {}",
-                lost.digest, lost.reason
-            ),
-            None if self.attachments.is_empty() => {
-                "it has no signature or other referrer of the requested types".to_owned()
-            }
-            None => return Ok(self),
-        };
-        Err(Error::new(Kind::NotFound, what).with_hint("omit `--referrers require` to carry it without"))
-    }
-
-    /// Records the size of each blob, as the manifests state it.
-    fn note_sizes<'a>(&mut self, manifests: impl Iterator<Item = &'a Arc<RawManifest>>) {
-        let blobs = manifests.flat_map(|manifest| manifest.blobs());
-        self.sizes.extend(blobs.map(|blob| (blob.digest.clone(), blob.size)));
-    }
-}
-
 impl Discovery {
     pub(super) fn new(choice: ReferrerChoice, jobs: usize, progress: Progress) -> Self {
         Self {
@@ -155,9 +95,11 @@ impl Discovery {
 
     /// Searches the referrers of the root while other manifests of the image are fetched.
     /// Errors are ignored here, since [`discover`](Self::discover) repeats a failed request.
-    pub(super) async fn begin(&self, fetcher: &Fetcher, repository: &Repository, root: &Digest) {
+    pub(super) async fn begin(&self, fetcher: &Fetcher, repository: &Repository, image: &Reference, root: &Digest) {
         if self.is_wanted() {
-            let _ = self.referrers_of(fetcher, repository, root).await;
+            let known = self.known(repository);
+            let tags = self.tags(fetcher, repository, &known, image.tag());
+            let _ = join(tags, self.referrers_of(fetcher, repository, root)).await;
         }
     }
 
@@ -188,11 +130,15 @@ impl Discovery {
                     Box::pin(self.referrers_of(fetcher, repository, subject))
                 })
                 .collect();
-            let found: Vec<FoundList> = stream::iter(futures)
-                .buffered(self.jobs)
-                .try_collect()
-                .await
-                .map_err(unreadable)?;
+            let mut lists = stream::iter(futures).buffered(self.jobs);
+            let mut found: Vec<FoundList> = Vec::new();
+            while belongings.read <= MAX_READ
+                && let Some(list) = lists.try_next().await.map_err(unreadable)?
+            {
+                belongings.read += list.len();
+                found.push(list);
+            }
+            drop(lists);
             for (subject, found) in subjects.iter().zip(found) {
                 for found in found.iter() {
                     self.take(fetcher, repository, subject, found, depth, &mut belongings)
@@ -200,6 +146,13 @@ impl Discovery {
                 }
             }
             subjects = std::mem::take(&mut belongings.next);
+            if belongings.read > MAX_READ {
+                self.progress.warn(format!(
+                    "`{}`: more than {MAX_READ} manifests refer to it; the others are not searched",
+                    tree.source
+                ));
+                break;
+            }
             if subjects.is_empty() {
                 break;
             }
@@ -209,6 +162,13 @@ impl Discovery {
         belongings
             .left_out
             .retain(|left_out| !carried.contains(&left_out.digest));
+        if !belongings.unnamed.is_empty() {
+            self.progress.warn(format!(
+                "`{}`: {} more manifests that refer to it are left out and not named",
+                tree.source,
+                belongings.unnamed.len()
+            ));
+        }
         match self.choice.is_required() {
             true => belongings.complete(),
             false => Ok(belongings),
@@ -229,9 +189,7 @@ impl Discovery {
             Found::Carried(manifest, lookup) => (manifest, *lookup),
             Found::LeftOut(left_out) | Found::Broken(left_out) => {
                 belongings.is_loss |= matches!(found, Found::Broken(_));
-                if !belongings.left_out.contains(left_out) {
-                    belongings.left_out.push(left_out.clone());
-                }
+                belongings.leave_out(left_out);
                 return Ok(());
             }
         };
@@ -253,7 +211,7 @@ impl Discovery {
                 false => format!("the chain of what refers to it is longer than {MAX_CHAIN}"),
             };
             belongings.seen.insert(manifest.digest().clone());
-            belongings.left_out.push(left_out(manifest.descriptor(), &why));
+            belongings.leave_out(&left_out(manifest.descriptor(), &why));
             return Ok(());
         }
         let variant = self.below(fetcher, repository, manifest).await;
@@ -276,7 +234,7 @@ impl Discovery {
             Err(error) if is_referrer_error(&error) => {
                 belongings.seen.insert(manifest.digest().clone());
                 belongings.is_loss = true;
-                belongings.left_out.push(left_out(manifest.descriptor(), &error.full()));
+                belongings.leave_out(&left_out(manifest.descriptor(), &error.full()));
                 Ok(())
             }
             Err(error) => Err(unreadable(error)),
@@ -346,9 +304,11 @@ impl Discovery {
         let list_tag = subject.referrers_tag();
         let of_tags = async {
             // The tag is read as well, since the registry may have introduced the referrers API after the tag was written.
-            let list = self.tagged(fetcher, repository, known, &list_tag);
+            let list = self.tagged(fetcher, repository, known, subject, &list_tag);
             let tags = SUFFIXES.map(|suffix| tag_beside(subject, suffix));
-            let beside = tags.iter().map(|tag| self.tagged(fetcher, repository, known, tag));
+            let beside = tags
+                .iter()
+                .map(|tag| self.tagged(fetcher, repository, known, subject, tag));
             try_join(list, try_join_all(beside)).await
         };
         let (from_api, (list, beside)) = try_join(from_api, of_tags).await?;
@@ -397,9 +357,11 @@ impl Discovery {
         }));
         let futures: Vec<_> = new
             .iter()
-            .map(|entry| fetcher.manifest(repository, &entry.digest))
+            .map(|entry| fetcher.manifest_within(&self.permits, repository, &entry.digest))
             .collect();
         let manifests: Vec<_> = stream::iter(futures).buffered(self.jobs).collect().await;
+        let lost = manifests.iter().filter(|manifest| manifest.is_err()).count() + large.len();
+        fetcher.budget().hold(lost as u64 * LEFT_OUT)?.keep();
         for (entry, manifest) in new.iter().zip(manifests) {
             found.push(match manifest {
                 Ok(manifest) if subject(&manifest).as_ref() == Some(of) => Found::Carried(manifest, Lookup::Subject),
@@ -425,7 +387,7 @@ impl Discovery {
         }
     }
 
-    /// Returns the manifest that a tag points at, or `None` if the tag does not exist.
+    /// Returns the manifest that a tag of a subject points at, or `None` if the tag does not exist.
     /// A short list of all tags shows the missing tags; without such a list a HEAD request does, which registries do not
     /// count as a pull.
     async fn tagged(
@@ -433,24 +395,22 @@ impl Discovery {
         fetcher: &Fetcher,
         repository: &Repository,
         known: &KnownRepository,
+        subject: &Digest,
         tag: &str,
     ) -> Result<Option<Arc<RawManifest>>> {
         let (registry, name) = (&repository.registry, &*repository.name);
         let target = Target::Tag(tag.to_owned());
-        let tags = known.tags.get_or_init(|| async {
-            let _permit = self.permits.acquire().await;
-            match registry.has_mirrors(name, &target) {
-                Ok(false) => {
-                    let tags = registry.digest_tags(name).await?;
-                    let memory = tags.iter().map(|tag| TAG + tag.len() as u64).sum();
-                    let held = fetcher.budget().hold(memory).ok()?;
-                    Some((tags, held))
-                }
-                _ => None,
-            }
-        });
-        if tags.await.as_ref().is_some_and(|(tags, _)| !tags.contains(tag)) {
+        let tags = self.tags(fetcher, repository, known, None).await?;
+        let is_listed = tags.map(|tags| tags.contains(tag));
+        if is_listed == Some(false) {
             return Ok(None);
+        }
+        // The cache has no manifest under a tag of a subject that it did not have itself, so a HEAD request first would
+        // only be one more request.
+        if is_listed == Some(true) && registry.was_fetched(subject) {
+            return fetcher
+                .find_tagged(&self.permits, repository, &target, TagLookup::Direct)
+                .await;
         }
         if !registry.has_mirrors(name, &target)? {
             let head = {
@@ -462,7 +422,7 @@ impl Discovery {
                 // A manifest requested by its digest may be in the cache.
                 Presence::Present(head) if head.digest.is_some() => {
                     if let Some(digest) = head.digest {
-                        return match fetcher.manifest(repository, &digest).await {
+                        return match fetcher.manifest_within(&self.permits, repository, &digest).await {
                             Err(error) if error.kind() == Kind::NotFound => Ok(None),
                             other => other.map(Some),
                         };
@@ -471,7 +431,33 @@ impl Discovery {
                 Presence::Present(_) | Presence::Unknown => {}
             }
         }
-        fetcher.find_tagged(repository, &target).await
+        fetcher
+            .find_tagged(&self.permits, repository, &target, TagLookup::HeadFirst)
+            .await
+    }
+
+    /// Returns the tags of a repository that begin like a digest, or `None` if a single request does not return all tags,
+    /// or a mirror may have other tags. `existing` is a tag of the repository, if one is known.
+    async fn tags<'a>(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        known: &'a KnownRepository,
+        existing: Option<&str>,
+    ) -> Result<Option<&'a HashSet<String>>> {
+        let (registry, name) = (&repository.registry, &*repository.name);
+        let any_tag = Target::Tag(existing.unwrap_or("latest").to_owned());
+        if registry.has_mirrors(name, &any_tag)? {
+            return Ok(None);
+        }
+        let tags = known.tags.get_or_init(|| async {
+            let _permit = self.permits.acquire().await;
+            let tags = registry.digest_tags(name, existing).await?;
+            let memory = tags.iter().map(|tag| TAG + tag.len() as u64).sum();
+            let held = fetcher.budget().hold(memory).ok()?;
+            Some((tags, held))
+        });
+        Ok(tags.await.as_ref().map(|(tags, _)| tags))
     }
 }
 
@@ -495,5 +481,5 @@ fn left_out(entry: &Descriptor, why: &str) -> LeftOut {
 
 /// Returns the error for referrers that could not be read.
 fn unreadable(error: Error) -> Error {
-    with_no_referrers_hint(error.context("what refers to it (signatures, attestations) could not be read"))
+    about_referrers(error, "what refers to it (signatures, attestations) could not be read")
 }
