@@ -201,8 +201,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         if may_attach && attached::listed_referrers(store, archive, entry, &mut reader.contents.referrers)? {
             continue;
         }
-        // An entry with a role has the name of its image, which may be that of the image's digest.
-        match attached::role(entry).filter(|_| exact.is_empty()) {
+        match attached::role(entry).filter(|_| may_attach) {
             Some(Role::Attached(suffix)) => {
                 attached.push(Attached {
                     place,
