@@ -17,8 +17,11 @@ use crate::progress::Progress;
 /// Each body takes up to half a megabyte of buffers.
 pub const MOST_JOBS: usize = 64;
 
-/// Maximum number of concurrent requests to a host with automatic concurrency.
-const MOST_REQUESTS: usize = 3 * MOST_JOBS;
+/// Returns the maximum number of concurrent requests to a host for this maximum number of bodies: all that callers have in
+/// progress, which is blobs and manifests, three times as many of each as bodies.
+fn most_requests(jobs: usize) -> usize {
+    jobs.saturating_mul(6) - 4
+}
 
 /// Maximum number of concurrent requests to a host before its first answer.
 const FIRST: usize = 6;
@@ -79,7 +82,7 @@ pub struct Options {
     /// Minimum speed of a download in bytes per second; 1024 by default, 0 for no limit.
     /// A download that is slower over twice the stall timeout counts as stalled.
     pub minimum_rate: Option<u64>,
-    /// Folder that caches manifests by digest, so that unchanged images cost no pull. None: no cache.
+    /// Folder of the file that caches manifests by digest, so that unchanged images cost no pull. None: no cache.
     pub manifest_cache: Option<PathBuf>,
     /// Folder for the upload sessions of large blobs, so that the next run can resume them.
     /// None: an interrupted upload starts again from its first byte.
@@ -108,13 +111,11 @@ impl Options {
     pub(super) fn limiter(&self, host: &str) -> Limiter {
         let jobs = self.jobs();
         let pace = match self.jobs {
-            // The limit covers all that callers have in progress: blobs and manifests, three times as many of each as
-            // bodies.
-            Some(_) => Pace::fixed(jobs.saturating_mul(6) - 4),
+            Some(_) => Pace::fixed(most_requests(jobs)),
             None => {
                 let ceiling = match MODEST.contains(&host) {
                     true => START,
-                    false => MOST_REQUESTS.min(files_per_side()),
+                    false => most_requests(MOST_JOBS).min(files_per_side()),
                 };
                 Pace::automatic(FIRST, START, ceiling)
             }

@@ -2,7 +2,7 @@
 //!
 //! A host that has not answered yet gets few requests. Afterwards time is divided into rounds: as many answers as the limit
 //! allows requests, or one second. At first the limit doubles after each round, as long as the doubling raises the rate by a
-//! good part of what it could. Then the limit returns to the last helpful value; from time to time a somewhat larger or
+//! good part of what it could; once long rounds have shown that the rate grows as fast as the limit, it quadruples. Then the limit returns to the last helpful value; from time to time a somewhat larger or
 //! smaller limit is tried in turn: a larger limit stays if it helps, a smaller limit if it does not hurt.
 //!
 //! Each refusal (429 or 503) of one burst takes one from the number of requests in flight: what is left is what the host
@@ -31,6 +31,17 @@ const LONGEST_ROUND: Duration = Duration::from_secs(1);
 /// Minimum gain of a larger limit, as a fraction of the gain on an idle host.
 /// A smaller limit may cost no more than that.
 const LEAST_GAIN: f64 = 0.15;
+
+/// Minimum length of a round of a distant host. Each round of a distant host is expensive, so its limit grows in larger steps.
+const DISTANT_ROUND: Duration = Duration::from_millis(100);
+
+/// Minimum gain of the last step before a larger step, as a fraction of the gain on an idle host.
+/// A host that gains that much is far from its own limit.
+const FULL_GAIN: f64 = 0.75;
+
+/// Factors by which the limit grows at first: usually, and on a distant host that is far from its own limit.
+const STEP: f64 = 2.0;
+const LARGE_STEP: f64 = 4.0;
 
 /// Factors of the limits that are tried from time to time, relative to the current limit.
 const MORE: f64 = 1.25;
@@ -89,9 +100,9 @@ pub(super) enum Trouble {
 enum Phase {
     /// No answer has come yet. Holds the limit after the first answer.
     Greet(usize),
-    /// The limit doubles. Holds the limit before the last doubling and its rate.
+    /// The limit grows in large steps. Holds the limit before the last step and its rate.
     Start(Option<Trial>),
-    /// The last doubling did not help in one round, which may be chance: the limit is measured once more.
+    /// The last step did not help in one round, which may be chance: the limit is measured once more.
     Doubt(Trial),
     /// The limit stays for this many more rounds.
     Keep(u32),
@@ -234,24 +245,31 @@ impl Pace {
         self.round.begun = Some(now);
         // A round in which no request waited says nothing about the limit.
         if round.pressed {
-            self.decide(round.bytes as f64 / time.as_secs_f64());
+            self.decide(round.bytes as f64 / time.as_secs_f64(), time);
         }
     }
 
-    /// Chooses the next phase and limit from the rate of the finished round.
-    fn decide(&mut self, rate: f64) {
-        let helped = |trial: Trial, limit: usize| {
+    /// Chooses the next phase and limit from the rate and the length of the finished round.
+    fn decide(&mut self, rate: f64, time: Duration) {
+        let gained = |trial: Trial, limit: usize, part: f64| {
             let growth = limit as f64 / trial.from as f64 - 1.0;
-            rate >= trial.rate * (1.0 + growth * LEAST_GAIN)
+            rate >= trial.rate * (1.0 + growth * part)
         };
+        let helped = |trial: Trial, limit: usize| gained(trial, limit, LEAST_GAIN);
         self.phase = match self.phase {
             Phase::Greet(_) => self.phase,
             Phase::Start(Some(trial)) if !helped(trial, self.limit) => Phase::Doubt(trial),
             Phase::Doubt(trial) if !helped(trial, self.limit) => self.go_back(trial),
-            Phase::Start(_) | Phase::Doubt(_) => match self.change(2.0, rate) {
-                Some(trial) => Phase::Start(Some(trial)),
-                None => Phase::Keep(PAUSE_AT_CEILING),
-            },
+            Phase::Start(last) => {
+                let is_idle = last.is_some_and(|trial| gained(trial, self.limit, FULL_GAIN));
+                let factor = if is_idle && time >= DISTANT_ROUND {
+                    LARGE_STEP
+                } else {
+                    STEP
+                };
+                self.grow(factor, rate)
+            }
+            Phase::Doubt(_) => self.grow(STEP, rate),
             Phase::Keep(0) => self.attempt(rate),
             Phase::Keep(rounds) => Phase::Keep(rounds - 1),
             Phase::Settle(trial) => Phase::Try(trial),
@@ -268,6 +286,12 @@ impl Pace {
             }
             Phase::Climb(rounds) => Phase::Climb(rounds - 1),
         };
+    }
+
+    /// Raises the limit while it still grows in large steps.
+    fn grow(&mut self, factor: f64, rate: f64) -> Phase {
+        self.change(factor, rate)
+            .map_or(Phase::Keep(PAUSE_AT_CEILING), |trial| Phase::Start(Some(trial)))
     }
 
     /// Starts a trial of another limit.

@@ -77,6 +77,73 @@ fn a_distant_host_gets_as_many_requests_as_there_may_be_within_a_few_round_trips
     assert!(outcome.limits[8..].iter().all(|limit| *limit == 192), "{outcome:?}");
 }
 
+/// Sends requests one by one, as many at a time as the pace allows, over connections whose first request takes a second
+/// round trip, and returns the number of round trips until all are answered.
+fn round_trips(pace: &mut Pace, round_trip: Duration, requests: usize) -> usize {
+    let start = Instant::now();
+    let (mut now, mut sent, mut idle) = (start, 0, 0_usize);
+    let mut ends = std::collections::BTreeSet::new();
+    while sent < requests || !ends.is_empty() {
+        while sent < requests && ends.len() < pace.limit() {
+            let trips = if idle == 0 { 2 } else { 1 };
+            idle = idle.saturating_sub(1);
+            // Answers come some microseconds apart.
+            ends.insert((now + round_trip * trips + Duration::from_micros(sent as u64 % 7), sent));
+            sent += 1;
+        }
+        if sent < requests {
+            pace.pressed();
+        }
+        (now, _) = ends.pop_first().unwrap();
+        idle += 1;
+        pace.answered(now);
+    }
+    (now - start).as_millis() as usize / round_trip.as_millis() as usize
+}
+
+#[test]
+fn a_distant_host_costs_at_most_a_few_round_trips_more_than_the_largest_limit() {
+    let round_trip = Duration::from_millis(150);
+    for requests in [2_200, 5_600] {
+        let best = round_trips(&mut Pace::fixed(380), round_trip, requests);
+        let found = round_trips(&mut Pace::automatic(6, 16, 380), round_trip, requests);
+        assert!(found <= best + 7, "{requests}: {found} instead of {best}");
+    }
+}
+
+#[test]
+fn a_distant_host_that_refuses_sees_one_burst_too() {
+    for cap in [1, 5, 17, 33, 64, 100, 200] {
+        let host = Host {
+            latency: 150.0,
+            refuses_above: cap,
+            ..ENDLESS
+        };
+        let outcome = host.ask(&mut Pace::automatic(6, 16, 380), 2_000);
+        let (first, later) = outcome.refusals.split_first().unwrap();
+        assert!(*first <= (3 * cap).max(15), "{cap}: {first} at first");
+        assert!(
+            later.iter().all(|refused| *refused == 1) && later.len() <= 12,
+            "{cap}: {later:?}"
+        );
+    }
+}
+
+#[test]
+fn a_host_that_is_slow_and_not_distant_is_raised_in_small_steps() {
+    // Its rate grows with the limit, but by less than it would on an idle host.
+    let (mut pace, mut now) = (Pace::automatic(6, 16, 380), Instant::now());
+    pace.answered(now);
+    let mut limits = Vec::new();
+    for rate in [10, 16, 25, 40] {
+        pace.pressed();
+        now += LONGEST_ROUND;
+        pace.moved(now, rate << 20);
+        limits.push(pace.limit());
+    }
+    assert_eq!(limits, [32, 64, 128, 256]);
+}
+
 #[test]
 fn a_host_that_answers_no_faster_keeps_the_limit_near_what_it_can_use() {
     // 16 requests of 40 ms each are 400 requests a second; the host can answer 800.
