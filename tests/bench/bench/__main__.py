@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import auditing, exporting, importing, interrupting, killing, pacing
+from . import auditing, charting, exporting, importing, interrupting, killing, pacing
 from .measure import Failed, file_system
 from .tools import EXPORTERS, DockerMirror
 
@@ -26,7 +26,7 @@ def arguments():
         prog="tests/bench/run",
         description="Measures docker-mirror against its peers and a floor; prints Markdown for docs/benchmarks.md.",
     )
-    parser.add_argument("what", nargs="?", choices=["export", "import", "pace", "audit", "kill", "interrupt", "check", "all"], default="all")
+    parser.add_argument("what", nargs="?", choices=["export", "import", "pace", "chart", "audit", "kill", "interrupt", "check", "all"], default="all")
     parser.add_argument("--quick", action="store_true", help="everything about 50 times smaller: a smoke test")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds per table (default: 2 to 5, by table)")
     parser.add_argument(
@@ -44,7 +44,7 @@ def arguments():
         default=[],
         dest="tools",
         metavar="WORD",
-        help="only tools with this in their name (repeatable); for pace: export, import or one-step",
+        help="only tools with this in their name (repeatable); for pace and chart: export, import or one-step",
     )
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills per direction (default 50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="for the moments of the kills (default 1)")
@@ -137,6 +137,8 @@ def main():
                 print("\n## Import\n\n" + importing.report(options), flush=True)
             if options.what in ("pace", "all"):
                 print("\n## Concurrency\n\n" + pacing.report(options), flush=True)
+            if options.what in ("chart", "all"):
+                print("\n## Requests over time\n\n" + charting.report(options), flush=True)
             if options.what in ("audit", "all"):
                 print("\n## Audit\n\n" + auditing.report(options), flush=True)
             if options.what in ("kill", "all"):

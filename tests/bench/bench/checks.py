@@ -10,7 +10,7 @@ import unittest
 import urllib.request
 from pathlib import Path
 
-from . import corpus, measure, partial, registry, table
+from . import charting, corpus, measure, partial, registry, table
 from .server import Delayed
 from .watcher import Watcher
 
@@ -61,6 +61,31 @@ class Accounting(InFolder):
         with self.assertRaisesRegex(measure.Failed, "not done after 1 seconds"):
             measure.run([["sleep", "60"]], self.folder, self.folder / "logs", 1)
         self.assertLess(time.monotonic() - start, 30)
+
+
+class Chart(unittest.TestCase):
+    """Requests over time."""
+
+    def test_reads_a_log_and_finds_the_gap(self):
+        at = "2026-01-01T00:00:0{}Z DEBUG {}".format
+        log = [
+            "resolving 2 images",
+            at("0.0", "> GET http://a/v2/x/manifests/1"),
+            at("0.5", "> GET http://a/v2/x/manifests/1"),
+            at("1.0", "< 200 GET http://a/v2/x/manifests/1 (1000 ms)"),
+            at("1.5", "! GET http://a/v2/x/manifests/1 (1000 ms): the connection was reset"),
+            at("3.5", "> PATCH http://a/v2/x/blobs/uploads/1"),
+            at("4.0", "< 202 PATCH http://a/v2/x/blobs/uploads/1 (500 ms)"),
+        ]
+        requests = charting.read("\n".join(log))
+        self.assertEqual([(r.start, r.end, charting.KINDS[r.kind][0]) for r in requests], [
+            (0.0, 1.0, "manifest, GET"),
+            (0.5, 1.5, "manifest, GET"),
+            (3.5, 4.0, "upload"),
+        ])
+        self.assertEqual(charting.longest_gap(requests), 2.0)
+        self.assertEqual(charting.in_flight(requests, 4), [1.5, 0.5, 0.0, 0.5])
+        self.assertEqual(charting.svg(requests, "x").count("<rect"), 3)
 
 
 class Delay(unittest.TestCase):

@@ -61,12 +61,12 @@ class Line:
         corpus.warm(self.images)
         self.refused = 0
 
-    def measure(self, jobs):
-        """One run; `jobs` is a number or None."""
+    def measure(self, jobs, words=()):
+        """One run; `jobs` is a number or None, `words` are more flags."""
         flags = self.scenario.server
         folder = fresh(self.options.work / "run" / "pace")
         program = [*self.scenario.prefix, DockerMirror().path()]
-        more = ["--no-cache"] if jobs is None else ["--no-cache", "-j", jobs]
+        more = ["--no-cache", *words] if jobs is None else ["--no-cache", "-j", jobs, *words]
         logs = self.options.work / "logs" / "pace"
         far = Server(self.images.storage, **(flags if self.direction != "import" else {}))
         with far as source, Server(**(flags if self.direction != "export" else {})) as sink:
