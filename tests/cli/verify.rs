@@ -273,3 +273,72 @@ fn what_is_no_bundle_is_not_sound_and_what_is_not_there_is_not_damaged() {
         assert!(!refused.everything().contains("DAMAGED"), "{}", refused.everything());
     }
 }
+
+/// Makes an archive whose last member is a sparse blob of this size.
+fn with_sparse_blob(cli: &Cli, bundle: &str, digest: &str, size: u64, target: &str) {
+    Tar::open(&cli.path(bundle)).without(&blob_name(digest), &cli.path(target));
+    let mut header = tar::Header::new_ustar();
+    header.set_path(blob_name(digest)).unwrap();
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let mut bytes = fs::read(cli.path(target)).unwrap();
+    while bytes.ends_with(&[0; 512]) {
+        bytes.truncate(bytes.len() - 512);
+    }
+    bytes.extend_from_slice(header.as_bytes());
+    let length = bytes.len() as u64 + size + 1024;
+    fs::write(cli.path(target), bytes).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(cli.path(target))
+        .unwrap()
+        .set_len(length)
+        .unwrap();
+}
+
+#[test]
+fn a_blob_of_a_size_that_nobody_states_is_a_fault_before_a_byte_of_it_is_read() {
+    const SIZE: u64 = 1 << 40;
+    let (cli, registry) = exported();
+    let (layers, manifest) = pieces(&cli, "b/one:1");
+    let name = format!("{}/b/one:1", registry.host());
+    for digest in [&layers[1], &manifest] {
+        let path = blob_name(digest);
+        unpack(&cli.path("b.tar"), &cli.path("folder"));
+        let file = fs::File::create(cli.path(&format!("folder/{path}"))).unwrap();
+        // The disk of this machine may refuse such a file, but reading it would take minutes.
+        file.set_len(SIZE).unwrap();
+        with_sparse_blob(&cli, "b.tar", digest, SIZE, "sparse.tar");
+        for bundle in ["folder", "sparse.tar"] {
+            for deep in [&[][..], &["--deep"]] {
+                let found = document(&cli, &[&[bundle], deep].concat(), 5);
+                let faults = found["faults"].as_array().unwrap();
+                assert_eq!(faults.len(), 1, "{found}");
+                let fault = &faults[0];
+                assert_eq!((&fault["kind"], &fault["digest"]), (&json!("size"), &json!(digest)));
+                assert_eq!(fault["images"], json!([name]));
+                assert!(fault["message"].as_str().unwrap().contains(&SIZE.to_string()));
+                assert_eq!(found["wanted"].as_array().unwrap().len(), 1);
+                // The other blobs are read.
+                assert!(found["checked"]["bytes"].as_u64().unwrap() > 3 << 20, "{found}");
+            }
+            // A bundle that has the right blob completes the images, in any order.
+            for both in [["b.tar", bundle], [bundle, "b.tar"]] {
+                let found = document(&cli, &both, 0);
+                assert_eq!(found["replaced"].as_array().unwrap().len(), 1, "{found}");
+            }
+            let target = Double::new();
+            cli.run(&["import", "--verify", bundle, "-d", &target.host()]).expect_code(5);
+            assert_eq!(target.requests().len(), 0);
+            cli.run(&["import", bundle, "-d", &target.host()]).expect_code(5);
+            cli.succeed(&["import", "b.tar", bundle, "-d", &target.host()]);
+            for looks in [&["inspect"][..], &["diff", "b.tar"]] {
+                let output = cli.run(&[looks, &[bundle]].concat());
+                assert!(output.everything().contains("hint:"), "{}", output.everything());
+            }
+            cli.succeed(&["export", &name, "--reuse", bundle, "-o", "again.tar"]);
+        }
+        fs::remove_dir_all(cli.path("folder")).unwrap();
+    }
+}

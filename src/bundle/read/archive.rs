@@ -277,10 +277,7 @@ impl Archive {
                 Some(first) if Arc::ptr_eq(&first.source, &place.source) => same_bytes(&name, first, &place),
                 // The same blob in two archives: if the bytes differ, reads use the copy that matches the digest.
                 Some(first) if first.size == place.size => store.add_copy(digest, place),
-                Some(_) => match store.is_sound(&digest) {
-                    true => store.discard(digest, place),
-                    false => store.replace(digest, place),
-                },
+                Some(_) => store.add_other_size(digest, place),
             };
         }
         let place = place(Some(name.as_str().into()));

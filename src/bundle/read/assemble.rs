@@ -13,6 +13,8 @@ use super::source::Source;
 use super::store::Store;
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::NAME;
+use crate::image::descriptor::Descriptor;
 use crate::image::reference::Reference;
 use crate::text::{Warnings, quote};
 
@@ -27,6 +29,8 @@ pub(super) struct Assembled {
     pub(super) broken_archives: Vec<BrokenArchive>,
     pub(super) referrers: Vec<Referrer>,
     pub(super) missing: Vec<Missing>,
+    /// Readable entries of the indexes, as far as the memory budget allows.
+    pub(super) listed: Vec<Descriptor>,
     pub(super) warnings: Warnings,
     /// Files that are read by offset.
     pub(super) sources: Vec<Arc<Source>>,
@@ -67,6 +71,7 @@ pub(super) fn assemble(
         more_broken: 0,
         referrers: Vec::new(),
         missing: Vec::new(),
+        listed: Vec::new(),
         warnings,
         sources: Vec::new(),
         documents: 0,
@@ -111,6 +116,9 @@ pub(super) fn assemble(
                 bundle.broken.extend(contents.broken);
                 bundle.referrers.extend(contents.referrers);
                 bundle.missing.extend(contents.missing);
+                if bundle.store.budget().take(contents.listed.len() as u64 * NAME).is_ok() {
+                    bundle.listed.extend(contents.listed);
+                }
                 supplements.extend(contents.holds_only_blobs);
                 note_faults(&mut bundle, label, faults, rules.continue_after_faults);
             }

@@ -55,6 +55,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
             if !archive.files.contains_key(record::MEMBER) {
                 let listed = std::mem::take(&mut contents.listed);
                 unlisted::add(archive, store, &items, &listed, given, &mut contents)?;
+                contents.listed = listed;
             }
             rebuild::rebuild_contradicted(archive, store, &items, &mut contents);
             record_check::warn(archive, &contents);

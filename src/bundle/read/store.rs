@@ -106,6 +106,11 @@ impl Store {
         self.blobs.keys()
     }
 
+    /// Returns this store's own copy of a digest, if a file holds the blob.
+    pub(super) fn stored(&self, digest: &Digest) -> Option<&Digest> {
+        self.blobs.get_key_value(digest).map(|(digest, _)| digest)
+    }
+
     /// Returns the place of a blob in a file.
     pub(super) fn blob(&self, digest: &Digest) -> Option<&Extent> {
         self.blobs.get(digest)
@@ -180,11 +185,32 @@ impl Store {
         Ok(())
     }
 
+    /// Adds a place of a blob whose size differs from that of the place in use. One of the two is wrong, and the other one is
+    /// used from now on.
+    ///
+    /// Only the smaller place is read: if its bytes are wrong, the larger place is right, or fails when it is used. A
+    /// sparse file of any length therefore costs nothing here.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] if the budget is exhausted.
+    pub(super) fn add_other_size(&mut self, digest: Digest, place: Extent) -> Result<()> {
+        let is_smaller = self.blobs.get(&digest).is_some_and(|used| place.size < used.size);
+        match is_smaller {
+            true if verify(&digest, &place).unwrap_or(false) => {
+                self.replace(digest.clone(), place)?;
+                self.sound.insert(digest);
+                Ok(())
+            }
+            false if !self.is_sound(&digest) => self.replace(digest, place),
+            _ => self.discard(digest, place),
+        }
+    }
+
     /// Replaces the place of a blob, and keeps the former place as unused.
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if the budget is exhausted.
-    pub(super) fn replace(&mut self, digest: Digest, place: Extent) -> Result<()> {
+    fn replace(&mut self, digest: Digest, place: Extent) -> Result<()> {
         self.sound.remove(&digest);
         match self.blobs.insert(digest.clone(), place) {
             Some(former) => self.discard(digest, former),
@@ -311,7 +337,7 @@ impl Store {
     ///
     /// A positive result is cached, so that many archives with other bytes under the same name do not cause a large blob
     /// to be read again for each of them.
-    pub(super) fn is_sound(&mut self, digest: &Digest) -> bool {
+    fn is_sound(&mut self, digest: &Digest) -> bool {
         if self.sound.contains(digest) {
             return true;
         }

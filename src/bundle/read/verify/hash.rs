@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::result::{Checked, Fault, FaultKind, Verification};
+use super::sizes::StatedSizes;
 use crate::bundle::layout::blob_path;
 use crate::bundle::read::Bundle;
 use crate::bundle::read::scan::TarFaults;
@@ -25,6 +26,10 @@ const PIECE: usize = 1 << 20;
 
 /// Maximum number of pieces of a file in memory.
 const PIECES: usize = 12;
+
+/// Maximum number of bytes by which a blob of an archive may exceed its stated size so that the archive is still read as a
+/// whole, for its SHA-256. A sparse file can hold a blob of any size.
+const MAX_EXCESS: u64 = 1 << 30;
 
 /// Maximum number of threads that hash blobs in files of their own.
 const MAX_THREADS: usize = 16;
@@ -44,10 +49,12 @@ pub(super) struct Places<'a> {
     single: Vec<Job<'a>>,
     /// Blobs with more than one place.
     several: HashSet<&'a Digest>,
-    /// Number of places of blobs.
-    pub(super) blobs: u64,
+    /// Blobs that are not read, since their size contradicts every descriptor.
+    unread: Vec<Wrong>,
+    /// Number of places of blobs that are read.
+    blobs: u64,
     /// Number of bytes to read.
-    pub(super) bytes: u64,
+    bytes: u64,
 }
 
 /// The result of reading and hashing all blobs.
@@ -100,6 +107,8 @@ pub(super) struct Wrong {
 enum Mismatch {
     Other(Digest),
     Unreadable(Error),
+    /// The blob was not read: every descriptor states another size, such as this one.
+    Size(u64),
 }
 
 impl Wrong {
@@ -121,6 +130,7 @@ impl Wrong {
         match self.what {
             Mismatch::Other(_) => FaultKind::Damaged,
             Mismatch::Unreadable(_) => FaultKind::Unreadable,
+            Mismatch::Size(_) => FaultKind::Size,
         }
     }
 
@@ -129,6 +139,12 @@ impl Wrong {
         let message = match &self.what {
             Mismatch::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
             Mismatch::Unreadable(error) => format!("blob {}: {}", self.digest, error.full()),
+            Mismatch::Size(stated) => {
+                format!(
+                    "blob {} has {} bytes, where {stated} are stated",
+                    self.digest, self.size
+                )
+            }
         };
         Fault {
             file: Some(self.file.as_str().into()),
@@ -147,11 +163,22 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         files: Vec::new(),
         single: Vec::new(),
         several: HashSet::new(),
+        unread: Vec::new(),
         blobs: 0,
         bytes: 0,
     };
+    let sizes = StatedSizes::new(bundle);
+    let is_too_long = |(digest, place): &(&Digest, &Extent)| {
+        let stated = sizes.contradiction(digest, place.size);
+        stated.is_some_and(|stated| place.size.saturating_sub(stated) > MAX_EXCESS)
+    };
+    let too_long = bundle.parts.store.places().filter(is_too_long);
+    let too_long: HashSet<*const Source> = too_long.map(|(_, place)| Arc::as_ptr(&place.source)).collect();
     // An archive without blobs is read as well, for the SHA-256 of its file.
     for source in &bundle.parts.sources {
+        if too_long.contains(&Arc::as_ptr(source)) {
+            continue;
+        }
         by_source.insert(Arc::as_ptr(source), places.files.len());
         places.files.push((source, Vec::new()));
         places.bytes += source.length();
@@ -161,15 +188,22 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         if !seen.insert(digest) {
             places.several.insert(digest);
         }
-        places.blobs += 1;
         let job = Job { digest, place };
-        match by_source.get(&Arc::as_ptr(&place.source)) {
-            Some(file) => places.files[*file].1.push(job),
-            None => {
+        match (
+            by_source.get(&Arc::as_ptr(&place.source)),
+            sizes.contradiction(digest, place.size),
+        ) {
+            (Some(file), _) => places.files[*file].1.push(job),
+            (None, Some(stated)) => {
+                places.unread.push(Wrong::new(&job, Mismatch::Size(stated)));
+                continue;
+            }
+            (None, None) => {
                 places.bytes += place.size;
                 places.single.push(job);
             }
         }
+        places.blobs += 1;
     }
     for (_, jobs) in &mut places.files {
         // The hashing thread meets the blobs in the order of the file.
@@ -198,6 +232,7 @@ pub(super) fn read_all(places: Places<'_>, progress: &Progress) -> Hashed {
     }
     read_single(places.single, &outcome, progress);
     let mut outcome = outcome.into_inner();
+    places.unread.into_iter().for_each(|wrong| outcome.wrong.add(wrong));
     let key = |wrong: &Wrong| (wrong.file.clone(), wrong.member.as_ref().map(|(_, offset)| *offset));
     outcome.wrong.first.sort_by_cached_key(key);
     let sound = outcome

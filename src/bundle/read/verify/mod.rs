@@ -9,6 +9,7 @@ mod hash;
 mod images;
 mod layers;
 mod result;
+mod sizes;
 
 use super::Bundle;
 use super::stream::pipe::Incoming;
