@@ -52,7 +52,8 @@ impl From<&Metadata> for Identity {
 /// # Errors
 /// Errors of open(2), and an error if the file is not a regular file. A named pipe does not block the call.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    regular(rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty())?)
+    let opened = rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty());
+    regular(opened.map_err(|e| irregular(rustix::fs::stat(path), e))?)
 }
 
 /// Opens one of this program's own files for reading, by its path.
@@ -61,15 +62,21 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 /// # Errors
 /// The errors of [`Folder::open_own`].
 pub(crate) fn open_own(path: &Path) -> io::Result<File> {
-    own(CWD, path, OFlags::RDONLY, parent_of(path))
+    own(CWD, path.as_os_str(), OFlags::RDONLY, parent_of(path))
 }
 
-fn own(at: impl AsFd, name: impl rustix::path::Arg, flags: OFlags, folder: &Path) -> io::Result<File> {
+/// Opens one of this program's own files for reading and writing, by its path; creates a missing file.
+///
+/// # Errors
+/// The errors of [`Folder::open_own`].
+pub fn open_or_create_own(path: &Path) -> io::Result<File> {
+    own(CWD, path.as_os_str(), OFlags::RDWR | OFlags::CREATE, parent_of(path))
+}
+
+fn own(at: impl AsFd, name: &OsStr, flags: OFlags, folder: &Path) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | FLAGS;
-    let handle = match rustix::fs::openat(at, name, flags, NEW_FILE) {
-        Err(Errno::LOOP) => return Err(io::Error::other("it is a symbolic link")),
-        other => other?,
-    };
+    let handle = rustix::fs::openat(&at, name, flags, NEW_FILE)
+        .map_err(|e| irregular(rustix::fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW), e))?;
     let file = regular(handle)?;
     check_own(&file, folder)?;
     Ok(file)
@@ -84,11 +91,31 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
 }
 
 fn regular(handle: OwnedFd) -> io::Result<File> {
-    let file = File::from(handle);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("it is not a regular file"))
+    let found = FileType::from_raw_mode(rustix::fs::fstat(&handle)?.st_mode);
+    match found.is_file() {
+        true => Ok(File::from(handle)),
+        false => Err(not_regular(found)),
+    }
+}
+
+/// Returns the error for a file that is not a regular file.
+fn not_regular(found: FileType) -> io::Error {
+    let what = match found {
+        FileType::Directory => "a folder",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        _ => "a device",
+    };
+    io::Error::other(format!("it is {what}, not a regular file"))
+}
+
+/// Replaces the error of a failed open(2) if the file is not a regular file: the system's text for a folder or a socket does
+/// not say what is there.
+fn irregular(found: rustix::io::Result<rustix::fs::Stat>, error: Errno) -> io::Error {
+    match found.map(|found| FileType::from_raw_mode(found.st_mode)) {
+        Ok(found) if !found.is_file() => not_regular(found),
+        _ => error.into(),
     }
 }
 
@@ -329,11 +356,13 @@ mod tests {
         std::fs::hard_link(path("precious"), path("second")).unwrap();
         fifo(&path("pipe"));
         std::fs::create_dir(path("folder")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         for (name, expected) in [
             ("link", "symbolic link"),
             ("second", "2 names"),
             ("pipe", "not a regular file"),
-            ("folder", "irectory"),
+            ("folder", "it is a folder, not a regular file"),
+            ("socket", "it is a socket, not a regular file"),
         ] {
             let said = why(folder.open_or_create_own(name.as_ref()));
             // A pipe that is opened for reading and writing does not block, and a folder is not opened at all.

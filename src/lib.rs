@@ -30,7 +30,9 @@ pub use bundle::read::summed::VerifiedFile;
 pub use bundle::read::verify::{Checked, Fault, FaultKind, Verification, VerifyOptions, verify};
 pub use bundle::read::{Bundle, OpenOptions};
 pub use error::{Error, Kind, Result, Side};
-pub use files::{SpecialWriter, check_special, encoding::utf8 as text_as_utf8, open_regular, read_named};
+pub use files::{
+    SpecialWriter, check_special, encoding::utf8 as text_as_utf8, open_or_create_own, open_regular, read_named,
+};
 pub use image::budget::Budget;
 pub use image::destination::Destination;
 pub use image::digest::Digest;
@@ -46,7 +48,7 @@ pub use inventory::locked_image::LockedImage;
 pub use inventory::referrer_difference::{ChangedReferrer, ReferrerState};
 pub use inventory::sharing::{Sharing, Totals};
 pub use inventory::want_list::{MAX_WANT_LIST, WantList, WantedBlob};
-pub use progress::{Event, Phase, Progress, human_bytes};
+pub use progress::{Event, Phase, Progress, human_bytes, human_duration};
 pub use registry::credentials::{CredentialFile, CredentialOptions, HostLogin, Login, Secret};
 pub use registry::mirrors::{Mirrors, parse_mirror};
 pub use registry::proxy::Proxies;

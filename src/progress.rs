@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::text::Line;
@@ -105,7 +106,7 @@ pub enum Event {
         /// The failure and its cause, in one line.
         reason: Line,
         /// Pause before the retry.
-        pause: std::time::Duration,
+        pause: Duration,
     },
     /// A warning: the user should know about a problem, though the work goes on.
     Warning(Line),
@@ -192,6 +193,17 @@ impl fmt::Debug for Progress {
     }
 }
 
+/// Maximum duration that is shown in full: a server may state one of any length.
+const LONGEST_SHOWN: Duration = Duration::from_hours(30 * 24);
+
+/// Formats a duration for people, such as `6h` or `2days 3h`; a very long one as `more than 30 days`.
+pub fn human_duration(time: Duration) -> String {
+    match time > LONGEST_SHOWN {
+        true => "more than 30 days".to_owned(),
+        false => humantime::format_duration(Duration::from_secs(time.as_secs())).to_string(),
+    }
+}
+
 /// Formats a number of bytes for people, in binary units. All messages use this form.
 pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -206,4 +218,22 @@ pub fn human_bytes(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_shown_for_people_however_long_it_is() {
+        for (seconds, text) in [
+            (21_600, "6h"),
+            (90_061, "1day 1h 1m 1s"),
+            (30 * 86_400, "30days"),
+            (30 * 86_400 + 1, "more than 30 days"),
+            (u64::MAX, "more than 30 days"),
+        ] {
+            assert_eq!(human_duration(Duration::from_secs(seconds)), text);
+        }
+    }
 }

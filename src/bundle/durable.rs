@@ -16,6 +16,7 @@ pub(super) fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
         rustix::io::Errno::NOSYS,
     ];
     let is_unable = codes.iter().any(|code| e.raw_os_error() == Some(code.raw_os_error()));
+    let is_folder = e.kind() == io::ErrorKind::IsADirectory;
     let has_no_right = e.kind() == io::ErrorKind::PermissionDenied && !is_unable;
     let error = Error::io("write", path, e);
     let then = match resumes {
@@ -29,6 +30,10 @@ pub(super) fn write_failed(path: &Path, e: io::Error, resumes: bool) -> Error {
         )),
         Kind::NoSpace => error.with_hint(format!("make room, then {then}")),
         Kind::Io if has_no_right => error,
+        Kind::Io if is_folder => error.with_hint(format!(
+            "a folder has the name of a file of this program: rename or remove the folder, then {then}; or choose another name \
+             with `-o`"
+        )),
         Kind::Io if is_unable => error.with_hint(
             "this file system cannot do what an unfinished bundle needs (writing anywhere in a file, and changing its length): \
              write to another file system, or in order with `-o -`",
@@ -50,6 +55,7 @@ mod tests {
             (Errno::DQUOT, "make room"),
             (Errno::FBIG, "ulimit -f"),
             (Errno::IO, "can be written to again"),
+            (Errno::ISDIR, "remove the folder"),
             (Errno::ROFS, "can be written to again"),
             (Errno::ACCESS, "`chmod`"),
             (Errno::PERM, "write to another file system"),

@@ -108,8 +108,9 @@ impl Journal {
     /// With `synced`, the written ranges have reached the disk, and therefore also count after a power cut.
     pub(crate) fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
         // The file is replaced as a whole: a kill leaves the old journal or the new one, never half of either.
+        let fresh = name.path.with_file_name(name.fresh());
+        name.remove_fresh().map_err(|e| write_failed(&fresh, e, true))?;
         let create = || -> io::Result<(File, u64)> {
-            name.remove_fresh()?;
             let file = name.folder.create_new(&name.fresh())?;
             let count = write_all(&file, header, slots, synced)?;
             // The content has to be durable before the rename, or a power cut could leave an empty journal.

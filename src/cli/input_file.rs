@@ -13,7 +13,14 @@ pub(super) fn read_lock(path: &Path) -> Result<Lock> {
 
 /// Reads a text file of at most `cap` bytes.
 pub(super) fn read_text(path: &Path, cap: u64) -> Result<String> {
-    let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
+    let file = open_regular(path).map_err(|e| {
+        let error = Error::io("open", path, e);
+        match error.hint() {
+            None => error
+                .with_hint("name a file that `docker-mirror inspect --lock` or `docker-mirror verify --want` wrote"),
+            Some(_) => error,
+        }
+    })?;
     let mut text = String::new();
     let read = file.take(cap + 1).read_to_string(&mut text);
     if let Err(error) = read {

@@ -1,7 +1,7 @@
 //! `docker-mirror limits`: shows the remaining pull limit of a registry.
 
 use clap::Args;
-use docker_mirror::{DOCKER_HUB, Error, RateLimit, Reference, Result};
+use docker_mirror::{DOCKER_HUB, Error, RateLimit, Reference, Result, human_duration};
 
 use super::connection::{MirrorFlags, Shared};
 use super::output::{self, Outcome};
@@ -77,7 +77,7 @@ pub(super) fn describe(limit: &RateLimit) -> String {
         (None, None) => "a limit is stated, but no number".to_owned(),
     };
     if let Some(window) = limit.window {
-        text.push_str(&format!(" in {}", humantime::format_duration(window)));
+        text.push_str(&format!(" in {}", human_duration(window)));
     }
     if let Some(source) = &limit.source {
         text.push_str(&format!(", counted for {source}"));

@@ -29,6 +29,7 @@ mod progress;
 mod push;
 mod report;
 mod status;
+mod temp_file;
 mod terminal;
 mod usage;
 mod values;

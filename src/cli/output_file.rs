@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use docker_mirror::{Error, Kind, Result, open_regular, quote};
 
-use super::report::{bare, temp_file_beside};
+use super::temp_file::{bare, folder_of, temp_file_beside};
 
 /// A file that a command will write at its end.
 #[derive(Debug, Clone)]
@@ -43,6 +43,9 @@ impl OutputFile {
             if !head.is_empty() && head != start.as_bytes() {
                 return usage(&format!("this file is there and is no {what}; it is not replaced"));
             }
+        }
+        if !folder_of(path).is_dir() {
+            return usage("its folder does not exist");
         }
         match temp_file_beside(path) {
             Ok(_) => {}

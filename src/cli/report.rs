@@ -1,8 +1,6 @@
 //! The document that `--json` prints and `--report` writes: the result of a run, for programs. `docs/report.md` describes it.
 
-use std::fs::Permissions;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +17,7 @@ use serde::Serialize;
 use super::environment::{is_true, set_path};
 use super::output;
 use super::printer;
+use super::temp_file::{bare, folder_of, temp_file_beside};
 
 /// Version of the document's schema. A removed field or a changed meaning raises the version; a new field does not.
 const VERSION: u32 = 1;
@@ -374,13 +373,6 @@ fn check_report(path: &Path) -> Result<()> {
     }
 }
 
-/// Returns an error without the path of a temporary file, which would not help the user.
-pub(super) fn bare(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|inner| inner.source());
-    let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()?.raw_os_error());
-    code.map_or(error, io::Error::from_raw_os_error)
-}
-
 /// Returns whether a file is an earlier report or empty, so that a bundle named by mistake is not overwritten.
 fn may_be_replaced(path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
@@ -397,21 +389,6 @@ fn may_be_replaced(path: &Path) -> io::Result<bool> {
 /// Returns whether a path is written to in place instead of being replaced: a device, a pipe, or a link to one.
 fn is_special(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|there| !there.is_file())
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// Creates a temporary file in the folder of `path`, with the permissions of any new file.
-pub(super) fn temp_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let permissions = Permissions::from_mode(0o666);
-    tempfile::Builder::new()
-        .permissions(permissions)
-        .tempfile_in(folder_of(path))
 }
 
 /// Writes a report. A regular file gets its name only when the report is complete.

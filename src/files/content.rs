@@ -37,7 +37,8 @@ pub(crate) enum Pipes {
 /// Errors of open(2) and read(2); an error if the file is not a regular file; an error if an accepted pipe has not ended
 /// after ten seconds.
 pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
-    let file = File::from(rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty())?);
+    let opened = rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty());
+    let file = File::from(opened.map_err(|e| super::irregular(rustix::fs::stat(path), e))?);
     let metadata = file.metadata()?;
     let kind = metadata.file_type();
     if pipes == Pipes::Allowed && kind.is_fifo() {
@@ -47,7 +48,7 @@ pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
         return Err(Errno::ISDIR.into());
     }
     if !kind.is_file() && !is_null_device(&metadata) {
-        return Err(io::Error::other("it is not a regular file"));
+        return super::regular(file.into()).map(|_| Vec::new());
     }
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
@@ -137,7 +138,10 @@ pub fn check_special(path: &Path) -> io::Result<()> {
 fn open_special(path: &Path) -> io::Result<File> {
     // Opened for appending: `/dev/stdout` may be a file that already holds results of this run.
     let file = match rustix::fs::open(path, OFlags::WRONLY | OFlags::APPEND | FLAGS, Mode::empty()) {
-        Err(Errno::NXIO) => return Err(io::Error::other("it is a pipe without a reader")),
+        Err(Errno::NXIO) if path.metadata().is_ok_and(|there| there.file_type().is_fifo()) => {
+            return Err(io::Error::other("it is a pipe without a reader"));
+        }
+        Err(e) => return Err(super::irregular(rustix::fs::stat(path), e)),
         other => File::from(other?),
     };
     if file.metadata()?.is_file() && !names_open_file(path) {

@@ -31,6 +31,7 @@ use super::upload::profile::UploadProfile;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
 use crate::lock::Mutex;
+use crate::progress::human_duration;
 use crate::text::quote;
 
 /// Host name of Docker Hub's registry.
@@ -356,9 +357,11 @@ impl Host {
                     return Err(error);
                 }
                 if let Some(pause) = long_pause(answer.headers(), SystemTime::now()) {
-                    let pause = humantime::format_duration(Duration::from_secs(pause.as_secs()));
-                    let hint =
-                        format!("the registry asks for a pause of {pause}: run the same command again after that");
+                    let hint = format!(
+                        "the registry asks for a pause of {}, which is longer than a run waits: run the same command again \
+                         after that, or ask whoever runs the registry",
+                        human_duration(pause)
+                    );
                     return Err(in_call(answer.refusal().await.with_hint(hint)));
                 }
                 let asked = retry_after(answer.headers(), SystemTime::now());
@@ -443,7 +446,7 @@ impl Host {
                 .rate_limit()
                 .and_then(|limit| limit.window)
                 .map_or_else(String::new, |window| {
-                    format!(" (counted over {})", humantime::format_duration(window))
+                    format!(" (counted over {})", human_duration(window))
                 });
             Error::new(
                 Kind::RateLimited,

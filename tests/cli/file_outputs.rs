@@ -149,6 +149,14 @@ impl Trial<'_> {
         let said = String::from_utf8_lossy(&again.stderr);
         assert_eq!(again.status.code(), Some(*code), "{at}\nagain: {said}");
         assert!(self.is_expected(&std::fs::read(&path).unwrap()), "{at}\nagain: {said}");
+        let left = self
+            .cli
+            .path(".")
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("tmp")).collect();
+        assert!(left.is_empty(), "{at}: temporary files are left: {left:?}");
     }
 
     /// Whether these bytes are those of a good run. A report says how long the run took.

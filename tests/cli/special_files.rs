@@ -151,3 +151,33 @@ fn a_file_that_is_named_may_come_through_a_pipe_that_ends() {
         .expect_code(3)
         .says(&["log in"]);
 }
+
+#[test]
+fn what_is_in_the_place_of_a_file_of_the_program_is_named_and_kept() {
+    let source = source();
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let export = ["export", &image, "-o", "b.tar"];
+    let cli = cli();
+    for name in ["b.tar.partial", "b.tar.partial.journal", "b.tar.partial.journal.new"] {
+        let kept = cli.path(name).join("kept");
+        std::fs::create_dir_all(&kept).unwrap();
+        let run = ends(&cli, &export);
+        run.expect_code(1).says(&["b.tar.partial", "folder", "hint: ", "emove"]);
+        assert!(kept.is_dir() && !cli.path("b.tar").exists(), "{name}");
+        std::fs::remove_dir_all(cli.path(name)).unwrap();
+        cli.succeed(&export);
+        assert_eq!(cli.files(), ["b.tar"], "{name}");
+        std::fs::remove_file(cli.path("b.tar")).unwrap();
+    }
+    let socket = std::os::unix::net::UnixListener::bind(cli.path("b.tar.partial")).unwrap();
+    ends(&cli, &export)
+        .expect_code(1)
+        .says(&["it is a socket", "hint: remove it"]);
+    drop(socket);
+    for flag in ["--lock", "--want"] {
+        let run = ends(&cli, &["export", flag, "b.tar.partial", "-o", "c.tar"]);
+        run.expect_code(2).says(&["it is a socket", "hint: name a file"]);
+        let run = ends(&cli, &["export", flag, ".", "-o", "c.tar"]);
+        run.expect_code(2).says(&["it is a folder", "hint: name a file"]);
+    }
+}

@@ -329,7 +329,8 @@ fn a_blob_of_a_size_that_nobody_states_is_a_fault_before_a_byte_of_it_is_read() 
                 assert_eq!(found["replaced"].as_array().unwrap().len(), 1, "{found}");
             }
             let target = Double::new();
-            cli.run(&["import", "--verify", bundle, "-d", &target.host()]).expect_code(5);
+            cli.run(&["import", "--verify", bundle, "-d", &target.host()])
+                .expect_code(5);
             assert_eq!(target.requests().len(), 0);
             cli.run(&["import", bundle, "-d", &target.host()]).expect_code(5);
             cli.succeed(&["import", "b.tar", bundle, "-d", &target.host()]);

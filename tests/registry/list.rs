@@ -1,8 +1,8 @@
 //! Lists in pages: tags and referrers, against the registry double with faults.
 
-use crate::client::{client, tag};
+use crate::client::{client, options, tag};
 use crate::support::{Action, Canned, Double, Options, When};
-use docker_mirror::{Digest, Kind};
+use docker_mirror::{Digest, ImageList, Kind, Registries, expand};
 use serde_json::json;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -241,5 +241,39 @@ async fn registries_that_have_no_list_of_referrers_are_asked_once() {
         let (registry, _) = client(&server.host());
         let error = registry.referrers("a/b", &subject, 9).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{status}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn all_patterns_of_a_list_together_match_a_bounded_number_of_images() {
+    const HALF: usize = 25_000;
+    for (more, is_taken) in [(0, true), (1, false)] {
+        let server = Double::new();
+        let tags = |count: usize| json!((0..count).map(|n| format!("{n:x}")).collect::<Vec<_>>());
+        server.add_fault(When::get("/v2/a/b/tags/list"), page(&tags(HALF), None));
+        server.add_fault(When::get("/v2/c/d/tags/list"), page(&tags(HALF + more), None));
+        let mut list = ImageList::default();
+        for repository in ["a/b", "c/d"] {
+            list.add_argument(&format!("{}/{repository}:*", server.host()));
+        }
+        let list = list.check().unwrap();
+        // Each pattern alone is below its own limit.
+        let expanded = expand(list, &Registries::new(options().0).unwrap(), 2 * HALF, 2).await;
+        match is_taken {
+            true => assert_eq!(expanded.unwrap().images.len(), 2 * HALF),
+            false => {
+                let error = expanded.unwrap_err();
+                assert_eq!(error.kind(), Kind::Usage, "{error:?}");
+                assert!(
+                    error.full().contains("match more than 50000 images"),
+                    "{}",
+                    error.full()
+                );
+                assert!(
+                    error.hint().unwrap_or_default().contains("divide the list"),
+                    "{error:?}"
+                );
+            }
+        }
     }
 }

@@ -218,6 +218,16 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+/// Marks an error of a decoder as invalid data. Some decoders give no kind to their errors; errors of the input have a code of
+/// the system, or are errors of this crate.
+fn damaged(error: io::Error) -> io::Error {
+    let is_ours = error.get_ref().is_some_and(|inner| inner.is::<Error>());
+    match error.kind() == io::ErrorKind::Other && error.raw_os_error().is_none() && !is_ours {
+        true => io::Error::new(io::ErrorKind::InvalidData, error),
+        false => error,
+    }
+}
+
 /// A decoder with a limit on its output.
 struct Limited<'a> {
     inner: Box<dyn Read + Send + 'a>,
@@ -229,7 +239,7 @@ struct Limited<'a> {
 
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.inner.read(buffer)?;
+        let got = self.inner.read(buffer).map_err(damaged)?;
         self.produced += got as u64;
         if self.produced > self.limit.for_input(self.consumed.load(Ordering::Relaxed)) {
             return Err(io::Error::other(

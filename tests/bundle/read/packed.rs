@@ -2,7 +2,7 @@
 
 use std::io::{Cursor, Read, Write};
 
-use docker_mirror::{Bundle, Kind};
+use docker_mirror::{Bundle, Kind, VerifyOptions, verify};
 use lzma_rust2::{XzOptions, XzWriter};
 
 use crate::archives::*;
@@ -67,6 +67,65 @@ fn what_is_cut_off_or_damaged_is_told() {
         damaged[middle] ^= 0x10;
         let saved = save("a.tar", &damaged);
         assert!(open(&saved.path, None).and_then(|bundle| check(&bundle)).is_err());
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn damage_of_every_compression_is_a_fault_of_the_archive_with_a_hint() {
+    let tar = as_ours(|| two_platforms().0.tar().end());
+    let pack: [(&str, fn(&[u8]) -> Vec<u8>); 4] = [("gzip", gzip), ("zstd", zstd), ("xz", xz), ("bzip2", bzip2)];
+    for (name, pack) in pack {
+        let packed = pack(&tar);
+        let mut flipped = packed.clone();
+        flipped[packed.len() / 2] ^= 0xff;
+        let half = tar.len() / 2;
+        for (what, bytes) in [
+            ("junk behind", [&packed[..], b"some junk behind the archive"].concat()),
+            ("a second stream, cut", [&packed[..], &packed[..20]].concat()),
+            (
+                "junk between streams",
+                [&pack(&tar[..half])[..], b"junk", &pack(&tar[half..])].concat(),
+            ),
+            ("cut in the middle", packed[..packed.len() / 2].to_vec()),
+            ("cut at the end", packed[..packed.len() - 3].to_vec()),
+            ("only the head", packed[..12].to_vec()),
+            ("a changed byte", flipped),
+            ("nothing in it", pack(b"")),
+        ] {
+            let saved = save("a.tar", &bytes);
+            let from_file = open(&saved.path, None).and_then(|bundle| check(&bundle));
+            let piped = Bundle::from_pipe(Cursor::new(bytes), "pipe", &options(None));
+            let verified = piped.and_then(|(bundle, rest)| verify(&bundle, rest, &VerifyOptions::default()));
+            let from_pipe = match verified {
+                Ok(found) => {
+                    assert!(!found.is_sound(), "{name}: {what}");
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            for error in std::iter::once(from_file.unwrap_err()).chain(from_pipe) {
+                let is_damage = matches!(error.kind(), Kind::Malformed | Kind::Integrity);
+                assert!(is_damage, "{name}: {what}: {error:?}");
+                assert!(error.hint().is_some(), "{name}: {what}: {}", text(&error));
+            }
+        }
+        // Empty streams between others, as some programs write them, are no damage.
+        let with_empty = [pack(&tar[..half]), pack(b""), pack(&tar[half..])].concat();
+        let saved = save("a.tar", &with_empty);
+        open(&saved.path, None).and_then(|bundle| check(&bundle)).unwrap();
     }
 }
 

@@ -129,6 +129,27 @@ async fn retry_after_is_honoured_for_all_requests_of_a_host() {
 }
 
 #[tokio::test]
+async fn a_pause_that_is_longer_than_a_run_waits_is_told_in_words_for_people() {
+    for (stated, shown) in [
+        ("601", "10m 1s"),
+        ("86400", "1day"),
+        ("251416828810", "more than 30 days"),
+        ("99999999999999999999999999", "more than 30 days"),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", "more than 30 days"),
+    ] {
+        let server = server(Options::default().fault(When::any(), Action::throttled(Some(stated))));
+        let (registry, told) = client(&server.host());
+        let error = pull(&registry).await.unwrap_err();
+        let hint = error.hint().unwrap_or_default();
+        assert!(
+            hint.contains(&format!("a pause of {shown}, which is longer")),
+            "{stated}: {error:?} {hint}"
+        );
+        assert_eq!((told.pauses().len(), server.requests().len()), (0, 1), "{stated}");
+    }
+}
+
+#[tokio::test]
 async fn connections_that_break_before_an_answer() {
     for end in [End::Close, End::Reset] {
         let server = server(Options::default().fault(When::any().first(3), Action::End(end)));
