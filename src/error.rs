@@ -125,6 +125,8 @@ impl Error {
                 "this user has no right to do that: see who has (`ls -ld` of the file and its folder), have the right given \
                  (`chmod`, `chown`), or run as another user",
             ),
+            Io::NotFound => error.with_hint(missing_path_hint(path)),
+            Io::NotADirectory => error.with_hint("the path leads through a file as if it were a folder: check the path"),
             _ => error,
         };
         error.with_source(source).with_side(Side::Local)
@@ -277,6 +279,14 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|s| s as _)
+    }
+}
+
+/// Returns the hint for a path that does not exist.
+pub fn missing_path_hint(path: &Path) -> &'static str {
+    match path.is_absolute() {
+        true => "check the path, and whether the drive that holds it is mounted",
+        false => "check the name: a relative path starts at the folder where the command runs",
     }
 }
 

@@ -29,7 +29,7 @@ pub use bundle::read::stream::pipe::Incoming;
 pub use bundle::read::summed::VerifiedFile;
 pub use bundle::read::verify::{Checked, Fault, FaultKind, Verification, VerifyOptions, verify};
 pub use bundle::read::{Bundle, OpenOptions};
-pub use error::{Error, Kind, Result, Side};
+pub use error::{Error, Kind, Result, Side, missing_path_hint};
 pub use files::{
     SpecialWriter, check_special, encoding::utf8 as text_as_utf8, open_or_create_own, open_regular, read_named,
 };
@@ -39,7 +39,7 @@ pub use image::digest::Digest;
 pub use image::image_list::{CheckedList, ImageList, MAX_LIST, Rename};
 pub use image::platform::PlatformFilter;
 pub use image::reference::{DOCKER_HUB, Reference};
-pub use image::tree::{Choice, IndexMode, LeftOut, PlatformRecord};
+pub use image::tree::{Choice, IndexMode, LeftOut, PlatformRecord, platform_list};
 pub use inventory::details::Details;
 pub use inventory::difference::{Amount as PieceAmount, ChangedImage, Difference, ImageState};
 pub use inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Unusable, missing_in_words};

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use docker_mirror::{Bundle, Error, Kind, OpenOptions, Result, few_with, open_regular, quote};
+use docker_mirror::{Bundle, Error, Kind, OpenOptions, Result, few_with, missing_path_hint, open_regular, quote};
 
 use super::values::TRANSPORTS;
 
@@ -53,12 +53,20 @@ pub(super) fn check_named(paths: &[PathBuf]) -> Result<()> {
     if rest.is_empty() {
         return Err(first.clone());
     }
-    let list = few_with(errors.iter().map(Error::full), "; ");
-    let error = Error::new(Kind::Usage, format!("{} files cannot be opened: {list}", errors.len()));
-    Err(match errors.iter().find_map(Error::hint) {
+    Err(several("opened", errors.iter(), Kind::Usage))
+}
+
+/// Combines the errors of several files.
+fn several<'a>(action: &str, errors: impl Iterator<Item = &'a Error> + Clone, kind: Kind) -> Error {
+    let list = few_with(errors.clone().map(Error::full), "; ");
+    let error = Error::new(
+        kind,
+        format!("{} files cannot be {action}: {list}", errors.clone().count()),
+    );
+    match errors.clone().find_map(Error::hint) {
         Some(hint) => error.with_hint(hint.to_owned()),
         None => error,
-    })
+    }
 }
 
 /// Checks that a file or a folder can be opened. A pipe is not opened, since opening could consume its content.
@@ -91,13 +99,29 @@ fn missing(path: &Path) -> Error {
             "omit `{transport}:`: what kind of archive `{}` is, is found by reading it",
             quote(&file)
         )),
-        _ => error,
+        _ if path.is_symlink() => {
+            error.with_hint("it is a link to a file that does not exist: see where it leads (`ls -l`)")
+        }
+        _ => error.with_hint(missing_path_hint(path)),
     }
 }
 
 /// Returns whether a file is the `.partial` file of an unfinished export.
 pub(super) fn is_unfinished(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "partial") && path.is_file()
+}
+
+/// Returns an error if a file or folder is no bundle: its images would look as if they were gone.
+pub(super) fn check_no_broken_archive(bundle: &Bundle) -> Result<()> {
+    match bundle.broken_archives() {
+        [] => Ok(()),
+        [broken] => Err(Error::clone(&broken.error)),
+        [first, ..] => Err(several(
+            "read",
+            bundle.broken_archives().iter().map(|broken| &*broken.error),
+            first.error.kind(),
+        )),
+    }
 }
 
 /// Returns an error if a file or folder is missing or unreadable: an unread bundle cannot be called damaged.

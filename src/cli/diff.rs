@@ -102,6 +102,7 @@ fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
         None => {
             let bundle = bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?;
             bundles::check_readable(&bundle)?;
+            bundles::check_no_broken_archive(&bundle)?;
             let select = Selection {
                 referrers: ReferrerChoice::all(),
                 ..Selection::default()

@@ -254,7 +254,17 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         output::info(format!("{blobs}, {} came from earlier bundles", human_bytes(bytes)));
     }
     let blobs = output::counted(list.len() as u64, "blob", "blobs");
-    display.conclude(&format!("wrote a supplement: {blobs}, {}", human_bytes(list.bytes())));
+    let written = std::fs::metadata(&arguments.output)
+        .ok()
+        .filter(std::fs::Metadata::is_file);
+    display.conclude(&match written {
+        Some(file) if arguments.output.as_os_str() != "-" => format!(
+            "wrote {}: a supplement with {blobs}, {}",
+            quote(&arguments.output),
+            human_bytes(file.len())
+        ),
+        _ => format!("wrote a supplement with {blobs}"),
+    });
     Ok(Outcome::Success)
 }
 

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use docker_mirror::{Error, Kind, Lock, MAX_LOCK, Result, open_regular, quote};
+use docker_mirror::{Error, Kind, Lock, MAX_LOCK, Result, open_regular, quote, text_as_utf8};
 
 /// Reads and parses a lock.
 pub(super) fn read_lock(path: &Path) -> Result<Lock> {
@@ -11,7 +11,7 @@ pub(super) fn read_lock(path: &Path) -> Result<Lock> {
     Lock::parse(text).map_err(|e| e.context(format!("`{}`", quote(path))))
 }
 
-/// Reads a text file of at most `cap` bytes.
+/// Reads a text file of at most `cap` bytes, in UTF-8 or UTF-16.
 pub(super) fn read_text(path: &Path, cap: u64) -> Result<String> {
     let file = open_regular(path).map_err(|e| {
         let error = Error::io("open", path, e);
@@ -21,15 +21,12 @@ pub(super) fn read_text(path: &Path, cap: u64) -> Result<String> {
             Some(_) => error,
         }
     })?;
-    let mut text = String::new();
-    let read = file.take(cap + 1).read_to_string(&mut text);
-    if let Err(error) = read {
-        let error = Error::io("read", path, error);
-        return Err(error.with_kind(Kind::Malformed));
+    let malformed = |what: &str| Error::new(Kind::Malformed, format!("`{}` {what}", quote(path)));
+    let mut bytes = Vec::new();
+    let read = file.take(cap + 1).read_to_end(&mut bytes);
+    read.map_err(|e| Error::io("read", path, e).with_kind(Kind::Malformed))?;
+    if bytes.len() as u64 > cap {
+        return Err(malformed(&format!("has more than {cap} bytes")));
     }
-    if text.len() as u64 > cap {
-        let what = format!("`{}` has more than {cap} bytes", quote(path));
-        return Err(Error::new(Kind::Malformed, what));
-    }
-    Ok(text)
+    String::from_utf8(text_as_utf8(bytes)).map_err(|_| malformed("is not text"))
 }

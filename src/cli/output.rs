@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use docker_mirror::{Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, Unusable, few, quote};
+use docker_mirror::{
+    Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, Unusable, few, platform_list, quote,
+};
 
 pub(super) use super::exit::Outcome;
 use super::failures;
@@ -146,7 +148,7 @@ impl LeftOutPlatforms {
     /// Adds an image and its left-out platforms.
     pub(super) fn add(&mut self, name: &str, choice: Choice, digests: (&Digest, &Digest), dropped: &[PlatformRecord]) {
         let (original, pushed) = digests;
-        let platforms = few(dropped.iter().map(|entry| quote(&entry.platform)));
+        let platforms = platform_list(dropped);
         let index = match choice {
             Choice::Whole => return,
             Choice::Filtered => format!("the index digest is now {pushed} (was {original})"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use docker_mirror::{Error, Kind, Result, open_regular, quote};
 
+use super::report::make_folder_hint;
 use super::temp_file::{bare, folder_of, temp_file_beside};
 
 /// A file that a command will write at its end.
@@ -45,7 +46,7 @@ impl OutputFile {
             }
         }
         if !folder_of(path).is_dir() {
-            return usage("its folder does not exist");
+            return usage("its folder does not exist").map_err(|e| e.with_hint(make_folder_hint(path)));
         }
         match temp_file_beside(path) {
             Ok(_) => {}

@@ -365,12 +365,17 @@ fn check_report(path: &Path) -> Result<()> {
         return usage("this file exists and is not a report; it is not replaced");
     }
     if !folder_of(path).is_dir() {
-        return usage("its folder does not exist");
+        return usage("its folder does not exist").map_err(|e| e.with_hint(make_folder_hint(path)));
     }
     match temp_file_beside(path) {
         Ok(_) => Ok(()),
         Err(error) => usage(&format!("no file can be made in its folder: {}", bare(error))),
     }
+}
+
+/// Returns the hint for an output whose folder does not exist.
+pub(super) fn make_folder_hint(path: &Path) -> String {
+    format!("create the folder `{}`, or name another one", quote(folder_of(path)))
 }
 
 /// Returns whether a file is an earlier report or empty, so that a bundle named by mistake is not overwritten.

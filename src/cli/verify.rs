@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use docker_mirror::{
-    Bundle, Checked, Error, Fault, GivenName, Incoming, Kind, Line, OpenOptions, Result, Verification, VerifiedFile,
-    VerifyOptions, few, human_bytes, verify,
+    Bundle, Checked, Error, Fault, FaultKind, GivenName, Incoming, Kind, Line, OpenOptions, Result, Verification,
+    VerifiedFile, VerifyOptions, WantList, few, human_bytes, verify,
 };
 use serde::Serialize;
 
@@ -117,10 +117,11 @@ pub(super) fn tell(verified: &Verification, put: fn(String)) {
         put(format!("{} more faults are not shown", verified.more_faults));
     }
     for replaced in &verified.replaced {
-        say(format!(
-            "note: {}; another bundle has it as it should be",
-            described(replaced)
-        ));
+        let what = described(replaced);
+        say(match replaced.kind {
+            FaultKind::Tar => format!("note: {what}; together with the supplement nothing is missing"),
+            _ => format!("note: {what}; another bundle has the right bytes"),
+        });
     }
     for warning in verified.warnings.iter() {
         say(format!("warning: {warning}"));
@@ -165,7 +166,7 @@ fn verdict(verified: &Verification) -> String {
                 blobs => format!(
                     "; to fetch again: {} ({}), which `--want FILE` lists",
                     counted(blobs as u64, "blob", "blobs"),
-                    human_bytes(verified.wanted.bytes())
+                    size_of(&verified.wanted)
                 ),
             };
             format!("DAMAGED: {}{wanted}", counted(count, "fault", "faults"))
@@ -173,8 +174,24 @@ fn verdict(verified: &Verification) -> String {
     }
 }
 
+/// Returns the size of all wanted blobs as text, with the number of those whose size is unknown.
+fn size_of(wanted: &WantList) -> String {
+    let known = human_bytes(wanted.bytes());
+    match wanted.blobs().filter(|blob| blob.size.is_none()).count() {
+        0 => known,
+        unknown if unknown == wanted.len() => "of unknown size".to_owned(),
+        unknown => format!("{known}, and {unknown} of unknown size"),
+    }
+}
+
 fn described(fault: &Fault) -> String {
+    // The name of a blob's member repeats the digest that the message begins with.
+    let is_named = |member: &str| {
+        let digest = fault.digest.as_ref().map(docker_mirror::Digest::hex);
+        digest.is_some_and(|hex| member.ends_with(&hex) && fault.message.contains(&hex))
+    };
     let place = match (&fault.file, &fault.member, fault.offset) {
+        (Some(file), Some(member), Some(offset)) if is_named(member) => format!("`{file}` at offset {offset}: "),
         (Some(file), Some(member), Some(offset)) => format!("`{file}`: member `{member}` at offset {offset}: "),
         (Some(file), _, _) if !fault.message.contains(&**file) => format!("`{file}`: "),
         _ => String::new(),

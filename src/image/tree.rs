@@ -16,7 +16,7 @@ use super::platform::{Platform, PlatformFilter, PlatformPattern};
 use super::reference::Reference;
 use super::referrer::{artifact_type, tag_beside};
 use crate::error::{Error, Kind};
-use crate::text::quote;
+use crate::text::{counted, few, quote};
 
 /// The user's choice for an index from which platforms are dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -111,6 +111,18 @@ pub struct PlatformRecord {
     pub platform: String,
     /// Digest of the manifest.
     pub digest: Digest,
+}
+
+/// Returns the first platforms of a list as text, with the number of attestations at the end.
+pub fn platform_list(records: &[PlatformRecord]) -> String {
+    let (attestations, platforms): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.platform == ATTESTATION);
+    let listed = few(platforms.iter().map(|record| quote(&record.platform)));
+    let count = counted(attestations.len() as u64, "attestation", "attestations");
+    match (platforms.is_empty(), attestations.is_empty()) {
+        (_, true) => listed,
+        (true, false) => count,
+        (false, false) => format!("{listed}, {count}"),
+    }
 }
 
 /// A blob or referrer that is not carried.
@@ -436,5 +448,28 @@ pub(crate) fn platform_label(platform: Option<&Platform>, attestation: bool) -> 
         _ if attestation => ATTESTATION.to_owned(),
         Some(platform) => platform.to_string(),
         None => UNKNOWN.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_listed_by_name_and_attestations_are_counted() {
+        let list = |platforms: &[&str]| {
+            let records = platforms.iter().map(|platform| PlatformRecord {
+                platform: (*platform).to_owned(),
+                digest: Digest::sha256(b"x"),
+            });
+            platform_list(&records.collect::<Vec<_>>())
+        };
+        assert_eq!(list(&["linux/amd64", "linux/arm64"]), "linux/amd64, linux/arm64");
+        assert_eq!(
+            list(&["attestation", "linux/amd64", "attestation"]),
+            "linux/amd64, 2 attestations"
+        );
+        assert_eq!(list(&["attestation"]), "1 attestation");
+        assert_eq!(list(&[]), "");
     }
 }

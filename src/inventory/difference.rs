@@ -1,6 +1,6 @@
 //! The difference between two bundles: images, platforms, and the bytes added and removed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -102,8 +102,12 @@ impl Difference {
     /// Compares two inventories.
     ///
     /// Images are equal if they have the same digest under the same name, the same platforms and the same referrers.
+    /// An image that is broken in one of the inventories is not compared: it did not come or go.
     pub fn new(old: &Inventory, new: &Inventory) -> Self {
-        let (old_images, new_images) = (by_name(old), by_name(new));
+        let (old_broken, new_broken) = (broken(old), broken(new));
+        let old: Vec<_> = comparable(old, &new_broken).collect();
+        let new: Vec<_> = comparable(new, &old_broken).collect();
+        let (old_images, new_images) = (by_name(&old), by_name(&new));
         let mut difference = Self::default();
         let mut memory = Memory::default();
         for (name, image) in &new_images {
@@ -117,7 +121,7 @@ impl Difference {
         }
         let removed = old_images.iter().filter(|(name, _)| !new_images.contains_key(*name));
         difference.removed = removed.map(|(name, image)| memory.state(name, image)).collect();
-        let (old, new) = (pieces(contents(old)), pieces(contents(new)));
+        let (old, new) = (pieces(contents(&old)), pieces(contents(&new)));
         difference.came = Amount::from_pieces(only_in(&new, &old));
         difference.went = Amount::from_pieces(only_in(&old, &new));
         difference.stayed = Amount::from_pieces(new.values().copied().filter(|piece| old.contains_key(&piece.digest)));
@@ -130,9 +134,19 @@ impl Difference {
     }
 }
 
-fn by_name(inventory: &Inventory) -> BTreeMap<String, &InventoryImage> {
+/// Returns the names of the broken images of an inventory.
+fn broken(inventory: &Inventory) -> HashSet<String> {
+    inventory.broken.iter().map(|broken| name(&broken.label)).collect()
+}
+
+/// Returns the images of an inventory that are not broken in the other one.
+fn comparable<'a>(inventory: &'a Inventory, broken: &HashSet<String>) -> impl Iterator<Item = &'a InventoryImage> {
     let images = inventory.images.iter();
-    images.map(|image| (name(&image.reference), image)).collect()
+    images.filter(|image| broken.is_empty() || !broken.contains(&name(&image.reference)))
+}
+
+fn by_name<'a>(images: &[&'a InventoryImage]) -> BTreeMap<String, &'a InventoryImage> {
+    images.iter().map(|image| (name(&image.reference), *image)).collect()
 }
 
 /// Returns the part of the name that two versions of an image share:
@@ -147,13 +161,13 @@ fn name(reference: &str) -> String {
     }
 }
 
-fn contents(inventory: &Inventory) -> impl Iterator<Item = &Content> {
-    inventory.images.iter().map(|image| &*image.content)
+fn contents<'a>(images: &[&'a InventoryImage]) -> impl Iterator<Item = &'a Content> {
+    images.iter().map(|image| &*image.content)
 }
 
 fn pieces<'a>(contents: impl Iterator<Item = &'a Content>) -> HashMap<&'a Digest, &'a Piece> {
     // Many names share one content, which is visited once.
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     contents
         .filter(|content| seen.insert(std::ptr::from_ref(*content)))
         .flat_map(Content::pieces)

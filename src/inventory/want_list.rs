@@ -11,13 +11,14 @@
 //! the SHA-256 of all lines above, each with a line feed; then one digit for each line between the first and the last,
 //! the first hex digit of that line's SHA-256, so that a message can name a mistyped line.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
-use crate::text::quote;
+use crate::text::{few, quote};
 
 /// The start of every want-list.
 const TITLE: &str = "docker-mirror want-list ";
@@ -118,12 +119,17 @@ impl WantList {
         text
     }
 
-    /// Parses a want-list. White space, empty lines and upper case do not matter.
+    /// Parses a want-list. White space, empty lines, line endings and the case of letters do not matter, except the case of tags.
     ///
     /// # Errors
     /// [`Kind::Malformed`], with the line, if the list is cut off, was changed, or is not a want-list;
     /// [`Kind::Unsupported`] if its version is unknown.
     pub fn parse(text: &str) -> Result<Self> {
+        // Files of old Macs end their lines with a carriage return alone.
+        let text = match text.contains('\n') {
+            true => Cow::Borrowed(text),
+            false => Cow::Owned(text.replace('\r', "\n")),
+        };
         let numbered = text.trim_start_matches('\u{feff}').lines().enumerate();
         let mut lines = numbered
             .map(|(number, line)| (number + 1, line.trim()))
@@ -231,6 +237,7 @@ fn fault(number: usize, why: &str) -> Error {
 }
 
 fn parse_head(number: usize, line: &str) -> Result<usize> {
+    let line = &line.to_lowercase();
     let rest = line.strip_prefix(TITLE).and_then(|rest| rest.split_once(": "));
     let Some((version, count)) = rest else {
         return Err(Error::new(
@@ -272,10 +279,21 @@ fn parse_line(text: &str) -> Result<WantedBlob> {
     Ok(WantedBlob {
         digest: digest.to_lowercase().parse()?,
         size,
-        reference: reference
+        reference: in_lower_case(reference)
             .parse::<Reference>()
             .map_err(|e| e.with_kind(Kind::Malformed))?,
     })
+}
+
+/// Returns a reference with everything but its tag in lower case.
+fn in_lower_case(reference: &str) -> String {
+    let (name, digest) = reference.split_once('@').unwrap_or((reference, ""));
+    // A colon before the last slash belongs to the port of the host.
+    let path = name.rfind('/').map_or(0, |slash| slash + 1);
+    let tag = name[path..].find(':').map_or(name.len(), |colon| path + colon);
+    let at = if digest.is_empty() { "" } else { "@" };
+    let (name, tag) = name.split_at(tag);
+    format!("{}{tag}{at}{}", name.to_lowercase(), digest.to_lowercase())
 }
 
 /// Compares the stated checksums with those of the lines;
@@ -299,13 +317,14 @@ fn check(number: usize, stated: &str, right: Sums, numbers: &[usize], expected: 
     if is_right && stated == right {
         return Ok(());
     }
-    let wrong = right
-        .chars()
-        .zip(stated.chars())
-        .position(|(right, stated)| right != stated);
-    Err(match wrong.and_then(|wrong| numbers.get(wrong)) {
-        Some(number) => fault(*number, "this line was changed or mistyped: its check digit is another"),
-        None => fault(
+    let digits = right.chars().zip(stated.chars()).zip(numbers);
+    let wrong = digits.filter(|((right, stated), _)| right != stated);
+    let wrong: Vec<usize> = wrong.map(|(_, number)| *number).collect();
+    const MISTYPED: &str = "this line was changed or mistyped: its check digit is another";
+    Err(match wrong.as_slice() {
+        [line] => fault(*line, MISTYPED),
+        [first, rest @ ..] => fault(*first, &format!("{MISTYPED}; the same is true of line {}", few(rest))),
+        [] => fault(
             number,
             "the check sum is that of another list: a line was changed or mistyped",
         ),
@@ -344,6 +363,12 @@ mod tests {
         assert_eq!(WantList::parse(&text).unwrap(), list());
         let typed = text.replace('\n', "  \r\n\r\n").replace(' ', "   ");
         assert_eq!(WantList::parse(&format!("\u{feff}\n{typed}")).unwrap(), list());
+        assert_eq!(WantList::parse(&text.replace('\n', "\r")).unwrap(), list());
+        // Tags alone are the same whether letters are large or small.
+        assert_eq!(WantList::parse(&text.to_uppercase()).unwrap(), list());
+        let tagged = text.replace(":1\n", ":V1-rc\n");
+        let refused = WantList::parse(&tagged).unwrap_err().full();
+        assert!(refused.starts_with("line 2: this line was changed"), "{refused}");
         assert_eq!(
             WantList::parse(&WantList::default().to_text()).unwrap(),
             WantList::default()
@@ -381,6 +406,14 @@ mod tests {
         let third = lines[2].to_owned() + "0";
         let found = says(&text.replace(lines[2], &third));
         assert!(found.starts_with("line 3: this line was changed"), "{found}");
+        let two = text
+            .replace(lines[2], &third)
+            .replace(lines[4], &(lines[4].to_owned() + "0"));
+        let found = says(&two);
+        assert!(
+            found.starts_with("line 3: ") && found.ends_with("the same is true of line 5"),
+            "{found}"
+        );
         assert!(says(&text.replace(lines[5], "check 00000000")).starts_with("line 6: the check sum"));
     }
 }

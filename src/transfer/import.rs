@@ -35,11 +35,11 @@ use crate::image::digest::Digest;
 use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
-use crate::image::tree::{ImageTree, IndexMode};
+use crate::image::tree::{ImageTree, IndexMode, platform_list};
 use crate::inventory::images::missing_in_words;
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{BlobSource, BlobStream, Registries};
-use crate::text::{Warnings, counted, few, quote, shorten};
+use crate::text::{Warnings, counted, shorten};
 
 /// Maximum number of bytes of a bundle read at a time.
 /// Larger reads are not faster, and each blob in flight holds a buffer of this size.
@@ -254,7 +254,7 @@ fn summary(tree: &ImageTree) -> String {
     let layers = blobs.iter().filter(|blob| !blob.is_config).count();
     format!(
         "{}; {}, {}",
-        few(tree.kept.iter().map(|kept| quote(&kept.platform))),
+        platform_list(&tree.kept),
         counted(layers as u64, "layer", "layers"),
         human_bytes(sizes.fold(0, u64::saturating_add))
     )

@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use super::reports::Schema;
 use super::support::image::Style;
 use super::support::images::{linux_and_windows, nested, shared_base, small, with_foreign_layer};
 use super::support::layout::{Tar, unpack, write_layout};
@@ -232,6 +233,26 @@ fn diff_says_what_came_went_and_moved() {
             same.everything()
         );
     }
+    // What one side has damaged has neither come nor gone, and of a file that is no bundle nothing is said but that.
+    let held = json(&cli.succeed(&["inspect", "b.tar", "--json"]));
+    let layer = held["images"][1]["platforms"][0]["layers"][1]["digest"]
+        .as_str()
+        .unwrap();
+    Tar::open(&cli.path("b.tar")).without(&super::support::layout::blob_name(layer), &cli.path("cut.tar"));
+    for (old, new) in [("b.tar", "cut.tar"), ("cut.tar", "b.lock")] {
+        let shown = cli
+            .run(&["diff", old, new])
+            .expect_code(1)
+            .says(&["b/one:1", "missing"]);
+        let totals =
+            "0 images added, 0 removed, 0 changed, 2 unchanged\n0 blobs (0 bytes) came, 0 blobs (0 bytes) went, ";
+        assert!(shown.stdout.starts_with(totals), "{}", shown.everything());
+    }
+    fs::write(cli.path("text.tar"), "no archive").unwrap();
+    for (old, new) in [("b.tar", "text.tar"), ("text.tar", "b.lock")] {
+        let refused = cli.run(&["diff", old, new]).expect_code(5).says(&["text.tar"]);
+        assert_eq!(refused.stdout, "", "{}", refused.everything());
+    }
     let by_lock = json(&cli.succeed(&["diff", "b.lock", "new.tar", "--json"]));
     assert_eq!(by_lock, document);
     cli.run(&["diff", "b.tar", "absent.tar"])
@@ -341,7 +362,7 @@ fn every_field_of_the_documents_is_described() {
     let mut blobs = bundle.members.iter().filter(|member| member.name.starts_with("blobs/"));
     blobs.by_ref().take(3).for_each(|blob| bundle.flip(&blob.name));
     blobs.take(1).for_each(|blob| bundle.flip_header(&blob.name));
-    let mut found = BTreeSet::new();
+    let (mut found, schema) = (BTreeSet::new(), Schema::named("inspect.schema.json"));
     for arguments in [
         &["inspect", "n.tar", "--json"][..],
         &["inspect", "b.tar", "--json"],
@@ -351,7 +372,9 @@ fn every_field_of_the_documents_is_described() {
     ] {
         let output = cli.run(arguments);
         assert!(output.code != Some(2), "{}", output.everything());
-        fields(&json(&output), &mut found);
+        let document = json(&output);
+        assert_eq!(schema.check_as(arguments[0], &document), [""; 0], "{document:#}");
+        fields(&document, &mut found);
     }
     cli.succeed(&["inspect", "n.tar", "--lock", "n.lock"]);
     fields(

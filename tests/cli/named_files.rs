@@ -396,6 +396,8 @@ fn a_file_that_is_missing_is_wrong_usage_for_every_command_and_nothing_is_done()
         let arguments: Vec<&str> = command.split(' ').collect();
         let output = cli.run(&arguments).expect_code(2);
         assert!(output.stderr.contains(words), "{}", output.everything());
+        assert!(output.stderr.contains("\nhint: "), "{}", output.everything());
+        assert!(!output.stderr.contains(".tmp"), "{}", output.everything());
         assert!(output.stdout.is_empty(), "{}", output.everything());
     }
     assert_eq!(cli.files(), before);

@@ -10,13 +10,24 @@ use super::support::images::{linux_and_windows, small, with_foreign_layer};
 use super::support::{Auth, Double, Options, referrers};
 use super::{Cli, cli};
 
-/// Holds a document against the part of JSON schema that `docs/report.schema.json` uses.
-struct Schema(Value);
+/// Holds a document against the part of JSON schema that the schemas in `docs` use.
+pub(super) struct Schema(Value);
 
 impl Schema {
     fn read() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.schema.json");
+        Self::named("report.schema.json")
+    }
+
+    pub(super) fn named(name: &str) -> Self {
+        let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
         Self(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+    }
+
+    /// What is wrong with a document of one of the kinds that the schema defines.
+    pub(super) fn check_as(&self, kind: &str, document: &Value) -> Vec<String> {
+        let mut faults = Vec::new();
+        self.visit(&self.0["$defs"][kind], document, kind, &mut faults);
+        faults
     }
 
     fn check(&self, document: &Value) -> Vec<String> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
+use docker_mirror::human_bytes;
 use serde_json::Value;
 
 use super::cli;
@@ -55,7 +56,10 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
     bundle.flip(&blob_name(&manifest));
     cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
     registry.forget_requests();
-    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
+    let length = |name: &str| fs::metadata(cli.path(name)).unwrap().len();
+    let written = cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
+    let size = human_bytes(length("s.tar"));
+    written.says(&[&format!("wrote s.tar: a supplement with 2 blobs, {size}")]);
     let fetched: u64 = ["layer", "manifest"]
         .iter()
         .zip([&layer, &manifest])
@@ -178,6 +182,15 @@ fn a_broken_header_costs_the_bytes_of_its_blob() {
     cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
     registry.forget_requests();
     cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
+    // What a supplement completes is sound: `verify` judges as `import` does.
+    let found = cli.succeed(&["verify", "b.tar", "s.tar", "--json"]).stdout;
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let kinds = found["replaced"].as_array().unwrap().iter().map(|fault| &fault["kind"]);
+    assert_eq!(kinds.filter(|kind| *kind == "tar").count(), 2, "{found}");
+    cli.succeed(&["verify", "s.tar", "b.tar"])
+        .says(&["note: ", "together with the supplement nothing is missing"]);
+    let destination = format!("{}/m", target.host());
+    cli.succeed(&["import", "b.tar", "s.tar", "-d", &destination, "--verify"]);
     for order in [["b.tar", "s.tar"], ["s.tar", "b.tar"]] {
         let target = Double::new();
         let destination = format!("{}/m", target.host());
@@ -253,6 +266,17 @@ fn a_want_list_that_is_wrong_is_refused_with_the_line() {
     bundle.flip(&blob_name(&layer));
     cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
     let text = fs::read_to_string(cli.path("w.txt")).unwrap();
+    // In whatever encoding a person's editor saves it.
+    let encoded: Vec<u8> = format!("\u{feff}{}", text.replace('\n', "\r\n"))
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    fs::write(cli.path("typed.txt"), encoded).unwrap();
+    cli.succeed(&["export", "--want", "typed.txt", "-o", "typed.tar"]);
+    fs::write(cli.path("bad.txt"), [0xff, 0xff, 0xfe]).unwrap();
+    cli.run(&["export", "--want", "bad.txt", "-o", "s.tar"])
+        .expect_code(2)
+        .says(&["`bad.txt` is not text"]);
     for (content, words) in [
         (
             text.replace("want-list 1", "want-list 7"),

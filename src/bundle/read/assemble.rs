@@ -38,6 +38,8 @@ pub(super) struct Assembled {
     pub(super) documents: u64,
     /// Whether an archive has a `manifest.json`, which `docker load` reads.
     pub(super) docker_manifest: bool,
+    /// Whether one of several archives is a supplement, which completes the others.
+    pub(super) has_supplement: bool,
     /// Violations of the tar format that the scan skipped, by archive.
     pub(super) faults: Vec<(String, TarFaults)>,
     more_broken: usize,
@@ -76,6 +78,7 @@ pub(super) fn assemble(
         sources: Vec::new(),
         documents: 0,
         docker_manifest: false,
+        has_supplement: false,
         faults: Vec::new(),
     };
     let count = archives.len();
@@ -103,7 +106,8 @@ pub(super) fn assemble(
             .is_ok_and(|(_, contents)| contents.holds_only_blobs.is_some())
     };
     // A supplement can replace the blobs lost at a fault, so tar faults are only warnings beside it.
-    let continue_after_faults = rules.continue_after_faults || (count > 1 && read.iter().any(completes));
+    bundle.has_supplement = count > 1 && read.iter().any(completes);
+    let continue_after_faults = rules.continue_after_faults || bundle.has_supplement;
     let mut supplements = Vec::new();
     for (mut faults, contents) in read {
         let first = match continue_after_faults || faults.first.is_empty() {

@@ -102,7 +102,9 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Pr
                          meant",
                         quote(folder)
                     )),
-                    (None, None) => error,
+                    (None, None) => error.with_hint(
+                        "name a bundle, an archive of another program, or a folder that holds one: see `docker-mirror help import`",
+                    ),
                 };
                 found.push(Found::Broken(path.clone(), error));
             }

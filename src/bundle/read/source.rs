@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, missing_path_hint};
 use crate::files;
 use crate::files::positional::ReadAt;
 use crate::files::{Folder, Identity};
@@ -208,7 +208,7 @@ fn read_failed(label: &str, e: std::io::Error) -> Error {
 
 fn missing_or_io(path: &Path, e: std::io::Error) -> Error {
     if e.kind() == std::io::ErrorKind::NotFound {
-        Error::new(Kind::NotFound, format!("`{}` does not exist", quote(&path)))
+        Error::new(Kind::NotFound, format!("`{}` does not exist", quote(&path))).with_hint(missing_path_hint(path))
     } else {
         Error::io("open", path, e)
     }

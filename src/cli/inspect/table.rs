@@ -1,7 +1,8 @@
 //! The text output of `inspect`: some lines for each image, and the totals.
 
 use docker_mirror::{
-    Choice, Inventory, InventoryImage, LISTED, Part, Piece, Sharing, few, human_bytes, missing_in_words, quote,
+    Choice, Inventory, InventoryImage, LISTED, Part, Piece, Sharing, few, human_bytes, missing_in_words, platform_list,
+    quote,
 };
 
 use crate::cli::output::{counted, result, say};
@@ -77,10 +78,7 @@ fn print_image(image: &InventoryImage, sharing: &Sharing) {
         field("with", format!("{count} (provenance or SBOM)"));
     }
     if !content.dropped.is_empty() {
-        field(
-            "dropped",
-            few(content.dropped.iter().map(|dropped| quote(&dropped.platform))),
-        );
+        field("dropped", platform_list(&content.dropped));
     }
     for left in content
         .left_out

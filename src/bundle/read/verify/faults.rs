@@ -81,6 +81,14 @@ impl Faults {
         self.more += faults.more;
     }
 
+    /// Excuses violations of the tar format if there is no other fault. Called beside a supplement, which replaces the blobs
+    /// that such a fault hides: an import accepts the same files.
+    pub(super) fn excuse_tar(&mut self) {
+        if self.more == 0 && self.faults.iter().all(|fault| fault.kind == FaultKind::Tar) {
+            self.replaced.append(&mut self.faults);
+        }
+    }
+
     /// Adds the faults of blobs whose bytes are wrong.
     pub(super) fn add_wrong(&mut self, wrong: &AllWrong) {
         for wrong_place in &wrong.first {

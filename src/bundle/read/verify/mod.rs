@@ -53,6 +53,9 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
         checked.layers_unpacked = layers;
         checked.unpacked_bytes = bytes;
     }
+    if bundle.parts.has_supplement {
+        faults.excuse_tar();
+    }
     let mut warnings = bundle.parts.warnings.clone();
     warnings.append(hashed.warnings);
     let nameless = bundle.parts.broken.iter().filter(|image| faults::lacks_a_name(image));

@@ -19,8 +19,8 @@ pub struct Verification {
     pub faults: Vec<Fault>,
     /// Number of faults beyond the maximum.
     pub more_faults: u64,
-    /// Blobs that are wrong in one bundle and right in another bundle of the same verification: no
-    /// fault of the bundles together.
+    /// Blobs that are wrong in one bundle and right in another bundle of the same verification, and violations of the tar
+    /// format that hide nothing which a supplement does not replace: no fault of the bundles together.
     pub replaced: Vec<Fault>,
     /// Harmless irregularities of the bundles.
     pub warnings: Warnings,
