@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::hash::AllWrong;
 use super::result::{Checked, Fault, FaultKind, Verification};
+use super::wrong::AllWrong;
 use crate::bundle::read::scan::TarFaults;
 use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::read::{BrokenImage, Bundle};

@@ -7,8 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use super::result::{Checked, Fault, FaultKind, Verification};
+use super::result::Checked;
 use super::sizes::StatedSizes;
+use super::wrong::{AllWrong, Mismatch, Wrong};
 use crate::bundle::layout::blob_path;
 use crate::bundle::read::Bundle;
 use crate::bundle::read::scan::TarFaults;
@@ -69,93 +70,6 @@ pub(super) struct Hashed {
     pub(super) tar_faults: (String, TarFaults),
 }
 
-/// All blobs with wrong bytes at any place.
-#[derive(Debug, Default)]
-pub(super) struct AllWrong {
-    /// Kind of fault of each wrong blob.
-    pub(super) kinds: HashMap<Digest, FaultKind>,
-    /// Wrong blobs that are right at another place.
-    pub(super) sound_elsewhere: HashSet<Digest>,
-    /// The first wrong blobs, with their places.
-    pub(super) first: Vec<Wrong>,
-    /// Number of wrong places beyond those in `first`.
-    pub(super) more: u64,
-}
-
-impl AllWrong {
-    fn add(&mut self, wrong: Wrong) {
-        self.kinds.insert(wrong.digest.clone(), wrong.kind());
-        match self.first.len() < Verification::MAX_FAULTS {
-            true => self.first.push(wrong),
-            false => self.more += 1,
-        }
-    }
-}
-
-/// A blob with wrong bytes at one place.
-#[derive(Debug)]
-pub(super) struct Wrong {
-    pub(super) digest: Digest,
-    file: String,
-    /// Name and offset of the member; `None` for a file of a folder.
-    member: Option<(String, u64)>,
-    size: u64,
-    what: Mismatch,
-}
-
-#[derive(Debug)]
-enum Mismatch {
-    Other(Digest),
-    Unreadable(Error),
-    /// The blob was not read: every descriptor states another size, such as this one.
-    Size(u64),
-}
-
-impl Wrong {
-    fn new(job: &Job<'_>, what: Mismatch) -> Self {
-        let place = job.place;
-        let member = place.member.as_deref().map(str::to_owned);
-        let member = member.unwrap_or_else(|| blob_path(job.digest));
-        Self {
-            digest: job.digest.clone(),
-            file: place.source.label().to_owned(),
-            member: place.source.is_archive().then_some((member, place.offset)),
-            size: place.size,
-            what,
-        }
-    }
-
-    /// Returns the kind of the fault.
-    pub(super) fn kind(&self) -> FaultKind {
-        match self.what {
-            Mismatch::Other(_) => FaultKind::Damaged,
-            Mismatch::Unreadable(_) => FaultKind::Unreadable,
-            Mismatch::Size(_) => FaultKind::Size,
-        }
-    }
-
-    /// Builds the fault, with the blob's place and without images.
-    pub(super) fn fault(&self) -> Fault {
-        let message = match &self.what {
-            Mismatch::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
-            Mismatch::Unreadable(error) => format!("blob {}: {}", self.digest, error.full()),
-            Mismatch::Size(stated) => {
-                format!(
-                    "blob {} has {} bytes, where {stated} are stated",
-                    self.digest, self.size
-                )
-            }
-        };
-        Fault {
-            file: Some(self.file.as_str().into()),
-            member: self.member.as_ref().map(|(name, _)| name.as_str().into()),
-            offset: self.member.as_ref().map(|(_, offset)| *offset),
-            digest: Some(self.digest.clone()),
-            ..Fault::new(self.kind(), message)
-        }
-    }
-}
-
 /// Groups all places of blobs by the file that holds them.
 pub(super) fn places(bundle: &Bundle) -> Places<'_> {
     let mut by_source: HashMap<*const Source, usize> = HashMap::new();
@@ -195,7 +109,9 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         ) {
             (Some(file), _) => places.files[*file].1.push(job),
             (None, Some(stated)) => {
-                places.unread.push(Wrong::new(&job, Mismatch::Size(stated)));
+                places
+                    .unread
+                    .push(Wrong::new(job.digest, job.place, Mismatch::Size(stated)));
                 continue;
             }
             (None, None) => {
@@ -272,8 +188,12 @@ impl<'a> Findings<'a> {
                     this.sound.insert(job.digest);
                 }
             }
-            Ok(found) => this.wrong.add(Wrong::new(job, Mismatch::Other(found))),
-            Err(error) => this.wrong.add(Wrong::new(job, Mismatch::Unreadable(error))),
+            Ok(found) => this
+                .wrong
+                .add(Wrong::new(job.digest, job.place, Mismatch::Other(found))),
+            Err(error) => this
+                .wrong
+                .add(Wrong::new(job.digest, job.place, Mismatch::Unreadable(error))),
         }
     }
 }

@@ -10,6 +10,7 @@ mod images;
 mod layers;
 mod result;
 mod sizes;
+mod wrong;
 
 use super::Bundle;
 use super::stream::pipe::Incoming;
