@@ -7,6 +7,7 @@
 mod content;
 pub(crate) mod encoding;
 pub(crate) mod positional;
+mod regular;
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -22,6 +23,7 @@ use rustix::io::Errno;
 use content::FLAGS;
 pub(crate) use content::{Pipes, read};
 pub use content::{SpecialWriter, check_special, read_named};
+use regular::{irregular, regular};
 
 /// Maximum number of attempts to open a file beneath a folder while
 /// another process renames entries of the folder.
@@ -87,35 +89,6 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    }
-}
-
-fn regular(handle: OwnedFd) -> io::Result<File> {
-    let found = FileType::from_raw_mode(rustix::fs::fstat(&handle)?.st_mode);
-    match found.is_file() {
-        true => Ok(File::from(handle)),
-        false => Err(not_regular(found)),
-    }
-}
-
-/// Returns the error for a file that is not a regular file.
-fn not_regular(found: FileType) -> io::Error {
-    let what = match found {
-        FileType::Directory => "a folder",
-        FileType::Symlink => "a symbolic link",
-        FileType::Fifo => "a named pipe",
-        FileType::Socket => "a socket",
-        _ => "a device",
-    };
-    io::Error::other(format!("it is {what}, not a regular file"))
-}
-
-/// Replaces the error of a failed open(2) if the file is not a regular file: the system's text for a folder or a socket does
-/// not say what is there.
-fn irregular(found: rustix::io::Result<rustix::fs::Stat>, error: Errno) -> io::Error {
-    match found.map(|found| FileType::from_raw_mode(found.st_mode)) {
-        Ok(found) if !found.is_file() => not_regular(found),
-        _ => error.into(),
     }
 }
 

@@ -270,10 +270,11 @@ fn start() -> std::io::Result<(Runtime, impl Future<Output = (Signal, Error)>, R
 
 async fn run(cli: Cli) -> Result<Outcome> {
     cli.reporting().prepare(cli.name(), cli.is_dry_run())?;
+    // The work of a transfer is on the heap: it would take much of the stack, which is small when memory is short.
     match cli.command {
-        None => mirror::run(cli.mirror).await,
-        Some(Command::Export(arguments)) => export::run(arguments).await,
-        Some(Command::Import(arguments)) => import::run(arguments).await,
+        None => Box::pin(mirror::run(cli.mirror)).await,
+        Some(Command::Export(arguments)) => Box::pin(export::run(arguments)).await,
+        Some(Command::Import(arguments)) => Box::pin(import::run(arguments)).await,
         Some(Command::Inspect(arguments)) => inspect::run(arguments).await,
         Some(Command::Verify(arguments)) => verify::run(arguments).await,
         Some(Command::Diff(arguments)) => diff::run(arguments).await,

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::regular::{irregular, regular};
+
 /// Flags for every opened file: a named pipe without a writer does not block, and a terminal does
 /// not become the controlling terminal.
 pub(super) const FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
@@ -38,7 +40,7 @@ pub(crate) enum Pipes {
 /// after ten seconds.
 pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
     let opened = rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty());
-    let file = File::from(opened.map_err(|e| super::irregular(rustix::fs::stat(path), e))?);
+    let file = File::from(opened.map_err(|e| irregular(rustix::fs::stat(path), e))?);
     let metadata = file.metadata()?;
     let kind = metadata.file_type();
     if pipes == Pipes::Allowed && kind.is_fifo() {
@@ -48,7 +50,7 @@ pub(crate) fn read(path: &Path, max: u64, pipes: Pipes) -> io::Result<Vec<u8>> {
         return Err(Errno::ISDIR.into());
     }
     if !kind.is_file() && !is_null_device(&metadata) {
-        return super::regular(file.into()).map(|_| Vec::new());
+        return regular(file.into()).map(|_| Vec::new());
     }
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
@@ -141,7 +143,7 @@ fn open_special(path: &Path) -> io::Result<File> {
         Err(Errno::NXIO) if path.metadata().is_ok_and(|there| there.file_type().is_fifo()) => {
             return Err(io::Error::other("it is a pipe without a reader"));
         }
-        Err(e) => return Err(super::irregular(rustix::fs::stat(path), e)),
+        Err(e) => return Err(irregular(rustix::fs::stat(path), e)),
         other => File::from(other?),
     };
     if file.metadata()?.is_file() && !names_open_file(path) {

@@ -2,18 +2,10 @@
 
 use super::Registry;
 use super::pull::manifest_of;
+use super::types::TagLookup;
 use crate::error::{Kind, Result};
 use crate::image::manifest::RawManifest;
 use crate::image::reference::Target;
-
-/// Requests that read the manifest of a tag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TagLookup {
-    /// A HEAD request first, since a cached manifest with the digest in the answer needs no GET request.
-    HeadFirst,
-    /// A GET request at once, for a manifest that is not in the cache.
-    Direct,
-}
 
 impl Registry {
     /// Reads a manifest that may be absent; `None` if no source has it.

@@ -68,13 +68,13 @@ use crate::progress::InFlight;
 pub(crate) use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
 use context::Context;
-pub(crate) use find::TagLookup;
 use host::Host;
 pub use limits::RateLimit;
 pub use options::{MOST_JOBS, Options};
 pub use refusal::Refusal;
 pub use stop::Stop;
 pub(crate) use tags_at_once::TAGS_AT_ONCE;
+pub(crate) use types::TagLookup;
 pub use types::{AcceptedManifest, Presence, Pushed, Referrers};
 pub use upload::source::{BlobSource, BlobStream};
 

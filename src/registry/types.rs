@@ -25,6 +25,15 @@ pub struct ManifestHead {
     pub size: Option<u64>,
 }
 
+/// Requests that read the manifest of a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TagLookup {
+    /// A HEAD request first, since a cached manifest with the digest in the answer needs no GET request.
+    HeadFirst,
+    /// A GET request at once, for a manifest that is not in the cache.
+    Direct,
+}
+
 /// The way in which a blob got into a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {

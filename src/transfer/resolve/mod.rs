@@ -157,7 +157,8 @@ impl Resolver {
     /// Resolves one image and reports the progress.
     async fn resolve_one(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
         let in_flight = self.progress.begin(reference);
-        let tree = self.resolve(reference, root).await;
+        // On the heap, so that the stack of a run does not grow with what is asked for an image.
+        let tree = Box::pin(self.resolve(reference, root)).await;
         drop(in_flight);
         self.progress.emit(Event::Step);
         let tree = tree.map_err(|e| e.for_image(reference))?;

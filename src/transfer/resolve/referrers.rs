@@ -279,7 +279,8 @@ impl Discovery {
         };
         let found = cell
             .get_or_try_init(|| async {
-                let found = self.ask(fetcher, repository, &known, subject).await?;
+                // On the heap, since the requests of all places are a large part of the stack of a run.
+                let found = Box::pin(self.ask(fetcher, repository, &known, subject)).await?;
                 Ok::<_, Error>(found.into())
             })
             .await?;
