@@ -15,6 +15,7 @@ use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::NAME;
 use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::text::{Warnings, quote};
 
@@ -29,7 +30,7 @@ pub(super) struct Assembled {
     pub(super) broken_archives: Vec<BrokenArchive>,
     pub(super) referrers: Vec<Referrer>,
     pub(super) missing: Vec<Missing>,
-    /// Readable entries of the indexes, as far as the memory budget allows.
+    /// Readable entries of the indexes that are neither images nor referrers, as far as the memory budget allows.
     pub(super) listed: Vec<Descriptor>,
     pub(super) warnings: Warnings,
     /// Files that are read by offset.
@@ -115,7 +116,12 @@ pub(super) fn assemble(
             false => Some(faults.first.swap_remove(0).error),
         };
         match (contents, first) {
-            (Ok((label, contents)), None) => {
+            (Ok((label, mut contents)), None) => {
+                // Images and referrers hold their own descriptors, so only those of other entries take more memory.
+                let referrers = contents.referrers.iter().map(|referrer| &referrer.root.digest);
+                let known = contents.images.iter().map(|image| &image.root.digest).chain(referrers);
+                let known: HashSet<&Digest> = known.collect();
+                contents.listed.retain(|entry| !known.contains(&entry.digest));
                 bundle.images.extend(contents.images);
                 bundle.broken.extend(contents.broken);
                 bundle.referrers.extend(contents.referrers);
