@@ -28,8 +28,8 @@ fn not_regular(found: FileType) -> io::Error {
     io::Error::other(format!("it is {what}, not a regular file"))
 }
 
-/// Replaces the error of a failed open(2) if the file is not a regular file: the system's text for a folder or a socket does
-/// not say what is there.
+/// Replaces the error of a failed open(2) if the file is not a regular file: the text of the system does not name the kind of
+/// the file.
 pub(super) fn irregular(found: rustix::io::Result<rustix::fs::Stat>, error: Errno) -> io::Error {
     match found.map(|found| FileType::from_raw_mode(found.st_mode)) {
         Ok(found) if !found.is_file() => not_regular(found),

@@ -280,7 +280,7 @@ impl Answer {
                 _ if refusal.is_of_expired_login() => Some("the login has expired: log in again"),
                 _ if refusal.is_read_only() => Some(READ_ONLY),
                 _ if refusal.is_of_policy() => {
-                    Some("a policy of the registry forbids this: ask whoever administers the project")
+                    Some("a policy of the registry forbids this: ask the administrator of the project")
                 }
                 _ if refusal.lacks_project() => Some("create the project at the registry first, or check its name"),
                 Kind::Unauthorized => Some(

@@ -359,7 +359,7 @@ impl Host {
                 if let Some(pause) = long_pause(answer.headers(), SystemTime::now()) {
                     let hint = format!(
                         "the registry asks for a pause of {}, which is longer than a run waits: run the same command again \
-                         after that, or ask whoever runs the registry",
+                         after that, or ask the administrator of the registry",
                         human_duration(pause)
                     );
                     return Err(in_call(answer.refusal().await.with_hint(hint)));

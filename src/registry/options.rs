@@ -82,7 +82,7 @@ pub struct Options {
     /// Minimum speed of a download in bytes per second; 1024 by default, 0 for no limit.
     /// A download that is slower over twice the stall timeout counts as stalled.
     pub minimum_rate: Option<u64>,
-    /// Folder of the file that caches manifests by digest, so that unchanged images cost no pull. None: no cache.
+    /// Folder that caches manifests by digest, so that unchanged images cost no pull. None: no cache.
     pub manifest_cache: Option<PathBuf>,
     /// Folder for the upload sessions of large blobs, so that the next run can resume them.
     /// None: an interrupted upload starts again from its first byte.

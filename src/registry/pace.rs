@@ -2,8 +2,9 @@
 //!
 //! A host that has not answered yet gets few requests. Afterwards time is divided into rounds: as many answers as the limit
 //! allows requests, or one second. At first the limit doubles after each round, as long as the doubling raises the rate by a
-//! good part of what it could; once long rounds have shown that the rate grows as fast as the limit, it quadruples. Then the limit returns to the last helpful value; from time to time a somewhat larger or
-//! smaller limit is tried in turn: a larger limit stays if it helps, a smaller limit if it does not hurt.
+//! good part of what it could; it quadruples if the rounds are long and the rate grows as fast as the limit. Then the limit
+//! returns to the last helpful value; from time to time a somewhat larger or smaller limit is tried in turn: a larger limit
+//! stays if it helps, a smaller limit if it does not hurt.
 //!
 //! Each refusal (429 or 503) of one burst takes one from the number of requests in flight: what is left is what the host
 //! accepted. A broken connection halves that number. From there the limit grows by one every other round. When that request
