@@ -194,7 +194,7 @@ impl fmt::Debug for Progress {
 }
 
 /// Maximum duration that is shown in full: a server may state one of any length.
-const LONGEST_SHOWN: Duration = Duration::from_hours(30 * 24);
+const LONGEST_SHOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Formats a duration for people, such as `6h` or `2days 3h`; a very long one as `more than 30 days`.
 pub fn human_duration(time: Duration) -> String {

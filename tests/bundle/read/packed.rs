@@ -83,10 +83,13 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// Compresses bytes.
+type Pack = fn(&[u8]) -> Vec<u8>;
+
 #[test]
 fn damage_of_every_compression_is_a_fault_of_the_archive_with_a_hint() {
     let tar = as_ours(|| two_platforms().0.tar().end());
-    let pack: [(&str, fn(&[u8]) -> Vec<u8>); 4] = [("gzip", gzip), ("zstd", zstd), ("xz", xz), ("bzip2", bzip2)];
+    let pack: [(&str, Pack); 4] = [("gzip", gzip), ("zstd", zstd), ("xz", xz), ("bzip2", bzip2)];
     for (name, pack) in pack {
         let packed = pack(&tar);
         let mut flipped = packed.clone();
