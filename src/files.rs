@@ -85,7 +85,7 @@ fn own(at: impl AsFd, name: &OsStr, flags: OFlags, folder: &Path) -> io::Result<
 }
 
 /// Returns the folder that holds a path; `.` for a bare file name.
-pub(crate) fn parent_of(path: &Path) -> &Path {
+pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

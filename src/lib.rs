@@ -31,7 +31,7 @@ pub use bundle::read::verify::{Checked, Fault, FaultKind, Verification, VerifyOp
 pub use bundle::read::{Bundle, OpenOptions};
 pub use error::{Error, Kind, Result, Side, missing_path_hint};
 pub use files::encoding::utf8 as text_as_utf8;
-pub use files::{SpecialWriter, check_special, open_or_create_own, open_regular, read_named};
+pub use files::{SpecialWriter, check_special, open_or_create_own, open_regular, parent_of, read_named};
 pub use image::budget::Budget;
 pub use image::destination::Destination;
 pub use image::digest::Digest;

@@ -4,10 +4,10 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use docker_mirror::{Error, Kind, Result, open_regular, quote};
+use docker_mirror::{Error, Kind, Result, open_regular, parent_of, quote};
 
 use super::report::make_folder_hint;
-use super::temp_file::{bare, folder_of, temp_file_beside};
+use super::temp_file::{bare, temp_file_beside};
 
 /// A file that a command will write at its end.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ impl OutputFile {
                 return usage(&format!("this file is there and is no {what}; it is not replaced"));
             }
         }
-        if !folder_of(path).is_dir() {
+        if !parent_of(path).is_dir() {
             return usage("its folder does not exist").map_err(|e| e.with_hint(make_folder_hint(path)));
         }
         match temp_file_beside(path) {

@@ -9,15 +9,15 @@ use std::time::Instant;
 
 use clap::Args;
 use docker_mirror::{
-    Digest, Error, Kind, RateLimit, Result, SpecialWriter, check_special, is_unsafe, open_regular, push::PushReport,
-    quote,
+    Digest, Error, Kind, RateLimit, Result, SpecialWriter, check_special, is_unsafe, open_regular, parent_of,
+    push::PushReport, quote,
 };
 use serde::Serialize;
 
 use super::environment::{is_true, set_path};
 use super::output;
 use super::printer;
-use super::temp_file::{bare, folder_of, temp_file_beside};
+use super::temp_file::{bare, temp_file_beside};
 
 /// Version of the document's schema. A removed field or a changed meaning raises the version; a new field does not.
 const VERSION: u32 = 1;
@@ -364,7 +364,7 @@ fn check_report(path: &Path) -> Result<()> {
     if path.is_file() && !may_be_replaced(path).map_err(|e| Error::io("read", path, e))? {
         return usage("this file exists and is not a report; it is not replaced");
     }
-    if !folder_of(path).is_dir() {
+    if !parent_of(path).is_dir() {
         return usage("its folder does not exist").map_err(|e| e.with_hint(make_folder_hint(path)));
     }
     match temp_file_beside(path) {
@@ -375,7 +375,7 @@ fn check_report(path: &Path) -> Result<()> {
 
 /// Returns the hint for an output whose folder does not exist.
 pub(super) fn make_folder_hint(path: &Path) -> String {
-    format!("create the folder `{}`, or name another one", quote(folder_of(path)))
+    format!("create the folder `{}`, or name another one", quote(parent_of(path)))
 }
 
 /// Returns whether a file is an earlier report or empty, so that a bundle named by mistake is not overwritten.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use docker_mirror::open_or_create_own;
+use docker_mirror::{open_or_create_own, parent_of};
 
 /// Creates a temporary file in the folder of `path`, with the permissions of any new file.
 ///
@@ -19,7 +19,7 @@ pub(super) fn temp_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFil
     let permissions = Permissions::from_mode(0o666);
     tempfile::Builder::new()
         .permissions(permissions)
-        .tempfile_in(folder_of(path))
+        .tempfile_in(parent_of(path))
 }
 
 /// Opens `.NAME.docker-mirror-tmp` beside `path`, empty and locked; `None` if the name cannot be used.
@@ -27,7 +27,7 @@ fn own_temp_file(path: &Path) -> Option<tempfile::NamedTempFile> {
     let mut name = OsString::from(".");
     name.push(path.file_name()?);
     name.push(".docker-mirror-tmp");
-    let temp = folder_of(path).join(name);
+    let temp = parent_of(path).join(name);
     let file = open_or_create_own(&temp).ok()?;
     // The lock excludes another run that writes the same file. Where a file system has no locks, names are random.
     file.try_lock().ok()?;
@@ -52,13 +52,5 @@ pub(super) fn bare(error: io::Error) -> io::Error {
         // The text of this error has the path as well.
         (None, kind) if kind != io::ErrorKind::Other && error.get_ref().is_some() => kind.into(),
         (None, _) => error,
-    }
-}
-
-/// Returns the folder that holds a path.
-pub(super) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }
