@@ -8,6 +8,7 @@ mod content;
 pub(crate) mod encoding;
 pub(crate) mod positional;
 mod regular;
+mod waited;
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -24,6 +25,7 @@ use content::FLAGS;
 pub(crate) use content::{Pipes, read};
 pub use content::{SpecialWriter, check_special, read_named};
 use regular::{irregular, regular};
+pub(crate) use waited::open_waiting;
 
 /// Maximum number of attempts to open a file beneath a folder while
 /// another process renames entries of the folder.

@@ -90,7 +90,7 @@ struct Connection {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = whole::<u64>(1, u64::MAX))]
     connect_timeout: u64,
 
-    /// Time to wait for the first byte of a response, in seconds; for an upload, the same time again for each unsent MiB, up to 6
+    /// Time to wait for the whole head of a response, in seconds; for an upload, the same time again for each unsent MiB, up to 6
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = whole::<u64>(1, u64::MAX))]
     header_timeout: u64,
 

@@ -54,6 +54,8 @@ struct Run {
     contents: Mutex<Contents>,
     /// Whether the document has been written.
     written: AtomicBool,
+    /// Whether the report file turned out not to be fit for a report, which the error of the run says.
+    unfit: AtomicBool,
 }
 
 impl Default for Run {
@@ -62,6 +64,7 @@ impl Default for Run {
             start: Instant::now(),
             contents: Mutex::default(),
             written: AtomicBool::new(false),
+            unfit: AtomicBool::new(false),
         }
     }
 }
@@ -222,6 +225,12 @@ impl Reporting {
     pub(super) fn prepare(&self, command: &str, dry_run: bool) -> Result<()> {
         self.contents().report.dry_run = dry_run;
         let Some(path) = &self.report else { return Ok(()) };
+        let ready = self.begin_file(path, command, dry_run);
+        self.run.unfit.store(ready.is_err(), Ordering::Relaxed);
+        ready
+    }
+
+    fn begin_file(&self, path: &Path, command: &str, dry_run: bool) -> Result<()> {
         check_report(path)?;
         // Only a regular file gets the preliminary document, since the reader of a pipe expects exactly one report.
         if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
@@ -302,7 +311,8 @@ impl Reporting {
         }
         let document = self.document(command, exit_code, &contents);
         // After wrong usage (exit code 2), the path itself may be the mistake, so it is checked again before writing.
-        let is_fit = exit_code != 2 || self.report.as_deref().is_some_and(|path| check_report(path).is_ok());
+        let is_fit = !self.run.unfit.load(Ordering::Relaxed)
+            && (exit_code != 2 || self.report.as_deref().is_some_and(|path| check_report(path).is_ok()));
         self.write_to_all(&document, is_fit)
     }
 

@@ -27,6 +27,10 @@ pub(super) const FULL: &str = "the registry has no more room for this project, b
 /// Hint for a registry that takes no pushes.
 const READ_ONLY: &str = "the registry does not allow this: it may be read-only, or a cache that takes no pushes";
 
+/// Hint for a status that is neither a registry's success nor a refusal.
+const NO_REGISTRY: &str = "no registry answers so: check the address, and what is between it and this machine (a proxy, a cache, a \
+    login page); `-vv` shows each request";
+
 /// Maximum number of bytes read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
@@ -296,6 +300,7 @@ impl Answer {
                 _ if is_passing(status) => {
                     Some("the registry, or a proxy in front of it, is in trouble at the moment: run again later")
                 }
+                _ if !status.is_client_error() && !status.is_server_error() => Some(NO_REGISTRY),
                 _ => None,
             }
         };

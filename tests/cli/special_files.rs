@@ -124,13 +124,31 @@ fn a_report_is_not_written_to_a_pipe_that_nobody_reads() {
     let image = format!("{}/library/greeting:1.0", source.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     pipe(&cli, "pipe");
-    let run = ends(
-        &cli,
-        &["import", "b.tar", "-d", &destination.host(), "--report", "pipe"],
-    );
-    assert_ne!(run.code, Some(0), "{}", run.everything());
-    run.says(&["pipe", "without a reader"]);
+    let import = ["import", "b.tar", "-d", &destination.host(), "--report", "pipe"];
+    for more in [&[][..], &["--json"], &["--dry-run"]] {
+        let run = ends(&cli, &[&import[..], more].concat());
+        let run = run.expect_code(1).says(&["pipe", "without a reader"]);
+        assert_eq!(run.stderr.matches("error: ").count(), 1, "{}", run.everything());
+        assert_eq!(
+            run.stdout.contains("\"exitCode\": 1"),
+            more.contains(&"--json"),
+            "{}",
+            run.everything()
+        );
+    }
     assert_eq!(destination.requests().len(), 0);
+}
+
+#[test]
+fn a_bundle_in_a_pipe_without_a_writer_is_waited_for_until_the_limit_of_the_run() {
+    let cli = cli();
+    pipe(&cli, "pipe");
+    std::fs::write(cli.path("b.tar"), "").unwrap();
+    for bundles in [&["pipe"][..], &["b.tar", "pipe"]] {
+        let import = ["import", "-d", "127.0.0.1:1", "--timeout", "1"];
+        let run = ends(&cli, &[&import[..], bundles].concat());
+        run.expect_code(124).says(&["timed out after 1 s"]);
+    }
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bzip2::read::MultiBzDecoder;
-use flate2::read::MultiGzDecoder;
+use bzip2::bufread::BzDecoder;
+use flate2::bufread::GzDecoder;
 use lzma_rust2::XzReader;
 
+use super::streams::{Stream, Streams};
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, Held};
 use crate::progress::human_bytes;
@@ -136,21 +137,25 @@ impl Compression {
         };
         let inner: Box<dyn Read + Send + 'a> = match self {
             Self::None => return Ok(Box::new(input)),
-            Self::Gzip => Box::new(MultiGzDecoder::new(input)),
-            Self::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::new(input)?;
+            Self::Gzip => Box::new(Streams::new(input, window, |input, _| {
+                Ok(Stream::Gzip(GzDecoder::new(input)))
+            })?),
+            Self::Zstd => Box::new(Streams::new(input, window, |input, window| {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
                 decoder.window_log_max(window.next_power_of_two().ilog2())?;
-                Box::new(decoder)
-            }
-            Self::Xz => {
-                let memory = (window + BESIDE_XZ_DICTIONARY) >> 10;
-                Box::new(Xz {
-                    inner: XzReader::new_mem_limit(input, true, u32::try_from(memory).unwrap_or(u32::MAX)),
-                    what: what.to_owned(),
-                    window,
-                })
-            }
-            Self::Bzip2 => Box::new(MultiBzDecoder::new(input)),
+                Ok(Stream::Zstd(decoder))
+            })?),
+            Self::Xz => Box::new(Xz {
+                inner: Streams::new(input, window, |input, window| {
+                    let memory = u32::try_from((window + BESIDE_XZ_DICTIONARY) >> 10).unwrap_or(u32::MAX);
+                    Ok(Stream::Xz(XzReader::new_mem_limit(input, false, memory)))
+                })?,
+                what: what.to_owned(),
+                window,
+            }),
+            Self::Bzip2 => Box::new(Streams::new(input, window, |input, _| {
+                Ok(Stream::Bzip2(BzDecoder::new(input)))
+            })?),
         };
         Ok(Box::new(Limited {
             inner,
@@ -168,8 +173,8 @@ pub(super) fn unpack(program: &str) -> String {
 }
 
 /// A decoder of xz that reports when the dictionary needs more memory than allowed.
-struct Xz<R: Read> {
-    inner: XzReader<R>,
+struct Xz<R> {
+    inner: R,
     what: String,
     /// Maximum dictionary in bytes.
     window: u64,

@@ -29,6 +29,7 @@ mod source;
 mod spool;
 mod store;
 pub(crate) mod stream;
+mod streams;
 pub(crate) mod summed;
 mod tree;
 mod unlisted;
@@ -43,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::record::Missing;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::digest::Digest;
 use crate::image::tree::{ImageTree, Variant};
@@ -181,7 +182,7 @@ impl Bundle {
     /// The errors of [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
     pub fn open_one(path: &Path, options: &OpenOptions) -> Result<(Self, Option<Incoming>)> {
         let label = text::path(path);
-        let file = || File::open(path).map_err(|e| Error::io("open", path, e));
+        let file = || spool::open_file(path, &options.progress);
         if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
             return Self::from_pipe(file()?, &label, options);
         }
@@ -229,7 +230,7 @@ impl Bundle {
         if !path.exists() || path.is_dir() || (is_file && !spool::is_compressed(path).unwrap_or(false)) {
             return Ok((Self::open(&[path.to_owned()], options)?, None));
         }
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let file = spool::open_file(path, &options.progress)?;
         Self::from_pipe(file, &text::path(path), options)
     }
 

@@ -17,6 +17,7 @@ use super::source::Source;
 use super::store::Store;
 use super::summed::Summed;
 use crate::error::{Error, Kind, Result};
+use crate::files::open_waiting;
 use crate::image::budget::Held;
 use crate::progress::Progress;
 use crate::text::{self, quote};
@@ -36,7 +37,7 @@ const BEHIND: u64 = 1 << 20;
 pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archive> {
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         // A named pipe, or a shell's `<(…)`, cannot be read by offset.
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let file = open_file(path, &temp.progress)?;
         return from_reader(file, &text::path(path), temp, store);
     }
     let source = Arc::new(Source::open(path)?);
@@ -60,6 +61,17 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
     let file = file.map_err(|e| Error::io("open", path, e))?;
     let why = "it is compressed as a whole";
     spool(file, compression, &label, why, temp, store)
+}
+
+/// Opens a file or a pipe, and tells the user when nothing comes through a pipe.
+pub(super) fn open_file(path: &Path, progress: &Progress) -> Result<File> {
+    let tell = || {
+        progress.tell(format!(
+            "nothing comes through the pipe `{}` yet: waiting for a program that writes to it",
+            quote(&path)
+        ));
+    };
+    open_waiting(path, tell).map_err(|e| Error::io("open", path, e))
 }
 
 /// Indexes an archive from a pipe.

@@ -102,6 +102,8 @@ fn damage_of_every_compression_is_a_fault_of_the_archive_with_a_hint() {
                 "junk between streams",
                 [&pack(&tar[..half])[..], b"junk", &pack(&tar[half..])].concat(),
             ),
+            ("zeros and junk behind", [&packed[..], &[0; 512], b"junk"].concat()),
+            ("junk and zeros behind", [&packed[..], b"junk", &[0; 512]].concat()),
             ("cut in the middle", packed[..packed.len() / 2].to_vec()),
             ("cut at the end", packed[..packed.len() - 3].to_vec()),
             ("only the head", packed[..12].to_vec()),
@@ -127,8 +129,23 @@ fn damage_of_every_compression_is_a_fault_of_the_archive_with_a_hint() {
         }
         // Empty streams between others, as some programs write them, are no damage.
         let with_empty = [pack(&tar[..half]), pack(b""), pack(&tar[half..])].concat();
-        let saved = save("a.tar", &with_empty);
-        open(&saved.path, None).and_then(|bundle| check(&bundle)).unwrap();
+        // Zeros with which a block device or a tape pads a file are none either.
+        let padded = |zeros: usize| [&packed[..], &vec![0; zeros]].concat();
+        let between = [&pack(&tar[..half])[..], &[0; 7], &pack(&tar[half..])].concat();
+        for bytes in [
+            with_empty,
+            between,
+            padded(1),
+            padded(511),
+            padded(10_240),
+            padded(200_000),
+        ] {
+            let saved = save("a.tar", &bytes);
+            open(&saved.path, None).and_then(|bundle| check(&bundle)).unwrap();
+            let piped = Bundle::from_pipe(Cursor::new(bytes), "pipe", &options(None));
+            let verified = piped.and_then(|(bundle, rest)| verify(&bundle, rest, &VerifyOptions::default()));
+            assert!(verified.unwrap().is_sound(), "{name}");
+        }
     }
 }
 

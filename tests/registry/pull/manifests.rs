@@ -136,6 +136,31 @@ async fn answers_that_are_no_manifest() {
 }
 
 #[tokio::test]
+async fn a_status_that_no_registry_answers_with_is_told_with_a_hint() {
+    for status in [101, 201, 204, 206, 300, 304, 399, 600, 999] {
+        let (server, digest, _) = with_image(Options::default().fault(When::get("/v2/a/b/"), Action::status(status)));
+        let (registry, _) = client(&server.host());
+        let blob = layer(b"bytes");
+        for (what, error) in [
+            ("by tag", registry.manifest("a/b", &tag("1")).await.unwrap_err()),
+            (
+                "by digest",
+                registry.manifest("a/b", &Target::Digest(digest)).await.unwrap_err(),
+            ),
+            ("a blob", fetch(&registry, "a/b", &blob).await.unwrap_err()),
+        ] {
+            assert!(
+                error.full().contains(&format!("answered {status}")),
+                "{what}: {error:?}"
+            );
+            assert!(error.hint().is_some(), "{what}: {status}: {error:?}");
+        }
+        // Another request would have the same answer.
+        assert_eq!(server.requests().len(), 3, "{}", server.transcript());
+    }
+}
+
+#[tokio::test]
 async fn bytes_of_a_digest_are_checked_and_fetched_twice_at_most() {
     let (server, digest, _) =
         with_image(Options::default().fault(When::get("/manifests/"), Action::Body(b"{\"config\":{}}".to_vec())));

@@ -29,6 +29,50 @@ async fn a_manifest_that_drips() {
     assert_eq!(server.count("GET", "/manifests/"), 6, "{}", server.transcript());
 }
 
+/// Heads of answers that never come to their end: how they begin, and what comes again and again.
+const ENDLESS_HEADS: [(&str, &str, u64); 5] = [
+    ("", "HTTP/1.1 100 Continue\r\n\r\n", 1),
+    ("", "HTTP/1.1 103 Early Hints\r\nlink: </x>; rel=preload\r\n\r\n", 20),
+    ("HTTP/1.1 102 Processing\r\n\r\n", "\r\n", 30),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx: ", "y", 30),
+    ("", "\r\n", 1),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_never_ends_is_given_up_after_one_limit() {
+    let once = || Options {
+        retries: Some(0),
+        ..by_default()
+    };
+    let endless = |(begin, piece, seconds): (&str, &'static str, u64)| {
+        let drip = Step::Drip(piece, Duration::from_secs(seconds));
+        vec![Step::Take, Step::Say(begin.into()), drip]
+    };
+    let blob = layer(b"bytes");
+    let source = crate::client::Memory("bytes".into());
+    for head in ENDLESS_HEADS {
+        let server = Server::start(move |_| endless(head)).await;
+        let registry = with(once(), &server.host);
+        let before = tokio::time::Instant::now();
+        let error = clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+        assert_eq!(server.count("GET", "/manifests/"), 1, "{}", server.transcript());
+        assert!(before.elapsed() < Duration::from_secs(140), "{head:?}: {error:?}");
+    }
+    // A session for an upload, and its body.
+    for method in ["POST", "PUT"] {
+        let (server, _) = super::uploads::registry(
+            |_| None,
+            move |asked| (asked.method == method).then(|| endless(ENDLESS_HEADS[0])),
+        )
+        .await;
+        let registry = with(once(), &server.host);
+        clock::run(registry.push_blob("a/b", &blob, &source, None))
+            .await
+            .unwrap_err();
+        assert_eq!(server.count(method, "/uploads/"), 1, "{}", server.transcript());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_words_of_an_error_that_drip() {
     for (status, asked) in [(404, 1), (403, 1), (503, 6)] {

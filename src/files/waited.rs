@@ -1,0 +1,87 @@
+//! Opens a file or a pipe that holds a bundle, and says so when nothing comes through a pipe for a while.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+
+use super::content::FLAGS;
+use super::regular::irregular;
+
+/// Time without a byte from a named pipe after which the user is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens a file or a pipe that the user names, for reading from its start to its end. Waits for the first byte of a pipe as
+/// long as the run lasts, since only the user knows how long the writer takes, and calls `tell` once that takes long.
+///
+/// # Errors
+/// Errors of open(2).
+pub(crate) fn open_waiting(path: &Path, tell: impl FnOnce()) -> io::Result<File> {
+    wait(path, PATIENCE, tell)
+}
+
+fn wait(path: &Path, patience: Duration, tell: impl FnOnce()) -> io::Result<File> {
+    // A named pipe without a writer would block open(2), and nothing could be told meanwhile.
+    let opened = rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty());
+    let file = File::from(opened.map_err(|e| irregular(rustix::fs::stat(path), e))?);
+    if file.metadata()?.file_type().is_fifo() && !has_bytes(&file, Some(patience))? {
+        tell();
+        has_bytes(&file, None)?;
+    }
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags.difference(OFlags::NONBLOCK))?;
+    Ok(file)
+}
+
+/// Waits until a pipe has a byte to read or its writer has closed it. Returns false once `limit` is over.
+fn has_bytes(pipe: &File, limit: Option<Duration>) -> io::Result<bool> {
+    let limit = limit.map(|limit| Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    });
+    loop {
+        match poll(&mut [PollFd::new(pipe, PollFlags::IN)], limit.as_ref()) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_waited_for_and_the_wait_is_told() {
+        let at = tempfile::tempdir().unwrap();
+        let path = at.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        let open = |bytes: &'static [u8]| {
+            let (mut told, mut content) = (0, Vec::new());
+            let place = path.clone();
+            let tell = || {
+                told += 1;
+                std::thread::spawn(move || File::options().write(true).open(place).unwrap().write_all(bytes));
+            };
+            let mut file = wait(&path, Duration::ZERO, tell).unwrap();
+            // A pipe that does not block would say that it has no bytes now.
+            file.read_to_end(&mut content).unwrap();
+            (told, content)
+        };
+        assert_eq!(open(b"bundle"), (1, b"bundle".to_vec()));
+        assert_eq!(
+            open(b""),
+            (1, Vec::new()),
+            "a writer that goes away at once ends the wait"
+        );
+        std::fs::write(at.path().join("file"), "x").unwrap();
+        wait(&at.path().join("file"), Duration::ZERO, || panic!("a file is there")).unwrap();
+    }
+}
