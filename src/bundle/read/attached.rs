@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::archive::Archive;
 use super::broken::BrokenImage;
 use super::contents::{BundledImage, Contents, Referrer};
+use super::identity;
 use super::names;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
@@ -76,6 +77,32 @@ fn annotated_subject(entry: &Entry) -> Option<Digest> {
     let stated = entry.annotations.get(HAULER_SUBJECT);
     let from_kind = || format!("sha256:{}", kind(entry)?.1?).parse().ok();
     stated.and_then(|stated| stated.parse().ok()).or_else(from_kind)
+}
+
+/// The names with a digest that images state of themselves. hauler gives the same names to the signatures of the image.
+pub(super) struct PinnedNames<'a>(HashSet<[Option<&'a str>; 2]>);
+
+impl<'a> PinnedNames<'a> {
+    pub(super) fn of(entries: &'a [(usize, Entry)]) -> Self {
+        let images = entries
+            .iter()
+            .filter(|(_, entry)| role(entry).is_none() && identity::has_own_digest(entry))
+            .map(|(_, entry)| Self::stated_by(entry));
+        Self(
+            images
+                .filter(|names| names.iter().flatten().any(|name| name.contains('@')))
+                .collect(),
+        )
+    }
+
+    /// Whether an image has the names of this entry.
+    pub(super) fn are_of(&self, entry: &Entry) -> bool {
+        self.0.contains(&Self::stated_by(entry))
+    }
+
+    fn stated_by(entry: &Entry) -> [Option<&str>; 2] {
+        [names::CONTAINERD_NAME, names::REF_NAME].map(|key| entry.annotations.get(key).map(String::as_str))
+    }
 }
 
 /// An index entry that is attached to an image.

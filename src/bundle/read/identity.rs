@@ -10,6 +10,7 @@ use std::fmt::Display;
 use crate::bundle::record::ImageRecord;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::manifest::Entry;
 use crate::image::manifest::annotation::{CONTAINERD_NAME, REF_NAME};
 use crate::image::reference::Reference;
 
@@ -42,6 +43,11 @@ pub(super) fn check_annotations(
         check(&name, root, record)?;
     }
     Ok(())
+}
+
+/// Whether each digest in the names of an index entry is that of the entry.
+pub(super) fn has_own_digest(entry: &Entry) -> bool {
+    check_annotations(&entry.annotations, &entry.descriptor.digest, None).is_ok()
 }
 
 /// Checks names that consist of a digest alone.

@@ -193,16 +193,19 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     let mut attached: Vec<Attached<'_>> = Vec::new();
     let mut beside: Vec<Attached<'_>> = Vec::new();
     let mut repositories: HashSet<String> = HashSet::new();
+    let pinned = attached::PinnedNames::of(&entries);
     for (place, entry) in &entries {
         let (place, digest) = (*place, &entry.descriptor.digest);
         let exact = given.exactly(place, Some(digest));
         // A name that the user gives takes precedence over the names in the archive. An entry with a name that states another
         // digest is read as an image, which fails: its name must not become the tag of a signature.
-        let may_attach = exact.is_empty() && identity::check_annotations(&entry.annotations, digest, None).is_ok();
+        let may_attach = exact.is_empty() && identity::has_own_digest(entry);
         if may_attach && attached::listed_referrers(store, archive, entry, &mut reader.contents.referrers)? {
             continue;
         }
-        match attached::role(entry).filter(|_| may_attach) {
+        // An entry with a role has the very names of its image, which may state the digest of that image.
+        let may_have_role = may_attach || (exact.is_empty() && pinned.are_of(entry));
+        match attached::role(entry).filter(|_| may_have_role) {
             Some(Role::Attached(suffix)) => {
                 attached.push(Attached {
                     place,

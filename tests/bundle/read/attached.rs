@@ -159,14 +159,18 @@ fn what_hauler_keeps_under_one_name_is_told_apart() {
 }
 
 /// A store of hauler: every entry has the name of the image, and its kind tells what it is. Attachments of a platform have the
-/// platform's digest in their kind, referrers their own, and newer versions state the subject in an annotation as well.
+/// platform's digest in their kind, referrers their own, and newer versions state the subject in an annotation as well. If the
+/// image is pinned, its digest is in the name of every entry.
 #[test]
 fn what_hauler_keeps_of_platforms_is_told_apart() {
-    for (authority, is_annotated) in [
-        ("dev.hauler", true),
-        ("dev.hauler", false),
-        ("dev.cosignproject.cosign", true),
-        ("dev.cosignproject.cosign", false),
+    for (authority, is_annotated, is_pinned) in [
+        ("dev.hauler", true, false),
+        ("dev.hauler", false, false),
+        ("dev.hauler", true, true),
+        ("dev.hauler", false, true),
+        ("dev.cosignproject.cosign", true, false),
+        ("dev.cosignproject.cosign", false, false),
+        ("dev.cosignproject.cosign", false, true),
     ] {
         let mut layout = Layout::default();
         let [root, signature, attestation, of_child] = signed(&mut layout);
@@ -188,7 +192,8 @@ fn what_hauler_keeps_of_platforms_is_told_apart() {
             &json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "artifactType": "application/x", "manifests": [],
                 "subject": root}),
         ));
-        let name = "team/app:1";
+        let pinned = format!("team/app@{}", digest(&root));
+        let name = if is_pinned { &pinned } else { "team/app:1" };
         let entry = |of: &Value, kind_of: &str, subject: Option<&Value>| {
             let mut names = json!({
                 "org.opencontainers.image.ref.name": name,
@@ -218,7 +223,7 @@ fn what_hauler_keeps_of_platforms_is_told_apart() {
             let bare = given.map(|_| layout.image("arm64", b"bare", true));
             layout.entries.extend(bare.clone());
             each_way(&layout.tar().end(), given, |way, bundle| {
-                let about = format!("{authority} {is_annotated} {given:?} {way}");
+                let about = format!("{authority} {is_annotated} {is_pinned} {given:?} {way}");
                 let mut expected = vec![
                     format!("ghcr.io/team/app:{}@{}", tag(&root, "sig"), digest(&signature)),
                     format!("ghcr.io/team/app:{}@{}", tag(&root, "att"), digest(&attestation)),
