@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Kind, Result};
-use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::annotation::REF_NAME;
 use crate::image::manifest::{Image, RawManifest, View};
@@ -189,9 +188,9 @@ fn image_for_docker(tree: &ImageTree) -> Option<&Image> {
         .or(only_unknown_platform(tree))?;
     let manifest = tree.original.all().find(|m| *m.digest() == chosen.digest)?;
     match manifest.view() {
-        View::Image(image) if media_type::is_image_config(&image.config.media_type) => {
-            Some(image).filter(|image| chosen.platform != UNKNOWN || image.layers.iter().all(is_layer))
-        }
+        View::Image(image) if media_type::is_image_config(&image.config.media_type) => Some(image).filter(|image| {
+            chosen.platform != UNKNOWN || image.layers.iter().all(|layer| media_type::is_layer(&layer.media_type))
+        }),
         _ => None,
     }
 }
@@ -203,14 +202,6 @@ fn only_unknown_platform(tree: &ImageTree) -> Option<&PlatformRecord> {
     let mut images = tree.kept.iter().filter(|record| record.platform != ATTESTATION);
     let only = images.next().filter(|record| record.platform == UNKNOWN)?;
     images.next().is_none().then_some(only)
-}
-
-/// Returns whether a blob is a file system layer:
-/// signatures have an image config too, but other layer media types.
-fn is_layer(layer: &Descriptor) -> bool {
-    let media_type = layer.media_type.as_str();
-    media_type.starts_with("application/vnd.oci.image.layer.")
-        || media_type.starts_with("application/vnd.docker.image.rootfs.")
 }
 
 /// Passes the blob members at the start of a bundle to `each`,

@@ -182,18 +182,17 @@ pub(super) fn referrers(name: &str, counts: &BTreeMap<String, usize>) {
     info(format!("note: {name}: {all}: {types}"));
 }
 
-/// Warns about blobs and referrers of an image that were left out.
-pub(super) fn left_out(name: &str, blobs: &[LeftOut]) {
-    for left in blobs.iter().take(LISTED) {
+/// Warns about blobs or referrers of an image that were left out.
+pub(super) fn left_out(name: &str, all: &[LeftOut]) {
+    for left in all.iter().take(LISTED) {
         say(format!(
             "warning: {name}: left out {} ({})",
             left.digest,
             quote(&left.reason)
         ));
     }
-    if blobs.len() > LISTED {
-        let more = counted((blobs.len() - LISTED) as u64, "more blob", "more blobs");
-        say(format!("warning: {name}: left out {more}"));
+    if all.len() > LISTED {
+        say(format!("warning: {name}: left out {} more", all.len() - LISTED));
     }
 }
 

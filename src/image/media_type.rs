@@ -66,6 +66,13 @@ pub(crate) fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
 
+/// Returns whether a blob of this type is a file system layer. Signatures may have an image config as well, and never such
+/// layers.
+pub(crate) fn is_layer(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+}
+
 /// Returns whether content of this type is not a manifest: a layer, or the config of an image or a build cache.
 pub(crate) fn is_no_manifest(media_type: &str) -> bool {
     const PARTS: [&str; 4] = [

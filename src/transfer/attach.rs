@@ -1,5 +1,6 @@
 //! Attachments of the images of a bundle: referrers, and images with a cosign tag.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use super::referrers::ReferrerChoice;
@@ -8,6 +9,8 @@ use crate::bundle::read::{Bundle, BundledImage, Referrer};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::manifest::View;
+use crate::image::platform::PlatformFilter;
 use crate::image::referrer::{artifact_type, parse_tag_beside, subject};
 use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, is_attached};
 
@@ -46,8 +49,7 @@ impl<'a> Attacher<'a> {
             attacher.referrers.entry(&referrer.subject).or_default().push(referrer);
         }
         for (place, image) in bundle.images().iter().enumerate() {
-            if choice.is_any()
-                && image.attached_to.is_some()
+            if image.attached_to.is_some()
                 && let Some((subject, suffix)) = image.name.tag().and_then(parse_tag_beside)
             {
                 let key = (image.name.name(), subject);
@@ -62,10 +64,13 @@ impl<'a> Attacher<'a> {
         !self.beside.is_empty()
     }
 
-    /// Returns whether the image at this position is an attachment of another image.
-    /// Such an image is not listed as an image of its own.
-    pub(super) fn is_claimed(&self, place: usize) -> bool {
-        self.claimed.contains(&place)
+    /// Returns whether the image at this position is an image of its own, after the images it may belong to were read.
+    ///
+    /// An image with a cosign tag is none if it was attached to an image, or if the user may have left out what it belongs
+    /// to: with a selection of platforms, or without referrers.
+    pub(super) fn is_separate(&self, place: usize, image: &BundledImage, platforms: Option<&PlatformFilter>) -> bool {
+        let is_left_out = platforms.is_some() || !self.choice.is_any();
+        !self.claimed.contains(&place) && !(image.attached_to.is_some() && is_left_out)
     }
 
     /// Adds the attachments of all manifests to the tree, and the attachments of these attachments.
@@ -80,6 +85,8 @@ impl<'a> Attacher<'a> {
         let mut attachments: Vec<Attachment> = Vec::new();
         let mut left_out = Vec::new();
         let mut lost: HashSet<Digest> = HashSet::new();
+        // A limit of this program is no fault of the bundle, so that only users who require all referrers get an error.
+        let is_limit_a_loss = self.choice.is_required();
         for depth in 0..=MAX_CHAIN {
             let mut next = Vec::new();
             for subject in std::mem::take(&mut subjects) {
@@ -138,13 +145,14 @@ impl<'a> Attacher<'a> {
                         continue;
                     }
                     if attachments.len() == MAX_REFERRERS || depth == MAX_CHAIN {
-                        tree.lacks_referrers = true;
-                        leave(
-                            &kind,
-                            format!(
-                                "more than {MAX_REFERRERS} manifests, or a chain of more than {MAX_CHAIN}, refer to the image"
+                        tree.lacks_referrers |= is_limit_a_loss;
+                        let reason = match depth == MAX_CHAIN {
+                            true => format!(
+                                "it is at the end of a chain of more than {MAX_CHAIN} manifests that refer to the image"
                             ),
-                        );
+                            false => format!("more than {MAX_REFERRERS} manifests refer to the image"),
+                        };
+                        leave(&kind, reason);
                         continue;
                     }
                     if is_new {
@@ -182,12 +190,29 @@ impl<'a> Attacher<'a> {
     fn referrers_of(&self, subject: &Digest, repository: &str) -> Vec<Found<'a>> {
         let referrers = self.referrers.get(subject).into_iter().flatten();
         let key = (repository.to_owned(), subject.clone());
-        let beside = self.beside.get(&key).into_iter().flatten();
-        let beside = beside.map(|(place, image, suffix)| Found::Beside(*place, image, suffix));
+        let mut beside: Vec<Beside<'a>> = self.beside.get(&key).cloned().unwrap_or_default();
+        // Two bundles may have the signatures of two moments under one tag. The one with more signatures goes first: it may
+        // contain the others.
+        if beside.len() > 1 {
+            beside.sort_by_cached_key(|(_, image, _)| Reverse(self.layers_of(image)));
+        }
+        let beside = beside
+            .into_iter()
+            .map(|(place, image, suffix)| Found::Beside(place, image, suffix));
         referrers
             .map(|referrer| Found::Referrer(referrer))
             .chain(beside)
             .collect()
+    }
+
+    fn layers_of(&self, image: &BundledImage) -> usize {
+        match self.bundle.tree_of(image).map(|tree| tree.original.root) {
+            Ok(root) => match root.view() {
+                View::Image(image) => image.layers.len(),
+                _ => 0,
+            },
+            Err(_) => 0,
+        }
     }
 
     /// Reads the manifests of an attachment, and checks that a referrer states `of` as its subject.

@@ -314,12 +314,19 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
         };
         let mut known = HashMap::new();
         let mut trees = Vec::new();
+        let mut separate = HashSet::new();
         let images = bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]);
         // An image with a cosign tag is pushed as an image of its own only if no other image claims it as an attachment. So
         // images with a cosign tag come last.
         let (images, beside): (Vec<_>, Vec<_>) = images.partition(|(_, image)| image.attached_to.is_none());
         for (place, image) in images.into_iter().chain(beside) {
-            if attacher.is_claimed(place) {
+            if !attacher.is_separate(place, image, platforms) {
+                continue;
+            }
+            if image.attached_to.is_some() && !separate.insert(&image.name) {
+                let what = "the bundles hold two of this name, and the image that they belong to cannot be used";
+                let error = Error::new(Kind::Malformed, what).with_hint("import the bundles one after the other");
+                trees.push((place, Err(image.place_error(error))));
                 continue;
             }
             let repository = attacher.depends_on_repository().then(|| image.name.name());

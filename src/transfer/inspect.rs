@@ -52,7 +52,7 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
     // images with a cosign tag come last.
     let (first, beside): (Vec<_>, Vec<_>) = chosen.partition(|(_, image)| image.attached_to.is_none());
     for (place, image) in first.into_iter().chain(beside) {
-        if reader.attacher.is_claimed(place) {
+        if !reader.attacher.is_separate(place, image, select.platforms.as_ref()) {
             continue;
         }
         let repository = reader.attacher.depends_on_repository().then(|| image.name.name());

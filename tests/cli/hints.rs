@@ -5,6 +5,7 @@ use serde_json::json;
 use super::support::cli::Output;
 use super::support::fault::{Action, Canned, When};
 use super::support::images::{helm_chart, sized};
+use super::support::tls::{Authority, ServerTls};
 use super::support::{Auth, Cli, Double, Options, sha256};
 use super::{cli, source};
 
@@ -295,6 +296,32 @@ const OTHER_WORDS: &[Condition] = &[
             "the registry sends uploads to `http://127.0.0.1:1`: have it told the address by which it is reached",
         ],
         not: &["check host and port"],
+        lines: 20,
+    },
+    Condition {
+        name: "an address for uploads with a certificate of an unknown authority",
+        registry: || {
+            let tls = ServerTls::new(Authority::new("elsewhere").server(&["127.0.0.1"]));
+            let elsewhere = Double::start(Options::default().tls(tls));
+            let location = format!("https://{}/v2/x/blobs/uploads/1", elsewhere.host());
+            // It runs until the end of the tests.
+            std::mem::forget(elsewhere);
+            with(
+                When::post("/blobs/uploads/"),
+                Action::Answer(Canned {
+                    status: 202,
+                    headers: vec![("location".into(), location)],
+                    body: "".into(),
+                }),
+            )
+        },
+        push: true,
+        code: 1,
+        says: &[
+            "is signed by an authority that is not trusted here",
+            "hint: give its authority with `--ca-file`",
+        ],
+        not: &["have it told the address"],
         lines: 20,
     },
 ];

@@ -126,6 +126,7 @@ pub(super) fn assemble(
                 bundle.broken.extend(contents.broken);
                 bundle.referrers.extend(contents.referrers);
                 bundle.missing.extend(contents.missing);
+                bundle.warnings.append(contents.warnings);
                 if bundle.store.budget().take(contents.listed.len() as u64 * NAME).is_ok() {
                     bundle.listed.extend(contents.listed);
                 }
@@ -210,14 +211,18 @@ fn whole_or_broken(bundle: &mut Assembled) {
 /// Merges images of the same name and digest,
 /// and removes all images of a name that has several digests.
 ///
-/// A name with several digests is ambiguous, so the images become one broken image.
+/// A name with several digests is ambiguous, so the images become one broken image. Signatures under one tag of cosign are not:
+/// an image that was signed again between two bundles has one of each time, and the push treats them as it treats a signature
+/// that the registry has.
 fn one_digest_per_name(bundle: &mut Assembled) {
-    let mut seen: BTreeMap<Reference, usize> = BTreeMap::new();
+    let mut seen: BTreeMap<(Reference, Option<Digest>), usize> = BTreeMap::new();
     let mut two: BTreeMap<Reference, BrokenImage> = BTreeMap::new();
     let mut kept: Vec<BundledImage> = Vec::with_capacity(bundle.images.len());
     for image in std::mem::take(&mut bundle.images) {
-        let Some(first) = seen.get(&image.name).and_then(|first| kept.get(*first)) else {
-            seen.insert(image.name.clone(), kept.len());
+        let attached = image.attached_to.as_ref().map(|_| image.root.digest.clone());
+        let key = (image.name.clone(), attached);
+        let Some(first) = seen.get(&key).and_then(|first| kept.get(*first)) else {
+            seen.insert(key, kept.len());
             kept.push(image);
             continue;
         };

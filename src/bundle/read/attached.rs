@@ -20,11 +20,11 @@ use crate::error::{Error, Kind, Result};
 use crate::image::budget::NAME;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::annotation::{HAULER_SUBJECT, KIND};
+use crate::image::manifest::annotation::{CONTAINERD_SUBJECT, HAULER_SUBJECT, KIND};
 use crate::image::manifest::{Entry, MAX_ENTRIES, View};
 use crate::image::reference::Reference;
 use crate::image::referrer::{self, is_referrers_tag, parse_tag_beside, tag_beside};
-use crate::text::quote;
+use crate::text::{Warnings, quote};
 
 /// Programs that write the annotation.
 const AUTHORITIES: [&str; 2] = ["dev.cosignproject.cosign", "dev.hauler"];
@@ -112,8 +112,16 @@ pub(super) struct Attached<'a> {
     pub(super) entry: &'a Entry,
     pub(super) suffix: &'static str,
     /// Repository and subject from the entry's own name, if that name has a tag such as
-    /// `sha256-HEX.sig`.
-    pub(super) by_tag: Option<(Reference, Digest)>,
+    /// `sha256-HEX.sig`. A name that is a tag alone has no repository.
+    pub(super) by_tag: Option<(Option<Reference>, Digest)>,
+}
+
+/// Parses a name that is the tag of an attachment alone, without a repository.
+pub(super) fn bare_tag(entry: &Entry) -> Option<(Digest, &'static str)> {
+    match own_name(entry) {
+        Some(_) => None,
+        None => parse_tag_beside(entry.annotations.get(names::REF_NAME)?),
+    }
 }
 
 /// Parses the name of an entry with the tag of an attachment, such as `sha256-HEX.sig`; `None` for any other name.
@@ -158,7 +166,8 @@ pub(super) fn add(
             None => annotated_subject(attached.entry).or_else(|| stated_subject(store, &attached.entry.descriptor)),
         };
         let found = match &attached.by_tag {
-            Some((name, _)) => subjects.in_repository(name),
+            Some((Some(name), _)) => subjects.in_repository(name),
+            Some((None, subject)) => subjects.with_digest(subject).into_iter().collect(),
             None => subjects.find(attached.entry, stated.as_ref()).into_iter().collect(),
         };
         if found.is_empty() {
@@ -207,6 +216,7 @@ pub(super) fn listed_referrers(
     archive: &Archive,
     entry: &Entry,
     into: &mut Vec<Referrer>,
+    warnings: &mut Warnings,
 ) -> Result<bool> {
     let tag = entry
         .annotations
@@ -226,10 +236,10 @@ pub(super) fn listed_referrers(
     let View::Index(index) = manifest.view() else {
         return Ok(false);
     };
-    let there = index
+    let (there, absent): (Vec<_>, Vec<_>) = index
         .entries
         .iter()
-        .filter(|entry| store.size_of(&entry.descriptor.digest).is_some());
+        .partition(|entry| store.size_of(&entry.descriptor.digest).is_some());
     for entry in there {
         let listed = store.manifest(&entry.descriptor.digest, &entry.descriptor.media_type);
         if listed.ok().and_then(|listed| referrer::subject(&listed)).as_ref() != Some(&subject) {
@@ -242,7 +252,47 @@ pub(super) fn listed_referrers(
             archive: archive.label.clone(),
         });
     }
+    if let Some(first) = absent.first() {
+        let first = &first.descriptor.digest;
+        let others = match absent.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        warnings.push(format!(
+            "`{}`: {first}{others}, listed as referring to {subject}, cannot be carried: the archive does not contain it",
+            quote(&archive.label)
+        ));
+    }
     Ok(true)
+}
+
+/// Returns the subject of a manifest without a name:
+/// from its own field, else from containerd's annotation.
+pub(super) fn subject(store: &Store, entry: &Entry) -> Option<Digest> {
+    let root = &entry.descriptor;
+    let manifest = store.manifest(&root.digest, &root.media_type).ok();
+    let own = manifest.as_ref().and_then(|manifest| match manifest.view() {
+        View::Index(index) => index.subject.as_ref(),
+        View::Image(image) => image.subject.as_ref(),
+        View::Other { .. } => None,
+    });
+    match own {
+        Some(subject) => Some(subject.digest.clone()),
+        None => entry.annotations.get(CONTAINERD_SUBJECT)?.parse().ok(),
+    }
+}
+
+/// Returns a warning if an entry is annotated as a referrer of another manifest than its own manifest states.
+pub(super) fn contradiction(archive: &Archive, place: usize, entry: &Entry, subject: &Digest) -> Option<String> {
+    let annotated = entry.annotations.get(CONTAINERD_SUBJECT)?;
+    (annotated.parse().ok() != Some(subject.clone())).then(|| {
+        format!(
+            "`{}`: entry @{place} ({}) is listed as referring to {}, and its manifest states {subject}",
+            quote(&archive.label),
+            entry.descriptor.digest,
+            quote(annotated)
+        )
+    })
 }
 
 /// Lookup of image entries by the properties that attachments refer to.
@@ -301,12 +351,18 @@ impl<'a> Subjects<'a> {
     fn find(&self, attached: &Entry, stated: Option<&Digest>) -> Option<(usize, &'a Entry)> {
         let own = own_name(attached);
         let named = own.as_ref().and_then(|name| self.by_name.get(name));
-        let stated = || stated.and_then(|stated| self.by_digest.get(stated).or_else(|| self.by_child.get(stated)));
-        match (named.or_else(stated), self.images) {
-            (Some(at), _) => self.images.get(*at).copied(),
+        let named = named.and_then(|at| self.images.get(*at).copied());
+        match (named.or_else(|| self.with_digest(stated?)), self.images) {
+            (Some(found), _) => Some(found),
             (None, [only]) if own.is_none() => Some(*only),
             (None, _) => None,
         }
+    }
+
+    /// Finds an image by its digest, or by that of a child of its index.
+    fn with_digest(&self, digest: &Digest) -> Option<(usize, &'a Entry)> {
+        let at = self.by_digest.get(digest).or_else(|| self.by_child.get(digest))?;
+        self.images.get(*at).copied()
     }
 }
 

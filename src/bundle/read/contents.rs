@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
+use crate::text::Warnings;
 
 /// An image of a bundle.
 #[derive(Debug, Clone)]
@@ -78,4 +79,6 @@ pub(super) struct Contents {
     pub(super) places: usize,
     /// The readable entries of the index.
     pub(super) listed: Vec<Descriptor>,
+    /// Warnings about entries that contradict one another.
+    pub(super) warnings: Warnings,
 }

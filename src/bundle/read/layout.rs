@@ -1,7 +1,6 @@
 //! Reads the images of one archive: an OCI image layout (OCI image-spec, image-layout.md) or Docker's `manifest.json`.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use oci_spec::image::OciLayout;
 
@@ -24,7 +23,7 @@ use crate::image::budget::{Budget, NAME};
 use crate::image::digest::Digest;
 use crate::image::listing::{self, FaultyEntry};
 use crate::image::manifest::annotation::CONTAINERD_SUBJECT;
-use crate::image::manifest::{Entry, MAX_MANIFEST, RawManifest, View};
+use crate::image::manifest::{Entry, MAX_MANIFEST, View};
 use crate::image::reference::Reference;
 use crate::text::quote;
 
@@ -200,7 +199,10 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         // A name that the user gives takes precedence over the names in the archive. An entry with a name that states another
         // digest is read as an image, which fails: its name must not become the tag of a signature.
         let may_attach = exact.is_empty() && identity::has_own_digest(entry);
-        if may_attach && attached::listed_referrers(store, archive, entry, &mut reader.contents.referrers)? {
+        let Contents {
+            referrers, warnings, ..
+        } = &mut reader.contents;
+        if may_attach && attached::listed_referrers(store, archive, entry, referrers, warnings)? {
             continue;
         }
         // An entry with a role has the very names of its image, which may state the digest of that image.
@@ -215,7 +217,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
                 });
                 continue;
             }
-            Some(Role::Referrer) if subject(store, entry).is_some() => {
+            Some(Role::Referrer) if attached::subject(store, entry).is_some() => {
                 nameless.push((place, entry));
                 continue;
             }
@@ -233,7 +235,20 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
                 place,
                 entry,
                 suffix,
-                by_tag: Some((name, subject)),
+                by_tag: Some((Some(name), subject)),
+            });
+            continue;
+        }
+        if may_attach
+            && given.nameless().is_none()
+            && let Some((subject, suffix)) = attached::bare_tag(entry)
+        {
+            let by_tag = Some((None, subject));
+            attached.push(Attached {
+                place,
+                entry,
+                suffix,
+                by_tag,
             });
             continue;
         }
@@ -250,7 +265,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     // If no image of the repository is in the archive, an entry with such a tag counts as an image.
     for beside in beside {
         match &beside.by_tag {
-            Some((name, _)) if !repositories.contains(&name.name()) => {
+            Some((Some(name), _)) if !repositories.contains(&name.name()) => {
                 images.push((beside.place, beside.entry));
                 named.insert(&beside.entry.descriptor.digest);
                 reader.take(beside.place, beside.entry, name, &[])?;
@@ -270,7 +285,11 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         if part || (named.contains(&entry.descriptor.digest) && !refers) {
             continue;
         }
-        if let Some(subject) = subject(store, entry) {
+        if let Some(subject) = attached::subject(store, entry) {
+            reader
+                .contents
+                .warnings
+                .extend(attached::contradiction(archive, place, entry, &subject));
             reader.contents.referrers.push(Referrer {
                 subject,
                 root: entry.descriptor.clone(),
@@ -438,7 +457,8 @@ fn repo_tags(archive: &Archive, store: &Store, items: &Items, entry: &Entry) -> 
     if items.is_empty() {
         return Vec::new();
     }
-    let Some(manifest) = manifest(store, entry) else {
+    let root = &entry.descriptor;
+    let Ok(manifest) = store.manifest(&root.digest, &root.media_type) else {
         return Vec::new();
     };
     match manifest.view() {
@@ -457,7 +477,8 @@ fn below(store: &Store, entries: &[(usize, Entry)]) -> Result<HashSet<Digest>> {
     let mut held = store.budget().hold(0)?;
     let entries = entries.iter().map(|(_, entry)| entry);
     for entry in entries.filter(|entry| seen.insert(&entry.descriptor.digest)) {
-        let Some(manifest) = manifest(store, entry) else {
+        let root = &entry.descriptor;
+        let Ok(manifest) = store.manifest(&root.digest, &root.media_type) else {
             continue;
         };
         if let View::Index(index) = manifest.view() {
@@ -466,24 +487,4 @@ fn below(store: &Store, entries: &[(usize, Entry)]) -> Result<HashSet<Digest>> {
         }
     }
     Ok(below)
-}
-
-fn manifest(store: &Store, entry: &Entry) -> Option<Arc<RawManifest>> {
-    let descriptor = &entry.descriptor;
-    store.manifest(&descriptor.digest, &descriptor.media_type).ok()
-}
-
-/// Returns the subject of a manifest without a name:
-/// from its own field, else from containerd's annotation.
-fn subject(store: &Store, entry: &Entry) -> Option<Digest> {
-    let manifest = manifest(store, entry);
-    let own = manifest.as_ref().and_then(|manifest| match manifest.view() {
-        View::Index(index) => index.subject.as_ref(),
-        View::Image(image) => image.subject.as_ref(),
-        View::Other { .. } => None,
-    });
-    match own {
-        Some(subject) => Some(subject.digest.clone()),
-        None => entry.annotations.get(CONTAINERD_SUBJECT)?.parse().ok(),
-    }
 }

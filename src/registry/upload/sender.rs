@@ -17,7 +17,7 @@ use crate::registry::answer::{Answer, web_page};
 use crate::registry::attempt::Renewed;
 use crate::registry::content_range;
 use crate::registry::context::Watch;
-use crate::registry::failure::Failure;
+use crate::registry::failure::{Class, Failure};
 use crate::registry::limiter::{Permit, Use};
 use crate::registry::location;
 use crate::registry::redact::shown;
@@ -154,7 +154,12 @@ impl<'a> Sender<'a> {
             let response = match sent {
                 Ok(response) => response,
                 Err(Failure { error, class, .. }) if class.is_final() => {
-                    return Err(Setback::Final(target.with_address_hint(&url, error)));
+                    // A certificate that is not accepted has a hint of its own, which helps at each address.
+                    let error = match error.kind() {
+                        Kind::Network if class == Class::Final => error,
+                        _ => target.with_address_hint(&url, error),
+                    };
+                    return Err(Setback::Final(error));
                 }
                 Err(Failure { error, .. }) => {
                     let error = target.with_address_hint(&url, error);

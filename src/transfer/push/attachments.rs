@@ -14,7 +14,7 @@ use super::tag::{TagState, tag_state};
 use crate::error::{Error, Result};
 use crate::image::digest::Digest;
 use crate::image::lost_attachments::LostAttachments;
-use crate::image::manifest::View;
+use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::referrer::has_all_layers;
 use crate::image::tree::{Attachment, LeftOut, Lookup, Variant, attachments_of_manifests};
@@ -180,7 +180,7 @@ async fn keep_list(
                          delete that tag, and import again"
                 )));
             }
-            if !matches!(held.view(), View::Index(_)) {
+            if !is_list_of_referrers(held) {
                 return Ok(Some(format!(
                     "the tag `{tag}` holds {}, which is no list of referrers",
                     held.digest()
@@ -206,5 +206,13 @@ async fn keep_list(
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Returns whether a manifest can be a list of referrers. An index with platforms is an image.
+fn is_list_of_referrers(manifest: &RawManifest) -> bool {
+    match manifest.view() {
+        View::Index(index) => index.entries.iter().all(|entry| entry.platform.is_none()),
+        _ => false,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::request::{BlobOrigin, PushItem, PushRequest};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::image::destination::refuse_collisions;
 use crate::image::digest::Digest;
 use crate::image::reference::{DOCKER_HUB, Reference};
@@ -59,6 +59,12 @@ fn mapped(request: &PushRequest, source: &Reference, original: &Digest) -> Resul
     }
 }
 
+/// Marks an error as one of the destination, unless it is marked as one of the source. So a response or login that cannot
+/// be read does not count as a damaged bundle.
+pub(super) fn with_destination_side(error: Error) -> Error {
+    error.or_side(Side::Destination)
+}
+
 /// Adds a hint to an error that may be caused by a deep path.
 /// Some registries allow one path component below an organization, and respond to a deeper path as if permissions or the
 /// repository were missing.
@@ -111,6 +117,7 @@ pub(crate) fn item(
         tree: Arc::new(tree),
         blobs,
         rebuilt,
+        platform_of: None,
     })
 }
 

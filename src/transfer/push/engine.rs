@@ -6,11 +6,12 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::destination::with_path_hint;
+use super::destination::{with_destination_side, with_path_hint};
 use super::ensure_blob::{self, EnsureOptions};
+use super::held_back::HeldBack;
 use super::image_state::{Group, Image, Images};
 use super::lost_blobs;
-use super::pipe::feed::{FeedEvent, PipeFeed};
+use super::pipe::feed::{self, FeedEvent, PipeFeed};
 use super::publish::{Published, Publisher};
 use super::put_manifest::{ManifestPutter, Written};
 use super::report::{Amount, ImageReport, Outcome};
@@ -90,6 +91,7 @@ struct Engine<'a> {
     scheduler: Scheduler,
     /// Repositories with a ready image that are not busy.
     idle: VecDeque<usize>,
+    held: HeldBack,
     warnings: Warnings,
     bundle_error: Option<Error>,
 }
@@ -116,6 +118,7 @@ impl<'a> Engine<'a> {
             repositories: Vec::new(),
             scheduler: Scheduler::new([], &request.budget, 1).0,
             idle: VecDeque::new(),
+            held: HeldBack::default(),
             warnings: Warnings::default(),
             bundle_error: None,
         };
@@ -153,6 +156,7 @@ impl<'a> Engine<'a> {
             group.members.push(number);
             engine.images.list.push(image);
         }
+        engine.held = HeldBack::new(&engine.images.list);
         engine.images.alive = engine.images.list.iter().filter(|image| image.alive).count();
         engine.images.failed = engine.images.list.iter().any(|image| image.report.error.is_some());
         engine.images.stop = request.fail_fast && engine.images.failed;
@@ -261,7 +265,7 @@ impl<'a> Engine<'a> {
             let done = tokio::select! {
                 Some(done) = blobs.next(), if !blobs.is_empty() => done,
                 Some(done) = publishing.next(), if !publishing.is_empty() => done,
-                event = next(&mut feed), if open => Done::Arrived(event),
+                event = feed::next(&mut feed), if open => Done::Arrived(event),
                 else => break,
             };
             match done {
@@ -289,6 +293,7 @@ impl<'a> Engine<'a> {
                 Done::Blob(..) | Done::Arrived(_) => {}
             }
         }
+        self.held.give_up(&mut self.images);
         self.images.give_up();
         Ok(())
     }
@@ -405,18 +410,27 @@ impl<'a> Engine<'a> {
         self.images.share_counts(group);
         let group = &mut self.images.groups[group];
         group.alive = false;
-        let (place, lost) = (group.repository, group.lost.clone());
+        let lost = group.lost.clone();
         for number in std::mem::take(&mut group.members) {
             self.images.list[number].lost = lost.clone();
             if self.images.request.dry_run {
                 self.images.planned(number);
                 continue;
             }
-            let repository = &mut self.repositories[place];
-            repository.ready.push_back(number);
-            if !repository.busy && repository.ready.len() == 1 {
-                self.idle.push_back(place);
-            }
+            self.queue(number);
+        }
+    }
+
+    /// Queues an image for its manifests, unless another image comes before it.
+    fn queue(&mut self, number: usize) {
+        if !self.held.may_go(&mut self.images, number) {
+            return;
+        }
+        let place = self.images.list[number].repository;
+        let repository = &mut self.repositories[place];
+        repository.ready.push_back(number);
+        if !repository.busy && repository.ready.len() == 1 {
+            self.idle.push_back(place);
         }
     }
 
@@ -462,6 +476,7 @@ impl<'a> Engine<'a> {
         let destination = &self.images.list[number].item.destination;
         let outcome = outcome.map_err(|error| with_path_hint(with_destination_side(error), destination));
         self.images.published(number, outcome);
+        self.held.release(number).into_iter().for_each(|held| self.queue(held));
     }
 
     /// Returns whether several tags of the image's repository get the image's digest.
@@ -481,17 +496,4 @@ impl<'a> Engine<'a> {
             self.idle.push_back(place);
         }
     }
-}
-
-async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
-    match feed {
-        Some(feed) => feed.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Marks an error as one of the destination, unless it is marked as one of the source. So a response or login that cannot
-/// be read does not count as a damaged bundle.
-fn with_destination_side(error: Error) -> Error {
-    error.or_side(Side::Destination)
 }

@@ -12,6 +12,7 @@ use super::put_manifest::ManifestPutter;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::manifest::{RawManifest, View};
+use crate::image::media_type::is_layer;
 use crate::image::reference::Target;
 use crate::image::referrer::{has_all_layers, signature_identity};
 use crate::registry::{BlobSource, BlobStream, Refusal};
@@ -39,6 +40,9 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
         let View::Image(image) = held.view() else {
             return Err(no_signature(&held));
         };
+        if image.layers.iter().any(|layer| is_layer(&layer.media_type)) {
+            return Err(no_signature(&held));
+        }
         let config = registry.small_blob(repository, &image.config).await?;
         let (merged, config) = merged(&held, ours, &config)?;
         let descriptor = Descriptor::from_content(&image.config.media_type, &config);

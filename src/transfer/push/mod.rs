@@ -17,6 +17,7 @@ mod attachments;
 pub(crate) mod destination;
 pub(crate) mod engine;
 pub(crate) mod ensure_blob;
+mod held_back;
 mod image_state;
 mod left_referrers;
 mod lost_blobs;

@@ -1,7 +1,8 @@
 //! `--platform-tags`: pushes each platform under a tag of its own (`1.27_arm_v7` beside `1.27`).
 //!
 //! Each platform becomes a push item of its own, with the platform's manifest as its root. So existing tags are found, kept
-//! or replaced as for any other tag, and names that collide are rejected before anything is sent.
+//! or replaced as for any other tag, and names that collide are rejected before anything is sent. A platform gets its tag after
+//! its image.
 
 use std::sync::Arc;
 
@@ -75,6 +76,7 @@ fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
         destination,
         blobs: item.blobs.clone(),
         rebuilt: item.rebuilt,
+        platform_of: Some(there.clone()),
     }))
 }
 

@@ -204,6 +204,7 @@ impl ImageReport {
     /// Records that the image failed, so that its presence at the destination is unknown.
     pub(crate) fn fail(&mut self, error: Error) {
         self.outcome = Outcome::Failed;
+        self.referrers.clear();
         self.pushed = None;
         self.index = None;
         self.error = Some(error);

@@ -227,4 +227,6 @@ pub(crate) struct PushItem {
     pub(crate) blobs: Arc<dyn BlobOrigin>,
     /// Whether the manifest was built by this program, so that its digest is new.
     pub(crate) rebuilt: bool,
+    /// For a platform with a tag of its own: the name of its image at the destination.
+    pub(crate) platform_of: Option<Reference>,
 }

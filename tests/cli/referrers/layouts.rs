@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::support::Cli;
 use super::super::support::image::Document;
 use super::super::support::layout::{Tar, blob_name, write_members};
-use super::super::support::referrers::{OCI_INDEX, SIMPLE_SIGNING};
+use super::super::support::referrers::{OCI_INDEX, OCI_MANIFEST, SIMPLE_SIGNING};
 use super::{beside, cli, names, registry, signed, tag_of};
 
 #[test]
@@ -144,6 +144,20 @@ fn layouts_of_other_programs_keep_their_referrers_in_each_of_three_ways() {
         }
     });
     expect_all("as cosign saves it");
+    // A tag alone, beside an image with its full name.
+    rewritten(&cli, |entries, _| {
+        for entry in entries.iter_mut() {
+            let name = entry["annotations"]["org.opencontainers.image.ref.name"].clone();
+            if let Some((_, tag)) = name
+                .as_str()
+                .and_then(|name| name.rsplit_once(':'))
+                .filter(|(_, it)| it.ends_with(".sig"))
+            {
+                entry["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
+            }
+        }
+    });
+    expect_all("by a tag without a repository");
     // The same where nothing has a name: the tag of the signature follows the name that the image is given.
     rewritten(&cli, |entries, _| {
         for (number, entry) in entries.iter_mut().enumerate() {
@@ -230,4 +244,50 @@ fn a_lock_pins_what_refers_to_an_image_and_a_comparison_sees_it() {
         let said: Value = serde_json::from_str(&said).unwrap();
         assert_eq!(said["came"]["pieces"], came, "{old} {new}: {said}");
     }
+}
+
+#[test]
+fn what_a_layout_lists_and_does_not_hold_is_told() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    // A list under the tag of the image, of one referrer that is there and of one that is not.
+    let absent = Document::new(OCI_MANIFEST, "{\"absent\": true}");
+    rewritten(&cli, |entries, members| {
+        let listed: Vec<Value> = entries
+            .iter()
+            .filter(|entry| entry["digest"] == signed.belongings[0].digest)
+            .cloned()
+            .chain([Value::Object(absent.descriptor())])
+            .collect();
+        entries.retain(|entry| !is_referrer(entry));
+        let list = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed});
+        let list = Document::new(OCI_INDEX, list.to_string());
+        let mut entry = list.descriptor();
+        let tag = tag_of(&signed.image.root, "");
+        entry.insert("annotations".into(), json!({"org.opencontainers.image.ref.name": tag}));
+        entries.push(Value::Object(entry));
+        members.push((blob_name(&list.digest), list.bytes.to_vec()));
+    });
+    let target = registry(true);
+    let out = cli.succeed(&["import", "other.tar", "-d", &target.host()]);
+    out.says(&[
+        &format!("{}, listed as referring to", absent.digest),
+        "does not contain it",
+    ]);
+    // An annotation that names the image, at a manifest that is about another one.
+    let child = &signed.image.below[0].digest;
+    rewritten(&cli, |entries, _| {
+        for entry in entries
+            .iter_mut()
+            .filter(|entry| entry["digest"] == signed.belongings[0].digest)
+        {
+            entry["annotations"]["io.containerd.manifest.subject"] = child.as_str().into();
+        }
+    });
+    let out = cli.succeed(&["import", "other.tar", "-d", &target.host()]);
+    out.says(&[&format!(
+        "is listed as referring to {child}, and its manifest states {}",
+        signed.image.root.digest
+    )]);
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod layouts;
+mod left_out;
 mod lost_blobs;
 mod odd_answers;
 mod refusals;

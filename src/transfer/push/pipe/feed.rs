@@ -321,3 +321,11 @@ impl Drop for Guard<'_> {
         self.0.fail(&Error::new(Kind::Io, "the pipe is not read any more"));
     }
 }
+
+/// Waits for the next event of a pipe; without a pipe, for ever.
+pub(in crate::transfer::push) async fn next(feed: &mut Option<PipeFeed>) -> FeedEvent {
+    match feed {
+        Some(feed) => feed.next().await,
+        None => std::future::pending().await,
+    }
+}

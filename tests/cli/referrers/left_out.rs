@@ -1,0 +1,176 @@
+//! What belongs to an image goes with it or not at all: it does not become an image of its own, and no tag appears before it.
+
+use serde_json::{Value, json};
+
+use super::super::support::image::{Document, Style};
+use super::super::support::images::{multi, small};
+use super::super::support::referrers::{OCI_MANIFEST, beside};
+use super::super::support::{Action, Double, When, sha256};
+use super::{cli, names, registry, signed, tag_of};
+
+fn tags(registry: &Double) -> Vec<String> {
+    let repository = registry.store().repository("team/app");
+    repository.map_or_else(Vec::new, |it| it.tags.into_keys().collect())
+}
+
+#[test]
+fn signatures_of_what_is_left_out_are_left_out_by_a_bundle_too() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    let [amd64, arm64] = [&signed.image.below[0], &signed.image.below[1]];
+    for child in [amd64, arm64] {
+        beside(&source, "team/app", child, "sig", &child.digest);
+        beside(&source, "team/app", child, "att", &child.digest);
+    }
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let of = |child: &Document| [tag_of(child, ".sig"), tag_of(child, ".att")];
+    let cases: [(&[&str], Vec<String>); 4] = [
+        (&["--no-referrers"], vec![]),
+        (&["--no-referrers", "--only", "*:1"], vec![]),
+        (&["--platform", "linux/amd64"], of(amd64).to_vec()),
+        (&["--platform", "linux/amd64", "--referrers", "nothing"], vec![]),
+    ];
+    for (flags, mut expected) in cases {
+        let target = registry(true);
+        let host = target.host();
+        let out = cli.succeed(&[&["import", "b.tar", "-d", &host], flags].concat());
+        expected.push("1".to_owned());
+        expected.sort();
+        assert_eq!(tags(&target), expected, "{flags:?}: {}", out.stderr);
+    }
+}
+
+/// The signature with one more layer, as after a second signing.
+fn signed_again(registry: &Double, subject: &Document, first: &Document) -> Document {
+    let payload = json!({"critical": {"image": {"docker-manifest-digest": subject.digest}}, "optional": "again"});
+    let payload = payload.to_string();
+    let layer = registry.store().put_blob("team/app", payload.clone());
+    let mut manifest = first.json();
+    let mut second = manifest["layers"][0].clone();
+    second["digest"] = layer.into();
+    second["size"] = payload.len().into();
+    second["annotations"]["dev.cosignproject.cosign/signature"] = "again".into();
+    manifest["layers"].as_array_mut().unwrap().push(second);
+    let config = json!({"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": [
+        manifest["layers"][0]["digest"], sha256(payload.as_bytes())]}});
+    let config = config.to_string();
+    manifest["config"]["digest"] = registry.store().put_blob("team/app", config.clone()).into();
+    manifest["config"]["size"] = config.len().into();
+    let manifest = Document::new(OCI_MANIFEST, manifest.to_string());
+    let store = registry.store();
+    store.put_manifest(
+        "team/app",
+        Some(&tag_of(subject, ".sig")),
+        OCI_MANIFEST,
+        manifest.bytes.clone(),
+    );
+    manifest
+}
+
+#[test]
+fn two_bundles_of_an_image_that_was_signed_again_between_them_bring_its_signatures() {
+    let (cli, source) = (cli(), registry(true));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    image.push(&source, "team/app", "1");
+    let sig = tag_of(&image.root, ".sig");
+    let first = beside(&source, "team/app", &image.root, "sig", "first");
+    cli.succeed(&["export", &names(&source), "-o", "first.tar"]);
+    let both = signed_again(&source, &image.root, &first);
+    cli.succeed(&["export", &names(&source), "-o", "both.tar"]);
+    beside(&source, "team/app", &image.root, "sig", "other");
+    cli.succeed(&["export", &names(&source), "-o", "other.tar"]);
+    // One of them has all signatures of the other.
+    for order in [["first.tar", "both.tar"], ["both.tar", "first.tar"]] {
+        let target = registry(true);
+        cli.succeed(&["import", order[0], order[1], "-d", &target.host()]);
+        assert_eq!(target.manifest("team/app", &sig), Some(both.bytes.clone()), "{order:?}");
+        assert!(target.manifest("team/app", "1").is_some());
+    }
+    // Each has one that the other lacks.
+    let target = registry(true);
+    let import = ["import", "first.tar", "other.tar", "-d", &target.host()];
+    let out = cli.run(&import).expect_code(1);
+    out.says(&["stays as it is", "--merge-signatures"]);
+    assert_eq!(target.manifest("team/app", &sig), Some(first.bytes.clone()));
+    let target = registry(true);
+    cli.succeed(&[
+        "import",
+        "first.tar",
+        "other.tar",
+        "-d",
+        &target.host(),
+        "--merge-signatures",
+    ]);
+    let merged: Value = serde_json::from_slice(&target.manifest("team/app", &sig).unwrap()).unwrap();
+    assert_eq!(merged["layers"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_tag_of_a_platform_comes_after_its_image() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    for way in ["import", "one step"] {
+        let target = registry(true);
+        let (host, image) = (target.host(), names(&source));
+        let arguments = match way {
+            "import" => vec!["import", "b.tar", "-d", &host, "--platform-tags"],
+            _ => vec!["-d", &host, &image, "--platform-tags"],
+        };
+        cli.succeed(&arguments);
+        let puts = super::puts(&target);
+        let place = |tag: &str| {
+            puts.iter()
+                .position(|path| path.ends_with(&format!("/manifests/{tag}")))
+                .unwrap()
+        };
+        let signature = place(&tag_of(&signed.image.root, ".sig"));
+        for platform in ["1_amd64", "1_arm64"] {
+            assert!(
+                signature < place("1") && place("1") < place(platform),
+                "{way}: {puts:?}"
+            );
+        }
+        // An image that fails takes its platforms along.
+        let target = registry(true);
+        target.add_fault(When::put(".sig"), Action::status(403));
+        let host = target.host();
+        let mut arguments = arguments.clone();
+        let at = arguments.iter().position(|it| *it == "-d").unwrap() + 1;
+        arguments[at] = &host;
+        arguments.extend(["--referrers", "require"]);
+        let out = cli.run(&arguments).expect_code(1);
+        let out = out.says(&["not pushed, since its image"]);
+        assert_eq!(tags(&target), Vec::<String>::new(), "{way}: {}", out.stderr);
+    }
+}
+
+#[test]
+fn an_image_is_taken_for_no_list_and_no_signature() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let other = multi(Style::Oci, &["linux/amd64", "linux/s390x"], "other");
+    let target = registry(false);
+    let list = tag_of(&signed.image.root, "");
+    other.push(&target, "team/app", &list);
+    let out = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1);
+    out.says(&["is no list of referrers"]);
+    assert_eq!(target.manifest("team/app", &list), Some(other.root.bytes.clone()));
+
+    let target = registry(true);
+    let sig = tag_of(&signed.image.root, ".sig");
+    let other = small(Style::Oci, "linux/amd64", "other");
+    other.push(&target, "team/app", &sig);
+    let import = ["import", "b.tar", "-d", &target.host(), "--merge-signatures"];
+    let out = cli.run(&import).expect_code(1);
+    out.says(&["is no signature that another one can be added to"]);
+    assert_eq!(target.manifest("team/app", &sig), Some(other.root.bytes.clone()));
+
+    // What did not go is not counted.
+    let target = registry(true);
+    other.push(&target, "team/app", "1");
+    let import = ["import", "b.tar", "-d", &target.host(), "--on-existing", "skip"];
+    let out = cli.run(&import);
+    assert!(!out.everything().contains("5 referrers"), "{}", out.everything());
+}
