@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ pub(crate) struct Header {
     /// Number of bytes before the first blob.
     pub front: u64,
     /// The digest that each reference resolved to: later runs do not resolve the references again.
-    pub pins: BTreeMap<String, Digest>,
+    pub pins: Arc<BTreeMap<String, Digest>>,
     /// Media types of the manifests whose bytes do not state one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<Digest, String>,
@@ -53,7 +54,7 @@ pub(crate) struct Header {
 
 impl Header {
     /// Creates a header for the present boot.
-    pub(crate) fn new(request: Digest, summary: String, front: u64, pins: BTreeMap<String, Digest>) -> Self {
+    pub(crate) fn new(request: Digest, summary: String, front: u64, pins: Arc<BTreeMap<String, Digest>>) -> Self {
         Self {
             journal_version: VERSION,
             request,
@@ -249,7 +250,7 @@ mod tests {
 
     fn header() -> Header {
         let pins = BTreeMap::from([("a.io/b:1".to_owned(), Digest::sha256(b"b"))]);
-        Header::new(Digest::sha256(b"r"), "x".into(), 512, pins)
+        Header::new(Digest::sha256(b"r"), "x".into(), 512, pins.into())
     }
 
     /// Two slots of 100 bytes.

@@ -255,6 +255,11 @@ impl Plan {
         })
     }
 
+    /// Frees the memory of the front once it is written: [`front`](Self::front) is empty from then on.
+    pub(crate) fn drop_front(&mut self) {
+        self.front = Vec::new();
+    }
+
     /// Size of the front in bytes.
     pub fn front_len(&self) -> u64 {
         self.front_len

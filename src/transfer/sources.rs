@@ -4,7 +4,8 @@
 //! a host refuses the request or breaks the connection. The reader does not hash the bytes, so it cannot detect wrong
 //! bytes: the caller hashes them, counts the wrong reads of each blob, and passes that number when it opens the blob again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,7 +22,10 @@ use crate::registry::{BlobReader, Presence, Registries, Registry, WithoutRange};
 /// The source repositories of each blob, in the order in which the images were requested.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    repositories: HashMap<Digest, Vec<Repository>>,
+    repositories: Vec<Repository>,
+    /// Positions in `repositories`, by blob. A run has very many blobs, most of them with one source, so that a number takes
+    /// the place of each repository.
+    of_blob: HashMap<Digest, Vec<u32>>,
 }
 
 /// A repository at a registry.
@@ -50,42 +54,57 @@ impl Sources {
     /// # Errors
     /// If the client of a host cannot be set up.
     pub(crate) fn new<'a>(trees: impl IntoIterator<Item = &'a ImageTree>, registries: &Registries) -> Result<Self> {
-        let mut repositories: HashMap<Digest, Vec<Repository>> = HashMap::new();
-        let mut seen = HashSet::new();
+        let mut sources = Self::default();
+        let mut positions: HashMap<(&str, &str), u32> = HashMap::new();
         for tree in trees {
-            let repository = Repository::new(&tree.source, registries)?;
+            let position = match positions.entry((tree.source.host(), tree.source.repository())) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => *new.insert(sources.add(Repository::new(&tree.source, registries)?)),
+            };
             for blob in tree.blobs() {
-                let digest = blob.descriptor.digest;
-                if seen.insert((
-                    digest.clone(),
-                    repository.registry.host().to_owned(),
-                    repository.name.clone(),
-                )) {
-                    repositories.entry(digest).or_default().push(repository.clone());
+                match sources.of_blob.entry(blob.descriptor.digest) {
+                    Entry::Vacant(new) => drop(new.insert(vec![position])),
+                    Entry::Occupied(known) if known.get().contains(&position) => {}
+                    Entry::Occupied(mut known) => known.get_mut().push(position),
                 }
             }
         }
-        Ok(Self { repositories })
+        Ok(sources)
+    }
+
+    /// Adds a repository and returns its position.
+    fn add(&mut self, repository: Repository) -> u32 {
+        self.repositories.push(repository);
+        self.repositories.len() as u32 - 1
     }
 
     /// Builds the sources of blobs whose repository is already known, with one repository for each blob.
     pub(super) fn from_blobs(blobs: impl IntoIterator<Item = (Digest, Repository)>) -> Self {
-        let blobs = blobs.into_iter();
-        Self {
-            repositories: blobs.map(|(digest, repository)| (digest, vec![repository])).collect(),
+        let mut sources = Self::default();
+        for (digest, repository) in blobs {
+            let position = sources.add(repository);
+            sources.of_blob.insert(digest, vec![position]);
         }
+        sources
+    }
+
+    /// Returns the repositories of a blob, beginning with the one that comes first after `wrong_reads` wrong reads.
+    fn repositories(&self, digest: &Digest, wrong_reads: usize) -> impl Iterator<Item = &Repository> {
+        let positions = self.of_blob.get(digest).map_or(&[][..], Vec::as_slice);
+        let first = wrong_reads.checked_rem(positions.len()).unwrap_or(0);
+        let rotated = positions[first..].iter().chain(&positions[..first]);
+        rotated.map(|position| &self.repositories[*position as usize])
     }
 
     /// Returns the number of source repositories of a blob.
     pub(crate) fn count(&self, digest: &Digest) -> usize {
-        self.repositories.get(digest).map_or(0, Vec::len)
+        self.of_blob.get(digest).map_or(0, Vec::len)
     }
 
     /// Returns `HOST/REPOSITORY` of the source that [`open`](Self::open) tries first.
     /// The choice depends on `wrong_reads`, the number of wrong reads of the blob so far.
     pub(crate) fn first(&self, digest: &Digest, wrong_reads: usize) -> Option<String> {
-        let repositories = self.repositories.get(digest)?;
-        let first = &repositories[wrong_reads % repositories.len()];
+        let first = self.repositories(digest, wrong_reads).next()?;
         Some(format!("{}/{}", first.registry.host(), first.name))
     }
 
@@ -94,9 +113,8 @@ impl Sources {
     /// # Errors
     /// Errors of the registry.
     pub(crate) async fn head(&self, blob: &Descriptor) -> Result<Presence<()>> {
-        let repositories = self.repositories.get(&blob.digest).map_or(&[][..], Vec::as_slice);
         let mut found = Presence::Unknown;
-        for repository in repositories {
+        for repository in self.repositories(&blob.digest, 0) {
             let asked = repository.registry.head_blob(&repository.name, blob).await;
             found = asked.map_err(|e| e.with_side(Side::Source))?;
             if !matches!(found, Presence::Missing) {
@@ -120,12 +138,10 @@ impl Sources {
         without_range: WithoutRange,
         wrong_reads: usize,
     ) -> Result<SourceReader> {
-        let repositories = self.repositories.get(&blob.digest).map_or(&[][..], Vec::as_slice);
-        let first = wrong_reads.checked_rem(repositories.len()).unwrap_or(0);
         let mut candidates = Vec::new();
         // An error of one repository matters only if no other repository has a candidate.
         let mut blocked = None;
-        for repository in repositories[first..].iter().chain(&repositories[..first]) {
+        for repository in self.repositories(&blob.digest, wrong_reads) {
             match repository.registry.candidates(&repository.name, &blob.digest) {
                 Ok(found) => candidates.extend(found),
                 Err(error) => blocked = Some(error),
@@ -135,7 +151,8 @@ impl Sources {
             let unknown = || Error::new(Kind::NotFound, format!("no image names blob {}", blob.digest));
             return Err(blocked.unwrap_or_else(unknown).with_side(Side::Source));
         }
-        let in_flight = repositories.get(first).map(|it| it.registry.in_flight(&it.name));
+        let first = self.repositories(&blob.digest, wrong_reads).next();
+        let in_flight = first.map(|it| it.registry.in_flight(&it.name));
         let left = range.end.saturating_sub(range.start);
         let opened = BlobReader::open(candidates, blob, range, without_range).await;
         Ok(SourceReader {

@@ -133,7 +133,7 @@ impl Resolver {
                 *tree = self.resolve_one(reference, root).await;
             }
         }
-        sizes::check(&mut trees, &self.registries).await;
+        sizes::check(&mut trees, &self.registries, self.jobs).await;
         self.fetcher.shrink();
         trees
     }

@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -23,11 +23,21 @@ const ALWAYS_PLAUSIBLE: u64 = 64 << 30;
 /// by the blob's bytes. If the registries cannot decide, all images that refer to the blob fail.
 ///
 /// Sizes of very large images are compared with the registry as well, so that no disk space is reserved for wrong sizes.
-pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registries) {
-    let wrong = join_all(trees.iter().map(|tree| implausible(tree, registries))).await;
-    for (tree, error) in trees.iter_mut().zip(wrong) {
+///
+/// Up to `jobs` images are compared at the same time.
+pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registries, jobs: usize) {
+    // Only the futures of large images are created: one future for each image would take most of the memory of a run of
+    // thousands of images.
+    let large: Vec<_> = trees
+        .iter()
+        .enumerate()
+        .filter(|(_, tree)| tree.as_ref().is_ok_and(is_large))
+        .map(|(number, tree)| async move { (number, implausible(tree, registries).await) })
+        .collect();
+    let wrong: Vec<(usize, Option<Error>)> = stream::iter(large).buffered(jobs.max(1)).collect().await;
+    for (number, error) in wrong {
         if let Some(error) = error {
-            *tree = Err(error);
+            trees[number] = Err(error);
         }
     }
     check_manifests(trees);
@@ -57,12 +67,17 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
     }
 }
 
+/// Returns whether an image is larger than [`ALWAYS_PLAUSIBLE`].
+fn is_large(tree: &ImageTree) -> bool {
+    tree.total().is_ok_and(|total| total > ALWAYS_PLAUSIBLE)
+}
+
 /// Compares the largest blobs of a very large image with the registry.
 /// The check ends once the remaining blobs have a plausible size. Returns the error of the first blob whose stated size the
 /// registry does not confirm.
 async fn implausible(tree: &Result<ImageTree>, registries: &Registries) -> Option<Error> {
     let tree = tree.as_ref().ok()?;
-    let mut left = tree.total().ok().filter(|total| *total > ALWAYS_PLAUSIBLE)?;
+    let mut left = tree.total().ok()?;
     let mut blobs = tree.blobs();
     blobs.sort_by_key(|blob| Reverse(blob.descriptor.size));
     for blob in blobs {

@@ -136,6 +136,8 @@ impl FileExport<'_> {
         .with_pins(left.pins.clone());
         resolver.remember(std::mem::take(&mut left.manifests));
         let mut resolved = Resolved::new(&images, &request.wanted, resolver.resolve_all(&images).await);
+        // The answers of the registries are not needed any more, and take memory for each image.
+        drop(resolver);
         let system = match request.file_system {
             Some(system) => system,
             None => partial.file_system()?,
@@ -192,6 +194,9 @@ impl FileExport<'_> {
         };
         // Moving blobs takes as long as the disk needs, and signals must be handled meanwhile.
         let (journal, written) = blocking(move || there.run()).await??;
+        if let Some(plan) = Arc::get_mut(&mut plan) {
+            plan.drop_front();
+        }
         let sum = WholeSum::start(partial.clone(), plan.clone());
         let filled = self
             .fill(&plan, (&journal, written), &resolved.trees, &system, &sum.in_place)

@@ -43,6 +43,7 @@ impl Headers {
             .iter()
             .map(|tree| (tree.source.to_string(), tree.original.root.digest().clone()));
         pins.extend(found);
+        let pins = Arc::new(pins);
         let header = |front, types| {
             let mut header = Header::new(request.clone(), summary.clone(), front, pins.clone());
             header.types = types;

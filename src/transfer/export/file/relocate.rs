@@ -232,7 +232,7 @@ mod tests {
                 target: *target,
             })
             .collect();
-        let header = Header::new(Digest::sha256(b"r"), "x".into(), 512, BTreeMap::new());
+        let header = Header::new(Digest::sha256(b"r"), "x".into(), 512, BTreeMap::new().into());
         for cut in 0..=moves.len() {
             let again = Partial::open(&folder.path().join(format!("{cut}.tar"))).unwrap();
             let mut all = vec![0; usize::try_from(partial.len().unwrap()).unwrap()];

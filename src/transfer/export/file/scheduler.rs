@@ -3,7 +3,9 @@
 //! FAT and exFAT have no sparse files: they fill skipped ranges with zeros before the next write, which takes as long as
 //! writing the bytes themselves. On such file systems no part is assigned that starts far behind the first absent byte.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,15 +20,23 @@ const MAX_GAP: u64 = 64 << 20;
 const LEAST_WAITING: usize = 8;
 
 /// The slots that are not finished.
-#[derive(Debug)]
 pub(super) struct Scheduler {
-    /// Slots without any assigned part so far, in the order of the plan.
-    queue: VecDeque<Arc<Slot>>,
+    /// Slots without any assigned part so far, in the order of the plan. Each is created when its turn comes, since the state
+    /// of a slot takes much more memory than its place in the plan.
+    queue: Peekable<Box<dyn Iterator<Item = Arc<Slot>> + Send>>,
     /// Slots with at least one assigned part so far, by their number.
     open: BTreeMap<usize, Arc<Slot>>,
     /// Whether the file system supports sparse files, so that gaps cost nothing.
     sparse: bool,
     next_id: u64,
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The next step of a worker.
@@ -50,9 +60,11 @@ pub(super) struct Assignment {
 }
 
 impl Scheduler {
-    pub(super) fn new(slots: impl IntoIterator<Item = Slot>, sparse: bool) -> Self {
+    /// Returns a scheduler for slots in the order of the plan.
+    pub(super) fn new(slots: impl Iterator<Item = Slot> + Send + 'static, sparse: bool) -> Self {
+        let slots: Box<dyn Iterator<Item = Arc<Slot>> + Send> = Box::new(slots.map(Arc::new));
         Self {
-            queue: slots.into_iter().map(Arc::new).collect(),
+            queue: slots.peekable(),
             open: BTreeMap::new(),
             sparse,
             next_id: 0,
@@ -71,10 +83,10 @@ impl Scheduler {
         {
             return work;
         }
-        if let Some(slot) = self.queue.front()
+        if let Some(slot) = self.queue.peek()
             && let Some(work) = assign(slot, id, limit)
         {
-            self.open.extend(self.queue.pop_front().map(|slot| (slot.number, slot)));
+            self.open.extend(self.queue.next().map(|slot| (slot.number, slot)));
             return work;
         }
         let mut open = self.open.values();
@@ -147,7 +159,10 @@ mod tests {
             offset += size;
             Slot::new(number, place, Ranges::default(), None)
         };
-        Scheduler::new(sizes.iter().enumerate().map(slot).collect::<Vec<_>>(), sparse)
+        Scheduler::new(
+            sizes.iter().enumerate().map(slot).collect::<Vec<_>>().into_iter(),
+            sparse,
+        )
     }
 
     fn part(work: Work) -> Assignment {

@@ -62,9 +62,11 @@ pub(super) struct Filled {
 /// A failure of the output, which ends all workers. Blobs that cannot be fetched are returned in [`Filled::failures`]; all
 /// other blobs are complete.
 pub(super) async fn fill(filling: Filling, mut written: HashMap<usize, Ranges>) -> Result<Filled> {
-    let slots = filling.plan.blobs().iter().enumerate().map(|(number, place)| {
+    let (plan, earlier) = (filling.plan.clone(), filling.earlier.clone());
+    let slots = (0..plan.blobs().len()).map(move |number| {
+        let place = &plan.blobs()[number];
         let there = written.remove(&number).unwrap_or_default();
-        Slot::new(number, place.clone(), there, filling.earlier.find(&place.blob))
+        Slot::new(number, place.clone(), there, earlier.find(&place.blob))
     });
     let workers = Arc::new(Workers {
         scheduler: Mutex::new(Scheduler::new(slots, filling.sparse)),
