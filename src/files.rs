@@ -162,6 +162,14 @@ impl Folder {
         own(&self.handle, name, OFlags::RDWR | OFlags::CREATE, &self.path)
     }
 
+    /// Opens one of this program's own files for reading and writing.
+    ///
+    /// # Errors
+    /// The errors of [`open_own`](Self::open_own).
+    pub(crate) fn open_own_to_write(&self, name: &OsStr) -> io::Result<File> {
+        own(&self.handle, name, OFlags::RDWR, &self.path)
+    }
+
     /// Opens one of this program's own files for reading.
     ///
     /// # Errors

@@ -1,207 +1,353 @@
-//! Cache of manifests by digest in a folder, so that an unchanged image costs a HEAD and no pull.
-//! Cached bytes are verified like the bytes of a response; a fault of the folder only disables the cache.
+//! Cache of manifests by digest in one file, so that an unchanged image costs a HEAD and no pull.
+//!
+//! Each record is a line with the digest and the number of bytes, then the manifest's bytes and a line feed. Records are
+//! appended, by one process at a time (flock(2)). The file is never trusted: a manifest counts only if its bytes have the
+//! digest, so a wrong or damaged file costs a pull. A record that was cut short, since a process was killed or the disk was
+//! full, ends what is read; the next writer removes that end.
+//!
+//! When the file gets too large, its newer half is copied into a new file, which takes the name. Other processes keep
+//! reading the old file, and find the new one before they write. A fault of the file only disables the cache.
 
-use std::collections::HashSet;
-use std::io::{Read as _, Write as _};
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, TryLockError};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::files::{Folder, Identity};
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 use crate::lock::Mutex;
 
-/// Maximum size of the cache in bytes; a larger cache is reduced to half of this.
-const MAX_BYTES: u64 = 256 << 20;
-/// Maximum number of cached files; a cache with more files is reduced to half of this.
-const MAX_FILES: usize = 50_000;
+/// Name of the file in the folder of caches.
+const NAME: &str = "manifests";
+
+/// Name of the file that the newer half is copied into.
+const NEW_NAME: &str = "manifests.new";
+
+/// Folders in which earlier versions kept a file for each manifest.
+const OLD_FOLDERS: [&str; 2] = ["sha256", "sha512"];
+
+/// Limits of the file; a larger file is reduced to half of this.
+const LIMITS: Limits = Limits {
+    bytes: 128 << 20,
+    records: 50_000,
+};
 
 /// Maximum number of digests remembered as stored by this run.
 const MAX_NEW: usize = 20_000;
 
-/// Number of writes between two checks of the cache's limits.
-const WRITES_PER_CUT: u64 = 256;
+/// Maximum length in bytes of the line before a manifest.
+const MAX_LINE: u64 = 160;
 
-/// Maximum length of a media type in bytes.
-const MAX_TYPE: usize = 255;
+/// Maximum number of times that a write starts again since other processes replace the file.
+const MAX_RACES: u32 = 4;
 
-/// A folder of manifests. Each file contains the media type, a line feed, and the manifest's bytes.
+/// Number of milliseconds that a run waits for other writers in total, before it stops adding to the cache.
+const PATIENCE: u32 = 1000;
+
+/// Cache of manifests in a folder.
 #[derive(Debug)]
 pub(super) struct ManifestCache {
     folder: PathBuf,
-    writes: AtomicU64,
-    /// Digests that this run stored.
-    new: Mutex<HashSet<Digest>>,
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    bytes: u64,
+    records: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Option<Store>,
+    /// Remaining milliseconds of [`PATIENCE`].
+    patience: u32,
+    /// Digests that this run stored, or could not store.
+    new: HashSet<Digest>,
+}
+
+/// What became of a record.
+#[derive(Debug)]
+enum Appended {
+    AlreadyThere,
+    Appended,
+    /// Appended, and another file has taken the name of the file.
+    Replaced,
+}
+
+/// The open file, and where its records are.
+#[derive(Debug)]
+struct Store {
+    file: Arc<File>,
+    /// Records by the first eight bytes of their digests. For two digests with one beginning, the later record counts.
+    records: HashMap<u64, Record>,
+    /// Offset of the end of the last complete record.
+    end: u64,
+}
+
+/// Place of a record in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Record {
+    start: u64,
+    /// Offset of the manifest.
+    bytes: u64,
+    /// Number of bytes of the manifest.
+    size: usize,
 }
 
 impl ManifestCache {
     pub(super) fn new(folder: PathBuf) -> Self {
         Self {
             folder,
-            writes: AtomicU64::new(0),
-            new: Mutex::default(),
+            limits: LIMITS,
+            state: Mutex::new(State {
+                store: None,
+                patience: PATIENCE,
+                new: HashSet::new(),
+            }),
         }
     }
 
     /// Returns whether this run stored a manifest, so that no earlier run had it.
     /// `false` if it stored too many manifests to know.
     pub(super) fn is_new(&self, digest: &Digest) -> bool {
-        self.new.lock().contains(digest)
+        self.state.lock().new.contains(digest)
     }
 
     /// Returns the manifest with this digest, if it is cached and intact.
     pub(super) fn get(&self, digest: &Digest) -> Option<RawManifest> {
-        let file = crate::files::open_own(&self.path(digest)).ok()?;
-        let mut all = Vec::new();
-        file.take(MAX_MANIFEST + MAX_TYPE as u64 + 2)
-            .read_to_end(&mut all)
-            .ok()?;
-        let line = all.iter().take(MAX_TYPE + 1).position(|b| *b == b'\n')?;
-        let media_type = std::str::from_utf8(&all[..line]).ok()?.to_owned();
-        let bytes = Bytes::from(all).slice(line + 1..);
-        let manifest = RawManifest::new(bytes, None, Some(digest)).ok()?;
-        (manifest.media_type() == media_type).then_some(manifest)
+        let (file, record) = {
+            let mut state = self.state.lock();
+            if state.store.is_none() {
+                state.store = Some(self.open(&Folder::open(&self.folder).ok()?).ok()?);
+            }
+            let store = state.store.as_ref()?;
+            (store.file.clone(), *store.records.get(&key(digest))?)
+        };
+        let read = || {
+            let mut bytes = vec![0; record.size];
+            file.read_exact_at(&mut bytes, record.bytes).ok()?;
+            RawManifest::new(Bytes::from(bytes), None, Some(digest)).ok()
+        };
+        let manifest = read();
+        if manifest.is_none()
+            && let Some(store) = &mut self.state.lock().store
+            && store.records.get(&key(digest)) == Some(&record)
+        {
+            // The manifest will be pulled, and is then appended once more.
+            store.records.remove(&key(digest));
+        }
+        manifest
     }
 
     /// Stores a manifest.
-    /// The file gets its name once it is complete; concurrent writers of one digest write the same bytes.
     pub(super) fn put(&self, manifest: &RawManifest) {
-        let media_type = manifest.media_type();
         // A type that is not in the manifest's bytes came from one registry's header; another registry may state a better
         // one.
         let told = RawManifest::new(manifest.bytes().clone(), None, Some(manifest.digest()));
-        if told.is_ok_and(|told| told.media_type() != media_type) {
+        if !told.is_ok_and(|told| told.media_type() == manifest.media_type()) {
             return;
         }
-        if media_type.len() > MAX_TYPE || media_type.contains('\n') {
-            return;
-        }
-        let path = self.path(manifest.digest());
-        if !path.exists() {
-            let mut new = self.new.lock();
-            if new.len() < MAX_NEW {
-                new.insert(manifest.digest().clone());
-            }
-        }
-        let written = || -> std::io::Result<()> {
-            let folder = path.parent().unwrap_or(&self.folder);
-            std::fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(media_type.as_bytes())?;
-            file.write_all(b"\n")?;
-            file.write_all(manifest.bytes())?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        if let Err(error) = written() {
+        let appended = self.append(manifest.digest(), manifest.bytes());
+        if let Err(error) = &appended {
             tracing::debug!("manifest {} is not cached: {error}", manifest.digest());
-        } else if self
-            .writes
-            .fetch_add(1, Ordering::Relaxed)
-            .is_multiple_of(WRITES_PER_CUT)
-        {
-            self.cut(MAX_BYTES, MAX_FILES);
+        }
+        let mut state = self.state.lock();
+        if appended.unwrap_or(true) && state.new.len() < MAX_NEW {
+            state.new.insert(manifest.digest().clone());
         }
     }
 
-    fn path(&self, digest: &Digest) -> PathBuf {
-        self.folder.join(digest.algorithm().as_str()).join(digest.hex())
+    /// Appends a record, and returns whether there was none.
+    fn append(&self, digest: &Digest, bytes: &[u8]) -> io::Result<bool> {
+        let State { store, patience, .. } = &mut *self.state.lock();
+        if store.as_ref().is_some_and(|store| store.has(digest)) {
+            return Ok(false);
+        }
+        std::fs::create_dir_all(&self.folder)?;
+        let folder = Folder::open(&self.folder)?;
+        for _ in 0..MAX_RACES {
+            let open = match store {
+                Some(open) => open,
+                None => store.insert(self.open_or_create(&folder)?),
+            };
+            let file = open.file.clone();
+            lock(&file, patience)?;
+            let is_at_name = folder.identity(NAME.as_ref()).ok() == Some(Identity::from(&file.metadata()?));
+            let appended = is_at_name.then(|| self.append_locked(&folder, open, digest, bytes));
+            let _ = file.unlock();
+            match appended {
+                Some(Ok(Appended::AlreadyThere)) => return Ok(false),
+                Some(Ok(Appended::Appended)) => return Ok(true),
+                Some(Ok(Appended::Replaced)) => {
+                    *store = None;
+                    return Ok(true);
+                }
+                Some(Err(error)) => return Err(error),
+                // Another process replaced the file.
+                None => *store = None,
+            }
+        }
+        Err(io::Error::other("other processes replace the file"))
     }
 
-    /// Deletes the oldest files of a cache beyond its limits, down to half of the limits.
-    fn cut(&self, bytes: u64, files: usize) {
-        let mut found: Vec<(SystemTime, u64, PathBuf)> = walkdir::WalkDir::new(&self.folder)
-            .max_depth(2)
+    /// Appends a record to the locked file, unless there is one.
+    fn append_locked(&self, folder: &Folder, store: &mut Store, digest: &Digest, bytes: &[u8]) -> io::Result<Appended> {
+        store.catch_up(self.limits)?;
+        if store.has(digest) {
+            return Ok(Appended::AlreadyThere);
+        }
+        let line = format!("{digest} {}\n", bytes.len());
+        let record = [line.as_bytes(), bytes, b"\n"].concat();
+        // Bytes after the last complete record are the rest of an interrupted write.
+        store.file.set_len(store.end)?;
+        store.file.write_all_at(&record, store.end)?;
+        store.add(digest, line.len(), bytes.len());
+        if store.end <= self.limits.bytes && store.records.len() <= self.limits.records {
+            return Ok(Appended::Appended);
+        }
+        if let Err(error) = self.keep_newer_half(folder, store) {
+            tracing::debug!("the cache of manifests starts anew: {error}");
+            store.file.set_len(0)?;
+        }
+        Ok(Appended::Replaced)
+    }
+
+    /// Copies the newer half of the records into a new file, which takes the name of the locked one.
+    fn keep_newer_half(&self, folder: &Folder, store: &Store) -> io::Result<()> {
+        let mut starts: Vec<u64> = store.records.values().map(|record| record.start).collect();
+        starts.sort_unstable();
+        let first = starts
             .into_iter()
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_type().is_file())
-            .filter_map(|entry| {
-                let metadata = entry.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.len(), entry.into_path()))
-            })
-            .collect();
-        let mut total: u64 = found.iter().map(|(_, size, _)| size).sum();
-        if total <= bytes && found.len() <= files {
-            return;
+            .rev()
+            .take(self.limits.records / 2)
+            .take_while(|start| store.end - start <= self.limits.bytes / 2)
+            .last()
+            .unwrap_or(store.end);
+        // A process that was killed here left a file.
+        let _ = folder.remove(NEW_NAME.as_ref());
+        let new = self.create_empty(NEW_NAME)?;
+        let mut old = &*store.file;
+        old.seek(SeekFrom::Start(first))?;
+        io::copy(&mut old.take(store.end - first), &mut &new)?;
+        folder.rename(NEW_NAME.as_ref(), NAME.as_ref(), true)
+    }
+
+    fn open(&self, folder: &Folder) -> io::Result<Store> {
+        // A folder that cannot be written to still saves pulls.
+        let file = folder
+            .open_own_to_write(NAME.as_ref())
+            .or_else(|_| folder.open_own(NAME.as_ref()))?;
+        let mut store = Store {
+            file: Arc::new(file),
+            records: HashMap::new(),
+            end: 0,
+        };
+        store.catch_up(self.limits)?;
+        Ok(store)
+    }
+
+    fn open_or_create(&self, folder: &Folder) -> io::Result<Store> {
+        match self.open(folder) {
+            // It is a link or a pipe, has a second name, or belongs to another user.
+            Err(error) if error.kind() == io::ErrorKind::Other => folder.remove(NAME.as_ref())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                for old in OLD_FOLDERS {
+                    let _ = std::fs::remove_dir_all(self.folder.join(old));
+                }
+            }
+            other => return other,
         }
-        found.sort_unstable();
-        let mut left = found.len();
-        for (_, size, path) in found {
-            if total <= bytes / 2 && left <= files / 2 {
-                return;
+        match self.create_empty(NAME) {
+            // Another process created it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => drop(other?),
+        }
+        self.open(folder)
+    }
+
+    /// Creates a file that only its owner can read: manifests may be those of private images.
+    fn create_empty(&self, name: &str) -> io::Result<File> {
+        let file = tempfile::Builder::new()
+            .prefix(name)
+            .rand_bytes(0)
+            .tempfile_in(&self.folder)?;
+        Ok(file.keep().map_err(|error| error.error)?.0)
+    }
+}
+
+impl Store {
+    fn has(&self, digest: &Digest) -> bool {
+        self.records.contains_key(&key(digest))
+    }
+
+    /// Adds the record at the end. `line` and `size` are its lengths in bytes, without the line feed after the manifest.
+    fn add(&mut self, digest: &Digest, line: usize, size: usize) {
+        let bytes = self.end + line as u64;
+        let start = self.end;
+        self.end = bytes + size as u64 + 1;
+        self.records.insert(key(digest), Record { start, bytes, size });
+    }
+
+    /// Reads the records that other processes appended, up to the first one that is incomplete.
+    fn catch_up(&mut self, limits: Limits) -> io::Result<()> {
+        let length = self.file.metadata()?.len().min(limits.bytes.saturating_mul(2));
+        if length < self.end {
+            self.records.clear();
+            self.end = 0;
+        }
+        let file = self.file.clone();
+        let mut reader = BufReader::with_capacity(64 << 10, &*file);
+        reader.seek(SeekFrom::Start(self.end))?;
+        let mut line = Vec::new();
+        while self.end < length && self.records.len() <= limits.records {
+            line.clear();
+            (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
+            let Some((digest, size)) = parse(&line) else { break };
+            if self.end + (line.len() + size + 1) as u64 > length {
+                break;
             }
-            if std::fs::remove_file(path).is_ok() {
-                total -= size;
-                left -= 1;
+            self.add(&digest, line.len(), size);
+            reader.seek_relative(size as i64 + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Parses the line before a manifest.
+fn parse(line: &[u8]) -> Option<(Digest, usize)> {
+    let (digest, size) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
+    let size = size.parse().ok().filter(|size| *size <= MAX_MANIFEST as usize)?;
+    Some((digest.parse().ok()?, size))
+}
+
+/// Returns the first eight bytes of a digest.
+fn key(digest: &Digest) -> u64 {
+    u64::from_str_radix(&digest.hex()[..16], 16).unwrap_or_default()
+}
+
+/// Locks the file against other processes.
+fn lock(file: &File, patience: &mut u32) -> io::Result<()> {
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if *patience > 0 => {
+                *patience -= 1;
+                std::thread::sleep(Duration::from_millis(1));
             }
+            Err(TryLockError::WouldBlock) => return Err(io::Error::other("other processes write to the cache")),
+            // Some network file systems do not support locks. Writers that disturb each other cost pulls.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest(n: usize) -> RawManifest {
-        let text = format!(
-            r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2,"manifests":[],"n":{n}}}"#
-        );
-        RawManifest::new(Bytes::from(text), None, None).unwrap()
-    }
-
-    #[test]
-    fn keeps_and_checks() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = ManifestCache::new(folder.path().join("deep/er"));
-        let first = manifest(1);
-        assert!(cache.get(first.digest()).is_none());
-        cache.put(&first);
-        cache.put(&first);
-        // Only the run that stored it first had to fetch it.
-        let next_run = ManifestCache::new(folder.path().join("deep/er"));
-        next_run.put(&first);
-        assert_eq!(
-            (cache.is_new(first.digest()), next_run.is_new(first.digest())),
-            (true, false)
-        );
-        let back = cache.get(first.digest()).unwrap();
-        assert_eq!((back.bytes(), back.media_type()), (first.bytes(), first.media_type()));
-        std::fs::write(cache.path(first.digest()), "application/json\n{}").unwrap();
-        assert!(cache.get(first.digest()).is_none(), "edited");
-        std::fs::write(cache.path(first.digest()), "").unwrap();
-        assert!(cache.get(first.digest()).is_none(), "empty");
-    }
-
-    #[test]
-    fn an_entry_that_is_a_link_or_a_pipe_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = ManifestCache::new(folder.path().join("cache"));
-        let manifest = manifest(1);
-        let path = cache.path(manifest.digest());
-        let elsewhere = folder.path().join("elsewhere");
-        cache.put(&manifest);
-        std::fs::hard_link(&path, &elsewhere).unwrap();
-        assert!(cache.get(manifest.digest()).is_none(), "it has a second name");
-        std::fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-        assert!(cache.get(manifest.digest()).is_none(), "it is a link");
-        std::fs::remove_file(&path).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
-        assert!(cache.get(manifest.digest()).is_none(), "it is a pipe");
-        // A cached file that is unusable costs a pull, and is replaced.
-        cache.put(&manifest);
-        assert!(cache.get(manifest.digest()).is_some());
-    }
-
-    #[test]
-    fn is_bounded() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = ManifestCache::new(folder.path().to_owned());
-        (0..20).for_each(|n| cache.put(&manifest(n)));
-        cache.cut(u64::MAX, 10);
-        let left = (0..20).filter(|n| cache.get(manifest(*n).digest()).is_some()).count();
-        assert_eq!(left, 5);
-    }
-}
+#[path = "cache_tests.rs"]
+mod tests;

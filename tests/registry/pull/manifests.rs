@@ -245,8 +245,11 @@ async fn the_cache_saves_the_pull_of_what_is_known() {
     cached().manifest("a/b", &Target::Digest(digest.clone())).await.unwrap();
     assert_eq!(server.requests().len(), 3, "by digest not even that");
     // What was edited is fetched again.
-    let file = folder.path().join("manifests/sha256").join(digest.hex());
-    std::fs::write(&file, "x\n{}").unwrap();
+    let file = folder.path().join("manifests/manifests");
+    let mut edited = std::fs::read(&file).unwrap();
+    let at = edited.len() - 3;
+    edited[at] ^= 1;
+    std::fs::write(&file, edited).unwrap();
     assert_eq!(cached().manifest("a/b", &tag("1")).await.unwrap().bytes(), &bytes);
     assert_eq!(server.count("GET", ""), 2);
     // A tag that has moved is fetched.
