@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, TryLockError};
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,8 +69,8 @@ struct State {
     store: Option<Store>,
     /// Remaining milliseconds of [`PATIENCE`].
     patience: u32,
-    /// Digests that this run stored, or could not store.
-    new: HashSet<Digest>,
+    /// First bytes of the digests that this run stored, or could not store.
+    new: HashSet<u64>,
 }
 
 /// What became of a record.
@@ -118,7 +118,7 @@ impl ManifestCache {
     /// Returns whether this run stored a manifest, so that no earlier run had it.
     /// `false` if it stored too many manifests to know.
     pub(super) fn is_new(&self, digest: &Digest) -> bool {
-        self.state.lock().new.contains(digest)
+        self.state.lock().new.contains(&key(digest))
     }
 
     /// Returns the manifest with this digest, if it is cached and intact.
@@ -161,7 +161,7 @@ impl ManifestCache {
         }
         let mut state = self.state.lock();
         if appended.unwrap_or(true) && state.new.len() < MAX_NEW {
-            state.new.insert(manifest.digest().clone());
+            state.new.insert(key(manifest.digest()));
         }
     }
 
@@ -241,10 +241,19 @@ impl ManifestCache {
     }
 
     fn open(&self, folder: &Folder) -> io::Result<Store> {
-        // A folder that cannot be written to still saves pulls.
-        let file = folder
-            .open_own_to_write(NAME.as_ref())
-            .or_else(|_| folder.open_own(NAME.as_ref()))?;
+        let file = match folder.open_own_to_write(NAME.as_ref()) {
+            // A file that this user may not write to still saves pulls. After any other error a file opened only for reading
+            // would be wrong: another process may have created it since the first attempt.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                folder.open_own(NAME.as_ref())
+            }
+            other => other,
+        }?;
         let mut store = Store {
             file: Arc::new(file),
             records: HashMap::new(),
@@ -257,8 +266,8 @@ impl ManifestCache {
     fn open_or_create(&self, folder: &Folder) -> io::Result<Store> {
         match self.open(folder) {
             // It is a link or a pipe, has a second name, or belongs to another user.
-            Err(error) if error.kind() == io::ErrorKind::Other => folder.remove(NAME.as_ref())?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::Other => folder.remove(NAME.as_ref())?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 for old in OLD_FOLDERS {
                     let _ = std::fs::remove_dir_all(self.folder.join(old));
                 }
@@ -267,7 +276,7 @@ impl ManifestCache {
         }
         match self.create_empty(NAME) {
             // Another process created it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             other => drop(other?),
         }
         self.open(folder)

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Barrier;
 
 use super::*;
 
@@ -234,6 +235,37 @@ fn several_writers_lose_nothing_of_each_other() {
     assert_eq!(found(folder.path(), 250).len(), 250);
     let text = std::fs::read_to_string(folder.path().join(NAME)).unwrap();
     assert_eq!(text.lines().count(), 2 * 250, "a manifest is there twice");
+}
+
+#[test]
+fn writers_that_create_the_file_at_the_same_moment_lose_nothing() {
+    for _ in 0..100 {
+        let folder = tempfile::tempdir().unwrap();
+        let start = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let (cache, start) = (cache(folder.path()), &start);
+                cache.state.lock().patience = u32::MAX;
+                scope.spawn(move || {
+                    start.wait();
+                    (0..3).for_each(|n| cache.put(&manifest(n * 4 + writer)));
+                });
+            }
+        });
+        assert_eq!(found(folder.path(), 12).len(), 12);
+    }
+}
+
+#[test]
+fn a_file_that_may_only_be_read_still_saves_pulls() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(NAME);
+    cache(folder.path()).put(&manifest(0));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+    let this = cache(folder.path());
+    assert!(this.get(manifest(0).digest()).is_some());
+    this.put(&manifest(1));
+    assert!(this.get(manifest(0).digest()).is_some());
 }
 
 #[test]
