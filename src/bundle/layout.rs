@@ -1,10 +1,11 @@
 //! Documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive in a bundle.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Kind, Result};
@@ -78,12 +79,36 @@ pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
         }
         Value::Object(entry)
     });
-    let manifests: Vec<Value> = images.chain(attachments(trees)).collect();
-    pretty(&json!({
-        "schemaVersion": 2,
-        "mediaType": media_type::OCI_INDEX,
-        "manifests": manifests,
-    }))
+    pretty(&LayoutIndex {
+        schema_version: 2,
+        media_type: media_type::OCI_INDEX,
+        manifests: Streamed::new(images.chain(attachments(trees))),
+    })
+}
+
+/// The document `index.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LayoutIndex<M> {
+    schema_version: u32,
+    media_type: &'static str,
+    manifests: M,
+}
+
+/// A list that is serialized once, each element when its turn comes: thousands of elements would take much more memory than
+/// their text.
+pub(super) struct Streamed<I>(RefCell<I>);
+
+impl<I> Streamed<I> {
+    pub(super) fn new(elements: I) -> Self {
+        Self(RefCell::new(elements))
+    }
+}
+
+impl<I: Iterator<Item: Serialize>> Serialize for Streamed<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&mut *self.0.borrow_mut())
+    }
 }
 
 /// Returns the descriptors of all attachments, each once: first those with a tag, by full name,
@@ -150,16 +175,19 @@ pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8
         if image.layers.iter().any(|layer| absent(&layer.digest)) {
             continue;
         }
-        items.push(json!({
-            "Config": blob_path(&image.config.digest),
-            "RepoTags": [format!("{}:{tag}", tree.source.name())],
-            "Layers": image.layers.iter().map(|l| blob_path(&l.digest)).collect::<Vec<_>>(),
-        }));
+        items.push((tree, tag, image));
     }
     if items.is_empty() {
         return Ok(None);
     }
-    let bytes = pretty(&items)?;
+    let listed = items.iter().map(|(tree, tag, image)| {
+        json!({
+            "Config": blob_path(&image.config.digest),
+            "RepoTags": [format!("{}:{tag}", tree.source.name())],
+            "Layers": image.layers.iter().map(|l| blob_path(&l.digest)).collect::<Vec<_>>(),
+        })
+    });
+    let bytes = pretty(&Streamed::new(listed))?;
     Ok(Some(if bytes.len() < MAX_DOCKER_MANIFEST {
         Ok(bytes)
     } else {

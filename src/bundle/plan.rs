@@ -4,6 +4,7 @@
 //! name and no order of arrival affects the plan.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,6 +14,7 @@ use super::{layout, tar_header};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::manifest::RawManifest;
 use crate::image::reference::Reference;
 use crate::image::tree::{Attachment, ImageTree};
 use crate::progress::Event;
@@ -133,7 +135,7 @@ impl Plan {
         missing.sort_by(|a, b| a.reference.cmp(&b.reference));
         let record = Record {
             format_version: FORMAT_VERSION,
-            images: trees.iter().map(|tree| image_record(tree)).collect(),
+            images: layout::Streamed::new(trees.iter().map(|tree| image_record(tree))),
             missing,
         };
         let record = layout::pretty(&record)?;
@@ -152,20 +154,22 @@ impl Plan {
         }
         front.push(file(record::MEMBER, record.into()));
 
-        let mut manifests = BTreeMap::new();
-        for tree in &trees {
-            for manifest in tree.manifests() {
-                manifests.insert(manifest.digest().clone(), manifest.bytes().clone());
-            }
-        }
-        front.extend(manifests.iter().map(|(digest, bytes)| Member {
-            name: MemberName::Blob(digest.clone()),
-            content: bytes.clone(),
+        let mut manifests: Vec<&Arc<RawManifest>> = trees.iter().flat_map(|tree| tree.manifests()).collect();
+        manifests.sort_by(|a, b| a.digest().cmp(b.digest()));
+        manifests.dedup_by(|a, b| a.digest() == b.digest());
+        front.extend(manifests.iter().map(|manifest| Member {
+            name: MemberName::Blob(manifest.digest().clone()),
+            content: manifest.bytes().clone(),
         }));
 
         // A manifest that another manifest names as a layer is already in the front.
-        let blobs = blobs_in_order(&trees)?.into_iter();
-        let blobs = blobs.filter(|blob| !manifests.contains_key(&blob.digest)).collect();
+        let is_manifest = |digest: &Digest| {
+            manifests
+                .binary_search_by(|manifest| manifest.digest().cmp(digest))
+                .is_ok()
+        };
+        let mut blobs = blobs_in_order(&trees)?;
+        blobs.retain(|blob| !is_manifest(&blob.digest));
         Self::lay_out(front, blobs, warnings)
     }
 
@@ -355,24 +359,20 @@ fn referrer_record(attachment: &Attachment) -> ReferrerRecord {
 
 /// Sorts configs by digest, then layers, the largest first, so that long transfers start first.
 fn blobs_in_order(trees: &[&ImageTree]) -> Result<Vec<Descriptor>> {
-    let mut blobs: HashMap<Digest, (Descriptor, bool, &Reference)> = HashMap::new();
+    let mut blobs: HashMap<&Digest, (&Descriptor, bool, &Reference)> = HashMap::new();
     for tree in trees {
-        for blob in tree.blobs() {
-            let digest = blob.descriptor.digest.clone();
-            let (known, is_config, other) =
-                blobs
-                    .entry(digest)
-                    .or_insert((blob.descriptor.clone(), blob.is_config, &tree.source));
-            if known.size != blob.descriptor.size {
+        for (blob, as_config) in tree.named_blobs() {
+            let (known, is_config, other) = blobs.entry(&blob.digest).or_insert((blob, as_config, &tree.source));
+            if known.size != blob.size {
                 return Err(Error::new(
                     Kind::Malformed,
                     format!(
                         "blob {} has {} bytes by `{other}` and {} by `{}`",
-                        known.digest, known.size, blob.descriptor.size, tree.source
+                        known.digest, known.size, blob.size, tree.source
                     ),
                 ));
             }
-            *is_config |= blob.is_config;
+            *is_config |= as_config;
         }
     }
     let mut blobs: Vec<_> = blobs.into_values().collect();
@@ -388,5 +388,5 @@ fn blobs_in_order(trees: &[&ImageTree]) -> Result<Vec<Descriptor>> {
             })
             .then_with(|| a.digest.cmp(&b.digest))
     });
-    Ok(blobs.into_iter().map(|(descriptor, _, _)| descriptor).collect())
+    Ok(blobs.into_iter().map(|(descriptor, _, _)| descriptor.clone()).collect())
 }

@@ -28,14 +28,14 @@ pub(crate) const MEMBER: &str = "docker-mirror.json";
 /// about 150 bytes for each platform of each image, so that ten thousand images of thirty platforms fit.
 pub const MAX_SIZE: u64 = 48 << 20;
 
-/// The whole record.
+/// The whole record. `I` is a list of [`ImageRecord`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Record {
+pub(crate) struct Record<I = Vec<ImageRecord>> {
     /// [`FORMAT_VERSION`] of the program that wrote the record.
     pub format_version: u32,
     /// One entry per image, in the order of `index.json`.
-    pub images: Vec<ImageRecord>,
+    pub images: I,
     /// Images that were requested and are not in the bundle (`--allow-partial`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,

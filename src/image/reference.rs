@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::digest::Digest;
 use crate::error::{Error, Kind};
@@ -32,7 +33,11 @@ const MAX_NAME: usize = 255;
 /// assert_eq!(parse("localhost:5000/x"), "localhost:5000/x:latest");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Reference {
+pub struct Reference(Arc<Parts>);
+
+/// Parts of a reference, which its clones share: a run keeps each reference in several lists.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Parts {
     host: String,
     repository: String,
     tag: Option<String>,
@@ -57,37 +62,37 @@ impl Reference {
             (None, None) => Some("latest".to_owned()),
             (tag, _) => tag.map(str::to_owned),
         };
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             host,
             repository: repository.to_owned(),
             tag,
             digest,
-        })
+        })))
     }
 
     /// Returns the host as `HOST[:PORT]`; `docker.io` for Docker Hub.
     pub fn host(&self) -> &str {
-        &self.host
+        &self.0.host
     }
 
     /// Returns the repository on the host, such as `library/hello-world`.
     pub fn repository(&self) -> &str {
-        &self.repository
+        &self.0.repository
     }
 
     /// Returns the tag, if there is one.
     pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
+        self.0.tag.as_deref()
     }
 
     /// Returns the digest that the reference is pinned to, if there is one.
     pub fn digest(&self) -> Option<&Digest> {
-        self.digest.as_ref()
+        self.0.digest.as_ref()
     }
 
     /// Returns what to request from a registry: the digest if there is one, else the tag.
     pub fn target(&self) -> Target {
-        match (&self.digest, &self.tag) {
+        match (&self.0.digest, &self.0.tag) {
             (Some(digest), _) => Target::Digest(digest.clone()),
             (None, Some(tag)) => Target::Tag(tag.clone()),
             (None, None) => Target::Tag("latest".to_owned()),
@@ -96,22 +101,22 @@ impl Reference {
 
     /// Returns `HOST/REPOSITORY`, without tag and digest.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.host, self.repository)
+        format!("{}/{}", self.0.host, self.0.repository)
     }
 
     /// Returns `HOST/REPOSITORY@DIGEST` with this digest and without the tag.
     pub fn pinned(&self, digest: &Digest) -> String {
-        format!("{}/{}@{digest}", self.host, self.repository)
+        format!("{}/{}@{digest}", self.0.host, self.0.repository)
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.host, self.repository)?;
-        if let Some(tag) = &self.tag {
+        write!(f, "{}/{}", self.0.host, self.0.repository)?;
+        if let Some(tag) = &self.0.tag {
             write!(f, ":{tag}")?;
         }
-        if let Some(digest) = &self.digest {
+        if let Some(digest) = &self.0.digest {
             write!(f, "@{digest}")?;
         }
         Ok(())

@@ -410,16 +410,24 @@ impl ImageTree {
 
     /// Returns every carried blob once, in the order in which the manifests name the blobs.
     pub fn blobs(&self) -> Vec<Blob> {
+        let blobs = self.named_blobs().into_iter().map(|(descriptor, is_config)| Blob {
+            descriptor: descriptor.clone(),
+            is_config,
+        });
+        blobs.collect()
+    }
+
+    /// Returns the same as [`blobs`](Self::blobs) without copies: the descriptor of each blob, and whether a manifest names the
+    /// blob as its config.
+    pub(crate) fn named_blobs(&self) -> Vec<(&Descriptor, bool)> {
         let left_out: HashSet<&Digest> = self.left_out.iter().map(|left_out| &left_out.digest).collect();
         let mut seen = HashSet::new();
         let mut blobs = Vec::new();
         for manifest in self.manifests() {
             for (i, descriptor) in manifest.blobs().into_iter().enumerate() {
-                if !left_out.contains(&descriptor.digest) && seen.insert(descriptor.digest.clone()) {
-                    blobs.push(Blob {
-                        descriptor: descriptor.clone(),
-                        is_config: i == 0 && matches!(manifest.view(), super::manifest::View::Image(_)),
-                    });
+                if !left_out.contains(&descriptor.digest) && seen.insert(&descriptor.digest) {
+                    let is_config = i == 0 && matches!(manifest.view(), super::manifest::View::Image(_));
+                    blobs.push((descriptor, is_config));
                 }
             }
         }

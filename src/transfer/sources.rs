@@ -61,8 +61,8 @@ impl Sources {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(new) => *new.insert(sources.add(Repository::new(&tree.source, registries)?)),
             };
-            for blob in tree.blobs() {
-                match sources.of_blob.entry(blob.descriptor.digest) {
+            for (blob, _) in tree.named_blobs() {
+                match sources.of_blob.entry(blob.digest.clone()) {
                     Entry::Vacant(new) => drop(new.insert(vec![position])),
                     Entry::Occupied(known) if known.get().contains(&position) => {}
                     Entry::Occupied(mut known) => known.get_mut().push(position),

@@ -113,7 +113,7 @@ impl Resolved {
             fits.err().map(|error| error.for_image(&tree.source))
         };
         let faults: Vec<Option<Error>> = self.trees.iter().map(fault).collect();
-        if faults.iter().all(Option::is_some) {
+        if faults.iter().all(Option::is_some) || faults.iter().all(Option::is_none) {
             return;
         }
         let trees = std::mem::take(&mut self.trees);

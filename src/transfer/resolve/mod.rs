@@ -26,6 +26,7 @@ use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, SelectResult, Selection, select};
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord};
 use crate::inventory::locked_image::LockedImage;
+use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{few, quote};
@@ -111,10 +112,16 @@ impl Resolver {
             &self.wanted,
             &self.progress,
         );
+        let mut left: HashMap<(&str, &str), usize> = HashMap::new();
+        for reference in references {
+            *left.entry((reference.host(), reference.repository())).or_default() += 1;
+        }
+        let left = Mutex::new(left);
         let mut trees: Vec<Result<ImageTree>> = stream::iter(references.iter().zip(roots))
             .map(|(reference, root)| async {
                 let has_root = root.is_ok();
                 let tree = self.resolve_one(reference, root).await;
+                self.image_resolved(reference, &left);
                 tree.inspect_err(|error| {
                     if has_root {
                         self.unresolved(reference, error, references.len());
@@ -136,6 +143,19 @@ impl Resolver {
         sizes::check(&mut trees, &self.registries, self.jobs).await;
         self.fetcher.shrink();
         trees
+    }
+
+    /// Drops the answers of a repository after the last of its images. `left` has the number of images of each repository.
+    fn image_resolved<'a>(&self, image: &'a Reference, left: &Mutex<HashMap<(&'a str, &'a str), usize>>) {
+        let repository = (image.host(), image.repository());
+        let mut left = left.lock();
+        if let Some(images) = left.get_mut(&repository) {
+            *images -= 1;
+            if *images == 0 {
+                left.remove(&repository);
+                self.discovery.forget(repository.0, repository.1);
+            }
+        }
     }
 
     /// Reports immediately that an image cannot be resolved.

@@ -264,6 +264,11 @@ impl Discovery {
         Ok(Variant::new(root.clone(), below))
     }
 
+    /// Drops the answers of a repository of which no more images are resolved.
+    pub(super) fn forget(&self, host: &str, repository: &str) {
+        self.repositories.lock().remove(&(host.to_owned(), repository.into()));
+    }
+
     fn known(&self, repository: &Repository) -> Arc<KnownRepository> {
         let key = (repository.registry.host().to_owned(), repository.name.clone());
         let mut repositories = self.repositories.lock();
