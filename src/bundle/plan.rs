@@ -66,7 +66,7 @@ impl Member {
 }
 
 /// Approximate size of a piece of the front in bytes.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// The slot of one blob: its header blocks, its bytes, and zeros up to the next block.
 #[derive(Debug, Clone, PartialEq, Eq)]
