@@ -6,6 +6,7 @@
 
 mod content;
 pub(crate) mod encoding;
+mod hollow;
 pub(crate) mod positional;
 mod regular;
 mod waited;
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 use content::FLAGS;
 pub(crate) use content::{Pipes, read};
 pub use content::{SpecialWriter, check_special, read_named};
+pub(crate) use hollow::{MAX_HOLES, is_hollow};
 use regular::{irregular, regular};
 pub(crate) use waited::open_waiting;
 

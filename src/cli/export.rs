@@ -449,13 +449,15 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         output::say("hint: correct the names, or give `--allow-partial` to make a bundle without these images");
         return Outcome::from_errors(failed.iter().map(|(_, error)| error), false);
     }
+    let would_be_made = report.dry_run.is_some() && allow_partial && !report.images.is_empty();
     let end = match (report.committed, allow_partial) {
+        _ if would_be_made => "the bundle would be made without them",
         (true, _) => "the bundle was written without them and records that they are missing",
         (false, true) => "there is nothing to write a bundle of",
         (false, false) => "there is no bundle",
     };
     failures::tell_rest(&format!("{count} of {all} images failed; {end}"), all, &failed, at_once);
-    if !report.committed && !report.images.is_empty() {
+    if !report.committed && !would_be_made && !report.images.is_empty() {
         let leave_out = "give `--allow-partial` to leave them out";
         // Another run would meet these errors again, so the hint does not suggest a retry.
         let is_final = |kind| matches!(kind, Kind::NotFound | Kind::Usage | Kind::Unsupported | Kind::Malformed);
@@ -472,7 +474,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
             (false, _) => format!("hint: {leave_out}"),
         });
     }
-    match report.committed {
+    match report.committed || would_be_made {
         true => Outcome::Partial,
         false => Outcome::from_errors(failed.iter().map(|(_, error)| error), false),
     }

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use crate::error::{Error, Kind, Result, missing_path_hint};
 use crate::files;
 use crate::files::positional::ReadAt;
-use crate::files::{Folder, Identity};
+use crate::files::{Folder, Identity, MAX_HOLES, is_hollow};
+use crate::progress::human_bytes;
 use crate::text::{self, quote};
 
 /// A file or memory, in the state in which it was indexed.
@@ -130,20 +131,40 @@ impl Source {
             Content::File(file) => self.read_from(file, offset, buffer),
             Content::Memory(bytes) => self.read_from(bytes, offset, buffer),
             Content::Beneath { folder, path, identity } => {
-                let file = folder.open_beneath(path).map_err(|e| match e.kind() {
-                    // The file was a regular file of the folder when it was indexed.
-                    std::io::ErrorKind::Other => self.replaced().with_source(e),
-                    _ => missing_or_io(&folder.path().join(path), e),
-                })?;
-                let found = file
-                    .metadata()
-                    .map_err(|e| Error::io("read", Path::new(&self.label), e))?;
-                if Identity::from(&found) != *identity {
-                    return Err(self.replaced());
-                }
+                let file = self.open_beneath(folder, path, *identity)?;
                 self.read_from(&file, offset, buffer)
             }
         }
+    }
+
+    /// Opens a file of a folder, which must still be the file that was indexed.
+    fn open_beneath(&self, folder: &Folder, path: &Path, identity: Identity) -> Result<File> {
+        let file = folder.open_beneath(path).map_err(|e| match e.kind() {
+            // The file was a regular file of the folder when it was indexed.
+            std::io::ErrorKind::Other => self.replaced().with_source(e),
+            _ => missing_or_io(&folder.path().join(path), e),
+        })?;
+        let found = file
+            .metadata()
+            .map_err(|e| Error::io("read", Path::new(&self.label), e))?;
+        match Identity::from(&found) == identity {
+            true => Ok(file),
+            false => Err(self.replaced()),
+        }
+    }
+
+    /// Returns whether a range consists nearly all of holes of a sparse file, which would take hours to read.
+    pub(super) fn is_hollow(&self, offset: u64, length: u64) -> Result<bool> {
+        if length <= MAX_HOLES {
+            return Ok(false);
+        }
+        Ok(match &self.content {
+            Content::File(file) => is_hollow(file, offset, length),
+            Content::Memory(_) => false,
+            Content::Beneath { folder, path, identity } => {
+                is_hollow(&self.open_beneath(folder, path, *identity)?, offset, length)
+            }
+        })
     }
 
     fn read_from(&self, bytes: &impl ReadAt, offset: u64, buffer: &mut [u8]) -> Result<()> {
@@ -228,6 +249,15 @@ pub(super) struct Extent {
 impl Extent {
     /// Fills the buffer from `offset` of the content on, up to the end of the content.
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if offset == 0 && self.source.is_hollow(self.offset, self.size)? {
+            let (label, size) = (quote(&self.source.label), human_bytes(self.size));
+            let why = format!(
+                "`{label}` is a sparse file: nearly nothing of the {size} at offset {} is there",
+                self.offset
+            );
+            return Err(Error::new(Kind::Malformed, why)
+                .with_hint("it was truncated or never written to its end: copy it again, and compare checksums"));
+        }
         let left = self.size.saturating_sub(offset);
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         if count > 0 {

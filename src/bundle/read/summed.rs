@@ -29,8 +29,11 @@ const BEHIND: u64 = 1 << 30;
 const PIECE: usize = 1 << 20;
 
 /// Hashes a file from its first to its last byte;
-/// returns `None` if a read fails, or once `stop` is set.
+/// returns `None` if a read fails, once `stop` is set, or for a sparse file that is nearly empty.
 pub(super) fn sum_file(source: &Source, stop: &AtomicBool) -> Option<VerifiedFile> {
+    if source.is_hollow(0, source.length()).ok()? {
+        return None;
+    }
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut buffer = vec![0; PIECE];
     let mut offset = 0;

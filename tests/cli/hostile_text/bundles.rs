@@ -238,6 +238,26 @@ fn bundles() {
                 None,
             );
         }
+        // Looked at without a registry. A lock and a page are for people and other programs to read.
+        let page = ["inspect", "b.tar", "--layers", "--lock", "lock", "--html", "page.html"];
+        lab.most = MOST_SHOWN;
+        for looks in [
+            &page[..],
+            &["inspect", "b.tar", "--json"],
+            &["verify", "b.tar", "--deep"],
+        ] {
+            lab.say(what, looks, None);
+        }
+        lab.say(what, &["diff", "b.tar", "b.tar"], None);
+        lab.most = MOST;
+        for file in ["lock", "page.html"] {
+            let Ok(text) = std::fs::read_to_string(lab.cli.path(file)) else {
+                continue;
+            };
+            if let Some(c) = text.chars().find(|c| is_unsafe(*c) && *c != '\n') {
+                lab.faults.push(format!("{what}: {c:?} in {file}"));
+            }
+        }
         // Again out of a pipe, as `import -` reads it.
         let mut command = lab.cli.command(&["import", "-", "-d", host.as_str(), "-v"]);
         let output = command
@@ -349,7 +369,7 @@ fn a_report_to_a_terminal_holds_the_text_in_escapes() {
         .command(&["import", "b.tar", "-d", &host, "--report", "/dev/stdout"])
         .output()
         .unwrap();
-    assert_eq!(faults("a report", &output), [""; 0]);
+    assert_eq!(faults("a report", &output, MOST), [""; 0]);
     let text = String::from_utf8(output.stdout).unwrap();
     let report: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
     assert_eq!(report["missing"], missing, "the text itself is the same");

@@ -1,6 +1,7 @@
 //! Text from outside, wherever it comes from, is shown as text: it drives no terminal, forges no line, and is cut.
 
 mod bundles;
+mod documents;
 mod registries;
 
 use std::ffi::{OsStr, OsString};
@@ -24,8 +25,11 @@ const BIDI: &str = "x\u{202e}forged\u{2069}\u{200f}\u{9b}31m";
 /// Most bytes that any of these runs may write, though their input has many more.
 const MOST: usize = 64 << 10;
 
+/// Most bytes that a command may write which shows what a bundle holds, or up to a thousand faults of it.
+const MOST_SHOWN: usize = 1 << 20;
+
 /// What is wrong with the output of a run, if anything.
-fn faults(what: &str, output: &Output) -> Vec<String> {
+fn faults(what: &str, output: &Output, most: usize) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
         let Ok(text) = std::str::from_utf8(bytes) else {
@@ -41,7 +45,7 @@ fn faults(what: &str, output: &Output) -> Vec<String> {
         }) {
             faults.push(format!("{what}: a forged line on {name}: {text}"));
         }
-        if text.len() > MOST {
+        if text.len() > most {
             faults.push(format!(
                 "{what}: {} bytes on {name}: {}…",
                 text.len(),
@@ -64,6 +68,7 @@ struct Lab {
     cli: Cli,
     faults: Vec<String>,
     runs: usize,
+    most: usize,
 }
 
 impl Lab {
@@ -72,6 +77,7 @@ impl Lab {
             cli: cli(),
             faults: Vec::new(),
             runs: 0,
+            most: MOST,
         }
     }
 
@@ -87,7 +93,7 @@ impl Lab {
 
     fn judge(&mut self, what: &str, output: &Output, shows: Option<&str>) {
         self.runs += 1;
-        self.faults.extend(faults(what, output));
+        self.faults.extend(faults(what, output, self.most));
         let all = [&output.stdout[..], &output.stderr[..]].concat();
         let all = String::from_utf8_lossy(&all);
         if let Some(shown) = shows.filter(|shown| !all.contains(shown)) {

@@ -226,6 +226,13 @@ fn images_of_impossible_sizes_fail_alone() {
         let said = export.fails(&format!("y{output}"), &[], 1);
         assert!(said.contains("12 of 14 images cannot be resolved"), "{output}: {said}");
     }
+    let done = export.run("z.tar", &["--allow-partial", "--dry-run"]);
+    let said = text(&done);
+    assert_eq!(done.status.code(), Some(6), "{said}");
+    assert!(
+        said.contains("12 of 14 images failed; the bundle would be made without them"),
+        "{said}"
+    );
     // In one step the others arrive all the same.
     let target = Double::new();
     let images = names.iter().map(|name| format!("{}/{name}", registry.host()));

@@ -87,7 +87,10 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         stated.is_some_and(|stated| place.size.saturating_sub(stated) > MAX_EXCESS)
     };
     let too_long = bundle.parts.store.places().filter(is_too_long);
-    let too_long: HashSet<*const Source> = too_long.map(|(_, place)| Arc::as_ptr(&place.source)).collect();
+    let mut too_long: HashSet<*const Source> = too_long.map(|(_, place)| Arc::as_ptr(&place.source)).collect();
+    let hollow = bundle.parts.sources.iter();
+    let hollow = hollow.filter(|source| source.is_hollow(0, source.length()).unwrap_or(false));
+    too_long.extend(hollow.map(Arc::as_ptr));
     // An archive without blobs is read as well, for the SHA-256 of its file.
     for source in &bundle.parts.sources {
         if too_long.contains(&Arc::as_ptr(source)) {
