@@ -215,6 +215,8 @@ impl Lock {
                 "it is listed twice"
             } else if !image.manifests.iter().any(|manifest| manifest.digest == image.original) {
                 "its own manifest is not among its manifests"
+            } else if !image.has_the_digest_of_its_name() {
+                "the digest in its name is that of another image"
             } else {
                 continue;
             };

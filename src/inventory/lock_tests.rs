@@ -91,3 +91,25 @@ fn a_lock_that_is_not_as_it_was_written_is_refused_with_the_line() {
     let why = "line 6: image `quay.io/a/b:1`: its own manifest is not among its manifests";
     assert_eq!(says(&unproved.to_text()), why);
 }
+
+#[test]
+fn a_name_with_a_digest_is_that_of_its_image() {
+    let named = |digest: &Digest| {
+        let reference = format!("quay.io/a/b:1@{digest}").parse().unwrap();
+        let images = vec![LockedImage {
+            reference,
+            ..lock().images[0].clone()
+        }];
+        Lock::parse(Lock { images, ..lock() }.to_text())
+    };
+    for own in [b"index".as_slice(), b"smaller"] {
+        named(&Digest::sha256(own)).unwrap();
+    }
+    for other in [b"amd".as_slice(), b"layer", b"a well-known image"] {
+        let error = named(&Digest::sha256(other)).unwrap_err();
+        assert!(
+            error.full().contains("the digest in its name is that of another image"),
+            "{error:?}"
+        );
+    }
+}

@@ -108,6 +108,12 @@ impl LockedImage {
         Ok(locked)
     }
 
+    /// Returns whether the name states no digest, or that of the image, before or after platforms were left out.
+    pub(super) fn has_the_digest_of_its_name(&self) -> bool {
+        let own = [Some(&self.original), self.filtered.as_ref()];
+        self.reference.digest().is_none_or(|stated| own.contains(&Some(stated)))
+    }
+
     /// Returns the approximate memory in bytes that the image and its text take.
     fn memory(&self) -> u64 {
         const LISTED: usize = 400;
