@@ -14,6 +14,7 @@ use docker_mirror::{
 
 use super::bundles::check_named;
 use super::connection::{MirrorFlags, Shared};
+use super::distinct_files;
 use super::export_report;
 use super::failures::{self, AtOnce};
 use super::images::{self, ImageFlags};
@@ -159,6 +160,39 @@ fn check_output_name(output: &Path) -> Result<()> {
 }
 
 impl Arguments {
+    /// Checks that the bundle and the report are files of their own.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if a file has two purposes.
+    pub(super) fn check_files(&self) -> Result<()> {
+        let outputs: Vec<_> = [("-o", self.output.as_path())]
+            .into_iter()
+            .chain(self.reporting.file())
+            .collect();
+        let lists = self.images.lists.iter().map(|path| ("--images", path.as_path()));
+        let lock = self.lock.as_deref().map(|path| ("--lock", path));
+        let inputs: Vec<_> = lists.chain(lock).collect();
+        distinct_files::check(&outputs, &inputs)
+    }
+
+    /// Checks that the name of the output and the flags agree on the compression.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if they contradict each other.
+    fn check_compression(&self) -> Result<()> {
+        let name = self.output.to_string_lossy();
+        let (flag, what) = match compression(self) {
+            Compression::Gzip if name.ends_with(".zst") => ("--gzip", "zstd"),
+            Compression::Zstd if name.ends_with(".gz") || name.ends_with(".tgz") => ("--zstd", "gzip"),
+            _ => return Ok(()),
+        };
+        let why = format!(
+            "`{flag}` and `-o {}`, whose name says {what}, contradict each other",
+            quote(&self.output)
+        );
+        Err(Error::new(Kind::Usage, why).with_hint(format!("omit `{flag}`, or choose another name with `-o`")))
+    }
+
     /// Returns whether another run of the same command continues a run that stopped.
     pub(super) fn resumes(&self) -> bool {
         self.output.as_os_str() != "-" && compression(self) == Compression::None
@@ -177,7 +211,15 @@ impl Arguments {
             return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
                 .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
         }
-        Ok(Output::Pipe(Box::new(unbuffered_stdout()?)))
+        let stdout = unbuffered_stdout()?;
+        if is_closed(&stdout) {
+            return Err(Error::new(
+                Kind::Usage,
+                "the bundle cannot be written, since standard output is closed",
+            )
+            .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
+        }
+        Ok(Output::Pipe(Box::new(stdout)))
     }
 }
 
@@ -203,6 +245,16 @@ fn unbuffered_stdout() -> Result<std::fs::File> {
         .try_clone_to_owned()
         .map(std::fs::File::from)
         .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").with_source(e))
+}
+
+/// Returns whether the caller closed standard output. Rust opens `/dev/null` in its place, and for reading as well.
+fn is_closed(stdout: &std::fs::File) -> bool {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
+    let is_null = stdout
+        .metadata()
+        .is_ok_and(|there| there.file_type().is_char_device() && null.is_ok_and(|null| there.rdev() == null));
+    is_null && rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::RDWR))
 }
 
 /// Adds the line of the lock to an error that names a digest of the lock.
@@ -270,6 +322,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     check_output_name(&arguments.output)?;
+    arguments.check_compression()?;
     if let Some(path) = arguments.want.clone() {
         return supplement(arguments, &path).await;
     }
@@ -359,7 +412,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     };
     if report.up_to_date {
         output::info(format!(
-            "`{}` is up to date: nothing was written",
+            "`{0}` is up to date: nothing was written; its blobs were not read (`docker-mirror verify {0}` does)",
             quote(&arguments.output)
         ));
     } else if (reuses || report.reused.blobs > 0) && report.committed {
@@ -446,7 +499,17 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     if report.nothing_fetched && !report.images.is_empty() {
         let title = format!("{count} of {all} images cannot be resolved; nothing was fetched");
         failures::tell_rest(&title, all, &failed, at_once);
-        output::say("hint: correct the names, or give `--allow-partial` to make a bundle without these images");
+        let are_names = failed
+            .iter()
+            .all(|(_, error)| matches!(error.kind(), Kind::NotFound | Kind::Usage));
+        let first = if are_names {
+            "correct the names"
+        } else {
+            "run again once the cause is mended"
+        };
+        output::say(format!(
+            "hint: {first}, or give `--allow-partial` to make a bundle without these images"
+        ));
         return Outcome::from_errors(failed.iter().map(|(_, error)| error), false);
     }
     let would_be_made = report.dry_run.is_some() && allow_partial && !report.images.is_empty();

@@ -15,6 +15,7 @@ use docker_mirror::{
 
 use super::bundles::{check_named, check_readable, is_unfinished};
 use super::connection::Shared;
+use super::distinct_files;
 use super::export::ReferrerFlags;
 use super::memory;
 use super::output::{Outcome, say};
@@ -68,6 +69,17 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     pub(super) shared: Shared,
+}
+
+impl Arguments {
+    /// Checks that the want-list and the report are files of their own.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if both are one file.
+    pub(super) fn check_files(&self) -> Result<()> {
+        let want = self.want.as_deref().map(|path| ("--want", path));
+        distinct_files::check(&want.into_iter().chain(self.reporting.file()).collect::<Vec<_>>(), &[])
+    }
 }
 
 /// Verifies the bundles without a registry.

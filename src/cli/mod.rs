@@ -5,6 +5,7 @@ mod bundles;
 mod command_line;
 mod connection;
 mod diff;
+mod distinct_files;
 mod environment;
 mod estimate;
 mod exit;
@@ -68,7 +69,11 @@ pub(crate) fn main() -> ExitCode {
     let (reporting, command) = (cli.reporting(), cli.name());
     output::set_json(reporting.json);
     output::start_log(cli.shared().verbosity());
-    if let Some(error) = usage::command_among_images(&cli).or_else(|| usage::two_readers(&cli)) {
+    let wrong = usage::command_among_images(&cli)
+        .or_else(|| usage::misspelt_command(&cli))
+        .or_else(|| usage::two_readers(&cli))
+        .or_else(|| usage::file_with_two_purposes(&cli));
+    if let Some(error) = wrong {
         output::error(&error);
         return reporting.end(command, 2, &error);
     }

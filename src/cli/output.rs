@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use docker_mirror::{
@@ -79,15 +79,22 @@ pub(super) fn cannot_write(error: io::Error) -> Option<Error> {
     Some(Error::new(kind, "cannot write the results to standard output").with_source(error))
 }
 
+fn metadata(stream: BorrowedFd<'_>) -> io::Result<std::fs::Metadata> {
+    std::fs::File::from(stream.try_clone_to_owned()?).metadata()
+}
+
 /// Returns whether standard output is a file or a device such as `/dev/null`, so that results are not seen on a terminal.
 pub(super) fn results_are_out_of_sight() -> bool {
     use std::os::unix::fs::FileTypeExt as _;
+    use std::os::unix::fs::MetadataExt as _;
     let stdout = io::stdout();
-    let kind = stdout
-        .as_fd()
-        .try_clone_to_owned()
-        .and_then(|fd| std::fs::File::from(fd).metadata());
-    kind.is_ok_and(|there| there.is_file() || (there.file_type().is_char_device() && !stdout.is_terminal()))
+    let (Ok(there), Ok(messages)) = (metadata(stdout.as_fd()), metadata(io::stderr().as_fd())) else {
+        return false;
+    };
+    // Both may go to one log, such as that of a job of cron.
+    let is_one_log = (there.dev(), there.ino()) == (messages.dev(), messages.ino());
+    let is_device = there.file_type().is_char_device() && !stdout.is_terminal();
+    is_device || (there.is_file() && !is_one_log)
 }
 
 static QUIET: AtomicBool = AtomicBool::new(false);

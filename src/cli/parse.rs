@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
 
 use super::command_line::Cli;
@@ -44,11 +44,10 @@ const LOGINS: [&str; 7] = [
 ];
 
 /// Environment variables that the parser reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Variables {
-    All,
-    /// Only variables of options that take values.
-    Values,
+#[derive(Debug, Clone, Copy)]
+enum Variables<'a> {
+    /// All but the listed ones.
+    Without(&'a [String]),
     None,
 }
 
@@ -58,16 +57,44 @@ enum Variables {
 /// An error of the parser, including the help text when the user asked for help.
 pub(super) fn command_line() -> Result<Cli, clap::Error> {
     let arguments = plugin::arguments();
-    match parse(&arguments, Variables::All) {
-        // Parses again without the variables of switches, since a flag wins over a variable that contradicts it.
-        Err(error) if error.kind() == ErrorKind::ArgumentConflict => {
-            parse(&arguments, Variables::Values).map_err(|_| error)
+    let mut ignored = Vec::new();
+    loop {
+        // A variable that contradicts the command line is ignored.
+        match parse(&arguments, Variables::Without(&ignored)) {
+            Err(error) if error.kind() == ErrorKind::ArgumentConflict => {
+                let contradicted = contradicted_variables(&error, &arguments);
+                if contradicted.is_empty() || contradicted.iter().all(|variable| ignored.contains(variable)) {
+                    return Err(error);
+                }
+                ignored.extend(contradicted);
+            }
+            other => return other,
         }
-        other => other,
     }
 }
 
-fn parse(arguments: &[OsString], variables: Variables) -> Result<Cli, clap::Error> {
+/// Returns the variables behind the flags of a conflict, if the other side of the conflict is on the command line.
+fn contradicted_variables(error: &clap::Error, arguments: &[OsString]) -> Vec<String> {
+    let words: Vec<String> = arguments
+        .iter()
+        .filter_map(|word| word.to_str().map(str::to_owned))
+        .collect();
+    let sides = [ContextKind::InvalidArg, ContextKind::PriorArg].map(|side| match error.get(side) {
+        Some(ContextValue::String(name)) => vec![name.clone()],
+        Some(ContextValue::Strings(names)) => names.clone(),
+        _ => Vec::new(),
+    });
+    let variables = sides.map(|names| {
+        let found = names.iter().map(|name| variable_of_refused_value(name, &words));
+        found.collect::<Option<Vec<String>>>()
+    });
+    match variables {
+        [Some(variables), None] | [None, Some(variables)] => variables,
+        _ => Vec::new(),
+    }
+}
+
+fn parse(arguments: &[OsString], variables: Variables<'_>) -> Result<Cli, clap::Error> {
     let first = arguments.get(1).map(|word| word.to_str().unwrap_or_default());
     let matches = definition(first, variables).try_get_matches_from(arguments)?;
     Cli::from_arg_matches(&matches)
@@ -86,7 +113,7 @@ pub(super) fn whole() -> clap::Command {
 }
 
 /// Returns the definition in which only the used command reads variables: a variable of another command would count as given.
-fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
+fn definition(first: Option<&str>, variables: Variables<'_>) -> clap::Command {
     let all = Cli::command().bin_name(plugin::name());
     let names: Vec<String> = all
         .get_subcommands()
@@ -103,13 +130,13 @@ fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
         }
     };
     let mut all = match is_shown(None) {
-        true => all.mut_args(|arg| complete(arg, of(None))),
+        true => all.mut_args(|arg| complete(arg, None, of(None))),
         false => all,
     };
     for name in names.iter().filter(|name| is_shown(Some(name))) {
         all = all.mut_subcommand(name, |command| {
             let more = format!("All flags: docker-mirror {name} --help");
-            let command = command.mut_args(|arg| complete(arg, of(Some(name))));
+            let command = command.mut_args(|arg| complete(arg, Some(name), of(Some(name))));
             if command.get_after_long_help().is_some() {
                 command.after_help(more)
             } else {
@@ -121,20 +148,31 @@ fn definition(first: Option<&str>, variables: Variables) -> clap::Command {
 }
 
 /// Returns the name of a flag's variable: `DOCKER_MIRROR_ALLOW_PARTIAL` for `--allow-partial`.
-fn variable_of(arg: &Arg) -> Option<String> {
+fn variable_of(arg: &Arg, command: Option<&str>) -> Option<String> {
     let long = arg
         .get_long()
         .filter(|long| !["help", "version", "password"].contains(long))?;
-    let long = long.strip_suffix("-stdin").unwrap_or(long);
-    Some(format!("DOCKER_MIRROR_{}", long.replace('-', "_").to_uppercase()))
+    Some(variable_name(long.strip_suffix("-stdin").unwrap_or(long), command))
+}
+
+/// Returns the name of the variable of a flag that is given without its dashes.
+fn variable_name(flag: &str, command: Option<&str>) -> String {
+    // `export` reads the files that these commands write: one variable for both would have them overwritten.
+    let writes = matches!(
+        (command, flag),
+        (Some("inspect"), "lock") | (Some("verify" | "import"), "want")
+    );
+    let prefix = if writes { "DOCKER_MIRROR_WRITE" } else { "DOCKER_MIRROR" };
+    format!("{prefix}_{}", flag.replace('-', "_").to_uppercase())
 }
 
 /// Gives a flag its environment variable, its help heading and its place in the short help.
-fn complete(arg: Arg, variables: Variables) -> Arg {
+fn complete(arg: Arg, command: Option<&str>, variables: Variables<'_>) -> Arg {
     let id = arg.get_id().to_string();
     let arg = arg.hide_short_help(!SHORT.contains(&id.as_str()));
-    let Some(variable) = variable_of(&arg) else { return arg };
-    let is_flag = !arg.get_action().takes_values();
+    let Some(variable) = variable_of(&arg, command) else {
+        return arg;
+    };
     let help = arg
         .get_long_help()
         .or(arg.get_help())
@@ -148,8 +186,7 @@ fn complete(arg: Arg, variables: Variables) -> Arg {
     };
     let arg = generate::completed(arg);
     let counts = match variables {
-        Variables::All => true,
-        Variables::Values => !is_flag,
+        Variables::Without(ignored) => !ignored.contains(&variable),
         Variables::None => false,
     };
     if !counts || LOGINS.contains(&id.as_str()) || !is_set(&variable) {
@@ -167,10 +204,8 @@ fn complete(arg: Arg, variables: Variables) -> Arg {
 pub(super) fn variable_of_refused_value(flag: &str, arguments: &[String]) -> Option<String> {
     let flag = flag.split([' ', '=']).next().unwrap_or_default();
     let given = |argument: &String| argument == flag || argument.starts_with(&format!("{flag}="));
-    let variable = format!(
-        "DOCKER_MIRROR_{}",
-        flag.strip_prefix("--")?.replace('-', "_").to_uppercase()
-    );
+    let command = arguments.iter().find(|argument| commands().contains(argument));
+    let variable = variable_name(flag.strip_prefix("--")?, command.map(String::as_str));
     (is_set(&variable) && !arguments.iter().any(given)).then_some(variable)
 }
 

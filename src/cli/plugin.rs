@@ -46,7 +46,16 @@ pub(super) fn name() -> &'static str {
 /// Returns the arguments of this process, with the program's name first and without the flags of Docker.
 pub(super) fn arguments() -> Vec<OsString> {
     let all: Vec<OsString> = std::env::args_os().collect();
-    if is_plugin() { without_docker(&all).0 } else { all }
+    without_mirror(if is_plugin() { without_docker(&all).0 } else { all })
+}
+
+/// Removes the word `mirror` where it is written as a command: a mirror in one step is no command of its own. The image of this
+/// name is written `library/mirror`.
+fn without_mirror(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.len() > 2 && arguments[1] == "mirror" {
+        arguments.remove(1);
+    }
+    arguments
 }
 
 /// Returns the folder of `docker --config FOLDER mirror …`, which holds the logins to use.
@@ -68,6 +77,11 @@ fn without_docker(all: &[OsString]) -> (Vec<OsString>, Option<PathBuf>) {
             if text == "--config" {
                 config = value.map(PathBuf::from);
             }
+        } else if text == "help" {
+            // `docker help mirror …`
+            let behind = rest.skip(1).cloned();
+            let name = all.first().cloned().unwrap_or_default();
+            return ([name, word.clone()].into_iter().chain(behind).collect(), config);
         } else if !text.starts_with('-') {
             // The first word that is not a flag of Docker is the name of the plugin.
             break;
@@ -93,6 +107,8 @@ mod tests {
                 "p mirror:1 -d r",
                 None,
             ),
+            ("p help mirror", "p help", None),
+            ("p --config /c help mirror export", "p help export", Some("/c")),
             ("p --log-level debug mirror --config-like", "p --config-like", None),
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();

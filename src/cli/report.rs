@@ -244,6 +244,11 @@ impl Reporting {
         Ok(())
     }
 
+    /// Returns the file of the report, with its flag.
+    pub(super) fn file(&self) -> Option<(&'static str, &Path)> {
+        Some(("--report", self.report.as_deref()?))
+    }
+
     /// Returns whether the user asked for a report (`--json` or `--report`).
     pub(super) fn is_wanted(&self) -> bool {
         self.json || self.report.is_some()

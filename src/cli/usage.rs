@@ -111,6 +111,39 @@ pub(super) fn two_readers(cli: &Cli) -> Option<Error> {
     })
 }
 
+/// Returns an error if a command would write one file twice, or write over a file that it reads.
+pub(super) fn file_with_two_purposes(cli: &Cli) -> Option<Error> {
+    let checked = match cli.command.as_ref()? {
+        Command::Export(arguments) => arguments.check_files(),
+        Command::Import(arguments) => arguments.check_files(),
+        Command::Inspect(arguments) => arguments.check_files(),
+        Command::Verify(arguments) => arguments.check_files(),
+        _ => Ok(()),
+    };
+    checked.err()
+}
+
+/// Returns an error if the first image of a mirror is the misspelt name of a command. Of such an image, the tag has to be given.
+pub(super) fn misspelt_command(cli: &Cli) -> Option<Error> {
+    let first = match &cli.command {
+        None => cli.mirror.images.arguments.first()?,
+        Some(_) => return None,
+    };
+    if first.contains(['/', ':', '@', '*', '!', ' ']) {
+        return None;
+    }
+    let shown = quote(first);
+    let error = match wrong_flags::login(first) {
+        Some(hint) => Error::new(Kind::Usage, format!("`{shown}` is no command of docker-mirror")).with_hint(hint),
+        None => {
+            let near = wrong_flags::resembled_command(first)?;
+            let what = format!("there is no command `{shown}`; did you mean `docker-mirror {near}`?");
+            Error::new(Kind::Usage, what).with_hint(format!("an image of this name is written `library/{shown}`"))
+        }
+    };
+    Some(error)
+}
+
 /// Returns whether a path is one of the names of standard input.
 fn is_stdin(path: &Path) -> bool {
     ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::bundles::{check_named, check_readable, is_stdin, only_pipe, stdin};
 use super::connection::Shared;
+use super::distinct_files;
 use super::memory;
 use super::output::{Outcome, counted, result, say};
 use super::output_file::OutputFile;
@@ -48,6 +49,17 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     pub(super) shared: Shared,
+}
+
+impl Arguments {
+    /// Checks that the want-list and the report are files of their own.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if both are one file.
+    pub(super) fn check_files(&self) -> Result<()> {
+        let want = self.want.as_deref().map(|path| ("--want", path));
+        distinct_files::check(&want.into_iter().chain(self.reporting.file()).collect::<Vec<_>>(), &[])
+    }
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {

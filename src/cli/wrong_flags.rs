@@ -52,16 +52,23 @@ fn command(arguments: &[String]) -> Option<&String> {
 /// Returns a hint with the command that a misspelt first word resembles.
 fn meant_command(arguments: &[String]) -> Option<String> {
     let first = arguments.first().filter(|first| !first.starts_with('-'))?;
-    let word = first.to_lowercase();
-    let names = parse::commands();
-    if names.contains(first) {
-        return None;
-    }
-    let near = names.into_iter().find(|name| distance(&word, name) <= 2)?;
+    let near = resembled_command(first)?;
     Some(format!(
         "there is no command `{}`; did you mean `docker-mirror {near}`?",
         quote(first)
     ))
+}
+
+/// Returns the command that a word resembles without being one. Short names are told apart by one letter.
+pub(super) fn resembled_command(word: &str) -> Option<String> {
+    let names = parse::commands();
+    if names.iter().any(|name| name == word) {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let near = names.into_iter().map(|name| (distance(&word, &name), name));
+    let near = near.filter(|(distance, name)| *distance <= if name.len() > 4 { 2 } else { 1 });
+    near.min().map(|(_, name)| name)
 }
 
 /// Returns a hint that names the environment variable of a refused value.
@@ -74,7 +81,7 @@ fn refused_variable(error: &clap::Error, arguments: &[String]) -> Option<String>
 }
 
 /// Returns a hint for `login` and `logout`, which are commands of docker and podman.
-fn login(first: &str) -> Option<String> {
+pub(super) fn login(first: &str) -> Option<String> {
     ["login", "logout"].contains(&first).then(|| {
         format!(
             "docker-mirror has no `{first}` of its own and uses the logins of docker and podman: `docker {first} REGISTRY` or \

@@ -52,7 +52,69 @@ const LINES: &[Line] = &[
         2,
         &["did you mean `docker-mirror completions`?"],
     ),
+    line(
+        &["exprot", "img", "-d", "127.0.0.1:1"],
+        2,
+        &["did you mean `docker-mirror export`?", "written `library/exprot`"],
+    ),
+    line(
+        &["-d", "127.0.0.1:1", "verfy", "img"],
+        2,
+        &["did you mean `docker-mirror verify`?"],
+    ),
+    line(&["login", "-d", "127.0.0.1:1"], 2, &["`docker login REGISTRY`"]),
     line(&["nginx"], 2, &["is taken for an image, which needs a destination"]),
+    // Files with two purposes.
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "two.tar", "--report", "./two.tar"],
+        2,
+        &["`--report ./two.tar`: this is the file that is written by `-o`"],
+    ),
+    line(
+        &["export", "-f", "list.txt", "-o", "list.txt", "--force"],
+        2,
+        &["this is the file that is read by `--images`"],
+    ),
+    line(
+        &["export", "--lock", "there.tar", "-o", "there.tar", "--force"],
+        2,
+        &["this is the file that is read by `--lock`"],
+    ),
+    line(
+        &["inspect", "b.tar", "--lock", "two", "--html", "two"],
+        2,
+        &["this is the file that is written by `--lock`"],
+    ),
+    line(
+        &["verify", "b.tar", "--want", "two", "--report", "two"],
+        2,
+        &["this is the file that is written by `--want`"],
+    ),
+    line(
+        &[
+            "import",
+            "b.tar",
+            "-d",
+            "127.0.0.1:1",
+            "--want",
+            "two",
+            "--report",
+            "two",
+        ],
+        2,
+        &["this is the file that is written by `--want`"],
+    ),
+    // A name that contradicts the flag.
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "a.tar.zst", "--gzip"],
+        2,
+        &["`--gzip` and `-o a.tar.zst`, whose name says zstd, contradict each other"],
+    ),
+    line(
+        &["export", "127.0.0.1:1/a", "-o", "a.tgz", "--zstd"],
+        2,
+        &["whose name says gzip"],
+    ),
     line(
         &["help", "nonsense"],
         2,
@@ -309,6 +371,7 @@ fn a_command_line_that_is_wrong_is_told_what_would_be_right() {
     let cli = cli();
     std::fs::create_dir(cli.path("folder")).unwrap();
     std::fs::write(cli.path("there.tar"), "hello\n").unwrap();
+    std::fs::write(cli.path("list.txt"), "127.0.0.1:1/a\n").unwrap();
     std::fs::write(cli.path("empty.tar"), "").unwrap();
     std::fs::write(cli.path("noise.tar"), super::support::noise(1, 6000)).unwrap();
     let registry = source();

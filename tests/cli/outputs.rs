@@ -63,3 +63,56 @@ fn a_pipe_or_link_in_place_of_the_output_is_named_as_such() {
     }
     assert!(source.requests().is_empty(), "{}", source.transcript());
 }
+
+#[test]
+fn a_closed_standard_output_takes_no_bundle() {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let sh = |redirection: &str| {
+        let mut command = Command::new("sh");
+        let script = format!("\"$@\" {redirection}");
+        command
+            .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_docker-mirror")])
+            .args(["export", &image, "-o", "-"])
+            .env("HOME", cli.folder())
+            .current_dir(cli.folder());
+        Output::new(&command.output().unwrap(), &["export", "-o", "-"])
+    };
+    sh(">&-").expect_code(2).says(&["standard output is closed"]);
+    sh(">/dev/null").expect_code(0);
+}
+
+#[test]
+fn results_are_not_repeated_in_a_log_that_has_them() {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let log = std::fs::File::create(cli.path("log")).unwrap();
+    let mut command = cli.command(&["export", &image, "-o", "b.tar"]);
+    let status = command.stdout(log.try_clone().unwrap()).stderr(log).status().unwrap();
+    assert!(status.success());
+    let log = std::fs::read_to_string(cli.path("log")).unwrap();
+    assert_eq!(log.matches(&format!("{image}@sha256")).count(), 1, "{log}");
+}
+
+#[test]
+fn a_dry_run_of_a_finished_export_says_that_it_is_finished() {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    for flags in [&["--dry-run"][..], &[]] {
+        let output = cli.succeed(&[&["export", &image, "-o", "b.tar"], flags].concat());
+        output.says(&["is up to date: nothing was written"]);
+    }
+}
+
+#[test]
+fn a_host_that_is_down_is_not_mended_by_other_names() {
+    let (cli, source) = (cli(), source());
+    let good = format!("{}/library/greeting:1.0", source.host());
+    let bad = "127.0.0.1:1/team/app:1";
+    let output = cli
+        .run(&["export", &good, bad, "-o", "b.tar", "--retries", "0"])
+        .expect_code(1);
+    let output = output.says(&["refused the connection", "run again once the cause is mended"]);
+    assert!(!output.stderr.contains("correct the names"), "{}", output.stderr);
+}

@@ -16,6 +16,7 @@ use docker_mirror::{
 
 use super::bundles;
 use super::connection::Shared;
+use super::distinct_files;
 use super::memory;
 use super::output::{self, Outcome};
 use super::output_file::OutputFile;
@@ -62,6 +63,19 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     pub(super) shared: Shared,
+}
+
+impl Arguments {
+    /// Checks that the lock, the page and the report are files of their own.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if two of them are one file.
+    pub(super) fn check_files(&self) -> Result<()> {
+        let lock = self.lock.as_deref().map(|path| ("--lock", path));
+        let html = self.html.as_deref().map(|path| ("--html", path));
+        let outputs = lock.into_iter().chain(html).chain(self.reporting.file());
+        distinct_files::check(&outputs.collect::<Vec<_>>(), &[])
+    }
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use super::file::up_to_date;
 use super::request::{DryRun, Exported, Output, Report, Request};
 use super::resolved::{Resolved, unique};
 use super::reuse::Earlier;
@@ -11,7 +12,7 @@ use crate::bundle::journal::OldSlot;
 use crate::bundle::partial::{Partial, check_output};
 use crate::bundle::plan::Plan;
 use crate::bundle::replay::Replay;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
@@ -28,8 +29,13 @@ pub(super) async fn run(request: &Request, registries: &Registries, progress: &P
         Output::File { path, force, .. } => (Some(path.as_path()), *force),
         Output::Pipe(_) => (None, false),
     };
-    if let Some(path) = path {
-        check_output(path, force)?;
+    if let Some(path) = path
+        && let Err(error) = check_output(path, force)
+    {
+        return match error.kind() {
+            Kind::Exists => up_to_date::compare(request, path, error, registries, progress).await,
+            _ => Err(error),
+        };
     }
     let unfinished = path.map(unfinished).transpose()?.flatten();
     let (pins, slots) = unfinished.unwrap_or_default();

@@ -8,7 +8,7 @@ mod scheduler;
 mod slot;
 pub(super) mod supplement;
 mod unfinished;
-mod up_to_date;
+pub(super) mod up_to_date;
 mod whole_sum;
 mod worker;
 

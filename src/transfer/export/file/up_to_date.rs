@@ -23,7 +23,7 @@ use crate::transfer::resolve::Resolver;
 ///
 /// # Errors
 /// `exists` if the file at `path` is anything else.
-pub(super) async fn compare(
+pub(in crate::transfer::export) async fn compare(
     request: &Request,
     path: &Path,
     exists: Error,
