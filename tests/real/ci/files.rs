@@ -5,6 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+/// Password of the login at the destination; no log may show it.
+pub(super) const PASSWORD: &str = "shown-in-no-log";
+
 /// Two stages.
 pub(super) struct Pipeline {
     pub(super) name: String,
@@ -118,31 +121,37 @@ pub(super) fn jenkins(name: &str) -> Pipeline {
     let [fetch, push] = scripts[..] else {
         panic!("{name} has {} scripts", scripts.len())
     };
-    let archived = text.split("archiveArtifacts artifacts: '").nth(1).unwrap();
-    let archived = archived
-        .split('\'')
-        .next()
-        .unwrap()
+    // The text in quotes behind the first of these words.
+    let quoted = |word: &str| {
+        let rest = text
+            .split(word)
+            .nth(1)
+            .unwrap_or_else(|| panic!("{name} has no {word}"));
+        rest.trim_start_matches([':', ' ', '\'']).split('\'').next().unwrap()
+    };
+    let archived = quoted("archiveArtifacts artifacts")
         .split(", ")
         .map(str::to_owned)
         .collect();
+    let login = vec![
+        (quoted("usernameVariable").to_owned(), "user".to_owned()),
+        (quoted("passwordVariable").to_owned(), PASSWORD.to_owned()),
+    ];
     let assignments = text.lines().filter_map(|line| line.trim().split_once(" = '"));
     let mut environment = vec![("WORKSPACE".to_owned(), "{workspace}".to_owned())];
     environment.extend(assignments.map(|(name, value)| (name.to_owned(), value.trim_end_matches('\'').to_owned())));
-    let stage = |script: &str, handed_over| Stage {
+    let stage = |script: &str, environment, handed_over| Stage {
+        // Jenkins runs a script with `sh -xe`.
         scripts: vec![format!("set -x\n{script}")],
-        environment: vec![
-            ("REGISTRY_USR".to_owned(), String::new()),
-            ("REGISTRY_PSW".to_owned(), String::new()),
-        ],
+        environment,
         kept: vec![".".to_owned()],
         handed_over,
     };
     Pipeline {
         name: name.to_owned(),
         environment,
-        fetch: stage(fetch, archived),
-        push: stage(push, Vec::new()),
+        fetch: stage(fetch, Vec::new(), archived),
+        push: stage(push, login, Vec::new()),
     }
 }
 
@@ -167,11 +176,11 @@ pub(super) fn tekton(name: &str) -> Pipeline {
     }
 }
 
-/// Kubernetes: two jobs in one file; the volumes are folders here.
-pub(super) fn kubernetes(name: &str) -> Pipeline {
-    let text = text(name);
-    let jobs: Vec<Value> = text.split("\n---\n").map(yaml).collect();
-    let stage = |job: &Value| {
+/// Kubernetes: one job in each file; the volumes are folders here.
+pub(super) fn kubernetes(fetch: &str, push: &str) -> Pipeline {
+    let stage = |name: &str| {
+        let job = yaml(&text(name));
+        assert_eq!(job["kind"], "Job", "{name}");
         container(&job["spec"]["template"]["spec"]["containers"][0], |text| {
             text.replace("/bundle", "{workspace}")
                 .replace("/images/", "{workspace}/")
@@ -179,10 +188,10 @@ pub(super) fn kubernetes(name: &str) -> Pipeline {
         })
     };
     Pipeline {
-        name: name.to_owned(),
+        name: format!("{fetch} and {push}"),
         environment: Vec::new(),
-        fetch: stage(&jobs[0]),
-        push: stage(&jobs[1]),
+        fetch: stage(fetch),
+        push: stage(push),
     }
 }
 

@@ -6,7 +6,9 @@
 mod files;
 mod runner;
 
+use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use self::files::Pipeline;
 use self::runner::{Attempt, Runner};
@@ -88,6 +90,10 @@ fn gitlab_with_generic_packages() {
     let mut pipeline = files::gitlab("gitlab-ci-packages.yml");
     let api = format!("http://127.0.0.1:{}", store.port);
     pipeline.environment.insert(0, ("CI_API_V4_URL".to_owned(), api));
+    // The folder of the push job stays: it has an older bundle at first, and the right one after the interruption.
+    pipeline.push.kept = ["bundle.tar", "bundle.tar.sha256"].map(str::to_owned).to_vec();
+    let older = "[ -e bundle.tar ] || { echo older > bundle.tar; sha256sum bundle.tar > bundle.tar.sha256; }";
+    pipeline.push.scripts.insert(0, older.to_owned());
     runs_both_stages(&pipeline);
 }
 
@@ -106,6 +112,43 @@ fn jenkins() {
 }
 
 #[test]
+fn jenkins_repeats_what_another_attempt_may_mend() {
+    if !tools() {
+        return;
+    }
+    let pipeline = files::jenkins("Jenkinsfile");
+    for script in [&pipeline.fetch.scripts[0], &pipeline.push.scripts[0]] {
+        for (code, attempts) in [(0, 1), (1, 3), (2, 1), (3, 1), (4, 1), (124, 3)] {
+            assert_eq!(runs_of_program(script, code), (attempts, Some(code)), "{script}");
+        }
+    }
+}
+
+/// Runs a script with a program that always ends with this exit code. Returns how often the program ran, and the exit code of
+/// the script.
+fn runs_of_program(script: &str, code: i32) -> (usize, Option<i32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = format!("#!/bin/sh\necho run >> runs\nexit {code}\n");
+    fs::write(folder.path().join("program"), &program).unwrap();
+    let status = Command::new("bash")
+        .args(["-e", "-c", script])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("WORKSPACE", folder.path())
+        .env("DESTINATION", "docker.example.com/mirror")
+        .env("TOOL_URL", format!("file://{}/program", folder.path().display()))
+        .env("TOOL_SHA256", sha256(program.as_bytes()).trim_start_matches("sha256:"))
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    let runs = fs::read_to_string(folder.path().join("runs")).unwrap_or_default();
+    (runs.lines().count(), status.code())
+}
+
+#[test]
 fn tekton() {
     if tools() {
         runs_both_stages(&files::tekton("tekton.yaml"));
@@ -115,13 +158,13 @@ fn tekton() {
 #[test]
 fn kubernetes_jobs() {
     if tools() {
-        runs_both_stages(&files::kubernetes("kubernetes-jobs.yaml"));
+        runs_both_stages(&files::kubernetes("kubernetes-fetch.yaml", "kubernetes-push.yaml"));
     }
 }
 
 /// The program under test, and its checksum.
 fn tool() -> (&'static Path, String) {
     let path = Path::new(env!("CARGO_BIN_EXE_docker-mirror"));
-    let sum = sha256(&std::fs::read(path).unwrap());
+    let sum = sha256(&fs::read(path).unwrap());
     (path, sum.trim_start_matches("sha256:").to_owned())
 }

@@ -9,7 +9,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use super::files::{Pipeline, Stage};
+use super::files::{PASSWORD, Pipeline, Stage};
 use crate::support::cli::wait_until;
 
 /// How a job ends.
@@ -132,7 +132,10 @@ impl<'a> Runner<'a> {
                 let _ = Command::new("kill").args(["-TERM", "--", &group]).status();
             }
             job.success = child.wait().unwrap().success();
-            job.output += &format!("$ {script}\n{}\n", log.join().unwrap());
+            let log = log.join().unwrap();
+            let name = &self.pipeline.name;
+            assert!(!log.contains(PASSWORD), "{name}: the log shows the password:\n{log}");
+            job.output += &format!("$ {script}\n{log}\n");
             if !job.success {
                 break;
             }
