@@ -27,6 +27,9 @@ const MAX_ANSWER: u64 = 64 << 10;
 /// Default time limit of a helper: some helpers prompt the user or ask a cloud service.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Time to read what a helper printed, once it has exited: those bytes are in the pipe already.
+const AFTER_EXIT: Duration = Duration::from_millis(200);
+
 /// Output of a failing helper that has no credential for the server.
 const NOT_FOUND: &str = "credentials not found";
 
@@ -160,12 +163,20 @@ impl Helpers {
             }
         }
         let mut output = Vec::new();
+        let mut exited = None;
         if let Some(stdout) = child.stdout.take() {
-            stdout
-                .take(MAX_ANSWER + 1)
-                .read_to_end(&mut output)
-                .await
-                .map_err(broken)?;
+            let mut stdout = stdout.take(MAX_ANSWER + 1);
+            let mut reading = std::pin::pin!(stdout.read_to_end(&mut output));
+            let end = tokio::select! {
+                biased;
+                end = &mut reading => Some(end),
+                status = child.wait() => {
+                    exited = Some(status.map_err(broken)?);
+                    // A program that the helper left behind, such as an agent, may keep the pipe open.
+                    tokio::time::timeout(AFTER_EXIT, reading).await.ok()
+                }
+            };
+            end.transpose().map_err(broken)?;
         }
         if output.len() as u64 > MAX_ANSWER {
             return Err(Failure::by_hand(
@@ -173,7 +184,10 @@ impl Helpers {
                 format!("printed more than {MAX_ANSWER} bytes"),
             ));
         }
-        let status = child.wait().await.map_err(broken)?;
+        let status = match exited {
+            Some(status) => status,
+            None => child.wait().await.map_err(broken)?,
+        };
         Ok((status, output))
     }
 

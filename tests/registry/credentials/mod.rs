@@ -55,6 +55,11 @@ const HELPERS: &[(&str, &str)] = &[
     ("silent", "cat >/dev/null"),
     ("binary", r"cat >/dev/null; printf '\377\376\000'"),
     ("hanging", r#"echo x >> "$0.calls"; exec sleep 600"#),
+    // What it leaves behind keeps its standard output open.
+    (
+        "agent",
+        r#"cat >/dev/null; sleep 90 & echo '{"Username":"u","Secret":"hunter2-very-secret"}'"#,
+    ),
     ("endless", "exec yes hunter2-very-secret"),
     ("large", "head -c 10000000 /dev/zero"),
 ];

@@ -10,6 +10,7 @@ async fn helpers_answer() {
     for (name, expected) in [
         ("good", basic("user of h.io")),
         ("unread", basic("u")),
+        ("agent", basic("u")),
         ("token", identity),
         ("missing", Credential::Anonymous),
         ("empty", Credential::Anonymous),
