@@ -53,6 +53,8 @@ pub(super) struct Answer {
     words: Option<Bytes>,
     /// Server that redirected to the one that answered.
     pub(super) redirected_by: Option<String>,
+    /// Whether a redirect was followed, to another server or to another address of the same one.
+    pub(super) was_redirected: bool,
     /// Hint for a refusal, if more is known than the status.
     hint: Option<String>,
     /// Status to assume in place of the received one.
@@ -67,6 +69,7 @@ impl Answer {
             url,
             from_registry,
             redirected_by: None,
+            was_redirected: false,
             words: None,
             hint: None,
             meant: None,
@@ -280,7 +283,8 @@ impl Answer {
                 ),
                 // The store gets no login, so another login cannot help.
                 Kind::Unauthorized | Kind::Denied if self.redirected_by.is_some() => Some(STORE_REFUSES),
-                _ if status == StatusCode::BAD_REQUEST && self.redirected_by.is_some() => Some(STORE_REFUSES),
+                _ if status == StatusCode::BAD_REQUEST && self.was_redirected => Some(STORE_REFUSES),
+                _ if refusal.is_of_expired_login() && self.was_redirected => Some(STORE_REFUSES),
                 _ if refusal.is_of_expired_login() => Some("the login has expired: log in again"),
                 _ if refusal.is_read_only() => Some(READ_ONLY),
                 _ if refusal.is_of_policy() => {

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -233,6 +234,9 @@ impl BlobReader {
         loop {
             match self.ask().await {
                 Ok(Some(body)) => {
+                    if let Some(place) = self.places.front().filter(|_| self.ranges_refused) {
+                        place.host.no_ranges.store(true, Ordering::Relaxed);
+                    }
                     self.body = Some(body);
                     return Ok(());
                 }
@@ -285,7 +289,12 @@ impl BlobReader {
         let url = host.url(repository, &format!("blobs/{}", self.descriptor.digest));
         let mut call = Call::new(Method::GET, url, repository, Scope::pull(repository), action).with_place();
         let whole = self.at == 0 && self.end == self.descriptor.size;
-        if !whole && !self.ranges_refused {
+        if !whole && host.no_ranges.load(Ordering::Relaxed) {
+            self.refused_range(&call.action)?;
+            self.ranges_refused = true;
+        }
+        let is_range = !whole && !self.ranges_refused;
+        if is_range {
             let range = format!("bytes={}-{}", self.at, self.end - 1);
             if let Ok(range) = HeaderValue::try_from(range) {
                 call = call.header(RANGE, range);
@@ -295,24 +304,19 @@ impl BlobReader {
         match answer.status() {
             StatusCode::OK => self.whole_body(answer, &call.action, whole).map(Some),
             // A part of an encoded blob cannot be decoded.
-            StatusCode::PARTIAL_CONTENT if !whole && !self.ranges_refused && self.is_encoded(&answer) => {
-                match self.without_range {
-                    WithoutRange::Refuse => Err(without_ranges(&call.action)),
-                    WithoutRange::Skip => Ok(None),
-                }
-            }
-            StatusCode::PARTIAL_CONTENT if !whole => self.part(answer, &call.action).map(Some),
+            StatusCode::PARTIAL_CONTENT if is_range && self.is_encoded(&answer) => self.refused_range(&call.action),
+            StatusCode::PARTIAL_CONTENT if !whole => match self.part(answer, &call.action) {
+                // Another part than the requested one is as good as none: the whole blob may still come.
+                Err(_) if is_range => self.refused_range(&call.action),
+                part => part.map(Some),
+            },
             // The range lies within the blob, so a 416 means that the server refuses all ranges.
             StatusCode::RANGE_NOT_SATISFIABLE
-                if !whole
-                    && !self.ranges_refused
+                if is_range
                     && content_range::parse_refusal(answer.headers())
                         .is_none_or(|size| size == self.descriptor.size) =>
             {
-                match self.without_range {
-                    WithoutRange::Refuse => Err(without_ranges(&call.action)),
-                    WithoutRange::Skip => Ok(None),
-                }
+                self.refused_range(&call.action)
             }
             StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::new(
                 Kind::Integrity,
@@ -333,15 +337,27 @@ impl BlobReader {
                     },
                 )
             }
-            _ => {
+            status => {
                 let error = answer.into_error(&call.action).await;
-                // A registry without ranges may refuse a request that has one, for example with 501.
-                let refuses_range = !whole && error.kind() == Kind::Unsupported;
-                Err(match self.without_range {
-                    WithoutRange::Refuse if refuses_range => error.with_kind(Kind::NoRanges),
-                    _ => error,
-                })
+                // A registry without ranges may refuse a request that has one, for example with 400 or 501.
+                let refuses =
+                    error.kind() == Kind::Unsupported || matches!(status.as_u16(), 400 | 405 | 406 | 412 | 417);
+                match is_range && refuses {
+                    true => self.refused_range(&call.action),
+                    false => Err(error),
+                }
             }
+        }
+    }
+
+    /// Handles a candidate that does not serve the requested range: `None`, so that the whole blob is requested.
+    ///
+    /// # Errors
+    /// [`Kind::NoRanges`] if the caller does not want the whole blob.
+    fn refused_range(&self, action: &str) -> Result<Option<Body>> {
+        match self.without_range {
+            WithoutRange::Refuse => Err(without_ranges(action)),
+            WithoutRange::Skip => Ok(None),
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) fn is_stale_address(answer: &Answer, call: &Call<'_>) -> bool {
         401 => challenge::parse(answer.headers()).is_empty(),
         status => matches!(status, 400 | 403 | 410),
     };
-    refused && answer.redirected_by.is_some() && call.method == Method::GET && call.repeat
+    refused && answer.was_redirected && call.method == Method::GET && call.repeat
 }
 
 impl<'a> Call<'a> {

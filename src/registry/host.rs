@@ -71,6 +71,10 @@ pub(super) struct Host {
     pub(super) store_unreachable: AtomicBool,
     /// Set when the host turned out not to answer HEAD for manifests.
     pub(super) no_head: AtomicBool,
+    /// Set when the host stated a digest for a manifest that its bytes do not have.
+    pub(super) states_wrong_digests: AtomicBool,
+    /// Set when the host refused a range of a blob, and then sent the whole blob.
+    pub(super) no_ranges: AtomicBool,
     /// Repositories for which the host turned out to have no referrers API.
     pub(super) no_referrers: Mutex<HashSet<String>>,
     /// Whether the host accepts several tags of a manifest in one request.
@@ -145,6 +149,8 @@ impl Host {
             manifest_proof: Proof::default(),
             store_unreachable: AtomicBool::new(false),
             no_head: AtomicBool::new(false),
+            states_wrong_digests: AtomicBool::new(false),
+            no_ranges: AtomicBool::new(false),
             no_referrers: Mutex::default(),
             tags_at_once: TagsAtOnce::default(),
             rate_limit: Mutex::new(None),

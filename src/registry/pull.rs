@@ -354,7 +354,10 @@ impl Host {
                 Target::Digest(digest) => Some(digest),
                 Target::Tag(_) => None,
             };
-            let promised = expected.or(stated.as_ref());
+            let trusted = stated
+                .as_ref()
+                .filter(|_| !self.states_wrong_digests.load(Ordering::Relaxed));
+            let promised = expected.or(trusted);
             let bytes = match promised {
                 Some(promised) if promised.same_algorithm(&bytes) == *promised => bytes,
                 _ => content_encoding::json(bytes, encoding, MAX_MANIFEST),
@@ -424,9 +427,10 @@ impl Host {
         if let Some(stated) = stated
             && stated.algorithm() == manifest.digest().algorithm()
             && stated != manifest.digest()
+            && !self.states_wrong_digests.swap(true, Ordering::Relaxed)
         {
             progress.warn(format!(
-                "{name}: the registry states digest {stated}, its bytes hash to {}",
+                "{name}: the registry states digest {stated}, its bytes hash to {}; from now on the bytes alone count there",
                 manifest.digest()
             ));
         }

@@ -63,6 +63,7 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         if !same_origin(&url, &origin) {
             answer.redirected_by = Some(authority(&origin));
         }
+        answer.was_redirected = url != origin;
         if !is_redirect(answer.status().as_u16()) {
             return Ok(answer);
         }

@@ -39,6 +39,13 @@ impl Told {
         })
     }
 
+    pub fn told(&self) -> Vec<String> {
+        self.pick(|event| match event {
+            Event::Told(text) => Some(text.to_string()),
+            _ => None,
+        })
+    }
+
     fn pick<T>(&self, pick: impl Fn(&Event) -> Option<T>) -> Vec<T> {
         self.0.lock().unwrap().iter().filter_map(pick).collect()
     }

@@ -51,6 +51,12 @@ async fn what_comes_twice_is_what_the_registry_has() {
     assert_eq!(found.bytes()[..], hurt()[..]);
     assert_eq!(server.count("GET", "/manifests/"), 2, "{}", server.transcript());
     assert!(told.warnings()[0].contains("states digest"), "{:?}", told.warnings());
+    // The header of this host is known to be wrong: no repetition and no second warning.
+    for _ in 0..3 {
+        registry.manifest("a/b", &tag("1")).await.unwrap();
+    }
+    assert_eq!(server.count("GET", "/manifests/"), 5, "{}", server.transcript());
+    assert_eq!(told.warnings().len(), 1, "{:?}", told.warnings());
 }
 
 #[tokio::test]

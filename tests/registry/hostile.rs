@@ -146,6 +146,7 @@ async fn several_ranges_in_one_answer_are_not_taken() {
     server.store().put_blob("a/b", bytes.clone());
     let (registry, _) = client(&server.host());
     let without = docker_mirror::testing::WithoutRange::Skip;
+    // The same answer to a request without a range is not taken either.
     let error = match registry.blob("a/b", &layer(&bytes), 10..20, without).await {
         Ok(reader) => client::read(reader).await.unwrap_err(),
         Err(error) => error,

@@ -119,6 +119,10 @@ impl Session {
         };
         if let (None, Some(saved)) = (&found, &target.saved) {
             saved.forget();
+            target.host.context.options.progress.tell(format!(
+                "`{}` no longer has what an earlier run sent of blob {}: it is sent from the start",
+                target.host.name, target.descriptor.digest
+            ));
         }
         Ok(found)
     }

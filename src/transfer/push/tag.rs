@@ -1,19 +1,22 @@
 //! Reads the state of a tag at the destination, and decides what to do with its image.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::request::{OnExisting, PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::View;
+use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::{Reference, Target};
 use crate::image::referrer::{has_all_layers, is_referrers_tag, parse_tag_beside};
 use crate::image::tree::{Choice, ImageTree, attachments_of_manifests};
+use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
-use crate::registry::{Presence, Registry};
-use crate::text::few;
+use crate::registry::{Presence, Registry, WithoutRange};
+use crate::text::{counted, few};
 
 /// State of a tag or digest at the destination.
 #[derive(Debug)]
@@ -50,7 +53,8 @@ pub(crate) async fn tag_state(registry: &Registry, repository: &str, target: &Ta
 }
 
 /// Returns the manifests that are missing below an existing tag, after the registry lost them.
-/// With `verified`, missing blobs are returned as well. Content that the registry gives no answer about counts as present.
+/// With `verified`, missing blobs are returned as well. Content that the registry gives no answer about, neither to HEAD nor
+/// to GET, counts as present and is passed to `unknown`, since the tag shows that the image was pushed.
 ///
 /// # Errors
 /// Errors of the connection.
@@ -59,25 +63,71 @@ pub(crate) async fn missing_below(
     destination: &Reference,
     tree: &ImageTree,
     verified: bool,
+    unknown: &(dyn Fn(Error) + Sync),
 ) -> Result<Vec<Digest>> {
     let repository = destination.repository();
-    let missing = |asked: Result<Presence<()>>, digest: &Digest| match asked {
-        Ok(Presence::Missing) => Ok(Some(digest.clone())),
+    let missing = |found: Result<bool>, digest: &Digest| match found {
+        Ok(is_there) => Ok((!is_there).then(|| digest.clone())),
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
-        // Any other response does not show that the content is missing, and the tag shows that the image was pushed.
-        _ => Ok(None),
+        Err(error) => {
+            unknown(error);
+            Ok(None)
+        }
     };
-    let manifests = stream::iter(tree.pushed().below.iter().cloned())
-        .map(|manifest| async move { missing(registry.has_manifest(repository, &manifest).await, manifest.digest()) });
+    let manifests = stream::iter(tree.pushed().below.iter().cloned()).map(|manifest| async move {
+        missing(
+            is_manifest_there(registry, repository, &manifest).await,
+            manifest.digest(),
+        )
+    });
     let mut found: Vec<Option<Digest>> = manifests.buffered(registry.jobs()).try_collect().await?;
     if verified {
         let blobs = stream::iter(tree.blobs()).map(|blob| async move {
             let blob = blob.descriptor;
-            missing(registry.head_blob(repository, &blob).await, &blob.digest)
+            missing(is_blob_there(registry, repository, &blob).await, &blob.digest)
         });
         found.extend(blobs.buffered(registry.jobs()).try_collect::<Vec<_>>().await?);
     }
     Ok(found.into_iter().flatten().collect())
+}
+
+/// Returns whether a repository has a manifest. If the answer to HEAD does not say that, the manifest is requested.
+async fn is_manifest_there(registry: &Registry, repository: &str, manifest: &RawManifest) -> Result<bool> {
+    match registry.has_manifest(repository, manifest).await {
+        Ok(Presence::Present(())) => Ok(true),
+        Ok(Presence::Missing) => Ok(false),
+        Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
+        Ok(Presence::Unknown) | Err(_) => {
+            let target = Target::Digest(manifest.digest().clone());
+            let read = registry.manifest_and_etag(repository, &target).await;
+            read.map(|found| found.is_some()).map_err(unasked)
+        }
+    }
+}
+
+/// Returns whether a repository has a blob. If the answer to HEAD does not say that, its first byte is requested.
+async fn is_blob_there(registry: &Registry, repository: &str, blob: &Descriptor) -> Result<bool> {
+    match registry.head_blob(repository, blob).await {
+        Ok(Presence::Present(())) => Ok(true),
+        Ok(Presence::Missing) => Ok(false),
+        Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
+        Ok(Presence::Unknown) | Err(_) => {
+            let first = 0..blob.size.min(1);
+            match registry.blob(repository, blob, first, WithoutRange::Skip).await {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == Kind::NotFound => Ok(false),
+                Err(error) => Err(unasked(error)),
+            }
+        }
+    }
+}
+
+/// Converts the error of a GET after a HEAD that said nothing: the connection to the registry itself works.
+fn unasked(error: Error) -> Error {
+    match error.kind() {
+        Kind::Network => error.with_kind(Kind::Server),
+        _ => error,
+    }
 }
 
 /// Returns the attachments of an image that are missing or not listed for their subject.
@@ -106,7 +156,10 @@ async fn missing_referrers(registry: &Registry, repository: &str, tree: &ImageTr
                     lists.insert(subject, listed(registry, repository, subject).await?);
                 }
                 let is_listed = lists[subject].contains(root.digest());
-                is_listed && !matches!(registry.has_manifest(repository, root).await?, Presence::Missing)
+                is_listed
+                    && is_manifest_there(registry, repository, root)
+                        .await
+                        .or_else(|error| Ok::<_, Error>(refusal_as_none(error)?.unwrap_or(true)))?
             }
         };
         if !is_there {
@@ -235,6 +288,9 @@ pub(crate) async fn verdicts(
     progress: &Progress,
     wide: usize,
 ) -> Result<Vec<Result<TagAction>>> {
+    // Number of images of which the registry does not say whether it has all of them, and the first reason.
+    let unchecked: Mutex<(u64, Option<Error>)> = Mutex::default();
+    let unchecked = &unchecked;
     let ask = |item: PushItem| async move {
         let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
         let held = tag_state(registry, item.destination.repository(), &tag).await?;
@@ -244,7 +300,22 @@ pub(crate) async fn verdicts(
             TagAction::PushManifests(ref held) => held.clone(),
             other => return Ok::<_, Error>(other),
         };
-        let missing = missing_below(registry, &item.destination, &item.tree, request.verify_existing).await?;
+        let is_told = AtomicBool::new(false);
+        let unknown = |error: Error| {
+            if !is_told.swap(true, Ordering::Relaxed) {
+                let mut unchecked = unchecked.lock();
+                unchecked.0 += 1;
+                unchecked.1.get_or_insert(error);
+            }
+        };
+        let missing = missing_below(
+            registry,
+            &item.destination,
+            &item.tree,
+            request.verify_existing,
+            &unknown,
+        )
+        .await?;
         if missing.is_empty() {
             let missing = missing_referrers(registry, item.destination.repository(), &item.tree).await?;
             if missing.is_empty() {
@@ -286,5 +357,14 @@ pub(crate) async fn verdicts(
         verdict => verdict,
     };
     let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(wide);
-    Ok(stream::iter([first]).chain(rest).collect().await)
+    let verdicts = stream::iter([first]).chain(rest).collect().await;
+    if let (images, Some(error)) = &*unchecked.lock() {
+        let images = counted(*images, "image", "images");
+        progress.warn(format!(
+            "could not check whether all of {images} is still at `{}`: {}",
+            registry.host(),
+            error.full()
+        ));
+    }
+    Ok(verdicts)
 }

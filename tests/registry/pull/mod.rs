@@ -87,33 +87,69 @@ async fn a_range_behind_the_end_of_a_blob_tells_that_it_is_too_short() {
     assert_eq!(server.requests().len(), 1);
 }
 
-/// Answers to `Range` that must never be spliced in.
+/// Answers to `Range` that must never be spliced in: the whole blob is read instead, and the next range not asked for.
 #[tokio::test]
-async fn wrong_answers_to_a_range() {
-    for (name, action, kind) in [
-        ("begins too late", Action::WrongStart(5), Kind::Server),
-        ("begins too early", Action::WrongStart(-5), Kind::Server),
-        ("no Content-Range", Action::Header("content-range", None), Kind::Server),
-        (
-            "another unit",
-            Action::Header("content-range", Some("items 10-19/100000".into())),
-            Kind::Server,
-        ),
-        (
-            "another size",
-            Action::Header("content-range", Some("bytes 10-19/100001".into())),
-            Kind::Server,
-        ),
-        ("a page", Action::html(), Kind::Server),
+async fn wrong_answers_to_a_range_are_answered_by_the_whole_blob() {
+    let wrong_range = |value: &str| Action::Header("content-range", Some(value.into()));
+    for (name, action) in [
+        ("begins too late", Action::WrongStart(5)),
+        ("begins too early", Action::WrongStart(-5)),
+        ("no Content-Range", Action::Header("content-range", None)),
+        ("another unit", wrong_range("items 10-19/100000")),
+        ("another size", wrong_range("bytes 10-19/100001")),
+        ("400", Action::status(400)),
+        ("405", Action::status(405)),
+        ("412", Action::status(412)),
+        ("501", Action::status(501)),
     ] {
-        let (server, blob, _) = with_blob(Options::default().fault(When::get("/blobs/"), action), 100_000);
+        let fault = Options::default().fault(When::get("/blobs/").with_header("range"), action);
+        let (server, blob, bytes) = with_blob(fault, 100_000);
         let (registry, _) = client(&server.host());
-        let error = match registry.blob("a/b", &blob, 10..20, WithoutRange::Skip).await {
-            Ok(reader) => read(reader).await.unwrap_err(),
-            Err(error) => error,
+        let open = |range, without_range| registry.blob("a/b", &blob, range, without_range);
+        let refused = open(10..20, WithoutRange::Refuse).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::NoRanges, "{name}: {refused:?}");
+        for range in [10..20, 90_000..100_000] {
+            let reader = open(range.clone(), WithoutRange::Skip).await.unwrap();
+            let expected = &bytes[range.start as usize..range.end as usize];
+            assert_eq!(read(reader).await.unwrap(), expected, "{name}");
+        }
+        assert_eq!(server.requests().len(), 4, "{name}: {}", server.transcript());
+        let refused = open(10..20, WithoutRange::Refuse).await.unwrap_err();
+        assert_eq!((refused.kind(), server.requests().len()), (Kind::NoRanges, 4), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_in_place_of_a_range_is_a_failure() {
+    let (server, blob, _) = with_blob(Options::default().fault(When::get("/blobs/"), Action::html()), 100_000);
+    let (registry, _) = client(&server.host());
+    let opened = registry.blob("a/b", &blob, 10..20, WithoutRange::Skip).await;
+    assert_eq!(opened.unwrap_err().kind(), Kind::Server);
+    assert!(server.requests().len() < 3, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn an_address_of_the_registry_itself_that_has_expired_is_asked_for_again() {
+    for (status, text) in [(403, "Request has expired"), (400, "ExpiredToken"), (410, "Gone")] {
+        let expired = |times| {
+            let (server, blob, bytes) = with_blob(Options::default(), 1000);
+            server.add_fault(
+                When::get("/blobs/").but_not("signature"),
+                Action::redirect(307, "{target}?signature=1"),
+            );
+            let fault = When::get("signature").first(times);
+            server.add_fault(fault, Action::Answer(Canned::error(status, "DENIED", text)));
+            (server, blob, bytes)
         };
-        assert_eq!(error.kind(), kind, "{name}: {error:?}");
-        assert!(server.requests().len() < 3, "{name}: {}", server.transcript());
+        let (server, blob, bytes) = expired(1);
+        assert_eq!(
+            fetch(&client(&server.host()).0, "a/b", &blob).await.unwrap(),
+            bytes,
+            "{status}"
+        );
+        let (server, blob, _) = expired(100);
+        let error = fetch(&client(&server.host()).0, "a/b", &blob).await.unwrap_err();
+        assert!(!error.hint().unwrap_or_default().contains("log in again"), "{error:?}");
     }
 }
 

@@ -199,6 +199,39 @@ async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
 }
 
 #[tokio::test]
+async fn a_session_that_the_registry_no_longer_has_is_told_and_the_blob_is_sent_from_the_start() {
+    let bytes = noise(4 << 20);
+    let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
+    let gate = Gate::closed();
+    let second = When::patch("/blobs/uploads/").nth(2);
+    let server = Double::start(Options::default().fault(second, Action::Hold(gate.clone())));
+    let folder = tempfile::tempdir().unwrap();
+    let (registry, _) = run(&server, folder.path());
+    {
+        let push = registry.push_blob("a", &blob, &source, None);
+        let killed = async {
+            while server.count("PATCH", "") < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = killed => {}
+            pushed = push => panic!("{pushed:?}"),
+        }
+    }
+    gate.open();
+    server.clear_faults();
+    server.add_fault(When::get("/blobs/uploads/"), Action::status(404));
+    let (mut options, told) = options();
+    options.upload_sessions = Some(folder.path().to_owned());
+    let registry = with(options, &server.host());
+    registry.push_blob("a", &blob, &source, None).await.unwrap();
+    assert!(holds(&server, &bytes));
+    let told = told.told();
+    assert!(told.len() == 1 && told[0].contains("sent from the start"), "{told:?}");
+}
+
+#[tokio::test]
 async fn the_session_of_a_run_that_was_killed_goes_on_once_nothing_more_of_it_arrives() {
     let bytes = noise(24 << 20);
     let piece = || When::patch("/blobs/uploads/");

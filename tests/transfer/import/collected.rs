@@ -80,6 +80,60 @@ async fn a_registry_that_does_not_say_what_it_has_is_believed() {
     assert_eq!(outcome(&bundle, request(&registry)).await, Outcome::Unchanged);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_answer_to_head_does_not_say_is_asked_with_get() {
+    let (maker, children, layer) = index();
+    let bundle = maker.open();
+    for action in [
+        Action::status(400),
+        Action::status(403),
+        Action::status(405),
+        Action::status(501),
+        Action::html(),
+    ] {
+        let registry = Double::new();
+        let verified = || PushRequest {
+            verify_existing: true,
+            ..request(&registry)
+        };
+        outcome(&bundle, request(&registry)).await;
+        registry.add_fault(When::head("/manifests/sha256:"), action.clone());
+        registry.add_fault(When::head("/blobs/"), action.clone());
+        assert_eq!(outcome(&bundle, verified()).await, Outcome::Unchanged, "{action:?}");
+        registry.store().change(REPOSITORY, |r| {
+            r.manifests.remove(&children[0]);
+        });
+        assert_eq!(
+            outcome(&bundle, request(&registry)).await,
+            Outcome::Pushed,
+            "{action:?}"
+        );
+        registry.store().change(REPOSITORY, |r| {
+            r.blobs.remove(&layer);
+        });
+        assert_eq!(outcome(&bundle, verified()).await, Outcome::Pushed, "{action:?}");
+        registry.clear_faults();
+        assert_complete(&registry, REPOSITORY, "1", false);
+    }
+}
+
+#[test]
+fn images_that_cannot_be_checked_are_told_once() {
+    let (cli, registry) = (Cli::new(env!("CARGO_BIN_EXE_docker-mirror")), Double::new());
+    let (mut maker, ..) = index();
+    let other = maker.image("linux/amd64", &[&noise(3, 100)]);
+    let other = maker.index(&[other]);
+    maker.name("docker.io/team/other:1", &other);
+    std::fs::copy(maker.write().path, cli.path("b.tar")).unwrap();
+    let host = format!("{}/mirror", registry.host());
+    cli.succeed(&["import", "b.tar", "-d", &host]);
+    registry.add_fault(When::path("/manifests/sha256:"), Action::status(403));
+    let output = cli.run(&["import", "b.tar", "-d", &host]);
+    let told = output.everything().matches("could not check").count();
+    assert_eq!(told, 1, "{}", output.everything());
+    output.says(&["2 images", "403"]);
+}
+
 #[test]
 fn the_flag_is_passed_on() {
     let (cli, registry) = (Cli::new(env!("CARGO_BIN_EXE_docker-mirror")), Double::new());
