@@ -112,10 +112,6 @@ fn no_registry() -> Error {
 const PUSH_AGAIN: &str =
     "the manifest and the blob do not belong together: have the image pushed there again, or name another source";
 
-fn without_ranges(action: &str) -> Error {
-    Error::new(Kind::NoRanges, format!("{action}: the registry does not serve ranges"))
-}
-
 impl BlobReader {
     /// Opens `range` of a blob at the first candidate that serves it.
     ///
@@ -241,9 +237,7 @@ impl BlobReader {
                     return Ok(());
                 }
                 Ok(None) => self.ranges_refused = true,
-                Err(error) if error.kind() == Kind::NoRanges => {
-                    return Err(error);
-                }
+                Err(error) if error.kind() == Kind::NoRanges => return Err(error),
                 Err(error) => self.next_place(error)?,
             }
         }
@@ -350,13 +344,14 @@ impl BlobReader {
         }
     }
 
-    /// Handles a candidate that does not serve the requested range: `None`, so that the whole blob is requested.
-    ///
-    /// # Errors
-    /// [`Kind::NoRanges`] if the caller does not want the whole blob.
+    /// Returns `None` for a candidate that does not serve the range, so that the whole blob is requested; an error if the caller
+    /// does not want that.
     fn refused_range(&self, action: &str) -> Result<Option<Body>> {
         match self.without_range {
-            WithoutRange::Refuse => Err(without_ranges(action)),
+            WithoutRange::Refuse => {
+                let what = format!("{action}: the registry does not serve ranges");
+                Err(Error::new(Kind::NoRanges, what))
+            }
             WithoutRange::Skip => Ok(None),
         }
     }
@@ -366,8 +361,8 @@ impl BlobReader {
         if encoding.is_none() {
             self.check_length(&answer, action, self.descriptor.size)?;
         }
-        if !wanted && self.without_range == WithoutRange::Refuse {
-            return Err(without_ranges(action));
+        if !wanted {
+            self.refused_range(action)?;
         }
         Ok(self.body(answer, self.at, encoding))
     }
