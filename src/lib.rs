@@ -29,6 +29,7 @@ pub use bundle::read::stream::pipe::Incoming;
 pub use bundle::read::summed::VerifiedFile;
 pub use bundle::read::verify::{Checked, Fault, FaultKind, Verification, VerifyOptions, verify};
 pub use bundle::read::{Bundle, OpenOptions};
+pub use bundle::record::Missing;
 pub use error::{Error, Kind, Result, Side, missing_path_hint};
 pub use files::encoding::utf8 as text_as_utf8;
 pub use files::{SpecialWriter, check_special, open_or_create_own, open_regular, parent_of, read_named};

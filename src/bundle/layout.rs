@@ -166,21 +166,14 @@ fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
 ///
 /// Returns `None` if the file can hold none of the images, and an error text if the file would be too large for its readers.
 pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8>, String>>> {
-    let mut items = Vec::new();
-    for tree in trees {
-        // `docker load` needs a tag and all layers: an image without either is left to the OCI layout.
-        let Some(tag) = tree.source.tag() else { continue };
-        let Some(image) = image_for_docker(tree) else { continue };
-        let absent = |digest: &Digest| tree.left_out.iter().any(|l| l.digest == *digest);
-        if image.layers.iter().any(|layer| absent(&layer.digest)) {
-            continue;
-        }
-        items.push((tree, tag, image));
-    }
+    let items: Vec<_> = trees
+        .iter()
+        .filter_map(|tree| Some((tree, listed_for_docker(tree, &tree.source)?)))
+        .collect();
     if items.is_empty() {
         return Ok(None);
     }
-    let listed = items.iter().map(|(tree, tag, image)| {
+    let listed = items.iter().map(|(tree, (tag, image))| {
         json!({
             "Config": blob_path(&image.config.digest),
             "RepoTags": [format!("{}:{tag}", tree.source.name())],
@@ -199,6 +192,32 @@ pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8
             MAX_DOCKER_MANIFEST - 1
         ))
     }))
+}
+
+/// What `manifest.json` of a bundle says about an image.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct DockerItem {
+    pub(super) tag: String,
+    pub(super) config: String,
+    pub(super) layers: Vec<String>,
+}
+
+/// Returns the item of `manifest.json` for an image of this name; `None` for an image that `docker load` cannot load.
+pub(super) fn docker_item(tree: &ImageTree, name: &Reference) -> Option<DockerItem> {
+    let (tag, image) = listed_for_docker(tree, name)?;
+    Some(DockerItem {
+        tag: format!("{}:{tag}", name.name()),
+        config: blob_path(&image.config.digest),
+        layers: image.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
+    })
+}
+
+/// Returns the tag and the image under which `manifest.json` lists a tree of this name, if it does.
+fn listed_for_docker<'a>(tree: &'a ImageTree, name: &'a Reference) -> Option<(&'a str, &'a Image)> {
+    // `docker load` needs a tag and all layers: an image without either is left to the OCI layout.
+    let (tag, image) = (name.tag()?, image_for_docker(tree)?);
+    let absent = |digest: &Digest| tree.left_out.iter().any(|l| l.digest == *digest);
+    (!image.layers.iter().any(|layer| absent(&layer.digest))).then_some((tag, image))
 }
 
 /// Returns the image of a tree that `manifest.json` lists: linux/amd64 first, then any linux

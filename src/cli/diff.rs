@@ -6,6 +6,7 @@ use clap::Args;
 use docker_mirror::{
     ChangedImage, ChangedReferrer, Difference, Error, ImageState, Inventory, Kind, Lock, OpenOptions, PieceAmount,
     ReferrerChoice, ReferrerState, Result, few, human_bytes, import::Selection, inspect, open_regular, quote,
+    text_as_utf8,
 };
 use serde::Serialize;
 use std::io::Read;
@@ -121,10 +122,11 @@ fn lock(path: &Path) -> Result<Option<Lock>> {
     let got = open_regular(path)
         .and_then(|mut file| file.read(&mut head))
         .unwrap_or(0);
-    if !head[..got].trim_ascii_start().starts_with(b"{") {
+    // As `export --lock`, whatever encoding an editor or a shell wrote.
+    if !text_as_utf8(head[..got].to_vec()).trim_ascii_start().starts_with(b"{") {
         return Ok(None);
     }
-    Ok(Some(read_lock(path)?))
+    Ok(Some(read_lock(path).map_err(|e| e.with_kind(Kind::Usage))?))
 }
 
 fn tell(difference: &Difference) {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use clap::Args;
 use docker_mirror::{
     Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Progress, Result, Verification,
-    VerifyOptions, WantList,
+    VerifyOptions, WantList, few,
     import::{self, Selection},
-    push::PushRequest,
+    push::{PushReport, PushRequest},
     quote, verify,
 };
 
@@ -18,7 +18,7 @@ use super::connection::Shared;
 use super::distinct_files;
 use super::export::ReferrerFlags;
 use super::memory;
-use super::output::{Outcome, say};
+use super::output::{Outcome, counted, say};
 use super::output_file::OutputFile;
 use super::progress::Display;
 use super::push::Target;
@@ -116,6 +116,28 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
         .map_err(|e| Error::new(Kind::Io, "the verification was cut off").with_source(e))?
 }
 
+/// Returns the report of an import that sends nothing, since its bundles have faults.
+fn refused(arguments: &Arguments, found: Verification) -> PushReport {
+    let count = found.faults.len() as u64 + found.more_faults;
+    let bundles = few(arguments.bundles.iter().map(|path| format!("`{}`", quote(path))));
+    let first = found.faults.first().map(|fault| format!(": {}", fault.message));
+    let what = format!(
+        "{bundles}: {} found by `--verify`, and nothing was sent{}",
+        counted(count, "fault was", "faults were"),
+        first.unwrap_or_default()
+    );
+    let error = Error::new(Kind::Integrity, what);
+    let error = match found.faults.iter().find_map(|fault| fault.hint.clone()) {
+        Some(hint) => error.with_hint(hint),
+        None => error.with_hint("`docker-mirror verify BUNDLE --want FILE` lists what to fetch again"),
+    };
+    PushReport {
+        files: found.files,
+        warnings: found.warnings,
+        ..PushReport::ended(false, &error)
+    }
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let want = arguments.want.as_deref();
     let want = want
@@ -143,8 +165,9 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         let found = verified(&arguments, display.progress()).await;
         display.finish();
         let found = found?;
-        tell(&found, say);
+        tell(&found, arguments.want.is_some(), say);
         if !found.is_sound() {
+            arguments.reporting.keep(refused(&arguments, found), None);
             return Ok(Outcome::Damaged);
         }
     }

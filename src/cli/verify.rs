@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use docker_mirror::{
-    Bundle, Checked, Error, Fault, FaultKind, GivenName, Incoming, Kind, Line, OpenOptions, Result, Verification,
-    VerifiedFile, VerifyOptions, WantList, few, human_bytes, verify,
+    Bundle, Checked, Error, Fault, FaultKind, GivenName, Incoming, Kind, Line, Missing, OpenOptions, Result,
+    Verification, VerifiedFile, VerifyOptions, WantList, few, human_bytes, missing_in_words, verify,
 };
 use serde::Serialize;
 
@@ -22,6 +22,9 @@ use super::status::Work;
 /// Text that every want-list begins with.
 pub(super) const WANT_START: &str = "docker-mirror want-list ";
 
+/// Maximum number of hints about single faults that are shown.
+const MAX_HINTS: usize = 10;
+
 /// Version of the schema of the `--json` document.
 const VERSION: u32 = 1;
 
@@ -32,7 +35,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "BUNDLE", required = true)]
     pub(super) bundles: Vec<PathBuf>,
 
-    /// Unpack the layers too, and compare their content with what the configs promise; nothing is written
+    /// Unpack the layers too, and compare their content with what the configs promise
     #[arg(long)]
     deep: bool,
 
@@ -100,7 +103,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     write(&arguments.reporting, &verified)?;
     if !arguments.reporting.json {
-        tell(&verified, result);
+        tell(&verified, arguments.want.is_some(), result);
     }
     Ok(match verified.is_sound() {
         true => Outcome::Success,
@@ -121,7 +124,8 @@ pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) ->
 }
 
 /// Prints a line for each fault, the checksums of the files and a verdict through `put`, and notes on standard error.
-pub(super) fn tell(verified: &Verification, put: fn(String)) {
+/// `has_list` says whether the want-list was written.
+pub(super) fn tell(verified: &Verification, has_list: bool, put: fn(String)) {
     for fault in &verified.faults {
         put(line(fault));
     }
@@ -148,6 +152,7 @@ pub(super) fn tell(verified: &Verification, put: fn(String)) {
         bytes,
         layers_unpacked,
         unpacked_bytes,
+        layers_not_unpacked: _,
     } = verified.checked;
     let deep = match layers_unpacked {
         0 => String::new(),
@@ -164,14 +169,69 @@ pub(super) fn tell(verified: &Verification, put: fn(String)) {
         counted(blobs, "blob", "blobs"),
         human_bytes(bytes)
     ));
+    for missing in &verified.missing {
+        say(format!(
+            "note: {}",
+            missing_in_words(&missing.reference, &missing.reason)
+        ));
+    }
+    let mut hints: Vec<String> = Vec::new();
+    for hint in verified
+        .faults
+        .iter()
+        .filter_map(|fault| fault.hint.as_deref())
+        .chain(next_step(verified, has_list))
+    {
+        if hints.len() <= MAX_HINTS && !hints.iter().any(|known| known == hint) {
+            hints.push(hint.to_owned());
+        }
+    }
+    hints.into_iter().for_each(|hint| say(format!("hint: {hint}")));
     put(verdict(verified));
+}
+
+/// Returns what to do about faults of the bundle as a whole.
+fn next_step(verified: &Verification, has_list: bool) -> Option<&'static str> {
+    match (verified.is_sound(), verified.wanted.is_empty(), has_list) {
+        (true, ..) => None,
+        (false, true, _) => Some(
+            "no blob can be fetched for it: copy the file again and compare its SHA-256 with that of the original, or export the \
+             images again",
+        ),
+        (false, false, true) => Some(
+            "`docker-mirror export --want FILE -o supplement.tar` fetches what the list names; import the supplement together \
+             with this bundle",
+        ),
+        (false, false, false) => Some(
+            "run the command again with `--want FILE`, fetch what the list names with `docker-mirror export --want FILE \
+             -o supplement.tar`, and import the supplement together with this bundle",
+        ),
+    }
 }
 
 /// Returns the verdict: one line that begins with `SOUND` or `DAMAGED`.
 fn verdict(verified: &Verification) -> String {
     let count = verified.faults.len() as u64 + verified.more_faults;
     match count {
-        0 => "SOUND: every byte is what its digest promises, and every image is complete".to_owned(),
+        0 if verified.is_supplement => {
+            "SOUND as a supplement: every byte is what its digest promises; it has no image, and \
+             completes a damaged bundle"
+                .to_owned()
+        }
+        0 => {
+            let missing = match verified.missing.len() {
+                0 => "every image is complete".to_owned(),
+                missing => format!(
+                    "every image in it is complete; it lacks {} that the export asked for",
+                    counted(missing as u64, "image", "images")
+                ),
+            };
+            let packed = match verified.checked.layers_not_unpacked {
+                0 => String::new(),
+                layers => format!("; not unpacked: {}", counted(layers, "layer", "layers")),
+            };
+            format!("SOUND: every byte is what its digest promises, and {missing}{packed}")
+        }
         _ => {
             let wanted = match verified.wanted.len() {
                 0 => String::new(),
@@ -202,11 +262,14 @@ fn described(fault: &Fault) -> String {
         let digest = fault.digest.as_ref().map(docker_mirror::Digest::hex);
         digest.is_some_and(|hex| member.ends_with(&hex) && fault.message.contains(&hex))
     };
+    let names_file = |file: &Line| fault.message.contains(&*format!("`{file}`"));
     let place = match (&fault.file, &fault.member, fault.offset) {
+        (Some(file), ..) if names_file(file) => String::new(),
         (Some(file), Some(member), Some(offset)) if is_named(member) => format!("`{file}` at offset {offset}: "),
         (Some(file), Some(member), Some(offset)) => format!("`{file}`: member `{member}` at offset {offset}: "),
-        (Some(file), _, _) if !fault.message.contains(&**file) => format!("`{file}`: "),
-        _ => String::new(),
+        (Some(file), Some(member), None) => format!("`{file}`: member `{member}`: "),
+        (Some(file), ..) => format!("`{file}`: "),
+        (None, ..) => String::new(),
     };
     format!("{place}{}", fault.message)
 }
@@ -233,6 +296,9 @@ struct Document<'a> {
     more_faults: u64,
     replaced: &'a [Fault],
     wanted: Vec<Wanted<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
+    supplement: bool,
     warnings: &'a [Line],
 }
 
@@ -259,6 +325,8 @@ fn write(reporting: &Reporting, verified: &Verification) -> Result<()> {
         more_faults: verified.more_faults,
         replaced: &verified.replaced,
         wanted: wanted.collect(),
+        missing: &verified.missing,
+        supplement: verified.is_supplement,
         warnings: &verified.warnings,
     })
 }

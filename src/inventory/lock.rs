@@ -396,7 +396,11 @@ fn not_json(error: &serde_json::Error, first: usize) -> Error {
     let why = why.rsplit_once(" at line").map_or(why.as_str(), |(why, _)| why);
     let what = match error.is_eof() {
         true => "the lock is cut off".to_owned(),
-        false => format!("this is no lock: {}", quote(why)),
+        // The rest names types of this program.
+        false => format!(
+            "this is no lock: {}",
+            quote(why.split(", expected struct").next().unwrap_or(why))
+        ),
     };
     Error::new(Kind::Malformed, format!("line {line}: {what}")).with_hint(WRITE_AGAIN)
 }

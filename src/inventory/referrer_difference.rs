@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::images::Content;
+use super::images::{Content, Piece};
 use crate::image::digest::Digest;
+use crate::image::media_type::{Shape, shape};
 
 /// Maximum number of referrers in each list of an image.
 const MAX_REFERRERS: usize = 100;
@@ -58,8 +59,8 @@ impl ReferrerDifference {
     /// Compares the referrers of two contents;
     /// `is_same` says whether the images themselves are equal.
     ///
-    /// A lock does not state which of its manifests are referrers.
-    /// If the images are equal, every manifest that differs is a referrer.
+    /// A lock does not state which of its manifests are referrers. If the images are equal, every manifest that differs is a
+    /// referrer. Otherwise the manifests count that are neither an index nor a platform of the image.
     pub(super) fn new(old: &Content, new: &Content, is_same: bool) -> Self {
         let removed = only_in(old, new, is_same);
         let added = only_in(new, old, is_same);
@@ -111,7 +112,12 @@ impl ReferrerDifference {
 /// Returns the referrers of `these` that `others` lacks, sorted by digest.
 fn only_in<'a>(these: &'a Content, others: &Content, is_same: bool) -> Vec<Single<'a>> {
     let there: HashSet<&Digest> = others.manifests.iter().map(|manifest| &manifest.digest).collect();
-    let mut found: Vec<Single<'a>> = match these.referrers.is_empty() && is_same {
+    let platforms: HashSet<&Digest> = these.kept.iter().map(|kept| &kept.digest).collect();
+    let is_own = |manifest: &Piece| {
+        let is_root = manifest.digest == these.original || these.filtered.as_ref() == Some(&manifest.digest);
+        is_root || platforms.contains(&manifest.digest) || shape(&manifest.media_type) == Shape::Index
+    };
+    let mut found: Vec<Single<'a>> = match these.referrers.is_empty() {
         false => {
             let referrers = these.referrers.iter().map(|referrer| Single {
                 digest: &referrer.digest,
@@ -121,7 +127,8 @@ fn only_in<'a>(these: &'a Content, others: &Content, is_same: bool) -> Vec<Singl
             referrers.collect()
         }
         true => {
-            let manifests = these.manifests.iter().map(|manifest| Single {
+            let manifests = these.manifests.iter().filter(|manifest| is_same || !is_own(manifest));
+            let manifests = manifests.map(|manifest| Single {
                 digest: &manifest.digest,
                 artifact_type: &manifest.media_type,
                 refers: None,

@@ -167,9 +167,24 @@ impl<'a> Attacher<'a> {
             }
             subjects = next;
         }
+        let before = left_out.len();
+        for lost in self.bundle.lost_referrers() {
+            let is_carried = self.choice.is_any() && self.choice.takes(&lost.artifact_type);
+            if is_carried && seen.contains(&lost.subject) && !seen.contains(&lost.digest) {
+                left_out.push(LeftOut {
+                    digest: lost.digest.clone(),
+                    media_type: lost.artifact_type.clone(),
+                    reason: format!(
+                        "it refers to {}, and `index.json` of the bundle does not list it",
+                        lost.subject
+                    ),
+                });
+            }
+        }
         if self.choice.is_required() {
+            let unlisted = left_out.get(before);
             let lost = left_out.first().filter(|_| tree.lacks_referrers);
-            let what = match lost {
+            let what = match unlisted.or(lost) {
                 Some(lost) => Some(format!("{} cannot be carried: {}", lost.digest, lost.reason)),
                 None => {
                     let nothing = "it has no signature or other referrer of the requested types";

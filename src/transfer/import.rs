@@ -251,7 +251,16 @@ fn summary(tree: &ImageTree) -> String {
     let (manifests, blobs) = (tree.manifests(), tree.blobs());
     let sizes = manifests.iter().map(|manifest| manifest.descriptor().size);
     let sizes = sizes.chain(blobs.iter().map(|blob| blob.descriptor.size));
-    let layers = blobs.iter().filter(|blob| !blob.is_config).count();
+    // As `inspect` counts them: without the blobs of signatures and other referrers.
+    let own: HashSet<&Digest> = tree
+        .own_manifests()
+        .flat_map(|manifest| manifest.blobs())
+        .map(|blob| &blob.digest)
+        .collect();
+    let layers = blobs
+        .iter()
+        .filter(|blob| !blob.is_config && own.contains(&blob.descriptor.digest));
+    let layers = layers.count();
     format!(
         "{}; {}, {}",
         platform_list(&tree.kept),

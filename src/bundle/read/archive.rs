@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::find;
 use super::forward::{FileForward, Forward};
 pub(super) use super::member_names::{DOCUMENTS, ITEMS, blob_name};
-use super::scan::{End, Member, MemberKind, Scanner, TarFault, TarFaults};
+use super::scan::{End, Member, MemberKind, Scanner, TarFault, TarFaults, is_cut_off};
 use super::source::{Extent, Source};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
@@ -64,6 +64,8 @@ pub(super) struct Archive {
     pub(super) unreadable: BTreeMap<String, String>,
     /// Maximum number of bytes that the layers may unpack to beyond the usual ratio.
     pub(super) max_unpacked: u64,
+    /// Whether the archive is verified, so that its documents are compared with each other.
+    pub(super) is_verified: bool,
     /// Total length of the names so far, in bytes.
     names: usize,
     /// Number of blobs in the archive, including damaged and repeated ones.
@@ -87,6 +89,7 @@ impl Archive {
             bad_link: None,
             unreadable: BTreeMap::new(),
             max_unpacked: super::docker::layer::BEYOND,
+            is_verified: false,
             names: 0,
             blobs: 0,
             held: None,
@@ -240,6 +243,21 @@ impl Archive {
                 self.add_file(name, place, store)
             }
         }
+    }
+
+    /// Records why only the first `length` bytes of the archive could be unpacked, in place of the fault and the warning that
+    /// its copy ends early.
+    pub(super) fn replace_end(&mut self, length: u64, error: Error) {
+        self.whole = false;
+        self.faults.first.retain(|fault| !is_cut_off(&fault.error));
+        let unmarked = unmarked(&self.label);
+        self.warnings = self
+            .warnings
+            .iter()
+            .filter(|line| **line != *unmarked)
+            .cloned()
+            .collect();
+        self.faults.add(length, error);
     }
 
     /// Records how the archive ended, and warns about bytes after its end.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::archive::{self, Archive};
 use super::broken::{self, BrokenArchive, BrokenImage};
-use super::contents::{BundledImage, Contents, Referrer};
+use super::contents::{BadDocument, BundledImage, Contents, DockerList, LostReferrer, Referrer};
 use super::layout;
 use super::name_override::{GivenName, NameOverrides};
 use super::scan::TarFaults;
@@ -41,8 +41,18 @@ pub(super) struct Assembled {
     pub(super) docker_manifest: bool,
     /// Whether one of several archives is a supplement, which completes the others.
     pub(super) has_supplement: bool,
+    /// Whether the only archive is a supplement, of which the blobs can be verified.
+    pub(super) is_supplement: bool,
     /// Violations of the tar format that the scan skipped, by archive.
     pub(super) faults: Vec<(String, TarFaults)>,
+    /// Referrers that records state and no index lists.
+    pub(super) lost_referrers: Vec<LostReferrer>,
+    /// Documents that cannot be read and that no image needs.
+    pub(super) bad_documents: Vec<BadDocument>,
+    /// The documents `manifest.json` of archives that also have an `index.json`.
+    pub(super) docker_lists: Vec<DockerList>,
+    /// Images that are verified and cannot be imported, since another archive calls another image by their name.
+    pub(super) ambiguous: Vec<BundledImage>,
     more_broken: usize,
 }
 
@@ -80,7 +90,12 @@ pub(super) fn assemble(
         documents: 0,
         docker_manifest: false,
         has_supplement: false,
+        is_supplement: false,
         faults: Vec::new(),
+        lost_referrers: Vec::new(),
+        bad_documents: Vec::new(),
+        docker_lists: Vec::new(),
+        ambiguous: Vec::new(),
     };
     let count = archives.len();
     let mut given = NameOverrides::new(rules.names, count)?;
@@ -94,6 +109,7 @@ pub(super) fn assemble(
             }
         };
         archive.max_unpacked = rules.max_unpacked.unwrap_or(archive.max_unpacked);
+        archive.is_verified = rules.continue_after_faults;
         bundle.sources.extend(archive.source.clone());
         bundle.documents += (archive.files.len() + archive.links.len()) as u64;
         bundle.docker_manifest |= archive.files.contains_key(archive::ITEMS);
@@ -130,7 +146,11 @@ pub(super) fn assemble(
                 if bundle.store.budget().take(contents.listed.len() as u64 * NAME).is_ok() {
                     bundle.listed.extend(contents.listed);
                 }
-                supplements.extend(contents.holds_only_blobs);
+                let is_supplement = contents.is_supplement;
+                supplements.extend(contents.holds_only_blobs.map(|archive| (archive, is_supplement)));
+                bundle.lost_referrers.extend(contents.lost_referrers);
+                bundle.docker_lists.extend(contents.docker_list);
+                bundle.bad_documents.extend(contents.bad_documents);
                 note_faults(&mut bundle, label, faults, rules.continue_after_faults);
             }
             (Ok((label, _)), Some(first)) => note_broken(&mut bundle, BrokenArchive::new(&label, first)),
@@ -142,8 +162,9 @@ pub(super) fn assemble(
         }
     }
     // A supplement completes other bundles; on its own it holds no usable image.
-    for supplement in supplements {
+    for (supplement, is_own) in supplements {
         match count {
+            1 if rules.continue_after_faults && is_own => bundle.is_supplement = true,
             1 => note_broken(&mut bundle, supplement),
             _ => bundle
                 .warnings
@@ -153,7 +174,8 @@ pub(super) fn assemble(
     if bundle.more_broken > 0 {
         bundle.broken_archives.push(BrokenArchive::more(bundle.more_broken));
     }
-    one_digest_per_name(&mut bundle);
+    note_irregularities(&mut bundle, rules.continue_after_faults);
+    one_digest_per_name(&mut bundle, rules.continue_after_faults);
     whole_or_broken(&mut bundle);
     if bundle.broken_archives.is_empty() {
         given.check(&bundle.images, &bundle.broken)?;
@@ -162,6 +184,24 @@ pub(super) fn assemble(
         return Err(broken::none_is_whole(&bundle.broken_archives, &bundle.broken));
     }
     Ok(bundle)
+}
+
+/// Removes lost referrers that another bundle lists, and turns unreadable documents into warnings unless they are kept for a
+/// verification.
+fn note_irregularities(bundle: &mut Assembled, keep: bool) {
+    let images = bundle.images.iter().map(|image| &image.root.digest);
+    let referrers = bundle.referrers.iter().map(|referrer| &referrer.root.digest);
+    let listed: HashSet<&Digest> = images.chain(referrers).collect();
+    bundle.lost_referrers.retain(|lost| !listed.contains(&lost.digest));
+    if keep {
+        return;
+    }
+    for document in std::mem::take(&mut bundle.bad_documents) {
+        let why = document.error.full();
+        bundle
+            .warnings
+            .push(format!("{why}; no image needs it, and it is ignored"));
+    }
 }
 
 /// Keeps the tar faults of an archive, or turns them into warnings.
@@ -214,9 +254,9 @@ fn whole_or_broken(bundle: &mut Assembled) {
 /// A name with several digests is ambiguous, so the images become one broken image. Signatures under one tag of cosign are not:
 /// an image that was signed again between two bundles has one of each time, and the push treats them as it treats a signature
 /// that the registry has.
-fn one_digest_per_name(bundle: &mut Assembled) {
+fn one_digest_per_name(bundle: &mut Assembled, is_verified: bool) {
     let mut seen: BTreeMap<(Reference, Option<Digest>), usize> = BTreeMap::new();
-    let mut two: BTreeMap<Reference, BrokenImage> = BTreeMap::new();
+    let mut two: BTreeMap<Reference, (BrokenImage, bool)> = BTreeMap::new();
     let mut kept: Vec<BundledImage> = Vec::with_capacity(bundle.images.len());
     for image in std::mem::take(&mut bundle.images) {
         let attached = image.attached_to.as_ref().map(|_| image.root.digest.clone());
@@ -229,12 +269,25 @@ fn one_digest_per_name(bundle: &mut Assembled) {
         if first.root.digest != image.root.digest && !two.contains_key(&image.name) {
             let error = two_of_one_name(first, &image);
             let broken = BrokenImage::misleading(&image.name, &first.archive, error);
-            two.insert(image.name.clone(), broken);
+            // Two files may each be right: together they cannot be imported, and that is no damage.
+            let are_apart = is_verified && first.archive != image.archive;
+            two.insert(image.name.clone(), (broken, are_apart));
+        }
+        if is_verified && first.root.digest != image.root.digest {
+            bundle.ambiguous.push(image);
         }
     }
-    kept.retain(|image| !two.contains_key(&image.name));
+    let is_ambiguous = |image: &mut BundledImage| two.contains_key(&image.name);
+    bundle
+        .ambiguous
+        .extend(kept.extract_if(.., is_ambiguous).filter(|_| is_verified));
     bundle.images = kept;
-    bundle.broken.extend(two.into_values());
+    for (broken, are_apart) in two.into_values() {
+        match are_apart {
+            true => bundle.warnings.push(broken.error.full()),
+            false => bundle.broken.push(broken),
+        }
+    }
 }
 
 /// Returns the error for two images with the same name.

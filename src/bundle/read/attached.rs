@@ -436,5 +436,6 @@ fn without_image(archive: &Archive, attached: &Attached<'_>, stated: Option<&Dig
         "name it as it is called at a registry: `--name @{place}=REPOSITORY:sha256-HEX.{}`",
         attached.suffix
     );
-    BrokenImage::nameless(archive, place, Error::new(Kind::Usage, what).with_hint(hint))
+    let error = Error::new(Kind::Usage, what).with_hint(hint);
+    BrokenImage::nameless(archive, place, error).with_root(&attached.entry.descriptor)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::archive::Archive;
 use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
 use crate::image::reference::Reference;
 use crate::text::{few_with, quote};
 
@@ -22,6 +23,8 @@ pub struct BrokenImage {
     /// Whether the name belongs to another image:
     /// then a whole image of that name elsewhere does not replace this image.
     pub(super) is_misnamed: bool,
+    /// The image itself, if only its name is missing: its content can be verified.
+    pub(super) root: Option<Descriptor>,
 }
 
 impl BrokenImage {
@@ -37,6 +40,7 @@ impl BrokenImage {
             archive: archive.label.clone(),
             error: error.clone(),
             is_misnamed: false,
+            root: None,
         };
         names.into_iter().map(one).collect()
     }
@@ -49,6 +53,15 @@ impl BrokenImage {
             archive: archive.label.clone(),
             error: Arc::new(error),
             is_misnamed: false,
+            root: None,
+        }
+    }
+
+    /// Returns the entry with the image itself, of which only a name is missing.
+    pub(super) fn with_root(self, root: &Descriptor) -> Self {
+        Self {
+            root: Some(root.clone()),
+            ..self
         }
     }
 
@@ -60,6 +73,7 @@ impl BrokenImage {
             archive: archive.to_owned(),
             error: Arc::new(error),
             is_misnamed: true,
+            root: None,
         }
     }
 

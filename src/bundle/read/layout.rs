@@ -7,16 +7,17 @@ use oci_spec::image::OciLayout;
 use super::archive::Archive;
 use super::attached::{self, Attached, Role};
 use super::broken::{BrokenArchive, BrokenImage};
-use super::contents::{BundledImage, Contents, Referrer};
+use super::contents::{BadDocument, BundledImage, Contents, DockerList, Referrer};
 use super::docker::items::{self, Items};
 use super::docker::rebuild;
 use super::identity;
 use super::name_override::NameOverrides;
 use super::names;
-use super::no_archive::{if_cut_off, no_archive};
+use super::no_archive::{if_cut_off, no_archive, warn_of_others};
 use super::record_check;
 use super::store::Store;
 use super::unlisted;
+use crate::bundle::layout::index_json;
 use crate::bundle::record::{self, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, NAME};
@@ -39,13 +40,22 @@ const MAX_LAYOUT: u64 = 64 << 10;
 /// `manifest.json` is used if there is no OCI layout, and for an image whose OCI manifest is wrong.
 pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOverrides<'_>) -> Result<Contents> {
     archive.check_documents()?;
+    let is_own = archive.files.contains_key(record::MEMBER);
+    let mut bad_documents = Vec::new();
     let layout = version(archive)?;
     let layout_is_known = layout.is_ok();
     let is_archive = layout_is_known || archive.files.contains_key(items::MEMBER);
     if let Some(bad_link) = archive.bad_link.take_if(|_| is_archive) {
         return Err(bad_link.error);
     }
-    let items = Items::read(archive)?;
+    let items = match Items::read(archive) {
+        // `manifest.json` of a bundle repeats what `index.json` says, for other programs.
+        Err(why) if is_own && layout_is_known && why.kind() == Kind::Malformed => {
+            bad_documents.push(BadDocument::new(archive, items::MEMBER, why));
+            None
+        }
+        items => items?,
+    };
     let mut contents = match (layout, items) {
         (Ok(()), items) => {
             let items = items.unwrap_or_default();
@@ -58,6 +68,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
             }
             rebuild::rebuild_contradicted(archive, store, &items, &mut contents);
             record_check::warn(archive, &contents);
+            contents.docker_list = DockerList::new(archive, store, items)?;
             contents
         }
         // A bundle of this program always has a layout: without one the bundle is damaged, and `manifest.json` lists only
@@ -75,6 +86,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
         }
         (Err(why), None) => return Err(why),
     };
+    contents.bad_documents = bad_documents;
     take_out_misnamed(archive, &mut contents);
     if contents.images.is_empty() && contents.broken.is_empty() {
         let mut error = Error::new(Kind::Malformed, format!("`{}` holds no image", quote(&archive.label)));
@@ -84,12 +96,19 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
             let error =
                 error.with_hint("it has blobs alone, which complete a damaged bundle: give it together with that one");
             contents.holds_only_blobs = Some(BrokenArchive::new(&archive.label, error));
+            contents.is_supplement = is_supplement(archive)?;
             return Ok(contents);
         }
         return Err(error);
     }
     warn_of_others(archive);
     Ok(contents)
+}
+
+/// Returns whether the documents of an archive without images are those of a supplement, byte by byte.
+fn is_supplement(archive: &Archive) -> Result<bool> {
+    let index = archive.read("index.json", MAX_LAYOUT)?;
+    Ok(index.is_some_and(|index| index_json(&[]).is_ok_and(|empty| empty == index)))
 }
 
 /// Moves images whose name states another digest than their own to the broken images.
@@ -103,32 +122,6 @@ fn take_out_misnamed(archive: &Archive, contents: &mut Contents) {
             }
         }
     }
-}
-
-/// Warns about members that belong to no image.
-fn warn_of_others(archive: &mut Archive) {
-    let has_items = archive.files.contains_key(items::MEMBER);
-    let expected = |name: &str| {
-        matches!(
-            name,
-            "oci-layout" | "index.json" | record::MEMBER | items::MEMBER | "repositories"
-        ) || has_items
-            && (name.starts_with("sha256:")
-                || [".json", "/json", "/VERSION", ".tar", ".tar.gz", ".tgz"]
-                    .iter()
-                    .any(|end| name.ends_with(end)))
-    };
-    let others: Vec<&String> = archive.files.keys().filter(|name| !expected(name)).collect();
-    let Some(first) = others.first() else { return };
-    let more = match others.len() {
-        1 => String::new(),
-        count => format!(" and {} more", count - 1),
-    };
-    archive.warnings.push(format!(
-        "`{}`: no part of an image and ignored: `{}`{more}",
-        quote(&archive.label),
-        quote(&first)
-    ));
 }
 
 /// Checks that the archive has a known version of the image layout. The inner error says why not.
@@ -343,6 +336,8 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     match recorded {
         Some(recorded) => {
             record_check::compare(archive, &recorded, &mut contents);
+            let listed = entries.iter().map(|(_, entry)| &entry.descriptor.digest).collect();
+            contents.lost_referrers = record_check::lost_referrers(archive, &recorded, &listed);
             contents.missing = recorded.missing;
         }
         None => {
@@ -431,6 +426,9 @@ impl Reader<'_> {
         };
         if let Some(record) = record {
             record_check::check_root(self.archive, name, record, &root.digest)?;
+        }
+        if record.is_some() {
+            record_check::check_names(self.archive, name, &entry.annotations)?;
         }
         if is_own_name {
             identity::check_annotations(&entry.annotations, &root.digest, record.map(|record| &**record))?;

@@ -54,7 +54,7 @@ use archive::Archive;
 use assemble::{Assembled, Rules, assemble};
 pub(crate) use broken::{BrokenArchive, BrokenImage};
 pub use contents::BundledImage;
-pub(crate) use contents::Referrer;
+pub(crate) use contents::{LostReferrer, Referrer};
 use find::Found;
 use name_override::GivenName;
 use spool::Temp;
@@ -133,6 +133,9 @@ impl Bundle {
                 Found::File(path) => (path.clone(), spool::open(&path, &temp, &mut store)),
                 Found::Broken(path, error) => (path, Err(error)),
             };
+            if opened.is_err() && options.continue_after_faults {
+                store.sum_unreadable(&path);
+            }
             archives.push(opened.map_err(|error| BrokenArchive::new(&text::path(&path), error)));
         }
         Self::from_archives(archives, store, warnings, options)
@@ -278,6 +281,11 @@ impl Bundle {
     /// Referrers without a name, in the order of the bundles and of their indexes.
     pub fn referrers(&self) -> &[Referrer] {
         &self.parts.referrers
+    }
+
+    /// Referrers that the bundles state and do not list.
+    pub(crate) fn lost_referrers(&self) -> &[LostReferrer] {
+        &self.parts.lost_referrers
     }
 
     /// Images that the bundles record as missing.

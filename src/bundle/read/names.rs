@@ -125,7 +125,7 @@ pub(super) fn nameless(
         quote(&archive.label),
         root.digest
     ));
-    BrokenImage::nameless(archive, place, error)
+    BrokenImage::nameless(archive, place, error).with_root(root)
 }
 
 /// Returns the platforms of an image for messages, if they can be found with few reads.

@@ -1,8 +1,9 @@
-//! Error messages for files and folders that are not image archives, based on their content.
+//! Messages for files and folders that are not image archives, and for members of an archive that are no part of an image.
 
 use super::archive::Archive;
 use super::docker::items;
 use super::find;
+use crate::bundle::record;
 use crate::error::{Error, Kind};
 use crate::text::{few, quote};
 
@@ -78,4 +79,30 @@ pub(super) fn if_cut_off(archive: &Archive, error: Error) -> Error {
     }
     let what = format!("{error}, and it lacks the blocks that mark its end: it was truncated");
     Error::new(error.kind(), what).with_hint("copy it again, and compare sizes or checksums")
+}
+
+/// Warns about members that belong to no image.
+pub(super) fn warn_of_others(archive: &mut Archive) {
+    let has_items = archive.files.contains_key(items::MEMBER);
+    let expected = |name: &str| {
+        matches!(
+            name,
+            "oci-layout" | "index.json" | record::MEMBER | items::MEMBER | "repositories"
+        ) || has_items
+            && (name.starts_with("sha256:")
+                || [".json", "/json", "/VERSION", ".tar", ".tar.gz", ".tgz"]
+                    .iter()
+                    .any(|end| name.ends_with(end)))
+    };
+    let others: Vec<&String> = archive.files.keys().filter(|name| !expected(name)).collect();
+    let Some(first) = others.first() else { return };
+    let more = match others.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    archive.warnings.push(format!(
+        "`{}`: no part of an image and ignored: `{}`{more}",
+        quote(&archive.label),
+        quote(&first)
+    ));
 }

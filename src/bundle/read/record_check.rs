@@ -3,13 +3,14 @@
 //! The record is a claim of the bundle's author. It states the original of an image and which of two indexes is published
 //! under the name, both of which are proved when the tree is built. No other field of the record is trusted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 
 use super::archive::Archive;
 use super::broken::BrokenImage;
-use super::contents::Contents;
+use super::contents::{Contents, LostReferrer};
+use super::names::{CONTAINERD_NAME, REF_NAME};
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, EDITED, FORMAT_VERSION, ImageRecord, MAX_SIZE, Recorded, RecordedImage};
 use crate::error::{Error, Kind, Result};
@@ -18,6 +19,9 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::Choice;
 use crate::text::quote;
+
+/// Maximum number of referrers missing from an index that are reported individually.
+const MAX_LOST: usize = 1000;
 
 /// Warns about images that only the record or only the index lists, and about a missing record.
 pub(super) fn warn(archive: &mut Archive, contents: &Contents) {
@@ -73,6 +77,42 @@ pub(super) fn check_root(archive: &Archive, name: &Reference, record: &ImageReco
         record::MEMBER
     );
     Err(Error::new(Kind::Malformed, what).with_hint("the bundle was edited; export it again"))
+}
+
+/// Checks that both annotations with the name of an image have the same name, as in every bundle of this program.
+///
+/// # Errors
+/// [`Kind::Malformed`] with both names.
+pub(super) fn check_names(archive: &Archive, name: &Reference, annotations: &BTreeMap<String, String>) -> Result<()> {
+    let names = (annotations.get(CONTAINERD_NAME), annotations.get(REF_NAME));
+    let (Some(first), Some(second)) = names else {
+        return Ok(());
+    };
+    if first == second {
+        return Ok(());
+    }
+    let what = format!(
+        "`{}`: `index.json` calls `{name}` `{}` in its annotation `{CONTAINERD_NAME}` and `{}` in `{REF_NAME}`",
+        quote(&archive.label),
+        quote(first),
+        quote(second)
+    );
+    Err(Error::new(Kind::Malformed, what).with_hint(EDITED))
+}
+
+/// Returns the referrers that the record states and the index does not list. `listed` are the digests of its entries.
+pub(super) fn lost_referrers(archive: &Archive, recorded: &Recorded, listed: &HashSet<&Digest>) -> Vec<LostReferrer> {
+    let records = recorded.images.iter().filter_map(|image| image.record.as_ref().ok());
+    let stated = records.flat_map(|record| record.referrers.iter().map(move |referrer| (record, referrer)));
+    let lost = stated.filter(|(_, referrer)| !listed.contains(&referrer.digest));
+    let lost = lost.take(MAX_LOST).map(|(record, referrer)| LostReferrer {
+        image: record.reference.clone(),
+        digest: referrer.digest.clone(),
+        subject: referrer.subject.clone(),
+        artifact_type: referrer.artifact_type.clone(),
+        archive: archive.label.clone(),
+    });
+    lost.collect()
 }
 
 /// Moves images with different names in index and record to the broken images, so that no image is
@@ -145,6 +185,7 @@ pub(super) fn read(archive: &Archive, budget: &Budget) -> Result<Option<Recorded
             format!("{}: no such JSON document", archive.describe(record::MEMBER)),
         )
         .with_source(e)
+        .with_hint(EDITED)
     };
     // An entry takes at most one and a half times as much memory as text.
     budget

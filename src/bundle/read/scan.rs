@@ -13,6 +13,14 @@ use super::member_names::{DOCUMENTS, blob_name};
 use crate::error::{Error, Kind, Result};
 use crate::text::{quote, quote_bytes};
 
+/// Hint for an archive that ends early.
+const CUT_OFF: &str = "the file is truncated: copy it again";
+
+/// Returns whether an error says that an archive ends early.
+pub(super) fn is_cut_off(error: &Error) -> bool {
+    error.hint() == Some(CUT_OFF)
+}
+
 /// Maximum number of members of an archive; more are treated as an attack.
 const MAX_MEMBERS: u64 = 500_000;
 
@@ -99,6 +107,8 @@ pub(super) struct Scanner<F> {
     faults: Option<TarFaults>,
     /// A header that the scan found after a fault.
     found: Option<Header>,
+    /// Whether the header of the last fault states its size beyond doubt, so that the next header is known to follow.
+    is_measured: bool,
 }
 
 impl<F: Forward> Scanner<F> {
@@ -114,6 +124,7 @@ impl<F: Forward> Scanner<F> {
             start: 0,
             faults: None,
             found: None,
+            is_measured: false,
         }
     }
 
@@ -147,6 +158,9 @@ impl<F: Forward> Scanner<F> {
             };
             let (start, is_first) = (self.start, self.start == 0 && faults.first.is_empty());
             faults.add(start, error.clone());
+            if std::mem::take(&mut self.is_measured) {
+                continue;
+            }
             self.resync()?;
             if is_first && self.found.is_none() {
                 // A fault in the first header with no later member: the file is not an archive.
@@ -257,7 +271,6 @@ impl<F: Forward> Scanner<F> {
         stated: u64,
         pax_size: Option<u64>,
     ) -> Result<Member> {
-        let cleaned = header::clean_name(name).map_err(|why| self.fault(start, why))?;
         let size = match pax_size {
             Some(size) if stated != 0 && stated != size => {
                 let why = format!("its header says {stated} bytes and its pax header {size}");
@@ -265,6 +278,14 @@ impl<F: Forward> Scanner<F> {
             }
             Some(size) => size,
             None => stated,
+        };
+        let cleaned = match header::clean_name(name) {
+            Ok(cleaned) => cleaned,
+            Err(why) => {
+                self.is_measured = self.input.left().is_none_or(|left| left >= size);
+                (self.body, self.padding) = (size, size.wrapping_neg() % BLOCK);
+                return Err(self.fault(start, why));
+            }
         };
         let what = match what {
             // Old tar formats mark a directory only by the slash at the end of its name.
@@ -284,9 +305,7 @@ impl<F: Forward> Scanner<F> {
         if self.input.left().is_some_and(|left| left < size) {
             let left = self.input.left().unwrap_or_default();
             let why = format!("it has {size} bytes, of which the archive holds {left}");
-            return Err(self
-                .member_fault(start, name, why)
-                .with_hint("the file is truncated: copy it again"));
+            return Err(self.member_fault(start, name, why).with_hint(CUT_OFF));
         }
         self.body = size;
         self.padding = size.wrapping_neg() % BLOCK;
@@ -352,7 +371,7 @@ impl<F: Forward> Scanner<F> {
                         self.no_header(start, format!("it has only {short} bytes"), &[])
                     }
                     Some(_) if start == 0 => self.no_header(start, why, &header.as_bytes()[..read]),
-                    _ => self.fault(start, why).with_hint("the file is truncated: copy it again"),
+                    _ => self.fault(start, why).with_hint(CUT_OFF),
                 });
             }
         }
@@ -398,7 +417,7 @@ impl<F: Forward> Scanner<F> {
             self.position,
             format!("the archive ends {} bytes before the end of a member", self.body),
         )
-        .with_hint("the file is truncated: copy it again")
+        .with_hint(CUT_OFF)
     }
 
     fn fault(&self, offset: u64, why: impl Into<String>) -> Error {

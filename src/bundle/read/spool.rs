@@ -111,9 +111,9 @@ fn spool<R: Read + Send>(
     let sum = input.clone();
     let mut pass = begin(input, (compression, MAX_WINDOW), None, label, temp)?;
     pass.input_mut().inner_mut().move_to_file(label, why)?;
-    let archive = finish(pass, label, temp, store)?;
+    let archive = finish(pass, None, label, temp, store);
     store.sums.extend(sum.finish());
-    Ok(archive)
+    archive
 }
 
 /// Returns whether a file is compressed as a whole.
@@ -155,9 +155,25 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
     Ok(Scanner::new(label, StreamForward::new(label, tee)).continue_after_faults(temp.continue_after_faults))
 }
 
-/// Copies the rest of an archive, and indexes the copy.
-pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut Store) -> Result<Archive> {
-    while pass.next()?.is_some() {}
+/// Copies the rest of an archive, and indexes the copy. `cut_off` is the fault that ended the copy, if any.
+pub(super) fn finish(
+    mut pass: Pass<'_>,
+    mut cut_off: Option<Error>,
+    label: &str,
+    temp: &Temp,
+    store: &mut Store,
+) -> Result<Archive> {
+    while cut_off.is_none() {
+        match pass.next() {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            // What was unpacked before the fault is indexed all the same.
+            Err(error) if temp.continue_after_faults && error.kind() == Kind::Malformed => {
+                cut_off = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     let (end, input) = pass.into_end();
     let Tee {
         mut input,
@@ -166,13 +182,31 @@ pub(super) fn finish(mut pass: Pass<'_>, label: &str, temp: &Temp, store: &mut S
         ..
     } = input.into_inner();
     // Read to the end of the compressed stream, so that a wrong checksum of the compression is detected.
-    let garbage =
-        end == End::Marked && has_trailing_garbage(&mut input).map_err(|e| stream_error(&quoted(label), e))?;
+    let garbage = match &cut_off {
+        None if end == End::Marked => has_trailing_garbage(&mut input).map_err(|e| stream_error(&quoted(label), e)),
+        _ => Ok(false),
+    };
+    let garbage = match garbage {
+        Err(error) if temp.continue_after_faults && error.kind() == Kind::Malformed => {
+            cut_off = Some(error);
+            false
+        }
+        garbage => garbage?,
+    };
     // Frees the window of the decoder before the copy is parsed: both are not in memory at the same time.
     drop((input, held));
 
     let source = Arc::new(output.into_source(label)?);
-    let mut archive = Archive::from_tar(&source, temp.continue_after_faults, store)?;
+    let read = Archive::from_tar(&source, temp.continue_after_faults, store);
+    let mut archive = match (read, cut_off) {
+        (Ok(mut archive), Some(error)) => {
+            archive.replace_end(source.length(), error);
+            archive
+        }
+        // Nothing of the archive can be read without what is behind the fault.
+        (Err(_), Some(error)) => return Err(error),
+        (read, None) => read?,
+    };
     inside::enter(&mut archive, store)?;
     if garbage {
         archive.warnings.push(format!(

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
 use super::documents::{Documents, KnownConfig};
 use super::source::{Extent, Source};
-use super::summed::VerifiedFile;
+use super::summed::{VerifiedFile, sum_file};
 use crate::error::{Error, Kind, Result};
 use crate::files::positional::ReadAt;
 use crate::image::budget::Budget;
@@ -134,6 +136,14 @@ impl Store {
     /// [`Kind::TooLarge`].
     pub(super) fn leave_room(&self, blobs: u64) -> Result<()> {
         self.budget().leave_room(blobs * BLOB)
+    }
+
+    /// Computes the SHA-256 of a file that cannot be read as an archive, unless it is known.
+    pub(super) fn sum_unreadable(&mut self, path: &Path) {
+        let Ok(source) = Source::open(path) else { return };
+        if self.sums.iter().all(|sum| sum.path != source.label()) {
+            self.sums.extend(sum_file(&source, &AtomicBool::new(false)));
+        }
     }
 
     /// Removes the blobs of an archive that could not be read, and returns their memory to the budget.

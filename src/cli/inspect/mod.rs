@@ -18,7 +18,7 @@ use super::bundles;
 use super::connection::Shared;
 use super::distinct_files;
 use super::memory;
-use super::output::{self, Outcome};
+use super::output::{self, Outcome, counted, say};
 use super::output_file::OutputFile;
 use super::progress::Display;
 use super::report::Reporting;
@@ -118,8 +118,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     display.finish();
     let inventory = inventory?;
     let sharing = Sharing::new(&inventory);
-    if let Some(lock) = lock {
-        lock.write(&Lock::new(&inventory)?.to_text())?;
+    match lock {
+        // A lock of the others would look like a lock of the whole bundle.
+        Some(_) if !inventory.broken.is_empty() => {
+            let count = counted(inventory.broken.len() as u64, "image or file", "images or files");
+            say(format!(
+                "the lock was not written: {count} of the bundle cannot be used"
+            ));
+        }
+        Some(lock) => lock.write(&Lock::new(&inventory)?.to_text())?,
+        None => {}
     }
     if let Some(html) = html {
         html.write(&page::render(&inventory, &sharing))?;

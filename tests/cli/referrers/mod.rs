@@ -1,6 +1,7 @@
 //! "What belongs to an image travels with it": signatures, attestations, SBOMs and all else that refers to its manifests.
 
 mod bad_input;
+mod edited_bundles;
 mod layouts;
 mod left_out;
 mod lost_blobs;

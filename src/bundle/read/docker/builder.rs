@@ -20,7 +20,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::media_type;
-use crate::text::{Warnings, few, quote};
+use crate::text::{Warnings, counted, few, quote};
 
 /// Builds manifests from one archive. A layer that several images share is read once.
 pub(in crate::bundle::read) struct Builder<'a> {
@@ -68,7 +68,11 @@ impl<'a> Builder<'a> {
         if paths.len() != diff_ids.len() {
             return Err(Error::new(
                 Kind::Malformed,
-                format!("it names {} layers, its config {}", paths.len(), diff_ids.len()),
+                format!(
+                    "it names {}, its config {}",
+                    counted(paths.len() as u64, "layer", "layers"),
+                    diff_ids.len()
+                ),
             ));
         }
         self.all_there(paths, store)?;

@@ -1,8 +1,8 @@
 //! `manifest.json` of a docker-archive: the images that it lists, their names, and lookups.
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
@@ -124,7 +124,7 @@ impl<'de> Visitor<'de> for ItemVisitor {
 pub(in crate::bundle::read) struct Items {
     /// The items in order; an error for an invalid item.
     listed: Vec<Result<Item>>,
-    lookup: OnceCell<Lookup>,
+    lookup: OnceLock<Lookup>,
 }
 
 /// Positions of items in the list, in order.
@@ -189,7 +189,7 @@ impl Items {
         }
         Ok(Some(Self {
             listed,
-            lookup: OnceCell::new(),
+            lookup: OnceLock::new(),
         }))
     }
 

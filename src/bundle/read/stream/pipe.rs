@@ -58,8 +58,20 @@ pub(in crate::bundle::read) fn open(
     let mut pass = spool::begin(input, (compression, window), Some(held), label, temp)?;
     let mut front = MetadataPrefix::default();
     let mut members = Vec::new();
+    let mut cut_off = None;
     let mut buffer = vec![0; CHUNK];
-    while let Some(member) = pass.next()? {
+    // A fault of the stream in the front ends the front: what came before is read as a whole archive.
+    let is_fault = |error: &Error| temp.continue_after_faults && error.kind() == Kind::Malformed;
+    loop {
+        let member = match pass.next() {
+            Ok(Some(member)) => member,
+            Ok(None) => break,
+            Err(error) if is_fault(&error) => {
+                cut_off = Some(error);
+                break;
+            }
+            Err(error) => return Err(error),
+        };
         if front.is_foreign(&member) {
             pass.input_mut().inner_mut().move_to_file(label, why)?;
             break;
@@ -71,7 +83,12 @@ pub(in crate::bundle::read) fn open(
             pass.input_mut().inner_mut().move_to_file(label, why)?;
         }
         // The body is read now, since the front may need it and may be complete with this member.
-        while pass.read_body(&mut buffer)? > 0 {}
+        cut_off = read_whole_body(&mut pass, &mut buffer).err();
+        match cut_off.take_if(|error| !is_fault(error)) {
+            Some(error) => return Err(error),
+            None if cut_off.is_some() => break,
+            None => {}
+        }
         let tee = pass.input_mut().inner_mut();
         let complete = front.take(&member, |offset, size| tee.read_back(offset, size))?;
         members.push(member);
@@ -108,9 +125,15 @@ pub(in crate::bundle::read) fn open(
     if !front.is_followed() {
         pass.input_mut().inner_mut().move_to_file(label, why)?;
     }
-    let archive = spool::finish(pass, label, temp, store)?;
+    let archive = spool::finish(pass, cut_off, label, temp, store);
     store.sums.extend(sum.finish());
-    Ok((archive, None))
+    Ok((archive?, None))
+}
+
+/// Reads the current body to its end.
+fn read_whole_body(pass: &mut Pass<'_>, buffer: &mut [u8]) -> Result<()> {
+    while pass.read_body(buffer)? > 0 {}
+    Ok(())
 }
 
 /// The rest of a bundle in a pipe, after its front: blobs, one after another.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::result::{Checked, Fault, FaultKind, Verification};
 use super::wrong::AllWrong;
+use crate::bundle::layout::blob_path;
 use crate::bundle::read::scan::TarFaults;
 use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::read::{BrokenImage, Bundle};
@@ -15,17 +16,36 @@ use crate::inventory::want_list::{WantList, WantedBlob};
 use crate::text::{LISTED, Warnings};
 
 /// The faults found so far.
-#[derive(Debug)]
-pub(super) struct Faults {
-    budget: Budget,
+pub(super) struct Faults<'a> {
+    bundle: &'a Bundle,
+    budget: &'a Budget,
     faults: Vec<Fault>,
     more: u64,
-    /// Indices of the faults of digests; `None` for faults beyond the maximum.
-    known: HashMap<(FaultKind, Digest), Option<usize>>,
+    /// The faults of digests.
+    known: HashMap<(FaultKind, Digest), Known>,
     replaced: Vec<Fault>,
     wanted: WantList,
     /// Whether a wanted blob did not fit into the list.
     is_cut: bool,
+}
+
+/// The fault of a digest.
+struct Known {
+    /// Position of the fault; `None` beyond the maximum.
+    place: Option<usize>,
+    /// Number of the image that was added last, counted over all images.
+    image: Option<usize>,
+}
+
+/// The user of a blob: an image, or an attachment of an image.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct User<'a> {
+    /// Number of the image, counted over all images.
+    pub(super) number: usize,
+    /// All names of the image.
+    pub(super) names: &'a [String],
+    /// Name under which a registry has the blobs; `None` for an image without a name.
+    pub(super) source: Option<&'a Reference>,
 }
 
 /// Returns whether the only problem of an image is its missing name.
@@ -36,10 +56,11 @@ pub(super) fn lacks_a_name(image: &BrokenImage) -> bool {
 /// Memory in bytes of a fault of a blob, with its line in the want-list.
 const FAULT: u64 = 512;
 
-impl Faults {
-    pub(super) fn new(budget: &Budget) -> Self {
+impl<'a> Faults<'a> {
+    pub(super) fn new(bundle: &'a Bundle) -> Self {
         Self {
-            budget: budget.clone(),
+            bundle,
+            budget: bundle.budget(),
             faults: Vec::new(),
             more: 0,
             known: HashMap::new(),
@@ -50,7 +71,8 @@ impl Faults {
     }
 
     /// Adds the faults found when the bundles were opened.
-    pub(super) fn add_unreadable(&mut self, bundle: &Bundle) {
+    pub(super) fn add_unreadable(&mut self) {
+        let bundle = self.bundle;
         for (label, faults) in &bundle.parts.faults {
             self.add_tar(label, faults);
         }
@@ -65,6 +87,22 @@ impl Faults {
                 file: Some(image.archive.as_str().into()),
                 images: vec![image.label.as_str().into()],
                 ..Fault::from_error(FaultKind::Image, &image.error)
+            });
+        }
+        for lost in &bundle.parts.lost_referrers {
+            self.add(Fault {
+                file: Some(lost.archive.as_str().into()),
+                digest: Some(lost.digest.clone()),
+                images: vec![lost.image.as_str().into()],
+                ..Fault::from_error(FaultKind::Image, &lost.error())
+            });
+        }
+        for document in &bundle.parts.bad_documents {
+            self.add(Fault {
+                file: Some(document.archive.as_str().into()),
+                member: Some(document.member.into()),
+                offset: document.offset,
+                ..Fault::from_error(FaultKind::Document, &document.error)
             });
         }
     }
@@ -123,24 +161,51 @@ impl Faults {
             return;
         }
         let place = (self.faults.len() < Verification::MAX_FAULTS).then_some(self.faults.len());
-        self.known.insert(key, place);
-        self.add(Fault {
+        self.known.insert(key, Known { place, image: None });
+        let mut fault = Fault {
             digest: Some(digest.clone()),
             ..fault
-        });
+        };
+        if fault.file.is_none()
+            && let Some(place) = self.bundle.parts.store.blob(digest)
+        {
+            fault.file = Some(place.source.label().into());
+            if place.source.is_archive() {
+                let path = || blob_path(digest);
+                fault.member = Some(place.member.as_deref().map_or_else(path, str::to_owned).into());
+                fault.offset = Some(place.offset);
+            }
+        }
+        self.add(fault);
     }
 
-    /// Adds these images to the fault of a blob.
-    pub(super) fn suffer(&mut self, kind: FaultKind, digest: &Digest, names: &[String]) {
-        let Some(Some(place)) = self.known.get(&(kind, digest.clone())) else {
+    /// Adds an image, under all its names, to the fault of a blob.
+    pub(super) fn suffer(&mut self, kind: FaultKind, digest: &Digest, user: User<'_>) {
+        let Some(known) = self.known.get_mut(&(kind, digest.clone())) else {
             return;
         };
-        let fault = &mut self.faults[*place];
-        for name in names {
+        // Several manifests of an image may need the same blob.
+        if known.image.replace(user.number) == Some(user.number) {
+            return;
+        }
+        let Some(place) = known.place else { return };
+        let fault = &mut self.faults[place];
+        for name in user.names {
             match fault.images.len() < LISTED {
                 true => fault.images.push(name.as_str().into()),
                 false => fault.more_images += 1,
             }
+        }
+    }
+
+    /// Says of the fault of a blob why the want-list does not have the blob: no image with a name needs it.
+    pub(super) fn cannot_want(&mut self, kind: FaultKind, digest: &Digest) {
+        let known = self.known.get(&(kind, digest.clone()));
+        if let Some(place) = known.and_then(|known| known.place)
+            && !self.wanted.contains(digest)
+        {
+            let hint = "a want-list has only blobs of images with a name: give this image one with `--name`";
+            self.faults[place].hint.get_or_insert_with(|| hint.into());
         }
     }
 
@@ -179,6 +244,7 @@ impl Faults {
             replaced: self.replaced,
             warnings,
             wanted: self.wanted,
+            ..Verification::default()
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::bundle::read::scan::TarFaults;
 use crate::bundle::read::source::{Extent, Source};
 use crate::bundle::read::stream::pipe::Incoming;
 use crate::bundle::read::summed::VerifiedFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
@@ -68,6 +68,8 @@ pub(super) struct Hashed {
     pub(super) warnings: Warnings,
     /// Tar faults after the front of a pipe, with the name of the pipe in messages.
     pub(super) tar_faults: (String, TarFaults),
+    /// Why the rest of a pipe could not be read.
+    pub(super) cut_off: Option<Error>,
 }
 
 /// Groups all places of blobs by the file that holds them.
@@ -391,6 +393,19 @@ fn read_one(job: &Job<'_>, buffer: &mut [u8], progress: &Progress) -> Result<Dig
 /// Reads the rest of a pipe, after the front that the bundle holds.
 pub(super) fn read_pipe(bundle: &Bundle, mut rest: Incoming, progress: &Progress) -> Result<Hashed> {
     let mut hashed = read_all(places(bundle), progress);
+    match read_blobs(&mut rest, &mut hashed, progress) {
+        // Everything that came before is checked all the same.
+        Err(error) if matches!(error.kind(), Kind::Malformed | Kind::Integrity) => hashed.cut_off = Some(error),
+        other => other?,
+    }
+    hashed.warnings = rest.warnings();
+    hashed.tar_faults = (rest.label().to_owned(), rest.take_faults());
+    hashed.files.extend(rest.sum());
+    Ok(hashed)
+}
+
+/// Reads the blobs that follow in a pipe.
+fn read_blobs(rest: &mut Incoming, hashed: &mut Hashed, progress: &Progress) -> Result<()> {
     let mut buffer = vec![0; PIECE];
     while let Some(blob) = rest.next_blob()? {
         progress.emit(Event::Grown {
@@ -422,8 +437,5 @@ pub(super) fn read_pipe(bundle: &Bundle, mut rest: Incoming, progress: &Progress
         }
         hashed.arrived.insert(blob.digest, blob.size);
     }
-    hashed.warnings = rest.warnings();
-    hashed.tar_faults = (rest.label().to_owned(), rest.take_faults());
-    hashed.files.extend(rest.sum());
-    Ok(hashed)
+    Ok(())
 }

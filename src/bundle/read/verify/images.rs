@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::faults::Faults;
+use super::docker_list::DockerLists;
+use super::faults::{Faults, User, lacks_a_name};
 use super::hash::Hashed;
 use super::result::{Fault, FaultKind};
-use crate::bundle::read::{Bundle, BundledImage};
+use crate::bundle::read::{BrokenImage, Bundle, BundledImage, Referrer};
 use crate::error::Kind;
+use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::media_type;
@@ -26,21 +28,53 @@ pub(super) struct LayerContent {
 pub(super) struct ExpectedContent {
     /// The first config with this promise.
     pub(super) config: Option<Digest>,
-    /// An image for each manifest that lists the layer.
-    pub(super) images: Vec<String>,
+    /// An image for each manifest that lists the layer, with its number.
+    pub(super) images: Vec<(usize, String)>,
 }
 
 /// All promises about the content of layers.
 pub(super) type Contents = HashMap<LayerContent, ExpectedContent>;
 
+/// Maximum number of referrers of referrers between an image and a referrer.
+const MAX_CHAIN: usize = 8;
+
 /// Memory in bytes of a promise.
 const PROMISE: u64 = 512;
 
-/// Checks every image;
-/// returns the promised content of its layers, each pair once with the images that share it.
-pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut Faults) -> Contents {
+/// The result of checking all images.
+#[derive(Debug, Default)]
+pub(super) struct CheckedImages {
+    /// Number of images, without attachments.
+    pub(super) images: u64,
+    /// The promised content of the layers, each pair once with the images that share it.
+    pub(super) contents: Contents,
+    /// Number of encrypted layers, whose content cannot be compared.
+    pub(super) encrypted: u64,
+}
+
+/// An image under all its names. An image without a name goes by its digest.
+struct Group<'a> {
+    images: Vec<&'a BundledImage>,
+    names: Vec<String>,
+    is_named: bool,
+}
+
+impl Group<'_> {
+    fn user(&self, number: usize) -> User<'_> {
+        let image = self.images.first().filter(|_| self.is_named);
+        User {
+            number,
+            names: &self.names,
+            source: image.map(|image| image.attached_to.as_ref().unwrap_or(&image.name)),
+        }
+    }
+}
+
+/// Checks every image.
+pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut Faults<'_>) -> CheckedImages {
     let is_wrong = |digest: &Digest| !hashed.wrong.sound_elsewhere.contains(digest);
     let wrong = hashed.wrong.kinds.iter().filter(|(digest, _)| is_wrong(digest));
+    let subjects = bundle.parts.referrers.iter().map(|referrer| &referrer.subject);
     let mut check = Check {
         bundle,
         deep,
@@ -48,56 +82,144 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
         arrived: &hashed.arrived,
         faults,
         content: HashMap::new(),
+        encrypted: HashSet::new(),
+        subjects: subjects.collect(),
+        owners: HashMap::new(),
     };
+    let nameless = nameless(bundle);
+    let named = bundle.parts.images.iter().chain(&bundle.parts.ambiguous);
+    let images = named.clone().filter(|image| image.attached_to.is_none()).count() + nameless.len();
+    let labelled = named.map(|image| (image, image.name.to_string(), true));
+    let by_digest = nameless
+        .iter()
+        .map(|image| (image, image.root.digest.to_string(), false));
     // Images that differ only in their names are checked once.
-    let mut groups: HashMap<_, usize> = HashMap::new();
-    let mut images: Vec<(&BundledImage, Vec<String>)> = Vec::new();
-    for image in &bundle.parts.images {
-        let place = *groups.entry(image.content()).or_insert_with(|| {
-            images.push((image, Vec::new()));
-            images.len() - 1
-        });
-        images[place].1.push(image.name.to_string());
+    let mut places: HashMap<_, usize> = HashMap::new();
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for (image, name, is_named) in labelled.chain(by_digest) {
+        let place = *places.entry((image.content(), is_named)).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push(Group {
+                images: Vec::new(),
+                names: Vec::new(),
+                is_named,
+            });
+        }
+        groups[place].images.push(image);
+        groups[place].names.push(name);
     }
-    for (image, names) in images {
-        match bundle.tree_of(image) {
-            Ok(tree) => check.tree(&tree, &image.name, &names),
+    let mut lists = DockerLists::new(bundle);
+    for (number, group) in groups.iter().enumerate() {
+        let (Some(first), user) = (group.images.first(), group.user(number)) else {
+            continue;
+        };
+        for referrer in first.record.iter().flat_map(|record| &record.referrers) {
+            check.owners.entry(referrer.digest.clone()).or_insert(number);
+        }
+        match bundle.tree_of(first) {
+            Ok(tree) => {
+                check.tree(&tree, user);
+                group
+                    .images
+                    .iter()
+                    .for_each(|image| lists.compare(image, &tree, check.faults));
+            }
             Err(error) => {
-                if !check.survey(image, &names) {
+                if !check.survey(Roots::of_image(first), user) {
                     check.faults.add(Fault {
-                        images: names.iter().take(1).map(|name| name.as_str().into()).collect(),
-                        more_images: names.len() as u64 - 1,
-                        file: Some(image.archive.as_str().into()),
+                        images: group.names.iter().take(1).map(|name| name.as_str().into()).collect(),
+                        more_images: group.names.len() as u64 - 1,
+                        file: Some(first.archive.as_str().into()),
                         ..Fault::from_error(FaultKind::Image, &error)
                     });
                 }
             }
         }
     }
-    // Referrers that are listed on their own.
-    for referrer in &bundle.parts.referrers {
-        if let Err(error) = bundle.referrer_tree(referrer) {
-            check.faults.add(Fault {
-                file: Some(referrer.archive.as_str().into()),
-                digest: Some(referrer.root.digest.clone()),
-                ..Fault::from_error(FaultKind::Image, &error)
-            });
-        }
+    lists.finish(bundle, check.faults);
+    check.referrers(&groups);
+    CheckedImages {
+        images: images as u64,
+        encrypted: check.encrypted.len() as u64,
+        contents: check.content,
     }
-    check.content
 }
 
-struct Check<'a> {
+/// Returns the images of which only the name is missing, each once.
+fn nameless(bundle: &Bundle) -> Vec<BundledImage> {
+    // The name is not shown: the image goes by its digest.
+    let Ok(name) = "unnamed".parse::<Reference>() else {
+        return Vec::new();
+    };
+    let named: HashSet<&Digest> = bundle.parts.images.iter().map(|image| &image.root.digest).collect();
+    let mut seen = HashSet::new();
+    let broken = bundle.parts.broken.iter().filter(|image| lacks_a_name(image));
+    let roots = broken.filter_map(|image| Some((image, image.root.as_ref()?)));
+    let new = roots.filter(|(_, root)| !named.contains(&root.digest) && seen.insert(&root.digest));
+    let image = |(broken, root): (&BrokenImage, &Descriptor)| BundledImage {
+        name: name.clone(),
+        root: root.clone(),
+        record: None,
+        rebuilt: false,
+        archive: broken.archive.clone(),
+        place: 0,
+        attached_to: None,
+        may_be_sparse: false,
+    };
+    new.map(image).collect()
+}
+
+/// The manifests at which a survey starts, and what may be absent below them.
+struct Roots<'a> {
+    /// Digest, stated size and media type.
+    open: Vec<(Digest, Option<u64>, String)>,
+    dropped: HashSet<&'a Digest>,
+    may_be_sparse: bool,
+}
+
+impl<'a> Roots<'a> {
+    fn of_image(image: &'a BundledImage) -> Self {
+        let record = image.record.as_deref();
+        let dropped = record.iter().flat_map(|record| &record.dropped);
+        let root = &image.root;
+        let both = record
+            .into_iter()
+            .flat_map(|record| std::iter::once(&record.original).chain(&record.filtered));
+        let both = both.map(|digest| (digest.clone(), None, root.media_type.clone()));
+        let own = (root.digest.clone(), Some(root.size), root.media_type.clone());
+        Self {
+            open: std::iter::once(own).chain(both).collect(),
+            dropped: dropped.map(|dropped| &dropped.digest).collect(),
+            may_be_sparse: image.may_be_sparse,
+        }
+    }
+
+    fn of_referrer(root: &Descriptor) -> Self {
+        Self {
+            open: vec![(root.digest.clone(), Some(root.size), root.media_type.clone())],
+            dropped: HashSet::new(),
+            may_be_sparse: false,
+        }
+    }
+}
+
+struct Check<'a, 'b> {
     bundle: &'a Bundle,
     deep: bool,
     /// Blobs whose bytes are wrong at every place.
     wrong: HashMap<Digest, FaultKind>,
     arrived: &'a HashMap<Digest, u64>,
-    faults: &'a mut Faults,
+    faults: &'a mut Faults<'b>,
     content: Contents,
+    /// Encrypted layers.
+    encrypted: HashSet<Digest>,
+    /// Subjects of referrers that are listed on their own.
+    subjects: HashSet<&'a Digest>,
+    /// Images by the digests of their referrers and of the subjects of referrers.
+    owners: HashMap<Digest, usize>,
 }
 
-impl Check<'_> {
+impl Check<'_, '_> {
     /// Returns the size of a blob, if the bundle or the pipe has the blob.
     fn size_of(&self, digest: &Digest) -> Option<u64> {
         self.bundle
@@ -106,28 +228,81 @@ impl Check<'_> {
     }
 
     /// Checks an image whose documents are all readable.
-    fn tree(&mut self, tree: &ImageTree, name: &Reference, names: &[String]) {
+    fn tree(&mut self, tree: &ImageTree, user: User<'_>) {
         for manifest in tree.manifests() {
+            self.own(manifest.digest(), user);
             // The manifest was read, or was made from a manifest that was read.
             if self.wrong.contains_key(manifest.digest()) {
-                self.blob(manifest.digest(), Some(manifest.descriptor().size), name, names);
+                self.blob(manifest.digest(), Some(manifest.descriptor().size), user);
             }
-            self.config(manifest, names);
+            self.config(manifest, user);
         }
         for blob in tree.blobs() {
-            self.blob(&blob.descriptor.digest, Some(blob.descriptor.size), name, names);
+            self.blob(&blob.descriptor.digest, Some(blob.descriptor.size), user);
+        }
+    }
+
+    /// Notes that a manifest belongs to an image, if referrers have the manifest as their subject.
+    fn own(&mut self, digest: &Digest, user: User<'_>) {
+        if self.subjects.contains(digest) {
+            self.owners.entry(digest.clone()).or_insert(user.number);
+        }
+    }
+
+    /// Checks the referrers that are listed on their own, each for the image that it belongs to.
+    fn referrers(&mut self, groups: &[Group<'_>]) {
+        let bundle = self.bundle;
+        let referrers = &bundle.parts.referrers;
+        let by_root: HashMap<&Digest, &Referrer> = referrers
+            .iter()
+            .map(|referrer| (&referrer.root.digest, referrer))
+            .collect();
+        let mut seen = HashSet::new();
+        let new = referrers.iter().filter(|referrer| seen.insert(&referrer.root.digest));
+        for (place, referrer) in new.enumerate() {
+            let mut owner = None;
+            let mut link = Some(referrer);
+            for _ in 0..MAX_CHAIN {
+                let Some(of) = link.filter(|_| owner.is_none()) else {
+                    break;
+                };
+                owner = self
+                    .owners
+                    .get(&of.root.digest)
+                    .or_else(|| self.owners.get(&of.subject))
+                    .copied();
+                link = by_root.get(&of.subject).copied();
+            }
+            let names = [referrer.root.digest.to_string()];
+            let alone = User {
+                number: groups.len() + place,
+                names: &names,
+                source: None,
+            };
+            let user = owner
+                .and_then(|number| Some(groups.get(number)?.user(number)))
+                .unwrap_or(alone);
+            if !self.survey(Roots::of_referrer(&referrer.root), user)
+                && let Err(error) = bundle.referrer_tree(referrer)
+            {
+                self.faults.add(Fault {
+                    file: Some(referrer.archive.as_str().into()),
+                    digest: Some(referrer.root.digest.clone()),
+                    images: user.names.iter().take(1).map(|name| name.as_str().into()).collect(),
+                    ..Fault::from_error(FaultKind::Image, &error)
+                });
+            }
         }
     }
 
     /// Checks that a blob is present and right; returns the result.
-    fn blob(&mut self, digest: &Digest, size: Option<u64>, name: &Reference, names: &[String]) -> bool {
+    fn blob(&mut self, digest: &Digest, size: Option<u64>, user: User<'_>) -> bool {
         let kind = match (self.wrong.get(digest), self.size_of(digest)) {
             (Some(kind), _) => *kind,
             (None, Some(actual)) => match size.filter(|size| *size != actual) {
                 None => return true,
                 Some(stated) => {
-                    let place = self.bundle.describe(digest);
-                    let what = format!("blob {digest} has {actual} bytes, where {stated} are stated: {place}");
+                    let what = format!("blob {digest} has {actual} bytes, where {stated} are stated");
                     self.faults.about(digest, Fault::new(FaultKind::Size, what));
                     FaultKind::Size
                 }
@@ -141,32 +316,30 @@ impl Check<'_> {
                 FaultKind::Missing
             }
         };
-        self.faults.suffer(kind, digest, names);
-        self.faults.want(digest, size, name);
+        self.faults.suffer(kind, digest, user);
+        match user.source {
+            Some(name) => self.faults.want(digest, size, name),
+            None => self.faults.cannot_want(kind, digest),
+        }
         false
     }
 
-    /// Checks everything that an image references, as far as its documents are readable. Returns
+    /// Checks everything below these manifests, as far as the documents are readable. Returns
     /// whether a fault was found that makes the image unusable.
-    fn survey(&mut self, image: &BundledImage, names: &[String]) -> bool {
+    fn survey(&mut self, roots: Roots<'_>, user: User<'_>) -> bool {
         let bundle = self.bundle;
-        let record = image.record.as_deref();
-        let dropped = record.iter().flat_map(|record| &record.dropped);
-        let dropped: HashSet<&Digest> = dropped.map(|dropped| &dropped.digest).collect();
-        let left_out = record.iter().flat_map(|record| &record.left_out);
-        let left_out: HashSet<&Digest> = left_out.map(|left| &left.digest).collect();
-        let media_type = &image.root.media_type;
-        let mut open = vec![(image.root.digest.clone(), Some(image.root.size), media_type.clone())];
-        let both = record
-            .into_iter()
-            .flat_map(|record| std::iter::once(&record.original).chain(&record.filtered));
-        open.extend(both.map(|digest| (digest.clone(), None, media_type.clone())));
+        let Roots {
+            mut open,
+            dropped,
+            may_be_sparse,
+        } = roots;
         let (mut seen, mut explained) = (HashSet::new(), false);
         while let Some((digest, size, media_type)) = open.pop() {
             if !seen.insert(digest.clone()) || seen.len() > MAX_NODES {
                 continue;
             }
-            if !self.blob(&digest, size, &image.name, names) {
+            self.own(&digest, user);
+            if !self.blob(&digest, size, user) {
                 explained = true;
                 continue;
             }
@@ -174,39 +347,43 @@ impl Check<'_> {
                 Ok(manifest) => manifest,
                 Err(error) if error.kind() == Kind::TooLarge => return false,
                 Err(error) => {
-                    let place = bundle.describe(&digest);
-                    let error = error.context(place);
                     self.faults
                         .about(&digest, Fault::from_error(FaultKind::Manifest, &error));
-                    self.faults.suffer(FaultKind::Manifest, &digest, names);
+                    self.faults.suffer(FaultKind::Manifest, &digest, user);
                     explained = true;
                     continue;
                 }
             };
-            if let View::Index(index) = manifest.view() {
-                for entry in &index.entries {
-                    let child = &entry.descriptor;
-                    let is_absent = self.size_of(&child.digest).is_none();
-                    // Absent platforms are no fault if the record lists them as dropped, or the image may be sparse.
-                    if is_absent && (dropped.contains(&child.digest) || image.may_be_sparse) {
-                        continue;
+            let is_image = match manifest.view() {
+                View::Index(index) => {
+                    for entry in &index.entries {
+                        let child = &entry.descriptor;
+                        let is_absent = self.size_of(&child.digest).is_none();
+                        // Absent platforms are no fault if the record lists them as dropped, or the image may be sparse.
+                        if is_absent && (dropped.contains(&child.digest) || may_be_sparse) {
+                            continue;
+                        }
+                        open.push((child.digest.clone(), Some(child.size), child.media_type.clone()));
                     }
-                    open.push((child.digest.clone(), Some(child.size), child.media_type.clone()));
+                    false
                 }
-            }
-            for blob in manifest.blobs() {
-                let is_absent = self.size_of(&blob.digest).is_none();
-                if is_absent && (blob.is_nondistributable() || left_out.contains(&blob.digest)) {
+                View::Image(_) => true,
+                View::Other { .. } => false,
+            };
+            for (position, blob) in manifest.blobs().into_iter().enumerate() {
+                let is_layer = position > 0 || !is_image;
+                // As in an import: only layers that may not be distributed may be absent.
+                if is_layer && blob.is_nondistributable() && self.size_of(&blob.digest).is_none() {
                     continue;
                 }
-                explained |= !self.blob(&blob.digest, Some(blob.size), &image.name, names);
+                explained |= !self.blob(&blob.digest, Some(blob.size), user);
             }
         }
         explained
     }
 
     /// Compares the config of an image with its manifest.
-    fn config(&mut self, manifest: &RawManifest, names: &[String]) {
+    fn config(&mut self, manifest: &RawManifest, user: User<'_>) {
         let View::Image(image) = manifest.view() else { return };
         let digest = &image.config.digest;
         if !media_type::is_image_config(&image.config.media_type)
@@ -218,9 +395,8 @@ impl Check<'_> {
         let known = match self.bundle.parts.store.config(digest) {
             Ok(known) => known,
             Err(error) => {
-                let error = error.context(self.bundle.describe(digest));
                 self.faults.about(digest, Fault::from_error(FaultKind::Config, &error));
-                self.faults.suffer(FaultKind::Config, digest, names);
+                self.faults.suffer(FaultKind::Config, digest, user);
                 return;
             }
         };
@@ -239,7 +415,7 @@ impl Check<'_> {
             );
             self.faults
                 .about(manifest.digest(), Fault::new(FaultKind::LayerCount, what));
-            self.faults.suffer(FaultKind::LayerCount, manifest.digest(), names);
+            self.faults.suffer(FaultKind::LayerCount, manifest.digest(), user);
             return;
         }
         if !self.deep {
@@ -247,6 +423,12 @@ impl Check<'_> {
         }
         for (layer, diff_id) in image.layers.iter().zip(diff_ids) {
             if self.wrong.contains_key(&layer.digest) || self.bundle.size_of(&layer.digest) != Some(layer.size) {
+                continue;
+            }
+            if layer.media_type.ends_with("+encrypted") {
+                if !self.encrypted.contains(&layer.digest) && self.bundle.budget().take(PROMISE).is_ok() {
+                    self.encrypted.insert(layer.digest.clone());
+                }
                 continue;
             }
             let content = LayerContent {
@@ -262,7 +444,9 @@ impl Check<'_> {
             }
             let promise = self.content.entry(content).or_default();
             promise.config.get_or_insert_with(|| digest.clone());
-            promise.images.extend(names.iter().take(1).cloned());
+            promise
+                .images
+                .extend(user.names.iter().take(1).map(|name| (user.number, name.clone())));
         }
     }
 }

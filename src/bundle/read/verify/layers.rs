@@ -1,17 +1,16 @@
 //! Decompresses each layer, as a container engine does, and compares its content with the digest in the config.
 //!
-//! Nothing is written, and the decompressed size has a limit.
+//! The decompressed content is not written anywhere, and its size has a limit.
 
 use std::io::{self, Read};
 
-use super::faults::Faults;
+use super::faults::{Faults, User};
 use super::images::{Contents, ExpectedContent, LayerContent};
 use super::result::{Fault, FaultKind};
 use crate::bundle::read::Bundle;
 use crate::bundle::read::compression::{Compression, Limit, MAGIC};
-use crate::bundle::read::docker::layer::BEYOND;
 use crate::bundle::read::forward::stream_error;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
@@ -22,14 +21,28 @@ const PIECE: usize = 256 << 10;
 /// Maximum number of threads: each may hold the window of a zstd frame.
 const MAX_THREADS: usize = 4;
 
-/// Maximum ratio of unpacked to stored bytes of ordinary content.
-const RATIO: u64 = 100;
+/// Maximum ratio of unpacked to stored bytes, beyond which [`BEYOND`] counts: what gzip reaches with zeros.
+const RATIO: u64 = 1100;
+
+/// Maximum number of bytes that a layer unpacks to beyond the ratio. Only zstd and xz pack long runs of zeros tighter.
+const BEYOND: u64 = 4 << 30;
 
 /// Digest and length of an unpacked layer.
 type Unpacked = Result<(Digest, u64)>;
 
-/// Decompresses the layers; returns their number and the total size of their content in bytes.
-pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, progress: &Progress) -> (u64, u64) {
+/// The layers that were decompressed, and those that cannot be.
+#[derive(Debug, Default)]
+pub(super) struct Unpacking {
+    /// Number of layers that were decompressed.
+    pub(super) layers: u64,
+    /// Total size of their content in bytes.
+    pub(super) bytes: u64,
+    /// Number of layers of a compression or window that is not supported, and the first reason.
+    pub(super) unsupported: (u64, Option<Error>),
+}
+
+/// Decompresses the layers.
+pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults<'_>, progress: &Progress) -> Unpacking {
     let mut jobs: Vec<(LayerContent, ExpectedContent)> = contents.into_iter().collect();
     // Sorted, so that every run reports the same faults in the same order.
     jobs.sort_by(|(a, _), (b, _)| (&a.layer, &a.diff_id).cmp(&(&b.layer, &b.diff_id)));
@@ -54,13 +67,12 @@ pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, pr
         }
     });
     let results = results.into_inner();
-    let mut total = 0_u64;
-    let mut unpacked = 0;
+    let mut unpacking = Unpacking::default();
     for ((job, promise), result) in jobs.iter().zip(results) {
         let why = match result {
             Some(Ok((found, bytes))) => {
-                unpacked += 1;
-                total = total.saturating_add(bytes);
+                unpacking.layers += 1;
+                unpacking.bytes = unpacking.bytes.saturating_add(bytes);
                 if found == job.diff_id {
                     continue;
                 }
@@ -72,13 +84,37 @@ pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults, pr
                 let promised = format!("its config{config} promises {}", job.diff_id);
                 format!("layer {}: its content hashes to {found}, and {promised}", job.layer)
             }
+            // The bytes were compared with their digest; whether they unpack is not known.
+            Some(Err(error)) if error.kind() == Kind::Unsupported && is_packed(bundle, job) => {
+                unpacking.unsupported.0 += 1;
+                unpacking.unsupported.1.get_or_insert(error);
+                continue;
+            }
             Some(Err(error)) => format!("layer {}: {}", job.layer, error.full()),
             None => continue,
         };
         faults.about(&job.layer, Fault::new(FaultKind::LayerContent, why));
-        faults.suffer(FaultKind::LayerContent, &job.layer, &promise.images);
+        for (number, name) in &promise.images {
+            let names = std::slice::from_ref(name);
+            faults.suffer(
+                FaultKind::LayerContent,
+                &job.layer,
+                User {
+                    number: *number,
+                    names,
+                    source: None,
+                },
+            );
+        }
     }
-    (unpacked, total)
+    unpacking
+}
+
+/// Returns whether a layer is compressed with zstd or xz, of which a frame may need more memory than a decoder gets here.
+fn is_packed(bundle: &Bundle, job: &LayerContent) -> bool {
+    let mut head = [0; 4];
+    bundle.read_at(&job.layer, 0, &mut head).is_ok()
+        && matches!(head, [0x28, 0xb5, 0x2f, 0xfd] | [0xfd, b'7', b'z', b'X'])
 }
 
 /// Decompresses a layer; returns the digest and the length of its content.

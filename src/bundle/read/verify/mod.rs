@@ -4,6 +4,7 @@
 //! The bytes are checked first ([`hash`], which reads each file once and also computes the SHA-256 of the whole file),
 //! then the images ([`images`]), and on request the content of the layers ([`layers`]).
 
+mod docker_list;
 mod faults;
 mod hash;
 mod images;
@@ -33,8 +34,8 @@ pub struct VerifyOptions {
 /// # Errors
 /// If `rest` breaks the rules of its format and cannot be read further. The result holds all other faults.
 pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) -> Result<Verification> {
-    let mut faults = Faults::new(bundle.budget());
-    faults.add_unreadable(bundle);
+    let mut faults = Faults::new(bundle);
+    faults.add_unreadable();
     let progress = &options.progress;
     let hashed = match rest {
         None => hash::read_all(hash::places(bundle), progress),
@@ -42,24 +43,51 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
     };
     let mut checked = hashed.checked;
     checked.members += bundle.parts.documents;
-    checked.images = bundle.parts.images.len() as u64;
     let mut files = bundle.parts.store.sums.clone();
     files.extend(hashed.files.iter().cloned());
     let (label, tar_faults) = &hashed.tar_faults;
     faults.add_tar(label, tar_faults);
+    if let Some(error) = &hashed.cut_off {
+        faults.add(Fault {
+            file: Some(label.as_str().into()),
+            ..Fault::from_error(FaultKind::Archive, error)
+        });
+    }
     faults.add_wrong(&hashed.wrong);
-    let content = images::check(bundle, &hashed, options.deep, &mut faults);
+    let found = images::check(bundle, &hashed, options.deep, &mut faults);
+    checked.images = found.images;
+    let mut warnings = bundle.parts.warnings.clone();
     if options.deep {
-        let (layers, bytes) = layers::check(bundle, content, &mut faults, progress);
-        checked.layers_unpacked = layers;
-        checked.unpacked_bytes = bytes;
+        let unpacking = layers::check(bundle, found.contents, &mut faults, progress);
+        checked.layers_unpacked = unpacking.layers;
+        checked.unpacked_bytes = unpacking.bytes;
+        let (unsupported, why) = unpacking.unsupported;
+        checked.layers_not_unpacked = found.encrypted + unsupported;
+        let not_unpacked = |count: u64| match count {
+            1 => "1 layer was not unpacked".to_owned(),
+            count => format!("{count} layers were not unpacked"),
+        };
+        if found.encrypted > 0 {
+            warnings.push(format!("{}: encrypted", not_unpacked(found.encrypted)));
+        }
+        if let Some(why) = why {
+            warnings.push(format!("{}: {}", not_unpacked(unsupported), why.full()));
+        }
     }
     if bundle.parts.has_supplement {
         faults.excuse_tar();
     }
-    let mut warnings = bundle.parts.warnings.clone();
     warnings.append(hashed.warnings);
     let nameless = bundle.parts.broken.iter().filter(|image| faults::lacks_a_name(image));
-    warnings.extend(nameless.map(|image| format!("{}; only its bytes were checked", image.error.full())));
-    Ok(faults.into_verification(files, checked, warnings))
+    warnings.extend(nameless.map(|image| {
+        format!(
+            "{}; it was verified, and cannot be imported without a name",
+            image.error.full()
+        )
+    }));
+    Ok(Verification {
+        missing: bundle.parts.missing.clone(),
+        is_supplement: bundle.parts.is_supplement,
+        ..faults.into_verification(files, checked, warnings)
+    })
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::bundle::read::summed::VerifiedFile;
+use crate::bundle::record::Missing;
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::inventory::want_list::WantList;
@@ -26,6 +27,10 @@ pub struct Verification {
     pub warnings: Warnings,
     /// Blobs of images that are damaged or missing.
     pub wanted: WantList,
+    /// Images that the bundles record as missing.
+    pub missing: Vec<Missing>,
+    /// Whether the only file is a supplement, which has blobs and no image.
+    pub is_supplement: bool,
 }
 
 impl Verification {
@@ -34,7 +39,7 @@ impl Verification {
 
     /// Returns whether no fault was found.
     pub fn is_sound(&self) -> bool {
-        self.faults.is_empty()
+        self.faults.is_empty() && self.more_faults == 0
     }
 }
 
@@ -42,7 +47,7 @@ impl Verification {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
-    /// Number of images, counted under each of their names.
+    /// Number of images, counted under each of their names, without signatures and other attachments.
     pub images: u64,
     /// Number of members of archives, or files of folders.
     pub members: u64,
@@ -54,6 +59,8 @@ pub struct Checked {
     pub layers_unpacked: u64,
     /// Total size of the decompressed layers in bytes.
     pub unpacked_bytes: u64,
+    /// Number of layers that could not be unpacked although nothing is wrong with them, such as encrypted ones.
+    pub layers_not_unpacked: u64,
 }
 
 /// The kind of a fault.
@@ -66,6 +73,8 @@ pub enum FaultKind {
     Tar,
     /// An image that is listed wrongly, or is wrong in a way that no other kind describes.
     Image,
+    /// A document, such as `manifest.json`, that cannot be read or contradicts `index.json`.
+    Document,
     /// A blob whose bytes do not match its digest.
     Damaged,
     /// A blob that cannot be read.

@@ -33,7 +33,8 @@ impl<'a> StatedSizes<'a> {
         };
         let referrers = parts.referrers.iter().map(|referrer| &referrer.root);
         let roots = parts.images.iter().map(|image| &image.root).chain(referrers);
-        for root in roots.chain(&parts.listed) {
+        let others = parts.ambiguous.iter().map(|image| &image.root);
+        for root in roots.chain(&parts.listed).chain(others) {
             walk.manifest(&root.digest, Some(root.size), &root.media_type);
         }
         for image in &parts.images {
