@@ -213,11 +213,9 @@ fn next_step(verified: &Verification, has_list: bool) -> Option<&'static str> {
 fn verdict(verified: &Verification) -> String {
     let count = verified.faults.len() as u64 + verified.more_faults;
     match count {
-        0 if verified.is_supplement => {
-            "SOUND as a supplement: every byte is what its digest promises; it has no image, and \
+        0 if verified.is_supplement => "SOUND as a supplement: every blob matches its digest; it has no image, and \
              completes a damaged bundle"
-                .to_owned()
-        }
+            .to_owned(),
         0 => {
             let missing = match verified.missing.len() {
                 0 => "every image is complete".to_owned(),
@@ -230,7 +228,11 @@ fn verdict(verified: &Verification) -> String {
                 0 => String::new(),
                 layers => format!("; not unpacked: {}", counted(layers, "layer", "layers")),
             };
-            format!("SOUND: every byte is what its digest promises, and {missing}{packed}")
+            let warnings = match verified.warnings.len() {
+                0 => String::new(),
+                warnings => format!("; {}", counted(warnings as u64, "warning", "warnings")),
+            };
+            format!("SOUND: every blob matches its digest, and {missing}{packed}{warnings}")
         }
         _ => {
             let wanted = match verified.wanted.len() {
