@@ -15,7 +15,6 @@ use docker_mirror::{
 use super::bundles::check_named;
 use super::connection::{MirrorFlags, Shared};
 use super::distinct_files;
-use super::export_report;
 use super::failures::{self, AtOnce};
 use super::images::{self, ImageFlags};
 use super::input_file::{read_lock, read_text};
@@ -24,7 +23,8 @@ use super::output::{self, LeftOutPlatforms, Outcome};
 use super::progress::Display;
 use super::report::Reporting;
 use super::status::Work;
-use super::values::{TRANSPORTS, whole};
+use super::values::whole;
+use super::{export_output, export_report};
 
 /// Flags that select platforms and referrers, shared with the one-step command.
 #[derive(Debug, Clone, Args)]
@@ -143,22 +143,6 @@ pub(super) struct Arguments {
     mirrors: MirrorFlags,
 }
 
-/// Refuses an output with the transport prefix of other programs, such as `docker-archive:`.
-fn check_output_name(output: &Path) -> Result<()> {
-    let name = output.to_string_lossy();
-    let Some((transport, file)) = name
-        .split_once(':')
-        .filter(|(transport, _)| TRANSPORTS.contains(transport))
-    else {
-        return Ok(());
-    };
-    let why = format!("`{transport}:` does not belong to the name of an output");
-    Err(Error::new(Kind::Usage, why).with_hint(format!(
-        "write `-o {}`: every bundle is an OCI archive which `docker load` reads as well",
-        quote(&file)
-    )))
-}
-
 impl Arguments {
     /// Checks that the bundle and the report are files of their own.
     ///
@@ -175,24 +159,6 @@ impl Arguments {
         distinct_files::check(&outputs, &inputs)
     }
 
-    /// Checks that the name of the output and the flags agree on the compression.
-    ///
-    /// # Errors
-    /// [`Kind::Usage`] if they contradict each other.
-    fn check_compression(&self) -> Result<()> {
-        let name = self.output.to_string_lossy();
-        let (flag, what) = match compression(self) {
-            Compression::Gzip if name.ends_with(".zst") => ("--gzip", "zstd"),
-            Compression::Zstd if name.ends_with(".gz") || name.ends_with(".tgz") => ("--zstd", "gzip"),
-            _ => return Ok(()),
-        };
-        let why = format!(
-            "`{flag}` and `-o {}`, whose name says {what}, contradict each other",
-            quote(&self.output)
-        );
-        Err(Error::new(Kind::Usage, why).with_hint(format!("omit `{flag}`, or choose another name with `-o`")))
-    }
-
     /// Returns whether another run of the same command continues a run that stopped.
     pub(super) fn resumes(&self) -> bool {
         self.output.as_os_str() != "-" && compression(self) == Compression::None
@@ -207,54 +173,12 @@ impl Arguments {
                 fresh: self.fresh,
             });
         }
-        if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-            return Err(Error::new(Kind::Usage, "the bundle is not written to a terminal")
-                .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
-        }
-        let stdout = unbuffered_stdout()?;
-        if is_closed(&stdout) {
-            return Err(Error::new(
-                Kind::Usage,
-                "the bundle cannot be written, since standard output is closed",
-            )
-            .with_hint("send standard output into a file or a pipe, or name a file with `-o`"));
-        }
-        Ok(Output::Pipe(Box::new(stdout)))
+        Ok(Output::Pipe(Box::new(export_output::stdout()?)))
     }
 }
 
 fn compression(arguments: &Arguments) -> Compression {
-    let name = arguments.output.to_string_lossy();
-    // A flag takes precedence over the extension of the output.
-    if arguments.gzip {
-        Compression::Gzip
-    } else if arguments.zstd || name.ends_with(".tar.zst") {
-        Compression::Zstd
-    } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-        Compression::Gzip
-    } else {
-        Compression::None
-    }
-}
-
-/// Returns standard output without the line buffering of [`std::io::Stdout`], which would scan binary data for newlines.
-fn unbuffered_stdout() -> Result<std::fs::File> {
-    use std::os::fd::AsFd;
-    std::io::stdout()
-        .as_fd()
-        .try_clone_to_owned()
-        .map(std::fs::File::from)
-        .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").with_source(e))
-}
-
-/// Returns whether the caller closed standard output. Rust opens `/dev/null` in its place, and for reading as well.
-fn is_closed(stdout: &std::fs::File) -> bool {
-    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-    let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
-    let is_null = stdout
-        .metadata()
-        .is_ok_and(|there| there.file_type().is_char_device() && null.is_ok_and(|null| there.rdev() == null));
-    is_null && rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::RDWR))
+    export_output::compression(&arguments.output, arguments.gzip, arguments.zstd)
 }
 
 /// Adds the line of the lock to an error that names a digest of the lock.
@@ -321,8 +245,8 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
-    check_output_name(&arguments.output)?;
-    arguments.check_compression()?;
+    export_output::check_name(&arguments.output)?;
+    export_output::check_compression(&arguments.output, compression(&arguments))?;
     if let Some(path) = arguments.want.clone() {
         return supplement(arguments, &path).await;
     }

@@ -10,6 +10,7 @@ mod environment;
 mod estimate;
 mod exit;
 mod export;
+mod export_output;
 mod export_report;
 mod failures;
 mod generate;

@@ -263,6 +263,11 @@ impl RawManifest {
         &self.view
     }
 
+    /// Returns whether this manifest has the fields or states the type of a manifest. Any other JSON object may be anything.
+    pub(crate) fn says_what_it_is(&self) -> bool {
+        !matches!(self.view, View::Other { .. }) || declared_type(self.media_type()).is_some()
+    }
+
     /// Returns whether this manifest is an index without entries.
     pub(crate) fn lists_nothing(&self) -> bool {
         matches!(&self.view, View::Index(index) if index.entries.is_empty())

@@ -330,6 +330,18 @@ pub(super) fn web_page(host: &str, action: &str) -> Error {
         .with_hint("is this address a registry, and does a login page stand in front of it?")
 }
 
+/// Returns the error for JSON in place of a manifest, such as the error of a gateway with status 200.
+pub(super) fn other_json(host: &str, action: &str, body: &[u8]) -> Error {
+    let body = printable(&String::from_utf8_lossy(body), 200);
+    Error::new(
+        Kind::Server,
+        format!("the answer of `{host}` is JSON that is no manifest: {body}"),
+    )
+    .with_shared_cause()
+    .context(action)
+    .with_hint("is this address a registry, and does a gateway stand in front of it?")
+}
+
 /// Returns the next chunk of a response, waiting no longer than `stall`.
 pub(super) async fn chunk(response: &mut Response, stall: Duration, host: &str) -> Result<Option<Bytes>, Failure> {
     match tokio::time::timeout(stall, response.chunk()).await {

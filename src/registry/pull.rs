@@ -7,7 +7,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::Registry;
-use super::answer::{Answer, web_page};
+use super::answer::{Answer, other_json, web_page};
 use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::call::Call;
 use super::content_encoding;
@@ -321,10 +321,9 @@ impl Host {
             if answer.status() != StatusCode::OK {
                 return Err(self.no_manifest(answer, &call, target).await);
             }
-            if answer.is_web_page() {
-                return Err(web_page(&self.name, &call.action));
-            }
-            let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
+            let is_web_page = answer.is_web_page();
+            let label = answer.header(&CONTENT_TYPE).filter(|_| !is_web_page);
+            let media_type = label.map(str::to_owned);
             let encoding = answer.encoding();
             let stated = answer.digest();
             let etag = answer.header(&ETAG).map(str::to_owned);
@@ -380,6 +379,11 @@ impl Host {
                 }
             }
             return match parse_with_content_type(bytes, media_type.as_deref(), expected) {
+                // Some proxies send everything as a web page: what is in it counts.
+                Err(_) if is_web_page => Err(web_page(&self.name, &call.action)),
+                Ok(manifest) if expected.is_none() && !manifest.says_what_it_is() => {
+                    Err(other_json(&self.name, &call.action, manifest.bytes()))
+                }
                 Ok(manifest) => {
                     self.compare_type(&manifest, media_type.as_deref());
                     self.compare(&manifest, stated.as_ref(), repository, target);

@@ -16,6 +16,7 @@ mod empty_blobs;
 mod exit_codes;
 mod file_outputs;
 mod format;
+mod gateways;
 mod help;
 mod hints;
 mod hostile_text;
