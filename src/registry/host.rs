@@ -73,6 +73,8 @@ pub(super) struct Host {
     pub(super) no_head: AtomicBool,
     /// Repositories for which the host turned out to have no referrers API.
     pub(super) no_referrers: Mutex<HashSet<String>>,
+    /// Set when the host answered with a list of referrers, of any repository.
+    pub(super) has_referrers: AtomicBool,
     /// Whether the host accepts several tags of a manifest in one request.
     pub(super) tags_at_once: TagsAtOnce,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -146,6 +148,7 @@ impl Host {
             store_unreachable: AtomicBool::new(false),
             no_head: AtomicBool::new(false),
             no_referrers: Mutex::default(),
+            has_referrers: AtomicBool::new(false),
             tags_at_once: TagsAtOnce::default(),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),
