@@ -1,6 +1,6 @@
 //! Documents of the OCI image layout (image-spec, image-layout.md) and of the Docker archive in a bundle.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::annotation::REF_NAME;
-use crate::image::manifest::{Image, RawManifest, View};
+use crate::image::manifest::{Image, MAX_ENTRIES, MAX_MANIFEST, RawManifest, View};
 use crate::image::media_type;
 use crate::image::reference::Reference;
 use crate::image::referrer::layout_entry;
@@ -59,7 +59,30 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 
 /// Builds `index.json`:
 /// one descriptor per name, with the full name in both annotations that readers use.
+///
+/// Annotations of referrers are omitted if the document would be too large with them; their manifests have them too.
+///
+/// # Errors
+/// [`Kind::TooLarge`] if the document would have more bytes or entries than a reader of bundles accepts.
 pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
+    let (mut bytes, entries) = index_with(trees, true)?;
+    if bytes.len() as u64 > MAX_MANIFEST {
+        bytes = index_with(trees, false)?.0;
+    }
+    if bytes.len() as u64 > MAX_MANIFEST || entries > MAX_ENTRIES {
+        let what = format!(
+            "the bundle's `index.json` would have {} bytes and {entries} entries; at most {MAX_MANIFEST} and {MAX_ENTRIES} are \
+             read again",
+            bytes.len()
+        );
+        let hint = "export the images into several bundles, or with fewer referrers (`--referrers`, `--no-referrers`)";
+        return Err(Error::new(Kind::TooLarge, what).with_hint(hint));
+    }
+    Ok(bytes)
+}
+
+/// Builds `index.json`, and returns the number of its entries as well.
+fn index_with(trees: &[&ImageTree], annotations_of_referrers: bool) -> Result<(Vec<u8>, usize)> {
     let images = trees.iter().map(|tree| {
         let root = &tree.pushed().root;
         let name = name_in_bundle(&tree.source);
@@ -79,11 +102,14 @@ pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
         }
         Value::Object(entry)
     });
-    pretty(&LayoutIndex {
+    let entries = Cell::new(0);
+    let all = images.chain(attachments(trees, annotations_of_referrers));
+    let bytes = pretty(&LayoutIndex {
         schema_version: 2,
         media_type: media_type::OCI_INDEX,
-        manifests: Streamed::new(images.chain(attachments(trees))),
-    })
+        manifests: Streamed::new(all.inspect(|_| entries.set(entries.get() + 1))),
+    })?;
+    Ok((bytes, entries.get()))
 }
 
 /// The document `index.json`.
@@ -115,7 +141,7 @@ impl<I: Iterator<Item: Serialize>> Serialize for Streamed<I> {
 /// then those without, by digest.
 ///
 /// An attachment that the user requested by its name is an image, and therefore omitted here.
-fn attachments(trees: &[&ImageTree]) -> impl Iterator<Item = Value> {
+fn attachments(trees: &[&ImageTree], with_annotations: bool) -> impl Iterator<Item = Value> {
     let names: HashSet<String> = trees.iter().map(|tree| name_in_bundle(&tree.source)).collect();
     let mut tagged = BTreeMap::new();
     let mut others = BTreeMap::new();
@@ -140,7 +166,7 @@ fn attachments(trees: &[&ImageTree]) -> impl Iterator<Item = Value> {
                 let key = (root.digest(), &attachment.subject);
                 others
                     .entry(key)
-                    .or_insert_with(|| Value::Object(layout_entry(root, &attachment.subject)));
+                    .or_insert_with(|| Value::Object(layout_entry(root, &attachment.subject, with_annotations)));
             }
         }
     }
@@ -291,4 +317,42 @@ fn digest_of(name: &[u8]) -> Option<Digest> {
         .strip_prefix("blobs/")?
         .split_once('/')?;
     format!("{algorithm}:{hex}").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::tree::{Attachment, Lookup, Variant};
+
+    /// A tree with this many attachments of one manifest, whose annotation has `length` bytes.
+    fn tree(attachments: usize, length: usize) -> ImageTree {
+        let digest = Digest::sha256(b"{}");
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"a/b","digest":"{digest}","size":2}},"layers":[],"annotations":{{"a":"{}"}}}}"#,
+            media_type::OCI_MANIFEST,
+            "x".repeat(length)
+        );
+        let root = std::sync::Arc::new(RawManifest::new(text.into_bytes().into(), None, None).unwrap());
+        let variant = Variant::new(root, Vec::new());
+        let mut tree = ImageTree::new("example.com/a:1".parse().unwrap(), variant.clone());
+        let all = (0..attachments).map(|number| Attachment {
+            variant: variant.clone(),
+            subject: Digest::sha256(&number.to_be_bytes()),
+            lookup: Lookup::Subject,
+        });
+        tree.attachments = all.collect();
+        tree
+    }
+
+    #[test]
+    fn the_index_stays_within_what_its_readers_accept() {
+        let index = |tree: &ImageTree| index_json(&[tree]);
+        let whole = index(&tree(2, 9)).unwrap();
+        assert!(String::from_utf8(whole).unwrap().contains(r#""a": "xxxxxxxxx""#));
+        // Too large with the annotations of referrers, and so without these.
+        let without = index(&tree(1100, 16_000)).unwrap();
+        assert!(without.len() < 1 << 20 && !String::from_utf8(without).unwrap().contains("xx"));
+        index(&tree(MAX_ENTRIES - 1, 0)).unwrap();
+        assert_eq!(index(&tree(MAX_ENTRIES, 0)).unwrap_err().kind(), Kind::TooLarge);
+    }
 }

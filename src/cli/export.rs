@@ -322,16 +322,20 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         allow_partial: arguments.allow_partial,
         verbose,
     };
+    let is_whole = report.failed.is_empty() && asked.failed.is_empty();
     if let Some(plan) = &report.dry_run {
         for image in &report.images {
             output::result(format!("{}@{}", bare(&image.source), image.digest));
+            // Otherwise, the messages about failed images include those about referrers.
+            if is_whole {
+                output::referrers(&bare(&image.source), &image.referrers);
+                output::left_out(&bare(&image.source), &image.left_out_referrers);
+            }
         }
         export_report::print_plan(plan, &report, &arguments.output, &registries);
     }
     let outcome = match report.dry_run {
-        Some(_) if report.failed.is_empty() && asked.failed.is_empty() => {
-            export_report::report_missing_referrers(&report)
-        }
+        Some(_) if is_whole => export_report::report_missing_referrers(&report),
         _ => tell(&report, &asked.failed, &display.at_once, &how),
     };
     if report.up_to_date {

@@ -16,9 +16,6 @@ use super::report::{BundleReport, Moved, QuotaReport, Reporting};
 
 /// Prints what an export would write and fetch, and the pull limits of its registries.
 pub(super) fn print_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Registries) {
-    for image in &report.images {
-        output::left_out(&image.source.to_string(), &image.left_out_referrers);
-    }
     let free = plan
         .free
         .map_or_else(String::new, |free| format!("; {} are free", human_bytes(free)));

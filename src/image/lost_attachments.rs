@@ -74,3 +74,20 @@ pub(crate) fn leave_out_attachments(tree: &mut ImageTree, why: impl Fn(&Digest) 
     tree.lacks_referrers = true;
     true
 }
+
+/// Leaves out all attachments for one reason. Returns whether there was any.
+pub(crate) fn leave_out_all(tree: &mut ImageTree, why: &str) -> bool {
+    if tree.attachments.is_empty() {
+        return false;
+    }
+    let mut seen = HashSet::new();
+    let all = tree.attachments.iter();
+    let left_out: Vec<LeftOut> = all
+        .filter(|attachment| seen.insert(attachment.variant.root.digest()))
+        .map(|attachment| attachment.to_left_out(why))
+        .collect();
+    tree.left_out_referrers = tree.left_out_referrers.iter().cloned().chain(left_out).collect();
+    tree.attachments = Vec::new().into();
+    tree.lacks_referrers = true;
+    true
+}

@@ -5,8 +5,14 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::digest::Digest;
+use super::head::check_media_type;
 use super::manifest::annotation::CONTAINERD_SUBJECT;
 use super::manifest::{RawManifest, View};
+use crate::error::{Error, Kind, Result};
+
+/// Maximum size in bytes of the annotations of a referrer that are copied to a list of referrers, and maximum number of them.
+/// Larger annotations are in the manifest alone: those of many referrers would make a list too large for its readers.
+const MAX_COPIED: (usize, usize) = (16 << 10, 999);
 
 /// Annotation of a layer with its signature (cosign, SIGNATURE_SPEC.md).
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
@@ -46,6 +52,27 @@ pub(crate) fn subject(manifest: &RawManifest) -> Option<Digest> {
     stated.map(|subject| subject.digest.clone())
 }
 
+/// Checks the fields of a referrer that are copied to lists of referrers: one entry of a wrong type would make the whole list
+/// unreadable for other programs.
+///
+/// # Errors
+/// [`Kind::Malformed`] if the annotations are not texts, or the artifact type is no text or too long.
+pub(crate) fn check_listed_fields(manifest: &RawManifest) -> Result<()> {
+    let document = document(manifest);
+    let is_text = |value: &Value| matches!(value, Value::Null | Value::String(_));
+    let what = match (document.get("annotations"), document.get("artifactType")) {
+        (_, Some(artifact_type)) if !is_text(artifact_type) => "its artifact type is no text",
+        (Some(Value::Object(annotations)), _) if annotations.values().all(is_text) => "",
+        (None | Some(Value::Null), _) => "",
+        (Some(Value::Object(_)), _) => "its annotations are not all texts",
+        (Some(_), _) => "its annotations are no object",
+    };
+    if !what.is_empty() {
+        return Err(Error::new(Kind::Malformed, what));
+    }
+    check_media_type(Some(&artifact_type(manifest, false)))
+}
+
 /// Returns the artifact type of a referrer, else the type of its config (OCI distribution-spec, "Listing Referrers").
 ///
 /// With `is_tagged`, the type of the first layer replaces the type of the config: manifests under a tag of cosign have the
@@ -65,30 +92,41 @@ pub(crate) fn artifact_type(manifest: &RawManifest, is_tagged: bool) -> String {
     }
 }
 
-/// Returns the entry of a referrer in a list of referrers: its descriptor with artifact type and annotations.
+/// Returns the entry of a referrer in a list of referrers: its descriptor with artifact type and annotations, unless these are
+/// large.
 pub(crate) fn list_entry(manifest: &RawManifest) -> Map<String, Value> {
     let mut entry = Map::new();
     entry.insert("mediaType".into(), manifest.media_type().into());
     entry.insert("digest".into(), manifest.digest().to_string().into());
     entry.insert("size".into(), manifest.descriptor().size.into());
     let is_index = matches!(manifest.view(), View::Index(_));
-    let document = document(manifest);
-    if !is_index || document.contains_key("artifactType") {
-        entry.insert("artifactType".into(), artifact_type(manifest, false).into());
+    let mut document = document(manifest);
+    let kind = artifact_type(manifest, false);
+    let has_kind = !is_index || document.contains_key("artifactType");
+    if has_kind && !kind.is_empty() && check_media_type(Some(&kind)).is_ok() {
+        entry.insert("artifactType".into(), kind.into());
     }
-    if let Some(annotations) = document.get("annotations").filter(|found| found.is_object()) {
-        entry.insert("annotations".into(), annotations.clone());
+    if let Some(Value::Object(mut annotations)) = document.remove("annotations") {
+        // Programs with fixed types cannot read a list with any other value.
+        annotations.retain(|_, value| value.is_string());
+        let texts = annotations
+            .iter()
+            .map(|(key, value)| key.len() + value.as_str().map_or(0, str::len));
+        if texts.sum::<usize>() <= MAX_COPIED.0 && annotations.len() <= MAX_COPIED.1 {
+            entry.insert("annotations".into(), Value::Object(annotations));
+        }
     }
     entry
 }
 
 /// Returns the entry of a referrer in the index of a layout, with containerd's annotation for the subject.
 ///
-/// Annotations that would name an image of the layout are removed from the entry.
-pub(crate) fn layout_entry(manifest: &RawManifest, subject: &Digest) -> Map<String, Value> {
+/// Annotations that would name an image of the layout are removed from the entry, and so are all of them if `with_annotations`
+/// is not set.
+pub(crate) fn layout_entry(manifest: &RawManifest, subject: &Digest, with_annotations: bool) -> Map<String, Value> {
     let mut entry = list_entry(manifest);
     let mut annotations = match entry.remove("annotations") {
-        Some(Value::Object(annotations)) => annotations,
+        Some(Value::Object(annotations)) if with_annotations => annotations,
         _ => Map::new(),
     };
     annotations.retain(|key, _| !super::manifest::annotation::NAMES.contains(&key.as_str()));
@@ -182,6 +220,48 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_no_list_of_referrers_may_have_are_found_and_never_copied() {
+        let (config, long) = (Digest::sha256(b"{}"), "x".repeat(20_000));
+        let many: Vec<String> = (0..1000).map(|number| format!(r#""{number}":"""#)).collect();
+        for (fields, is_right, copied) in [
+            (String::new(), true, 0),
+            (r#","annotations":null"#.to_owned(), true, 0),
+            (r#","annotations":{"a":"b","c":null}"#.to_owned(), true, 1),
+            (r#","annotations":{"a":5,"c":"d"}"#.to_owned(), false, 1),
+            (r#","annotations":{"a":{"b":"c"}}"#.to_owned(), false, 0),
+            (r#","annotations":[1]"#.to_owned(), false, 0),
+            (r#","annotations":"x""#.to_owned(), false, 0),
+            (r#","artifactType":5"#.to_owned(), false, 0),
+            (format!(r#","artifactType":"{long}""#), false, 0),
+            // Annotations that would fill the index of a layout stay in the manifest.
+            (format!(r#","annotations":{{"a":"{long}"}}"#), true, 0),
+            (format!(r#","annotations":{{{}}}"#, many.join(",")), true, 0),
+        ] {
+            let text = format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"digest":"{config}","size":2}},"layers":[]{fields}}}"#
+            );
+            let about = &fields[..fields.len().min(60)];
+            let manifest = RawManifest::new(text.into_bytes().into(), None, None).unwrap();
+            assert_eq!(check_listed_fields(&manifest).is_ok(), is_right, "{about}");
+            let entry = layout_entry(&manifest, &config, true);
+            let annotations = entry["annotations"].as_object().unwrap();
+            assert!(annotations.values().all(Value::is_string), "{about}");
+            assert_eq!(annotations.len(), copied + 1, "{about}");
+            let in_list = list_entry(&manifest).remove("annotations");
+            assert_eq!(in_list.map_or(0, |it| it.as_object().unwrap().len()), copied, "{about}");
+            assert_eq!(
+                layout_entry(&manifest, &config, false)["annotations"]
+                    .as_object()
+                    .unwrap()
+                    .len(),
+                1
+            );
+            // The config has no type, and neither has the entry.
+            assert!(!entry.contains_key("artifactType"), "{about}");
+        }
+    }
+
+    #[test]
     fn the_entry_of_a_referrer_has_its_type_and_annotations() {
         let subject = Digest::sha256(b"image");
         let config = Digest::sha256(b"{}");
@@ -198,7 +278,7 @@ mod tests {
             let entry = list_entry(&manifest);
             assert_eq!(entry["artifactType"], expected);
             assert_eq!(entry["annotations"]["k"], "v");
-            let entry = layout_entry(&manifest, &subject);
+            let entry = layout_entry(&manifest, &subject, true);
             assert_eq!(entry["annotations"][CONTAINERD_SUBJECT], subject.to_string());
             assert!(entry["annotations"].get("org.opencontainers.image.ref.name").is_none());
         }

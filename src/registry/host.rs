@@ -77,6 +77,8 @@ pub(super) struct Host {
     pub(super) no_ranges: AtomicBool,
     /// Repositories for which the host turned out to have no referrers API.
     pub(super) no_referrers: Mutex<HashSet<String>>,
+    /// Set when the host answered with a list of referrers, of any repository.
+    pub(super) has_referrers: AtomicBool,
     /// Whether the host accepts several tags of a manifest in one request.
     pub(super) tags_at_once: TagsAtOnce,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -152,6 +154,7 @@ impl Host {
             states_wrong_digests: AtomicBool::new(false),
             no_ranges: AtomicBool::new(false),
             no_referrers: Mutex::default(),
+            has_referrers: AtomicBool::new(false),
             tags_at_once: TagsAtOnce::default(),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),

@@ -2,6 +2,7 @@
 //! See OCI distribution-spec, "Listing Tags" and "Listing Referrers".
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,6 +49,9 @@ const MAX_ENTRIES: usize = 100_000;
 /// Maximum number of bytes of all tags of one list.
 const MAX_TAGS: usize = 8 << 20;
 
+/// Codes by which a registry says that the subject does not exist, and not that it has no referrers API.
+const UNKNOWN_SUBJECT: [&str; 3] = ["MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN"];
+
 /// Maximum number of tags compared with a missing tag.
 const MAX_COMPARED: usize = 2000;
 /// Maximum number of similar tags named in a hint.
@@ -79,8 +83,8 @@ impl Registry {
 
     /// Returns at most `at_most` referrers of a manifest (signatures, attestations), each once.
     ///
-    /// Returns `None` if the registry has no referrers API; that is remembered for each repository. Mirrors are asked before
-    /// the registry.
+    /// Returns `None` if the registry has no referrers API; that is remembered for each repository, unless the registry
+    /// answered for another manifest. Mirrors are asked before the registry.
     ///
     /// # Errors
     /// Those of [`tags`](Self::tags): a refusal or failure does not mean that the manifest has no referrers.
@@ -114,7 +118,8 @@ impl Registry {
     }
 
     /// Returns the tags of a repository that begin like a digest, if all its tags fit one page; `None` if not, if there are none,
-    /// or on any failure. A list without `existing`, a tag that exists, is not complete either.
+    /// or on any failure. A list without `existing`, a tag that exists, is not complete either. A pull-through cache that
+    /// cannot read the list of its origin lists the tags that were pulled, so even such a list may be incomplete.
     pub(crate) async fn digest_tags(&self, repository: &str, existing: Option<&str>) -> Option<HashSet<String>> {
         let host = self.origin(repository).ok()?;
         let mut pages = Pages::tags(&host, repository, SHORT_LIST);
@@ -137,51 +142,65 @@ impl Host {
         }
         let mut found = Seen::default();
         let mut pages = Pages::referrers(self, repository, subject);
-        let mut any = false;
+        let (mut any, mut unusable) = (false, 0);
         while let Some(page) = pages.next().await? {
             let entries = page.and_then(|page| referrers_of(&page));
-            let entries = match entries {
+            let (entries, skipped) = match entries {
                 Ok(entries) => entries,
                 // Only the first page decides: if it is not an index, the registry has no referrers API.
                 Err(error) if !any && error.kind() == Kind::Unsupported => {
-                    self.no_referrers.lock().insert(repository.to_owned());
+                    // A registry that answered once has the API, and a 404 about the subject says nothing about the API.
+                    if !pages.is_about_subject && !self.has_referrers.load(Ordering::Relaxed) {
+                        self.no_referrers.lock().insert(repository.to_owned());
+                    }
                     return Ok(None);
                 }
                 Err(error) => return Err(error.context(&pages.action)),
             };
+            self.has_referrers.store(true, Ordering::Relaxed);
             any = true;
+            unusable += skipped;
             for entry in entries {
                 if found.list.len() == at_most && !found.new.contains(&entry) {
-                    let list = found.list;
-                    return Ok(Some(Referrers { list, more: true }));
+                    return Ok(Some(Referrers::new(found.list, true, unusable)));
                 }
                 found.add(entry, &pages)?;
             }
         }
-        let list = found.list;
-        Ok(Some(Referrers { list, more: false }))
+        Ok(Some(Referrers::new(found.list, false, unusable)))
     }
 }
 
-/// Returns the descriptors in a page of referrers; invalid entries are skipped.
-fn referrers_of(page: &[u8]) -> Result<Vec<Descriptor>> {
+/// Returns the descriptors in a page of referrers, and the number of entries without a usable digest.
+///
+/// # Errors
+/// [`Kind::Unsupported`] for an empty page, and [`Kind::Server`] for a page that is not a list.
+fn referrers_of(page: &[u8]) -> Result<(Vec<Descriptor>, usize)> {
     #[derive(Deserialize)]
     struct Wire {
         #[serde(default)]
         manifests: Option<Descriptors>,
     }
-    struct Descriptors(Vec<Descriptor>);
+    struct Descriptors(Vec<Descriptor>, usize);
     impl<'de> Deserialize<'de> for Descriptors {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let mut skipped = 0;
+            let read = |entry: &RawValue| {
+                let found = descriptor(entry.get());
+                skipped += usize::from(found.is_none());
+                found
+            };
             // A page has room for few descriptors, but for very many entries that are none.
-            let list =
-                Capped::<_, { usize::MAX }>::from_each(deserializer, |entry: &RawValue| descriptor(entry.get()))?;
-            Ok(Self(list.0))
+            let list = Capped::<_, { usize::MAX }>::from_each(deserializer, read)?;
+            Ok(Self(list.0, skipped))
         }
     }
+    if page.trim_ascii().is_empty() {
+        return Err(Error::new(Kind::Unsupported, "the answer is empty"));
+    }
     let wire: Wire = serde_json::from_slice(page)
-        .map_err(|e| Error::new(Kind::Unsupported, "the answer is no list of referrers").with_source(e))?;
-    Ok(wire.manifests.map_or_else(Vec::new, |list| list.0))
+        .map_err(|e| Error::new(Kind::Server, "the answer is no list of referrers").with_source(e))?;
+    Ok(wire.manifests.map_or_else(Default::default, |list| (list.0, list.1)))
 }
 
 fn descriptor(entry: &str) -> Option<Descriptor> {
@@ -248,6 +267,8 @@ struct Pages<'a> {
     visited: HashSet<Url>,
     /// Required media type of a page, if any.
     media_type: Option<&'static str>,
+    /// Whether a 404 said that the subject of the referrers, or its repository, does not exist.
+    is_about_subject: bool,
     /// Whether to retry after transient failures.
     patient: bool,
     /// Time at which reading the list is given up.
@@ -276,6 +297,7 @@ impl<'a> Pages<'a> {
             next: Some(url),
             visited: HashSet::new(),
             media_type,
+            is_about_subject: false,
             patient: true,
             until: Instant::now() + LIST_TIMEOUT,
         }
@@ -298,7 +320,7 @@ impl<'a> Pages<'a> {
             call = call.header(ACCEPT, HeaderValue::from_static(media_type));
         }
         call.repeat = self.patient;
-        let answer = self.host.exchange(&call).await?;
+        let mut answer = self.host.exchange(&call).await?;
         // These statuses mean that the registry does not know the referrers API; a 404 does not mean an empty list (OCI
         // distribution-spec).
         let is_unknown = matches!(
@@ -316,6 +338,11 @@ impl<'a> Pages<'a> {
             || answer.is_web_page()
             || self.media_type.is_some_and(|wanted| wanted != stated)
         {
+            if answer.status() == StatusCode::NOT_FOUND {
+                let refusal = answer.refusal().await;
+                let refusal = Refusal::in_error(&refusal);
+                self.is_about_subject = refusal.is_some_and(|it| UNKNOWN_SUBJECT.iter().any(|code| it.has(code)));
+            }
             // Without a referrers API a registry may answer anything; but every registry lists tags.
             let kind = self.media_type.map_or(Kind::Server, |_| Kind::Unsupported);
             return Ok(Some(Err(Error::new(kind, "the answer is not such a list"))));

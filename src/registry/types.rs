@@ -50,6 +50,14 @@ pub struct Referrers {
     pub list: Vec<Descriptor>,
     /// Whether the registry has more referrers than were requested.
     pub more: bool,
+    /// Number of listed entries without a usable digest.
+    pub unusable: usize,
+}
+
+impl Referrers {
+    pub(super) fn new(list: Vec<Descriptor>, more: bool, unusable: usize) -> Self {
+        Self { list, more, unusable }
+    }
 }
 
 /// Answer of a registry that accepted a manifest.

@@ -66,6 +66,18 @@ impl ReferrerChoice {
         self.carried && (self.types.is_empty() || self.types.iter().any(|glob| glob.is_match(artifact_type)))
     }
 
+    /// Returns the patterns for artifact types.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(String::as_str)
+    }
+
+    /// Returns the patterns that match this artifact type.
+    pub(crate) fn patterns_of(&self, artifact_type: &str) -> impl Iterator<Item = &str> {
+        let all = self.patterns().zip(&self.types);
+        all.filter(move |(_, glob)| glob.is_match(artifact_type))
+            .map(|(text, _)| text)
+    }
+
     /// Returns a text that is equal for two choices that carry the same referrers.
     pub(crate) fn identity(&self) -> String {
         format!("{} {} {:?}", self.carried, self.required, self.texts)

@@ -98,7 +98,7 @@ fn lists_of_referrers_without_bounds() {
         ("entries of 4 MB", entry(1, &long, 2), [0, 0]),
         ("entries that are none", vec!["{}"; 400_000].join(","), [0, 0]),
         ("entries that are null", vec!["null"; 400_000].join(","), [0, 0]),
-        ("brackets", "[".repeat(4_000_000), [0, 0]),
+        ("brackets", "[".repeat(4_000_000), [1, 1]),
         (
             "1,000 entries of 100 MB each",
             entries(1000, OCI_MANIFEST, 100 << 20),

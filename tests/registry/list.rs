@@ -229,6 +229,24 @@ async fn registries_that_have_no_list_of_referrers_are_asked_once() {
         assert_eq!(registry.referrers("a/b", &other, 9).await.unwrap(), None, "{name}");
         assert_eq!(server.discovery().len(), 1, "{name}: {}", server.transcript());
     }
+    // A registry that does not know the subject, or that answered for another one, is asked again.
+    for action in [
+        Action::error(404, "MANIFEST_UNKNOWN", "manifest unknown"),
+        Action::status(404),
+    ] {
+        let server = faulty(vec![(When::get("/referrers/").and(&subject.to_string()), action)]);
+        let (registry, _) = client(&server.host());
+        for (digest, is_list) in [(&other, true), (&subject, false), (&other, true)] {
+            let found = registry.referrers("a/b", digest, 9).await.unwrap();
+            assert_eq!(found.is_some(), is_list, "{}", server.transcript());
+        }
+    }
+    // A body that is no list is an error, since the list may have had entries.
+    let cut = Action::Body(b"{\"manifests\":[{".to_vec());
+    let server = faulty(vec![(When::get("/referrers/"), cut)]);
+    let (registry, _) = client(&server.host());
+    let error = registry.referrers("a/b", &subject, 9).await.unwrap_err();
+    assert!(error.full().contains("no list of referrers"), "{error:?}");
     // A registry that refuses or fails does not say that there is nothing.
     for (status, kind) in [
         (403, Kind::Denied),

@@ -3,13 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::found_referrer::{DANGLING, MAX_TOGETHER, too_large_together};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::tree::{Attachment, LeftOut, MAX_TOTAL, Variant};
-
-/// Reason for leaving out a referrer that is listed and does not exist.
-pub(super) const DANGLING: &str = "it is listed and not there";
 
 /// Maximum number of left-out referrers that are named for one image.
 const MAX_LEFT_OUT: usize = 1000;
@@ -18,9 +16,17 @@ const MAX_LEFT_OUT: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct DiscoveredReferrers {
     pub(super) attachments: Vec<Attachment>,
+    /// Attachments whose type was chosen, in the order of `attachments`.
+    pub(super) chosen: Vec<bool>,
     pub(super) left_out: Vec<LeftOut>,
     /// Whether a referrer that was to be carried is left out.
     pub(super) is_loss: bool,
+    /// Descriptions of referrers that are missing or lost, and of which no digest is known.
+    pub(super) missing: Vec<String>,
+    /// Number of referrers left out since the image has too many, and number of those in chains that are too long.
+    pub(super) beyond: [usize; 2],
+    /// Total size of the manifests of attachments.
+    size: u64,
     /// Referrers that are left out beyond those in `left_out`.
     pub(super) unnamed: HashSet<Digest>,
     /// Number of entries of lists of referrers that were read.
@@ -57,6 +63,39 @@ impl DiscoveredReferrers {
         }
     }
 
+    /// Checks that the manifests of all attachments together are not too large with those of a referrer, and counts them.
+    pub(super) fn check_total(&mut self, variant: &Variant) -> Result<()> {
+        let size: u64 = variant.all().map(|manifest| manifest.descriptor().size).sum();
+        match self.size + size > MAX_TOGETHER {
+            true => Err(Error::new(Kind::Malformed, too_large_together())),
+            false => {
+                self.size += size;
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the attachments that were not chosen, unless a chosen attachment refers to them.
+    pub(super) fn keep_chosen(&mut self) {
+        let mut needed: HashSet<Digest> = HashSet::new();
+        let all = std::mem::take(&mut self.attachments).into_iter();
+        // A subject comes before its referrers, so the search goes backwards.
+        for (attachment, is_chosen) in all.zip(std::mem::take(&mut self.chosen)).rev() {
+            if is_chosen || needed.contains(attachment.variant.root.digest()) {
+                needed.insert(attachment.subject.clone());
+                self.attachments.push(attachment);
+            }
+        }
+        self.attachments.reverse();
+    }
+
+    /// Records referrers that are missing or lost, and of which no digest is known.
+    pub(super) fn note_missing(&mut self, what: &str) {
+        if self.missing.len() < MAX_LEFT_OUT && !self.missing.iter().any(|known| known == what) {
+            self.missing.push(what.to_owned());
+        }
+    }
+
     /// Records a referrer that is left out.
     pub(super) fn leave_out(&mut self, left_out: &LeftOut) {
         if self.left_out.contains(left_out) {
@@ -72,19 +111,18 @@ impl DiscoveredReferrers {
 
     /// Checks that an image has a signature, and that it loses no referrer.
     pub(super) fn complete(self) -> Result<Self> {
-        let lost = self
-            .left_out
-            .iter()
-            .find(|left| self.is_loss || left.reason == DANGLING);
-        let what = match lost {
-            Some(lost) => format!(
+        let is_cut = self.beyond != [0, 0] || self.is_loss;
+        let lost = self.left_out.iter().find(|left| is_cut || left.reason == DANGLING);
+        let what = match (lost, self.missing.first()) {
+            (Some(lost), _) => format!(
                 "{}, which refers to it, cannot be carried: {}",
                 lost.digest, lost.reason
             ),
-            None if self.attachments.is_empty() => {
+            (None, Some(missing)) => format!("what refers to it cannot be carried whole: {missing}"),
+            (None, None) if self.attachments.is_empty() => {
                 "it has no signature or other referrer of the requested types".to_owned()
             }
-            None => return Ok(self),
+            (None, None) => return Ok(self),
         };
         Err(Error::new(Kind::NotFound, what).with_hint("omit `--referrers require` to carry it without"))
     }

@@ -2,8 +2,10 @@
 
 mod discovered;
 mod fetch;
+mod found_referrer;
 mod quota;
 pub(crate) mod referrers;
+mod repository_referrers;
 mod sizes;
 mod wanted;
 
@@ -135,10 +137,14 @@ impl Resolver {
         // the budget is resolved once more, alone.
         for (reference, tree) in references.iter().zip(&mut trees) {
             if tree.as_ref().is_err_and(|error| error.kind() == Kind::TooLarge) {
+                self.discovery.resolve_alone();
                 self.fetcher.shrink();
                 let root = self.fetch_root(reference).await;
                 *tree = self.resolve_one(reference, root).await;
             }
+        }
+        if trees.iter().any(Result::is_ok) {
+            self.discovery.warn_of_unmatched();
         }
         sizes::check(&mut trees, &self.registries, self.jobs).await;
         self.fetcher.shrink();
@@ -209,10 +215,10 @@ impl Resolver {
         let platforms = self.wanted.platforms_of(reference);
         let repository = Repository::new(reference, &self.registries)?;
         let locked = self.wanted.locked(reference);
-        let begun = self
+        let begin = self
             .discovery
             .begin(&self.fetcher, &repository, reference, root.digest());
-        let (selected, ()) = join(self.select(&repository, &root, platforms, locked), begun).await;
+        let (selected, begun) = join(self.select(&repository, &root, platforms, locked), begin).await;
         let (selection, configs) = selected?;
         if root.lists_nothing() {
             self.progress.warn(format!(
@@ -232,6 +238,7 @@ impl Resolver {
             tree.choose(self.wanted.index);
             warn_of_absent(reference, &absent(&tree, platforms), &self.progress);
         }
+        begun?;
         let found = self.discovery.discover(&self.fetcher, &repository, &tree).await?;
         tree.attachments = found.attachments.into();
         tree.left_out_referrers = found.left_out.into();
@@ -242,7 +249,7 @@ impl Resolver {
         }
         check_sizes(&tree)?;
         tree.total()?;
-        self.fetcher.count_tree(&tree)?;
+        self.discovery.count_tree(&self.fetcher, &repository, &mut tree)?;
         Ok(tree)
     }
 

@@ -69,12 +69,17 @@ fn lists_that_are_wrong_or_have_no_end_are_told() {
             1,
             "a page has more than",
         ),
-        ("no JSON", vec![Action::Body(b"{".to_vec())], 0, ""),
+        (
+            "no JSON",
+            vec![Action::Body(b"{".to_vec())],
+            1,
+            "the answer is no list of referrers",
+        ),
         (
             "entries that are none",
             vec![page(&[json!(null), json!({"digest": "x"}), json!([])], None)],
             0,
-            "",
+            "3 entries of the list",
         ),
     ] {
         let (cli, (source, image)) = (cli(), with_image(true));

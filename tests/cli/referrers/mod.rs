@@ -1,6 +1,7 @@
 //! "What belongs to an image travels with it": signatures, attestations, SBOMs and all else that refers to its manifests.
 
 mod bad_input;
+mod discovery;
 mod edited_bundles;
 mod layouts;
 mod left_out;
@@ -507,7 +508,9 @@ fn lists_without_end_and_manifests_without_bounds_are_cut_and_told() {
     }
     let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
     assert!(out.stderr.contains("4 referrers"), "{}", out.stderr);
-    assert!(out.stderr.contains("is longer than 4"), "{}", out.stderr);
+    out.says(&["is longer than 4", "1 manifest that refers to it left out"]);
+    let required = ["export", &names(&source), "-o", "d.tar", "--referrers", "require"];
+    cli.run(&required).expect_code(1).says(&["is longer than 4"]);
     let source = registry(false);
     image.push(&source, "team/app", "1");
     let entry = |number: usize| {

@@ -1,0 +1,423 @@
+//! Requests for the referrers of one manifest, in three places, and the remembered answers of each repository.
+//! The places are the referrers API, the tag that lists referrers at a registry without that API, and cosign tags (OCI
+//! distribution-spec, "Listing Referrers").
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::{try_join, try_join_all};
+use futures_util::stream::{self, StreamExt};
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::fetch::Fetcher;
+use super::found_referrer::{
+    DANGLING, Found, MAX_REFERRERS, MAX_TOGETHER, TagContent, beside, left_out, more_than_read, too_large_together,
+};
+use crate::error::{Error, Kind, Result};
+use crate::image::budget::Held;
+use crate::image::descriptor::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::{MAX_MANIFEST, View};
+use crate::image::reference::Target;
+use crate::image::referrer::{SUFFIXES, check_listed_fields, subject, tag_beside};
+use crate::image::tree::Lookup;
+use crate::lock::Mutex;
+use crate::registry::{Presence, TagLookup};
+use crate::transfer::sources::Repository;
+
+/// Memory in bytes that a tag takes beside its text.
+const TAG: u64 = 64;
+
+/// Memory in bytes that a referrer takes that is left out.
+const LEFT_OUT: u64 = 512;
+
+/// Requests the referrers of manifests and remembers the answers of each repository.
+#[derive(Debug)]
+pub(super) struct RepositoryReferrers {
+    /// Limits the requests for referrers of all images together, so that they do not wait behind those for the manifests of
+    /// images, which have a limit of their own.
+    permits: Semaphore,
+    jobs: usize,
+    repositories: Mutex<HashMap<RepositoryKey, Arc<KnownRepository>>>,
+    /// Set when the images that did not fit into the memory budget are resolved once more, one by one.
+    is_alone: AtomicBool,
+}
+
+/// Cached answers of one repository.
+#[derive(Debug, Default)]
+struct KnownRepository {
+    /// Tags that begin like a digest and the memory that they take, or `None` if a single request did not return all tags.
+    tags: OnceCell<Option<(HashSet<String>, Held)>>,
+    /// Set when a tag exists that the list of tags lacks, as with a pull-through cache that cannot read the list of its origin.
+    lacks_tags: AtomicBool,
+    /// Referrers by the digest of their subject, and whether it is the root of an image. Several tags may point at one subject.
+    found: Mutex<HashMap<(Digest, bool), Arc<OnceCell<FoundList>>>>,
+}
+
+/// Host and repository.
+type RepositoryKey = (String, Arc<str>);
+
+/// Referrers of one manifest.
+pub(super) type FoundList = Arc<[Found]>;
+
+/// A manifest whose referrers are requested.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) digest: &'a Digest,
+    /// Whether the manifest is the root of an image. For a root, a list of tags is not believed without requests for single
+    /// tags.
+    pub(super) is_root: bool,
+}
+
+impl RepositoryReferrers {
+    pub(super) fn new(jobs: usize) -> Self {
+        Self {
+            // One referrer request for each manifest request stays within two jobs.
+            permits: Semaphore::new((jobs * 2).saturating_sub(3).max(1)),
+            jobs: jobs.max(1),
+            repositories: Mutex::default(),
+            is_alone: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on, images are resolved one by one: referrers that exceed the memory budget are lost instead of an error.
+    pub(super) fn resolve_alone(&self) {
+        self.is_alone.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
+    }
+
+    /// Drops the referrers that were found in a repository.
+    pub(super) fn release(&self, repository: &Repository) {
+        self.known(repository).found.lock().clear();
+    }
+
+    /// Drops the answers of a repository of which no more images are resolved.
+    pub(super) fn forget(&self, host: &str, repository: &str) {
+        self.repositories.lock().remove(&(host.to_owned(), repository.into()));
+    }
+
+    fn known(&self, repository: &Repository) -> Arc<KnownRepository> {
+        let key = (repository.registry.host().to_owned(), repository.name.clone());
+        let mut repositories = self.repositories.lock();
+        repositories.entry(key).or_default().clone()
+    }
+
+    /// Finds the referrers of one manifest. Each repository is asked once for each subject.
+    ///
+    /// # Errors
+    /// Errors of the registry, if a place cannot be read.
+    pub(super) async fn of(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        subject: Subject<'_>,
+    ) -> Result<FoundList> {
+        let known = self.known(repository);
+        let (cell, is_root) = {
+            let mut found = known.found.lock();
+            let as_root = (subject.digest.clone(), true);
+            let is_root = subject.is_root || found.contains_key(&as_root);
+            (found.entry((as_root.0, is_root)).or_default().clone(), is_root)
+        };
+        let subject = Subject { is_root, ..subject };
+        let found = cell
+            .get_or_try_init(|| async {
+                // On the heap, since the requests of all places are a large part of the stack of a run.
+                let found = Box::pin(self.ask(fetcher, repository, &known, subject)).await?;
+                Ok::<_, Error>(found.into())
+            })
+            .await?;
+        Ok(found.clone())
+    }
+
+    /// Requests the referrers of a subject from all three places.
+    async fn ask(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        known: &KnownRepository,
+        subject: Subject<'_>,
+    ) -> Result<Vec<Found>> {
+        let (registry, name, digest) = (&repository.registry, &*repository.name, subject.digest);
+        let mut found = Vec::new();
+        let mut listed: HashSet<Digest> = HashSet::new();
+        let from_api = async {
+            let _permit = self.permits.acquire().await;
+            registry.referrers(name, digest, MAX_REFERRERS).await
+        };
+        let did_lack = known.lacks_tags.load(Ordering::Relaxed);
+        // The tag is read as well, since the registry may have introduced the referrers API after the tag was written.
+        let of_tags = self.of_tags(fetcher, repository, known, subject);
+        let (from_api, mut contents) = try_join(from_api, of_tags).await?;
+        if !did_lack && known.lacks_tags.load(Ordering::Relaxed) {
+            // Tags that the list lacks were not requested.
+            contents = self.of_tags(fetcher, repository, known, subject).await?;
+        }
+        if let Some(referrers) = from_api {
+            found.extend(more_than_read(digest, referrers.more));
+            if referrers.unusable > 0 {
+                let count = referrers.unusable;
+                found.push(Found::Missing(format!(
+                    "{count} entries of the list of what refers to {digest} have no usable digest"
+                )));
+            }
+            self.read(fetcher, repository, digest, referrers.list, &mut listed, &mut found)
+                .await?;
+        }
+        let mut contents = contents.into_iter();
+        let tag = digest.referrers_tag();
+        match contents.next() {
+            Some(TagContent::Manifest(list)) => match list.view() {
+                // Earlier versions of this program pushed images without a tag to this tag; such an image is no list of
+                // referrers.
+                View::Index(index) if list.digest() != digest => {
+                    let entries = index.entries.iter().map(|entry| entry.descriptor.clone());
+                    let mut entries: Vec<Descriptor> = entries.collect();
+                    found.extend(more_than_read(digest, entries.len() > MAX_REFERRERS));
+                    entries.truncate(MAX_REFERRERS);
+                    self.read(fetcher, repository, digest, entries, &mut listed, &mut found)
+                        .await?;
+                }
+                _ if list.digest() == digest => {
+                    found.push(Found::NoList(format!(
+                        "tag `{tag}` holds the image itself, which is no list of referrers"
+                    )));
+                }
+                _ => found.push(Found::NoList(format!(
+                    "tag `{tag}` holds an image, which is no list of referrers"
+                ))),
+            },
+            Some(TagContent::Unreadable(_, error)) => match error.kind() {
+                Kind::NotFound => found.push(Found::Missing(format!("tag `{tag}`: {DANGLING}"))),
+                Kind::Unsupported => found.push(Found::NoList(format!(
+                    "tag `{tag}` holds no list of referrers: {}",
+                    error.full()
+                ))),
+                _ => return Err(error),
+            },
+            Some(TagContent::Nothing) | None => {}
+        }
+        for (suffix, content) in SUFFIXES.into_iter().zip(contents) {
+            found.extend(beside(&tag_beside(digest, suffix), suffix, content));
+        }
+        Ok(found)
+    }
+
+    /// Reads the tags of a subject: first that of the list of referrers, then those of cosign.
+    async fn of_tags(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        known: &KnownRepository,
+        subject: Subject<'_>,
+    ) -> Result<Vec<TagContent>> {
+        let beside = SUFFIXES.map(|suffix| tag_beside(subject.digest, suffix));
+        let tags: Vec<String> = [subject.digest.referrers_tag()].into_iter().chain(beside).collect();
+        let contents = tags
+            .iter()
+            .map(|tag| self.tagged(fetcher, repository, known, subject, tag));
+        try_join_all(contents).await
+    }
+
+    /// Reads the manifests of a list of referrers and checks that their subject is `of`.
+    async fn read(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        of: &Digest,
+        list: Vec<Descriptor>,
+        listed: &mut HashSet<Digest>,
+        found: &mut Vec<Found>,
+    ) -> Result<()> {
+        let new = list.into_iter().filter(|entry| listed.insert(entry.digest.clone()));
+        let (new, large): (Vec<Descriptor>, Vec<_>) = new.partition(|entry| entry.size <= MAX_MANIFEST);
+        found.extend(large.iter().map(|entry| {
+            let why = format!(
+                "its manifest has {} bytes; at most {MAX_MANIFEST} are accepted",
+                entry.size
+            );
+            Found::Broken(left_out(entry, &why))
+        }));
+        // The smallest come first, so that a few large referrers do not take the place of signatures.
+        let mut by_size: Vec<&Descriptor> = new.iter().collect();
+        by_size.sort_by_key(|entry| entry.size);
+        let mut stated = 0;
+        let fitting = by_size.into_iter().take_while(|entry| {
+            stated += entry.size;
+            stated <= MAX_TOGETHER
+        });
+        let fitting: HashSet<Digest> = fitting.map(|entry| entry.digest.clone()).collect();
+        let (new, excess): (Vec<Descriptor>, Vec<_>) =
+            new.into_iter().partition(|entry| fitting.contains(&entry.digest));
+        found.extend(
+            excess
+                .iter()
+                .map(|entry| Found::Broken(left_out(entry, &too_large_together()))),
+        );
+        let futures: Vec<_> = new
+            .iter()
+            .map(|entry| fetcher.manifest_within(&self.permits, repository, &entry.digest))
+            .collect();
+        let mut manifests = stream::iter(futures).buffered(self.jobs);
+        let (mut lost, mut size) = (large.len() + excess.len(), 0);
+        for entry in &new {
+            let Some(manifest) = manifests.next().await else { break };
+            let broken = |why: &str| Found::Broken(left_out(entry, why));
+            let referrer = match manifest {
+                Ok(manifest) if subject(&manifest).as_ref() != Some(of) => Found::LeftOut(left_out(
+                    entry,
+                    "it is listed for another subject than its manifest states",
+                )),
+                Ok(manifest) if size + manifest.descriptor().size > MAX_TOGETHER => {
+                    drop(manifest);
+                    fetcher.shrink();
+                    broken(&too_large_together())
+                }
+                Ok(manifest) => match check_listed_fields(&manifest) {
+                    Ok(()) => {
+                        size += manifest.descriptor().size;
+                        Found::Carried(manifest, Lookup::Subject)
+                    }
+                    Err(error) => broken(&error.full()),
+                },
+                Err(error) if error.kind() == Kind::NotFound => Found::LeftOut(left_out(entry, DANGLING)),
+                Err(error) if self.is_lost(&error) => broken(&error.full()),
+                Err(error) => return Err(error),
+            };
+            lost += usize::from(!matches!(referrer, Found::Carried(..)));
+            found.push(referrer);
+        }
+        fetcher.budget().hold(lost as u64 * LEFT_OUT)?.keep();
+        Ok(())
+    }
+
+    /// Returns whether an error concerns a referrer alone, which the image is carried without.
+    pub(super) fn is_lost(&self, error: &Error) -> bool {
+        is_referrer_error(error) || (error.kind() == Kind::TooLarge && self.is_alone())
+    }
+
+    /// Returns the content of a tag of a subject.
+    /// A short list of all tags shows the missing tags; without such a list a HEAD request does, which registries do not
+    /// count as a pull.
+    async fn tagged(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        known: &KnownRepository,
+        subject: Subject<'_>,
+        tag: &str,
+    ) -> Result<TagContent> {
+        let (registry, name) = (&repository.registry, &*repository.name);
+        let target = Target::Tag(tag.to_owned());
+        let tags = self.tags(fetcher, repository, known, None).await?;
+        let is_listed = tags.map(|tags| tags.contains(tag));
+        if is_listed == Some(false) && tags.is_some_and(|tags| proves_absence(tags, subject, tag)) {
+            return Ok(TagContent::Nothing);
+        }
+        let dangling = || TagContent::Unreadable(None, Error::new(Kind::NotFound, DANGLING));
+        // The cache has no manifest under a tag of a subject that it did not have itself, so a HEAD request first would
+        // only be one more request.
+        let direct = is_listed == Some(true) && registry.was_fetched(subject.digest);
+        let mut digest = None;
+        if !direct && !registry.has_mirrors(name, &target)? {
+            let head = {
+                let _permit = self.permits.acquire().await;
+                registry.head_manifest(name, &target).await?
+            };
+            match head {
+                Presence::Missing if is_listed == Some(true) => return Ok(dangling()),
+                Presence::Missing => return Ok(TagContent::Nothing),
+                Presence::Present(head) => digest = head.digest,
+                Presence::Unknown => {}
+            }
+        }
+        let read = match &digest {
+            // A manifest requested by its digest may be in the cache.
+            Some(digest) => {
+                let read = fetcher.manifest_within(&self.permits, repository, digest).await;
+                read.map(Some)
+            }
+            None => {
+                let lookup = match direct {
+                    true => TagLookup::Direct,
+                    false => TagLookup::HeadFirst,
+                };
+                fetcher.find_tagged(&self.permits, repository, &target, lookup).await
+            }
+        };
+        let content = match read {
+            Ok(Some(manifest)) => TagContent::Manifest(manifest),
+            Ok(None) if is_listed == Some(true) => dangling(),
+            Ok(None) => TagContent::Nothing,
+            Err(error) if self.is_lost(&error) => {
+                if digest.is_none() {
+                    let _permit = self.permits.acquire().await;
+                    digest = match registry.head_manifest(name, &target).await {
+                        Ok(Presence::Present(head)) => head.digest,
+                        _ => None,
+                    };
+                }
+                TagContent::Unreadable(digest, error)
+            }
+            Err(error) => return Err(error),
+        };
+        if is_listed == Some(false) && !matches!(content, TagContent::Nothing) {
+            known.lacks_tags.store(true, Ordering::Relaxed);
+        }
+        Ok(content)
+    }
+
+    /// Requests the tags of a repository of which a tag exists, for later questions.
+    pub(super) async fn read_tags(&self, fetcher: &Fetcher, repository: &Repository, existing: Option<&str>) {
+        let known = self.known(repository);
+        let _ = self.tags(fetcher, repository, &known, existing).await;
+    }
+
+    /// Returns the tags of a repository that begin like a digest, or `None` if a single request does not return all tags,
+    /// or a mirror may have other tags. `existing` is a tag of the repository, if one is known.
+    async fn tags<'a>(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        known: &'a KnownRepository,
+        existing: Option<&str>,
+    ) -> Result<Option<&'a HashSet<String>>> {
+        let (registry, name) = (&repository.registry, &*repository.name);
+        let any_tag = Target::Tag(existing.unwrap_or("latest").to_owned());
+        if known.lacks_tags.load(Ordering::Relaxed) || registry.has_mirrors(name, &any_tag)? {
+            return Ok(None);
+        }
+        let tags = known.tags.get_or_init(|| async {
+            let _permit = self.permits.acquire().await;
+            let tags = registry.digest_tags(name, existing).await?;
+            let memory = tags.iter().map(|tag| TAG + tag.len() as u64).sum();
+            let held = fetcher.budget().hold(memory).ok()?;
+            Some((tags, held))
+        });
+        Ok(tags.await.as_ref().map(|(tags, _)| tags))
+    }
+}
+
+/// Returns whether a list of tags without `tag` proves that the tag does not exist.
+///
+/// A pull-through cache that cannot read the list of its origin lists the tags that were pulled from it. So the tags of the
+/// root of an image are requested one by one; only its attestations and SBOMs are not, if the list names another tag of the root.
+/// If one of these exists, the list is not used in the repository at all. Otherwise it counts for the other manifests.
+fn proves_absence(tags: &HashSet<String>, subject: Subject<'_>, tag: &str) -> bool {
+    let (list, signature) = (subject.digest.referrers_tag(), tag_beside(subject.digest, SUFFIXES[0]));
+    !subject.is_root || (tag != list && tag != signature && (tags.contains(&list) || tags.contains(&signature)))
+}
+
+/// Returns whether the referrer itself is at fault and can be left out.
+/// Other errors mean that it could not be read.
+fn is_referrer_error(error: &Error) -> bool {
+    let kind = error.kind();
+    matches!(
+        kind,
+        Kind::Malformed | Kind::Integrity | Kind::Unsupported | Kind::NotFound
+    )
+}
