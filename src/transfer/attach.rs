@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use super::referrers::ReferrerChoice;
-use super::resolve::referrers::{MAX_CHAIN, MAX_REFERRERS};
+use super::resolve::referrers::{MAX_CHAIN, MAX_REFERRERS, TOO_LONG, TOO_MANY};
 use crate::bundle::read::{Bundle, BundledImage, Referrer};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -146,13 +146,8 @@ impl<'a> Attacher<'a> {
                     }
                     if attachments.len() == MAX_REFERRERS || depth == MAX_CHAIN {
                         tree.lacks_referrers |= is_limit_a_loss;
-                        let reason = match depth == MAX_CHAIN {
-                            true => format!(
-                                "it is at the end of a chain of more than {MAX_CHAIN} manifests that refer to the image"
-                            ),
-                            false => format!("more than {MAX_REFERRERS} manifests refer to the image"),
-                        };
-                        leave(&kind, reason);
+                        let reason = if depth == MAX_CHAIN { TOO_LONG } else { TOO_MANY };
+                        leave(&kind, reason.to_owned());
                         continue;
                     }
                     if is_new {
