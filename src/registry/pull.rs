@@ -303,8 +303,7 @@ impl Host {
     }
 
     pub(super) async fn manifest(&self, repository: &str, target: &Target) -> Result<RawManifest> {
-        let found = self.manifest_and_etag(repository, target).await;
-        found.map(|(manifest, _)| manifest)
+        Ok(self.manifest_and_etag(repository, target).await?.0)
     }
 
     /// Reads a manifest with its `ETag`.
@@ -322,8 +321,8 @@ impl Host {
                 return Err(self.no_manifest(answer, &call, target).await);
             }
             let is_web_page = answer.is_web_page();
-            let label = answer.header(&CONTENT_TYPE).filter(|_| !is_web_page);
-            let media_type = label.map(str::to_owned);
+            let media_type = answer.header(&CONTENT_TYPE).map(str::to_owned);
+            let media_type = media_type.filter(|_| !is_web_page);
             let encoding = answer.encoding();
             let stated = answer.digest();
             let etag = answer.header(&ETAG).map(str::to_owned);
