@@ -77,8 +77,8 @@ struct State {
 #[derive(Debug)]
 enum Appended {
     AlreadyThere,
-    Appended,
-    /// Appended, and another file has taken the name of the file.
+    Added,
+    /// Added, and another file has taken the name of the file.
     Replaced,
 }
 
@@ -185,7 +185,7 @@ impl ManifestCache {
             let _ = file.unlock();
             match appended {
                 Some(Ok(Appended::AlreadyThere)) => return Ok(false),
-                Some(Ok(Appended::Appended)) => return Ok(true),
+                Some(Ok(Appended::Added)) => return Ok(true),
                 Some(Ok(Appended::Replaced)) => {
                     *store = None;
                     return Ok(true);
@@ -211,7 +211,7 @@ impl ManifestCache {
         store.file.write_all_at(&record, store.end)?;
         store.add(digest, line.len(), bytes.len());
         if store.end <= self.limits.bytes && store.records.len() <= self.limits.records {
-            return Ok(Appended::Appended);
+            return Ok(Appended::Added);
         }
         if let Err(error) = self.keep_newer_half(folder, store) {
             tracing::debug!("the cache of manifests starts anew: {error}");

@@ -70,7 +70,7 @@ impl<'a> Attacher<'a> {
     /// to: with a selection of platforms, or without referrers.
     pub(super) fn is_separate(&self, place: usize, image: &BundledImage, platforms: Option<&PlatformFilter>) -> bool {
         let is_left_out = platforms.is_some() || !self.choice.is_any();
-        !self.claimed.contains(&place) && !(image.attached_to.is_some() && is_left_out)
+        !(self.claimed.contains(&place) || image.attached_to.is_some() && is_left_out)
     }
 
     /// Adds the attachments of all manifests to the tree, and the attachments of these attachments.

@@ -194,6 +194,11 @@ fn the_largest_window_of_a_decoder_beside_all_that_is_parsed() {
             };
             assert_eq!(run.ended, Ok(code), "{}", run.stderr);
         }
+        for command in ["inspect", "verify"] {
+            let run = lab.run(&[command, "-"], Some(&bundle));
+            // Up to a thousand faults are listed, each with its images.
+            check(&format!("window of 128 MiB, {images} images, {command}"), &run, 1100);
+        }
     }
 }
 

@@ -138,7 +138,7 @@ impl Compression {
         let inner: Box<dyn Read + Send + 'a> = match self {
             Self::None => return Ok(Box::new(input)),
             Self::Gzip => Box::new(Streams::new(input, window, |input, _| {
-                Ok(Stream::Gzip(GzDecoder::new(input)))
+                Ok(Stream::Gzip(Box::new(GzDecoder::new(input))))
             })?),
             Self::Zstd => Box::new(Streams::new(input, window, |input, window| {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
@@ -148,7 +148,7 @@ impl Compression {
             Self::Xz => Box::new(Xz {
                 inner: Streams::new(input, window, |input, window| {
                     let memory = u32::try_from((window + BESIDE_XZ_DICTIONARY) >> 10).unwrap_or(u32::MAX);
-                    Ok(Stream::Xz(XzReader::new_mem_limit(input, false, memory)))
+                    Ok(Stream::Xz(Box::new(XzReader::new_mem_limit(input, false, memory))))
                 })?,
                 what: what.to_owned(),
                 window,

@@ -15,9 +15,9 @@ const MAX_PADDING: u64 = 64 << 20;
 
 /// The decoder of one stream. It reads no byte behind the stream's end.
 pub(super) enum Stream<R: BufRead> {
-    Gzip(GzDecoder<R>),
+    Gzip(Box<GzDecoder<R>>),
     Zstd(zstd::stream::read::Decoder<'static, R>),
-    Xz(XzReader<R>),
+    Xz(Box<XzReader<R>>),
     Bzip2(BzDecoder<R>),
 }
 

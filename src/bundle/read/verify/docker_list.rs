@@ -151,8 +151,8 @@ fn differs<'i>(expected: Option<&DockerItem>, found: impl Iterator<Item = &'i It
 
 /// Compares an item of another program with the image of the same name. Returns the contradiction.
 fn contradicts(list: &DockerList, item: &Item, tree: &ImageTree) -> Option<String> {
-    let paths = std::iter::once(&item.config).chain(&item.layers);
-    for path in paths.filter(|path| list.absent.contains(*path)) {
+    let mut paths = std::iter::once(&item.config).chain(&item.layers);
+    if let Some(path) = paths.find(|path| list.absent.contains(*path)) {
         return Some(format!("it states `{}`, which is not in the archive", quote(path)));
     }
     let config = blob_name(&item.config)?;
