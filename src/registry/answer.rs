@@ -311,7 +311,11 @@ impl Answer {
         if let Some(hint) = self.hint.as_deref().or(hint) {
             error = error.with_hint(hint);
         }
-        let is_shared = refusal.is_full() || refusal.status == 405;
+        // Answers that no registry gives come from what is in front of it, and are the same for all images.
+        let is_foreign = refusal.web_page || !(status.is_client_error() || status.is_server_error());
+        let is_of_host =
+            matches!(refusal.status, 405 | 407 | 421 | 451) || (refusal.status == 400 && refusal.codes.is_empty());
+        let is_shared = refusal.is_full() || is_foreign || is_of_host;
         error = error.with_source(refusal);
         // For every other kind, the same words have a different cause for each image.
         match kind {

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::HeaderValue;
@@ -62,6 +62,12 @@ pub(super) struct Host {
     /// Whether the host was seen to keep uploaded blobs.
     pub(super) proof: Proof,
     pub(super) breaker: Breaker,
+    /// Whether the host ever had what was asked for.
+    pub(super) has_served: AtomicBool,
+    /// Whether the host is a mirror that is not asked again, since it only refused.
+    pub(super) is_left: AtomicBool,
+    /// Number of requests for which the host refused a login or permission.
+    pub(super) refusals: AtomicU32,
     /// Whether the host is a mirror, so that requests can go to another host instead.
     pub(super) is_mirror: bool,
     /// Whether the host was seen to keep manifests that are pushed by digest.
@@ -152,6 +158,9 @@ impl Host {
             store_unreachable: AtomicBool::new(false),
             no_head: AtomicBool::new(false),
             states_wrong_digests: AtomicBool::new(false),
+            has_served: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
+            refusals: AtomicU32::new(0),
             no_ranges: AtomicBool::new(false),
             no_referrers: Mutex::default(),
             has_referrers: AtomicBool::new(false),
@@ -424,6 +433,9 @@ impl Host {
     /// Records the state that any answer of this host reveals.
     pub(super) fn heard(&self, answer: &Answer) {
         self.reached.store(true, Ordering::Relaxed);
+        if matches!(answer.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) && !answer.is_web_page() {
+            self.has_served.store(true, Ordering::Relaxed);
+        }
         if answer.status() != StatusCode::UNAUTHORIZED || !challenge::parse(answer.headers()).is_empty() {
             self.answered.store(true, Ordering::Relaxed);
         }

@@ -1,5 +1,6 @@
 //! Consequences of a host's failures: shared pauses, and the circuit breaker.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::breaker::{Breaker, FailureMode, Verdict};
@@ -72,18 +73,41 @@ impl Host {
 
     /// Returns whether the host is a mirror that is not asked again in this run.
     pub(super) fn is_given_up(&self) -> bool {
-        self.is_mirror && self.breaker.error().is_some()
+        self.is_mirror && (self.is_left.load(Ordering::Relaxed) || self.breaker.error().is_some())
+    }
+
+    /// Counts a refusal of a mirror. Returns whether the mirror has never had a manifest or blob, and refused too often to be
+    /// asked again. A missing permission may concern one repository only.
+    fn is_useless_mirror(&self, error: &Error) -> bool {
+        const REFUSALS: u32 = 3;
+        if !self.is_mirror || self.has_served.load(Ordering::Relaxed) {
+            return false;
+        }
+        match error.kind() {
+            Kind::Unauthorized | Kind::Denied => self.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS,
+            kind => matches!(kind, Kind::Server | Kind::RateLimited | Kind::Unsupported),
+        }
     }
 
     /// Warns that the client continues with another host after `error`.
     /// Silent for a mirror that is no longer asked, which was reported before; a cause that several requests share is
     /// reported once.
     pub(super) fn warn_about_fallback(&self, error: &Error, next: &str) {
+        if self.is_given_up() {
+            return;
+        }
+        // A mirror that only refuses is not asked again. Refused logins were told with the first one.
+        let is_login = matches!(error.kind(), Kind::Unauthorized | Kind::Denied);
+        let is_left = self.is_useless_mirror(error);
+        self.is_left.fetch_or(is_left, Ordering::Relaxed);
+        let what_follows = match is_left && !is_login {
+            true => format!("`{}` is not asked again in this run", self.name),
+            false => format!("going on with `{next}`"),
+        };
         match error.shared_cause() {
-            _ if self.is_given_up() => {}
-            Some(cause) => self.context.warn_once(format!("{cause}; going on with `{next}`")),
+            Some(cause) => self.context.warn_once(format!("{cause}; {what_follows}")),
             None => {
-                let text = format!("{}; going on with `{next}`", error.full());
+                let text = format!("{}; {what_follows}", error.full());
                 self.context.options.progress.warn(text);
             }
         }

@@ -87,9 +87,10 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         answer.finish().await;
         url = next;
     }
+    // Without the URL of the request, since this may be the answer to all requests.
     Err(refused(format!(
-        "{} redirects more than {MAX_HOPS} times, at last to {}",
-        shown(&origin),
+        "`{}` redirects more than {MAX_HOPS} times, at last to {}",
+        authority(&origin),
         shown(&url)
     )))
 }
@@ -104,7 +105,7 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
     let from = &answer.url;
     let text = answer
         .header(&LOCATION)
-        .ok_or_else(|| refused(format!("{} redirects without saying where to", shown(from))))?;
+        .ok_or_else(|| refused(format!("`{}` redirects without saying where to", authority(from))))?;
     let mut next = from.join(text).map_err(|e| {
         refused(format!(
             "{} redirects to `{}`, which is not an address: {e}",

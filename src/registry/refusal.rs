@@ -166,7 +166,10 @@ impl Refusal {
     /// Returns whether the registry has no space for a push.
     pub(super) fn is_full(&self) -> bool {
         let said = self.quote.to_ascii_lowercase();
-        self.status == 507 || self.has("QUOTA") || (said.contains("quota") && self.status != 429)
+        self.status == 507
+            || self.raw.contains("no space left on device")
+            || self.has("QUOTA")
+            || (said.contains("quota") && self.status != 429)
     }
 
     /// Returns whether the login has expired, as the token services of cloud providers say with a 403.

@@ -192,6 +192,7 @@ impl Host {
     fn vague(&self) -> Error {
         self.auth
             .unauthorized("wants credentials, but does not say in which form")
+            .with_shared_cause()
     }
 
     /// Returns the challenges of the registry's root, and the zone of the server that sent them.

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 
 use super::cli;
 use super::support::cli::Output;
+use super::support::fault::Canned;
 use super::support::images::{greeting, helm_chart};
 use super::support::tls::{Authority, ServerTls};
 use super::support::{Action, Auth, Cli, Double, Options, When};
@@ -257,4 +258,72 @@ fn a_mirror_that_wants_a_login_is_told_once() {
     let output = export(&cli(), &images(&origin.host()), &["--mirror", &flag]).expect_code(0);
     let told = output.stderr.lines().filter(|line| line.contains(&mirror.host()));
     assert_eq!(told.count(), 1, "{}", output.everything());
+}
+
+#[test]
+fn a_mirror_that_never_serves_anything_is_left() {
+    let origin = Double::new();
+    fill(&origin);
+    let loops = Double::new();
+    let target = format!("http://{}/login", loops.host());
+    loops.add_fault(When::any(), Action::redirect(302, &target));
+    for (mirror, requests) in [
+        (failing(Action::status(204)), IMAGES),
+        (failing(Action::status(401)), IMAGES),
+        (failing(Action::status(403)), IMAGES),
+        (failing(Action::html()), IMAGES),
+        (loops, 11 * IMAGES / 2),
+    ] {
+        let flag = format!("{}=http://{}", origin.host(), mirror.host());
+        let output = export(&cli(), &images(&origin.host()), &["--mirror", &flag, "-j", "4"]).expect_code(0);
+        let told = output
+            .stderr
+            .lines()
+            .filter(|line| line.contains(&mirror.host()))
+            .count();
+        assert!((1..=4).contains(&told), "{told}: {}", output.everything());
+        assert!(mirror.requests().len() <= requests, "{}", mirror.transcript());
+    }
+}
+
+#[test]
+fn answers_that_no_registry_gives_are_told_once_for_all_images() {
+    let canned = |status: u16, content_type: &str, body: &str| {
+        Action::Answer(Canned {
+            status,
+            headers: vec![("content-type".into(), content_type.into())],
+            body: body.into(),
+        })
+    };
+    let loops = Double::new();
+    let target = format!("http://{}/login", loops.host());
+    loops.add_fault(When::any(), Action::redirect(302, &target));
+    for (source, code, cause) in [
+        (failing(Action::status(401)), 3, "wants credentials"),
+        (
+            failing(canned(404, "text/html", "<html>nothing here</html>")),
+            1,
+            "answered 404",
+        ),
+        (failing(Action::status(204)), 1, "answered 204"),
+        (failing(Action::status(400)), 1, "answered 400"),
+        (failing(Action::status(451)), 1, "answered 451"),
+        (
+            failing(canned(200, "application/json", "{}")),
+            1,
+            "is JSON that is no manifest",
+        ),
+        (loops, 1, "redirects more than 10 times"),
+    ] {
+        let output = export(&cli(), &images(&source.host()), &["--retries", "0"]).expect_code(code);
+        at_most(8, &output);
+        let host = source.host();
+        let line = format!("  {IMAGES} images: ");
+        let group = output.stderr.lines().find(|text| text.starts_with(&line));
+        assert!(
+            group.is_some_and(|text| text.contains(cause)),
+            "{cause} {host}: {}",
+            output.everything()
+        );
+    }
 }
