@@ -8,7 +8,7 @@ use super::archive::Archive;
 use super::broken::BrokenImage;
 use super::contents::{BundledImage, Contents};
 use super::docker::builder::Builder;
-use super::docker::items::{Items, MEMBER};
+use super::docker::items::{Item, Items, MEMBER};
 use super::docker::rebuild::rebuilt;
 use super::name_override::NameOverrides;
 use super::names;
@@ -27,7 +27,8 @@ const MAX_LOOKED_AT: u64 = 256 << 10;
 /// Maximum total size in bytes of all blobs that are examined as possible manifests.
 const MAX_LOOKED_AT_ALL: u64 = 32 << 20;
 
-/// Adds the images of `manifest.json` whose config belongs to no image of the index.
+/// Adds the images of `manifest.json` whose config belongs to no image of the index, and further names of images that are in
+/// both.
 /// `listed` are the entries of the index.
 ///
 /// # Errors
@@ -48,9 +49,11 @@ pub(super) fn add(
         return Ok(());
     };
     let mut builder = Builder::new(archive);
-    let images = contents.images.iter().map(|image| &image.name);
+    let images = contents.images.iter();
+    let images = images.map(|image| (&image.name, Some(&image.root.digest)));
     let broken = contents.broken.iter().filter_map(|broken| broken.name.as_ref());
-    let taken: HashSet<Reference> = images.chain(broken).cloned().collect();
+    let taken: HashMap<&Reference, Option<&Digest>> = images.chain(broken.map(|name| (name, None))).collect();
+    let roots = roots_by_config(store, &contents.images);
     let mut stored: Option<HashMap<Digest, Descriptor>> = None;
     let mut found: Vec<BundledImage> = Vec::new();
     let mut faulty: Vec<BrokenImage> = Vec::new();
@@ -66,11 +69,15 @@ pub(super) fn add(
             }
         };
         let config = builder.config_digest(item, store).ok();
-        if config.as_ref().is_some_and(|config| configs.contains(config)) {
+        if let Some(config) = config.as_ref().filter(|config| configs.contains(config)) {
+            if let Some(root) = roots.get(config) {
+                let names = other_names(item, &root.digest, &taken).into_iter();
+                found.extend(names.map(|name| image(archive, place, name, root.clone(), false)));
+            }
             continue;
         }
         let (mut names, unusable) = item.names();
-        if names.iter().any(|name| taken.contains(name)) {
+        if names.iter().any(|name| taken.contains_key(name)) {
             contradictory.push(item.label());
             continue;
         }
@@ -124,6 +131,30 @@ fn image(archive: &Archive, place: usize, name: Reference, root: Descriptor, is_
     BundledImage {
         rebuilt: is_built,
         ..rebuilt(archive, place, name, root)
+    }
+}
+
+/// Returns the root manifests of these images that have a config, by the config.
+fn roots_by_config(store: &Store, images: &[BundledImage]) -> HashMap<Digest, Descriptor> {
+    let mut seen = HashSet::new();
+    let roots = images.iter().map(|image| &image.root);
+    let mut by_config = HashMap::new();
+    for root in roots.filter(|root| seen.insert(&root.digest)) {
+        if let Ok(manifest) = store.manifest(&root.digest, &root.media_type)
+            && let View::Image(image) = manifest.view()
+        {
+            by_config.insert(image.config.digest.clone(), root.clone());
+        }
+    }
+    by_config
+}
+
+/// Returns the names of an item that the index gives to no image, if the index gives another name of the item to this image.
+fn other_names(item: &Item, root: &Digest, taken: &HashMap<&Reference, Option<&Digest>>) -> Vec<Reference> {
+    let names = item.names().0;
+    match names.iter().any(|name| taken.get(name) == Some(&Some(root))) {
+        true => names.into_iter().filter(|name| !taken.contains_key(name)).collect(),
+        false => Vec::new(),
     }
 }
 

@@ -165,3 +165,21 @@ fn an_unlisted_image_that_is_not_whole_fails_alone() {
         );
     });
 }
+
+#[test]
+fn further_names_of_a_listed_image_count() {
+    let mut layout = Layout::default();
+    let tags = json!(["quay.io/a/one:1", "quay.io/a/one:latest", "quay.io/a/moved:1"]);
+    let (one, first) = image(&mut layout, "one", tags, true);
+    let (other, second) = image(&mut layout, "other", json!(["quay.io/a/moved:1"]), true);
+    layout.name(one.clone(), "quay.io/a/one:1");
+    layout.name(other.clone(), "quay.io/a/moved:1");
+    each_way(&finish(layout, &[&first, &second]), None, |way, bundle| {
+        let expected = [
+            format!("quay.io/a/moved:1@{}", digest(&other)),
+            format!("quay.io/a/one:1@{}", digest(&one)),
+            format!("quay.io/a/one:latest@{}", digest(&one)),
+        ];
+        assert_eq!(whole(bundle), expected, "{way}");
+    });
+}
