@@ -44,6 +44,9 @@ pub(super) struct RepositoryReferrers {
     is_alone: AtomicBool,
 }
 
+/// A search for referrers, which all who ask for the same subject wait for.
+type Search = Arc<OnceCell<FoundList>>;
+
 /// Cached answers of one repository.
 #[derive(Debug, Default)]
 struct KnownRepository {
@@ -52,7 +55,7 @@ struct KnownRepository {
     /// Set when a tag exists that the list of tags lacks, as with a pull-through cache that cannot read the list of its origin.
     lacks_tags: AtomicBool,
     /// Referrers by the digest of their subject, and whether it is the root of an image. Several tags may point at one subject.
-    found: Mutex<HashMap<(Digest, bool), Arc<OnceCell<FoundList>>>>,
+    found: Mutex<HashMap<(Digest, bool), Search>>,
 }
 
 /// Host and repository.
