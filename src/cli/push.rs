@@ -193,6 +193,13 @@ fn amount(amount: Amount) -> String {
 /// Prints how an image differs from its source or from the request: left-out platforms, a new digest, skipped blobs, warnings.
 fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     let name = image.destination.as_deref().unwrap_or(&image.source);
+    if image.outcome == Became::LeftAlone {
+        // What the image would have brought is not there.
+        output::info(format!(
+            "note: {name}: skipped, since the tag exists with a different digest"
+        ));
+        return;
+    }
     let choice = match image.index {
         Some(Form::Filtered | Form::Fallback) => Choice::Filtered,
         Some(Form::Sparse) => Choice::Sparse,
@@ -206,11 +213,6 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     if image.rebuilt {
         output::info(format!(
             "note: {name}: the archive has no manifest, so one was built; its digest is new"
-        ));
-    }
-    if image.outcome == Became::LeftAlone {
-        output::info(format!(
-            "note: {name}: skipped, since the tag exists with a different digest"
         ));
     }
     if let Some(replaced) = &image.replaced {

@@ -47,7 +47,7 @@ impl Image {
             Ok(TagAction::LeaveAlone(other)) => {
                 self.alive = false;
                 self.report.outcome = Outcome::LeftAlone;
-                self.report.forget_content();
+                self.report.referrers.clear();
                 self.report.pushed = Some(other);
             }
             Ok(TagAction::Push(before)) => self.before = before,

@@ -201,14 +201,6 @@ impl ImageReport {
         }
     }
 
-    /// Removes what the image contains, since the destination has another image under its name.
-    pub(super) fn forget_content(&mut self) {
-        self.referrers.clear();
-        (self.kept, self.dropped, self.index, self.not_listed) = (Arc::default(), Arc::default(), None, None);
-        (self.left_out, self.left_out_referrers) = (Arc::default(), Arc::default());
-        self.referrers_lost = false;
-    }
-
     /// Records that the image failed, so that its presence at the destination is unknown.
     pub(crate) fn fail(&mut self, error: Error) {
         self.outcome = Outcome::Failed;
