@@ -311,8 +311,10 @@ impl Answer {
         if let Some(hint) = self.hint.as_deref().or(hint) {
             error = error.with_hint(hint);
         }
-        // Answers that no registry gives come from what is in front of it, and are the same for all images.
-        let is_foreign = refusal.web_page || !(status.is_client_error() || status.is_server_error());
+        // Answers that no registry gives come from what is in front of it, and are the same for all images. A 413 depends on the
+        // size of the blob, so that its digest has to be told.
+        let is_foreign =
+            (refusal.web_page && refusal.status != 413) || !(status.is_client_error() || status.is_server_error());
         let is_of_host =
             matches!(refusal.status, 405 | 407 | 421 | 451) || (refusal.status == 400 && refusal.codes.is_empty());
         let is_shared = refusal.is_full() || is_foreign || is_of_host;
