@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use docker_mirror::{
     Stop,
-    testing::{Pushed, Registry},
+    testing::{Descriptor, Pushed, Registry},
 };
 
 use super::upload;
@@ -198,6 +198,20 @@ async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
     assert_eq!(before + sent(&server), 24 << 20, "{}", server.transcript());
 }
 
+/// Drops a push while the registry holds its second piece, as a kill of the process does.
+async fn kill_in_second_piece(server: &Double, registry: &Registry, blob: &Descriptor, source: &Memory) {
+    let push = registry.push_blob("a", blob, source, None);
+    let killed = async {
+        while server.count("PATCH", "") < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = killed => {}
+        pushed = push => panic!("{pushed:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_session_that_the_registry_no_longer_has_is_told_and_the_blob_is_sent_from_the_start() {
     let bytes = noise(4 << 20);
@@ -207,18 +221,7 @@ async fn a_session_that_the_registry_no_longer_has_is_told_and_the_blob_is_sent_
     let server = Double::start(Options::default().fault(second, Action::Hold(gate.clone())));
     let folder = tempfile::tempdir().unwrap();
     let (registry, _) = run(&server, folder.path());
-    {
-        let push = registry.push_blob("a", &blob, &source, None);
-        let killed = async {
-            while server.count("PATCH", "") < 2 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            () = killed => {}
-            pushed = push => panic!("{pushed:?}"),
-        }
-    }
+    kill_in_second_piece(&server, &registry, &blob, &source).await;
     gate.open();
     server.clear_faults();
     server.add_fault(When::get("/blobs/uploads/"), Action::status(404));
@@ -240,18 +243,7 @@ async fn the_session_of_a_run_that_was_killed_goes_on_once_nothing_more_of_it_ar
     let folder = tempfile::tempdir().unwrap();
     let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
     let (registry, _) = run(&server, folder.path());
-    {
-        let push = registry.push_blob("a", &blob, &source, None);
-        let killed = async {
-            while server.count("PATCH", "") < 2 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            () = killed => {}
-            pushed = push => panic!("{pushed:?}"),
-        }
-    }
+    kill_in_second_piece(&server, &registry, &blob, &source).await;
     let kept = taken(&server).len();
     assert_eq!(kept, 1, "{}", server.transcript());
     gate.open();
