@@ -36,7 +36,7 @@ pub(in crate::bundle::read) fn open(
     temp: &Temp,
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
-    let mut why = "it comes from a pipe and its manifests do not come first";
+    let mut why = "it can only be read from its start to its end, and its manifests do not come first";
     let input = Summed::new(input, label, temp.sum);
     let sum = input.clone();
     let (compression, window, input) = spool::unwrap(input, label)?;
@@ -52,7 +52,7 @@ pub(in crate::bundle::read) fn open(
     // Half of the budget is left for the parsed documents.
     let max_front = MAX_FRONT.min(store.budget().left() / 2);
     let too_long = format!(
-        "it comes from a pipe, and not all of its manifests and configs are among its first {} MiB",
+        "it can only be read from its start to its end, and not all of its manifests and configs are among its first {} MiB",
         max_front >> 20
     );
     let mut pass = spool::begin(input, (compression, window), Some(held), label, temp)?;
