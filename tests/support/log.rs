@@ -100,27 +100,24 @@ pub struct Log {
 }
 
 impl Log {
-    /// Adds a new request.
-    pub fn open(&self, entry: Entry) -> Ticket {
+    /// Adds a new request. Also returns the number of requests that are being answered now, with this one: of requests that
+    /// arrive together, each gets another number.
+    pub fn open(&self, entry: Entry) -> (Ticket, usize) {
         let running = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(running, Ordering::SeqCst);
         let mut entries = self.entries.lock().unwrap();
         entries.list.push(entry);
-        Ticket(Arc::new(Open {
+        let ticket = Ticket(Arc::new(Open {
             log: self.clone(),
             index: entries.forgotten + entries.list.len() - 1,
             ended: AtomicBool::new(false),
-        }))
+        }));
+        (ticket, running)
     }
 
     /// Returns a copy of all entries.
     pub fn entries(&self) -> Vec<Entry> {
         self.entries.lock().unwrap().list.clone()
-    }
-
-    /// Returns the number of requests that are being answered.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::SeqCst)
     }
 
     /// Returns the maximum number of requests that were answered at the same time.

@@ -187,7 +187,7 @@ pub async fn handle(
         .filter(|i| rules[*i].strikes(method, target, header))
         .collect();
     let faults: Vec<Action> = struck.iter().map(|i| rules[*i].action.clone()).collect();
-    let ticket = shared.log.open(Entry {
+    let (ticket, in_flight) = shared.log.open(Entry {
         method: method.to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
@@ -202,10 +202,7 @@ pub async fn handle(
         ended: None,
     });
     let head = method == "HEAD";
-    let is_refused = shared
-        .options
-        .refuse_above
-        .is_some_and(|most| shared.log.in_flight() > most);
+    let is_refused = shared.options.refuse_above.is_some_and(|most| in_flight > most);
     if is_refused {
         // It takes no place from what comes after it.
         ticket.end();
