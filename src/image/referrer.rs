@@ -25,12 +25,13 @@ pub(crate) fn tag_beside(subject: &Digest, suffix: &str) -> String {
     format!("{}.{suffix}", subject.referrers_tag())
 }
 
-/// Parses a tag of cosign into the digest of its subject and the suffix of the tag.
-pub(crate) fn parse_tag_beside(tag: &str) -> Option<(Digest, &'static str)> {
+/// Parses a tag of cosign into the referrers tag of its subject and the suffix of the tag.
+///
+/// The tag does not tell the whole digest of the subject: a tag is too short for a SHA-512 digest, which is truncated.
+pub(crate) fn parse_tag_beside(tag: &str) -> Option<(&str, &'static str)> {
     let (subject, end) = tag.split_once('.')?;
     let suffix = SUFFIXES.into_iter().find(|suffix| *suffix == end)?;
-    let subject = subject.replacen('-', ":", 1).parse().ok()?;
-    Some((subject, suffix))
+    is_referrers_tag(subject).then_some((subject, suffix))
 }
 
 /// Returns whether a tag has the form of a list of referrers: `sha256-HEX`.
@@ -171,10 +172,14 @@ mod tests {
     #[test]
     fn tags_beside_an_image_tell_which_one() {
         let digest = Digest::sha256(b"image");
-        for suffix in SUFFIXES {
+        let long: Digest = format!("sha512:{}", "0a".repeat(64)).parse().unwrap();
+        for (digest, suffix) in [&digest, &long]
+            .into_iter()
+            .flat_map(|digest| SUFFIXES.map(|it| (digest, it)))
+        {
             assert_eq!(
-                parse_tag_beside(&tag_beside(&digest, suffix)),
-                Some((digest.clone(), suffix))
+                parse_tag_beside(&tag_beside(digest, suffix)),
+                Some((&*digest.referrers_tag(), suffix))
             );
         }
         let hex = digest.hex();

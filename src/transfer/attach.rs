@@ -20,8 +20,8 @@ pub(super) struct Attacher<'a> {
     choice: &'a ReferrerChoice,
     /// Referrers of the bundle, by the digest of their subject.
     referrers: HashMap<&'a Digest, Vec<&'a Referrer>>,
-    /// Images with a cosign tag, by their repository and the digest of their subject.
-    beside: HashMap<(String, Digest), Vec<Beside<'a>>>,
+    /// Images with a cosign tag, by their repository and the referrers tag of their subject.
+    beside: HashMap<(String, String), Vec<Beside<'a>>>,
     /// Positions in the bundle of the images that were attached to another image.
     claimed: HashSet<usize>,
 }
@@ -52,7 +52,7 @@ impl<'a> Attacher<'a> {
             if image.attached_to.is_some()
                 && let Some((subject, suffix)) = image.name.tag().and_then(parse_tag_beside)
             {
-                let key = (image.name.name(), subject);
+                let key = (image.name.name(), subject.to_owned());
                 attacher.beside.entry(key).or_default().push((place, image, suffix));
             }
         }
@@ -199,7 +199,7 @@ impl<'a> Attacher<'a> {
     /// Returns the possible attachments of a subject in a repository.
     fn referrers_of(&self, subject: &Digest, repository: &str) -> Vec<Found<'a>> {
         let referrers = self.referrers.get(subject).into_iter().flatten();
-        let key = (repository.to_owned(), subject.clone());
+        let key = (repository.to_owned(), subject.referrers_tag());
         let mut beside: Vec<Beside<'a>> = self.beside.get(&key).cloned().unwrap_or_default();
         // Two bundles may have the signatures of two moments under one tag. The one with more signatures goes first: it may
         // contain the others.

@@ -73,7 +73,9 @@ impl Document {
 
     /// Returns the descriptor of the document.
     pub fn descriptor(&self) -> Map<String, Value> {
-        descriptor(&self.media_type, &self.bytes)
+        let mut descriptor = descriptor(&self.media_type, &self.bytes);
+        descriptor.insert("digest".to_owned(), self.digest.clone().into());
+        descriptor
     }
 }
 

@@ -35,9 +35,16 @@ pub fn refer(registry: &Double, repository: &str, subject: &Document, artifact_t
     manifest
 }
 
+/// Returns the tag that lists the referrers of a manifest, in which a long digest is cut (OCI distribution-spec, "Referrers Tag
+/// Schema").
+pub fn referrers_tag(digest: &str) -> String {
+    let (algorithm, hex) = digest.split_once(':').unwrap();
+    format!("{algorithm}-{}", &hex[..64])
+}
+
 /// Adds a manifest to the list under the referrers tag of its subject.
 pub fn list(registry: &Double, repository: &str, subject: &Document, manifest: &Document) {
-    let tag = subject.digest.replacen(':', "-", 1);
+    let tag = referrers_tag(&subject.digest);
     let mut listed = listed(registry, repository, subject);
     listed.push(Value::Object(manifest.descriptor()));
     let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed});
@@ -48,7 +55,7 @@ pub fn list(registry: &Double, repository: &str, subject: &Document, manifest: &
 
 /// Returns the entries of the list under the referrers tag of a subject.
 pub fn listed(registry: &Double, repository: &str, subject: &Document) -> Vec<Value> {
-    let tag = subject.digest.replacen(':', "-", 1);
+    let tag = referrers_tag(&subject.digest);
     let there = registry.manifest(repository, &tag);
     let there: Option<Value> = there.map(|bytes| serde_json::from_slice(&bytes).unwrap());
     there.map_or_else(Vec::new, |index| index["manifests"].as_array().unwrap().clone())
@@ -71,7 +78,7 @@ pub fn beside(registry: &Double, repository: &str, subject: &Document, suffix: &
             "annotations": {"dev.cosignproject.cosign/signature": text}}],
     });
     let manifest = Document::new(OCI_MANIFEST, manifest.to_string());
-    let tag = format!("{}.{suffix}", subject.digest.replacen(':', "-", 1));
+    let tag = format!("{}.{suffix}", referrers_tag(&subject.digest));
     store.put_manifest(repository, Some(&tag), OCI_MANIFEST, manifest.bytes.clone());
     manifest
 }

@@ -111,22 +111,25 @@ pub(super) struct Attached<'a> {
     pub(super) place: usize,
     pub(super) entry: &'a Entry,
     pub(super) suffix: &'static str,
-    /// Repository and subject from the entry's own name, if that name has a tag such as
+    /// Repository, and referrers tag of the subject, from the entry's own name, if that name has a tag such as
     /// `sha256-HEX.sig`. A name that is a tag alone has no repository.
-    pub(super) by_tag: Option<(Option<Reference>, Digest)>,
+    pub(super) by_tag: Option<(Option<Reference>, String)>,
 }
 
 /// Parses a name that is the tag of an attachment alone, without a repository.
-pub(super) fn bare_tag(entry: &Entry) -> Option<(Digest, &'static str)> {
+pub(super) fn bare_tag(entry: &Entry) -> Option<(String, &'static str)> {
     match own_name(entry) {
         Some(_) => None,
-        None => parse_tag_beside(entry.annotations.get(names::REF_NAME)?),
+        None => {
+            let (subject, suffix) = parse_tag_beside(entry.annotations.get(names::REF_NAME)?)?;
+            Some((subject.to_owned(), suffix))
+        }
     }
 }
 
 /// Parses the name of an entry with the tag of an attachment, such as `sha256-HEX.sig`; `None` for any other name.
 /// A tag without a name belongs to the repository that the user gives for entries without a name.
-pub(super) fn tagged(entry: &Entry, given: Option<&Reference>) -> Option<(Reference, Digest, &'static str)> {
+pub(super) fn tagged(entry: &Entry, given: Option<&Reference>) -> Option<(Reference, String, &'static str)> {
     let name = match own_name(entry) {
         Some(name) => name,
         None => {
@@ -135,6 +138,7 @@ pub(super) fn tagged(entry: &Entry, given: Option<&Reference>) -> Option<(Refere
         }
     };
     let (subject, suffix) = parse_tag_beside(name.tag()?)?;
+    let subject = subject.to_owned();
     Some((name, subject, suffix))
 }
 
@@ -163,21 +167,27 @@ pub(super) fn add(
         store.budget().take(NAME)?;
         let stated = match &attached.by_tag {
             Some((_, subject)) => Some(subject.clone()),
-            None => annotated_subject(attached.entry).or_else(|| stated_subject(store, &attached.entry.descriptor)),
+            None => annotated_subject(attached.entry)
+                .or_else(|| stated_subject(store, &attached.entry.descriptor))
+                .map(|subject| subject.referrers_tag()),
         };
         let found = match &attached.by_tag {
             Some((Some(name), _)) => subjects.in_repository(name),
-            Some((None, subject)) => subjects.with_digest(subject).into_iter().collect(),
-            None => subjects.find(attached.entry, stated.as_ref()).into_iter().collect(),
+            Some((None, subject)) => subjects.with_tag(subject).into_iter().collect(),
+            None => subjects.find(attached.entry, stated.as_deref()).into_iter().collect(),
         };
         if found.is_empty() {
-            contents.broken.push(without_image(archive, attached, stated.as_ref()));
+            contents
+                .broken
+                .push(without_image(archive, attached, stated.as_deref()));
             continue;
         }
         let mut names = HashSet::new();
         for (place, entry) in found {
-            let subject = stated.as_ref().unwrap_or(&entry.descriptor.digest);
-            let tag = tag_beside(subject, attached.suffix);
+            let tag = match &stated {
+                Some(subject) => format!("{subject}.{}", attached.suffix),
+                None => tag_beside(&entry.descriptor.digest, attached.suffix),
+            };
             // A broken image, or an image without a name, is reported by its own error.
             for image in by_place.get(&place).into_iter().flatten() {
                 let Ok(name) = Reference::new(image.host(), image.repository(), Some(&tag), None) else {
@@ -222,14 +232,13 @@ pub(super) fn listed_referrers(
         .annotations
         .get(names::REF_NAME)
         .and_then(|name| name.rsplit(':').next());
-    let subject = tag.filter(|tag| is_referrers_tag(tag));
-    let Some(Ok(subject)) = subject.map(|tag| tag.replacen('-', ":", 1).parse::<Digest>()) else {
+    let Some(tag) = tag.filter(|tag| is_referrers_tag(tag)) else {
         return Ok(false);
     };
     let Some(manifest) = store
         .manifest(&entry.descriptor.digest, &entry.descriptor.media_type)
         .ok()
-        .filter(|manifest| *manifest.digest() != subject)
+        .filter(|manifest| manifest.digest().referrers_tag() != tag)
     else {
         return Ok(false);
     };
@@ -242,12 +251,13 @@ pub(super) fn listed_referrers(
         .partition(|entry| store.size_of(&entry.descriptor.digest).is_some());
     for entry in there {
         let listed = store.manifest(&entry.descriptor.digest, &entry.descriptor.media_type);
-        if listed.ok().and_then(|listed| referrer::subject(&listed)).as_ref() != Some(&subject) {
+        let subject = listed.ok().and_then(|listed| referrer::subject(&listed));
+        let Some(subject) = subject.filter(|subject| subject.referrers_tag() == tag) else {
             return Ok(false);
-        }
+        };
         store.budget().take(NAME)?;
         into.push(Referrer {
-            subject: subject.clone(),
+            subject,
             root: entry.descriptor.clone(),
             archive: archive.label.clone(),
         });
@@ -259,7 +269,7 @@ pub(super) fn listed_referrers(
             count => format!(" and {} more", count - 1),
         };
         warnings.push(format!(
-            "`{}`: {first}{others}, listed as referring to {subject}, cannot be carried: the archive does not contain it",
+            "`{}`: {first}{others}, listed as referring to the subject of `{tag}`, cannot be carried: the archive does not contain it",
             quote(&archive.label)
         ));
     }
@@ -301,8 +311,10 @@ struct Subjects<'a> {
     /// Indices into `images`, the first entry of each.
     by_name: HashMap<Reference, usize>,
     by_repository: HashMap<String, Vec<usize>>,
-    by_digest: HashMap<&'a Digest, usize>,
-    by_child: HashMap<Digest, usize>,
+    /// By the referrers tag of the image.
+    by_tag: HashMap<String, usize>,
+    /// By the referrers tag of a child of the image.
+    by_child: HashMap<String, usize>,
 }
 
 impl<'a> Subjects<'a> {
@@ -311,7 +323,7 @@ impl<'a> Subjects<'a> {
             images,
             by_name: HashMap::new(),
             by_repository: HashMap::new(),
-            by_digest: HashMap::new(),
+            by_tag: HashMap::new(),
             by_child: HashMap::new(),
         };
         for (at, (_, entry)) in images.iter().enumerate() {
@@ -323,7 +335,7 @@ impl<'a> Subjects<'a> {
                 subjects.by_name.entry(name).or_insert(at);
             }
             let root = &entry.descriptor;
-            if subjects.by_digest.insert(&root.digest, at).is_some() {
+            if subjects.by_tag.insert(root.digest.referrers_tag(), at).is_some() {
                 continue;
             }
             let Ok(manifest) = store.manifest(&root.digest, &root.media_type) else {
@@ -333,7 +345,7 @@ impl<'a> Subjects<'a> {
             for child in index.entries.iter().map(|entry| &entry.descriptor.digest) {
                 // The limit of entries of one index also bounds this table.
                 if subjects.by_child.len() < MAX_ENTRIES {
-                    subjects.by_child.entry(child.clone()).or_insert(at);
+                    subjects.by_child.entry(child.referrers_tag()).or_insert(at);
                 }
             }
         }
@@ -347,21 +359,21 @@ impl<'a> Subjects<'a> {
     }
 
     /// Finds the image of an attached entry: by name, else by the stated digest of the image or of
-    /// a child of its index, else the only image.
-    fn find(&self, attached: &Entry, stated: Option<&Digest>) -> Option<(usize, &'a Entry)> {
+    /// a child of its index, given as referrers tag, else the only image.
+    fn find(&self, attached: &Entry, stated: Option<&str>) -> Option<(usize, &'a Entry)> {
         let own = own_name(attached);
         let named = own.as_ref().and_then(|name| self.by_name.get(name));
         let named = named.and_then(|at| self.images.get(*at).copied());
-        match (named.or_else(|| self.with_digest(stated?)), self.images) {
+        match (named.or_else(|| self.with_tag(stated?)), self.images) {
             (Some(found), _) => Some(found),
             (None, [only]) if own.is_none() => Some(*only),
             (None, _) => None,
         }
     }
 
-    /// Finds an image by its digest, or by that of a child of its index.
-    fn with_digest(&self, digest: &Digest) -> Option<(usize, &'a Entry)> {
-        let at = self.by_digest.get(digest).or_else(|| self.by_child.get(digest))?;
+    /// Finds an image by its referrers tag, or by that of a child of its index.
+    fn with_tag(&self, tag: &str) -> Option<(usize, &'a Entry)> {
+        let at = self.by_tag.get(tag).or_else(|| self.by_child.get(tag))?;
         self.images.get(*at).copied()
     }
 }
@@ -423,9 +435,9 @@ fn stated_subject(store: &Store, root: &Descriptor) -> Option<Digest> {
     }
 }
 
-fn without_image(archive: &Archive, attached: &Attached<'_>, stated: Option<&Digest>) -> BrokenImage {
+fn without_image(archive: &Archive, attached: &Attached<'_>, stated: Option<&str>) -> BrokenImage {
     let place = attached.place;
-    let subject = stated.map_or_else(|| "an image".to_owned(), ToString::to_string);
+    let subject = stated.map_or_else(|| "an image".to_owned(), |tag| tag.replacen('-', ":", 1));
     let what = format!(
         "`{}`: entry @{place} ({}) belongs to {subject} (`.{}`), and the archive does not tell which image that is",
         quote(&archive.label),

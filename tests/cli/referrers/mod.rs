@@ -9,6 +9,7 @@ mod lost_blobs;
 mod odd_answers;
 mod refusals;
 mod requests;
+mod sha512;
 mod two_ways;
 
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use super::cli;
 use super::support::image::{Document, Image, Style};
 use super::support::images::{multi, small};
 use super::support::layout::Tar;
-use super::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, list, listed, refer};
+use super::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, list, listed, refer, referrers_tag};
 use super::support::{Action, Cli, Double, Options, When};
 
 /// A registry with the list of referrers, or without it.
@@ -53,7 +54,7 @@ fn signed(registry: &Double) -> Signed {
 }
 
 fn tag_of(document: &Document, end: &str) -> String {
-    format!("{}{end}", document.digest.replacen(':', "-", 1))
+    format!("{}{end}", referrers_tag(&document.digest))
 }
 
 impl Signed {
