@@ -17,7 +17,7 @@ use crate::image::lost_attachments::leave_out_all;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Reference;
 use crate::image::referrer::artifact_type;
-use crate::image::tree::{Attachment, ImageTree, Lookup, MAX_DEPTH, Variant, is_attached};
+use crate::image::tree::{ATTESTATION, Attachment, ImageTree, Lookup, MAX_DEPTH, Variant, is_attached};
 use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::text::{counted, quote};
@@ -120,10 +120,10 @@ impl Discovery {
         fetcher: &Fetcher,
         repository: &Repository,
         digest: &Digest,
-        is_root: bool,
+        is_sample: bool,
     ) -> Result<FoundList> {
         self.referrers
-            .of(fetcher, repository, Subject { digest, is_root })
+            .of(fetcher, repository, Subject { digest, is_sample })
             .await
     }
 
@@ -146,7 +146,13 @@ impl Discovery {
         belongings.seen.extend(own.iter().cloned());
         belongings.note_sizes(tree.own_manifests());
         // The root was searched first, alone: its answers show which requests the repository supports for the other manifests.
+        // The first platform comes next: a registry may have signatures of platforms alone.
         let root = tree.original.root.digest();
+        let first = tree.kept.iter().find(|kept| kept.platform != ATTESTATION);
+        if let Some(first) = first {
+            let found = self.referrers_of(fetcher, repository, &first.digest, true).await;
+            found.map_err(unreadable)?;
+        }
         let mut subjects: Vec<Digest> = own.into_iter().rev().collect();
         for depth in 0..=MAX_CHAIN {
             let futures: Vec<BoxFuture<'_, Result<FoundList>>> = subjects

@@ -54,7 +54,7 @@ struct KnownRepository {
     tags: OnceCell<Option<(HashSet<String>, Held)>>,
     /// Set when a tag exists that the list of tags lacks, as with a pull-through cache that cannot read the list of its origin.
     lacks_tags: AtomicBool,
-    /// Referrers by the digest of their subject, and whether it is the root of an image. Several tags may point at one subject.
+    /// Referrers by the digest of their subject, and whether it is a sample. Several tags may point at one subject.
     found: Mutex<HashMap<(Digest, bool), Search>>,
 }
 
@@ -68,9 +68,9 @@ pub(super) type FoundList = Arc<[Found]>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) digest: &'a Digest,
-    /// Whether the manifest is the root of an image. For a root, a list of tags is not believed without requests for single
-    /// tags.
-    pub(super) is_root: bool,
+    /// Whether the tags of the manifest are requested one by one, whatever the list of tags says, to find a list that lacks
+    /// tags. The samples of an image are its root and its first platform.
+    pub(super) is_sample: bool,
 }
 
 impl RepositoryReferrers {
@@ -120,13 +120,13 @@ impl RepositoryReferrers {
         subject: Subject<'_>,
     ) -> Result<FoundList> {
         let known = self.known(repository);
-        let (cell, is_root) = {
+        let (cell, is_sample) = {
             let mut found = known.found.lock();
-            let as_root = (subject.digest.clone(), true);
-            let is_root = subject.is_root || found.contains_key(&as_root);
-            (found.entry((as_root.0, is_root)).or_default().clone(), is_root)
+            let as_sample = (subject.digest.clone(), true);
+            let is_sample = subject.is_sample || found.contains_key(&as_sample);
+            (found.entry((as_sample.0, is_sample)).or_default().clone(), is_sample)
         };
-        let subject = Subject { is_root, ..subject };
+        let subject = Subject { is_sample, ..subject };
         let found = cell
             .get_or_try_init(|| async {
                 // On the heap, since the requests of all places are a large part of the stack of a run.
@@ -318,7 +318,9 @@ impl RepositoryReferrers {
         let target = Target::Tag(tag.to_owned());
         let tags = self.tags(fetcher, repository, known, None).await?;
         let is_listed = tags.map(|tags| tags.contains(tag));
-        if is_listed == Some(false) && tags.is_some_and(|tags| proves_absence(tags, subject, tag)) {
+        // A pull-through cache that cannot read the list of its origin lists the tags that were pulled from it. If a tag of a
+        // sample exists that the list lacks, the list is not used in the repository at all.
+        if is_listed == Some(false) && !subject.is_sample {
             return Ok(TagContent::Nothing);
         }
         let dangling = || TagContent::Unreadable(None, Error::new(Kind::NotFound, DANGLING));
@@ -403,16 +405,6 @@ impl RepositoryReferrers {
         });
         Ok(tags.await.as_ref().map(|(tags, _)| tags))
     }
-}
-
-/// Returns whether a list of tags without `tag` proves that the tag does not exist.
-///
-/// A pull-through cache that cannot read the list of its origin lists the tags that were pulled from it. So the tags of the
-/// root of an image are requested one by one; only its attestations and SBOMs are not, if the list names another tag of the root.
-/// If one of these exists, the list is not used in the repository at all. Otherwise it counts for the other manifests.
-fn proves_absence(tags: &HashSet<String>, subject: Subject<'_>, tag: &str) -> bool {
-    let (list, signature) = (subject.digest.referrers_tag(), tag_beside(subject.digest, SUFFIXES[0]));
-    !subject.is_root || (tag != list && tag != signature && (tags.contains(&list) || tags.contains(&signature)))
 }
 
 /// Returns whether the referrer itself is at fault and can be left out.

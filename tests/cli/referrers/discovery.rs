@@ -61,13 +61,46 @@ fn a_list_of_tags_that_lacks_signatures_hides_none() {
         json!(["1", tag_of(&image.root, ".sig")]),
     ] {
         source.clear_faults();
-        let body = json!({"name": "team/app", "tags": tags}).to_string();
-        source.add_fault(When::get("/tags/list"), answer("application/json", &body));
+        source.add_fault(When::get("/tags/list"), tag_list(&tags));
+        let body = tags.to_string();
         for name in ["team/app:1".to_owned(), format!("team/app@{digest}")] {
             let name = format!("{}/{name}", source.host());
             let out = cli.succeed(&["export", &name, "-o", "b.tar", "--force", "--fresh"]);
             assert!(out.stderr.contains("3 referrers"), "{body} {name}: {}", out.stderr);
         }
+    }
+}
+
+fn tag_list(tags: &Value) -> Action {
+    let list = json!({"name": "team/app", "tags": tags});
+    answer("application/json", &list.to_string())
+}
+
+#[test]
+fn a_list_of_tags_hides_neither_what_platforms_alone_have_nor_what_stands_beside_a_listed_signature() {
+    let image = multi(Style::Oci, &["linux/amd64", "linux/arm64"], "hidden");
+    let signature = tag_of(&image.root, ".sig");
+    let [first, second] = [&image.below[0], &image.below[1]];
+    // What exists beside which manifest, and the tags that a pull-through cache lists.
+    for (there, tags) in [
+        ([(first, "att"), (second, "sbom")], json!(["1", "2"])),
+        ([(first, "sig"), (second, "sig")], json!(["1"])),
+        ([(&image.root, "sig"), (&image.root, "att")], json!(["1", signature])),
+        ([(&image.root, "sig"), (first, "sbom")], json!(["1", signature])),
+    ] {
+        let (cli, source) = (cli(), registry(false));
+        image.push(&source, "team/app", "1");
+        for (subject, suffix) in there {
+            beside(&source, "team/app", subject, suffix, suffix);
+        }
+        source.add_fault(When::get("/tags/list"), tag_list(&tags));
+        let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+        assert!(
+            out.stderr.contains("2 referrers"),
+            "{tags}: {}{}",
+            out.stderr,
+            source.transcript()
+        );
     }
 }
 
