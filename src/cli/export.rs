@@ -328,8 +328,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             output::result(format!("{}@{}", bare(&image.source), image.digest));
             // Otherwise, the messages about failed images include those about referrers.
             if is_whole {
-                output::referrers(&bare(&image.source), &image.referrers);
-                output::left_out(&bare(&image.source), &image.left_out_referrers);
+                export_report::referrers(&bare(&image.source), image);
             }
         }
         export_report::print_plan(plan, &report, &arguments.output, &registries);
@@ -402,8 +401,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         let name = bare(&image.source);
         left_out.add(&name, image.choice, (&image.original, &image.digest), &image.dropped);
         output::left_out(&name, &image.left_out);
-        output::referrers(&name, &image.referrers);
-        output::left_out(&name, &image.left_out_referrers);
+        export_report::referrers(&name, image);
     }
     left_out.tell(verbose);
     if report.committed {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use docker_mirror::{
     Error, Reference, Registries,
-    export::{DryRun, Report},
+    export::{DryRun, Exported, Report},
     few, human_bytes,
     push::{ImageReport, Outcome as Became, PushReport},
     quote,
@@ -13,6 +13,18 @@ use docker_mirror::{
 use super::exit::Outcome;
 use super::output;
 use super::report::{BundleReport, Moved, QuotaReport, Reporting};
+
+/// Prints the referrers of an image: those that are carried, those that hold for the unfiltered index alone, and those left out.
+pub(super) fn referrers(name: &str, image: &Exported) {
+    output::referrers(name, &image.referrers);
+    if image.referrers_of_unfiltered > 0 {
+        output::info(format!(
+            "note: {name}: {} of them refer to the unfiltered index {}, and are pushed only with it (`import --index sparse`)",
+            image.referrers_of_unfiltered, image.original
+        ));
+    }
+    output::left_out(name, &image.left_out_referrers);
+}
 
 /// Prints what an export would write and fetch, and the pull limits of its registries.
 pub(super) fn print_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Registries) {

@@ -1,6 +1,6 @@
 //! Request and report of an export.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::image::budget::Budget;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
-use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
+use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord, attachments_of_manifests};
 use crate::inventory::lock::Lock;
 use crate::transfer::resolve::Wanted;
 
@@ -159,6 +159,8 @@ pub struct Exported {
     pub left_out: Arc<[LeftOut]>,
     /// Number of carried referrers of each kind.
     pub referrers: BTreeMap<String, usize>,
+    /// Number of these that refer to an index of which platforms are left out; they are pushed only together with that index.
+    pub referrers_of_unfiltered: usize,
     /// Referrers that are not in the bundle, with reasons.
     pub left_out_referrers: Arc<[LeftOut]>,
     /// Whether a referrer that was to be carried is missing from the bundle.
@@ -167,6 +169,9 @@ pub struct Exported {
 
 impl Exported {
     pub(super) fn new(tree: &ImageTree) -> Self {
+        let referrers = tree.referrer_counts();
+        let used = attachments_of_manifests(&tree.attachments, tree.pushed().all());
+        let used: HashSet<&Digest> = used.iter().map(|used| used.variant.root.digest()).collect();
         Self {
             source: tree.source.clone(),
             digest: tree.pushed().root.digest().clone(),
@@ -175,7 +180,8 @@ impl Exported {
             kept: tree.kept.clone(),
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
-            referrers: tree.referrer_counts(),
+            referrers_of_unfiltered: referrers.values().sum::<usize>() - used.len(),
+            referrers,
             left_out_referrers: tree.left_out_referrers.clone(),
             lacks_referrers: tree.lacks_referrers,
         }
