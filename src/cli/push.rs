@@ -272,10 +272,14 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) {
         "ask for them by their SHA-256 digest",
     );
     let lost: Vec<&ImageReport> = report.images.iter().filter(|image| image.referrers_lost).collect();
+    let would = if report.dry_run { "would be" } else { "are" };
     unpinned(
         report,
         &lost,
-        "were pushed without some referrers (signatures, attestations); the warnings say what is left out, and why",
+        &format!(
+            "{would} at the destination without some referrers (signatures, attestations); the warnings say what is left \
+             out, and why"
+        ),
         "fix what the warnings name and run again, or omit the referrers with `--no-referrers`",
     );
     if let Some(fault) = &report.bundle_error {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::left_referrers::LeftReferrers;
+use super::left_referrers::{LeftReferrers, kept_away};
 use super::merge_signature;
 use super::put_manifest::{Effects, ManifestPutter};
 use super::referrer_list::{lacking, merged};
@@ -100,9 +100,7 @@ async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &
                 merge_signature::merge(putter, &tag, root).await?;
                 return Ok(None);
             }
-            return Ok(Some(format!(
-                "the tag `{tag}` holds {held}, which stays as it is; `--merge-signatures` adds to it"
-            )));
+            return Ok(Some(kept_away(&tag, &held)));
         }
         TagState::Unknown(error) => return Err(error),
         TagState::Nothing => {}

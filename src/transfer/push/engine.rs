@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
+use super::compare::{Comparison, compare};
 use super::destination::{with_destination_side, with_path_hint};
 use super::ensure_blob::{self, EnsureOptions};
 use super::held_back::HeldBack;
@@ -17,7 +18,6 @@ use super::put_manifest::{ManifestPutter, Written};
 use super::report::{Amount, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::scheduler::{Demand, Job, Placed, Scheduler, Taker};
-use super::tag::{self, TagAction};
 use super::together::{Tagged, Together};
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
@@ -48,13 +48,13 @@ pub(crate) async fn push(
     progress: &Progress,
     feed: Option<PipeFeed>,
 ) -> Result<PushResult> {
-    let verdicts = tag::verdicts(&items, request, registry, progress, registry.requests()).await;
-    let verdicts = verdicts.map_err(with_destination_side)?;
-    let verdicts = verdicts
+    let comparisons = compare(&items, request, registry, progress, registry.requests()).await;
+    let comparisons = comparisons.map_err(with_destination_side)?;
+    let comparisons = comparisons
         .into_iter()
-        .map(|verdict| verdict.map_err(with_destination_side))
+        .map(|comparison| comparison.map_err(with_destination_side))
         .collect();
-    let mut engine = Engine::new(items, verdicts, request, registry, progress);
+    let mut engine = Engine::new(items, comparisons, request, registry, progress);
     engine.run(feed).await?;
     Ok(PushResult {
         images: engine.images.list.into_iter().map(|image| image.report).collect(),
@@ -99,7 +99,7 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn new(
         items: Vec<PushItem>,
-        verdicts: Vec<Result<TagAction>>,
+        comparisons: Vec<Result<Comparison>>,
         request: &'a PushRequest,
         registry: &'a Registry,
         progress: &'a Progress,
@@ -126,7 +126,7 @@ impl<'a> Engine<'a> {
         let mut groups = HashMap::new();
         let mut trees: Vec<(Arc<ImageTree>, Vec<usize>)> = Vec::new();
         let mut places = HashMap::new();
-        for (number, (item, verdict)) in items.into_iter().zip(verdicts).enumerate() {
+        for (number, (item, comparison)) in items.into_iter().zip(comparisons).enumerate() {
             let name = item.destination.repository().to_owned();
             let repository = *numbers.entry(name.clone()).or_insert_with(|| {
                 engine.repositories.push(Repository {
@@ -151,7 +151,7 @@ impl<'a> Engine<'a> {
             });
             let mut image = Image::new(item, repository);
             let group = &mut engine.images.groups[group];
-            group.in_place |= image.apply(verdict);
+            group.in_place |= image.apply(comparison);
             group.alive |= image.alive;
             group.members.push(number);
             engine.images.list.push(image);

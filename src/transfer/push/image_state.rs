@@ -1,5 +1,6 @@
 //! State and report of each image of a push.
 
+use super::compare::Comparison;
 use super::left_referrers::{LeftReferrers, LostBlobs};
 use super::publish::Published;
 use super::report::{Counts, ImageReport, Outcome};
@@ -21,6 +22,8 @@ pub(super) struct Image {
     pub(super) alive: bool,
     /// Blobs of attachments that the image's repository did not get.
     pub(super) lost: LostBlobs,
+    /// Signatures that a dry run found to stay away.
+    pub(super) kept_away: LeftReferrers,
     pub(super) report: ImageReport,
 }
 
@@ -33,15 +36,21 @@ impl Image {
             before: None,
             alive: true,
             lost: LostBlobs::default(),
+            kept_away: LeftReferrers::default(),
         }
     }
 
-    /// Applies the action for the image's tag. Returns whether the image's blobs are known to be in place.
-    pub(super) fn apply(&mut self, verdict: Result<TagAction>) -> bool {
-        match verdict {
+    /// Applies the comparison with the destination. Returns whether the image's blobs are known to be in place.
+    pub(super) fn apply(&mut self, comparison: Result<Comparison>) -> bool {
+        let action = comparison.map(|comparison| {
+            self.kept_away = comparison.kept_away;
+            comparison.action
+        });
+        match action {
             Ok(TagAction::Done) => {
                 self.alive = false;
                 self.report.outcome = Outcome::Unchanged;
+                self.report.add_left_out_referrers(std::mem::take(&mut self.kept_away));
                 return true;
             }
             Ok(TagAction::LeaveAlone(other)) => {
@@ -143,12 +152,13 @@ impl Images<'_> {
     /// Records an image of a dry run whose blobs are all in place or planned.
     pub(super) fn planned(&mut self, number: usize) {
         let image = &mut self.list[number];
+        let mut left = std::mem::take(&mut image.kept_away);
+        left.leave_lost_blobs(&image.item.tree, &image.lost);
         image.alive = false;
         self.alive -= 1;
         image.report.outcome = Outcome::Planned;
         let before = image.before.take();
         image.report.replaced = before.filter(|before| image.report.pushed.as_ref() != Some(before));
-        let left = LeftReferrers::from_lost_blobs(&image.item.tree, &image.lost);
         image.report.add_left_out_referrers(left);
     }
 

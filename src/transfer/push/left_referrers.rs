@@ -20,16 +20,14 @@ pub(crate) struct LeftReferrers {
 }
 
 impl LeftReferrers {
-    /// Collects the attachments of an image that need lost blobs.
-    pub(super) fn from_lost_blobs(tree: &ImageTree, blobs: &LostBlobs) -> Self {
-        let mut left = Self::default();
+    /// Adds the attachments of an image that need lost blobs.
+    pub(super) fn leave_lost_blobs(&mut self, tree: &ImageTree, blobs: &LostBlobs) {
         let mut lost = LostAttachments::default();
         for attachment in attachments_of_manifests(&tree.attachments, tree.pushed().all()) {
             if let Some(why) = lost.reason(attachment, |blob| blobs.get(blob).cloned()) {
-                left.leave(attachment, &why);
+                self.leave(attachment, &why);
             }
         }
-        left
     }
 
     /// Returns the error for an image whose attachments are required and incomplete.
@@ -68,4 +66,9 @@ impl LeftReferrers {
             reason: format!("{}, which was not accepted", unused.describe_unfiltered(original)),
         }));
     }
+}
+
+/// Returns the reason for a signature that is not pushed, since its tag holds another one.
+pub(super) fn kept_away(tag: &str, held: &Digest) -> String {
+    format!("the tag `{tag}` holds {held}, which stays as it is; `--merge-signatures` adds to it")
 }

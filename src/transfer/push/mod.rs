@@ -3,7 +3,7 @@
 //! A push has four steps. Each step starts only after everything that it depends on is known to be in place:
 //!
 //! 1. each image gets its name at the destination, and names that collide are rejected ([`destination`]);
-//! 2. one HEAD request per tag finds the images that are already at the destination ([`tag`]);
+//! 2. one HEAD request per tag finds the images that are already at the destination ([`tag`], [`compare`]);
 //! 3. the blobs of the remaining images go into one queue, image by image; each digest is uploaded once ([`scheduler`],
 //!    [`ensure_blob`]);
 //! 4. after the last blob of an image, its manifests are put, children first, then its attachments ([`attachments`]), and
@@ -12,8 +12,10 @@
 //! No tasks are spawned: a push that is dropped at any moment leaves only blobs and manifests without a tag, which a second
 //! run finds.
 
+mod absent_referrers;
 pub(crate) mod asked_image;
 mod attachments;
+mod compare;
 pub(crate) mod destination;
 pub(crate) mod engine;
 pub(crate) mod ensure_blob;

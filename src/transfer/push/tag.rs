@@ -1,22 +1,16 @@
 //! Reads the state of a tag at the destination, and decides what to do with its image.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::request::{OnExisting, PushItem, PushRequest};
+use super::request::OnExisting;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{RawManifest, View};
+use crate::image::manifest::RawManifest;
 use crate::image::reference::{Reference, Target};
-use crate::image::referrer::{has_all_layers, is_referrers_tag, parse_tag_beside};
-use crate::image::tree::{Choice, ImageTree, attachments_of_manifests};
-use crate::lock::Mutex;
-use crate::progress::{Event, Phase, Progress};
+use crate::image::referrer::{is_referrers_tag, parse_tag_beside};
+use crate::image::tree::{Choice, ImageTree};
 use crate::registry::{Presence, Registry, WithoutRange};
-use crate::text::{counted, few};
 
 /// State of a tag or digest at the destination.
 #[derive(Debug)]
@@ -92,7 +86,7 @@ pub(crate) async fn missing_below(
 }
 
 /// Returns whether a repository has a manifest. If the answer to HEAD does not say that, the manifest is requested.
-async fn is_manifest_there(registry: &Registry, repository: &str, manifest: &RawManifest) -> Result<bool> {
+pub(super) async fn is_manifest_there(registry: &Registry, repository: &str, manifest: &RawManifest) -> Result<bool> {
     match registry.has_manifest(repository, manifest).await {
         Ok(Presence::Present(())) => Ok(true),
         Ok(Presence::Missing) => Ok(false),
@@ -127,78 +121,6 @@ fn unasked(error: Error) -> Error {
     match error.kind() {
         Kind::Network => error.with_kind(Kind::Server),
         _ => error,
-    }
-}
-
-/// Returns the attachments of an image that are missing or not listed for their subject.
-///
-/// # Errors
-/// Errors of the connection.
-async fn missing_referrers(registry: &Registry, repository: &str, tree: &ImageTree) -> Result<Vec<Digest>> {
-    let mut missing = Vec::new();
-    let mut lists: BTreeMap<&Digest, HashSet<Digest>> = BTreeMap::new();
-    for attachment in attachments_of_manifests(&tree.attachments, tree.pushed().all()) {
-        let root = &attachment.variant.root;
-        let is_there = match attachment.tag() {
-            Some(tag) => match tag_state(registry, repository, &Target::Tag(tag)).await? {
-                TagState::Digest(held) if root.has_digest(&held) => true,
-                TagState::Digest(held) => {
-                    let held = registry.manifest_and_etag(repository, &Target::Digest(held)).await;
-                    let held = held.or_else(refusal_as_none)?;
-                    held.is_some_and(|(held, _)| has_all_layers(&held, root))
-                }
-                TagState::Nothing => false,
-                TagState::Unknown(_) => true,
-            },
-            None => {
-                let subject = &attachment.subject;
-                if !lists.contains_key(subject) {
-                    lists.insert(subject, listed(registry, repository, subject).await?);
-                }
-                let is_listed = lists[subject].contains(root.digest());
-                is_listed
-                    && is_manifest_there(registry, repository, root)
-                        .await
-                        .or_else(|error| Ok::<_, Error>(refusal_as_none(error)?.unwrap_or(true)))?
-            }
-        };
-        if !is_there {
-            missing.push(root.digest().clone());
-        }
-    }
-    Ok(missing)
-}
-
-/// Returns the referrers that the registry lists for a manifest, by its API or by a tag.
-/// An unreadable list counts as empty.
-async fn listed(registry: &Registry, repository: &str, subject: &Digest) -> Result<HashSet<Digest>> {
-    let from_api = registry
-        .referrers(repository, subject, usize::MAX)
-        .await
-        .or_else(refusal_as_none)?;
-    if let Some(found) = from_api {
-        return Ok(found.list.into_iter().map(|entry| entry.digest).collect());
-    }
-    let target = Target::Tag(subject.referrers_tag());
-    let tagged = registry
-        .manifest_and_etag(repository, &target)
-        .await
-        .or_else(refusal_as_none)?;
-    Ok(match tagged.as_ref().map(|(manifest, _)| manifest.view()) {
-        Some(View::Index(index)) => index
-            .entries
-            .iter()
-            .map(|entry| entry.descriptor.digest.clone())
-            .collect(),
-        _ => HashSet::new(),
-    })
-}
-
-/// Treats a refusal to answer as `None`. Only errors of the connection and rate limits stay errors.
-fn refusal_as_none<T>(error: Error) -> Result<Option<T>> {
-    match error.kind() {
-        Kind::Network | Kind::RateLimited => Err(error),
-        _ => Ok(None),
     }
 }
 
@@ -276,95 +198,4 @@ pub(crate) fn decide(
         )
         .with_hint("`--on-existing overwrite` moves the tag, `--on-existing skip` leaves it alone")),
     }
-}
-
-/// Decides the action for each item, with `wide` requests at a time.
-/// The first tag is checked alone, since it shows whether the registry can be reached, and fetches the token for the
-/// remaining requests.
-pub(crate) async fn verdicts(
-    items: &[PushItem],
-    request: &PushRequest,
-    registry: &Registry,
-    progress: &Progress,
-    wide: usize,
-) -> Result<Vec<Result<TagAction>>> {
-    // Number of images of which the registry does not say whether it has all of them, and the first reason.
-    let unchecked: Mutex<(u64, Option<Error>)> = Mutex::default();
-    let unchecked = &unchecked;
-    let ask = |item: PushItem| async move {
-        let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
-        let held = tag_state(registry, item.destination.repository(), &tag).await?;
-        let verdict = decide(&item.tree, &item.destination, held, request.on_existing)?;
-        let held = match verdict {
-            TagAction::Done => item.tree.pushed().root.digest().clone(),
-            TagAction::PushManifests(ref held) => held.clone(),
-            other => return Ok::<_, Error>(other),
-        };
-        let is_told = AtomicBool::new(false);
-        let unknown = |error: Error| {
-            if !is_told.swap(true, Ordering::Relaxed) {
-                let mut unchecked = unchecked.lock();
-                unchecked.0 += 1;
-                unchecked.1.get_or_insert(error);
-            }
-        };
-        let missing = missing_below(
-            registry,
-            &item.destination,
-            &item.tree,
-            request.verify_existing,
-            &unknown,
-        )
-        .await?;
-        if missing.is_empty() {
-            let missing = missing_referrers(registry, item.destination.repository(), &item.tree).await?;
-            if missing.is_empty() {
-                return Ok(verdict);
-            }
-            progress.note(format!(
-                "{}: the tag is there, but not all that refers to it ({} missing: {})",
-                item.destination,
-                missing.len(),
-                few(&missing)
-            ));
-            return Ok(TagAction::Push(Some(held)));
-        }
-        progress.warn(format!(
-            "{}: the tag is there, but not all that is below it ({} missing: {}); the image is pushed again",
-            item.destination,
-            missing.len(),
-            few(&missing)
-        ));
-        Ok(TagAction::Push(Some(held)))
-    };
-    let ask = |item: PushItem| async {
-        let in_flight = registry.in_flight(item.destination.repository());
-        let verdict = ask(item).await;
-        drop(in_flight);
-        progress.emit(Event::Step);
-        verdict
-    };
-    progress.emit(Event::Phase {
-        phase: Phase::Checking,
-        images: items.len() as u64,
-    });
-    let Some((first, rest)) = items.split_first() else {
-        return Ok(Vec::new());
-    };
-    let first = match ask(first.clone()).await {
-        // An unreachable registry causes one message instead of one for each image.
-        Err(error) if error.kind() == Kind::Network => return Err(error),
-        verdict => verdict,
-    };
-    let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(wide);
-    let verdicts = stream::iter([first]).chain(rest).collect().await;
-    if let (images, Some(error)) = &*unchecked.lock() {
-        let images = counted(*images, "image", "images");
-        progress.warn(format!(
-            "could not check whether all of {images} is still at `{}`: {}",
-            registry.host(),
-            error.full()
-        ));
-    }
-    Ok(verdicts)
 }

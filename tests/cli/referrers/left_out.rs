@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::support::image::{Document, Style};
 use super::super::support::images::{multi, small};
-use super::super::support::referrers::{OCI_MANIFEST, beside};
+use super::super::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, listed, refer};
 use super::super::support::{Action, Double, When, sha256};
 use super::{cli, names, registry, signed, tag_of};
 
@@ -173,4 +173,27 @@ fn an_image_is_taken_for_no_list_and_no_signature() {
     let import = ["import", "b.tar", "-d", &target.host(), "--on-existing", "skip"];
     let out = cli.run(&import);
     assert!(!out.everything().contains("5 referrers"), "{}", out.everything());
+}
+
+#[test]
+fn what_another_writer_drops_from_a_list_is_added_again_by_the_next_import() {
+    let (cli, source) = (cli(), registry(false));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    image.push(&source, "team/app", "1");
+    let signature = refer(&source, "team/app", &image.root, BUNDLE, "signature");
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let target = registry(false);
+    let import = ["import", "b.tar", "-d", &target.host()];
+    cli.succeed(&import);
+    // The other writer has read the list before this import, and writes it after.
+    let empty = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).to_string();
+    let tag = tag_of(&image.root, "");
+    target
+        .store()
+        .put_manifest("team/app", Some(&tag), OCI_INDEX, empty.into());
+    let other = refer(&target, "team/app", &image.root, SBOM, "of the other writer");
+    cli.succeed(&import);
+    let there = listed(&target, "team/app", &image.root);
+    let there: Vec<&Value> = there.iter().map(|entry| &entry["digest"]).collect();
+    assert_eq!(there, [&json!(other.digest), &json!(signature.digest)]);
 }

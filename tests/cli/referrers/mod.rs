@@ -211,7 +211,27 @@ fn what_the_destination_has_already_stays() {
     signed.image.push(&target, "team/app", "1");
     let own = refer(&target, "team/app", &signed.image.root, BUNDLE, "by the site");
     let sig = beside(&target, "team/app", &signed.image.root, "sig", "by the site");
-    let out = cli.run(&["import", "b.tar", "-d", &target.host()]).expect_code(1);
+    let host = target.host();
+    let import = ["import", "b.tar", "-d", &host];
+    let would = cli.run(&[&import[..], &["--dry-run"]].concat()).expect_code(1);
+    would.says(&[
+        "stays as it is",
+        "would be at the destination without some referrers",
+        &tag_of(&signed.image.root, ".sig"),
+    ]);
+    cli.succeed(&[&import[..], &["--dry-run", "--merge-signatures"]].concat());
+    let required = ["--referrers", "require"];
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let out = cli.run(&[&import[..], &required, dry_run].concat()).expect_code(1);
+        out.says(&["stays as it is", "omit `--referrers require`"]);
+    }
+    let out = cli.run(&import).expect_code(1);
+    // The same again is no new image.
+    target.forget_requests();
+    let again = cli.run(&import).expect_code(1);
+    let again = again.says(&["stays as it is", "1 unchanged", "4 referrers"]);
+    assert!(!again.stderr.contains("1 new"), "{}", again.stderr);
+    assert!(puts_nothing(&target), "{}", target.transcript());
     let entries = listed(&target, "team/app", &signed.image.root);
     assert_eq!(entries.len(), 2, "{entries:?}");
     assert_eq!(entries[0]["digest"], own.digest);
@@ -381,7 +401,7 @@ fn the_image_goes_where_a_registry_refuses_what_belongs_to_it() {
         let out = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
         let said = out.expect_code(1).stderr;
         assert!(said.contains(&format!("left out {refused}")), "{said}");
-        assert!(said.contains("were pushed without some referrers"), "{said}");
+        assert!(said.contains("are at the destination without some referrers"), "{said}");
         assert_eq!(target.manifest("team/app", "1"), Some(signed.image.root.bytes.clone()));
         let report = std::fs::read_to_string(cli.path("r.json")).unwrap();
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
@@ -397,7 +417,12 @@ fn a_signature_of_an_index_stays_in_the_bundle_where_the_index_loses_platforms()
     let signed = signed(&source);
     let only = ["--platform", "linux/amd64"];
     let image = names(&source);
-    cli.succeed(&[&["export", &image, "-o", "b.tar"][..], &only].concat());
+    let export = ["export", &image, "-o", "b.tar"];
+    cli.succeed(&[&export[..], &only].concat()).says(&[
+        "5 referrers",
+        &format!("2 of them refer to the unfiltered index {}", signed.image.root.digest),
+        "`import --index sparse`",
+    ]);
     let root = &signed.image.root.digest;
     // The bundle has all of it, and says so of each.
     let words = format!("it signs the unfiltered index {root}");
