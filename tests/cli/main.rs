@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_disk;
 mod bad_input;
 mod bundle;
 mod command_lines;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::find;
 use super::forward::{FileForward, Forward};
 pub(super) use super::member_names::{DOCUMENTS, ITEMS, blob_name};
-use super::scan::{End, Member, MemberKind, Scanner, TarFault, TarFaults, is_cut_off};
+use super::scan::{End, Member, MemberKind, Scanner, is_cut_off};
 use super::source::{Extent, Source};
 use super::store::Store;
+use super::tar_faults::{TarFault, TarFaults};
 use crate::error::{Error, Kind, Result};
 use crate::files::{Folder, encoding};
 use crate::image::budget::Held;
@@ -109,7 +110,7 @@ impl Archive {
     fn scan_tar(source: &Arc<Source>, continue_after_faults: bool, store: &mut Store) -> Result<Self> {
         let mut archive = Self::new(source.label());
         archive.source = Some(source.clone()).filter(|source| source.is_original());
-        let forward = FileForward::new(source.clone());
+        let forward = FileForward::new(source.clone(), continue_after_faults);
         let mut scanner = Scanner::new(source.label(), forward).continue_after_faults(continue_after_faults);
         while let Some(member) = scanner.next()? {
             let offset = member.offset;

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use super::salvage::{Part, Salvage};
 use super::source::Source;
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
@@ -15,8 +16,21 @@ pub(super) trait Forward {
     /// Skips up to `count` bytes; returns the number of bytes skipped.
     fn skip(&mut self, count: u64) -> Result<u64>;
 
+    /// Returns whether the rest can be searched, and the search undone by [`go_back`](Self::go_back).
+    fn is_searchable(&self) -> bool {
+        false
+    }
+
+    /// Goes back by `count` bytes.
+    fn go_back(&mut self, _: u64) {}
+
     /// Returns the number of bytes left, if known.
     fn left(&self) -> Option<u64>;
+
+    /// Returns the offset and the error of the first part since the last call that could not be read and was taken for zeros.
+    fn take_unreadable(&mut self) -> Option<(u64, Error)> {
+        None
+    }
 }
 
 /// An open file; skipping reads no bytes.
@@ -24,11 +38,49 @@ pub(super) trait Forward {
 pub(super) struct FileForward {
     source: Arc<Source>,
     position: u64,
+    /// State of reads around bad sectors; `None` if a bad sector ends the scan.
+    salvage: Option<Salvage>,
+    /// End of the part that is taken for zeros.
+    zeros_until: u64,
+    unreadable: Option<(u64, Error)>,
 }
 
 impl FileForward {
-    pub(super) fn new(source: Arc<Source>) -> Self {
-        Self { source, position: 0 }
+    /// Creates the input of a scan. With `past_bad_sectors`, parts that the disk cannot read are taken for zeros.
+    pub(super) fn new(source: Arc<Source>, past_bad_sectors: bool) -> Self {
+        Self {
+            source,
+            position: 0,
+            salvage: past_bad_sectors.then(Salvage::default),
+            zeros_until: 0,
+            unreadable: None,
+        }
+    }
+
+    /// Fills the buffer around bad sectors.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<()> {
+        let Some(salvage) = &mut self.salvage else {
+            return self.source.read_exact_at(self.position, buffer);
+        };
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let (at, rest) = (self.position + filled as u64, &mut buffer[filled..]);
+            if at < self.zeros_until {
+                let zeros = usize::try_from(self.zeros_until - at).unwrap_or(usize::MAX);
+                let zeros = zeros.min(rest.len());
+                rest[..zeros].fill(0);
+                filled += zeros;
+                continue;
+            }
+            match salvage.read(&self.source, at, rest)? {
+                Part::Read(count) => filled += count,
+                Part::Unreadable(length, error) => {
+                    self.zeros_until = at + length;
+                    self.unreadable.get_or_insert((at, error));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -36,7 +88,7 @@ impl Forward for FileForward {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let left = self.source.length() - self.position;
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        self.source.read_exact_at(self.position, &mut buffer[..count])?;
+        self.fill(&mut buffer[..count])?;
         self.position += count as u64;
         Ok(count)
     }
@@ -47,8 +99,21 @@ impl Forward for FileForward {
         Ok(count)
     }
 
+    fn is_searchable(&self) -> bool {
+        let left = self.source.length() - self.position;
+        !self.source.is_hollow(self.position, left).unwrap_or(true)
+    }
+
+    fn go_back(&mut self, count: u64) {
+        self.position -= count;
+    }
+
     fn left(&self) -> Option<u64> {
         Some(self.source.length() - self.position)
+    }
+
+    fn take_unreadable(&mut self) -> Option<(u64, Error)> {
+        self.unreadable.take()
     }
 }
 

@@ -10,11 +10,15 @@ use super::foreign;
 use super::forward::Forward;
 use super::header::{self, BLOCK, HeaderKind, Pax};
 use super::member_names::{DOCUMENTS, blob_name};
+use super::tar_faults::TarFaults;
 use crate::error::{Error, Kind, Result};
 use crate::text::{quote, quote_bytes};
 
 /// Hint for an archive that ends early.
 const CUT_OFF: &str = "the file is truncated: copy it again";
+
+/// Hint for bytes that are no header.
+const CORRUPTED: &str = "the file was modified or corrupted in transit: copy it again, and compare checksums";
 
 /// Returns whether an error says that an archive ends early.
 pub(super) fn is_cut_off(error: &Error) -> bool {
@@ -54,42 +58,6 @@ pub(super) enum End {
     Unmarked,
 }
 
-/// Maximum number of faults that are kept for one archive.
-const MAX_FAULTS: usize = 1000;
-
-/// A violation of the tar format.
-#[derive(Debug, Clone)]
-pub(crate) struct TarFault {
-    /// Offset of the header that is wrong, or whose member is wrong, in bytes.
-    pub(crate) offset: u64,
-    pub(crate) error: Error,
-}
-
-/// Faults of an archive that the scan skipped.
-#[derive(Debug, Default)]
-pub(super) struct TarFaults {
-    pub(super) first: Vec<TarFault>,
-    /// Number of faults beyond the limit.
-    pub(super) more: u64,
-}
-
-impl TarFaults {
-    pub(super) fn add(&mut self, offset: u64, error: Error) {
-        match self.first.len() < MAX_FAULTS {
-            true => self.first.push(TarFault { offset, error }),
-            false => self.more += 1,
-        }
-    }
-
-    pub(super) fn append(&mut self, others: Self) {
-        self.more += others.more;
-        others
-            .first
-            .into_iter()
-            .for_each(|fault| self.add(fault.offset, fault.error));
-    }
-}
-
 /// A sequential scan of one tar.
 #[derive(Debug)]
 pub(super) struct Scanner<F> {
@@ -107,6 +75,8 @@ pub(super) struct Scanner<F> {
     faults: Option<TarFaults>,
     /// A header that the scan found after a fault.
     found: Option<Header>,
+    /// Documents that the scan has met, by their places in [`DOCUMENTS`].
+    documents: [bool; DOCUMENTS.len()],
     /// Whether the header of the last fault states its size beyond doubt, so that the next header is known to follow.
     is_measured: bool,
 }
@@ -124,6 +94,7 @@ impl<F: Forward> Scanner<F> {
             start: 0,
             faults: None,
             found: None,
+            documents: [false; DOCUMENTS.len()],
             is_measured: false,
         }
     }
@@ -148,9 +119,21 @@ impl<F: Forward> Scanner<F> {
     /// Returns the next member; `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Member>> {
         loop {
-            let error = match self.next_member() {
-                Ok(member) => return Ok(member),
-                Err(error) => error,
+            let next = self.next_member();
+            // A part that cannot be read is taken for zeros, which may look like the end or like any fault.
+            let error = match (next, self.input.take_unreadable()) {
+                (Ok(member), None) => return Ok(member),
+                (Ok(member), Some((offset, error))) => {
+                    if let Some(faults) = &mut self.faults {
+                        faults.add(offset, unreadable(offset, error));
+                    }
+                    return Ok(member);
+                }
+                (Err(error), None) => error,
+                (Err(_), Some((offset, error))) => {
+                    self.start = offset;
+                    unreadable(offset, error)
+                }
             };
             let may_go_on = error.kind() == Kind::Malformed && self.members <= MAX_MEMBERS;
             let Some(faults) = self.faults.as_mut().filter(|_| may_go_on) else {
@@ -158,10 +141,12 @@ impl<F: Forward> Scanner<F> {
             };
             let (start, is_first) = (self.start, self.start == 0 && faults.first.is_empty());
             faults.add(start, error.clone());
-            if std::mem::take(&mut self.is_measured) {
+            if std::mem::take(&mut self.is_measured) || self.found.is_some() {
                 continue;
             }
             self.resync()?;
+            // It belongs to the part that the fault stands for.
+            self.input.take_unreadable();
             if is_first && self.found.is_none() {
                 // A fault in the first header with no later member: the file is not an archive.
                 self.take_faults();
@@ -307,6 +292,9 @@ impl<F: Forward> Scanner<F> {
             let why = format!("it has {size} bytes, of which the archive holds {left}");
             return Err(self.member_fault(start, name, why).with_hint(CUT_OFF));
         }
+        if let Some(place) = DOCUMENTS.iter().position(|name| cleaned.as_deref() == Some(name)) {
+            self.documents[place] = true;
+        }
         self.body = size;
         self.padding = size.wrapping_neg() % BLOCK;
         Ok(Member {
@@ -384,8 +372,31 @@ impl<F: Forward> Scanner<F> {
         if second.iter().any(|b| *b != 0) {
             return Err(self.fault(start, "a single zero block between members"));
         }
+        if got == BLOCK && self.goes_on_behind_zeros()? {
+            let why = "zeros in the place of a member's header";
+            return Err(self.fault(start, why).with_hint(CORRUPTED));
+        }
         self.end = Some(if got == BLOCK { End::Marked } else { End::Unmarked });
         Ok(None)
+    }
+
+    /// Returns whether a member follows the zeros that should end the archive. A copy of a bad disk has zeros in the place of
+    /// what could not be read. Another archive that was appended begins with documents that this one has as well.
+    ///
+    /// Only a scan that continues after faults looks there, and only in a file: a pipe has no known end.
+    fn goes_on_behind_zeros(&mut self) -> Result<bool> {
+        if self.faults.is_none() || !self.input.is_searchable() {
+            return Ok(false);
+        }
+        let end = self.position;
+        self.resync()?;
+        self.found = self.found.take_if(|header| !is_met(&self.documents, header));
+        if self.found.is_none() {
+            self.input.go_back(self.position - end);
+            self.position = end;
+        }
+        self.end = None;
+        Ok(self.found.is_some())
     }
 
     fn block(&mut self, block: &mut [u8]) -> Result<u64> {
@@ -431,9 +442,7 @@ impl<F: Forward> Scanner<F> {
     /// If the first block of a file is invalid, the file is not an archive.
     fn no_header(&self, offset: u64, why: String, block: &[u8]) -> Error {
         if offset > 0 {
-            return self
-                .fault(offset, why)
-                .with_hint("the file was modified or corrupted in transit: copy it again, and compare checksums");
+            return self.fault(offset, why).with_hint(CORRUPTED);
         }
         if let Some(foreign) = foreign::recognise(block) {
             let label = quote(&self.label);
@@ -455,11 +464,26 @@ impl<F: Forward> Scanner<F> {
 /// Returns whether a block is the header of a blob, or of a document that lists images.
 fn begins_member(header: &Header) -> bool {
     let is_file = || matches!(header::announces(header), Ok(HeaderKind::File));
-    let is_expected = |name: &str| {
-        let name = name.strip_prefix("./").unwrap_or(name);
-        blob_name(name).is_some() || DOCUMENTS.contains(&name)
-    };
-    header::check_sum(header).is_ok() && is_file() && str::from_utf8(&header.path_bytes()).is_ok_and(is_expected)
+    let is_expected = |name: &str| blob_name(name).is_some() || DOCUMENTS.contains(&name);
+    header::check_sum(header).is_ok() && is_file() && plain_name(header).as_deref().is_some_and(is_expected)
+}
+
+/// Returns whether a header is the header of a document that the scan has met.
+fn is_met(met: &[bool; DOCUMENTS.len()], header: &Header) -> bool {
+    let name = plain_name(header);
+    let mut documents = DOCUMENTS.iter().zip(met);
+    documents.any(|(document, is_met)| *is_met && name.as_deref() == Some(document))
+}
+
+/// Returns the name in a header; `None` if it is not UTF-8.
+fn plain_name(header: &Header) -> Option<String> {
+    let name = String::from_utf8(header.path_bytes().into_owned()).ok()?;
+    Some(name.strip_prefix("./").map(str::to_owned).unwrap_or(name))
+}
+
+/// Returns the fault for a part that cannot be read.
+fn unreadable(offset: u64, error: Error) -> Error {
+    error.context(format!("at offset {offset}")).with_kind(Kind::Malformed)
 }
 
 /// Returns the value that is set; fails if both values are set and differ.
@@ -469,3 +493,7 @@ fn one_of(first: Option<Vec<u8>>, second: Option<Vec<u8>>) -> Result<Option<Vec<
         (first, second) => Ok(first.or(second)),
     }
 }
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;

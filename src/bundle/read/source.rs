@@ -24,6 +24,9 @@ pub(super) struct Source {
     length: u64,
     modified: Option<SystemTime>,
     is_original: bool,
+    /// The part that the disk cannot read, in tests.
+    #[cfg(test)]
+    pub(super) bad_sectors: std::ops::Range<u64>,
 }
 
 /// The storage of a source.
@@ -53,6 +56,8 @@ impl Source {
             length: metadata.len(),
             modified: metadata.modified().ok(),
             is_original: true,
+            #[cfg(test)]
+            bad_sectors: 0..0,
         })
     }
 
@@ -69,6 +74,8 @@ impl Source {
             length: metadata.len(),
             modified: metadata.modified().ok(),
             is_original: true,
+            #[cfg(test)]
+            bad_sectors: 0..0,
         }
     }
 
@@ -81,6 +88,8 @@ impl Source {
             length: metadata.len(),
             modified: None,
             is_original: false,
+            #[cfg(test)]
+            bad_sectors: 0..0,
         })
     }
 
@@ -92,6 +101,8 @@ impl Source {
             content: Content::Memory(bytes.into()),
             modified: None,
             is_original: false,
+            #[cfg(test)]
+            bad_sectors: 0..0,
         }
     }
 
@@ -127,6 +138,10 @@ impl Source {
     /// # Errors
     /// [`Kind::Integrity`] if the file was replaced or has another length since it was indexed.
     pub(super) fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        #[cfg(test)]
+        if offset < self.bad_sectors.end && self.bad_sectors.start < offset + buffer.len() as u64 {
+            return Err(read_failed(&self.label, Errno::IO.into()));
+        }
         match &self.content {
             Content::File(file) => self.read_from(file, offset, buffer),
             Content::Memory(bytes) => self.read_from(bytes, offset, buffer),
@@ -135,6 +150,13 @@ impl Source {
                 self.read_from(&file, offset, buffer)
             }
         }
+    }
+
+    /// Returns whether a read failed since the disk cannot read a part of the file; other parts may be readable.
+    pub(super) fn is_bad_sector(error: &Error) -> bool {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        let errno = cause.and_then(Errno::from_io_error);
+        matches!(errno, Some(Errno::IO | Errno::NODATA | Errno::BADMSG | Errno::REMOTEIO))
     }
 
     /// Opens a file of a folder, which must still be the file that was indexed.
@@ -212,8 +234,8 @@ impl Source {
 fn read_failed(label: &str, e: std::io::Error) -> Error {
     let hint = match Errno::from_io_error(&e) {
         Some(Errno::IO | Errno::NODATA | Errno::BADMSG | Errno::REMOTEIO) => {
-            "the disk has errors, or its cable: copy the bundle from its origin again, or what can be read of it to another disk, \
-             and compare checksums; the same command sends what is not at the registry yet"
+            "the disk or its cable has errors: copy the bundle from its origin again; or copy what can be read to another disk \
+             (`dd bs=4096 conv=noerror,sync if=FILE of=COPY`), and `docker-mirror verify COPY --want LIST` finds what is missing"
         }
         Some(Errno::NXIO | Errno::NODEV | Errno::NOMEDIUM | Errno::SHUTDOWN) => {
             "the disk is no longer there: connect it again and run the same command, which sends what is not at the registry yet"

@@ -62,7 +62,7 @@ fn import(cli: &Cli, error: &str, bundles: &[&str], host: &str) -> Option<Output
 #[test]
 fn an_image_that_cannot_be_read_fails_alone_with_what_to_do() {
     for (error, says) in [
-        ("EIO", "hint: the disk has errors"),
+        ("EIO", "hint: the disk or its cable has errors"),
         ("ENXIO", "hint: the disk is no longer there"),
         ("ESTALE", "hint: the network file system lost the file"),
     ] {

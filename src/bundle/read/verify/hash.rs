@@ -12,10 +12,11 @@ use super::sizes::StatedSizes;
 use super::wrong::{AllWrong, Mismatch, Wrong};
 use crate::bundle::layout::blob_path;
 use crate::bundle::read::Bundle;
-use crate::bundle::read::scan::TarFaults;
+use crate::bundle::read::salvage::{Part, Salvage};
 use crate::bundle::read::source::{Extent, Source};
 use crate::bundle::read::stream::pipe::Incoming;
 use crate::bundle::read::summed::VerifiedFile;
+use crate::bundle::read::tar_faults::TarFaults;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::lock::Mutex;
@@ -247,15 +248,21 @@ fn read_pieces(
     free: &SyncSender<Vec<u8>>,
     buffers: &Receiver<Vec<u8>>,
 ) {
+    let mut salvage = Salvage::default();
     let mut offset = 0;
     while offset < source.length() {
         let Ok(mut buffer) = buffers.recv() else { return };
-        let length = usize::try_from(source.length() - offset).unwrap_or(PIECE).min(PIECE);
-        let bytes = match source.read_exact_at(offset, &mut buffer[..length]) {
-            Ok(()) => Ok(Arc::new(buffer)),
+        let left = usize::try_from(source.length() - offset).unwrap_or(usize::MAX);
+        // A bad sector must spoil only the blobs in it, so it is a piece of its own.
+        let (bytes, length) = match salvage.read(source, offset, &mut buffer[..left.min(PIECE)]) {
+            Ok(Part::Read(length)) => (Ok(Arc::new(buffer)), length),
+            Ok(Part::Unreadable(length, error)) => {
+                give_back(free, buffer);
+                (Err(error), usize::try_from(length).unwrap_or(usize::MAX).min(left))
+            }
             Err(error) => {
                 give_back(free, buffer);
-                Err(error)
+                (Err(error), left.min(PIECE))
             }
         };
         let piece = Piece { offset, bytes, length };
@@ -438,4 +445,38 @@ fn read_blobs(rest: &mut Incoming, hashed: &mut Hashed, progress: &Progress) -> 
         hashed.arrived.insert(blob.digest, blob.size);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_sector_spoils_only_the_blobs_in_it() {
+        let bytes = vec![7; 3 << 20];
+        for bad in [0, 8192, (1 << 20) - 4096, 1 << 20, (3 << 20) - 4096] {
+            let mut source = Source::memory("a.tar", bytes.clone());
+            source.bad_sectors = bad..bad + 4096;
+            let source = Arc::new(source);
+            let digest = Digest::sha256(&bytes[..4096]);
+            let place = |number: u64| Extent {
+                source: source.clone(),
+                member: None,
+                offset: number * 4096,
+                size: 4096,
+            };
+            let places: Vec<Extent> = (0..bytes.len() as u64 / 4096).map(place).collect();
+            let digest = &digest;
+            let jobs = places.iter().map(|place| Job { digest, place }).collect();
+            let findings = Mutex::new(Findings::default());
+            assert!(read_file(&source, jobs, &findings, &Progress::default()).is_none());
+            let wrong = findings.into_inner().wrong;
+            let offsets: Vec<u64> = wrong
+                .first
+                .iter()
+                .map(|wrong| wrong.member.as_ref().unwrap().1)
+                .collect();
+            assert_eq!(offsets, [bad]);
+        }
+    }
 }

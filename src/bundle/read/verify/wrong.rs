@@ -79,7 +79,10 @@ impl Wrong {
     pub(super) fn fault(&self) -> Fault {
         let message = match &self.what {
             Mismatch::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
-            Mismatch::Unreadable(error) => format!("blob {}: {}", self.digest, error.full()),
+            Mismatch::Unreadable(error) => {
+                let cause = std::error::Error::source(error).map_or_else(|| error.full(), ToString::to_string);
+                format!("blob {} cannot be read: {cause}", self.digest)
+            }
             Mismatch::Size(stated) => {
                 format!(
                     "blob {} has {} bytes, where {stated} are stated",
@@ -92,6 +95,10 @@ impl Wrong {
             member: self.member.as_ref().map(|(name, _)| name.as_str().into()),
             offset: self.member.as_ref().map(|(_, offset)| *offset),
             digest: Some(self.digest.clone()),
+            hint: match &self.what {
+                Mismatch::Unreadable(error) => error.hint().map(Into::into),
+                _ => None,
+            },
             ..Fault::new(self.kind(), message)
         }
     }
