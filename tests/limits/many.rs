@@ -135,6 +135,24 @@ fn names_in_an_archive_of_docker() {
 }
 
 #[test]
+fn signatures_of_many_images_of_one_repository() {
+    let lab = Lab::new();
+    let [few, many] = [500, 4000].map(|images| {
+        shapes::signed(&lab.path("b.tar"), images);
+        let run = lab.run(&["inspect", "b.tar"], None);
+        check(
+            &format!("{images} signed images of one repository"),
+            &run,
+            images as u64,
+        );
+        assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+        run.busy
+    });
+    // Eight times the images; the square would be sixty-four.
+    assert!(many < 24 * few, "{many:?} after {few:?}");
+}
+
+#[test]
 fn an_index_whose_configs_tell_the_platforms() {
     let lab = Lab::new();
     shapes::no_platforms(&lab.path("b.tar"), 9999);

@@ -225,6 +225,28 @@ pub(crate) fn missing_images(path: &Path, images: usize, bytes: usize) -> PathBu
     writer.end()
 }
 
+/// This many images of one repository, each with a signature of its own under the tag of cosign.
+pub(crate) fn signed(path: &Path, images: usize) -> PathBuf {
+    let mut bundle = Writer::new(path);
+    let config = bundle.config("");
+    for number in 0..images {
+        let more = |what: &str| format!(r#""annotations":{{"{what}":"{number}"}},"config":{{{config}}},"layers":[]"#);
+        let manifest = |what: &str| {
+            let fields = more(what);
+            format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}",{fields}}}"#).into_bytes()
+        };
+        let (image, signature) = (manifest("image"), manifest("signature"));
+        let tag = Digest::sha256(&image).to_string().replace(':', "-");
+        for (bytes, tag) in [(image, number.to_string()), (signature, format!("{tag}.sig"))] {
+            let root = bundle.blob(OCI_MANIFEST, &bytes);
+            bundle.entries.push(format!(
+                r#"{{{root},"annotations":{{"org.opencontainers.image.ref.name":"example.com/a/b:{tag}"}}}}"#
+            ));
+        }
+    }
+    bundle.end()
+}
+
 /// A docker-archive in which this many names share one image of this many layers.
 pub(crate) fn docker_archive(path: &Path, names: usize, layers_of: usize) -> PathBuf {
     let mut writer = Writer::new(path);

@@ -158,11 +158,16 @@ pub(super) fn add(
     if attached.is_empty() {
         return Ok(());
     }
+    // All images of a repository share the tag of an attachment, so one name of each repository is enough.
     let mut by_place: HashMap<usize, Vec<Reference>> = HashMap::new();
+    let mut seen = HashSet::new();
     for image in &contents.images {
-        by_place.entry(image.place).or_default().push(image.name.clone());
+        if seen.insert((image.place, image.name.name())) {
+            by_place.entry(image.place).or_default().push(image.name.clone());
+        }
     }
-    let subjects = Subjects::new(store, images, given);
+    let mut subjects = Subjects::new(store, images, given);
+    subjects.keep_one_of_each_repository(&by_place);
     for attached in attached {
         store.budget().take(NAME)?;
         let stated = match &attached.by_tag {
@@ -193,7 +198,6 @@ pub(super) fn add(
                 let Ok(name) = Reference::new(image.host(), image.repository(), Some(&tag), None) else {
                     continue;
                 };
-                // All images of a repository share one such tag.
                 if !names.insert(name.clone()) {
                     continue;
                 }
@@ -352,7 +356,25 @@ impl<'a> Subjects<'a> {
         subjects
     }
 
-    /// Returns the images of a repository.
+    /// Removes the images of each repository whose names, by place, are all in repositories of earlier images.
+    fn keep_one_of_each_repository(&mut self, names: &HashMap<usize, Vec<Reference>>) {
+        let images = self.images;
+        for places in self.by_repository.values_mut() {
+            let mut seen = HashSet::new();
+            let first = places.first().copied();
+            places.retain(|at| {
+                let names = images.get(*at).and_then(|(place, _)| names.get(place));
+                let new = names.into_iter().flatten().filter(|name| seen.insert(name.name()));
+                new.count() > 0
+            });
+            // An image without a usable name still shows that the repository is in the layout.
+            if places.is_empty() {
+                places.extend(first);
+            }
+        }
+    }
+
+    /// Returns images of a repository, one for each repository that they are named in.
     fn in_repository(&self, name: &Reference) -> Vec<(usize, &'a Entry)> {
         let places = self.by_repository.get(&name.name()).into_iter().flatten();
         places.filter_map(|at| self.images.get(*at).copied()).collect()
