@@ -22,7 +22,7 @@ use rustls::sign::CertifiedKey;
 
 use self::client_auth::ClientCertificates;
 pub use self::system::SystemAuthorities;
-use self::verify::{AcceptAny, Verifier};
+use self::verify::{AcceptAny, Trusted, Verifier};
 use crate::error::{Error, Kind, Result};
 use crate::files::Pipes;
 use crate::text::quote;
@@ -108,8 +108,8 @@ impl TlsOptions {
 
 /// Creates the TLS client configuration for `HOST[:PORT]` as in references.
 ///
-/// Trusts the system's certificate authorities (having none is not an error), those of the options, and those in the host's
-/// `certs.d` folders. Offers no application protocol (ALPN): the caller adds one if needed.
+/// Trusts the system's certificate authorities (having none is not an error), which are read at the first handshake, those of
+/// the options, and those in the host's `certs.d` folders. Offers no application protocol (ALPN): the caller adds one if needed.
 ///
 /// # Errors
 /// A file in a `certs.d` folder cannot be read, has no PEM, or has other content than its name says; a certificate has no
@@ -125,8 +125,13 @@ pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientC
         for path in &local.authorities {
             extra.push(Authorities::read_file(path, Pipes::Refused)?);
         }
-        let system = (!options.without_system_roots).then(|| options.system.loaded().certificates.as_slice());
-        Arc::new(server_verifier(extra, system.unwrap_or_default(), &provider)?)
+        let system = (!options.without_system_roots).then(|| options.system.clone());
+        let crypto = Arc::clone(&provider);
+        let trusted = move || {
+            let system = system.as_ref().map(|system| system.loaded().certificates.as_slice());
+            trusted(extra, system.unwrap_or_default(), crypto)
+        };
+        Arc::new(Verifier::new(trusted, &provider))
     };
 
     let certificates = match &options.client_certificate {
@@ -152,24 +157,25 @@ pub fn client_config(options: &TlsOptions, host: &str) -> Result<rustls::ClientC
     })
 }
 
-fn server_verifier(
+/// Returns the certificates to trust: the system's, and those of the options and of the host.
+fn trusted(
     extra: Vec<Authorities>,
     system: &[CertificateDer<'static>],
-    provider: &Arc<CryptoProvider>,
-) -> Result<Verifier> {
+    provider: Arc<CryptoProvider>,
+) -> std::result::Result<Trusted, rustls::Error> {
     let mut roots = RootCertStore::empty();
     // Unusable certificates are skipped. Certificates named for this run were checked when they were read.
-    let trusted: Vec<_> = system
+    let certificates: Vec<_> = system
         .iter()
         .cloned()
         .chain(extra.into_iter().flat_map(|file| file.0))
         .collect();
-    roots.add_parsable_certificates(trusted.iter().cloned());
+    roots.add_parsable_certificates(certificates.iter().cloned());
     let chains = if roots.is_empty() {
         None
     } else {
-        let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
-        Some(built.map_err(|e| Error::new(Kind::Unsupported, "TLS cannot be set up").with_source(e))?)
+        let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        Some(built.map_err(|error| rustls::Error::General(error.to_string()))?)
     };
-    Ok(Verifier::new(chains, trusted, provider))
+    Ok(Trusted { chains, certificates })
 }

@@ -126,3 +126,15 @@ fn native() -> Loaded {
         faults: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{TlsOptions, client_config};
+
+    #[test]
+    fn authorities_are_read_only_for_a_handshake() {
+        let options = TlsOptions::default();
+        client_config(&options, "h.io").unwrap();
+        assert!(options.system.loaded.get().is_none());
+    }
+}

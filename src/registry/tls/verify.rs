@@ -1,6 +1,6 @@
 //! Verification of a server's certificate.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -17,22 +17,28 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 /// (the tests below depend on that); the name is checked here.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// Verifier of chains; `None` if no certificate is trusted.
-    chains: Option<Arc<WebPkiServerVerifier>>,
-    trusted: Vec<CertificateDer<'static>>,
+    /// Read at the first handshake, since a run over plain http needs no authorities.
+    trusted: LazyLock<Result<Trusted, Error>, Box<dyn FnOnce() -> Result<Trusted, Error> + Send>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
+/// Trusted certificates.
+#[derive(Debug)]
+pub(super) struct Trusted {
+    /// Verifier of chains; `None` if no certificate is trusted.
+    pub(super) chains: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates behind the roots of `chains`.
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+}
+
 impl Verifier {
-    /// Creates a verifier; `trusted` are the certificates behind the roots of `chains`.
+    /// Creates a verifier that gets the trusted certificates when it needs them.
     pub(super) fn new(
-        chains: Option<Arc<WebPkiServerVerifier>>,
-        trusted: Vec<CertificateDer<'static>>,
+        trusted: impl FnOnce() -> Result<Trusted, Error> + Send + 'static,
         provider: &CryptoProvider,
     ) -> Self {
         Self {
-            chains,
-            trusted,
+            trusted: LazyLock::new(Box::new(trusted)),
             algorithms: provider.signature_verification_algorithms,
         }
     }
@@ -61,11 +67,12 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(chains) = &self.chains else {
+        let trusted = self.trusted.as_ref().map_err(Error::clone)?;
+        let Some(chains) = &trusted.chains else {
             return Err(CertificateError::UnknownIssuer.into());
         };
         match chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(error) if is_about_the_role(&error) && self.trusted.contains(end_entity) => {
+            Err(error) if is_about_the_role(&error) && trusted.certificates.contains(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -181,8 +188,11 @@ mod tests {
                 .build()
                 .unwrap();
             let verify = |trusted: &[&CertificateDer<'static>], name: &'static str, seconds: u64| {
-                let trusted = trusted.iter().map(|one| (*one).clone()).collect();
-                let verifier = Verifier::new(Some(Arc::clone(&chains)), trusted, &provider);
+                let trusted = Trusted {
+                    chains: Some(Arc::clone(&chains)),
+                    certificates: trusted.iter().map(|one| (*one).clone()).collect(),
+                };
+                let verifier = Verifier::new(|| Ok(trusted), &provider);
                 let name = ServerName::try_from(name).unwrap();
                 let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
                 verifier
