@@ -27,9 +27,9 @@ pub(super) struct Target {
     #[arg(long, value_name = "SRC=DST")]
     map: Vec<Mapping>,
 
-    /// If the tag exists with a different digest: overwrite, skip or error
-    #[arg(long, value_name = "WHAT", default_value = "overwrite")]
-    on_existing: OnExisting,
+    /// If the tag exists with a different digest: overwrite, skip or error [default: overwrite]
+    #[arg(long, value_name = "WHAT")]
+    on_existing: Option<OnExisting>,
 
     /// Also check every blob of images whose tags exist already, and send what is missing; without it, only their manifests
     /// are checked
@@ -40,7 +40,8 @@ pub(super) struct Target {
     #[arg(long)]
     merge_signatures: bool,
 
-    /// Also tag each platform's manifest, such as TAG_amd64 and TAG_arm_v7
+    /// Also tag each platform's manifest, such as TAG_amd64 and TAG_arm_v7. It is an error if such a tag exists and is not of the
+    /// image that TAG holds, unless --on-existing says what to do
     #[arg(long)]
     platform_tags: bool,
 
@@ -70,10 +71,11 @@ impl Target {
         })?;
         Ok(PushRequest {
             mappings: self.map.clone(),
-            on_existing: self.on_existing,
+            on_existing: self.on_existing.unwrap_or_default(),
             verify_existing: self.verify_existing,
             index,
             platform_tags: self.platform_tags,
+            replaces_foreign_tags: self.on_existing == Some(OnExisting::Overwrite),
             dry_run: self.dry_run,
             fail_fast: self.fail_fast,
             merge_signatures: self.merge_signatures,

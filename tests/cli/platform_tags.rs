@@ -50,7 +50,7 @@ fn a_tag_that_is_another_images_is_refused_before_anything_is_sent() {
         .expect_code(2)
         .says(&["--platform-tags", "team/app:1_amd64", "omit `--platform-tags`"]);
     assert!(target.requests().is_empty(), "{}", target.transcript());
-    // What stands there is treated like any other tag.
+    // So is one that stands there, by itself.
     cli.succeed(&["-d", &target.host(), &image("1_amd64")]);
     let output = cli.run(&[
         "-d",
@@ -62,4 +62,49 @@ fn a_tag_that_is_another_images_is_refused_before_anything_is_sent() {
     ]);
     assert_eq!(output.code, Some(1), "{}", output.everything());
     assert!(output.stderr.contains("1_amd64"), "{}", output.everything());
+}
+
+#[test]
+fn only_tags_of_the_same_image_are_replaced() {
+    let (cli, source, target) = (cli(), Double::new(), Double::new());
+    let (host, name) = (target.host(), format!("{}/team/app:1", source.host()));
+    let push = |content: &str| {
+        multi(Style::Oci, &["linux/amd64", "linux/arm64"], content).push(&source, "team/app", "1");
+        small(Style::Oci, "linux/amd64", content).push(&source, "team/one", "1");
+    };
+    let one = name.replace("app", "one");
+    let mirror = |flags: &[&str]| cli.run(&[&["-d", &host, &name, &one, "--platform-tags"], flags].concat());
+    let child = |number: usize| {
+        let index = target.manifest("team/app", "1").unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        index["manifests"][number]["digest"].as_str().unwrap().to_owned()
+    };
+    let held = |tag: &str| sha256(&target.manifest("team/app", tag).unwrap());
+    // A tag of another image, before the image is there: the image and its other platforms are pushed.
+    small(Style::Oci, "linux/amd64", "foreign").push(&target, "team/app", "1_amd64");
+    let foreign = held("1_amd64");
+    push("first");
+    for flags in [&["--dry-run"][..], &[]] {
+        mirror(flags).expect_code(1).says(&[
+            &format!("team/app:1_amd64` holds {foreign}"),
+            "may be another image, and is not overwritten",
+            "`--on-existing overwrite` moves the tag",
+        ]);
+        assert_eq!(held("1_amd64"), foreign, "{flags:?}");
+    }
+    assert_eq!(held("1_arm64"), child(1));
+    // Once the image is there, a tag of something else is still foreign.
+    push("second");
+    mirror(&[]).expect_code(1).says(&["which is no platform of the image"]);
+    assert_eq!((held("1_amd64"), held("1_arm64")), (foreign.clone(), child(1)));
+    mirror(&["--on-existing", "skip"]).expect_code(0);
+    assert_eq!(held("1_amd64"), foreign);
+    mirror(&["--on-existing", "overwrite"]).expect_code(0);
+    // A newer image moves the tags of the one before it.
+    for content in ["third", "fourth"] {
+        push(content);
+        mirror(&[]).expect_code(0);
+        assert_eq!((held("1_amd64"), held("1_arm64")), (child(0), child(1)), "{content}");
+        assert_eq!(target.manifest("team/one", "1_amd64"), target.manifest("team/one", "1"));
+    }
 }

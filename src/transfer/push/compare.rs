@@ -6,6 +6,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::absent_referrers::absent_referrers;
 use super::left_referrers::LeftReferrers;
+use super::platform_tags;
 use super::request::{PushItem, PushRequest};
 use super::tag::{TagAction, decide, missing_below, tag_state};
 use crate::error::{Error, Kind, Result};
@@ -49,6 +50,11 @@ pub(crate) async fn compare(
         let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
         let held = tag_state(registry, item.destination.repository(), &tag).await?;
         let action = decide(&item.tree, &item.destination, held, request.on_existing)?;
+        if let (TagAction::Push(Some(held)), Some(image), false) =
+            (&action, &item.platform_of, request.replaces_foreign_tags)
+        {
+            platform_tags::check_replaced(registry, image, &item.destination, held).await?;
+        }
         let held = match action {
             TagAction::Done => Some(item.tree.pushed().root.digest().clone()),
             TagAction::PushManifests(ref held) => Some(held.clone()),

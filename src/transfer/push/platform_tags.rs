@@ -1,16 +1,21 @@
 //! `--platform-tags`: pushes each platform under a tag of its own (`1.27_arm_v7` beside `1.27`).
 //!
-//! Each platform becomes a push item of its own, with the platform's manifest as its root. So existing tags are found, kept
-//! or replaced as for any other tag, and names that collide are rejected before anything is sent. A platform gets its tag after
-//! its image.
+//! Each platform becomes a push item of its own, with the platform's manifest as its root. So existing tags are found and kept as
+//! any other tag, and names that collide are rejected before anything is sent. A platform gets its tag after its image.
+//!
+//! An existing tag with such a name may be somebody's own. It is replaced only if it is the tag of a platform of the image that
+//! stands at the destination.
 
 use std::sync::Arc;
 
 use super::asked_image::AskedImage;
 use super::request::{PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
+use crate::image::manifest::View;
 use crate::image::reference::Reference;
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN, Variant};
+use crate::registry::Registry;
 
 /// Adds a push item for each platform after the item of its image, and a slot for each new item.
 ///
@@ -41,6 +46,35 @@ pub(super) fn expand(
     }
     check(&all_items)?;
     Ok((all_items, all_slots))
+}
+
+/// Checks that a tag, which holds `held`, is the tag of a platform of the image that an earlier push left under `image`.
+///
+/// # Errors
+/// [`Kind::Exists`] if it is not; errors of the registry.
+pub(super) async fn check_replaced(
+    registry: &Registry,
+    image: &Reference,
+    tag: &Reference,
+    held: &Digest,
+) -> Result<()> {
+    let there = registry.manifest_and_etag(image.repository(), &image.target()).await?;
+    let is_part = there.as_ref().is_some_and(|(there, _)| match there.view() {
+        View::Index(index) => index.entries.iter().any(|entry| entry.descriptor.digest == *held),
+        _ => there.has_digest(held),
+    });
+    if is_part {
+        return Ok(());
+    }
+    let what = match there {
+        Some(_) => format!("`{tag}` holds {held}, which is no platform of the image that `{image}` holds"),
+        None => format!("`{tag}` holds {held}, though there is no `{image}`"),
+    };
+    Err(Error::new(
+        Kind::Exists,
+        format!("{what}: it may be another image, and is not overwritten"),
+    )
+    .with_hint("`--on-existing overwrite` moves the tag, `--on-existing skip` leaves it alone"))
 }
 
 fn is_platform(label: &str) -> bool {

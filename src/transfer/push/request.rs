@@ -64,6 +64,8 @@ pub struct PushRequest {
     pub index: Option<IndexMode>,
     /// Whether each platform's manifest also gets a tag, such as `1.27_arm_v7` beside `1.27`.
     pub platform_tags: bool,
+    /// Whether the tag of a platform may replace a tag that is not of an earlier push of the same image.
+    pub replaces_foreign_tags: bool,
     /// Whether the push only queries the registry and changes nothing.
     pub dry_run: bool,
     /// Whether the push stops at the first failed image.
@@ -103,6 +105,7 @@ impl PushRequest {
             verify_existing: false,
             index: None,
             platform_tags: false,
+            replaces_foreign_tags: false,
             dry_run: false,
             fail_fast: false,
             with_lock: false,
