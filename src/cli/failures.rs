@@ -50,17 +50,26 @@ const AT_ONCE: usize = 10;
 
 /// Prints the first [`AT_ONCE`] failures as soon as they happen, while other images continue.
 ///
-/// Failures with a shared cause are not printed at once, since the end of the run prints them as a group.
+/// Failures with a shared cause are printed as a group once all images are resolved: before the transfer of the other images, or
+/// at the end of a run that transfers nothing.
 #[derive(Debug, Default)]
 pub(super) struct AtOnce {
     told: Mutex<HashSet<String>>,
     hints: Mutex<HashSet<String>>,
+    /// Failures with a shared cause that are not printed yet, each with the name of its image.
+    waiting: Mutex<Vec<(String, Error)>>,
 }
 
 impl AtOnce {
-    pub(super) fn tell(&self, error: &Error) {
+    /// Prints the failure of an image, or stores it for [`tell_waiting`](Self::tell_waiting).
+    pub(super) fn tell(&self, image: String, error: &Error) {
+        if error.shared_cause().is_some() {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push((image, error.clone()));
+            return;
+        }
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if error.shared_cause().is_none() && told.len() < AT_ONCE && told.insert(error.full()) {
+        if told.len() < AT_ONCE && told.insert(error.full()) {
             say(format!("error: {}", error.full()));
             let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(hint) = error.hint()
@@ -69,6 +78,20 @@ impl AtOnce {
                 say(format!("hint: {hint}"));
             }
         }
+    }
+
+    /// Prints the failures with a shared cause, in a run that goes on with other images.
+    pub(super) fn tell_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        if waiting.is_empty() {
+            return;
+        }
+        let images = counted(waiting.len() as u64, "image", "images");
+        // The images of each cause are named, since the number of all images is not known here.
+        let title = format!("{images} cannot be resolved; the run goes on with the others");
+        tell(&title, usize::MAX, &waiting);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.extend(waiting.iter().map(|(_, error)| error.full()));
     }
 }
 

@@ -97,6 +97,12 @@ pub(super) fn results_are_out_of_sight() -> bool {
     is_device || (there.is_file() && !is_one_log)
 }
 
+/// Returns whether standard output is a pipe.
+pub(super) fn results_go_to_pipe() -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    metadata(io::stdout().as_fd()).is_ok_and(|there| there.file_type().is_fifo())
+}
+
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Sets whether [`info`] prints nothing.

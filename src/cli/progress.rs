@@ -12,7 +12,7 @@ use super::output::{self, counted, info, say};
 use super::printer::{self, Item};
 use super::status::{Status, Work};
 use super::terminal;
-use super::wording::short;
+use super::wording::{short, with_short_digests};
 
 /// Shows the events of an operation.
 pub(super) struct Display {
@@ -29,13 +29,23 @@ pub(super) struct Display {
 
 impl Display {
     pub(super) fn new(work: Work, shared: &Shared) -> Arc<Self> {
+        Self::start(work, shared, terminal::is_animated())
+    }
+
+    /// Like [`new`](Self::new), for a command that writes a bundle to standard output. If that is a pipe, its reader may draw on the
+    /// same terminal, so this process writes plain lines.
+    pub(super) fn beside_reader(work: Work, shared: &Shared) -> Arc<Self> {
+        Self::start(work, shared, terminal::is_animated() && !output::results_go_to_pipe())
+    }
+
+    fn start(work: Work, shared: &Shared, animated: bool) -> Arc<Self> {
         let verbose = shared.verbosity() > 0;
         let display = Self {
             work,
-            animated: terminal::is_animated(),
+            animated,
             quiet: shared.is_quiet(),
             verbose,
-            lists_images: verbose || (!terminal::is_animated() && output::results_are_out_of_sight()),
+            lists_images: verbose || (!animated && output::results_are_out_of_sight()),
             status: Arc::new(Status::new(work, Instant::now())),
             at_once: AtOnce::default(),
         };
@@ -79,13 +89,17 @@ impl Display {
             Event::Phase { phase, images } => self.begin(phase, images),
             Event::Planned {
                 blobs, bytes, present, ..
-            } => self.plan(blobs, bytes, present),
+            } => {
+                self.at_once.tell_waiting();
+                self.plan(blobs, bytes, present);
+            }
             // On an animated terminal, the progress line shows the number of retries instead.
             Event::Retry { reason, pause } if !self.quiet && (self.verbose || !self.animated) => {
+                let reason = with_short_digests(&reason);
                 let text = format!("note: {reason}; trying again in {:.1} s", pause.as_secs_f32());
                 printer::put(Item::Trouble(text.into()));
             }
-            Event::Unresolved { error, .. } => self.at_once.tell(&error),
+            Event::Unresolved { reference, error } => self.at_once.tell(reference.to_string(), &error),
             Event::Told(text) => say(format!("note: {text}")),
             Event::Warning(text) => printer::put(Item::Trouble(format!("warning: {text}").into())),
             Event::ImageDone {

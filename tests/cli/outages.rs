@@ -211,6 +211,36 @@ fn images_of_a_host_that_works_are_not_taken_down_by_one_that_does_not() {
 }
 
 #[test]
+fn a_cause_of_some_images_is_told_before_the_others_are_transferred() {
+    let (good, target, bad) = (Double::new(), Double::new(), nobody());
+    fill(&good);
+    let mut all = images(&good.host());
+    all.extend(images(&bad));
+    let host = target.host();
+    let mut mirror = vec!["-d", &host];
+    mirror.extend(all.iter().map(String::as_str));
+    for (output, transfer) in [
+        (export(&cli(), &all, &["--allow-partial"]), "fetching "),
+        (cli().run(&mirror), "pushing "),
+    ] {
+        let place = |begin: &str| {
+            let place = output.stderr.lines().position(|line| line.starts_with(begin));
+            place.unwrap_or_else(|| panic!("no `{begin}`: {}", output.everything()))
+        };
+        let cause = format!("  30 images: `{bad}` refused the connection");
+        assert!(place(&cause) < place(transfer), "{}", output.everything());
+        // Notes tell of retries before.
+        let told = output.stderr.lines().filter(|line| !line.starts_with("note: "));
+        let told = told.filter(|line| line.contains("refused the connection")).count();
+        assert_eq!(told, 1, "{}", output.everything());
+        output.says(&[
+            "30 images cannot be resolved; the run goes on with the others",
+            "30 of 60 images failed",
+        ]);
+    }
+}
+
+#[test]
 fn an_image_whose_blobs_fail_takes_no_other_image_down() {
     let registry = Double::new();
     fill(&registry);

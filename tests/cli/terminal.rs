@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
@@ -22,6 +22,17 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(cli: &Cli, columns: u16, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::start_into(cli, columns, variables, arguments, None)
+    }
+
+    /// Starts a run whose results go elsewhere.
+    fn start_into(
+        cli: &Cli,
+        columns: u16,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+        results: Option<Stdio>,
+    ) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -37,7 +48,7 @@ impl OnTerminal {
         let mut command = cli.command(arguments);
         command
             .envs(variables.iter().copied())
-            .stdout(terminal.try_clone().unwrap())
+            .stdout(results.unwrap_or_else(|| terminal.try_clone().unwrap().into()))
             .stderr(terminal);
         let child = command.spawn().unwrap();
         drop(command);
@@ -77,6 +88,26 @@ fn drawn(screen: &str) -> Vec<String> {
         .split("\x1b[K")
         .map(|piece| piece.rsplit(['\r', '\n', 'A']).next().unwrap_or_default());
     pieces.map(str::to_owned).collect()
+}
+
+#[test]
+fn an_export_into_a_pipe_draws_nothing_beside_its_reader() {
+    let (_source, image) = slow();
+    let (cli, arguments) = (cli(), ["export", &image, "-o", "-"]);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let run = OnTerminal::start_into(&cli, 80, XTERM, &arguments, Some(writer.into()));
+    let mut bundle = Vec::new();
+    reader.read_to_end(&mut bundle).unwrap();
+    let screen = run.end();
+    assert!(
+        !screen.contains("\x1b[K") && screen.contains("fetching 2 blobs"),
+        "{screen:?}"
+    );
+    // A file has no reader.
+    let file = File::create(cli.path("b.tar")).unwrap();
+    let screen = OnTerminal::start_into(&cli, 80, XTERM, &arguments, Some(file.into())).end();
+    assert!(screen.contains("\x1b[K"), "{screen:?}");
+    assert_eq!(bundle, std::fs::read(cli.path("b.tar")).unwrap());
 }
 
 const XTERM: &[(&str, &str)] = &[("TERM", "xterm-256color")];
