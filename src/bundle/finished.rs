@@ -8,7 +8,11 @@ use super::layout;
 use super::plan::{Plan, TRAILER};
 use crate::error::{Error, Kind, Result};
 use crate::files::open_regular;
+use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::text::quote;
+
+/// Number of bytes that are hashed at a time.
+const PIECE: usize = 1 << 20;
 
 /// An open file that starts like a bundle of this program.
 #[derive(Debug)]
@@ -68,6 +72,25 @@ impl Finished {
         }
         let zeros = vec![0; usize::try_from(TRAILER).unwrap_or(0)];
         self.has(&zeros, plan.total() - TRAILER)
+    }
+
+    /// Returns the SHA-256 of the whole file.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the file cannot be read.
+    pub(crate) fn sum(&self) -> Result<Digest> {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let (mut buffer, mut at) = (vec![0; PIECE], 0);
+        loop {
+            let read = self.file.read_at(&mut buffer, at);
+            match read.map_err(|e| Error::io("read", &self.path, e))? {
+                0 => return Ok(hasher.finish()),
+                count => {
+                    hasher.update(&buffer[..count]);
+                    at += count as u64;
+                }
+            }
+        }
     }
 
     /// Returns whether this file is a supplement, which lists no image.

@@ -199,6 +199,18 @@ fn check_reused(arguments: &Arguments) -> Result<()> {
     check_named(&arguments.reuse).map_err(|e| e.context("`--reuse`"))
 }
 
+/// Returns the SHA-256 of a bundle for the end of a line.
+fn with_comma(sum: Option<&Digest>) -> String {
+    sum.map_or_else(String::new, |sum| format!(", {sum}"))
+}
+
+fn display(arguments: &Arguments) -> Arc<Display> {
+    match arguments.output.as_os_str() == "-" {
+        true => Display::beside_reader(Work::Fetching, &arguments.shared),
+        false => Display::new(Work::Fetching, &arguments.shared),
+    }
+}
+
 /// Fetches the blobs of a want-list.
 async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let named = |error: Error| error.context(format!("`{}`", quote(path)));
@@ -209,7 +221,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         return Err(named(Error::new(Kind::Usage, what)));
     }
     check_reused(&arguments)?;
-    let display = Display::new(Work::Fetching, &arguments.shared);
+    let display = display(&arguments);
     let progress = display.progress();
     let hosts: BTreeSet<&str> = list.blobs().map(|blob| blob.reference.host()).collect();
     let hosts: Vec<&str> = hosts.into_iter().collect();
@@ -224,7 +236,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     };
     let reused = export::supplement(&list, request, &registries, &progress).await;
     display.finish();
-    let Reused { blobs, bytes } = reused?;
+    let (Reused { blobs, bytes }, sha256) = reused?;
     if blobs > 0 {
         let blobs = output::counted(blobs, "blob", "blobs");
         output::info(format!("{blobs}, {} came from earlier bundles", human_bytes(bytes)));
@@ -233,13 +245,14 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let written = std::fs::metadata(&arguments.output)
         .ok()
         .filter(std::fs::Metadata::is_file);
+    let sum = with_comma(sha256.as_ref());
     display.conclude(&match written {
         Some(file) if arguments.output.as_os_str() != "-" => format!(
-            "wrote {}: a supplement with {blobs}, {}",
+            "wrote {}: a supplement with {blobs}, {}{sum}",
             quote(&arguments.output),
             human_bytes(file.len())
         ),
-        _ => format!("wrote a supplement with {blobs}"),
+        _ => format!("wrote a supplement with {blobs}{sum}"),
     });
     Ok(Outcome::Success)
 }
@@ -275,7 +288,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .with_hint("write the document to a file: `--report FILE.json`"));
     }
     check_reused(&arguments)?;
-    let display = Display::new(Work::Fetching, &arguments.shared);
+    let display = display(&arguments);
     let progress = display.progress();
     let registries = arguments
         .shared
@@ -338,8 +351,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         _ => tell(&report, &asked.failed, &display.at_once, &how),
     };
     if report.up_to_date {
+        let checked = match &report.sha256 {
+            Some(sum) => format!("its blobs were not checked (`docker-mirror verify` does); {sum}"),
+            None => "its blobs were not read (`docker-mirror verify` reads them)".to_owned(),
+        };
         output::info(format!(
-            "`{0}` is up to date: nothing was written; its blobs were not read (`docker-mirror verify {0}` does)",
+            "`{}` is up to date: nothing was written; {checked}",
             quote(&arguments.output)
         ));
     } else if (reuses || report.reused.blobs > 0) && report.committed {
@@ -359,10 +376,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         // A compressed bundle is smaller than the size in the report.
         let size = std::fs::metadata(&arguments.output).ok().filter(|_| !to_pipe);
         let size = human_bytes(size.map_or(report.size, |file| file.len()));
-        let sum = report
-            .sha256
-            .as_ref()
-            .map_or_else(String::new, |sum| format!(", {sum}"));
+        let sum = with_comma(report.sha256.as_ref());
         display.conclude(&format!("wrote {name}: {images}, {size}{sum}"));
     }
     export_report::keep_quotas(&arguments.reporting, &report, &registries);

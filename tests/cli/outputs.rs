@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use super::support::cli::Output;
 use super::support::real::skipped;
+use super::support::sha256;
 use super::{cli, source};
 
 #[test]
@@ -99,8 +100,20 @@ fn a_dry_run_of_a_finished_export_says_that_it_is_finished() {
     let (cli, source) = (cli(), source());
     let image = format!("{}/library/greeting:1.0", source.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
-    for flags in [&["--dry-run"][..], &[]] {
+    let sum = sha256(&std::fs::read(cli.path("b.tar")).unwrap());
+    for flags in [&["--dry-run"][..], &[], &["--json"]] {
         let output = cli.succeed(&[&["export", &image, "-o", "b.tar"], flags].concat());
+        assert_eq!(
+            output.stderr.contains(&sum),
+            flags != ["--dry-run"],
+            "{}",
+            output.everything()
+        );
+        if flags == ["--json"] {
+            let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+            assert_eq!(report["bundle"]["sha256"], sum.as_str());
+            assert_eq!(report["bundle"]["upToDate"], true);
+        }
         output.says(&["is up to date: nothing was written"]);
     }
 }

@@ -59,7 +59,8 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
     let length = |name: &str| fs::metadata(cli.path(name)).unwrap().len();
     let written = cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
     let size = human_bytes(length("s.tar"));
-    written.says(&[&format!("wrote s.tar: a supplement with 2 blobs, {size}")]);
+    let sum = super::support::sha256(&fs::read(cli.path("s.tar")).unwrap());
+    written.says(&[&format!("wrote s.tar: a supplement with 2 blobs, {size}, {sum}")]);
     let fetched: u64 = ["layer", "manifest"]
         .iter()
         .zip([&layer, &manifest])

@@ -132,7 +132,7 @@ pub struct Report {
     /// Number of manifests that an export would fetch from each registry.
     /// Set by a dry run; manifests in the cache are not counted.
     pub pulls_needed: BTreeMap<String, u64>,
-    /// SHA-256 of the finished file, if the run wrote or read its bytes in order.
+    /// SHA-256 of the finished file, if the run wrote or read its bytes in order, or found a small file up to date.
     pub sha256: Option<Digest>,
     /// Number of blobs and bytes copied from earlier bundles.
     pub reused: Reused,

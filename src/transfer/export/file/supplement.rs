@@ -11,6 +11,7 @@ use super::commit;
 use super::journaled::Journaled;
 use super::prepare::{Headers, Prepare};
 use super::unfinished;
+use super::whole_sum::WholeSum;
 use super::worker::{Filling, fill};
 use crate::bundle::partial::Partial;
 use crate::bundle::plan::Plan;
@@ -35,7 +36,7 @@ pub(in crate::transfer::export) struct SupplementFile {
 }
 
 impl SupplementFile {
-    /// Writes the file `path`.
+    /// Writes the file `path`. Returns what came from earlier bundles, and the SHA-256 of the file if it was computed meanwhile.
     /// `force` replaces an existing file; `fresh` discards the unfinished file of an earlier run.
     ///
     /// # Errors
@@ -45,7 +46,7 @@ impl SupplementFile {
         path: &Path,
         (force, fresh): (bool, bool),
         progress: &Progress,
-    ) -> Result<Reused> {
+    ) -> Result<(Reused, Option<Digest>)> {
         let partial = Arc::new(Partial::open(path)?);
         if fresh {
             partial.journal().remove();
@@ -58,7 +59,7 @@ impl SupplementFile {
         result
     }
 
-    async fn fill(self, partial: &Arc<Partial>, force: bool, progress: &Progress) -> Result<Reused> {
+    async fn fill(self, partial: &Arc<Partial>, force: bool, progress: &Progress) -> Result<(Reused, Option<Digest>)> {
         let mut left = unfinished::look(partial, &[], &self.identity.0, progress)?.unwrap_or_default();
         let plan = Arc::new(self.plan);
         left.check_takeover(&plan, partial, progress)?;
@@ -73,6 +74,7 @@ impl SupplementFile {
         };
         let (journal, written) = blocking(move || prepare.run()).await??;
         progress.emit(plan.planned(0, &written));
+        let sum = WholeSum::start(partial.clone(), plan.clone());
         let filling = Filling {
             plan: plan.clone(),
             output: Journaled::new(partial.clone(), journal),
@@ -81,7 +83,7 @@ impl SupplementFile {
             progress: progress.clone(),
             jobs: self.jobs,
             sparse: system.sparse,
-            in_place: None,
+            in_place: Some(sum.in_place.clone()),
         };
         let mut filled = fill(filling, written).await?;
         // Errors are checked in the order of the file, so that the same run reports the same blob.
@@ -89,8 +91,9 @@ impl SupplementFile {
         if let Some(error) = digests.find_map(|digest| filled.failures.remove(digest)) {
             return Err(error);
         }
+        let sha256 = sum.finish(false).await;
         let partial = partial.clone();
         blocking(move || commit(&partial, &plan, force)).await??;
-        Ok(filled.reused)
+        Ok((filled.reused, sha256))
     }
 }

@@ -22,7 +22,7 @@ const PIECE: usize = 1 << 20;
 
 /// Maximum number of bytes left to read for a checksum that was not requested.
 /// Reading them takes a few hundredths of a second.
-const TAIL: u64 = 64 << 20;
+pub(super) const TAIL: u64 = 64 << 20;
 
 /// The lowest priority of a thread (nice(2)).
 const LOWEST: i32 = 19;

@@ -26,7 +26,8 @@ use crate::transfer::export::request::{Compression, Output, Reused, SupplementRe
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::{Repository, Sources};
 
-/// Fetches the blobs of a want-list and writes them into one file or pipe.
+/// Fetches the blobs of a want-list and writes them into one file or pipe. Returns what came from earlier bundles, and the SHA-256
+/// of the output if it is known.
 /// The blobs come from earlier bundles or from the registries of their images. Nothing is written unless all blobs are
 /// available.
 ///
@@ -38,7 +39,7 @@ pub async fn supplement(
     request: SupplementRequest,
     registries: &Registries,
     progress: &Progress,
-) -> Result<Reused> {
+) -> Result<(Reused, Option<Digest>)> {
     let is_plain = request.compression == Compression::None;
     if let Output::File { path, force, .. } = &request.output {
         occupied::check(path, *force, &request.list).await?;
@@ -110,11 +111,11 @@ pub async fn supplement(
     });
     let writer = Writer::start(sink, request.compression)?;
     let copied = prefetcher.clone().copy(&plan, &writer).await;
-    writer.finish(copied).await?;
+    let sha256 = writer.finish(copied).await?;
     if let Some((unfinished, force)) = target {
         unfinished.commit(force).await?;
     }
-    Ok(prefetcher.reused())
+    Ok((prefetcher.reused(), sha256))
 }
 
 /// A wanted digest, by the kind of its source.
