@@ -1,6 +1,7 @@
 //! Expands image lists into references by matching patterns against the tags of a registry.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
@@ -11,7 +12,7 @@ use crate::image::image_list::{CheckedList, Entry, Names, Rename};
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::registry::Registries;
-use crate::text::few;
+use crate::text::{counted, few};
 
 /// Maximum number of images that the patterns of a run may match together: no more fit into its memory.
 const MAX_IMAGES: usize = 50_000;
@@ -104,11 +105,7 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
             expanded.failed.push((entry.text.clone(), no_match(&what, listed)));
             continue;
         }
-        let count = if found.len() == 1 {
-            "1 tag"
-        } else {
-            &format!("{} tags", found.len())
-        };
+        let count = counted(found.len() as u64, "tag", "tags");
         expanded
             .notes
             .push(format!("{}: {count}: {}", entry.label(), few(&found)));
@@ -168,25 +165,29 @@ async fn list_tags(
     stream::iter(lists).buffer_unordered(at_once).collect().await
 }
 
-/// The exclusion entries of a list, each with the number of images that it excluded.
-struct Exclusions(Vec<(Entry, usize)>);
+/// The exclusion entries of a list, each with hashes of the images that it excluded.
+struct Exclusions(Vec<(Entry, HashSet<u64>)>);
 
 impl Exclusions {
     fn new(entries: Vec<Entry>) -> Self {
-        Self(entries.into_iter().map(|entry| (entry, 0)).collect())
+        Self(entries.into_iter().map(|entry| (entry, HashSet::new())).collect())
     }
 
-    /// Returns whether an exclusion entry matches an image, and counts the match.
+    /// Returns whether an exclusion entry matches an image, and records the match.
     fn excludes(&mut self, image: &Reference) -> bool {
+        let hash = BuildHasherDefault::<DefaultHasher>::default();
         let mut any = false;
-        for (entry, count) in &mut self.0 {
+        for (entry, images) in &mut self.0 {
             let fits = match &entry.names {
                 Names::One(reference) => reference == image,
                 Names::Tags(repository, tags) => {
                     repository.name() == image.name() && image.tag().map_or(tags.is_all(), |tag| tags.matches(tag))
                 }
             };
-            *count += usize::from(fits);
+            // Several lines may name the same image.
+            if fits {
+                images.insert(hash.hash_one(image));
+            }
             any |= fits;
         }
         any
@@ -194,11 +195,13 @@ impl Exclusions {
 
     /// Adds a note or a warning for each exclusion entry.
     fn tell(self, expanded: &mut Expanded) {
-        for (entry, count) in self.0 {
-            match (entry.label(), count) {
+        for (entry, images) in self.0 {
+            match (entry.label(), images.len() as u64) {
                 (label, 0) => expanded.warnings.push(format!("{label} leaves nothing out")),
-                (label, 1) => expanded.notes.push(format!("{label} left 1 image out")),
-                (label, more) => expanded.notes.push(format!("{label} left {more} images out")),
+                (label, count) => {
+                    let images = counted(count, "image", "images");
+                    expanded.notes.push(format!("{label}: {images} left out"));
+                }
             }
         }
     }

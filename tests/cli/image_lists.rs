@@ -56,6 +56,10 @@ fn a_list_names_images_and_patterns_of_tags() {
         let expected: Vec<String> = expected.iter().map(|tag| format!("acme/app:{tag}")).collect();
         assert_eq!(found, expected, "{arguments:?}");
     }
+    // A tag that several lines name is left out once.
+    let (all, out) = (app("1.*"), format!("!{}", app("1.10*")));
+    cli.succeed(&["export", &all, &app(">=1.2 <2"), &out, "-o", "d.tar"])
+        .says(&["acme/app:1.10*`: 2 images left out"]);
     // The tags are told before anything is fetched.
     let output = cli.succeed(&["export", &app("1.*"), "-o", "c.tar"]);
     assert!(
