@@ -67,7 +67,9 @@ pub(super) enum Command {
     /// Show the remaining pull quota of a registry
     #[command(after_long_help = EXIT_CODES)]
     Limits(limits::Arguments),
-    /// Print completions for a shell, such as `source <(docker-mirror completions bash)`
+    /// Print a script that lets a shell complete commands and flags
+    ///
+    /// For bash: `source <(docker-mirror completions bash)`
     Completions(generate::Completions),
     /// Write man pages
     Man(generate::Man),

@@ -211,7 +211,11 @@ pub(super) fn credentials(file: Option<&Path>, given: Given, hosts: &[&str]) -> 
                     few(hosts.iter())
                 ),
             )
-            .with_hint("log in to each with `docker login` or `podman login`, or name a file with `--auth-file`"));
+            .with_hint(format!(
+                "set a pair of variables for each, such as `DOCKER_MIRROR_USERNAME_{0}` and `DOCKER_MIRROR_PASSWORD_{0}`, log in to \
+                 each with `docker login` or `podman login`, or name a file with `--auth-file`",
+                HostLogin::spell(hosts.first().unwrap_or(&"ghcr.io")),
+            )));
         };
         options.login = Some(Login {
             host: Some((*host).to_owned()),

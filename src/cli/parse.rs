@@ -1,17 +1,21 @@
 //! The definition of the command line: the flags of [`Cli`], their environment variables, and which flags the short help shows.
 
 use std::ffi::OsString;
+use std::sync::OnceLock;
 
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+use docker_mirror::{Error, Kind};
 
 use super::command_line::Cli;
 use super::environment::is_set;
+use super::values::verbosity;
 use super::{generate, plugin};
 
 /// Flags that the short help (`-h`) shows; `--help` shows all flags.
-const SHORT: [&str; 18] = [
+const SHORT: [&str; 17] = [
     "allow_partial",
     "bundles",
     "dest",
@@ -21,7 +25,6 @@ const SHORT: [&str; 18] = [
     "help",
     "json",
     "lists",
-    "max_tags",
     "name",
     "only",
     "output",
@@ -51,6 +54,17 @@ enum Variables<'a> {
     None,
 }
 
+/// A flag whose value comes from its environment variable.
+#[derive(Debug)]
+struct FromVariable {
+    flag: String,
+    variable: String,
+    values: Vec<String>,
+}
+
+/// The flags of this process whose values come from variables.
+static FROM_VARIABLES: OnceLock<Vec<FromVariable>> = OnceLock::new();
+
 /// Parses the command line of this process. A flag takes precedence over its variable, and a variable over the default.
 ///
 /// # Errors
@@ -79,12 +93,7 @@ fn contradicted_variables(error: &clap::Error, arguments: &[OsString]) -> Vec<St
         .iter()
         .filter_map(|word| word.to_str().map(str::to_owned))
         .collect();
-    let sides = [ContextKind::InvalidArg, ContextKind::PriorArg].map(|side| match error.get(side) {
-        Some(ContextValue::String(name)) => vec![name.clone()],
-        Some(ContextValue::Strings(names)) => names.clone(),
-        _ => Vec::new(),
-    });
-    let variables = sides.map(|names| {
+    let variables = sides_of_conflict(error).map(|names| {
         let found = names.iter().map(|name| variable_of_refused_value(name, &words));
         found.collect::<Option<Vec<String>>>()
     });
@@ -94,10 +103,69 @@ fn contradicted_variables(error: &clap::Error, arguments: &[OsString]) -> Vec<St
     }
 }
 
+/// Returns the flags on both sides of a conflict.
+fn sides_of_conflict(error: &clap::Error) -> [Vec<String>; 2] {
+    [ContextKind::InvalidArg, ContextKind::PriorArg].map(|side| match error.get(side) {
+        Some(ContextValue::String(name)) => vec![name.clone()],
+        Some(ContextValue::Strings(names)) => names.clone(),
+        _ => Vec::new(),
+    })
+}
+
+/// Returns the variables behind the flags of a conflict.
+pub(super) fn variables_in_conflict(error: &clap::Error, arguments: &[String]) -> Vec<String> {
+    let names = sides_of_conflict(error).into_iter().flatten();
+    names
+        .filter_map(|name| variable_of_refused_value(&name, arguments))
+        .collect()
+}
+
 fn parse(arguments: &[OsString], variables: Variables<'_>) -> Result<Cli, clap::Error> {
     let first = arguments.get(1).map(|word| word.to_str().unwrap_or_default());
-    let matches = definition(first, variables).try_get_matches_from(arguments)?;
-    Cli::from_arg_matches(&matches)
+    let mut definition = definition(first, variables);
+    let matches = definition.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let from_variables = match matches.subcommand() {
+        Some((name, matches)) => definition
+            .find_subcommand(name)
+            .map(|used| from_variables(used, matches)),
+        None => Some(from_variables(&definition, &matches)),
+    };
+    let _ = FROM_VARIABLES.set(from_variables.unwrap_or_default());
+    Ok(cli)
+}
+
+fn from_variables(definition: &clap::Command, matches: &ArgMatches) -> Vec<FromVariable> {
+    let read = definition.get_arguments().filter_map(|arg| {
+        let id = arg.get_id().as_str();
+        let variable = arg.get_env()?.to_string_lossy().into_owned();
+        (matches.value_source(id) == Some(ValueSource::EnvVariable)).then(|| FromVariable {
+            flag: format!("--{}", arg.get_long().unwrap_or_default()),
+            variable,
+            values: matches
+                .get_raw(id)
+                .into_iter()
+                .flatten()
+                .map(|value| value.to_string_lossy().into_owned())
+                .collect(),
+        })
+    });
+    read.collect()
+}
+
+/// Names the variable in an error about the value of a flag, if the value comes from the variable. The error quotes the flag or
+/// the value.
+pub(super) fn name_variable(error: Error) -> Error {
+    let text = error.full();
+    let quotes = |word: &str| text.contains(&format!("`{word}`"));
+    let about_flag = |from: &&FromVariable| quotes(&from.flag) || text.contains(&format!("`{} ", from.flag));
+    let about_value = |from: &&FromVariable| from.values.iter().any(|value| quotes(value));
+    let all = FROM_VARIABLES.get().map(Vec::as_slice).unwrap_or_default();
+    let found = all.iter().find(about_flag).or_else(|| all.iter().find(about_value));
+    match found {
+        Some(from) if error.kind() == Kind::Usage => error.context(format!("the variable `{}`", from.variable)),
+        _ => error,
+    }
 }
 
 /// Returns the names of all commands that are not hidden.
@@ -196,13 +264,14 @@ fn complete(arg: Arg, command: Option<&str>, variables: Variables<'_>) -> Arg {
     match arg.get_action() {
         ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
         ArgAction::Append => arg.value_delimiter(','),
+        ArgAction::Count => arg.value_parser(verbosity),
         _ => arg,
     }
 }
 
 /// Returns the variable that a refused value came from, or `None` if the command line has the flag.
 pub(super) fn variable_of_refused_value(flag: &str, arguments: &[String]) -> Option<String> {
-    let flag = flag.split([' ', '=']).next().unwrap_or_default();
+    let flag = flag.split([' ', '=', '.']).next().unwrap_or_default();
     let given = |argument: &String| argument == flag || argument.starts_with(&format!("{flag}="));
     let command = arguments.iter().find(|argument| commands().contains(argument));
     let variable = variable_name(flag.strip_prefix("--")?, command.map(String::as_str));

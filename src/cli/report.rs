@@ -34,7 +34,7 @@ const FIRST_FIELDS: [&str; 5] = [
 /// Flags about the report of a run.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Reporting {
-    /// Print one JSON document about the run to standard output, in place of the results
+    /// Print one JSON document to standard output, in place of the results
     #[arg(long)]
     pub(super) json: bool,
 

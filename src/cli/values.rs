@@ -22,6 +22,17 @@ pub(super) fn whole<N: TryFrom<u64>>(
     }
 }
 
+/// Parses the variable of a flag that is counted, such as `-v`: a number, or whether the flag is given once.
+pub(super) fn verbosity(text: &str) -> Result<u8, String> {
+    match text.trim().to_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" => Ok(1),
+        "false" | "f" | "no" | "n" | "off" => Ok(0),
+        number => number
+            .parse()
+            .map_err(|_| "a number such as 2, `true` or `false` is needed".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

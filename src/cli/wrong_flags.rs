@@ -15,6 +15,11 @@ pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> 
             let source = std::error::Error::source(error)?;
             source.downcast_ref::<Error>()?.hint().map(str::to_owned)
         }
+        ErrorKind::ArgumentConflict => {
+            let variables = parse::variables_in_conflict(error, arguments);
+            let names: Vec<String> = variables.iter().map(|name| format!("`{name}`")).collect();
+            (!names.is_empty()).then(|| format!("the values come from the variables {}", names.join(" and ")))
+        }
         ErrorKind::UnknownArgument => meant_command(arguments).or_else(|| owner(error, arguments)),
         ErrorKind::MissingRequiredArgument if command(arguments).is_none() => {
             let first = arguments.first()?;

@@ -1,8 +1,15 @@
 //! Help, the variables of flags, completions, man pages, and the program as a plugin of Docker's command line.
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::Command;
+
+use super::support::cli::{Output, wait_until};
 use super::support::image::Style;
-use super::support::images::linux_and_windows;
-use super::support::{Auth, Double, Options};
+use super::support::images::{greeting, linux_and_windows};
+use super::support::layout::write_layout;
+use super::support::{Action, Auth, Double, Gate, Options, When};
 use super::{Cli, cli, digest_in, source};
 
 /// The commands that the help lists.
@@ -16,7 +23,8 @@ fn commands(cli: &Cli) -> Vec<String> {
 
 #[test]
 fn the_short_help_of_each_command_fits_on_a_screen() {
-    let cli = cli();
+    let mut cli = cli();
+    cli.set("COLUMNS", "80");
     let names = commands(&cli);
     assert!(names.len() >= 5, "{names:?}");
     for name in names.iter().map(String::as_str).chain([""]) {
@@ -101,6 +109,31 @@ fn a_flag_beats_its_variable_which_beats_the_default() {
             "from 1 to 256",
             "hint: the value comes from the variable `DOCKER_MIRROR_JOBS`",
         ]);
+    for (name, value) in [
+        ("PLATFORM", "linux"),
+        ("IMAGES", "no-such.txt"),
+        ("CA_FILE", "no-such.pem"),
+        ("CERT", "no-such.pem"),
+        ("REUSE", "no-such.tar"),
+        ("MIRROR", "no-url"),
+        ("REPORT", "no-such/report.json"),
+        ("VERBOSE", "loud"),
+    ] {
+        let variable = format!("DOCKER_MIRROR_{name}");
+        // A certificate needs its key.
+        let variables = [(&*variable, value), ("DOCKER_MIRROR_KEY", "no-such.key")];
+        let variables = &variables[..if name == "CERT" { 2 } else { 1 }];
+        let refused = run(variables, &["-o", "a.tar"]).0.expect_code(2);
+        refused.says(&[&format!("the variable `{variable}`")]);
+    }
+    let refused = run(&[("DOCKER_MIRROR_JOBS", "2")], &["-o", "a.tar", "--platform", "linux"]).0;
+    refused.expect_code(2).hides(&["variable"]);
+    let two = [("DOCKER_MIRROR_QUIET", "1"), ("DOCKER_MIRROR_VERBOSE", "true")];
+    run(&two, &["-o", "a.tar"])
+        .0
+        .expect_code(2)
+        .says(&["`DOCKER_MIRROR_QUIET`", "`DOCKER_MIRROR_VERBOSE`"]);
+    run(&two[1..], &["-o", "a.tar"]).0.expect_code(0).says(&["resolved "]);
     // Variables of other commands do no harm.
     run(
         &[("DOCKER_MIRROR_DEST", "127.0.0.1:1"), ("DOCKER_MIRROR_ONLY", "x")],
@@ -131,6 +164,15 @@ fn each_registry_has_a_login_in_variables_of_its_own() {
         cli.set(&variable("PASSWORD", registry), password);
     }
     let [first, second] = [&one, &two].map(|source| format!("{}/team/app:1", source.host()));
+    let mut general = super::cli();
+    general.set("DOCKER_MIRROR_USERNAME", "ann");
+    general.set("DOCKER_MIRROR_PASSWORD", "secret-1");
+    let refused = general.run(&["export", &first, &second, "-o", "b.tar"]).expect_code(2);
+    refused.says(&[
+        "several registries",
+        "`DOCKER_MIRROR_USERNAME_127_0_0_1_",
+        "`DOCKER_MIRROR_PASSWORD_127_0_0_1_",
+    ]);
     let host = target.host();
     cli.succeed(&["-d", &host, &first]).hides(&["secret-1", "secret-3"]);
     // The general login is for the one registry that has none of its own.
@@ -213,7 +255,7 @@ fn shells_complete_commands_flags_and_images_of_a_bundle() {
     cli.run(&["completions", "tcsh"]).expect_code(2).says(&["bash"]);
     let script = cli.succeed(&["completions", "bash"]).stdout;
     std::fs::write(cli.path("script"), script).unwrap();
-    let bash = std::process::Command::new("bash")
+    let bash = Command::new("bash")
         .args(["--norc", "-c", "source ./script && complete -p docker-mirror"])
         .current_dir(cli.folder())
         .output();
@@ -222,18 +264,114 @@ fn shells_complete_commands_flags_and_images_of_a_bundle() {
     }
 }
 
+/// What bash offers for a line whose words it has split like this, of which the last is under the cursor. `current` is what it
+/// replaces.
+fn offered_by_bash(cli: &Cli, line: &str, words: &[&str], current: &str) -> Vec<String> {
+    const ASK: &str = r#"
+        source ./script
+        COMP_LINE=$1 COMP_POINT=${#1} current=$2
+        shift 2
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        _docker_mirror docker-mirror "$current"
+        ((${#COMPREPLY[@]} == 0)) || printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let folder = Path::new(env!("CARGO_BIN_EXE_docker-mirror")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("bash");
+    command
+        .args(["--norc", "--noprofile", "-c", ASK, "bash", line, current])
+        .args(words)
+        .current_dir(cli.folder())
+        .env("PATH", format!("{}:{path}", folder.display()));
+    let output = Output::new(&command.output().unwrap(), &[line]).expect_code(0);
+    output.lines().into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_behind_colons_and_equals_signs() {
+    let cli = cli();
+    let image = greeting();
+    let names = ["docker.io/library/alpine:3.20", "docker.io/library/alpine:3.21"];
+    write_layout(&cli.path("b.tar"), &names.map(|name| (name, &image)));
+    let script = cli.succeed(&["completions", "bash"]).stdout;
+    std::fs::write(cli.path("script"), script).unwrap();
+    let only = "docker-mirror import b.tar --only";
+    let start = ["docker-mirror", "import", "b.tar", "--only"];
+    for (typed, words, current, offered) in [
+        ("alpine:3", &["alpine", ":", "3"][..], "3", &["3.20", "3.21"][..]),
+        ("alpine:", &["alpine", ":"], "", &["3.20", "3.21"]),
+        ("  alp", &["alp"], "alp", &["alpine:3.20", "alpine:3.21"]),
+        ("\"alpine:3.21", &["\"alpine:3.21"], "alpine:3.21", &["alpine:3.21"]),
+        (
+            "docker.io/library/alpine:3.20",
+            &["docker.io/library/alpine", ":", "3.20"],
+            "3.20",
+            &["3.20"],
+        ),
+        ("", &[""], "", &names),
+        ("x --index ", &["x", "--index", ""], "", &["auto", "filtered", "sparse"]),
+        (
+            "x --on-existing=sk",
+            &["x", "--on-existing", "=", "sk"],
+            "sk",
+            &["skip"],
+        ),
+        (
+            "x --on-existing=",
+            &["x", "--on-existing", "="],
+            "",
+            &["overwrite", "skip", "error"],
+        ),
+        (
+            "x --platform linux/amd",
+            &["x", "--platform", "linux/amd"],
+            "linux/amd",
+            &["linux/amd64"],
+        ),
+    ] {
+        let line = format!("{only} {typed}");
+        let found = offered_by_bash(&cli, &line, &[&start, words].concat(), current);
+        assert_eq!(found, offered, "{line}");
+    }
+}
+
 #[test]
 fn man_pages_are_made_of_the_same_definition() {
     let cli = cli();
     let page = cli.succeed(&["man"]).stdout;
     assert!(
-        page.contains(".TH docker-mirror 1") && page.contains("keep\\-host"),
+        page.contains(".TH DOCKER-MIRROR 1 ") && page.contains("keep\\-host"),
         "{page}"
     );
     cli.succeed(&["man", "pages"]);
     for name in commands(&cli) {
         let page = std::fs::read_to_string(cli.path(&format!("pages/docker-mirror-{name}.1"))).unwrap();
-        assert!(page.contains(&format!(".TH docker-mirror-{name} 1")), "{page}");
+        let title = format!(".TH DOCKER-MIRROR-{} 1 ", name.to_uppercase());
+        assert!(page.contains(&title), "{page}");
+    }
+    assert!(
+        !page.contains("EXTRA") && page.contains(".SH EXIT STATUS\n.TP\n0\n"),
+        "{page}"
+    );
+    let synopsis = "\\fBdocker\\-mirror\\fR [OPTIONS] \\-\\-dest <REGISTRY[/PREFIX]> [IMAGE]...\n.br\n";
+    assert!(page.contains(synopsis), "{page}");
+    assert!(page.contains(".nf\n    docker\\-mirror export hello"), "{page}");
+    assert!(page.contains("Images, such as golang:alpine"), "{page}");
+    let checked = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "warning"])
+        .args(
+            commands(&cli)
+                .iter()
+                .map(|name| format!("pages/docker-mirror-{name}.1")),
+        )
+        .arg("pages/docker-mirror.1")
+        .current_dir(cli.folder())
+        .output();
+    if let Ok(checked) = checked {
+        let found = String::from_utf8_lossy(&checked.stdout);
+        // Two builds of one version make the same page.
+        let found: Vec<&str> = found.lines().filter(|line| !line.contains("missing date")).collect();
+        assert!(found.is_empty(), "{found:?}");
     }
     std::fs::write(cli.path("file"), "").unwrap();
     cli.run(&["man", "file/pages"]).expect_code(2).says(&["file/pages"]);
@@ -266,4 +404,41 @@ fn docker_finds_a_plugin_and_passes_its_own_flags() {
     let folder = cli.path("elsewhere").display().to_string();
     cli.run(&["mirror", "export", &image, "-o", "c.tar"]).expect_code(3);
     cli.succeed(&["--config", &folder, "mirror", "export", &image, "-o", "c.tar"]);
+}
+
+#[test]
+fn a_plugin_ends_when_docker_closes_its_socket() {
+    let (mut cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.set("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", "/usr/bin/docker");
+    let gate = Gate::closed();
+    source.add_fault(When::path("/manifests/"), Action::Hold(gate.clone()));
+    let name = format!("docker_cli_test_{}", std::process::id());
+    let hidden = SocketAddr::from_abstract_name(&name).unwrap();
+    let file = cli.path("socket").display().to_string();
+    for (address, listener) in [
+        (format!("@{name}"), UnixListener::bind_addr(&hidden)),
+        (file.clone(), UnixListener::bind(&file)),
+    ] {
+        let listener = listener.unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let before = gate.arrived();
+        let mut command = cli.command(&["mirror", "export", &image, "-o", "b.tar"]);
+        let plugin = command.env("DOCKER_CLI_PLUGIN_SOCKET", &address).spawn().unwrap();
+        let mut connection = None;
+        wait_until("the plugin connects", || {
+            connection = listener.accept().ok();
+            connection.is_some()
+        });
+        wait_until("the plugin works", || gate.arrived() > before);
+        drop(connection);
+        let ended = Output::new(&plugin.wait_with_output().unwrap(), &[&address]);
+        ended
+            .expect_code(143)
+            .says(&["terminated by docker", "hint: run the same command again"]);
+    }
+    // A socket that is left from an earlier command is of no use.
+    gate.open();
+    cli.set("DOCKER_CLI_PLUGIN_SOCKET", "@docker_cli_nobody");
+    cli.succeed(&["mirror", "export", &image, "-o", "b.tar"]);
 }

@@ -55,6 +55,11 @@ pub struct HostLogin {
 impl HostLogin {
     /// Returns whether the login is for this `HOST[:PORT]`.
     pub fn is_for(&self, host: &str) -> bool {
+        Self::spell(host) == self.host.to_ascii_uppercase()
+    }
+
+    /// Returns a `HOST[:PORT]` as environment variables spell it: `GHCR_IO` for `ghcr.io`.
+    pub fn spell(host: &str) -> String {
         let spell = |c: char| {
             if c.is_ascii_alphanumeric() {
                 c.to_ascii_uppercase()
@@ -62,10 +67,7 @@ impl HostLogin {
                 '_'
             }
         };
-        let host = canonical(host);
-        host.chars()
-            .map(spell)
-            .eq(self.host.chars().map(|c| c.to_ascii_uppercase()))
+        canonical(host).chars().map(spell).collect()
     }
 }
 
