@@ -74,7 +74,7 @@ pub(crate) fn main() -> ExitCode {
         .or_else(|| usage::misspelt_command(&cli))
         .or_else(|| usage::two_readers(&cli))
         .or_else(|| usage::file_with_two_purposes(&cli));
-    if let Some(error) = wrong {
+    if let Some(error) = wrong.map(parse::name_variable) {
         output::error(&error);
         return reporting.end(command, 2, &error);
     }
@@ -173,6 +173,7 @@ fn generated(cli: &Cli) -> Option<Result<()>> {
 
 /// Prints the error of the run, waits until all output is written, and returns the exit code.
 fn conclude(result: Result<Outcome>, reporting: &Reporting, command: &str, reads_bundle: bool) -> u8 {
+    let result = result.map_err(parse::name_variable);
     let outcome = match &result {
         Ok(outcome) => *outcome,
         Err(error) => {
@@ -301,6 +302,7 @@ fn interrupted() -> impl Future<Output = (Signal, Error)> {
         signal(SignalKind::terminate()),
         signal(SignalKind::hangup()),
     );
+    let docker = plugin::connect();
     async move {
         let (signal, name) = match signals {
             (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) => {
@@ -308,6 +310,7 @@ fn interrupted() -> impl Future<Output = (Signal, Error)> {
                     _ = interrupt.recv() => (Signal::Interrupt, "interrupted (Ctrl-C)"),
                     _ = terminate.recv() => (Signal::Terminate, "terminated (SIGTERM)"),
                     _ = hangup.recv() => (Signal::HangUp, "terminal closed (SIGHUP)"),
+                    () = plugin::wait_for_close(docker) => (Signal::Terminate, "terminated by docker, which closed the socket of its plugin"),
                 }
             }
             _ => std::future::pending().await,

@@ -2,7 +2,11 @@
 //! `~/.docker/cli-plugins/docker-mirror` as `docker-mirror [FLAGS OF DOCKER] mirror export …`.
 
 use std::ffi::OsString;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 
 /// Hidden command with which Docker asks a plugin for its metadata.
 pub(super) const METADATA: &str = "docker-cli-plugin-metadata";
@@ -41,6 +45,38 @@ fn is_plugin() -> bool {
 /// Returns the name by which the user called the program: `docker mirror` or `docker-mirror`.
 pub(super) fn name() -> &'static str {
     if is_plugin() { "docker mirror" } else { "docker-mirror" }
+}
+
+/// Connects to the socket that Docker opens for its plugin: an abstract one (`@NAME`) on Linux, else a file. Returns `None` if
+/// there is none, or an older Docker that knows none.
+///
+/// Requires the context of a tokio runtime.
+pub(super) fn connect() -> Option<UnixStream> {
+    let address = std::env::var_os("DOCKER_CLI_PLUGIN_SOCKET").filter(|address| !address.is_empty())?;
+    #[cfg(target_os = "linux")]
+    let stream = match address.as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name);
+            address.and_then(|address| StdUnixStream::connect_addr(&address))
+        }
+        None => StdUnixStream::connect(address),
+    };
+    #[cfg(not(target_os = "linux"))]
+    let stream = StdUnixStream::connect(address);
+    let stream = stream.ok()?;
+    stream.set_nonblocking(true).ok()?;
+    UnixStream::from_std(stream).ok()
+}
+
+/// Waits until Docker closes its socket: Docker does not pass on SIGTERM and SIGINT, and closes the socket instead. Waits for
+/// ever without a socket.
+pub(super) async fn wait_for_close(socket: Option<UnixStream>) {
+    let Some(mut socket) = socket else {
+        return std::future::pending().await;
+    };
+    // Docker sends nothing; an error means that the other end is gone as well.
+    while let Ok(1..) = socket.read(&mut [0]).await {}
 }
 
 /// Returns the arguments of this process, with the program's name first and without the flags of Docker.
