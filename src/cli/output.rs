@@ -25,10 +25,17 @@ pub(super) fn start_log(verbose: u8) {
         0 | 1 => Targets::new(),
         _ => Targets::new().with_target("docker_mirror", LevelFilter::DEBUG),
     };
-    let filter = std::env::var("DOCKER_MIRROR_LOG")
-        .ok()
-        .and_then(|list| list.parse().ok())
-        .unwrap_or(default);
+    let filter = match std::env::var("DOCKER_MIRROR_LOG") {
+        Ok(list) if !list.is_empty() => list.parse::<Targets>().unwrap_or_else(|error| {
+            say(format!(
+                "warning: the variable `DOCKER_MIRROR_LOG` is not used: {}; write targets and levels, such as \
+                 `docker_mirror=debug,hyper=info`",
+                quote(&error.to_string())
+            ));
+            default
+        }),
+        _ => default,
+    };
     let format = tracing_subscriber::fmt::layer().with_writer(|| Log).with_target(false);
     let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
 }

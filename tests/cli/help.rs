@@ -128,6 +128,10 @@ fn a_flag_beats_its_variable_which_beats_the_default() {
     }
     let refused = run(&[("DOCKER_MIRROR_JOBS", "2")], &["-o", "a.tar", "--platform", "linux"]).0;
     refused.expect_code(2).hides(&["variable"]);
+    run(&[("DOCKER_MIRROR_LOG", "docker_mirror=loud")], &["-o", "a.tar"])
+        .0
+        .expect_code(0)
+        .says(&["warning: the variable `DOCKER_MIRROR_LOG` is not used"]);
     let two = [("DOCKER_MIRROR_QUIET", "1"), ("DOCKER_MIRROR_VERBOSE", "true")];
     run(&two, &["-o", "a.tar"])
         .0
