@@ -17,7 +17,7 @@ use crate::image::lost_attachments::LostAttachments;
 use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Target;
 use crate::image::referrer::has_all_layers;
-use crate::image::tree::{Attachment, LeftOut, Lookup, Variant, attachments_of_manifests};
+use crate::image::tree::{Attachment, LeftOut, Variant, attachments_of_manifests};
 use crate::registry::Refusal;
 use crate::transfer::referrers::{is_loss, with_no_referrers_hint};
 
@@ -38,28 +38,10 @@ pub(super) async fn attach(
     let tree = putter.item.tree.clone();
     let mut lost = LostAttachments::default();
     for attachment in attachments_of_manifests(&tree.attachments, variant.all()) {
-        let root = &attachment.variant.root;
         if let Some(why) = lost.reason(attachment, |blob| putter.lost.get(blob).cloned()) {
             left.leave(attachment, &why);
-            continue;
-        }
-        let outcome = match attachment.lookup {
-            Lookup::Subject => put_referrer(putter, attachment, effects).await.map(|()| None),
-            Lookup::Tag(_) => put_beside(putter, attachment, effects).await,
-        };
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(why)) => left.leave(attachment, &why),
-            Err(error) if is_loss(&error) => {
-                lost.add(attachment);
-                left.leave(attachment, &error.full());
-            }
-            Err(error) => {
-                let kind = attachment.artifact_type();
-                return Err(with_no_referrers_hint(
-                    error.context(format!("{kind} {} of it", root.digest())),
-                ));
-            }
+        } else if !put_attachment(putter, attachment, effects, left).await? {
+            lost.add(attachment);
         }
     }
     list_referrers(putter, effects, left).await?;
@@ -69,8 +51,67 @@ pub(super) async fn attach(
     }
 }
 
+/// Reads again what [`attach`] wrote to tags that other clients write as well, and adds what they dropped meanwhile: two clients
+/// that read such a tag in the same moment both find it without the entry of the other one.
+///
+/// # Errors
+/// Those of [`attach`], except that required attachments are only recorded in `left`, since the tag of the image is in place.
+pub(super) async fn restore_dropped(
+    putter: &ManifestPutter,
+    variant: &Variant,
+    effects: &mut Effects,
+    left: &mut LeftReferrers,
+) -> Result<()> {
+    let tree = putter.item.tree.clone();
+    let tags = std::mem::take(&mut effects.written_tags);
+    for attachment in attachments_of_manifests(&tree.attachments, variant.all()) {
+        if attachment.tag().is_some_and(|tag| tags.contains(&tag)) {
+            put_attachment(putter, attachment, effects, left).await?;
+        }
+    }
+    effects.unlisted.append(&mut effects.written_lists);
+    list_referrers(putter, effects, left).await
+}
+
+/// What became of content for a tag that other clients write as well.
+enum TagWrite {
+    /// The tag has the content already.
+    Present,
+    Written,
+    /// The tag keeps other content, for this reason.
+    KeptAway(String),
+}
+
+/// Puts one attachment. Returns `false` if the registry rejects it, which is recorded in `left`.
+async fn put_attachment(
+    putter: &ManifestPutter,
+    attachment: &Attachment,
+    effects: &mut Effects,
+    left: &mut LeftReferrers,
+) -> Result<bool> {
+    let tag = attachment.tag();
+    let written = match &tag {
+        None => put_referrer(putter, attachment, effects).await,
+        Some(tag) => put_beside(putter, attachment, tag, effects).await,
+    };
+    match written {
+        Ok(TagWrite::Written) => effects.written_tags.extend(tag),
+        Ok(TagWrite::Present) => {}
+        Ok(TagWrite::KeptAway(why)) => left.leave(attachment, &why),
+        Err(error) if is_loss(&error) => {
+            left.leave(attachment, &error.full());
+            return Ok(false);
+        }
+        Err(error) => {
+            let (kind, root) = (attachment.artifact_type(), attachment.variant.root.digest());
+            return Err(with_no_referrers_hint(error.context(format!("{kind} {root} of it"))));
+        }
+    }
+    Ok(true)
+}
+
 /// Puts the manifests of a referrer by their digests, children first.
-async fn put_referrer(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<()> {
+async fn put_referrer(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<TagWrite> {
     for manifest in attachment.variant.all() {
         if !putter.was_written(manifest.digest()) {
             let target = Target::Digest(manifest.digest().clone());
@@ -79,28 +120,31 @@ async fn put_referrer(putter: &ManifestPutter, attachment: &Attachment, effects:
                 .await?;
         }
     }
-    Ok(())
+    Ok(TagWrite::Written)
 }
 
 /// Pushes a signature under its cosign tag.
-/// An existing tag is never overwritten. Returns a reason if the tag holds another signature and the signature was not
-/// pushed.
-async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &mut Effects) -> Result<Option<String>> {
-    let Some(tag) = attachment.tag() else { return Ok(None) };
-    let target = Target::Tag(tag.clone());
+/// An existing tag is never overwritten.
+async fn put_beside(
+    putter: &ManifestPutter,
+    attachment: &Attachment,
+    tag: &str,
+    effects: &mut Effects,
+) -> Result<TagWrite> {
+    let target = Target::Tag(tag.to_owned());
     let root = &attachment.variant.root;
     match tag_state(&putter.registry, putter.repository(), &target).await? {
-        TagState::Digest(held) if root.has_digest(&held) => return Ok(None),
+        TagState::Digest(held) if root.has_digest(&held) => return Ok(TagWrite::Present),
         TagState::Digest(held) => {
             let there = putter.registry.manifest(putter.repository(), &target).await?;
             if has_all_layers(&there, root) {
-                return Ok(None);
+                return Ok(TagWrite::Present);
             }
             if putter.merge_signatures {
-                merge_signature::merge(putter, &tag, root).await?;
-                return Ok(None);
+                merge_signature::merge(putter, tag, root).await?;
+                return Ok(TagWrite::Written);
             }
-            return Ok(Some(kept_away(&tag, &held)));
+            return Ok(TagWrite::KeptAway(kept_away(tag, &held)));
         }
         TagState::Unknown(error) => return Err(error),
         TagState::Nothing => {}
@@ -112,7 +156,7 @@ async fn put_beside(putter: &ManifestPutter, attachment: &Attachment, effects: &
             .await?;
     }
     putter.put(target, root, &attachment.variant, false, effects).await?;
-    Ok(None)
+    Ok(TagWrite::Written)
 }
 
 /// Makes manifests findable by their subject.
@@ -124,8 +168,12 @@ pub(super) async fn list_referrers(
 ) -> Result<()> {
     for (subject, entries) in std::mem::take(&mut effects.unlisted) {
         let why = match keep_list(putter, &subject, &entries).await {
-            Ok(None) => continue,
-            Ok(Some(why)) => why,
+            Ok(TagWrite::Written) => {
+                effects.written_lists.insert(subject, entries);
+                continue;
+            }
+            Ok(TagWrite::Present) => continue,
+            Ok(TagWrite::KeptAway(why)) => why,
             Err(error) if is_loss(&error) => error.full(),
             Err(error) => {
                 let error = error.context(format!("the list of what refers to {subject}"));
@@ -147,18 +195,14 @@ pub(super) async fn list_referrers(
 }
 
 /// Adds missing entries to the list of referrers of a manifest.
-/// Entries of other clients stay. Returns a reason if the list cannot be extended.
-async fn keep_list(
-    putter: &ManifestPutter,
-    subject: &Digest,
-    entries: &[Map<String, Value>],
-) -> Result<Option<String>> {
+/// Entries of other clients stay.
+async fn keep_list(putter: &ManifestPutter, subject: &Digest, entries: &[Map<String, Value>]) -> Result<TagWrite> {
     let (registry, repository) = (&putter.registry, putter.repository());
     // Some registries list referrers without saying so in their response to the push.
     if let Some(found) = registry.referrers(repository, subject, usize::MAX).await? {
         let found: HashSet<String> = found.list.iter().map(|entry| entry.digest.to_string()).collect();
         if lacking(entries, |digest| found.contains(digest)).next().is_none() {
-            return Ok(None);
+            return Ok(TagWrite::Present);
         }
     }
     let tag = subject.referrers_tag();
@@ -173,24 +217,27 @@ async fn keep_list(
         };
         if let Some(held) = held {
             if held.digest() == subject {
-                return Ok(Some(format!(
+                return Ok(TagWrite::KeptAway(format!(
                     "the tag `{tag}` holds the image itself, put there by an earlier version of docker-mirror or by hand; \
                          delete that tag, and import again"
                 )));
             }
             if !is_list_of_referrers(held) {
-                return Ok(Some(format!(
+                return Ok(TagWrite::KeptAway(format!(
                     "the tag `{tag}` holds {}, which is no list of referrers",
                     held.digest()
                 )));
             }
         }
         let Some(list) = merged(held, entries)? else {
-            return Ok(None);
+            return Ok(match attempt {
+                0 => TagWrite::Present,
+                _ => TagWrite::Written,
+            });
         };
         if attempt == ROUNDS {
             let why = refused.map_or_else(String::new, |error: Error| format!(": {}", error.full()));
-            return Ok(Some(format!(
+            return Ok(TagWrite::KeptAway(format!(
                 "other programs changed the list under the tag `{tag}` at the same time{why}"
             )));
         }

@@ -161,7 +161,8 @@ impl Publisher {
             }
         }
         self.putter.progress.emit(Event::ManifestDone);
-        Ok(())
+        let Published { effects, left, .. } = published;
+        attachments::restore_dropped(&self.putter, variant, effects, left).await
     }
 
     /// Reads a tag that could not be put.

@@ -54,6 +54,10 @@ pub(crate) struct Effects {
     pub(crate) repaired: Counts,
     /// Manifests with a subject, accepted by a registry that did not confirm to list them as referrers.
     pub(super) unlisted: Unlisted,
+    /// Entries that were added to lists of referrers under tags.
+    pub(super) written_lists: Unlisted,
+    /// Tags of cosign that were written.
+    pub(super) written_tags: HashSet<String>,
 }
 
 /// A refused manifest, with the error and the number of the attempt.

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::super::support::cli::wait_until;
 use super::super::support::image::{Document, Style};
 use super::super::support::images::{multi, small};
 use super::super::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, listed, refer};
-use super::super::support::{Action, Double, When, sha256};
+use super::super::support::{Action, Double, Gate, When, sha256};
 use super::{cli, names, registry, signed, tag_of};
 
 fn tags(registry: &Double) -> Vec<String> {
@@ -192,8 +193,55 @@ fn what_another_writer_drops_from_a_list_is_added_again_by_the_next_import() {
         .store()
         .put_manifest("team/app", Some(&tag), OCI_INDEX, empty.into());
     let other = refer(&target, "team/app", &image.root, SBOM, "of the other writer");
-    cli.succeed(&import);
+    cli.succeed(&import).says(&["0 new, 1 pushed again, 0 failed"]);
     let there = listed(&target, "team/app", &image.root);
     let there: Vec<&Value> = there.iter().map(|entry| &entry["digest"]).collect();
     assert_eq!(there, [&json!(other.digest), &json!(signature.digest)]);
+}
+
+#[test]
+fn what_another_writer_drops_before_the_tag_of_the_image_is_in_place_is_added_again() {
+    let (cli, source) = (cli(), registry(false));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    image.push(&source, "team/app", "1");
+    let signature = refer(&source, "team/app", &image.root, BUNDLE, "signature");
+    let ours = beside(&source, "team/app", &image.root, "sig", "by the source");
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    for merges in [true, false] {
+        let target = registry(false);
+        // The push waits with its last write, while another one that found neither tag writes both.
+        let gate = Gate::closed();
+        target.add_fault(When::put("/manifests/1"), Action::Hold(gate.clone()));
+        let mut arguments = vec!["import", "b.tar", "-d"];
+        let host = target.host();
+        arguments.push(&host);
+        arguments.extend(merges.then_some("--merge-signatures"));
+        let (out, theirs) = std::thread::scope(|scope| {
+            let import = scope.spawn(|| cli.run(&arguments));
+            wait_until("the tag is put", || gate.arrived() > 0);
+            let list = tag_of(&image.root, "");
+            target.store().change("team/app", |it| it.tags.remove(&list));
+            let referrer = refer(&target, "team/app", &image.root, SBOM, "of the other");
+            let theirs = (
+                referrer,
+                beside(&target, "team/app", &image.root, "sig", "by the other"),
+            );
+            gate.open();
+            (import.join().unwrap(), theirs)
+        });
+        let out = out.expect_code(if merges { 0 } else { 1 });
+        let about = format!("{}{}", out.stderr, target.transcript());
+        let there = listed(&target, "team/app", &image.root);
+        let there: Vec<&Value> = there.iter().map(|entry| &entry["digest"]).collect();
+        assert_eq!(there, [&json!(theirs.0.digest), &json!(signature.digest)], "{about}");
+        let held = target.manifest("team/app", &tag_of(&image.root, ".sig")).unwrap();
+        let held: Value = serde_json::from_slice(&held).unwrap();
+        let layers = [&theirs.1, &ours].map(|signature| signature.json()["layers"][0].clone());
+        assert_eq!(
+            *held["layers"].as_array().unwrap(),
+            layers[..if merges { 2 } else { 1 }],
+            "{about}"
+        );
+        assert_eq!(out.stderr.contains("stays as it is"), !merges, "{about}");
+    }
 }
