@@ -134,14 +134,15 @@ impl Target {
     }
 }
 
-/// Returns the numbers of images by outcome, such as `7 new, 3 updated, 190 unchanged, 0 failed`.
+/// Returns the numbers of images by outcome, such as `7 new, 3 updated, 1 pushed again, 190 unchanged, 0 failed`.
 fn images(report: &PushReport) -> String {
     let count = |outcome: Became| report.images.iter().filter(|image| image.outcome == outcome).count();
     let updated = report.images.iter().filter(|image| image.replaced.is_some()).count();
+    let again = report.images.iter().filter(|image| image.pushed_again).count();
     let (pushed, planned) = (count(Became::Pushed), count(Became::Planned));
     let mut parts = vec![match report.dry_run {
         true => format!("{planned} to push"),
-        false => format!("{} new", pushed - updated.min(pushed)),
+        false => format!("{} new", pushed.saturating_sub(updated + again)),
     }];
     if updated > 0 {
         parts.push(format!(
@@ -150,6 +151,7 @@ fn images(report: &PushReport) -> String {
         ));
     }
     for (number, word) in [
+        (again, "pushed again"),
         (count(Became::Unchanged), "unchanged"),
         (count(Became::LeftAlone), "left alone"),
     ] {

@@ -176,7 +176,9 @@ impl Images<'_> {
                 report.index = Some(published.form);
                 let is_other =
                     |before: &Digest| *before != published.digest && !image.item.tree.pushed().root.has_digest(before);
-                report.replaced = image.before.take().filter(is_other);
+                let before = image.before.take();
+                report.pushed_again = before.as_ref().is_some_and(|before| !is_other(before));
+                report.replaced = before.filter(is_other);
                 report.pushed = Some(published.digest);
                 report.counts.add(&published.effects.repaired);
                 report.warnings.append(published.warnings);

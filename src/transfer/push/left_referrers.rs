@@ -56,10 +56,11 @@ impl LeftReferrers {
     /// Records the attachments of the original index, after the registry refused that index.
     pub(super) fn leave_unused(&mut self, tree: &ImageTree, used: &Variant) {
         let used = attachments_of_manifests(&tree.attachments, used.all()).into_iter();
-        let used: HashSet<*const Attachment> = used.map(std::ptr::from_ref).collect();
+        let mut seen: HashSet<&Digest> = used.map(|used| used.variant.root.digest()).collect();
         let original = tree.original.root.digest();
+        // An attachment that is attached in two ways is listed once, and not at all if one of them is used.
         let unused = tree.attachments.iter();
-        let unused = unused.filter(|attachment| !used.contains(&std::ptr::from_ref(*attachment)));
+        let unused = unused.filter(|attachment| seen.insert(attachment.variant.root.digest()));
         self.list.extend(unused.map(|unused| LeftOut {
             digest: unused.variant.root.digest().clone(),
             media_type: unused.artifact_type(),

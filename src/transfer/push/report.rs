@@ -120,6 +120,10 @@ pub struct ImageReport {
     /// Digest that the tag held before, if it was another digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Digest>,
+    /// Whether the tag held this very image before, and something was pushed again or added: what the registry had lost, or a
+    /// referrer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pushed_again: bool,
     /// Index form that was pushed; absent if the image failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<Form>,
@@ -170,6 +174,7 @@ impl ImageReport {
             original: Some(tree.original.root.digest().clone()),
             pushed: Some(tree.pushed().root.digest().clone()),
             replaced: None,
+            pushed_again: false,
             index: Some(tree.choice.into()),
             pinned_digest_missing: false,
             rebuilt: item.rebuilt,
@@ -189,7 +194,7 @@ impl ImageReport {
     /// Adds attachments that are not at the destination to the list of left-out referrers.
     pub(crate) fn add_left_out_referrers(&mut self, left: LeftReferrers) {
         self.referrers_lost |= left.is_loss;
-        for left in left.list.iter().filter(|_| self.referrers_lost) {
+        for left in &left.list {
             // The missing referrer was counted as carried.
             if let Some(count) = self.referrers.get_mut(&left.media_type) {
                 *count = count.saturating_sub(1);
@@ -240,6 +245,7 @@ impl ImageReport {
             original: None,
             pushed: None,
             replaced: None,
+            pushed_again: false,
             index: None,
             pinned_digest_missing: false,
             rebuilt: false,

@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::super::support::image::{Document, Image, Style};
-use super::super::support::images::small;
+use super::super::support::images::{multi, small};
 use super::super::support::{Action, Canned, Double, When};
 use super::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, cli, list, listed, names, refer, registry, tag_of};
 
@@ -251,6 +251,65 @@ fn manifests_that_refer_to_themselves_or_to_each_other_are_carried_once() {
                 assert_eq!(held, Some(image.root.bytes.clone()), "{number} {about}");
                 assert_eq!(listed(&target, "team/app", &image.root).len(), 1, "{number} {about}");
             }
+        }
+    }
+}
+
+#[test]
+fn an_image_that_refers_to_another_one_and_a_platform_that_is_an_image_of_its_own_travel_with_all_that_refers_to_them()
+{
+    for has_list in [true, false] {
+        let (cli, source) = (cli(), registry(has_list));
+        let image = multi(Style::Oci, &["linux/amd64", "linux/arm64"], "odd");
+        let platform = &image.below[0];
+        image.push(&source, "team/app", "1");
+        let store = source.store();
+        store.put_manifest("team/app", Some("amd64"), OCI_MANIFEST, platform.bytes.clone());
+        // An image with a tag of its own that refers to the platform.
+        let mut other = small(Style::Oci, "linux/amd64", "other");
+        let mut manifest = other.root.json();
+        manifest["subject"] = Value::Object(platform.descriptor());
+        other.root = Document::new(OCI_MANIFEST, manifest.to_string());
+        other.push(&source, "team/app", "other");
+        if !has_list {
+            list(&source, "team/app", platform, &other.root);
+        }
+        let mut all = vec![(platform.clone(), other.root.clone())];
+        let mut add = |subject: &Document, text: &str| {
+            let referrer = refer(&source, "team/app", subject, BUNDLE, text);
+            all.push((subject.clone(), referrer.clone()));
+            referrer
+        };
+        add(&image.root, "of the index");
+        add(&other.root, "of the other image");
+        let mut last = add(platform, "of the platform");
+        for number in 2..=4 {
+            last = add(&last, &format!("link {number}"));
+        }
+        beside(&source, "team/app", platform, "sig", "of the platform");
+        let named = ["1", "amd64", "other"].map(|tag| format!("{}/team/app:{tag}", source.host()));
+        let named: Vec<&str> = named.iter().map(String::as_str).collect();
+        cli.succeed(&[&["export", "-o", "b.tar"][..], &named].concat());
+        cli.succeed(&["verify", "b.tar"]);
+        for way in ["file", "one step"] {
+            let target = registry(false);
+            let host = target.host();
+            match way {
+                "file" => cli.succeed(&["import", "b.tar", "-d", &host]),
+                _ => cli.succeed(&[&["-d", &host][..], &named].concat()),
+            };
+            let about = format!("{has_list} {way}: {}", target.transcript());
+            for (subject, referrer) in &all {
+                let there = listed(&target, "team/app", subject);
+                let count = there.iter().filter(|entry| entry["digest"] == referrer.digest).count();
+                assert_eq!(count, 1, "{} {about}", referrer.digest);
+                let held = target.manifest("team/app", &referrer.digest);
+                assert_eq!(held, Some(referrer.bytes.clone()), "{about}");
+            }
+            assert!(
+                target.manifest("team/app", &tag_of(platform, ".sig")).is_some(),
+                "{about}"
+            );
         }
     }
 }

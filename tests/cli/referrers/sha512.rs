@@ -54,17 +54,18 @@ fn expect_all(long: &Long, target: &Double, repository: &str, about: &str) {
     }
 }
 
-/// Writes the bundle anew as another program would: without the documents of this one, and with tags alone as names.
-fn write_with_tags_alone(cli: &Cli, long: &Long) {
+/// Writes the bundle anew as another program would: without the documents of this one, and with tags alone as names, except for
+/// the name of the image where it `keeps_name`.
+fn write_with_tags_alone(cli: &Cli, long: &Long, keeps_name: bool, file: &str) {
     let tar = Tar::open(&cli.path("b.tar"));
     let mut index = tar.json("index.json");
     let entries = index["manifests"].as_array_mut().unwrap();
     entries.retain(|entry| entry["digest"] != long.referrer.digest);
     for entry in entries.iter_mut() {
-        let tag = if entry["digest"] == long.root.digest {
-            "1".to_owned()
-        } else {
-            tag_of(&long.root, ".sig")
+        let tag = match entry["digest"] == long.root.digest {
+            true if keeps_name => continue,
+            true => "1".to_owned(),
+            false => tag_of(&long.root, ".sig"),
         };
         entry["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
     }
@@ -82,7 +83,7 @@ fn write_with_tags_alone(cli: &Cli, long: &Long) {
     let blob = format!("blobs/{}", list.digest.replacen(':', "/", 1));
     members.push((blob, list.bytes.to_vec()));
     members.push(("index.json".to_owned(), index.to_string().into_bytes()));
-    super::super::support::layout::write_members(&cli.path("tags.tar"), members);
+    super::super::support::layout::write_members(&cli.path(file), members);
 }
 
 #[test]
@@ -98,13 +99,15 @@ fn what_refers_to_a_manifest_by_sha512_travels_by_every_way() {
         cli.succeed(&["export", "--lock", "b.lock", "-o", "again.tar"]);
         let read = |name: &str| std::fs::read(cli.path(name)).unwrap();
         assert!(read("again.tar") == read("b.tar"), "the lock gives another bundle");
-        write_with_tags_alone(&cli, &long);
+        write_with_tags_alone(&cli, &long, false, "tags.tar");
+        write_with_tags_alone(&cli, &long, true, "named.tar");
         for target_lists in [true, false] {
-            for way in ["file", "pipe", "one step", "tags alone"] {
+            for way in ["file", "pipe", "one step", "tags alone", "named.tar"] {
                 let target = registry(target_lists);
                 let host = target.host();
                 let import = match way {
                     "tags alone" => vec!["import", "tags.tar", "-d", &host, "--name", "team/long"],
+                    "named.tar" => vec!["import", way, "-d", &host],
                     _ => vec!["import", "b.tar", "-d", &host],
                 };
                 match way {
