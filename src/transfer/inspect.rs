@@ -8,9 +8,10 @@ use super::import::{Selection, chosen, named};
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::error::{Kind, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::View;
+use crate::image::manifest::{RawManifest, View};
 use crate::image::narrow::narrow;
-use crate::image::tree::{ImageTree, LeftOut, attachments_of_manifests};
+use crate::image::platform::PlatformFilter;
+use crate::image::tree::{ImageTree, LeftOut, Variant, attachments_of_manifests};
 use crate::inventory::details::Details;
 use crate::inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Sums, Unusable};
 
@@ -121,6 +122,25 @@ fn unreferenced(bundle: &Bundle, inventory: &Inventory) -> Vec<Piece> {
         .collect()
 }
 
+/// Leaves only these platforms of an image to list. Its digests, and the platforms that the bundle omits, stay those of the
+/// bundle.
+fn with_platforms(tree: ImageTree, filter: &PlatformFilter) -> Result<ImageTree> {
+    let chosen = narrow(tree.clone(), filter)?;
+    let listed: HashSet<&Digest> = chosen.original.below.iter().map(|manifest| manifest.digest()).collect();
+    let is_listed =
+        |manifest: &&Arc<RawManifest>| matches!(manifest.view(), View::Index(_)) || listed.contains(manifest.digest());
+    let list = |variant: Variant| Variant {
+        below: variant.below.iter().filter(is_listed).cloned().collect(),
+        ..variant
+    };
+    Ok(ImageTree {
+        original: list(tree.original),
+        filtered: tree.filtered.map(list),
+        kept: chosen.kept.clone(),
+        ..tree
+    })
+}
+
 /// Reads the images of one bundle into an inventory.
 struct Reader<'a> {
     bundle: &'a Bundle,
@@ -146,7 +166,7 @@ impl Reader<'_> {
         let mut tree = self.bundle.tree_of(image)?;
         // An attached image (a signature, for example) has no platform to select.
         if let (Some(filter), None) = (&self.select.platforms, &image.attached_to) {
-            tree = narrow(tree, filter)?;
+            tree = with_platforms(tree, filter)?;
         }
         if image.attached_to.is_none() {
             self.attacher.attach(&mut tree, &image.name.name())?;
