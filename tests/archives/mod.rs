@@ -1,4 +1,4 @@
-//! Archives for tests, byte by byte: a tar writer that also writes what no tar should have, and image layouts.
+//! Archives for tests, built byte by byte: a tar writer that can also break the rules of the format, and image layouts.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::cell::Cell;
@@ -264,8 +264,7 @@ thread_local! {
     static OURS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs this with layouts that are written as this program does it: with a record, and manifests before configs before
-/// layers.
+/// Runs `write` with layouts in the order of this program: with a record, and manifests before configs before layers.
 pub fn as_ours<T>(write: impl FnOnce() -> T) -> T {
     OURS.set(true);
     let written = write();
@@ -298,7 +297,7 @@ pub fn single(name: &str, content: &str) -> Layout {
     layout
 }
 
-/// One named image of two platforms; the layout and the index's descriptor.
+/// Returns a layout with one named image of two platforms, and the descriptor of its index.
 pub fn two_platforms() -> (Layout, Value) {
     let mut layout = Layout::default();
     let amd64 = layout.image("amd64", b"hello amd64\n", true);
@@ -334,7 +333,7 @@ pub fn open(path: &Path, name: Option<&str>) -> Result<Bundle> {
     Bundle::open(&[path.to_owned()], &options(name))
 }
 
-/// Opens a tar in each way: as a file, plain and compressed, from a pipe, and unpacked to a folder.
+/// Opens a tar in each way: from a file, plain and compressed; from a pipe; and unpacked to a folder.
 pub fn each_way(tar: &[u8], name: Option<&str>, look: impl Fn(&str, Result<Bundle>)) {
     let folder = tempfile::tempdir().unwrap();
     tar::Archive::new(tar).unpack(folder.path().join("unpacked")).unwrap();
@@ -351,7 +350,7 @@ pub fn each_way(tar: &[u8], name: Option<&str>, look: impl Fn(&str, Result<Bundl
     );
 }
 
-/// `NAME@DIGEST` of every image, in order of names, after every tree was built and every blob compared with its digest.
+/// Builds every tree, compares every blob with its digest, and returns `NAME@DIGEST` of every image, sorted by name.
 pub fn whole(bundle: Result<Bundle>) -> Vec<String> {
     let bundle = bundle.unwrap();
     check(&bundle).unwrap();
@@ -366,7 +365,7 @@ pub fn open_bytes(bytes: &[u8]) -> Result<Bundle> {
     open(&saved.path, None)
 }
 
-/// Opens, builds every tree and reads every blob: what an import does before and while it sends.
+/// Builds every tree and reads every blob, as an import does before and during its uploads.
 pub fn check(bundle: &Bundle) -> Result<()> {
     for image in bundle.images() {
         let tree = bundle.tree(image)?;

@@ -1,4 +1,4 @@
-//! Archives that other programs wrote, read as they are: names, digests, and every blob.
+//! Archives that other programs wrote, read unchanged: names, digests and every blob.
 
 use crate::archives;
 use crate::archives::{
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 const HELLO_1: &str = "sha256:6f7f57a9aecae3dc8087a0669af436966f91233ec15700dab711bfc3c6dddaf4";
 const HELLO_2: &str = "sha256:d0234c10fc982714c19840eb5e5d065bfa043937ac0ea1133323d2b60fed8323";
 const MULTI: &str = "sha256:0248d91f118e70d0a78f1ea4dc8cdae5f89474248dd062b7375773ee04a7e5ff";
-/// What an uncompressed docker-archive of `hello:2.0` becomes; the same whichever program wrote it.
+/// Digest of the rebuilt image of an uncompressed docker-archive of `hello:2.0`, whichever program wrote the archive.
 const REBUILT: &str = "sha256:47316bc212e3c09a4ec9a48d351ae17bf2bff64aeb55a4b8a7284e578cf32abe";
 const DIFF_1: &str = "sha256:fa433fc99bb2e1f5885a0ee974bc14bb6d2670c99d283d277103d83a1784f833";
 const DIFF_2: &str = "sha256:b870c93903165baf1ccbaceb1336762eeaebdcbfb7da58238deac99acd9e3553";
@@ -24,7 +24,7 @@ const GZIP_1: &str = "sha256:178c52353d75cb8717f2fdf67512c8be405eed080affc8b1912
 const GZIP_2: &str = "sha256:2bc5d45c6ca5c00477899f4f7b1a4fad86013bc32349bc7778b100fdd39abe75";
 const CONFIG_2: &str = "sha256:07d12d460e15463794e34a69cee6e95185f9140878667cdcf285d98f3403be15";
 
-/// `NAME@DIGEST` of every image, after every tree was built and every blob compared with its digest.
+/// Builds every tree, compares every blob with its digest, and returns `NAME@DIGEST` of every image.
 fn images(file: &str, name: Option<&str>) -> Vec<String> {
     let bundle = open(&fixture(file), name).unwrap();
     check(&bundle).unwrap();
@@ -214,8 +214,8 @@ fn the_files_of_a_container_are_no_image() {
     assert!(text(&error).contains("docker save"), "{}", text(&error));
 }
 
-/// What `docker save` of version 25 and later writes with the graph drivers: an OCI layout with uncompressed layers, and
-/// `manifest.json` beside it. `listed` are the layers that the OCI manifest lists.
+/// Returns the archive that `docker save` of version 25 and later writes with the graph drivers: an OCI layout with
+/// uncompressed layers, and a `manifest.json`. `listed` are the layers that the OCI manifest lists.
 fn docker_25(listed: &[usize]) -> (Vec<u8>, [Digest; 3]) {
     let mut layout = Layout::default();
     let plain: Vec<Vec<u8>> = (0..3)
@@ -279,7 +279,7 @@ fn a_wrong_layer_list_of_docker_25_0_0_is_made_anew() {
 #[test]
 fn all_that_is_missing_is_told_though_there_are_two_manifests() {
     let (tar, digests) = docker_25(&[0, 1, 2]);
-    // The names of two layers are overwritten in their headers: they are not found any more.
+    // Overwrites the names of two layers in their headers, so that the layers are not found.
     let mut tar = tar;
     for digest in &digests[..2] {
         let name = path(digest);
@@ -355,7 +355,8 @@ fn buildkit_with_and_without_a_name() {
     assert_eq!(open_bytes(&layout.tar().end()).unwrap_err().kind(), Kind::Usage);
 }
 
-/// A tarball as kaniko's `--tar-path` writes it: names are digests of compressed layers.
+/// Returns a tarball as kaniko's `--tar-path` writes it, in which layers are named by the digests of their compressed
+/// bytes.
 fn kaniko(layer_name: impl Fn(&Digest) -> String, diff_id: Option<&str>) -> Vec<u8> {
     let plain = Tar::default().file("x", b"kaniko").end();
     let layer = gzip(&plain);
@@ -383,7 +384,7 @@ fn kaniko_tarballs() {
     check(&bundle).unwrap();
     assert_eq!(bundle.images().len(), 2);
     assert_eq!(bundle.images()[0].root, bundle.images()[1].root);
-    // A layer that is named after another digest: its content is the one that the config names.
+    // A layer has the name of another digest, but the content that the config names.
     let other = |_: &Digest| format!("{}.tar.gz", "a".repeat(64));
     check(&open_bytes(&kaniko(other, None)).unwrap()).unwrap();
     // A config that says something else about the layer's content.

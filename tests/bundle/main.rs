@@ -1,4 +1,4 @@
-//! Bundles without a registry: what the reader takes, what it refuses, and what the plan of a new one promises.
+//! Bundles without a registry: what the reader accepts and refuses, and what the plan of a new bundle promises.
 
 #[path = "../archives/mod.rs"]
 mod archives;

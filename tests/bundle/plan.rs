@@ -103,7 +103,7 @@ fn the_tar_is_what_the_plan_says_and_each_blob_is_there_once() {
         ["oci-layout", "index.json", "manifest.json", "docker-mirror.json"]
     );
     assert_eq!(names.len(), 4 + 2 + 5);
-    // Two manifests, two configs in the order of their digests, then layers, largest first.
+    // Two manifests, two configs sorted by digest, then layers, the largest first.
     let path = |content: &[u8]| format!("blobs/sha256/{}", Digest::sha256(content).hex());
     let mut configs = [path(contents[0]), path(contents[1])];
     configs.sort();
@@ -209,7 +209,7 @@ fn a_docker_manifest_that_its_readers_refuse_is_left_out_with_a_word() {
     assert!(Plan::new(&trees(20), &without).unwrap().warnings().is_empty());
 }
 
-/// The config that `manifest.json` names for an image of these platforms, as the number of the platform.
+/// Returns the config that `manifest.json` names for an image of these platforms, as the position of its platform.
 fn chosen_for_docker(platforms: &[&str]) -> Option<usize> {
     let configs: Vec<String> = platforms
         .iter()

@@ -1,4 +1,5 @@
-//! The images: some megabytes, indexes and single manifests, both families of media types, blobs that several share.
+//! The images of the chaos test: some megabytes of indexes and single manifests, with OCI and Docker media types and
+//! shared blobs.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,4 @@
-//! Two real registries, a proxy in front of each, and one run of the program after another under a seed.
+//! Two real registries with a proxy in front of each, and runs of the program, one for each seed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(crate) struct Registries {
     target: RealRegistry,
 }
 
-/// Both registries, the source with the images; `None` where there is no program for them, which has been said then.
+/// Both registries, the source with the images; `None` if a program for them is missing, which was reported.
 pub(crate) fn registries() -> Option<Registries> {
     let start = || RealRegistry::start(Setup::default(), "chaos between two docker-registry");
     let (source, target) = (start()?, start()?);
@@ -270,7 +270,7 @@ impl<'a> Lab<'a> {
         wrong
     }
 
-    /// The same of the destination: every tag, every manifest below it and every blob, by its bytes.
+    /// Checks the destination in the same way: every tag, every manifest below it and every blob, by its bytes.
     fn wrong_at(&self, prefix: &str) -> Vec<String> {
         let client = self.registries.target.client();
         let mut wrong = Vec::new();
@@ -340,7 +340,7 @@ fn strings(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-/// Runs the program to its end, or to the deadline, at which it is killed.
+/// Runs the program to its end, or kills it at the deadline.
 fn start(user: &Cli, arguments: &[String]) -> Done {
     let file = tempfile::tempfile().unwrap();
     let mut command: Command = user.command(&strings(arguments));
@@ -349,7 +349,7 @@ fn start(user: &Cli, arguments: &[String]) -> Done {
     let mut child = command.spawn().unwrap();
     let code = loop {
         if let Some(status) = child.try_wait().unwrap() {
-            // A signal is no way to end: the only one that is sent here is that of the deadline.
+            // The only signal that is sent here is that of the deadline, so an end by a signal is a failure.
             break Some(status.code().unwrap_or(-1));
         }
         if begun.elapsed() > DEADLINE {

@@ -1,14 +1,15 @@
-//! Chaos: export, import and one-step mirror between two real registries, through proxies that do wrong by a seed.
+//! Chaos: export, import and one-step mirror between two real registries, through proxies that inject faults drawn from
+//! a seed.
 //!
-//! What must hold of every run: it ends in time; it ends well, and all is there and right, or with exit code 1 and a message
-//! that names a cause; a second run without faults completes it, and an export is then the same bytes as an undisturbed one.
-//! At no time does a tag at the destination point to what is not all there.
+//! Every run must end in time. It succeeds with complete and right content, or fails with exit code 1 and a message
+//! that names a cause. A second run without faults completes it, and an export then has the same bytes as an
+//! undisturbed one. At no time does a tag at the destination point to an incomplete image.
 //!
-//! `DOCKER_MIRROR_CHAOS_SEEDS=0..300` chooses the seeds, `DOCKER_MIRROR_CHAOS_SHOW=1` prints what each run said,
-//! `DOCKER_MIRROR_CHAOS_PROGRAM` names another build of the program. Which requests run side by side is not in the seed's
-//! hands, so that a run under the same seed may differ a little.
+//! `DOCKER_MIRROR_CHAOS_SEEDS=0..300` chooses the seeds, `DOCKER_MIRROR_CHAOS_SHOW=1` prints the output of each run,
+//! `DOCKER_MIRROR_CHAOS_PROGRAM` names another build of the program. The seed does not determine which requests run in
+//! parallel, so that two runs of one seed may differ a little.
 
-// A report of what came of each seed is what this is for; the test runner shows it where something is wrong.
+// The report of each seed is for people; the test runner shows it after a failure.
 #![allow(clippy::print_stderr)]
 
 #[path = "../support/mod.rs"]
@@ -25,8 +26,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lab::{Ending, Lab, Outcome};
 
-/// Those that every run of the tests takes: of each operation some that end well in spite of many kinds of faults, and some
-/// that fail; none of them takes long.
+/// Seeds of the regular test run: for each operation some that succeed in spite of many kinds of faults, and some that
+/// fail. None of them takes long.
 const FEW: [u64; 22] = [
     9, 57, 63, 99, 147, 150, 195, 207, // export
     34, 58, 139, 142, 187, 199, 271, // import

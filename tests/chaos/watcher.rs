@@ -1,4 +1,4 @@
-//! Looks at tags of a registry, from beside the program: everything below each must be there.
+//! Watches the tags of a registry during a run: everything below each tag must exist.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,5 @@
-//! "Bad input": one clear message, the right exit code, no half file under the final name, no tag without its tree.
+//! Bad input: one clear message, the right exit code, no incomplete file under the final name, and no tag without its
+//! tree.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -127,7 +128,7 @@ fn an_edited_bundle() {
         Tar::open(&cli.path("edited.tar")).flip(name);
         let target = Double::new();
         let out = cli.run(&["import", "edited.tar", "-d", &target.host()]);
-        // The original index is in the bundle for other uses; import of the filtered one need not read it.
+        // The bundle also has the original index, which an import of the filtered index need not read.
         let tags = target.store().repository("library/greeting").unwrap_or_default().tags;
         if out.code == Some(0) {
             let digest = format!("sha256:{}", name.trim_start_matches("blobs/sha256/"));
@@ -223,7 +224,7 @@ fn a_full_disk() {
     sized(5, "linux/amd64", &[400_000, 300_000]).push(&source, "a/b", "1");
     let image = format!("{}/a/b:1", source.host());
     std::fs::create_dir(cli.path("small")).unwrap();
-    // A file system of 200 KiB in a mount namespace that ends with the command.
+    // A file system of 200 KiB in a mount namespace, which ends with the command.
     let script = "mount -t tmpfs -o size=200k none small && \"$@\"; code=$?; ls small >seen; exit $code";
     let probe = Command::new("unshare")
         .args([
@@ -277,7 +278,8 @@ fn a_full_disk() {
 fn a_disk_that_fills_up_on_the_way() {
     let (cli, source) = (cli(), Double::new());
     sized(5, "linux/amd64", &[400_000, 300_000]).push(&source, "a/b", "1");
-    // A limit on the size of a file comes as a failed write, as a full disk does; it is not foreseen by looking for room.
+    // A limit on the size of a file appears as a failed write, like a full disk, which the check of free space cannot
+    // foresee.
     let script = "trap '' XFSZ; ulimit -f 400; exec \"$@\"";
     let image = format!("{}/a/b:1", source.host());
     let output = Command::new("sh")
@@ -313,7 +315,7 @@ fn a_folder_that_cannot_be_written() {
         .says(&["/proc/b.tar"]);
 }
 
-/// Starts an export whose first blob stalls, sends a signal once it does, and gives exit code and messages.
+/// Starts an export whose first blob stalls, sends a signal once it stalls, and returns exit code and messages.
 fn interrupted(cli: &Cli, name: &str) -> (std::process::ExitStatus, String) {
     let source = Double::new();
     sized(6, "linux/amd64", &[200_000, 100_000]).push(&source, "a/b", "1");

@@ -1,4 +1,4 @@
-//! A command line that is wrong gets a message that says what would be right.
+//! A wrong command line gets a message that names the right one.
 
 use super::support::Double;
 use super::{cli, source};
@@ -16,7 +16,7 @@ const fn line(arguments: &'static [&'static str], code: i32, says: &'static [&'s
         arguments,
         code,
         says,
-        // The parser's idea that an option could be meant as the name of an image.
+        // The parser's suggestion that an option could be the name of an image.
         not: &["as a value"],
     }
 }

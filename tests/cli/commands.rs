@@ -238,7 +238,7 @@ fn results_that_cannot_be_written_fail_the_run() {
     }
     // What was asked for is done all the same.
     assert!(target.manifest("library/greeting", "1.0").is_some());
-    // Messages that cannot be written change nothing: the results and the code say how it ended.
+    // Messages that cannot be written change nothing: the results and the exit code stay right.
     for (arguments, code, results) in [
         (&["export", &image, "-o", "b.tar", "--force"][..], 0, 1),
         (&["import", "b.tar", "-d", &host, "-v"], 0, 1),
@@ -321,7 +321,7 @@ fn a_bar_with_bytes_rate_and_time_on_a_terminal() {
     );
     let output = std::process::Command::new(script)
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-        // Nothing of the environment of this run: with `CI` the program would write plain lines.
+        // Without the environment of this run: with `CI` set, the program would write plain lines.
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", cli.folder())
@@ -338,7 +338,7 @@ fn a_bar_with_bytes_rate_and_time_on_a_terminal() {
 
 #[test]
 fn plain_http_to_another_machine_needs_a_flag() {
-    // An address of this machine that is not the loopback one; no packet is sent to find it.
+    // Finds an address of this machine other than the loopback address; no packet is sent.
     let address = std::net::UdpSocket::bind("0.0.0.0:0")
         .and_then(|socket| socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()));
     let Some(address) = address

@@ -1,4 +1,5 @@
-//! How registries are reached, as a user sees it: proxies, time limits, secrets, signals, and what is asked of whom.
+//! Connections to registries as a user sees them: proxies, time limits, secrets, signals, and which server gets which
+//! request.
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -199,10 +200,11 @@ fn the_limit_of_a_registry_is_asked_of_that_registry() {
         .says(&[&wrong, "refused"]);
 }
 
-/// Sends a signal to a run that waits for something, and gives it a few seconds to end.
+/// Sends a signal to a run that waits, and gives the run a few seconds to end.
 fn interrupt(mut run: Child, what: &str) {
     let pid = run.id().to_string();
-    // Signals are listened to before anything is read: once the program has its threads, it can be interrupted.
+    // The signal handlers are installed before anything is read: once the program has its threads, it can be
+    // interrupted.
     wait_until(&format!("{what} has started"), || {
         std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 2)
             && std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {

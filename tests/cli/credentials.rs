@@ -1,4 +1,4 @@
-//! "Credentials": where they are read, how they are used, and that they are never shown.
+//! Credentials: where they are read, how they are used, and that they are never shown.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +32,7 @@ fn bearer() -> Double {
     registry
 }
 
-/// Exports the chart, with the most talkative log, and checks that nothing secret is in it.
+/// Exports the chart with the most verbose log, and checks that the log shows no secret.
 fn export_works(cli: &Cli, registry: &Double) {
     let image = format!("{}/a/b:1", registry.host());
     cli.succeed(&["export", &image, "-o", "b.tar", "--force", "-vv"])
@@ -259,7 +259,7 @@ fn a_login_in_docker_auth_config_is_used() {
         .expect_code(3);
 }
 
-/// Ways in which a stored login cannot be had: files of `~/.docker`, and a word of the warning.
+/// Ways in which a stored login is unusable: files of `~/.docker`, and a word of the warning.
 fn unusable_logins(cli: &mut Cli, registry: &Double) -> Vec<(serde_json::Value, &'static str)> {
     helper(cli, "failing", "nobody", "");
     helper(cli, "talking", &registry.host(), "no JSON at all");

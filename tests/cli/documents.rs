@@ -1,7 +1,8 @@
-//! The README and the guides: every command in them is run, or is marked with the reason why not; every flag exists.
+//! The README and the guides: every command in them is run, or marked with the reason why not, and every flag exists.
 //!
-//! A block that begins with three backticks and `sh` is run by bash, one block after the other in one folder for each document.
-//! `skip="reason"` behind `sh` marks one that is not run, `exit=any` one that may fail. Other languages are not commands.
+//! A block that begins with three backticks and `sh` is run by bash, one block after the other in one folder for each
+//! document. `skip="reason"` behind `sh` marks a block that is not run, and `exit=any` one that may fail. Blocks in
+//! other languages are not run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -52,7 +53,7 @@ fn blocks(text: &str) -> Vec<Block> {
     blocks
 }
 
-/// A registry with the images that the guides name, and a `registries.conf` that has it in the place of their registries.
+/// Returns a registry with the images that the guides name, and a `registries.conf` that maps their registries to it.
 fn source(folder: &Path) -> Double {
     // What takes the place of a registry is spoken to in TLS.
     let tls = ServerTls::new(self_signed(&["127.0.0.1"]));
@@ -121,7 +122,7 @@ fn commands_of_the_documents_are_in_blocks_of_guides() {
         let is_guide = GUIDES.iter().any(|guide| page == root().join(guide));
         let count = if is_guide { blocks(&text).len() } else { 0 };
         run += count;
-        // Messages are held against runs by a test of their own; a want-list begins with the name of the program.
+        // Messages are checked by a test of their own; a want-list begins with the name of the program.
         let is_command = |line: &&str| line.starts_with("    docker-mirror ") && !line.contains(": 1 blob");
         let loose = text.lines().find(is_command);
         assert_eq!(loose, None, "{}", page.display());
@@ -233,7 +234,7 @@ fn every_flag_of_the_documents_exists() {
     }
 }
 
-/// Rust source without comments, with texts that are broken into several lines put together.
+/// Returns the Rust source without comments, with texts that span several lines joined.
 fn sources(folder: &Path) -> String {
     let mut all = String::new();
     for entry in fs::read_dir(folder).unwrap() {

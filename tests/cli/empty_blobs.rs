@@ -1,5 +1,5 @@
-//! A blob that its manifest states as empty is read by nobody, and its digest is checked all the same: in export to a file and
-//! to a pipe, in the one-step mirror, and in import.
+//! A blob that its manifest states as empty is never fetched, but its digest is checked: in an export to a file and to
+//! a pipe, in the one-step mirror, and in an import.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const EMPTY_512: &str = "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e";
 
-/// A manifest of a config and two layers, of which `broken` says which one is stated as empty.
+/// Returns a manifest of a config and two layers; `broken` says which of them is stated as empty.
 fn manifest(config: &[u8], broken: &str, digest: &str) -> Vec<u8> {
     let part = |name: &str, media_type: &str, bytes: &[u8]| match name == broken {
         true => json!({"mediaType": media_type, "digest": digest, "size": 0}),
@@ -26,7 +26,7 @@ fn manifest(config: &[u8], broken: &str, digest: &str) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-/// Adds an image to a registry that has all bytes which its manifest names, whatever size that states.
+/// Adds an image to a registry with all blobs that its manifest names, whatever sizes the manifest states.
 fn put(registry: &Double, repository: &str, broken: &str, digest: &str) {
     let config = br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}"#;
     for bytes in [&config[..], b"one layer", b"another layer", b"the real bytes", b""] {

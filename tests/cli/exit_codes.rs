@@ -122,7 +122,7 @@ fn a_signal_has_the_code_that_a_shell_shows_for_it() {
         let (_source, child) = stalled(&cli);
         signal(name, child.id());
         let output = child.wait_with_output().unwrap();
-        // At Ctrl-C the program dies by the signal, which a shell shows by the same number.
+        // On Ctrl-C the program dies of the signal, which a shell shows as the same number.
         let shown = output
             .status
             .code()
@@ -145,8 +145,8 @@ fn a_loop_of_a_shell_ends_at_control_c() {
         source.host()
     );
     let mut shell = Command::new("env");
-    // A group of its own, to which a terminal would send the signal.
-    // The shell that runs the tests may ignore the signal.
+    // A process group of its own, to which a terminal would send the signal. The shell that runs the tests may ignore
+    // the signal.
     shell
         .args(["--default-signal=INT", "bash", "-c", &script])
         .current_dir(cli.folder())

@@ -1,5 +1,5 @@
-//! Files that commands write beside their output (a want-list, a page, a lock, a report): killed or failing at any moment, they
-//! leave the file as it was or whole, and the same command works again.
+//! Files that commands write beside their output (a want-list, a page, a lock, a report): a command that is killed or
+//! fails at any moment leaves the old file or a complete new one, and the same command then succeeds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::support::real::{optional_program, skipped};
 use super::support::{Cli, Double};
 use super::{cli, source};
 
-/// A command that writes a file, the exit code of a good run, and what an earlier file may begin with.
+/// A command that writes a file, the exit code of a successful run, and the text that an earlier file may begin with.
 struct Written {
     file: &'static str,
     arguments: Vec<String>,
@@ -117,7 +117,8 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Runs the command so that it fails or is killed, in turn with an earlier file and without, and then once more.
+    /// Runs the command so that it fails or is killed, once with an earlier file and once without, and then
+    /// undisturbed.
     fn check(&self, before: &[&str], number: usize) {
         let Written { file, code, old, .. } = self.written;
         let path = self.cli.path(file);
@@ -159,7 +160,7 @@ impl Trial<'_> {
         assert!(left.is_empty(), "{at}: temporary files are left: {left:?}");
     }
 
-    /// Whether these bytes are those of a good run. A report says how long the run took.
+    /// Returns whether these bytes are those of a successful run. A report states the duration of the run.
     fn is_expected(&self, bytes: &[u8]) -> bool {
         match self.written.file.ends_with(".json") {
             true => serde_json::from_slice::<serde_json::Value>(bytes).is_ok_and(|report| report["images"].is_array()),
@@ -193,7 +194,8 @@ fn a_file_that_a_command_writes_is_whole_or_as_it_was() {
             cli: &cli,
             written: &written,
         };
-        // Where no file may have more than nothing, or 512 bytes: as an error, and as a signal that ends the program.
+        // File size limits of nothing and of 512 bytes: as an error of the write, and as a signal that ends the
+        // program.
         for (number, limit) in ["trap '' XFSZ; ulimit -f 0", "trap '' XFSZ; ulimit -f 1", "ulimit -f 1"]
             .iter()
             .enumerate()

@@ -1,4 +1,5 @@
-//! docs/bundle-format.md: a reader that was written from that page alone reads what is exported, and finds every rule kept.
+//! docs/bundle-format.md: a reader that was written from that page alone reads an exported bundle, and finds that every
+//! rule is kept.
 
 use super::cli;
 use super::support::image::Style;
@@ -47,7 +48,7 @@ fn a_reader_by_the_book_finds_every_rule_kept() {
         let (good, said) = read("b.tar");
         assert!(good && said.contains(&format!("{count} images")), "{flags:?}: {said}");
     }
-    // And it is one that can find something: the content of the last blob is changed.
+    // Shows that the reader can find a fault: the content of the last blob is changed.
     let mut bytes = std::fs::read(cli.path("b.tar")).unwrap();
     let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     bytes[last] ^= 1;

@@ -1,4 +1,5 @@
-//! Gateways and proxies in front of a registry that answer 200 with something of their own, or call everything a web page.
+//! Gateways and proxies in front of a registry that answer 200 with a page of their own, or declare every answer as a
+//! web page.
 
 use super::cli;
 use super::support::fault::{Action, Canned, When};

@@ -1,4 +1,4 @@
-//! Help, the variables of flags, completions, man pages, and the program as a plugin of Docker's command line.
+//! Help, environment variables of flags, completions, man pages, and the program as a plugin of Docker's command line.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -244,7 +244,7 @@ fn shells_complete_commands_flags_and_images_of_a_bundle() {
             "{shell}: {script}"
         );
     }
-    // As docker asks its plugins: candidates with what they mean, and what a shell does with them.
+    // Asks as docker asks its plugins: the answer has candidates with their help, and a number of flags for the shell.
     let asked = |words: &[&str]| cli.succeed(&[&["__complete", "mirror"], words].concat()).stdout;
     assert_eq!(
         asked(&["ex"]),

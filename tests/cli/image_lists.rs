@@ -8,7 +8,7 @@ use super::support::images::{multi, small};
 use super::support::{Cli, Double};
 use super::{cli, digest_in};
 
-/// A registry with these tags of `acme/app`, each of which is the same small image, and `library/greeting:1.0`.
+/// Returns a registry with these tags of `acme/app`, each of the same small image, and `library/greeting:1.0`.
 fn tagged(tags: &[&str]) -> Double {
     let registry = super::source();
     for tag in tags {
@@ -17,7 +17,7 @@ fn tagged(tags: &[&str]) -> Double {
     registry
 }
 
-/// Exports with these arguments, and returns the names in the results without the registry and the digest.
+/// Exports with these arguments, and returns the names in the results without registry and digest.
 fn names(cli: &Cli, registry: &Double, arguments: &[&str]) -> Vec<String> {
     let output = cli.succeed(&[&["export", "-o", "b.tar", "--force"], arguments].concat());
     let host = format!("{}/", registry.host());
@@ -165,7 +165,7 @@ fn a_pattern_that_matches_nothing_or_too_much_stops_the_run() {
     cli.run(&["export", &format!("{host}/no/such:*"), "-o", "b.tar"])
         .expect_code(1)
         .says(&["no/such:*", "list the tags"]);
-    // What was found is exported if that is asked for, and what was not is told all the same.
+    // With `--allow-partial`, the images that were found are exported, and the others are still reported.
     let target = Double::new();
     let output = cli.run(&["-d", &target.host(), &format!("{host}/acme/app:1.*"), &none]);
     assert_ne!(output.code, Some(0), "{}", output.everything());

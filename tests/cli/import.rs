@@ -1,4 +1,5 @@
-//! "Import": checked before the first request, in the right order, nothing twice, nothing wrong.
+//! Import: everything is checked before the first request, blobs are sent in the right order, nothing twice and nothing
+//! wrong.
 
 use std::fs::File;
 
@@ -45,7 +46,8 @@ fn blobs_then_children_then_index_then_tag() {
             "{digest} is neither child nor index"
         );
     }
-    // The double refuses a manifest whose blobs are absent: that each PUT was accepted at once proves the order.
+    // The registry double refuses a manifest whose blobs are missing: each PUT was accepted at once, which proves the
+    // order.
     assert!(puts.iter().all(|put| put.status == 201), "{}", target.transcript());
 }
 

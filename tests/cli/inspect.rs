@@ -1,4 +1,4 @@
-//! "See it": what `inspect` and `diff` say of bundles, without a registry.
+//! The output of `inspect` and `diff` about bundles, without a registry.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use super::{cli, source};
 use crate::support::Cli;
 use crate::support::cli::Output;
 
-/// A user with a bundle of an index of which a platform was dropped, and two images that share a layer.
+/// Returns a user with a bundle of an index without one of its platforms, and of two images that share a layer.
 fn exported() -> (Cli, Double) {
     let (cli, registry) = (cli(), Double::new());
     linux_and_windows(Style::Oci).push(&registry, "a/multi", "1");
@@ -127,7 +127,7 @@ fn every_form_of_a_bundle_says_the_same() {
             "{path}"
         );
     }
-    // No more than the front is read of a pipe, and of what is compressed as a whole: nothing is written.
+    // Only the front of a pipe, or of a file that is compressed as a whole, is read, and nothing is written.
     assert_eq!(cli.files(), ["b.tar", "b.tar.gz", "folder"]);
     let mut child = cli
         .command(&["inspect", "-", "--json"])
@@ -234,7 +234,8 @@ fn diff_says_what_came_went_and_moved() {
             same.everything()
         );
     }
-    // What one side has damaged has neither come nor gone, and of a file that is no bundle nothing is said but that.
+    // A damaged image of one side was neither added nor removed, and about a file that is no bundle only that is
+    // reported.
     let held = json(&cli.succeed(&["inspect", "b.tar", "--json"]));
     let layer = held["images"][1]["platforms"][0]["layers"][1]["digest"]
         .as_str()

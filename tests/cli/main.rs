@@ -1,6 +1,6 @@
-//! The program from outside: what a user types, what comes out, and what the registries were asked.
+//! The program from outside: command lines, their output, and the requests to the registries.
 //!
-//! One module for each chapter of what the program promises. Registries are doubles on 127.0.0.1; nothing else is needed.
+//! One module for each chapter of the program's promises. Registries are doubles on 127.0.0.1; nothing else is needed.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,6 @@
-//! `docs/messages.md`: each message stands there as the program says it, since this test makes the page by running the program.
+//! `docs/messages.md` has each message as the program prints it: this test makes the page by running the program.
 //!
-//! After a change that is meant: `INSTA_UPDATE=always cargo test --test cli messages`, then read the difference.
+//! After an intended change: `INSTA_UPDATE=always cargo test --test cli messages`, then read the difference.
 
 use std::fs;
 use std::path::Path;
@@ -95,7 +95,7 @@ impl Page {
         plain += rest;
         let line = |line: &str| match line.rsplit_once(" in ") {
             Some((what, time)) if time.ends_with(" s") && time.len() < 8 => {
-                // The sum of a bundle differs too, in which the port of the registry stands.
+                // The checksum of a bundle depends on the port of the registry, which the bundle contains.
                 let (what, sum) = match what.split_once(", sha256:") {
                     Some((what, _)) if what.starts_with("wrote ") => (what, ", sha256:0123456789ab…"),
                     _ => (what, ""),

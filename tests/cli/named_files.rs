@@ -1,4 +1,4 @@
-//! Files and variables that say how registries are reached: in which encodings they are read, and when they are found wrong.
+//! Files and variables that configure connections to registries: their encodings, and when their faults are reported.
 
 use std::fs;
 use std::io::Write as _;
@@ -36,7 +36,8 @@ fn config(registry: &Double) -> String {
     serde_json::to_string_pretty(&json!({"auths": auths(registry)})).unwrap()
 }
 
-/// A text as programs on Windows write it: marked UTF-8, and UTF-16 in both orders.
+/// Returns a text in the encodings of programs on Windows: UTF-8 with a byte order mark, and UTF-16 in both byte
+/// orders.
 fn encodings(text: &str) -> Vec<Vec<u8>> {
     let text = format!("\u{feff}{}", text.replace('\n', "\r\n"));
     vec![
@@ -189,7 +190,7 @@ fn the_hint_about_an_unknown_authority_names_the_files_that_are_not_in_use() {
 fn a_certificate_that_signed_itself_is_called_that() {
     let registry = encrypted(ServerTls::new(super::support::tls::self_signed(&["127.0.0.1"])));
     let cli = cli();
-    // Some authority has to be known for the role of the certificate to be looked at.
+    // Without a known authority, the role of the certificate would not be checked.
     fs::write(cli.path("ca.pem"), Authority::new("another").pem()).unwrap();
     let output = export(&cli, &registry, &["--ca-file", "ca.pem"]).expect_code(1).says(&[
         "which signed itself, and is not trusted here",
@@ -198,7 +199,7 @@ fn a_certificate_that_signed_itself_is_called_that() {
     assert!(!output.stderr.contains("OtherError"), "{}", output.everything());
 }
 
-/// Files that are not what a flag or variable says, and what is said of them.
+/// Files that do not have the form that a flag or variable requires, and the messages about them.
 fn wrong_files(cli: &Cli) {
     let pair = Authority::new("some").client("me");
     let other = Authority::new("some").client("me");

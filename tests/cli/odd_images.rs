@@ -7,7 +7,7 @@ use super::support::image::{Entry, Image, Layer, Style, index, with_config};
 use super::support::layout::{Tar, write_layout};
 use super::{Cli, cli};
 
-/// An image whose config names no operating system, as programs write it that put images together from nothing.
+/// Returns an image whose config names no operating system, as programs write it that build images from scratch.
 fn without_os(os: Option<&str>) -> Image {
     let layer = Layer::files(&[("hello", b"hello")]);
     let mut config = json!({"architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]}});

@@ -1,4 +1,5 @@
-//! A host that is down, refuses everybody or cannot be trusted: it is left alone, and its cause is told once for all images.
+//! A host that is down, refuses every request or is not trusted is not asked again, and its cause is reported once for
+//! all images.
 
 use std::net::TcpListener;
 
@@ -40,7 +41,7 @@ fn export(cli: &Cli, images: &[String], flags: &[&str]) -> Output {
     cli.run(&arguments)
 }
 
-/// The lines on standard error, of which there must not be more than this.
+/// Checks that standard error has at most this number of lines.
 #[track_caller]
 fn at_most(lines: usize, output: &Output) {
     let found = output.stderr.lines().count();
@@ -100,7 +101,7 @@ fn a_certificate_that_is_not_trusted_is_told_once_for_all_images() {
         1,
         &format!("the certificate of `{host}` is signed by an authority that is not trusted here"),
     );
-    // Requests that were under way while the host turned out to speak TLS are told as well.
+    // Requests in flight at the moment when the host turned out to speak TLS are reported as well.
     at_most(12, &output);
 }
 

@@ -1,4 +1,4 @@
-//! Outputs over which no finished bundle can be renamed: found before anything is fetched.
+//! Outputs that a finished bundle cannot replace by a rename: refused before anything is fetched.
 
 use std::process::{Command, Stdio};
 

@@ -30,7 +30,7 @@ fn each_platform_gets_a_tag_by_import_and_by_mirror() {
         }
         assert_eq!(target.manifest("team/one", "1_amd64"), target.manifest("team/one", "1"));
     }
-    // A second run changes nothing, and without the flag there are no such tags.
+    // A second run changes nothing, and without the flag no such tags are pushed.
     imported.forget_requests();
     let again = cli.succeed(&["import", "b.tar", "-d", &imported.host(), "--platform-tags"]);
     assert_eq!(imported.count("PUT", ""), 0, "{}", imported.transcript());

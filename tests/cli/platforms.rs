@@ -1,4 +1,4 @@
-//! "Platforms and indexes": what is kept of an index, and which bytes go under the name.
+//! Platforms and indexes: which entries of an index are kept, and which bytes the tag gets.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use super::support::layout::{Tar, blob_name};
 use super::support::{Double, Options, sha256};
 use super::{Cli, cli, digest_in};
 
-/// Pushes an image to a registry of its own and exports it; the bundle is `b.tar`.
+/// Pushes an image to a new registry and exports the image to `b.tar`.
 fn export(cli: &Cli, image: &Image, flags: &[&str]) -> (Double, super::support::cli::Output) {
     let source = Double::new();
     image.push(&source, "a/b", "1");
@@ -440,7 +440,7 @@ fn the_address_of_a_foreign_layer_is_never_asked() {
     assert!(vendor.requests().is_empty(), "{}", vendor.transcript());
 }
 
-/// Whether platforms are left out on this side or on that one, the same index comes of it.
+/// An export and an import that leave out the same platforms make the same index.
 #[test]
 fn export_and_import_leave_out_platforms_alike() {
     let (cli, image) = (cli(), greeting());

@@ -1,4 +1,4 @@
-//! What is said of a login that a registry rejects, or wants and does not get.
+//! Messages about a login that a registry rejects, or requires and does not get.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use super::support::{Auth, Cli, Double, Options};
 
 const WRONG: &str = "hunter2-wrong-secret";
 
-/// Registries that want a login with every request, and by way of a token server.
+/// Returns two registries: one that requires a login with every request, and one with a token server.
 fn private() -> [Double; 2] {
     [Auth::basic("alice", "right"), Auth::bearer("alice", "right")].map(|auth| {
         let registry = Double::start(Options::default().auth(auth));
@@ -30,7 +30,7 @@ fn images(registry: &Double) -> Vec<String> {
     (1..4).map(|tag| format!("{}/a/b:{tag}", registry.host())).collect()
 }
 
-/// Exports three images, with a password on standard input where there is one.
+/// Exports three images, with a password on standard input if one is given.
 fn export(cli: &Cli, registry: &Double, flags: &[&str], password: Option<&str>) -> Output {
     let images = images(registry);
     let mut arguments = vec!["export", "-o", "b.tar", "--force", "--no-cache"];

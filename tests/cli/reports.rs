@@ -1,4 +1,4 @@
-//! `--json` and `--report`: one document for each run, and the schema that it keeps to.
+//! `--json` and `--report`: one document for each run, and the schema that every document follows.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use super::support::images::{linux_and_windows, small, with_foreign_layer};
 use super::support::{Auth, Double, Options, referrers};
 use super::{Cli, cli};
 
-/// Holds a document against the part of JSON schema that the schemas in `docs` use.
+/// Checks a document against the part of JSON Schema that the schemas in `docs` use.
 pub(super) struct Schema(Value);
 
 impl Schema {
@@ -23,7 +23,7 @@ impl Schema {
         Self(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
     }
 
-    /// What is wrong with a document of one of the kinds that the schema defines.
+    /// Returns the faults of a document of one of the kinds that the schema defines.
     pub(super) fn check_as(&self, kind: &str, document: &Value) -> Vec<String> {
         let mut faults = Vec::new();
         self.visit(&self.0["$defs"][kind], document, kind, &mut faults);
@@ -80,7 +80,8 @@ impl Schema {
     }
 }
 
-/// Runs, and returns the document on standard output, which has nothing else, and equals that of the file but for the time.
+/// Runs the program. Returns the document on standard output, which has nothing else and equals that of the file except
+/// for the time.
 #[track_caller]
 fn document(cli: &Cli, schema: &Schema, code: i32, arguments: &[&str]) -> Value {
     let _ = std::fs::remove_file(cli.path("r.json"));
@@ -292,7 +293,7 @@ fn a_report_pins_what_was_moved() {
     cli.run(&["-d", &target.host(), &multi, &signed, &absent, "--report", "m.json"])
         .expect_code(1);
     cli.succeed(&["inspect", "b.tar", "--lock", "l.json"]);
-    // The tag moves, and another signature comes: each of the three locks gives the same bundle again.
+    // The tag moves and another signature is added: each of the three locks still gives the same bundle.
     small(Style::Oci, "linux/amd64", "other").push(&source, "a/multi", "1");
     let subject = super::support::images::small(Style::Oci, "linux/amd64", "signed").root;
     referrers::refer(&source, "a/signed", &subject, referrers::SBOM, "later");

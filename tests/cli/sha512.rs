@@ -1,4 +1,5 @@
-//! An image that is known by SHA-512 digests throughout: it travels by every way, and the commands that look at it know it.
+//! An image whose digests are all SHA-512: every way carries it, and every command that shows or verifies it supports
+//! it.
 
 use serde_json::json;
 

@@ -1,6 +1,6 @@
-//! Whole texts, as a user sees them: help, messages and reports, against the files in `snapshots/`.
+//! Whole texts as a user sees them, such as help, messages and reports, compared with the files in `snapshots/`.
 //!
-//! After a change that is meant: `INSTA_UPDATE=always cargo test --test cli snapshots`, then read the difference.
+//! After an intended change: `INSTA_UPDATE=always cargo test --test cli snapshots`, then read the difference.
 
 use super::support::cli::Output;
 use super::support::image::Style;
@@ -9,7 +9,7 @@ use super::support::layout::{Tar, blob_name, write_layout};
 use super::support::{Action, Auth, Double, Options, When};
 use super::{Cli, cli, source};
 
-/// Compares with the snapshot of this name. Addresses of the test's own registries stand there by these words instead.
+/// Compares a text with the snapshot of this name. The addresses of the test's registries are replaced by these words.
 fn same(name: &str, text: &str, addresses: &[(&Double, &str)]) {
     let mut text = without_times(text);
     for (registry, word) in addresses {
@@ -21,8 +21,7 @@ fn same(name: &str, text: &str, addresses: &[(&Double, &str)]) {
     settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
-/// The same with `TIME` where a line says how long something took, and `SUM` for the sum of a bundle before it: the address of a
-/// registry is in the bundle.
+/// Replaces durations by `TIME`, and the checksum of a bundle by `SUM`: a bundle contains the address of its registry.
 fn without_times(text: &str) -> String {
     let line = |line: &str| match line.rsplit_once(" in ") {
         Some((what, time)) if time.ends_with(" s") && time.len() < 8 => {

@@ -1,4 +1,4 @@
-//! Named pipes and devices where a file is expected: nothing waits for one without end.
+//! Named pipes and devices in place of a file: no command waits for one without end.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -7,7 +7,7 @@ use super::support::cli::{Output, wait_until};
 use super::support::{Auth, Double, Options};
 use super::{Cli, cli, source};
 
-/// Makes a named pipe at a place in the folder of a user, with the folders above it.
+/// Creates a named pipe in the folder of a user, with its parent folders.
 fn pipe(cli: &Cli, name: &str) {
     let path = cli.path(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -91,7 +91,7 @@ fn a_named_pipe_in_an_ordinary_place_is_not_read() {
     let certificates = format!(".config/containers/certs.d/{}", source.host());
     let refused = "not a regular file";
     for (place, code, said) in [
-        // Credentials are read where a registry asks for them, and this one does not.
+        // Credentials are read only if a registry requires them, and this one does not.
         (".docker/config.json".to_owned(), 0, ""),
         (".config/containers/auth.json".to_owned(), 0, ""),
         ("run/containers/auth.json".to_owned(), 0, ""),

@@ -1,5 +1,5 @@
-//! All tags of an image in one request, where the destination takes that (OCI distribution-spec, "Pushing Manifests"), and one
-//! request for each tag without a word where it does not.
+//! All tags of an image in one request if the destination supports it (OCI distribution-spec, "Pushing Manifests"), and
+//! otherwise one request for each tag, without a warning.
 
 use super::cli;
 use super::support::image::{Image, Style};
@@ -14,7 +14,7 @@ fn takes(tags_at_once: usize) -> Options {
     }
 }
 
-/// The tags of the requests that put several, and those that are put alone.
+/// Returns the tags of requests that put several, and the tags that are put alone.
 fn puts(registry: &Double, repository: &str, image: &Image) -> (Vec<String>, Vec<String>) {
     let puts = registry.requests_of("PUT", &format!("/{repository}/manifests/"));
     let together = puts.iter().filter(|put| !put.query.is_empty());
@@ -98,7 +98,7 @@ fn the_tags_of_an_image_go_in_one_request_where_the_registry_says_which_it_took(
             let about = format!("{about}: {}{}", said.stderr, target.transcript());
             let (mut sent, mut single) = puts(&target, "team/app", &image);
             if way == "one step" {
-                // Its images become ready one by one, so that it may find fewer together.
+                // Its images become ready one by one, so that a request may have fewer tags.
                 sent.retain(|tags| all.contains(tags.as_str()));
                 assert!(
                     sent.len() <= together.len() && single.len() <= tags.len() + 1,

@@ -1,4 +1,4 @@
-//! What is seen while the program works: on terminals of several kinds and widths, and in a log.
+//! The output during a run, on terminals of several kinds and widths and in a log.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

@@ -1,5 +1,5 @@
-//! Documents in which a field appears twice, or under another spelling: programs differ in which one they read, so no image
-//! is carried whose bytes say two things. Export, the one-step mirror and import refuse the same ones.
+//! Documents in which a field appears twice, or under another spelling: programs differ in which of the fields they
+//! read, so no such image is carried whole. Export, the one-step mirror and import refuse the same documents.
 
 use serde_json::json;
 
@@ -15,7 +15,8 @@ const CONFIG: &str = r#"{"os":"linux","architecture":"amd64","rootfs":{"type":"l
 /// What is wrong with an image; all else about it is as it should be.
 #[derive(Clone, Copy)]
 enum Wrong {
-    /// The text between the braces of its manifest. `$config`, `$layer` and `$other` stand for good descriptors.
+    /// The text between the braces of the image's manifest; `$config`, `$layer` and `$other` stand for valid
+    /// descriptors.
     Manifest(&'static str),
     /// The same of the index above it; `$image` is the good manifest.
     Index(&'static str),
@@ -48,7 +49,7 @@ const CASES: &[Wrong] = &[
     Wrong::Config(r#"{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":[],"Diff_IDs":[]}}"#),
 ];
 
-/// The blobs and manifests of an image, manifests with their types and children first.
+/// The blobs and manifests of an image; manifests have their types, and children come first.
 struct Made {
     blobs: Vec<Vec<u8>>,
     manifests: Vec<(&'static str, Vec<u8>)>,

@@ -1,4 +1,4 @@
-//! Standard output and standard error that nobody reads: a signal and the end of its time are heard all the same.
+//! Standard output and standard error that are never read: the program still reacts to a signal and to `--timeout`.
 
 use std::io::Write;
 use std::process::{Child, Stdio};
@@ -11,7 +11,7 @@ use super::support::cli::wait_until;
 use super::support::images::sized;
 use super::support::{Cli, Double};
 
-/// A pipe that is full, and the end from which nobody reads. While that is open, writers wait.
+/// Returns a full pipe and its reading end, from which nothing is read. While the end is open, writers block.
 fn full_pipe() -> (std::io::PipeReader, Stdio) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let flags = fcntl_getfl(&writer).unwrap();
@@ -82,7 +82,7 @@ fn signals_and_the_end_of_time_end_a_run_that_nobody_reads() {
                 let bundle = if verbose { &many } else { &few };
                 let mut arguments = vec!["import", bundle.to_str().unwrap(), "-d", &host];
                 if verbose {
-                    // More lines than wait in memory, so that the work itself comes to wait for somebody to read them.
+                    // More lines than the queue holds, so that the work itself blocks on the output.
                     arguments.push("-vv");
                 }
                 if signal.is_none() {

@@ -1,4 +1,4 @@
-//! "Trust it": `verify` finds every fault of a bundle, names each once, and says which images suffer from it.
+//! `verify` finds every fault of a bundle, reports each fault once, and names the affected images.
 
 use std::fs;
 use std::io::Write;
@@ -34,7 +34,7 @@ fn document(cli: &Cli, arguments: &[&str], code: i32) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.everything()))
 }
 
-/// The digests of the layers that an image of a bundle names, and of one of its manifests.
+/// Returns the digests of the layers of an image in a bundle, and of one of its manifests.
 fn pieces(cli: &Cli, image: &str) -> (Vec<String>, String) {
     let output = cli.succeed(&["inspect", "b.tar", "--json", "--only", &format!("*{image}")]);
     let document: Value = serde_json::from_str(&output.stdout).unwrap();
@@ -106,7 +106,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
     let (one, two) = (pieces(&cli, "b/one:1").0, pieces(&cli, "b/two:1").0);
     let manifest = pieces(&cli, "a/multi:1").1;
     let bundle = Tar::open(&cli.path("b.tar"));
-    // A layer of two images, one of one image that goes missing, and a manifest.
+    // Damages a layer of two images and a manifest, and removes a layer of one image.
     bundle.flip(&blob_name(&one[0]));
     bundle.flip(&blob_name(&manifest));
     bundle.without(&blob_name(&two[1]), &cli.path("bad.tar"));
@@ -303,7 +303,7 @@ fn append_sparse(archive: &Path, name: &str, size: u64) {
         .unwrap();
 }
 
-/// A file of this size without a byte of data, or false where the file system knows no holes.
+/// Creates a file of this size without data; returns false if the file system does not support sparse files.
 fn is_sparse(path: &Path, size: u64) -> bool {
     let file = fs::File::create(path).unwrap();
     file.set_len(size).unwrap();
@@ -341,7 +341,7 @@ fn a_sparse_file_of_which_nobody_states_the_size_is_a_fault_before_it_is_read() 
         .unwrap();
     document(&cli, &["tail.tar"], 0);
     cli.succeed(&["import", "tail.tar", "-d", &host, "--report", "s.json"]);
-    // A layer in Docker's own format, whose size stands nowhere; in a folder and in a tar.
+    // A layer in Docker's own format, whose size is not stated anywhere; in a folder and in a tar.
     let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [digest]}});
     let items = json!([{"Config": "c.json", "RepoTags": ["quay.io/a/b:1"], "Layers": ["l.tar"]}]);
     let documents = [("c.json", config.to_string()), ("manifest.json", items.to_string())];
@@ -378,7 +378,7 @@ fn a_blob_of_a_size_that_nobody_states_is_a_fault_before_a_byte_of_it_is_read() 
         let path = blob_name(digest);
         unpack(&cli.path("b.tar"), &cli.path("folder"));
         let file = fs::File::create(cli.path(&format!("folder/{path}"))).unwrap();
-        // The disk of this machine may refuse such a file, but reading it would take minutes.
+        // The disk of this machine may refuse a file of this size; reading it would take minutes.
         file.set_len(SIZE).unwrap();
         with_sparse_blob(&cli, "b.tar", digest, SIZE, "sparse.tar");
         for bundle in ["folder", "sparse.tar"] {

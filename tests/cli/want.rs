@@ -1,4 +1,5 @@
-//! The want-list and the lock: a damaged bundle costs the bytes of its bad blobs, and an export can be made again exactly.
+//! The want-list and the lock: repairing a damaged bundle costs only the bytes of its damaged blobs, and an export can
+//! be repeated exactly.
 
 use std::fs;
 use std::io::Write;
@@ -101,7 +102,8 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
                 .starts_with("docker-mirror want-list 1: 0 blobs\n")
         );
     }
-    // By itself it is nothing, and a second export gives the same bytes; an earlier bundle serves as well.
+    // On its own, a supplement cannot be imported. A second export gives the same bytes, and an earlier bundle can
+    // replace the registry.
     cli.run(&["import", "s.tar", "-d", "127.0.0.1:1/m"])
         .expect_code(5)
         .says(&["complete a damaged bundle"]);
@@ -125,7 +127,8 @@ fn a_broken_header_costs_the_bytes_of_its_blob() {
         let layer = &document["images"][image]["platforms"][0]["layers"][layer]["digest"];
         layer.as_str().unwrap().to_owned()
     };
-    // The header of a layer that two images share, that of another one, and a byte of a third: all three are found.
+    // The header of a layer that two images share, the header of another layer, and a byte of a third: all three faults
+    // are found.
     let (shared, own, flipped) = (layer(2, 0), layer(2, 1), layer(3, 1));
     let bundle = Tar::open(&cli.path("b.tar"));
     bundle.flip_header(&blob_name(&shared));
@@ -183,7 +186,7 @@ fn a_broken_header_costs_the_bytes_of_its_blob() {
     cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
     registry.forget_requests();
     cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
-    // What a supplement completes is sound: `verify` judges as `import` does.
+    // A bundle that a supplement completes is sound: `verify` accepts what `import` accepts.
     let found = cli.succeed(&["verify", "b.tar", "s.tar", "--json"]).stdout;
     let found: Value = serde_json::from_str(&found).unwrap();
     let kinds = found["replaced"].as_array().unwrap().iter().map(|fault| &fault["kind"]);
@@ -321,7 +324,7 @@ fn a_supplement_replaces_no_bundle_and_no_list() {
     cli.run(&["verify", "b.tar", "--want", "both.txt"]).expect_code(5);
     fs::write(cli.path("notes.txt"), "mine\n").unwrap();
     fs::copy(cli.path("b.tar"), cli.path("cut.tar")).unwrap();
-    // Of a bundle whose list of images is damaged nobody knows how many there were.
+    // With a damaged list of images, the number of images in the bundle is unknown.
     Tar::open(&cli.path("cut.tar")).flip_header("index.json");
     let images = "is a bundle of 4 images, which a supplement does not replace";
     let before: Vec<Vec<u8>> = ["b.tar", "w.txt", "notes.txt", "cut.tar"]

@@ -1,5 +1,5 @@
-//! What the tests of the registry client share: a client that loses no time, the events that it tells, and blobs in memory.
-// Each test binary uses a part of this.
+//! Shared helpers of the tests of the registry client: a client without pauses, its events, and blobs in memory. Each
+//! test binary uses only a part of this module.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::sync::{Arc, Mutex};

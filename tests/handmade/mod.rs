@@ -1,5 +1,4 @@
-//! Bundles made by hand, whole and broken, and the calls that push them.
-// Each test binary uses a part of this.
+//! Handmade bundles, sound and broken, and the calls that push them. Each test binary uses only a part of this module.
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -62,7 +61,7 @@ impl Maker {
         self.blob(media_type::OCI_INDEX, index.to_string().as_bytes())
     }
 
-    /// A manifest without a name that refers to another one, as a signature does.
+    /// Adds a manifest without a name that refers to another manifest, like a signature.
     pub fn referrer(&mut self, subject: &Value) -> Value {
         let config = self.blob("application/vnd.oci.empty.v1+json", b"{}");
         let layer = self.blob("application/octet-stream", b"signature");
@@ -82,8 +81,8 @@ impl Maker {
         self.entries.push(entry);
     }
 
-    /// Names an index of which the last children are absent: the original and the smaller one are both in the bundle.
-    /// Returns the digests of both.
+    /// Names an index of which only the `kept` children are present: the bundle has the original and the filtered
+    /// index. Returns the digests of both.
     pub fn name_sparse(&mut self, reference: &str, kept: &[Value], dropped: &[Value]) -> (String, String) {
         let all: Vec<Value> = kept.iter().chain(dropped).cloned().collect();
         let original = self.index(&all);
@@ -107,7 +106,7 @@ impl Maker {
         (digest(&original), digest(&filtered))
     }
 
-    /// An image of one layer that a registry may hand out, and of one that only its vendor may, which is not carried.
+    /// Adds an image with one ordinary layer, and one non-distributable layer that is not carried.
     pub fn image_with_foreign(&mut self, layer: &[u8], foreign: &[u8]) -> Value {
         const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
         let config = json!({"os": "linux", "architecture": "amd64",

@@ -1,4 +1,5 @@
-//! Images that are odd as a whole: their platforms, their size, their names at the destination, what kind of thing they are.
+//! Images that are unusual as a whole: their platforms, their size, their names at the destination, their kind of
+//! content.
 
 use docker_mirror::{
     Digest,
@@ -134,7 +135,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Layers of which no file could have as many bytes as they claim: together more than can be counted.
+/// Returns an image whose layers state sizes that no file can have, and whose total overflows.
 pub(crate) fn endless() -> Vec<u8> {
     manifest(|m| {
         for i in 0..3 {

@@ -1,4 +1,4 @@
-//! Faults of what lists the images: `index.json`, `oci-layout`, `manifest.json`, `docker-mirror.json`.
+//! Faults of the documents that list images: `index.json`, `oci-layout`, `manifest.json`, `docker-mirror.json`.
 
 use docker_mirror::Digest;
 use serde_json::json;

@@ -1,5 +1,5 @@
-//! Archives that are broken, or made to harm: each has a name, a generator, and what must come of it.
-// Each test binary uses a part of this.
+//! Broken or malicious archives: each has a name, a generator, and the expected result. Each test binary uses only a
+//! part of this module.
 #![allow(dead_code)]
 
 pub(crate) mod content_faults;
@@ -24,7 +24,7 @@ pub(crate) enum Expect {
     Tree(&'static [&'static str]),
     /// Trees are given out, and a blob turns out wrong when it is read.
     Blob(&'static [&'static str]),
-    /// Trees are given out, blobs are right, and the import refuses it before anything is sent.
+    /// Trees are returned and the blobs are right, but the import refuses the archive before anything is sent.
     Refused(&'static [&'static str]),
     /// It is read, with a warning that holds this.
     Warning(&'static str),
@@ -54,7 +54,7 @@ pub(crate) fn patched(name: &str, size: u64, kind: u8, patch: impl Fn(&mut [u8; 
     block
 }
 
-/// A layout with one image whose manifest is this document; `$config`, `$layer` stand for good descriptors.
+/// Returns a layout with one image whose manifest is this document; `$config` and `$layer` stand for valid descriptors.
 pub(crate) fn manifest(edit: impl Fn(&mut Value)) -> Vec<u8> {
     let mut layout = Layout::default();
     let config = layout.document(OCI_CONFIG, &json!({"os": "linux", "architecture": "amd64"}));
@@ -89,7 +89,7 @@ pub(crate) fn config(bytes: &[u8]) -> Vec<u8> {
     layout.tar().end()
 }
 
-/// A docker-archive of one layer; `edit` changes `manifest.json` and the config, `links` adds members.
+/// Returns a docker-archive of one layer; `edit` changes `manifest.json` and the config, and `links` adds members.
 pub(crate) fn docker(edit: impl Fn(&mut Value, &mut Value), links: impl Fn(Tar) -> Tar) -> Vec<u8> {
     let layer = Tar::default().file("x", b"x").end();
     let mut config = json!({"os": "linux", "architecture": "amd64",

@@ -1,4 +1,5 @@
-//! Every archive of the hostile tables through the program: from a file, out of a pipe, as a dry run, and several at once.
+//! Every archive of the hostile tables through the program: from a file, from a pipe, as a dry run, and several at
+//! once.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +12,8 @@ use crate::support::Double;
 /// Runs that are measured at the same time.
 const SIDE_BY_SIDE: usize = 3;
 
-/// Faults that a bundle of our own in a pipe shows behind its images, or that a dry run does not see.
+/// Returns whether a run may succeed: a fault behind the images of a bundle in a pipe, or one that a dry run does not
+/// read.
 fn may_succeed(expect: &Expect, is_whole: bool) -> bool {
     matches!(expect, Expect::Fine | Expect::Warning(_)) || !is_whole
 }
@@ -48,12 +50,12 @@ fn faults(case: &Case, number: usize, lab: &Lab, registry: &Double) -> Vec<Strin
     faults
 }
 
-/// What is wrong with the runs of one case by commands that only look at it.
+/// Returns what is wrong with the runs of the commands that only read one case.
 fn looked_at(case: &Case, number: usize, lab: &Lab) -> Vec<String> {
     let (name, _, expect) = case;
     let file = format!("{number}-foreign.tar");
     let [page, lock, want] = ["html", "lock", "want"].map(|suffix| format!("{number}.{suffix}"));
-    // A rule of imports alone is no fault of a bundle, and neither is a name that is none.
+    // A rule of imports alone is not a fault of a bundle, and neither is an unusable name.
     let is_wrong = !name.starts_with("r29") && matches!(expect, Expect::Open(_) | Expect::Tree(_) | Expect::Blob(_));
     let commands: [(&[&str], bool); 3] = [
         (
@@ -90,7 +92,7 @@ fn looked_at(case: &Case, number: usize, lab: &Lab) -> Vec<String> {
     faults
 }
 
-/// What is wrong with an import that verifies the whole archive before it sends any of it.
+/// Returns what is wrong with an import that verifies the whole archive before it sends any of it.
 fn verified(case: &Case, number: usize, lab: &Lab, registry: &Double) -> Vec<String> {
     let (name, _, expect) = case;
     let destination = format!("{}/{number}/verified", registry.host());

@@ -1,11 +1,12 @@
-//! Lists of images that are made to cost much: very long ones, lines and patterns without bounds, documents that grow as they are read.
+//! Lists of images that are made to cost much: very long lists, lines and patterns without bounds, documents that grow
+//! while they are parsed.
 
 use std::fmt::Write as _;
 
 use crate::measured::{Lab, Measured};
 use crate::support::{Action, Canned, Double, When, images};
 
-/// Lines in which `#` stands for their number, as many as there is room for in the largest list.
+/// Returns the largest list that is accepted, of lines in which `#` stands for their number.
 fn lines(line: &str) -> String {
     let mut text = String::new();
     for number in 0.. {
@@ -109,7 +110,7 @@ fn lists_that_are_no_lists_are_refused() {
     check("20 lists of long lines", &lab.run(&arguments, None), 1000, 2);
 }
 
-/// A registry with this many tags in `acme/many`, all of which name nothing.
+/// Returns a registry with this many tags in `acme/many`, whose manifests do not exist.
 fn many_tags(count: usize) -> Double {
     let registry = Double::new();
     images::greeting().push(&registry, "library/greeting", "1.0");

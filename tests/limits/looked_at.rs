@@ -1,4 +1,4 @@
-//! Bundles that are made to cost much through the commands that only look at them: `inspect`, `verify` and `diff`.
+//! Bundles that are made to cost much through the commands that only read them: `inspect`, `verify` and `diff`.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,8 @@ const PAGE: u64 = 48 << 20;
 /// Bytes of the lines about layers, of all images together.
 const LAYERS: u64 = 12 << 20;
 
-/// Fails where a run is above a ceiling. `more` is how many bytes of text it may write beside those of each image.
+/// Fails if a run exceeds a limit. `more` is the number of bytes of text that it may write in addition to those for
+/// each image.
 #[track_caller]
 fn check(name: &str, mut run: Measured, images: u64, more: u64) -> Measured {
     println!("{}", run.line(name));
@@ -24,7 +25,7 @@ fn check(name: &str, mut run: Measured, images: u64, more: u64) -> Measured {
     run
 }
 
-/// Runs every command that looks at bundles with a bundle of this many images, and gives back how each of them ended.
+/// Runs every command that only reads bundles with a bundle of this many images, and returns how each of them ended.
 #[track_caller]
 fn look(name: &str, lab: &Lab, bundle: &str, images: u64) -> Vec<Result<i32, i32>> {
     shapes::names(&lab.path("other.tar"), 1, 1, OCI_LAYER, true);
@@ -57,7 +58,7 @@ fn names_of_one_image_with_very_many_layers() {
     let lab = Lab::new();
     shapes::names(&lab.path("b.tar"), 2000, 10_000, OCI_LAYER, true);
     let ends = look("2,000 names x 10,000 layers", &lab, "b.tar", 2000);
-    // The configs describe no layers, and a lock of so many would be too large to be read.
+    // The configs describe no layers, and a lock of this many images would be too large to be read.
     assert_eq!(ends, [Ok(0), Ok(0), Ok(5), Ok(0), Ok(1)]);
     shapes::names(&lab.path("b.tar"), 10_000, 10_000, OCI_LAYER, false);
     let ends = look("10,000 names x 10,000 missing layers", &lab, "b.tar", 10_000);
@@ -142,7 +143,7 @@ fn digest(n: usize) -> String {
     Digest::sha256(n.to_string().as_bytes()).to_string()
 }
 
-/// A JSON list that begins and ends so, of as many elements as there is room for in the largest lock.
+/// Returns a JSON list between these texts, with as many elements as the largest lock can hold.
 fn filled(start: &str, element: impl Fn(usize) -> String, end: &str) -> String {
     let mut text = start.to_owned();
     for n in 0.. {
@@ -230,7 +231,7 @@ fn ordinary_images_go_on_beside_those_that_take_all_memory() {
     let lab = Lab::new();
     let mut writer = Writer::new(&lab.path("b.tar"));
     let config = writer.config("");
-    // Large ones of two sizes, so that they would fill the memory up to its brim.
+    // Large images of two sizes, so that they fill the memory budget almost exactly.
     let large = [(22, 10_000), (50, 2000)];
     let mut names = 0;
     for (images, layers_of) in large {

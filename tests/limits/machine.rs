@@ -1,4 +1,4 @@
-//! A machine that has little: memory, or a system that cannot be written to. A run ends well, or says why it cannot.
+//! A machine with little memory, or with a system that cannot be written to: a run succeeds, or reports why it cannot.
 
 use std::path::Path;
 use std::process::Command;
@@ -48,7 +48,7 @@ fn faults(run: &Measured) -> Vec<String> {
     faults
 }
 
-/// The bytes of address space that the program file itself takes: the sum of its loaded segments (ELF, 64 bits).
+/// Returns the address space in bytes that the program file takes: the sum of its loaded segments (ELF, 64 bits).
 fn mapped_size(program: &str) -> u64 {
     const LOAD: [u8; 4] = [1, 0, 0, 0];
     let bytes = std::fs::read(program).unwrap();
@@ -67,7 +67,7 @@ fn mapped_size(program: &str) -> u64 {
     loaded.map(|at| number(at + 0x28, 8)).sum()
 }
 
-/// The bytes of address space that the shared libraries of this process take, which are those of the program.
+/// Returns the address space in bytes of the shared libraries of this process, which the program uses as well.
 fn libraries_size() -> u64 {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
@@ -75,7 +75,8 @@ fn libraries_size() -> u64 {
     libraries.into_iter().map(mapped_size).sum()
 }
 
-/// The most bytes that the first stack, the loader and the runtime take beside the program and its libraries, before `main`.
+/// Maximum address space in bytes that the first stack, the loader and the runtime take before `main`, in addition to
+/// the program and its libraries.
 const BEFORE_MAIN: u64 = 1 << 20;
 
 #[test]
@@ -91,7 +92,7 @@ fn a_small_address_space_is_enough_or_is_refused() {
             let mut command = lab.shell(&format!("ulimit -v {kilobytes}; {}", line(way, &registry)));
             command.env("RUST_BACKTRACE", "0");
             let run = lab.run_command(command, None);
-            // With less than this the system cannot load the program, or the runtime ends it before `main`.
+            // With less memory, the system cannot load the program, or the runtime ends it before `main`.
             let loaded = !(matches!(run.ended, Ok(126 | 127))
                 || run.stderr.contains("while loading shared libraries")
                 || (kilobytes * 1000 < mapped && run.ended == Err(11))
@@ -178,7 +179,7 @@ fn a_system_that_cannot_be_written_to_is_enough() {
     let (lab, registry) = prepared();
     let folder = lab.path("");
     let folder = folder.display();
-    // The folder of the output stays as it is; everything else is read-only, `/tmp` and the user's home included.
+    // Only the folder of the output stays writable; everything else is read-only, including `/tmp` and the user's home.
     let prepare = format!(
         "mount --make-rprivate / && mkdir {folder}/out && mount --bind {folder}/out {folder}/out && mount -o remount,bind,ro / && cd {folder}/out"
     );

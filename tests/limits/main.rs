@@ -1,6 +1,6 @@
-//! What a run takes of the machine, measured from outside: memory, time and text; and what it does where there is little.
+//! The memory, time and text that a run takes, measured from outside, and its behaviour on a machine with little.
 //!
-//! Each run is a child process, so that what is measured is the program and not the test.
+//! Each run is a child process, so that the program is measured and not the test.
 
 // What was measured, for people who look at it.
 #![allow(clippy::print_stdout)]

@@ -97,7 +97,7 @@ fn eight_bundles_at_once() {
     for name in &names {
         shapes::large_index(&lab.path(name), 2000, 15 << 20);
     }
-    // All of them call their images the same, which is an error; their number is what counts here.
+    // All bundles call their images the same, which is an error; only their number matters here.
     import("8 bundles with an index of 15 MB", &lab, &arguments, 16_000);
     for name in &names[1..] {
         shapes::missing_images(&lab.path(name), 10_000, 4600);
@@ -204,7 +204,7 @@ fn the_largest_window_of_a_decoder_beside_all_that_is_parsed() {
                 &run,
                 images,
             );
-            // Out of a pipe, some do not fit into memory either; else all failures have one reason.
+            // From a pipe, some images may also exceed the memory; otherwise all failures have the same reason.
             let code = match (planned, source) {
                 (0, _) => 0,
                 (_, "-") => 1,
@@ -224,7 +224,7 @@ fn the_largest_window_of_a_decoder_beside_all_that_is_parsed() {
 fn a_journal_of_64_megabytes() {
     let (lab, registry) = (Lab::new(), Double::new());
     images::greeting().push(&registry, "library/greeting", "1.0");
-    // An image of which a blob is missing keeps the bundle from being finished.
+    // An image with a missing blob keeps the bundle unfinished.
     let config = shapes::fields(OCI_CONFIG, b"not there");
     let text = format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{{config}}},"layers":[{{{}}}]}}"#,

@@ -16,10 +16,11 @@ use crate::support::Cli;
 /// Memory in bytes below which every run stays.
 pub(crate) const CEILING: u64 = 256 << 20;
 
-/// A run that takes this long hangs, however slow the machine is: the longest takes some ten seconds of a processor.
+/// Time after which a run counts as hanging, even on a slow machine: the longest run takes some ten seconds of
+/// processor time.
 const HANGS: Duration = Duration::from_secs(300);
 
-/// Bytes of text that a run may write whatever it is about, and for each image.
+/// Number of bytes of text that any run may write, and further bytes for each image.
 const TEXT: u64 = 64 << 10;
 const TEXT_OF_IMAGE: u64 = 2 << 10;
 
@@ -37,7 +38,7 @@ pub(crate) struct Measured {
     pub(crate) peak: u64,
     /// Time of the processors.
     pub(crate) busy: Duration,
-    /// Characters in the first part of its text that drive a terminal, forge a line or turn the direction of writing.
+    /// Characters at the start of the text that control a terminal, forge a line or change the direction of writing.
     raw: Vec<char>,
     /// The first part of stderr.
     pub(crate) stderr: String,
@@ -66,7 +67,7 @@ impl Lab {
         self.cli.path(name)
     }
 
-    /// Runs the program to its end. `input` is what it reads from a pipe at its standard input.
+    /// Runs the program to its end. `input` is the content of a pipe at its standard input.
     pub(crate) fn run(&self, arguments: &[&str], input: Option<&Path>) -> Measured {
         let command = self.cli.command(arguments);
         self.run_command(command, input)
@@ -117,8 +118,8 @@ impl Lab {
         Measured {
             ended: used.status.code().ok_or(used.status.signal().unwrap_or_default()),
             was_hung,
-            // The system counts a child from the moment on when it still is a copy of this process. What is not more than that
-            // says nothing of the child; what it was seen to take lacks its last moment at most.
+            // The system counts a child from the moment when it is a copy of this process. A count up to that size says
+            // nothing about the child; the observed peak lacks only the child's last moment.
             peak: if used.rusage.maxrss > own {
                 used.rusage.maxrss
             } else {
@@ -133,8 +134,8 @@ impl Lab {
     }
 }
 
-/// Characters in the first bytes of a file that are not shown as they are. Bytes that are no text count as one of them. A bundle
-/// that was asked for at standard output is no text.
+/// Returns the unescaped characters in the first bytes of a file. Bytes that are not text count as one of them. A
+/// bundle that was requested on standard output is not text.
 pub(crate) fn raw_text(path: &Path) -> Vec<char> {
     let mut bytes = Vec::new();
     File::open(path).unwrap().take(2 << 20).read_to_end(&mut bytes).unwrap();
@@ -147,8 +148,8 @@ pub(crate) fn raw_text(path: &Path) -> Vec<char> {
     String::from_utf8_lossy(bytes).chars().filter(is_raw).take(10).collect()
 }
 
-/// Waits until a child has ended, and leaves it to be waited for. Says whether it takes too long, and how much memory it was
-/// seen to take at most.
+/// Waits until a child has ended, without reaping it. Returns whether it takes too long, and the observed peak of its
+/// memory.
 fn watch(child: &Child, limit: Duration) -> (bool, u64) {
     let (begun, mut seen) = (Instant::now(), 0);
     let id = rustix::process::Pid::from_child(child);
@@ -163,7 +164,7 @@ fn watch(child: &Child, limit: Duration) -> (bool, u64) {
     (false, seen)
 }
 
-/// The peak of the resident memory of a process, in bytes; 0 where it has ended.
+/// Returns the peak of the resident memory of a process in bytes; 0 if the process has ended.
 fn peak_of(process: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -172,7 +173,8 @@ fn peak_of(process: &str) -> u64 {
 }
 
 impl Measured {
-    /// What is above a ceiling in a run with this many images, or how it ended otherwise than by an exit code of its own.
+    /// Returns the limits that a run with this many images exceeded, and an end without an exit code of the program's
+    /// own.
     pub(crate) fn faults(&self, images: u64) -> Vec<String> {
         let mut faults = Vec::new();
         if self.was_hung {

@@ -1,4 +1,4 @@
-//! What registries may say refers to an image, without bounds: lists, entries of lists, and the manifests that they name.
+//! Unbounded answers of registries about referrers: lists, entries of lists, and the manifests that the entries name.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::support::image::{Document, Image, Style};
 use crate::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, list, refer};
 use crate::support::{Action, Canned, Double, Options, When, images};
 
-/// A registry with the API of referrers, or without it, and an image in it as `team/app:1`.
+/// Returns a registry with or without the referrers API, and an image in it as `team/app:1`.
 fn with_image(has_list: bool) -> (Double, Image) {
     let source = Double::start(Options {
         no_referrers: !has_list,
@@ -185,7 +185,7 @@ fn referrers_without_bounds() {
     source.add_fault(When::get(&referrer.digest), Action::Body(vec![b' '; 100_000_000]));
     let said = move_image("a referrer of 100 MB", &lab, &source, [1, 1]);
     assert!(said.contains(&referrer.digest), "{said}");
-    // Many that are as large as manifests may be, or take much memory for their size.
+    // Many referrers that are as large as manifests may be, or take much memory for their size.
     for (name, count, more) in [
         ("9 referrers of 15 MB", 9, json!({"text": "x".repeat(15_000_000)})),
         ("65 referrers of 2 MB", 65, json!({"text": "x".repeat(2_000_000)})),

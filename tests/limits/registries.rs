@@ -6,7 +6,7 @@ use crate::measured::Lab;
 use crate::shapes::{fields, layers};
 use crate::support::{Double, images};
 
-/// An index of this many images, each with 10,000 layers of its own. Only its documents are there.
+/// Stores an index of this many images, each with 10,000 layers of its own. Only the documents exist.
 fn index(registry: &Double, repository: &str, children: usize) {
     let config = fields(OCI_CONFIG, b"{}");
     let mut entries = Vec::new();

@@ -1,4 +1,4 @@
-//! A Chromium without a window, driven through its DevTools protocol over two pipes: no port, no client library.
+//! A headless Chromium, driven through its DevTools protocol over two pipes: no port, no client library.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -29,7 +29,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts one; `None`, and a word about it, where there is none or it does not start on this machine.
+    /// Starts a browser. Reports and returns `None` if there is none or it does not start on this machine.
     pub(crate) fn start(what: &str) -> Option<Self> {
         let program = optional_program("chromium", what)?;
         let profile = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ impl Browser {
                 "--no-first-run",
                 "--disable-gpu",
             ])
-            // The sandbox needs a user who is not root; the page under test is the only one that is opened.
+            // The sandbox requires a user other than root; only the page under test is opened.
             .args([
                 "--no-sandbox",
                 "--disable-extensions",
@@ -118,7 +118,7 @@ impl Browser {
         let url = format!("file://{}", path.display());
         let opened = self.call("Page.navigate", &json!({"url": url}));
         assert!(opened["errorText"].is_null(), "{opened}");
-        // A call that is answered by the page itself: it waits for the end of the load.
+        // A call that the page itself answers: it waits for the end of the load.
         let loaded =
             "document.readyState === 'complete' || new Promise(done => addEventListener('load', () => done(true)))";
         assert_eq!(self.value(loaded), true);
@@ -154,7 +154,7 @@ impl Browser {
         self.call("Input.insertText", &json!({"text": text}));
     }
 
-    /// Shows the page as on a `screen`, light or dark, or as on paper (`print`).
+    /// Shows the page on a `screen`, light or dark, or on paper (`print`).
     pub(crate) fn show_as(&mut self, media: &str, scheme: &str, width: u32) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         self.call(

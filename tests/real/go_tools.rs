@@ -1,4 +1,4 @@
-//! crane and cosign beside the program; and skopeo on a bundle with Docker's own media types.
+//! crane and cosign together with the program, and skopeo on a bundle with Docker's own media types.
 
 use serde_json::Value;
 
@@ -104,7 +104,7 @@ fn skopeo_of_any_version_reads_a_single_image_of_docker_types() {
     let name = format!("{}/a/docker:1", source.host());
     cli.succeed(&["export", &name, "-o", "b.tar"]);
     let bundle = cli.path("b.tar").display().to_string();
-    // By its name in `index.json` only from version 5.35 of skopeo's library on.
+    // skopeo finds the image by its name in `index.json` only from version 5.35 of its library on.
     let raw = succeed(&skopeo, &["inspect", "--raw", &format!("oci-archive:{bundle}")]);
     assert_eq!(raw.as_bytes(), image.root.bytes);
     let loaded = succeed(&skopeo, &["inspect", &format!("docker-archive:{bundle}:{name}")]);

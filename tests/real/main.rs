@@ -1,6 +1,7 @@
-//! The program against real parts: Debian's `docker-registry`, skopeo, umoci, podman and a Docker engine.
+//! The program with real registries, tools and engines: Debian's `docker-registry`, skopeo, umoci, podman and a Docker
+//! engine.
 //!
-//! A part that is not there is told in words; `tests/run` installs what it can and makes the rest a failure.
+//! A missing part is reported; `tests/run` installs what it can and makes any other missing part a failure.
 
 #[path = "../client/mod.rs"]
 mod client;
@@ -28,8 +29,8 @@ fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
 }
 
-/// Checks that a registry has every linux platform of an image under this name, the same bytes, and gives the digest of
-/// what is under the tag.
+/// Checks that a registry has the same bytes of every linux platform of an image under this name. Returns the digest
+/// that the tag points to.
 #[track_caller]
 fn has_linux(client: &Client, image: &Image, repository: &str, tag: &str) -> String {
     let documents = image.documents_of("linux");

@@ -1,4 +1,4 @@
-//! The page of `inspect --html` in a real browser: what it shows, asks for, and lets a keyboard do.
+//! The page of `inspect --html` in a real browser: its content, its requests, and its use with a keyboard.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::{Cli, cli};
 /// Markup, and characters that turn the direction of writing.
 const HOSTILE: &str = "<script>window.hit=1</script><img src=x onerror=hit=1>\"'>\u{202e}\u{2066}&amp;";
 
-/// Texts, bars and edges that differ too little from what is behind them (WCAG 2.2, 1.4.3 and 1.4.11, level AA).
+/// Texts, bars and edges with too little contrast to their background (WCAG 2.2, 1.4.3 and 1.4.11, level AA).
 const CONTRAST: &str = r"(() => {
     const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
     const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
@@ -61,7 +61,8 @@ fn hostile_image(text: &str) -> Image {
     image
 }
 
-/// A page of images of every kind: complete, with platforms left out, signed, sharing layers, hostile, and unusable.
+/// Writes the page of images of every kind: complete, with platforms left out, signed, sharing layers, hostile, and
+/// unusable.
 fn page(cli: &Cli) -> PathBuf {
     let registry = Double::new();
     greeting().push(&registry, "library/greeting", "1.0");
@@ -165,7 +166,7 @@ fn the_page_is_shown_without_a_word_and_can_be_used_by_keyboard_and_read_in_ever
     assert_eq!(complaints(&mut browser, &page), [""; 0]);
 }
 
-/// Every image is there, and nothing that a bundle says has become an element, a script or a direction of writing.
+/// Every image is shown, and no text of a bundle has become an element, a script or a change of direction.
 fn shows_all_as_text(browser: &mut Browser) {
     assert_eq!(browser.value("document.querySelectorAll('tbody.image').length"), 7);
     assert_eq!(
@@ -187,7 +188,7 @@ fn shows_all_as_text(browser: &mut Browser) {
     let shown = HOSTILE
         .replace('\u{202e}', "\\u{202e}")
         .replace('\u{2066}', "\\u{2066}");
-    // The name of the file, the platform, the time, a label and a step, and the name that is none.
+    // The name of the file, the platform, the time, a label and a step, and the unusable name.
     let count = text.matches("<script>window.hit=1</script>").count();
     assert!(text.contains(&shown) && count >= 6, "{count} times");
     assert!(
@@ -208,7 +209,7 @@ fn shows_all_as_text(browser: &mut Browser) {
     }
 }
 
-/// Every control has its turn, in the order of the page, can be seen there, and does its work without a pointer.
+/// Every control can be reached in the order of the page, is visible then, and works without a pointer.
 fn works_by_keyboard(browser: &mut Browser) {
     const FOCUS: &str = "(() => { const e = document.activeElement; const style = getComputedStyle(e); \
         return [e.localName, e.textContent.trim() || e.id, style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2]; })()";

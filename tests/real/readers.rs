@@ -107,7 +107,7 @@ fn umoci_lists_and_unpacks_after_extraction() {
     let layout = cli.path("layout").display().to_string();
     assert_eq!(succeed(&umoci, &["list", "--layout", &layout]).trim(), name);
 
-    // umoci takes one platform for an image; of an index it says that the tag is ambiguous.
+    // umoci reads one platform of an image; for an index it says that the tag is ambiguous.
     let source = Double::new();
     let entries = greeting();
     let amd64 = entries.documents_of("linux")[0].clone();

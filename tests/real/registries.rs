@@ -89,7 +89,7 @@ fn with_tls() {
     let Some((source, target)) = pair(PLAIN, tls, "docker-registry with TLS") else {
         return;
     };
-    // An address of this machine may be http or https: the program finds out by itself, and then stays with it.
+    // An address of this machine may use http or https: the program detects the scheme, and keeps it.
     both_ways(&source, &target);
     let stranger = cli();
     let image = format!("{}/library/greeting:1.0", source.host());

@@ -1,4 +1,5 @@
-//! The registry client against Debian's `docker-registry`: plain, with a password, over TLS, and behind a wire that breaks.
+//! The registry client against Debian's `docker-registry`: plain, with a password, over TLS, and over connections that
+//! break.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

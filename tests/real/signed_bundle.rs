@@ -1,4 +1,4 @@
-//! Other programs read a bundle with signatures and other referrers as one without, and those that know referrers find them.
+//! Other programs read a bundle with referrers like a bundle without, and programs that know referrers find them.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,8 +12,8 @@ use super::support::real::{RealRegistry, Setup, optional_program, program, run, 
 use super::support::referrers::{BUNDLE, SBOM, beside, refer};
 use super::{Cli, cli};
 
-/// Writes a bundle with the fixture, signed in both ways, and a signed SBOM of one platform. Returns the name of the image, and
-/// the digests of the signature of the index, of the SBOM and of what signs that.
+/// Writes a bundle with the fixture, signed in both ways, and a signed SBOM of one platform. Returns the name of the
+/// image, and the digests of the signature of the index, of the SBOM, and of the signature of the SBOM.
 pub(super) fn signed_bundle(cli: &Cli) -> (Double, String, [String; 3]) {
     let (source, image) = (Double::new(), greeting());
     image.push(&source, "library/greeting", "1.0");
@@ -89,8 +89,8 @@ fn oras_and_regctl_find_referrers_in_a_bundle() {
     }
 }
 
-/// What containerd needs to know to run beside another one. Its collector waits: what refers to an image has no name there, so that
-/// it could go before the test has seen it.
+/// Returns the configuration of a containerd that runs beside another one. Its garbage collector is delayed: a referrer
+/// has no name there, and could be deleted before the test has seen it.
 fn containerd_config(folder: &Path) -> String {
     let folder = folder.display();
     format!(
@@ -112,7 +112,7 @@ fn containerd_imports_a_signed_image_and_makes_no_image_of_what_refers_to_it() {
     }
     let cli = cli();
     let (_source, name, [signature, sbom, of_sbom]) = signed_bundle(&cli);
-    // It listens for metrics on the port, by which the test sees that it is up.
+    // containerd serves its metrics on the port, which shows the test that it has started.
     let daemon = Daemon::start(&containerd, |folder, port| {
         let config = folder.join("config.toml");
         let text = containerd_config(folder).replace("PORT", &port.to_string());

@@ -1,4 +1,4 @@
-//! The static binary of a release, and the image that holds it: where nothing else is.
+//! The static binary of a release, and the image that contains it: in an empty environment.
 //!
 //! `tests/static` builds the release and names its folder in `DOCKER_MIRROR_DIST`.
 
@@ -13,7 +13,7 @@ use super::support::cli::copy_program;
 use super::support::images::greeting;
 use super::support::real::{Engine, RealRegistry, Setup, optional_program, program, skipped};
 
-/// The file of a release whose name ends so; `None` where there is no release, which has been said then.
+/// Returns the file of a release whose name ends with `end`. Reports and returns `None` if there is no release.
 fn release_file(end: &str, what: &str) -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("DOCKER_MIRROR_DIST") else {
         skipped(what, "`tests/static` builds a release and tests it");
@@ -24,7 +24,7 @@ fn release_file(end: &str, what: &str) -> Option<PathBuf> {
     Some(found.unwrap_or_else(|| panic!("the release has no file *{end}")))
 }
 
-/// A root folder with the program, a folder to write to, and nothing else.
+/// A root folder with only the program and a writable folder.
 struct Root(TempDir);
 
 impl Root {

@@ -1,4 +1,4 @@
-//! What the test of chaos found in the program, each by itself against the registry double.
+//! Faults that the chaos test found in the program, each on its own against the registry double.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ async fn what_comes_twice_is_what_the_registry_has() {
     assert_eq!(found.bytes()[..], hurt()[..]);
     assert_eq!(server.count("GET", "/manifests/"), 2, "{}", server.transcript());
     assert!(told.warnings()[0].contains("states digest"), "{:?}", told.warnings());
-    // The header of this host is known to be wrong: no repetition and no second warning.
+    // The wrong header of this host is known: no further request and no second warning.
     for _ in 0..3 {
         registry.manifest("a/b", &tag("1")).await.unwrap();
     }
@@ -92,7 +92,7 @@ async fn a_second_token_that_is_as_old_as_the_refused_one_is_not_tried() {
     let server = server(Options::default().auth(Auth::Bearer(service.clone())));
     let (options, _) = logged_in("user", "s3cret");
     let registry = with(options, &server.host());
-    // One token to pull, one to push; both are good for minutes, as the service says.
+    // One token to pull and one to push; both are valid for minutes, as the service states.
     let (blob, other) = (layer(b"{}"), layer(b"[]"));
     assert_eq!(registry.head_blob("a/b", &blob).await.unwrap(), Presence::Missing);
     registry

@@ -1,4 +1,4 @@
-//! The registry double itself does what it says: a test of the tests' own tool, over real connections.
+//! The registry double does what its documentation says: a test of the tests' own server, over real connections.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use crate::support;
 use crate::support::fault::{Action, LocationForm, When};
 use crate::support::{Auth, Double, End, Options, sha256};
 
-/// Sends one request on a connection of its own and gives everything that comes back.
+/// Sends one request on a new connection and returns all bytes of the answer.
 fn raw(registry: &Double, request: &str) -> String {
     let mut stream = TcpStream::connect(registry.host()).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();

@@ -1,4 +1,5 @@
-//! What broken and hostile registries send: each is one clear error or is borne, within bounds of bytes, requests and time.
+//! Answers of broken and hostile registries: each is one clear error or is accepted, within limits of bytes, requests
+//! and time.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ async fn pull(registry: &Registry) -> Result<(), Error> {
     registry.manifest("a/b", &tag("1")).await.map(drop)
 }
 
-/// Options by which `registry.invalid` is this double: the double is the proxy on the way to it. So it is a registry that is
+/// Returns options in which this double is the proxy to `registry.invalid` and so answers for it: a registry that is
 /// not on this machine.
 fn elsewhere(double: &Double) -> Options {
     let (mut options, _) = options();
@@ -86,7 +87,8 @@ async fn lengths_that_contradict_each_other() {
     }
 }
 
-/// A length and chunks at once is how requests are smuggled: whatever is made of it, no second answer is taken from behind.
+/// A length together with chunks is used to smuggle requests: whatever the client makes of it, it does not read a
+/// second answer behind the first.
 #[tokio::test]
 async fn a_length_and_chunks_at_once_poison_no_connection() {
     let raw = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nlayer\r\n0\r\n\r\n\
@@ -107,7 +109,7 @@ async fn an_endless_body_ends_at_the_size_that_was_promised() {
     let endless = noise(64 << 20);
     for action in [Action::Chunked, Action::Overrun(32 << 20)] {
         let server = Double::start(support::Options::default().fault(When::get("/blobs/"), action.clone()));
-        // What the store holds under the digest is far more than the descriptor says.
+        // The store has far more bytes under the digest than the descriptor states.
         let blob = layer(&endless[..1000]);
         server
             .store()
@@ -305,7 +307,7 @@ async fn an_upload_that_is_sent_elsewhere_goes_there_without_credentials() {
         let (mut options, _) = logged_in("user", "s3cret");
         options.retries = Some(0);
         let bytes = noise(100_000);
-        // The blob is not where it should be afterwards: what counts is what was sent where.
+        // The blob is missing afterwards; only the targets of the requests matter.
         let _ = with(options, &server.host())
             .push_blob("a/b", &layer(&bytes), &Memory(bytes.clone()), None)
             .await;
@@ -323,7 +325,7 @@ async fn offsets_that_are_always_wrong_come_to_an_end() {
     let wrong = || Action::error(416, "RANGE_INVALID", "wrong");
     let bytes = noise(2 << 20);
     let blob = layer(&bytes);
-    // The way without offsets is open again once the one with them has failed.
+    // The strategy without offsets is allowed again once the strategy with offsets has failed.
     let once = support::Options::default()
         .fault(When::put("/blobs/uploads/").first(1), Action::status(405))
         .fault(When::patch("/blobs/uploads/"), wrong());
@@ -362,7 +364,7 @@ fn cli() -> Cli {
 fn a_resumed_body_from_a_backend_with_other_bytes_is_fetched_anew() {
     let cli = cli();
     let image = support::images::greeting();
-    // Longer than what is read before the break, so that the rest is asked for by range.
+    // Longer than the bytes that are read before the break, so that the rest is requested by range.
     let server = Double::start(
         support::Options::default()
             .fault(When::get("/blobs/").first(1), Action::cut(100))

@@ -147,7 +147,7 @@ async fn a_missing_tag_is_answered_with_those_that_are_there() {
     assert_eq!(error.hint(), Some("existing tags: `1.0`, `1.1`, `2.0` and 1 more"));
     assert_eq!(server.count("GET", "tags/list"), 1, "{}", server.transcript());
 
-    // One request at most, and none where the repository itself is not there.
+    // At most one request, and none if the repository itself does not exist.
     server.add_fault(When::get("tags/list"), Action::status(503));
     let error = registry.manifest("a/b", &tag("1.2")).await.unwrap_err();
     assert_eq!(
@@ -190,14 +190,14 @@ async fn referrers_are_listed_in_pages_once_each_and_not_fetched() {
     let found = registry.referrers("a/b", &subject, 100).await.unwrap().unwrap();
     assert!(!found.more);
     let digests: Vec<_> = found.list.into_iter().map(|d| d.digest).collect();
-    // None of these manifests exists, and one claims to refer to itself: listing them asks for none.
+    // None of these manifests exists, and one states itself as its subject: listing them requests none of them.
     assert_eq!(
         digests,
         ["one", "two", "subject"].map(|text| Digest::sha256(text.as_bytes()))
     );
     assert_eq!(server.discovery().len(), 2, "{}", server.transcript());
 
-    // Of a long list only so many are kept as are asked for, and the pages behind them are not asked for.
+    // Of a long list, only the requested number of entries is kept, and the pages behind them are not requested.
     let many = (0..10_001).map(|n| n.to_string()).collect::<Vec<_>>();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let server = faulty(vec![(When::get("/referrers/"), index(&many, Some("?page=2")))]);
@@ -229,7 +229,7 @@ async fn registries_that_have_no_list_of_referrers_are_asked_once() {
         assert_eq!(registry.referrers("a/b", &other, 9).await.unwrap(), None, "{name}");
         assert_eq!(server.discovery().len(), 1, "{name}: {}", server.transcript());
     }
-    // A registry that does not know the subject, or that answered for another one, is asked again.
+    // A registry that does not know the subject, or that answered for another subject, is asked again.
     for action in [
         Action::error(404, "MANIFEST_UNKNOWN", "manifest unknown"),
         Action::status(404),
@@ -241,7 +241,7 @@ async fn registries_that_have_no_list_of_referrers_are_asked_once() {
             assert_eq!(found.is_some(), is_list, "{}", server.transcript());
         }
     }
-    // A body that is no list is an error, since the list may have had entries.
+    // A body that is not a list is an error, since the list may have had entries.
     let cut = Action::Body(b"{\"manifests\":[{".to_vec());
     let server = faulty(vec![(When::get("/referrers/"), cut)]);
     let (registry, _) = client(&server.host());

@@ -1,4 +1,4 @@
-//! What is trusted, and what is shown, is for the server that it was meant for and for no other.
+//! Trust and credentials for one server are used with that server and with no other.
 
 use std::path::Path;
 
@@ -57,7 +57,7 @@ fn open(authority: &Authority) -> support::Options {
 async fn a_client_certificate_is_for_registries_alone() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new("test authority");
-    // A server that lets in nobody without a certificate: what was not shown is what it refuses.
+    // A server that refuses every client without a certificate: the refusal proves that no certificate was shown.
     let other = Double::start(closed(&authority));
     put(&other, "a/b");
     let options = shown(folder.path(), &authority);
@@ -72,7 +72,7 @@ async fn a_client_certificate_is_for_registries_alone() {
     let error = fetch(&redirecting, "a/b", &layer(b"layer")).await.unwrap_err();
     assert!(error.full().contains("TLS handshake"), "{error:?}");
     assert_eq!(other.requests().len(), seen);
-    // Named by the user it is a registry again, and neither way spoils the other.
+    // If the user names it, it is a registry of its own, and neither use affects the other.
     pull(&registries.host(&other.host()).unwrap(), "a/b").await.unwrap();
     let error = fetch(&redirecting, "a/b", &layer(b"layer")).await.unwrap_err();
     assert!(error.full().contains("TLS handshake"), "{error:?}");
@@ -143,7 +143,7 @@ async fn a_certificate_that_is_not_checked_for_one_prefix_is_checked_for_others(
     let registries = Registries::new(options).unwrap();
     let registry = registries.host(&host).unwrap();
     let other = registries.host("h.invalid").unwrap();
-    // Each way twice and in turn: what was learnt for one is not used for the other.
+    // Both ways twice and in turn: knowledge about one is not used for the other.
     for _ in 0..2 {
         pull(&registry, "open/x").await.unwrap();
         let error = pull(&registry, "closed/x").await.unwrap_err();

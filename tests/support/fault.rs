@@ -30,12 +30,7 @@ impl Fault {
             return false;
         }
         let nth = self.seen.fetch_add(1, Ordering::SeqCst);
-        nth >= self.when.skip
-            && self.when.times.is_none_or(|times| nth - self.when.skip < times)
-            && self
-                .when
-                .chance
-                .is_none_or(|(seed, permille)| scatter(seed, nth) % 1000 < permille)
+        nth >= self.when.skip && self.when.times.is_none_or(|times| nth - self.when.skip < times)
     }
 
     /// Returns the number of requests that the condition has matched, whether or not the rule took effect.
@@ -53,7 +48,6 @@ pub struct When {
     header: Option<(String, bool)>,
     skip: u64,
     times: Option<u64>,
-    chance: Option<(u64, u64)>,
 }
 
 impl When {
@@ -138,13 +132,6 @@ impl When {
     /// Restricts the rule to the `n`th matching request, counted from 1.
     pub fn nth(self, n: u64) -> Self {
         self.after(n - 1).first(1)
-    }
-
-    /// Restricts the rule to about `permille` of a thousand matching requests. The same seed and order of requests select the
-    /// same requests.
-    pub fn sometimes(mut self, seed: u64, permille: u64) -> Self {
-        self.chance = Some((seed, permille));
-        self
     }
 
     fn means(&self, method: &str, target: &str, header: impl Fn(&str) -> Option<String>) -> bool {

@@ -1,4 +1,4 @@
-//! What every source of blobs has to do, held against each: a bundle, registries, and a bundle in a pipe.
+//! The contract of every source of blobs, checked for each: a bundle, registries, and a bundle in a pipe.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use crate::support::images::sized;
 
 const SIZE: usize = 1_000_000;
 
-/// A blob can be opened again and again, at any offset, also while another stream of it is open; what is not there is an error.
+/// A blob can be opened any number of times, at any offset, also while another stream of it is open. A missing blob is
+/// an error.
 async fn keeps_the_contract(what: &str, source: &dyn BlobSource, blob: &Descriptor) {
     let from = async |offset: u64| -> Vec<u8> {
         let stream = source.open(blob, offset).await.unwrap();

@@ -1,5 +1,5 @@
-//! Destinations that accept blobs without keeping them, and store manifests unchecked: no incomplete image is reported as
-//! pushed.
+//! Destinations that accept blobs without storing them, and store manifests unchecked: no incomplete image is reported
+//! as pushed.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ fn assert_all_complete(target: &Double) {
 /// Every image failed, says why, and has no tag.
 fn assert_all_failed(report: &PushReport, target: &Double) {
     assert!(report.failed());
-    // Where a blob has gone by in a pipe, the images after the first one say that.
+    // If a blob is no longer available from the pipe, the images after the first one report that.
     let reasons = ["does not have it", "no longer available from the pipe"];
     assert!(why(&report.images[0]).contains(reasons[0]), "{report:#?}");
     for (n, image) in report.images.iter().enumerate() {
@@ -69,7 +69,7 @@ async fn an_import_sends_again_what_was_lost() {
     let mut maker = Maker::default();
     images(&mut maker, "docker.io");
     let target = destination(When::put("/blobs/uploads/").first(1));
-    // One at a time, so that the upload that is lost is the one that is looked for.
+    // One upload at a time, so that the lost upload is the one that is checked.
     let report = run_with(&maker.open(), request(&target), 1).await.unwrap();
     assert!(!report.failed(), "{report:#?}");
     assert_all_complete(&target);
@@ -139,7 +139,7 @@ async fn a_pipe_is_sent_again_as_far_as_it_is_kept() {
     let room = cli.path("room");
     std::fs::create_dir_all(&room).unwrap();
 
-    // What fits into memory is sent again, like all that may have to be sent to several repositories.
+    // A blob that fits into memory is sent again, like a blob that several repositories may need.
     let target = destination(When::put("/blobs/uploads/").first(1));
     assert!(!pipe(&small, &target, None).await.failed());
     assert_all_complete(&target);

@@ -1,4 +1,4 @@
-//! The one-step mirror: blobs piped from several registries into one, and what happens where a source fails.
+//! The one-step mirror: blobs from several registries are streamed into one, and failures of a source.
 
 use crate::handmade::{Maker, Opened, assert_complete, noise, registries, request, why};
 use crate::support::fault::{Action, When};
@@ -10,7 +10,8 @@ use docker_mirror::{
     testing::ImageTree,
 };
 
-/// The trees of a bundle whose images are named after source registries, and those registries with all of the blobs.
+/// Returns the trees of a bundle whose images are named after source registries, and those registries with all of the
+/// blobs.
 pub(crate) fn trees(bundle: &Opened) -> Vec<(Reference, Result<ImageTree>)> {
     let images = bundle.bundle.images().iter();
     images

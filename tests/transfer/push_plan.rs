@@ -1,4 +1,4 @@
-//! What a push asks of a registry: how many requests, in which order, which bytes once and which never.
+//! The requests of a push to a registry: their number and order, and which bytes are sent once and which never.
 
 use std::time::Duration;
 
@@ -27,11 +27,12 @@ async fn a_new_blob_costs_three_requests_and_an_image_that_is_there_costs_one_fo
     );
     assert_eq!(image.pushed.as_ref().unwrap().to_string(), digest(&index));
     let log = registry.transcript();
-    // Each blob is looked for before it is sent; the first one also after that.
+    // The client asks for each blob before it sends the blob, and for the first blob also afterwards.
     for (method, expected) in [("HEAD", 5 + 1), ("POST", 5), ("PUT", 5), ("PATCH", 0), ("GET", 0)] {
         assert_eq!(registry.count(method, "/blobs/"), expected, "{method}\n{log}");
     }
-    // Two children and the root; before them the HEAD of the tag, after them those of the first child, of tag and digest.
+    // Two children and the root; the HEAD of the tag comes before them, and the HEADs of the first child, of tag and
+    // digest after them.
     assert_eq!(registry.count("PUT", "/manifests/"), 3, "{log}");
     assert_eq!(registry.count("HEAD", "/manifests/"), 4, "{log}");
     assert_eq!(registry.store().open_uploads(), 0);
@@ -90,8 +91,8 @@ async fn a_base_that_forty_repositories_share_crosses_the_wire_once() {
         .map(|e| e.bytes_in)
         .sum();
     assert_eq!(sent, 200_000, "{log}");
-    // The base, 40 layers and 40 configs are looked for before they are sent; the first upload and the first mount also
-    // after that. A blob that is mounted is not looked for otherwise.
+    // The client asks for the base, 40 layers and 40 configs before it sends them, and for the first upload and the
+    // first mount also afterwards. It does not ask for other mounted blobs.
     assert_eq!(registry.count("HEAD", "/blobs/"), 81 + 2, "{log}");
     assert_eq!(registry.count("POST", &format!("mount=sha256:{base}")), 39, "{log}");
     assert!(
@@ -108,7 +109,7 @@ async fn a_base_that_forty_repositories_share_crosses_the_wire_once() {
         assert_complete(&registry, &format!("mirror/team/app{n}"), "1", false);
     }
 
-    // One more repository on the same base, in a later run: mounted from one that was found under its tag.
+    // One more repository on the same base, in a later run: the base is mounted from an image whose tag was found.
     let image = maker.image("linux/amd64", &[&noise(7, 200_000), b"new"]);
     maker.name("docker.io/team/late:1", &image);
     registry.forget_requests();
@@ -163,7 +164,7 @@ async fn a_registry_that_ignores_mounts_is_asked_before_it_is_sent_the_same_agai
             .store()
             .change(&format!("mirror/team/app{n}"), |r| r.tags.clear());
     }
-    // The largest blob finds the refusal out, at the price of one upload; from then on each is looked for.
+    // The refused mount of the largest blob costs one upload; from then on, the client asks for each blob first.
     let report = run_well(&bundle, request(&registry)).await;
     assert!(report.total.uploaded.blobs <= 2, "{:?}", report.total);
 }
@@ -226,13 +227,13 @@ async fn no_more_than_the_jobs_are_in_flight_and_the_largest_go_first() {
     assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     assert_eq!(sizes.len(), 20);
 
-    // Bodies that are out while their answers never come: of three, two make room for others. All blobs that may be asked for
-    // meanwhile have their sessions opened.
+    // Sent bodies whose answers never come: two of three give up their places. The sessions of all blobs that may be
+    // asked for meanwhile are open.
     let stalled = When::put("/blobs/");
     let registry = Double::start(Options::default().fault(stalled.clone(), Action::End(End::Stall)));
     stalls(&bundle, &registry, 3, [("POST", 7), ("PUT", 5)]).await;
 
-    // Bodies of which the registry takes a little and no more: they keep their places.
+    // Bodies of which the registry reads a little and no more: they keep their places.
     let registry = Double::start(Options::default().fault(stalled, Action::CutRequest(10, End::Stall)));
     let images = (0..7).map(|n| noise(n, 10 << 20)).collect::<Vec<_>>();
     let mut maker = Maker::default();
@@ -245,7 +246,7 @@ async fn no_more_than_the_jobs_are_in_flight_and_the_largest_go_first() {
     stalls(&bundle, &registry, 1, [("POST", 1), ("PUT", 1)]).await;
 }
 
-/// Runs until there are so many requests for blobs, and shows that there are no more.
+/// Runs until this number of requests for blobs was sent, and checks that no more follow.
 async fn stalls(bundle: &Opened, registry: &Double, jobs: usize, counts: [(&str, usize); 2]) {
     let counted = || counts.map(|(method, _)| (method, registry.count(method, "/blobs/")));
     tokio::select! {
@@ -262,7 +263,8 @@ async fn stalls(bundle: &Opened, registry: &Double, jobs: usize, counts: [(&str,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_registry_lost_after_saying_it_has_it_is_sent_again() {
-    // HEAD says that a layer is there, and the manifest is refused for it: it is sent although it "is there".
+    // The HEAD reports a layer as present, and the manifest is refused because of the layer: it is sent although it "is
+    // present".
     let mut maker = Maker::default();
     let layer = noise(3, 9000);
     let image = maker.image("linux/amd64", &[&layer]);
@@ -294,7 +296,7 @@ async fn the_index_finds_out_about_a_child_that_the_registry_lost() {
     let index = maker.index(&children);
     maker.name("docker.io/library/app:1", &index);
     let lost = digest(&children[1]);
-    // The first PUT of the child has no effect, though it is answered by 201.
+    // The first PUT of the child has no effect, although it is answered with 201.
     let answer = Action::Answer(Canned {
         status: 201,
         ..Canned::default()
@@ -336,7 +338,7 @@ async fn manifests_of_one_repository_follow_one_another_and_repositories_go_side
         .count();
     assert!(meets >= 1, "{}", registry.transcript());
 
-    // Two tags of one digest: while it is read back under the first, nothing is written to it under the second.
+    // Two tags of one digest: while the first tag is read back, the second is not written.
     let registry = Double::start(Options::default().fault(When::any(), Action::Delay(Duration::from_millis(20))));
     let mut maker = Maker::default();
     let image = maker.image("linux/amd64", &[&noise(1, 3000)]);
@@ -366,7 +368,7 @@ async fn a_dry_run_tells_what_is_sent_mounted_and_there_apart() {
         request
     })
     .await;
-    // The layer that is there is mounted into the second repository; a new one is sent to the first of two.
+    // The layer that exists is mounted into the second repository; a new layer is sent to the first of two.
     for name in ["b", "c"] {
         let image = maker.image(
             "linux/amd64",

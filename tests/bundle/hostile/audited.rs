@@ -1,4 +1,5 @@
-//! The same archives through `inspect`, `verify` and `diff`: what is wrong is a fault, once, and nothing else comes of it.
+//! The hostile archives through `inspect`, `verify` and `diff`: each fault is reported once, and nothing else follows
+//! from it.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,10 @@ use super::imported::From;
 use super::{Case, all, good};
 use crate::archives::{as_ours, save};
 
-/// Images that only have no usable name, which is no damage: their bytes are checked.
+/// Images whose only fault is an unusable name, which is no damage: their bytes are verified.
 const NAMELESS: &[&str] = &["r29 upper case name", "r29 escape codes", "r29 tag too long"];
 
-/// Images that an import takes as they are, though their configs do not fit: a verification says so.
+/// Images that an import accepts although their configs do not match; a verification reports the mismatch.
 const DOUBTFUL: &[&str] = &[
     "r17 other type inside",
     "r23 huge data field",
@@ -132,7 +133,7 @@ fn faults(case: &Case, path: &Path, from: From, other: &Inventory) -> Vec<String
     all.map(|what| format!("{name} ({from:?}): {what}")).collect()
 }
 
-/// Whether a page has the elements that it was written with, and one script.
+/// Returns whether a page has all of its fixed elements and exactly one script.
 fn is_page(page: &str) -> bool {
     let known = "html meta title link style main h1 h2 h3 p br dl div dt dd span label input table thead tbody tr th td button code \
                  details summary pre svg text rect ul li script doctype";
@@ -161,7 +162,8 @@ fn every_archive_is_inspected_verified_and_compared() {
                 while let Some((number, case)) =
                     Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|number| Some((number, cases.get(number)?)))
                 {
-                    // A pipe of our own is read in a single pass; everything else is read as a file is.
+                    // A bundle of this program is read from a pipe in a single pass; any other archive is read like a
+                    // file.
                     for (from, bytes) in [(From::File, (case.1)()), (From::Pipe, as_ours(case.1))] {
                         let path = folder.path().join(format!("{number}-{from:?}.tar"));
                         std::fs::write(&path, bytes).unwrap();
@@ -173,7 +175,7 @@ fn every_archive_is_inspected_verified_and_compared() {
         }
     });
     let mut wrong = wrong.into_inner().unwrap();
-    // Pages of what they hold together: each shows what is usable, and why the rest is not.
+    // The page of all archives together shows each usable image, and the reason for each unusable one.
     let page = folder.path().join("page.html");
     let paths: Vec<PathBuf> = (0..cases.len())
         .map(|number| folder.path().join(format!("{number}-File.tar")))

@@ -1,4 +1,5 @@
-//! Files that change while they are read, that are compressed, or made to grow; folders with files that are passed over.
+//! Files that change while they are read, compressed files, files that unpack to much more, and files of a folder that
+//! are skipped.
 
 use docker_mirror::{
     Budget, Bundle, Digest, Kind, OpenOptions,
@@ -106,10 +107,10 @@ fn a_layer_that_is_a_bomb() {
             };
             Bundle::open(&[saved.path], &options).map_err(|e| text(&e))
         };
-        // A layer of zeros is none: both together hold 32 MiB, whatever they shrink to.
+        // Layers of zeros: both archives together unpack to 32 MiB, however small their files are.
         open(&["bomb.tar", "again.tar"], None).unwrap();
         open(&["bomb.tar", "again.tar"], Some(2 * SIZE as u64)).unwrap();
-        // The limit is for the layers of an archive together; one that stands there again costs nothing.
+        // The limit is for all layers of one archive together; a layer that is listed twice counts once.
         open(&["bomb.tar", "bomb.tar"], Some(SIZE as u64)).unwrap();
         let error = open(&["bomb.tar", "again.tar"], Some(SIZE as u64)).unwrap_err();
         assert!(error.contains("member `again.tar` at offset"), "{compression}: {error}");

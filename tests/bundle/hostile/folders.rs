@@ -1,4 +1,4 @@
-//! Layout folders in which files are replaced after they were indexed: nothing else is ever read.
+//! Layout folders in which files are replaced after the folder was indexed: no other file is read in their place.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use docker_mirror::{Digest, Kind};
 use super::{first_blob, good, is_layer};
 use crate::archives::*;
 
-/// A layout in a folder of a folder, and the digest and the path of a layer in it.
+/// Returns a layout in a nested folder, and the digest and path of a layer in it.
 fn layout() -> (tempfile::TempDir, PathBuf, Digest, PathBuf) {
     let layout = good();
     let at = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn only_the_file_that_was_indexed_is_read() {
         let secret = at.path().join("secret");
         let size = usize::try_from(fs::metadata(&file).unwrap().len()).unwrap();
         fs::write(&secret, vec![b's'; size]).unwrap();
-        // Kept under another name, so that its inode number is not given to a new file.
+        // Kept under another name, so that no new file gets its inode number.
         fs::rename(&file, at.path().join("former")).unwrap();
         replace(&file, &secret);
         let mut buffer = vec![0; size];

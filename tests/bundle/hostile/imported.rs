@@ -1,7 +1,8 @@
-//! The same archives through `import`, from a file and from a pipe, into a registry that is looked at afterwards.
+//! The hostile archives through `import`, from a file and from a pipe, into a registry whose content is checked
+//! afterwards.
 //!
-//! A layout is also written as a bundle of this program would be, with its record and its manifests first: out of a pipe
-//! such a bundle is pushed in a single pass, while any other archive is copied first.
+//! Each layout is also written in the form of this program's bundles, with a record and the manifests first: from a
+//! pipe, such a bundle is pushed in a single pass, while any other archive is copied first.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use crate::archives::{as_ours, options, save, text};
 use crate::handmade::{registries, request};
 use crate::support::Double;
 
-/// Faults that a bundle of our own in a pipe shows only when its images may have been pushed: they stand behind its last
-/// layer. The run fails all the same.
+/// Faults behind the last layer of a bundle in a pipe, which are found after its images may have been pushed. The run
+/// fails nevertheless.
 const LATE: &[&str] = &[
     "r01 parent folder",
     "r01 parent inside",
@@ -58,8 +59,7 @@ const LATE: &[&str] = &[
     "r09 another blob",
 ];
 
-/// Faults that a bundle of our own in a pipe shows when uploads have begun, since they are those of a layer. Nothing gets a
-/// tag.
+/// Faults in a layer of a bundle in a pipe, which are found after uploads have begun. No tag is pushed.
 const ON_THE_WAY: &[&str] = &[
     "r06 cut in a body",
     "r11 upper case",
@@ -148,7 +148,7 @@ impl Ran {
             .sum()
     }
 
-    /// What is wrong with a registry that should have everything; byte for byte.
+    /// Compares the registry with the complete expected content, byte for byte, and describes the first difference.
     fn incomplete(&self) -> Option<String> {
         let (Some(bundle), Ok(report)) = (&self.bundle, &self.result) else {
             return Some("not imported".to_owned());
@@ -184,7 +184,7 @@ impl Ran {
         None
     }
 
-    /// A blob of the file that is not what its name says, and that the registry has nevertheless.
+    /// Returns a blob of the file that does not have the digest in its name and that the registry has nevertheless.
     fn has_wrong_blob(&self, bytes: &[u8]) -> Option<String> {
         let saved = save("bundle.tar", bytes);
         let bundle = Bundle::open(std::slice::from_ref(&saved.path), &OpenOptions::default()).ok()?;
@@ -201,7 +201,8 @@ impl Ran {
     }
 }
 
-/// What is wrong with an import of this archive; `late` and `on_the_way` as the tables say.
+/// Returns what is wrong with an import of this archive; `late` and `on_the_way` say whether the fault is in the tables
+/// above.
 fn judge(expect: &Expect, ran: &Ran, bytes: &[u8], late: bool, on_the_way: bool) -> Option<String> {
     if let Warning(_) | Fine = expect {
         return match ran.said() {
@@ -231,7 +232,7 @@ fn judge(expect: &Expect, ran: &Ran, bytes: &[u8], late: bool, on_the_way: bool)
     }
 }
 
-/// Imports an archive in every way, and says what was not as it should be.
+/// Imports an archive in every way, and returns each unexpected result.
 pub(crate) fn faults(name: &str, generate: fn() -> Vec<u8>, expect: &Expect) -> Vec<String> {
     let (foreign, ours) = (generate(), as_ours(generate));
     let mut wrong = Vec::new();

@@ -1,7 +1,7 @@
-//! Hostile archives through the library and through an import of it.
+//! Hostile archives through the library and through an import.
 //!
-//! Nothing may panic, nothing wrong may pass, and a message names the file, the member and, for a fault of the tar itself,
-//! the offset.
+//! Nothing may panic, no wrong content may be accepted, and a message names the file, the member and, for a fault of
+//! the tar itself, the offset.
 
 mod audited;
 mod files;

@@ -17,8 +17,8 @@ impl Random {
     }
 }
 
-/// Digests of what would be pushed, unless something is told to be wrong. Names stand in `index.json`, which no digest
-/// covers.
+/// Returns the digests that would be pushed, unless a fault is reported. No digest covers `index.json`, so names may be
+/// damaged.
 fn pushed(bundle: &Bundle) -> Result<Vec<Vec<String>>> {
     if let Some(broken) = bundle.broken().first() {
         return Err(Error::new(Kind::Malformed, broken.error.full()));

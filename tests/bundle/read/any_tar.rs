@@ -31,7 +31,8 @@ fn part() -> impl Strategy<Value = Part> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever stands in a tar, in whatever order and however its names are written: each blob is found with its bytes.
+    /// Every blob of a tar is found with its bytes, whatever other members the tar has, in any order and with any
+    /// spelling of names.
     #[test]
     fn every_blob_of_any_tar_is_found(parts in proptest::collection::vec(part(), 0..30), marked: bool) {
         let (layout, _) = two_platforms();

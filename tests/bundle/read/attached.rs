@@ -1,4 +1,4 @@
-//! Layouts of `cosign save` and hauler: signatures and attestations beside an image, told by an annotation.
+//! Layouts of `cosign save` and hauler, in which an annotation marks signatures and attestations beside an image.
 
 use base64::Engine;
 use docker_mirror::{
@@ -12,7 +12,7 @@ use crate::archives::*;
 const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 
-/// A manifest with one layer of this type, as signatures and attestations are kept.
+/// Adds a manifest with one layer of this type, the form of signatures and attestations.
 fn artifact(layout: &mut Layout, media_type: &str, payload: &Value) -> Value {
     let layer = layout.document(media_type, payload);
     let config = layout.document(
@@ -52,7 +52,7 @@ fn kind(descriptor: &Value, kind: &str, names: Value) -> Value {
     )
 }
 
-/// An image of two platforms, its signature, its attestation and the signature of one platform.
+/// Adds an image of two platforms, its signature, its attestation, and the signature of one platform.
 fn signed(layout: &mut Layout) -> [Value; 4] {
     let (amd64, arm64) = (
         layout.image("amd64", b"amd64", true),
@@ -158,9 +158,9 @@ fn what_hauler_keeps_under_one_name_is_told_apart() {
     });
 }
 
-/// A store of hauler: every entry has the name of the image, and its kind tells what it is. Attachments of a platform have the
-/// platform's digest in their kind, referrers their own, and newer versions state the subject in an annotation as well. If the
-/// image is pinned, its digest is in the name of every entry.
+/// A store of hauler: every entry has the name of the image, and its kind says what it is. An attachment of a platform
+/// has the platform's digest in its kind, and a referrer its own digest; newer versions also state the subject in an
+/// annotation. If the image is pinned, its digest is in the name of every entry.
 #[test]
 fn what_hauler_keeps_of_platforms_is_told_apart() {
     for (authority, is_annotated, is_pinned) in [

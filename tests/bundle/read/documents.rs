@@ -1,10 +1,10 @@
-//! Documents of a layout that an editor or a shell of another system wrote: with a byte order mark, or in UTF-16.
+//! Documents of a layout in the encodings of editors and shells of other systems: with a byte order mark, or in UTF-16.
 
 use serde_json::json;
 
 use crate::archives::*;
 
-/// The documents of a layout of our own with `manifest.json`, and everything behind them.
+/// Returns the documents of a bundle of this program with `manifest.json`, and the members behind them.
 fn parts() -> (Vec<(&'static str, Vec<u8>)>, Layout) {
     let layout = two_platforms().0;
     let tar = as_ours(|| layout.tar().end());

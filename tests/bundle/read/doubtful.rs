@@ -1,11 +1,11 @@
-//! What stands in one archive and is doubted or proved by another thing: names, records, blobs of the same digest.
+//! Parts of one archive that contradict or confirm each other: names, records, and blobs of the same digest.
 
 use docker_mirror::{Bundle, Digest, Kind};
 use serde_json::json;
 
 use crate::archives::*;
 
-/// A docker-archive of one image, and the digests of its config and of its layer.
+/// Returns a docker-archive of one image, and the digests of its config and of its layer.
 fn docker_archive() -> (Vec<u8>, [Digest; 2], [usize; 2]) {
     let layer = Tar::default().file("x", b"x").end();
     let diff_id = Digest::sha256(&layer);

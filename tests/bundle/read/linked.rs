@@ -1,4 +1,4 @@
-//! Layout folders with links: those that stay inside are followed, and others are named.
+//! Layout folders with links: links inside the folder are followed, and links that lead out of it are reported.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! Reading good bundles: in every packing, with every kind of content that a bundle may have.
+//! Reading sound bundles: in every form of packing, with every kind of content.
 
 mod any_tar;
 mod attached;
@@ -145,7 +145,7 @@ fn a_directory_and_any_packing_read_the_same() {
     assert!(open_bytes(&trailing).is_err());
 }
 
-/// Gives one byte less or more each time, and now and then is interrupted.
+/// A reader that returns a varying number of bytes, and is interrupted now and then.
 struct Drip<'a>(&'a [u8], usize);
 
 impl std::io::Read for Drip<'_> {
@@ -161,7 +161,7 @@ impl std::io::Read for Drip<'_> {
     }
 }
 
-/// Options with a place for temporary files, and what is told while a bundle is opened with them.
+/// Returns options with a folder for temporary files, and the messages that opening a bundle with them emits.
 fn listening(folder: &Path) -> (OpenOptions, Arc<Mutex<Vec<String>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let listener = told.clone();
@@ -212,7 +212,7 @@ fn a_named_pipe_is_read_once() {
     check(&bundle).unwrap();
 }
 
-/// A bundle of this program of which linux/arm64 was dropped; and the digests of the original and the filtered index.
+/// Returns a bundle of this program without linux/arm64, and the digests of the original and of the filtered index.
 fn filtered(choice: &str) -> (Layout, Digest, Digest, Digest) {
     let mut layout = Layout::default();
     let amd64 = layout.image("amd64", b"hello amd64\n", true);
@@ -377,12 +377,12 @@ fn bundles_share_their_blobs() {
     let bundle = Bundle::open(&paths, &options(None)).unwrap();
     check(&bundle).unwrap();
     assert_eq!(bundle.images().len(), 1);
-    // The same again, found in the directory; and a file that is given twice.
+    // The same bundle found in a folder, and a file that is named twice.
     check(&open(directory.path(), None).unwrap()).unwrap();
     let twice = Bundle::open(&[paths[0].clone(), paths[1].clone(), paths[0].clone()], &options(None)).unwrap();
     check(&twice).unwrap();
 
-    // Where two bundles disagree about the size of a blob, the one that is right is used.
+    // If two bundles disagree about the size of a blob, the right one is used.
     for order in [[0, 1], [1, 0]] {
         let mut broken = layout.clone();
         let (_, bytes) = broken.blobs.iter_mut().next().unwrap();
@@ -409,7 +409,7 @@ fn bundles_share_their_blobs() {
 #[test]
 fn members_above_8_gib_are_read_by_offset() {
     const SIZE: u64 = 9 << 30;
-    // Nobody can hash nine gigabytes of zeros in a test; what counts is where the bytes are looked for.
+    // Hashing nine gigabytes of zeros would take too long for a test; only the position of the bytes matters here.
     let big: Digest = format!("sha256:{}", "ab".repeat(32)).parse().unwrap();
     let (layout, _) = two_platforms();
     for pax in [false, true] {

@@ -20,7 +20,7 @@ fn bzip2(bytes: &[u8]) -> Vec<u8> {
     packed
 }
 
-/// A file of xz that says that it needs a dictionary of this size (xz-file-format, sections 3.1 and 5.3.1).
+/// Returns an xz file that states a dictionary of this size (xz-file-format, sections 3.1 and 5.3.1).
 fn with_dictionary(packed: &[u8], size: u8) -> Vec<u8> {
     let mut packed = packed.to_vec();
     let header = 12..12 + (usize::from(packed[12]) + 1) * 4;
@@ -127,7 +127,7 @@ fn damage_of_every_compression_is_a_fault_of_the_archive_with_a_hint() {
                 assert!(error.hint().is_some(), "{name}: {what}: {}", text(&error));
             }
         }
-        // Empty streams between others, as some programs write them, are no damage.
+        // Empty streams between other streams, as some programs write them, are no damage.
         let with_empty = [pack(&tar[..half]), pack(b""), pack(&tar[half..])].concat();
         // Zeros with which a block device or a tape pads a file are none either.
         let padded = |zeros: usize| [&packed[..], &vec![0; zeros]].concat();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::archives::{Layout, as_ours, check, digest, gzip, open_bytes, options, text};
 
-/// Images under the first names, as `docker-mirror.json` has them under the second ones.
+/// Returns a bundle that lists images under the first names in `index.json`, and under the second names in the record.
 fn bundle(names: &[(&str, Option<&str>)], missing: Value) -> Result<Bundle> {
     let mut layout = Layout::default();
     let mut records = Vec::new();
@@ -137,7 +137,7 @@ fn a_bundle_that_was_cut_off_is_told_to_be() {
     }
 }
 
-/// A compressed archive that ends where this much of its content was written.
+/// Returns a compressed archive that is cut off after this much of its content.
 fn cut_inside(tar: &[u8], content: usize) -> Vec<u8> {
     let whole = gzip(tar);
     whole[..(whole.len() - 8) * content / tar.len() + 1].to_vec()

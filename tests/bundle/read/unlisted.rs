@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::archives::*;
 
-/// An image of one layer as docker 25 writes it: its manifest's descriptor, and its line of `manifest.json`. Without
-/// `with_manifest` there are only its config and its layer.
+/// Adds an image of one layer as docker 25 writes it. Returns its descriptor and its item of `manifest.json`. Without
+/// `with_manifest`, only the config and the layer are added.
 fn image(layout: &mut Layout, content: &str, tags: Value, with_manifest: bool) -> (Value, Value) {
     let layer = Tar::default().file("file", content.as_bytes()).end();
     let diff_id = layout.blob(layer.clone());

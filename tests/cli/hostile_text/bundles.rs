@@ -210,7 +210,7 @@ fn bundles() {
             docker(json!(vec![json!({"Config": HOSTILE, "Layers": [long()]}); 2000])),
         ),
     ]);
-    // A registry does not find a manifest by a type as long as that, and is asked for it again and again.
+    // A registry does not find a manifest by such a long type, and is asked for it several times.
     let is_long = |name: &str| name.contains("long type");
     for (name, (manifest, config)) in manifests().into_iter().filter(|(name, _)| !is_long(name)) {
         let mut members = layout(|index, record| {
@@ -238,7 +238,7 @@ fn bundles() {
                 None,
             );
         }
-        // Looked at without a registry. A lock and a page are for people and other programs to read.
+        // Shown without a registry. A lock and a page are for people and other programs to read.
         let page = ["inspect", "b.tar", "--layers", "--lock", "lock", "--html", "page.html"];
         lab.most = MOST_SHOWN;
         for looks in [
@@ -274,7 +274,7 @@ fn headers_and_names_of_files() {
     let mut lab = Lab::new();
     let target = Double::new();
     let host = format!("{}/mirror", target.host());
-    // Bytes that are no text, in a member, in the target of a link and in a record of a PAX header.
+    // Bytes that are not text, in the name of a member, in the target of a link and in a record of a PAX header.
     let block = |name: &[u8], kind: u8, link: &[u8], body: &[u8]| {
         let mut header = tar::Header::new_gnu();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name);
@@ -378,7 +378,8 @@ fn a_report_to_a_terminal_holds_the_text_in_escapes() {
 #[test]
 fn three_hundred_names_are_no_flood() {
     let (cli, target) = (cli(), Double::new());
-    // A manifest that lacks a thousand layers, under many names: each says so, and none lists all.
+    // A manifest that lacks a thousand layers, under many names: each image reports the loss, and none lists all
+    // layers.
     let (manifest, config) = image(|m, _| {
         m["layers"] = (0..1000u32)
             .map(|n| json!({"mediaType": "x", "digest": sha256(&n.to_be_bytes()), "size": 7}))

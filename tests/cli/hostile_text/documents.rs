@@ -1,4 +1,5 @@
-//! Hostile text in files that a user gets from others: lists of images, locks, want-lists, and what a credential helper says.
+//! Hostile text in files that a user gets from others: lists of images, locks, want-lists, and the output of a
+//! credential helper.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Text from outside, wherever it comes from, is shown as text: it drives no terminal, forges no line, and is cut.
+//! Text from outside, from any source, is shown as text: it does not control the terminal, cannot forge a line, and is
+//! truncated.
 
 mod bundles;
 mod documents;
@@ -15,17 +16,18 @@ use super::support::fault::{Action, Canned, When};
 use super::support::{Double, sha256};
 use super::{Cli, cli, source};
 
-/// One of each: a line break and a line that is not ours, carriage return, tab, escape sequence, C1 in both ways of writing a
-/// CSI, marks of direction, a separator of lines, invisible characters.
+/// A line break with a forged line, a carriage return, a tab, an escape sequence, C1 in both encodings of CSI, marks of
+/// direction, a line separator, and invisible characters.
 const HOSTILE: &str = "x\nerror: forged\r\n  hint: forged\t\u{1b}[31m\u{9b}31m\u{85}\u{7f}\u{61c}\u{200e}\u{202e}\u{2066}\u{2028}\u{200b}\u{feff}";
 
-/// The same without what a JSON text or a header line cannot hold as it is.
+/// The same without characters that a JSON text or a header line cannot contain unescaped.
 const BIDI: &str = "x\u{202e}forged\u{2069}\u{200f}\u{9b}31m";
 
-/// Most bytes that any of these runs may write, though their input has many more.
+/// Maximum number of bytes that any of these runs may write, although its input has many more.
 const MOST: usize = 64 << 10;
 
-/// Most bytes that a command may write which shows what a bundle holds, or up to a thousand faults of it.
+/// Maximum number of bytes that a command may write that shows the content of a bundle, or up to a thousand faults of
+/// it.
 const MOST_SHOWN: usize = 1 << 20;
 
 /// What is wrong with the output of a run, if anything.
@@ -63,7 +65,8 @@ fn faults(what: &str, output: &Output, most: usize) -> Vec<String> {
     faults
 }
 
-/// Runs, and fails if it says something unsafe. The output has to show the text, where `shows` says how it looks.
+/// Runs the program, and fails if its output is unsafe. If `shows` gives the escaped form of the text, the output must
+/// contain it.
 struct Lab {
     cli: Cli,
     faults: Vec<String>,
@@ -118,7 +121,7 @@ impl Lab {
     }
 }
 
-/// Bytes that are no UTF-8, and a lone surrogate as some systems write one into the name of a file.
+/// Returns bytes that are not UTF-8, and a lone surrogate as some systems write one into the name of a file.
 fn no_text() -> OsString {
     OsString::from_vec(b"x\xff\xed\xa0\x80\nerror: forged\x9b31m".to_vec())
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Answers of a registry or a token server, each with what is asked of it.
+/// Answers of a registry or a token server, each with the requests that get it.
 fn answers() -> Vec<(&'static str, When, Action)> {
     let error = |status| Canned::error(status, HOSTILE, &format!("{HOSTILE}{}", "y".repeat(60_000)));
     let body = |status, body: Value| Canned {

@@ -1,5 +1,5 @@
-//! What registries may say about referrers that is wrong, refused or without bounds: nothing is lost without a word, and the
-//! image itself goes.
+//! Wrong, refused or unbounded answers of registries about referrers: every loss is reported, and the image itself is
+//! carried.
 
 use serde_json::{Value, json};
 
@@ -109,7 +109,7 @@ fn lists_that_are_wrong_or_have_no_end_are_told() {
         cli.succeed(&["-d", &host, &names(&source), "--no-referrers"]);
         assert_eq!(target.manifest("team/app", "1"), Some(image.root.bytes.clone()));
     }
-    // The same in the list under a tag: 10^5 entries are more than a manifest may have.
+    // The same in a list under a tag: 10^5 entries are more than a manifest may have.
     let (cli, (source, image)) = (cli(), with_image(false));
     let long = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": dangling(100_000)}).to_string();
     let tag = tag_of(&image.root, "");
@@ -302,7 +302,7 @@ fn a_registry_that_refuses_to_tell_is_no_registry_that_has_nothing() {
         out.says(&["could not be read", words, "--no-referrers"]);
         assert_eq!(target.manifest("team/app", "1"), None);
     }
-    // GitHub's registry throttles with a 403: it is asked again, and then everything is there.
+    // GitHub's registry throttles with a 403: the request is repeated, and then everything is carried.
     let (cli, source) = (cli(), registry(true));
     signed(&source);
     source.add_fault(When::get("/referrers/").first(1), limited());
@@ -390,7 +390,7 @@ fn a_list_is_written_over_what_was_read_and_three_times_at_most() {
         })
     };
     let (strong, weak) = (Some("\"one\""), Some("W/\"one\""));
-    // The ETag that is sent, what the writes are answered with, how many there are, and how it ends.
+    // The ETag that is sent, the answer to the writes, the number of writes, and the exit code.
     for (etag, answer, times, writes, code) in [
         (strong, None, 0, 1, 0),
         (None, None, 0, 1, 0),
@@ -440,7 +440,7 @@ fn a_list_is_written_over_what_was_read_and_three_times_at_most() {
         }
         assert!(target.requests_of("DELETE", "").is_empty(), "{about}");
     }
-    // A registry that confirms another subject, or none, lists nothing by itself.
+    // A registry that confirms another subject, or none, does not add the referrer to its list.
     for confirmed in [&signature.digest, "yes", ""] {
         let target = registry(false);
         let header = Action::Header("oci-subject", Some(confirmed.to_owned()));
@@ -458,7 +458,7 @@ fn an_image_under_the_tag_of_a_list_lists_nothing_and_stays() {
         let tag = tag_of(&image.root, "");
         other.push(&source, "team/app", &tag);
         cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-        // At the destination it is not overwritten, and the signature is there all the same.
+        // The tag at the destination is not overwritten, and its signature stays.
         let (signed, target) = (registry(true), registry(false));
         image.push(&signed, "team/app", "1");
         let signature = refer(&signed, "team/app", &image.root, BUNDLE, "signature");
@@ -469,7 +469,7 @@ fn an_image_under_the_tag_of_a_list_lists_nothing_and_stays() {
         assert_eq!(target.manifest("team/app", "1"), Some(image.root.bytes.clone()));
         assert!(target.manifest("team/app", &signature.digest).is_some());
     }
-    // A list of its own for a list that is there by the API and by the tag: each referrer travels once.
+    // A list that the API and the tag both have: each referrer is carried once.
     let (cli, (source, image)) = (cli(), with_image(true));
     let signature = refer(&source, "team/app", &image.root, BUNDLE, "signature");
     list(&source, "team/app", &image.root, &signature);

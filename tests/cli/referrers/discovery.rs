@@ -1,4 +1,4 @@
-//! Referrers that an answer of the source hides, or that cannot be carried: none is lost without a word.
+//! Referrers that an answer of the source hides, or that cannot be carried: every loss is reported.
 
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ fn put(source: &Double, image: &Image, fields: &Value) -> Document {
 
 #[test]
 fn a_list_of_tags_that_lacks_signatures_hides_none() {
-    // A pull-through cache that cannot read the list of its origin lists the tags that were pulled.
+    // A pull-through cache that cannot read the list of its origin returns only the tags that were pulled through it.
     let (cli, source) = (cli(), registry(false));
     let image = multi(Style::Oci, &["linux/amd64", "linux/arm64"], "hidden");
     image.push(&source, "team/app", "1");
@@ -196,7 +196,7 @@ fn answers_that_hide_referrers_are_told() {
             "{name}: {}",
             out.stderr
         );
-        // Where signatures are required, what is listed and not there is an error.
+        // If signatures are required, a listed referrer that does not exist is an error.
         if words.contains("list") && code == 0 && !words.contains("holds") {
             let required = ["export", &names(&source), "-o", "c.tar", "--referrers", "require"];
             cli.run(&required).expect_code(1).says(&[words]);
@@ -275,7 +275,7 @@ fn annotations_that_other_programs_cannot_read_are_in_no_list() {
             "{fields}"
         );
     }
-    // Large ones stay in the manifest: in a list they would keep its readers from reading it.
+    // Large annotations stay in the manifest: copied to a list, they would make the list too large for its readers.
     let (cli, (source, image)) = (cli(), with_image(true));
     put(
         &source,

@@ -1,4 +1,5 @@
-//! Bundles with signatures that were edited, cut off or damaged outside of their layers: `verify` finds it, and says what to do.
+//! Bundles with signatures that were edited, truncated or damaged outside of their layers: `verify` finds the fault and
+//! gives a hint.
 
 use std::fs;
 use std::io::Write;
@@ -45,7 +46,7 @@ fn edit(bundle: &Tar, to: &std::path::Path, name: &str, change: impl FnOnce(&mut
     write_members(to, members.collect::<Vec<_>>());
 }
 
-/// Writes a layout with one image, perhaps without a name, that lacks some of its blobs.
+/// Writes a layout with one image that lacks some of its blobs; without a `name`, the image has none.
 fn write_lacking(cli: &Cli, image: &Image, name: Option<&str>, gone: &[&str]) {
     let mut entry = Value::Object(image.root.descriptor());
     if let Some(name) = name {
@@ -119,7 +120,7 @@ fn a_damaged_signature_or_sbom_is_fetched_again_for_its_image() {
     cli.succeed(&["export", &name, "-o", "b.tar"]);
     let good = fs::read(cli.path("b.tar")).unwrap();
     let of = |document: &Value| document["layers"][0]["digest"].as_str().unwrap().to_owned();
-    // The SBOM of a platform, its layer, the signature of the SBOM, and the one under a tag.
+    // The SBOM of a platform, its layer, the signature of the SBOM by its subject, and the signature under a tag.
     let sbom = &signed.belongings[2];
     let blobs = [
         sbom.digest.clone(),
@@ -378,7 +379,7 @@ fn what_is_cut_off_or_cannot_be_unpacked_gets_a_verdict_and_a_want_list() {
     assert_eq!(found["faults"].as_array().unwrap().len(), 2, "{found}");
 }
 
-/// Writes members, with a few of names that no archive may have before the last one.
+/// Writes members, with a few whose names no archive may have before the last one.
 fn write_raw_names(cli: &Cli, members: &[(String, Vec<u8>)], names: &[&str]) {
     let mut builder = tar::Builder::new(fs::File::create(cli.path("f.tar")).unwrap());
     let (last, first) = members.split_last().unwrap();

@@ -56,7 +56,7 @@ fn a_bundle_lists_referrers_as_other_programs_look_for_them() {
     );
 }
 
-/// The members of a bundle as another program might write them: without our record, and with another index.
+/// Rewrites the members of a bundle as another program might: without the record, and with a changed index.
 fn rewritten(cli: &Cli, change: impl Fn(&mut Vec<Value>, &mut Vec<(String, Vec<u8>)>)) {
     let tar = Tar::open(&cli.path("b.tar"));
     let mut index = tar.json("index.json");
@@ -158,7 +158,8 @@ fn layouts_of_other_programs_keep_their_referrers_in_each_of_three_ways() {
         }
     });
     expect_all("by a tag without a repository");
-    // The same where nothing has a name: the tag of the signature follows the name that the image is given.
+    // The same without names: the tag of the signature is in the repository of the name that the user gives to the
+    // image.
     rewritten(&cli, |entries, _| {
         for (number, entry) in entries.iter_mut().enumerate() {
             let name = entry["annotations"]["org.opencontainers.image.ref.name"].clone();
@@ -191,7 +192,7 @@ fn layouts_of_other_programs_keep_their_referrers_in_each_of_three_ways() {
         tags.retain(|tag| !tag.starts_with("sha256-"));
         assert_eq!(tags, ["2"], "{way}");
     }
-    // Bare tags (regctl): the user names the repository, and the site's signature in it stays.
+    // Bare tags (regctl): the user names the repository, and the signature that it already has there stays.
     rewritten(&cli, |entries, _| {
         for entry in entries.iter_mut() {
             let name = entry["annotations"]["org.opencontainers.image.ref.name"].clone();
@@ -251,7 +252,7 @@ fn what_a_layout_lists_and_does_not_hold_is_told() {
     let (cli, source) = (cli(), registry(true));
     let signed = signed(&source);
     cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-    // A list under the tag of the image, of one referrer that is there and of one that is not.
+    // A list under the tag of the image, with one referrer in the layout and one that is missing.
     let absent = Document::new(OCI_MANIFEST, "{\"absent\": true}");
     rewritten(&cli, |entries, members| {
         let listed: Vec<Value> = entries
@@ -275,7 +276,7 @@ fn what_a_layout_lists_and_does_not_hold_is_told() {
         &format!("{}, listed as referring to", absent.digest),
         "does not contain it",
     ]);
-    // An annotation that names the image, at a manifest that is about another one.
+    // An annotation that names the image, at a manifest that states another subject.
     let child = &signed.image.below[0].digest;
     rewritten(&cli, |entries, _| {
         for entry in entries

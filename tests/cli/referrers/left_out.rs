@@ -1,4 +1,5 @@
-//! What belongs to an image goes with it or not at all: it does not become an image of its own, and no tag appears before it.
+//! The referrers of an image are carried with the image or not at all: a referrer does not become an image of its own,
+//! and the image's tag is pushed last.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Blobs of referrers that the source lacks or the destination refuses: the image itself goes, the loss is named, exit code 1. Where
-//! signatures are required, the image fails before its tag appears.
+//! Blobs of referrers that the source lacks or the destination refuses: the image itself is carried, the loss is
+//! reported, exit code 1. If signatures are required, the image fails before its tag is pushed.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use super::super::support::layout::{Tar, blob_name, write_members};
 use super::super::support::{Action, Cli, Double, Options, When, sha256};
 use super::{BUNDLE, Signed, cli, import_piped, names, refer, registry, signed};
 
-/// The text of the SBOM, whose blob is lost, and with it the signature of the SBOM.
+/// The text of the SBOM whose blob is lost; the signature of the SBOM is lost with it.
 const LOST: &str = "SBOM of a platform";
 
 /// The hex digits of the lost blob, as they are in requests.
@@ -23,7 +23,7 @@ fn report(cli: &Cli) -> Value {
     serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap()
 }
 
-/// Fails unless a run names the SBOM and its signature as lost, and has all else.
+/// Fails unless a run reports the SBOM and its signature as lost, and carries all else.
 fn expect_loss(cli: &Cli, signed: &Signed, out: Output, about: &str) {
     let out = out.expect_code(1);
     let image = report(cli)["images"][0].clone();
@@ -61,7 +61,7 @@ fn expect_loss(cli: &Cli, signed: &Signed, out: Output, about: &str) {
     ]);
 }
 
-/// Fails unless a destination has the image and all that belongs to it but what was lost.
+/// Fails unless a destination has the image and all its referrers except the lost ones.
 fn expect_rest(signed: &Signed, target: &Double, about: &str) {
     let about = format!("{about}: {}", target.transcript());
     assert_eq!(
@@ -97,7 +97,7 @@ fn an_image_goes_without_a_referrer_whose_blob_the_source_lacks() {
         source.add_fault(When::get(&lost_blob()), action);
         let image = names(&source);
         let run = |arguments: &[&str]| cli.run(&[arguments, &["--retries", "0", "--report", "r.json"]].concat());
-        // By all ways where it is absent or wrong, and by two where the words are other ones.
+        // In every way if the blob is absent or wrong, and in two ways if only the message differs.
         let is_main = matches!(what, "404" | "other bytes");
         let files = if is_main {
             &["b.tar", "b.tar.zst"][..]
@@ -120,7 +120,7 @@ fn an_image_goes_without_a_referrer_whose_blob_the_source_lacks() {
         if !is_main {
             continue;
         }
-        // Through a pipe the front is written before the blobs, and has the same bytes.
+        // To a pipe, the front is written before the blobs are fetched, and has the same bytes.
         let arguments = ["export", &image, "-o", "-", "--retries", "0", "--report", "r.json"];
         let output = cli.command(&arguments).output().unwrap();
         assert!(output.stdout == std::fs::read(cli.path("b.tar")).unwrap(), "{what}");
@@ -137,7 +137,7 @@ fn an_image_goes_without_a_referrer_whose_blob_the_source_lacks() {
         assert_eq!(target.manifest("team/app", "1"), None, "{what}");
         run(&["export", &image, "-o", "d.tar", "--no-referrers"]).expect_code(0);
     }
-    // What says nothing about the referrer fails the image, and says how to go without.
+    // An answer that says nothing about the referrer fails the image, with a hint about going on without referrers.
     for (action, code) in [
         (Action::status(503), 1),
         (Action::status(403), 3),
@@ -256,7 +256,7 @@ fn an_image_goes_without_a_referrer_whose_blob_a_bundle_lacks_or_has_wrongly() {
     let required = ["import", "-", "-d", &target.host(), "--referrers", "require"];
     piped(&required, "lacking.tar").expect_code(1);
     assert_eq!(target.manifest("team/app", "1"), None);
-    // Of wrong bytes in a pipe nothing becomes visible, and the whole bundle is named as damaged.
+    // With wrong bytes in a pipe, nothing becomes visible, and the whole bundle is reported as damaged.
     let target = registry(false);
     let out = piped(&["import", "-", "-d", &target.host()], "wrong.tar");
     assert_ne!(out.code, Some(0), "{}", out.stderr);

@@ -1,4 +1,5 @@
-//! Answers about referrers that are odd and not wrong: what can be carried is, once, and every search ends.
+//! Unusual but valid answers about referrers: every referrer that can be carried is carried once, and every search
+//! ends.
 
 use std::io::Write;
 
@@ -47,7 +48,7 @@ fn odd_lists_of_referrers_are_read_and_what_is_no_list_means_the_tags() {
         answer(200, OCI_INDEX, index(&[Value::Object(entry)]))
     };
     type Make = Box<dyn Fn(&Document) -> Canned>;
-    // Whether the signature is found by the list alone; else it is by the tag.
+    // Whether only the list has the signature; otherwise only the tag has it.
     let table: [(&str, bool, Make); 15] = [
         (
             "a size that is too small",

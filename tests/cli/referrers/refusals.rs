@@ -1,5 +1,5 @@
-//! A place that is asked for referrers refuses to answer, fails, or answers with less than it has: none of this means that
-//! there is nothing.
+//! Requests for referrers that are refused, fail, or are answered incompletely: none of these answers counts as an
+//! empty list.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::super::support::referrers::{BUNDLE, beside, refer};
 use super::super::support::{Action, Canned, Double, When};
 use super::{cli, listed, registry, tag_of};
 
-/// Puts an image into a repository, with a referrer and all three tags of cosign. Returns the root and the referrer.
+/// Stores an image with a referrer and all three tags of cosign in a repository. Returns the root and the referrer.
 fn put_all(source: &Double, repository: &str, other_tags: usize) -> [Document; 2] {
     let image = small(Style::Oci, "linux/amd64", repository);
     image.push(source, repository, "1");
@@ -28,7 +28,8 @@ fn put_all(source: &Double, repository: &str, other_tags: usize) -> [Document; 2
 
 #[test]
 fn a_refusal_at_any_place_that_is_asked_for_referrers_fails_the_image() {
-    // Repository, number of its other tags (a list of more than 500 is not used), and whose answer is the refusal.
+    // The repository, the number of its other tags (a list of more than 500 is not used), and the request that is
+    // refused.
     type Refused = fn(&Document, &Document) -> String;
     let places: [(&str, usize, Refused); 10] = [
         ("api", 0, |root, _| format!("/referrers/{}", root.digest)),
@@ -57,7 +58,7 @@ fn a_refusal_at_any_place_that_is_asked_for_referrers_fails_the_image() {
         for (name, other_tags, refused) in places {
             let repository = format!("team/{name}");
             let [root, referrer] = put_all(&source, &repository, other_tags);
-            // A registry without the API does not refuse it: here each repository has an API of its own.
+            // A registry without the API does not refuse the request, so each repository has an API of its own here.
             let lists = When::get(&format!("/{repository}/referrers/"));
             if name.starts_with("api") {
                 let entries = [Value::Object(referrer.descriptor())];

@@ -1,4 +1,4 @@
-//! A referrer that a registry finds in two ways, and what two bundles differ in by their referrers.
+//! Referrers that a registry finds in two ways, and bundles that differ only in their referrers.
 
 use serde_json::{Value, json};
 

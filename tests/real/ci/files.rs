@@ -110,7 +110,7 @@ pub(super) fn github(name: &str) -> Pipeline {
     }
 }
 
-/// Jenkins: what stands between `'''` is a script; the workspace of an agent stays.
+/// Jenkins: the text between `'''` is a script; the workspace of an agent is kept.
 pub(super) fn jenkins(name: &str) -> Pipeline {
     let text = text(name);
     let scripts: Vec<&str> = text

@@ -1,7 +1,7 @@
-//! The files of `docs/ci`: both stages of each, as their system would run them, each interrupted once.
+//! The files of `docs/ci`: both stages of each, as their CI system would run them, each interrupted once.
 //!
-//! A runner is played by three folders: a workspace that is new for each job, what the file says that is kept from job to
-//! job, and what it hands to the next stage. All three come from the file itself, as do the commands.
+//! Three folders play a runner: a workspace that is new for each job, the paths that the file keeps from job to job,
+//! and the paths that it hands to the next stage. All three, and the commands, come from the file itself.
 
 mod files;
 mod runner;
@@ -17,7 +17,7 @@ use super::support::nginx::nginx;
 use super::support::real::program;
 use super::support::{Action, Allowance, Double, Gate, When, images, sha256};
 
-/// Runs both stages, each with an interruption, and looks at what was asked for twice.
+/// Runs both stages, each with an interruption, and checks which requests were sent twice.
 fn runs_both_stages(pipeline: &Pipeline) {
     let (source, target) = (Double::new(), Double::new());
     let large = images::sized(1, "linux/amd64", &[24 << 20, 1 << 20]);
@@ -90,7 +90,7 @@ fn gitlab_with_generic_packages() {
     let mut pipeline = files::gitlab("gitlab-ci-packages.yml");
     let api = format!("http://127.0.0.1:{}", store.port);
     pipeline.environment.insert(0, ("CI_API_V4_URL".to_owned(), api));
-    // The folder of the push job stays: it has an older bundle at first, and the right one after the interruption.
+    // The folder of the push job is kept: it has an older bundle at first, and the right one after the interruption.
     pipeline.push.kept = ["bundle.tar", "bundle.tar.sha256"].map(str::to_owned).to_vec();
     let older = "[ -e bundle.tar ] || { echo older > bundle.tar; sha256sum bundle.tar > bundle.tar.sha256; }";
     pipeline.push.scripts.insert(0, older.to_owned());
@@ -124,8 +124,8 @@ fn jenkins_repeats_what_another_attempt_may_mend() {
     }
 }
 
-/// Runs a script with a program that always ends with this exit code. Returns how often the program ran, and the exit code of
-/// the script.
+/// Runs a script with a program that always ends with this exit code. Returns how often the program ran, and the exit
+/// code of the script.
 fn runs_of_program(script: &str, code: i32) -> (usize, Option<i32>) {
     let folder = tempfile::tempdir().unwrap();
     let program = format!("#!/bin/sh\necho run >> runs\nexit {code}\n");

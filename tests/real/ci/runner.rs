@@ -1,4 +1,4 @@
-//! A CI system as far as the files of `docs/ci` need one: folders, variables, shells, and a way to cancel a job.
+//! The parts of a CI system that the files of `docs/ci` need: folders, variables, shells, and a way to cancel a job.
 
 use std::fs;
 use std::io::Read;
@@ -58,7 +58,8 @@ impl<'a> Runner<'a> {
         self.folder.path().join(name)
     }
 
-    /// Runs a job in a new workspace, which gets what was kept and handed over; then keeps and hands over what the file says.
+    /// Runs a job in a new workspace with the kept and handed-over paths, and afterwards keeps and hands over the paths
+    /// of the file.
     pub(super) fn run(&self, stage: &Stage, attempt: Attempt<'_>) -> Job {
         let workspace = self.path("workspace");
         let _ = fs::remove_dir_all(&workspace);
@@ -83,7 +84,7 @@ impl<'a> Runner<'a> {
         job
     }
 
-    /// Copies paths of the workspace; those below the home stay where they are.
+    /// Copies paths of the workspace; paths below the home stay where they are.
     fn take(&self, paths: &[String], workspace: &Path, to: &Path) {
         for path in paths.iter().filter(|path| !path.starts_with("{home}")) {
             let from = workspace.join(path);
@@ -117,8 +118,8 @@ impl<'a> Runner<'a> {
                 .stderr(output)
                 .spawn()
                 .unwrap();
-            // The end of the log is the end of all processes of the job, as for a real runner: bash ends at the signal, and
-            // what it started may still write in the workspace.
+            // The log ends when all processes of the job have ended, as for a real runner: bash ends on the signal, and
+            // a process that it started may still write to the workspace.
             let log = thread::spawn(move || {
                 let mut text = Vec::new();
                 log.read_to_end(&mut text).unwrap();
@@ -153,7 +154,7 @@ impl<'a> Runner<'a> {
             let value = self.filled(own.unwrap_or(value), workspace);
             text += &format!("export {name}=\"{value}\"\n");
         }
-        // A container has the program on its PATH; the other systems fetch it themselves.
+        // A container has the program on its PATH; the other systems download it.
         let folder = tool.parent().unwrap().display();
         let fetches = stage.scripts.iter().any(|script| script.contains("TOOL_URL"));
         if !fetches {
@@ -166,7 +167,7 @@ impl<'a> Runner<'a> {
         text
     }
 
-    /// The text with the names of this pipeline in place of those of the file.
+    /// Returns the text with the names of this pipeline in place of the names of the file.
     fn filled(&self, text: &str, workspace: &Path) -> String {
         text.replace("docker.example.com", self.destination)
             .replace("{workspace}", &workspace.display().to_string())

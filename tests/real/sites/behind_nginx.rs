@@ -1,5 +1,5 @@
-//! Registries behind nginx: limits on bodies, an encryption that the registry does not know of, redirects, and a registry
-//! that restarts.
+//! Registries behind nginx: limits on bodies, TLS that the registry does not know of, redirects, and a registry that
+//! restarts.
 
 use std::io::{BufRead, BufReader};
 use std::sync::{Arc, Mutex};
@@ -40,7 +40,7 @@ fn buffered_in_both_directions() {
     let Some((source, target)) = source_and_target() else {
         return;
     };
-    // nginx keeps whole uploads and downloads for itself before it passes them on.
+    // nginx buffers whole uploads and downloads before it passes them on.
     let lines =
         "client_max_body_size 0; proxy_request_buffering on; proxy_buffering on; proxy_max_temp_file_size 100m;";
     let (Some(first), Some(second)) = (in_front(&source, lines), in_front(&target, lines)) else {
@@ -114,7 +114,7 @@ fn encryption_that_the_registry_does_not_know_of() {
         return;
     };
     let authority = Authority::new("authority of a test");
-    // The registry says http in every Location, since nginx does not tell it of the encryption.
+    // The registry says http in every Location, since nginx does not tell it about TLS.
     let (Some(first), Some(second)) = (encrypted(&source, &authority), encrypted(&target, &authority)) else {
         return;
     };
@@ -150,7 +150,7 @@ fn a_redirect_to_https() {
     let mut export = with_names(&["export", "-o", "b.tar"], &old);
     export.extend(more);
     cli.succeed(&export);
-    // An upload is not sent after a redirect that may have turned it into something else: the address is told.
+    // An upload is not sent again after a redirect that may have changed its method: the message names the address.
     let mut import = vec!["import", "b.tar", "-d"];
     let old = old_target.host();
     import.push(&old);
@@ -174,7 +174,7 @@ fn a_registry_that_restarts() {
     let (Some(first), Some(second)) = (in_front(&source, lines), in_front(&target, lines)) else {
         return;
     };
-    // Slow enough that the restart falls into the middle: the first requests are six of many.
+    // Slow enough that the restart falls into the middle of the run: the first requests are six of many.
     let slow = || Some(Arc::new(Schedule::always(Mishap::Late(Duration::from_millis(60)))));
     let (near, far) = (Proxy::start(&first.host()), Proxy::start(&second.host()));
     near.follow(slow());

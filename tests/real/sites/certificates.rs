@@ -1,4 +1,4 @@
-//! TLS with an authority of one's own, and with certificates that clients must have.
+//! TLS with a private authority, and with client certificates.
 
 use std::path::Path;
 
@@ -6,7 +6,8 @@ use super::support::distribution::Distribution;
 use super::support::tls::{Authority, write_pem};
 use super::{both_ways, cli, fill};
 
-/// The `tls:` of a registry with a certificate of this authority, which lets in only whom it certified too.
+/// Returns the `tls:` section of a registry with a certificate of this authority, which accepts only clients that the
+/// authority certified as well.
 fn tls(folder: &Path, authority: &Authority, only_known: bool) -> (String, String) {
     let pair = authority.server(&["127.0.0.1", "localhost"]);
     let certificate = write_pem(folder, "server.pem", &pair.certificate);

@@ -13,8 +13,8 @@ use super::support::images::sized;
 use super::support::proxy::Proxy;
 use super::support::real::program;
 
-/// Distribution signs the offset of a session into its address, so that a session can only be continued from the end of a request
-/// that it has answered.
+/// Distribution signs the offset of a session into its URL, so that a session can be continued only from the end of an
+/// answered request.
 fn nothing_is_sent_twice(registry: Option<PathBuf>, signals: [Signal; 3]) {
     let Some(registry) = registry else { return };
     let (cli, source) = (cli(), Double::new());
@@ -32,7 +32,7 @@ fn nothing_is_sent_twice(registry: Option<PathBuf>, signals: [Signal; 3]) {
         kill_process(Pid::from_child(&child), signal).unwrap();
         let status = child.wait().unwrap();
         assert!(crate::support::cli::was_cut_off(status) || signal == Signal::KILL);
-        // What was on the line when the connections were closed is not with the registry at once.
+        // Bytes on the line when the connections were closed reach the registry a moment later.
         std::thread::sleep(Duration::from_millis(200));
     }
     let interrupted = line.record().len();

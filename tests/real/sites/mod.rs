@@ -1,7 +1,7 @@
-//! The program against real servers that are set up as sites set them up: certificates for clients, tokens that expire in
-//! seconds, pull-through caches, nginx in front, a proxy with a password on the way, and distribution 3.
+//! The program against real servers in common configurations: client certificates, tokens that expire in seconds,
+//! pull-through caches, nginx in front, a proxy with a password, and distribution 3.
 //!
-//! A part that is not there is told in words; `tests/run` installs what it can and makes the rest a failure.
+//! A missing part is reported; `tests/run` installs what it can and makes any other missing part a failure.
 
 mod behind_nginx;
 mod caches;
@@ -74,7 +74,7 @@ fn with_names<'a>(arguments: &[&'a str], names: &'a [String]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Checks that a registry has every image under a prefix: tags, every linux manifest, every blob, the same bytes.
+/// Checks that a registry has every image under a prefix: the same bytes of every tag, linux manifest and blob.
 #[track_caller]
 fn has_all(client: &Client, prefix: &str) {
     for (repository, tag, image) in corpus() {

@@ -1,5 +1,6 @@
-//! A proxy with a password on the way to the registry: tinyproxy. Addresses of this machine are never asked for by way of a
-//! proxy; 0.0.0.0, which Linux takes for this machine too, is none of them, and stands for a registry elsewhere.
+//! A proxy with a password in front of the registry: tinyproxy. Requests to loopback addresses never go through a
+//! proxy; 0.0.0.0, which Linux routes to this machine as well, is not a loopback address, and stands for a registry
+//! elsewhere.
 
 use super::support::daemon::Daemon;
 use super::support::distribution::Distribution;
@@ -16,7 +17,7 @@ fn elsewhere(port: u16) -> String {
     format!("0.0.0.0:{port}")
 }
 
-/// A user who goes by a proxy. The variable is in lower case for http, as curl and others want it.
+/// Returns a user with a proxy. The variable for http is in lower case, as curl and other programs require.
 fn user(variable: &str, proxy: &Daemon, credentials: &str) -> Cli {
     let mut cli = cli();
     cli.set(variable, format!("http://{credentials}{}", proxy.host()));
@@ -125,7 +126,7 @@ fn the_proxys_password_does_not_reach_the_registry() {
         return;
     };
     fill(&source.client());
-    // The registry is reached without the proxy, its token server and whatever else would be by way of it.
+    // The registry is reached directly; its token server and all other servers would be reached through the proxy.
     let mut known = user("http_proxy", &proxy, &format!("{USER}:{PASSWORD}@"));
     known.set("no_proxy", "0.0.0.0");
     let record = Proxy::recording(&source.host());

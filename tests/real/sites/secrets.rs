@@ -1,4 +1,4 @@
-//! No credential ever reaches a second server. Every byte that one receives is looked at.
+//! No credential ever reaches a second server: every byte that the second server receives is checked.
 
 use base64::Engine;
 
@@ -12,7 +12,7 @@ use super::{Cli, cli, fill, has_all, names, with_names};
 
 const WHAT: &str = "docker-registry whose blobs are elsewhere, by nginx";
 
-/// Fails if a record holds one of these, in whatever form, or any header that carries credentials.
+/// Fails if a record contains one of these secrets, in any form, or any header that carries credentials.
 #[track_caller]
 pub(crate) fn hold_nothing(record: &[u8], secrets: &[&str]) {
     assert!(!record.is_empty(), "the second server was never asked");
@@ -38,10 +38,11 @@ pub(crate) fn hold_nothing(record: &[u8], secrets: &[&str]) {
     }
 }
 
-/// A name alone is no secret, and this one is also a word of the program's own name; with its password it is.
+/// The user name alone is no secret, and this one is also a word of the program's own name; together with its password
+/// it is.
 const SECRETS: [&str; 2] = [real::PASSWORD, "mirror:correct horse"];
 
-/// nginx that sends whoever reads a blob of `of` to `elsewhere`, and whoever uploads one as well.
+/// Starts an nginx that redirects every read and every upload of a blob from `of` to `elsewhere`.
 fn redirecting(of: &str, elsewhere: &str) -> Option<Daemon> {
     let pass = "proxy_set_header Host $http_host; proxy_http_version 1.1;";
     nginx(
@@ -58,7 +59,7 @@ fn redirecting(of: &str, elsewhere: &str) -> Option<Daemon> {
     )
 }
 
-/// Exports, imports and mirrors with one registry for both sides, the blobs of which are at another address.
+/// Exports, imports and mirrors with one registry for both sides, whose blobs are at another address.
 fn across(cli: &Cli, front: &Daemon, target: &super::Client) {
     let names = names(&front.host());
     cli.succeed(&with_names(&["export", "-o", "b.tar", "-vv"], &names));
@@ -79,7 +80,7 @@ fn a_password_stays_at_its_registry() {
         return;
     };
     fill(&guarded.client());
-    // The second server: the same registry, entered by a door at which the proxy shows the password itself.
+    // The second server: the same registry at another port, at which the proxy adds the password itself.
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", real::USER, real::PASSWORD));
     let Some(door) = nginx(
         WHAT,

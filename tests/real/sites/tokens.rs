@@ -1,4 +1,4 @@
-//! Token authentication: a real registry that trusts a token server of the test's own.
+//! Token authentication: a real registry that trusts a token server of the test.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn tokens_for_both_sides() {
     assert_eq!(tokens.issued(), 0);
     cli.docker_config(&credentials(&[source.host(), target.host()]));
     both_ways(&cli, &source.host(), &target.host(), &[], &target.client());
-    // Three images and three commands: one token for each repository and kind of access, and not one per request.
+    // Three images and three commands: one token for each repository and kind of access, not one for each request.
     assert!(tokens.issued() <= 40, "{} tokens", tokens.issued());
     cli.docker_config(&serde_json::json!({"auths": {source.host(): {"username": USER, "password": "wrong-word"}}}));
     cli.run(&["export", image, "-o", "none.tar", "-vv"])
@@ -59,7 +59,7 @@ fn tokens_that_expire_in_the_middle() {
         return;
     };
     fill(&source.client());
-    // Every answer takes its time, so that a run outlives its tokens several times.
+    // Every answer is delayed, so that a run lasts several times as long as its tokens.
     let slow = || Some(Arc::new(Schedule::always(Mishap::Late(Duration::from_millis(250)))));
     let (near_source, near_target) = (Proxy::start(&source.host()), Proxy::start(&target.host()));
     near_source.follow(slow());

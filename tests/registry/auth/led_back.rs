@@ -1,4 +1,4 @@
-//! Uploads that another server leads back to the registry: they arrive there without the login.
+//! Uploads that another server redirects back to the registry: the registry gets them without the login.
 
 use super::*;
 use crate::support::fault::Canned;
@@ -47,7 +47,7 @@ fn logins() -> [Auth; 2] {
 async fn an_upload_that_is_redirected_back_has_no_login() {
     for auth in logins() {
         for status in [307, 308] {
-            // By the PUT with the whole blob, and by the PATCH of a registry that does not take such a PUT.
+            // By the PUT with the whole blob, and by the PATCH of a registry that does not accept such a PUT.
             for patch in [false, true] {
                 let other = Double::new();
                 let server = registry_before(&other, auth.clone());
@@ -69,7 +69,7 @@ async fn an_upload_that_is_redirected_back_has_no_login() {
 #[tokio::test]
 async fn an_upload_that_comes_back_after_several_hops_has_no_login() {
     let (first, second) = (Double::new(), Double::new());
-    // The registry itself redirects, to a server that redirects to a server that redirects back.
+    // The registry itself redirects to a server, which redirects to another server, which redirects back.
     let server = Double::start(Options::default().auth(Auth::basic("user", "s3cret")));
     server.add_fault(
         When::put("/blobs/uploads/").with_header("authorization"),
@@ -82,7 +82,7 @@ async fn an_upload_that_comes_back_after_several_hops_has_no_login() {
     assert!(first.requests().len() == 1 && second.requests().len() == 1);
 }
 
-/// Not by a redirect, but by the `Location` of an answer: every later step of the session goes there.
+/// Not by a redirect, but by the `Location` of an answer: every later step of the session goes to that server.
 #[tokio::test]
 async fn a_session_that_another_server_continues_at_the_registry_has_no_login() {
     for auth in logins() {
@@ -93,7 +93,7 @@ async fn a_session_that_another_server_continues_at_the_registry_has_no_login() 
             other.add_fault(When::put("/"), Action::status(405));
             other.add_fault(When::patch("/"), to(status, back));
             push(&server, 0).await;
-            // The session is closed there, and given up there; neither with a right to change anything.
+            // The session is closed there and cancelled there, neither with an authorization to change anything.
             assert_eq!(server.count("PUT", MARK), 1, "{}", server.transcript());
             assert_eq!(server.count("DELETE", MARK), 1, "{}", server.transcript());
         }
@@ -137,7 +137,7 @@ async fn a_page_that_another_server_led_to_does_not_lead_on() {
     assert_eq!(server.count("GET", "?next"), 0, "{}", server.transcript());
 }
 
-/// The next run would take what is kept for an address that the registry chose itself.
+/// The next run would take a saved session for an address that the registry chose itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_another_server_continues_at_the_registry_is_not_kept_for_the_next_run() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Logins that are refused, and answers that do not say what they want: what is tried, how often, and what is said.
+//! Refused logins, and answers that do not state which login they require: which logins are tried, how often, and the
+//! messages.
 
 use super::*;
 use crate::support::Canned;
@@ -16,7 +17,7 @@ fn fill_all(server: &Double, names: &[String]) {
     }
 }
 
-/// A client that has this entry in a credential file, and may go on without it.
+/// Returns a client with this entry in a credential file, which may go on without the login.
 fn stored(folder: &std::path::Path, server: &Double, entry: &serde_json::Value) -> (Registry, Told) {
     let (mut options, told) = with_file(folder, &json!({"auths": {server.host(): entry}}));
     options.login_is_optional = true;
@@ -34,7 +35,7 @@ async fn pull_all(registry: &Registry, names: &[String]) -> Vec<Result<(), Error
     futures_util::future::join_all(pulls).await
 }
 
-/// Requests that showed a login, and those to the token server that did not.
+/// Returns the number of requests with a login, and of requests to the token server without one.
 fn shown_and_not(server: &Double) -> (usize, usize) {
     let shown = |entry: &&support::Entry| {
         let header = entry.header("authorization");
@@ -71,7 +72,8 @@ async fn public_images_are_pulled_without_a_stale_login_and_it_is_told_once() {
             folder.path().join("config.json").display()
         );
         assert_eq!(told.warnings(), [expected]);
-        // An identity token is shown by POST and then by GET; a token for the registry itself goes with each first request.
+        // An identity token is sent by POST and then by GET; a token for the registry itself is sent with each first
+        // request.
         let (shown, without) = shown_and_not(&server);
         assert!(
             shown <= 6 || who == "the token",
@@ -188,7 +190,7 @@ async fn without_credentials_the_error_says_where_they_were_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     let basic = Double::start(Options::default().auth(Auth::basic("user", "s3cret")));
     fill(&basic);
-    // One token server refuses whoever has no login, another gives tokens that are good for nothing.
+    // One token server refuses requests without a login, another issues tokens that are not accepted.
     let (strict, _) = server(private());
     let refusal = Canned::error(401, "UNAUTHORIZED", "who are you?");
     strict.add_fault(When::get("/token"), Action::Answer(refusal));
@@ -227,7 +229,7 @@ async fn a_user_without_access_is_named() {
     }
 }
 
-/// A registry that wants a login for `private/…` alone, and refuses any that it is shown.
+/// A registry that requires a login only for `private/…`, and refuses every login.
 fn half_public() -> Double {
     let challenge = || Action::challenge(&[r#"Basic realm="x""#]);
     let server = Double::start(
@@ -272,7 +274,7 @@ async fn a_registry_that_serves_nothing_without_a_login_is_not_asked_so_for_each
     assert!(server.requests().len() <= 4, "{}", server.transcript());
 }
 
-/// 401 without a word about what is wanted, as a proxy in trouble answers.
+/// A 401 without a challenge, as a failing proxy answers.
 fn bare() -> Action {
     Action::Answer(Canned {
         status: 401,

@@ -1,4 +1,5 @@
-//! Challenges, tokens and credentials of the registry client against the registry double, and who gets to see what.
+//! Challenges, tokens and credentials of the registry client against the registry double, and which server sees which
+//! of them.
 
 mod challenges;
 mod led_back;

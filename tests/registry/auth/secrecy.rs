@@ -1,4 +1,4 @@
-//! No other server ever sees a credential: every byte that it received is looked at.
+//! No other server ever sees a credential: every byte that another server received is checked.
 
 use super::*;
 

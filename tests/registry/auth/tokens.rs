@@ -48,7 +48,7 @@ async fn answers_of_token_servers_in_every_form() {
     }
 }
 
-/// What a token server may answer that is no token: an error that names the server, and no second try.
+/// Answers of a token server without a token: an error that names the server, and no retry.
 #[tokio::test]
 async fn answers_of_token_servers_that_are_none() {
     for (name, action, kind) in [
@@ -340,7 +340,7 @@ async fn a_missing_scope_is_asked_for_once() {
     assert_eq!(always.count("GET", "/manifests/"), 3, "{}", always.transcript());
 }
 
-/// A registry that takes a little more each time and then wants another token gets no endless upload.
+/// A registry that accepts a little more each time and then requires another token does not get an endless upload.
 #[tokio::test]
 async fn an_upload_that_is_refused_again_and_again_comes_to_an_end() {
     let mut options = Options::default().auth(Auth::Bearer(Arc::new(private()))).fault(

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// Stands for every secret in these tests; it must not be seen anywhere.
 const SECRET: &str = "hunter2-very-secret";
 
-/// The helpers, by name. Some write down their calls in a file beside them.
+/// The helpers, by name. Some record their calls in a file beside them.
 const HELPERS: &[(&str, &str)] = &[
     (
         "good",
@@ -64,8 +64,8 @@ const HELPERS: &[(&str, &str)] = &[
     ("large", "head -c 10000000 /dev/zero"),
 ];
 
-/// The folder with the helper programs. All are written before any is started, since a program whose file another
-/// thread's child still has open for writing cannot be started.
+/// Returns the folder with the helper programs. All are written before any is started: a program whose file is still
+/// open for writing in a child of another thread cannot be started.
 fn helpers() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER
@@ -147,7 +147,7 @@ impl Files {
     }
 }
 
-/// Everything that an error can show, after a look whether a secret is in it.
+/// Returns all text that an error can show, after a check that it has no secret.
 fn shown(error: &Error) -> String {
     let hint = error.hint().unwrap_or("no hint");
     let all = format!("{error} | {error:?} | {} | {hint}", error.full());
@@ -199,7 +199,7 @@ async fn every_spelling_of_a_host() {
         let found = files.lookup("r.example.com:5000", "a/b").await.unwrap();
         assert_eq!(found, basic("u"), "{key}");
     }
-    // The plain host is meant before the spellings with a scheme, in whatever order they stand.
+    // The plain host takes precedence over the spellings with a scheme, in any order.
     let files = Files::new().with(json!({"auths": {
         "https://r.example.com/v2/": user("v2"),
         "http://r.example.com": user("http"),
@@ -226,7 +226,7 @@ async fn docker_hub_has_one_entry_under_many_names() {
             assert_eq!(found, basic("u"), "{key} {host}");
         }
     }
-    // Docker keeps its own tokens beside the entry; they are no credentials of the registry.
+    // Docker stores tokens of its own beside the entry; they are not credentials of the registry.
     let files = Files::new().with(json!({"auths": {
         "https://index.docker.io/v1/access-token": user("wrong"),
         "https://index.docker.io/v1/refresh-token": user("wrong"),

@@ -25,7 +25,7 @@ async fn helpers_answer() {
 
 #[tokio::test]
 async fn which_helper_and_what_it_is_asked() {
-    // The host's own helper is asked instead of the general one, in the spelling of its key.
+    // The host's own helper is asked instead of the general one, with the spelling of its key.
     let files = Files::new().with(json!({"credsStore": "failing", "credHelpers": {"https://h.io": "good"}}));
     let found = files.lookup("h.io", "a").await.unwrap();
     assert_eq!(found, basic("user of https://h.io"));
@@ -39,12 +39,13 @@ async fn which_helper_and_what_it_is_asked() {
     // An empty name means that the host has no helper at all.
     let files = Files::new().with(json!({"credsStore": "failing", "credHelpers": {"h.io": ""}}));
     assert_eq!(files.lookup("h.io", "a").await.unwrap(), Credential::Anonymous);
-    // The host's helper knows nothing: the general one is still not asked, but the rest of the search goes on.
+    // The host's helper knows nothing: the general helper is still not asked, but the other sources are.
     let files = Files::new()
         .with(json!({"credsStore": "failing", "credHelpers": {"h.io": "missing"}}))
         .with(json!({"auths": {"h.io": user("second")}}));
     assert_eq!(files.lookup("h.io", "a").await.unwrap(), basic("second"));
-    // An entry with content beats the general helper; an entry for a path beats the host's own one as well.
+    // An entry with content takes precedence over the general helper, and an entry for a path over the host's own
+    // helper.
     let files = Files::new().with(json!({
         "credsStore": "failing",
         "credHelpers": {"own.io": "good"},
@@ -99,10 +100,10 @@ async fn a_hanging_helper_costs_its_timeout_once() {
         let error = task.await.unwrap().unwrap_err();
         assert!(shown(&error).contains("no answer within 0.3 s"), "{error:?}");
     }
-    // Far below the 600 seconds of the helper, far above what a slow machine needs.
+    // Far below the 600 seconds of the helper, and far above the time of a slow machine.
     assert!(start.elapsed() < Duration::from_secs(60));
     assert!(credentials.lookup("hang.io", "later").await.certain().is_err());
-    // On a slow machine it may have been stopped before it could write down even the first call.
+    // On a slow machine, the helper may have been stopped before it could record even the first call.
     assert!(calls("hanging").len() <= 1);
 }
 

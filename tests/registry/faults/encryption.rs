@@ -57,8 +57,8 @@ async fn client_certificates() {
 
 #[tokio::test]
 async fn https_where_http_is_spoken() {
-    // A host that is not on this machine is never spoken to in http without being told to. This machine's own name for
-    // itself is the only one that can be tried here, by way of a mirror whose scheme is fixed.
+    // The client never uses http with a host elsewhere unless told to. Only this machine's own name can be tried here,
+    // as a mirror whose scheme is fixed.
     let server = server(Options::default());
     let (mut options, told) = options();
     options.mirrors = Mirrors::new(vec![

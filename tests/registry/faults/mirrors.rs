@@ -28,7 +28,7 @@ async fn a_mirror_is_asked_first_and_the_origin_when_it_fails() {
         "{:?}",
         told.warnings()
     );
-    // One that breaks off in the middle of a blob is replaced in the middle of the blob.
+    // A mirror that breaks off in the middle of a blob is replaced in the middle of the blob.
     let bytes = noise(2 << 20);
     for server in [&origin, &mirror] {
         server.store().put_blob("a/b", bytes.clone());

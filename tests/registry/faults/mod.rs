@@ -1,4 +1,4 @@
-//! The registry client when the wire, the server, or something between misbehaves: connections, TLS, redirects, retries,
+//! The registry client when the connection, the server or a proxy fails: connections, TLS, redirects, retries,
 //! throttling, mirrors.
 
 mod encryption;
@@ -68,7 +68,7 @@ async fn what_may_pass_is_waited_out_and_what_will_not_is_not() {
         let (registry, told) = client(&server.host());
         let error = pull(&registry).await.unwrap_err();
         assert!(error.to_string().contains(&status.to_string()), "{error}");
-        // A missing tag is looked for among those that are there; nothing is asked twice.
+        // A missing tag is searched in the list of tags; no request is sent twice.
         let asked = server.count("GET", "/manifests/");
         assert_eq!((asked, told.retries().len()), (1, 0), "{status}");
     }
@@ -211,7 +211,7 @@ async fn a_refused_connection() {
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve() {
-    // `.invalid` never does (RFC 6761). Where a proxy is set up its resolver answers instead.
+    // `.invalid` never resolves (RFC 6761). With a proxy, the proxy's resolver answers instead.
     let (registry, _) = client("registry.invalid:5000");
     let error = pull(&registry).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Network, "{error:?}");
@@ -269,7 +269,8 @@ async fn bodies_in_flight_are_limited() {
     assert!(server.peak() <= 3, "{} at once", server.peak());
 }
 
-/// Sixteen requests are under way together: eight of them are refused. From then on one request more is tried ever more rarely.
+/// Sixteen requests are in flight together, and eight of them are refused. After that, one more request at a time is
+/// tried more and more rarely.
 #[tokio::test]
 async fn a_registry_that_takes_eight_requests_at_a_time_refuses_one_burst_and_then_a_few() {
     let together = Action::Hold(Gate::meeting_of(16));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Redirects that are not followed; the error names both ends without the query.
+/// Redirects that are not followed; the error names both URLs without their queries.
 #[tokio::test]
 async fn redirects_that_are_refused() {
     for (name, to, words) in [
@@ -169,7 +169,7 @@ async fn a_store_without_tls_below_a_registry_with_it_is_not_asked() {
     assert_eq!(registry.head_blob("a/b", &blob).await.unwrap(), Presence::Unknown);
     registry.push_blob("a/b", &blob, &Memory(bytes), None).await.unwrap();
     assert_eq!(store.requests().len(), 0);
-    // Where the bytes have to be read, it is an error that names the way out.
+    // A request that must read the bytes fails with a hint.
     server.add_fault(When::get("/blobs/"), Action::redirect(307, store.url()));
     let error = fetch(&registry, "a/b", &blob).await.unwrap_err();
     assert!(

@@ -51,7 +51,8 @@ async fn what_is_not_there_is_said_so() {
     assert!(error.full().contains("BLOB_UNKNOWN"), "{error:?}");
 }
 
-/// Answers to a GET of a manifest by tag that end in an error at once, the kind of error, and words in it.
+/// Answers to a GET of a manifest by tag that end in an error at once, with the kind of the error and words of its
+/// message.
 #[tokio::test]
 async fn answers_that_are_no_manifest() {
     let json = |text: &str| Action::Body(text.as_bytes().to_vec());
@@ -125,7 +126,7 @@ async fn answers_that_are_no_manifest() {
         assert_eq!(error.kind(), kind, "{name}: {error:?}");
         assert!(error.full().contains(words), "{name}: {error:?}");
         assert!(error.full().len() < 3000, "{name}");
-        // Bytes that are not those of the digest that the registry states are asked for once more.
+        // If the bytes do not have the digest that the registry states, they are requested once more.
         let asked = if ["no JSON", "both shapes"].contains(&name) {
             2
         } else {

@@ -1,4 +1,4 @@
-//! The reading half of the registry client against the registry double: manifests, blobs, resume, redirects, limits.
+//! The pull half of the registry client against the registry double: manifests, blobs, resume, redirects, limits.
 
 mod manifests;
 
@@ -87,7 +87,7 @@ async fn a_range_behind_the_end_of_a_blob_tells_that_it_is_too_short() {
     assert_eq!(server.requests().len(), 1);
 }
 
-/// Answers to `Range` that must never be spliced in: the whole blob is read instead, and the next range not asked for.
+/// Answers to `Range` that must not be used: the whole blob is read instead, and the next range is not requested.
 #[tokio::test]
 async fn wrong_answers_to_a_range_are_answered_by_the_whole_blob() {
     let wrong_range = |value: &str| Action::Header("content-range", Some(value.into()));
@@ -185,7 +185,7 @@ async fn a_body_without_a_length_is_measured() {
     assert!(fetch(&registry, "a/b", &long).await.is_err());
 }
 
-/// Bodies that break are gone on with by range, from the byte where they broke.
+/// Bodies that break are continued by range, from the byte at which they broke.
 #[tokio::test]
 async fn broken_bodies_go_on_where_they_broke() {
     for (name, action) in [
@@ -201,7 +201,7 @@ async fn broken_bodies_go_on_where_they_broke() {
         assert_eq!(fetch(&registry, "a/b", &blob).await.unwrap(), bytes, "{name}");
         assert_eq!(told.retries().len(), 3, "{name}: {:?}", told.retries());
         let out: u64 = server.requests().iter().map(|entry| entry.bytes_out).sum();
-        // A reset throws away what had arrived and was not read yet; an orderly end does not.
+        // A reset discards the bytes that had arrived and were not read yet; an orderly end does not.
         let lost = if name == "reset" { 3 * 1_500_000 } else { 300_000 };
         assert!(out < 6_000_000 + lost, "{name}: {out} bytes for 6000000");
         assert!(

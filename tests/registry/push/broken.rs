@@ -7,7 +7,7 @@ use super::{pushed, refused, upload};
 use docker_mirror::Kind;
 use std::time::Duration;
 
-/// Uploads that break in the middle go on from the offset that the registry states.
+/// Uploads that break in the middle continue at the offset that the registry states.
 #[tokio::test]
 async fn broken_uploads_go_on_where_they_broke() {
     for end in [End::Close, End::Reset] {
@@ -26,7 +26,7 @@ async fn broken_uploads_go_on_where_they_broke() {
 
 #[tokio::test]
 async fn progress_renews_patience() {
-    // Eight breaks with bytes kept between them, where five without any would be the end.
+    // Eight breaks with progress in between, although five without progress would end the upload.
     let options = Options::default()
         .fault(upload("PUT").first(1), Action::CutRequest(2 << 20, End::Close))
         .fault(upload("PATCH").first(7), Action::CutRequest(2 << 20, End::Close));
@@ -132,7 +132,7 @@ async fn a_stalled_upload_is_given_up() {
     assert!(told.retries()[0].contains("took no byte"), "{:?}", told.retries());
 }
 
-/// Replicas without a common secret: only every other one knows a session.
+/// Replicas without a common secret: only every other request reaches a replica that knows the session.
 #[tokio::test]
 async fn a_registry_that_forgets_sessions_is_tried_again_as_often_as_any_other() {
     for code in ["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"] {

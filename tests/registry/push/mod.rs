@@ -1,5 +1,5 @@
-//! The writing half of the registry client against the registry double: uploads by every strategy, mounts,
-//! resume, locations, manifests.
+//! The push half of the registry client against the registry double: uploads by every strategy, mounts, resume,
+//! locations, manifests.
 
 mod blobs;
 mod broken;
@@ -18,7 +18,7 @@ fn upload(method: &str) -> When {
     When::method(method, "/blobs/uploads/")
 }
 
-/// Pushes one blob of this length to a server with these faults, and checks that it is there.
+/// Pushes a blob of this length to a server with these faults, and checks that the server has it.
 async fn pushed(options: Options, len: usize) -> (Double, client::Told) {
     let server = Double::start(options);
     let (registry, told) = client(&server.host());

@@ -1,4 +1,4 @@
-//! Blobs in pieces that the registry acknowledges, and the end of a run that is interrupted.
+//! Blobs in pieces that the registry acknowledges, and the end of an interrupted run.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::client::{Memory, layer, noise, options, with};
 use crate::support::fault::{Action, When};
 use crate::support::{Double, End, Gate, Options};
 
-/// A client of a run that keeps its upload sessions in this folder, and what ends the run.
+/// Returns a client that saves its upload sessions in this folder, and the handle that stops it.
 fn run(server: &Double, folder: &Path) -> (Registry, Stop) {
     let (mut options, _) = options();
     options.upload_sessions = Some(folder.to_owned());
@@ -75,8 +75,8 @@ async fn a_blob_goes_in_one_request_where_nothing_is_kept_for_the_next_run() {
     assert_eq!(server.count("PATCH", ""), 0, "{}", server.transcript());
 }
 
-/// Registries that refuse pieces, each in its own way: all of them, any but the first one, or the end; by a status or by what
-/// happens to the connection.
+/// Registries that refuse pieces in different ways: every piece, every piece but the first, or the end; by a status or
+/// by the connection.
 #[tokio::test]
 async fn a_registry_that_refuses_pieces_gets_blobs_in_one_request() {
     let ranged = || upload("PATCH").with_header("content-range");
@@ -161,7 +161,7 @@ async fn a_registry_that_limits_pieces_is_not_asked_again() {
 
 #[tokio::test]
 async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
-    // A quarter of a second for each piece, so that the second one is not the last.
+    // A quarter of a second for each piece, so that the second piece is not the last.
     let slow = Action::Delay(Duration::from_millis(250));
     let gate = Gate::closed();
     let server = Double::start(
@@ -198,7 +198,7 @@ async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
     assert_eq!(before + sent(&server), 24 << 20, "{}", server.transcript());
 }
 
-/// Drops a push while the registry holds its second piece, as a kill of the process does.
+/// Drops a push while the registry holds its second piece, like a kill of the process.
 async fn kill_in_second_piece(server: &Double, registry: &Registry, blob: &Descriptor, source: &Memory) {
     let push = registry.push_blob("a", blob, source, None);
     let killed = async {
@@ -249,7 +249,7 @@ async fn the_session_of_a_run_that_was_killed_goes_on_once_nothing_more_of_it_ar
     gate.open();
     server.forget_requests();
     server.clear_faults();
-    // More bytes than it has when it is asked: the first piece does not meet them, nor does the second.
+    // The registry has more bytes than it stated: neither the first nor the second piece fits.
     server.add_fault(
         piece().first(2),
         Action::error(416, "RANGE_INVALID", "invalid content range"),

@@ -1,4 +1,5 @@
-//! Registries that accept a blob and do not have it: the first upload and the first mount are looked for.
+//! Registries that accept a blob and do not store it: after the first upload and the first mount, the client checks
+//! that the blob is there.
 
 use crate::client::{Memory, by_digest, client, index, layer, noise, tag};
 use crate::support::fault::{Action, When};
@@ -87,7 +88,7 @@ async fn a_registry_that_loses_all_uploads_is_told_so_for_each_blob() {
     let server = Double::start(Options::default().fault(When::put("/blobs/uploads/"), Action::Lose));
     let (registry, _) = client(&server.host());
     let blobs = blobs(4);
-    // All were accepted before the answer about the first one: none of them is believed.
+    // All were accepted before the check of the first one: none of them counts as stored.
     let pushed = join_all(blobs.iter().map(|blob| push(&registry, "a/b", blob, None))).await;
     for (result, blob) in pushed.into_iter().zip(&blobs) {
         let error = result.unwrap_err();
@@ -201,7 +202,8 @@ fn children() -> Vec<RawManifest> {
         .collect()
 }
 
-/// A registry that answers 201 to the first so many manifests that are put by digest, and stores none of them.
+/// Returns a registry that answers 201 to the first `manifests` manifests that are put by digest, and stores none of
+/// them.
 fn losing(manifests: u64) -> Double {
     let lost = When::put("/manifests/sha256:").first(manifests);
     let options = Options {

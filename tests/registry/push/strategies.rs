@@ -13,7 +13,7 @@ fn ranges_taken(server: &Double) -> Vec<String> {
     taken.map(|patch| patch.header("content-range")).collect()
 }
 
-/// Registries that refuse one PUT with the whole body, and how each is served in the end.
+/// Registries that refuse one PUT with the whole body, and the strategy that works with each.
 #[tokio::test]
 async fn the_strategy_that_a_host_takes_is_found_and_remembered() {
     for status in [404, 405, 411, 501] {
@@ -51,7 +51,7 @@ async fn chunks_have_ranges_that_meet() {
         ..Options::default()
     }
     .fault(upload("PUT").first(1), Action::status(405));
-    // The second strategy is refused with 416, as registries with a limit on chunks do.
+    // The second strategy is refused with 416, as by registries with a maximum chunk size.
     let (server, _) = pushed(
         options.fault(upload("PATCH").without_header("content-range"), Action::status(405)),
         10 << 20,
@@ -137,8 +137,8 @@ async fn a_limit_below_any_use_is_an_error_that_says_so() {
     assert!(error.hint().unwrap().contains("client_max_body_size"), "{error:?}");
 }
 
-/// A host that fails twice over one request with the whole body gets it by PATCH; whether that is remembered depends on who
-/// said so: the host itself, or a connection that broke.
+/// A host that fails twice on one request with the whole body gets the blob by PATCH. The strategy is remembered only
+/// if the host itself failed, not if the connection broke.
 #[tokio::test]
 async fn a_put_that_fails_twice_gives_way_to_a_patch() {
     let reset = Action::CutRequest(1000, End::Reset);
@@ -176,7 +176,8 @@ async fn a_put_that_fails_twice_gives_way_to_a_patch() {
     }
 }
 
-/// Some registries answer 201 to the last PATCH and then know nothing of the upload: the blob is there, which counts.
+/// Some registries answer 201 to the last PATCH and then do not know the upload any more: the blob is there, which
+/// suffices.
 #[tokio::test]
 async fn a_closing_put_that_is_refused_after_the_end_was_taken_is_no_failure() {
     for (status, code) in [

@@ -18,7 +18,7 @@ async fn certs_d() {
     let host = format!("certs.d/localhost:{}", server.port);
     folder.write(&format!("{host}/ca.crt"), &ca.certificate);
     refused(server.ask(&options).await, "CertificateRequired");
-    // Of two certificates the one that the server's authority has signed is shown, though it is the second.
+    // Of two certificates, the client shows the one that the server's authority has signed, although it is the second.
     for (name, authority) in [("a", &Authority::new("strangers")), ("b", &client_ca)] {
         let pair = authority.sign(&params("me"));
         folder.write(&format!("{host}/{name}.cert"), &pair.certificate);
@@ -119,7 +119,7 @@ async fn what_openssl_makes() {
         certificate: read("rsa.pem"),
         key: read("rsa.key"),
     };
-    // The server asks for a certificate and trusts a client authority that openssl made too.
+    // The server requires a certificate and trusts a client authority that openssl made as well.
     openssl(
         folder.path(),
         "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=clients",

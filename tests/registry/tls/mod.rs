@@ -67,7 +67,7 @@ fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> Pair {
     }
 }
 
-/// A TLS server that answers every connection with `hello` and the number of certificates that it was shown.
+/// A TLS server that answers every connection with `hello` and the number of client certificates.
 struct Server {
     port: u16,
     task: tokio::task::JoinHandle<()>,
@@ -124,7 +124,7 @@ impl Server {
         Self { port, task }
     }
 
-    /// Connects as `localhost`; the last word of the answer, or the text of the error.
+    /// Connects as `localhost`. Returns the last word of the answer, or the text of the error.
     async fn ask(&self, options: &TlsOptions) -> Result<String, String> {
         self.ask_as("localhost", options).await
     }
@@ -137,7 +137,7 @@ impl Server {
             .connect(name, stream)
             .await
             .map_err(|e| e.to_string())?;
-        // With TLS 1.3 a client learns only while reading that its certificate was refused.
+        // With TLS 1.3, a client learns only while reading that its certificate was refused.
         stream
             .write_all(b"GET / HTTP/1.1\r\n\r\n")
             .await

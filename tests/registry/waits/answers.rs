@@ -1,4 +1,4 @@
-//! Answers that are no blobs have a limit in time: tokens, manifests, lists, bodies of errors, and redirects.
+//! Answers other than blobs have a time limit: tokens, manifests, lists, bodies of errors, and redirects.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::downloads::by_default;
 use super::scripted::{Asked, Server, Step, answer};
 use crate::client::{layer, manifest, tag, with};
 
-/// A body that has begun, and comes at a byte every half minute, so that no wait for the next one is too long.
+/// A body that has begun and sends a byte every half minute, so that no wait for the next byte is too long.
 fn drip(status: u16, headers: &[(&str, &str)]) -> Vec<Step> {
     let pause = Duration::from_secs(30);
     vec![Step::Take, answer(status, headers, 60_000), Step::Drip(" ", pause)]
@@ -29,7 +29,7 @@ async fn a_manifest_that_drips() {
     assert_eq!(server.count("GET", "/manifests/"), 6, "{}", server.transcript());
 }
 
-/// Heads of answers that never come to their end: how they begin, and what comes again and again.
+/// Heads of answers that never end: their beginning, and the part that is repeated.
 const ENDLESS_HEADS: [(&str, &str, u64); 5] = [
     ("", "HTTP/1.1 100 Continue\r\n\r\n", 1),
     ("", "HTTP/1.1 103 Early Hints\r\nlink: </x>; rel=preload\r\n\r\n", 20),
@@ -158,7 +158,7 @@ async fn redirects_that_drip_or_go_round_in_circles() {
     }
 }
 
-/// A registry that wants a token, and its token server, which `script` says.
+/// Returns a registry that requires a token, and its token server, which follows `script`.
 async fn guarded(options: Options, script: impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static) -> (Server, Registry) {
     let tokens = Server::start(script).await;
     let challenge = format!("Bearer realm=\"http://{}/token\",service=\"x\"", tokens.host);

@@ -1,4 +1,4 @@
-//! Connections that do not come about: behind a proxy, in a TLS handshake; and a program that does not answer.
+//! Connections that are not established: behind a proxy, in a TLS handshake; and a program that does not answer.
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -1,7 +1,7 @@
-//! Every wait ends: with the limits that hold by default, against servers that are slow, silent or endless.
+//! Every wait ends: the default limits, against servers that are slow, silent or endless.
 //!
-//! The minutes of these limits pass on a clock of the test's own: see [`clock`]. No test here looks at how long it took; each
-//! looks at what the server was asked.
+//! The minutes of these limits pass on a virtual clock: see [`clock`]. No test here measures time; each checks the
+//! requests that the server got.
 
 mod clock;
 mod scripted;

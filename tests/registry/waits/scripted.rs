@@ -1,4 +1,4 @@
-//! A server that does to each request what a script says, on the clock of the test.
+//! A server that handles each request as a script says, on the virtual clock of the test.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,13 +14,14 @@ pub(crate) enum Step {
     Take,
     /// Reads this many bytes of the body of the request.
     TakeSome(usize),
-    /// Reads the whole body, this many bytes at a time with a pause behind them. The system's buffers are as small as can be.
+    /// Reads the whole body, this many bytes at a time with a pause after each part. The system's buffers are as small
+    /// as possible.
     TakeSlowly(usize, Duration),
     /// Sends these bytes.
     Say(Vec<u8>),
     /// Waits this long.
     Pause(Duration),
-    /// Sends this piece again and again, each time after a pause, until the client has gone away.
+    /// Sends this text repeatedly, each time after a pause, until the client has closed the connection.
     Drip(&'static str, Duration),
     /// Does nothing more, and keeps the connection.
     Hang,
@@ -43,10 +44,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one that acts as `script` says. After the steps for one request it reads the next one.
+    /// Starts a server that follows `script`. After the steps for one request, the server reads the next request.
     pub(crate) async fn start(script: impl Fn(&Asked) -> Vec<Step> + Send + Sync + 'static) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        // The connections inherit it: the system buffers nearly nothing that is not read.
+        // The accepted connections inherit the size: the system buffers almost no unread bytes.
         socket.set_recv_buffer_size(4096).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(64).unwrap();
@@ -144,7 +145,7 @@ async fn serve(
     }
 }
 
-/// The head of the next request and the length of its body; `None` at the end of the connection.
+/// Returns the head of the next request and the length of its body; `None` at the end of the connection.
 async fn head(client: &mut TcpStream, rest: &mut Vec<u8>) -> Option<(String, usize)> {
     loop {
         if let Some(end) = rest.windows(4).position(|w| w == b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! Lines that are slow and not dead: a body that is still on its way is waited for, and sent once.
+//! Slow lines: the client waits for a body that is still on its way, and sends it once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::client::{Memory, layer, manifest, noise, tag, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A registry that takes bodies as the steps say, and then answers that it has them.
+/// Returns a registry that reads bodies as the steps say, and then answers that it has them.
 async fn taking(steps: Vec<Step>) -> (Server, Registry) {
     let stored = AtomicBool::new(false);
     registry(
@@ -32,7 +32,7 @@ async fn taking(steps: Vec<Step>) -> (Server, Registry) {
     .await
 }
 
-/// Pushes a blob of this size to a registry that takes its body as the steps say.
+/// Pushes a blob of this size to a registry that reads its body as the steps say.
 async fn push(size: usize, steps: Vec<Step>) -> (Server, Result<()>) {
     let (server, registry) = taking(steps).await;
     let bytes = noise(size);
@@ -105,13 +105,14 @@ async fn a_large_manifest_over_a_slow_line_is_sent_once() {
     assert_eq!(server.count("PUT", "/manifests/"), 1, "{}", server.transcript());
 }
 
-/// The limits in milliseconds after which the kernel would end our connections to this server; 0 for none.
+/// Returns the times in milliseconds after which the kernel would end connections of the client to this server; 0 for
+/// none.
 fn kernel_limits(server: &Server) -> Vec<u32> {
     let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
     let open = std::fs::read_dir("/proc/self/fd").unwrap();
     let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let ours = numbers.filter_map(|number: i32| {
-        // A copy, since the number alone may belong to another file a moment later.
+        // A copy of the descriptor, since its number may belong to another file a moment later.
         let copy = pidfd_getfd(&me, number, PidfdGetfdFlags::empty()).ok()?;
         let peer = std::net::SocketAddr::try_from(rustix::net::getpeername(&copy).ok()??).ok()?;
         (peer.to_string() == server.host).then(|| tcp_user_timeout(&copy).unwrap())

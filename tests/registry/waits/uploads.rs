@@ -1,4 +1,4 @@
-//! Uploads that a registry takes and never answers, or loses again and again.
+//! Uploads that a registry receives and never answers, or loses repeatedly.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +14,8 @@ use crate::client::{Memory, layer, manifest, noise, tag, with};
 
 pub(super) const SESSION: &str = "/v2/a/b/blobs/uploads/1";
 
-/// A registry that opens sessions, has what it took, and knows of sessions what `status` says; `other` comes first.
+/// Returns a registry that opens sessions and has the bytes that it received. `status` answers requests about sessions,
+/// and `other` is tried before all else.
 pub(super) async fn registry(
     status: impl Fn(&Asked) -> Option<usize> + Send + Sync + 'static,
     other: impl Fn(&Asked) -> Option<Vec<Step>> + Send + Sync + 'static,
@@ -48,7 +49,7 @@ pub(super) async fn registry(
     (server, registry)
 }
 
-/// Pushes a blob of 3 MiB, which fails, and says how many bodies went out for it.
+/// Pushes a blob of 3 MiB, which fails, and returns the number of bodies that were sent for it.
 async fn bodies_until_given_up(server: &Server, registry: &Registry) -> usize {
     let bytes = noise(3 << 20);
     let (descriptor, source) = (layer(&bytes), Memory(bytes));
@@ -88,7 +89,7 @@ async fn a_body_that_is_not_read_is_given_up_after_the_retries() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_a_registry_loses_again_and_again_are_no_progress() {
-    // Every second time that it is asked the registry has a megabyte more, and then nothing.
+    // Of two answers about the session, one states a megabyte and the next one nothing.
     let fickle = |asked: &Asked| Some((asked.nth % 2) << 20);
     let silent = |asked: &Asked| matches!(asked.method.as_str(), "PUT" | "PATCH").then(|| vec![Step::Take, Step::Hang]);
     let (server, registry) = registry(fickle, silent).await;

@@ -79,7 +79,7 @@ fn a_corrected_list_takes_over_what_is_there() {
     let export = Export::new(&registry, &["a/a:1", "b/b:1"]);
     let expected = Export::new(&registry, &["a/a:1", "c/c:1"]).bundle("plain.tar", &[]);
     export.kill_after(&registry, "b.tar", &["-j", "1"], 7 * MIB as u64);
-    // The tag moves meanwhile; what the first run found counts, as for the same list.
+    // The tag moves meanwhile; the digest that the first run resolved is kept, as for an unchanged list.
     put_image(&registry, "a/a", "1", &[noise(9, 1000)]);
     registry.forget_requests();
     let done = ask(&export, &registry, &["a/a:1", "c/c:1"], &["-j", "1"]);
@@ -90,7 +90,7 @@ fn a_corrected_list_takes_over_what_is_there() {
     assert_eq!(said.matches(&note).count(), 1, "{said}");
     assert!(std::fs::read(export.path("b.tar")).unwrap() == expected, "other bytes");
     let fetched = blob_bytes_sent(&registry);
-    // Of 12 MiB, 7 were sent. Up to 4 MiB of an open slot were not noted yet when the run was killed.
+    // Of 12 MiB, 7 were sent. Up to 4 MiB of an open slot were not in the journal yet when the run was killed.
     assert!(
         fetched <= (12 - 7 + 4) * MIB as u64,
         "{fetched}: {}",

@@ -1,4 +1,5 @@
-//! Sources that lie, stall, break off or refuse: each ends in a right bundle or a clear message, never in a wrong bundle.
+//! Sources that send wrong bytes, stall, break off or refuse: each run ends in a right bundle or a clear message, never
+//! in a wrong bundle.
 
 use super::tools::{Export, check, noise, put_image};
 use crate::support::fault::{Action, When};
@@ -16,7 +17,8 @@ fn with(when: When, action: Action) -> (Double, Export, Vec<String>) {
 #[test]
 fn every_body_cut_after_some_bytes() {
     for end in [End::Close, End::Reset] {
-        // Each answer has 700 KB more, of which a reset may destroy some: the rest is asked for by range until all is there.
+        // Each answer has 700 KB more, of which a reset may destroy some: the rest is requested by range until all is
+        // there.
         let (_registry, export, _) = with(When::get("/blobs/"), Action::Cut(700_000, end));
         export.bundle("b.tar", &["--retries", "50"]);
         check(&export.path("b.tar"));
@@ -76,7 +78,7 @@ fn a_body_of_another_length_than_the_manifest_says() {
         let overrun = matches!(action, Action::Overrun(_));
         let (_registry, export, _) = with(When::get(&digest), action);
         if overrun {
-            // What follows the announced length belongs to no answer; the blob itself is right.
+            // Bytes behind the announced length belong to no answer; the blob itself is right.
             export.bundle("b.tar", &[]);
             check(&export.path("b.tar"));
         } else {
@@ -173,7 +175,7 @@ fn a_manifest_that_names_one_blob_with_two_sizes() {
 
 #[test]
 fn a_local_failure_about_one_registry_ends_only_its_images() {
-    // The registry wants credentials for a layer, and the helper that has them cannot be started.
+    // The registry requires credentials for a layer, and the helper that has them cannot be started.
     let (closed, open) = (Double::new(), Double::new());
     let layers = put_image(&closed, "a/a", "1", &[noise(1, 1000)]);
     closed.add_fault(When::get(&layers[0]), Action::challenge(&["Basic realm=\"x\""]));

@@ -75,7 +75,8 @@ fn a_pin_outlasts_a_run_without_the_image() {
     assert!(std::fs::read(export.path("b.tar")).unwrap() == plain, "other bytes");
 }
 
-/// Runs an export and says how many bytes it handed to the system to write; `None` where the system does not tell.
+/// Runs an export and returns the number of bytes that it wrote by system calls; `None` if the system does not report
+/// them.
 fn written_by(export: &Export, flags: &[&str]) -> Option<u64> {
     let mut child = export
         .command("b.tar", flags)
@@ -132,7 +133,7 @@ fn what_turns_out_to_be_missing_is_moved_and_nothing_is_fetched_twice() {
     let done = export.run("b.tar", &["--allow-partial"]);
     assert_eq!(done.status.code(), Some(6), "{}", text(&done));
     assert_eq!(check(&export.path("b.tar")), 1);
-    // The layer of the other image was in the place behind the one that failed.
+    // The layer of the other image was at the offset behind the layer that failed.
     assert!(
         blob_bytes_sent(&registry) < 11 * MIB as u64 + 2000,
         "{}",
@@ -173,8 +174,8 @@ fn a_manifest_whose_bytes_do_not_tell_its_type_goes_on_with_the_same_bytes() {
     assert!(export.bundle("b.tar", &["--no-cache"]) == plain, "other bytes");
 }
 
-/// An export of `a:1` and `b:1` of which the first image lacks a layer, so that it is unfinished; nothing is left of that image
-/// in the registry then.
+/// An unfinished export of `a:1` and `b:1`, of which the first image lacks a layer. The registry no longer has that
+/// image.
 fn unfinished() -> (Double, Export) {
     let registry = Double::new();
     let layers = put_image(&registry, "a", "1", &[noise(1, 20_000), noise(2, 700)]);
@@ -203,7 +204,7 @@ fn an_image_whose_tag_moved_and_that_is_gone_is_taken_as_it_is_now() {
         assert!(said.contains("its tag has moved to sha256:"), "{said}");
         assert!(said.contains("this image is taken as it is now"), "{said}");
         assert_eq!(check(&export.path("x.tar")), 2, "{said}");
-        // What the first run had of the other image is not fetched again, and the bundle is as if nothing had happened.
+        // The blobs of the other image are not fetched again, and the bundle is the same as without a failure.
         let layer = sha256(&noise(3, 700));
         assert_eq!(registry.count("GET", &layer), 0, "{}", registry.transcript());
         let plain = export.bundle("plain.tar", &["--no-cache"]);

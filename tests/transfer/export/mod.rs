@@ -1,5 +1,5 @@
-//! Export through the program, against the registry double: speed-independent properties of planning, fetching, resuming,
-//! pipes, and every way in which a source or an output can go wrong.
+//! Export through the program, against the registry double: planning, fetching, resuming, pipes, and every way in which
+//! a source or an output can fail, independent of the speed of the machine.
 
 mod changed_list;
 mod cut_short;

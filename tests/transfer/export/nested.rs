@@ -1,4 +1,4 @@
-//! Indexes inside indexes: what goes with them when nothing in them is wanted.
+//! Nested indexes: the attestations and nested indexes that are dropped if no entry of a nested index is wanted.
 
 use docker_mirror::{
     Bundle, Choice, OpenOptions,
@@ -91,7 +91,7 @@ fn an_index_of_which_nothing_is_wanted_goes_with_what_describes_it() {
     assert_eq!(index.entries[0].descriptor.digest.to_string(), sha256(&wanted));
     for lost in [&attestation, &unwanted, &empty, &windows] {
         let digest = sha256(lost);
-        // What an index lists that is not in the bundle itself is not known there.
+        // Entries of an index that is not in the bundle itself are unknown there.
         let is_told = tree.dropped.iter().any(|d| d.digest.to_string() == digest);
         assert_eq!(is_told, lost != &windows, "{:?}", tree.dropped);
         assert!(tree.manifests().iter().all(|m| m.digest().to_string() != digest));

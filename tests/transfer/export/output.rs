@@ -1,4 +1,4 @@
-//! The file that a bundle goes to: its final name, its file system, and who else writes it.
+//! The file of a bundle: its final name, its file system, and other writers of it.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -99,7 +99,7 @@ fn interrupted_by_the_user() {
     export.bundle("b.tar", &[]);
 }
 
-/// A small file system of its own; `None`, with a word about it, where this machine does not let a test mount one.
+/// A small mounted file system. Reports and returns `None` if this machine does not allow a test to mount one.
 struct Mounted {
     at: tempfile::TempDir,
     _image: tempfile::TempDir,
@@ -113,7 +113,7 @@ impl Mounted {
         Self::mount(&["-t", "tmpfs", "-o", &option, "tmpfs"], at, _image)
     }
 
-    /// A USB stick: vfat, or where the kernel has none (as in many virtual machines) exFAT through FUSE.
+    /// A USB stick: vfat, or exFAT through FUSE if the kernel has no vfat, as in many virtual machines.
     fn stick(mib: u64) -> Option<Self> {
         let at = tempfile::tempdir().unwrap();
         let image = tempfile::tempdir().unwrap();
@@ -238,7 +238,7 @@ fn a_disk_that_fills_up_on_the_way() {
         let output = small.path().join("b.tar");
         let child = start(&export, &registry, &output);
         wait_until("a part is sent", || allowance.is_spent());
-        // Where room could be taken beforehand the bundle is safe from its neighbours; here it may be either.
+        // Where space can be reserved, another writer cannot take it; elsewhere, the export may run out of space.
         let taken = std::fs::write(small.path().join("neighbour"), vec![1; 8 * MIB]);
         allowance.lift();
         let done = child.wait_with_output().unwrap();
@@ -278,11 +278,11 @@ fn a_read_only_file_system() {
     );
 }
 
-/// A file system that fills gaps with zeros: nothing is written far ahead of what has arrived.
+/// A file system that fills gaps with zeros: nothing is written far ahead of the fetched bytes.
 #[test]
 fn a_usb_stick() {
     let Some(stick) = Mounted::stick(300) else { return };
-    // The largest blob comes first in the queue; the small ones stand behind it in the file, and would fill it with zeros.
+    // The largest blob comes first in the queue; small blobs behind it in the file would fill it with zeros.
     let registry = Double::new();
     let layers: Vec<_> = [100, 20, 20, 20]
         .iter()

@@ -52,7 +52,7 @@ fn a_wrong_blob_is_never_whole_in_the_pipe() {
     let registry = Double::new();
     let export = images(&registry);
     let plain = export.run("-", &[]).stdout;
-    // The last byte of the largest layer is wrong in every answer: all before it may be in the pipe by then.
+    // The last byte of the largest layer is wrong in every answer: all bytes before it may be in the pipe by then.
     let layer = noise(1, 5 * MIB);
     let digest = sha256(&layer);
     let last = 5 * MIB as u64 - 1;
@@ -65,7 +65,7 @@ fn a_wrong_blob_is_never_whole_in_the_pipe() {
         text(&done)
     );
 
-    // What came out is the beginning of the right bundle, and ends before the layer does.
+    // The output is the beginning of the right bundle, and ends before the layer does.
     assert!(plain.starts_with(&done.stdout), "other bytes");
     let end = layer.len() + plain.windows(64).position(|part| part == &layer[..64]).unwrap();
     assert!(done.stdout.len() < end, "the wrong layer is whole in the pipe");
@@ -120,7 +120,8 @@ fn a_registry_that_throttles_does_not_stop_the_pipe() {
 
 #[test]
 fn the_blob_in_front_gets_a_connection_from_those_behind_it() {
-    // Two repositories have the first layer. The first one breaks it off for good, when the layers behind it hold all places.
+    // Two repositories have the first layer. The first repository breaks off for good once the layers behind it hold
+    // all permits.
     let registry = Double::new();
     let layers: Vec<Vec<u8>> = (0..4).map(|n| noise(n, (9 - n as usize) * MIB)).collect();
     let digests = put_image(&registry, "a/a", "1", &layers);
@@ -151,7 +152,7 @@ fn what_is_read_ahead_is_bounded() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // Nobody reads. What is sent goes into the buffers of the program and of the sockets, and then no more is.
+    // Without a reader, the sent bytes fill the buffers of the program and of the sockets, and then no more are sent.
     let mut before = u64::MAX;
     loop {
         std::thread::sleep(std::time::Duration::from_millis(300));

@@ -1,4 +1,5 @@
-//! File systems that fill gaps with zeros, as FAT does: shown through the library, which can be told of one.
+//! File systems that fill gaps with zeros, as FAT does: through the library, which accepts such a file system as an
+//! option.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,7 +53,7 @@ fn nobody_writes_far_ahead_of_what_has_arrived() {
     let export = Export::new(&registry, &["a/a:1"]);
     let plain = export.bundle("plain.tar", &[]);
     registry.forget_requests();
-    // The first layer stops after 30 MiB: layers that begin within 64 MiB behind that may be written, and no others.
+    // The first layer stops after 30 MiB: layers that begin within the next 64 MiB may be written, and no others.
     let allowance = Allowance::new(30 * MIB as u64);
     registry.add_fault(When::get(&digests[0]).first(1), Action::Allow(allowance.clone()));
     let path = export.path("b.tar");
@@ -68,7 +69,7 @@ fn nobody_writes_far_ahead_of_what_has_arrived() {
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
-                // First the length: what arrives between both looks only makes the gap look smaller.
+                // The length is read first: bytes that arrive between both reads only make the gap appear smaller.
                 let length = std::fs::metadata(&partial).map_or(0, |m| m.len());
                 let sent = super::tools::blob_bytes_sent(&registry);
                 farthest.fetch_max(length.saturating_sub(sent), Ordering::SeqCst);

@@ -38,7 +38,8 @@ fn power_cut_twice_keeps_synced_bytes() {
     registry.forget_requests();
     assert!(export.bundle("b.tar", &[]) == plain, "other bytes");
     let sent = blob_bytes_sent(&registry);
-    // Of the first run's 14 MiB at most 4 of each of two open slots were not noted, and what was on its way.
+    // Of the 14 MiB of the first run, up to 4 MiB of each of two open slots were not in the journal yet, and some bytes
+    // were in flight.
     assert!(sent <= (21 - 14 + 2 * 5) * MIB as u64, "{}", registry.transcript());
 }
 

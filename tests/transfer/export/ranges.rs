@@ -1,4 +1,4 @@
-//! Registries that serve no ranges, or only some of them, and several places that have a blob.
+//! Registries that support no ranges, or only some, and several repositories with the same blob.
 
 use super::tools::{Export, blob_bytes_sent, check, noise, put_image};
 use crate::support::fault::{Action, When};
@@ -16,14 +16,14 @@ fn one_layer(size: usize) -> (Double, Export, Vec<u8>, String) {
 
 #[test]
 fn no_ranges_and_a_body_that_breaks() {
-    // A small layer, and one that is fetched in parts where that is possible.
+    // A small layer, and one that is fetched in parts if the registry supports ranges.
     for size in [3 * MIB, 70 * MIB] {
         let (registry, export, plain, layer) = one_layer(size);
         registry.add_fault(When::get(&layer), Action::IgnoreRange);
         registry.add_fault(When::get(&layer).first(1), Action::Cut(700_000, End::Close));
         registry.forget_requests();
         assert!(export.bundle("b.tar", &[]) == plain, "{size}: other bytes");
-        // One probe for each connection at the start, one that breaks, one that reads it all.
+        // One probe for each connection at the start, one that breaks, and one that reads the whole layer.
         let most = 2 * size as u64 + 20 * MIB as u64;
         assert!(blob_bytes_sent(&registry) < most, "{size}: {}", registry.transcript());
     }
@@ -68,7 +68,7 @@ fn each_of_three_places_gets_a_chance() {
         assert!(export.bundle(&name, &[]) == plain, "{good}: other bytes");
         registry.clear_faults();
     }
-    // The place that gave wrong bytes is asked again when the others give none.
+    // The repository that sent wrong bytes is asked again if the other repositories send none.
     registry.add_fault(When::get("/v2/a/a/blobs/").and(&digest).first(1), Action::FlipBit(1000));
     for bad in ["b/b", "c/c"] {
         let there = When::get(&format!("/v2/{bad}/blobs/")).and(&digest);

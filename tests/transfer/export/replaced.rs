@@ -1,4 +1,4 @@
-//! Other files in the places of the export's own: nothing foreign is written to, or named as the bundle.
+//! Other files in place of the export's own files: the export neither writes to them nor gives them its final name.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,7 +21,8 @@ fn small() -> (Double, Export) {
     (registry, export)
 }
 
-/// Runs an export into `out/b.tar`, does something when its files are there and its layer is not, and returns how it ended.
+/// Runs an export into `out/b.tar`, calls a function when its files exist and its layer has not arrived, and returns
+/// how the export ended.
 fn meanwhile(
     flags: &[&str],
     prepare: &dyn Fn(&Export),
@@ -38,7 +39,7 @@ fn meanwhile(
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // The layer is asked for once the journal is there and the front is written.
+    // The layer is requested once the journal exists and the front is written.
     wait_until("the layer is asked for", || gate.arrived() > 0);
     assert!(child.try_wait().unwrap().is_none());
     act(&export);

@@ -43,7 +43,8 @@ fn goes_on_inside_a_blob_with_the_same_bytes() {
         "the bundle differs from an undisturbed one"
     );
     let total = 21 * MIB as u64;
-    // At least 14 MiB were sent. Of two open slots up to 4 MiB each were not noted yet, and what was in flight is lost.
+    // At least 14 MiB were sent. Up to 4 MiB of each of two open slots were not in the journal yet, and bytes in flight
+    // are lost.
     assert!(
         blob_bytes_sent(&registry) <= total - 14 * MIB as u64 + 2 * 8 * MIB as u64,
         "{}",
@@ -294,7 +295,7 @@ fn an_image_that_failed_joins_the_others_in_the_next_run() {
             export.bundle("b.tar", &[]) == expected,
             "{broken}: the bundle differs from an undisturbed one"
         );
-        // What the first run had is not fetched again; without a manifest it fetched nothing.
+        // The blobs of the first run are not fetched again; without a manifest, that run fetched nothing.
         assert!(
             broken.contains("/manifests/") || blob_bytes_sent(&registry) <= 13 * MIB as u64,
             "{}",
@@ -331,7 +332,8 @@ fn failed_images_are_left_out_where_that_is_allowed() {
 
 #[test]
 fn killed_at_random_moments() {
-    // The bundle is the same whenever the first runs ended. The benchmark does this on real registries, and more often.
+    // The bundle does not depend on when the first runs were killed. The benchmark checks this on real registries, and
+    // more often.
     let registry = Double::new();
     fill(&registry);
     let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);

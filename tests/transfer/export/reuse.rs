@@ -7,7 +7,7 @@ use crate::support::{Double, Gate, sha256};
 
 const MIB: usize = 1 << 20;
 
-/// Two versions of an image with one base, the first of which is in `old.tar`.
+/// Two versions of an image with a common base; `old.tar` has the first version.
 fn two_versions() -> (Double, Export, Vec<u8>) {
     let registry = Double::new();
     let base = noise(1, 4 * MIB);

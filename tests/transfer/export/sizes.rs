@@ -1,4 +1,4 @@
-//! Images that contradict each other about the size of a blob: only those fail that are wrong.
+//! Images that contradict each other about the size of a blob: only the images with the wrong size fail.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::tools::{Export, check, cli, noise, put_image, text};
 use crate::support::fault::{Action, When};
 use crate::support::{Double, End, sha256};
 
-/// Changes what the manifest under a tag states, and puts it under the same tag.
+/// Changes the manifest under a tag, and puts it under the same tag.
 fn edit(registry: &Double, repository: &str, change: impl FnOnce(&mut Value)) {
     let mut manifest: Value = serde_json::from_slice(&registry.manifest(repository, "1").unwrap()).unwrap();
     change(&mut manifest);
@@ -15,7 +15,7 @@ fn edit(registry: &Double, repository: &str, change: impl FnOnce(&mut Value)) {
     registry.store().put_manifest(repository, Some("1"), &media_type, bytes);
 }
 
-/// `a` and `c` are right; `b` has the layer of `a`, and states a size for it that is off by so many bytes.
+/// `a` and `c` are right; `b` has the layer of `a`, and states a size that differs by `off` bytes.
 fn one_wrong(off: i64) -> Double {
     let registry = Double::new();
     let shared = noise(1, 20_000);
@@ -36,7 +36,8 @@ fn three_images() -> Double {
     registry
 }
 
-/// Exports images of which some fail. What is said has all parts, and the bundle has so many images, all whole.
+/// Exports images of which some fail. The messages have all these parts, and the bundle has this number of images, all
+/// complete.
 fn export_partly(registry: &Double, images: &[&str], more: &[&str], says: &[&str], whole: usize) -> Export {
     let export = Export::new(registry, images);
     let done = export.run("x.tar", &[&["--allow-partial"], more].concat());
@@ -177,7 +178,7 @@ fn an_image_that_lists_a_manifest_of_another_as_a_layer_of_a_wrong_size_fails_al
     }
 }
 
-/// `a` and `c` are right; the others state impossible sizes. Returns their names.
+/// `a` and `c` are right; the other images state impossible sizes. Returns the names of all images.
 fn absurd() -> (Double, Vec<String>) {
     let registry = Double::new();
     put_image(&registry, "a", "1", &[noise(1, 700)]);

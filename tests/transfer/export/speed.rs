@@ -1,4 +1,4 @@
-//! How many requests are under way at a time, and in which order: counted, and not timed.
+//! The number of parallel requests and their order: counted, not timed.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -95,7 +95,7 @@ fn a_registry_that_throttles_gets_fewer_requests_at_a_time_and_then_more_again()
         let export = small_layers(&registry, 60);
         // The config comes first, by itself.
         registry.add_fault(When::get("/blobs/").after(1).first(2), throttled.clone());
-        // The other four that were sent before anybody knew are answered once the program has heard of it.
+        // The other four requests that were in flight at the refusal are answered once the program has received it.
         let heard = Gate::closed();
         registry.add_fault(When::get("/blobs/").after(3).first(4), Action::Hold(heard.clone()));
         registry.add_fault(When::get("/blobs/").after(7), Action::Delay(Duration::from_millis(120)));
@@ -125,8 +125,8 @@ fn a_registry_that_throttles_gets_fewer_requests_at_a_time_and_then_more_again()
             let is_open = |entry: &&Entry| entry.begun <= at && entry.ended.is_none_or(|ended| ended > at);
             asked.iter().filter(is_open).count()
         };
-        // Behind the config and the six that were sent before anybody knew. Four of them went well, and where the limit stayed,
-        // four others follow at once, beside the two that are sent again.
+        // After the config and the six requests that were in flight at the refusal. Four of these succeeded; with an
+        // unchanged limit, four further requests would follow at once, beside the two that are repeated.
         let soon = (7..11).map(open).max().unwrap();
         let later = (30..asked.len()).map(open).max().unwrap();
         // Three places, and one more for those that went well.

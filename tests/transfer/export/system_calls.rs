@@ -1,8 +1,8 @@
-//! Every system call with which an export writes, made to fail or to be the last one before a kill: the same command then goes
-//! on, or starts anew by itself, and ends with the same bundle.
+//! Every system call with which an export writes, made to fail or followed by a kill: the same command then continues
+//! or starts anew, and writes the same bundle.
 //!
-//! `strace` does it to the real program on the real file system. Calls are counted by thread, so the program runs with one
-//! worker.
+//! `strace` does this to the real program on the real file system. It counts calls by thread, so the program runs with
+//! one worker.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use crate::support::fault::{Action, When};
 use crate::support::real::{optional_program, skipped};
 use crate::support::{Double, sha256};
 
-/// The calls that create, write, sync, truncate, rename or remove; those with a question mark do not exist everywhere.
+/// The calls that create, write, sync, truncate, rename or remove; those with a question mark do not exist on every
+/// system.
 const CALLS: &str = "?open,openat,write,pwrite64,fsync,fdatasync,ftruncate,fallocate,?rename,renameat,renameat2,?unlink,unlinkat,?copy_file_range";
 
 /// What is done to a call.
@@ -28,7 +29,7 @@ const FAULTS: [&str; 5] = [
 /// More calls of one name in one thread are tried only here and there.
 const EACH: usize = 16;
 
-/// Exports one bundle under `strace`, which looks at calls that concern the output only.
+/// Exports one bundle under `strace`, which traces only calls about the output.
 struct Traced<'a> {
     strace: PathBuf,
     export: &'a Export,
@@ -48,10 +49,10 @@ impl<'a> Traced<'a> {
         Some(Self { strace, export, flags })
     }
 
-    /// Runs it in a folder; `rule` is what `strace` is to do to calls that concern the output.
+    /// Runs the export in a folder; `rule` is what `strace` does to calls about the output.
     fn run(&self, folder: &Path, rule: &[&str]) -> Output {
         let mut paths = vec![folder.to_owned()];
-        // By the name in the folder as well, which is how a call that looks it up in the working directory has it.
+        // The name in the folder is given as well, since calls that look it up in the working directory have only that.
         for name in [
             "b.tar",
             "b.tar.partial",
@@ -86,7 +87,8 @@ impl<'a> Traced<'a> {
         let mut threads: BTreeMap<(String, String), usize> = BTreeMap::new();
         for line in std::fs::read_to_string(log).unwrap().lines() {
             let (thread, rest) = line.split_once(' ').unwrap();
-            // What is cut in two by another thread's call is named once as begun and once as resumed.
+            // A call that is interrupted in the log by another thread's call appears twice: as unfinished and as
+            // resumed.
             if let Some((name, _)) = rest.trim_start().split_once('(')
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
             {
@@ -101,8 +103,8 @@ impl<'a> Traced<'a> {
         calls
     }
 
-    /// Does faults to every call, `all` of them or each a different one, each time starting with what `prepare` puts into a folder, and runs the same command
-    /// again afterwards.
+    /// Injects faults into the calls, into `all` of them or into each a different one. Each time, `prepare` fills a
+    /// folder first, and the same command runs again afterwards.
     fn table(&self, all: bool, prepare: &dyn Fn(&Path), expected: &[u8], code: i32) {
         let fresh = || {
             let folder = tempfile::tempdir().unwrap();
@@ -239,7 +241,7 @@ fn an_export_that_moves_what_an_earlier_run_left_goes_on_after_any_failed_call()
     let Some(traced) = Traced::new(&export, &["-j", "1"]) else {
         return;
     };
-    // The first run is for one of the images alone, and does not get all of it.
+    // The first run exports only one of the images, and does not fetch all of it.
     let first = Export::new(&registry, &["b/b:1"]);
     registry.add_fault(
         When::path(&sha256(&noise(4, 900))),
@@ -283,7 +285,7 @@ fn a_compressed_export_starts_anew_after_any_failed_call() {
     traced.table(false, &|_| (), &plain, 0);
 }
 
-/// The system tells of a failed write once only, so that the next sync of the same file succeeds.
+/// The system reports a failed write only once, so that the next sync of the same file succeeds.
 #[test]
 fn a_sync_that_fails_on_the_way_ends_the_run_and_nothing_it_covers_is_trusted() {
     let registry = Double::new();

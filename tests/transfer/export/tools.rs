@@ -10,7 +10,7 @@ use crate::support::image::{Document, Layer, Style, with_config};
 pub(crate) use crate::support::noise;
 use crate::support::{Action, Allowance, Cli, Double, When};
 
-/// Puts a linux/amd64 image of these layers into a registry, and returns the digests of the layers.
+/// Stores a linux/amd64 image with these layers in a registry, and returns the digests of the layers.
 pub(crate) fn put_image(registry: &Double, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Vec<String> {
     // Each image has a config of its own.
     let config = format!(
@@ -81,7 +81,7 @@ impl Export {
         std::fs::read(self.path(output)).unwrap()
     }
 
-    /// Runs it, which must fail with this exit code and without leaving anything under the final name.
+    /// Runs the export, which must fail with this exit code and leave nothing under the final name.
     #[track_caller]
     pub(crate) fn fails(&self, output: &str, flags: &[&str], code: i32) -> String {
         let done = self.run(output, flags);
@@ -92,12 +92,13 @@ impl Export {
         text
     }
 
-    /// Starts it, and kills it when the registry has sent this many bytes of blobs, and no more, and most of them are written.
+    /// Starts the export, and kills it when the registry has sent exactly this number of bytes of blobs and most of
+    /// them are written.
     pub(crate) fn kill_after(&self, registry: &Double, output: &str, flags: &[&str], bytes: u64) {
         registry.forget_requests();
         let allowance = Allowance::new(bytes);
         registry.add_fault(When::get("/blobs/"), Action::Allow(allowance.clone()));
-        // What was sent may still be on its way; a system that does not tell what a process wrote gets the benefit of the doubt.
+        // Sent bytes may not have arrived yet. If the system does not report written bytes, they count as written.
         let written = |pid| bytes_written(pid).is_none_or(|written| written >= bytes - bytes / 8);
         self.kill_once(output, flags, |pid| allowance.is_spent() && written(pid));
         registry.clear_faults();
@@ -129,7 +130,7 @@ impl Export {
     }
 }
 
-/// How many bytes a process handed to the system to write; `None` where the system does not tell.
+/// Returns the number of bytes that a process wrote by system calls; `None` if the system does not report them.
 pub(crate) fn bytes_written(pid: u32) -> Option<u64> {
     let counts = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     let line = counts.lines().find_map(|line| line.strip_prefix("wchar: "))?;
@@ -146,7 +147,7 @@ pub(crate) fn text(output: &Output) -> String {
     )
 }
 
-/// Opens a bundle with the reader and hashes every blob of every image; returns how many images there are.
+/// Opens a bundle with the reader and hashes every blob of every image. Returns the number of images.
 pub(crate) fn check(path: &Path) -> usize {
     let bundle = Bundle::open(&[path.to_owned()], &OpenOptions::default()).unwrap();
     for image in bundle.images() {

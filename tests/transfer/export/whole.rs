@@ -76,7 +76,7 @@ fn a_huge_layer_comes_over_several_connections() {
     let requests = registry.requests_of("GET", &format!("/blobs/{digest}"));
     let ranges = requests.iter().filter(|r| !r.header("range").is_empty()).count();
     assert!(ranges >= 2, "{}", registry.transcript());
-    // Shared out, and not fetched several times: a probe and cut connections cost a little.
+    // The requests share the layer and do not fetch it several times: a probe and cut connections cost a little.
     assert!(
         blob_bytes_sent(&registry) < 230 * MIB as u64,
         "{}",

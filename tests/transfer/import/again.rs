@@ -14,7 +14,7 @@ use super::support::{Cli, Double, End, sha256};
 
 const LARGE: usize = 8 << 20;
 
-/// Writes an image with a large layer as `team/app:1` to `b.tar`; returns the digest of the layer.
+/// Writes an image with a large layer as `team/app:1` to `b.tar`. Returns the digest of the layer.
 fn app(cli: &Cli) -> String {
     let layer = noise(9, LARGE);
     let mut maker = Maker::default();
@@ -29,7 +29,7 @@ fn kill(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// What a registry has of the layer when an import is killed: a piece, and a part of the next one.
+/// Number of bytes of the layer at the registry when an import is killed: a piece, and a part of the next one.
 const KEPT: u64 = (1 << 20) + CUT;
 const CUT: u64 = 200 << 10;
 
@@ -128,8 +128,8 @@ fn nothing_is_kept_where_that_is_not_wanted() {
     assert!(!cli.path(".cache/docker-mirror/uploads").exists());
 }
 
-/// Its sessions carry a signed offset that is right only after a request that ended well, so that it does not take up one
-/// that was broken off; what counts is that the second run ends as if there had been no first one.
+/// Its sessions carry a signed offset that is right only after a completed request, so that an interrupted upload
+/// starts again. The second run must end as if there had been no first run.
 #[test]
 fn a_real_registry_ends_complete() {
     let Some(registry) = RealRegistry::start(Setup::default(), "a run that was killed") else {

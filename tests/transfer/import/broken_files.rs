@@ -1,4 +1,4 @@
-//! Folders and lists of archives in which something cannot be read: the others are imported, and it is named.
+//! Folders and lists of archives with an unreadable part: the other archives are imported, and the part is reported.
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
@@ -43,7 +43,7 @@ fn what_is_no_archive_does_not_keep_the_others_back() {
         let bytes = bytes.to_vec();
         move |cli: &Cli, name: &str| write(cli, name, &bytes)
     };
-    // Inside the second header: a bundle of which more is there fails image by image.
+    // Cut inside the second header: a bundle with more bytes fails image by image.
     let cut = whole[..1024 + 100].to_vec();
     let mut damaged = whole.clone();
     damaged[1024 + 10] ^= 1;
@@ -168,7 +168,7 @@ fn what_is_no_archive_does_not_keep_the_others_back() {
         let output = cli
             .run(&["import", &path, "stick/good.tar", "-d", &host])
             .says(&[&path]);
-        // The command line is wrong where what it names is not there, and then nothing is done.
+        // A missing file is wrong usage, and nothing is imported.
         let (code, there): (_, &[&str]) = if *name == "link.tar" { (2, &[]) } else { (code, &["1"]) };
         let output = output.expect_code(code);
         assert_eq!(tags(&registry, "m/team/app"), there, "{}", output.everything());

@@ -1,4 +1,4 @@
-//! What stands in bundles, good and bad: nothing wrong is sent, and nothing twice.
+//! Sound and faulty contents of bundles: nothing wrong is sent, and nothing twice.
 
 use super::handmade::{Maker, assert_complete, digest, noise, open, registries, request, run, run_well, run_with, why};
 use super::images;
@@ -225,7 +225,7 @@ async fn an_image_whose_tag_is_there_when_another_one_fails_is_told_to_be_there(
         When::put("team/a/manifests/1"),
     ] {
         let registry = Double::new();
-        // It is asked, then the second image fails, and then it is answered: after a moment in which the failure can be seen.
+        // The request arrives, then the second image fails, and then the request is answered, a moment later.
         let (asked, failed) = (Gate::closed(), Gate::closed());
         let seen = registry.add_fault(slow.clone(), Action::Open(asked.clone()));
         registry.add_fault(slow.clone(), Action::Hold(failed.clone()));

@@ -1,4 +1,4 @@
-//! Destinations that lost a part of an image whose tag is still there: the tree counts, not the tag.
+//! Destinations that lost a part of an image whose tag still exists: the whole tree is checked, not only the tag.
 
 use docker_mirror::push::{Outcome, PushRequest};
 
@@ -33,7 +33,7 @@ async fn manifests_that_are_missing_below_a_tag_are_put_again() {
     for lost in [&children[..1], &children[1..], &children[..]] {
         let registry = Double::new();
         outcome(&bundle, request(&registry)).await;
-        // As a garbage collection does that keeps what a tag names, and not what is below it.
+        // Like a garbage collection that keeps tagged manifests and deletes everything below them.
         registry.store().change(REPOSITORY, |r| {
             r.manifests.retain(|digest, _| !lost.contains(digest));
             r.blobs.remove(&layer);

@@ -1,4 +1,4 @@
-//! An index of which platforms were dropped on export: it is taken only if it was made from its original.
+//! A filtered index is accepted only if it was made from its original.
 
 use super::archives::{Layout, as_ours, digest, with};
 use super::handmade::assert_complete;
@@ -30,7 +30,7 @@ fn platform(entry: &Value) -> Value {
     json!({"platform": "linux/amd64", "digest": entry["digest"]})
 }
 
-/// A bundle of this program with a good image, `quay.io/test/good:1`, and one that `make` tells of.
+/// Returns a bundle of this program with a good image, `quay.io/test/good:1`, and the image that `make` adds.
 fn bundle(choice: &str, make: impl Fn(&mut Layout) -> Told) -> Vec<u8> {
     let mut layout = Layout::default();
     let good = layout.image("amd64", b"good", true);
@@ -54,7 +54,7 @@ fn bundle(choice: &str, make: impl Fn(&mut Layout) -> Told) -> Vec<u8> {
     as_ours(|| layout.tar().end())
 }
 
-/// An original of three platforms, of which the last is absent; the entries of all three.
+/// Returns an original index of three platforms, of which the last is absent, and its three entries.
 fn original(layout: &mut Layout) -> (Value, [Value; 3]) {
     let mut elsewhere = Layout::default();
     let entries = [
@@ -243,7 +243,7 @@ fn a_nested_index_that_was_replaced_by_another_fails() {
 fn what_the_record_says_of_platforms_is_found_out_anew() {
     let make = |layout: &mut Layout| {
         let mut told = told(layout, |layout, entries| layout.index(&entries[..1]));
-        // It claims to have what it lacks, and more to be dropped than was listed.
+        // The record claims platforms that the bundle lacks, and more dropped platforms than the index lists.
         told.kept = vec![json!({"digest": format!("sha256:{}", "a".repeat(64))})];
         told.dropped.extend(manifests(layout, &told.original));
         told.dropped
@@ -292,7 +292,7 @@ fn what_the_record_says_of_a_whole_image_is_found_out_anew() {
     assert_eq!(image["kept"][0]["platform"], "linux/amd64");
     assert_eq!(image["kept"][1]["platform"], "linux/arm64");
     assert!(image["dropped"].is_null(), "{image}");
-    // What is missing cannot be found out: it is told as the word of the bundle, and not of what is there.
+    // The list of missing images cannot be verified: it is reported as the bundle's claim.
     assert_eq!(report["missing"].as_array().unwrap().len(), 1, "{report:#}");
     assert!(
         output.stderr.contains("the bundle says that `test/gone"),

@@ -23,7 +23,7 @@ fn bytes_of_another_file_are_never_sent() {
         .unpack(cli.path("layout"))
         .unwrap();
     std::fs::write(cli.path("secret"), vec![SECRET; layer.len()]).unwrap();
-    // The first look at the registry comes when all is indexed, and before anything is sent.
+    // The first request to the registry comes after all archives are indexed, and before anything is sent.
     let gate = Gate::closed();
     registry.add_fault(When::head("/v2/"), Action::Hold(gate.clone()));
     let mut child = cli

@@ -1,4 +1,4 @@
-//! The archives of other programs, from a file and from a pipe: both end in the same complete images.
+//! The archives of other programs, from a file and from a pipe: both give the same complete images.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use super::handmade::assert_complete;
 use super::support::cli::Output;
 use super::support::{Cli, Double};
 
-/// Every archive that is kept as the program wrote it, with the name that it has to be given.
+/// Every archive in the form in which its program wrote it, with the name that the user has to give, and the number of
+/// images.
 const ARCHIVES: [(&str, Option<&str>, usize); 42] = [
     ("buildkit-docker-provenance.tar", None, 1),
     ("buildkit-docker.tar", None, 1),
@@ -65,7 +66,7 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Imports into a fresh registry, from the file or from a pipe; `NAME:TAG@DIGEST` of what is there then.
+/// Imports into a new registry, from the file or from a pipe. Returns `NAME:TAG@DIGEST` of each image in the registry.
 fn import(path: &Path, name: Option<&str>, piped: bool) -> (Vec<String>, Output) {
     let (cli, target) = (Cli::new(env!("CARGO_BIN_EXE_docker-mirror")), Double::new());
     let host = target.host();
@@ -74,7 +75,7 @@ fn import(path: &Path, name: Option<&str>, piped: bool) -> (Vec<String>, Output)
     arguments.extend(name.iter().flat_map(|name| ["--name", *name]));
     let mut command = cli.command(&arguments);
     if piped {
-        // As `cat FILE | ...`, where nothing tells that it could be read by offset.
+        // Like `cat FILE | ...`, where the program cannot know that the input could be read by offset.
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut file = File::open(path).unwrap();
         std::thread::spawn(move || std::io::copy(&mut file, &mut writer));

@@ -1,4 +1,4 @@
-//! Names that state a digest: no image gets one that is not its own, wherever the name stands.
+//! Names that state a digest: no image gets such a name if it has another digest, wherever the name comes from.
 
 use std::fs::File;
 
@@ -55,7 +55,7 @@ fn record(images: Value) -> (String, Vec<u8>) {
     ("docker-mirror.json".into(), record.to_string().into_bytes())
 }
 
-/// A layout with two images: `quay.io/test/good:1`, and one of which `list` says what it is called, given its descriptor.
+/// Returns a layout with two images: `quay.io/test/good:1`, and one that `list` names, given its descriptor.
 fn layout(list: impl FnOnce(&mut Layout, Value)) -> Vec<u8> {
     let mut layout = Layout::default();
     let good = layout.image("amd64", b"good", true);
@@ -65,7 +65,7 @@ fn layout(list: impl FnOnce(&mut Layout, Value)) -> Vec<u8> {
     layout.tar().end()
 }
 
-/// An archive in Docker's own format: `team/good:1`, and an image under these names.
+/// Returns an archive in Docker's own format: `team/good:1`, and an image under these names.
 fn docker(names: &[&str]) -> Vec<u8> {
     let layer = Tar::default().file("x", b"x").end();
     let config = |os: &str| {
@@ -382,7 +382,7 @@ fn an_entry_of_the_record_that_cannot_be_used_fails_its_image_alone() {
 
 #[test]
 fn a_manifest_that_is_made_anew_does_not_keep_the_digest_in_its_name() {
-    // The manifest lists a layer that its config does not have, so that it is made from `manifest.json`.
+    // The manifest lists a layer that its config lacks, so that the manifest is rebuilt from `manifest.json`.
     let mut layout = Layout::default();
     let (right, wrong) = (
         Tar::default().file("a", b"a").end(),

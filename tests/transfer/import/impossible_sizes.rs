@@ -1,4 +1,4 @@
-//! Bundles with sizes that nothing can have: those images fail, and the good one beside them is imported.
+//! Bundles with impossible sizes: the images with such a size fail, and the good image beside them is imported.
 
 use serde_json::{Value, json};
 

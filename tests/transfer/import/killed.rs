@@ -61,14 +61,14 @@ async fn killed_at_any_moment_no_tag_is_ever_incomplete() {
     let bundle = maker.open();
     let (mut killed, mut finished, mut lives) = (0, 0, 0);
     while killed < 50 || finished < 2 {
-        // A registry that would take an index before its children, so that it is the push that keeps the order.
+        // A registry that would accept an index before its children, so that only the push ensures the order.
         let registry = Arc::new(Double::start(Options {
             accept_sparse: true,
             ..Options::default()
         }));
         let watcher = Watcher::start(&registry, &names);
         loop {
-            // A life ends after another number of requests, which may fall anywhere in a push.
+            // Each run ends after another number of requests, at any point of a push.
             lives += 1;
             assert!(lives < 500, "it does not get on");
             let end = registry.requests().len() as u64 + 1 + super::support::fault::scatter(42, lives) % 140;

@@ -1,4 +1,4 @@
-//! Archives of which some images are good and others are not: the good ones arrive, each other one is told by itself.
+//! Archives with good and faulty images: the good images are imported, and each faulty one is reported on its own.
 
 use super::archives::{Layout, Tar, descriptor, digest, path};
 use super::handmade::assert_complete;
@@ -14,7 +14,7 @@ fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
 }
 
-/// Runs `import` with `--report`; what it said, and the images of the report.
+/// Runs `import` with `--report`. Returns the output, and the images of the report.
 fn import(cli: &Cli, registry: &Double, more: &[&str]) -> (Output, Vec<Value>) {
     let host = registry.host();
     let arguments = [&["import", "b.tar", "-d", &host, "--report", "r.json"], more].concat();
@@ -55,7 +55,7 @@ fn config(layers: &[&[u8]]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// A docker-archive with one good image, and one of every kind that is not.
+/// Returns a docker-archive with one good image, and one image with each kind of fault.
 fn docker() -> Vec<u8> {
     let (a, b, c) = (layer("a"), layer("b"), layer("c"));
     let items = json!([
@@ -160,14 +160,15 @@ fn names_make_good_images_of_nameless_ones() {
     for (repository, tag) in [("team/two", "1"), ("team/four", "2")] {
         assert_complete(&registry, repository, tag, false);
     }
-    // A broken one has the name that it was given, too; and a name alone is for whatever has none that can be used.
+    // A faulty image also gets the name from the user; a name without a place applies to the image without a usable
+    // name.
     let (output, images) = import(&cli, &registry, &["--name", "@0=team/zero:1", "--name", "team/any"]);
     output.expect_code(5);
     assert!(fault(&images, "docker.io/team/zero:1").contains("gone.tar"));
     assert!(tagged(&registry).contains(&"team/any:latest".to_owned()));
 }
 
-/// A layout with `manifest.json` beside it, as `docker save` writes it, with one good image and several that are not.
+/// Returns a layout with `manifest.json`, as `docker save` writes it, with one good image and several faulty ones.
 fn layout() -> Vec<u8> {
     let mut layout = Layout::default();
     let good = layout.image("amd64", b"good", false);

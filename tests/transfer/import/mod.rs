@@ -1,4 +1,4 @@
-//! Import: what becomes of images, good and bad, at registries that do as they should and at others.
+//! Import: the results of good and faulty images, at registries that behave as specified and at others.
 
 mod again;
 mod broken_files;

@@ -1,4 +1,4 @@
-//! Names and tags at the destination: collisions, tags that hold something, what a dry run says.
+//! Names and tags at the destination: collisions, existing tags, and the output of a dry run.
 
 use super::handmade::{Maker, assert_complete, digest, noise, request, run, run_well, why};
 use super::images;

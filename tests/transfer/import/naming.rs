@@ -1,4 +1,4 @@
-//! `--name`: images without a name, and those whose name means two of them.
+//! `--name`: images without a name, and images whose name is ambiguous.
 
 use super::archives::{Layout, digest, fixture};
 use super::handmade::{Maker, assert_complete, request, run};
@@ -10,7 +10,7 @@ fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
 }
 
-/// A layout with three images: two without a name, and one called `quay.io/test/named:1`.
+/// Returns a layout with three images: two without a name, and one called `quay.io/test/named:1`.
 fn nameless() -> Layout {
     let mut layout = Layout::default();
     let (a, b) = (layout.image("amd64", b"a", true), layout.image("arm64", b"b", true));
@@ -138,7 +138,7 @@ fn a_bundle_of_our_own_can_be_renamed_and_keeps_its_record() {
     let name = "@0=docker.io/team/renamed:1";
     let host = registry.host();
     let output = cli.run(&["import", &path, "-d", &host, "--name", name, "--index", "filtered"]);
-    // Which platforms it has is known from the record, which knows it by its own name.
+    // The platforms are known from the record, which lists the image under its own name.
     output.expect_code(0).says(&["left out ", &original]);
     assert_complete(&registry, "team/renamed", "1", false);
 }

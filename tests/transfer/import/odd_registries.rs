@@ -109,7 +109,7 @@ async fn registries_that_do_not_answer_heads_of_manifests() {
             "{status}"
         );
     }
-    // What may not be read at all cannot be checked, which is worth a warning.
+    // A blob that may not be read cannot be checked, which causes a warning.
     for (status, code) in [(403, "DENIED"), (412, "PRECONDITION_FAILED")] {
         let registry = Double::start(
             Options::default()

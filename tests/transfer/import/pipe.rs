@@ -1,4 +1,4 @@
-//! A bundle from a pipe: read once from front to end, each blob sent as it comes by.
+//! A bundle from a pipe: read once from front to end, and each blob is sent as it arrives.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ pub(crate) fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_docker-mirror"))
 }
 
-/// Exports these images to `bundle.tar`; they are called `team/NAME:1` there.
+/// Exports these images as `team/NAME:1` to `bundle.tar`.
 pub(crate) fn bundle(cli: &Cli, images: &[(&str, &Image)]) -> Tar {
     let source = Double::new();
     let mut arguments = vec!["export".to_owned(), "-o".to_owned(), "bundle.tar".to_owned()];
@@ -33,7 +33,7 @@ pub(crate) fn bundle(cli: &Cli, images: &[(&str, &Image)]) -> Tar {
     Tar::open(&cli.path("bundle.tar"))
 }
 
-/// `cat FILE | docker-mirror import - -d REGISTRY ...`, without a place for temporary files.
+/// Runs `cat FILE | docker-mirror import - -d REGISTRY ...`, without a folder for temporary files.
 pub(super) fn pipe(cli: &Cli, file: &str, registry: &Double, more: &[&str]) -> Output {
     pipe_with(cli, file, registry, more, &cli.path("nowhere"))
 }
@@ -184,7 +184,7 @@ fn flags_work_as_with_a_file() {
     assert_complete(&target, "else/where/other", "1", false);
 }
 
-/// The host and the first part of the path that the first line of a plan begins with.
+/// Returns the host and the first part of the path at the start of the first line of a plan.
 fn cli_source(planned: &Output) -> String {
     let source = planned.lines()[0].split(" -> ").next().unwrap();
     source.rsplit_once('/').unwrap().0.to_owned()
@@ -240,7 +240,7 @@ fn a_wrapped_bundle_of_our_own_needs_no_copy_either() {
 #[test]
 fn a_compressed_bundle_that_does_not_fit_when_unpacked_is_read_as_it_is_unpacked() {
     let limited = |cli: &Cli, file: &str, target: &Double| {
-        // A limit on the size of a file comes as a failed write, as a full disk does.
+        // A limit on the size of a file appears as a failed write, like a full disk.
         let output = Command::new("sh")
             .args([
                 "-c",
@@ -283,7 +283,7 @@ fn a_compressed_bundle_that_does_not_fit_when_unpacked_is_read_as_it_is_unpacked
         .says(&["nowhere", "as it is unpacked"]);
     assert_complete(&target, "team/x", "1", false);
 
-    // Another program's archive has to be unpacked; then the disk is what is wrong.
+    // Another program's archive has to be copied first, so that the disk is the cause.
     let target = Double::new();
     write_layout(&cli.path("foreign.tar"), &[("docker.io/library/x:1", &image)]);
     pack("foreign.tar", "f.tar.zst");
@@ -330,7 +330,7 @@ fn what_does_not_come_fails_its_images_alone() {
     assert!(target.store().repository("team/bad").unwrap().tags.is_empty());
     assert_complete(&target, "team/good", "1", false);
 
-    // Cut off in the middle of the largest blob, which stands before all others.
+    // Cut off in the middle of the largest blob, which comes before all other layers.
     let bytes = std::fs::read(cli.path("bundle.tar")).unwrap();
     let member = tar.member(&blob_name(&victim)).unwrap();
     std::fs::write(cli.path("cut.tar"), &bytes[..(member.offset + 1_000_000) as usize]).unwrap();

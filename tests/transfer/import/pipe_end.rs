@@ -1,4 +1,4 @@
-//! A bundle in a pipe of which the end is found wrong when its images are complete already.
+//! A bundle in a pipe whose end turns out to be wrong after its images are complete.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::pipe::{bundle, cli, pipe};
 use super::support::images::sized;
 use super::support::{Cli, Double};
 
-/// Exports one image to `bundle.tar`; returns the bytes of the file without the two zero blocks at its end.
+/// Exports one image to `bundle.tar`. Returns the bytes of the file without the two zero blocks at its end.
 fn open_ended(cli: &Cli) -> Vec<u8> {
     let image = sized(3, "linux/amd64", &[3 << 20, 1000]);
     bundle(cli, &[("x", &image)]);
@@ -73,7 +73,7 @@ fn a_fault_behind_the_last_blob_is_no_success_though_the_images_are_there() {
         let told = report["bundleError"]["message"].as_str().unwrap();
         assert!(told.contains(why), "{name}: {told}");
         assert!(said.stderr.contains(told), "{name}: {}", said.everything());
-        // So it is when there is nothing left to do, and when nothing is to be done.
+        // The same if nothing is left to do, and in a dry run.
         let again = pipe(&cli, "b", &target, &[])
             .expect_code(5)
             .says(&["the bundle is faulty"]);
@@ -91,7 +91,7 @@ fn a_fault_behind_the_last_blob_is_no_success_though_the_images_are_there() {
 fn an_image_that_lacks_something_for_it_says_it_once() {
     let (cli, target) = (cli(), Double::new());
     let whole = open_ended(&cli);
-    // The last layer is gone, and something that must not be there stands in its place.
+    // The last layer is missing, and a forbidden member is in its place.
     std::fs::write(
         cli.path("b"),
         with_member(whole[..whole.len() - 1536].to_vec(), b"../x"),

@@ -1,4 +1,4 @@
-//! A large blob that comes out of a pipe once and is needed in several repositories, of which not all can mount it.
+//! A large blob that comes out of a pipe once and is needed in several repositories, some of which cannot mount it.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const REFUSALS: [fn() -> Action; 3] = [
     || Action::error(405, "UNSUPPORTED", "no mounts"),
 ];
 
-/// Exports so many images on a base of this size as `team/app0:1` and so on; returns the digest of the base.
+/// Exports `count` images on a base of this size, as `team/app0:1` and so on. Returns the digest of the base.
 fn apps(cli: &Cli, count: u64, base: usize) -> String {
     let images = shared_base(count, base);
     let names: Vec<String> = (0..images.len()).map(|n| format!("app{n}")).collect();
@@ -146,7 +146,7 @@ fn blobs_that_only_one_repository_needs_and_those_of_a_dry_run_are_not_put_away(
     assert!(!said.stderr.contains("temporary file"), "{}", said.everything());
 }
 
-/// `import -` where no file may have more than 100 blocks: every write beyond fails, as on a full disk.
+/// Runs `import -` with a limit of 100 blocks for each file: every write beyond fails, as on a full disk.
 fn without_room(cli: &Cli, file: &str, target: &Double) -> Output {
     let host = target.host();
     let arguments = ["import", "-", "-d", &host];

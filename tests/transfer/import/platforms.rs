@@ -1,4 +1,4 @@
-//! Indexes in which there is nothing to run on linux: refused, unless that was chosen.
+//! Indexes without an image for linux: refused, unless the user chose their platforms.
 
 use super::archives::{Layout, with};
 use super::handmade::assert_complete;
@@ -25,7 +25,7 @@ fn attestation(layout: &mut Layout, subject: &str) -> Value {
     )
 }
 
-/// Imports what `root` describes; what was said, with the exit code before it.
+/// Imports the image that `root` describes. Returns the exit code, followed by the messages.
 fn import(layout: &mut Layout, root: Value, more: &[&str]) -> (Double, String) {
     let (cli, registry) = (Cli::new(env!("CARGO_BIN_EXE_docker-mirror")), Double::new());
     layout.name(root, "quay.io/test/x:1");

@@ -1,4 +1,4 @@
-//! Bundles on a disk that cannot be read everywhere. `strace` makes the reads of one file fail.
+//! Bundles on a disk with unreadable parts. `strace` makes the reads of one file fail.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,8 @@ use super::support::real::{optional_program, skipped};
 use super::support::{Cli, Double};
 use super::tags;
 
-/// Reads of one file by one thread that succeed: more than the scan of the headers takes, fewer than the large layer.
+/// Number of reads of one file by one thread that succeed: more than the scan of the headers takes, fewer than the
+/// large layer.
 const SOUND: usize = 60;
 
 /// A user with `bad.tar`, which holds a large image.
@@ -22,7 +23,7 @@ fn user() -> (Cli, Layout) {
     (cli, layout)
 }
 
-/// Imports while reads of `bad.tar` fail; `None` where a test may not trace processes.
+/// Imports while reads of `bad.tar` fail; `None` if a test may not trace processes.
 fn import(cli: &Cli, error: &str, bundles: &[&str], host: &str) -> Option<Output> {
     let what = "reads that fail";
     let strace = optional_program("strace", what)?;

@@ -1,4 +1,4 @@
-//! `--report`: every field of it, and that the file never tells of another run.
+//! `--report`: every field of it, and that the file never describes another run.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn read(cli: &Cli) -> Value {
     report
 }
 
-/// Takes what a report says of the files and of what they hold, which has to be true, and returns the images of the lock.
+/// Checks the parts of a report about the files and their contents, removes them, and returns the images of the lock.
 fn take_files_and_lock(cli: &Cli, report: &mut Value) -> Vec<Value> {
     let report = report.as_object_mut().unwrap();
     for file in report.remove("files").unwrap().as_array().unwrap() {
@@ -55,7 +55,7 @@ fn counts(uploaded: (u64, usize), mounted: (u64, usize), skipped: (u64, usize)) 
 
 const NONE: (u64, usize) = (0, 0);
 
-/// The length of the config of an image for amd64 with so many layers: all digests have one length.
+/// Returns the length of the config of an image for amd64 with this number of layers: all digests have the same length.
 fn config(layers: usize) -> usize {
     let all: Vec<&[u8]> = [&b"a"[..], b"b"].into_iter().take(layers).collect();
     let mut maker = Maker::default();
@@ -81,7 +81,7 @@ fn every_field_of_what_went_well() {
     before.name("docker.io/team/moved:1", &old);
     write(&cli, &before, "before.tar");
     cli.succeed(&["import", "before.tar", "-d", &host]);
-    // The first of them has the base, since it comes first; it is mounted into the other.
+    // The base counts for the first image; it is mounted into the repository of the other image.
     let first = maker.image("linux/amd64", &[&base, b"first"]);
     maker.name("docker.io/team/first:1", &first);
     let moved = maker.image("linux/amd64", &[&base, b"new"]);
@@ -155,7 +155,7 @@ fn every_field_of_what_went_well() {
             }
             assert_eq!(*image, expected, "{image:#}\n{expected:#}");
         }
-        // Its digests depend on how it is compressed here, and are pinned elsewhere.
+        // Its digests depend on the compression here, and are checked elsewhere.
         let mut built = images[5].clone();
         let (pushed, original) = (built["pushed"].take(), built["original"].take());
         assert!(pushed.is_string() && pushed == original, "{report:#}");

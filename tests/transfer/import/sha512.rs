@@ -1,4 +1,4 @@
-//! Manifests that are known by SHA-512, at registries that know it and at others.
+//! Manifests with SHA-512 digests, at registries with and without support for these digests.
 
 use super::archives::Layout;
 use super::handmade::assert_complete;
@@ -10,7 +10,7 @@ use docker_mirror::{
     testing::{Algorithm, Hasher},
 };
 
-/// A layout whose image is known by its SHA-512 digest, by this name; both digests.
+/// Returns a layout whose image has a SHA-512 digest and this name, and both digests of its root.
 fn layout(name: impl Fn(&Digest) -> String) -> (Vec<u8>, Digest, Digest) {
     let mut layout = Layout::default();
     let mut image = layout.image("amd64", b"x", true);
@@ -39,7 +39,7 @@ fn a_manifest_by_sha512_is_no_altered_one() {
         assert_complete(&registry, "test/x", "1", false);
         assert!(registry.manifest("test/x", &long.to_string()).is_some());
     }
-    // The tag holds the same manifest, whatever the digest that the registry states for it.
+    // The tag points to the same manifest, whichever digest the registry states for it.
     import(&cli, "file", &tar, &registry, &["--on-existing", "error"]).expect_code(0);
 }
 
