@@ -139,6 +139,15 @@ impl Error {
         self
     }
 
+    /// Adds a hint, unless there is one.
+    #[must_use]
+    pub(crate) fn or_hint(self, hint: &str) -> Self {
+        match self.0.hint {
+            None => self.with_hint(hint),
+            Some(_) => self,
+        }
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::descriptor::BROKEN;
 use super::digest::Digest;
 use super::fields::{self, Object};
 use super::json::{Capped, Members, or_default};
@@ -41,9 +42,14 @@ impl Config {
                     "the image config has {} bytes; at most {MAX_CONFIG} are accepted",
                     bytes.len()
                 ),
-            ));
+            )
+            .with_hint(BROKEN));
         }
-        let wrong = |e| Error::new(Kind::Malformed, "the image config is no such JSON document").with_source(e);
+        let wrong = |e| {
+            Error::new(Kind::Malformed, "the image config is no such JSON document")
+                .with_hint(BROKEN)
+                .with_source(e)
+        };
         fields::check(bytes, Object::Config).map_err(wrong)?;
         // The fields are read one by one, since serde's `flatten` would hold the whole document in memory.
         let members: Members<'_> = serde_json::from_slice(bytes).map_err(wrong)?;
@@ -59,7 +65,7 @@ impl Config {
                 diff_ids: members.field::<RootFs>("rootfs")?.unwrap_or_default().diff_ids.0,
             })
         };
-        read().map_err(|e: Error| e.context("the image config is no such JSON document"))
+        read().map_err(|e: Error| e.context("the image config is no such JSON document").or_hint(BROKEN))
     }
 }
 

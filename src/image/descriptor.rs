@@ -4,6 +4,9 @@ use super::digest::Digest;
 use super::media_type;
 use crate::error::{Error, Kind, Result};
 
+/// Hint for a document that breaks the rules of its format.
+pub(crate) const BROKEN: &str = "the image is broken: have it built or pushed again";
+
 /// A typed, sized pointer to content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Descriptor {
@@ -38,7 +41,7 @@ impl Descriptor {
                     self.digest
                 ),
             )
-            .with_hint("the image is broken: have it built or pushed again"));
+            .with_hint(BROKEN));
         }
         Ok(())
     }

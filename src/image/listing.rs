@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::descriptor::BROKEN;
 use super::fields::Object;
 use super::head::{check_fields, head};
 use super::json::Capped;
@@ -48,7 +49,7 @@ fn entry(raw: &RawValue) -> Result<Entry, FaultyEntry> {
     };
     parse().map_err(|error| FaultyEntry {
         annotations: annotations(raw),
-        error,
+        error: error.or_hint(BROKEN),
     })
 }
 

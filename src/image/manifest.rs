@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::budget::Held;
-use super::descriptor::Descriptor;
+use super::descriptor::{BROKEN, Descriptor};
 use super::digest::Digest;
 use super::fields::Object;
 pub(crate) use super::head::MAX_MANIFEST;
@@ -400,29 +400,33 @@ fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
         media_type,
         shape,
     } = head(bytes, declared, Object::Manifest)?;
+    let view = view(&members, &media_type, shape).map_err(|error| error.or_hint(BROKEN))?;
+    Ok((media_type, view))
+}
+
+fn view(members: &Members<'_>, media_type: &str, shape: Shape) -> Result<View> {
     let malformed = |why: &str| Error::new(Kind::Malformed, why);
-    let view = match shape {
+    Ok(match shape {
         Shape::Index => View::Index(Index {
-            entries: descriptors::<MAX_ENTRIES>(&members, "manifests")?,
-            subject: subject(&members)?,
+            entries: descriptors::<MAX_ENTRIES>(members, "manifests")?,
+            subject: subject(members)?,
         }),
         Shape::Image => {
             let config: WireDescriptor = members.field("config")?.ok_or_else(|| malformed("it has no config"))?;
             View::Image(Image {
                 config: blob(config.check()?)?,
-                layers: blobs(&members, "layers")?,
-                subject: subject(&members)?,
+                layers: blobs(members, "layers")?,
+                subject: subject(members)?,
             })
         }
         _ => View::Other {
             blobs: if media_type == media_type::OCI_ARTIFACT {
-                blobs(&members, "blobs")?
+                blobs(members, "blobs")?
             } else {
                 Vec::new()
             },
         },
-    };
-    Ok((media_type, view))
+    })
 }
 
 fn subject(members: &Members<'_>) -> Result<Option<Descriptor>> {

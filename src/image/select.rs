@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::descriptor::Descriptor;
+use super::descriptor::{BROKEN, Descriptor};
 use super::digest::Digest;
 use super::filter::{self, EntryAction};
 use super::manifest::{Entry, Index, RawManifest, View};
@@ -162,28 +162,16 @@ pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFi
 /// [`Kind::Malformed`] if the size or the kind of document differs.
 pub(crate) fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()> {
     let found = child.descriptor();
-    if found.size != entry.size {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "manifest {} has {} bytes, but its parent says {}",
-                entry.digest, found.size, entry.size
-            ),
-        ));
-    }
     let stated = media_type::shape(&entry.media_type);
-    if stated != Shape::Other && stated != media_type::shape(child.media_type()) {
-        return Err(Error::new(
-            Kind::Malformed,
-            format!(
-                "manifest {} is `{}`, but its parent says `{}`",
-                entry.digest,
-                quote(child.media_type()),
-                quote(&entry.media_type)
-            ),
-        ));
-    }
-    Ok(())
+    let what = if found.size != entry.size {
+        format!("has {} bytes, but its parent says {}", found.size, entry.size)
+    } else if stated != Shape::Other && stated != media_type::shape(child.media_type()) {
+        let (own, stated) = (quote(child.media_type()), quote(&entry.media_type));
+        format!("is `{own}`, but its parent says `{stated}`")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Kind::Malformed, format!("manifest {} {what}", entry.digest)).with_hint(BROKEN))
 }
 
 /// Checks that an index lists only manifests. BuildKit writes caches as indexes of layers, which registries store as blobs.

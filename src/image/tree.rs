@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::descriptor::Descriptor;
+use super::descriptor::{BROKEN, Descriptor};
 use super::digest::Digest;
 use super::manifest::RawManifest;
 use super::platform::{Platform, PlatformFilter, PlatformPattern};
@@ -401,9 +401,7 @@ impl ImageTree {
         let total = sizes.fold(0u64, u64::saturating_add);
         if total > MAX_TOTAL {
             let message = "its manifests state impossible sizes: more than 256 TiB for its blobs together";
-            return Err(
-                Error::new(Kind::Malformed, message).with_hint("the image is broken: have it built or pushed again")
-            );
+            return Err(Error::new(Kind::Malformed, message).with_hint(BROKEN));
         }
         Ok(total)
     }
