@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::find;
+use super::foreign;
 use super::forward::{FileForward, Forward};
 pub(super) use super::member_names::{DOCUMENTS, ITEMS, blob_name};
 use super::scan::{End, Member, MemberKind, Scanner, is_cut_off};
@@ -27,7 +28,7 @@ const MEMBER: u64 = 2 * (size_of::<String>() + size_of::<Extent>()) as u64 + 64;
 
 /// Maximum number of bytes read after the end of an archive.
 /// Zeros are padding; any other byte causes a warning.
-const TRAILER: usize = 64 << 10;
+pub(super) const TRAILER: usize = 64 << 10;
 
 /// Maximum number of links in a chain; a longer chain is treated as a loop.
 const MAX_LINKS: usize = 8;
@@ -173,6 +174,8 @@ impl Archive {
                     roots.push(entry.path().to_owned());
                     continue;
                 }
+                let target = kind.is_symlink().then(|| absolute_target(path, entry.path())).flatten();
+                let relative = target.as_deref().unwrap_or(relative);
                 let metadata = match kind {
                     kind if kind.is_file() => entry.metadata().map_err(io::Error::from),
                     // The link must lead to a file beneath the folder; later reads accept only the same file.
@@ -272,6 +275,9 @@ impl Archive {
         let behind = rest.left();
         let mut trailer = vec![0; TRAILER];
         let got = rest.read(&mut trailer)?;
+        if self.files.is_empty() && self.links.is_empty() && !self.has_blobs {
+            foreign::check_behind_zeros(&trailer[..got], &self.label)?;
+        }
         if trailer[..got].iter().any(|b| *b != 0) || behind.is_some_and(|left| left > 1 << 20) {
             let count = behind.map_or_else(|| "bytes".to_owned(), |left| format!("{left} bytes"));
             self.warnings
@@ -312,12 +318,13 @@ impl Archive {
     }
 
     fn add_link(&mut self, name: String, target: Result<String, String>, offset: u64, store: &Store) -> Result<()> {
-        // Docker's own format links layers that images share; no format uses other links.
-        let is_layer = !name.starts_with("blobs/") && [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
+        // Docker's own format links layers that images share, and tar links files that have two names. Some programs do not follow
+        // links of documents and blobs, so that they would read other images.
+        let is_plain = |part: &str| part != "blobs" && !DOCUMENTS.contains(&part);
         let target = match target {
-            Ok(target) if is_layer => target,
+            Ok(target) if name.split('/').all(is_plain) => target,
             refused => {
-                let why = refused.map_or_else(|why| why, |_| "a link, which only layers may be".to_owned());
+                let why = refused.map_or_else(|why| why, |_| "a link, which documents and blobs may not be".to_owned());
                 self.bad_link.get_or_insert_with(|| {
                     let label = quote(&self.label);
                     let what = format!("`{label}` at offset {offset}: member `{}`: {why}", quote(&name));
@@ -428,6 +435,13 @@ impl Archive {
             |place| place.describe(name),
         )
     }
+}
+
+/// Returns the path beneath `folder` to which an absolute link leads; `None` for any other link.
+fn absolute_target(folder: &Path, link: &Path) -> Option<PathBuf> {
+    link.read_link().ok().filter(|target| target.is_absolute())?;
+    let target = link.canonicalize().ok()?;
+    Some(target.strip_prefix(folder.canonicalize().ok()?).ok()?.to_owned())
 }
 
 /// Returns whether a name is the folder of all blobs, or of the blobs of one algorithm.

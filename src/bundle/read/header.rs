@@ -16,6 +16,10 @@ pub(super) const MAX_NAME: usize = 4096;
 /// Maximum size of an extended header's body in bytes.
 pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 
+/// Hint for a member or header that no program writes into an archive of images.
+pub(super) const NO_IMAGE_HAS_IT: &str = "no archive of images has this: have the archive written again by the program that saved the images, or \
+     archive its unpacked files with `tar -cf FILE -C FOLDER .`";
+
 /// The kind of member or extension that a header announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeaderKind {
@@ -23,6 +27,9 @@ pub(super) enum HeaderKind {
     Directory,
     HardLink,
     SymbolicLink,
+    /// A member of GNU tar that is no file: the list of a folder's files in an incremental archive (`D`), or the label of the
+    /// archive (`V`).
+    Extra,
     /// A GNU long name (`L`).
     LongName,
     /// A GNU long link target (`K`).
@@ -58,6 +65,7 @@ pub(super) fn announces(header: &Header) -> Result<HeaderKind, String> {
         // NUL is the type of a file in old tars; `7` is a contiguous file, which is stored like any other file.
         0 | b'0' | b'7' => HeaderKind::File,
         b'5' => HeaderKind::Directory,
+        b'D' | b'V' => HeaderKind::Extra,
         b'1' => HeaderKind::HardLink,
         b'2' => HeaderKind::SymbolicLink,
         b'L' => HeaderKind::LongName,
@@ -67,7 +75,7 @@ pub(super) fn announces(header: &Header) -> Result<HeaderKind, String> {
         b'3' | b'4' => return Err("a device".into()),
         b'6' => return Err("a named pipe".into()),
         b'S' => return Err("a sparse file".into()),
-        b'M' | b'V' => return Err("part of a multi-volume archive".into()),
+        b'M' => return Err("part of a multi-volume archive".into()),
         other => {
             return Err(format!(
                 "of the unknown type `{}`",
@@ -214,6 +222,14 @@ pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result
         }
     }
     Ok(parts.join("/"))
+}
+
+/// Returns the value that is set; fails if both values are set and differ.
+pub(super) fn one_of(first: Option<Vec<u8>>, second: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, ()> {
+    match (first, second) {
+        (Some(first), Some(second)) if first != second => Err(()),
+        (first, second) => Ok(first.or(second)),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tar::Header;
 
 use super::foreign;
 use super::forward::Forward;
-use super::header::{self, BLOCK, HeaderKind, Pax};
+use super::header::{self, BLOCK, HeaderKind, NO_IMAGE_HAS_IT, Pax, one_of};
 use super::member_names::{DOCUMENTS, blob_name};
 use super::tar_faults::TarFaults;
 use crate::error::{Error, Kind, Result};
@@ -198,7 +198,8 @@ impl<F: Forward> Scanner<F> {
             }
             header::check_sum(&header).map_err(|why| self.no_header(start, why, header.as_bytes()))?;
             let raw_name = header.path_bytes();
-            let what = header::announces(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
+            let what = header::announces(&header)
+                .map_err(|why| self.member_fault(start, &raw_name, why).with_hint(NO_IMAGE_HAS_IT))?;
             let size = header::size(&header).map_err(|why| self.member_fault(start, &raw_name, why))?;
             match what {
                 HeaderKind::LongName | HeaderKind::LongLink => {
@@ -218,7 +219,7 @@ impl<F: Forward> Scanner<F> {
                 }
                 HeaderKind::Pax => {
                     let body = self.extension(start, size)?;
-                    let found = header::pax(&body).map_err(|why| self.fault(start, why))?;
+                    let found = header::pax(&body).map_err(|why| self.fault(start, why).with_hint(NO_IMAGE_HAS_IT))?;
                     if pax.replace(found).is_some() {
                         return Err(self.fault(start, "two pax headers for one member"));
                     }
@@ -231,6 +232,12 @@ impl<F: Forward> Scanner<F> {
                     if found != Pax::default() {
                         return Err(self.fault(start, "a global pax header that sets a name or a size"));
                     }
+                }
+                // All readers skip its body, as they skip the body of a file that they do not know.
+                HeaderKind::Extra => {
+                    self.check_left(start, &raw_name, size)?;
+                    (self.body, self.padding) = (size, size.wrapping_neg() % BLOCK);
+                    (pax, long_name, long_link) = (None, None, None);
                 }
                 HeaderKind::File | HeaderKind::Directory | HeaderKind::HardLink | HeaderKind::SymbolicLink => {
                     let pax = pax.unwrap_or_default();
@@ -287,11 +294,7 @@ impl<F: Forward> Scanner<F> {
             // Some readers take these bytes for a body, and some take them for the next header.
             return Err(self.member_fault(start, name, format!("no file, and yet it has {size} bytes")));
         }
-        if self.input.left().is_some_and(|left| left < size) {
-            let left = self.input.left().unwrap_or_default();
-            let why = format!("it has {size} bytes, of which the archive holds {left}");
-            return Err(self.member_fault(start, name, why).with_hint(CUT_OFF));
-        }
+        self.check_left(start, name, size)?;
         if let Some(place) = DOCUMENTS.iter().position(|name| cleaned.as_deref() == Some(name)) {
             self.documents[place] = true;
         }
@@ -303,6 +306,16 @@ impl<F: Forward> Scanner<F> {
             offset: self.position,
             size,
         })
+    }
+
+    /// Checks that the archive holds the body of a member.
+    fn check_left(&self, start: u64, name: &[u8], size: u64) -> Result<()> {
+        let left = self.input.left().unwrap_or(size);
+        if left >= size {
+            return Ok(());
+        }
+        let why = format!("it has {size} bytes, of which the archive holds {left}");
+        Err(self.member_fault(start, name, why).with_hint(CUT_OFF))
     }
 
     /// Reads from the current member's body; returns 0 at its end.
@@ -445,15 +458,10 @@ impl<F: Forward> Scanner<F> {
             return self.fault(offset, why).with_hint(CORRUPTED);
         }
         if let Some(foreign) = foreign::recognise(block) {
-            let label = quote(&self.label);
-            let what = format!("`{label}` is not a tar archive but {}: {why}", foreign.what);
-            return Error::new(Kind::Malformed, what).with_hint(foreign.hint);
+            return foreign.error(&self.label, &why);
         }
         let what = format!("`{}` is not a tar archive: {why}", quote(&self.label));
-        Error::new(Kind::Malformed, what).with_hint(
-            "this is not an archive of images: name a bundle of `docker-mirror export`, or an archive of docker, podman, skopeo or \
-             another program",
-        )
+        Error::new(Kind::Malformed, what).with_hint(foreign::NO_ARCHIVE)
     }
 
     fn member_fault(&self, offset: u64, name: &[u8], why: impl Into<String>) -> Error {
@@ -484,14 +492,6 @@ fn plain_name(header: &Header) -> Option<String> {
 /// Returns the fault for a part that cannot be read.
 fn unreadable(offset: u64, error: Error) -> Error {
     error.context(format!("at offset {offset}")).with_kind(Kind::Malformed)
-}
-
-/// Returns the value that is set; fails if both values are set and differ.
-fn one_of(first: Option<Vec<u8>>, second: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, ()> {
-    match (first, second) {
-        (Some(first), Some(second)) if first != second => Err(()),
-        (first, second) => Ok(first.or(second)),
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::archive::Archive;
+use super::archive::{Archive, TRAILER};
 use super::compression::{Compression, Limit, MAGIC, MAX_WINDOW};
+use super::foreign::{EMPTY_TAR, check_behind_zeros};
 use super::forward::{Forward, StreamForward, quoted, stream_error};
 use super::inside;
 use super::scan::{End, Scanner};
@@ -178,9 +179,16 @@ pub(super) fn finish(
     let Tee {
         mut input,
         output,
+        written,
         held,
         ..
     } = input.into_inner();
+    if end == End::Marked && written == EMPTY_TAR as u64 {
+        let mut rest = Vec::new();
+        let read = Read::take(&mut input, TRAILER as u64).read_to_end(&mut rest);
+        read.map_err(|e| stream_error(&quoted(label), e))?;
+        check_behind_zeros(&rest, label)?;
+    }
     // Read to the end of the compressed stream, so that a wrong checksum of the compression is detected.
     let garbage = match &cut_off {
         None if end == End::Marked => has_trailing_garbage(&mut input).map_err(|e| stream_error(&quoted(label), e)),

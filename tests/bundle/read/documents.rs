@@ -1,4 +1,4 @@
-//! Documents of a layout in the encodings of editors and shells of other systems: with a byte order mark, or in UTF-16.
+//! Documents of a layout in the encodings of editors and shells of other systems (a byte order mark, UTF-16), or empty.
 
 use serde_json::json;
 
@@ -68,5 +68,19 @@ fn a_byte_order_mark_or_utf_16_makes_no_difference() {
             .file("manifest.json", &encode(items.as_bytes()))
             .end();
         each_way(&tar, None, |way, bundle| assert_eq!(whole(bundle).len(), 1, "{way}"));
+    }
+}
+
+#[test]
+fn an_empty_list_of_docker_beside_an_index_says_nothing() {
+    for list in ["null", "[]", " null\n"] {
+        let (mut layout, _) = two_platforms();
+        let expected = whole(open_bytes(&layout.tar().end()));
+        layout.files.push(("manifest.json".into(), list.into()));
+        each_way(&layout.tar().end(), None, |_, bundle| {
+            assert_eq!(whole(bundle), expected)
+        });
+        let alone = Tar::default().file("manifest.json", list.as_bytes()).end();
+        assert!(text(&open_bytes(&alone).unwrap_err()).contains("holds no image"));
     }
 }

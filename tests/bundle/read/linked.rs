@@ -69,6 +69,21 @@ fn links_inside_the_folder_are_followed() {
 }
 
 #[test]
+fn an_absolute_link_to_a_file_of_the_folder_is_followed() {
+    let (_at, folder, layout) = unpacked();
+    let expected = whole(open(&folder, None));
+    for (n, digest) in layout.blobs.keys().enumerate() {
+        let to = folder.join(format!("files/{n}"));
+        relink(&folder.join(path(digest)), &to, to.to_str().unwrap());
+    }
+    for name in ["oci-layout", "index.json"] {
+        let to = folder.join("files").join(name);
+        relink(&folder.join(name), &to, to.to_str().unwrap());
+    }
+    assert_eq!(whole(open(&folder, None)), expected);
+}
+
+#[test]
 fn a_link_out_of_the_folder_fails_the_images_that_need_it() {
     for (n, is_absolute) in [false, true].into_iter().enumerate() {
         let (at, folder, layout) = unpacked();

@@ -6,6 +6,7 @@ mod documents;
 mod doubtful;
 mod inside;
 mod linked;
+mod members;
 mod packed;
 mod record;
 mod unlisted;
