@@ -32,7 +32,7 @@ pub use bundle::read::{Bundle, OpenOptions};
 pub use bundle::record::Missing;
 pub use error::{Error, Kind, Result, Side, missing_path_hint};
 pub use files::encoding::utf8 as text_as_utf8;
-pub use files::{SpecialWriter, check_special, open_or_create_own, open_regular, parent_of, read_named};
+pub use files::{SpecialWriter, check_special, open_or_create_own, open_regular, parent_of, read_named, wait_for_pipe};
 pub use image::budget::Budget;
 pub use image::destination::Destination;
 pub use image::digest::Digest;
@@ -57,6 +57,6 @@ pub use registry::{MOST_JOBS, Options, RateLimit, Registries, Stop, is_full as i
 pub use text::{LISTED, Line, counted, few, few_with, is_unsafe, quote};
 pub use transfer::inspect::inspect;
 pub use transfer::referrers::ReferrerChoice;
-pub use transfer::resolve::{Resolver, Wanted};
+pub use transfer::resolve::{LOST_MANIFEST, Resolver, Wanted};
 pub use transfer::tags::{Asked, Expanded, expand};
 pub use transfer::{export, import, mirror, push};

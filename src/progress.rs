@@ -158,7 +158,7 @@ impl Progress {
     }
 
     /// Emits information for the user about something that is not a problem.
-    pub(crate) fn tell(&self, text: impl Into<Line>) {
+    pub fn tell(&self, text: impl Into<Line>) {
         self.emit(Event::Told(text.into()));
     }
 

@@ -21,6 +21,18 @@ use crate::image::digest::Digest;
 const STORE_REFUSES: &str = "it is not the registry that refuses but the store that it redirects to, and no login helps: the \
     signed address may have expired (check the clocks of the registry and of this machine), or a proxy on the way changes it";
 
+/// Hint for a store to which the registry redirected and which fails at the moment.
+const STORE_IN_TROUBLE: &str = "the store to which the registry redirects, or a proxy on the way to it, is in trouble at the moment: run \
+    again later";
+
+/// Hint for a store to which the registry redirected and which lacks what the registry has.
+const STORE_LOST: &str = "the registry has this, and the store to which it redirects does not: have the image pushed there again, or the \
+    storage of the registry checked";
+
+/// Hint for a web page in place of the answer of a store.
+const NO_STORE: &str = "the registry redirects to this address, which answers with a web page: see what is between it and this machine (a \
+    proxy, a login page), or have the registry serve blobs by itself (distribution: `storage: redirect: disable: true`)";
+
 /// Hint for a registry without space.
 pub(super) const FULL: &str = "the registry has no more room for this project, by its quota or on its disk: have that raised, or remove what is not needed";
 
@@ -221,6 +233,14 @@ impl Answer {
             .map_or("", |bytes| std::str::from_utf8(bytes).unwrap_or_default())
     }
 
+    /// Returns the server that answered, in words: the registry, or the server to which the registry redirected.
+    pub(super) fn server(&self) -> String {
+        match self.redirected_by {
+            Some(_) => format!("`{}`, to which the registry redirects,", authority(&self.url)),
+            None => "the registry".to_owned(),
+        }
+    }
+
     /// Reads the rest of a small body, so that the connection can be used again.
     pub(super) async fn finish(mut self) {
         self.words().await;
@@ -272,10 +292,12 @@ impl Answer {
         let mut error = Error::new(kind, message);
         tracing::debug!(target: "docker_mirror::wire", "= {}", printable(&refusal.raw, MAX_QUOTE));
         // Gateways in front of a registry report outages with web pages: those say nothing about the address.
-        let hint = if refusal.web_page && !is_passing(status) {
+        let is_page = refusal.web_page && !is_passing(status);
+        let hint = if is_page && self.redirected_by.is_none() {
             Some("it answered with a web page; is this address a registry?")
         } else {
             match kind {
+                _ if is_page => Some(NO_STORE),
                 _ if refusal.is_full() => Some(FULL),
                 _ if refusal.wants_https() => Some(
                     "the registry speaks https at this port: omit `--plain-http` (in one step `--src-plain-http` or \
@@ -283,6 +305,8 @@ impl Answer {
                 ),
                 // The store gets no login, so another login cannot help.
                 Kind::Unauthorized | Kind::Denied if self.redirected_by.is_some() => Some(STORE_REFUSES),
+                Kind::NotFound if self.redirected_by.is_some() => Some(STORE_LOST),
+                _ if is_passing(status) && self.redirected_by.is_some() => Some(STORE_IN_TROUBLE),
                 _ if status == StatusCode::BAD_REQUEST && self.was_redirected => Some(STORE_REFUSES),
                 _ if refusal.is_of_expired_login() && self.was_redirected => Some(STORE_REFUSES),
                 _ if refusal.is_of_expired_login() => Some("the login has expired: log in again"),

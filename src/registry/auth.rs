@@ -177,9 +177,8 @@ impl Authenticator {
         let header = match &found.credential {
             Credential::Anonymous => return Err(login::required(&self.host, &found)),
             Credential::IdentityToken(_) => {
-                return Err(self.unauthorized(
-                    "requires a user name and a password, and the stored credential is an identity token",
-                ));
+                let why = "requires a user name and a password, and the stored credential is an identity token";
+                return Err(self.unauthorized(why, &found));
             }
             credential => login::header(credential)?,
         };
@@ -437,11 +436,12 @@ impl Authenticator {
         Arc::clone(slots.entry(key).or_default())
     }
 
-    /// Returns the error for a challenge that cannot be answered.
-    pub(super) fn unauthorized(&self, why: &str) -> Error {
-        Error::new(Kind::Unauthorized, format!("`{}` {why}", self.host)).with_hint(format!(
-            "log in to `{}` (`docker login`, `podman login`), or give a name and a password",
-            self.host
+    /// Returns the error for a challenge that cannot be answered, with the login that the run has.
+    pub(super) fn unauthorized(&self, why: &str, found: &Found) -> Error {
+        let host = &self.host;
+        let login = login::who(found).map_or_else(String::new, |who| format!("; the login of this run: {who}"));
+        Error::new(Kind::Unauthorized, format!("`{host}` {why}{login}")).with_hint(format!(
+            "log in to `{host}` (`docker login`, `podman login`), or give a name and a password"
         ))
     }
 }

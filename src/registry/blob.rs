@@ -112,6 +112,9 @@ fn no_registry() -> Error {
 const PUSH_AGAIN: &str =
     "the manifest and the blob do not belong together: have the image pushed there again, or name another source";
 
+/// Hint for a blob that the registry does not have.
+const LOST_BLOB: &str = "the registry does not have a blob that its manifest lists: have the image pushed there again";
+
 impl BlobReader {
     /// Opens `range` of a blob at the first candidate that serves it.
     ///
@@ -183,7 +186,8 @@ impl BlobReader {
                     let wanted = self.end - self.at;
                     if bytes.len() as u64 > wanted {
                         if !body.measured && self.end == self.descriptor.size {
-                            return Err(self.too_long());
+                            let host = body.host.clone();
+                            return Err(self.too_long(&host));
                         }
                         bytes.truncate(wanted as usize);
                     }
@@ -211,7 +215,7 @@ impl BlobReader {
                 // A server that neither sends nor ends is not waited for: all requested bytes have arrived.
                 let rest = body.chunk(Duration::from_secs(1)).await;
                 if matches!(rest, Ok(Some(bytes)) if !bytes.is_empty()) {
-                    return Err(self.too_long());
+                    return Err(self.too_long(&body.host));
                 }
             } else if self.end == self.descriptor.size {
                 // Reading the end of the body lets the connection be reused for the next request.
@@ -315,21 +319,17 @@ impl BlobReader {
             StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "{}: the registry has fewer than the {} bytes that its manifest promises",
-                    call.action, self.descriptor.size
+                    "{}: {} has fewer than the {} bytes that its manifest promises",
+                    call.action,
+                    answer.server(),
+                    self.descriptor.size
                 ),
             )
             .with_hint(PUSH_AGAIN)),
             StatusCode::NOT_FOUND if !answer.is_web_page() => {
                 let error = answer.into_error(&call.action).await;
-                let hint =
-                    "the registry does not have a blob that its manifest lists: have the image pushed there again";
-                Err(
-                    match Refusal::in_error(&error).is_some_and(|refusal| !refusal.codes.is_empty()) {
-                        true => error.with_hint(hint),
-                        false => error,
-                    },
-                )
+                let has_codes = Refusal::in_error(&error).is_some_and(|refusal| !refusal.codes.is_empty());
+                Err(if has_codes { error.with_hint(LOST_BLOB) } else { error })
             }
             status => {
                 let error = answer.into_error(&call.action).await;
@@ -379,10 +379,11 @@ impl BlobReader {
             return Err(Error::new(
                 Kind::Server,
                 format!(
-                    "{action}: bytes {}-{} of {} were asked for, the registry sends {}",
+                    "{action}: bytes {}-{} of {} were asked for, {} sends {}",
                     self.at,
                     self.end - 1,
                     self.descriptor.size,
+                    answer.server(),
                     stated.map_or_else(|| "a part without a range".to_owned(), |stated| format!("`{stated}`")),
                 ),
             ));
@@ -430,8 +431,8 @@ impl BlobReader {
                     ),
                     None => (String::new(), PUSH_AGAIN),
                 };
-                let message =
-                    format!("{action}: the registry sends {length} bytes{why}, its manifest promises {expected}");
+                let server = answer.server();
+                let message = format!("{action}: {server} sends {length} bytes{why}, its manifest promises {expected}");
                 Err(Error::new(Kind::Integrity, message).with_hint(hint))
             }
             _ => Ok(()),
@@ -477,19 +478,14 @@ impl BlobReader {
         let rate = (self.waited_for as f64 / self.waited.as_secs_f64()) as u64;
         self.waited = Duration::ZERO;
         self.waited_for = 0;
-        let place = self.places.front()?;
-        (rate < minimum).then(|| Failure::broken(format!("`{}` sends {rate} bytes per second", place.host.name)))
+        let host = &self.body.as_ref()?.host;
+        (rate < minimum).then(|| Failure::broken(format!("`{host}` sends {rate} bytes per second")))
     }
 
-    fn too_long(&self) -> Error {
-        Error::new(
-            Kind::Integrity,
-            format!(
-                "the registry sends more than the {} bytes of blob {}",
-                self.descriptor.size, self.descriptor.digest
-            ),
-        )
-        .with_hint(PUSH_AGAIN)
+    fn too_long(&self, host: &str) -> Error {
+        let Descriptor { size, digest, .. } = &self.descriptor;
+        let what = format!("`{host}` sends more than the {size} bytes of blob {digest}");
+        Error::new(Kind::Integrity, what).with_hint(PUSH_AGAIN)
     }
 }
 

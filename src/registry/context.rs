@@ -124,7 +124,7 @@ impl Provenance {
 impl Context {
     pub(super) fn new(options: Options) -> Result<Self> {
         Ok(Self {
-            credentials: Credentials::new(options.credentials.clone())?,
+            credentials: Credentials::new(options.credentials.clone())?.reporting_to(options.progress.clone()),
             cache: options.manifest_cache.clone().map(ManifestCache::new),
             sessions: options.upload_sessions.clone().map(SavedSessions::new),
             lookup: system_lookup,

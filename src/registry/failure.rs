@@ -15,6 +15,13 @@ pub(super) const OUT_OF_REACH_HINT: &str = "a server elsewhere may not send requ
 /// Hint for a server with an unknown certificate authority.
 pub(super) const UNKNOWN_AUTHORITY: &str = "give its authority with `--ca-file`, or put it below /etc/docker/certs.d";
 
+/// Hint for a server that may want a client certificate.
+const CLIENT_CERTIFICATE: &str = "it may want a client certificate: give `--cert` and `--key`";
+
+/// Hint for a server whose TLS is too old.
+const NO_CIPHER: &str = "check which TLS versions and ciphers the registry speaks: TLS 1.3 is needed, or TLS 1.2 with ECDHE and AES-GCM \
+     or ChaCha20";
+
 /// A request without an answer.
 pub(super) struct Failure {
     pub(super) error: Error,
@@ -85,9 +92,12 @@ impl Failure {
         if let Some(hint) = hint {
             out = out.with_hint(hint);
         }
-        // The TLS library describes a bad certificate by its own types; the message already says the same in words.
-        let certificate = matches!(tls_error(&error), Some(rustls::Error::InvalidCertificate(_)));
-        if !certificate {
+        // The TLS library describes these by its own types; the message already says the same in words.
+        let is_in_words = matches!(
+            tls_error(&error),
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::PeerIncompatible(_))
+        );
+        if !is_in_words {
             out = out.with_source(Innermost(innermost(&error)));
         }
         Self {
@@ -232,6 +242,10 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
                 format!("the certificate of `{host}` is not valid yet"),
                 "check the clock of this machine",
             ),
+            Bad::NotValidForNameContext { presented, .. } if presented.is_empty() => refused(
+                format!("the certificate of `{host}` has no host name that counts (subjectAltName); its common name does not"),
+                "have it issued again with a subjectAltName for this host name",
+            ),
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => refused(
                 format!("the certificate of `{host}` was issued for another host name"),
                 "use the name that the certificate has",
@@ -242,6 +256,18 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
                     "the certificate of `{host}` is one of an authority, which signed itself, and is not trusted here"
                 ),
                 "give it with `--ca-file`",
+            ),
+            Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => refused(
+                format!("the certificate of `{host}` is not for servers (extendedKeyUsage)"),
+                "have it issued again with the extendedKeyUsage serverAuth",
+            ),
+            Bad::Other(other) if matches!(other.0.downcast_ref(), Some(webpki::Error::UnsupportedCertVersion)) => refused(
+                format!("the certificate of `{host}` has version 1, which is too old"),
+                "have it issued again with version 3 and a subjectAltName for this host name",
+            ),
+            Bad::UnsupportedSignatureAlgorithmContext { .. } | Bad::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => refused(
+                format!("the certificate of `{host}` is signed by an algorithm that is too weak or unknown"),
+                "have it issued again with a signature by SHA-256 or better",
             ),
             _ => refused(
                 format!("the certificate of `{host}` is not trusted here"),
@@ -260,19 +286,17 @@ fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
         ),
         rustls::Error::AlertReceived(alert) => {
             use rustls::AlertDescription as Alert;
-            match alert {
-                Alert::CertificateRequired | Alert::BadCertificate | Alert::HandshakeFailure | Alert::UnknownCA => {
-                    refused(
-                        format!("`{host}` aborted the TLS handshake"),
-                        "it may want a client certificate: give `--cert` and `--key`",
-                    )
-                }
-                _ => refused(
-                    format!("`{host}` aborted the TLS handshake"),
-                    "check the TLS versions that the registry speaks",
-                ),
-            }
+            let hint = match alert {
+                Alert::CertificateRequired | Alert::BadCertificate | Alert::UnknownCA => CLIENT_CERTIFICATE.to_owned(),
+                Alert::HandshakeFailure => format!("{CLIENT_CERTIFICATE}; or {NO_CIPHER}"),
+                _ => NO_CIPHER.to_owned(),
+            };
+            refused(format!("`{host}` aborted the TLS handshake"), &hint)
         }
+        rustls::Error::PeerIncompatible(_) => refused(
+            format!("`{host}` and this program have no TLS version or cipher in common"),
+            NO_CIPHER,
+        ),
         _ => refused(
             format!("cannot set up a TLS connection to `{host}`"),
             "check the TLS configuration of the registry",

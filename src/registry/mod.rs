@@ -39,6 +39,7 @@ mod proof;
 pub(crate) mod proxy;
 mod pull;
 mod push;
+mod quota;
 mod reach;
 mod redact;
 mod redirect;

@@ -12,14 +12,13 @@ use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::call::Call;
 use super::content_encoding;
 use super::host::Host;
-use super::limits::RateLimit;
 use super::redirect;
 use super::refusal::Refusal;
 use super::retry::Backoff;
 use super::scope::Scope;
 use super::types::{ManifestHead, Presence};
 use crate::error::{Error, Kind, Result};
-use crate::image::descriptor::Descriptor;
+use crate::image::descriptor::{BROKEN, Descriptor};
 use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, SAFE_MANIFEST, declared_type};
 use crate::image::media_type::ACCEPT_MANIFESTS;
@@ -121,7 +120,8 @@ impl Registry {
                     "blob {} has {} bytes, which is too large for what it is",
                     descriptor.digest, descriptor.size
                 ),
-            ));
+            )
+            .with_hint(BROKEN));
         }
         let mut tries = 0;
         loop {
@@ -164,52 +164,6 @@ impl Registry {
         self.origin(repository)?
             .head_blob(repository, descriptor, Scope::pull(repository))
             .await
-    }
-
-    /// Returns the pull quota, read from a HEAD of a manifest, which does not count as a pull.
-    /// `None` for a registry without a quota.
-    pub async fn rate_limit(&self, repository: &str, target: &Target) -> Result<Option<RateLimit>> {
-        let host = self.origin(repository)?;
-        // No retry: a registry whose quota is used up states so in its first answer.
-        let found = match host
-            .head_manifest_within(repository, target, &mut Backoff::none())
-            .await
-        {
-            Err(error) if error.kind() == Kind::RateLimited && host.rate_limit().is_some() => {
-                return Ok(host.rate_limit());
-            }
-            found => found?,
-        };
-        if let (Presence::Unknown, None) = (&found, host.rate_limit()) {
-            let what = format!(
-                "`{}` did not answer whether it has `{target}` in `{repository}`",
-                host.name
-            );
-            return Err(Error::new(Kind::Server, what)
-                .with_hint("ask the registry itself: `docker-mirror limits HOST`; `-vv` shows what it answers"));
-        }
-        if let Presence::Missing = found {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("`{}/{repository}` has no `{target}`", self.host()),
-            ));
-        }
-        Ok(host.rate_limit())
-    }
-
-    /// Returns the pull quota, read from the registry's root.
-    /// `None` if the root states none; some registries, such as Docker Hub, state their quota only with a manifest.
-    ///
-    /// # Errors
-    /// Those of an unreachable registry. A registry that wants credentials counts as reached.
-    pub async fn rate_limit_of_root(&self) -> Result<Option<RateLimit>> {
-        self.host.ping().await?;
-        Ok(self.host.rate_limit())
-    }
-
-    /// Returns the pull quota that the registry last reported.
-    pub fn last_rate_limit(&self) -> Option<RateLimit> {
-        self.host.rate_limit()
     }
 }
 
@@ -407,7 +361,12 @@ impl Host {
             }
             _ => call.action.clone(),
         };
-        error.context(what)
+        match target {
+            Target::Digest(_) if has("MANIFEST_UNKNOWN") => {
+                error.context(what).with_hint("check the name and the digest")
+            }
+            _ => error.context(what),
+        }
     }
 
     /// Warns, once per host, of a wrong `Content-Type`.
@@ -483,9 +442,14 @@ impl Host {
             StatusCode::OK if answer.encoding().is_some() => Ok(Presence::Present(())),
             StatusCode::OK if answer.length().is_some_and(|length| length != descriptor.size) => {
                 let length = answer.length().unwrap_or_default();
-                self.context.options.progress.warn(format!(
+                self.context.options.progress.note(format!(
                     "`{}/{repository}` has blob {} with {length} instead of {} bytes",
                     self.name, descriptor.digest, descriptor.size
+                ));
+                self.context.warn_once(format!(
+                    "`{}` states other sizes for blobs that it has than their manifests do, so they are sent again; if that is true of all \
+                     blobs (`-v` lists them), a proxy in front of it changes its answers to HEAD, else its storage is damaged",
+                    self.name
                 ));
                 Ok(Presence::Unknown)
             }

@@ -433,7 +433,7 @@ fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) ->
                 "the registry wants every manifest that an index lists; choose `--index filtered`, or carry all platforms",
             )
         }
-        400 if refusal.has("MANIFEST_BLOB_UNKNOWN") || refusal.has("BLOB_UNKNOWN") => again(
+        400 | 404 if refusal.has("MANIFEST_BLOB_UNKNOWN") || refusal.has("BLOB_UNKNOWN") => again(
             Kind::NotFound,
             "the registry lost a blob that it had accepted; run again",
         ),

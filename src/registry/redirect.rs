@@ -150,10 +150,8 @@ fn led_away(mut failure: Failure, origin: &Url) -> Failure {
     failure.elsewhere = true;
     failure.error = failure
         .error
-        .context(format!("`{}` redirects to another server", authority(origin)));
-    if failure.error.hint().is_none() {
-        failure.error = failure.error.with_hint(REDIRECTS);
-    }
+        .context(format!("`{}` redirects to another server", authority(origin)))
+        .or_hint(REDIRECTS);
     failure
 }
 

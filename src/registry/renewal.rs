@@ -13,6 +13,7 @@ use super::attempt::{Attempt, Renewal, Renewed};
 use super::call::Call;
 use super::challenge::{self, Challenge};
 use super::context::Provenance;
+use super::credentials::Credential;
 use super::failure::Failure;
 use super::host::Host;
 use super::reach::Zone;
@@ -21,6 +22,10 @@ use super::retry::is_passing;
 use super::scope::Scope;
 use super::token::Refused;
 use crate::error::{Error, Result};
+
+/// Hint for a 401 without a challenge to a run that has a login.
+const NO_CHALLENGE: &str = "a registry states the form in `WWW-Authenticate`, which this answer lacks: check that this address is the \
+     registry, and the proxies in front of it; `-vv` shows each answer";
 
 impl Host {
     /// Creates the first attempt of a call.
@@ -103,7 +108,7 @@ impl Host {
         attempt.bare |= attempt.authorization.is_none();
         let header = attempt.authorization.as_ref();
         if before && self.is_vague(answer) {
-            return Ok(Renewal::MayPass(self.vague()));
+            return Ok(Renewal::MayPass(self.vague(call.repository).await));
         }
         // A second replay is useful only after a refused login: the request may succeed without the login.
         if before && !self.auth.is_login(&self.context, call.repository, header).await {
@@ -153,7 +158,7 @@ impl Host {
         } else {
             // The registry's earlier challenge still applies: a token may have expired, but a login does not expire.
             if challenges.is_empty() && self.auth.is_basic() && self.is_vague(answer) {
-                return Ok(Renewed::MayPass(self.vague()));
+                return Ok(Renewed::MayPass(self.vague(repository).await));
             }
             if challenges.is_empty() && !self.auth.is_bearer() {
                 // Some registries send their challenge only at their root.
@@ -171,8 +176,8 @@ impl Host {
                     self.auth.challenged(challenge, zone);
                 }
                 None if self.auth.is_bearer() => {}
-                None if self.is_vague(answer) => return Ok(Renewed::MayPass(self.vague())),
-                None => return Err(self.vague()),
+                None if self.is_vague(answer) => return Ok(Renewed::MayPass(self.vague(repository).await)),
+                None => return Err(self.vague(repository).await),
             }
         }
         let fresh = self
@@ -189,10 +194,14 @@ impl Host {
             && challenge::parse(answer.headers()).is_empty()
     }
 
-    fn vague(&self) -> Error {
-        self.auth
-            .unauthorized("wants credentials, but does not say in which form")
-            .with_shared_cause()
+    async fn vague(&self, repository: &str) -> Error {
+        let found = self.context.credentials.lookup(&self.name, repository).await;
+        let why = "wants credentials, but does not say in which form";
+        let error = self.auth.unauthorized(why, &found).with_shared_cause();
+        match found.credential {
+            Credential::Anonymous => error,
+            _ => error.with_hint(NO_CHALLENGE),
+        }
     }
 
     /// Returns the challenges of the registry's root, and the zone of the server that sent them.

@@ -52,6 +52,17 @@ impl Authority {
         self.issue(names, ExtendedKeyUsagePurpose::ServerAuth, true)
     }
 
+    /// Issues a server certificate with a name in its common name alone.
+    pub fn nameless_server(&self, name: &str) -> Pair {
+        let mut params = leaf(&[name]);
+        params.subject_alt_names.clear();
+        let key = KeyPair::generate().unwrap();
+        Pair {
+            certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
     /// Issues a client certificate.
     pub fn client(&self, name: &str) -> Pair {
         self.issue(&[name], ExtendedKeyUsagePurpose::ClientAuth, false)

@@ -19,6 +19,7 @@ use super::secret::Credential;
 use crate::error::{Error, Kind, Result};
 use crate::files::encoding;
 use crate::lock::Mutex;
+use crate::progress::Progress;
 use crate::text::quote;
 
 /// Maximum size of an answer in bytes; tokens of cloud providers have a few KiB.
@@ -26,6 +27,9 @@ const MAX_ANSWER: u64 = 64 << 10;
 
 /// Default time limit of a helper: some helpers prompt the user or ask a cloud service.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time after which the user is told about a helper that has not answered.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time to read what a helper printed, once it has exited: those bytes are in the pipe already.
 const AFTER_EXIT: Duration = Duration::from_millis(200);
@@ -38,6 +42,8 @@ const NOT_FOUND: &str = "credentials not found";
 pub(super) struct Helpers {
     directories: Vec<PathBuf>,
     timeout: Duration,
+    patience: Duration,
+    progress: Progress,
     answers: Mutex<HashMap<Question, Arc<OnceCell<Answer>>>>,
 }
 
@@ -85,8 +91,15 @@ impl Helpers {
         Self {
             directories,
             timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+            patience: PATIENCE,
+            progress: Progress::silent(),
             answers: Mutex::default(),
         }
+    }
+
+    /// Tells about slow helpers through `progress`.
+    pub(super) fn report_to(&mut self, progress: Progress) {
+        self.progress = progress;
     }
 
     /// Returns the credential of the helper `name` for `server`; the helper is named by `field` of `file`.
@@ -97,7 +110,8 @@ impl Helpers {
             let mut answers = self.answers.lock();
             Arc::clone(answers.entry((name.to_owned(), server.to_owned())).or_default())
         };
-        let answer = cell.get_or_init(|| self.run(name, server)).await;
+        // Boxed, since the compiler limits how deep futures may be nested.
+        let answer = cell.get_or_init(|| Box::pin(self.run(name, server))).await;
         answer.clone().map_err(|failure| {
             let program = program_name(name);
             let hint = match failure.hint {
@@ -129,7 +143,22 @@ impl Helpers {
                 "has an impossible name".to_owned(),
             ));
         }
-        match tokio::time::timeout(self.timeout, self.exchange(name, server)).await {
+        let program = program_name(name);
+        // Otherwise the silence would look like that of the registry.
+        let _in_flight = self.progress.begin(&program);
+        let exchange = async {
+            let mut exchange = std::pin::pin!(self.exchange(name, server));
+            if let Ok(answer) = tokio::time::timeout(self.patience, &mut exchange).await {
+                return answer;
+            }
+            self.progress.tell(format!(
+                "waiting for credential helper `{program}`, which has not answered for `{}` yet: it may be asking a person or another \
+                 server",
+                quote(&server)
+            ));
+            exchange.await
+        };
+        match tokio::time::timeout(self.timeout, exchange).await {
             Ok(Ok((status, output))) => read_answer(status, output),
             Ok(Err(failure)) => Err(failure),
             // The program is killed when the future that owns it is dropped.
@@ -297,6 +326,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::progress::Event;
 
     const ANSWER: &str = r#"{"ServerURL":"x","Username":"u","Secret":"p"}"#;
 
@@ -344,6 +374,34 @@ mod tests {
             assert!(failure.what.contains(what), "{output}: {}", failure.what);
             assert!(!failure.what.contains("\"p\""), "{}", failure.what);
         }
+    }
+
+    #[tokio::test]
+    async fn a_slow_helper_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, told) = (folder.path().join("docker-credential-slow"), folder.path().join("told"));
+        // It answers once the user was told.
+        let script = format!(
+            "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.01; done\necho '{ANSWER}'\n",
+            told.display()
+        );
+        // Another process writes it: a program cannot be started while a child of another test has it open for writing.
+        let write = r#"printf %s "$1" >"$0" && chmod +x "$0""#;
+        let mut writer = std::process::Command::new("sh");
+        let written = writer.arg("-c").arg(write).arg(&program).arg(script).status();
+        assert!(written.unwrap().success());
+        let mut helpers = Helpers::new(vec![folder.path().to_owned()], None);
+        helpers.patience = Duration::ZERO;
+        helpers.report_to(Progress::new(move |event| {
+            if let Event::Told(line) = event {
+                std::fs::write(&told, &*line).unwrap();
+            }
+        }));
+        let has = helpers.ask("slow", "h.io", "`a.json`", "credsStore").await.unwrap();
+        assert_eq!(has.credential, Credential::stored("u", "p"));
+        let said = std::fs::read_to_string(folder.path().join("told")).unwrap();
+        assert!(said.contains("credential helper `docker-credential-slow`"), "{said}");
+        assert!(said.contains("`h.io`"), "{said}");
     }
 
     proptest! {

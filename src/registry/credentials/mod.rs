@@ -17,6 +17,7 @@ use self::options::FileLocation;
 pub use self::options::{CredentialFile, CredentialOptions, FileFormat, HostLogin, Login};
 pub use self::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 use crate::text::quote;
 
 /// Lookup of credentials for repositories.
@@ -94,6 +95,13 @@ impl Credentials {
             helpers: Helpers::new(options.helper_directories, options.helper_timeout),
             remarks: options.remarks,
         })
+    }
+
+    /// Tells about slow credential helpers through `progress`.
+    #[must_use]
+    pub(super) fn reporting_to(mut self, progress: Progress) -> Self {
+        self.helpers.report_to(progress);
+        self
     }
 
     /// Returns the credential for a repository.

@@ -179,11 +179,11 @@ impl<'a> Upload<'a> {
                 (error, Next::Attempt(None))
             }
             Setback::Refreshed => {
-                let error = self
-                    .target
-                    .host
+                let (host, repository) = (self.target.host, self.target.repository);
+                let found = host.context.credentials.lookup(&host.name, repository).await;
+                let error = host
                     .auth
-                    .unauthorized("refuses the upload with a fresh token too");
+                    .unauthorized("refuses the upload with a fresh token too", &found);
                 let error = error.context(&self.target.action);
                 (error.clone(), self.refreshed(session, error).await?)
             }

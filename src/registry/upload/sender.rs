@@ -265,11 +265,13 @@ async fn check_closed(target: &BlobTarget<'_>, answer: Answer) -> Result<(), Set
         )));
     }
     // 201 is the specified answer; after any other success, a HEAD has to confirm the blob.
-    if (status == StatusCode::CREATED && !page) || target.becomes_present().await {
+    if status == StatusCode::CREATED && !page {
         return Ok(());
     }
-    Err(Setback::Final(match page {
-        true => web_page(&target.host.name, "cannot end the upload"),
-        false => target.empty_success(status),
+    Err(Setback::Final(match target.becomes_present().await {
+        Some(true) => return Ok(()),
+        _ if page => web_page(&target.host.name, "cannot end the upload"),
+        Some(false) => target.empty_success(status),
+        None => target.unconfirmed(status),
     }))
 }

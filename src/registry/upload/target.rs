@@ -71,14 +71,15 @@ impl<'a> BlobTarget<'a> {
         found
     }
 
-    /// Returns whether the registry has the blob, with repeated checks after pauses: replicas lag behind.
-    pub(super) async fn becomes_present(&self) -> bool {
+    /// Returns whether the registry has the blob, with repeated checks after pauses: replicas lag behind. `None` if the registry
+    /// does not say.
+    pub(super) async fn becomes_present(&self) -> Option<bool> {
         let ask = || {
             self.host
                 .head_blob(self.repository, self.descriptor, self.scope.clone())
         };
-        let found = proof::check_with_retries(self.host.context.options.retry_pause(), ask).await == Some(true);
-        if found {
+        let found = proof::check_with_retries(self.host.context.options.retry_pause(), ask).await;
+        if found == Some(true) {
             self.host.proof.found_upload();
         }
         found
@@ -108,6 +109,16 @@ impl<'a> BlobTarget<'a> {
             format!("the registry redirects the upload ({status}) to {target}"),
         )
         .with_hint("name the registry by the address that it redirects to")
+    }
+
+    /// Returns the error for an upload that ended with another status than 201, where the registry does not say what it has.
+    pub(super) fn unconfirmed(&self, status: StatusCode) -> Error {
+        let (host, status) = (&self.host.name, status.as_u16());
+        let what = format!("`{host}` answered {status} in place of 201, and does not say whether it has the blob");
+        Error::new(Kind::Server, what).with_hint(
+            "run the same command again, which looks for the blob first; if that does not help, ask the administrator of the registry \
+             why it does not answer HEAD requests for blobs (`-vv` shows the answers)",
+        )
     }
 
     /// Returns the error for a successful answer after which the registry does not have the blob.

@@ -66,15 +66,19 @@ pub(super) fn with_destination_side(error: Error) -> Error {
 }
 
 /// Adds a hint to an error that may be caused by a deep path.
-/// Some registries allow one path component below an organization, and respond to a deeper path as if permissions or the
-/// repository were missing.
+///
+/// Some registries allow one path component below an organization. They call a deeper path invalid, have no page for it, or
+/// issue a token that does not allow it. A login that is missing or wrong, and a right that is missing, have other causes.
 pub(crate) fn with_path_hint(error: Error, destination: &Reference) -> Error {
     const MAP: &str = "if the registry allows only two path components, shorten the path with `--map`, such as \
          `--map quay.io/prometheus=` or `--map docker.io/library=`";
     let is_deep = destination.repository().split('/').count() > 2;
     let may_be_why = match Refusal::in_error(&error) {
-        Some(refusal) => matches!(refusal.status, 401 | 403 | 404 | 405) || refusal.has("NAME_INVALID"),
-        None => matches!(error.kind(), Kind::Unauthorized | Kind::Denied | Kind::Unsupported),
+        Some(refusal) if refusal.has("NAME_INVALID") || refusal.status == 401 => true,
+        Some(refusal) => matches!(refusal.status, 404 | 405) && refusal.codes.is_empty(),
+        None => {
+            error.kind() == Kind::Unauthorized && error.hint().is_some_and(|hint| hint.starts_with("check the name;"))
+        }
     };
     if !is_deep || !may_be_why {
         return error;

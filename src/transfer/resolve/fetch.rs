@@ -10,7 +10,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, Held};
 use crate::image::config::{Config, MAX_CONFIG};
-use crate::image::descriptor::Descriptor;
+use crate::image::descriptor::{BROKEN, Descriptor};
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
 use crate::image::media_type::{self, Shape};
@@ -37,6 +37,10 @@ pub(super) struct Fetcher {
 
 /// Estimated memory of one blob during a run, at its source and at its destination, in bytes.
 const BLOB: u64 = 640;
+
+/// Hint for a manifest that an index lists and the registry of the index does not have.
+pub const LOST_MANIFEST: &str = "the registry does not have a manifest that its index lists: have the image pushed there again, or \
+     choose other platforms with `--platform`";
 
 /// Bytes of an image config, with the memory reserved for them.
 #[derive(Debug)]
@@ -154,7 +158,11 @@ impl Fetcher {
     /// If the manifest does not state its media type, the media type in the index takes precedence over the registry's
     /// `Content-Type`.
     pub(super) async fn child(&self, repository: &Repository, entry: &Descriptor) -> Result<Arc<RawManifest>> {
-        let found = self.manifest(repository, &entry.digest).await?;
+        let found = self.manifest(repository, &entry.digest).await;
+        let found = found.map_err(|error| match error.kind() {
+            Kind::NotFound => error.with_hint(LOST_MANIFEST),
+            _ => error,
+        })?;
         let listed = media_type::shape(&entry.media_type);
         if found.media_type() == entry.media_type || listed == Shape::Other {
             return Ok(found);
@@ -207,7 +215,8 @@ impl Fetcher {
                     "the image config {} has {} bytes; at most {MAX_CONFIG} are accepted",
                     config.digest, config.size
                 ),
-            ));
+            )
+            .with_hint(BROKEN));
         }
         let cell = self.configs.lock().entry(config.digest.clone()).or_default().clone();
         let known = cell

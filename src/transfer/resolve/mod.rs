@@ -17,6 +17,7 @@ use futures_util::future::join;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use self::fetch::Fetcher;
+pub use self::fetch::LOST_MANIFEST;
 use self::referrers::Discovery;
 pub use self::wanted::Wanted;
 use crate::error::{Error, Kind, Result};

@@ -28,6 +28,11 @@ async fn certificates_that_do_not_do() {
         (authority.server(&["other.example"]), "another host name"),
         (authority.expired_server(&["127.0.0.1"]), "expired"),
         (self_signed(&["127.0.0.1"]), "not trusted"),
+        (
+            authority.nameless_server("127.0.0.1"),
+            "no host name that counts (subjectAltName)",
+        ),
+        (authority.client("127.0.0.1"), "is not for servers (extendedKeyUsage)"),
     ] {
         let server = server(Options::default().tls(ServerTls::new(pair)));
         let error = pull(&with(trusting(file.clone()), &server.host())).await.unwrap_err();
@@ -35,6 +40,60 @@ async fn certificates_that_do_not_do() {
         assert!(error.to_string().contains(words), "{words}: {error:?}");
         assert!(error.hint().is_some(), "{error:?}");
         assert_eq!(server.requests().len(), 0);
+    }
+}
+
+/// Starts a server that reads the first message of each client and sends these bytes.
+async fn answering(answer: Vec<u8>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut hello = [0; 16 << 10];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(&answer).await;
+            // The client ends the connection.
+            let _ = stream.read(&mut hello).await;
+        }
+    });
+    host
+}
+
+/// Returns a fatal alert (RFC 8446, section 6).
+fn alert(description: u8) -> Vec<u8> {
+    vec![21, 3, 3, 0, 2, 2, description]
+}
+
+/// Returns a ServerHello of TLS 1.1 (RFC 4346, section 7.4.1.3) with the cipher TLS_RSA_WITH_AES_128_CBC_SHA.
+fn old_hello() -> Vec<u8> {
+    let mut hello = vec![2, 0, 0, 38, 3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 0x2f, 0]);
+    let mut record = vec![22, 3, 2, 0, hello.len() as u8];
+    record.extend(hello);
+    record
+}
+
+#[tokio::test]
+async fn versions_and_ciphers_that_only_one_side_knows() {
+    let versions = "check which TLS versions and ciphers the registry speaks";
+    for (answer, words, hints) in [
+        (alert(40), "aborted the TLS handshake", &["`--cert`", versions][..]),
+        (alert(70), "aborted the TLS handshake", &[versions]),
+        (alert(71), "aborted the TLS handshake", &[versions]),
+        (alert(116), "aborted the TLS handshake", &["`--cert`"]),
+        (old_hello(), "have no TLS version or cipher in common", &[versions]),
+    ] {
+        let (mut options, _) = options();
+        options.retries = Some(0);
+        let error = pull(&with(options, &answering(answer).await)).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{words}: {error:?}");
+        assert!(!error.full().contains("Tls12"), "{error:?}");
+        for hint in hints {
+            assert!(error.hint().unwrap().contains(hint), "{hint}: {:?}", error.hint());
+        }
     }
 }
 

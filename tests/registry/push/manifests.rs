@@ -69,6 +69,12 @@ async fn refused_manifests_are_sorted() {
             Kind::NotFound,
         ),
         (
+            "lost blob, 404",
+            &image,
+            Action::error(404, "MANIFEST_BLOB_UNKNOWN", "blob unknown"),
+            Kind::NotFound,
+        ),
+        (
             "sparse",
             &list,
             Action::error(400, "MANIFEST_BLOB_UNKNOWN", "child"),
@@ -108,7 +114,7 @@ async fn refused_manifests_are_sorted() {
             "too large" => "larger than the registry",
             "type" | "type, otherwise" => "does not take this kind",
             "repository" => "created first",
-            "lost blob" => "run again",
+            "lost blob" | "lost blob, 404" => "run again",
             "sparse" | "sparse, otherwise" => "--index filtered",
             "sparse, without words" => "every manifest that an index lists",
             "a page" => "is this address a registry",
