@@ -28,6 +28,7 @@ pub use content::{SpecialWriter, check_special, read_named};
 pub(crate) use hollow::{MAX_HOLES, is_hollow};
 use regular::{irregular, regular};
 pub(crate) use waited::open_waiting;
+pub use waited::wait_for_pipe;
 
 /// Maximum number of attempts to open a file beneath a folder while
 /// another process renames entries of the folder.

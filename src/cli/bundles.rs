@@ -3,26 +3,39 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use docker_mirror::{Bundle, Error, Kind, OpenOptions, Result, few_with, missing_path_hint, open_regular, quote};
+use docker_mirror::{
+    Bundle, Error, Kind, OpenOptions, Progress, Result, few_with, missing_path_hint, open_regular, quote, wait_for_pipe,
+};
 
 use super::values::TRANSPORTS;
 
 /// Opens bundles and reads their documents, without verifying any blob.
 pub(super) fn open_front(paths: &[PathBuf], options: &OpenOptions) -> Result<Bundle> {
     match paths {
-        [path] if is_stdin(path) => Ok(Bundle::from_pipe(stdin()?, "standard input", options)?.0),
+        [path] if is_stdin(path) => {
+            Ok(Bundle::from_pipe(stdin("inspect -", &options.progress)?, "standard input", options)?.0)
+        }
         [path] => Bundle::open_front(path, options),
         _ => Bundle::open(paths, options),
     }
 }
 
-/// Returns standard input, and refuses a terminal.
-pub(super) fn stdin() -> Result<std::io::Stdin> {
+/// Note about standard input that is silent for a while.
+pub(super) const SILENT_STDIN: &str =
+    "nothing comes through standard input yet: waiting for the program that writes to it";
+
+/// Returns standard input, and refuses a terminal. Tells the user when nothing comes through a pipe.
+///
+/// # Errors
+/// [`Kind::Usage`] for a terminal, with the `command` to which a pipe leads as an example.
+pub(super) fn stdin(command: &str, progress: &Progress) -> Result<std::io::Stdin> {
     let input = std::io::stdin();
     if input.is_terminal() {
         let what = "`-` reads a bundle from standard input, which is a terminal";
-        return Err(Error::new(Kind::Usage, what).with_hint("name a file, or write `... | docker-mirror inspect -`"));
+        let hint = format!("name a file, or write `... | docker-mirror {command}`");
+        return Err(Error::new(Kind::Usage, what).with_hint(hint));
     }
+    wait_for_pipe(&input, || progress.tell(SILENT_STDIN));
     Ok(input)
 }
 
@@ -95,6 +108,14 @@ fn missing(path: &Path) -> Error {
     }
     let name = path.to_string_lossy();
     match name.split_once(':') {
+        Some(("docker" | "http" | "https" | "oci", address)) if address.starts_with("//") => error.with_hint(
+            "a bundle is a file or a folder, not an address: `docker-mirror -d REGISTRY IMAGE` copies from registry to registry, \
+             `docker-mirror export IMAGE -o BUNDLE.tar` makes a bundle, and `curl -fLO ADDRESS` downloads one",
+        ),
+        Some(("docker-daemon" | "containers-storage", image)) => error.with_hint(format!(
+            "a bundle is a file or a folder: save the image with `docker save` or `podman save` (`-o FILE.tar {}`), and name that file",
+            quote(&image)
+        )),
         Some((transport, file)) if TRANSPORTS.contains(&transport) => error.with_hint(format!(
             "omit `{transport}:`: what kind of archive `{}` is, is found by reading it",
             quote(&file)

@@ -42,7 +42,8 @@ impl Outcome {
     /// bundle.
     pub(super) fn from_error(error: &Error, reads_bundle: bool) -> Self {
         match error.kind() {
-            Kind::Usage => Self::Usage,
+            // An output that exists is found before any other work.
+            Kind::Usage | Kind::Exists => Self::Usage,
             _ => Self::from_errors([error], reads_bundle),
         }
     }
@@ -121,6 +122,8 @@ mod tests {
             assert_eq!(Outcome::from_errors(&errors, false).code(), code, "{kinds:?}");
         }
         assert_eq!(Outcome::from_error(&error(Kind::Usage), false).code(), 2);
+        assert_eq!(Outcome::from_error(&error(Kind::Exists), false).code(), 2);
+        assert_eq!(Outcome::from_errors(&[error(Kind::Exists)], false).code(), 1);
         assert_eq!(Outcome::from_error(&error(Kind::Malformed), true).code(), 5);
         assert_eq!(
             [Signal::Interrupt, Signal::Terminate, Signal::HangUp].map(Signal::code),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use docker_mirror::{
-    Digest, Error, IndexMode, Kind, Lock, MAX_WANT_LIST, PlatformFilter, Reference, ReferrerChoice, Result, WantList,
-    Wanted,
+    Digest, Error, IndexMode, Kind, LOST_MANIFEST, Lock, MAX_WANT_LIST, PlatformFilter, Reference, ReferrerChoice,
+    Result, WantList, Wanted,
     export::{self, Compression, Output, Report, Request, Reused, SupplementRequest},
     human_bytes, quote,
 };
@@ -260,6 +260,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     export_output::check_name(&arguments.output)?;
     export_output::check_compression(&arguments.output, compression(&arguments))?;
+    export_output::check_ending(&arguments.output, compression(&arguments))?;
     if let Some(path) = arguments.want.clone() {
         return supplement(arguments, &path).await;
     }
@@ -439,9 +440,10 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     if report.nothing_fetched && !report.images.is_empty() {
         let title = format!("{count} of {all} images cannot be resolved; nothing was fetched");
         failures::tell_rest(&title, all, &failed, at_once);
-        let are_names = failed
-            .iter()
-            .all(|(_, error)| matches!(error.kind(), Kind::NotFound | Kind::Usage));
+        // An index was found under its name, although a manifest of it was not.
+        let are_names = failed.iter().all(|(_, error)| {
+            matches!(error.kind(), Kind::NotFound | Kind::Usage) && error.hint() != Some(LOST_MANIFEST)
+        });
         let first = if are_names {
             "correct the names"
         } else {

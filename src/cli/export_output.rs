@@ -13,10 +13,10 @@ use super::values::TRANSPORTS;
 
 /// Returns the compression of a bundle. A flag takes precedence over the extension of the output.
 pub(super) fn compression(output: &Path, gzip: bool, zstd: bool) -> Compression {
-    let name = output.to_string_lossy();
+    let name = output.to_string_lossy().to_ascii_lowercase();
     if gzip {
         Compression::Gzip
-    } else if zstd || name.ends_with(".tar.zst") {
+    } else if zstd || name.ends_with(".tar.zst") || name.ends_with(".tzst") {
         Compression::Zstd
     } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
         Compression::Gzip
@@ -30,9 +30,9 @@ pub(super) fn compression(output: &Path, gzip: bool, zstd: bool) -> Compression 
 /// # Errors
 /// [`Kind::Usage`] if it does.
 pub(super) fn check_compression(output: &Path, compression: Compression) -> Result<()> {
-    let name = output.to_string_lossy();
+    let name = output.to_string_lossy().to_ascii_lowercase();
     let (flag, says) = match compression {
-        Compression::Gzip if name.ends_with(".zst") => ("--gzip", "zstd"),
+        Compression::Gzip if name.ends_with(".zst") || name.ends_with(".tzst") => ("--gzip", "zstd"),
         Compression::Zstd if name.ends_with(".gz") || name.ends_with(".tgz") => ("--zstd", "gzip"),
         _ => return Ok(()),
     };
@@ -57,6 +57,29 @@ pub(super) fn check_name(output: &Path) -> Result<()> {
         "write `-o {}`: every bundle is an OCI archive which `docker load` reads as well",
         quote(&file)
     )))
+}
+
+/// Endings of files that are no tar, or are compressed by a program that this one does not write.
+const FOREIGN_ENDINGS: [&str; 15] = [
+    ".zip", ".7z", ".rar", ".iso", ".json", ".xz", ".txz", ".bz2", ".tbz2", ".tbz", ".lz4", ".lz", ".lzma", ".gz",
+    ".zst",
+];
+
+/// Refuses an output whose name says that it is something else than the bundle will be.
+///
+/// # Errors
+/// [`Kind::Usage`] if it does.
+pub(super) fn check_ending(output: &Path, compression: Compression) -> Result<()> {
+    let name = output.to_string_lossy().to_ascii_lowercase();
+    let ending = FOREIGN_ENDINGS.iter().find(|ending| name.ends_with(*ending));
+    match (ending, compression) {
+        (None, _) | (Some(&".gz"), Compression::Gzip) | (Some(&".zst"), Compression::Zstd) => Ok(()),
+        (Some(ending), _) => {
+            let what = format!("`-o {}`: no bundle has the ending `{ending}`", quote(output));
+            Err(Error::new(Kind::Usage, what)
+                .with_hint("the endings are `.tar`, `.tar.gz` or `.tgz` (gzip), and `.tar.zst` or `.tzst` (zstd)"))
+        }
+    }
 }
 
 /// Returns standard output without the line buffering of [`std::io::Stdout`], which would scan binary data for newlines.

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use docker_mirror::{
     CheckedList, Error, Expanded, ImageList, Kind, MAX_LIST, PlatformFilter, Reference, Registries, Rename, Result,
-    expand, few, quote, read_named, text_as_utf8,
+    expand, few, quote, read_named, text_as_utf8, wait_for_pipe,
 };
 
+use super::bundles::SILENT_STDIN;
 use super::connection::Shared;
 use super::output;
 use super::values::whole;
@@ -114,6 +115,7 @@ fn read_list(path: &Path) -> Result<(String, Vec<u8>)> {
         )
         .with_hint("write `... | docker-mirror export --images - -o bundle.tar`"));
     }
+    wait_for_pipe(&stdin, || output::info(SILENT_STDIN));
     let mut bytes = Vec::new();
     let read = stdin.lock().take(MAX_LIST + 1).read_to_end(&mut bytes);
     read.map_err(|e| Error::new(Kind::Usage, "cannot read the list from standard input").with_source(e))?;

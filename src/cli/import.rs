@@ -1,6 +1,5 @@
 //! `docker-mirror import`: pushes the images of bundles to a registry.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use docker_mirror::{
     quote, verify,
 };
 
-use super::bundles::{check_named, check_readable, is_unfinished};
+use super::bundles::{check_named, check_readable, is_unfinished, stdin};
 use super::connection::Shared;
 use super::distinct_files;
 use super::export::ReferrerFlags;
@@ -243,17 +242,11 @@ fn only_bundle(bundles: &[PathBuf]) -> Result<()> {
 /// Opens the bundles. A bundle from a pipe is read up to its layers; the second value reads the layers.
 fn open(bundles: &[PathBuf], options: &OpenOptions) -> Result<(Bundle, Option<Incoming>)> {
     match bundles {
-        [path] if path.as_os_str() == "-" => {
-            let input = std::io::stdin();
-            if input.is_terminal() {
-                return Err(Error::new(
-                    Kind::Usage,
-                    "`-` reads a bundle from standard input, which is a terminal",
-                )
-                .with_hint("write `... | docker-mirror import - -d REGISTRY`"));
-            }
-            Bundle::from_pipe(input, "standard input", options)
-        }
+        [path] if path.as_os_str() == "-" => Bundle::from_pipe(
+            stdin("import - -d REGISTRY", &options.progress)?,
+            "standard input",
+            options,
+        ),
         [path] => Bundle::open_one(path, options),
         _ => Ok((Bundle::open(bundles, options)?, None)),
     }

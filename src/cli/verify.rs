@@ -115,8 +115,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
 /// is no second value, and the layers can be read again.
 pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) -> Result<(Bundle, Option<Incoming>)> {
     match paths {
-        [path] if is_stdin(path) && twice => Ok((Bundle::from_reader(stdin()?, "standard input", options)?, None)),
-        [path] if is_stdin(path) => Bundle::from_pipe(stdin()?, "standard input", options),
+        [path] if is_stdin(path) && twice => Ok((
+            Bundle::from_reader(stdin("verify -", &options.progress)?, "standard input", options)?,
+            None,
+        )),
+        [path] if is_stdin(path) => Bundle::from_pipe(stdin("verify -", &options.progress)?, "standard input", options),
         [path] if twice => Ok((Bundle::open(std::slice::from_ref(path), options)?, None)),
         [path] => Bundle::open_passing(path, options),
         _ => Ok((Bundle::open(paths, options)?, None)),

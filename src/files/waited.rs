@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
@@ -29,17 +30,30 @@ fn wait(path: &Path, patience: Duration, tell: impl FnOnce()) -> io::Result<File
     // A named pipe without a writer would block open(2), and nothing could be told meanwhile.
     let opened = rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty());
     let file = File::from(opened.map_err(|e| irregular(rustix::fs::stat(path), e))?);
-    if file.metadata()?.file_type().is_fifo() && !has_bytes(&file, Some(patience))? {
-        tell();
-        has_bytes(&file, None)?;
+    if file.metadata()?.file_type().is_fifo() {
+        wait_for_bytes(&file, patience, tell)?;
     }
     let flags = fcntl_getfl(&file)?;
     fcntl_setfl(&file, flags.difference(OFlags::NONBLOCK))?;
     Ok(file)
 }
 
+/// Waits for the first byte of an open pipe, and calls `tell` once that takes long. A pipe that cannot be waited for is read as it
+/// is.
+pub fn wait_for_pipe(pipe: &impl AsFd, tell: impl FnOnce()) {
+    let _ = wait_for_bytes(pipe, PATIENCE, tell);
+}
+
+fn wait_for_bytes(pipe: &impl AsFd, patience: Duration, tell: impl FnOnce()) -> io::Result<()> {
+    if !has_bytes(pipe, Some(patience))? {
+        tell();
+        has_bytes(pipe, None)?;
+    }
+    Ok(())
+}
+
 /// Waits until a pipe has a byte to read or its writer has closed it. Returns false once `limit` is over.
-fn has_bytes(pipe: &File, limit: Option<Duration>) -> io::Result<bool> {
+fn has_bytes(pipe: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     let limit = limit.map(|limit| Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),

@@ -196,7 +196,7 @@ fn an_existing_output_is_refused_without_force() {
     let image = format!("{}/library/greeting:1.0", source.host());
     std::fs::write(cli.path("b.tar"), "precious").unwrap();
     cli.run(&["export", &image, "-o", "b.tar"])
-        .expect_code(1)
+        .expect_code(2)
         .says(&["b.tar", "--force"]);
     assert_eq!(std::fs::read(cli.path("b.tar")).unwrap(), b"precious");
     assert!(

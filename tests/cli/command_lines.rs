@@ -291,7 +291,7 @@ const LINES: &[Line] = &[
     ),
     line(
         &["export", "127.0.0.1:1/a", "-o", "there.tar"],
-        1,
+        2,
         &["already exists", "`--force`"],
     ),
     // Files to import.

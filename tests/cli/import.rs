@@ -253,3 +253,29 @@ fn members_that_nobody_knows_are_passed_over() {
     cli.succeed(&["import", "b.tar", "-d", &target.host()]);
     assert!(target.manifest("library/x", "1").is_some());
 }
+
+#[test]
+fn a_standard_input_through_which_nothing_comes_is_told() {
+    use std::io::BufRead as _;
+
+    let cli = cli();
+    for command in [
+        &["import", "-", "-d", "127.0.0.1:1"][..],
+        &["inspect", "-"],
+        &["verify", "-"],
+    ] {
+        let mut child = cli
+            .command(command)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut messages = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+        let is_told = messages
+            .by_ref()
+            .map(Result::unwrap)
+            .any(|line| line.contains("nothing comes through standard input yet"));
+        assert!(is_told, "{command:?} ended without a word");
+        drop(child.stdin.take());
+        assert_eq!(child.wait().unwrap().code(), Some(5), "{command:?}");
+    }
+}

@@ -238,7 +238,7 @@ fn a_supplement_that_was_interrupted_goes_on_inside_a_blob() {
     );
     assert_eq!(cli.files(), ["b.tar", "s.tar", "w.txt"]);
     // A file that is complete is not replaced.
-    cli.run(&export).expect_code(1).says(&["s.tar", "--force"]);
+    cli.run(&export).expect_code(2).says(&["s.tar", "--force"]);
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn a_supplement_replaces_no_bundle_and_no_list() {
         (
             "notes.txt",
             false,
-            1,
+            2,
             "the output `notes.txt` already exists",
             "hint: give `--force`",
         ),
@@ -381,7 +381,7 @@ fn a_supplement_replaces_no_bundle_and_no_list() {
     cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
     let made = fs::read(cli.path("s.tar")).unwrap();
     cli.run(&["export", "--want", "both.txt", "-o", "s.tar", "--no-cache"])
-        .expect_code(1)
+        .expect_code(2)
         .says(&["error: the output `s.tar` already exists", "`--force`"]);
     assert!(fs::read(cli.path("s.tar")).unwrap() == made);
     cli.succeed(&["export", "--want", "both.txt", "-o", "s.tar", "--no-cache", "--force"]);

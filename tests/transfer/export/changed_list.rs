@@ -105,7 +105,7 @@ fn an_unfinished_file_of_which_nothing_is_needed_is_not_thrown_away() {
     export.kill_after(&registry, "b.tar", &[], 4 * MIB as u64);
     let before = std::fs::read(export.path("b.tar.partial")).unwrap();
     let refused = ask(&export, &registry, &["c/c:1"], &[]);
-    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
     assert!(
         text(&refused).contains("belongs to another export"),
         "{}",
@@ -160,7 +160,7 @@ fn the_same_export_again_is_up_to_date() {
     assert!(std::fs::read(export.path("b.tar")).unwrap() == bytes && inode("b.tar") != first);
     // Anything else under the name is not this bundle.
     let is_there = |output: std::process::Output| {
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         assert!(text(&output).contains("already exists"), "{}", text(&output));
     };
     is_there(export.run("b.tar", &["--no-docker-manifest"]));
