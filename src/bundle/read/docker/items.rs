@@ -157,10 +157,12 @@ impl Items {
         let wrong = |what: String, e: serde_json::Error| {
             Error::new(Kind::Malformed, format!("{place}: {what} as `docker save` writes it")).with_source(e)
         };
-        // Some programs write an empty list as `null`.
-        let items: Option<Capped<&RawValue, MAX_ITEMS>> =
+        // Some programs write an empty list as `null`, which says nothing beside an index.
+        if bytes.trim_ascii() == b"null" && archive.files.contains_key("index.json") {
+            return Ok(Some(Self::default()));
+        }
+        let items: Capped<&RawValue, MAX_ITEMS> =
             serde_json::from_slice(&bytes).map_err(|e| wrong("no list of images".to_owned(), e))?;
-        let items = items.unwrap_or_default();
         if !items.0.is_empty() && items.0.iter().all(|item| is_of_imgpkg(item)) {
             let why = format!("{place}: it was written by imgpkg, whose archives are not supported");
             return Err(Error::new(Kind::Unsupported, why).with_hint(
