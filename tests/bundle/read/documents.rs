@@ -82,6 +82,9 @@ fn an_empty_list_of_docker_beside_an_index_says_nothing() {
         });
         let alone = Tar::default().file("manifest.json", list.as_bytes()).end();
         let said = text(&open_bytes(&alone).unwrap_err());
-        assert!(said.contains("holds no image") || said.contains("no list of images"), "{said}");
+        assert!(
+            said.contains("holds no image") || said.contains("no list of images"),
+            "{said}"
+        );
     }
 }
