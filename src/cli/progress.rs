@@ -12,7 +12,7 @@ use super::output::{self, counted, info, say};
 use super::printer::{self, Item};
 use super::status::{Status, Work};
 use super::terminal;
-use super::wording::{short, with_short_digests};
+use super::wording::short;
 
 /// Shows the events of an operation.
 pub(super) struct Display {
@@ -95,7 +95,6 @@ impl Display {
             }
             // On an animated terminal, the progress line shows the number of retries instead.
             Event::Retry { reason, pause } if !self.quiet && (self.verbose || !self.animated) => {
-                let reason = with_short_digests(&reason);
                 let text = format!("note: {reason}; trying again in {:.1} s", pause.as_secs_f32());
                 printer::put(Item::Trouble(text.into()));
             }

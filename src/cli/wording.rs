@@ -33,19 +33,6 @@ pub(super) fn short(time: Duration) -> String {
     }
 }
 
-/// Shortens each SHA-256 digest in a text to twelve digits.
-pub(super) fn with_short_digests(text: &str) -> String {
-    const DIGITS: usize = 12;
-    let mut pieces = text.split("sha256:");
-    let mut short = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at(piece.bytes().take_while(u8::is_ascii_hexdigit).count());
-        let digits = if digits.len() == 64 { &digits[..DIGITS] } else { digits };
-        short.extend(["sha256:", digits, rest]);
-    }
-    short
-}
-
 /// Joins parts with two spaces, up to `room` characters. Parts with the highest numbers are left out first when room is short.
 /// With `bar_of`, a bar of done and total takes up to 30 of the remaining characters.
 pub(super) fn fit(room: usize, parts: &[(u8, String)], bar_of: Option<(u64, u64)>) -> String {
