@@ -160,7 +160,7 @@ fn filled(start: &str, element: impl Fn(usize) -> String, end: &str) -> String {
 fn locks_and_want_lists_of_the_largest_size() {
     let lab = Lab::new();
     let root = digest(0);
-    let head = format!(r#"{{"lockVersion":1,"dockerManifest":true,"checksum":"{root}","#);
+    let head = format!(r#"{{"lockVersion":2,"dockerManifest":true,"checksum":"{root}","#);
     let image = |name: usize, lists: &str| {
         format!(r#"{{"reference":"a.io/a:{name}","index":"whole","original":"{root}","kept":[],{lists}}}"#)
     };

@@ -5,6 +5,7 @@ mod discovery;
 mod edited_bundles;
 mod layouts;
 mod left_out;
+mod locked;
 mod lost_blobs;
 mod odd_answers;
 mod refusals;
