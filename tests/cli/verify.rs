@@ -11,7 +11,7 @@ use super::cli;
 use super::support::image::{Layer, Style, platform, single, with_config};
 use super::support::images::{linux_and_windows, shared_base, small};
 use super::support::layout::{Tar, blob_name, unpack, write_layout, write_members};
-use super::support::{Double, sha256};
+use super::support::{Action, Double, When, sha256};
 use crate::support::Cli;
 use crate::support::cli::Output;
 
@@ -77,6 +77,10 @@ fn a_sound_bundle_is_said_to_be_sound_with_its_own_sum() {
     );
     assert_eq!(checked["bytes"], blobs.map(|member| member.size).sum::<u64>());
     assert_eq!(checked["layersUnpacked"], 5);
+    assert_eq!(
+        (&checked["unreferencedBlobs"], &checked["unreferencedBytes"]),
+        (&json!(0), &json!(0))
+    );
     // A folder, a pipe, and a bundle that is compressed as a whole.
     unpack(&cli.path("b.tar"), &cli.path("folder"));
     let folder = document(&cli, &["folder", "--deep"], 0);
@@ -98,6 +102,44 @@ fn a_sound_bundle_is_said_to_be_sound_with_its_own_sum() {
         assert_eq!(piped["checked"], found["checked"]);
     }
     assert_eq!(cli.files(), ["b.tar", "b.tgz", "folder"]);
+}
+
+#[test]
+fn blobs_that_nothing_refers_to_are_counted_and_are_no_fault() {
+    let (cli, _registry) = exported();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let strays: [&[u8]; 2] = [b"left over", b"by another program"];
+    let members = bundle.members.iter();
+    let members = members.map(|member| (member.name.clone(), bundle.bytes(&member.name)));
+    let strays = strays.map(|bytes| (blob_name(&sha256(bytes)), bytes.to_vec()));
+    write_members(&cli.path("stray.tar"), members.chain(strays));
+    unpack(&cli.path("stray.tar"), &cli.path("folder"));
+    let said = "note: 2 blobs (27 bytes) belong to no image: nothing in the bundle refers to them";
+    for path in ["stray.tar", "folder", "-"] {
+        for flags in [&[][..], &["--json"]] {
+            let arguments = [&["verify", path], flags].concat();
+            let mut command = cli.command(&arguments);
+            command.stdin(fs::File::open(cli.path("stray.tar")).unwrap());
+            let shown = Output::new(&command.output().unwrap(), &arguments).expect_code(0);
+            if flags.is_empty() {
+                assert_eq!(shown.stderr.matches(said).count(), 1, "{}", shown.everything());
+                assert!(
+                    shown.stdout.contains("\nSOUND: ") || shown.stdout.starts_with("SOUND: "),
+                    "{}",
+                    shown.everything()
+                );
+                continue;
+            }
+            let found: Value = serde_json::from_str(&shown.stdout).unwrap();
+            let checked = &found["checked"];
+            let counted = (&checked["unreferencedBlobs"], &checked["unreferencedBytes"]);
+            assert_eq!(counted, (&json!(2), &json!(27)), "{path}: {found}");
+        }
+    }
+    // A damaged manifest hides what it refers to, so that nothing is said to be left over.
+    bundle.flip(&blob_name(&pieces(&cli, "a/multi:1").1));
+    let found = document(&cli, &["b.tar"], 5);
+    assert_eq!(found["checked"]["unreferencedBlobs"], 0, "{found}");
 }
 
 #[test]
@@ -241,6 +283,106 @@ fn configs_and_layers_that_do_not_belong_together_are_found() {
         ["layerCount q.io/a/count:1", "layerContent q.io/a/wrong:1"],
         "{deep}"
     );
+}
+
+#[test]
+fn a_config_that_is_no_json_is_named_as_the_blob_it_is() {
+    let cli = cli();
+    let config_type = "application/vnd.oci.image.config.v1+json";
+    let broken = with_config(Style::Oci, config_type, "no JSON".into(), &[Layer::noise(1, 9)]);
+    let good = small(Style::Oci, "linux/amd64", "good");
+    write_layout(
+        &cli.path("f.tar"),
+        &[("q.io/a/broken:1", &broken), ("q.io/a/good:1", &good)],
+    );
+    let digest = sha256(b"no JSON");
+    let place = Tar::open(&cli.path("f.tar"))
+        .member(&blob_name(&digest))
+        .unwrap()
+        .offset;
+    for deep in [&[][..], &["--deep"]] {
+        let found = document(&cli, &[&["f.tar"], deep].concat(), 5);
+        assert_eq!(found["faults"].as_array().unwrap().len(), 1, "{found}");
+        let fault = &found["faults"][0];
+        for (field, value) in [
+            ("kind", json!("config")),
+            ("member", json!(blob_name(&digest))),
+            ("offset", json!(place)),
+            ("digest", json!(digest)),
+            ("images", json!(["q.io/a/broken:1"])),
+        ] {
+            assert_eq!(fault[field], value, "{field}: {found}");
+        }
+    }
+    let shown = cli.run(&["verify", "f.tar"]).expect_code(5);
+    let line = shown.stdout.lines().find(|line| line.starts_with("FAULT ")).unwrap();
+    assert!(
+        line.contains(&blob_name(&digest)) && line.contains("q.io/a/broken:1"),
+        "{line}"
+    );
+}
+
+#[test]
+fn encrypted_layers_are_checked_as_they_are_and_counted() {
+    let cli = cli();
+    let diff_ids = json!([sha256(b"the content that only the key shows")]);
+    let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let layer = Layer {
+        media_type: Some("application/vnd.oci.image.layer.v1.tar+gzip+encrypted".to_owned()),
+        ..Layer::noise(1, 500)
+    };
+    let bytes = sha256(&layer.bytes);
+    let config_type = "application/vnd.oci.image.config.v1+json";
+    let image = with_config(Style::Oci, config_type, config.to_string().into(), &[layer]);
+    write_layout(&cli.path("f.tar"), &[("q.io/a/secret:1", &image)]);
+    let found = document(&cli, &["f.tar", "--deep"], 0);
+    let checked = &found["checked"];
+    let layers = (&checked["layersUnpacked"], &checked["layersNotUnpacked"]);
+    assert_eq!(layers, (&json!(0), &json!(1)), "{found}");
+    assert_eq!(found["warnings"], json!(["1 layer was not unpacked: encrypted"]));
+    let verdict = "SOUND: every blob matches its digest, and every image is complete; not unpacked: 1 layer; 1 warning";
+    let shown = cli.succeed(&["verify", "f.tar", "--deep"]);
+    assert_eq!(shown.lines().last(), Some(&verdict), "{}", shown.everything());
+    // Its bytes have a digest as those of any layer.
+    Tar::open(&cli.path("f.tar")).flip(&blob_name(&bytes));
+    let found = document(&cli, &["f.tar", "--deep"], 5);
+    assert_eq!(
+        (&found["faults"][0]["kind"], &found["faults"][0]["digest"]),
+        (&json!("damaged"), &json!(bytes))
+    );
+}
+
+#[test]
+fn an_unfinished_export_is_called_one_by_every_command_that_reads_it() {
+    let (cli, registry) = exported();
+    let names = ["b/one:1", "b/two:1"].map(|name| format!("{}/{name}", registry.host()));
+    let (layers, _) = pieces(&cli, "b/two:1");
+    registry.add_fault(When::path(&layers[1]), Action::error(404, "BLOB_UNKNOWN", "gone"));
+    cli.run(&["export", &names[0], &names[1], "-o", "u.tar", "--no-cache"])
+        .expect_code(1);
+    let target = Double::new();
+    let host = target.host();
+    let said = "`u.tar.partial` is an export that is not finished: run it again, which completes the file";
+    for arguments in [
+        &["verify", "u.tar.partial"][..],
+        &["verify", "u.tar.partial", "--json"],
+        &["inspect", "u.tar.partial"],
+        &["inspect", "u.tar.partial", "--json"],
+        &["diff", "u.tar.partial", "b.tar"],
+        &["diff", "b.tar", "u.tar.partial"],
+        &["import", "u.tar.partial", "-d", &host],
+        &["import", "u.tar.partial", "-d", &host, "--verify"],
+    ] {
+        let shown = cli.run(arguments).expect_code(5);
+        assert_eq!(shown.everything().matches(said).count(), 1, "{}", shown.everything());
+        // To copy the file again, or to fetch blobs for it, would not help.
+        if arguments[0] == "verify" {
+            assert!(!shown.stderr.contains("hint:"), "{}", shown.everything());
+        }
+    }
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+    // Of a bundle with its final name nothing of that is said.
+    cli.succeed(&["verify", "b.tar"]).hides(&["not finished"]);
 }
 
 #[test]

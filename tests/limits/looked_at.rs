@@ -61,7 +61,7 @@ fn names_of_one_image_with_very_many_layers() {
     assert_eq!(ends, [Ok(0), Ok(0), Ok(5), Ok(0), Ok(1)]);
     shapes::names(&lab.path("b.tar"), 10_000, 10_000, OCI_LAYER, false);
     let ends = look("10,000 names x 10,000 missing layers", &lab, "b.tar", 10_000);
-    assert_eq!(ends, [Ok(1), Ok(1), Ok(5), Ok(1), Ok(1)]);
+    assert_eq!(ends, [Ok(5); 5]);
     shapes::names(&lab.path("b.tar"), 300, 10_000, FOREIGN, false);
     look("300 names x 10,000 foreign layers", &lab, "b.tar", 300);
 }
