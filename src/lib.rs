@@ -44,7 +44,7 @@ pub use inventory::details::Details;
 pub use inventory::difference::{Amount as PieceAmount, ChangedImage, Difference, ImageState};
 pub use inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Unusable, missing_in_words};
 pub use inventory::lock::{Lock, MAX_LOCK};
-pub use inventory::locked_image::LockedImage;
+pub use inventory::locked_image::{LockedImage, LockedReferrer};
 pub use inventory::referrer_difference::{ChangedReferrer, ReferrerState};
 pub use inventory::sharing::{Sharing, Totals};
 pub use inventory::want_list::{MAX_WANT_LIST, WantList, WantedBlob};

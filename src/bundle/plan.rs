@@ -335,6 +335,9 @@ fn sorted(trees: &[ImageTree]) -> Result<Vec<&ImageTree>> {
 }
 
 fn image_record(tree: &ImageTree) -> ImageRecord {
+    // Registries and locks list referrers in different orders, and the bundle has the same bytes for all of them.
+    let mut referrers: Vec<ReferrerRecord> = tree.attachments.iter().map(referrer_record).collect();
+    referrers.sort_by(|a, b| (&a.digest, &a.subject, &a.tag).cmp(&(&b.digest, &b.subject, &b.tag)));
     ImageRecord {
         reference: tree.source.to_string(),
         index: tree.choice,
@@ -343,7 +346,7 @@ fn image_record(tree: &ImageTree) -> ImageRecord {
         kept: tree.kept.to_vec(),
         dropped: tree.dropped.to_vec(),
         left_out: tree.left_out.to_vec(),
-        referrers: tree.attachments.iter().map(referrer_record).collect(),
+        referrers,
         left_out_referrers: tree.left_out_referrers.to_vec(),
     }
 }

@@ -127,8 +127,18 @@ fn missing(path: &Path) -> Error {
     }
 }
 
+/// Returns a warning for each of these files that is the `.partial` file of an unfinished export.
+pub(super) fn warnings_of_unfinished(paths: &[PathBuf]) -> impl Iterator<Item = String> {
+    paths.iter().filter(|path| is_unfinished(path)).map(|path| {
+        format!(
+            "`{}` is an export that is not finished: run it again, which completes the file",
+            quote(path)
+        )
+    })
+}
+
 /// Returns whether a file is the `.partial` file of an unfinished export.
-pub(super) fn is_unfinished(path: &Path) -> bool {
+fn is_unfinished(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "partial") && path.is_file()
 }
 

@@ -18,7 +18,7 @@ Exit codes:
   2  the command line, or a file that it names, is wrong; nothing was done
   3  registries refused the login, or the account has no right
   4  a pull limit is used up; run the same command again later
-  5  the bundle is damaged
+  5  the bundle that the command reads is damaged, incomplete, or no bundle
   6  the bundle was written without some images (--allow-partial)
   124  --timeout ended the run; 129, 130, 143: a signal (SIGHUP, SIGINT, SIGTERM) did";
 

@@ -15,7 +15,7 @@ use super::connection::Shared;
 use super::input_file::read_lock;
 use super::output::{self, Outcome, counted, result};
 use super::progress::Display;
-use super::report::Reporting;
+use super::report::{Reporting, Tool};
 use super::status::Work;
 use super::{bundles, memory};
 
@@ -61,30 +61,35 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             allow_none: true,
             ..OpenOptions::default()
         };
+        bundles::warnings_of_unfinished(&[old.clone(), new.clone()]).for_each(|warning| progress.warn(warning));
         // Reads the bundles in sequence, so that the documents of the first are dropped before the second is read. The inventory
         // of the first bundle still counts against the memory budget.
         let old = read(&old, &options)?;
         let new = read(&new, &options)?;
-        Ok::<_, Error>((Difference::new(&old, &new), old.broken, new.broken))
+        let has_images = !(old.images.is_empty() && new.images.is_empty());
+        Ok::<_, Error>((
+            Difference::new(&old, &new),
+            [old.broken, new.broken].concat(),
+            has_images,
+        ))
     };
     let compared = tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::new(Kind::Io, "the comparison was cut off").with_source(e))?;
     display.finish();
-    let (difference, old_broken, new_broken) = compared?;
+    let (difference, broken, has_images) = compared?;
     arguments.reporting.write_result(&Document {
         diff_version: VERSION,
+        tool: Tool::THIS,
         difference: &difference,
     })?;
     if !arguments.reporting.json {
         tell(&difference);
     }
-    output::tell_unusable(old_broken.iter().chain(&new_broken));
-    let is_whole = old_broken.is_empty() && new_broken.is_empty();
-    let is_expected = !arguments.exit_code || difference.is_empty();
-    Ok(match is_whole && is_expected {
-        true => Outcome::Success,
-        false => Outcome::Failure,
+    output::tell_unusable(broken.iter());
+    Ok(match Outcome::from_unusable(broken.iter(), has_images) {
+        Outcome::Success if arguments.exit_code && !difference.is_empty() => Outcome::Failure,
+        outcome => outcome,
     })
 }
 
@@ -92,6 +97,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
     diff_version: u32,
+    tool: Tool,
     #[serde(flatten)]
     difference: &'a Difference,
 }

@@ -1,6 +1,6 @@
 //! The outcome of a run and its exit code.
 
-use docker_mirror::{Error, Kind, Side, is_registry_full};
+use docker_mirror::{Error, Kind, Side, Unusable, is_registry_full};
 
 /// Exit code of a run that `--timeout` ended; timeout(1) uses the same code.
 pub(super) const TIMED_OUT: u8 = 124;
@@ -57,6 +57,17 @@ impl Outcome {
         match reasons.all(|reason| reason == first) {
             true => first,
             false => Self::Failure,
+        }
+    }
+
+    /// Returns the outcome of a command that looked at bundles, from the images and files of the bundles that cannot be used.
+    /// `has_usable` says whether any image can be used.
+    pub(super) fn from_unusable<'a>(unusable: impl Iterator<Item = &'a Unusable>, has_usable: bool) -> Self {
+        let errors: Vec<&Error> = unusable.map(|unusable| &*unusable.error).collect();
+        match errors.as_slice() {
+            [] => Self::Success,
+            errors if !has_usable && errors.iter().all(|error| error.kind() == Kind::Usage) => Self::Usage,
+            errors => Self::from_errors(errors.iter().copied(), true),
         }
     }
 

@@ -99,8 +99,9 @@ pub(super) struct Arguments {
     #[arg(long)]
     allow_partial: bool,
 
-    /// Export exactly what a lock pins: the digests of an earlier bundle, without a look at any tag. `inspect --lock` writes one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform"])]
+    /// Export exactly what a lock pins: the digests of an earlier bundle and of its signatures, without a look at any tag.
+    /// `inspect --lock` writes one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform", "no_referrers", "referrers"])]
     pub(super) lock: Option<PathBuf>,
 
     /// Fetch only the blobs of a want-list, which complete a damaged bundle: `import DAMAGED.tar SUPPLEMENT.tar`. `verify --want`

@@ -12,7 +12,7 @@ use docker_mirror::{
     quote, verify,
 };
 
-use super::bundles::{check_named, check_readable, is_unfinished, stdin};
+use super::bundles::{check_named, check_readable, stdin, warnings_of_unfinished};
 use super::connection::Shared;
 use super::distinct_files;
 use super::export::ReferrerFlags;
@@ -108,7 +108,11 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
         };
         let bundle = Bundle::open(&paths, &options)?;
         check_readable(&bundle)?;
-        verify(&bundle, None, &VerifyOptions { deep: false, progress })
+        let options = VerifyOptions {
+            progress,
+            ..VerifyOptions::default()
+        };
+        verify(&bundle, None, &options)
     };
     tokio::task::spawn_blocking(work)
         .await
@@ -159,12 +163,14 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
 
 async fn import_all(arguments: Arguments) -> Result<Outcome> {
     only_bundle(&arguments.bundles)?;
+    let unfinished: Vec<String> = warnings_of_unfinished(&arguments.bundles).collect();
+    unfinished.iter().for_each(|warning| say(format!("warning: {warning}")));
     if arguments.verify {
         let display = Display::new(Work::Verifying, &arguments.shared);
         let found = verified(&arguments, display.progress()).await;
         display.finish();
         let found = found?;
-        tell(&found, arguments.want.is_some(), say);
+        tell(&found, arguments.want.is_some(), !unfinished.is_empty(), say);
         if !found.is_sound() {
             arguments.reporting.keep(refused(&arguments, found), None);
             return Ok(Outcome::Damaged);
@@ -196,12 +202,6 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     };
     let bundles = arguments.bundles;
     check_named(&bundles)?;
-    for path in bundles.iter().filter(|path| is_unfinished(path)) {
-        progress.warn(format!(
-            "`{}` is an export that is not finished: run it again, which completes the file",
-            quote(path)
-        ));
-    }
     let opened = tokio::task::spawn_blocking(move || open(&bundles, &options))
         .await
         .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;

@@ -213,10 +213,19 @@ struct Document<'a> {
     quota: &'a [QuotaReport],
 }
 
+/// Name and version of the program.
 #[derive(Serialize)]
-struct Tool {
+pub(super) struct Tool {
     name: &'static str,
     version: &'static str,
+}
+
+impl Tool {
+    /// This program.
+    pub(super) const THIS: Self = Self {
+        name: "docker-mirror",
+        version: env!("DOCKER_MIRROR_VERSION"),
+    };
 }
 
 impl Reporting {
@@ -342,10 +351,7 @@ impl Reporting {
     fn document<'a>(&self, command: &'a str, exit_code: u8, contents: &'a Contents) -> Document<'a> {
         Document {
             report_version: VERSION,
-            tool: Tool {
-                name: "docker-mirror",
-                version: env!("DOCKER_MIRROR_VERSION"),
-            },
+            tool: Tool::THIS,
             command,
             exit_code,
             seconds: (self.run.start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,

@@ -9,14 +9,14 @@ use docker_mirror::{
 };
 use serde::Serialize;
 
-use super::bundles::{check_named, check_readable, is_stdin, only_pipe, stdin};
+use super::bundles::{check_named, check_readable, is_stdin, only_pipe, stdin, warnings_of_unfinished};
 use super::connection::Shared;
 use super::distinct_files;
 use super::memory;
 use super::output::{Outcome, counted, result, say};
 use super::output_file::OutputFile;
 use super::progress::Display;
-use super::report::Reporting;
+use super::report::{Reporting, Tool};
 use super::status::Work;
 
 /// Text that every want-list begins with.
@@ -86,6 +86,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let options = VerifyOptions {
         deep: arguments.deep,
         progress: display.progress(),
+        ..VerifyOptions::default()
     };
     let paths = arguments.bundles.clone();
     let work = move || {
@@ -97,13 +98,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .await
         .map_err(|e| Error::new(Kind::Io, "the verification was cut off").with_source(e))?;
     display.finish();
-    let verified = verified?;
+    let mut verified = verified?;
+    let unfinished: Vec<String> = warnings_of_unfinished(&arguments.bundles).collect();
+    let is_unfinished = !unfinished.is_empty();
+    verified.warnings.extend(unfinished);
     if let Some(want) = want {
         want.write(&verified.wanted.to_text())?;
     }
     write(&arguments.reporting, &verified)?;
     if !arguments.reporting.json {
-        tell(&verified, arguments.want.is_some(), result);
+        tell(&verified, arguments.want.is_some(), is_unfinished, result);
     }
     Ok(match verified.is_sound() {
         true => Outcome::Success,
@@ -127,8 +131,9 @@ pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) ->
 }
 
 /// Prints a line for each fault, the checksums of the files and a verdict through `put`, and notes on standard error.
-/// `has_list` says whether the want-list was written.
-pub(super) fn tell(verified: &Verification, has_list: bool, put: fn(String)) {
+/// `has_list` says whether the want-list was written, and `is_unfinished` whether a file is an unfinished export, which a warning
+/// says how to complete: no other hint applies then.
+pub(super) fn tell(verified: &Verification, has_list: bool, is_unfinished: bool, put: fn(String)) {
     for fault in &verified.faults {
         put(line(fault));
     }
@@ -156,6 +161,8 @@ pub(super) fn tell(verified: &Verification, has_list: bool, put: fn(String)) {
         layers_unpacked,
         unpacked_bytes,
         layers_not_unpacked: _,
+        unreferenced_blobs,
+        unreferenced_bytes,
     } = verified.checked;
     let deep = match layers_unpacked {
         0 => String::new(),
@@ -172,6 +179,13 @@ pub(super) fn tell(verified: &Verification, has_list: bool, put: fn(String)) {
         counted(blobs, "blob", "blobs"),
         human_bytes(bytes)
     ));
+    if unreferenced_blobs > 0 {
+        say(format!(
+            "note: {} ({}) belong to no image: nothing in the bundle refers to them",
+            counted(unreferenced_blobs, "blob", "blobs"),
+            human_bytes(unreferenced_bytes)
+        ));
+    }
     for missing in &verified.missing {
         say(format!(
             "note: {}",
@@ -184,6 +198,7 @@ pub(super) fn tell(verified: &Verification, has_list: bool, put: fn(String)) {
         .iter()
         .filter_map(|fault| fault.hint.as_deref())
         .chain(next_step(verified, has_list))
+        .filter(|_| !is_unfinished)
     {
         if hints.len() <= MAX_HINTS && !hints.iter().any(|known| known == hint) {
             hints.push(hint.to_owned());
@@ -294,6 +309,7 @@ fn line(fault: &Fault) -> String {
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
     verify_version: u32,
+    tool: Tool,
     sound: bool,
     files: &'a [VerifiedFile],
     checked: Checked,
@@ -323,6 +339,7 @@ fn write(reporting: &Reporting, verified: &Verification) -> Result<()> {
     });
     reporting.write_result(&Document {
         verify_version: VERSION,
+        tool: Tool::THIS,
         sound: verified.is_sound(),
         files: &verified.files,
         checked: verified.checked,

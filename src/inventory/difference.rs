@@ -313,6 +313,7 @@ mod tests {
                 left_out: Arc::default(),
                 left_out_referrers: Arc::default(),
                 referrers: Vec::new(),
+                attached: Vec::new(),
                 manifests: vec![piece(&root.as_str())],
                 blobs: layers.iter().map(piece).collect(),
                 parts: Vec::new(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use super::details::Details;
+use super::locked_image::LockedReferrer;
 use crate::error::Error;
 use crate::image::digest::Digest;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord, UNKNOWN};
@@ -62,6 +63,9 @@ pub struct Content {
     /// Referrers of the image in the bundle, such as signatures;
     /// the media type holds the artifact type.
     pub referrers: Vec<LeftOut>,
+    /// The same referrers with their subjects, one for each way in which a registry finds them;
+    /// a subject comes before its referrers.
+    pub(crate) attached: Vec<LockedReferrer>,
     /// Referrers of the image that the bundle omits.
     pub left_out_referrers: Arc<[LeftOut]>,
     /// Every manifest once, children before parents.

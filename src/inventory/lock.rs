@@ -16,8 +16,9 @@ use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
 use crate::text::{escape_json, quote};
 
-/// Version of the format that this program writes; a reader refuses any other version.
-const VERSION: u32 = 1;
+/// Version of the format that this program writes; a reader refuses any other version. Version 1 did not state the subjects of
+/// referrers.
+const VERSION: u32 = 2;
 
 /// Maximum size of a lock in bytes. A large image takes about 20 KB.
 pub const MAX_LOCK: u64 = 32 << 20;
@@ -75,7 +76,7 @@ impl Lock {
             let content = &image.content;
             let pieces = content.manifests.len() + content.blobs.len();
             let left_out = content.left_out.len() + content.left_out_referrers.len();
-            pieces + left_out + content.kept.len() + content.dropped.len()
+            pieces + left_out + content.attached.len() + content.kept.len() + content.dropped.len()
         });
         // A lower bound on the size refuses a huge inventory before its lock is built in memory.
         let most = MAX_LOCK / LINE as u64;
@@ -137,6 +138,9 @@ impl Lock {
             if !image.left_out.is_empty() {
                 list(out, "leftOut", &image.left_out, ",\n")?;
             }
+            if !image.referrers.is_empty() {
+                list(out, "referrers", &image.referrers, ",\n")?;
+            }
             if !image.left_out_referrers.is_empty() {
                 list(out, "leftOutReferrers", &image.left_out_referrers, ",\n")?;
             }
@@ -175,7 +179,11 @@ impl Lock {
                 place(text, "\"lockVersion\"", first),
                 version.version
             );
-            return Err(Error::new(Kind::Unsupported, what).with_hint("use the version of docker-mirror that wrote it"));
+            let hint = match version.version < VERSION {
+                true => WRITE_AGAIN,
+                false => "use the version of docker-mirror that wrote it",
+            };
+            return Err(Error::new(Kind::Unsupported, what).with_hint(hint));
         }
         let document: Document = serde_json::from_str(text).map_err(|e| not_json(&e, first))?;
         let mut lock = Self {
@@ -217,6 +225,8 @@ impl Lock {
                 "its own manifest is not among its manifests"
             } else if !image.has_the_digest_of_its_name() {
                 "the digest in its name is that of another image"
+            } else if !image.includes_its_referrers() {
+                "a referrer or its subject is not among its manifests, or has the tag of another subject"
             } else {
                 continue;
             };
@@ -259,6 +269,7 @@ impl Lock {
                 left_out: image.left_out.into(),
                 left_out_referrers: image.left_out_referrers.into(),
                 referrers: Vec::new(),
+                attached: image.referrers,
                 manifests: image.manifests,
                 blobs: image.blobs,
                 parts: Vec::new(),

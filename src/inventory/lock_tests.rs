@@ -1,7 +1,9 @@
 //! Tests of writing a lock and reading it back.
 
 use super::super::images::Piece;
+use super::super::locked_image::LockedReferrer;
 use super::*;
+use crate::image::referrer::tag_beside;
 use crate::image::tree::{Choice, PlatformRecord};
 
 fn lock() -> Lock {
@@ -22,8 +24,18 @@ fn lock() -> Lock {
         kept: vec![platform(b"amd", "linux/amd64")],
         dropped: vec![platform(b"win", "windows/amd64 (\"10\")")],
         left_out: Vec::new(),
+        referrers: vec![LockedReferrer {
+            digest: Digest::sha256(b"signature"),
+            subject: Digest::sha256(b"amd"),
+            tag: Some(tag_beside(&Digest::sha256(b"amd"), "sig")),
+        }],
         left_out_referrers: Vec::new(),
-        manifests: vec![piece(b"amd", "m"), piece(b"index", "i"), piece(b"smaller", "i")],
+        manifests: vec![
+            piece(b"amd", "m"),
+            piece(b"index", "i"),
+            piece(b"smaller", "i"),
+            piece(b"signature", "m"),
+        ],
         blobs: vec![piece(b"layer", "l")],
     };
     Lock {
@@ -47,7 +59,7 @@ fn a_lock_that_was_written_is_read_back() {
     let read = Lock::parse(text.as_str()).unwrap();
     assert_eq!(read.images, lock().images);
     assert_eq!(read.to_text(), text);
-    assert_eq!(read.line_of(&Digest::sha256(b"layer")), Some(22));
+    assert_eq!(read.line_of(&Digest::sha256(b"layer")), Some(26));
     let empty = Lock {
         images: Vec::new(),
         missing: Vec::new(),
@@ -71,8 +83,13 @@ fn a_lock_that_is_not_as_it_was_written_is_refused_with_the_line() {
     let edited = format!("line {sum}: the check sum is that of another content: the lock was edited or damaged");
     assert_eq!(says(&text.replace("windows/amd64", "windows/arm64")), edited);
     assert_eq!(says(&text.replace("\"size\":5", "\"size\":6")), edited);
-    let newer = says(&text.replace("\"lockVersion\": 1", "\"lockVersion\": 2"));
-    assert_eq!(newer, "line 2: the lock has version 2; only 1 is known");
+    for (other, hint) in [(1, "docker-mirror inspect BUNDLE --lock FILE"), (3, "use the version")] {
+        let other_version = text.replace("\"lockVersion\": 2", &format!("\"lockVersion\": {other}"));
+        let error = Lock::parse(other_version).unwrap_err();
+        let what = format!("line 2: the lock has version {other}; only 2 is known");
+        assert_eq!(error.full(), what);
+        assert!(error.hint().is_some_and(|said| said.contains(hint)), "{error:?}");
+    }
     assert!(says("{\"images\": []}").starts_with("line 1: this is no lock: missing field `lockVersion`"));
     assert!(says(&text.replace("\"index\"", "\"indx\"")).starts_with("line 7: this is no lock: unknown field `indx`"));
     let report = format!("{{\n\"lock\": {}\n}}", text.replace("quay.io", "quay,io"));
@@ -90,6 +107,35 @@ fn a_lock_that_is_not_as_it_was_written_is_refused_with_the_line() {
     };
     let why = "line 6: image `quay.io/a/b:1`: its own manifest is not among its manifests";
     assert_eq!(says(&unproved.to_text()), why);
+    let other = Digest::sha256(b"index");
+    let known = &lock().images[0].referrers[0];
+    for referrer in [
+        LockedReferrer {
+            digest: Digest::sha256(b"absent"),
+            ..known.clone()
+        },
+        LockedReferrer {
+            subject: Digest::sha256(b"absent"),
+            tag: None,
+            ..known.clone()
+        },
+        LockedReferrer {
+            tag: Some(tag_beside(&other, "sig")),
+            ..known.clone()
+        },
+        LockedReferrer {
+            tag: Some("latest".to_owned()),
+            ..known.clone()
+        },
+    ] {
+        let mut edited = lock();
+        edited.images[0].referrers = vec![referrer];
+        let said = says(&edited.to_text());
+        assert!(
+            said.starts_with("line 6: image `quay.io/a/b:1`: a referrer or its subject"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

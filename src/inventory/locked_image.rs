@@ -1,5 +1,7 @@
 //! One image of a lock.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::images::{InventoryImage, Piece};
@@ -8,7 +10,8 @@ use crate::image::budget::Budget;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
-use crate::image::tree::{Choice, ImageTree, LeftOut, PlatformRecord};
+use crate::image::referrer::parse_tag_beside;
+use crate::image::tree::{Choice, ImageTree, LeftOut, Lookup, PlatformRecord};
 
 /// Maximum memory in bytes of all images of a report's lock:
 /// the text of a larger lock could not be read again.
@@ -36,6 +39,9 @@ pub struct LockedImage {
     /// Blobs that the image references and that were not transferred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// Referrers that were transferred with the image; a subject comes before its referrers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<LockedReferrer>,
     /// Referrers of the image that were not transferred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out_referrers: Vec<LeftOut>,
@@ -43,6 +49,45 @@ pub struct LockedImage {
     pub manifests: Vec<Piece>,
     /// Every blob once.
     pub blobs: Vec<Piece>,
+}
+
+/// A referrer of an image, and the way in which a registry finds the referrer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedReferrer {
+    /// Digest of the referrer.
+    pub digest: Digest,
+    /// Digest of the subject: a manifest of the image or of another referrer.
+    pub subject: Digest,
+    /// Tag of cosign for the subject, such as `sha256-HEX.sig`; `None` if registries find the referrer by its `subject` field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+}
+
+impl LockedReferrer {
+    /// Lists the referrers that are carried with a tree.
+    pub(crate) fn from_tree(tree: &ImageTree) -> Vec<Self> {
+        let attachments = tree.attachments.iter().map(|attachment| Self {
+            digest: attachment.variant.root.digest().clone(),
+            subject: attachment.subject.clone(),
+            tag: attachment.tag(),
+        });
+        attachments.collect()
+    }
+
+    /// Returns the way in which a registry finds the referrer.
+    pub(crate) fn lookup(&self) -> Lookup {
+        match self.tag.as_deref().and_then(parse_tag_beside) {
+            Some((_, suffix)) => Lookup::Tag(suffix),
+            None => Lookup::Subject,
+        }
+    }
+
+    /// Returns whether the tag, if there is one, is a tag of cosign for the subject.
+    fn has_the_tag_of_its_subject(&self) -> bool {
+        let Some(tag) = &self.tag else { return true };
+        parse_tag_beside(tag).is_some_and(|(subject, _)| subject == self.subject.referrers_tag())
+    }
 }
 
 impl LockedImage {
@@ -56,6 +101,7 @@ impl LockedImage {
             kept: content.kept.to_vec(),
             dropped: content.dropped.to_vec(),
             left_out: content.left_out.to_vec(),
+            referrers: content.attached.clone(),
             left_out_referrers: content.left_out_referrers.to_vec(),
             manifests: content.manifests.clone(),
             blobs: content.blobs.clone(),
@@ -78,6 +124,7 @@ impl LockedImage {
             kept: tree.kept.to_vec(),
             dropped: tree.dropped.to_vec(),
             left_out: tree.left_out.to_vec(),
+            referrers: LockedReferrer::from_tree(tree),
             left_out_referrers: tree.left_out_referrers.to_vec(),
             manifests: manifests.iter().map(|manifest| piece(manifest.descriptor())).collect(),
             blobs: tree.blobs().iter().map(|blob| piece(&blob.descriptor)).collect(),
@@ -114,12 +161,22 @@ impl LockedImage {
         self.reference.digest().is_none_or(|stated| own.contains(&Some(stated)))
     }
 
+    /// Returns whether the manifests include each referrer and its subject, and each tag of cosign is that of its subject.
+    pub(super) fn includes_its_referrers(&self) -> bool {
+        let known: HashSet<&Digest> = self.manifests.iter().map(|manifest| &manifest.digest).collect();
+        self.referrers.iter().all(|referrer| {
+            let is_known = known.contains(&referrer.digest) && known.contains(&referrer.subject);
+            is_known && referrer.has_the_tag_of_its_subject()
+        })
+    }
+
     /// Returns the approximate memory in bytes that the image and its text take.
     fn memory(&self) -> u64 {
         const LISTED: usize = 400;
         let pieces = self.manifests.len() + self.blobs.len();
-        let others = self.kept.len() + self.dropped.len() + self.left_out.len() + self.left_out_referrers.len();
-        ((pieces + others + 2) * LISTED) as u64
+        let referrers = self.referrers.len() + self.left_out_referrers.len();
+        let others = self.kept.len() + self.dropped.len() + self.left_out.len();
+        ((pieces + referrers + others + 2) * LISTED) as u64
     }
 }
 

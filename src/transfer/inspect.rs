@@ -14,6 +14,7 @@ use crate::image::platform::PlatformFilter;
 use crate::image::tree::{ImageTree, LeftOut, Variant, attachments_of_manifests};
 use crate::inventory::details::Details;
 use crate::inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Sums, Unusable};
+use crate::inventory::locked_image::LockedReferrer;
 
 /// Estimated memory of one piece in an inventory and in the table of shared pieces, in bytes.
 const PIECE: u64 = 4 * size_of::<Piece>() as u64;
@@ -180,7 +181,7 @@ impl Reader<'_> {
     fn content(&mut self, tree: &ImageTree, image: &BundledImage) -> Result<Content> {
         let manifests = tree.manifests();
         let blobs = tree.blobs();
-        let pieces = (manifests.len() + blobs.len()) as u64;
+        let pieces = (manifests.len() + blobs.len() + tree.attachments.len()) as u64;
         let held = self.bundle.budget().hold(pieces * PIECE + tree.uncounted_memory())?;
         self.bundle.budget().leave_room(pieces * PIECE + tree.memory())?;
         held.keep();
@@ -261,6 +262,7 @@ impl Reader<'_> {
             dropped: tree.dropped.clone(),
             left_out: tree.left_out.clone(),
             referrers: referrers.collect(),
+            attached: LockedReferrer::from_tree(tree),
             left_out_referrers: left_out_referrers.collect(),
             manifests,
             blobs,

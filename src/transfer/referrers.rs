@@ -105,20 +105,25 @@ pub(super) fn is_loss(error: &Error) -> bool {
     }
 }
 
-/// Adds context to an error of a referrer's blob that fails the image.
-pub(super) fn context_of_referrer(error: Error) -> Error {
-    about_referrers(error, "what refers to it (signatures, attestations) cannot be carried")
+/// Adds context to an error of a referrer's blob that fails the image, and the hint how to omit referrers, which an image of a
+/// lock cannot be carried without.
+pub(super) fn context_of_referrer(error: Error, is_locked: bool) -> Error {
+    let error = about_referrers(error, "what refers to it (signatures, attestations) cannot be carried");
+    match is_locked {
+        true => error,
+        false => with_no_referrers_hint(error),
+    }
 }
 
-/// Adds context and hint to an error that fails an image because of its referrers. The context is also part of the cause that
+/// Adds context to an error that fails an image because of its referrers. The context is also part of the cause that
 /// the error shares with errors of other images: the images themselves could be read.
 pub(super) fn about_referrers(error: Error, what: &str) -> Error {
     let cause = error.shared_cause().map(|cause| format!("{what}: {cause}"));
     let error = error.context(what);
-    with_no_referrers_hint(match cause {
+    match cause {
         Some(cause) => error.with_cause(&cause),
         None => error,
-    })
+    }
 }
 
 /// Adds the hint that an image can be carried without its referrers.

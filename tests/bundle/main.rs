@@ -13,3 +13,4 @@ mod foreign_archives;
 mod hostile;
 mod plan;
 mod read;
+mod verify;

@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use super::support::cli::{Output, wait_until};
 use super::support::fault::{Action, Canned, When};
-use super::support::images::sized;
+use super::support::image::Style;
+use super::support::images::{sized, small};
+use super::support::layout::{Tar, write_layout};
 use super::support::real::signal;
 use super::support::{Auth, Double, Options};
 use super::{Cli, cli, source};
@@ -50,6 +52,69 @@ fn each_reason_has_a_code_of_its_own() {
         let output = cli.run(arguments);
         assert_eq!(output.code, Some(*code), "{}", output.everything());
     }
+}
+
+#[test]
+fn every_command_that_reads_bundles_follows_one_rule() {
+    let (cli, open, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", open.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let whole = std::fs::read(cli.path("b.tar")).unwrap();
+    std::fs::write(cli.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(cli.path("text.tar"), "no archive").unwrap();
+    let last = bundle.members.iter().max_by_key(|member| member.offset).unwrap();
+    bundle.without(&last.name, &cli.path("incomplete.tar"));
+    let host = target.host();
+    for damaged in ["cut.tar", "text.tar", "incomplete.tar"] {
+        for arguments in [
+            &["import", damaged, "-d", &host][..],
+            &["import", damaged, "-d", &host, "--verify"],
+            &["inspect", damaged],
+            &["inspect", damaged, "--json"],
+            &["verify", damaged],
+            &["diff", damaged, "b.tar", "--exit-code"],
+            &["diff", "b.tar", damaged],
+        ] {
+            cli.run(arguments).expect_code(5);
+        }
+    }
+    assert!(target.requests().is_empty(), "{}", target.transcript());
+    // Two sound bundles that give one name to two images are damaged neither alone nor together.
+    let [old, new, other] = ["old", "new", "other"].map(|text| small(Style::Oci, "linux/amd64", text));
+    std::fs::create_dir(cli.path("both")).unwrap();
+    write_layout(&cli.path("both/old.tar"), &[("quay.io/a/moved:1", &old)]);
+    write_layout(&cli.path("both/new.tar"), &[("quay.io/a/moved:1", &new)]);
+    write_layout(&cli.path("other.tar"), &[("quay.io/a/other:1", &other)]);
+    let rows: &[(&[&str], i32)] = &[
+        (&["import", "both", "-d", &host], 2),
+        (&["import", "both/old.tar", "both/new.tar", "-d", &host], 2),
+        (&["inspect", "both"], 2),
+        (&["inspect", "both/old.tar", "both/new.tar", "--json"], 2),
+        (&["diff", "both", "both"], 2),
+        // Something was done.
+        (&["inspect", "both", "other.tar"], 1),
+        (&["import", "both", "other.tar", "-d", &host], 1),
+        (&["diff", "both", "other.tar"], 1),
+    ];
+    for (arguments, code) in rows {
+        let output = cli.run(arguments).expect_code(*code);
+        let said = "two images are called `quay.io/a/moved:1`";
+        assert!(output.everything().contains(said), "{}", output.everything());
+        let hint = "import the bundles one after the other";
+        assert!(output.everything().contains(hint), "{}", output.everything());
+    }
+    cli.run(&["verify", "both"])
+        .expect_code(0)
+        .says(&["two images are called `quay.io/a/moved:1`"]);
+    // Several such names, and one without.
+    let names = ["quay.io/a/moved:1", "quay.io/a/too:1"];
+    for (file, image) in [("both/old.tar", &old), ("both/new.tar", &new)] {
+        write_layout(&cli.path(file), &names.map(|name| (name, image)));
+    }
+    cli.run(&["import", "both", "-d", &host])
+        .expect_code(2)
+        .says(&["2 images cannot be told apart by their names", "one after the other"]);
 }
 
 /// Only what a bundle holds makes it a damaged one.

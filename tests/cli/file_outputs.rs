@@ -42,7 +42,7 @@ fn commands(source: &Double, target: &Double) -> Vec<Written> {
             "images.lock",
             &["inspect", "--lock", "images.lock", "b.tar"],
             0,
-            "{\n  \"lockVersion\": 1}",
+            "{\n  \"lockVersion\": 2}",
         ),
         written(
             "report.json",

@@ -150,10 +150,10 @@ fn what_cannot_be_used_is_shown_with_the_reason() {
     bundle.without(&super::support::layout::blob_name(layer), &cli.path("cut.tar"));
     let shown = cli
         .run(&["inspect", "cut.tar"])
-        .expect_code(1)
+        .expect_code(5)
         .says(&["b/two:1", layer, "missing"]);
     assert!(shown.stdout.contains("2 images"), "{}", shown.everything());
-    let document = json(&cli.run(&["inspect", "cut.tar", "--json"]).expect_code(1));
+    let document = json(&cli.run(&["inspect", "cut.tar", "--json"]).expect_code(5));
     assert!(document["broken"][0]["image"].as_str().unwrap().ends_with("b/two:1"));
     std::fs::write(cli.path("text.tar"), "no archive").unwrap();
     let document = json(&cli.run(&["inspect", "text.tar", "--json"]));
@@ -244,7 +244,7 @@ fn diff_says_what_came_went_and_moved() {
     for (old, new) in [("b.tar", "cut.tar"), ("cut.tar", "b.lock")] {
         let shown = cli
             .run(&["diff", old, new])
-            .expect_code(1)
+            .expect_code(5)
             .says(&["b/one:1", "missing"]);
         let totals =
             "0 images added, 0 removed, 0 changed, 2 unchanged\n0 blobs (0 bytes) came, 0 blobs (0 bytes) went, ";

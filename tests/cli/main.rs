@@ -41,6 +41,7 @@ mod reports;
 mod sent_back;
 mod sha512;
 mod snapshots;
+mod sparse_files;
 mod special_files;
 mod tags_at_once;
 mod terminal;

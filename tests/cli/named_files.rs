@@ -88,6 +88,29 @@ fn credential_files_that_were_written_on_windows_are_read() {
 }
 
 #[test]
+fn locks_that_were_written_on_windows_are_read() {
+    let (cli, registry) = (cli(), Double::new());
+    helm_chart().push(&registry, "a/b", "1");
+    export(&cli, &registry, &[]).expect_code(0);
+    cli.succeed(&["inspect", "b.tar", "--lock", "b.lock"]);
+    for bytes in encodings(&fs::read_to_string(cli.path("b.lock")).unwrap()) {
+        fs::write(cli.path("windows.lock"), bytes).unwrap();
+        cli.succeed(&["diff", "windows.lock", "b.tar", "--exit-code"]);
+        cli.succeed(&["diff", "b.tar", "windows.lock", "--exit-code"]);
+        cli.succeed(&[
+            "export",
+            "--lock",
+            "windows.lock",
+            "-o",
+            "c.tar",
+            "--force",
+            "--no-cache",
+        ]);
+        assert!(fs::read(cli.path("c.tar")).unwrap() == fs::read(cli.path("b.tar")).unwrap());
+    }
+}
+
+#[test]
 fn a_registries_conf_that_was_written_on_windows_is_read() {
     let registry = Double::new();
     helm_chart().push(&registry, "a/b", "1");

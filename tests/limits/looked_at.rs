@@ -62,7 +62,7 @@ fn names_of_one_image_with_very_many_layers() {
     assert_eq!(ends, [Ok(0), Ok(0), Ok(5), Ok(0), Ok(1)]);
     shapes::names(&lab.path("b.tar"), 10_000, 10_000, OCI_LAYER, false);
     let ends = look("10,000 names x 10,000 missing layers", &lab, "b.tar", 10_000);
-    assert_eq!(ends, [Ok(1), Ok(1), Ok(5), Ok(1), Ok(1)]);
+    assert_eq!(ends, [Ok(5); 5]);
     shapes::names(&lab.path("b.tar"), 300, 10_000, FOREIGN, false);
     look("300 names x 10,000 foreign layers", &lab, "b.tar", 300);
 }
@@ -161,7 +161,7 @@ fn filled(start: &str, element: impl Fn(usize) -> String, end: &str) -> String {
 fn locks_and_want_lists_of_the_largest_size() {
     let lab = Lab::new();
     let root = digest(0);
-    let head = format!(r#"{{"lockVersion":1,"dockerManifest":true,"checksum":"{root}","#);
+    let head = format!(r#"{{"lockVersion":2,"dockerManifest":true,"checksum":"{root}","#);
     let image = |name: usize, lists: &str| {
         format!(r#"{{"reference":"a.io/a:{name}","index":"whole","original":"{root}","kept":[],{lists}}}"#)
     };

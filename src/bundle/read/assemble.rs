@@ -302,14 +302,16 @@ fn two_of_one_name(first: &BundledImage, second: &BundledImage) -> Error {
         place(first),
         place(second)
     );
-    let hint = if first.archive == second.archive {
-        format!(
+    if first.archive == second.archive {
+        let hint = format!(
             "give each a name of its own, such as `--name @{}=REPOSITORY:TAG`",
             second.place
-        )
-    } else {
-        let digest = &second.root.digest;
-        format!("import the bundles one after the other, or give one another name: `--name {digest}=REPOSITORY:TAG`")
-    };
-    Error::new(Kind::Malformed, what).with_hint(hint)
+        );
+        return Error::new(Kind::Malformed, what).with_hint(hint);
+    }
+    let digest = &second.root.digest;
+    let hint =
+        format!("import the bundles one after the other, or give one another name: `--name {digest}=REPOSITORY:TAG`");
+    // Each bundle may be right: they were only named together.
+    Error::new(Kind::Usage, what).with_hint(hint)
 }

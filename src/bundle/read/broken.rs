@@ -136,12 +136,16 @@ pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) 
             faults.push(&image.error);
         }
     }
-    let nameless = |fault: &&Arc<Error>| fault.kind() == Kind::Usage;
-    let (kind, what) = match faults.iter().find(|fault| !nameless(fault)) {
+    let is_usage = |fault: &&Arc<Error>| fault.kind() == Kind::Usage;
+    // Images that different bundles call by one name are wrong usage as well, and have names.
+    let has_clash = broken.iter().any(|image| image.is_misnamed && is_usage(&&image.error));
+    let (kind, what) = match faults.iter().find(|fault| !is_usage(fault)) {
         Some(first) if broken.is_empty() => (first.kind(), "files cannot be read"),
         Some(first) if !archives.is_empty() => (first.kind(), "files and images cannot be read"),
+        None if has_clash => (Kind::Usage, "images cannot be told apart by their names"),
         None => (Kind::Usage, "images have no name"),
-        Some(first) if faults.iter().any(nameless) => (first.kind(), "images have no name or are not whole"),
+        Some(first) if has_clash => (first.kind(), "images cannot be used"),
+        Some(first) if faults.iter().any(is_usage) => (first.kind(), "images have no name or are not whole"),
         Some(first) => (first.kind(), "images are not whole"),
     };
     let error = match faults.as_slice() {
@@ -154,7 +158,7 @@ pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) 
     let several = "name each of them: `--name @N=REPOSITORY:TAG` or `--name sha256:...=REPOSITORY:TAG`; \
                    `--name REPOSITORY` where they have tags";
     match faults.iter().find_map(|fault| fault.hint()) {
-        Some(_) if faults.len() > 1 && kind == Kind::Usage => error.with_hint(several),
+        Some(_) if faults.len() > 1 && kind == Kind::Usage && !has_clash => error.with_hint(several),
         Some(hint) => error.with_hint(hint.to_owned()),
         None => error,
     }

@@ -341,12 +341,17 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             contents.missing = recorded.missing;
         }
         None => {
-            let twice_named = |(_, entry): &(usize, Entry)| {
+            let is_twice_named = |(_, entry): &&(usize, Entry)| {
                 let name = entry.annotations.get(names::CONTAINERD_NAME);
                 name.is_some() && name == entry.annotations.get(names::REF_NAME)
             };
+            // Signatures and other referrers have one name or none.
+            let is_referrer = |(_, entry): &(usize, Entry)| {
+                entry.annotations.contains_key(CONTAINERD_SUBJECT) || attached::tagged(entry, None).is_some()
+            };
+            let (named, others): (Vec<_>, Vec<_>) = entries.iter().partition(is_twice_named);
             // A truncated bundle is reported as truncated, not as a bundle without a record.
-            contents.lacks_record = archive.whole && !entries.is_empty() && entries.iter().all(twice_named);
+            contents.lacks_record = archive.whole && !named.is_empty() && others.into_iter().all(is_referrer);
         }
     }
     contents.listed = entries.into_iter().map(|(_, entry)| entry.descriptor).collect();

@@ -9,7 +9,7 @@ use docker_mirror::{
 };
 use serde::{Serialize, Serializer};
 
-use crate::cli::report::Reporting;
+use crate::cli::report::{Reporting, Tool};
 
 /// Version of the document's schema. A higher version may lack fields of this version, or give them other meanings.
 const VERSION: u32 = 1;
@@ -21,6 +21,7 @@ const MAX_LISTED: usize = 200_000;
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
     inspect_version: u32,
+    tool: Tool,
     #[serde(serialize_with = "images")]
     images: (&'a Inventory, &'a Sharing),
     broken: Vec<Broken<'a>>,
@@ -96,6 +97,7 @@ pub(super) fn write(reporting: &Reporting, inventory: &Inventory, sharing: &Shar
     });
     reporting.write_result(&Document {
         inspect_version: VERSION,
+        tool: Tool::THIS,
         images: (inventory, sharing),
         broken: broken.collect(),
         missing: &inventory.missing,

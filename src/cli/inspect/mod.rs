@@ -110,7 +110,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let look = move || {
         let bundle: Bundle = bundles::open_front(&paths, &options)?;
         bundles::check_readable(&bundle)?;
-        inspect(&bundle, &select, with_texts)
+        let mut inventory = inspect(&bundle, &select, with_texts)?;
+        inventory.warnings.extend(bundles::warnings_of_unfinished(&paths));
+        Ok::<_, Error>(inventory)
     };
     let inventory = tokio::task::spawn_blocking(look)
         .await
@@ -139,8 +141,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if !arguments.reporting.json {
         output::tell_unusable(inventory.broken.iter());
     }
-    Ok(match inventory.broken.is_empty() {
-        true => Outcome::Success,
-        false => Outcome::Failure,
-    })
+    Ok(Outcome::from_unusable(
+        inventory.broken.iter(),
+        !inventory.images.is_empty(),
+    ))
 }

@@ -18,9 +18,12 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 #[derive(Debug)]
 pub(super) struct Verifier {
     /// Read at the first handshake, since a run over plain http needs no authorities.
-    trusted: LazyLock<Result<Trusted, Error>, Box<dyn FnOnce() -> Result<Trusted, Error> + Send>>,
+    trusted: LazyLock<Result<Trusted, Error>, ReadTrusted>,
     algorithms: WebPkiSupportedAlgorithms,
 }
+
+/// Reads the trusted certificates.
+type ReadTrusted = Box<dyn FnOnce() -> Result<Trusted, Error> + Send>;
 
 /// Trusted certificates.
 #[derive(Debug)]

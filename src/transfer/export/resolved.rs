@@ -34,6 +34,8 @@ pub(super) struct Resolved {
     pub(super) failed: Vec<(Reference, Error)>,
     /// Images that the lock lists as missing, and that the bundle therefore lists as missing as well.
     missing: Vec<Absent>,
+    /// Whether the images are those of a lock, which loses no referrer.
+    is_locked: bool,
 }
 
 impl Resolved {
@@ -42,6 +44,7 @@ impl Resolved {
             trees: Vec::new(),
             failed: Vec::new(),
             missing: wanted.lock.as_ref().map_or_else(Vec::new, |lock| lock.missing.clone()),
+            is_locked: wanted.lock.is_some(),
         };
         for (reference, result) in references.iter().zip(results) {
             match result {
@@ -54,7 +57,7 @@ impl Resolved {
 
     /// Removes the attachments that need a failed blob from the images. Returns whether any attachment was removed.
     pub(super) fn drop_referrers(&mut self, wanted: &Wanted, failures: &Failures, progress: &Progress) -> bool {
-        if failures.is_empty() || wanted.referrers.is_required() {
+        if failures.is_empty() || wanted.referrers.is_required() || self.is_locked {
             return false;
         }
         let told = RefCell::new(BTreeMap::new());
@@ -92,7 +95,7 @@ impl Resolved {
                 Some((blob, error)) => {
                     let error = match is_own_blob(&tree, blob) {
                         true => error.clone(),
-                        false => context_of_referrer(error.clone()),
+                        false => context_of_referrer(error.clone(), self.is_locked),
                     };
                     let error = error.context(&tree.source);
                     self.failed.push((tree.source, error));

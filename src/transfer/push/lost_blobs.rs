@@ -36,7 +36,7 @@ pub(super) fn lose_blob(images: &mut Images<'_>, group: usize, blob: &Digest, er
         return false;
     }
     if images.request.require_referrers || !is_loss(error) {
-        images.fail_group(group, &context_of_referrer(error.clone()));
+        images.fail_group(group, &context_of_referrer(error.clone(), false));
         return false;
     }
     let group = &mut images.groups[group];

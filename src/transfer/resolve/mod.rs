@@ -216,9 +216,17 @@ impl Resolver {
         let platforms = self.wanted.platforms_of(reference);
         let repository = Repository::new(reference, &self.registries)?;
         let locked = self.wanted.locked(reference);
-        let begin = self
-            .discovery
-            .begin(&self.fetcher, &repository, reference, root.digest());
+        let begin = async {
+            match locked {
+                // The lock lists the referrers, whatever the registry lists now.
+                Some(_) => Ok(()),
+                None => {
+                    self.discovery
+                        .begin(&self.fetcher, &repository, reference, root.digest())
+                        .await
+                }
+            }
+        };
         let (selected, begun) = join(self.select(&repository, &root, platforms, locked), begin).await;
         let (selection, configs) = selected?;
         if root.lists_nothing() {
@@ -240,17 +248,26 @@ impl Resolver {
             warn_of_absent(reference, &absent(&tree, platforms), &self.progress);
         }
         begun?;
-        let found = self.discovery.discover(&self.fetcher, &repository, &tree).await?;
-        tree.attachments = found.attachments.into();
-        tree.left_out_referrers = found.left_out.into();
-        tree.lacks_referrers = found.is_loss;
         match locked {
-            Some(locked) => wanted::pin(&mut tree, locked)?,
-            None => tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into(),
+            Some(locked) => {
+                let attachments = self.discovery.attach_locked(&self.fetcher, &repository, locked).await?;
+                tree.attachments = attachments.into();
+                wanted::pin(&mut tree, locked)?;
+            }
+            None => {
+                let found = self.discovery.discover(&self.fetcher, &repository, &tree).await?;
+                tree.attachments = found.attachments.into();
+                tree.left_out_referrers = found.left_out.into();
+                tree.lacks_referrers = found.is_loss;
+                tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
+            }
         }
         check_sizes(&tree)?;
         tree.total()?;
-        self.discovery.count_tree(&self.fetcher, &repository, &mut tree)?;
+        match locked {
+            Some(_) => self.fetcher.count_tree(&tree)?,
+            None => self.discovery.count_tree(&self.fetcher, &repository, &mut tree)?,
+        }
         Ok(tree)
     }
 

@@ -18,10 +18,11 @@ use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Reference;
 use crate::image::referrer::artifact_type;
 use crate::image::tree::{ATTESTATION, Attachment, ImageTree, Lookup, MAX_DEPTH, Variant, is_attached};
+use crate::inventory::locked_image::LockedImage;
 use crate::lock::Mutex;
 use crate::progress::Progress;
 use crate::text::{counted, quote};
-use crate::transfer::referrers::{ReferrerChoice, about_referrers};
+use crate::transfer::referrers::{ReferrerChoice, about_referrers, with_no_referrers_hint};
 use crate::transfer::sources::Repository;
 
 /// Maximum number of entries of lists of referrers that are read for one image.
@@ -199,6 +200,31 @@ impl Discovery {
         }
     }
 
+    /// Fetches the referrers that a lock lists for an image, by their digests. No list and no tag is requested.
+    ///
+    /// # Errors
+    /// Errors of the registry for any referrer: a lock is exported whole or not at all.
+    pub(super) async fn attach_locked(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        locked: &LockedImage,
+    ) -> Result<Vec<Attachment>> {
+        let attachments = locked.referrers.iter().map(|referrer| async {
+            let root = fetcher.manifest(repository, &referrer.digest).await?;
+            Ok(Attachment {
+                variant: self.below(fetcher, repository, &root).await?,
+                subject: referrer.subject.clone(),
+                lookup: referrer.lookup(),
+            })
+        });
+        let attachments: Vec<BoxFuture<'_, Result<Attachment>>> = attachments
+            .map(|attachment| -> BoxFuture<'_, _> { Box::pin(attachment) })
+            .collect();
+        let attachments = stream::iter(attachments).buffered(self.jobs).try_collect().await;
+        attachments.map_err(|error| about_referrers(error, UNREADABLE))
+    }
+
     /// Warns about referrers that are left out and not named one by one.
     fn warn_of(&self, image: &Reference, belongings: &DiscoveredReferrers) {
         let warn = |what: &str| self.progress.warn(format!("`{image}`: {what}"));
@@ -340,7 +366,10 @@ impl Discovery {
     }
 }
 
+/// Context of the error for referrers that could not be read.
+const UNREADABLE: &str = "what refers to it (signatures, attestations) could not be read";
+
 /// Returns the error for referrers that could not be read.
 fn unreadable(error: Error) -> Error {
-    about_referrers(error, "what refers to it (signatures, attestations) could not be read")
+    with_no_referrers_hint(about_referrers(error, UNREADABLE))
 }

@@ -25,7 +25,7 @@ pub struct Wanted {
     pub exceptions: BTreeMap<Reference, PlatformFilter>,
     /// Referrers to carry with the images.
     pub referrers: ReferrerChoice,
-    /// Lock that pins the images. The other fields do not apply to an image in the lock.
+    /// Lock that pins the images of the run and their referrers. The other fields do not apply to an image in the lock.
     pub lock: Option<Arc<Lock>>,
 }
 
@@ -60,7 +60,7 @@ fn is_dropped(locked: &LockedImage, entry: &Entry) -> bool {
     !is_kept || dropped.any(|dropped| dropped.platform == label)
 }
 
-/// Reduces a tree to the content that a lock pins.
+/// Sets what a lock states of an image, and checks the tree against the lock.
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the content of the tree differs from the lock.
@@ -70,10 +70,6 @@ pub(super) fn pin(tree: &mut ImageTree, locked: &LockedImage) -> Result<()> {
     tree.left_out_referrers = locked.left_out_referrers.clone().into();
     // The user was told about the left-out referrers when the lock was made.
     tree.lacks_referrers = false;
-    let is_locked = |digest: &Digest| locked.manifests.iter().any(|piece| piece.digest == *digest);
-    let attachments = tree.attachments.iter();
-    let attachments = attachments.filter(|attachment| is_locked(attachment.variant.root.digest()));
-    tree.attachments = attachments.cloned().collect();
     let filtered = tree.filtered.as_ref().map(|filtered| filtered.root.digest());
     let manifests: HashSet<&Digest> = tree.manifests().into_iter().map(|manifest| manifest.digest()).collect();
     let blobs = tree.blobs();

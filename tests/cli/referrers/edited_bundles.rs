@@ -257,6 +257,48 @@ fn documents_that_contradict_each_other_are_faults() {
     }
 }
 
+#[test]
+fn signatures_stay_signatures_and_the_loss_is_told_if_the_record_is_lost() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let blob = bundle.members.last().unwrap().name.clone();
+    let lost = "has no `docker-mirror.json`";
+    // Without the member, and with a header that hides it.
+    bundle.without("docker-mirror.json", &cli.path("e.tar"));
+    let found = verified(&cli, &["e.tar"], 0);
+    assert_eq!(found["checked"]["images"], 1, "{found}");
+    assert!(found["warnings"].to_string().contains(lost), "{found}");
+    let shown = cli.succeed(&["inspect", "e.tar", "--json"]);
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["images"].as_array().unwrap().len(), 1, "{shown}");
+    assert_eq!(shown["images"][0]["referrers"].as_array().unwrap().len(), 5, "{shown}");
+    bundle.flip_header("docker-mirror.json");
+    let found = verified(&cli, &["b.tar"], 5);
+    assert_eq!(
+        (&found["checked"]["images"], faults(&found)),
+        (&json!(1), vec!["tar ".to_owned()]),
+        "{found}"
+    );
+    assert!(found["warnings"].to_string().contains(lost), "{found}");
+    // Together with a supplement the bundle is imported: the signature is in place before the tag.
+    bundle.without(&blob, &cli.path("e.tar"));
+    verified(&cli, &["e.tar", "--want", "w.txt"], 5);
+    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar"]);
+    let target = registry(true);
+    let out = cli.succeed(&["import", "b.tar", "s.tar", "-d", &target.host()]);
+    out.says(&[lost]);
+    assert_eq!(
+        signed.missing(&target, "team/app"),
+        Vec::<String>::new(),
+        "{}",
+        target.transcript()
+    );
+    let puts = super::puts(&target);
+    assert!(puts.last().unwrap().ends_with("/manifests/1"), "{puts:?}");
+}
+
 /// Verifies bytes from a pipe.
 fn piped(cli: &Cli, bytes: &[u8], arguments: &[&str]) -> Output {
     let arguments = [&["verify", "-"], arguments].concat();
@@ -363,7 +405,7 @@ fn what_is_cut_off_or_cannot_be_unpacked_gets_a_verdict_and_a_want_list() {
     );
     // A lock of what is left would look like one of the whole.
     Tar::open(&cli.path("b.tar")).without(&last.name, &cli.path("f.tar"));
-    let said = cli.run(&["inspect", "f.tar", "--lock", "f.lock"]).expect_code(1).stderr;
+    let said = cli.run(&["inspect", "f.tar", "--lock", "f.lock"]).expect_code(5).stderr;
     assert!(
         said.contains("the lock was not written") && !cli.path("f.lock").exists(),
         "{said}"

@@ -5,6 +5,8 @@ mod discovery;
 mod edited_bundles;
 mod layouts;
 mod left_out;
+mod locked;
+mod losses;
 mod lost_blobs;
 mod odd_answers;
 mod refusals;
@@ -386,32 +388,6 @@ fn a_referrer_that_is_asked_for_by_name_is_found_by_its_subject() {
 }
 
 #[test]
-fn the_image_goes_where_a_registry_refuses_what_belongs_to_it() {
-    let (cli, source) = (cli(), registry(true));
-    let signed = signed(&source);
-    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-    let refused = &signed.belongings[1].digest;
-    for action in [
-        Action::error(400, "MANIFEST_INVALID", "unknown manifest class"),
-        Action::error(403, "DENIED", "no artifacts here"),
-        Action::status(415),
-    ] {
-        let target = registry(true);
-        target.add_fault(When::put(refused), action);
-        let out = cli.run(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
-        let said = out.expect_code(1).stderr;
-        assert!(said.contains(&format!("left out {refused}")), "{said}");
-        assert!(said.contains("are at the destination without some referrers"), "{said}");
-        assert_eq!(target.manifest("team/app", "1"), Some(signed.image.root.bytes.clone()));
-        let report = std::fs::read_to_string(cli.path("r.json")).unwrap();
-        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-        assert_eq!(report["images"][0]["referrersLost"], true);
-        assert_eq!(report["images"][0]["leftOutReferrers"][0]["digest"], *refused);
-        assert_eq!(report["images"][0]["referrers"][BUNDLE], 2);
-    }
-}
-
-#[test]
 fn a_signature_of_an_index_stays_in_the_bundle_where_the_index_loses_platforms() {
     let (cli, source) = (cli(), registry(true));
     let signed = signed(&source);
@@ -520,45 +496,4 @@ fn what_belongs_to_an_image_is_chosen_and_renamed_with_it() {
         "{}",
         target.transcript()
     );
-}
-
-#[test]
-fn lists_without_end_and_manifests_without_bounds_are_cut_and_told() {
-    // A chain that is longer than any honest one, and a list that is.
-    let (cli, source) = (cli(), registry(true));
-    let image = small(Style::Oci, "linux/amd64", "a");
-    image.push(&source, "team/app", "1");
-    let mut subject = image.root.clone();
-    for number in 0..6 {
-        subject = refer(&source, "team/app", &subject, BUNDLE, &format!("link {number}"));
-    }
-    let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-    assert!(out.stderr.contains("4 referrers"), "{}", out.stderr);
-    out.says(&["is longer than 4", "1 manifest that refers to it left out"]);
-    let required = ["export", &names(&source), "-o", "d.tar", "--referrers", "require"];
-    cli.run(&required).expect_code(1).says(&["is longer than 4"]);
-    let source = registry(false);
-    image.push(&source, "team/app", "1");
-    let entry = |number: usize| {
-        let document = Document::new(OCI_MANIFEST, format!("{{\"number\":{number}}}"));
-        Value::Object(document.descriptor())
-    };
-    let entries: Vec<Value> = (0..1001).map(entry).collect();
-    let list = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).to_string();
-    let tag = tag_of(&image.root, "");
-    source
-        .store()
-        .put_manifest("team/app", Some(&tag), OCI_INDEX, list.into());
-    let out = cli.succeed(&["export", &names(&source), "-o", "c.tar"]);
-    assert!(out.stderr.contains("more than 1000"), "{}", out.stderr);
-    // A manifest that is larger than any registry takes is left out; a large layer is none of that.
-    let (cli, source) = (super::cli(), registry(true));
-    image.push(&source, "team/app", "1");
-    let large = refer(&source, "team/app", &image.root, SBOM, "large");
-    let fault = When::get(&large.digest);
-    source.add_fault(fault, Action::Body(vec![b' '; 40 << 20]));
-    let out = cli.run(&["export", &names(&source), "-o", "b.tar", "--retries", "0"]);
-    let out = out.expect_code(1);
-    assert!(out.stderr.contains(&large.digest), "{}", out.stderr);
-    assert!(Tar::open(&cli.path("b.tar")).blob(&image.root.digest).is_some());
 }

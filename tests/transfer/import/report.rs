@@ -39,7 +39,7 @@ fn take_files_and_lock(cli: &Cli, report: &mut Value) -> Vec<Value> {
         );
     }
     let lock = report.remove("lock").unwrap();
-    assert_eq!(lock["lockVersion"], 1, "{lock:#}");
+    assert_eq!(lock["lockVersion"], 2, "{lock:#}");
     lock["images"].as_array().unwrap().clone()
 }
 

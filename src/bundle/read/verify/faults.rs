@@ -119,6 +119,11 @@ impl<'a> Faults<'a> {
         self.more += faults.more;
     }
 
+    /// Returns whether no fault was found so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.faults.is_empty() && self.more == 0
+    }
+
     /// Excuses violations of the tar format if there is no other fault. Called beside a supplement, which replaces the blobs
     /// that such a fault hides: an import accepts the same files.
     pub(super) fn excuse_tar(&mut self) {

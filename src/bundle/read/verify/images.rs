@@ -1,13 +1,15 @@
 //! Checks for each image that all its manifests and blobs are present and right.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::docker_list::DockerLists;
 use super::faults::{Faults, User, lacks_a_name};
 use super::hash::Hashed;
 use super::result::{Fault, FaultKind};
+use crate::bundle::read::documents::KnownConfig;
 use crate::bundle::read::{BrokenImage, Bundle, BundledImage, Referrer};
-use crate::error::Kind;
+use crate::error::{Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{RawManifest, View};
@@ -50,6 +52,8 @@ pub(super) struct CheckedImages {
     pub(super) contents: Contents,
     /// Number of encrypted layers, whose content cannot be compared.
     pub(super) encrypted: u64,
+    /// Number and total size of the blobs that no document refers to.
+    pub(super) unreferenced: (u64, u64),
 }
 
 /// An image under all its names. An image without a name goes by its digest.
@@ -85,6 +89,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
         encrypted: HashSet::new(),
         subjects: subjects.collect(),
         owners: HashMap::new(),
+        referenced: HashSet::new(),
     };
     let nameless = nameless(bundle);
     let named = bundle.parts.images.iter().chain(&bundle.parts.ambiguous);
@@ -138,7 +143,9 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
     }
     lists.finish(bundle, check.faults);
     check.referrers(&groups);
+    bundle.parts.listed.iter().for_each(|entry| check.refer(&entry.digest));
     CheckedImages {
+        unreferenced: check.unreferenced(),
         images: images as u64,
         encrypted: check.encrypted.len() as u64,
         contents: check.content,
@@ -175,6 +182,8 @@ struct Roots<'a> {
     open: Vec<(Digest, Option<u64>, String)>,
     dropped: HashSet<&'a Digest>,
     may_be_sparse: bool,
+    /// Whether configs have to be readable: the platforms of an image are read from its configs.
+    needs_configs: bool,
 }
 
 impl<'a> Roots<'a> {
@@ -191,6 +200,7 @@ impl<'a> Roots<'a> {
             open: std::iter::once(own).chain(both).collect(),
             dropped: dropped.map(|dropped| &dropped.digest).collect(),
             may_be_sparse: image.may_be_sparse,
+            needs_configs: true,
         }
     }
 
@@ -199,6 +209,7 @@ impl<'a> Roots<'a> {
             open: vec![(root.digest.clone(), Some(root.size), root.media_type.clone())],
             dropped: HashSet::new(),
             may_be_sparse: false,
+            needs_configs: false,
         }
     }
 }
@@ -217,9 +228,29 @@ struct Check<'a, 'b> {
     subjects: HashSet<&'a Digest>,
     /// Images by the digests of their referrers and of the subjects of referrers.
     owners: HashMap<Digest, usize>,
+    /// Blobs of the bundle or the pipe that a document refers to.
+    referenced: HashSet<&'a Digest>,
 }
 
 impl Check<'_, '_> {
+    /// Notes that a document refers to a blob.
+    fn refer(&mut self, digest: &Digest) {
+        let stored = self.bundle.parts.store.stored(digest);
+        let arrived = || self.arrived.get_key_value(digest).map(|(digest, _)| digest);
+        self.referenced.extend(stored.or_else(arrived));
+    }
+
+    /// Returns the number and the total size of the blobs that no document refers to.
+    fn unreferenced(&self) -> (u64, u64) {
+        let arrived = self.arrived.iter().map(|(digest, size)| (digest, *size));
+        let arrived = arrived.filter(|(digest, _)| self.bundle.parts.store.stored(digest).is_none());
+        let all = self.bundle.stored().chain(arrived);
+        let unreferenced = all.filter(|(digest, _)| !self.referenced.contains(digest));
+        unreferenced.fold((0, 0), |(blobs, bytes): (u64, u64), (_, size)| {
+            (blobs + 1, bytes.saturating_add(size))
+        })
+    }
+
     /// Returns the size of a blob, if the bundle or the pipe has the blob.
     fn size_of(&self, digest: &Digest) -> Option<u64> {
         self.bundle
@@ -231,6 +262,7 @@ impl Check<'_, '_> {
     fn tree(&mut self, tree: &ImageTree, user: User<'_>) {
         for manifest in tree.manifests() {
             self.own(manifest.digest(), user);
+            self.refer(manifest.digest());
             // The manifest was read, or was made from a manifest that was read.
             if self.wrong.contains_key(manifest.digest()) {
                 self.blob(manifest.digest(), Some(manifest.descriptor().size), user);
@@ -297,6 +329,7 @@ impl Check<'_, '_> {
 
     /// Checks that a blob is present and right; returns the result.
     fn blob(&mut self, digest: &Digest, size: Option<u64>, user: User<'_>) -> bool {
+        self.refer(digest);
         let kind = match (self.wrong.get(digest), self.size_of(digest)) {
             (Some(kind), _) => *kind,
             (None, Some(actual)) => match size.filter(|size| *size != actual) {
@@ -332,6 +365,7 @@ impl Check<'_, '_> {
             mut open,
             dropped,
             may_be_sparse,
+            needs_configs,
         } = roots;
         let (mut seen, mut explained) = (HashSet::new(), false);
         while let Some((digest, size, media_type)) = open.pop() {
@@ -367,7 +401,10 @@ impl Check<'_, '_> {
                     }
                     false
                 }
-                View::Image(_) => true,
+                View::Image(image) => {
+                    explained |= needs_configs && self.known_config(&image.config, user).is_err();
+                    true
+                }
                 View::Other { .. } => false,
             };
             for (position, blob) in manifest.blobs().into_iter().enumerate() {
@@ -382,23 +419,31 @@ impl Check<'_, '_> {
         explained
     }
 
+    /// Reads the config of an image. Returns `None` for a config of another type, and for one that another fault is about.
+    ///
+    /// # Errors
+    /// The error of a config that breaks the rules of its format, which is a fault of the config.
+    fn known_config(&mut self, config: &Descriptor, user: User<'_>) -> Result<Option<Arc<KnownConfig>>> {
+        let digest = &config.digest;
+        if !media_type::is_image_config(&config.media_type)
+            || self.wrong.contains_key(digest)
+            || self.bundle.size_of(digest) != Some(config.size)
+        {
+            return Ok(None);
+        }
+        let known = self.bundle.parts.store.config(digest);
+        known.map(Some).inspect_err(|error| {
+            self.faults.about(digest, Fault::from_error(FaultKind::Config, error));
+            self.faults.suffer(FaultKind::Config, digest, user);
+        })
+    }
+
     /// Compares the config of an image with its manifest.
     fn config(&mut self, manifest: &RawManifest, user: User<'_>) {
         let View::Image(image) = manifest.view() else { return };
         let digest = &image.config.digest;
-        if !media_type::is_image_config(&image.config.media_type)
-            || self.wrong.contains_key(digest)
-            || self.bundle.size_of(digest) != Some(image.config.size)
-        {
+        let Ok(Some(known)) = self.known_config(&image.config, user) else {
             return;
-        }
-        let known = match self.bundle.parts.store.config(digest) {
-            Ok(known) => known,
-            Err(error) => {
-                self.faults.about(digest, Fault::from_error(FaultKind::Config, &error));
-                self.faults.suffer(FaultKind::Config, digest, user);
-                return;
-            }
         };
         let diff_ids = &known.config.diff_ids;
         if diff_ids.len() != image.layers.len() {

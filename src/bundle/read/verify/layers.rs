@@ -4,6 +4,7 @@
 
 use std::io::{self, Read};
 
+use super::VerifyOptions;
 use super::faults::{Faults, User};
 use super::images::{Contents, ExpectedContent, LayerContent};
 use super::result::{Fault, FaultKind};
@@ -42,7 +43,17 @@ pub(super) struct Unpacking {
 }
 
 /// Decompresses the layers.
-pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults<'_>, progress: &Progress) -> Unpacking {
+pub(super) fn check(
+    bundle: &Bundle,
+    contents: Contents,
+    options: &VerifyOptions,
+    faults: &mut Faults<'_>,
+) -> Unpacking {
+    let progress = &options.progress;
+    let limit = Limit {
+        ratio: RATIO,
+        beyond: options.max_unpacked.unwrap_or(BEYOND),
+    };
     let mut jobs: Vec<(LayerContent, ExpectedContent)> = contents.into_iter().collect();
     // Sorted, so that every run reports the same faults in the same order.
     jobs.sort_by(|(a, _), (b, _)| (&a.layer, &a.diff_id).cmp(&(&b.layer, &b.diff_id)));
@@ -60,7 +71,7 @@ pub(super) fn check(bundle: &Bundle, contents: Contents, faults: &mut Faults<'_>
                 loop {
                     let next = waiting.lock().next();
                     let Some((number, (job, _))) = next else { return };
-                    let result = unpack(bundle, job, progress);
+                    let result = unpack(bundle, job, limit, progress);
                     results.lock()[number] = Some(result);
                 }
             });
@@ -118,15 +129,11 @@ fn is_packed(bundle: &Bundle, job: &LayerContent) -> bool {
 }
 
 /// Decompresses a layer; returns the digest and the length of its content.
-fn unpack(bundle: &Bundle, job: &LayerContent, progress: &Progress) -> Result<(Digest, u64)> {
+fn unpack(bundle: &Bundle, job: &LayerContent, limit: Limit, progress: &Progress) -> Result<(Digest, u64)> {
     let what = bundle.describe(&job.layer);
     let mut head = [0; MAGIC];
     let count = bundle.read_at(&job.layer, 0, &mut head)?;
     let compression = Compression::detect(&head[..count], &what)?;
-    let limit = Limit {
-        ratio: RATIO,
-        beyond: BEYOND,
-    };
     let input = Blob {
         bundle,
         digest: &job.layer,

@@ -25,6 +25,9 @@ pub use result::{Checked, Fault, FaultKind, Verification};
 pub struct VerifyOptions {
     /// Whether layers are decompressed and compared with the digests in the configs.
     pub deep: bool,
+    /// Maximum number of bytes that a layer unpacks to beyond 1,100 times its size; 4 GiB by default. The content is only hashed
+    /// and never written, so this limit bounds time.
+    pub max_unpacked: Option<u64>,
     /// Receives the progress of the verification.
     pub progress: Progress,
 }
@@ -56,9 +59,12 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
     faults.add_wrong(&hashed.wrong);
     let found = images::check(bundle, &hashed, options.deep, &mut faults);
     checked.images = found.images;
+    if faults.is_empty() && !bundle.parts.is_supplement {
+        (checked.unreferenced_blobs, checked.unreferenced_bytes) = found.unreferenced;
+    }
     let mut warnings = bundle.parts.warnings.clone();
     if options.deep {
-        let unpacking = layers::check(bundle, found.contents, &mut faults, progress);
+        let unpacking = layers::check(bundle, found.contents, options, &mut faults);
         checked.layers_unpacked = unpacking.layers;
         checked.unpacked_bytes = unpacking.bytes;
         let (unsupported, why) = unpacking.unsupported;

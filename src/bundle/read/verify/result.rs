@@ -61,6 +61,10 @@ pub struct Checked {
     pub unpacked_bytes: u64,
     /// Number of layers that could not be unpacked although nothing is wrong with them, such as encrypted ones.
     pub layers_not_unpacked: u64,
+    /// Number of blobs that nothing refers to. Zero if there are faults: a damaged manifest hides what it refers to.
+    pub unreferenced_blobs: u64,
+    /// Total size of these blobs in bytes.
+    pub unreferenced_bytes: u64,
 }
 
 /// The kind of a fault.

@@ -125,7 +125,9 @@ impl FileExport<'_> {
         let lock_budget = budget.clone();
         let identity = request_identity(&images, &request.wanted, request.docker_manifest);
         let mut left = unfinished::look(partial, &images, &identity.0, progress)?.unwrap_or_default();
-        left.pins.retain(|image, _| !anew.contains(image));
+        // A lock pins its images itself: whether their tags have moved does not matter.
+        left.pins
+            .retain(|image, _| !anew.contains(image) && request.wanted.lock.is_none());
         let resolver = Resolver::new(
             self.registries.clone(),
             request.wanted.clone(),
