@@ -149,6 +149,7 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
     let tee = Tee {
         input,
         output: Output::Memory(Vec::new()),
+        written: 0,
         limit: None,
         temp: temp.clone(),
         held,
@@ -248,6 +249,8 @@ pub(super) fn has_trailing_garbage(input: &mut dyn Read) -> io::Result<bool> {
 pub(super) struct Tee<R> {
     pub(super) input: R,
     output: Output,
+    /// Number of copied bytes.
+    written: u64,
     limit: Option<MemoryLimit>,
     temp: Temp,
     /// Budget of the decoder's window, if counted.
@@ -384,6 +387,7 @@ impl<R: Read> Read for Tee<R> {
                 io::Error::other(write_error(directory, e))
             })?,
         }
+        self.written += got as u64;
         Ok(got)
     }
 }
