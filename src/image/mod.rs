@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod descriptor;
 pub(crate) mod destination;
 pub(crate) mod digest;
+pub(crate) mod digest_tag;
 pub(crate) mod fields;
 pub(crate) mod filter;
 pub(crate) mod head;

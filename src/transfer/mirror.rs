@@ -46,9 +46,7 @@ pub async fn mirror(
             )))),
             Ok(tree) => {
                 // The name at the destination is checked before any other work is done for the image.
-                if let Err(error) =
-                    destination::name_at_destination(&request, &tree.source, tree.original.root.digest())
-                {
+                if let Err(error) = destination::name_of_tree(&request, &tree) {
                     slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
                         &reference, &error,
                     ))));

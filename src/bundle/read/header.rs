@@ -5,6 +5,7 @@
 
 use tar::Header;
 
+use super::member_names::{DOCUMENTS, blob_name};
 use crate::text::{quote, quote_bytes};
 
 /// Size of a tar block in bytes.
@@ -222,6 +223,26 @@ pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result
         }
     }
     Ok(parts.join("/"))
+}
+
+/// Returns whether a block is the header of a blob, or of a document that lists images.
+pub(super) fn begins_member(header: &Header) -> bool {
+    let is_file = || matches!(announces(header), Ok(HeaderKind::File));
+    let is_expected = |name: &str| blob_name(name).is_some() || DOCUMENTS.contains(&name);
+    check_sum(header).is_ok() && is_file() && plain_name(header).as_deref().is_some_and(is_expected)
+}
+
+/// Returns whether a header is the header of a document that the scan has met.
+pub(super) fn is_met(met: &[bool; DOCUMENTS.len()], header: &Header) -> bool {
+    let name = plain_name(header);
+    let mut documents = DOCUMENTS.iter().zip(met);
+    documents.any(|(document, is_met)| *is_met && name.as_deref() == Some(document))
+}
+
+/// Returns the name in a header; `None` if it is not UTF-8.
+fn plain_name(header: &Header) -> Option<String> {
+    let name = String::from_utf8(header.path_bytes().into_owned()).ok()?;
+    Some(name.strip_prefix("./").map(str::to_owned).unwrap_or(name))
 }
 
 /// Returns the value that is set; fails if both values are set and differ.

@@ -7,9 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use super::contents::BundledImage;
+use super::store::Store;
 use crate::bundle::record::ImageRecord;
 use crate::error::{Error, Kind, Result};
+use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::image::digest_tag;
 use crate::image::manifest::Entry;
 use crate::image::manifest::annotation::{CONTAINERD_NAME, REF_NAME};
 use crate::image::reference::Reference;
@@ -23,6 +27,20 @@ pub(super) fn check(name: &Reference, root: &Digest, record: Option<&ImageRecord
         Some(stated) => compare(stated, name, root, record),
         None => Ok(()),
     }
+}
+
+/// Checks the tag of an image, if the tag states a digest.
+///
+/// # Errors
+/// [`Kind::Integrity`] if the image has another digest.
+pub(super) fn check_tag(image: &BundledImage, store: &Store) -> Result<()> {
+    let root = &image.root;
+    let original = image.record.iter().map(|record| &record.original);
+    let known: Vec<&Digest> = std::iter::once(&root.digest).chain(original).collect();
+    digest_tag::check(&image.name, &known, |tag| {
+        let read = |document: &Descriptor| store.manifest(&document.digest, &document.media_type).ok();
+        read(root).is_some_and(|root| digest_tag::is_list(tag, &root, read))
+    })
 }
 
 /// Checks every digest in the names of an index entry, including names that are not used.

@@ -87,7 +87,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
         (Err(why), None) => return Err(why),
     };
     contents.bad_documents = bad_documents;
-    take_out_misnamed(archive, &mut contents);
+    take_out_misnamed(archive, store, &mut contents);
     if contents.images.is_empty() && contents.broken.is_empty() {
         let mut error = Error::new(Kind::Malformed, format!("`{}` holds no image", quote(&archive.label)));
         if !contents.missing.is_empty() {
@@ -112,9 +112,11 @@ fn is_supplement(archive: &Archive) -> Result<bool> {
 }
 
 /// Moves images whose name states another digest than their own to the broken images.
-fn take_out_misnamed(archive: &Archive, contents: &mut Contents) {
+fn take_out_misnamed(archive: &Archive, store: &Store, contents: &mut Contents) {
     for image in std::mem::take(&mut contents.images) {
-        match identity::check(&image.name, &image.root.digest, image.record.as_deref()) {
+        match identity::check(&image.name, &image.root.digest, image.record.as_deref())
+            .and_then(|()| identity::check_tag(&image, store))
+        {
             Ok(()) => contents.images.push(image),
             Err(error) => {
                 let broken = BrokenImage::misnamed(archive, image.place, vec![image.name], error);

@@ -9,7 +9,7 @@ use tar::Header;
 use super::foreign;
 use super::forward::Forward;
 use super::header::{self, BLOCK, HeaderKind, NO_IMAGE_HAS_IT, Pax, one_of};
-use super::member_names::{DOCUMENTS, blob_name};
+use super::member_names::DOCUMENTS;
 use super::tar_faults::TarFaults;
 use crate::error::{Error, Kind, Result};
 use crate::text::{quote, quote_bytes};
@@ -27,6 +27,9 @@ pub(super) fn is_cut_off(error: &Error) -> bool {
 
 /// Maximum number of members of an archive; more are treated as an attack.
 const MAX_MEMBERS: u64 = 500_000;
+
+/// Maximum number of bytes of a stream, which may be endless, that are searched for the next header after a fault.
+const MAX_SEARCH: u64 = 256 << 20;
 
 /// The kind of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +147,10 @@ impl<F: Forward> Scanner<F> {
             if std::mem::take(&mut self.is_measured) || self.found.is_some() {
                 continue;
             }
+            // A stream whose first block is no header may be endless: it is no archive, and is not searched for one.
+            if is_first && self.input.left().is_none() && self.position <= BLOCK {
+                return Err(error);
+            }
             self.resync()?;
             // It belongs to the part that the fault stands for.
             self.input.take_unreadable();
@@ -164,8 +171,13 @@ impl<F: Forward> Scanner<F> {
         self.position += self.input.skip(self.position.wrapping_neg() % BLOCK)?;
         let mut header = Header::new_old();
         let mut zeros = 0;
+        let begin = self.position;
         while self.block(header.as_mut_bytes())? == BLOCK {
-            if begins_member(&header) {
+            if self.input.left().is_none() && self.position - begin > MAX_SEARCH {
+                let why = format!("no member begins in the {} MiB behind a fault", MAX_SEARCH >> 20);
+                return Err(self.fault(begin, why));
+            }
+            if header::begins_member(&header) {
                 self.found = Some(header);
                 return Ok(());
             }
@@ -403,7 +415,7 @@ impl<F: Forward> Scanner<F> {
         }
         let end = self.position;
         self.resync()?;
-        self.found = self.found.take_if(|header| !is_met(&self.documents, header));
+        self.found = self.found.take_if(|header| !header::is_met(&self.documents, header));
         if self.found.is_none() {
             self.input.go_back(self.position - end);
             self.position = end;
@@ -467,26 +479,6 @@ impl<F: Forward> Scanner<F> {
     fn member_fault(&self, offset: u64, name: &[u8], why: impl Into<String>) -> Error {
         self.fault(offset, format!("member `{}`: {}", quote_bytes(name), why.into()))
     }
-}
-
-/// Returns whether a block is the header of a blob, or of a document that lists images.
-fn begins_member(header: &Header) -> bool {
-    let is_file = || matches!(header::announces(header), Ok(HeaderKind::File));
-    let is_expected = |name: &str| blob_name(name).is_some() || DOCUMENTS.contains(&name);
-    header::check_sum(header).is_ok() && is_file() && plain_name(header).as_deref().is_some_and(is_expected)
-}
-
-/// Returns whether a header is the header of a document that the scan has met.
-fn is_met(met: &[bool; DOCUMENTS.len()], header: &Header) -> bool {
-    let name = plain_name(header);
-    let mut documents = DOCUMENTS.iter().zip(met);
-    documents.any(|(document, is_met)| *is_met && name.as_deref() == Some(document))
-}
-
-/// Returns the name in a header; `None` if it is not UTF-8.
-fn plain_name(header: &Header) -> Option<String> {
-    let name = String::from_utf8(header.path_bytes().into_owned()).ok()?;
-    Some(name.strip_prefix("./").map(str::to_owned).unwrap_or(name))
 }
 
 /// Returns the fault for a part that cannot be read.

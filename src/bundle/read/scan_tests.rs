@@ -1,9 +1,11 @@
-//! Tests of a scan around what a disk could not read.
+//! Tests of a scan around what a disk could not read, and of streams without end.
 
+use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::bundle::read::forward::FileForward;
+use crate::bundle::read::forward::{FileForward, StreamForward};
 use crate::bundle::read::source::Source;
 
 const SIZES: [usize; 5] = [300, 9000, 20, 5000, 4096];
@@ -87,4 +89,55 @@ fn zeros_at_the_end_are_the_end() {
     bytes.extend_from_slice(&[0; 20_000]);
     let (found, faults) = scan(Source::memory("a.tar", bytes));
     assert_eq!((found.len(), faults.len()), (SIZES.len(), 0));
+}
+
+/// A stream that never ends: some bytes, and then text.
+struct Endless {
+    first: std::io::Cursor<Vec<u8>>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut got = self.first.read(buffer)?;
+        if got == 0 {
+            buffer.fill(b'x');
+            got = buffer.len();
+        }
+        self.read.fetch_add(got as u64, Ordering::Relaxed);
+        Ok(got)
+    }
+}
+
+/// Scans such a stream; returns the error that ends the scan, and the number of bytes read.
+fn scan_endless(first: Vec<u8>) -> (String, u64) {
+    let read = Arc::<AtomicU64>::default();
+    let first = std::io::Cursor::new(first);
+    let stream = Endless {
+        first,
+        read: read.clone(),
+    };
+    let mut scanner = Scanner::new("p", StreamForward::new("p", stream)).continue_after_faults(true);
+    loop {
+        match scanner.next() {
+            Ok(member) => assert!(member.is_some(), "the stream has no end"),
+            Err(error) => return (error.full(), read.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+#[test]
+fn a_stream_whose_first_block_is_no_header_is_no_archive() {
+    let (why, read) = scan_endless(Vec::new());
+    assert!(why.contains("`p` is not a tar archive"), "{why}");
+    assert_eq!(read, BLOCK);
+}
+
+#[test]
+fn the_search_behind_a_fault_of_an_endless_stream_ends() {
+    let (bytes, offsets) = archive();
+    let second = usize::try_from(offsets[1]).unwrap();
+    let (why, read) = scan_endless(bytes[..second].to_vec());
+    assert!(why.contains("no member begins in the 256 MiB behind a fault"), "{why}");
+    assert!(read < MAX_SEARCH + (1 << 20), "{read}");
 }

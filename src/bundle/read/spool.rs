@@ -150,6 +150,7 @@ pub(super) fn begin<'a, R: Read + Send + 'a>(
         input,
         output: Output::Memory(Vec::new()),
         written: 0,
+        limit: None,
         temp: temp.clone(),
         held,
     };
@@ -248,10 +249,21 @@ pub(super) fn has_trailing_garbage(input: &mut dyn Read) -> io::Result<bool> {
 pub(super) struct Tee<R> {
     pub(super) input: R,
     output: Output,
+    /// Number of copied bytes.
     written: u64,
+    limit: Option<MemoryLimit>,
     temp: Temp,
     /// Budget of the decoder's window, if counted.
     held: Option<Held>,
+}
+
+/// Maximum number of bytes that a copy takes in memory; a longer copy is moved to a temporary file.
+struct MemoryLimit {
+    bytes: u64,
+    /// Name of the archive in messages.
+    label: String,
+    /// Why a longer copy is moved, for messages.
+    why: String,
 }
 
 /// Options for temporary files: their folder, and the progress that reports them.
@@ -292,6 +304,15 @@ impl Output {
 }
 
 impl<R> Tee<R> {
+    /// Moves the copy to a temporary file before it takes more than `bytes` in memory, whatever the scan reads or skips.
+    pub(super) fn limit_memory(&mut self, bytes: u64, label: &str, why: &str) {
+        self.limit = Some(MemoryLimit {
+            bytes,
+            label: label.to_owned(),
+            why: why.to_owned(),
+        });
+    }
+
     /// Moves the copy to a temporary file. `why` is the reason, for messages.
     pub(super) fn move_to_file(&mut self, label: &str, why: &str) -> Result<()> {
         let Output::Memory(bytes) = &self.output else {
@@ -318,11 +339,6 @@ impl<R> Tee<R> {
         file.write_all(bytes).map_err(|e| write_error(directory, e))?;
         self.output = Output::File(file);
         Ok(())
-    }
-
-    /// Returns the number of copied bytes.
-    pub(super) fn written(&self) -> u64 {
-        self.written
     }
 
     /// Returns the number of copied bytes in memory.
@@ -359,6 +375,10 @@ impl<R> Tee<R> {
 impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.input.read(buffer)?;
+        let length = self.in_memory() + got as u64;
+        if let Some(limit) = self.limit.take_if(|limit| length > limit.bytes) {
+            self.move_to_file(&limit.label, &limit.why).map_err(io::Error::other)?;
+        }
         match &mut self.output {
             Output::Nowhere => return Ok(got),
             Output::Memory(bytes) => bytes.extend_from_slice(&buffer[..got]),
@@ -377,5 +397,41 @@ fn write_error(directory: &Path, e: io::Error) -> Error {
     match error.kind() {
         Kind::NoSpace => error.with_hint("set TMPDIR to a directory with more room"),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extended_headers_that_a_scan_skips_count_as_memory() {
+        let record = format!("512 comment={}\n", "a".repeat(512 - 13));
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::XGlobalHeader);
+        header.set_size(512);
+        header.set_cksum();
+        let bytes = [&header.as_bytes()[..], record.as_bytes()].concat().repeat(100);
+        for directory in [Some(std::env::temp_dir()), None] {
+            let temp = Temp {
+                directory,
+                ..Temp::default()
+            };
+            let mut pass = begin(&bytes[..], (Compression::None, 0), None, "p", &temp).unwrap();
+            pass.input_mut().inner_mut().limit_memory(10_000, "p", "it is long");
+            let next = pass.next();
+            let tee = pass.input_mut().inner_mut();
+            match &temp.directory {
+                Some(_) => {
+                    assert_eq!(next.unwrap(), None);
+                    assert!(matches!(tee.output, Output::File(_)));
+                    assert_eq!(tee.read_back(0, bytes.len() as u64).unwrap(), bytes);
+                }
+                None => {
+                    assert!(next.unwrap_err().full().contains("as it is long"));
+                    assert!(tee.in_memory() <= 10_000);
+                }
+            }
+        }
     }
 }

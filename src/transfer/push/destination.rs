@@ -7,6 +7,7 @@ use super::request::{BlobOrigin, PushItem, PushRequest};
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::destination::refuse_collisions;
 use crate::image::digest::Digest;
+use crate::image::digest_tag;
 use crate::image::reference::{DOCKER_HUB, Reference};
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
@@ -17,7 +18,7 @@ use crate::registry::Refusal;
 ///
 /// # Errors
 /// [`Kind::Usage`] if the result is not a name that a registry accepts.
-pub(crate) fn name_at_destination(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
+fn name_at_destination(request: &PushRequest, source: &Reference, original: &Digest) -> Result<Reference> {
     let destination = mapped(request, source, original)?;
     if destination.host() == DOCKER_HUB && destination.repository().split('/').count() > 2 {
         let what = format!("{source} would become `{destination}`, and names on Docker Hub have two components");
@@ -26,6 +27,16 @@ pub(crate) fn name_at_destination(request: &PushRequest, source: &Reference, ori
              `--map docker.io/library/hello-world=hello-world`",
         ));
     }
+    Ok(destination)
+}
+
+/// Returns the name at the destination of an image that was read.
+///
+/// # Errors
+/// Those of [`name_at_destination`]; [`Kind::Integrity`] if the tag states the digest of another image.
+pub(crate) fn name_of_tree(request: &PushRequest, tree: &ImageTree) -> Result<Reference> {
+    let destination = name_at_destination(request, &tree.source, tree.original.root.digest())?;
+    digest_tag::check_tree(&destination, tree)?;
     Ok(destination)
 }
 
@@ -94,7 +105,7 @@ pub(crate) fn with_path_hint(error: Error, destination: &Reference) -> Error {
 /// Builds the push item of an image, with its final index form and its name at the destination.
 ///
 /// # Errors
-/// Errors of [`name_at_destination`].
+/// Errors of [`name_of_tree`].
 pub(crate) fn item(
     request: &PushRequest,
     mut tree: ImageTree,
@@ -117,7 +128,7 @@ pub(crate) fn item(
     // Configs can take much memory and only served to select platforms; as blobs they are read again.
     tree.configs.clear();
     Ok(PushItem {
-        destination: name_at_destination(request, &tree.source, tree.original.root.digest())?,
+        destination: name_of_tree(request, &tree)?,
         tree: Arc::new(tree),
         blobs,
         rebuilt,

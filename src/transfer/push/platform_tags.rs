@@ -6,21 +6,28 @@
 //! An existing tag with such a name may be somebody's own. It is replaced only if it is the tag of a platform of the image that
 //! stands at the destination.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::asked_image::AskedImage;
+use super::report::ImageReport;
 use super::request::{PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
-use crate::image::manifest::View;
+use crate::image::manifest::{RawManifest, View};
 use crate::image::reference::Reference;
 use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord, UNKNOWN, Variant};
 use crate::registry::Registry;
+use crate::text::quote;
+
+/// Maximum number of platform tags in a run. Each is an item of the push, and at least one request.
+const MAX_TAGS: usize = 20_000;
 
 /// Adds a push item for each platform after the item of its image, and a slot for each new item.
+/// An image whose platforms cannot all get a tag fails alone.
 ///
 /// # Errors
-/// [`Kind::Usage`] if a tag would be too long, or would be the tag of another image.
+/// [`Kind::Usage`] if a tag would be the tag of another image.
 pub(super) fn expand(
     items: Vec<PushItem>,
     slots: Vec<AskedImage>,
@@ -31,15 +38,24 @@ pub(super) fn expand(
     }
     let mut items = items.into_iter();
     let (mut all_items, mut all_slots) = (Vec::new(), Vec::new());
+    let mut left = MAX_TAGS;
     for slot in slots {
         let AskedImage::Item(source) = slot else {
             all_slots.push(slot);
             continue;
         };
         let Some(item) = items.next() else { continue };
-        let platforms = item.tree.kept.iter().filter(|kept| is_platform(&kept.platform));
-        let tagged = platforms.map(|kept| tagged(&item, kept)).collect::<Result<Vec<_>>>()?;
-        let tagged: Vec<PushItem> = tagged.into_iter().flatten().collect();
+        let tagged = match tagged(&item, left) {
+            Ok(tagged) => tagged,
+            Err(error) => {
+                let error = error
+                    .context(format!("`--platform-tags` for {source}"))
+                    .with_hint("push this image in a run of its own, without `--platform-tags`");
+                all_slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(&source, &error))));
+                continue;
+            }
+        };
+        left -= tagged.len();
         all_slots.extend((0..=tagged.len()).map(|_| AskedImage::Item(source.clone())));
         all_items.push(item);
         all_items.extend(tagged);
@@ -81,22 +97,46 @@ fn is_platform(label: &str) -> bool {
     label != ATTESTATION && label != UNKNOWN
 }
 
-/// Returns the push item of one platform, or `None` if the platform's manifest is not carried.
-fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
+/// Returns the push items of all platforms whose manifests are carried; at most `left`.
+///
+/// # Errors
+/// [`Kind::TooLarge`] if there are more; [`Kind::Unsupported`] if a platform gives no tag, or two platforms give the same.
+fn tagged(item: &PushItem, left: usize) -> Result<Vec<PushItem>> {
+    let manifests = item.tree.manifests().into_iter();
+    let manifests: HashMap<&Digest, &Arc<RawManifest>> = manifests.map(|it| (it.digest(), it)).collect();
+    let mut tagged = Vec::new();
+    let mut tags = HashMap::new();
+    for kept in item.tree.kept.iter().filter(|kept| is_platform(&kept.platform)) {
+        let Some(manifest) = manifests.get(&kept.digest) else {
+            continue;
+        };
+        if tagged.len() == left {
+            let what = format!("too large to handle: a run makes at most {MAX_TAGS} tags of platforms");
+            return Err(Error::new(Kind::TooLarge, what));
+        }
+        let one = tagged_item(item, kept, manifest)?;
+        if *tags.entry(one.destination.clone()).or_insert(&kept.digest) != &kept.digest {
+            let what = format!("two platforms would become `{}`", one.destination);
+            return Err(Error::new(Kind::Unsupported, what));
+        }
+        tagged.push(one);
+    }
+    Ok(tagged)
+}
+
+/// Returns the push item of one platform.
+fn tagged_item(item: &PushItem, kept: &PlatformRecord, manifest: &Arc<RawManifest>) -> Result<PushItem> {
     let tree = &item.tree;
-    let mut manifests = tree.manifests().into_iter();
-    let found = manifests.find(|manifest| *manifest.digest() == kept.digest);
-    let Some(manifest) = found.cloned() else {
-        return Ok(None);
-    };
     let there = &item.destination;
-    let tag = format!("{}_{}", there.tag().unwrap_or("latest"), suffix(&kept.platform));
-    let destination = Reference::new(there.host(), there.repository(), Some(&tag), None).map_err(|e| {
-        e.context(format!("`--platform-tags` for {}", tree.source))
-            .with_hint("omit `--platform-tags`, or give the image a shorter tag")
-    })?;
+    let Some(suffix) = suffix(&kept.platform) else {
+        let what = format!("platform `{}` gives no tag", quote(&kept.platform));
+        return Err(Error::new(Kind::Unsupported, what));
+    };
+    let tag = format!("{}_{suffix}", there.tag().unwrap_or("latest"));
+    let destination = Reference::new(there.host(), there.repository(), Some(&tag), None)
+        .map_err(|e| e.with_kind(Kind::Unsupported))?;
     let original = Variant {
-        root: manifest,
+        root: manifest.clone(),
         below: Arc::default(),
     };
     // The item has no attachments: they travel with the image itself.
@@ -105,26 +145,30 @@ fn tagged(item: &PushItem, kept: &PlatformRecord) -> Result<Option<PushItem>> {
         left_out: tree.left_out.clone(),
         ..ImageTree::new(tree.source.clone(), original)
     };
-    Ok(Some(PushItem {
+    Ok(PushItem {
         tree: Arc::new(one),
         destination,
         blobs: item.blobs.clone(),
         rebuilt: item.rebuilt,
         platform_of: Some(there.clone()),
-    }))
+    })
 }
 
 /// Returns the suffix of the tag:
 /// `amd64`, `arm_v7`, `windows_amd64_10.0.17763`. The name `linux` is omitted.
-fn suffix(label: &str) -> String {
+/// Returns `None` if a part of the platform has no character that a tag may have.
+fn suffix(label: &str) -> Option<String> {
     let label = label.strip_prefix("linux/").unwrap_or(label);
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    if !label.split('/').all(|part| part.contains(fits)) {
+        return None;
+    }
     let text: String = label.chars().map(|c| if fits(c) { c } else { '_' }).collect();
     let words = text.split('_').filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join("_")
+    Some(words.collect::<Vec<_>>().join("_"))
 }
 
-/// Rejects a tag that two images, or two platforms of one image, would get.
+/// Rejects a tag that two images would get.
 fn check(items: &[PushItem]) -> Result<()> {
     let mut taken = std::collections::BTreeMap::new();
     for item in items {
@@ -133,10 +177,7 @@ fn check(items: &[PushItem]) -> Result<()> {
             continue;
         };
         if other != digest {
-            let what = match *source == item.tree.source {
-                true => format!("two platforms of `{source}`"),
-                false => format!("`{source}` and `{}`", item.tree.source),
-            };
+            let what = format!("`{source}` and `{}`", item.tree.source);
             return Err(Error::new(
                 Kind::Usage,
                 format!("with `--platform-tags`, {what} would become `{}`", item.destination),
@@ -149,7 +190,88 @@ fn check(items: &[PushItem]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::BoxFuture;
+
     use super::*;
+    use crate::image::descriptor::Descriptor;
+    use crate::registry::{BlobSource, BlobStream};
+    use crate::transfer::push::request::BlobOrigin;
+
+    struct NoBlobs;
+
+    impl BlobSource for NoBlobs {
+        fn open<'a>(&'a self, _: &'a Descriptor, _: u64) -> BoxFuture<'a, Result<BlobStream>> {
+            Box::pin(async { Err(Error::new(Kind::NotFound, "there are no blobs")) })
+        }
+    }
+
+    impl BlobOrigin for NoBlobs {
+        fn describe(&self, digest: &Digest) -> String {
+            digest.to_string()
+        }
+
+        fn hint(&self) -> &'static str {
+            ""
+        }
+
+        fn fail_over(&self, _: &Digest) -> bool {
+            false
+        }
+    }
+
+    /// An image of so many platforms, which share one manifest.
+    fn image(platforms: usize) -> PushItem {
+        const TEXT: &[u8] =
+            br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let root = Arc::new(RawManifest::new(TEXT.into(), None, None).unwrap());
+        let record = |number| PlatformRecord {
+            platform: format!("linux/a{number}"),
+            digest: root.digest().clone(),
+        };
+        let below = Arc::default();
+        let name: Reference = "r.example/a:1".parse().unwrap();
+        let tree = ImageTree {
+            kept: (0..platforms).map(record).collect(),
+            ..ImageTree::new(
+                name.clone(),
+                Variant {
+                    root: root.clone(),
+                    below,
+                },
+            )
+        };
+        PushItem {
+            tree: Arc::new(tree),
+            destination: name,
+            blobs: Arc::new(NoBlobs),
+            rebuilt: false,
+            platform_of: None,
+        }
+    }
+
+    #[test]
+    fn tags_beyond_the_limit_of_a_run_fail_their_image_alone() {
+        let mut request = PushRequest::new("r.example".parse().unwrap());
+        request.platform_tags = true;
+        let sizes = [MAX_TAGS - 1, 2, 1, 1];
+        let items: Vec<PushItem> = sizes.iter().map(|size| image(*size)).collect();
+        let slots = sizes.iter().map(|size| AskedImage::Item(size.to_string())).collect();
+        let (items, slots) = expand(items, slots, &request).unwrap();
+        // The first and the third image with their tags; the others have no room.
+        assert_eq!(items.len(), 1 + sizes[0] + 1 + sizes[2]);
+        let failed: Vec<String> = slots
+            .iter()
+            .filter_map(|slot| match slot {
+                AskedImage::Failed(report) => report.error.as_ref().map(Error::full),
+                AskedImage::Item(_) => None,
+            })
+            .collect();
+        assert_eq!(failed.len(), 2, "{failed:?}");
+        assert!(
+            failed.iter().all(|why| why.contains("too large to handle")),
+            "{failed:?}"
+        );
+    }
 
     #[test]
     fn a_platform_becomes_a_part_of_a_tag() {
@@ -161,7 +283,10 @@ mod tests {
             ("freebsd/riscv64", "freebsd_riscv64"),
             ("linux/x+y", "x_y"),
         ] {
-            assert_eq!(suffix(label), expected, "{label}");
+            assert_eq!(suffix(label).as_deref(), Some(expected), "{label}");
+        }
+        for label in ["linux/Ä", "windows/Ä", "linux/arm/_", "linux/", "Ä/amd64"] {
+            assert_eq!(suffix(label), None, "{label}");
         }
     }
 }

@@ -23,6 +23,7 @@ pub use self::wanted::Wanted;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
 use crate::image::digest::Digest;
+use crate::image::digest_tag;
 use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
@@ -262,6 +263,7 @@ impl Resolver {
                 tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
             }
         }
+        digest_tag::check_tree(reference, &tree)?;
         check_sizes(&tree)?;
         tree.total()?;
         match locked {

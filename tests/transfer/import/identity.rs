@@ -91,6 +91,8 @@ fn real() -> Digest {
 fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
     let (real, long) = (real(), format!("sha512:{}", "ab".repeat(64)));
     let (pinned, both) = (format!("quay.io/test/x@{real}"), format!("quay.io/test/x:1@{real}"));
+    let tagged = format!("quay.io/test/x:{}", real.image_tag());
+    let list = format!("quay.io/test/x:{}", real.referrers_tag());
     let by_sha512 = format!("quay.io/test/x:1@{long}");
     let upper = format!("quay.io/test/x:1@sha256:{}", real.hex().to_uppercase());
     let unknown = "quay.io/test/x:1@sha384:ab";
@@ -171,6 +173,25 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
         ),
         ("by --name", layout(given), option("", &both)),
         ("by --name for a place", layout(given), option("@1=", &pinned)),
+        ("by the tag of an image without a tag", named(&tagged), vec![]),
+        (
+            "by this tag in containerd's annotation",
+            annotated(json!({ CONTAINERD: tagged })),
+            vec![],
+        ),
+        ("by this tag in the record", recorded(&tagged, &tagged), vec![]),
+        ("by this tag in RepoTags", docker(&[&tagged]), vec![]),
+        (
+            "by this tag alone",
+            annotated(json!({ REF_NAME: real.image_tag() })),
+            option("", "quay.io/test/x"),
+        ),
+        ("as what refers to another", named(&list), vec![]),
+        (
+            "as what refers to another, by this tag alone",
+            annotated(json!({ REF_NAME: real.referrers_tag() })),
+            option("", "quay.io/test/x"),
+        ),
     ];
     let cli = cli();
     for (case, tar, options) in cases {
@@ -196,6 +217,44 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
             assert_eq!(tags(&registry, "test/good").len(), 1, "{everything}");
             assert_eq!(incomplete(&registry, "test/good", "1", false), Ok(()), "{everything}");
         }
+    }
+}
+
+#[test]
+fn a_list_of_what_refers_to_an_image_holds_nothing_else() {
+    // An index of which one entry refers to another manifest, and one whose entry is not there.
+    let cli = cli();
+    let real = real();
+    let referrer = |layout: &mut Layout, subject: &Digest| {
+        let config = descriptor(OCI_CONFIG, b"{}");
+        layout.blob(*b"{}");
+        layout.document(
+            OCI_MANIFEST,
+            &json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [],
+            "artifactType": "a/b", "subject": {"mediaType": OCI_MANIFEST, "digest": subject.to_string(), "size": 7}}),
+        )
+    };
+    let tar = layout(|layout, evil| {
+        let entries = [referrer(layout, &real), evil];
+        let index = layout.index(&entries);
+        layout.name(index, &format!("quay.io/test/x:{}", real.referrers_tag()));
+        let entries = [referrer(layout, &Digest::sha256(b"other"))];
+        let index = layout.index(&entries);
+        layout.name(index, &format!("quay.io/test/y:{}", real.referrers_tag()));
+    });
+    for way in WAYS {
+        let registry = Double::new();
+        import(&cli, way, &tar, &registry, &[])
+            .expect_code(5)
+            .says(&["2 of 3 images failed", "is no such list"]);
+        for repository in ["test/x", "test/y"] {
+            assert!(
+                tags(&registry, repository).is_empty(),
+                "{way}: {}",
+                registry.transcript()
+            );
+        }
+        assert_complete(&registry, "test/good", "1", false);
     }
 }
 
@@ -241,6 +300,11 @@ fn a_name_with_the_digest_of_its_own_image_is_taken() {
         let name = format!("@1=quay.io/test/y@{own}");
         import(&cli, way, &tar, &fresh, &["--name", &name]).expect_code(0);
         assert_eq!(tags(&fresh, "test/y")[0].1, own);
+        let tag = own.parse::<Digest>().unwrap().image_tag();
+        let fresh = Double::new();
+        let tar = layout(|layout, image| layout.name(image, &format!("quay.io/test/x:{tag}")));
+        import(&cli, way, &tar, &fresh, &[]).expect_code(0);
+        assert_eq!(tags(&fresh, "test/x"), [(tag, own.clone())]);
     }
 }
 

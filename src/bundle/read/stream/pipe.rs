@@ -37,7 +37,7 @@ pub(in crate::bundle::read) fn open(
     temp: &Temp,
     store: &mut Store,
 ) -> Result<(Archive, Option<Incoming>)> {
-    let mut why = "it can only be read from its start to its end, and its manifests do not come first";
+    let why = "it can only be read from its start to its end, and its manifests do not come first";
     let input = Summed::new(input, label, temp.sum);
     let sum = input.clone();
     let (compression, window, input) = spool::unwrap(input, label)?;
@@ -57,6 +57,8 @@ pub(in crate::bundle::read) fn open(
         max_front >> 20
     );
     let mut pass = spool::begin(input, (compression, window), Some(held), label, temp)?;
+    // A damaged bundle may also reach this limit: the search for a missing manifest continues to the end of the archive.
+    pass.input_mut().inner_mut().limit_memory(max_front, label, &too_long);
     let mut front = MetadataPrefix::default();
     let mut members = Vec::new();
     let mut cut_off = None;
@@ -76,12 +78,6 @@ pub(in crate::bundle::read) fn open(
         if front.is_foreign(&member) {
             pass.input_mut().inner_mut().move_to_file(label, why)?;
             break;
-        }
-        if pass.input_mut().inner_mut().written() + member.size > max_front {
-            // A damaged bundle may also reach this limit:
-            // the search for a missing manifest continues to the end of the archive.
-            why = &too_long;
-            pass.input_mut().inner_mut().move_to_file(label, why)?;
         }
         // The body is read now, since the front may need it and may be complete with this member.
         cut_off = read_whole_body(&mut pass, &mut buffer).err();
