@@ -265,6 +265,28 @@ impl Folder {
         found.is_ok_and(|found| !FileType::from_raw_mode(found.st_mode).is_file())
     }
 
+    /// Returns whether a name belongs to a folder.
+    pub(crate) fn is_folder(&self, name: &OsStr) -> bool {
+        let found = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_dir())
+    }
+
+    /// Returns why this user can rename no file over an existing one, if the system says so.
+    pub(crate) fn protection(&self, name: &OsStr) -> Option<&'static str> {
+        let look = |name: &OsStr, flags| rustix::fs::statx(&self.handle, name, flags, StatxFlags::BASIC_STATS).ok();
+        let found = look(name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+        if found.stx_attributes.intersects(fixed) {
+            return Some("it is marked as unchangeable (`lsattr` shows that, `chattr -i` or `chattr -a` ends it)");
+        }
+        let here = look(OsStr::new(""), AtFlags::EMPTY_PATH)?;
+        let user = rustix::process::geteuid();
+        let is_sticky = Mode::from_raw_mode(here.stx_mode.into()).contains(Mode::SVTX);
+        let owns = |owner: u32| user.is_root() || owner == user.as_raw();
+        (is_sticky && !owns(found.stx_uid) && !owns(here.stx_uid))
+            .then_some("it belongs to another user, and in its folder only the owner may replace a file (sticky bit)")
+    }
+
     /// Returns whether a name is a mount point, which no file can be renamed over.
     pub(crate) fn is_mount_point(&self, name: &OsStr) -> bool {
         let Ok(found) = rustix::fs::statx(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)

@@ -90,6 +90,11 @@ pub enum Event {
         /// Size of the blob in bytes.
         size: u64,
     },
+    /// All bytes of a blob were sent, and the registry has it. [`Event::BlobDone`] follows.
+    Uploaded {
+        /// Size of the blob in bytes.
+        size: u64,
+    },
     /// A manifest is complete at its target.
     ManifestDone,
     /// An image is complete at its target.

@@ -12,6 +12,7 @@ use std::path::Path;
 use rustix::fs::SeekFrom;
 
 use crate::error::{Error, Kind, Result};
+use crate::files::parent_of;
 use crate::text::quote;
 
 /// Size of the gap that the test makes, in bytes.
@@ -113,6 +114,12 @@ impl FileSystem {
             .with_hint("raise the limit (`ulimit -f unlimited`), or have its owner raise it"));
         }
         Ok(())
+    }
+
+    /// Examines the file system in which `target` would be, by a file without a name; `None` if none can be made there.
+    pub(crate) fn of_folder(target: &Path) -> Option<Self> {
+        let file = tempfile::tempfile_in(parent_of(target)).ok()?;
+        Self::under(&file).ok()
     }
 
     /// Examines the file system under `file`,

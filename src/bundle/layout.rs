@@ -23,10 +23,27 @@ pub(super) const FIRST_MEMBER: &str = "oci-layout";
 /// Content of the first member of every bundle.
 pub(super) const FIRST_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Returns whether a file that starts with these bytes is a bundle of this program.
+/// Returns whether a file that starts with these bytes is a bundle of this program, or was cut off before it could be told
+/// from one.
 pub(crate) fn begins_bundle(head: &[u8]) -> bool {
-    let header = super::tar_header::member(FIRST_MEMBER, FIRST_CONTENT.len() as u64);
-    header.is_ok_and(|header| head.starts_with(&[&header, FIRST_CONTENT].concat()))
+    wrong_bytes(head) == Some(0)
+}
+
+/// Returns whether a file that starts with these bytes is a bundle of this program of which a few bytes may be damaged.
+pub(crate) fn begins_damaged_bundle(head: &[u8]) -> bool {
+    wrong_bytes(head).is_some_and(|wrong| wrong * 32 <= head.len())
+}
+
+/// Returns how many of these bytes differ from the start of each bundle of this program.
+fn wrong_bytes(head: &[u8]) -> Option<usize> {
+    let header = super::tar_header::member(FIRST_MEMBER, FIRST_CONTENT.len() as u64).ok()?;
+    let start = [&header, FIRST_CONTENT].concat();
+    Some(
+        head.iter()
+            .zip(&start)
+            .filter(|(found, expected)| found != expected)
+            .count(),
+    )
 }
 
 /// Readers of Docker archives refuse a `manifest.json` of this many bytes or more.

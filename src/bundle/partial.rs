@@ -50,7 +50,7 @@ impl Partial {
     /// Opens or creates `TARGET.partial` and locks it.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if another run holds the lock; [`Kind::Usage`] if `target` cannot be the name of a file.
+    /// [`Kind::Busy`] if another run holds the lock; [`Kind::Usage`] if the finished bundle could not be written or get its name.
     pub(crate) fn open(target: &Path) -> Result<Self> {
         let name = target
             .file_name()
@@ -58,13 +58,7 @@ impl Partial {
             .ok_or_else(|| is_folder(target))?;
         let partial_name = with_suffix(name, ".partial");
         let path = target.with_file_name(&partial_name);
-        let cannot_create = |e: io::Error| match e.kind() {
-            // The file exists and is not a file of this program's own.
-            io::ErrorKind::Other => {
-                Error::io("write to", &path, e).with_hint("remove it, or choose another name with `-o`")
-            }
-            _ => Error::io("create", &path, e).with_hint("choose another place with `-o`"),
-        };
+        let cannot_create = |e: io::Error| cannot_create(&path, e);
         let folder = Folder::open(parent_of(target)).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
                 let why = format!("the folder `{}` of the output does not exist", quote(parent_of(target)));
@@ -73,6 +67,13 @@ impl Partial {
             _ => cannot_create(e),
         })?;
         check_replaceable(&folder, name, target)?;
+        for suffix in [".journal", ".journal.new"] {
+            let name = with_suffix(&partial_name, suffix);
+            if folder.is_folder(&name) {
+                let folder = io::Error::other("it is a folder, not a regular file");
+                return Err(self::cannot_create(&target.with_file_name(name), folder));
+            }
+        }
         // Another run may finish and rename the file between open and lock; the lock is then on the finished bundle, and
         // the loop opens the name again.
         for _ in 0..10 {
@@ -246,7 +247,17 @@ impl Partial {
             .rename(partial_name, name, replace)
             .map_err(|e| match e.kind() {
                 io::ErrorKind::AlreadyExists => already_there(&self.target),
-                _ => Error::io("rename", &self.path, e).with_hint("run the same command again: nothing is lost"),
+                _ => {
+                    let action = match self.folder.identity(name) {
+                        Ok(_) => "replace",
+                        Err(_) => "create",
+                    };
+                    Error::io(action, &self.target, e).with_hint(format!(
+                        "the bundle is complete as `{}`: rename that file, or make the output replaceable and run the same \
+                         command again",
+                        quote(&self.path)
+                    ))
+                }
             })?;
         if !self.has_name(name) {
             // Another program replaced the unfinished file between the check and the rename.
@@ -311,6 +322,31 @@ fn replaced(path: &Path) -> Error {
     .with_hint("run the same command again where no other program moves or replaces files")
 }
 
+/// Returns the error for a file of this program that cannot be created.
+/// It is a usage error if the place, and not a passing fault, is the cause: nothing was done yet.
+fn cannot_create(path: &Path, e: io::Error) -> Error {
+    const ELSEWHERE: &str = "choose another place with `-o`";
+    let kind = e.kind();
+    let error = match kind {
+        // The file exists and is not a file of this program's own.
+        io::ErrorKind::Other => {
+            return Error::io("write to", path, e)
+                .with_kind(Kind::Usage)
+                .with_hint("remove it, or choose another name with `-o`");
+        }
+        _ => Error::io("create", path, e),
+    };
+    let hint = match error.hint() {
+        Some(hint) => format!("{hint}; or {ELSEWHERE}"),
+        None => ELSEWHERE.to_owned(),
+    };
+    let error = error.with_hint(hint);
+    match kind {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => error.with_kind(Kind::Usage),
+        _ => error,
+    }
+}
+
 /// Refuses an output that the rename of a finished bundle cannot replace.
 fn check_replaceable(folder: &Folder, name: &OsStr, target: &Path) -> Result<()> {
     // A rename would replace a device, a pipe or a link by a file, which the user never intends.
@@ -318,6 +354,10 @@ fn check_replaceable(folder: &Folder, name: &OsStr, target: &Path) -> Result<()>
         return Err(is_special(target));
     }
     let target = quote(target);
+    if let Some(why) = folder.protection(name) {
+        let why = format!("the output `{target}` cannot be replaced: {why}");
+        return Err(Error::new(Kind::Usage, why).with_hint("choose another name with `-o`"));
+    }
     if folder.is_mount_point(name) {
         let why = format!("the output `{target}` is a mount point, and a finished bundle cannot be renamed over one");
         let hint = "mount the folder that the bundle goes to, not the file (such as `docker run -v \"$PWD:/out\"`), or write \
@@ -421,7 +461,7 @@ mod tests {
         std::fs::write(&precious, b"precious").unwrap();
         let target = folder.path().join("b.tar");
         std::os::unix::fs::symlink(&precious, folder.path().join("b.tar.partial")).unwrap();
-        assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Io);
+        assert_eq!(Partial::open(&target).unwrap_err().kind(), Kind::Usage);
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
         std::fs::remove_file(folder.path().join("b.tar.partial")).unwrap();
         let pipe = folder.path().join("b.tar.partial");

@@ -235,6 +235,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         reuse: arguments.reuse.clone(),
         read_ahead: memory::read_ahead(u64::from(arguments.read_ahead) << 20),
     };
+    export::check_output(&request.output)?;
     let reused = export::supplement(&list, request, &registries, &progress).await;
     display.finish();
     let (Reused { blobs, bytes }, sha256) = reused?;
@@ -280,7 +281,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let mut wanted = arguments.selection.wanted()?;
     let to_pipe = arguments.output.as_os_str() == "-";
     if !arguments.dry_run {
-        arguments.output()?;
+        export::check_output(&arguments.output()?)?;
     }
     if to_pipe && arguments.reporting.json {
         return Err(Error::new(
@@ -347,9 +348,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             }
         }
         export_report::print_plan(plan, &report, &arguments.output, &registries);
+        if let Some(error) = &report.does_not_fit {
+            output::error(error);
+        }
     }
     let outcome = match report.dry_run {
-        Some(_) if is_whole => export_report::report_missing_referrers(&report),
+        Some(_) if is_whole && report.does_not_fit.is_none() => export_report::report_missing_referrers(&report),
+        Some(_) if is_whole => Outcome::Failure,
         _ => tell(&report, &asked.failed, &display.at_once, &how),
     };
     if report.up_to_date {

@@ -188,6 +188,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     };
     request.require_referrers = select.referrers.is_required();
     let display = Display::new(arguments.target.work(), &arguments.shared);
+    arguments.reporting.watch(&display.status);
     let progress = display.progress();
     let registries = arguments
         .shared

@@ -50,6 +50,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     request.with_lock = arguments.reporting.is_wanted();
     request.require_referrers = wanted.referrers.is_required();
     let display = Display::new(arguments.target.work(), &arguments.shared);
+    arguments.reporting.watch(&display.status);
     let progress = display.progress();
     let (shared, sides) = (&arguments.shared, Some(&arguments.sides));
     let sources = shared.sources(&list.hosts(), &arguments.mirrors, sides, &progress)?;

@@ -148,6 +148,9 @@ pub(crate) fn main() -> ExitCode {
     };
     printer::within(LAST_WORDS, move || {
         printer::flush();
+        if let Some(sent) = reporting.sent() {
+            output::info(sent);
+        }
         output::error(&error);
         printer::flush();
         let _ = reporting.write(command, code, Some(&error));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use docker_mirror::{Error, Kind, Result, open_regular, parent_of, quote};
 
 use super::report::make_folder_hint;
-use super::temp_file::{bare, temp_file_beside};
+use super::temp_file::{OTHER_PLACE, bare, temp_file_beside, try_beside};
 
 /// A file that a command will write at its end.
 #[derive(Debug, Clone)]
@@ -48,9 +48,9 @@ impl OutputFile {
         if !parent_of(path).is_dir() {
             return usage("its folder does not exist").map_err(|e| e.with_hint(make_folder_hint(path)));
         }
-        match temp_file_beside(path) {
-            Ok(_) => {}
-            Err(error) => return usage(&format!("no file can be made in its folder: {}", bare(error))),
+        if let Err(error) = try_beside(path) {
+            return usage(&format!("no file can be made in its folder: {}", bare(error)))
+                .map_err(|e| e.with_hint(OTHER_PLACE));
         }
         Ok(Self {
             flag,
@@ -70,6 +70,6 @@ impl OutputFile {
             file.persist(&self.path).map_err(|e| e.error)?;
             Ok(())
         };
-        write().map_err(|e| Error::io("write", &self.path, bare(e)))
+        write().map_err(|e| Error::io("write", &self.path, bare(e)).with_hint(OTHER_PLACE))
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Display {
     verbose: bool,
     /// Whether each finished image gets a line on standard error, since the results on standard output are not visible.
     lists_images: bool,
-    status: Arc<Status>,
+    pub(super) status: Arc<Status>,
     /// Failures that were printed as soon as they happened.
     pub(super) at_once: AtOnce,
 }

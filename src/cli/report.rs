@@ -9,15 +9,16 @@ use std::time::Instant;
 
 use clap::Args;
 use docker_mirror::{
-    Digest, Error, Kind, RateLimit, Result, SpecialWriter, check_special, is_unsafe, open_regular, parent_of,
-    push::PushReport, quote,
+    Digest, Error, Kind, RateLimit, Result, SpecialWriter, check_special, human_bytes, is_unsafe, open_regular,
+    parent_of, push::PushReport, quote,
 };
 use serde::Serialize;
 
 use super::environment::{is_true, set_path};
-use super::output;
+use super::output::{self, counted};
 use super::printer;
-use super::temp_file::{bare, temp_file_beside};
+use super::status::Status;
+use super::temp_file::{OTHER_PLACE, bare, temp_file_beside, try_beside};
 
 /// Version of the document's schema. A removed field or a changed meaning raises the version; a new field does not.
 const VERSION: u32 = 1;
@@ -74,6 +75,8 @@ struct Contents {
     report: PushReport,
     bundle: Option<BundleReport>,
     quota: Vec<QuotaReport>,
+    /// State of a push, which says what was sent if the run ends before there is a report.
+    push: Option<Arc<Status>>,
 }
 
 /// The bundle of an export.
@@ -270,6 +273,26 @@ impl Reporting {
         contents.bundle = bundle;
     }
 
+    /// Reads from the state of a push what was sent if the run ends early.
+    pub(super) fn watch(&self, push: &Arc<Status>) {
+        self.contents().push = Some(push.clone());
+    }
+
+    /// Returns in words what a push has sent so far; `None` if that is nothing.
+    pub(super) fn sent(&self) -> Option<String> {
+        let (whole, rest) = self.contents().push.as_ref()?.sent();
+        let blobs = counted(whole.blobs, "blob", "blobs");
+        match (whole.blobs, rest) {
+            (0, 0) => None,
+            (_, 0) => Some(format!("{blobs} ({}) uploaded", human_bytes(whole.bytes))),
+            _ => Some(format!(
+                "{blobs} ({}) uploaded, and {} of unfinished ones",
+                human_bytes(whole.bytes),
+                human_bytes(rest)
+            )),
+        }
+    }
+
     /// Stores the remaining pull limit of a registry for the report.
     pub(super) fn keep_quota(&self, quota: QuotaReport) {
         self.contents().quota.push(quota);
@@ -322,6 +345,9 @@ impl Reporting {
         let mut contents = std::mem::take(&mut *self.contents());
         if let Some(error) = error {
             contents.report.error.get_or_insert_with(|| error.clone());
+            if let Some(push) = contents.push.as_ref().filter(|_| contents.report.images.is_empty()) {
+                contents.report.total.uploaded = push.sent().0;
+            }
         }
         let document = self.document(command, exit_code, &contents);
         // After wrong usage (exit code 2), the path itself may be the mistake, so it is checked again before writing.
@@ -388,9 +414,11 @@ fn check_report(path: &Path) -> Result<()> {
     if !parent_of(path).is_dir() {
         return usage("its folder does not exist").map_err(|e| e.with_hint(make_folder_hint(path)));
     }
-    match temp_file_beside(path) {
-        Ok(_) => Ok(()),
-        Err(error) => usage(&format!("no file can be made in its folder: {}", bare(error))),
+    match try_beside(path) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            usage(&format!("no file can be made in its folder: {}", bare(error))).map_err(|e| e.with_hint(OTHER_PLACE))
+        }
     }
 }
 
@@ -431,7 +459,7 @@ fn write_report(path: &Path, report: &impl Serialize) -> Result<()> {
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
     };
-    write().map_err(|e| Error::io("write", path, bare(e)))
+    write().map_err(|e| Error::io("write", path, bare(e)).with_hint(OTHER_PLACE))
 }
 
 /// Writes a report as JSON while it is serialized, so that the text is never whole in memory.

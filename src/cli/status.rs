@@ -1,11 +1,12 @@
 //! The state of an operation, and its text: progress lines for a terminal, and occasional lines for a log without a terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use docker_mirror::{Event, Phase, human_bytes};
+use docker_mirror::{Event, Phase, human_bytes, push::Amount};
 
 use super::estimate::{Speed, time_left};
 use super::wording::{counted, cut, fit, part, percent, short};
@@ -60,6 +61,12 @@ impl Count {
     }
 }
 
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Status")
+    }
+}
+
 /// The state of an operation. The transferring threads update the status, and the printer thread reads it.
 pub(super) struct Status {
     work: Work,
@@ -75,6 +82,10 @@ struct State {
     steps: u64,
     images: Count,
     blobs: Count,
+    /// Blobs whose bytes were sent in a push.
+    uploaded: Amount,
+    /// Size of all blobs done, in bytes.
+    complete: u64,
     manifests: Count,
     bytes: u64,
     in_flight: BTreeMap<u64, String>,
@@ -100,6 +111,8 @@ impl Status {
                 steps: 0,
                 images: Count::default(),
                 blobs: Count::default(),
+                uploaded: Amount::default(),
+                complete: 0,
                 manifests: Count::default(),
                 bytes: 0,
                 in_flight: BTreeMap::new(),
@@ -129,6 +142,15 @@ impl Status {
     /// Returns the number of retries.
     pub(super) fn retries(&self) -> u64 {
         self.state().retries
+    }
+
+    /// Returns the blobs whose bytes were sent in a push, and the number of bytes of unfinished blobs that were sent.
+    pub(super) fn sent(&self) -> (Amount, u64) {
+        if self.work != Work::Pushing {
+            return (Amount::default(), 0);
+        }
+        let state = self.state();
+        (state.uploaded, self.position().saturating_sub(state.complete))
     }
 
     /// Updates the status with an event.
@@ -173,7 +195,14 @@ impl Status {
                 state.blobs.total += blobs;
                 state.bytes += bytes;
             }
-            Event::BlobDone { .. } => state.blobs.done += 1,
+            Event::Uploaded { size } => {
+                state.uploaded.blobs += 1;
+                state.uploaded.bytes += size;
+            }
+            Event::BlobDone { size, .. } => {
+                state.blobs.done += 1;
+                state.complete += size;
+            }
             Event::ManifestDone => state.manifests.done += 1,
             Event::ImageDone { .. } => state.images.done += 1,
             Event::Retry { .. } => state.retries += 1,

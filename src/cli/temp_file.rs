@@ -2,11 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use docker_mirror::{open_or_create_own, parent_of};
+
+/// Hint for a file that cannot be written.
+pub(super) const OTHER_PLACE: &str = "make room and see who may write there (`df`, `ls -ld`), or name a file elsewhere";
 
 /// Creates a temporary file in the folder of `path`, with the permissions of any new file.
 ///
@@ -20,6 +23,14 @@ pub(super) fn temp_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFil
     tempfile::Builder::new()
         .permissions(permissions)
         .tempfile_in(parent_of(path))
+}
+
+/// Checks that a file can be made beside `path` and has room for a first block. Nothing stays behind.
+pub(super) fn try_beside(path: &Path) -> io::Result<()> {
+    let file = temp_file_beside(path)?;
+    file.as_file().write_all(&[0; 4096])?;
+    // Some file systems find out only here that there is no room.
+    file.as_file().sync_data()
 }
 
 /// Opens `.NAME.docker-mirror-tmp` beside `path`, empty and locked; `None` if the name cannot be used.

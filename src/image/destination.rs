@@ -156,7 +156,10 @@ pub(crate) fn refuse_collisions<'a>(pairs: impl IntoIterator<Item = (&'a Referen
                     Kind::Usage,
                     format!("two images would become `{destination}`: `{other}` and `{source}`"),
                 )
-                .with_hint("give `--keep-host` to put the source's host into the path, change what `--map` says, or mirror them in two runs"));
+                .with_hint(
+                    "give `--keep-host` to put the source's host into the path, change what `--map` or the `=>` of a list \
+                     says, or mirror each of them to a `-d` of its own",
+                ));
             }
             _ => {}
         }

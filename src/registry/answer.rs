@@ -1,6 +1,6 @@
 //! A registry's answer, and its conversion into an error by status, with the registry's words.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
@@ -13,9 +13,10 @@ use super::failure::Failure;
 use super::reach::Zone;
 use super::redact::{authority, printable};
 use super::refusal::{MAX_QUOTE, Refusal};
-use super::retry::is_passing;
+use super::retry::{is_passing, long_pause};
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
+use crate::progress::human_duration;
 
 /// Hint for a refusal by a store to which the registry redirected.
 const STORE_REFUSES: &str = "it is not the registry that refuses but the store that it redirects to, and no login helps: the \
@@ -204,10 +205,11 @@ impl Answer {
         Encoding::from_headers(self.headers())
     }
 
-    /// Reads a JSON body like [`bytes`](Self::bytes) and undoes the encoding that a proxy may have applied.
+    /// Reads a JSON body like [`bytes`](Self::bytes) and undoes the encoding that a proxy may have applied; `Err(None)` also if
+    /// the decoded text is longer than `cap`.
     pub(super) async fn json(self, cap: u64) -> Result<Bytes, Option<Failure>> {
         let encoding = self.encoding();
-        Ok(content_encoding::json(self.bytes(cap).await?, encoding, cap))
+        content_encoding::json(self.bytes(cap).await?, encoding, cap).ok_or(None)
     }
 
     /// Reads the body of an error. A body that cannot be read is ignored: the status alone decides.
@@ -221,11 +223,8 @@ impl Answer {
                     Ok(Ok(None) | Err(_)) | Err(_) => break,
                 }
             }
-            self.words = Some(content_encoding::json(
-                all.freeze(),
-                self.encoding(),
-                MAX_ERROR_BODY as u64,
-            ));
+            let decoded = content_encoding::json(all.freeze(), self.encoding(), MAX_ERROR_BODY as u64);
+            self.words = Some(decoded.unwrap_or_default());
         }
         // A body that is not UTF-8 is not quoted.
         self.words
@@ -262,6 +261,17 @@ impl Answer {
     /// Returns the answer in words: `` `host` answered 401 Unauthorized: … ``.
     pub(super) async fn into_words(mut self) -> String {
         self.refusal().await.full()
+    }
+
+    /// Returns the error of an answer that asks for a longer pause than a run waits; `None` for any other answer.
+    pub(super) async fn long_pause(&mut self) -> Option<Error> {
+        let pause = long_pause(self.headers(), SystemTime::now())?;
+        let hint = format!(
+            "the registry asks for a pause of {}, which is longer than a run waits: run the same command again after that, \
+             or ask the administrator of the registry",
+            human_duration(pause)
+        );
+        Some(self.refusal().await.with_hint(hint))
     }
 
     /// Converts an unexpected status into an error.

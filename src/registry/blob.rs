@@ -42,6 +42,12 @@ pub struct Candidate {
     pub(super) repository: String,
 }
 
+impl std::fmt::Display for Candidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.host.name, self.repository)
+    }
+}
+
 /// Reader of a blob, or of a part of it.
 pub struct BlobReader {
     /// Remaining candidates; the first is the current candidate.
@@ -257,12 +263,10 @@ impl BlobReader {
             return Err(error);
         };
         self.ranges_refused = false;
-        let options = &next.host.context.options;
-        self.backoff = Backoff::new(options);
+        self.backoff = Backoff::new(&next.host.context.options);
         // Another repository of the same host uses the same permit: giving the permit back would mean to queue again.
         if Arc::ptr_eq(&gone.host, &next.host) {
-            gone.host
-                .warn_about_fallback(&error, &format!("{}/{}", next.host.name, next.repository));
+            gone.host.warn_about_fallback(&error, &next.to_string());
         } else {
             gone.host.warn_about_fallback(&error, &next.host.name);
             self.permit = None;
@@ -280,10 +284,7 @@ impl BlobReader {
         if self.permit.is_none() {
             self.permit = Some(host.limiter.permit(Use::Download).await);
         }
-        let action = format!(
-            "cannot read blob {} of `{}/{repository}`",
-            self.descriptor.digest, host.name
-        );
+        let action = format!("cannot read blob {} of `{place}`", self.descriptor.digest);
         let url = host.url(repository, &format!("blobs/{}", self.descriptor.digest));
         let mut call = Call::new(Method::GET, url, repository, Scope::pull(repository), action).with_place();
         let whole = self.at == 0 && self.end == self.descriptor.size;
@@ -293,8 +294,7 @@ impl BlobReader {
         }
         let is_range = !whole && !self.ranges_refused;
         if is_range {
-            let range = format!("bytes={}-{}", self.at, self.end - 1);
-            if let Ok(range) = HeaderValue::try_from(range) {
+            if let Ok(range) = HeaderValue::try_from(format!("bytes={}-{}", self.at, self.end - 1)) {
                 call = call.header(RANGE, range);
             }
         }

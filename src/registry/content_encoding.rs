@@ -42,21 +42,22 @@ impl Encoding {
 /// Returns the JSON text, of at most `cap` bytes, of a body that a proxy may have encoded.
 ///
 /// Some proxies encode without stating it, so the first bytes are checked as well. A body that is not encoded, or cannot be
-/// decoded, is returned unchanged: the parser reports what is wrong with it.
-pub(super) fn json(body: Bytes, stated: Option<Encoding>, cap: u64) -> Bytes {
+/// decoded, is returned unchanged: the parser reports what is wrong with it. Returns `None` if the text is longer than `cap`.
+pub(super) fn json(body: Bytes, stated: Option<Encoding>, cap: u64) -> Option<Bytes> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     if matches!(first, None | Some(b'{' | b'[')) {
-        return body;
+        return Some(body);
     }
     let all = [Encoding::Gzip, Encoding::Zstd].into_iter();
     let found = stated.into_iter().chain(all).find(|encoding| encoding.may_begin(&body));
-    match found.and_then(|encoding| decode(&body, encoding, cap).ok()) {
-        Some(text) => text.into(),
-        None => body,
+    match found.map(|encoding| decode(&body, encoding, cap)) {
+        Some(Ok(text)) => text.map(Bytes::from),
+        Some(Err(_)) | None => Some(body),
     }
 }
 
-fn decode(body: &Bytes, encoding: Encoding, cap: u64) -> io::Result<Vec<u8>> {
+/// Returns the decoded body; `None` if it is longer than `cap` bytes.
+fn decode(body: &Bytes, encoding: Encoding, cap: u64) -> io::Result<Option<Vec<u8>>> {
     let mut decoding = Decoding::new(encoding)?;
     decoding.input = body.clone();
     let mut all = Vec::new();
@@ -65,11 +66,11 @@ fn decode(body: &Bytes, encoding: Encoding, cap: u64) -> io::Result<Vec<u8>> {
             Some(piece) => piece,
             None => match decoding.end()? {
                 Some(piece) => piece,
-                None => return Ok(all),
+                None => return Ok(Some(all)),
             },
         };
         if (all.len() + piece.len()) as u64 > cap {
-            return Err(io::Error::other("too long"));
+            return Ok(None);
         }
         all.extend_from_slice(&piece);
     }
@@ -186,18 +187,22 @@ mod tests {
         let text = format!(r#"{{"x":"{}"}}"#, "y".repeat(300_000));
         for encoding in ALL {
             let body = encoded(encoding, text.as_bytes());
-            assert_eq!(json(body.clone(), Some(encoding), 1 << 20), text);
+            assert_eq!(json(body.clone(), Some(encoding), 1 << 20).unwrap(), text);
             // A proxy that encodes without stating it.
             if encoding != Encoding::Deflate {
-                assert_eq!(json(body.clone(), None, 1 << 20), text);
+                assert_eq!(json(body.clone(), None, 1 << 20).unwrap(), text);
             }
-            assert_eq!(json(body.clone(), Some(encoding), 1000), body, "more than the limit");
+            assert_eq!(json(body.clone(), Some(encoding), 1000), None, "more than the limit");
             let cut = body.slice(..body.len() / 2);
             let _ = json(cut, Some(encoding), 1 << 20);
-            assert_eq!(json(text.clone().into(), Some(encoding), 1 << 20), text, "only stated");
+            assert_eq!(
+                json(text.clone().into(), Some(encoding), 1 << 20).unwrap(),
+                text,
+                "only stated"
+            );
         }
-        assert_eq!(json(Bytes::new(), Some(Encoding::Gzip), 10), "");
-        assert_eq!(json("<html>".into(), None, 10), "<html>");
+        assert_eq!(json(Bytes::new(), Some(Encoding::Gzip), 10).unwrap(), "");
+        assert_eq!(json("<html>".into(), None, 10).unwrap(), "<html>");
     }
 
     #[test]

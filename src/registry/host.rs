@@ -23,7 +23,7 @@ use super::limits::RateLimit;
 use super::proof::Proof;
 use super::reach::is_loopback;
 use super::redirect::{self, Outgoing};
-use super::retry::{Backoff, is_passing, long_pause, retry_after};
+use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
 use super::tags_at_once::TagsAtOnce;
 use super::token::Refused;
@@ -85,6 +85,8 @@ pub(super) struct Host {
     pub(super) no_referrers: Mutex<HashSet<String>>,
     /// Set when the host answered with a list of referrers, of any repository.
     pub(super) has_referrers: AtomicBool,
+    /// Set when the host used up the time for a list of tags, and for a list of referrers.
+    pub(super) lists_slowly: [AtomicBool; 2],
     /// Whether the host accepts several tags of a manifest in one request.
     pub(super) tags_at_once: TagsAtOnce,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -164,6 +166,7 @@ impl Host {
             no_ranges: AtomicBool::new(false),
             no_referrers: Mutex::default(),
             has_referrers: AtomicBool::new(false),
+            lists_slowly: Default::default(),
             tags_at_once: TagsAtOnce::default(),
             rate_limit: Mutex::new(None),
             writers: Mutex::new(HashMap::new()),
@@ -374,13 +377,8 @@ impl Host {
                 if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {
                     return Err(error);
                 }
-                if let Some(pause) = long_pause(answer.headers(), SystemTime::now()) {
-                    let hint = format!(
-                        "the registry asks for a pause of {}, which is longer than a run waits: run the same command again \
-                         after that, or ask the administrator of the registry",
-                        human_duration(pause)
-                    );
-                    return Err(in_call(answer.refusal().await.with_hint(hint)));
+                if let Some(error) = answer.long_pause().await {
+                    return Err(in_call(error));
                 }
                 let asked = retry_after(answer.headers(), SystemTime::now());
                 self.throttled(status, asked, begun);

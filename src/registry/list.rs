@@ -305,8 +305,16 @@ impl<'a> Pages<'a> {
 
     /// Returns the next page, or the registry's refusal to serve it; `None` after the last page.
     async fn next(&mut self) -> Result<Option<Result<Bytes>>> {
+        // One list may take all its time, but not one for each image.
+        let is_slow = &self.host.lists_slowly[usize::from(self.media_type.is_some())];
+        if self.patient && is_slow.load(Ordering::Relaxed) {
+            return Err(self.refused("the registry did not list others in time, and is not asked again in this run"));
+        }
         let in_time = timeout_at(self.until, self.read()).await;
-        in_time.unwrap_or_else(|_| Err(self.refused("the registry does not list them in time")))
+        in_time.unwrap_or_else(|_| {
+            is_slow.fetch_or(self.patient, Ordering::Relaxed);
+            Err(self.refused("the registry does not list them in time"))
+        })
     }
 
     async fn read(&mut self) -> Result<Option<Result<Bytes>>> {

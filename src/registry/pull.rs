@@ -108,10 +108,11 @@ impl Registry {
     }
 
     /// Reads a whole small blob (an image's config), and verifies its size and digest.
+    /// After wrong bytes, the next candidate is asked: a mirror may be damaged.
     ///
     /// # Errors
-    /// [`Kind::Integrity`] if the registry twice sends bytes with another digest; [`Kind::Malformed`] if the blob is too
-    /// large for memory.
+    /// [`Kind::Integrity`] if all candidates, and the first one twice, send bytes with another digest; [`Kind::Malformed`] if
+    /// the blob is too large for memory.
     pub async fn small_blob(&self, repository: &str, descriptor: &Descriptor) -> Result<Bytes> {
         if descriptor.size > MAX_SMALL_BLOB {
             return Err(Error::new(
@@ -123,11 +124,13 @@ impl Registry {
             )
             .with_hint(BROKEN));
         }
-        let mut tries = 0;
+        let mut wrong = 0;
         loop {
-            let mut reader = self
-                .blob(repository, descriptor, 0..descriptor.size, WithoutRange::Skip)
-                .await?;
+            let mut candidates = self.candidates(repository, &descriptor.digest)?;
+            let count = candidates.len();
+            candidates.rotate_left(wrong % count);
+            let (asked, all) = (candidates[0].to_string(), 0..descriptor.size);
+            let mut reader = BlobReader::open(candidates, descriptor, all, WithoutRange::Skip).await?;
             let mut all = BytesMut::new();
             while let Some(bytes) = reader.chunk().await? {
                 all.extend_from_slice(&bytes);
@@ -136,17 +139,14 @@ impl Registry {
             if actual == descriptor.digest {
                 return Ok(all.freeze());
             }
-            tries += 1;
-            // One repetition: the first bytes may have been corrupted in transit.
-            if tries == 2 {
-                return Err(Error::new(
-                    Kind::Integrity,
-                    format!(
-                        "blob {} of `{}/{repository}` has other bytes: they hash to {actual}",
-                        descriptor.digest,
-                        self.host()
-                    ),
-                ));
+            wrong += 1;
+            // The first candidate is asked once more at the end: its bytes may have been corrupted in transit.
+            if wrong > count {
+                let what = format!(
+                    "blob {} of `{asked}` has other bytes: they hash to {actual}",
+                    descriptor.digest
+                );
+                return Err(Error::new(Kind::Integrity, what));
             }
         }
     }
@@ -269,6 +269,13 @@ impl Host {
         let call = self.manifest_call(Method::GET, repository, target);
         let mut backoff = Backoff::new(&self.context.options);
         let mut doubted = None;
+        let too_large = |how: &str| {
+            let what = format!(
+                "{}: {how}it has more than the {MAX_MANIFEST} bytes that are accepted",
+                call.action
+            );
+            Error::new(Kind::Malformed, what)
+        };
         loop {
             let answer = self.exchange_within(&call, &mut backoff).await?;
             if answer.status() != StatusCode::OK {
@@ -285,15 +292,7 @@ impl Host {
             drop(room);
             let bytes = match bytes {
                 Ok(bytes) => bytes,
-                Err(None) => {
-                    return Err(Error::new(
-                        Kind::Malformed,
-                        format!(
-                            "{}: it has more than the {MAX_MANIFEST} bytes that are accepted",
-                            call.action
-                        ),
-                    ));
-                }
+                Err(None) => return Err(too_large("")),
                 Err(Some(failure)) => {
                     let options = &self.context.options;
                     if backoff.pause(options, None, || failure.error.full()).await {
@@ -312,7 +311,7 @@ impl Host {
             let promised = expected.or(trusted);
             let bytes = match promised {
                 Some(promised) if promised.same_algorithm(&bytes) == *promised => bytes,
-                _ => content_encoding::json(bytes, encoding, MAX_MANIFEST),
+                _ => content_encoding::json(bytes, encoding, MAX_MANIFEST).ok_or_else(|| too_large("decoded, "))?,
             };
             // The bytes may be corrupted in transit. By tag, only the registry's header states a digest, which is wrong too
             // often to fail on it: if a second request brings the same bytes, the registry has these bytes.

@@ -323,7 +323,10 @@ impl Host {
                         other => return other,
                     }
                 }
-                Ok(answer) if is_passing(answer.status()) => {
+                Ok(mut answer) if is_passing(answer.status()) => {
+                    if let Some(error) = answer.long_pause().await {
+                        return Err(error.context(&call.action));
+                    }
                     let asked = retry_after(answer.headers(), SystemTime::now());
                     self.throttled(answer.status(), asked, begun);
                     (answer.into_error(&call.action).await, asked)

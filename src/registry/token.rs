@@ -250,7 +250,10 @@ impl Request<'_> {
                 stays: false,
             };
             match redirect::send(self.context, outgoing).await {
-                Ok(answer) if is_passing(answer.status()) => {
+                Ok(mut answer) if is_passing(answer.status()) => {
+                    if let Some(error) = answer.long_pause().await {
+                        return Err(error.context(self.action()));
+                    }
                     let asked = retry_after(answer.headers(), SystemTime::now());
                     let status = answer.status();
                     if !backoff

@@ -120,7 +120,7 @@ impl BlobOrigin for RegistryBlobs {
         let mut wrong = self.wrong_reads.lock();
         let count = wrong.entry(digest.clone()).or_default();
         *count += 1;
-        // Each repository is tried once, and the first one a second time, since bytes can also be corrupted in transit.
+        // Each candidate is tried once, and the first one a second time, since bytes can also be corrupted in transit.
         *count <= self.sources.count(digest)
     }
 }

@@ -17,7 +17,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::InFlight;
-use crate::registry::{BlobReader, Presence, Registries, Registry, WithoutRange};
+use crate::registry::{BlobReader, Candidate, Presence, Registries, Registry, WithoutRange};
 
 /// The source repositories of each blob, in the order in which the images were requested.
 #[derive(Debug, Default)]
@@ -88,24 +88,46 @@ impl Sources {
         sources
     }
 
-    /// Returns the repositories of a blob, beginning with the one that comes first after `wrong_reads` wrong reads.
-    fn repositories(&self, digest: &Digest, wrong_reads: usize) -> impl Iterator<Item = &Repository> {
+    /// Returns the repositories of a blob.
+    fn repositories(&self, digest: &Digest) -> impl Iterator<Item = &Repository> {
         let positions = self.of_blob.get(digest).map_or(&[][..], Vec::as_slice);
-        let first = wrong_reads.checked_rem(positions.len()).unwrap_or(0);
-        let rotated = positions[first..].iter().chain(&positions[..first]);
-        rotated.map(|position| &self.repositories[*position as usize])
+        positions.iter().map(|position| &self.repositories[*position as usize])
     }
 
-    /// Returns the number of source repositories of a blob.
+    /// Returns the candidates for a blob, mirrors included. The list is rotated by `wrong_reads`, the number of earlier reads
+    /// of this blob that returned wrong bytes, so that each candidate comes first in turn.
+    ///
+    /// # Errors
+    /// If there is no candidate.
+    fn candidates(&self, digest: &Digest, wrong_reads: usize) -> Result<Vec<Candidate>> {
+        let mut candidates = Vec::new();
+        // An error of one repository matters only if no other repository has a candidate.
+        let mut blocked = None;
+        for repository in self.repositories(digest) {
+            match repository.registry.candidates(&repository.name, digest) {
+                Ok(found) => candidates.extend(found),
+                Err(error) => blocked = Some(error),
+            }
+        }
+        if candidates.is_empty() {
+            let unknown = || Error::new(Kind::NotFound, format!("no image names blob {digest}"));
+            return Err(blocked.unwrap_or_else(unknown).with_side(Side::Source));
+        }
+        let first = wrong_reads % candidates.len();
+        candidates.rotate_left(first);
+        Ok(candidates)
+    }
+
+    /// Returns the number of candidates for a blob.
     pub(crate) fn count(&self, digest: &Digest) -> usize {
-        self.of_blob.get(digest).map_or(0, Vec::len)
+        self.candidates(digest, 0).map_or(0, |candidates| candidates.len())
     }
 
-    /// Returns `HOST/REPOSITORY` of the source that [`open`](Self::open) tries first.
+    /// Returns `HOST/REPOSITORY` of the candidate that [`open`](Self::open) tries first.
     /// The choice depends on `wrong_reads`, the number of wrong reads of the blob so far.
     pub(crate) fn first(&self, digest: &Digest, wrong_reads: usize) -> Option<String> {
-        let first = self.repositories(digest, wrong_reads).next()?;
-        Some(format!("{}/{}", first.registry.host(), first.name))
+        let candidates = self.candidates(digest, wrong_reads).ok()?;
+        candidates.first().map(Candidate::to_string)
     }
 
     /// Returns whether one of the source repositories has a blob.
@@ -114,7 +136,7 @@ impl Sources {
     /// Errors of the registry.
     pub(crate) async fn head(&self, blob: &Descriptor) -> Result<Presence<()>> {
         let mut found = Presence::Unknown;
-        for repository in self.repositories(&blob.digest, 0) {
+        for repository in self.repositories(&blob.digest) {
             let asked = repository.registry.head_blob(&repository.name, blob).await;
             found = asked.map_err(|e| e.with_side(Side::Source))?;
             if !matches!(found, Presence::Missing) {
@@ -125,8 +147,8 @@ impl Sources {
     }
 
     /// Opens a range of a blob.
-    /// The list of repositories is rotated by `wrong_reads`, the number of earlier reads of this blob that returned wrong
-    /// bytes, so that each repository comes first in turn.
+    /// The candidate that is asked first depends on `wrong_reads`, the number of earlier reads of this blob that returned
+    /// wrong bytes.
     ///
     /// # Errors
     /// Errors of the last candidate, if no candidate has the blob. [`Kind::NoRanges`] if a candidate does not serve range
@@ -138,20 +160,8 @@ impl Sources {
         without_range: WithoutRange,
         wrong_reads: usize,
     ) -> Result<SourceReader> {
-        let mut candidates = Vec::new();
-        // An error of one repository matters only if no other repository has a candidate.
-        let mut blocked = None;
-        for repository in self.repositories(&blob.digest, wrong_reads) {
-            match repository.registry.candidates(&repository.name, &blob.digest) {
-                Ok(found) => candidates.extend(found),
-                Err(error) => blocked = Some(error),
-            }
-        }
-        if candidates.is_empty() {
-            let unknown = || Error::new(Kind::NotFound, format!("no image names blob {}", blob.digest));
-            return Err(blocked.unwrap_or_else(unknown).with_side(Side::Source));
-        }
-        let first = self.repositories(&blob.digest, wrong_reads).next();
+        let candidates = self.candidates(&blob.digest, wrong_reads)?;
+        let first = self.repositories(&blob.digest).next();
         let in_flight = first.map(|it| it.registry.in_flight(&it.name));
         let left = range.end.saturating_sub(range.start);
         let opened = BlobReader::open(candidates, blob, range, without_range).await;

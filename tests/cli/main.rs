@@ -33,6 +33,7 @@ mod odd_images;
 mod odd_registries;
 mod outages;
 mod outputs;
+mod own_source;
 mod platform_tags;
 mod platforms;
 mod referrers;

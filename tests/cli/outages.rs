@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use super::cli;
 use super::support::cli::Output;
 use super::support::fault::Canned;
-use super::support::images::{greeting, helm_chart};
+use super::support::images::{greeting, helm_chart, without_platforms};
 use super::support::tls::{Authority, ServerTls};
 use super::support::{Action, Auth, Cli, Double, Options, When};
 
@@ -315,6 +315,41 @@ fn a_mirror_that_never_serves_anything_is_left() {
         assert!((1..=4).contains(&told), "{told}: {}", output.everything());
         assert!(mirror.requests().len() <= requests, "{}", mirror.transcript());
     }
+}
+
+#[test]
+fn a_mirror_with_damaged_blobs_is_replaced_by_the_registry_itself() {
+    let (cli, origin, mirror) = (cli(), Double::new(), Double::new());
+    // The configs, without a platform in the index, are read to select platforms.
+    let image = without_platforms();
+    image.push(&origin, "team/app", "1");
+    image.push(&mirror, "team/app", "1");
+    mirror.add_fault(When::get("/blobs/"), Action::FlipBit(3));
+    let name = format!("{}/team/app:1", origin.host());
+    let flag = format!("{}=http://{}", origin.host(), mirror.host());
+    let target = Double::new();
+    for arguments in [["-o", "b.tar"], ["-d", &target.host()]] {
+        let command: &[&str] = if arguments[0] == "-o" { &["export"] } else { &[] };
+        let all = [
+            command,
+            &[name.as_str(), "--mirror", &flag, "--platform", "all"],
+            &arguments,
+        ]
+        .concat();
+        let output = cli.succeed(&all);
+        assert!(
+            mirror.count("GET", "/blobs/") > 0 && origin.count("GET", "/blobs/") > 0,
+            "{}",
+            output.everything()
+        );
+        origin.forget_requests();
+        mirror.forget_requests();
+    }
+    cli.succeed(&["verify", "b.tar"]);
+    // If the registry itself is damaged as well, the image fails.
+    origin.add_fault(When::get("/blobs/"), Action::FlipBit(3));
+    let arguments = ["export", &name, "--mirror", &flag, "--platform", "all", "-o", "c.tar"];
+    cli.run(&arguments).expect_code(1).says(&["has other bytes"]);
 }
 
 #[test]

@@ -1,8 +1,11 @@
-//! Outputs that a finished bundle cannot replace by a rename: refused before anything is fetched.
+//! Outputs that cannot be written, have no room, or cannot be replaced by a rename: found before anything is fetched.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use super::support::cli::Output;
+use super::support::Double;
+use super::support::cli::{Output, copy_program};
 use super::support::real::skipped;
 use super::support::sha256;
 use super::{cli, source};
@@ -128,4 +131,127 @@ fn a_host_that_is_down_is_not_mended_by_other_names() {
         .expect_code(1);
     let output = output.says(&["refused the connection", "run again once the cause is mended"]);
     assert!(!output.stderr.contains("correct the names"), "{}", output.stderr);
+}
+
+/// Runs a command as a user without rights over the files of this one.
+fn as_somebody(cli: &super::Cli, arguments: &[&str]) -> Output {
+    let program = cli.path("program");
+    if !program.exists() {
+        copy_program(env!("CARGO_BIN_EXE_docker-mirror"), &program);
+    }
+    let plain = cli.command(&[]);
+    let mut command = Command::new(&program);
+    let environment = plain.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .current_dir(cli.folder());
+    std::os::unix::process::CommandExt::uid(&mut command, 12345);
+    Output::new(&command.output().unwrap(), arguments)
+}
+
+#[test]
+fn an_output_that_cannot_be_written_or_replaced_is_refused_before_the_first_request() {
+    let (cli, registry) = (cli(), source());
+    let host = registry.host();
+    let (image, pattern) = (
+        format!("{host}/library/greeting:1.0"),
+        format!("{host}/library/greeting:1.*"),
+    );
+    let mode = |name: &str, mode| fs::set_permissions(cli.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    for (folder, rights) in [(".", 0o755), ("closed", 0o755), ("shared", 0o1777)] {
+        fs::create_dir_all(cli.path(folder)).unwrap();
+        mode(folder, rights);
+    }
+    fs::write(cli.path("shared/old.tar"), "of another user").unwrap();
+    let (refused, cannot) = (
+        &["no right to do that", "or choose another place with `-o`"][..],
+        "cannot be replaced",
+    );
+    for (output, words) in [
+        ("closed/b.tar", refused),
+        ("closed/b.tar.zst", refused),
+        ("shared/old.tar", &[cannot, "sticky", "hint: choose another name"]),
+        ("shared/old.tar.gz", &[cannot, "sticky", "hint: choose another name"]),
+    ] {
+        if output.ends_with(".gz") {
+            fs::write(cli.path(output), "of another user").unwrap();
+        }
+        for name in [&image, &pattern] {
+            if !rustix::process::geteuid().is_root() {
+                continue;
+            }
+            let run = as_somebody(&cli, &["export", name, "-o", output, "--force"]);
+            run.expect_code(2).says(words);
+        }
+    }
+    let fixed = cli.path("fixed.tar");
+    fs::write(&fixed, "old").unwrap();
+    let mark = |how| {
+        Command::new("chattr")
+            .arg(how)
+            .arg(&fixed)
+            .stderr(Stdio::null())
+            .status()
+    };
+    if mark("+i").is_ok_and(|done| done.success()) {
+        let run = cli.run(&["export", &image, "-o", "fixed.tar", "--force"]);
+        mark("-i").unwrap();
+        run.expect_code(2).says(&[cannot, "unchangeable"]);
+    }
+    assert_eq!(registry.requests().len(), 0, "{}", registry.transcript());
+}
+
+/// Runs a command in a shell in which no file may have more than this many blocks of 512 bytes.
+fn limited(cli: &super::Cli, blocks: u32, arguments: &[&str]) -> Output {
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+    let plain = cli.command(&[]);
+    let environment = plain.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_docker-mirror")]);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .current_dir(cli.folder());
+    Output::new(&command.output().unwrap(), arguments)
+}
+
+#[test]
+fn a_file_beside_the_output_that_has_no_room_is_told_before_any_work() {
+    let (cli, registry, target) = (cli(), source(), Double::new());
+    let image = format!("{}/library/greeting:1.0", registry.host());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    registry.forget_requests();
+    let host = target.host();
+    let report = ["--report", "r.json"];
+    for arguments in [
+        &["import", "b.tar", "-d", &host, report[0], report[1]][..],
+        &["export", &image, "-o", "-", report[0], report[1]],
+        &["verify", "b.tar", "--want", "w.txt"],
+        &["inspect", "b.tar", "--html", "page.html"],
+        &["inspect", "b.tar", "--lock", "b.lock"],
+    ] {
+        limited(&cli, 0, arguments).expect_code(2).says(&[
+            arguments[arguments.len() - 2],
+            "no file can be made",
+            "hint: make room",
+        ]);
+    }
+    assert_eq!(registry.requests().len() + target.requests().len(), 0);
+    assert_eq!(cli.files(), ["b.tar"]);
+}
+
+#[test]
+fn a_dry_run_says_that_the_bundle_will_not_fit() {
+    let (cli, registry) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", registry.host());
+    for output in ["b.tar", "b.tar.zst"] {
+        let run = limited(&cli, 8, &["export", &image, "-o", output, "--dry-run"]);
+        run.expect_code(1)
+            .says(&["would write", "error: the bundle has", "ulimit -f"]);
+    }
+    cli.succeed(&["export", &image, "-o", "b.tar", "--dry-run"]);
+    assert_eq!(cli.files(), [""; 0]);
 }

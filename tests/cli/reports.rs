@@ -1,13 +1,15 @@
 //! `--json` and `--report`: one document for each run, and the schema that every document follows.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::support::cli::{Output, wait_until};
 use super::support::image::Style;
 use super::support::images::{linux_and_windows, small, with_foreign_layer};
-use super::support::{Auth, Double, Options, referrers};
+use super::support::layout::write_layout;
+use super::support::{Action, Auth, Double, Gate, Options, When, referrers};
 use super::{Cli, cli};
 
 /// Checks a document against the part of JSON Schema that the schemas in `docs` use.
@@ -327,6 +329,29 @@ fn a_run_that_is_ended_from_outside_has_a_document() {
     let image = format!("{}/a/b:1", source.host());
     let late = document(&cli, &schema, 124, &["export", &image, "-o", "b.tar", "--timeout", "1"]);
     assert_eq!(late["error"]["kind"], "cancelled");
+}
+
+#[test]
+fn an_import_that_is_ended_from_outside_says_what_it_sent() {
+    let (cli, schema, gate) = (cli(), Schema::read(), Gate::closed());
+    let target = Double::start(Options::default().fault(When::put("/manifests/"), Action::Hold(gate.clone())));
+    write_layout(
+        &cli.path("b.tar"),
+        &[("docker.io/a/b:1", &small(Style::Oci, "linux/amd64", "app"))],
+    );
+    let arguments = ["import", "b.tar", "-d", &target.host(), "--report", "r.json"];
+    let child = cli.spawn(&arguments);
+    wait_until("a manifest after all blobs", || target.count("PUT", "/manifests/") > 0);
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+    let output = Output::new(&child.wait_with_output().unwrap(), &arguments);
+    gate.open();
+    let sent = target.count("PUT", "/blobs/uploads/");
+    assert!(sent > 1, "{}", target.transcript());
+    let output = output.says(&[&format!("{sent} blobs ("), "uploaded"]);
+    let document: Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
+    assert_eq!(schema.check(&document), [""; 0], "{}", output.everything());
+    assert_eq!(document["total"]["uploaded"]["blobs"], sent, "{document}");
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn what_is_in_the_place_of_a_file_of_the_program_is_named_and_kept() {
         let kept = cli.path(name).join("kept");
         std::fs::create_dir_all(&kept).unwrap();
         let run = ends(&cli, &export);
-        run.expect_code(1).says(&["b.tar.partial", "folder", "hint: ", "emove"]);
+        run.expect_code(2).says(&["b.tar.partial", "folder", "hint: ", "emove"]);
         assert!(kept.is_dir() && !cli.path("b.tar").exists(), "{name}");
         std::fs::remove_dir_all(cli.path(name)).unwrap();
         cli.succeed(&export);
@@ -189,7 +189,7 @@ fn what_is_in_the_place_of_a_file_of_the_program_is_named_and_kept() {
     }
     let socket = std::os::unix::net::UnixListener::bind(cli.path("b.tar.partial")).unwrap();
     ends(&cli, &export)
-        .expect_code(1)
+        .expect_code(2)
         .says(&["it is a socket", "hint: remove it"]);
     drop(socket);
     for flag in ["--lock", "--want"] {

@@ -62,6 +62,11 @@ impl Setback {
         if redirect::is_redirect(status.as_u16()) {
             return Self::Final(target.redirected(&answer));
         }
+        if is_passing(status)
+            && let Some(error) = answer.long_pause().await
+        {
+            return Self::Final(error.context(&target.action));
+        }
         let asked = retry_after(answer.headers(), SystemTime::now());
         let led_back = status == StatusCode::UNAUTHORIZED && !answer.from_registry && target.host.owns(&answer.url);
         let mut error = answer.refusal().await;

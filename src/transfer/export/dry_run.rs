@@ -2,21 +2,23 @@
 //! The plan states sizes, bytes already present, and free disk space. Manifests are fetched.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::file::up_to_date;
 use super::request::{DryRun, Exported, Output, Report, Request};
 use super::resolved::{Resolved, unique};
 use super::reuse::Earlier;
+use crate::bundle::file_system::FileSystem;
 use crate::bundle::journal::OldSlot;
 use crate::bundle::partial::{Partial, check_output};
 use crate::bundle::plan::Plan;
 use crate::bundle::replay::Replay;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
-use crate::progress::Progress;
+use crate::progress::{Progress, human_bytes};
 use crate::registry::Registries;
 use crate::transfer::resolve::Resolver;
 
@@ -55,6 +57,7 @@ pub(super) async fn run(request: &Request, registries: &Registries, progress: &P
         let plan = Plan::new(&resolved.trees, &resolved.extras(request.docker_manifest))?;
         report.size = plan.total();
         report.dry_run = Some(sum_up(&plan, &slots, &earlier, path));
+        report.does_not_fit = path.and_then(|path| does_not_fit(request, path, plan.total()));
         report.pulls_needed = pulls_needed(&resolved.trees, registries);
     }
     report.failed = resolved.failed;
@@ -113,6 +116,15 @@ fn pulls_needed(trees: &[ImageTree], registries: &Registries) -> BTreeMap<String
     }
     let counts = absent.into_iter();
     counts.map(|(host, digests)| (host, digests.len() as u64)).collect()
+}
+
+/// Returns the error that the real export would end with if the file system cannot hold the bundle.
+fn does_not_fit(request: &Request, path: &Path, total: u64) -> Option<Error> {
+    let system = request.file_system.or_else(|| FileSystem::of_folder(path))?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let allocated = std::fs::metadata(partial).map_or(0, |there| there.blocks() * 512);
+    system.holds(total, allocated, path, human_bytes).err()
 }
 
 /// Returns the free bytes in the folder of the bundle, or `None` if they are unknown.

@@ -10,12 +10,33 @@ mod resolved;
 mod reuse;
 mod stream;
 
-use crate::error::Result;
+use crate::bundle::partial::{self, Partial};
+use crate::error::{Kind, Result};
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
 
 pub use request::{Compression, DryRun, Exported, Output, Report, Request, Reused, SupplementRequest};
 pub use stream::supplement::supplement;
+
+/// Checks, before the first request, that the file of a bundle can be written and get its name.
+/// A file that exists is left to the export, which compares it with what was asked for.
+///
+/// # Errors
+/// [`Kind::Usage`] if the place is not fit for a bundle, and [`Kind::Busy`] if another run is writing it.
+pub fn check_output(output: &Output) -> Result<()> {
+    let Output::File { path, force, .. } = output else {
+        return Ok(());
+    };
+    match partial::check_output(path, *force) {
+        Err(error) if error.kind() == Kind::Exists => return Ok(()),
+        checked => checked?,
+    }
+    let partial = Partial::open(path)?;
+    if partial.is_empty()? && partial.journal().is_free() {
+        partial.remove();
+    }
+    Ok(())
+}
 
 /// Exports images into one bundle.
 ///

@@ -129,6 +129,8 @@ pub struct Report {
     pub size: u64,
     /// Result of the plan, if the export was only planned.
     pub dry_run: Option<DryRun>,
+    /// Set by a dry run if the file system cannot hold the bundle: the error of the real export.
+    pub does_not_fit: Option<Error>,
     /// Number of manifests that an export would fetch from each registry.
     /// Set by a dry run; manifests in the cache are not counted.
     pub pulls_needed: BTreeMap<String, u64>,

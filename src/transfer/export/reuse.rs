@@ -55,7 +55,12 @@ impl Earlier {
                         format!("`--reuse {shown}`: this is a pipe or a device, which cannot be read at any place");
                     return Err(Error::new(Kind::Usage, what).with_hint("save what comes from it to a file first"));
                 }
+                let is_unfinished = path.extension().is_some_and(|extension| extension == "partial");
                 let opened = Bundle::open(&[path], &OpenOptions::default()).map_err(|e| match e.kind() {
+                    _ if is_unfinished => e.with_hint(format!(
+                        "`{shown}` is an unfinished export: run that export again, which completes the file; an export to the \
+                         same `-o` takes over its blobs without `--reuse`"
+                    )),
                     // The bundle has no image with a name; the original hint is meant for an import.
                     Kind::Usage => e.with_hint(format!("`--reuse` needs images with names: omit `{shown}`")),
                     Kind::Integrity => e.with_hint(format!("`--reuse` needs at least one image that is whole: omit `{shown}`")),

@@ -132,7 +132,7 @@ pub(crate) async fn compare(
         comparison => comparison,
     };
     let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(wide);
-    let comparisons = stream::iter([first]).chain(rest).collect().await;
+    let comparisons: Vec<_> = stream::iter([first]).chain(rest).collect().await;
     if let (images, Some(error)) = &*unchecked.lock() {
         let images = counted(*images, "image", "images");
         progress.warn(format!(
@@ -141,5 +141,36 @@ pub(crate) async fn compare(
             error.full()
         ));
     }
+    refuse_own_source(items, &comparisons)?;
     Ok(comparisons)
+}
+
+/// Refuses to replace the index under a source's own name by the filtered index that was made from it. No tag would lead to
+/// the original any more, and a garbage collection removes the other platforms.
+///
+/// A tag that holds anything else is not the source: two sites may have registries of the same name.
+///
+/// # Errors
+/// [`Kind::Usage`], with the first such image.
+fn refuse_own_source(items: &[PushItem], comparisons: &[Result<Comparison>]) -> Result<()> {
+    for (item, comparison) in items.iter().zip(comparisons) {
+        let (source, destination) = (&item.tree.source, &item.destination);
+        let is_own = source.host() == destination.host()
+            && source.repository() == destination.repository()
+            && source.tag() == destination.tag();
+        if let Ok(comparison) = comparison
+            && let TagAction::Push(Some(held)) = &comparison.action
+            && is_own
+            && item.tree.original.root.has_digest(held)
+            && !item.tree.pushed().root.has_digest(held)
+        {
+            let what = format!(
+                "`{destination}` is the source itself: its index {held} would be replaced by one with fewer platforms, and \
+                 nothing was sent"
+            );
+            return Err(Error::new(Kind::Usage, what)
+                .with_hint("give another registry or path with `-d`, or omit this image; `--platform all` keeps the index as it is"));
+        }
+    }
+    Ok(())
 }

@@ -85,6 +85,7 @@ pub(crate) async fn ensure_blob(
             }
             Ok(Pushed::Uploaded) => {
                 metered.correct(descriptor.size);
+                progress.emit(Event::Uploaded { size: descriptor.size });
                 return Ok(Placed::Uploaded);
             }
             Err(error) => {

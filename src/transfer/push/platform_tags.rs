@@ -182,7 +182,7 @@ fn check(items: &[PushItem]) -> Result<()> {
                 Kind::Usage,
                 format!("with `--platform-tags`, {what} would become `{}`", item.destination),
             )
-            .with_hint("omit `--platform-tags`, or mirror these images in two runs"));
+            .with_hint("omit `--platform-tags`, or mirror each of these images to a `-d` of its own"));
         }
     }
     Ok(())

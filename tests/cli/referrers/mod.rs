@@ -14,7 +14,7 @@ mod requests;
 mod sha512;
 mod two_ways;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::cli;
 use super::support::image::{Document, Image, Style};

@@ -150,6 +150,34 @@ async fn a_pause_that_is_longer_than_a_run_waits_is_told_in_words_for_people() {
 }
 
 #[tokio::test]
+async fn a_long_pause_ends_every_kind_of_request() {
+    let config = layer(b"{}");
+    let image = manifest(&config, &[]);
+    for when in [
+        When::post("/blobs/uploads/"),
+        When::put("/blobs/uploads/"),
+        When::put("/manifests/"),
+        When::get("/token"),
+    ] {
+        let options = Options::default().auth(Auth::bearer("alice", "right"));
+        let server = Double::start(options.fault(when.clone(), Action::throttled(Some("3600"))));
+        let (options, told) = client::logged_in("alice", "right");
+        let registry = with(options, &server.host());
+        let blob = registry.push_blob("a", &config, &Memory("{}".into()), None).await;
+        let error = match blob {
+            Ok(_) => registry.put_manifest("a", &tag("1"), &image).await.unwrap_err(),
+            Err(error) => error,
+        };
+        let hint = error.hint().unwrap_or_default();
+        assert!(
+            hint.contains("a pause of 1h, which is longer"),
+            "{when:?}: {error:?} {hint}"
+        );
+        assert_eq!(told.pauses(), [Duration::ZERO; 0], "{when:?}: {}", server.transcript());
+    }
+}
+
+#[tokio::test]
 async fn connections_that_break_before_an_answer() {
     for end in [End::Close, End::Reset] {
         let server = server(Options::default().fault(When::any().first(3), Action::End(end)));

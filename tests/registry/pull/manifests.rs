@@ -33,6 +33,28 @@ async fn a_manifest_is_read_in_one_request_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_small_answer_that_decodes_to_a_huge_one_is_called_too_large() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut gzip, &vec![b' '; 40 << 20]).unwrap();
+    let bomb = Canned {
+        status: 200,
+        headers: vec![
+            ("content-type".into(), TYPE.into()),
+            ("content-encoding".into(), "gzip".into()),
+        ],
+        body: gzip.finish().unwrap(),
+    };
+    let (server, digest, _) = with_image(Options::default().fault(When::any(), Action::Answer(bomb)));
+    let (registry, _) = client(&server.host());
+    for target in [tag("1"), Target::Digest(digest)] {
+        let error = registry.manifest("a/b", &target).await.unwrap_err().full();
+        assert!(error.contains("decoded, it has more than the"), "{error}");
+    }
+    let error = registry.tags("a/b").await.unwrap_err().full();
+    assert!(error.contains("a page has more than"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_said_so() {
     let (server, ..) = with_image(Options::default());
     let (registry, _) = client(&server.host());

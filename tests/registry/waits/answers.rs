@@ -112,6 +112,17 @@ async fn lists_that_drip_or_have_no_end() {
             .unwrap_err();
         let most = if script == Script::Endless { 400 } else { 30 };
         assert!(server.count("GET", "") <= most, "{}", server.transcript());
+        // A host that used up the time for one list is not asked for the next one.
+        if script == Script::Slow {
+            let before = server.count("GET", "");
+            let next = manifest(&layer(b"[]"), &[]);
+            for other in ["a/b", "c"] {
+                let error = registry.referrers(other, next.digest(), 9).await.unwrap_err();
+                assert!(error.to_string().contains("not asked again"), "{error:?}");
+                registry.tags(other).await.unwrap_err();
+            }
+            assert_eq!(server.count("GET", ""), before, "{}", server.transcript());
+        }
     }
 }
 

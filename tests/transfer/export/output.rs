@@ -271,7 +271,7 @@ fn a_read_only_file_system() {
     let (registry, export) = one_image();
     let done = export_to(&registry, &export.cli, &fs.path().join("b.tar"));
     let said = text(&done);
-    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert_eq!(done.status.code(), Some(2), "{said}");
     assert!(
         said.contains("b.tar") && said.to_lowercase().contains("read-only"),
         "{said}"

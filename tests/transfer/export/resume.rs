@@ -255,6 +255,57 @@ fn a_file_that_is_no_bundle_of_ours_is_not_overwritten() {
 }
 
 #[test]
+fn a_foreign_file_beside_a_journal_of_ours_is_not_overwritten() {
+    let registry = Double::new();
+    fill(&registry);
+    let export = cut_off(&registry, 12 * MIB as u64);
+    std::fs::write(export.path("b.tar.partial"), "#!/usr/bin/python3\n").unwrap();
+    let said = export.fails("b.tar", &[], 1);
+    assert!(
+        said.contains("no bundle of this program") && said.contains("--fresh"),
+        "{said}"
+    );
+    assert_eq!(
+        std::fs::read(export.path("b.tar.partial")).unwrap(),
+        b"#!/usr/bin/python3\n"
+    );
+}
+
+#[test]
+fn an_unfinished_file_that_was_emptied_or_cut_is_begun_anew_and_told() {
+    let registry = Double::new();
+    fill(&registry);
+    let expected = undisturbed(&registry, &["a/a:1", "b/b:1"]);
+    for left in [None, Some(0), Some(100), Some(1000)] {
+        let export = cut_off(&registry, 12 * MIB as u64);
+        let partial = export.path("b.tar.partial");
+        match left {
+            None => std::fs::remove_file(&partial).unwrap(),
+            Some(length) => {
+                let file = std::fs::OpenOptions::new().write(true).open(&partial).unwrap();
+                file.set_len(length).unwrap();
+            }
+        }
+        let done = export.run("b.tar", &[]);
+        let said = super::tools::text(&done);
+        assert!(
+            done.status.success() && said.contains("is lost; starting anew"),
+            "{left:?}: {said}"
+        );
+        assert!(std::fs::read(export.path("b.tar")).unwrap() == expected, "{said}");
+    }
+}
+
+#[test]
+fn an_unfinished_export_is_no_earlier_bundle() {
+    let registry = Double::new();
+    fill(&registry);
+    let export = cut_off(&registry, 12 * MIB as u64);
+    let said = export.fails("c.tar", &["--reuse", "b.tar.partial"], 2);
+    assert!(said.contains("hint: `b.tar.partial` is an unfinished export"), "{said}");
+}
+
+#[test]
 fn tags_stay_where_the_first_run_found_them() {
     let registry = Double::new();
     fill(&registry);

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::bundle::journal::{Header, OldSlot};
+use crate::bundle::layout;
 use crate::bundle::partial::Partial;
 use crate::bundle::plan::Plan;
 use crate::bundle::replay::Replay;
@@ -17,6 +18,9 @@ use crate::text::{few, quote};
 
 /// Maximum size in bytes of the front (everything before the first blob) that is read back.
 const MAX_FRONT: u64 = 1 << 30;
+
+/// Number of bytes at the start of a file by which a bundle is told from other files.
+const HEAD: usize = 512;
 
 /// An unfinished export that can be resumed.
 #[derive(Debug, Default)]
@@ -102,6 +106,8 @@ fn foreign(partial: &Partial, why: &str) -> Error {
 /// Reads the state of the unfinished file.
 /// Returns `None` if nothing can be resumed; the file is empty then.
 ///
+/// Bytes that an earlier run fetched and that are no longer in the file are told as lost.
+///
 /// # Errors
 /// [`Kind::Exists`] if the file is no bundle of this program: such a file is never overwritten silently.
 pub(super) fn look(
@@ -110,14 +116,40 @@ pub(super) fn look(
     request: &Digest,
     progress: &Progress,
 ) -> Result<Option<Unfinished>> {
+    let shown = quote(partial.path());
+    let replay = Replay::read(&partial.journal());
+    let tell_lost = |why: &str| {
+        if let Ok(Replay { slots, .. }) = &replay
+            && slots.iter().any(|slot| !slot.written.is_empty())
+        {
+            progress.warn(format!(
+                "the unfinished bundle `{shown}` {why}: what an earlier run fetched is lost; starting anew"
+            ));
+        }
+    };
     if partial.is_blank()? {
+        tell_lost("is empty or was removed");
         if !partial.is_empty()? {
             partial.clear()?;
         }
         return Ok(None);
     }
-    let shown = quote(partial.path());
-    let Replay { header, slots } = match Replay::read(&partial.journal()) {
+    // The journal of an earlier run may be beside a file of another program.
+    if replay.is_ok() && !belongs_to_journal(partial)? {
+        return Err(foreign(
+            partial,
+            "is no bundle of this program, though a journal is beside it",
+        ));
+    }
+    let length = partial.len()?;
+    if let Ok(Replay { slots, .. }) = &replay
+        && slots
+            .iter()
+            .all(|slot| slot.offset >= length || slot.written.is_empty())
+    {
+        tell_lost(&format!("has only {length} bytes left"));
+    }
+    let Replay { header, slots } = match replay {
         Ok(replay) => replay,
         // A bundle whose journal is lost or unreadable cannot be resumed, so clearing the file loses nothing.
         Err(error) if error.kind() != Kind::Unsupported && begins_bundle(partial)? => {
@@ -138,7 +170,6 @@ pub(super) fn look(
         .filter_map(|(name, digest)| Some((name.parse().ok()?, digest.clone())))
         .filter(|(name, _)| asked.contains(name))
         .collect();
-    let length = partial.len()?;
     let slots = slots
         .into_iter()
         .filter(|slot| slot.offset < length && !slot.written.is_empty())
@@ -154,9 +185,18 @@ pub(super) fn look(
 }
 
 fn begins_bundle(partial: &Partial) -> Result<bool> {
-    let mut head = [0; 1024];
+    let mut head = [0; HEAD];
     let got = partial.read_at(&mut head, 0)?;
-    Ok(crate::bundle::layout::begins_bundle(&head[..got]))
+    Ok(layout::begins_bundle(&head[..got]))
+}
+
+/// Returns whether a file beside a journal may be the bundle of that journal.
+/// Few of its first bytes may be damaged, and a power cut may leave zeros in their place.
+fn belongs_to_journal(partial: &Partial) -> Result<bool> {
+    let mut head = [0; HEAD];
+    let got = partial.read_at(&mut head, 0)?;
+    let head = &head[..got];
+    Ok(head.iter().all(|byte| *byte == 0) || layout::begins_damaged_bundle(head))
 }
 
 /// Reads the manifests in the front of the file.
@@ -165,7 +205,7 @@ fn manifests(partial: &Partial, header: &Header) -> Vec<Arc<RawManifest>> {
     let mut found = Vec::new();
     let front = Front { partial, at: 0 }.take(header.front.min(MAX_FRONT));
     let front = io::BufReader::with_capacity(64 << 10, front);
-    crate::bundle::layout::blobs_in(front, MAX_MANIFEST, |digest, content| {
+    layout::blobs_in(front, MAX_MANIFEST, |digest, content| {
         let declared = header.types.get(&digest).map(String::as_str);
         if let Ok(manifest) = RawManifest::new(content, declared, Some(&digest)) {
             found.push(Arc::new(manifest));

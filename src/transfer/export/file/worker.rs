@@ -29,7 +29,7 @@ const COPY_STEP: u64 = 64 << 20;
 /// Maximum number of bytes read back at a time.
 const READ_BACK: usize = 1 << 20;
 
-/// Maximum number of fetches of a blob with a wrong digest, unless more repositories have the blob.
+/// Maximum number of fetches of a blob with a wrong digest, unless more mirrors and repositories have the blob.
 const MAX_WRONG: usize = 2;
 
 /// Inputs for filling the slots of a plan.
@@ -281,7 +281,7 @@ impl Workers {
     /// The slot is then completed, restarted or given up.
     fn check_digest(&self, slot: &Slot) -> Result<()> {
         let (blob, progress) = (&slot.place.blob, &self.filling.progress);
-        // Every repository that has the blob is tried.
+        // Every mirror and repository that has the blob is tried.
         let max_wrong = MAX_WRONG.max(self.filling.sources.count(&blob.digest));
         let verdict = match slot.verdict(max_wrong) {
             None => return Ok(()),

@@ -92,7 +92,7 @@ async fn one(sources: &Sources, blob: &Descriptor, is_small: bool) -> Result<Opt
             return Ok(Some(bytes.freeze()));
         }
         wrong += 1;
-        // Each repository is tried once, and the first one a second time, since bytes can also be corrupted in transit.
+        // Each candidate is tried once, and the first one a second time, since bytes can also be corrupted in transit.
         if wrong > sources.count(&blob.digest) {
             let what = format!("blob {} has other bytes: they hash to {found}", blob.digest);
             return Err(Error::new(Kind::Integrity, what).with_side(Side::Source));

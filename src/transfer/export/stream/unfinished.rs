@@ -1,8 +1,10 @@
 //! An unfinished output file that is written in order.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::bundle::layout::begins_bundle;
 use crate::bundle::partial::Partial;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
@@ -61,11 +63,27 @@ impl Drop for Unfinished {
     }
 }
 
+/// Number of bytes of a compressed file that are decoded to see what is in it; more than the first block of Zstandard has.
+const HEAD: usize = 256 << 10;
+
 /// Returns whether a killed compressing run left this file.
-/// Such a file has no journal, and starts like gzip or Zstandard.
+/// Such a file has no journal, and what is compressed in it starts like a bundle.
 fn left_by_a_kill(partial: &Partial) -> bool {
-    let mut head = [0; 4];
-    let read = partial.read_at(&mut head, 0).is_ok();
-    let compressed = matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]);
-    read && compressed && partial.journal().is_free()
+    let mut head = vec![0; HEAD];
+    let Ok(length) = partial.read_at(&mut head, 0) else {
+        return false;
+    };
+    let head = &head[..length];
+    let decoder: Box<dyn Read + '_> = match head {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::GzDecoder::new(head)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => match zstd::stream::read::Decoder::new(head) {
+            Ok(decoder) => Box::new(decoder),
+            Err(_) => return false,
+        },
+        _ => return false,
+    };
+    let mut start = Vec::new();
+    // The file breaks off, so the decoder ends with an error.
+    let _ = decoder.take(1024).read_to_end(&mut start);
+    begins_bundle(&start) && partial.journal().is_free()
 }
