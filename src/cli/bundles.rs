@@ -1,10 +1,11 @@
 //! Opens the bundles that a command only reads, from files, folders or standard input.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use docker_mirror::{
-    Bundle, Error, Kind, OpenOptions, Progress, Result, few_with, missing_path_hint, open_regular, quote, wait_for_pipe,
+    Bundle, Error, Kind, OpenOptions, Progress, Reference, Result, few_with, missing_path_hint, open_regular, quote,
+    wait_for_pipe,
 };
 
 use super::values::TRANSPORTS;
@@ -123,8 +124,47 @@ fn missing(path: &Path) -> Error {
         _ if path.is_symlink() => {
             error.with_hint("it is a link to a file that does not exist: see where it leads (`ls -l`)")
         }
+        _ if looks_like_image(path) => error.with_hint(format!(
+            "this command reads files; if an image of a registry is meant, `docker-mirror export {0} -o bundle.tar` makes a file of \
+             it, and `docker-mirror -d REGISTRY {0}` copies it to another registry",
+            quote(path)
+        )),
         _ => error.with_hint(missing_path_hint(path)),
     }
+}
+
+/// Returns whether a path that leads nowhere could be the name of an image: with a tag, a digest or a host.
+fn looks_like_image(path: &Path) -> bool {
+    let is_archive_name = path.extension().is_some_and(|end| {
+        ["tar", "tgz", "gz", "zst", "xz", "bz2", "partial"]
+            .iter()
+            .any(|archive| end == *archive)
+    });
+    let Some(name) = path.to_str().filter(|_| !is_archive_name) else {
+        return false;
+    };
+    let (host, rest) = name.split_once('/').unwrap_or(("", name));
+    let has_host = host.contains(['.', ':']) && !host.starts_with('.');
+    (has_host || rest.contains([':', '@'])) && name.parse::<Reference>().is_ok()
+}
+
+/// Returns whether a file begins as a tar archive or a compressed file does.
+pub(super) fn is_archive(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = open_regular(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    read.is_ok()
+        && match head.as_slice() {
+            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => true,
+            head => head.get(257..).is_some_and(|rest| rest.starts_with(b"ustar")),
+        }
+}
+
+/// Returns the hint for a bundle that is given where an image or a list of images belongs.
+pub(super) fn bundle_hint(path: &Path) -> String {
+    format!(
+        "to push the images of this bundle: `docker-mirror import {0} -d REGISTRY[/PREFIX]`; to list them: `docker-mirror inspect {0}`",
+        quote(path)
+    )
 }
 
 /// Returns whether a file is the `.partial` file of an unfinished export.

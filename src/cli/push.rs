@@ -7,7 +7,7 @@ use docker_mirror::{
 };
 
 use super::failures::{self, AtOnce};
-use super::output::{self, LeftOutPlatforms, Outcome};
+use super::output::{self, LeftOutBy, LeftOutPlatforms, Outcome};
 use super::progress::Display;
 use super::report::Reporting;
 use super::status::Work;
@@ -91,6 +91,7 @@ impl Target {
         display: &Display,
         reporting: &Reporting,
         reads_bundle: bool,
+        left_out_by: LeftOutBy,
     ) -> Outcome {
         let mut left_out = LeftOutPlatforms::default();
         for image in &report.images {
@@ -103,7 +104,7 @@ impl Target {
                 }
             }
         }
-        left_out.tell(display.is_verbose());
+        left_out.tell(display.is_verbose(), left_out_by);
         let total = &report.total;
         let (uploaded, mounted) = match report.dry_run {
             true => ("to upload", "to reuse from other repositories"),
