@@ -125,7 +125,7 @@ impl Target {
                 output::info(parts.join(", "));
             }
         }
-        tell_failures(&report, &display.at_once);
+        tell_failures(&report, &display.at_once, reads_bundle);
         let outcome = outcome(&report, reads_bundle);
         if any_went_well {
             display.conclude(&images(&report));
@@ -161,6 +161,10 @@ fn images(report: &PushReport) -> String {
         }
     }
     parts.push(format!("{} failed", count(Became::Failed)));
+    let unpinned = report.images.iter().filter(|image| image.pinned_digest_missing).count();
+    if unpinned > 0 {
+        parts.push(format!("{unpinned} without the original digest"));
+    }
     // The first warnings name them, far above in a long run.
     if !report.missing.is_empty() {
         parts.push(format!("{} missing from the bundle", report.missing.len()));
@@ -232,7 +236,7 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     }
 }
 
-fn tell_failures(report: &PushReport, at_once: &AtOnce) {
+fn tell_failures(report: &PushReport, at_once: &AtOnce, reads_bundle: bool) {
     if !report.broken_archives.is_empty() {
         let failed = report.broken_archives.iter();
         let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.clone())).collect();
@@ -266,9 +270,14 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) {
     unpinned(
         report,
         &refused,
-        "pushed with a filtered index instead of the sparse one requested",
-        "have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with `--index \
-         filtered`",
+        "pushed with a filtered index, since the registry rejects the original one without all its platforms",
+        match reads_bundle {
+            true => {
+                "have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with `--index \
+                 filtered`"
+            }
+            false => "copy all platforms (`--platform all`), or accept the new digest with `--index filtered`",
+        },
     );
     unpinned(
         report,

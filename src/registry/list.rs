@@ -254,7 +254,12 @@ impl Host {
             (more, false) => format!(" and {more} more"),
             (more, true) => format!(" and more than {more} more"),
         };
-        error.with_hint(format!("existing tags: {}{rest}", near.join(", ")))
+        // Other programs write `1.x` for what is a pattern here.
+        let pattern = match wanted.strip_suffix(".x").or_else(|| wanted.strip_suffix(".X")) {
+            Some(versions) => format!("; for all tags of {versions}, write `{versions}.*`"),
+            None => String::new(),
+        };
+        error.with_hint(format!("existing tags: {}{rest}{pattern}", near.join(", ")))
     }
 }
 
