@@ -59,6 +59,17 @@ pub(super) fn only_pipe(paths: &[PathBuf]) -> Result<()> {
 /// # Errors
 /// [`Kind::Usage`] with all such paths.
 pub(super) fn check_named(paths: &[PathBuf]) -> Result<()> {
+    if are_pieces(paths) {
+        let names = paths
+            .iter()
+            .map(|path| quote(path).to_string())
+            .collect::<Vec<_>>()
+            .join(" ");
+        let error = Error::new(Kind::Usage, format!("{} files are pieces of one archive", paths.len()));
+        return Err(error.with_hint(format!(
+            "join them in their order: `cat {names} | docker-mirror import - -d REGISTRY`, or `cat {names} > bundle.tar`"
+        )));
+    }
     let errors = paths.iter().filter(|path| !is_stdin(path)).map(|path| opens(path));
     let errors: Vec<Error> = errors.filter_map(Result::err).collect();
     let [first, rest @ ..] = errors.as_slice() else {
@@ -68,6 +79,26 @@ pub(super) fn check_named(paths: &[PathBuf]) -> Result<()> {
         return Err(first.clone());
     }
     Err(several("opened", errors.iter(), Kind::Usage))
+}
+
+/// Returns whether files are the pieces that `split` makes of an archive: only the first one begins as an archive does, and the names
+/// differ in their last characters alone.
+fn are_pieces(paths: &[PathBuf]) -> bool {
+    /// Maximum number of characters that `split` adds to a name in common use.
+    const SUFFIX: usize = 3;
+    let [first, rest @ ..] = paths else { return false };
+    let stem = |path: &Path| {
+        let name = path.as_os_str().as_encoded_bytes();
+        name[..name.len().saturating_sub(SUFFIX)].to_vec()
+    };
+    let is_piece = |path: &PathBuf| {
+        path.as_os_str().len() == first.as_os_str().len()
+            && stem(path) == stem(first)
+            && path.is_file()
+            && !path.extension().is_some_and(|end| end == "tar")
+            && !is_archive(path)
+    };
+    !rest.is_empty() && is_archive(first) && rest.iter().all(is_piece)
 }
 
 /// Combines the errors of several files.
@@ -117,6 +148,15 @@ fn missing(path: &Path) -> Error {
             "a bundle is a file or a folder: save the image with `docker save` or `podman save` (`-o FILE.tar {}`), and name that file",
             quote(&image)
         )),
+        Some(("file", file)) if file.starts_with("//") => error.with_hint("omit `file://`"),
+        Some((transport @ ("oci" | "oci-archive" | "docker-archive"), file)) if file.contains(':') => {
+            let file = file.split(':').next().unwrap_or_default();
+            error.with_hint(format!(
+                "omit `{transport}:` and the name behind the file: write `{}`; `--only` of `import` chooses an image of it",
+                quote(&file)
+            ))
+        }
+        _ if name.contains('*') => error.with_hint("write the pattern without quotes, so that the shell expands it"),
         Some((transport, file)) if TRANSPORTS.contains(&transport) => error.with_hint(format!(
             "omit `{transport}:`: what kind of archive `{}` is, is found by reading it",
             quote(&file)

@@ -150,6 +150,9 @@ impl Cli {
                 "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
                  resumes"
             }
+            Some(Command::Export(arguments)) if arguments.fresh => {
+                "run the same command again without `--fresh` to resume; with it, the export starts anew"
+            }
             Some(Command::Inspect(_) | Command::Verify(_) | Command::Diff(_)) => {
                 "run the same command again: it begins anew, and nothing was changed"
             }

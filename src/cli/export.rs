@@ -93,7 +93,7 @@ pub(super) struct Arguments {
 
     /// Start anew instead of continuing an unfinished export
     #[arg(long)]
-    fresh: bool,
+    pub(super) fresh: bool,
 
     /// Write the bundle even if some images fail; missing ones are recorded in it
     #[arg(long)]

@@ -105,10 +105,13 @@ impl Registry {
             match places.front() {
                 Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
                 None if any_answer && error.kind() == Kind::Network => {
+                    // Without the name of the manifest, so that the warning is the same for all manifests of all images.
+                    let full = error.full();
                     self.host.context.warn_once(format!(
-                        "`{}` cannot be asked for signatures, and its mirrors list none: {}",
+                        "`{}` cannot be asked for signatures, and its mirrors list none, so that images may lack them: {}; \
+                         `--no-referrers` asks for none",
                         self.host.name,
-                        error.full()
+                        error.shared_cause().unwrap_or(&full)
                     ));
                 }
                 None => return Err(error),

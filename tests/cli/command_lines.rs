@@ -400,6 +400,21 @@ const LINES: &[Line] = &[
         &["does not exist", "`gone.tar.partial` is there", "not finished"],
     ),
     line(&["verify", "gone.tar"], 2, &["`gone.tar.partial` is there"]),
+    line(
+        &["import", "oci-archive:x.tar:y", "-d", "127.0.0.1:1"],
+        2,
+        &["write `x.tar`"],
+    ),
+    line(&["verify", "file:///tmp/x.tar"], 2, &["hint: omit `file://`"]),
+    line(&["verify", "usb/*.tar"], 2, &["hint: write the pattern without quotes"]),
+    line(
+        &["import", "part.aa", "part.ab", "-d", "127.0.0.1:1"],
+        2,
+        &[
+            "2 files are pieces of one archive",
+            "`cat part.aa part.ab | docker-mirror import - -d REGISTRY`",
+        ],
+    ),
     line(&["inspect", "oci-archive:x.tar"], 2, &["hint: omit `oci-archive:`"]),
     line(
         &["import", "gone.tar.partial", "-d", "127.0.0.1:1"],
@@ -472,6 +487,9 @@ fn a_command_line_that_is_wrong_is_told_what_would_be_right() {
     let image = format!("{}/library/greeting:1.0", registry.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     let whole = std::fs::read(cli.path("b.tar")).unwrap();
+    let (front, back) = whole.split_at(whole.len() / 2 + 100);
+    std::fs::write(cli.path("part.aa"), front).unwrap();
+    std::fs::write(cli.path("part.ab"), back).unwrap();
     std::fs::write(cli.path("gone.tar.partial"), &whole[..whole.len() / 2]).unwrap();
     for line in LINES {
         let output = cli.run(line.arguments).expect_code(line.code);
