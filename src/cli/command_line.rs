@@ -17,7 +17,7 @@ Exit codes:
   1  something failed; what it was is on standard error
   2  the command line, or a file that it names, is wrong; nothing was done
   3  registries refused the login, or the account has no right
-  4  a pull limit is used up; run the same command again later
+  4  a quota or pull limit is used up; run the same command again later
   5  the bundle is damaged
   6  the bundle was written without some images (--allow-partial)
   124  --timeout ended the run; 129, 130, 143: a signal (SIGHUP, SIGINT, SIGTERM) did";

@@ -18,6 +18,9 @@ pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> 
             let source = std::error::Error::source(error)?;
             source.downcast_ref::<Error>()?.hint().map(str::to_owned)
         }
+        ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict if side_password(arguments).is_some() => {
+            side_password(arguments).map(str::to_owned)
+        }
         ErrorKind::ArgumentConflict => {
             let variables = parse::variables_in_conflict(error, arguments);
             let names: Vec<String> = variables.iter().map(|name| format!("`{name}`")).collect();
@@ -166,6 +169,25 @@ pub(super) fn resembled_command(word: &str) -> Option<String> {
     let near = names.into_iter().map(|name| (distance(&word, &name), name));
     let near = near.filter(|(distance, name)| *distance <= if name.len() > 4 { 2 } else { 1 });
     near.min().map(|(_, name)| name)
+}
+
+/// Returns a hint for a password that is given for the wrong side of a mirror in one step, or for both sides at once.
+fn side_password(arguments: &[String]) -> Option<&'static str> {
+    let has = |flag: &str| {
+        arguments
+            .iter()
+            .any(|argument| argument.split('=').next() == Some(flag))
+    };
+    match () {
+        () if has("--src-password-stdin") && has("--dest-password-stdin") => Some(
+            "standard input has one password: give the other one in the variable `DOCKER_MIRROR_SRC_PASSWORD` or \
+             `DOCKER_MIRROR_DEST_PASSWORD`, or log in with `docker login` or `podman login`",
+        ),
+        () if has("--username") || !has("--password-stdin") => None,
+        () if has("--dest-username") => Some("the password of `--dest-username` is given with `--dest-password-stdin`"),
+        () if has("--src-username") => Some("the password of `--src-username` is given with `--src-password-stdin`"),
+        () => None,
+    }
 }
 
 /// Returns a hint that names the environment variable of a refused value.

@@ -246,6 +246,27 @@ const LINES: &[Line] = &[
         2,
         &["'--platform'"],
     ),
+    // Passwords of one side.
+    line(
+        &["-d", "127.0.0.1:1", "img", "--dest-username", "me", "--password-stdin"],
+        2,
+        &["is given with `--dest-password-stdin`"],
+    ),
+    line(
+        &[
+            "-d",
+            "127.0.0.1:1",
+            "img",
+            "--src-username",
+            "me",
+            "--src-password-stdin",
+            "--dest-username",
+            "me",
+            "--dest-password-stdin",
+        ],
+        2,
+        &["`DOCKER_MIRROR_DEST_PASSWORD`"],
+    ),
     // Values.
     line(
         &["export", "img", "-o", "a.tar", "-j", "many"],
