@@ -1,10 +1,11 @@
 //! Opens the bundles that a command only reads, from files, folders or standard input.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use docker_mirror::{
-    Bundle, Error, Kind, OpenOptions, Progress, Result, few_with, missing_path_hint, open_regular, quote, wait_for_pipe,
+    Bundle, Error, Kind, OpenOptions, Progress, Reference, Result, few_with, missing_path_hint, open_regular, quote,
+    wait_for_pipe,
 };
 
 use super::values::TRANSPORTS;
@@ -58,6 +59,17 @@ pub(super) fn only_pipe(paths: &[PathBuf]) -> Result<()> {
 /// # Errors
 /// [`Kind::Usage`] with all such paths.
 pub(super) fn check_named(paths: &[PathBuf]) -> Result<()> {
+    if are_pieces(paths) {
+        let names = paths
+            .iter()
+            .map(|path| quote(path).to_string())
+            .collect::<Vec<_>>()
+            .join(" ");
+        let error = Error::new(Kind::Usage, format!("{} files are pieces of one archive", paths.len()));
+        return Err(error.with_hint(format!(
+            "join them in their order: `cat {names} | docker-mirror import - -d REGISTRY`, or `cat {names} > bundle.tar`"
+        )));
+    }
     let errors = paths.iter().filter(|path| !is_stdin(path)).map(|path| opens(path));
     let errors: Vec<Error> = errors.filter_map(Result::err).collect();
     let [first, rest @ ..] = errors.as_slice() else {
@@ -67,6 +79,26 @@ pub(super) fn check_named(paths: &[PathBuf]) -> Result<()> {
         return Err(first.clone());
     }
     Err(several("opened", errors.iter(), Kind::Usage))
+}
+
+/// Returns whether files are the pieces that `split` makes of an archive: only the first one begins as an archive does, and the names
+/// differ in their last characters alone.
+fn are_pieces(paths: &[PathBuf]) -> bool {
+    /// Maximum number of characters that `split` adds to a name in common use.
+    const SUFFIX: usize = 3;
+    let [first, rest @ ..] = paths else { return false };
+    let stem = |path: &Path| {
+        let name = path.as_os_str().as_encoded_bytes();
+        name[..name.len().saturating_sub(SUFFIX)].to_vec()
+    };
+    let is_piece = |path: &PathBuf| {
+        path.as_os_str().len() == first.as_os_str().len()
+            && stem(path) == stem(first)
+            && path.is_file()
+            && !path.extension().is_some_and(|end| end == "tar")
+            && !is_archive(path)
+    };
+    !rest.is_empty() && is_archive(first) && rest.iter().all(is_piece)
 }
 
 /// Combines the errors of several files.
@@ -116,6 +148,15 @@ fn missing(path: &Path) -> Error {
             "a bundle is a file or a folder: save the image with `docker save` or `podman save` (`-o FILE.tar {}`), and name that file",
             quote(&image)
         )),
+        Some(("file", file)) if file.starts_with("//") => error.with_hint("omit `file://`"),
+        Some((transport @ ("oci" | "oci-archive" | "docker-archive"), file)) if file.contains(':') => {
+            let file = file.split(':').next().unwrap_or_default();
+            error.with_hint(format!(
+                "omit `{transport}:` and the name behind the file: write `{}`; `--only` of `import` chooses an image of it",
+                quote(&file)
+            ))
+        }
+        _ if name.contains('*') => error.with_hint("write the pattern without quotes, so that the shell expands it"),
         Some((transport, file)) if TRANSPORTS.contains(&transport) => error.with_hint(format!(
             "omit `{transport}:`: what kind of archive `{}` is, is found by reading it",
             quote(&file)
@@ -123,6 +164,11 @@ fn missing(path: &Path) -> Error {
         _ if path.is_symlink() => {
             error.with_hint("it is a link to a file that does not exist: see where it leads (`ls -l`)")
         }
+        _ if looks_like_image(path) => error.with_hint(format!(
+            "this command reads files; if an image of a registry is meant, `docker-mirror export {0} -o bundle.tar` makes a file of \
+             it, and `docker-mirror -d REGISTRY {0}` copies it to another registry",
+            quote(path)
+        )),
         _ => error.with_hint(missing_path_hint(path)),
     }
 }
@@ -135,6 +181,40 @@ pub(super) fn warnings_of_unfinished(paths: &[PathBuf]) -> impl Iterator<Item = 
             quote(path)
         )
     })
+}
+
+/// Returns whether a path that leads nowhere could be the name of an image: with a tag, a digest or a host.
+fn looks_like_image(path: &Path) -> bool {
+    let is_archive_name = path.extension().is_some_and(|end| {
+        ["tar", "tgz", "gz", "zst", "xz", "bz2", "partial"]
+            .iter()
+            .any(|archive| end == *archive)
+    });
+    let Some(name) = path.to_str().filter(|_| !is_archive_name) else {
+        return false;
+    };
+    let (host, rest) = name.split_once('/').unwrap_or(("", name));
+    let has_host = host.contains(['.', ':']) && !host.starts_with('.');
+    (has_host || rest.contains([':', '@'])) && name.parse::<Reference>().is_ok()
+}
+
+/// Returns whether a file begins as a tar archive or a compressed file does.
+pub(super) fn is_archive(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = open_regular(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    read.is_ok()
+        && match head.as_slice() {
+            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => true,
+            head => head.get(257..).is_some_and(|rest| rest.starts_with(b"ustar")),
+        }
+}
+
+/// Returns the hint for a bundle that is given where an image or a list of images belongs.
+pub(super) fn bundle_hint(path: &Path) -> String {
+    format!(
+        "to push the images of this bundle: `docker-mirror import {0} -d REGISTRY[/PREFIX]`; to list them: `docker-mirror inspect {0}`",
+        quote(path)
+    )
 }
 
 /// Returns whether a file is the `.partial` file of an unfinished export.

@@ -17,7 +17,7 @@ Exit codes:
   1  something failed; what it was is on standard error
   2  the command line, or a file that it names, is wrong; nothing was done
   3  registries refused the login, or the account has no right
-  4  a pull limit is used up; run the same command again later
+  4  a quota or pull limit is used up; run the same command again later
   5  the bundle that the command reads is damaged, incomplete, or no bundle
   6  the bundle was written without some images (--allow-partial)
   124  --timeout ended the run; 129, 130, 143: a signal (SIGHUP, SIGINT, SIGTERM) did";
@@ -149,6 +149,9 @@ impl Cli {
             Some(Command::Export(arguments)) if !arguments.resumes() => {
                 "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
                  resumes"
+            }
+            Some(Command::Export(arguments)) if arguments.fresh => {
+                "run the same command again without `--fresh` to resume; with it, the export starts anew"
             }
             Some(Command::Inspect(_) | Command::Verify(_) | Command::Diff(_)) => {
                 "run the same command again: it begins anew, and nothing was changed"

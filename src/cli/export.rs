@@ -19,7 +19,7 @@ use super::failures::{self, AtOnce};
 use super::images::{self, ImageFlags};
 use super::input_file::{read_lock, read_text};
 use super::memory;
-use super::output::{self, LeftOutPlatforms, Outcome};
+use super::output::{self, LeftOutBy, LeftOutPlatforms, Outcome};
 use super::progress::Display;
 use super::report::Reporting;
 use super::status::Work;
@@ -93,7 +93,7 @@ pub(super) struct Arguments {
 
     /// Start anew instead of continuing an unfinished export
     #[arg(long)]
-    fresh: bool,
+    pub(super) fresh: bool,
 
     /// Write the bundle even if some images fail; missing ones are recorded in it
     #[arg(long)]
@@ -302,6 +302,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         return Err(images::unresolved(asked.failed));
     }
     wanted.exceptions = images::exceptions(&asked);
+    let is_asked = lock.is_some() || !wanted.exceptions.is_empty() || !arguments.selection.platform.is_empty();
     images::warn_of_destinations(&asked);
     wanted.lock = lock.as_ref().map(|(_, lock)| lock.clone());
     let request = Request {
@@ -337,6 +338,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         resumes,
         allow_partial: arguments.allow_partial,
         verbose,
+        left_out_by: LeftOutBy::new(is_asked),
     };
     let is_whole = report.failed.is_empty() && asked.failed.is_empty();
     if let Some(plan) = &report.dry_run {
@@ -403,6 +405,7 @@ struct How {
     resumes: bool,
     allow_partial: bool,
     verbose: bool,
+    left_out_by: LeftOutBy,
 }
 
 fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &How) -> Outcome {
@@ -411,6 +414,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         resumes,
         allow_partial,
         verbose,
+        left_out_by,
     } = *how;
     for (reference, pinned, now) in &report.moved {
         output::say(format!(
@@ -424,7 +428,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         output::left_out(&name, &image.left_out);
         export_report::referrers(&name, image);
     }
-    left_out.tell(verbose);
+    left_out.tell(verbose, left_out_by);
     if report.committed {
         for image in &report.images {
             let line = format!("{}@{}", bare(&image.source), image.digest);

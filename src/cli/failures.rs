@@ -72,8 +72,9 @@ impl AtOnce {
         if told.len() < AT_ONCE && told.insert(error.full()) {
             say(format!("error: {}", error.full()));
             let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+            // Advice is told once; a fact about one repository may be true of another in the same words.
             if let Some(hint) = error.hint()
-                && hints.insert(hint.to_owned())
+                && (hints.insert(hint.to_owned()) || hint.starts_with("existing tags: "))
             {
                 say(format!("hint: {hint}"));
             }

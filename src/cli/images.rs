@@ -10,7 +10,7 @@ use docker_mirror::{
     expand, few, quote, read_named, text_as_utf8, wait_for_pipe,
 };
 
-use super::bundles::SILENT_STDIN;
+use super::bundles::{SILENT_STDIN, bundle_hint, is_archive};
 use super::connection::Shared;
 use super::output;
 use super::values::whole;
@@ -47,8 +47,14 @@ impl ImageFlags {
     pub(super) fn read(&self) -> Result<CheckedList> {
         let mut list = ImageList::default();
         for argument in &self.arguments {
+            let path = Path::new(argument);
+            if is_archive(path) {
+                let what = format!("`{}` is an archive, and not the name of an image", quote(path));
+                list.add_unreadable(Error::new(Kind::Usage, what).with_hint(bundle_hint(path)));
+                continue;
+            }
             list.add_argument(argument);
-            if Path::new(argument).is_file() {
+            if path.is_file() {
                 output::say(format!(
                     "warning: `{0}` is taken for an image, though there is a file of this name; a list in a file is given with \
                      `--images {0}`",
@@ -98,6 +104,10 @@ impl ImageFlags {
 
 fn read_list(path: &Path) -> Result<(String, Vec<u8>)> {
     if path.as_os_str() != "-" {
+        if is_archive(path) {
+            let what = format!("`--images {}`: it is an archive, and no list of images", quote(path));
+            return Err(Error::new(Kind::Usage, what).with_hint(bundle_hint(path)));
+        }
         let read = read_named(path, MAX_LIST).map_err(|e| match e.kind() {
             std::io::ErrorKind::IsADirectory => {
                 Error::new(Kind::Usage, format!("`--images {}`: it is a folder", quote(path)))

@@ -17,7 +17,7 @@ use super::connection::Shared;
 use super::distinct_files;
 use super::export::ReferrerFlags;
 use super::memory;
-use super::output::{Outcome, counted, say};
+use super::output::{LeftOutBy, Outcome, counted, say};
 use super::output_file::OutputFile;
 use super::progress::Display;
 use super::push::Target;
@@ -176,6 +176,10 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
             return Ok(Outcome::Damaged);
         }
     }
+    let left_out_by = match arguments.platform.is_empty() {
+        true => LeftOutBy::Bundle,
+        false => LeftOutBy::Request,
+    };
     let mut request = arguments.target.request(arguments.index)?;
     request.with_lock = arguments.reporting.is_wanted();
     let select = Selection {
@@ -224,7 +228,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     };
     registries.note_concurrency();
     display.finish();
-    Ok(arguments.target.tell(report?, &display, &arguments.reporting, true))
+    Ok((arguments.target).tell(report?, &display, &arguments.reporting, true, left_out_by))
 }
 
 /// Refuses standard input (`-`) beside other bundles, since a pipe can be read only once and in order.

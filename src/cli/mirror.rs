@@ -7,7 +7,7 @@ use super::connection::{MirrorFlags, Shared, Sides};
 use super::export::Selection;
 use super::images::{self, ImageFlags};
 use super::memory;
-use super::output::Outcome;
+use super::output::{LeftOutBy, Outcome};
 use super::progress::Display;
 use super::push::Target;
 use super::report::Reporting;
@@ -61,6 +61,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         return Err(images::unresolved(asked.failed));
     }
     wanted.exceptions = images::exceptions(&asked);
+    let left_out_by = LeftOutBy::new(!wanted.exceptions.is_empty() || !arguments.selection.platform.is_empty());
     request.destinations = images::destinations(&asked);
     let resolver =
         Resolver::new(sources.clone(), wanted, arguments.shared.jobs(), progress.clone()).with_budget(memory::budget());
@@ -77,5 +78,5 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     report
         .images
         .extend(patterns.map(|(pattern, error)| ImageReport::unresolved(pattern, error)));
-    Ok(arguments.target.tell(report, &display, &arguments.reporting, false))
+    Ok((arguments.target).tell(report, &display, &arguments.reporting, false, left_out_by))
 }

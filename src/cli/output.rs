@@ -157,7 +157,28 @@ pub(super) fn catch_panics() {
     }));
 }
 
-/// Platforms that the user left out, as one note for a single image or a summary for several images.
+/// Why platforms were left out, for the summary of several images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeftOutBy {
+    /// The default, which keeps Linux alone.
+    Default,
+    /// Flags or a list of this run.
+    Request,
+    /// An earlier run, which made the bundle.
+    Bundle,
+}
+
+impl LeftOutBy {
+    /// Returns why a run leaves out platforms. `is_asked` says that a flag, a list or a lock states platforms.
+    pub(super) fn new(is_asked: bool) -> Self {
+        match is_asked {
+            true => Self::Request,
+            false => Self::Default,
+        }
+    }
+}
+
+/// Platforms that were left out, as one note for a single image or a summary for several images.
 #[derive(Debug, Default)]
 pub(super) struct LeftOutPlatforms {
     lines: Vec<String>,
@@ -178,13 +199,18 @@ impl LeftOutPlatforms {
         self.platforms += dropped.len() as u64;
     }
 
-    /// Prints the notes: one per image if there is only one image or with `verbose`, else a summary.
-    pub(super) fn tell(self, verbose: bool) {
+    /// Prints the notes: one per image if there is only one image or with `verbose`, else a summary. What an earlier run left out
+    /// of several images was summed up by that run, and is not repeated.
+    pub(super) fn tell(self, verbose: bool, by: LeftOutBy) {
         if verbose || self.lines.len() == 1 {
             self.lines.into_iter().for_each(info);
-        } else if !self.lines.is_empty() {
+        } else if !self.lines.is_empty() && by != LeftOutBy::Bundle {
+            let why = match by {
+                LeftOutBy::Default => "by default (`--platform all` keeps them)",
+                _ => "as asked",
+            };
             info(format!(
-                "note: {} images: {} left out as asked, which changes or thins out their indexes (`-v` lists them)",
+                "note: {} images: {} left out {why}; `-v` lists them and the digest of each index",
                 self.lines.len(),
                 counted(self.platforms, "platform", "platforms")
             ));

@@ -15,15 +15,19 @@ use super::values::verbosity;
 use super::{generate, plugin};
 
 /// Flags that the short help (`-h`) shows; `--help` shows all flags.
-const SHORT: [&str; 17] = [
+const SHORT: [&str; 21] = [
     "allow_partial",
     "bundles",
+    "deep",
     "dest",
     "dir",
     "dry_run",
+    "exit_code",
     "force",
     "help",
+    "html",
     "json",
+    "layers",
     "lists",
     "name",
     "only",

@@ -7,7 +7,7 @@ use docker_mirror::{
 };
 
 use super::failures::{self, AtOnce};
-use super::output::{self, LeftOutPlatforms, Outcome};
+use super::output::{self, LeftOutBy, LeftOutPlatforms, Outcome};
 use super::progress::Display;
 use super::report::Reporting;
 use super::status::Work;
@@ -91,6 +91,7 @@ impl Target {
         display: &Display,
         reporting: &Reporting,
         reads_bundle: bool,
+        left_out_by: LeftOutBy,
     ) -> Outcome {
         let mut left_out = LeftOutPlatforms::default();
         for image in &report.images {
@@ -103,7 +104,7 @@ impl Target {
                 }
             }
         }
-        left_out.tell(display.is_verbose());
+        left_out.tell(display.is_verbose(), left_out_by);
         let total = &report.total;
         let (uploaded, mounted) = match report.dry_run {
             true => ("to upload", "to reuse from other repositories"),
@@ -124,7 +125,7 @@ impl Target {
                 output::info(parts.join(", "));
             }
         }
-        tell_failures(&report, &display.at_once);
+        tell_failures(&report, &display.at_once, reads_bundle);
         let outcome = outcome(&report, reads_bundle);
         if any_went_well {
             display.conclude(&images(&report));
@@ -160,6 +161,10 @@ fn images(report: &PushReport) -> String {
         }
     }
     parts.push(format!("{} failed", count(Became::Failed)));
+    let unpinned = report.images.iter().filter(|image| image.pinned_digest_missing).count();
+    if unpinned > 0 {
+        parts.push(format!("{unpinned} without the original digest"));
+    }
     // The first warnings name them, far above in a long run.
     if !report.missing.is_empty() {
         parts.push(format!("{} missing from the bundle", report.missing.len()));
@@ -231,7 +236,7 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     }
 }
 
-fn tell_failures(report: &PushReport, at_once: &AtOnce) {
+fn tell_failures(report: &PushReport, at_once: &AtOnce, reads_bundle: bool) {
     if !report.broken_archives.is_empty() {
         let failed = report.broken_archives.iter();
         let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.clone())).collect();
@@ -265,9 +270,14 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce) {
     unpinned(
         report,
         &refused,
-        "pushed with a filtered index instead of the sparse one requested",
-        "have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with `--index \
-         filtered`",
+        "pushed with a filtered index, since the registry rejects the original one without all its platforms",
+        match reads_bundle {
+            true => {
+                "have everything in the bundle (`docker-mirror export --platform all`), or accept the new digest with `--index \
+                 filtered`"
+            }
+            false => "copy all platforms (`--platform all`), or accept the new digest with `--index filtered`",
+        },
     );
     unpinned(
         report,

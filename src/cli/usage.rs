@@ -23,13 +23,17 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
         quote_arguments(&mut error);
         // The parser suggests `-- OPTION`, which would make the option the name of an image.
         error.remove(ContextKind::Suggested);
-        let text = error.render().to_string();
-        text.lines().for_each(output::say);
         let behind = command_in(arguments.iter().skip(1));
         let hint = match behind {
             Some(command) if arguments[0].starts_with('-') => Some(commands_stand_first(command)),
             _ => wrong_flags::hint(&error, &arguments),
         };
+        // The parser suggests the nearest option at any distance, also where the hint names the right one.
+        if hint.is_some() || !wrong_flags::is_near_suggestion(&error) {
+            error.remove(ContextKind::SuggestedArg);
+        }
+        let text = error.render().to_string();
+        text.lines().for_each(output::say);
         if let Some(hint) = &hint {
             output::say(format!("hint: {hint}"));
         }

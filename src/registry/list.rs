@@ -105,10 +105,13 @@ impl Registry {
             match places.front() {
                 Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
                 None if any_answer && error.kind() == Kind::Network => {
+                    // Without the name of the manifest, so that the warning is the same for all manifests of all images.
+                    let full = error.full();
                     self.host.context.warn_once(format!(
-                        "`{}` cannot be asked for signatures, and its mirrors list none: {}",
+                        "`{}` cannot be asked for signatures, and its mirrors list none, so that images may lack them: {}; \
+                         `--no-referrers` asks for none",
                         self.host.name,
-                        error.full()
+                        error.shared_cause().unwrap_or(&full)
                     ));
                 }
                 None => return Err(error),
@@ -254,7 +257,12 @@ impl Host {
             (more, false) => format!(" and {more} more"),
             (more, true) => format!(" and more than {more} more"),
         };
-        error.with_hint(format!("existing tags: {}{rest}", near.join(", ")))
+        // Other programs write `1.x` for what is a pattern here.
+        let pattern = match wanted.strip_suffix(".x").or_else(|| wanted.strip_suffix(".X")) {
+            Some(versions) => format!("; for all tags of {versions}, write `{versions}.*`"),
+            None => String::new(),
+        };
+        error.with_hint(format!("existing tags: {}{rest}{pattern}", near.join(", ")))
     }
 }
 

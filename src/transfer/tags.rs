@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Budget;
-use crate::image::image_list::{CheckedList, Entry, Names, Rename};
+use crate::image::image_list::{CheckedList, Entry, Names, Rename, TagPattern};
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
 use crate::registry::Registries;
@@ -81,9 +81,12 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
         };
         let named = |tag: &str| Reference::new(repository.host(), repository.repository(), Some(tag), None);
         let mut left = Vec::new();
+        let mut excluded = 0;
         for tag in listed.iter().filter(|tag| pattern.matches(tag)) {
             if !leaving_out.excludes(&named(tag)?) {
                 left.push(tag);
+            } else {
+                excluded += 1;
             }
         }
         let found = pattern.select(left);
@@ -96,6 +99,17 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
             return Err(Error::new(Kind::Usage, what)
                 .with_hint("narrow the pattern (`latest 3 of …`, `!` leaves tags out), or raise `--max-tags`"));
         }
+        if found.is_empty() && excluded > 0 {
+            let matches = counted(excluded, "tag", "tags");
+            let what = format!(
+                "{} matches {matches}, and lines that begin with `!` leave all of them out",
+                entry.label()
+            );
+            let error = Error::new(Kind::NotFound, what)
+                .with_hint("narrow the lines that begin with `!`, or omit this pattern");
+            expanded.failed.push((entry.text.clone(), error));
+            continue;
+        }
         if found.is_empty() {
             let tags = match listed.len() {
                 1 => "does not match the only tag".to_owned(),
@@ -105,7 +119,13 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
             expanded.failed.push((entry.text.clone(), no_match(&what, listed)));
             continue;
         }
-        let count = counted(found.len() as u64, "tag", "tags");
+        let count = match pattern.asks_for_more_than(found.len()) {
+            Some(asked) => format!(
+                "{} of the {asked} asked for",
+                counted(found.len() as u64, "tag", "tags")
+            ),
+            None => counted(found.len() as u64, "tag", "tags"),
+        };
         expanded
             .notes
             .push(format!("{}: {count}: {}", entry.label(), few(&found)));
@@ -130,7 +150,7 @@ fn no_match(what: &str, listed: &[String]) -> Error {
         [] => error.with_hint("check the name of the repository"),
         _ => error.with_hint(format!(
             "existing tags: {}",
-            few(listed.iter().map(|tag| format!("`{tag}`")))
+            few(TagPattern::all().select(listed).iter().map(|tag| format!("`{tag}`")))
         )),
     }
 }

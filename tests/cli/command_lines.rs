@@ -21,6 +21,16 @@ const fn line(arguments: &'static [&'static str], code: i32, says: &'static [&'s
     }
 }
 
+/// An option that the parser must not answer with the nearest option by letters.
+const fn foreign(arguments: &'static [&'static str], says: &'static [&'static str]) -> Line {
+    Line {
+        arguments,
+        code: 2,
+        says,
+        not: &["a similar argument exists"],
+    }
+}
+
 const HEX: &str = "0123456789012345678901234567890123456789012345678901234567890123";
 const PINNED: &str = "img@0123456789012345678901234567890123456789012345678901234567890123";
 const PINNED_DEST: &str = "127.0.0.1:1/m@sha256:0123456789012345678901234567890123456789012345678901234567890123";
@@ -39,12 +49,96 @@ const LINES: &[Line] = &[
     ),
     line(&["imprt", "a.tar"], 2, &["did you mean `docker-mirror import`?"]),
     line(
-        &["list", "a.tar"],
+        &["catalog", "a.tar"],
         2,
         &[
             "the commands are `export`, `import`, `inspect`, `verify`, `diff` and `limits`",
-            "`list` is none of them",
+            "`catalog` is none of them",
         ],
+    ),
+    // Commands and options of other programs.
+    line(&["list", "a.tar"], 2, &["did you mean `docker-mirror inspect`?"]),
+    line(
+        &["push", "a.tar", "-d", "127.0.0.1:1"],
+        2,
+        &["did you mean `docker-mirror import`?"],
+    ),
+    line(
+        &["pull", "img", "-o", "a.tar"],
+        2,
+        &["did you mean `docker-mirror export`?"],
+    ),
+    line(
+        &["copy", "a", "b"],
+        2,
+        &["did you mean `docker-mirror -d REGISTRY[/PREFIX] IMAGE...`?"],
+    ),
+    line(&["version"], 2, &["did you mean `docker-mirror --version`?"]),
+    foreign(
+        &["import", "b.tar", "--to", "127.0.0.1:1"],
+        &["is `-d REGISTRY[/PREFIX]` here"],
+    ),
+    foreign(
+        &["export", "img", "-o", "a.tar", "--all"],
+        &["is `--platform all` here"],
+    ),
+    foreign(
+        &["export", "img", "-o", "a.tar", "--all-platforms"],
+        &["is `--platform all` here"],
+    ),
+    foreign(
+        &["import", "b.tar", "-d", "127.0.0.1:1", "--tls-verify=false"],
+        &["`--plain-http`"],
+    ),
+    foreign(
+        &["export", "img", "-o", "a.tar", "-u", "me"],
+        &["`--username NAME --password-stdin`"],
+    ),
+    foreign(
+        &["-d", "127.0.0.1:1", "img", "--reuse", "b.tar"],
+        &["`--reuse` is an option of `docker-mirror export`"],
+    ),
+    foreign(
+        &["export", "img", "-o", "a.tar", "--bananas"],
+        &["unexpected argument '--bananas'"],
+    ),
+    line(&["import", "b.tar", "127.0.0.1:1/x"], 2, &["write `-d 127.0.0.1:1/x`"]),
+    // A bundle in the place of an image, and an image in the place of a bundle.
+    line(
+        &["-d", "127.0.0.1:1/x", "b.tar"],
+        2,
+        &["`b.tar` is an archive", "`docker-mirror import b.tar -d "],
+    ),
+    line(&["b.tar"], 2, &["`docker-mirror import b.tar -d "]),
+    line(
+        &["export", "-f", "b.tar", "-o", "a.tar"],
+        2,
+        &["it is an archive, and no list", "`docker-mirror inspect b.tar`"],
+    ),
+    line(
+        &["inspect", "nginx:1.27"],
+        2,
+        &["`docker-mirror export nginx:1.27 -o bundle.tar`"],
+    ),
+    line(
+        &["verify", "127.0.0.1:1/library/nginx"],
+        2,
+        &["`docker-mirror -d REGISTRY 127.0.0.1:1/library/nginx`"],
+    ),
+    line(
+        &["diff", "nginx:1", "nginx:2"],
+        2,
+        &["`docker-mirror export nginx:1 -o bundle.tar`"],
+    ),
+    line(
+        &["import", "nginx:1.27", "-d", "127.0.0.1:1/x"],
+        2,
+        &["`docker-mirror export nginx:1.27 -o bundle.tar`"],
+    ),
+    line(
+        &["import", "usb/monthly.tar", "-d", "127.0.0.1:1/x"],
+        2,
+        &["hint: check the name"],
     ),
     line(&["contents", "a.tar"], 2, &["`contents` is none of them"]),
     line(
@@ -151,6 +245,27 @@ const LINES: &[Line] = &[
         &["export", "img", "-o", "a.tar", "--platfrom", "x"],
         2,
         &["'--platform'"],
+    ),
+    // Passwords of one side.
+    line(
+        &["-d", "127.0.0.1:1", "img", "--dest-username", "me", "--password-stdin"],
+        2,
+        &["is given with `--dest-password-stdin`"],
+    ),
+    line(
+        &[
+            "-d",
+            "127.0.0.1:1",
+            "img",
+            "--src-username",
+            "me",
+            "--src-password-stdin",
+            "--dest-username",
+            "me",
+            "--dest-password-stdin",
+        ],
+        2,
+        &["`DOCKER_MIRROR_DEST_PASSWORD`"],
     ),
     // Values.
     line(
@@ -306,6 +421,21 @@ const LINES: &[Line] = &[
         &["does not exist", "`gone.tar.partial` is there", "not finished"],
     ),
     line(&["verify", "gone.tar"], 2, &["`gone.tar.partial` is there"]),
+    line(
+        &["import", "oci-archive:x.tar:y", "-d", "127.0.0.1:1"],
+        2,
+        &["write `x.tar`"],
+    ),
+    line(&["verify", "file:///tmp/x.tar"], 2, &["hint: omit `file://`"]),
+    line(&["verify", "usb/*.tar"], 2, &["hint: write the pattern without quotes"]),
+    line(
+        &["import", "part.aa", "part.ab", "-d", "127.0.0.1:1"],
+        2,
+        &[
+            "2 files are pieces of one archive",
+            "`cat part.aa part.ab | docker-mirror import - -d REGISTRY`",
+        ],
+    ),
     line(&["inspect", "oci-archive:x.tar"], 2, &["hint: omit `oci-archive:`"]),
     line(
         &["import", "gone.tar.partial", "-d", "127.0.0.1:1"],
@@ -378,6 +508,9 @@ fn a_command_line_that_is_wrong_is_told_what_would_be_right() {
     let image = format!("{}/library/greeting:1.0", registry.host());
     cli.succeed(&["export", &image, "-o", "b.tar"]);
     let whole = std::fs::read(cli.path("b.tar")).unwrap();
+    let (front, back) = whole.split_at(whole.len() / 2 + 100);
+    std::fs::write(cli.path("part.aa"), front).unwrap();
+    std::fs::write(cli.path("part.ab"), back).unwrap();
     std::fs::write(cli.path("gone.tar.partial"), &whole[..whole.len() / 2]).unwrap();
     for line in LINES {
         let output = cli.run(line.arguments).expect_code(line.code);

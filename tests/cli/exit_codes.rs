@@ -164,18 +164,12 @@ fn a_malformed_answer_or_configuration_is_no_damaged_bundle() {
 }
 
 /// An export that stalls in its first blob.
-fn stalled(cli: &Cli) -> (Double, std::process::Child) {
+fn stalled(cli: &Cli, flags: &[&str]) -> (Double, std::process::Child) {
     let source = Double::new();
     sized(6, "linux/amd64", &[200_000]).push(&source, "a/b", "1");
     let fault = source.add_fault(When::get("/blobs/"), Action::stall(1000));
-    let child = cli.spawn(&[
-        "export",
-        &format!("{}/a/b:1", source.host()),
-        "-o",
-        "b.tar",
-        "--retries",
-        "0",
-    ]);
+    let image = format!("{}/a/b:1", source.host());
+    let child = cli.spawn(&[&["export", &image, "-o", "b.tar", "--retries", "0"], flags].concat());
     wait_until("the first blob is asked for", || fault.seen() > 0);
     (source, child)
 }
@@ -184,7 +178,7 @@ fn stalled(cli: &Cli) -> (Double, std::process::Child) {
 fn a_signal_has_the_code_that_a_shell_shows_for_it() {
     for (name, number, code) in [("INT", 2, 130), ("TERM", 15, 143), ("HUP", 1, 129)] {
         let cli = cli();
-        let (_source, child) = stalled(&cli);
+        let (_source, child) = stalled(&cli, &[]);
         signal(name, child.id());
         let output = child.wait_with_output().unwrap();
         // On Ctrl-C the program dies of the signal, which a shell shows as the same number.
@@ -197,6 +191,16 @@ fn a_signal_has_the_code_that_a_shell_shows_for_it() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("run the same command again"), "{said}");
     }
+}
+
+#[test]
+fn an_interrupted_export_that_starts_anew_is_told_how_to_resume() {
+    let cli = cli();
+    let (_source, child) = stalled(&cli, &["--fresh"]);
+    signal("TERM", child.id());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("again without `--fresh` to resume"), "{said}");
 }
 
 #[test]

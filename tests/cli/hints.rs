@@ -440,7 +440,7 @@ fn a_refused_sparse_index_takes_three_lines_and_one_digest() {
     output.says(&[
         "rejects an index with missing platforms",
         &original,
-        "1 of 1 images pushed with a filtered index instead of the sparse one requested: ",
+        "1 of 1 images pushed with a filtered index, since the registry rejects the original one without all its platforms: ",
         "hint: have everything in the bundle",
     ]);
 }

@@ -165,6 +165,25 @@ fn a_pattern_that_matches_nothing_or_too_much_stops_the_run() {
     cli.run(&["export", &format!("{host}/no/such:*"), "-o", "b.tar"])
         .expect_code(1)
         .says(&["no/such:*", "list the tags"]);
+    let output = cli.run(&[
+        "export",
+        &format!("{host}/acme/app:1.*"),
+        &format!("!{host}/acme/app"),
+        "-o",
+        "b.tar",
+    ]);
+    output
+        .expect_code(1)
+        .says(&["matches 2 tags, and lines that begin with `!` leave all of them out"]);
+    cli.succeed(&["export", &format!("latest 9 of {host}/acme/app"), "-o", "n.tar"])
+        .says(&["2 tags of the 9 asked for: 1.0, 1.1"]);
+    // Two repositories may have the same tags.
+    let other = tagged(&["1.0", "1.1"]);
+    let wrong = [format!("{host}/acme/app:9.x"), format!("{}/acme/app:9", other.host())];
+    let output = cli.run(&["export", &wrong[0], &wrong[1], "-o", "b.tar"]).expect_code(1);
+    let hints = output.stderr.matches("hint: existing tags: `1.").count();
+    assert_eq!(hints, 2, "{}", output.everything());
+    output.says(&["for all tags of 9, write `9.*`"]);
     // With `--allow-partial`, the images that were found are exported, and the others are still reported.
     let target = Double::new();
     let output = cli.run(&["-d", &target.host(), &format!("{host}/acme/app:1.*"), &none]);

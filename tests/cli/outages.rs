@@ -393,3 +393,17 @@ fn answers_that_no_registry_gives_are_told_once_for_all_images() {
         );
     }
 }
+
+#[test]
+fn a_registry_behind_a_mirror_that_cannot_be_asked_for_signatures_is_told_once() {
+    let (cli, mirror, upstream) = (cli(), Double::new(), nobody());
+    for name in ["a/one", "a/two"] {
+        greeting().push(&mirror, name, "1");
+    }
+    let there = format!("{upstream}=http://{}", mirror.host());
+    let images = ["a/one", "a/two"].map(|name| format!("{upstream}/{name}:1"));
+    let output = export(&cli, &images, &["--mirror", &there, "--retries", "0"]).expect_code(0);
+    let told = output.stderr.matches("cannot be asked for signatures").count();
+    assert_eq!(told, 1, "{}", output.everything());
+    output.says(&["`--no-referrers` asks for none"]);
+}

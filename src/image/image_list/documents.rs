@@ -170,7 +170,8 @@ impl Document {
             Some(other) => self.warnings.push(format!("a document of the kind `{}` names no images and is not read", quote(other))),
             None => self.faults.push(
                 Error::new(Kind::Usage, "a document does not say of which kind it is")
-                    .with_hint("`kind` is ImagesLock, Images or ImageSetConfiguration; a list without YAML has one image on each line"),
+                    .with_hint("`kind` is ImagesLock, Images or ImageSetConfiguration; a lock, or a report with one, is given with `--lock`; a \
+                     list without YAML has one image on each line"),
             ),
         }
     }

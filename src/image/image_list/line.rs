@@ -1,6 +1,7 @@
 //! Parses a line of a list: a name or a pattern of tags, with optional platforms and a destination.
 
 use super::entry::{Entry, Names, Rename};
+use super::line_hint;
 use super::tags::{TagPattern, newest};
 
 use crate::error::{Error, Kind, Result};
@@ -16,6 +17,13 @@ const MAX_LINE: usize = 4096;
 /// # Errors
 /// [`Kind::Usage`] if the line is not valid.
 pub(super) fn parse(line: &str) -> Result<Option<Entry>> {
+    parse_plain(line).map_err(|error| match line_hint::hint(line) {
+        Some(hint) if line.len() <= MAX_LINE => error.with_hint(hint),
+        _ => error,
+    })
+}
+
+fn parse_plain(line: &str) -> Result<Option<Entry>> {
     if line.len() > MAX_LINE {
         return Err(
             Error::new(Kind::Usage, format!("the line has more than {MAX_LINE} bytes"))
@@ -25,6 +33,10 @@ pub(super) fn parse(line: &str) -> Result<Option<Entry>> {
     let line = without_comment(line).trim();
     if line.is_empty() {
         return Ok(None);
+    }
+    if line_hint::is_mapping(line) {
+        let what = format!("`{}` is a key with a value, and not the name of an image", quote(line));
+        return Err(Error::new(Kind::Usage, what));
     }
     let (excluded, line) = match line.strip_prefix('!') {
         Some(rest) => (true, rest.trim_start()),
@@ -131,7 +143,14 @@ fn single(text: &str) -> Result<Reference> {
             Kind::Usage,
             format!("`{}` is not the name of an image: there is a space in it", quote(text)),
         )
-        .with_hint("write one image on each line; a comment begins with `#`"));
+        .with_hint(
+            "each image is an argument of its own, or has a line of its own in a list; a comment begins with `#`",
+        ));
+    }
+    let hex = text.strip_prefix("sha256:").unwrap_or_default();
+    if hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let what = format!("`{}` is a digest without a name", quote(text));
+        return Err(Error::new(Kind::Usage, what).with_hint("write `NAME@sha256:…`"));
     }
     text.parse()
 }

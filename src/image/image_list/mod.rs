@@ -6,6 +6,7 @@
 mod documents;
 mod entry;
 mod line;
+mod line_hint;
 mod tags;
 mod version;
 
@@ -17,6 +18,7 @@ use crate::text::{Line, quote};
 
 pub use entry::Rename;
 pub(crate) use entry::{Entry, Names};
+pub(crate) use tags::TagPattern;
 
 /// Maximum size of a list in bytes.
 pub const MAX_LIST: u64 = 4 << 20;

@@ -32,7 +32,7 @@ enum Matcher {
 
 impl TagPattern {
     /// Returns the pattern for all tags of a repository.
-    pub(super) fn all() -> Self {
+    pub(crate) fn all() -> Self {
         Self {
             text: "*".to_owned(),
             newest: None,
@@ -75,6 +75,8 @@ impl TagPattern {
             ));
         } else if text.contains(char::is_whitespace) {
             return Err(invalid("there is a space in it"));
+        } else if text.contains(['/', ':']) {
+            return Err(invalid("a tag has neither `/` nor `:`"));
         } else {
             let glob = GlobBuilder::new(text).backslash_escape(false).build();
             Matcher::Glob(glob.map_err(|e| invalid(&e.kind().to_string()))?.compile_matcher())
@@ -102,6 +104,11 @@ impl TagPattern {
     /// Returns whether the pattern is a compiled glob.
     pub(super) fn is_glob(&self) -> bool {
         matches!(self.matcher, Matcher::Glob(_))
+    }
+
+    /// Returns how many newest versions were asked for, if more than these `found` ones.
+    pub(crate) fn asks_for_more_than(&self, found: usize) -> Option<usize> {
+        self.newest.filter(|count| *count > found)
     }
 
     /// Returns whether a tag matches the pattern, without regard to the limit on newest versions.
@@ -159,7 +166,11 @@ fn is_attached(tag: &str) -> bool {
 /// Parses ranges of versions, separated by `||`. The comparisons of one range are separated by spaces or commas.
 fn ranges(text: &str) -> Result<Vec<VersionReq>, String> {
     text.split("||")
-        .map(|range| VersionReq::parse(&comparisons(range)).map_err(|e| e.to_string()))
+        .map(|range| match range.trim_matches([' ', '~', '^', '<', '>', '=']) {
+            "" => Err("a version is missing".to_owned()),
+            _ => Ok(range),
+        })
+        .map(|range| VersionReq::parse(&comparisons(range?)).map_err(|e| e.to_string()))
         .collect()
 }
 

@@ -117,6 +117,42 @@ fn every_faulty_line_is_told_with_its_number() {
 }
 
 #[test]
+fn lines_of_other_formats_are_refused_with_what_to_write() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    for (line, expected) in [
+        ("image: 127.0.0.1:1/a:1", "this looks like YAML"),
+        ("image: nginx", "this looks like YAML"),
+        ("  - image: nginx:1", "this looks like YAML"),
+        ("- nginx:1", "this looks like YAML"),
+        ("images:", "this looks like YAML"),
+        ("[\"nginx:1\"]", "this looks like JSON"),
+        ("\"nginx:1\",", "this looks like JSON"),
+        ("'nginx:1'", "omit the quotes"),
+        ("nginx:1,", "omit the last character"),
+        ("nginx:1;", "omit the last character"),
+        ("nginx:1 \\", "omit the last character"),
+        ("nginx:1, golang:1", "this looks like CSV"),
+        ("nginx:1,yes", "this looks like CSV"),
+        ("// nginx", "a comment begins with `#`"),
+        ("; nginx", "a comment begins with `#`"),
+        ("a -> b", "a destination is written `SRC => DST`"),
+        ("golang:alpine#why", "a comment begins with white space and `#`"),
+        ("latest of nginx", "write `latest 3 of NAME`"),
+        ("latest 3 nginx", "write `latest 3 of NAME`"),
+        ("newest 3 of nginx", "write `latest 3 of NAME`"),
+        ("nginx:~", "write a glob such as"),
+        ("nginx:1.*/x", "write a glob such as"),
+        (digest.as_str(), "write `NAME@sha256:…`"),
+        ("two words", "has a line of its own in a list"),
+    ] {
+        let error = line::parse(line).expect_err(line);
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains(expected), "{line}: {error}: {hint}");
+        assert_eq!(error.kind(), Kind::Usage, "{line}");
+    }
+}
+
+#[test]
 fn files_that_are_no_lists_are_refused_as_a_whole() {
     for (bytes, expected) in [
         (b"\x7fELF\x02\x00\x00\xff".to_vec(), "l: it is no text"),
