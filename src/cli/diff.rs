@@ -104,6 +104,10 @@ fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
             let bundle = bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?;
             bundles::check_readable(&bundle)?;
             bundles::check_no_broken_archive(&bundle)?;
+            if bundle.is_supplement() {
+                let what = format!("`{}` is a supplement, which has no image to compare", quote(&path));
+                return Err(Error::new(Kind::Usage, what));
+            }
             let select = Selection {
                 referrers: ReferrerChoice::all(),
                 ..Selection::default()

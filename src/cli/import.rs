@@ -6,13 +6,13 @@ use std::sync::Arc;
 use clap::Args;
 use docker_mirror::{
     Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Progress, Result, Verification,
-    VerifyOptions, WantList, few,
+    VerifyOptions, WantList, few, few_with,
     import::{self, Selection},
     push::{PushReport, PushRequest},
     quote, verify,
 };
 
-use super::bundles::{check_named, check_readable, is_unfinished, stdin};
+use super::bundles::{check_named, check_readable, is_stdin, is_unfinished, stdin};
 use super::connection::Shared;
 use super::distinct_files;
 use super::export::ReferrerFlags;
@@ -143,7 +143,21 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .map(|path| OutputFile::new("--want", "want-list", WANT_START, path))
         .transpose()?;
     let Some(want) = want else {
-        return import_all(arguments).await;
+        let hint = (!arguments.verify).then(|| want_hint(&arguments.bundles)).flatten();
+        let outcome = import_all(arguments).await;
+        return match (outcome, hint) {
+            (Ok(Outcome::Damaged), Some(hint)) => {
+                say(format!("hint: {hint}"));
+                Ok(Outcome::Damaged)
+            }
+            (Err(error), Some(hint)) if Outcome::from_error(&error, true) == Outcome::Damaged => {
+                let hint = error
+                    .hint()
+                    .map_or_else(|| hint.clone(), |first| format!("{first}; {hint}"));
+                Err(error.with_hint(hint))
+            }
+            (outcome, _) => outcome,
+        };
     };
     // A failed import is followed by a verification, which lists every damaged or missing blob for the want-list.
     let again = arguments.clone();
@@ -154,7 +168,30 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         _ => verified(&again, Progress::silent()).await?.wanted,
     };
     want.write(&list.to_text())?;
+    if !list.is_empty() {
+        let path = again
+            .want
+            .as_deref()
+            .map(|path| quote(&path).to_string())
+            .unwrap_or_default();
+        say(format!(
+            "wrote `{path}`: {}; `docker-mirror export --want {path} -o supplement.tar` fetches what it lists, and an import of the \
+             supplement together with this bundle completes it",
+            counted(list.len() as u64, "blob", "blobs")
+        ));
+    }
     outcome
+}
+
+/// Returns how to fetch only the damaged blobs. A pipe cannot be read again.
+fn want_hint(bundles: &[PathBuf]) -> Option<String> {
+    if bundles.iter().any(|path| is_stdin(path)) {
+        return None;
+    }
+    let bundles = few_with(bundles.iter().map(|path| quote(path).to_string()), " ");
+    Some(format!(
+        "`docker-mirror verify {bundles} --want want.txt` lists what is damaged, so that only that has to be fetched again"
+    ))
 }
 
 async fn import_all(arguments: Arguments) -> Result<Outcome> {
@@ -164,7 +201,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         let found = verified(&arguments, display.progress()).await;
         display.finish();
         let found = found?;
-        tell(&found, arguments.want.is_some(), say);
+        tell(&found, arguments.want.as_deref(), say);
         if !found.is_sound() {
             arguments.reporting.keep(refused(&arguments, found), None);
             return Ok(Outcome::Damaged);
@@ -206,8 +243,8 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         .await
         .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;
     let (bundle, rest) = opened.map_err(|error| match error.kind() {
-        // The paths exist, so the error means that the named folders contain no bundles.
-        Kind::NotFound => error.with_kind(Kind::Usage),
+        // The paths exist, so the error means that the named folders contain no bundles, or none of a supported format.
+        Kind::NotFound | Kind::Unsupported => error.with_kind(Kind::Usage),
         _ => error,
     })?;
     let bundle = Arc::new(bundle);

@@ -22,6 +22,8 @@ pub struct Inventory {
     pub missing: Vec<Absent>,
     /// Blobs that no image references.
     pub unreferenced: Vec<Piece>,
+    /// Whether the only file is a supplement, which has blobs and no image.
+    pub is_supplement: bool,
     /// Whether a bundle has a `manifest.json`, which `docker load` reads.
     pub docker_manifest: bool,
     /// Harmless irregularities of the bundles.

@@ -36,6 +36,7 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
     let (images, broken) = all.split_at(bundle.images().len());
     let mut inventory = Inventory {
         warnings: bundle.warnings().clone(),
+        is_supplement: bundle.is_supplement(),
         docker_manifest: bundle.has_docker_manifest(),
         ..Inventory::default()
     };
