@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "NEW")]
     pub(super) new: PathBuf,
 
-    /// End with exit code 1 where there is a difference
+    /// End with exit code 1 where there is a difference, and with 2 where a side cannot be compared
     #[arg(long)]
     exit_code: bool,
 
@@ -71,7 +71,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .await
         .map_err(|e| Error::new(Kind::Io, "the comparison was cut off").with_source(e))?;
     display.finish();
-    let (difference, old_broken, new_broken) = compared?;
+    let (difference, mut old_broken, mut new_broken) = compared.map_err(|error| match arguments.exit_code {
+        // Exit code 1 says that there is a difference.
+        true if Outcome::from_error(&error, true) == Outcome::Failure => error.with_kind(Kind::Usage),
+        _ => error,
+    })?;
+    for (path, broken) in [(&arguments.old, &mut old_broken), (&arguments.new, &mut new_broken)] {
+        let nameless = broken.iter_mut().filter(|image| image.error.kind() == Kind::Usage);
+        nameless.for_each(|image| image.error = named_by_lock(path, &image.error).into());
+    }
     arguments.reporting.write_result(&Document {
         diff_version: VERSION,
         difference: &difference,
@@ -84,8 +92,17 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let is_expected = !arguments.exit_code || difference.is_empty();
     Ok(match is_whole && is_expected {
         true => Outcome::Success,
+        false if arguments.exit_code && !is_whole => Outcome::Usage,
         false => Outcome::Failure,
     })
+}
+
+/// Replaces the hint about a missing name: this command has no `--name`, and a lock holds the name.
+fn named_by_lock(path: &Path, error: &Error) -> Error {
+    let path = quote(&path).to_string();
+    Error::clone(error).with_hint(format!(
+        "make a lock with its name, and compare the lock: `docker-mirror inspect {path} --name REPOSITORY:TAG --lock {path}.lock`"
+    ))
 }
 
 #[derive(Serialize)]

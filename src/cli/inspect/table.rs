@@ -77,8 +77,8 @@ fn print_image(image: &InventoryImage, sharing: &Sharing) {
     if let Some(subject) = &image.belongs_to {
         field("belongs to", quote(subject));
     }
-    let (attestations, kept): (Vec<_>, Vec<_>) = content.kept.iter().partition(|kept| kept.platform == "attestation");
-    field("platforms", few(kept.iter().map(|kept| quote(&kept.platform))));
+    let (attestations, kept): (Vec<_>, Vec<_>) = content.platform_names().partition(|name| name == "attestation");
+    field("platforms", few(kept.iter().map(|name| quote(&**name).to_string())));
     if !attestations.is_empty() {
         let count = counted(attestations.len() as u64, "attestation", "attestations");
         field("with", format!("{count} (provenance or SBOM)"));
