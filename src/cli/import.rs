@@ -151,9 +151,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
                 Ok(Outcome::Damaged)
             }
             (Err(error), Some(hint)) if Outcome::from_error(&error, true) == Outcome::Damaged => {
-                let hint = error
-                    .hint()
-                    .map_or_else(|| hint.clone(), |first| format!("{first}; {hint}"));
+                let hint = match error.hint() {
+                    None => hint,
+                    Some(first) if first.contains("copy it again") => format!("{first}; {hint}"),
+                    // No blob can be found in what is no archive of images.
+                    Some(other) => other.to_owned(),
+                };
                 Err(error.with_hint(hint))
             }
             (outcome, _) => outcome,

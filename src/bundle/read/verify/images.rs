@@ -246,7 +246,9 @@ impl Check<'_, '_> {
                     self.faults.suffer(*kind, digest, user);
                     self.faults.remade(digest);
                 }
-                Some(_) => drop(self.blob(digest, Some(size), user)),
+                Some(_) => {
+                    self.blob(digest, Some(size), user);
+                }
                 None if is_lost => {
                     self.blob(digest, Some(size), user);
                     self.faults.remade(digest);
