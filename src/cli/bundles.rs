@@ -235,9 +235,15 @@ pub(super) fn check_no_broken_archive(bundle: &Bundle) -> Result<()> {
     }
 }
 
-/// Returns an error if a file or folder is missing or unreadable: an unread bundle cannot be called damaged.
+/// Returns an error if a file or folder is missing or unreadable, or if all of them have formats that are not supported: an
+/// unread bundle cannot be called damaged.
 pub(super) fn check_readable(bundle: &Bundle) -> Result<()> {
-    for archive in bundle.broken_archives() {
+    let broken = bundle.broken_archives();
+    let is_unsupported = broken.iter().all(|archive| archive.error.kind() == Kind::Unsupported);
+    if bundle.images().is_empty() && bundle.broken().is_empty() && is_unsupported && !broken.is_empty() {
+        return check_no_broken_archive(bundle).map_err(|error| error.with_kind(Kind::Usage));
+    }
+    for archive in broken {
         match archive.error.kind() {
             Kind::NotFound => return Err(Error::clone(&archive.error).with_kind(Kind::Usage)),
             Kind::Io => return Err(Error::clone(&archive.error)),

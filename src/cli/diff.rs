@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "NEW")]
     pub(super) new: PathBuf,
 
-    /// End with exit code 1 where there is a difference
+    /// End with exit code 1 where there is a difference, and with 2 where a side cannot be compared
     #[arg(long)]
     exit_code: bool,
 
@@ -67,17 +67,22 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         let old = read(&old, &options)?;
         let new = read(&new, &options)?;
         let has_images = !(old.images.is_empty() && new.images.is_empty());
-        Ok::<_, Error>((
-            Difference::new(&old, &new),
-            [old.broken, new.broken].concat(),
-            has_images,
-        ))
+        Ok::<_, Error>((Difference::new(&old, &new), old.broken, new.broken, has_images))
     };
     let compared = tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::new(Kind::Io, "the comparison was cut off").with_source(e))?;
     display.finish();
-    let (difference, broken, has_images) = compared?;
+    let (difference, mut old_broken, mut new_broken, has_images) =
+        compared.map_err(|error| match arguments.exit_code {
+            // Exit code 1 says that there is a difference.
+            true if Outcome::from_error(&error, true) == Outcome::Failure => error.with_kind(Kind::Usage),
+            _ => error,
+        })?;
+    for (path, broken) in [(&arguments.old, &mut old_broken), (&arguments.new, &mut new_broken)] {
+        let nameless = broken.iter_mut().filter(|image| image.error.kind() == Kind::Usage);
+        nameless.for_each(|image| image.error = named_by_lock(path, &image.error).into());
+    }
     arguments.reporting.write_result(&Document {
         diff_version: VERSION,
         tool: Tool::THIS,
@@ -86,11 +91,22 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if !arguments.reporting.json {
         tell(&difference);
     }
-    output::tell_unusable(broken.iter());
-    Ok(match Outcome::from_unusable(broken.iter(), has_images) {
+    output::tell_unusable(old_broken.iter().chain(&new_broken));
+    let outcome = Outcome::from_unusable(old_broken.iter().chain(&new_broken), has_images);
+    Ok(match outcome {
         Outcome::Success if arguments.exit_code && !difference.is_empty() => Outcome::Failure,
+        // Exit code 1 says that there is a difference.
+        Outcome::Failure if arguments.exit_code => Outcome::Usage,
         outcome => outcome,
     })
+}
+
+/// Replaces the hint about a missing name: this command has no `--name`, and a lock holds the name.
+fn named_by_lock(path: &Path, error: &Error) -> Error {
+    let path = quote(&path).to_string();
+    Error::clone(error).with_hint(format!(
+        "make a lock with its name, and compare the lock: `docker-mirror inspect {path} --name REPOSITORY:TAG --lock {path}.lock`"
+    ))
 }
 
 #[derive(Serialize)]
@@ -110,6 +126,10 @@ fn read(path: &Path, options: &OpenOptions) -> Result<Inventory> {
             let bundle = bundles::open_front(std::slice::from_ref(&path.to_owned()), options)?;
             bundles::check_readable(&bundle)?;
             bundles::check_no_broken_archive(&bundle)?;
+            if bundle.is_supplement() {
+                let what = format!("`{}` is a supplement, which has no image to compare", quote(&path));
+                return Err(Error::new(Kind::Usage, what));
+            }
             let select = Selection {
                 referrers: ReferrerChoice::all(),
                 ..Selection::default()

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use clap::Args;
 use docker_mirror::{
     Bundle, Error, GivenName, Incoming, IndexMode, Kind, OpenOptions, PlatformFilter, Progress, Result, Verification,
-    VerifyOptions, WantList, few,
+    VerifyOptions, WantList, few, few_with,
     import::{self, Selection},
     push::{PushReport, PushRequest},
     quote, verify,
 };
 
-use super::bundles::{check_named, check_readable, stdin, warnings_of_unfinished};
+use super::bundles::{check_named, check_readable, is_stdin, stdin, warnings_of_unfinished};
 use super::connection::Shared;
 use super::distinct_files;
 use super::export::ReferrerFlags;
@@ -147,7 +147,24 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         .map(|path| OutputFile::new("--want", "want-list", WANT_START, path))
         .transpose()?;
     let Some(want) = want else {
-        return import_all(arguments).await;
+        let hint = (!arguments.verify).then(|| want_hint(&arguments.bundles)).flatten();
+        let outcome = import_all(arguments).await;
+        return match (outcome, hint) {
+            (Ok(Outcome::Damaged), Some(hint)) => {
+                say(format!("hint: {hint}"));
+                Ok(Outcome::Damaged)
+            }
+            (Err(error), Some(hint)) if Outcome::from_error(&error, true) == Outcome::Damaged => {
+                let hint = match error.hint() {
+                    None => hint,
+                    Some(first) if first.contains("copy it again") => format!("{first}; {hint}"),
+                    // No blob can be found in what is no archive of images.
+                    Some(other) => other.to_owned(),
+                };
+                Err(error.with_hint(hint))
+            }
+            (outcome, _) => outcome,
+        };
     };
     // A failed import is followed by a verification, which lists every damaged or missing blob for the want-list.
     let again = arguments.clone();
@@ -158,7 +175,30 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         _ => verified(&again, Progress::silent()).await?.wanted,
     };
     want.write(&list.to_text())?;
+    if !list.is_empty() {
+        let path = again
+            .want
+            .as_deref()
+            .map(|path| quote(&path).to_string())
+            .unwrap_or_default();
+        say(format!(
+            "wrote `{path}`: {}; `docker-mirror export --want {path} -o supplement.tar` fetches what it lists, and an import of the \
+             supplement together with this bundle completes it",
+            counted(list.len() as u64, "blob", "blobs")
+        ));
+    }
     outcome
+}
+
+/// Returns how to fetch only the damaged blobs. A pipe cannot be read again.
+fn want_hint(bundles: &[PathBuf]) -> Option<String> {
+    if bundles.iter().any(|path| is_stdin(path)) {
+        return None;
+    }
+    let bundles = few_with(bundles.iter().map(|path| quote(path).to_string()), " ");
+    Some(format!(
+        "`docker-mirror verify {bundles} --want want.txt` lists what is damaged, so that only that has to be fetched again"
+    ))
 }
 
 async fn import_all(arguments: Arguments) -> Result<Outcome> {
@@ -170,7 +210,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         let found = verified(&arguments, display.progress()).await;
         display.finish();
         let found = found?;
-        tell(&found, arguments.want.is_some(), !unfinished.is_empty(), say);
+        tell(&found, arguments.want.as_deref(), !unfinished.is_empty(), say);
         if !found.is_sound() {
             arguments.reporting.keep(refused(&arguments, found), None);
             return Ok(Outcome::Damaged);
@@ -211,8 +251,8 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         .await
         .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;
     let (bundle, rest) = opened.map_err(|error| match error.kind() {
-        // The paths exist, so the error means that the named folders contain no bundles.
-        Kind::NotFound => error.with_kind(Kind::Usage),
+        // The paths exist, so the error means that the named folders contain no bundles, or none of a supported format.
+        Kind::NotFound | Kind::Unsupported => error.with_kind(Kind::Usage),
         _ => error,
     })?;
     let bundle = Arc::new(bundle);

@@ -1,11 +1,11 @@
 //! `docker-mirror verify`: checks every byte of bundles against their digests, without a registry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
     Bundle, Checked, Error, Fault, FaultKind, GivenName, Incoming, Kind, Line, Missing, OpenOptions, Result,
-    Verification, VerifiedFile, VerifyOptions, WantList, few, human_bytes, missing_in_words, verify,
+    Verification, VerifiedFile, VerifyOptions, WantList, few, human_bytes, missing_in_words, quote, verify,
 };
 use serde::Serialize;
 
@@ -107,7 +107,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     write(&arguments.reporting, &verified)?;
     if !arguments.reporting.json {
-        tell(&verified, arguments.want.is_some(), is_unfinished, result);
+        tell(&verified, arguments.want.as_deref(), is_unfinished, result);
     }
     Ok(match verified.is_sound() {
         true => Outcome::Success,
@@ -131,9 +131,9 @@ pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) ->
 }
 
 /// Prints a line for each fault, the checksums of the files and a verdict through `put`, and notes on standard error.
-/// `has_list` says whether the want-list was written, and `is_unfinished` whether a file is an unfinished export, which a warning
-/// says how to complete: no other hint applies then.
-pub(super) fn tell(verified: &Verification, has_list: bool, is_unfinished: bool, put: fn(String)) {
+/// `list` is the file of the want-list, if one was requested, and `is_unfinished` says whether a file is an unfinished export,
+/// which a warning says how to complete: no other hint applies then.
+pub(super) fn tell(verified: &Verification, list: Option<&Path>, is_unfinished: bool, put: fn(String)) {
     for fault in &verified.faults {
         put(line(fault));
     }
@@ -144,6 +144,7 @@ pub(super) fn tell(verified: &Verification, has_list: bool, is_unfinished: bool,
         let what = described(replaced);
         say(match replaced.kind {
             FaultKind::Tar => format!("note: {what}; together with the supplement nothing is missing"),
+            _ if replaced.hint.as_deref() == Some(Fault::REMADE) => format!("note: {what}; {}", Fault::REMADE),
             _ => format!("note: {what}; another bundle has the right bytes"),
         });
     }
@@ -193,43 +194,58 @@ pub(super) fn tell(verified: &Verification, has_list: bool, is_unfinished: bool,
         ));
     }
     let mut hints: Vec<String> = Vec::new();
-    for hint in verified
-        .faults
-        .iter()
-        .filter_map(|fault| fault.hint.as_deref())
-        .chain(next_step(verified, has_list))
-        .filter(|_| !is_unfinished)
-    {
+    for hint in verified.faults.iter().filter_map(|fault| fault.hint.as_deref()) {
         if hints.len() <= MAX_HINTS && !hints.iter().any(|known| known == hint) {
             hints.push(hint.to_owned());
         }
     }
-    hints.into_iter().for_each(|hint| say(format!("hint: {hint}")));
-    put(verdict(verified));
+    let is_explained = !hints.is_empty();
+    hints.extend(next_step(verified, list, is_explained));
+    hints
+        .into_iter()
+        .filter(|_| !is_unfinished)
+        .for_each(|hint| say(format!("hint: {hint}")));
+    put(verdict(verified, list));
 }
 
-/// Returns what to do about faults of the bundle as a whole.
-fn next_step(verified: &Verification, has_list: bool) -> Option<&'static str> {
-    match (verified.is_sound(), verified.wanted.is_empty(), has_list) {
+/// Returns what to do about faults of the bundle as a whole. `is_explained` says whether a fault has a hint of its own.
+fn next_step(verified: &Verification, list: Option<&Path>, is_explained: bool) -> Option<String> {
+    let file = list.map_or_else(|| "FILE".to_owned(), |path| quote(&path).to_string());
+    let fetch = format!("`docker-mirror export --want {file} -o supplement.tar`");
+    match (verified.is_sound(), verified.wanted.is_empty(), list.is_some()) {
         (true, ..) => None,
+        (false, true, _) if is_explained => None,
         (false, true, _) => Some(
             "no blob can be fetched for it: copy the file again and compare its SHA-256 with that of the original, or export the \
-             images again",
+             images again"
+                .to_owned(),
         ),
-        (false, false, true) => Some(
-            "`docker-mirror export --want FILE -o supplement.tar` fetches what the list names; import the supplement together \
-             with this bundle",
-        ),
-        (false, false, false) => Some(
-            "run the command again with `--want FILE`, fetch what the list names with `docker-mirror export --want FILE \
-             -o supplement.tar`, and import the supplement together with this bundle",
-        ),
+        (false, false, _) if verified.unread_manifests > 0 => Some(format!(
+            "copy the file again if that is possible; otherwise fetch what the want-list (`--want {file}`) names with {fetch}, and \
+             verify this bundle together with the supplement, with `--want` again: each time it finds what is missing one level \
+             below"
+        )),
+        (false, false, true) => Some(format!(
+            "{fetch} fetches what the list names; import the supplement together with this bundle"
+        )),
+        (false, false, false) => Some(format!(
+            "run the command again with `--want FILE`, fetch what the list names with {fetch}, and import the supplement \
+             together with this bundle"
+        )),
     }
 }
 
 /// Returns the verdict: one line that begins with `SOUND` or `DAMAGED`.
-fn verdict(verified: &Verification) -> String {
+fn verdict(verified: &Verification, list: Option<&Path>) -> String {
     let count = verified.faults.len() as u64 + verified.more_faults;
+    let unread = match verified.unread_manifests {
+        0 => String::new(),
+        unread => format!(
+            "; what {} list{} is unknown and may be missing as well",
+            counted(unread, "missing manifest", "missing manifests"),
+            if unread == 1 { "s" } else { "" }
+        ),
+    };
     match count {
         0 if verified.is_supplement => "SOUND as a supplement: every blob matches its digest; it has no image, and \
              completes a damaged bundle"
@@ -256,12 +272,13 @@ fn verdict(verified: &Verification) -> String {
             let wanted = match verified.wanted.len() {
                 0 => String::new(),
                 blobs => format!(
-                    "; to fetch again: {} ({}), which `--want FILE` lists",
+                    "; to fetch again: {} ({}), which `--want {}` lists",
                     counted(blobs as u64, "blob", "blobs"),
-                    size_of(&verified.wanted)
+                    size_of(&verified.wanted),
+                    list.map_or_else(|| "FILE".to_owned(), |path| quote(&path).to_string())
                 ),
             };
-            format!("DAMAGED: {}{wanted}", counted(count, "fault", "faults"))
+            format!("DAMAGED: {}{wanted}{unread}", counted(count, "fault", "faults"))
         }
     }
 }

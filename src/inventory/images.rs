@@ -1,14 +1,16 @@
 //! The images of one or several bundles, with the sizes of all their manifests and blobs.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 use super::details::Details;
-use super::locked_image::LockedReferrer;
+use super::locked_referrer::LockedReferrer;
 use crate::error::Error;
 use crate::image::digest::Digest;
+use crate::image::media_type;
 use crate::image::tree::{Choice, LeftOut, PlatformRecord, UNKNOWN};
 use crate::text::{Warnings, quote};
 
@@ -23,6 +25,8 @@ pub struct Inventory {
     pub missing: Vec<Absent>,
     /// Blobs that no image references.
     pub unreferenced: Vec<Piece>,
+    /// Whether the only file is a supplement, which has blobs and no image.
+    pub is_supplement: bool,
     /// Whether a bundle has a `manifest.json`, which `docker load` reads.
     pub docker_manifest: bool,
     /// Harmless irregularities of the bundles.
@@ -196,6 +200,19 @@ impl Content {
             (None, Some(referrer)) => &referrer.media_type,
             _ => self.platform_of(part),
         }
+    }
+
+    /// Returns the platforms in the bundle in words: an artifact has none, and is named by the media type of its config.
+    pub fn platform_names(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let parts = self.parts.iter();
+        let configs: HashMap<usize, usize> = parts.filter_map(|part| Some((part.platform?, part.config?))).collect();
+        self.kept.iter().enumerate().map(move |(place, kept)| {
+            let config = configs.get(&place).and_then(|config| self.blobs.get(*config));
+            match config.filter(|config| kept.platform == UNKNOWN && !media_type::is_image_config(&config.media_type)) {
+                Some(config) => format!("artifact {}", config.media_type).into(),
+                None => kept.platform.as_str().into(),
+            }
+        })
     }
 
     /// Returns the platform of a part, as the index or the config states it.

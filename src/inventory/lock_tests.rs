@@ -1,7 +1,7 @@
 //! Tests of writing a lock and reading it back.
 
 use super::super::images::Piece;
-use super::super::locked_image::LockedReferrer;
+use super::super::locked_referrer::LockedReferrer;
 use super::*;
 use crate::image::referrer::tag_beside;
 use crate::image::tree::{Choice, PlatformRecord};

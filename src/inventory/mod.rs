@@ -8,6 +8,7 @@ pub(crate) mod difference;
 pub(crate) mod images;
 pub(crate) mod lock;
 pub(crate) mod locked_image;
+pub(crate) mod locked_referrer;
 pub(crate) mod referrer_difference;
 pub(crate) mod sharing;
 pub(crate) mod want_list;

@@ -14,7 +14,7 @@ use crate::image::platform::PlatformFilter;
 use crate::image::tree::{ImageTree, LeftOut, Variant, attachments_of_manifests};
 use crate::inventory::details::Details;
 use crate::inventory::images::{Absent, Content, Inventory, InventoryImage, Part, Piece, Sums, Unusable};
-use crate::inventory::locked_image::LockedReferrer;
+use crate::inventory::locked_referrer::LockedReferrer;
 
 /// Estimated memory of one piece in an inventory and in the table of shared pieces, in bytes.
 const PIECE: u64 = 4 * size_of::<Piece>() as u64;
@@ -26,7 +26,7 @@ const PIECE: u64 = 4 * size_of::<Piece>() as u64;
 /// these platforms is omitted.
 ///
 /// # Errors
-/// [`Kind::NotFound`] if a pattern matches no image, and [`Kind::Usage`] for an invalid pattern.
+/// [`Kind::NotFound`] if a pattern matches no image or no image has one of the platforms, and [`Kind::Usage`] for an invalid pattern.
 pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inventory> {
     let is_empty = bundle.images().is_empty() && bundle.broken().is_empty();
     let all = if is_empty {
@@ -37,6 +37,7 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
     let (images, broken) = all.split_at(bundle.images().len());
     let mut inventory = Inventory {
         warnings: bundle.warnings().clone(),
+        is_supplement: bundle.is_supplement(),
         docker_manifest: bundle.has_docker_manifest(),
         ..Inventory::default()
     };
@@ -48,7 +49,7 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
         media_types: HashSet::new(),
     };
     // Images that differ only in their names are read once.
-    let mut known = HashMap::new();
+    let (mut known, mut without) = (HashMap::new(), None);
     let chosen = bundle.images().iter().enumerate().filter(|(place, _)| images[*place]);
     // An image with a cosign tag is listed as an image of its own only if no other image claims it as an attachment. So
     // images with a cosign tag come last.
@@ -68,12 +69,17 @@ pub fn inspect(bundle: &Bundle, select: &Selection, details: bool) -> Result<Inv
                 belongs_to: image.attached_to.as_ref().map(ToString::to_string),
                 content: content.clone(),
             }),
-            Err(error) if select.platforms.is_some() && error.kind() == Kind::NotFound => {}
+            Err(error) if select.platforms.is_some() && error.kind() == Kind::NotFound => {
+                without.get_or_insert_with(|| error.clone().for_image(image.name.to_string()));
+            }
             Err(error) => inventory.broken.push(Unusable {
                 label: image.name.to_string(),
                 error: Arc::new(error.clone()),
             }),
         }
+    }
+    if let Some(error) = without.filter(|_| inventory.images.is_empty()) {
+        return Err(error);
     }
     for (image, _) in bundle.broken().iter().zip(broken).filter(|(_, chosen)| **chosen) {
         inventory.broken.push(Unusable {

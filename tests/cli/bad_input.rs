@@ -128,16 +128,17 @@ fn an_edited_bundle() {
         Tar::open(&cli.path("edited.tar")).flip(name);
         let target = Double::new();
         let out = cli.run(&["import", "edited.tar", "-d", &target.host()]);
-        // The bundle also has the original index, which an import of the filtered index need not read.
+        // The bundle has the index in two forms. The import reads only one of them where the other one is damaged.
         let tags = target.store().repository("library/greeting").unwrap_or_default().tags;
         if out.code == Some(0) {
             let digest = format!("sha256:{}", name.trim_start_matches("blobs/sha256/"));
-            assert_eq!(
-                digest,
-                super::support::images::greeting().digest(),
-                "{}",
-                out.everything()
-            );
+            let pushed = target.manifest("library/greeting", "1.0").unwrap();
+            let pushed = super::support::sha256(&pushed);
+            let indexes = [
+                super::support::images::greeting().digest().to_string(),
+                pushed.to_string(),
+            ];
+            assert!(indexes.contains(&digest), "{}", out.everything());
         } else {
             assert!(tags.is_empty(), "a tag without its tree");
             out.expect_code(5).says(&[&name.replace("blobs/sha256/", "")]);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::reports::Schema;
 use super::support::image::Style;
-use super::support::images::{linux_and_windows, nested, shared_base, small, with_foreign_layer};
+use super::support::images::{helm_chart, linux_and_windows, nested, shared_base, small, with_foreign_layer};
 use super::support::layout::{Tar, unpack, write_layout};
 use super::support::{Action, Double, When, referrers};
 use super::{cli, source};
@@ -184,6 +184,54 @@ fn foreign_archives_are_shown_too() {
     // Two names of one image share nothing with another image.
     assert_eq!(document["images"][0]["sharedBytes"], 0);
     assert_eq!(document["images"][0]["indexes"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_reader_learns_what_was_not_read_and_what_an_artifact_is() {
+    let (cli, _registry) = exported();
+    let shown = cli.succeed(&["inspect", "b.tar", "--html", "page.html"]);
+    let shown = shown.says(&["no layer was read", "docker-mirror verify b.tar", "SHA-256"]);
+    assert!(!shown.stdout.contains("no layer was read"), "{}", shown.stdout);
+    let size = fs::metadata(cli.path("b.tar")).unwrap().len();
+    let page = fs::read_to_string(cli.path("page.html")).unwrap();
+    for text in [
+        format!("<span class=\"name\">b.tar</span> ({size} bytes)"),
+        "layers were not read".to_owned(),
+        format!("Made by docker-mirror {}", env!("CARGO_PKG_VERSION")),
+    ] {
+        assert!(page.contains(&text), "no `{text}`");
+    }
+    cli.run(&["inspect", "b.tar", "--platform", "linux/s390x"])
+        .expect_code(1)
+        .says(&["linux/s390x", "linux/amd64"]);
+    write_layout(&cli.path("chart.tar"), &[("quay.io/a/chart:1", &helm_chart())]);
+    let shown = cli.succeed(&["inspect", "chart.tar", "--html", "chart.html"]);
+    let artifact = "artifact application/vnd.cncf.helm.config.v1+json";
+    assert!(
+        shown.stdout.contains(&format!("  platforms  {artifact}\n")),
+        "{}",
+        shown.stdout
+    );
+    assert!(fs::read_to_string(cli.path("chart.html")).unwrap().contains(artifact));
+}
+
+#[test]
+fn a_script_can_tell_a_difference_from_a_side_that_cannot_be_compared() {
+    let (cli, _registry) = exported();
+    write_layout(
+        &cli.path("nameless.tar"),
+        &[("1.27", &small(Style::Oci, "linux/amd64", "x"))],
+    );
+    let hint = "docker-mirror inspect nameless.tar --name REPOSITORY:TAG --lock nameless.tar.lock";
+    cli.run(&["diff", "nameless.tar", "b.tar"]).expect_code(1).says(&[hint]);
+    cli.run(&["diff", "nameless.tar", "b.tar", "--exit-code"])
+        .expect_code(2);
+    cli.run(&["inspect", "nameless.tar", "--lock", "x.lock"])
+        .expect_code(1)
+        .says(&["error: the lock was not written"]);
+    let lock = "n.lock";
+    cli.succeed(&["inspect", "nameless.tar", "--name", "quay.io/a/b:1", "--lock", lock]);
+    cli.run(&["diff", lock, "b.tar", "--exit-code"]).expect_code(1);
 }
 
 #[test]

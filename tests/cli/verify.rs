@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cli;
 use super::support::image::{Layer, Style, platform, single, with_config};
 use super::support::images::{linux_and_windows, shared_base, small};
-use super::support::layout::{Tar, blob_name, unpack, write_layout, write_members};
+use super::support::layout::{Tar, blob_name, marker, unpack, write_layout, write_members};
 use super::support::{Action, Double, When, sha256};
 use crate::support::Cli;
 use crate::support::cli::Output;
@@ -413,5 +413,39 @@ fn what_is_no_bundle_is_not_sound_and_what_is_not_there_is_not_damaged() {
     for paths in [&["absent.tar"][..], &["text.tar", "absent.tar"], &["empty"]] {
         let refused = cli.run(&[&["verify"], paths].concat()).expect_code(2);
         assert!(!refused.everything().contains("DAMAGED"), "{}", refused.everything());
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_not_called_damaged() {
+    let cli = cli();
+    fs::create_dir(cli.path("skopeo")).unwrap();
+    fs::write(cli.path("skopeo/version"), "Directory Transport Version: 1.1\n").unwrap();
+    let (_, marker) = marker();
+    let newer = json!({"formatVersion": 99, "images": []});
+    let documents: [(&str, Vec<u8>); 3] = [
+        ("oci-layout", marker.clone()),
+        ("index.json", br#"{"schemaVersion":2,"manifests":[]}"#.to_vec()),
+        ("docker-mirror.json", newer.to_string().into_bytes()),
+    ];
+    write_members(&cli.path("newer.tar"), documents.clone());
+    let layout = br#"{"imageLayoutVersion":"2.0.0"}"#.to_vec();
+    let changed = documents.map(|(name, bytes)| (name, if name == "oci-layout" { layout.clone() } else { bytes }));
+    write_members(&cli.path("layout.tar"), changed);
+    for (path, words) in [
+        ("skopeo", "skopeo copy --all dir:skopeo"),
+        ("newer.tar", "update docker-mirror"),
+        ("layout.tar", "unknown layout version"),
+    ] {
+        let commands = [
+            vec!["verify", path],
+            vec!["inspect", path],
+            vec!["diff", path, path],
+            vec!["import", path, "-d", "127.0.0.1:1/m"],
+        ];
+        for command in commands {
+            let refused = cli.run(&command).expect_code(2).says(&[words]).everything();
+            assert!(!refused.to_lowercase().contains("damaged"), "{command:?}: {refused}");
+        }
     }
 }

@@ -82,7 +82,8 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
     assert!(gets <= 2, "{gets} blobs were fetched");
     // Together they are sound, whichever comes first.
     for order in [["b.tar", "s.tar"], ["s.tar", "b.tar"]] {
-        cli.succeed(&["verify", order[0], order[1]]);
+        let together = cli.succeed(&["verify", order[0], order[1]]);
+        assert!(!together.everything().contains("warning"), "{}", together.everything());
         let target = Double::new();
         let destination = format!("{}/m", target.host());
         let imported = cli.succeed(&[
@@ -105,8 +106,21 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
     // On its own, a supplement cannot be imported. A second export gives the same bytes, and an earlier bundle can
     // replace the registry.
     cli.run(&["import", "s.tar", "-d", "127.0.0.1:1/m"])
-        .expect_code(5)
+        .expect_code(2)
         .says(&["complete a damaged bundle"]);
+    cli.run(&["diff", "s.tar", "s.tar"])
+        .expect_code(2)
+        .says(&["supplement"]);
+    let shown = cli.succeed(&["inspect", "s.tar"]);
+    let words = ["a supplement", &layer, &manifest];
+    assert!(
+        words.iter().all(|words| shown.stdout.contains(words)),
+        "{}",
+        shown.stdout
+    );
+    let shown: Value = serde_json::from_str(&cli.succeed(&["inspect", "s.tar", "--json"]).stdout).unwrap();
+    assert_eq!(shown["supplement"], true);
+    assert_eq!(shown["broken"].as_array().map(Vec::len), Some(0));
     fs::write(cli.path("good.tar"), &good).unwrap();
     registry.forget_requests();
     cli.succeed(&["export", "--want", "w.txt", "-o", "t.tar", "--reuse", "good.tar"]);
@@ -117,6 +131,73 @@ fn a_damaged_bundle_costs_the_bytes_of_its_bad_blobs() {
             .all(|request| request.method != "GET" || !request.path.contains("/blobs/"))
     );
     assert!(fs::read(cli.path("s.tar")).unwrap() == fs::read(cli.path("t.tar")).unwrap());
+}
+
+#[test]
+fn a_damaged_filtered_index_is_made_again_from_the_original() {
+    let (cli, _registry) = exported();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let target = Double::new();
+    cli.succeed(&["import", "b.tar", "-d", &format!("{}/m", target.host())]);
+    let record = bundle.json("docker-mirror.json");
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let records = record["images"].as_array().unwrap().iter();
+    let filtered: Vec<String> = records.filter_map(|image| text(&image["filtered"])).collect();
+    assert_eq!(filtered.len(), 2, "{record}");
+    // An index that was left out, or whose bytes are wrong, costs nothing.
+    bundle.without(&blob_name(&filtered[0]), &cli.path("less.tar"));
+    filtered.iter().for_each(|digest| bundle.flip(&blob_name(digest)));
+    for path in ["less.tar", "b.tar"] {
+        let found = cli.succeed(&["verify", path, "--json"]).stdout;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let replaced = found["replaced"].as_array().unwrap().iter();
+        let replaced: Vec<&str> = replaced.filter_map(|fault| fault["digest"].as_str()).collect();
+        assert!(replaced.contains(&filtered[0].as_str()), "{found}");
+        assert_eq!(found["wanted"].as_array().map(Vec::len), Some(0), "{found}");
+        cli.succeed(&["verify", path])
+            .says(&["made again from the original index"]);
+        let again = Double::new();
+        cli.succeed(&["import", path, "-d", &format!("{}/m", again.host())]);
+        for name in ["m/a/multi", "m/a/nested"] {
+            assert!(again.manifest(name, "1").is_some(), "{path}");
+            assert_eq!(again.manifest(name, "1"), target.manifest(name, "1"), "{path}");
+        }
+    }
+    // Without the original there is nothing to make it from; the want-list has only what a registry has.
+    let original = record["images"][0]["original"].as_str().unwrap();
+    bundle.flip(&blob_name(original));
+    cli.run(&["verify", "b.tar", "--want", "w.txt"])
+        .expect_code(5)
+        .says(&["no registry has it", "export --want w.txt"]);
+    let list = fs::read_to_string(cli.path("w.txt")).unwrap();
+    assert!(list.contains(original) && !list.contains(&filtered[0]), "{list}");
+    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--no-cache"]);
+    cli.succeed(&["verify", "b.tar", "s.tar"]);
+}
+
+#[test]
+fn a_bundle_that_is_cut_near_its_front_says_that_more_is_missing() {
+    let (cli, _registry) = exported();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let first = bundle
+        .members
+        .iter()
+        .find(|member| member.name.starts_with("blobs/"))
+        .unwrap();
+    let bytes = fs::read(cli.path("b.tar")).unwrap();
+    fs::write(cli.path("cut.tar"), &bytes[..first.offset as usize - 512]).unwrap();
+    let found = cli.run(&["verify", "cut.tar"]).expect_code(5);
+    let found = found.says(&["copy the file again"]);
+    assert!(
+        found.stdout.contains("is unknown and may be missing as well"),
+        "{}",
+        found.stdout
+    );
+    let target = Double::new();
+    let destination = format!("{}/m", target.host());
+    cli.run(&["import", "cut.tar", "-d", &destination])
+        .expect_code(5)
+        .says(&["docker-mirror verify cut.tar --want"]);
 }
 
 #[test]
@@ -249,7 +330,12 @@ fn an_import_that_fails_says_what_is_wanted() {
     let target = Double::new();
     let destination = format!("{}/m", target.host());
     cli.run(&["import", "b.tar", "-d", &destination, "--want", "w.txt"])
-        .expect_code(5);
+        .expect_code(5)
+        .says(&["export --want w.txt"]);
+    let target = Double::new();
+    cli.run(&["import", "b.tar", "-d", &format!("{}/m", target.host())])
+        .expect_code(5)
+        .says(&["docker-mirror verify b.tar --want"]);
     assert!(fs::read_to_string(cli.path("w.txt")).unwrap().contains(&layer));
     let target = Double::new();
     let destination = format!("{}/m", target.host());

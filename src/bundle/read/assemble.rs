@@ -164,8 +164,10 @@ pub(super) fn assemble(
     // A supplement completes other bundles; on its own it holds no usable image.
     for (supplement, is_own) in supplements {
         match count {
-            1 if rules.continue_after_faults && is_own => bundle.is_supplement = true,
+            1 if rules.allow_none && is_own => bundle.is_supplement = true,
             1 => note_broken(&mut bundle, supplement),
+            // A supplement of this program is meant to be given like this.
+            _ if is_own => {}
             _ => bundle
                 .warnings
                 .push(format!("{}; its blobs complete the others", supplement.error)),

@@ -28,8 +28,14 @@ const SKIPPED_ENDINGS: [(&str, &str); 6] = [
     (".docker", "name the file itself, or call it `.tar`"),
 ];
 
-/// Hint for a folder in skopeo's `dir:` format, which stores neither names nor types.
-const SKOPEO_DIR: &str = "write an archive instead: `skopeo copy dir:FOLDER oci-archive:FILE.tar:NAME`";
+/// Returns the hint for a folder in skopeo's `dir:` format, which stores neither names nor types.
+fn skopeo_hint(folder: &Path) -> String {
+    format!(
+        "write an archive instead: `skopeo copy --all dir:{} oci-archive:FILE.tar:NAME`, where NAME is the name of the image, \
+         such as library/nginx:1.27",
+        quote(&folder)
+    )
+}
 
 /// System folders of operating systems, file managers and storage boxes, in lower case: deleted
 /// files, lost files, indexes. A folder whose name starts with a dot is hidden and skipped as well.
@@ -78,7 +84,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Pr
                 "`{}` was written by skopeo's `dir:`, which is not supported",
                 quote(&path)
             );
-            let error = Error::new(Kind::Unsupported, what).with_hint(SKOPEO_DIR);
+            let error = Error::new(Kind::Unsupported, what).with_hint(skopeo_hint(path));
             found.push(Found::Broken(path.clone(), error));
         } else if is_layout(path) {
             found.push(Found::Layout(path.clone()));
@@ -150,8 +156,9 @@ fn search(directory: &Path, found: &mut Vec<Found>, warnings: &mut Warnings, ski
                 walk.skip_current_dir();
             } else if is_skopeo_dir(path) {
                 warnings.push(format!(
-                    "`{}` was written by skopeo's `dir:` and was skipped; {SKOPEO_DIR}",
-                    quote(&path)
+                    "`{}` was written by skopeo's `dir:` and was skipped; {}",
+                    quote(&path),
+                    skopeo_hint(path)
                 ));
                 walk.skip_current_dir();
             } else if is_layout(path) {

@@ -73,7 +73,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
         }
         // A bundle of this program always has a layout: without one the bundle is damaged, and `manifest.json` lists only
         // some of its images, with one platform each.
-        (Err(why), _) if archive.files.contains_key(record::MEMBER) => {
+        (Err(why), _) if archive.files.contains_key(record::MEMBER) && why.kind() != Kind::Unsupported => {
             return Err(why.with_hint("the bundle is damaged; copy it again, or export it again"));
         }
         (Err(why), Some(items)) => {
@@ -93,10 +93,15 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
         if !contents.missing.is_empty() {
             error = error.with_hint("every image that was asked for failed when it was made; export it again");
         } else if layout_is_known && !archive.files.contains_key(record::MEMBER) && archive.has_blobs {
+            contents.is_supplement = is_supplement(archive)?;
+            // Nothing is wrong with a supplement that is given alone.
+            let error = match contents.is_supplement {
+                true => error.with_kind(Kind::Usage),
+                false => error,
+            };
             let error =
                 error.with_hint("it has blobs alone, which complete a damaged bundle: give it together with that one");
             contents.holds_only_blobs = Some(BrokenArchive::new(&archive.label, error));
-            contents.is_supplement = is_supplement(archive)?;
             return Ok(contents);
         }
         return Err(error);

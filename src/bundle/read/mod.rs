@@ -244,6 +244,11 @@ impl Bundle {
         self.parts.store.to_come
     }
 
+    /// Returns whether the only file is a supplement, which has blobs and no image.
+    pub fn is_supplement(&self) -> bool {
+        self.parts.is_supplement
+    }
+
     /// Returns whether an archive has a `manifest.json`, which `docker load` reads.
     pub(crate) fn has_docker_manifest(&self) -> bool {
         self.parts.docker_manifest

@@ -18,19 +18,30 @@ use crate::image::tree::{Choice, ImageTree, IndexMode, Variant};
 
 /// Builds the tree of an image.
 pub(super) fn image_tree(store: &Store, image: &BundledImage) -> Result<ImageTree> {
-    let mut walk = Walk::new(store);
-    let left_out = image.record.iter().flat_map(|record| &record.left_out);
-    walk.left_behind = left_out.map(|left| left.digest.clone()).collect();
+    let mut walk = new_walk(store, image);
     let filtered = image
         .record
         .as_ref()
         .and_then(|record| Some((record, record.filtered.as_ref()?)));
     let tree = match filtered {
-        Some((record, filtered)) => recorded(&mut walk, store, image, record, filtered)?,
+        Some((record, filtered)) => match recorded(&mut walk, store, image, record, filtered) {
+            Err(error) if error.kind() != Kind::TooLarge => {
+                let made = remade(&mut new_walk(store, image), store, image, record, filtered);
+                made.ok().flatten().ok_or(error)?
+            }
+            read => read?,
+        },
         None => plain(&mut walk, image)?,
     };
     tree.total()?;
     Ok(tree)
+}
+
+fn new_walk<'a>(store: &'a Store, image: &BundledImage) -> Walk<'a> {
+    let mut walk = Walk::new(store);
+    let left_out = image.record.iter().flat_map(|record| &record.left_out);
+    walk.left_behind = left_out.map(|left| left.digest.clone()).collect();
+    walk
 }
 
 /// Builds the tree below a referrer; all its manifests and blobs must be present.
@@ -52,22 +63,19 @@ fn recorded(
     record: &ImageRecord,
     filtered: &Digest,
 ) -> Result<ImageTree> {
-    // Filtering keeps the media type of an index. The bundle's index lists only one of the two, with its size.
-    let root = |digest: &Digest| Descriptor {
-        media_type: image.root.media_type.clone(),
-        digest: digest.clone(),
-        size: match *digest == image.root.digest {
-            true => image.root.size,
-            false => store.size_of(digest).unwrap_or_default(),
-        },
-    };
-    let original = walk.load(&root(&record.original))?;
-    let smaller = walk.select(&root(filtered))?;
+    let original = walk.load(&root_of(store, image, &record.original))?;
+    let smaller = walk.select(&root_of(store, image, filtered))?;
     walk.problems()?;
     let (original, smaller) = (original.ok_or_else(no_root)?, smaller.ok_or_else(no_root)?.original);
     walk.load_indexes(&original)?;
     walk.problems()?;
-    let made = filter_again(walk, &original, &smaller)?;
+    let listed: HashSet<(&Digest, Option<&Platform>)> = smaller
+        .all()
+        .flat_map(entries_of)
+        .map(|entry| (&entry.descriptor.digest, entry.platform.as_ref()))
+        .collect();
+    let is_listed = |entry: &Entry| listed.contains(&(&entry.descriptor.digest, entry.platform.as_ref()));
+    let made = filter_again(walk, &original, is_listed)?;
     let made = made.filter(|made| {
         let root = made.filtered.as_ref().map(|made| made.root.digest());
         !made.is_empty() && root == Some(filtered)
@@ -94,31 +102,76 @@ fn recorded(
     walk.missing
         .extend(lost.filter(|digest| !recorded.contains(digest)).cloned());
     walk.problems()?;
-    Ok(ImageTree {
+    // The index that was read, which other images may share in memory; the newly made index has the same bytes.
+    let filtered = Some(smaller);
+    let selection = Selection {
+        original,
+        filtered,
+        kept,
+        dropped,
+    };
+    Ok(filtered_tree(walk, image, record, selection))
+}
+
+/// Builds the tree of an image whose filtered index is damaged or missing: filters the original again, by the dropped
+/// platforms of the record. The digest of the new index proves that it has the bytes of the lost one.
+///
+/// Returns `None` if the new index has another digest.
+fn remade(
+    walk: &mut Walk<'_>,
+    store: &Store,
+    image: &BundledImage,
+    record: &ImageRecord,
+    filtered: &Digest,
+) -> Result<Option<ImageTree>> {
+    let dropped: HashSet<&Digest> = record.dropped.iter().map(|dropped| &dropped.digest).collect();
+    let original = walk.select(&root_of(store, image, &record.original))?;
+    walk.missing.retain(|digest| !dropped.contains(digest));
+    walk.problems()?;
+    let root = original.ok_or_else(no_root)?.original.root;
+    let made = filter_again(walk, &root, |entry| !dropped.contains(&entry.descriptor.digest))?;
+    let has_digest = |made: &Selection| made.filtered.as_ref().map(|made| made.root.digest()) == Some(filtered);
+    let made = made.filter(|made| !made.is_empty() && has_digest(made));
+    Ok(made.map(|made| filtered_tree(walk, image, record, made)))
+}
+
+/// Returns the descriptor of one of the two indexes of a filtered image.
+///
+/// Filtering keeps the media type of an index. The bundle's index lists only one of the two, with its size.
+fn root_of(store: &Store, image: &BundledImage, digest: &Digest) -> Descriptor {
+    Descriptor {
+        media_type: image.root.media_type.clone(),
+        digest: digest.clone(),
+        size: match *digest == image.root.digest {
+            true => image.root.size,
+            false => store.size_of(digest).unwrap_or_default(),
+        },
+    }
+}
+
+fn filtered_tree(walk: &mut Walk<'_>, image: &BundledImage, record: &ImageRecord, selection: Selection) -> ImageTree {
+    ImageTree {
         choice: match record.index {
             Choice::Sparse => Choice::Sparse,
             _ => Choice::Filtered,
         },
-        // The index that was read, which other images may share in memory; the newly made index has the same bytes.
-        filtered: Some(smaller),
-        kept: kept.into(),
-        dropped: dropped.into(),
+        filtered: selection.filtered,
+        kept: selection.kept.into(),
+        dropped: selection.dropped.into(),
         left_out: walk.take_left_out().into(),
         configs: std::mem::take(&mut walk.configs),
-        ..ImageTree::new(image.name.clone(), original)
-    })
+        ..ImageTree::new(image.name.clone(), selection.original)
+    }
 }
 
-/// Removes the entries that a filtered index does not list from
-/// an index and from its nested indexes.
+/// Removes the entries that are not listed from an index and from its nested indexes.
 ///
 /// Returns `None` if another manifest below the index is missing.
-fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant) -> Result<Option<Selection>> {
-    let listed: HashSet<(&Digest, Option<&Platform>)> = smaller
-        .all()
-        .flat_map(entries_of)
-        .map(|entry| (&entry.descriptor.digest, entry.platform.as_ref()))
-        .collect();
+fn filter_again(
+    walk: &Walk<'_>,
+    original: &Arc<RawManifest>,
+    is_listed: impl Fn(&Entry) -> bool,
+) -> Result<Option<Selection>> {
     let mut graph = Graph::default();
     for (digest, node) in &walk.nodes {
         graph.add(node.clone());
@@ -126,7 +179,6 @@ fn filter_again(walk: &Walk<'_>, original: &Arc<RawManifest>, smaller: &Variant)
             graph.set_platform(digest.clone(), walk.platforms.get(digest).cloned());
         }
     }
-    let is_listed = |entry: &Entry| listed.contains(&(&entry.descriptor.digest, entry.platform.as_ref()));
     let is_full_index = |entry: &Entry| {
         let node = walk.nodes.get(&entry.descriptor.digest);
         node.is_some_and(|node| !entries_of(node).is_empty())

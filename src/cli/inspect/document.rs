@@ -27,6 +27,7 @@ struct Document<'a> {
     broken: Vec<Broken<'a>>,
     missing: &'a [Absent],
     unreferenced: Vec<Unreferenced<'a>>,
+    supplement: bool,
     warnings: &'a [docker_mirror::Line],
     total: Totals,
 }
@@ -102,6 +103,7 @@ pub(super) fn write(reporting: &Reporting, inventory: &Inventory, sharing: &Shar
         broken: broken.collect(),
         missing: &inventory.missing,
         unreferenced: unreferenced.collect(),
+        supplement: inventory.is_supplement,
         warnings: &inventory.warnings,
         total: sharing.totals(),
     })

@@ -6,12 +6,12 @@ mod markup;
 pub(super) mod page;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
     Bundle, Error, GivenName, Kind, Lock, OpenOptions, PlatformFilter, ReferrerChoice, Result, Sharing,
-    import::Selection, inspect,
+    import::Selection, inspect, quote,
 };
 
 use super::bundles;
@@ -120,19 +120,14 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     display.finish();
     let inventory = inventory?;
     let sharing = Sharing::new(&inventory);
-    match lock {
-        // A lock of the others would look like a lock of the whole bundle.
-        Some(_) if !inventory.broken.is_empty() => {
-            let count = counted(inventory.broken.len() as u64, "image or file", "images or files");
-            say(format!(
-                "the lock was not written: {count} of the bundle cannot be used"
-            ));
-        }
-        Some(lock) => lock.write(&Lock::new(&inventory)?.to_text())?,
-        None => {}
+    // A lock of the others would look like a lock of the whole bundle.
+    let is_unlocked = lock.is_some() && !inventory.broken.is_empty();
+    if let Some(lock) = lock.filter(|_| !is_unlocked) {
+        lock.write(&Lock::new(&inventory)?.to_text())?;
     }
     if let Some(html) = html {
-        html.write(&page::render(&inventory, &sharing))?;
+        let files = arguments.bundles.iter().map(|path| file_size(path)).collect::<Vec<_>>();
+        html.write(&page::render(&inventory, &sharing, &files))?;
     }
     document::write(&arguments.reporting, &inventory, &sharing)?;
     if !arguments.reporting.json {
@@ -140,9 +135,33 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     if !arguments.reporting.json {
         output::tell_unusable(inventory.broken.iter());
+        say(unread(&arguments.bundles));
+    }
+    if is_unlocked {
+        let count = counted(inventory.broken.len() as u64, "image or file", "images or files");
+        say(format!(
+            "error: the lock was not written: {count} of the bundle cannot be used"
+        ));
     }
     Ok(Outcome::from_unusable(
         inventory.broken.iter(),
         !inventory.images.is_empty(),
     ))
+}
+
+/// Returns what the command did not check, and how to check it.
+fn unread(bundles: &[PathBuf]) -> String {
+    let bundles = match bundles {
+        [one] if !bundles::is_stdin(one) => quote(one).to_string(),
+        _ => "BUNDLE".to_owned(),
+    };
+    format!(
+        "note: no layer was read: `docker-mirror verify {bundles}` checks every byte, and prints the SHA-256 of the file"
+    )
+}
+
+/// Returns the path of a bundle, and its size in bytes if it is a file.
+fn file_size(path: &Path) -> (String, Option<u64>) {
+    let size = path.metadata().ok().filter(std::fs::Metadata::is_file);
+    (path.display().to_string(), size.map(|found| found.len()))
 }

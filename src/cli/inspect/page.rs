@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use docker_mirror::{Choice, Content, Details, Digest, Inventory, InventoryImage, Part, Sharing, human_bytes};
+use docker_mirror::{Choice, Content, Details, Digest, Inventory, InventoryImage, Part, Sharing, human_bytes, quote};
 
 use super::chart;
 use super::markup::escape;
@@ -47,8 +47,8 @@ struct Page<'a> {
     layers_left: usize,
 }
 
-/// Returns the page of an inventory.
-pub(in crate::cli) fn render(inventory: &Inventory, sharing: &Sharing) -> String {
+/// Returns the page of an inventory. `files` are the paths of the bundles, with their sizes in bytes if they are files.
+pub(in crate::cli) fn render(inventory: &Inventory, sharing: &Sharing, files: &[(String, Option<u64>)]) -> String {
     let contents = inventory.images.iter().map(|image| &image.content);
     let configs = contents
         .flat_map(|content| &content.parts)
@@ -62,6 +62,7 @@ pub(in crate::cli) fn render(inventory: &Inventory, sharing: &Sharing) -> String
     };
     page.head();
     page.totals(inventory);
+    page.unread(files);
     page.out.push_str("<h2>Sizes</h2>\n<p class=\"dim\">Compressed, as they are stored and transferred.<span class=\"key own\"></span>of the image alone<span class=\"key shared\"></span>shared with other images</p>\n");
     chart::draw(&mut page.out, inventory, sharing);
     page.images(inventory);
@@ -148,6 +149,25 @@ impl Page<'_> {
         self.out.push_str("</dl>\n");
     }
 
+    /// Says which files the page describes, what was not read, and how to check it.
+    fn unread(&mut self, files: &[(String, Option<u64>)]) {
+        self.out.push_str("<p class=\"dim\">Made by docker-mirror ");
+        self.out.push_str(env!("CARGO_PKG_VERSION"));
+        self.out.push_str(" from the documents of");
+        for (path, size) in files.iter().take(MAX_LISTED) {
+            let size = size.map(|size| format!(" ({size} bytes)")).unwrap_or_default();
+            let _ = write!(
+                self.out,
+                " <span class=\"name\">{}</span>{size},",
+                escaped(&quote(path).to_string())
+            );
+        }
+        self.out.push_str(
+            " whose layers were not read. <code>docker-mirror verify</code> checks every byte of a bundle, and prints the SHA-256 of \
+             the file, as <code>sha256sum</code> does.</p>\n",
+        );
+    }
+
     fn images(&mut self, inventory: &Inventory) {
         self.out.push_str(
             "<h2 id=\"list\">Images</h2>\n<p class=\"tools\" id=\"tools\" hidden><label>Search <input id=\"search\" type=\"search\" autocomplete=\"off\"></label> <span id=\"found\" role=\"status\" class=\"dim\"></span></p>\n\
@@ -175,16 +195,16 @@ impl Page<'_> {
     fn image(&mut self, image: &InventoryImage) {
         let content = &image.content;
         let is_full = self.out.len() > MAX_PAGE;
+        let names: Vec<_> = content.platform_names().collect();
         let (bytes, shared) = (content.bytes(), self.sharing.shared_bytes(image));
         let _ = writeln!(
             self.out,
             "<tbody class=\"image\"><tr><td class=\"name\">{}<td>{}{}<td class=\"n\" data-value=\"{3}\">{3}<td class=\"n\" data-value=\"{bytes}\">{4}<td class=\"n\" data-value=\"{shared}\">{5}",
             escaped(&image.reference),
             list(
-                content
-                    .kept
+                names
                     .iter()
-                    .map(|kept| kept.platform.as_str())
+                    .map(|name| &**name)
                     .filter(|platform| *platform != ATTESTATION),
                 if is_full { FEW } else { MAX_LISTED }
             ),

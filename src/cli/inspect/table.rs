@@ -38,6 +38,12 @@ pub(super) fn show(inventory: &Inventory, sharing: &Sharing, layers: bool) {
         result("");
     }
     totals(inventory, sharing);
+    if inventory.is_supplement {
+        for piece in inventory.unreferenced.iter().take(MAX_LISTED) {
+            result(format!("  blob {} {:>12}", piece.digest, human_bytes(piece.size)));
+        }
+        result("a supplement: it has no image, and completes a damaged bundle when both are imported together");
+    }
     for missing in &inventory.missing {
         let words = missing_in_words(&missing.reference, &missing.reason);
         say(format!("warning: {words}"));
@@ -71,8 +77,8 @@ fn print_image(image: &InventoryImage, sharing: &Sharing) {
     if let Some(subject) = &image.belongs_to {
         field("belongs to", quote(subject));
     }
-    let (attestations, kept): (Vec<_>, Vec<_>) = content.kept.iter().partition(|kept| kept.platform == "attestation");
-    field("platforms", few(kept.iter().map(|kept| quote(&kept.platform))));
+    let (attestations, kept): (Vec<_>, Vec<_>) = content.platform_names().partition(|name| name == "attestation");
+    field("platforms", few(kept.iter().map(|name| quote(&**name).to_string())));
     if !attestations.is_empty() {
         let count = counted(attestations.len() as u64, "attestation", "attestations");
         field("with", format!("{count} (provenance or SBOM)"));
@@ -168,6 +174,7 @@ fn totals(inventory: &Inventory, sharing: &Sharing) {
         let few = few(inventory.unreferenced.iter().map(|piece| &piece.digest));
         // With unusable images, the blobs may belong to those images, so the digests are not listed.
         result(match inventory.broken.is_empty() {
+            true if inventory.is_supplement => format!("{count} ({bytes}):"),
             true => format!("{count} ({bytes}) that no image names: {few}"),
             false => format!("{count} ({bytes}) that no usable image names"),
         });

@@ -1,6 +1,6 @@
 //! Collects faults during a verification: each fault once, with all images that it affects.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::result::{Checked, Fault, FaultKind, Verification};
 use super::wrong::AllWrong;
@@ -24,6 +24,10 @@ pub(super) struct Faults<'a> {
     /// The faults of digests.
     known: HashMap<(FaultKind, Digest), Known>,
     replaced: Vec<Fault>,
+    /// Damaged indexes that were made again from others.
+    remade: HashSet<Digest>,
+    /// Missing manifests.
+    unread: HashSet<Digest>,
     wanted: WantList,
     /// Whether a wanted blob did not fit into the list.
     is_cut: bool,
@@ -65,6 +69,8 @@ impl<'a> Faults<'a> {
             more: 0,
             known: HashMap::new(),
             replaced: Vec::new(),
+            remade: HashSet::new(),
+            unread: HashSet::new(),
             wanted: WantList::default(),
             is_cut: false,
         }
@@ -203,14 +209,26 @@ impl<'a> Faults<'a> {
         }
     }
 
-    /// Says of the fault of a blob why the want-list does not have the blob: no image with a name needs it.
-    pub(super) fn cannot_want(&mut self, kind: FaultKind, digest: &Digest) {
+    /// Excuses the fault of an index that was made again from the original index.
+    pub(super) fn remade(&mut self, digest: &Digest) {
+        // The fault of the blob counted the memory of the entry.
+        self.remade.insert(digest.clone());
+    }
+
+    /// Counts a missing manifest: what it lists is unknown.
+    pub(super) fn unread(&mut self, digest: &Digest) {
+        if self.unread.contains(digest) || self.budget.take(FAULT).is_ok() {
+            self.unread.insert(digest.clone());
+        }
+    }
+
+    /// Says of the fault of a blob why the want-list does not have the blob.
+    pub(super) fn cannot_want(&mut self, kind: FaultKind, digest: &Digest, why: &'static str) {
         let known = self.known.get(&(kind, digest.clone()));
         if let Some(place) = known.and_then(|known| known.place)
             && !self.wanted.contains(digest)
         {
-            let hint = "a want-list has only blobs of images with a name: give this image one with `--name`";
-            self.faults[place].hint.get_or_insert_with(|| hint.into());
+            self.faults[place].hint.get_or_insert_with(|| why.into());
         }
     }
 
@@ -230,7 +248,7 @@ impl<'a> Faults<'a> {
     }
 
     pub(super) fn into_verification(
-        self,
+        mut self,
         files: Vec<VerifiedFile>,
         checked: Checked,
         mut warnings: Warnings,
@@ -241,14 +259,21 @@ impl<'a> Faults<'a> {
                     .to_owned(),
             );
         }
+        let is_remade = |fault: &Fault| fault.digest.as_ref().is_some_and(|digest| self.remade.contains(digest));
+        let (remade, faults): (Vec<_>, Vec<_>) = self.faults.into_iter().partition(is_remade);
+        self.replaced.extend(remade.into_iter().map(|fault| Fault {
+            hint: Some(Fault::REMADE.into()),
+            ..fault
+        }));
         Verification {
             files,
             checked,
-            faults: self.faults,
+            faults,
             more_faults: self.more,
             replaced: self.replaced,
             warnings,
             wanted: self.wanted,
+            unread_manifests: self.unread.len() as u64,
             ..Verification::default()
         }
     }

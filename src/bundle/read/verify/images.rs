@@ -79,6 +79,9 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
     let is_wrong = |digest: &Digest| !hashed.wrong.sound_elsewhere.contains(digest);
     let wrong = hashed.wrong.kinds.iter().filter(|(digest, _)| is_wrong(digest));
     let subjects = bundle.parts.referrers.iter().map(|referrer| &referrer.subject);
+    let records = || bundle.parts.images.iter().filter_map(|image| image.record.as_deref());
+    let originals: HashSet<&Digest> = records().map(|record| &record.original).collect();
+    let filtered = records().filter_map(|record| record.filtered.as_ref());
     let mut check = Check {
         bundle,
         deep,
@@ -90,6 +93,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
         subjects: subjects.collect(),
         owners: HashMap::new(),
         referenced: HashSet::new(),
+        made_here: filtered.filter(|digest| !originals.contains(digest)).collect(),
     };
     let nameless = nameless(bundle);
     let named = bundle.parts.images.iter().chain(&bundle.parts.ambiguous);
@@ -230,6 +234,8 @@ struct Check<'a, 'b> {
     owners: HashMap<Digest, usize>,
     /// Blobs of the bundle or the pipe that a document refers to.
     referenced: HashSet<&'a Digest>,
+    /// Filtered indexes, which an export made, so that no registry has them.
+    made_here: HashSet<&'a Digest>,
 }
 
 impl Check<'_, '_> {
@@ -260,12 +266,26 @@ impl Check<'_, '_> {
 
     /// Checks an image whose documents are all readable.
     fn tree(&mut self, tree: &ImageTree, user: User<'_>) {
+        let read: HashSet<&Digest> = tree.original.all().map(|manifest| manifest.digest()).collect();
         for manifest in tree.manifests() {
             self.own(manifest.digest(), user);
             self.refer(manifest.digest());
             // The manifest was read, or was made from a manifest that was read.
-            if self.wrong.contains_key(manifest.digest()) {
-                self.blob(manifest.digest(), Some(manifest.descriptor().size), user);
+            let (digest, size) = (manifest.digest(), manifest.descriptor().size);
+            let is_lost = self.made_here.contains(digest) && self.size_of(digest).is_none();
+            match self.wrong.get(digest) {
+                Some(kind) if !read.contains(digest) => {
+                    self.faults.suffer(*kind, digest, user);
+                    self.faults.remade(digest);
+                }
+                Some(_) => {
+                    self.blob(digest, Some(size), user);
+                }
+                None if is_lost => {
+                    self.blob(digest, Some(size), user);
+                    self.faults.remade(digest);
+                }
+                None => {}
             }
             self.config(manifest, user);
         }
@@ -351,8 +371,18 @@ impl Check<'_, '_> {
         };
         self.faults.suffer(kind, digest, user);
         match user.source {
+            _ if self.made_here.contains(digest) => self.faults.cannot_want(
+                kind,
+                digest,
+                "an export made this index, and no registry has it: an import makes it again once the rest of the image is \
+                 intact; if nothing else of the image is damaged, export the image again",
+            ),
             Some(name) => self.faults.want(digest, size, name),
-            None => self.faults.cannot_want(kind, digest),
+            None => self.faults.cannot_want(
+                kind,
+                digest,
+                "a want-list has only blobs of images with a name: give this image one with `--name`",
+            ),
         }
         false
     }
@@ -374,6 +404,9 @@ impl Check<'_, '_> {
             }
             self.own(&digest, user);
             if !self.blob(&digest, size, user) {
+                if self.size_of(&digest).is_none() && !self.made_here.contains(&digest) {
+                    self.faults.unread(&digest);
+                }
                 explained = true;
                 continue;
             }

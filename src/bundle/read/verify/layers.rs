@@ -4,9 +4,9 @@
 
 use std::io::{self, Read};
 
-use super::VerifyOptions;
 use super::faults::{Faults, User};
 use super::images::{Contents, ExpectedContent, LayerContent};
+use super::options::VerifyOptions;
 use super::result::{Fault, FaultKind};
 use crate::bundle::read::Bundle;
 use crate::bundle::read::compression::{Compression, Limit, MAGIC};

@@ -9,6 +9,7 @@ mod faults;
 mod hash;
 mod images;
 mod layers;
+mod options;
 mod result;
 mod sizes;
 mod wrong;
@@ -16,21 +17,9 @@ mod wrong;
 use super::Bundle;
 use super::stream::pipe::Incoming;
 use crate::error::Result;
-use crate::progress::Progress;
 use faults::Faults;
+pub use options::VerifyOptions;
 pub use result::{Checked, Fault, FaultKind, Verification};
-
-/// Options of a verification.
-#[derive(Debug, Clone, Default)]
-pub struct VerifyOptions {
-    /// Whether layers are decompressed and compared with the digests in the configs.
-    pub deep: bool,
-    /// Maximum number of bytes that a layer unpacks to beyond 1,100 times its size; 4 GiB by default. The content is only hashed
-    /// and never written, so this limit bounds time.
-    pub max_unpacked: Option<u64>,
-    /// Receives the progress of the verification.
-    pub progress: Progress,
-}
 
 /// Reads and verifies all bundles. `rest` is the unread part of a pipe.
 ///

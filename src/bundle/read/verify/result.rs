@@ -20,13 +20,16 @@ pub struct Verification {
     pub faults: Vec<Fault>,
     /// Number of faults beyond the maximum.
     pub more_faults: u64,
-    /// Blobs that are wrong in one bundle and right in another bundle of the same verification, and violations of the tar
-    /// format that hide nothing which a supplement does not replace: no fault of the bundles together.
+    /// No fault of the bundles together: blobs that are wrong in one bundle and right in another of the same verification,
+    /// filtered indexes that were [made again](Fault::REMADE), and violations of the tar format that hide nothing which a
+    /// supplement does not replace.
     pub replaced: Vec<Fault>,
     /// Harmless irregularities of the bundles.
     pub warnings: Warnings,
     /// Blobs of images that are damaged or missing.
     pub wanted: WantList,
+    /// Number of missing manifests: what they list is unknown, and may be missing as well.
+    pub unread_manifests: u64,
     /// Images that the bundles record as missing.
     pub missing: Vec<Missing>,
     /// Whether the only file is a supplement, which has blobs and no image.
@@ -128,6 +131,9 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Hint of a fault that an import repairs without any other file.
+    pub const REMADE: &str = "it is made again from the original index";
+
     /// Creates a fault without a place and without images.
     pub(super) fn new(kind: FaultKind, message: impl Into<Line>) -> Self {
         Self {
