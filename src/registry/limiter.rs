@@ -28,24 +28,6 @@ pub(super) enum Use {
 
 const USES: usize = 3;
 
-/// Number of bodies that are sent concurrently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lines {
-    /// Current maximum number of bodies; at least 1.
-    pub(crate) count: usize,
-    /// Whether the number is still being found out, and may soon be a multiple.
-    pub(crate) are_growing: bool,
-}
-
-impl Default for Lines {
-    fn default() -> Self {
-        Self {
-            count: 1,
-            are_growing: false,
-        }
-    }
-}
-
 /// Concurrency limit of one host.
 #[derive(Debug, Clone)]
 pub(super) struct Limiter(Arc<Inner>);
@@ -203,15 +185,6 @@ impl Limiter {
     /// Returns the maximum number of requests that were in flight together so far.
     pub(super) fn peak(&self) -> usize {
         self.0.state.lock().peak
-    }
-
-    /// Returns how many uploads may send their bodies concurrently now.
-    pub(super) fn lines(&self) -> Lines {
-        let state = self.0.state.lock();
-        Lines {
-            count: state.bodies().min(state.pace.limit().max(2) - 1),
-            are_growing: state.pace.is_growing(),
-        }
     }
 
     /// Returns the current maximum number of requests in flight.

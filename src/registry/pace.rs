@@ -165,11 +165,6 @@ impl Pace {
         self.limit
     }
 
-    /// Returns whether the limit still grows in large steps.
-    pub(super) fn is_growing(&self) -> bool {
-        self.limit < self.ceiling && matches!(self.phase, Phase::Greet(_) | Phase::Start(_) | Phase::Doubt(_))
-    }
-
     /// Records that a request has to wait because of the limit.
     pub(super) fn pressed(&mut self) {
         self.round.pressed = true;
