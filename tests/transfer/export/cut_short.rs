@@ -86,7 +86,7 @@ fn a_killed_compressed_export_starts_anew_and_overwrites_nothing_else() {
             zstd::encode_all(&b"precious"[..], 1).unwrap(),
         ] {
             std::fs::write(&partial, &foreign).unwrap();
-            let said = export.fails(output, &[], 1);
+            let said = export.fails(output, &[], 2);
             assert!(said.contains("--fresh"), "{said}");
             assert_eq!(std::fs::read(&partial).unwrap(), foreign);
         }

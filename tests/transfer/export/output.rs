@@ -18,7 +18,7 @@ fn an_existing_file_is_refused_and_kept() {
     std::fs::write(export.path("b.tar"), b"precious").unwrap();
     let done = export.run("b.tar", &[]);
     let said = text(&done);
-    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert_eq!(done.status.code(), Some(2), "{said}");
     assert!(said.contains("b.tar") && said.contains("--force"), "{said}");
     assert_eq!(std::fs::read(export.path("b.tar")).unwrap(), b"precious");
     assert_eq!(registry.requests().len(), 0, "the network was used first");

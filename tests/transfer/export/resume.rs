@@ -196,7 +196,7 @@ fn another_commands_unfinished_file_is_not_overwritten() {
     put_image(&registry, "c/c", "1", &[noise(77, 5000)]);
     let refused = run(&[], "c/c:1");
     let said = super::tools::text(&refused);
-    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(
         said.contains("b.tar.partial") && said.contains("--fresh") && said.contains("b/b:1"),
         "{said}"
@@ -214,7 +214,7 @@ fn a_file_of_another_version_is_not_overwritten() {
     let journal = export.path("b.tar.partial.journal");
     let text = std::fs::read_to_string(&journal).unwrap();
     std::fs::write(&journal, text.replace("\"journalVersion\":1", "\"journalVersion\":99")).unwrap();
-    let said = export.fails("b.tar", &[], 1);
+    let said = export.fails("b.tar", &[], 2);
     assert!(said.contains("version") && said.contains("--fresh"), "{said}");
     export.bundle("b.tar", &["--fresh"]);
 }
@@ -247,7 +247,7 @@ fn a_file_that_is_no_bundle_of_ours_is_not_overwritten() {
     let (registry, export) = super::tools::one_image();
     for foreign in [&b"precious"[..], &[0; 3 << 20]] {
         std::fs::write(export.path("b.tar.partial"), foreign).unwrap();
-        let said = export.fails("b.tar", &[], 1);
+        let said = export.fails("b.tar", &[], 2);
         assert!(said.contains("no journal") && said.contains("--fresh"), "{said}");
         assert!(std::fs::read(export.path("b.tar.partial")).unwrap() == foreign);
     }
@@ -260,7 +260,7 @@ fn a_foreign_file_beside_a_journal_of_ours_is_not_overwritten() {
     fill(&registry);
     let export = cut_off(&registry, 12 * MIB as u64);
     std::fs::write(export.path("b.tar.partial"), "#!/usr/bin/python3\n").unwrap();
-    let said = export.fails("b.tar", &[], 1);
+    let said = export.fails("b.tar", &[], 2);
     assert!(
         said.contains("no bundle of this program") && said.contains("--fresh"),
         "{said}"

@@ -146,6 +146,11 @@ impl<'a> Traced<'a> {
                 found().as_deref() == Some(expected),
                 "{at}: success without the bundle: {said}"
             ),
+            // A place that cannot be written to is a wrong command line, as nothing was done.
+            Some(2) => assert!(
+                at.contains("openat") && said.contains("error: ") && said.contains("hint: "),
+                "{at}: {said}"
+            ),
             Some(1 | 6) if !killed && found().as_deref() != Some(expected) => {
                 assert!(said.contains("error: ") && said.contains("hint: "), "{at}: {said}");
             }
