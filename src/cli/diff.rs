@@ -80,7 +80,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             _ => error,
         })?;
     for (path, broken) in [(&arguments.old, &mut old_broken), (&arguments.new, &mut new_broken)] {
-        let nameless = broken.iter_mut().filter(|image| image.error.kind() == Kind::Usage);
+        // An image without a name is called by its place in the archive.
+        let nameless = broken.iter_mut().filter(|image| image.label.contains(":@"));
         nameless.for_each(|image| image.error = named_by_lock(path, &image.error).into());
     }
     arguments.reporting.write_result(&Document {

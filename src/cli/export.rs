@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use docker_mirror::{
-    Digest, Error, IndexMode, Kind, LOST_MANIFEST, Lock, MAX_WANT_LIST, PlatformFilter, Reference, ReferrerChoice,
-    Result, WantList, Wanted,
+    Digest, Error, IndexMode, Kind, LOST_MANIFEST, Lock, MAX_WANT_LIST, PlatformFilter, Reference, Result, WantList,
+    Wanted,
     export::{self, Compression, Output, Report, Request, Reused, SupplementRequest},
     human_bytes, quote,
 };
@@ -21,6 +21,7 @@ use super::input_file::{read_lock, read_text};
 use super::memory;
 use super::output::{self, LeftOutBy, LeftOutPlatforms, Outcome};
 use super::progress::Display;
+use super::referrer_flags::ReferrerFlags;
 use super::report::Reporting;
 use super::status::Work;
 use super::values::whole;
@@ -40,28 +41,6 @@ pub(super) struct Selection {
 
     #[command(flatten)]
     pub(super) referrers: ReferrerFlags,
-}
-
-/// Flags that select referrers.
-#[derive(Debug, Clone, Args)]
-pub(super) struct ReferrerFlags {
-    /// Leave out what belongs to images: signatures, attestations, SBOMs and whatever else refers to them
-    #[arg(long, conflicts_with = "referrers")]
-    no_referrers: bool,
-
-    /// Of what belongs to images carry only artifacts of this type, such as 'application/vnd.dev.sigstore.*'; repeatable.
-    /// `require` makes it an error if there is nothing [default: everything]
-    #[arg(long, value_name = "TYPE")]
-    referrers: Vec<String>,
-}
-
-impl ReferrerFlags {
-    pub(super) fn choice(&self) -> Result<ReferrerChoice> {
-        match self.no_referrers {
-            true => Ok(ReferrerChoice::default()),
-            false => ReferrerChoice::from_flags(&self.referrers),
-        }
-    }
 }
 
 impl Selection {

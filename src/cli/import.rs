@@ -15,12 +15,12 @@ use docker_mirror::{
 use super::bundles::{check_named, check_readable, is_stdin, stdin, warnings_of_unfinished};
 use super::connection::Shared;
 use super::distinct_files;
-use super::export::ReferrerFlags;
 use super::memory;
 use super::output::{LeftOutBy, Outcome, counted, say};
 use super::output_file::OutputFile;
 use super::progress::Display;
 use super::push::Target;
+use super::referrer_flags::ReferrerFlags;
 use super::report::Reporting;
 use super::status::Work;
 use super::verify::{WANT_START, tell};

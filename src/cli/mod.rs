@@ -29,6 +29,7 @@ mod plugin;
 mod printer;
 mod progress;
 mod push;
+mod referrer_flags;
 mod report;
 mod status;
 mod temp_file;

@@ -293,10 +293,8 @@ impl BlobReader {
             self.ranges_refused = true;
         }
         let is_range = !whole && !self.ranges_refused;
-        if is_range {
-            if let Ok(range) = HeaderValue::try_from(format!("bytes={}-{}", self.at, self.end - 1)) {
-                call = call.header(RANGE, range);
-            }
+        if is_range && let Ok(range) = HeaderValue::try_from(format!("bytes={}-{}", self.at, self.end - 1)) {
+            call = call.header(RANGE, range);
         }
         let answer = host.exchange(&call).await?;
         match answer.status() {

@@ -48,6 +48,7 @@ mod renewal;
 mod retry;
 mod scheme;
 mod scope;
+mod similar_tags;
 mod stop;
 mod tags_at_once;
 pub(crate) mod tls;

@@ -163,5 +163,5 @@ fn unread(bundles: &[PathBuf]) -> String {
 /// Returns the path of a bundle, and its size in bytes if it is a file.
 fn file_size(path: &Path) -> (String, Option<u64>) {
     let size = path.metadata().ok().filter(std::fs::Metadata::is_file);
-    (path.display().to_string(), size.map(|found| found.len()))
+    (quote(&path).to_string(), size.map(|found| found.len()))
 }

@@ -281,14 +281,18 @@ fn what_was_dropped_stays_so_where_another_image_has_it() {
 
 #[test]
 fn a_record_excuses_only_what_it_lists() {
-    // The index that is not listed under the name is there as well.
-    for which in [1, 2] {
-        let (mut layout, original, smaller, _) = filtered(if which == 1 { "filtered" } else { "sparse" });
-        layout.blobs.remove(if which == 1 { &original } else { &smaller });
-        let bundle = open_bytes(&layout.tar().end()).unwrap();
-        let error = bundle.tree(image(&bundle, TWO)).unwrap_err();
-        assert!(text(&error).contains("1 blob is missing"), "{}", text(&error));
-    }
+    // The original index, which is not listed under the name, has to be there.
+    let (mut layout, original, ..) = filtered("filtered");
+    layout.blobs.remove(&original);
+    let bundle = open_bytes(&layout.tar().end()).unwrap();
+    let error = bundle.tree(image(&bundle, TWO)).unwrap_err();
+    assert!(text(&error).contains("1 blob is missing"), "{}", text(&error));
+    // The filtered index is made again from the original one.
+    let (mut layout, _, smaller, _) = filtered("sparse");
+    layout.blobs.remove(&smaller);
+    let bundle = open_bytes(&layout.tar().end()).unwrap();
+    let tree = bundle.tree(image(&bundle, TWO)).unwrap();
+    assert_eq!(tree.filtered.unwrap().root.digest().to_string(), smaller.to_string());
     let (mut layout, ..) = filtered("filtered");
     let record = String::from_utf8(layout.files.pop().unwrap().1).unwrap();
     let record = record.replace("\"dropped\"", "\"ignored\"");

@@ -7,6 +7,7 @@ use super::docker_list::DockerLists;
 use super::faults::{Faults, User, lacks_a_name};
 use super::hash::Hashed;
 use super::result::{Fault, FaultKind};
+use super::roots::Roots;
 use crate::bundle::read::documents::KnownConfig;
 use crate::bundle::read::{BrokenImage, Bundle, BundledImage, Referrer};
 use crate::error::{Kind, Result};
@@ -178,44 +179,6 @@ fn nameless(bundle: &Bundle) -> Vec<BundledImage> {
         may_be_sparse: false,
     };
     new.map(image).collect()
-}
-
-/// The manifests at which a survey starts, and what may be absent below them.
-struct Roots<'a> {
-    /// Digest, stated size and media type.
-    open: Vec<(Digest, Option<u64>, String)>,
-    dropped: HashSet<&'a Digest>,
-    may_be_sparse: bool,
-    /// Whether configs have to be readable: the platforms of an image are read from its configs.
-    needs_configs: bool,
-}
-
-impl<'a> Roots<'a> {
-    fn of_image(image: &'a BundledImage) -> Self {
-        let record = image.record.as_deref();
-        let dropped = record.iter().flat_map(|record| &record.dropped);
-        let root = &image.root;
-        let both = record
-            .into_iter()
-            .flat_map(|record| std::iter::once(&record.original).chain(&record.filtered));
-        let both = both.map(|digest| (digest.clone(), None, root.media_type.clone()));
-        let own = (root.digest.clone(), Some(root.size), root.media_type.clone());
-        Self {
-            open: std::iter::once(own).chain(both).collect(),
-            dropped: dropped.map(|dropped| &dropped.digest).collect(),
-            may_be_sparse: image.may_be_sparse,
-            needs_configs: true,
-        }
-    }
-
-    fn of_referrer(root: &Descriptor) -> Self {
-        Self {
-            open: vec![(root.digest.clone(), Some(root.size), root.media_type.clone())],
-            dropped: HashSet::new(),
-            may_be_sparse: false,
-            needs_configs: false,
-        }
-    }
 }
 
 struct Check<'a, 'b> {

@@ -11,6 +11,7 @@ mod images;
 mod layers;
 mod options;
 mod result;
+mod roots;
 mod sizes;
 mod wrong;
 
