@@ -100,6 +100,32 @@ fn an_image_by_digest_alone_gets_a_tag() {
 }
 
 #[test]
+fn a_tag_that_states_the_digest_of_another_image_is_refused() {
+    let (cli, source, target) = (cli(), Double::new(), Double::new());
+    let real = helm_chart().push(&source, "a/b", "1").replace(':', "-");
+    let evil = small(Style::Oci, "linux/amd64", "evil");
+    let good = format!("{}/a/b:1", source.host());
+    for tag in [format!("{real}-image"), real.clone()] {
+        let digest = evil.push(&source, "a/b", &tag);
+        let image = format!("{}/a/b:{tag}", source.host());
+        for arguments in [
+            vec!["-d", &target.host(), &image, &good],
+            vec!["export", &image, &good, "-o", "b.tar", "--allow-partial", "--force"],
+            // A list of images gives the destination another tag.
+            vec!["-d", &target.host(), "--images", "list.txt"],
+        ] {
+            let renamed = format!("{}/a/b@{digest} => a/b:{tag}\n{good}\n", source.host());
+            std::fs::write(cli.path("list.txt"), renamed).unwrap();
+            let output =
+                cli.run(&arguments)
+                    .says(&[&tag, &format!("but its digest is {digest}"), "1 of 2 images failed"]);
+            let tags = target.store().repository("a/b").unwrap_or_default().tags;
+            assert!(!tags.contains_key(&tag), "{}", output.everything());
+        }
+    }
+}
+
+#[test]
 fn tag_and_digest_pulls_by_digest_and_keeps_the_tag() {
     let (cli, source, target) = (cli(), Double::new(), Double::new());
     let digest = small(Style::Oci, "linux/amd64", "old").push(&source, "a/b", "1");

@@ -108,3 +108,53 @@ fn only_tags_of_the_same_image_are_replaced() {
         assert_eq!(target.manifest("team/one", "1_amd64"), target.manifest("team/one", "1"));
     }
 }
+
+#[test]
+fn an_image_whose_platforms_give_no_tags_fails_alone() {
+    let long = format!("linux/{}", "a".repeat(200));
+    for (platforms, said) in [
+        (["linux/amd64", &long], "128"),
+        (["linux/amd64", "linux/\u{c4}"], "gives no tag"),
+        (["linux/a b", "linux/a_b"], "two platforms would become"),
+    ] {
+        let (cli, source, target) = (cli(), Double::new(), Double::new());
+        multi(Style::Oci, &platforms, "app").push(&source, "team/app", "1");
+        small(Style::Oci, "linux/amd64", "one").push(&source, "team/one", "1");
+        let image = |name: &str| format!("{}/team/{name}:1", source.host());
+        cli.succeed(&[
+            "export",
+            &image("app"),
+            &image("one"),
+            "-o",
+            "b.tar",
+            "--platform",
+            "all",
+        ]);
+        let host = target.host();
+        for arguments in [
+            &["import", "b.tar", "-d", &host, "--platform-tags"][..],
+            &[
+                "-d",
+                &host,
+                &image("app"),
+                &image("one"),
+                "--platform-tags",
+                "--platform",
+                "all",
+            ],
+        ] {
+            cli.run(arguments).expect_code(1).says(&[
+                "1 of 3 images failed",
+                "`--platform-tags` for",
+                said,
+                "without `--platform-tags`",
+            ]);
+            assert!(target.manifest("team/app", "1").is_none(), "{}", target.transcript());
+            assert!(
+                target.manifest("team/one", "1_amd64").is_some(),
+                "{}",
+                target.transcript()
+            );
+        }
+    }
+}
