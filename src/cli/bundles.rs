@@ -95,7 +95,7 @@ fn are_pieces(paths: &[PathBuf]) -> bool {
         path.as_os_str().len() == first.as_os_str().len()
             && stem(path) == stem(first)
             && path.is_file()
-            && !path.extension().is_some_and(|end| end == "tar")
+            && path.extension().is_none_or(|end| end != "tar")
             && !is_archive(path)
     };
     !rest.is_empty() && is_archive(first) && rest.iter().all(is_piece)
