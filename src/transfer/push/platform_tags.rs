@@ -3,7 +3,7 @@
 //! Each platform becomes a push item of its own, with the platform's manifest as its root. So existing tags are found and kept as
 //! any other tag, and names that collide are rejected before anything is sent. A platform gets its tag after its image.
 //!
-//! An existing tag with such a name may be somebody's own. It is replaced only if it is the tag of a platform of the image that
+//! An existing tag with such a name may have another origin. It is replaced only if it is the tag of a platform of the image that
 //! stands at the destination.
 
 use std::collections::HashMap;
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// An image of so many platforms, which share one manifest.
+    /// An image with this number of platforms, which share one manifest.
     fn image(platforms: usize) -> PushItem {
         const TEXT: &[u8] =
             br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;

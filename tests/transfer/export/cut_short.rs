@@ -78,7 +78,7 @@ fn a_killed_compressed_export_starts_anew_and_overwrites_nothing_else() {
             "{}",
             text(&done)
         );
-        // That of a plain export belongs to somebody who can go on with it.
+        // The unfinished file of a plain export can still be continued by that export.
         std::fs::remove_file(export.path(output)).unwrap();
         for foreign in [
             noise(1, 1000),
