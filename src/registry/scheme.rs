@@ -1,6 +1,7 @@
 //! Detection of TLS, for hosts whose scheme is not known beforehand.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode, Url};
@@ -12,6 +13,10 @@ use super::host::{ASSUMED_HTTP, EITHER, FOUND_HTTP, FOUND_HTTPS, Host};
 
 /// Maximum number of connections for detecting TLS; a broken connection is followed by another.
 const PROBES: u32 = 4;
+
+/// Maximum duration of the detection of TLS. It is a host of this machine that is asked, and a server of plain http may leave the
+/// handshake without an answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Host {
     /// Returns a URL of the host with the scheme that was detected since the URL was made.
@@ -54,26 +59,31 @@ impl Host {
         }
         let _ = probe.set_scheme("https");
         probe.set_path("/v2/");
-        let mut found = false;
-        for _ in 0..PROBES {
-            let headers = HeaderMap::new();
-            match self
-                .context
-                .send(&Method::GET, &probe, headers, None, None, self.trust)
-                .await
-            {
-                Ok(_) => found = true,
-                // A server that wants a client certificate may close the connection before its alert is read.
-                Err(failure) if failure.class == Class::Broken => continue,
-                // An untrusted certificate proves TLS as well; the next request reports the certificate to the user.
-                Err(failure) => found = failure.class == Class::Final,
-            }
-            break;
-        }
+        let found = tokio::time::timeout(PROBE_TIMEOUT, self.answers_in_tls(&probe)).await;
+        let found = found.unwrap_or(false);
         if found {
             self.scheme.store(FOUND_HTTPS, Ordering::Relaxed);
         }
         found
+    }
+
+    /// Returns whether a server answers in TLS.
+    async fn answers_in_tls(&self, probe: &Url) -> bool {
+        for _ in 0..PROBES {
+            let headers = HeaderMap::new();
+            match self
+                .context
+                .send(&Method::GET, probe, headers, None, None, self.trust)
+                .await
+            {
+                Ok(_) => return true,
+                // A server that wants a client certificate may close the connection before its alert is read.
+                Err(failure) if failure.class == Class::Broken => {}
+                // An untrusted certificate proves TLS as well; the next request reports the certificate to the user.
+                Err(failure) => return failure.class == Class::Final,
+            }
+        }
+        false
     }
 
     /// Returns whether a host with `insecure = true` in its configuration speaks plain http and no TLS.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use docker_mirror::{Options, testing::Registry};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::clock;
 use super::downloads::by_default;
@@ -71,6 +72,31 @@ async fn a_head_that_never_ends_is_given_up_after_one_limit() {
             .unwrap_err();
         assert_eq!(server.count(method, "/uploads/"), 1, "{}", server.transcript());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_of_this_machine_that_leaves_a_tls_handshake_without_an_answer() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut first = [0];
+            // A handshake begins with this byte; anything else gets an answer that is not HTTP.
+            if stream.read_exact(&mut first).await.is_ok() && first != [0x16] {
+                stream.write_all(b"\x1b\r\n\r\n").await.unwrap();
+            }
+            open.push(stream);
+        }
+    });
+    let options = Options {
+        retries: Some(0),
+        ..by_default()
+    };
+    let registry = with(options, &host);
+    let before = tokio::time::Instant::now();
+    clock::run(registry.manifest("a/b", &tag("1"))).await.unwrap_err();
+    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
