@@ -69,7 +69,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 /// # Errors
 /// The errors of [`Folder::open_own`].
 pub(crate) fn open_own(path: &Path) -> io::Result<File> {
-    own(CWD, path.as_os_str(), OFlags::RDONLY, parent_of(path))
+    open_own_at(CWD, path.as_os_str(), OFlags::RDONLY, parent_of(path))
 }
 
 /// Opens one of this program's own files for reading and writing, by its path; creates a missing file.
@@ -77,10 +77,10 @@ pub(crate) fn open_own(path: &Path) -> io::Result<File> {
 /// # Errors
 /// The errors of [`Folder::open_own`].
 pub fn open_or_create_own(path: &Path) -> io::Result<File> {
-    own(CWD, path.as_os_str(), OFlags::RDWR | OFlags::CREATE, parent_of(path))
+    open_own_at(CWD, path.as_os_str(), OFlags::RDWR | OFlags::CREATE, parent_of(path))
 }
 
-fn own(at: impl AsFd, name: &OsStr, flags: OFlags, folder: &Path) -> io::Result<File> {
+fn open_own_at(at: impl AsFd, name: &OsStr, flags: OFlags, folder: &Path) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | FLAGS;
     let handle = rustix::fs::openat(&at, name, flags, NEW_FILE)
         .map_err(|e| irregular(rustix::fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW), e))?;
@@ -162,7 +162,7 @@ impl Folder {
     /// # Errors
     /// The errors of [`open_own`](Self::open_own).
     pub(crate) fn open_or_create_own(&self, name: &OsStr) -> io::Result<File> {
-        own(&self.handle, name, OFlags::RDWR | OFlags::CREATE, &self.path)
+        open_own_at(&self.handle, name, OFlags::RDWR | OFlags::CREATE, &self.path)
     }
 
     /// Opens one of this program's own files for reading and writing.
@@ -170,7 +170,7 @@ impl Folder {
     /// # Errors
     /// The errors of [`open_own`](Self::open_own).
     pub(crate) fn open_own_to_write(&self, name: &OsStr) -> io::Result<File> {
-        own(&self.handle, name, OFlags::RDWR, &self.path)
+        open_own_at(&self.handle, name, OFlags::RDWR, &self.path)
     }
 
     /// Opens one of this program's own files for reading.
@@ -179,7 +179,7 @@ impl Folder {
     /// Errors of open(2), and an error if the file is a link, not a regular file, has several names, or belongs to another
     /// user.
     pub(crate) fn open_own(&self, name: &OsStr) -> io::Result<File> {
-        own(&self.handle, name, OFlags::RDONLY, &self.path)
+        open_own_at(&self.handle, name, OFlags::RDONLY, &self.path)
     }
 
     /// Creates a file for writing; the name must be free.
@@ -273,13 +273,13 @@ impl Folder {
 
     /// Returns why this user can rename no file over an existing one, if the system says so.
     pub(crate) fn protection(&self, name: &OsStr) -> Option<&'static str> {
-        let look = |name: &OsStr, flags| rustix::fs::statx(&self.handle, name, flags, StatxFlags::BASIC_STATS).ok();
-        let found = look(name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = |name: &OsStr, flags| rustix::fs::statx(&self.handle, name, flags, StatxFlags::BASIC_STATS).ok();
+        let found = stat(name, AtFlags::SYMLINK_NOFOLLOW)?;
         let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
         if found.stx_attributes.intersects(fixed) {
             return Some("it is marked as unchangeable (`lsattr` shows that, `chattr -i` or `chattr -a` ends it)");
         }
-        let here = look(OsStr::new(""), AtFlags::EMPTY_PATH)?;
+        let here = stat(OsStr::new(""), AtFlags::EMPTY_PATH)?;
         let user = rustix::process::geteuid();
         let is_sticky = Mode::from_raw_mode(here.stx_mode.into()).contains(Mode::SVTX);
         let owns = |owner: u32| user.is_root() || owner == user.as_raw();

@@ -152,9 +152,9 @@ fn filtered(manifest: &RawManifest, keep: &[bool], replaced: Option<usize>) {
 pub fn bundle(data: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder for the archive");
     open(data, folder.path());
-    let mended = mend(data);
-    if mended != data {
-        open(&mended, folder.path());
+    let corrected = with_checksums(data);
+    if corrected != data {
+        open(&corrected, folder.path());
     }
 }
 
@@ -189,17 +189,17 @@ fn open(data: &[u8], folder: &Path) {
 }
 
 /// Writes the correct checksum into every block that looks like a tar header.
-fn mend(data: &[u8]) -> Vec<u8> {
+fn with_checksums(data: &[u8]) -> Vec<u8> {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
-    let mut mended = data.to_vec();
-    for block in mended.chunks_exact_mut(512) {
+    let mut corrected = data.to_vec();
+    for block in corrected.chunks_exact_mut(512) {
         if &block[257..262] == b"ustar" {
             block[CHECKSUM].fill(b' ');
             let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
             block[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         }
     }
-    mended
+    corrected
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ pub enum Event {
     /// A warning: the user should know about a problem, though the work goes on.
     Warning(Line),
     /// Information for the user about something that is not a problem.
-    Told(Line),
+    Info(Line),
     /// A detail for verbose output (`--verbose`).
     Note(Line),
 }
@@ -144,7 +144,7 @@ impl Progress {
 
     /// Announces requests in flight for an image or repository.
     /// Dropping the returned value announces their end.
-    pub(crate) fn begin(&self, name: impl fmt::Display) -> InFlight {
+    pub(crate) fn in_flight(&self, name: impl fmt::Display) -> InFlight {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.emit(Event::Begun {
@@ -163,8 +163,8 @@ impl Progress {
     }
 
     /// Emits information for the user about something that is not a problem.
-    pub fn tell(&self, text: impl Into<Line>) {
-        self.emit(Event::Told(text.into()));
+    pub fn info(&self, text: impl Into<Line>) {
+        self.emit(Event::Info(text.into()));
     }
 
     /// Emits a detail for verbose output.
@@ -173,7 +173,7 @@ impl Progress {
     }
 }
 
-/// Requests in flight: emits [`Event::Ended`] when dropped. See [`Progress::begin`].
+/// Requests in flight: emits [`Event::Ended`] when dropped. See [`Progress::in_flight`].
 #[derive(Debug)]
 pub(crate) struct InFlight {
     progress: Progress,

@@ -36,7 +36,7 @@ pub(super) fn stdin(command: &str, progress: &Progress) -> Result<std::io::Stdin
         let hint = format!("name a file, or write `... | docker-mirror {command}`");
         return Err(Error::new(Kind::Usage, what).with_hint(hint));
     }
-    wait_for_pipe(&input, || progress.tell(SILENT_STDIN));
+    wait_for_pipe(&input, || progress.info(SILENT_STDIN));
     Ok(input)
 }
 

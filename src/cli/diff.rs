@@ -90,9 +90,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         difference: &difference,
     })?;
     if !arguments.reporting.json {
-        tell(&difference);
+        print(&difference);
     }
-    output::tell_unusable(old_broken.iter().chain(&new_broken));
+    output::print_unusable(old_broken.iter().chain(&new_broken));
     let outcome = Outcome::from_unusable(old_broken.iter().chain(&new_broken), has_images);
     Ok(match outcome {
         Outcome::Success if arguments.exit_code && !difference.is_empty() => Outcome::Failure,
@@ -156,7 +156,7 @@ fn lock(path: &Path) -> Result<Option<Lock>> {
     Ok(Some(read_lock(path).map_err(|e| e.with_kind(Kind::Usage))?))
 }
 
-fn tell(difference: &Difference) {
+fn print(difference: &Difference) {
     for image in &difference.added {
         result(format!("+ {}", whole(image)));
     }

@@ -336,7 +336,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let outcome = match report.dry_run {
         Some(_) if is_whole && report.does_not_fit.is_none() => export_report::report_missing_referrers(&report),
         Some(_) if is_whole => Outcome::Failure,
-        _ => tell(&report, &asked.failed, &display.at_once, &how),
+        _ => print_report(&report, &asked.failed, &display.at_once, &how),
     };
     if report.up_to_date {
         let checked = match &report.sha256 {
@@ -387,7 +387,7 @@ struct How {
     left_out_by: LeftOutBy,
 }
 
-fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &How) -> Outcome {
+fn print_report(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &How) -> Outcome {
     let How {
         to_pipe,
         resumes,
@@ -407,7 +407,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         output::left_out(&name, &image.left_out);
         export_report::referrers(&name, image);
     }
-    left_out.tell(verbose, left_out_by);
+    left_out.print(verbose, left_out_by);
     if report.committed {
         for image in &report.images {
             let line = format!("{}@{}", bare(&image.source), image.digest);
@@ -428,7 +428,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
     let all = count + report.images.len();
     if report.nothing_fetched && !report.images.is_empty() {
         let title = format!("{count} of {all} images cannot be resolved; nothing was fetched");
-        failures::tell_rest(&title, all, &failed, at_once);
+        failures::print_rest(&title, all, &failed, at_once);
         // An index was found under its name, although a manifest of it was not.
         let are_names = failed.iter().all(|(_, error)| {
             matches!(error.kind(), Kind::NotFound | Kind::Usage) && error.hint() != Some(LOST_MANIFEST)
@@ -450,7 +450,7 @@ fn tell(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &H
         (false, true) => "there is nothing to write a bundle of",
         (false, false) => "there is no bundle",
     };
-    failures::tell_rest(&format!("{count} of {all} images failed; {end}"), all, &failed, at_once);
+    failures::print_rest(&format!("{count} of {all} images failed; {end}"), all, &failed, at_once);
     if !report.committed && !would_be_made && !report.images.is_empty() {
         let leave_out = "give `--allow-partial` to leave them out";
         // Another run would meet these errors again, so the hint does not suggest a retry.

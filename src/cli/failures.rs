@@ -9,20 +9,23 @@ use super::printer::{self, Item};
 use super::wording::counted;
 
 /// Prints which of `total` images failed and why: each failure with the name of its image, followed by its hint.
-pub(super) fn tell(title: &str, total: usize, failed: &[(String, Error)]) {
-    tell_rest(title, total, failed, &AtOnce::default());
+pub(super) fn print(title: &str, total: usize, failed: &[(String, Error)]) {
+    print_rest(title, total, failed, &AtOnce::default());
 }
 
-/// Prints the failures like [`tell`], and only the image's name for each failure that `at_once` has already printed.
-pub(super) fn tell_rest(title: &str, total: usize, failed: &[(String, Error)], at_once: &AtOnce) {
-    let told = at_once.told.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_told = |error: &Error| told.contains(&error.full());
-    let names = few(failed.iter().filter(|(_, error)| is_told(error)).map(|(name, _)| name));
+/// Prints the failures like [`print`], and only the image's name for each failure that `at_once` has already printed.
+pub(super) fn print_rest(title: &str, total: usize, failed: &[(String, Error)], at_once: &AtOnce) {
+    let printed = at_once.printed.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_printed = |error: &Error| printed.contains(&error.full());
+    let names = few(failed
+        .iter()
+        .filter(|(_, error)| is_printed(error))
+        .map(|(name, _)| name));
     match names.is_empty() {
         true => say(format!("error: {title}")),
         false => say(format!("error: {title}: {names}")),
     }
-    let rest: Vec<(String, Error)> = failed.iter().filter(|(_, error)| !is_told(error)).cloned().collect();
+    let rest: Vec<(String, Error)> = failed.iter().filter(|(_, error)| !is_printed(error)).cloned().collect();
     let mut hints = Hints::new(&rest);
     for group in grouped(&rest) {
         match (group.as_slice(), group[0].1.shared_cause()) {
@@ -54,25 +57,25 @@ const AT_ONCE: usize = 10;
 /// at the end of a run that transfers nothing.
 #[derive(Debug, Default)]
 pub(super) struct AtOnce {
-    told: Mutex<HashSet<String>>,
+    printed: Mutex<HashSet<String>>,
     hints: Mutex<HashSet<String>>,
     /// Failures with a shared cause that are not printed yet, each with the name of its image.
     waiting: Mutex<Vec<(String, Error)>>,
 }
 
 impl AtOnce {
-    /// Prints the failure of an image, or stores it for [`tell_waiting`](Self::tell_waiting).
-    pub(super) fn tell(&self, image: String, error: &Error) {
+    /// Prints the failure of an image, or stores it for [`print_waiting`](Self::print_waiting).
+    pub(super) fn print(&self, image: String, error: &Error) {
         if error.shared_cause().is_some() {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.push((image, error.clone()));
             return;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() < AT_ONCE && told.insert(error.full()) {
+        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        if printed.len() < AT_ONCE && printed.insert(error.full()) {
             say(format!("error: {}", error.full()));
             let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
-            // Advice is told once; a fact about one repository may be true of another in the same words.
+            // Advice is printed once; a fact about one repository may be true of another in the same words.
             if let Some(hint) = error.hint()
                 && (hints.insert(hint.to_owned()) || hint.starts_with("existing tags: "))
             {
@@ -82,7 +85,7 @@ impl AtOnce {
     }
 
     /// Prints the failures with a shared cause, in a run that goes on with other images.
-    pub(super) fn tell_waiting(&self) {
+    pub(super) fn print_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if waiting.is_empty() {
             return;
@@ -90,9 +93,9 @@ impl AtOnce {
         let images = counted(waiting.len() as u64, "image", "images");
         // The images of each cause are named, since the number of all images is not known here.
         let title = format!("{images} cannot be resolved; the run goes on with the others");
-        tell(&title, usize::MAX, &waiting);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.extend(waiting.iter().map(|(_, error)| error.full()));
+        print(&title, usize::MAX, &waiting);
+        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        printed.extend(waiting.iter().map(|(_, error)| error.full()));
     }
 }
 

@@ -23,7 +23,7 @@ use super::push::Target;
 use super::referrer_flags::ReferrerFlags;
 use super::report::Reporting;
 use super::status::Work;
-use super::verify::{WANT_START, tell};
+use super::verify::{WANT_START, print_verification};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Arguments {
@@ -210,7 +210,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         let found = verified(&arguments, display.progress()).await;
         display.finish();
         let found = found?;
-        tell(&found, arguments.want.as_deref(), !unfinished.is_empty(), say);
+        print_verification(&found, arguments.want.as_deref(), !unfinished.is_empty(), say);
         if !found.is_sound() {
             arguments.reporting.keep(refused(&arguments, found), None);
             return Ok(Outcome::Damaged);
@@ -268,7 +268,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     };
     registries.note_concurrency();
     display.finish();
-    Ok((arguments.target).tell(report?, &display, &arguments.reporting, true, left_out_by))
+    Ok((arguments.target).report(report?, &display, &arguments.reporting, true, left_out_by))
 }
 
 /// Refuses standard input (`-`) beside other bundles, since a pipe can be read only once and in order.

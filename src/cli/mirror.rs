@@ -78,5 +78,5 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     report
         .images
         .extend(patterns.map(|(pattern, error)| ImageReport::unresolved(pattern, error)));
-    Ok((arguments.target).tell(report, &display, &arguments.reporting, false, left_out_by))
+    Ok((arguments.target).report(report, &display, &arguments.reporting, false, left_out_by))
 }

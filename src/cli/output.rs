@@ -133,7 +133,7 @@ pub(super) fn say(line: impl Into<Line>) {
 pub(super) fn error(error: &Error) {
     match error.parts() {
         [] => say(format!("error: {}", error.full())),
-        parts => return failures::tell(&error.to_string(), parts.len(), parts),
+        parts => return failures::print(&error.to_string(), parts.len(), parts),
     }
     if let Some(hint) = error.hint() {
         say(format!("hint: {hint}"));
@@ -201,7 +201,7 @@ impl LeftOutPlatforms {
 
     /// Prints the notes: one per image if there is only one image or with `verbose`, else a summary. What an earlier run left out
     /// of several images was summed up by that run, and is not repeated.
-    pub(super) fn tell(self, verbose: bool, by: LeftOutBy) {
+    pub(super) fn print(self, verbose: bool, by: LeftOutBy) {
         if verbose || self.lines.len() == 1 {
             self.lines.into_iter().for_each(info);
         } else if !self.lines.is_empty() && by != LeftOutBy::Bundle {
@@ -246,7 +246,7 @@ pub(super) fn left_out(name: &str, all: &[LeftOut]) {
 const MAX_UNUSABLE: usize = 1000;
 
 /// Prints an error for each unusable image and file.
-pub(super) fn tell_unusable<'a>(all: impl Iterator<Item = &'a Unusable>) {
+pub(super) fn print_unusable<'a>(all: impl Iterator<Item = &'a Unusable>) {
     let mut all = all.fuse();
     for broken in all.by_ref().take(MAX_UNUSABLE) {
         error(&unusable(&broken.label, &broken.error));

@@ -86,11 +86,11 @@ impl Display {
     fn show(&self, event: Event) {
         self.status.note(&event, Instant::now());
         match event {
-            Event::Phase { phase, images } => self.begin(phase, images),
+            Event::Phase { phase, images } => self.start_phase(phase, images),
             Event::Planned {
                 blobs, bytes, present, ..
             } => {
-                self.at_once.tell_waiting();
+                self.at_once.print_waiting();
                 self.plan(blobs, bytes, present);
             }
             // On an animated terminal, the progress line shows the number of retries instead.
@@ -98,8 +98,8 @@ impl Display {
                 let text = format!("note: {reason}; trying again in {:.1} s", pause.as_secs_f32());
                 printer::put(Item::Trouble(text.into()));
             }
-            Event::Unresolved { reference, error } => self.at_once.tell(reference.to_string(), &error),
-            Event::Told(text) => say(format!("note: {text}")),
+            Event::Unresolved { reference, error } => self.at_once.print(reference.to_string(), &error),
+            Event::Info(text) => say(format!("note: {text}")),
             Event::Warning(text) => printer::put(Item::Trouble(format!("warning: {text}").into())),
             Event::ImageDone {
                 reference,
@@ -124,7 +124,7 @@ impl Display {
         }
     }
 
-    fn begin(&self, phase: Phase, images: u64) {
+    fn start_phase(&self, phase: Phase, images: u64) {
         if self.animated {
             printer::put(Item::Draw);
         } else if images > 1 && phase == Phase::Resolving {

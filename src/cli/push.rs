@@ -85,7 +85,7 @@ impl Target {
     }
 
     /// Prints a report, and stores it for `--report` and `--json`.
-    pub(super) fn tell(
+    pub(super) fn report(
         &self,
         report: PushReport,
         display: &Display,
@@ -104,7 +104,7 @@ impl Target {
                 }
             }
         }
-        left_out.tell(display.is_verbose(), left_out_by);
+        left_out.print(display.is_verbose(), left_out_by);
         let total = &report.total;
         let (uploaded, mounted) = match report.dry_run {
             true => ("to upload", "to reuse from other repositories"),
@@ -125,7 +125,7 @@ impl Target {
                 output::info(parts.join(", "));
             }
         }
-        tell_failures(&report, &display.at_once, reads_bundle);
+        print_failures(&report, &display.at_once, reads_bundle);
         let outcome = outcome(&report, reads_bundle);
         if any_went_well {
             display.conclude(&images(&report));
@@ -236,13 +236,13 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
     }
 }
 
-fn tell_failures(report: &PushReport, at_once: &AtOnce, reads_bundle: bool) {
+fn print_failures(report: &PushReport, at_once: &AtOnce, reads_bundle: bool) {
     if !report.broken_archives.is_empty() {
         let failed = report.broken_archives.iter();
         let failed: Vec<(String, Error)> = failed.map(|a| (a.path.to_string(), a.error.clone())).collect();
         let count = output::counted(failed.len() as u64, "file or folder", "files or folders");
         let title = format!("{count} could not be read; the images of others are not affected");
-        failures::tell(&title, failed.len(), &failed);
+        failures::print(&title, failed.len(), &failed);
     }
     let failed: Vec<(String, Error)> = report
         .images
@@ -259,7 +259,7 @@ fn tell_failures(report: &PushReport, at_once: &AtOnce, reads_bundle: bool) {
     if !failed.is_empty() {
         let total = report.images.len();
         let title = format!("{} of {total} images failed", failed.len());
-        failures::tell_rest(&title, total, &failed, at_once);
+        failures::print_rest(&title, total, &failed, at_once);
     }
     // The warning of each image names the pinned digest and the digest at the destination.
     let (refused, unknown): (Vec<&ImageReport>, Vec<&ImageReport>) = report

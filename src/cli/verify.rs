@@ -107,7 +107,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     }
     write(&arguments.reporting, &verified)?;
     if !arguments.reporting.json {
-        tell(&verified, arguments.want.as_deref(), is_unfinished, result);
+        print_verification(&verified, arguments.want.as_deref(), is_unfinished, result);
     }
     Ok(match verified.is_sound() {
         true => Outcome::Success,
@@ -133,7 +133,7 @@ pub(super) fn open_all(paths: &[PathBuf], options: &OpenOptions, twice: bool) ->
 /// Prints a line for each fault, the checksums of the files and a verdict through `put`, and notes on standard error.
 /// `list` is the file of the want-list, if one was requested, and `is_unfinished` says whether a file is an unfinished export,
 /// which a warning says how to complete: no other hint applies then.
-pub(super) fn tell(verified: &Verification, list: Option<&Path>, is_unfinished: bool, put: fn(String)) {
+pub(super) fn print_verification(verified: &Verification, list: Option<&Path>, is_unfinished: bool, put: fn(String)) {
     for fault in &verified.faults {
         put(line(fault));
     }

@@ -14,39 +14,39 @@ use rustix::io::Errno;
 use super::content::FLAGS;
 use super::regular::irregular;
 
-/// Time without a byte from a named pipe after which the user is told.
+/// Time without a byte from a named pipe after which the user is reported.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens a file or a pipe that the user names, for reading from its start to its end. Waits for the first byte of a pipe as
-/// long as the run lasts, since only the user knows how long the writer takes, and calls `tell` once that takes long.
+/// long as the run lasts, since only the user knows how long the writer takes, and calls `report` once that takes long.
 ///
 /// # Errors
 /// Errors of open(2).
-pub(crate) fn open_waiting(path: &Path, tell: impl FnOnce()) -> io::Result<File> {
-    wait(path, PATIENCE, tell)
+pub(crate) fn open_waiting(path: &Path, report: impl FnOnce()) -> io::Result<File> {
+    wait(path, PATIENCE, report)
 }
 
-fn wait(path: &Path, patience: Duration, tell: impl FnOnce()) -> io::Result<File> {
-    // A named pipe without a writer would block open(2), and nothing could be told meanwhile.
+fn wait(path: &Path, patience: Duration, report: impl FnOnce()) -> io::Result<File> {
+    // A named pipe without a writer would block open(2), and nothing could be reported meanwhile.
     let opened = rustix::fs::open(path, OFlags::RDONLY | FLAGS, Mode::empty());
     let file = File::from(opened.map_err(|e| irregular(rustix::fs::stat(path), e))?);
     if file.metadata()?.file_type().is_fifo() {
-        wait_for_bytes(&file, patience, tell)?;
+        wait_for_bytes(&file, patience, report)?;
     }
     let flags = fcntl_getfl(&file)?;
     fcntl_setfl(&file, flags.difference(OFlags::NONBLOCK))?;
     Ok(file)
 }
 
-/// Waits for the first byte of an open pipe, and calls `tell` once that takes long. A pipe that cannot be waited for is read as it
+/// Waits for the first byte of an open pipe, and calls `report` once that takes long. A pipe that cannot be waited for is read as it
 /// is.
-pub fn wait_for_pipe(pipe: &impl AsFd, tell: impl FnOnce()) {
-    let _ = wait_for_bytes(pipe, PATIENCE, tell);
+pub fn wait_for_pipe(pipe: &impl AsFd, report: impl FnOnce()) {
+    let _ = wait_for_bytes(pipe, PATIENCE, report);
 }
 
-fn wait_for_bytes(pipe: &impl AsFd, patience: Duration, tell: impl FnOnce()) -> io::Result<()> {
+fn wait_for_bytes(pipe: &impl AsFd, patience: Duration, report: impl FnOnce()) -> io::Result<()> {
     if !has_bytes(pipe, Some(patience))? {
-        tell();
+        report();
         has_bytes(pipe, None)?;
     }
     Ok(())
@@ -78,16 +78,16 @@ mod tests {
         let path = at.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         let open = |bytes: &'static [u8]| {
-            let (mut told, mut content) = (0, Vec::new());
+            let (mut reported, mut content) = (0, Vec::new());
             let place = path.clone();
-            let tell = || {
-                told += 1;
+            let report = || {
+                reported += 1;
                 std::thread::spawn(move || File::options().write(true).open(place).unwrap().write_all(bytes));
             };
-            let mut file = wait(&path, Duration::ZERO, tell).unwrap();
+            let mut file = wait(&path, Duration::ZERO, report).unwrap();
             // A pipe that does not block would say that it has no bytes now.
             file.read_to_end(&mut content).unwrap();
-            (told, content)
+            (reported, content)
         };
         assert_eq!(open(b"bundle"), (1, b"bundle".to_vec()));
         assert_eq!(

@@ -99,7 +99,7 @@ impl Body {
             }
             let arrived = answer::chunk(&mut self.response, stall, &self.host).await?;
             if let (Some(encoding), Some(bytes)) = (self.claimed.take(), &arrived) {
-                self.decoding = Decoding::begin(encoding, bytes);
+                self.decoding = Decoding::for_content(encoding, bytes);
             }
             match (&mut self.decoding, arrived) {
                 (None, arrived) => return Ok(arrived),

@@ -77,7 +77,7 @@ struct State {
     /// Repositories of the failed requests; at most [`REPOSITORIES`] are kept.
     repositories: Vec<String>,
     /// Highest number of an attempt whose failure was reported; attempts are counted within a request.
-    told: u32,
+    reported: u32,
     open: Option<Open>,
 }
 
@@ -131,16 +131,16 @@ impl Breaker {
     /// A failure is reported once for all requests that fail in the same way at the same time.
     pub(super) fn is_news(&self, way: FailureMode, attempt: u32) -> bool {
         let mut state = self.state.lock();
-        state.begin(way);
-        let news = attempt > state.told;
-        state.told = state.told.max(attempt);
+        state.start_count(way);
+        let news = attempt > state.reported;
+        state.reported = state.reported.max(attempt);
         news
     }
 
     /// Counts a request that was given up. `limit` is the number of such requests that opens the breaker.
     pub(super) fn gave_up(&self, way: FailureMode, repository: &str, limit: u32) -> Verdict {
         let mut state = self.state.lock();
-        state.begin(way);
+        state.start_count(way);
         state.requests += 1;
         if state.repositories.len() < REPOSITORIES && !state.repositories.iter().any(|known| known == repository) {
             state.repositories.push(repository.to_owned());
@@ -167,7 +167,7 @@ impl Breaker {
 
     /// Opens the breaker; returns false if it is already open.
     /// Only transient failures of the origin are tried again later.
-    pub(super) fn leave(&self, way: FailureMode, mirror: bool, error: Error) -> bool {
+    pub(super) fn open(&self, way: FailureMode, mirror: bool, error: Error) -> bool {
         let mut state = self.state.lock();
         let first = state.open.is_none();
         let again = (way.may_pass() && !mirror).then(|| Instant::now() + PAUSE);
@@ -195,7 +195,7 @@ impl Breaker {
 
 impl State {
     /// Resets the count if a request failed in another way than the requests before it.
-    fn begin(&mut self, way: FailureMode) {
+    fn start_count(&mut self, way: FailureMode) {
         if self.way != Some(way) {
             *self = Self {
                 way: Some(way),
@@ -252,8 +252,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_request_finds_out_whether_the_host_is_back() {
         let breaker = Breaker::default();
-        assert!(breaker.leave(BUSY, false, down()));
-        assert!(!breaker.leave(BUSY, false, down()), "it was left already");
+        assert!(breaker.open(BUSY, false, down()));
+        assert!(!breaker.open(BUSY, false, down()), "it was left already");
         assert!(breaker.check().is_err());
         tokio::time::advance(PAUSE).await;
         assert!(breaker.check().is_ok());
@@ -263,7 +263,7 @@ mod tests {
         // A certificate does not become valid by waiting, and a mirror can be replaced.
         for (way, mirror) in [(FailureMode::Untrusted, false), (FailureMode::Unreachable, true)] {
             let breaker = Breaker::default();
-            breaker.leave(way, mirror, down());
+            breaker.open(way, mirror, down());
             tokio::time::advance(PAUSE * 100).await;
             assert!(breaker.check().is_err());
         }
@@ -280,7 +280,7 @@ mod tests {
         let begun = Instant::now();
         let leave = async {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            breaker.leave(BUSY, false, down());
+            breaker.open(BUSY, false, down());
         };
         let (waited, ()) = tokio::join!(breaker.wait(std::future::pending()), leave);
         assert!(!waited);

@@ -111,7 +111,7 @@ impl Decoding {
     }
 
     /// Creates a decoder for content with these first bytes; `None` if they do not fit the encoding.
-    pub(super) fn begin(encoding: Encoding, first: &[u8]) -> Option<Self> {
+    pub(super) fn for_content(encoding: Encoding, first: &[u8]) -> Option<Self> {
         let decoding = encoding.may_begin(first).then(|| Self::new(encoding));
         decoding.and_then(Result::ok)
     }
@@ -126,7 +126,7 @@ impl Decoding {
                 Decoder::Zstd(decoder) => decoder.write(&self.input)?,
             };
             let _ = self.input.split_to(taken);
-            let out = self.take();
+            let out = self.take_output();
             if !out.is_empty() {
                 return Ok(Some(out));
             }
@@ -146,10 +146,10 @@ impl Decoding {
                 Decoder::Zstd(decoder) => decoder.flush()?,
             }
         }
-        Ok(Some(self.take()).filter(|out| !out.is_empty()))
+        Ok(Some(self.take_output()).filter(|out| !out.is_empty()))
     }
 
-    fn take(&mut self) -> Bytes {
+    fn take_output(&mut self) -> Bytes {
         let out = match &mut self.decoder {
             Decoder::Gzip(decoder) => decoder.get_mut(),
             Decoder::Deflate(decoder) => decoder.get_mut(),

@@ -30,7 +30,7 @@ use crate::lock::Mutex;
 const MAX_CLIENTS: usize = 64;
 
 /// Maximum number of distinct warnings, each given once; later warnings are dropped.
-const MAX_TOLD: usize = 1000;
+const MAX_WARNED: usize = 1000;
 
 /// Maximum number of bytes of a request body in transit after the client wrote the last byte.
 /// They are in this machine's send buffer (4 MiB by default on Linux) and in proxies.
@@ -61,7 +61,7 @@ pub(super) struct Context {
     /// HTTP clients, by scheme and host, and by trust.
     clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
     /// Warnings that were already given.
-    told: Mutex<HashSet<String>>,
+    warned: Mutex<HashSet<String>>,
 }
 
 /// Trust in a server.
@@ -130,7 +130,7 @@ impl Context {
             lookup: system_lookup,
             room: Semaphore::new(BODIES),
             clients: Mutex::default(),
-            told: Mutex::default(),
+            warned: Mutex::default(),
             options,
         })
     }
@@ -143,9 +143,9 @@ impl Context {
 
     /// Gives a warning that every image would repeat, once.
     pub(super) fn warn_once(&self, text: String) {
-        let mut told = self.told.lock();
-        if told.len() < MAX_TOLD && told.insert(text.clone()) {
-            drop(told);
+        let mut warned = self.warned.lock();
+        if warned.len() < MAX_WARNED && warned.insert(text.clone()) {
+            drop(warned);
             self.options.progress.warn(text);
         }
     }
@@ -222,7 +222,7 @@ impl Context {
                     }
                 };
             }
-            let (now, out, idle) = watch.map_or(((0, true), true, false), Watch::look);
+            let (now, out, idle) = watch.map_or(((0, true), true, false), Watch::snapshot);
             if now != seen || idle {
                 seen = now;
                 since = Instant::now();
@@ -389,7 +389,7 @@ impl Watch {
     pub(super) fn out(&self) {
         self.0.out.store(true, Ordering::Relaxed);
         if let Some(place) = self.0.place.as_ref().filter(|_| self.0.is_last) {
-            place.leave();
+            place.release();
         }
     }
 
@@ -399,7 +399,7 @@ impl Watch {
         self.0.waiting.store(yes, Ordering::Relaxed);
     }
 
-    fn look(&self) -> ((u64, bool), bool, bool) {
+    fn snapshot(&self) -> ((u64, bool), bool, bool) {
         let out = self.0.out.load(Ordering::Relaxed);
         (
             (self.0.sent.load(Ordering::Relaxed), out),

@@ -87,7 +87,7 @@ impl Failure {
         if let Some(OutOfReach(address)) = refused {
             return Self::out_of_reach(host, Some(*address));
         }
-        let (class, kind, message, hint) = sort(&error, host, port, proxy);
+        let (class, kind, message, hint) = classify(&error, host, port, proxy);
         let mut out = Error::new(kind, message);
         if let Some(hint) = hint {
             out = out.with_hint(hint);
@@ -145,16 +145,16 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 's
     all
 }
 
-type Sorted = (Class, Kind, String, Option<String>);
+type Classified = (Class, Kind, String, Option<String>);
 
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     causes(error).into_iter().find_map(|cause| cause.downcast_ref())
 }
 
 /// Classifies an error. `port` is the scheme's default port, if the host's address has none.
-fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&str>) -> Sorted {
+fn classify(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&str>) -> Classified {
     if let Some(tls) = tls_error(error) {
-        return sort_tls(tls, host);
+        return classify_tls(tls, host);
     }
     let io = causes(error)
         .into_iter()
@@ -225,7 +225,7 @@ fn sort(error: &reqwest::Error, host: &str, port: Option<u16>, proxy: Option<&st
     network(Class::Broken, format!("the connection to `{host}` broke"), None)
 }
 
-fn sort_tls(error: &rustls::Error, host: &str) -> Sorted {
+fn classify_tls(error: &rustls::Error, host: &str) -> Classified {
     use rustls::CertificateError as Bad;
     let refused = |message: String, hint: &str| (Class::Final, Kind::Network, message, Some(hint.to_owned()));
     match error {

@@ -295,10 +295,10 @@ impl Host {
             attempts += 1;
             // Before the proof, which others with a place may wait for.
             if let Some(turn) = &mut turn {
-                turn.take().await;
+                turn.acquire().await;
             }
             let alone = self.prove(call, &mut attempt).await.map_err(in_call)?;
-            self.limiter.quiet().await;
+            self.limiter.wait_for_pause().await;
             let begun = Instant::now();
             let outgoing = Outgoing {
                 method: &call.method,
@@ -342,7 +342,7 @@ impl Host {
                 }
             };
             answer.find_throttling().await;
-            self.heard(&answer);
+            self.note_answer(&answer);
             let status = answer.status();
             let renewal = match answer.from_registry && self.owns(&url) {
                 true => self.renew(&mut answer, call, &mut attempt, begun).await,
@@ -386,7 +386,7 @@ impl Host {
                 // the circuit breaker would open only after a request for every image.
                 let makes_room = is_throttling(status) && self.accepted.load(Ordering::Relaxed);
                 if let Some(turn) = turn.as_ref().filter(|_| makes_room) {
-                    turn.leave();
+                    turn.release();
                 }
                 let error = answer.refusal().await;
                 let way = answer.from_registry.then_some(FailureMode::Status(status));
@@ -424,12 +424,12 @@ impl Host {
     pub(super) fn throttled(&self, status: StatusCode, asked: Option<Duration>, begun: Instant) {
         if is_throttling(status) {
             self.limiter.refused(begun);
-            self.limiter.hold(asked.unwrap_or_default());
+            self.limiter.pause_for(asked.unwrap_or_default());
         }
     }
 
     /// Records the state that any answer of this host reveals.
-    pub(super) fn heard(&self, answer: &Answer) {
+    pub(super) fn note_answer(&self, answer: &Answer) {
         self.reached.store(true, Ordering::Relaxed);
         if matches!(answer.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) && !answer.is_web_page() {
             self.has_served.store(true, Ordering::Relaxed);

@@ -51,7 +51,7 @@ struct State {
     /// Tasks that wait for a place, in order.
     queue: VecDeque<Waiter>,
     /// Time before which no request of any kind starts.
-    hold: Option<Instant>,
+    paused_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -97,14 +97,14 @@ impl Limiter {
             waiting: 0,
             peak: 0,
             queue: VecDeque::new(),
-            hold: None,
+            paused_until: None,
         };
         Self(Arc::new(Inner {
             state: Mutex::new(state),
         }))
     }
 
-    /// Returns a permit without a place: see [`Permit::take`].
+    /// Returns a permit without a place: see [`Permit::acquire`].
     pub(super) fn later(&self, what: Use) -> Permit {
         Permit {
             place: Arc::new(Place {
@@ -119,11 +119,11 @@ impl Limiter {
     /// Waits for a place. Places are given in the order of the first polls.
     pub(super) async fn permit(&self, what: Use) -> Permit {
         let mut permit = self.later(what);
-        permit.take().await;
+        permit.acquire().await;
         permit
     }
 
-    async fn take(&self, what: Use) {
+    async fn acquire(&self, what: Use) {
         let receiver = {
             let mut state = self.0.state.lock();
             if state.queue.is_empty() && state.has_room(what) {
@@ -147,16 +147,16 @@ impl Limiter {
     }
 
     /// Starts no request to the host for this long, as the host asked.
-    pub(super) fn hold(&self, pause: Duration) {
+    pub(super) fn pause_for(&self, pause: Duration) {
         let until = Instant::now() + pause;
         let mut state = self.0.state.lock();
-        state.hold = Some(state.hold.map_or(until, |held| held.max(until)));
+        state.paused_until = Some(state.paused_until.map_or(until, |held| held.max(until)));
     }
 
     /// Waits until the pause that the host asked for is over.
-    pub(super) async fn quiet(&self) {
-        let hold = self.0.state.lock().hold;
-        if let Some(until) = hold {
+    pub(super) async fn wait_for_pause(&self) {
+        let paused_until = self.0.state.lock().paused_until;
+        if let Some(until) = paused_until {
             tokio::time::sleep_until(until).await;
         }
     }
@@ -313,17 +313,17 @@ impl Permit {
         self.place.stage() == Stage::Sending
     }
 
-    /// Gives the place back until [`take`](Self::take), for a pause in which nothing is sent.
-    pub(super) fn leave(&self) {
+    /// Gives the place back until [`acquire`](Self::acquire), for a pause in which nothing is sent.
+    pub(super) fn release(&self) {
         self.place.enter(Stage::Outside);
     }
 
     /// Waits for a place, unless the permit has one.
-    pub(super) async fn take(&mut self) {
+    pub(super) async fn acquire(&mut self) {
         if !self.has_place() {
             // The answer to the previous body has come, so the permit must not count while it waits for its next place.
-            self.leave();
-            self.place.limiter.take(self.place.what).await;
+            self.release();
+            self.place.limiter.acquire(self.place.what).await;
             self.place.enter(Stage::Sending);
             self.since = Instant::now();
         }
@@ -341,7 +341,7 @@ impl Place {
     /// The answer may take long: registries move and sync a blob before they answer. The next body can take the place, so
     /// that the line is not idle. With a limit of n bodies, only n - 1 can wait like this, so that a limit of 1 means one
     /// request at a time.
-    pub(super) fn leave(&self) {
+    pub(super) fn release(&self) {
         self.enter(Stage::Waiting);
     }
 

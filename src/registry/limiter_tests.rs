@@ -67,23 +67,23 @@ async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
     let mut permits = Vec::new();
     for waiting in [1, 2, 2, 2, 2] {
         let permit = limiter.permit(Use::Upload).await;
-        permit.place().leave();
+        permit.place().release();
         assert_eq!(limiter.0.state.lock().waiting, waiting);
         permits.push(permit);
     }
     assert_eq!(under_way(&limiter), 5, "three keep their places");
     // Who comes back for another try waits in line like anybody else.
-    let mut again = Box::pin(permits[0].take());
+    let mut again = Box::pin(permits[0].acquire());
     assert!((&mut again).now_or_never().is_none());
     drop(again);
     permits.pop();
-    permits[0].take().await;
+    permits[0].acquire().await;
     let state = |limiter: &Limiter| {
         let state = limiter.0.state.lock();
         (state.waiting, state.taken)
     };
     assert_eq!(state(&limiter), (1, [0, 0, 3]));
-    permits[0].take().await;
+    permits[0].acquire().await;
     drop(permits);
     assert_eq!(state(&limiter), (0, [0, 0, 0]));
 }
@@ -92,7 +92,7 @@ async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
 async fn one_place_means_one_at_a_time() {
     let limiter = limiter(1);
     let permit = limiter.permit(Use::Upload).await;
-    permit.place().leave();
+    permit.place().release();
     assert!(limiter.permit(Use::Upload).now_or_never().is_none());
     drop(permit);
     let mut last = limiter.permit(Use::Upload).await;
@@ -159,34 +159,34 @@ async fn uploads_that_wait_for_answers_count_against_the_limit() {
     let mut permits = Vec::new();
     for _ in 0..3 {
         let permit = limiter.permit(Use::Upload).await;
-        permit.place().leave();
+        permit.place().release();
         permits.push(permit);
     }
     assert!(limiter.permit(Use::Upload).now_or_never().is_none());
     // The answer has come, and the next piece of the same blob goes out: it does not wait for itself.
-    permits[0].take().now_or_never().unwrap();
+    permits[0].acquire().now_or_never().unwrap();
     permits.pop();
     assert!(limiter.permit(Use::Upload).now_or_never().is_some());
     assert_eq!(limiter.peak(), 3);
     // The same with a single place.
     let limiter = Limiter::new(4, Pace::fixed(1));
     let mut only = limiter.permit(Use::Upload).await;
-    only.place().leave();
-    only.take().now_or_never().unwrap();
-    only.leave();
+    only.place().release();
+    only.acquire().now_or_never().unwrap();
+    only.release();
     assert_eq!(under_way(&limiter), 0);
-    only.take().now_or_never().unwrap();
+    only.acquire().now_or_never().unwrap();
 }
 
 #[tokio::test]
 async fn a_request_that_pauses_makes_room() {
     let limiter = limiter(1);
     let mut first = limiter.permit(Use::Request).await;
-    first.leave();
+    first.release();
     let second = limiter.permit(Use::Request).now_or_never().unwrap();
-    assert!(first.take().now_or_never().is_none());
+    assert!(first.acquire().now_or_never().is_none());
     drop(second);
-    first.take().now_or_never().unwrap();
+    first.acquire().now_or_never().unwrap();
     assert_eq!(under_way(&limiter), 1);
 }
 

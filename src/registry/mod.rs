@@ -183,7 +183,7 @@ impl Registry {
     /// Reports requests for a repository as in flight until the returned value is dropped.
     pub(crate) fn in_flight(&self, repository: &str) -> InFlight {
         let name = format_args!("{}/{repository}", self.host.name);
-        self.host.context.options.progress.begin(name)
+        self.host.context.options.progress.in_flight(name)
     }
 
     /// Returns the maximum number of concurrent bodies to or from the registry; at least 1.

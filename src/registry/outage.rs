@@ -51,7 +51,7 @@ impl Host {
                 !alive
             }
         };
-        if leave && self.breaker.leave(way, self.is_mirror, error.clone()) && (limit > 1 || self.is_mirror) {
+        if leave && self.breaker.open(way, self.is_mirror, error.clone()) && (limit > 1 || self.is_mirror) {
             let for_good = self.is_mirror || !way.may_pass();
             let how_long = if for_good { "in this run" } else { "for a while" };
             let text = format!("{}; `{}` is not asked again {how_long}", error.full(), self.name);

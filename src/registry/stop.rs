@@ -20,7 +20,7 @@ struct Inner {
 
 /// A request in flight that the stop waits for, until the value is dropped.
 #[derive(Debug)]
-pub(super) struct Hold(Arc<Inner>);
+pub(super) struct Admission(Arc<Inner>);
 
 impl Stop {
     /// Waits for short requests in flight, and keeps further requests from being sent.
@@ -32,19 +32,19 @@ impl Stop {
     }
 
     /// Returns the permission to send a short request. Never returns once the stop was requested.
-    pub(super) async fn hold(&self) -> Hold {
+    pub(super) async fn admit(&self) -> Admission {
         self.0.held.send_modify(|held| *held += 1);
-        let hold = Hold(self.0.clone());
-        // The order matters: a call of `wind_up` after this check sees the hold.
+        let admission = Admission(self.0.clone());
+        // The order matters: a call of `wind_up` after this check sees the admission.
         if self.0.asked.load(Ordering::SeqCst) {
-            drop(hold);
+            drop(admission);
             return std::future::pending().await;
         }
-        hold
+        admission
     }
 }
 
-impl Drop for Hold {
+impl Drop for Admission {
     fn drop(&mut self) {
         self.0.held.send_modify(|held| *held -= 1);
     }
@@ -60,12 +60,12 @@ mod tests {
     async fn waits_for_what_is_under_way_and_lets_nothing_begin() {
         Stop::default().wind_up().await;
         let stop = Stop::default();
-        let (first, second) = (stop.hold().await, stop.clone().hold().await);
+        let (first, second) = (stop.admit().await, stop.clone().admit().await);
         let mut end = Box::pin(stop.wind_up());
         assert!(end.as_mut().now_or_never().is_none());
         drop(first);
         assert!(end.as_mut().now_or_never().is_none());
-        assert!(stop.hold().now_or_never().is_none());
+        assert!(stop.admit().now_or_never().is_none());
         drop(second);
         assert!(end.now_or_never().is_some());
     }

@@ -101,7 +101,7 @@ impl Sums {
             return Vec::new();
         };
         if !work.is_finished() {
-            progress.tell("reading the rest of the bundle: the report states its SHA-256");
+            progress.info("reading the rest of the bundle: the report states its SHA-256");
         }
         work.await.unwrap_or_default()
     }

@@ -138,7 +138,7 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
         }
     }
     expanded.images = images.list;
-    leaving_out.tell(&mut expanded);
+    leaving_out.report_to(&mut expanded);
     expanded.warnings.extend(images.contradictions);
     Ok(expanded)
 }
@@ -214,7 +214,7 @@ impl Exclusions {
     }
 
     /// Adds a note or a warning for each exclusion entry.
-    fn tell(self, expanded: &mut Expanded) {
+    fn report_to(self, expanded: &mut Expanded) {
         for (entry, images) in self.0 {
             match (entry.label(), images.len() as u64) {
                 (label, 0) => expanded.warnings.push(format!("{label} leaves nothing out")),

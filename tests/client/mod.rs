@@ -41,7 +41,7 @@ impl Told {
 
     pub fn told(&self) -> Vec<String> {
         self.pick(|event| match event {
-            Event::Told(text) => Some(text.to_string()),
+            Event::Info(text) => Some(text.to_string()),
             _ => None,
         })
     }

@@ -115,7 +115,7 @@ impl Archive {
         let mut scanner = Scanner::new(source.label(), forward).continue_after_faults(continue_after_faults);
         while let Some(member) = scanner.next()? {
             let offset = member.offset;
-            match archive.take(member, source, store) {
+            match archive.add(member, source, store) {
                 Err(error) if continue_after_faults && error.kind() == Kind::Malformed => {
                     archive.faults.add(offset, error)
                 }
@@ -226,7 +226,7 @@ impl Archive {
     }
 
     /// Adds one member that the scan found.
-    pub(super) fn take(&mut self, member: Member, source: &Arc<Source>, store: &mut Store) -> Result<()> {
+    pub(super) fn add(&mut self, member: Member, source: &Arc<Source>, store: &mut Store) -> Result<()> {
         let Some(name) = member.name else {
             self.warnings.push(format!(
                 "`{}`: the member at offset {} is ignored, its name is not UTF-8",

@@ -83,7 +83,7 @@ fn annotated_subject(entry: &Entry) -> Option<Digest> {
 pub(super) struct PinnedNames<'a>(HashSet<[Option<&'a str>; 2]>);
 
 impl<'a> PinnedNames<'a> {
-    pub(super) fn of(entries: &'a [(usize, Entry)]) -> Self {
+    pub(super) fn new(entries: &'a [(usize, Entry)]) -> Self {
         let images = entries
             .iter()
             .filter(|(_, entry)| role(entry).is_none() && identity::has_own_digest(entry))

@@ -192,10 +192,10 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
     let mut attached: Vec<Attached<'_>> = Vec::new();
     let mut beside: Vec<Attached<'_>> = Vec::new();
     let mut repositories: HashSet<String> = HashSet::new();
-    let pinned = attached::PinnedNames::of(&entries);
+    let pinned = attached::PinnedNames::new(&entries);
     for (place, entry) in &entries {
         let (place, digest) = (*place, &entry.descriptor.digest);
-        let exact = given.exactly(place, Some(digest));
+        let exact = given.names_for(place, Some(digest));
         // A name that the user gives takes precedence over the names in the archive. An entry with a name that states another
         // digest is read as an image, which fails: its name must not become the tag of a signature.
         let may_attach = exact.is_empty() && identity::has_own_digest(entry);
@@ -260,7 +260,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
         };
         named.insert(digest);
         // The record lists an image under its own name, even if the user gave it another name.
-        reader.take(place, entry, name, &exact)?;
+        reader.add(place, entry, name, &exact)?;
     }
     // If no image of the repository is in the archive, an entry with such a tag counts as an image.
     for beside in beside {
@@ -268,7 +268,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             Some((Some(name), _)) if !repositories.contains(&name.name()) => {
                 images.push((beside.place, beside.entry));
                 named.insert(&beside.entry.descriptor.digest);
-                reader.take(beside.place, beside.entry, name, &[])?;
+                reader.add(beside.place, beside.entry, name, &[])?;
             }
             _ => attached.push(beside),
         }
@@ -302,7 +302,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             let tag = tag.filter(|_| has_own);
             for name in names::entry_names(&entry.annotations, &[], tag, place).unwrap_or_default() {
                 if tag.is_some() {
-                    reader.take(place, entry, &name, std::slice::from_ref(&name))?;
+                    reader.add(place, entry, &name, std::slice::from_ref(&name))?;
                 }
             }
             continue;
@@ -324,7 +324,7 @@ fn read_index(archive: &Archive, store: &Store, items: &Items, given: &mut NameO
             Ok((names, are_given)) => {
                 for name in names {
                     let exact = if are_given { std::slice::from_ref(&name) } else { &[] };
-                    reader.take(place, entry, &name, exact)?;
+                    reader.add(place, entry, &name, exact)?;
                 }
             }
             Err(why) => reader.contents.broken.push(names::nameless(
@@ -377,7 +377,7 @@ fn broken_entry(
     faulty: FaultyEntry,
     given: &mut NameOverrides<'_>,
 ) -> Vec<BrokenImage> {
-    let mut names = given.exactly(place, None);
+    let mut names = given.names_for(place, None);
     if names.is_empty() {
         names = names::entry_names(&faulty.annotations, &[], None, place).unwrap_or_default();
     }
@@ -402,7 +402,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`Kind::TooLarge`] if the names take more memory than the budget has left.
-    fn take(&mut self, place: usize, entry: &Entry, name: &Reference, given: &[Reference]) -> Result<()> {
+    fn add(&mut self, place: usize, entry: &Entry, name: &Reference, given: &[Reference]) -> Result<()> {
         let names = if given.is_empty() {
             std::slice::from_ref(name)
         } else {

@@ -125,7 +125,7 @@ impl<'a> NameOverrides<'a> {
 
     /// Returns the names for the image at this place or with this digest,
     /// and marks their overrides as used.
-    pub(super) fn exactly(&mut self, place: usize, digest: Option<&Digest>) -> Vec<Reference> {
+    pub(super) fn names_for(&mut self, place: usize, digest: Option<&Digest>) -> Vec<Reference> {
         let mut found = Vec::new();
         for (given, used) in self.names.iter().zip(&mut self.used) {
             let fits = match &given.which {

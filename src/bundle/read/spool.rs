@@ -66,13 +66,13 @@ pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archiv
 
 /// Opens a file or a pipe, and tells the user when nothing comes through a pipe.
 pub(super) fn open_file(path: &Path, progress: &Progress) -> Result<File> {
-    let tell = || {
-        progress.tell(format!(
+    let report = || {
+        progress.info(format!(
             "nothing comes through the pipe `{}` yet: waiting for a program that writes to it",
             quote(&path)
         ));
     };
-    open_waiting(path, tell).map_err(|e| Error::io("open", path, e))
+    open_waiting(path, report).map_err(|e| Error::io("open", path, e))
 }
 
 /// Indexes an archive from a pipe.
@@ -110,7 +110,7 @@ fn spool<R: Read + Send>(
 ) -> Result<Archive> {
     let input = Summed::new(input, label, temp.sum);
     let sum = input.clone();
-    let mut pass = begin(input, (compression, MAX_WINDOW), None, label, temp)?;
+    let mut pass = start_copy(input, (compression, MAX_WINDOW), None, label, temp)?;
     pass.input_mut().inner_mut().move_to_file(label, why)?;
     let archive = finish(pass, None, label, temp, store);
     store.sums.extend(sum.finish());
@@ -136,7 +136,7 @@ pub(super) type Pass<'a> = Scanner<StreamForward<Tee<Box<dyn Read + Send + 'a>>>
 /// to memory at first, and to a temporary file after a call of [`Tee::move_to_file`].
 ///
 /// `window` is the maximum window of the decoder in bytes; `held` is its part of the budget, freed with the decoder.
-pub(super) fn begin<'a, R: Read + Send + 'a>(
+pub(super) fn start_copy<'a, R: Read + Send + 'a>(
     input: R,
     (compression, window): (Compression, u64),
     held: Option<Held>,
@@ -350,7 +350,7 @@ impl<R> Tee<R> {
     }
 
     /// Stops copying, and returns the copy.
-    pub(super) fn take(&mut self) -> Output {
+    pub(super) fn take_output(&mut self) -> Output {
         std::mem::take(&mut self.output)
     }
 
@@ -417,7 +417,7 @@ mod tests {
                 directory,
                 ..Temp::default()
             };
-            let mut pass = begin(&bytes[..], (Compression::None, 0), None, "p", &temp).unwrap();
+            let mut pass = start_copy(&bytes[..], (Compression::None, 0), None, "p", &temp).unwrap();
             pass.input_mut().inner_mut().limit_memory(10_000, "p", "it is long");
             let next = pass.next();
             let tee = pass.input_mut().inner_mut();

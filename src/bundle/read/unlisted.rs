@@ -87,7 +87,7 @@ pub(super) fn add(
             Some(root) => Ok((root.clone(), false)),
             None => builder.build(item, store).map(|root| (root, true)),
         };
-        let exact = given.exactly(place, root.as_ref().ok().map(|(root, _)| &root.digest));
+        let exact = given.names_for(place, root.as_ref().ok().map(|(root, _)| &root.digest));
         if !exact.is_empty() {
             names = exact;
         } else if names.is_empty() {

@@ -134,7 +134,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         table::show(&inventory, &sharing, arguments.layers);
     }
     if !arguments.reporting.json {
-        output::tell_unusable(inventory.broken.iter());
+        output::print_unusable(inventory.broken.iter());
         say(unread(&arguments.bundles));
     }
     if is_unlocked {

@@ -145,13 +145,13 @@ impl Helpers {
         }
         let program = program_name(name);
         // Otherwise the silence would look like that of the registry.
-        let _in_flight = self.progress.begin(&program);
+        let _in_flight = self.progress.in_flight(&program);
         let exchange = async {
             let mut exchange = std::pin::pin!(self.exchange(name, server));
             if let Ok(answer) = tokio::time::timeout(self.patience, &mut exchange).await {
                 return answer;
             }
-            self.progress.tell(format!(
+            self.progress.info(format!(
                 "waiting for credential helper `{program}`, which has not answered for `{}` yet: it may be asking a person or another \
                  server",
                 quote(&server)
@@ -393,7 +393,7 @@ mod tests {
         let mut helpers = Helpers::new(vec![folder.path().to_owned()], None);
         helpers.patience = Duration::ZERO;
         helpers.report_to(Progress::new(move |event| {
-            if let Event::Told(line) = event {
+            if let Event::Info(line) = event {
                 std::fs::write(&told, &*line).unwrap();
             }
         }));

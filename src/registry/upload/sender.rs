@@ -22,7 +22,7 @@ use crate::registry::limiter::{Permit, Use};
 use crate::registry::location;
 use crate::registry::redact::shown;
 use crate::registry::redirect;
-use crate::registry::stop::Hold;
+use crate::registry::stop::Admission;
 use crate::registry::token::Refused;
 
 /// Maximum number of URLs that one body is sent to, if the registry redirects the upload.
@@ -59,7 +59,7 @@ impl<'a> Sender<'a> {
         if !self.permit.has_place() {
             self.cursor.abandon();
         }
-        self.permit.take().await;
+        self.permit.acquire().await;
     }
 
     /// Sends the bytes that the registry does not have yet, and closes the session.
@@ -71,7 +71,7 @@ impl<'a> Sender<'a> {
     ) -> Result<(), Setback> {
         let size = target.descriptor.size;
         if strategy == Strategy::Whole && session.offset == 0 {
-            let _hold = hold(target, size).await;
+            let _admission = admit(target, size).await;
             let answer = self.send(target, Method::PUT, session, size, false).await?;
             return check_closed(target, answer).await;
         }
@@ -84,7 +84,7 @@ impl<'a> Sender<'a> {
             };
             let end = size.min(session.offset.saturating_add(length));
             // Held until the registry has acknowledged the bytes and named the URL for the next bytes.
-            let _hold = hold(target, end - session.offset).await;
+            let _admission = admit(target, end - session.offset).await;
             // Every registry supports a first PATCH without a range; later ones must state the position of their bytes.
             let ranged = matches!(strategy, Strategy::Chunks | Strategy::Pieces) || session.offset > 0;
             let answer = self.send(target, Method::PATCH, session, end, ranged).await?;
@@ -127,7 +127,7 @@ impl<'a> Sender<'a> {
             headers.insert(CONTENT_RANGE, range);
         }
         for _ in 0..MAX_REDIRECTS {
-            host.limiter.quiet().await;
+            host.limiter.wait_for_pause().await;
             let begun = Instant::now();
             let authorization = host
                 .authorize(&url, provenance, target.repository, &target.scope, true, None)
@@ -169,7 +169,7 @@ impl<'a> Sender<'a> {
             };
             let own = provenance.own && host.owns(&url);
             let answer = Answer::new(response, url.clone(), own, host.context.options.stall_timeout());
-            host.heard(&answer);
+            host.note_answer(&answer);
             // The server may continue to read and discard. A source that cannot be replayed would lose these bytes.
             if !answer.status().is_success() {
                 self.cursor.halt();
@@ -218,9 +218,9 @@ impl Drop for Sender<'_> {
 
 /// Waits for the permission to send `length` bytes.
 /// Only short bodies delay the end of an interrupted run.
-async fn hold(target: &BlobTarget<'_>, length: u64) -> Option<Hold> {
-    let hold = target.host.context.options.stop.hold().await;
-    Some(hold).filter(|_| target.host.upload_profile.is_short(length))
+async fn admit(target: &BlobTarget<'_>, length: u64) -> Option<Admission> {
+    let admission = target.host.context.options.stop.admit().await;
+    Some(admission).filter(|_| target.host.upload_profile.is_short(length))
 }
 
 /// Closes an upload with an empty PUT.

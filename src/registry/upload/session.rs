@@ -119,7 +119,7 @@ impl Session {
         };
         if let (None, Some(saved)) = (&found, &target.saved) {
             saved.forget();
-            target.host.context.options.progress.tell(format!(
+            target.host.context.options.progress.info(format!(
                 "`{}` no longer has what an earlier run sent of blob {}: it is sent from the start",
                 target.host.name, target.descriptor.digest
             ));

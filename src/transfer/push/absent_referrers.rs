@@ -45,7 +45,7 @@ pub(super) async fn absent_referrers(
                     match there.or_else(refusal_as_none)? {
                         Some((there, _)) if has_all_layers(&there, root) => true,
                         Some(_) if !merge_signatures => {
-                            absent.kept_away.leave(attachment, &kept_away(&tag, &held));
+                            absent.kept_away.add(attachment, &kept_away(&tag, &held));
                             continue;
                         }
                         _ => false,

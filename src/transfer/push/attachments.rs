@@ -39,7 +39,7 @@ pub(super) async fn attach(
     let mut lost = LostAttachments::default();
     for attachment in attachments_of_manifests(&tree.attachments, variant.all()) {
         if let Some(why) = lost.reason(attachment, |blob| putter.lost.get(blob).cloned()) {
-            left.leave(attachment, &why);
+            left.add(attachment, &why);
         } else if !put_attachment(putter, attachment, effects, left).await? {
             lost.add(attachment);
         }
@@ -97,9 +97,9 @@ async fn put_attachment(
     match written {
         Ok(TagWrite::Written) => effects.written_tags.extend(tag),
         Ok(TagWrite::Present) => {}
-        Ok(TagWrite::KeptAway(why)) => left.leave(attachment, &why),
+        Ok(TagWrite::KeptAway(why)) => left.add(attachment, &why),
         Err(error) if is_loss(&error) => {
-            left.leave(attachment, &error.full());
+            left.add(attachment, &error.full());
             return Ok(false);
         }
         Err(error) => {

@@ -224,7 +224,7 @@ impl<'a> Engine<'a> {
     async fn run(&mut self, mut feed: Option<PipeFeed>) -> Result<()> {
         for number in 0..self.images.list.len() {
             if !self.images.list[number].alive {
-                self.images.tell(number);
+                self.images.emit_done(number);
             }
         }
         for number in 0..self.images.groups.len() {

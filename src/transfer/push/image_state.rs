@@ -183,7 +183,7 @@ impl Images<'_> {
                 report.counts.add(&published.effects.repaired);
                 report.warnings.append(published.warnings);
                 report.add_left_out_referrers(published.left);
-                self.tell(number);
+                self.emit_done(number);
             }
         }
     }
@@ -219,7 +219,7 @@ impl Images<'_> {
     }
 
     /// Emits the event for an image at the destination. The report has the image's warnings.
-    pub(super) fn tell(&mut self, number: usize) {
+    pub(super) fn emit_done(&mut self, number: usize) {
         let report = &self.list[number].report;
         if self.request.dry_run || report.outcome == Outcome::LeftAlone {
             return;

@@ -25,7 +25,7 @@ impl LeftReferrers {
         let mut lost = LostAttachments::default();
         for attachment in attachments_of_manifests(&tree.attachments, tree.pushed().all()) {
             if let Some(why) = lost.reason(attachment, |blob| blobs.get(blob).cloned()) {
-                self.leave(attachment, &why);
+                self.add(attachment, &why);
             }
         }
     }
@@ -43,7 +43,7 @@ impl LeftReferrers {
     }
 
     /// Records an attachment that is not at the destination.
-    pub(super) fn leave(&mut self, attachment: &Attachment, why: &str) {
+    pub(super) fn add(&mut self, attachment: &Attachment, why: &str) {
         self.is_loss = true;
         let root = attachment.variant.root.digest();
         // An attachment that is attached in two ways is listed once.

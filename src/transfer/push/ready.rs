@@ -86,7 +86,7 @@ impl Ready {
     }
 
     /// Records that the bytes of a work are being sent.
-    pub(super) fn begin(&mut self, work: usize, size: u64) {
+    pub(super) fn start(&mut self, work: usize, size: u64) {
         if self.order.first().is_some_and(|first| *first < work) {
             self.ahead.insert(work);
         }

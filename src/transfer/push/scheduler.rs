@@ -411,7 +411,7 @@ impl Scheduler {
                 self.ready.remove(number, size);
             }
             if work.holder.is_none() {
-                self.ready.begin(number, size);
+                self.ready.start(number, size);
             }
             return Some(Job {
                 work: number,

@@ -184,7 +184,7 @@ impl Resolver {
 
     /// Resolves one image and reports the progress.
     async fn resolve_one(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
-        let in_flight = self.progress.begin(reference);
+        let in_flight = self.progress.in_flight(reference);
         // On the heap, so that the stack of a run does not grow with what is asked for an image.
         let tree = Box::pin(self.resolve(reference, root)).await;
         drop(in_flight);
@@ -223,7 +223,7 @@ impl Resolver {
                 Some(_) => Ok(()),
                 None => {
                     self.discovery
-                        .begin(&self.fetcher, &repository, reference, root.digest())
+                        .search_root(&self.fetcher, &repository, reference, root.digest())
                         .await
                 }
             }

@@ -65,7 +65,7 @@ impl Discovery {
     ///
     /// # Errors
     /// Errors of the registry, if its list of referrers cannot be read.
-    pub(super) async fn begin(
+    pub(super) async fn search_root(
         &self,
         fetcher: &Fetcher,
         repository: &Repository,
@@ -124,7 +124,7 @@ impl Discovery {
         is_sample: bool,
     ) -> Result<FoundList> {
         self.referrers
-            .of(fetcher, repository, Subject { digest, is_sample })
+            .find(fetcher, repository, Subject { digest, is_sample })
             .await
     }
 
@@ -173,7 +173,7 @@ impl Discovery {
             drop(lists);
             for (subject, found) in subjects.iter().zip(found) {
                 for found in found.iter() {
-                    self.take(fetcher, repository, subject, found, depth, &mut belongings)
+                    self.add_found(fetcher, repository, subject, found, depth, &mut belongings)
                         .await?;
                 }
             }
@@ -244,7 +244,7 @@ impl Discovery {
     }
 
     /// Adds a found referrer to the attachments of the image, or to the left-out referrers.
-    async fn take(
+    async fn add_found(
         &self,
         fetcher: &Fetcher,
         repository: &Repository,

@@ -113,7 +113,7 @@ impl RepositoryReferrers {
     ///
     /// # Errors
     /// Errors of the registry, if a place cannot be read.
-    pub(super) async fn of(
+    pub(super) async fn find(
         &self,
         fetcher: &Fetcher,
         repository: &Repository,

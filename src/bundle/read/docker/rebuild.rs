@@ -33,7 +33,7 @@ pub(in crate::bundle::read) fn read_items(
         let item = match item {
             Ok(item) => item,
             Err(error) => {
-                let names = given.exactly(place, None);
+                let names = given.names_for(place, None);
                 contents.broken.extend(BrokenImage::named(archive, place, names, error));
                 continue;
             }
@@ -41,7 +41,7 @@ pub(in crate::bundle::read) fn read_items(
         // Built before its names are known: a name override may select an image by its digest.
         let built = builder.build(item, store);
         let (mut names, mut unusable) = (
-            given.exactly(place, built.as_ref().ok().map(|root| &root.digest)),
+            given.names_for(place, built.as_ref().ok().map(|root| &root.digest)),
             Vec::new(),
         );
         if names.is_empty() {

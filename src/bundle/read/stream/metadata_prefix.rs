@@ -55,7 +55,7 @@ impl MetadataPrefix {
 
     /// Records a member that has arrived; `read` returns bytes of the front from an offset.
     /// Returns whether the front is complete.
-    pub(in crate::bundle::read) fn take(
+    pub(in crate::bundle::read) fn add(
         &mut self,
         member: &Member,
         read: impl Fn(u64, u64) -> Result<Vec<u8>>,
@@ -71,7 +71,7 @@ impl MetadataPrefix {
                 let before = self.is_followed();
                 self.documents.insert(name.clone(), (member.offset, member.size));
                 if !before && self.is_followed() {
-                    self.begin(&read)?;
+                    self.request_roots(&read)?;
                 }
             }
         }
@@ -84,7 +84,7 @@ impl MetadataPrefix {
     }
 
     /// Reads the roots from the documents, and requests their manifests.
-    fn begin(&mut self, read: &impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<()> {
+    fn request_roots(&mut self, read: &impl Fn(u64, u64) -> Result<Vec<u8>>) -> Result<()> {
         let document = |name: &str| -> Result<Vec<u8>> {
             match self.documents.get(name) {
                 Some((offset, size)) if *size <= MAX_DOCUMENT => read(*offset, *size).map(encoding::utf8),

@@ -56,7 +56,7 @@ pub(in crate::bundle::read) fn open(
         "it can only be read from its start to its end, and not all of its manifests and configs are among its first {} MiB",
         max_front >> 20
     );
-    let mut pass = spool::begin(input, (compression, window), Some(held), label, temp)?;
+    let mut pass = spool::start_copy(input, (compression, window), Some(held), label, temp)?;
     // A damaged bundle may also reach this limit: the search for a missing manifest continues to the end of the archive.
     pass.input_mut().inner_mut().limit_memory(max_front, label, &too_long);
     let mut front = MetadataPrefix::default();
@@ -87,17 +87,17 @@ pub(in crate::bundle::read) fn open(
             None => {}
         }
         let tee = pass.input_mut().inner_mut();
-        let complete = front.take(&member, |offset, size| tee.read_back(offset, size))?;
+        let complete = front.add(&member, |offset, size| tee.read_back(offset, size))?;
         members.push(member);
         if !complete {
             continue;
         }
         // The front stays in memory as long as the bundle is open.
         store.budget().take(tee.in_memory())?;
-        let source = Arc::new(tee.take().into_source(label)?);
+        let source = Arc::new(tee.take_output().into_source(label)?);
         let mut archive = Archive::new(label);
         for member in members {
-            archive.take(member, &source, store)?;
+            archive.add(member, &source, store)?;
         }
         store.to_come = true;
         let mut documents = HashMap::new();

@@ -191,7 +191,7 @@ impl<'a> Faults<'a> {
     }
 
     /// Adds an image, under all its names, to the fault of a blob.
-    pub(super) fn suffer(&mut self, kind: FaultKind, digest: &Digest, user: User<'_>) {
+    pub(super) fn add_user(&mut self, kind: FaultKind, digest: &Digest, user: User<'_>) {
         let Some(known) = self.known.get_mut(&(kind, digest.clone())) else {
             return;
         };

@@ -231,14 +231,14 @@ impl Check<'_, '_> {
     fn tree(&mut self, tree: &ImageTree, user: User<'_>) {
         let read: HashSet<&Digest> = tree.original.all().map(|manifest| manifest.digest()).collect();
         for manifest in tree.manifests() {
-            self.own(manifest.digest(), user);
+            self.note_owner(manifest.digest(), user);
             self.refer(manifest.digest());
             // The manifest was read, or was made from a manifest that was read.
             let (digest, size) = (manifest.digest(), manifest.descriptor().size);
             let is_lost = self.made_here.contains(digest) && self.size_of(digest).is_none();
             match self.wrong.get(digest) {
                 Some(kind) if !read.contains(digest) => {
-                    self.faults.suffer(*kind, digest, user);
+                    self.faults.add_user(*kind, digest, user);
                     self.faults.remade(digest);
                 }
                 Some(_) => {
@@ -258,7 +258,7 @@ impl Check<'_, '_> {
     }
 
     /// Notes that a manifest belongs to an image, if referrers have the manifest as their subject.
-    fn own(&mut self, digest: &Digest, user: User<'_>) {
+    fn note_owner(&mut self, digest: &Digest, user: User<'_>) {
         if self.subjects.contains(digest) {
             self.owners.entry(digest.clone()).or_insert(user.number);
         }
@@ -332,7 +332,7 @@ impl Check<'_, '_> {
                 FaultKind::Missing
             }
         };
-        self.faults.suffer(kind, digest, user);
+        self.faults.add_user(kind, digest, user);
         match user.source {
             _ if self.made_here.contains(digest) => self.faults.cannot_want(
                 kind,
@@ -365,7 +365,7 @@ impl Check<'_, '_> {
             if !seen.insert(digest.clone()) || seen.len() > MAX_NODES {
                 continue;
             }
-            self.own(&digest, user);
+            self.note_owner(&digest, user);
             if !self.blob(&digest, size, user) {
                 if self.size_of(&digest).is_none() && !self.made_here.contains(&digest) {
                     self.faults.unread(&digest);
@@ -379,7 +379,7 @@ impl Check<'_, '_> {
                 Err(error) => {
                     self.faults
                         .about(&digest, Fault::from_error(FaultKind::Manifest, &error));
-                    self.faults.suffer(FaultKind::Manifest, &digest, user);
+                    self.faults.add_user(FaultKind::Manifest, &digest, user);
                     explained = true;
                     continue;
                 }
@@ -430,7 +430,7 @@ impl Check<'_, '_> {
         let known = self.bundle.parts.store.config(digest);
         known.map(Some).inspect_err(|error| {
             self.faults.about(digest, Fault::from_error(FaultKind::Config, error));
-            self.faults.suffer(FaultKind::Config, digest, user);
+            self.faults.add_user(FaultKind::Config, digest, user);
         })
     }
 
@@ -456,7 +456,7 @@ impl Check<'_, '_> {
             );
             self.faults
                 .about(manifest.digest(), Fault::new(FaultKind::LayerCount, what));
-            self.faults.suffer(FaultKind::LayerCount, manifest.digest(), user);
+            self.faults.add_user(FaultKind::LayerCount, manifest.digest(), user);
             return;
         }
         if !self.deep {

@@ -107,7 +107,7 @@ pub(super) fn check(
         faults.about(&job.layer, Fault::new(FaultKind::LayerContent, why));
         for (number, name) in &promise.images {
             let names = std::slice::from_ref(name);
-            faults.suffer(
+            faults.add_user(
                 FaultKind::LayerContent,
                 &job.layer,
                 User {

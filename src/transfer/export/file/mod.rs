@@ -124,7 +124,7 @@ impl FileExport<'_> {
         let images = unique(&request.images);
         let lock_budget = budget.clone();
         let identity = request_identity(&images, &request.wanted, request.docker_manifest);
-        let mut left = unfinished::look(partial, &images, &identity.0, progress)?.unwrap_or_default();
+        let mut left = unfinished::read(partial, &images, &identity.0, progress)?.unwrap_or_default();
         // A lock pins its images itself: whether their tags have moved does not matter.
         left.pins
             .retain(|image, _| !anew.contains(image) && request.wanted.lock.is_none());

@@ -60,7 +60,7 @@ impl SupplementFile {
     }
 
     async fn fill(self, partial: &Arc<Partial>, force: bool, progress: &Progress) -> Result<(Reused, Option<Digest>)> {
-        let mut left = unfinished::look(partial, &[], &self.identity.0, progress)?.unwrap_or_default();
+        let mut left = unfinished::read(partial, &[], &self.identity.0, progress)?.unwrap_or_default();
         let plan = Arc::new(self.plan);
         left.check_takeover(&plan, partial, progress)?;
         let system = partial.file_system()?;

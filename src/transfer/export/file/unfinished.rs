@@ -86,7 +86,7 @@ impl Unfinished {
             );
             return Err(foreign(partial, &why));
         }
-        progress.tell(format!(
+        progress.info(format!(
             "`{shown}` is of another list of images ({}); blobs that this export needs are reused",
             other.difference
         ));
@@ -110,7 +110,7 @@ fn foreign(partial: &Partial, why: &str) -> Error {
 ///
 /// # Errors
 /// [`Kind::Exists`] if the file is no bundle of this program: such a file is never overwritten silently.
-pub(super) fn look(
+pub(super) fn read(
     partial: &Partial,
     images: &[Reference],
     request: &Digest,
@@ -118,7 +118,7 @@ pub(super) fn look(
 ) -> Result<Option<Unfinished>> {
     let shown = quote(partial.path());
     let replay = Replay::read(&partial.journal());
-    let tell_lost = |why: &str| {
+    let report_lost = |why: &str| {
         if let Ok(Replay { slots, .. }) = &replay
             && slots.iter().any(|slot| !slot.written.is_empty())
         {
@@ -128,7 +128,7 @@ pub(super) fn look(
         }
     };
     if partial.is_blank()? {
-        tell_lost("is empty or was removed");
+        report_lost("is empty or was removed");
         if !partial.is_empty()? {
             partial.clear()?;
         }
@@ -147,7 +147,7 @@ pub(super) fn look(
             .iter()
             .all(|slot| slot.offset >= length || slot.written.is_empty())
     {
-        tell_lost(&format!("has only {length} bytes left"));
+        report_lost(&format!("has only {length} bytes left"));
     }
     let Replay { header, slots } = match replay {
         Ok(replay) => replay,

@@ -32,7 +32,7 @@ pub(super) async fn export(request: Request, registries: &Registries, progress: 
     let target = match &request.output {
         Output::File { path, force, fresh } => {
             check_output(path, *force)?;
-            Some((Unfinished::begin(path, *fresh, progress)?, *force))
+            Some((Unfinished::create(path, *fresh, progress)?, *force))
         }
         Output::Pipe(_) => None,
     };

@@ -45,7 +45,7 @@ pub async fn supplement(
         occupied::check(path, *force, &request.list).await?;
     }
     let target = match &request.output {
-        Output::File { path, force, fresh } if !is_plain => Some((Unfinished::begin(path, *fresh, progress)?, *force)),
+        Output::File { path, force, fresh } if !is_plain => Some((Unfinished::create(path, *fresh, progress)?, *force)),
         _ => None,
     };
     let earlier = Earlier::open(&request.reuse, None).await?;

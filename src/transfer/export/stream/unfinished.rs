@@ -20,7 +20,7 @@ pub(super) struct Unfinished {
 
 impl Unfinished {
     /// Opens and clears the unfinished file. An unfinished uncompressed export is only discarded with `fresh`.
-    pub(super) fn begin(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
+    pub(super) fn create(path: &Path, fresh: bool, progress: &Progress) -> Result<Self> {
         let partial = Partial::open(path)?;
         if !partial.is_blank()? && !fresh {
             if !left_by_a_kill(&partial) {
