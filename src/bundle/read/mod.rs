@@ -17,6 +17,7 @@ mod foreign;
 mod forward;
 mod header;
 mod identity;
+mod index;
 mod inside;
 mod layout;
 mod member_names;
