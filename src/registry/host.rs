@@ -1,29 +1,25 @@
-//! A registry host, and the exchange of a request for an answer.
-//! The exchange includes authorization, one replay after a challenge, redirects, pauses and retries.
+//! A registry host: its address, what is known about it, and the limits for requests to it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::attempt::Renewal;
 use super::auth::{Authenticator, Need};
-use super::breaker::{Breaker, FailureMode};
-use super::call::{Call, MAX_FRESH, is_stale_address};
+use super::breaker::Breaker;
+use super::call::Call;
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
-use super::failure::{Class, Failure};
-use super::limiter::{Limiter, Permit, Use};
+use super::limiter::Limiter;
 use super::limits::RateLimit;
 use super::proof::Proof;
 use super::reach::is_loopback;
-use super::redirect::{self, Outgoing};
-use super::retry::{Backoff, is_passing, retry_after};
+use super::retry::is_passing;
 use super::scope::Scope;
 use super::tags_at_once::TagsAtOnce;
 use super::token::Refused;
@@ -31,7 +27,6 @@ use super::upload::profile::UploadProfile;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
 use crate::lock::Mutex;
-use crate::progress::human_duration;
 use crate::text::quote;
 
 /// Host name of Docker Hub's registry.
@@ -55,7 +50,7 @@ pub(super) struct Host {
     /// Whether the host ever answered with anything but a 401 without a challenge.
     pub(super) answered: AtomicBool,
     /// Whether the host ever answered with a status other than a failure that may pass.
-    accepted: AtomicBool,
+    pub(super) accepted: AtomicBool,
     pub(super) auth: Authenticator,
     pub(super) limiter: Limiter,
     pub(super) upload_profile: UploadProfile,
@@ -267,159 +262,6 @@ impl Host {
         self.auth.authorization(&need).await
     }
 
-    /// Sends a call until the answer is final or the retry budget is used up. The caller judges the status.
-    pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Answer> {
-        let mut backoff = Backoff::new(&self.context.options);
-        self.exchange_within(call, &mut backoff).await
-    }
-
-    /// Sends a call like [`exchange`](Self::exchange), within the retry budget of a larger operation.
-    pub(super) async fn exchange_within(&self, call: &Call<'_>, backoff: &mut Backoff) -> Result<Answer> {
-        let in_call = |error: Error| error.context(&call.action);
-        let finds_out = self.breaker.check().map_err(in_call)?;
-        let mut turn = match call.has_place {
-            true => None,
-            false => Some(self.limiter.permit(Use::Request).await),
-        };
-        // The breaker may have opened while this request waited for its permit.
-        if let Some(error) = self.breaker.error().filter(|_| !finds_out) {
-            return Err(in_call(error));
-        }
-        let mut url = self.by_scheme(&call.url);
-        let mut attempt = match self.attempt(call, &url).await {
-            Ok(attempt) => attempt,
-            Err(error) => return Err(in_call(self.without_token(call, error).await)),
-        };
-        let (mut attempts, mut unconnected, mut fresh) = (0, 0, 0);
-        loop {
-            attempts += 1;
-            // Before the proof, which others with a place may wait for.
-            if let Some(turn) = &mut turn {
-                turn.acquire().await;
-            }
-            let alone = self.prove(call, &mut attempt).await.map_err(in_call)?;
-            self.limiter.wait_for_pause().await;
-            let begun = Instant::now();
-            let outgoing = Outgoing {
-                method: &call.method,
-                url: url.clone(),
-                headers: &call.headers,
-                authorization: attempt.authorization.as_ref(),
-                body: call.body.clone(),
-                trust: self.trust(&url, call.provenance),
-                stays: call.stays,
-            };
-            let sent = redirect::send(&self.context, outgoing).await;
-            self.count(turn.as_mut(), &sent);
-            if self.found_tls(&sent, &url).await || self.found_plain(&sent, &url).await {
-                url = self.by_scheme(&url);
-                continue;
-            }
-            let mut answer = match sent {
-                Ok(answer) => answer,
-                Err(failure) => {
-                    drop(alone);
-                    unconnected += u32::from(failure.class == Class::Connect);
-                    let reached = self.reached.load(Ordering::Relaxed);
-                    // A host that never answered gets one retry instead of all; a mirror gets none, since there is another
-                    // host.
-                    let patient = if self.is_mirror {
-                        unconnected == 0
-                    } else {
-                        reached || unconnected < 2
-                    };
-                    let again = !failure.class.is_final() && call.repeat && patient;
-                    let way = FailureMode::from_failure(&failure);
-                    if again && self.pause(backoff, way, attempts, None, || failure.error.full()).await {
-                        continue;
-                    }
-                    let error = failure.error.with_shared_cause();
-                    let wrong_address = !reached && unconnected >= 2;
-                    return Err(in_call(match way {
-                        Some(way) if call.repeat => self.gave_up(way, call.repository, error, wrong_address).await,
-                        _ => error,
-                    }));
-                }
-            };
-            answer.find_throttling().await;
-            self.note_answer(&answer);
-            let status = answer.status();
-            let renewal = match answer.from_registry && self.owns(&url) {
-                true => self.renew(&mut answer, call, &mut attempt, begun).await,
-                false => Ok(Renewal::Stands),
-            };
-            let renewal = match renewal {
-                Ok(renewal) => renewal,
-                Err(error) => return Err(in_call(self.without_token(call, error).await)),
-            };
-            drop(alone);
-            if is_stale_address(&answer, call) && fresh < MAX_FRESH {
-                fresh += 1;
-                // The first retry needs no pause: the registry did not fail, its store did.
-                if fresh == 1
-                    || self
-                        .pause(backoff, None, attempts, None, || answer.stale_words(&call.action))
-                        .await
-                {
-                    answer.finish().await;
-                    continue;
-                }
-            }
-            let may_pass = match renewal {
-                Renewal::Again => {
-                    answer.finish().await;
-                    continue;
-                }
-                Renewal::MayPass(error) => Some(error),
-                Renewal::Stands => None,
-            };
-            if (is_passing(status) || may_pass.is_some()) && call.repeat {
-                if let Some(error) = self.quota_used_up(&mut answer, &call.action).await {
-                    return Err(error);
-                }
-                if let Some(error) = answer.long_pause().await {
-                    return Err(in_call(error));
-                }
-                let asked = retry_after(answer.headers(), SystemTime::now());
-                self.throttled(status, asked, begun);
-                // A host that has worked may accept another request now. A host that is down refuses it like this one, and
-                // the circuit breaker would open only after a request for every image.
-                let makes_room = is_throttling(status) && self.accepted.load(Ordering::Relaxed);
-                if let Some(turn) = turn.as_ref().filter(|_| makes_room) {
-                    turn.release();
-                }
-                let error = answer.refusal().await;
-                let way = answer.from_registry.then_some(FailureMode::Status(status));
-                if self.pause(backoff, way, attempts, asked, || error.full()).await {
-                    // The token may have expired during the pause.
-                    match self.authorize_again(call, &url, &mut attempt).await {
-                        Ok(()) => continue,
-                        Err(error) => return Err(in_call(self.without_token(call, error).await)),
-                    }
-                }
-                if let Some(way) = way.filter(|_| may_pass.is_none()) {
-                    self.gave_up(way, call.repository, error, false).await;
-                }
-            }
-            return match may_pass {
-                Some(error) if !self.auth.is_challenged() => Err(in_call(error)),
-                _ => self.add_refusal_hint(answer, call, &attempt).await.map_err(in_call),
-            };
-        }
-    }
-
-    /// Reports the result of a request to its permit, if the request holds one.
-    fn count(&self, turn: Option<&mut Permit>, sent: &Result<Answer, Failure>) {
-        let Some(turn) = turn else { return };
-        match sent {
-            // A 401 says nothing about the load: the client repeats the request with an authorization.
-            Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {}
-            Ok(answer) if !is_passing(answer.status()) => turn.went_well(),
-            Err(failure) if failure.class == Class::Broken => turn.went_wrong(),
-            _ => {}
-        }
-    }
-
     /// Lowers the concurrency limit of a host that throttles, and pauses requests to it.
     pub(super) fn throttled(&self, status: StatusCode, asked: Option<Duration>, begun: Instant) {
         if is_throttling(status) {
@@ -447,35 +289,6 @@ impl Host {
             *self.rate_limit.lock() = Some(limit);
         }
     }
-
-    /// Returns the error for a 429 about a used-up pull quota.
-    /// The quota's window lasts hours, so waiting is no use.
-    async fn quota_used_up(&self, answer: &mut Answer, action: &str) -> Option<Error> {
-        if answer.status() != StatusCode::TOO_MANY_REQUESTS || !answer.from_registry {
-            return None;
-        }
-        let words = answer.words().await.to_ascii_lowercase();
-        // The answer to a HEAD has no body, but its headers state the quota.
-        let none_left = RateLimit::from_headers(answer.headers()).is_some_and(|limit| limit.remaining == Some(0));
-        let quota = none_left
-            || words.contains("pull rate limit")
-            || (self.name == DOCKER_HUB && words.contains("toomanyrequests"));
-        quota.then(|| {
-            let window = self
-                .rate_limit()
-                .and_then(|limit| limit.window)
-                .map_or_else(String::new, |window| {
-                    format!(" (counted over {})", human_duration(window))
-                });
-            Error::new(
-                Kind::RateLimited,
-                format!("pull limit of `{}` reached{window}", self.name),
-            )
-            .with_shared_cause()
-            .context(action)
-            .with_hint("log in (accounts have a higher limit) or wait, and run the same command again to resume")
-        })
-    }
 }
 
 /// Returns the root URL of a registry from its name in references.
@@ -486,6 +299,6 @@ fn url_of(name: &str, protocol: &str) -> Result<Url> {
 }
 
 /// Returns whether a status says that the host is overloaded or throttles.
-fn is_throttling(status: StatusCode) -> bool {
+pub(super) fn is_throttling(status: StatusCode) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -19,6 +19,7 @@ mod content_encoding;
 mod content_range;
 mod context;
 pub(crate) mod credentials;
+mod exchange;
 mod failure;
 mod find;
 #[cfg(any(fuzzing, test))]
