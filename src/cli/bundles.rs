@@ -54,6 +54,16 @@ pub(super) fn only_pipe(paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Runs work that reads bundles on a thread that may block.
+///
+/// # Errors
+/// [`Kind::Io`] if the work panicked. Errors of the work itself are part of `T`.
+pub(super) async fn read_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))
+}
+
 /// Refuses paths that are missing or cannot be opened, before any other work.
 ///
 /// # Errors

@@ -69,9 +69,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         let has_images = !(old.images.is_empty() && new.images.is_empty());
         Ok::<_, Error>((Difference::new(&old, &new), old.broken, new.broken, has_images))
     };
-    let compared = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(Kind::Io, "the comparison was cut off").with_source(e))?;
+    let compared = bundles::read_blocking(work).await?;
     display.finish();
     let (difference, mut old_broken, mut new_broken, has_images) =
         compared.map_err(|error| match arguments.exit_code {

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use docker_mirror::{Error, Kind, Result, parent_of, quote};
 
-/// A file that a command names, with the flag that names it.
-pub(super) type Named<'a> = (&'static str, &'a Path);
+/// A file that a command names, with the flag that names it; `None` if the flag was not given.
+pub(super) type Named<'a> = (&'static str, Option<&'a Path>);
 
-/// Checks that each output is a file of its own.
+/// Checks that each output is a file of its own, and none of the inputs.
 ///
 /// # Errors
 /// [`Kind::Usage`] with both flags.
 pub(super) fn check(outputs: &[Named<'_>], inputs: &[Named<'_>]) -> Result<()> {
+    let (outputs, inputs) = (given(outputs), given(inputs));
     let identities: Vec<_> = outputs.iter().map(|(_, path)| Identity::of(path)).collect();
     for (at, (flag, path)) in outputs.iter().enumerate() {
         let Some(identity) = &identities[at] else { continue };
@@ -32,6 +33,12 @@ pub(super) fn check(outputs: &[Named<'_>], inputs: &[Named<'_>]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the files whose flags were given.
+fn given<'a>(files: &[Named<'a>]) -> Vec<(&'static str, &'a Path)> {
+    let given = files.iter().filter_map(|(flag, path)| Some((*flag, (*path)?)));
+    given.collect()
 }
 
 /// The identity of a file, under whatever path.
@@ -71,14 +78,14 @@ mod tests {
         std::os::unix::fs::symlink("there", path("link")).unwrap();
         let refused = |output: &str, other: &str| {
             let outputs = [("-o", path(output)), ("--report", path(other))];
-            let outputs = outputs.each_ref().map(|(flag, path)| (*flag, path.as_path()));
+            let outputs = outputs.each_ref().map(|(flag, path)| (*flag, Some(path.as_path())));
             let (input, written) = (check(&outputs[..1], &outputs[1..]), check(&outputs, &[]));
             assert_eq!(input.is_err(), written.is_err(), "{output} {other}");
             written.is_err()
         };
         assert!(refused("there", "link") && refused("there", "./there") && refused("new", "./new"));
         assert!(!refused("there", "new") && !refused("new", "newer"));
-        let standard = [("-o", Path::new("-")), ("--report", Path::new("-"))];
+        let standard = [("-o", Some(Path::new("-"))), ("--report", Some(Path::new("-")))];
         assert!(check(&standard, &[]).is_ok());
     }
 }

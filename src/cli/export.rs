@@ -127,16 +127,12 @@ impl Arguments {
     /// Checks that the bundle and the report are files of their own.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if a file has two purposes.
+    /// Those of [`distinct_files::check`].
     pub(super) fn check_files(&self) -> Result<()> {
-        let outputs: Vec<_> = [("-o", self.output.as_path())]
-            .into_iter()
-            .chain(self.reporting.file())
-            .collect();
-        let lists = self.images.lists.iter().map(|path| ("--images", path.as_path()));
-        let lock = self.lock.as_deref().map(|path| ("--lock", path));
-        let inputs: Vec<_> = lists.chain(lock).collect();
-        distinct_files::check(&outputs, &inputs)
+        let lists = self.images.lists.iter();
+        let lists = lists.map(|path| ("--images", Some(path.as_path())));
+        let inputs: Vec<_> = lists.chain([("--lock", self.lock.as_deref())]).collect();
+        distinct_files::check(&[("-o", Some(&self.output)), self.reporting.file()], &inputs)
     }
 
     /// Returns whether another run of the same command continues a run that stopped.

@@ -12,7 +12,7 @@ use docker_mirror::{
     quote, verify,
 };
 
-use super::bundles::{check_named, check_readable, is_stdin, stdin, warnings_of_unfinished};
+use super::bundles::{check_named, check_readable, is_stdin, only_pipe, read_blocking, stdin, warnings_of_unfinished};
 use super::connection::Shared;
 use super::distinct_files;
 use super::memory;
@@ -23,7 +23,7 @@ use super::push::Target;
 use super::referrer_flags::ReferrerFlags;
 use super::report::Reporting;
 use super::status::Work;
-use super::verify::{WANT_START, print_verification};
+use super::verify::{WANT_START, open_options, print_verification};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Arguments {
@@ -74,10 +74,9 @@ impl Arguments {
     /// Checks that the want-list and the report are files of their own.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if both are one file.
+    /// Those of [`distinct_files::check`].
     pub(super) fn check_files(&self) -> Result<()> {
-        let want = self.want.as_deref().map(|path| ("--want", path));
-        distinct_files::check(&want.into_iter().chain(self.reporting.file()).collect::<Vec<_>>(), &[])
+        distinct_files::check(&[("--want", self.want.as_deref()), self.reporting.file()], &[])
     }
 }
 
@@ -96,16 +95,7 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
     }
     check_named(&paths)?;
     let work = move || {
-        let options = OpenOptions {
-            names,
-            temp_dir: Some(std::env::temp_dir()),
-            progress: progress.clone(),
-            budget: memory::budget(),
-            sum: true,
-            allow_none: true,
-            continue_after_faults: true,
-            ..OpenOptions::default()
-        };
+        let options = open_options(names, progress.clone());
         let bundle = Bundle::open(&paths, &options)?;
         check_readable(&bundle)?;
         let options = VerifyOptions {
@@ -114,9 +104,7 @@ async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verificat
         };
         verify(&bundle, None, &options)
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(Kind::Io, "the verification was cut off").with_source(e))?
+    read_blocking(work).await?
 }
 
 /// Returns the report of an import that sends nothing, since its bundles have faults.
@@ -142,10 +130,7 @@ fn refused(arguments: &Arguments, found: Verification) -> PushReport {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
-    let want = arguments.want.as_deref();
-    let want = want
-        .map(|path| OutputFile::new("--want", "want-list", WANT_START, path))
-        .transpose()?;
+    let want = OutputFile::new("--want", "want-list", WANT_START, arguments.want.as_deref())?;
     let Some(want) = want else {
         let hint = (!arguments.verify).then(|| want_hint(&arguments.bundles)).flatten();
         let outcome = import_all(arguments).await;
@@ -202,7 +187,7 @@ fn want_hint(bundles: &[PathBuf]) -> Option<String> {
 }
 
 async fn import_all(arguments: Arguments) -> Result<Outcome> {
-    only_bundle(&arguments.bundles)?;
+    only_pipe(&arguments.bundles)?;
     let unfinished: Vec<String> = warnings_of_unfinished(&arguments.bundles).collect();
     unfinished.iter().for_each(|warning| say(format!("warning: {warning}")));
     if arguments.verify {
@@ -247,9 +232,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     };
     let bundles = arguments.bundles;
     check_named(&bundles)?;
-    let opened = tokio::task::spawn_blocking(move || open(&bundles, &options))
-        .await
-        .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;
+    let opened = read_blocking(move || open(&bundles, &options)).await?;
     let (bundle, rest) = opened.map_err(|error| match error.kind() {
         // The paths exist, so the error means that the named folders contain no bundles, or none of a supported format.
         Kind::NotFound | Kind::Unsupported => error.with_kind(Kind::Usage),
@@ -271,23 +254,10 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
     Ok((arguments.target).report(report?, &display, &arguments.reporting, true, left_out_by))
 }
 
-/// Refuses standard input (`-`) beside other bundles, since a pipe can be read only once and in order.
-fn only_bundle(bundles: &[PathBuf]) -> Result<()> {
-    let piped = |path: &&PathBuf| path.as_os_str() == "-";
-    if bundles.len() > 1 && bundles.iter().any(|path| piped(&path)) {
-        return Err(Error::new(
-            Kind::Usage,
-            "`-` is one bundle from a pipe and cannot be combined with others, and can be given only once",
-        )
-        .with_hint("import the bundles one after the other, or save the one in the pipe to a file first"));
-    }
-    Ok(())
-}
-
 /// Opens the bundles. A bundle from a pipe is read up to its layers; the second value reads the layers.
 fn open(bundles: &[PathBuf], options: &OpenOptions) -> Result<(Bundle, Option<Incoming>)> {
     match bundles {
-        [path] if path.as_os_str() == "-" => Bundle::from_pipe(
+        [path] if is_stdin(path) => Bundle::from_pipe(
             stdin("import - -d REGISTRY", &options.progress)?,
             "standard input",
             options,

@@ -12,19 +12,24 @@ use super::temp_file::{OTHER_PLACE, bare, temp_file_beside, try_beside};
 /// A file that a command will write at its end.
 #[derive(Debug, Clone)]
 pub(super) struct OutputFile {
-    flag: &'static str,
-    what: &'static str,
     /// Text that every file of this kind begins with.
     start: &'static str,
     path: PathBuf,
 }
 
 impl OutputFile {
-    /// Checks that the file can be written, and returns the file. Called before any other work.
+    /// Checks that the file of a flag can be written, and returns the file. Called before any other work.
+    /// Returns `None` without a path.
     ///
     /// # Errors
     /// [`Kind::Usage`] if the file cannot be written, or a file of another kind has its name.
-    pub(super) fn new(flag: &'static str, what: &'static str, start: &'static str, path: &Path) -> Result<Self> {
+    pub(super) fn new(
+        flag: &'static str,
+        what: &'static str,
+        start: &'static str,
+        path: Option<&Path>,
+    ) -> Result<Option<Self>> {
+        let Some(path) = path else { return Ok(None) };
         let usage = |why: &str| Err(Error::new(Kind::Usage, format!("`{flag} {}`: {why}", quote(path))));
         if path.as_os_str() == "-" {
             return usage("this goes to a file, since standard output has the results; a file of this name is `./-`");
@@ -52,17 +57,15 @@ impl OutputFile {
             return usage(&format!("no file can be made in its folder: {}", bare(error)))
                 .map_err(|e| e.with_hint(OTHER_PLACE));
         }
-        Ok(Self {
-            flag,
-            what,
+        Ok(Some(Self {
             start,
             path: path.to_owned(),
-        })
+        }))
     }
 
     /// Writes and syncs the content, then gives the file its name.
     pub(super) fn write(&self, content: &str) -> Result<()> {
-        debug_assert!(content.starts_with(self.start), "{} {}", self.flag, self.what);
+        debug_assert!(content.starts_with(self.start), "{}", self.start);
         let write = || {
             let file = temp_file_beside(&self.path)?;
             file.as_file().write_all(content.as_bytes())?;

@@ -14,6 +14,7 @@ use docker_mirror::{
 };
 use serde::Serialize;
 
+use super::distinct_files::Named;
 use super::environment::{is_true, set_path};
 use super::output::{self, counted};
 use super::printer;
@@ -257,8 +258,8 @@ impl Reporting {
     }
 
     /// Returns the file of the report, with its flag.
-    pub(super) fn file(&self) -> Option<(&'static str, &Path)> {
-        Some(("--report", self.report.as_deref()?))
+    pub(super) fn file(&self) -> Named<'_> {
+        ("--report", self.report.as_deref())
     }
 
     /// Returns whether the user asked for a report (`--json` or `--report`).

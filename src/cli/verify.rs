@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
-    Bundle, Checked, Error, Fault, FaultKind, GivenName, Incoming, Kind, Line, Missing, OpenOptions, Result,
-    Verification, VerifiedFile, VerifyOptions, WantList, few, human_bytes, missing_in_words, quote, verify,
+    Bundle, Checked, Fault, FaultKind, GivenName, Incoming, Line, Missing, OpenOptions, Progress, Result, Verification,
+    VerifiedFile, VerifyOptions, WantList, few, human_bytes, missing_in_words, quote, verify,
 };
 use serde::Serialize;
 
-use super::bundles::{check_named, check_readable, is_stdin, only_pipe, stdin, warnings_of_unfinished};
+use super::bundles::{check_named, check_readable, is_stdin, only_pipe, read_blocking, stdin, warnings_of_unfinished};
 use super::connection::Shared;
 use super::distinct_files;
 use super::memory;
@@ -58,31 +58,18 @@ impl Arguments {
     /// Checks that the want-list and the report are files of their own.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if both are one file.
+    /// Those of [`distinct_files::check`].
     pub(super) fn check_files(&self) -> Result<()> {
-        let want = self.want.as_deref().map(|path| ("--want", path));
-        distinct_files::check(&want.into_iter().chain(self.reporting.file()).collect::<Vec<_>>(), &[])
+        distinct_files::check(&[("--want", self.want.as_deref()), self.reporting.file()], &[])
     }
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     only_pipe(&arguments.bundles)?;
-    let want = arguments.want.as_deref();
-    let want = want
-        .map(|path| OutputFile::new("--want", "want-list", WANT_START, path))
-        .transpose()?;
+    let want = OutputFile::new("--want", "want-list", WANT_START, arguments.want.as_deref())?;
     check_named(&arguments.bundles)?;
     let display = Display::new(Work::Verifying, &arguments.shared);
-    let open = OpenOptions {
-        names: arguments.name.clone(),
-        temp_dir: Some(std::env::temp_dir()),
-        progress: display.progress(),
-        budget: memory::budget(),
-        sum: true,
-        allow_none: true,
-        continue_after_faults: true,
-        ..OpenOptions::default()
-    };
+    let open = open_options(arguments.name.clone(), display.progress());
     let options = VerifyOptions {
         deep: arguments.deep,
         progress: display.progress(),
@@ -94,9 +81,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         check_readable(&bundle)?;
         verify(&bundle, rest, &options)
     };
-    let verified = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(Kind::Io, "the verification was cut off").with_source(e))?;
+    let verified = read_blocking(work).await?;
     display.finish();
     let mut verified = verified?;
     let unfinished: Vec<String> = warnings_of_unfinished(&arguments.bundles).collect();
@@ -113,6 +98,20 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         true => Outcome::Success,
         false => Outcome::Damaged,
     })
+}
+
+/// Returns the options to open bundles for a verification, which goes on after faults.
+pub(super) fn open_options(names: Vec<GivenName>, progress: Progress) -> OpenOptions {
+    OpenOptions {
+        names,
+        temp_dir: Some(std::env::temp_dir()),
+        progress,
+        budget: memory::budget(),
+        sum: true,
+        allow_none: true,
+        continue_after_faults: true,
+        ..OpenOptions::default()
+    }
 }
 
 /// Opens the bundles. For a single file or pipe that is read once, the second value reads the layers; with `twice`, there

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use docker_mirror::{
-    Bundle, Error, GivenName, Kind, Lock, OpenOptions, PlatformFilter, ReferrerChoice, Result, Sharing,
-    import::Selection, inspect, quote,
+    Bundle, Error, GivenName, Lock, OpenOptions, PlatformFilter, ReferrerChoice, Result, Sharing, import::Selection,
+    inspect, quote,
 };
 
 use super::bundles;
@@ -69,12 +69,10 @@ impl Arguments {
     /// Checks that the lock, the page and the report are files of their own.
     ///
     /// # Errors
-    /// [`Kind::Usage`] if two of them are one file.
+    /// Those of [`distinct_files::check`].
     pub(super) fn check_files(&self) -> Result<()> {
-        let lock = self.lock.as_deref().map(|path| ("--lock", path));
-        let html = self.html.as_deref().map(|path| ("--html", path));
-        let outputs = lock.into_iter().chain(html).chain(self.reporting.file());
-        distinct_files::check(&outputs.collect::<Vec<_>>(), &[])
+        let (lock, html) = (("--lock", self.lock.as_deref()), ("--html", self.html.as_deref()));
+        distinct_files::check(&[lock, html, self.reporting.file()], &[])
     }
 }
 
@@ -88,14 +86,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         referrers: ReferrerChoice::all(),
     };
     bundles::only_pipe(&arguments.bundles)?;
-    let lock = arguments.lock.as_deref();
-    let lock = lock
-        .map(|path| OutputFile::new("--lock", "lock", LOCK_START, path))
-        .transpose()?;
-    let html = arguments.html.as_deref();
-    let html = html
-        .map(|path| OutputFile::new("--html", "page of a bundle", page::START, path))
-        .transpose()?;
+    let lock = OutputFile::new("--lock", "lock", LOCK_START, arguments.lock.as_deref())?;
+    let html = OutputFile::new("--html", "page of a bundle", page::START, arguments.html.as_deref())?;
     bundles::check_named(&arguments.bundles)?;
     let display = Display::new(Work::Asking, &arguments.shared);
     let options = OpenOptions {
@@ -107,16 +99,14 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         ..OpenOptions::default()
     };
     let (paths, with_texts) = (arguments.bundles.clone(), html.is_some());
-    let look = move || {
+    let read = move || {
         let bundle: Bundle = bundles::open_front(&paths, &options)?;
         bundles::check_readable(&bundle)?;
         let mut inventory = inspect(&bundle, &select, with_texts)?;
         inventory.warnings.extend(bundles::warnings_of_unfinished(&paths));
         Ok::<_, Error>(inventory)
     };
-    let inventory = tokio::task::spawn_blocking(look)
-        .await
-        .map_err(|e| Error::new(Kind::Io, "reading the bundle was cut off").with_source(e))?;
+    let inventory = bundles::read_blocking(read).await?;
     display.finish();
     let inventory = inventory?;
     let sharing = Sharing::new(&inventory);
@@ -132,8 +122,6 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     document::write(&arguments.reporting, &inventory, &sharing)?;
     if !arguments.reporting.json {
         table::show(&inventory, &sharing, arguments.layers);
-    }
-    if !arguments.reporting.json {
         output::print_unusable(inventory.broken.iter());
         say(unread(&arguments.bundles));
     }
