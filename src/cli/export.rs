@@ -6,26 +6,25 @@ use std::sync::Arc;
 
 use clap::Args;
 use docker_mirror::{
-    Digest, Error, IndexMode, Kind, LOST_MANIFEST, Lock, MAX_WANT_LIST, PlatformFilter, Reference, Result, WantList,
-    Wanted,
-    export::{self, Compression, Output, Report, Request, Reused, SupplementRequest},
+    Digest, Error, IndexMode, Kind, Lock, MAX_WANT_LIST, PlatformFilter, Result, WantList, Wanted,
+    export::{self, Compression, Output, Request, Reused, SupplementRequest},
     human_bytes, quote,
 };
 
 use super::bundles::check_named;
 use super::connection::{MirrorFlags, Shared};
 use super::distinct_files;
-use super::failures::{self, AtOnce};
+use super::export_output;
+use super::export_report::{self, Messages};
 use super::images::{self, ImageFlags};
 use super::input_file::{read_lock, read_text};
 use super::memory;
-use super::output::{self, LeftOutBy, LeftOutPlatforms, Outcome};
+use super::output::{self, LeftOutBy, Outcome};
 use super::progress::Display;
 use super::referrer_flags::ReferrerFlags;
 use super::report::Reporting;
 use super::status::Work;
 use super::values::whole;
-use super::{export_output, export_report};
 
 /// Flags that select platforms and referrers, shared with the one-step command.
 #[derive(Debug, Clone, Args)]
@@ -175,11 +174,6 @@ fn check_reused(arguments: &Arguments) -> Result<()> {
     check_named(&arguments.reuse).map_err(|e| e.context("`--reuse`"))
 }
 
-/// Returns the SHA-256 of a bundle for the end of a line.
-fn with_comma(sum: Option<&Digest>) -> String {
-    sum.map_or_else(String::new, |sum| format!(", {sum}"))
-}
-
 fn display(arguments: &Arguments) -> Arc<Display> {
     match arguments.output.as_os_str() == "-" {
         true => Display::beside_reader(Work::Fetching, &arguments.shared),
@@ -222,7 +216,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let written = std::fs::metadata(&arguments.output)
         .ok()
         .filter(std::fs::Metadata::is_file);
-    let sum = with_comma(sha256.as_ref());
+    let sum = export_report::with_comma(sha256.as_ref());
     display.conclude(&match written {
         Some(file) if arguments.output.as_os_str() != "-" => format!(
             "wrote {}: a supplement with {blobs}, {}{sum}",
@@ -241,18 +235,17 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     if let Some(path) = arguments.want.clone() {
         return supplement(arguments, &path).await;
     }
-    let lock = arguments.lock.clone();
-    let lock = lock
-        .map(|path| match read_lock(&path) {
-            Ok(lock) => Ok((path, Arc::new(lock))),
-            Err(error) => Err(error.with_kind(Kind::Usage)),
-        })
-        .transpose()?;
+    let lock = match &arguments.lock {
+        Some(path) => Some((
+            path.clone(),
+            Arc::new(read_lock(path).map_err(|e| e.with_kind(Kind::Usage))?),
+        )),
+        None => None,
+    };
     let list = match &lock {
         Some((_, lock)) => images::from_references(lock.images.iter().map(|image| &image.reference))?,
         None => arguments.images.read()?,
     };
-    let (resumes, reuses) = (arguments.resumes(), !arguments.reuse.is_empty());
     let mut wanted = arguments.selection.wanted()?;
     let to_pipe = arguments.output.as_os_str() == "-";
     if !arguments.dry_run {
@@ -307,62 +300,17 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
             .map(|(image, error)| (image, in_lock(error, path, lock)))
             .collect();
     }
-    let (resumes, verbose) = (resumes, arguments.shared.verbosity() > 0);
-    let how = How {
+    let messages = Messages {
+        output: &arguments.output,
         to_pipe,
-        resumes,
+        resumes: arguments.resumes(),
         allow_partial: arguments.allow_partial,
-        verbose,
+        reuses: !arguments.reuse.is_empty(),
+        verbose: arguments.shared.verbosity() > 0,
         left_out_by: LeftOutBy::new(is_asked),
+        patterns: &asked.failed,
     };
-    let is_whole = report.failed.is_empty() && asked.failed.is_empty();
-    if let Some(plan) = &report.dry_run {
-        for image in &report.images {
-            output::result(format!("{}@{}", bare(&image.source), image.digest));
-            // Otherwise, the messages about failed images include those about referrers.
-            if is_whole {
-                export_report::referrers(&bare(&image.source), image);
-            }
-        }
-        export_report::print_plan(plan, &report, &arguments.output, &registries);
-        if let Some(error) = &report.does_not_fit {
-            output::error(error);
-        }
-    }
-    let outcome = match report.dry_run {
-        Some(_) if is_whole && report.does_not_fit.is_none() => export_report::report_missing_referrers(&report),
-        Some(_) if is_whole => Outcome::Failure,
-        _ => print_report(&report, &asked.failed, &display.at_once, &how),
-    };
-    if report.up_to_date {
-        let checked = match &report.sha256 {
-            Some(sum) => format!("its blobs were not checked (`docker-mirror verify` does); {sum}"),
-            None => "its blobs were not read (`docker-mirror verify` reads them)".to_owned(),
-        };
-        output::info(format!(
-            "`{}` is up to date: nothing was written; {checked}",
-            quote(&arguments.output)
-        ));
-    } else if (reuses || report.reused.blobs > 0) && report.committed {
-        let Reused { blobs, bytes } = report.reused;
-        output::info(format!(
-            "{}, {} came from earlier bundles",
-            output::counted(blobs, "blob", "blobs"),
-            human_bytes(bytes)
-        ));
-    }
-    if report.committed && !report.up_to_date {
-        let name = match to_pipe {
-            true => "the bundle to standard output".to_owned(),
-            false => quote(&arguments.output).to_string(),
-        };
-        let images = output::counted(report.images.len() as u64, "image", "images");
-        // A compressed bundle is smaller than the size in the report.
-        let size = std::fs::metadata(&arguments.output).ok().filter(|_| !to_pipe);
-        let size = human_bytes(size.map_or(report.size, |file| file.len()));
-        let sum = with_comma(report.sha256.as_ref());
-        display.conclude(&format!("wrote {name}: {images}, {size}{sum}"));
-    }
+    let outcome = messages.print(&report, &registries, &display);
     export_report::keep_quotas(&arguments.reporting, &report, &registries);
     export_report::keep(
         &arguments.reporting,
@@ -372,108 +320,4 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         &asked.failed,
     );
     Ok(outcome)
-}
-
-/// Settings of the run that decide which messages are shown at its end.
-struct How {
-    to_pipe: bool,
-    resumes: bool,
-    allow_partial: bool,
-    verbose: bool,
-    left_out_by: LeftOutBy,
-}
-
-fn print_report(report: &Report, patterns: &[(String, Error)], at_once: &AtOnce, how: &How) -> Outcome {
-    let How {
-        to_pipe,
-        resumes,
-        allow_partial,
-        verbose,
-        left_out_by,
-    } = *how;
-    for (reference, pinned, now) in &report.moved {
-        output::say(format!(
-            "warning: {reference} has moved to {now} since the first run; the bundle keeps {pinned} (`--fresh` starts anew)"
-        ));
-    }
-    let mut left_out = LeftOutPlatforms::default();
-    for image in report.images.iter().filter(|_| !report.nothing_fetched) {
-        let name = bare(&image.source);
-        left_out.add(&name, image.choice, (&image.original, &image.digest), &image.dropped);
-        output::left_out(&name, &image.left_out);
-        export_report::referrers(&name, image);
-    }
-    left_out.print(verbose, left_out_by);
-    if report.committed {
-        for image in &report.images {
-            let line = format!("{}@{}", bare(&image.source), image.digest);
-            if to_pipe {
-                output::say(line)
-            } else {
-                output::result(line)
-            }
-        }
-    }
-    let failed = report.failed.iter();
-    let failed = failed.map(|(image, error)| (bare(image), error.clone()));
-    let failed: Vec<(String, Error)> = patterns.iter().cloned().chain(failed).collect();
-    if failed.is_empty() {
-        return export_report::report_missing_referrers(report);
-    }
-    let count = failed.len();
-    let all = count + report.images.len();
-    if report.nothing_fetched && !report.images.is_empty() {
-        let title = format!("{count} of {all} images cannot be resolved; nothing was fetched");
-        failures::print_rest(&title, all, &failed, at_once);
-        // An index was found under its name, although a manifest of it was not.
-        let are_names = failed.iter().all(|(_, error)| {
-            matches!(error.kind(), Kind::NotFound | Kind::Usage) && error.hint() != Some(LOST_MANIFEST)
-        });
-        let first = if are_names {
-            "correct the names"
-        } else {
-            "run again once the cause is mended"
-        };
-        output::say(format!(
-            "hint: {first}, or give `--allow-partial` to make a bundle without these images"
-        ));
-        return Outcome::from_errors(failed.iter().map(|(_, error)| error), false);
-    }
-    let would_be_made = report.dry_run.is_some() && allow_partial && !report.images.is_empty();
-    let end = match (report.committed, allow_partial) {
-        _ if would_be_made => "the bundle would be made without them",
-        (true, _) => "the bundle was written without them and records that they are missing",
-        (false, true) => "there is nothing to write a bundle of",
-        (false, false) => "there is no bundle",
-    };
-    failures::print_rest(&format!("{count} of {all} images failed; {end}"), all, &failed, at_once);
-    if !report.committed && !would_be_made && !report.images.is_empty() {
-        let leave_out = "give `--allow-partial` to leave them out";
-        // Another run would meet these errors again, so the hint does not suggest a retry.
-        let is_final = |kind| matches!(kind, Kind::NotFound | Kind::Usage | Kind::Unsupported | Kind::Malformed);
-        let all_final = report.failed.iter().all(|(_, error)| is_final(error.kind()));
-        output::say(match (resumes, all_final) {
-            (true, true) => {
-                format!(
-                    "hint: correct the list, or {leave_out}; an export of another list takes over the blobs of the unfinished file"
-                )
-            }
-            (true, false) => {
-                format!("hint: run the same command again to continue the unfinished file, or {leave_out}")
-            }
-            (false, _) => format!("hint: {leave_out}"),
-        });
-    }
-    match report.committed || would_be_made {
-        true => Outcome::Partial,
-        false => Outcome::from_errors(failed.iter().map(|(_, error)| error), false),
-    }
-}
-
-/// Returns the reference without its digest, since the output adds the digest.
-pub(super) fn bare(reference: &Reference) -> String {
-    match reference.tag() {
-        Some(tag) => format!("{}:{tag}", reference.name()),
-        None => reference.name(),
-    }
 }

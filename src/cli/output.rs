@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use docker_mirror::{
-    Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, Unusable, few, platform_list, quote,
+    Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, Reference, Unusable, few, platform_list, quote,
 };
 
 pub(super) use super::exit::Outcome;
@@ -215,6 +215,14 @@ impl LeftOutPlatforms {
                 counted(self.platforms, "platform", "platforms")
             ));
         }
+    }
+}
+
+/// Returns a reference without its digest, for output that adds the digest.
+pub(super) fn without_digest(reference: &Reference) -> String {
+    match reference.tag() {
+        Some(tag) => format!("{}:{tag}", reference.name()),
+        None => reference.name(),
     }
 }
 

@@ -174,7 +174,7 @@ fn images(report: &PushReport) -> String {
 
 fn pinned(destination: &str, digest: &Digest) -> String {
     match destination.parse::<Reference>() {
-        Ok(reference) => format!("{}@{digest}", super::export::bare(&reference)),
+        Ok(reference) => format!("{}@{digest}", output::without_digest(&reference)),
         Err(_) => format!("{destination}@{digest}"),
     }
 }

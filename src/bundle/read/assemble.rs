@@ -76,47 +76,15 @@ pub(super) fn assemble(
     warnings: Warnings,
     rules: &Rules<'_>,
 ) -> Result<Assembled> {
-    let mut bundle = Assembled {
-        store,
-        images: Vec::new(),
-        broken: Vec::new(),
-        broken_archives: Vec::new(),
-        more_broken: 0,
-        referrers: Vec::new(),
-        missing: Vec::new(),
-        listed: Vec::new(),
-        warnings,
-        sources: Vec::new(),
-        documents: 0,
-        docker_manifest: false,
-        has_supplement: false,
-        is_supplement: false,
-        faults: Vec::new(),
-        lost_referrers: Vec::new(),
-        bad_documents: Vec::new(),
-        docker_lists: Vec::new(),
-        ambiguous: Vec::new(),
-    };
+    let mut bundle = Assembled::new(store, warnings);
     let count = archives.len();
     let mut given = NameOverrides::new(rules.names, count)?;
     let mut read = Vec::with_capacity(count);
     for archive in archives {
-        let mut archive = match archive {
-            Ok(archive) => archive,
-            Err(broken) => {
-                read.push((TarFaults::default(), Err(broken)));
-                continue;
-            }
-        };
-        archive.max_unpacked = rules.max_unpacked.unwrap_or(archive.max_unpacked);
-        archive.is_verified = rules.continue_after_faults;
-        bundle.sources.extend(archive.source.clone());
-        bundle.documents += (archive.files.len() + archive.links.len()) as u64;
-        bundle.docker_manifest |= archive.files.contains_key(archive::ITEMS);
-        let contents = layout::read(&mut archive, &mut bundle.store, &mut given);
-        bundle.warnings.append(std::mem::take(&mut archive.warnings));
-        let contents = contents.map_err(|error| BrokenArchive::new(&archive.label, error));
-        read.push((archive.faults, contents.map(|contents| (archive.label, contents))));
+        read.push(match archive {
+            Ok(archive) => bundle.read(archive, &mut given, rules),
+            Err(broken) => (TarFaults::default(), Err(broken)),
+        });
     }
     let completes = |(_, read): &(_, Result<(_, Contents), _>)| {
         read.as_ref()
@@ -132,25 +100,10 @@ pub(super) fn assemble(
             false => Some(faults.first.swap_remove(0).error),
         };
         match (contents, first) {
-            (Ok((label, mut contents)), None) => {
-                // Images and referrers hold their own descriptors, so only those of other entries take more memory.
-                let referrers = contents.referrers.iter().map(|referrer| &referrer.root.digest);
-                let known = contents.images.iter().map(|image| &image.root.digest).chain(referrers);
-                let known: HashSet<&Digest> = known.collect();
-                contents.listed.retain(|entry| !known.contains(&entry.digest));
-                bundle.images.extend(contents.images);
-                bundle.broken.extend(contents.broken);
-                bundle.referrers.extend(contents.referrers);
-                bundle.missing.extend(contents.missing);
-                bundle.warnings.append(contents.warnings);
-                if bundle.store.budget().take(contents.listed.len() as u64 * NAME).is_ok() {
-                    bundle.listed.extend(contents.listed);
-                }
+            (Ok((label, contents)), None) => {
                 let is_supplement = contents.is_supplement;
-                supplements.extend(contents.holds_only_blobs.map(|archive| (archive, is_supplement)));
-                bundle.lost_referrers.extend(contents.lost_referrers);
-                bundle.docker_lists.extend(contents.docker_list);
-                bundle.bad_documents.extend(contents.bad_documents);
+                let supplement = bundle.add(contents);
+                supplements.extend(supplement.map(|archive| (archive, is_supplement)));
                 note_faults(&mut bundle, label, faults, rules.continue_after_faults);
             }
             (Ok((label, _)), Some(first)) => note_broken(&mut bundle, BrokenArchive::new(&label, first)),
@@ -186,6 +139,71 @@ pub(super) fn assemble(
         return Err(broken::none_is_whole(&bundle.broken_archives, &bundle.broken));
     }
     Ok(bundle)
+}
+
+impl Assembled {
+    fn new(store: Store, warnings: Warnings) -> Self {
+        Self {
+            store,
+            images: Vec::new(),
+            broken: Vec::new(),
+            broken_archives: Vec::new(),
+            more_broken: 0,
+            referrers: Vec::new(),
+            missing: Vec::new(),
+            listed: Vec::new(),
+            warnings,
+            sources: Vec::new(),
+            documents: 0,
+            docker_manifest: false,
+            has_supplement: false,
+            is_supplement: false,
+            faults: Vec::new(),
+            lost_referrers: Vec::new(),
+            bad_documents: Vec::new(),
+            docker_lists: Vec::new(),
+            ambiguous: Vec::new(),
+        }
+    }
+
+    /// Reads the documents of an archive. Also returns the tar faults that its scan skipped.
+    fn read(
+        &mut self,
+        mut archive: Archive,
+        given: &mut NameOverrides<'_>,
+        rules: &Rules<'_>,
+    ) -> (TarFaults, Result<(String, Contents), BrokenArchive>) {
+        archive.max_unpacked = rules.max_unpacked.unwrap_or(archive.max_unpacked);
+        archive.is_verified = rules.continue_after_faults;
+        self.sources.extend(archive.source.clone());
+        self.documents += (archive.files.len() + archive.links.len()) as u64;
+        self.docker_manifest |= archive.files.contains_key(archive::ITEMS);
+        let contents = layout::read(&mut archive, &mut self.store, given);
+        self.warnings.append(std::mem::take(&mut archive.warnings));
+        let contents = contents.map_err(|error| BrokenArchive::new(&archive.label, error));
+        (archive.faults, contents.map(|contents| (archive.label, contents)))
+    }
+
+    /// Adds the content of an archive. Returns why the archive cannot be used on its own, if it has only blobs.
+    fn add(&mut self, mut contents: Contents) -> Option<BrokenArchive> {
+        // Images and referrers hold their own descriptors, so only those of other entries take more memory.
+        let referrers = contents.referrers.iter().map(|referrer| &referrer.root.digest);
+        let known = contents.images.iter().map(|image| &image.root.digest).chain(referrers);
+        let known: HashSet<&Digest> = known.collect();
+        contents.listed.retain(|entry| !known.contains(&entry.digest));
+        self.images.extend(contents.images);
+        self.broken.extend(contents.broken);
+        self.referrers.extend(contents.referrers);
+        self.missing.extend(contents.missing);
+        self.warnings.append(contents.warnings);
+        if self.store.budget().take(contents.listed.len() as u64 * NAME).is_ok() {
+            self.listed.extend(contents.listed);
+        }
+        self.lost_referrers.extend(contents.lost_referrers);
+        self.docker_lists.extend(contents.docker_list);
+        self.bad_documents.extend(contents.bad_documents);
+        contents.holds_only_blobs
+    }
 }
 
 /// Removes lost referrers that another bundle lists, and turns unreadable documents into warnings unless they are kept for a
