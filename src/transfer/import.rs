@@ -19,7 +19,7 @@ use super::push::pipe::blob_buffer::WINDOW;
 use super::push::pipe::feed::{KeptBlobs, PipeFeed};
 use super::push::push_all::push_arriving;
 use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
-use super::push::request::{BlobOrigin, PushRequest};
+use super::push::request::{BlobOrigin, PushItem, PushRequest};
 use super::push::reservation::Reservation;
 use super::referrers::ReferrerChoice;
 use super::resolve;
@@ -154,17 +154,7 @@ async fn push(
     for warning in bundle.warnings().iter() {
         progress.warn(warning.clone());
     }
-    // An image that one bundle lacks may be in another bundle. The list of missing images is only a claim: nothing proves
-    // that these images were ever requested.
-    let there: HashSet<&Reference> = bundle.images().iter().map(|image| &image.name).collect();
-    let is_there = |missing: &Missing| {
-        missing
-            .reference
-            .parse()
-            .is_ok_and(|name: Reference| there.contains(&name))
-    };
-    let missing = bundle.missing().iter();
-    let missing: Vec<Missing> = missing.filter(|m| !is_there(m)).cloned().collect();
+    let missing = missing_everywhere(&bundle);
     let claim = |missing: &Missing| missing_in_words(&missing.reference, &missing.reason);
     let claims: Warnings = missing.iter().map(claim).collect();
     claims.iter().for_each(|claim| progress.warn(claim.clone()));
@@ -172,44 +162,7 @@ async fn push(
     let (chosen, chosen_broken) = all.split_at(bundle.images().len());
     let (trees, reserved) = read(bundle.clone(), chosen.to_vec(), select.clone()).await?;
 
-    let mut slots = Vec::new();
-    let mut items = Vec::new();
-    let mut unusable = Vec::new();
-    let mut absent = HashMap::new();
-    let mut summaries = HashMap::new();
-    for (place, tree) in trees {
-        let image = &bundle.images()[place];
-        let tree = match tree {
-            Ok(tree) => tree,
-            Err(error) => {
-                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
-                    &image.name,
-                    &error,
-                ))));
-                continue;
-            }
-        };
-        if let Some(filter) = &select.platforms {
-            let absent = absent
-                .entry(tree.shared_content())
-                .or_insert_with(|| resolve::absent(&tree, filter));
-            resolve::warn_of_absent(&tree.source, absent, &progress);
-        }
-        // An image may have very many names and blobs: its blobs are counted once, not under each name.
-        let summary = summaries.entry(tree.shared_content()).or_insert_with(|| summary(&tree));
-        progress.note(format!("{} {}: {summary}", tree.source, tree.pushed().root.digest()));
-        let source = tree.source.to_string();
-        match destination::item(&request, tree, origin.clone(), image.rebuilt) {
-            Ok(item) => {
-                slots.push(AskedImage::Item(source));
-                items.push(item);
-            }
-            Err(error) => {
-                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(&source, &error))));
-                unusable.push(error);
-            }
-        }
-    }
+    let (items, mut slots, unusable) = place_images(&bundle, trees, &select, &request, &origin, &progress);
     destination::check_any_is_usable(slots.len(), unusable)?;
     for (image, _) in bundle.broken().iter().zip(chosen_broken).filter(|(_, chosen)| **chosen) {
         let report = ImageReport::unresolved(&image.label, &image.error);
@@ -244,6 +197,75 @@ async fn push(
     warnings.append(report.warnings);
     report.warnings = warnings;
     Ok(report)
+}
+
+/// Returns the images that the records of the bundles call missing and that no bundle has.
+/// The list is only a claim: nothing proves that these images were ever requested.
+fn missing_everywhere(bundle: &Bundle) -> Vec<Missing> {
+    let there: HashSet<&Reference> = bundle.images().iter().map(|image| &image.name).collect();
+    let is_there = |missing: &&Missing| {
+        missing
+            .reference
+            .parse()
+            .is_ok_and(|name: Reference| there.contains(&name))
+    };
+    bundle
+        .missing()
+        .iter()
+        .filter(|missing| !is_there(missing))
+        .cloned()
+        .collect()
+}
+
+/// Gives each image its name at the destination. Returns the items of the push, an entry for each image in the order of the
+/// bundle, and the errors of images without a usable name.
+fn place_images(
+    bundle: &Bundle,
+    trees: Vec<ReadImage>,
+    select: &Selection,
+    request: &PushRequest,
+    origin: &Arc<dyn BlobOrigin>,
+    progress: &Progress,
+) -> (Vec<PushItem>, Vec<AskedImage>, Vec<Error>) {
+    let mut slots = Vec::new();
+    let mut items = Vec::new();
+    let mut unusable = Vec::new();
+    let mut absent = HashMap::new();
+    let mut summaries = HashMap::new();
+    for (place, tree) in trees {
+        let image = &bundle.images()[place];
+        let tree = match tree {
+            Ok(tree) => tree,
+            Err(error) => {
+                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
+                    &image.name,
+                    &error,
+                ))));
+                continue;
+            }
+        };
+        if let Some(filter) = &select.platforms {
+            let absent = absent
+                .entry(tree.shared_content())
+                .or_insert_with(|| resolve::absent(&tree, filter));
+            resolve::warn_of_absent(&tree.source, absent, progress);
+        }
+        // An image may have very many names and blobs: its blobs are counted once, not under each name.
+        let summary = summaries.entry(tree.shared_content()).or_insert_with(|| summary(&tree));
+        progress.note(format!("{} {}: {summary}", tree.source, tree.pushed().root.digest()));
+        let source = tree.source.to_string();
+        match destination::item(request, tree, origin.clone(), image.rebuilt) {
+            Ok(item) => {
+                slots.push(AskedImage::Item(source));
+                items.push(item);
+            }
+            Err(error) => {
+                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(&source, &error))));
+                unusable.push(error);
+            }
+        }
+    }
+    (items, slots, unusable)
 }
 
 /// Returns a few words on what an image contains, which are the same under each of its names.
