@@ -12,7 +12,7 @@ use super::metadata_prefix::MetadataPrefix;
 use crate::bundle::read::archive::{Archive, blob_name, unmarked};
 use crate::bundle::read::compression::{UNCOUNTED_WINDOW, count_window, unpack};
 use crate::bundle::read::forward::{quoted, stream_error};
-use crate::bundle::read::scan::{End, MemberKind};
+use crate::bundle::read::scan::{End, Member, MemberKind};
 use crate::bundle::read::spool::{self, Pass, Temp};
 use crate::bundle::read::store::{self, Store};
 use crate::bundle::read::summed::{Summed, VerifiedFile};
@@ -89,32 +89,11 @@ pub(in crate::bundle::read) fn open(
         let tee = pass.input_mut().inner_mut();
         let complete = front.add(&member, |offset, size| tee.read_back(offset, size))?;
         members.push(member);
-        if !complete {
-            continue;
+        if complete {
+            let sum = SumOfPipe(Box::new(move || sum.finish()));
+            let (archive, rest) = split_after_front(label, pass, members, sum, store)?;
+            return Ok((archive, Some(rest)));
         }
-        // The front stays in memory as long as the bundle is open.
-        store.budget().take(tee.in_memory())?;
-        let source = Arc::new(tee.take_output().into_source(label)?);
-        let mut archive = Archive::new(label);
-        for member in members {
-            archive.add(member, &source, store)?;
-        }
-        store.to_come = true;
-        let mut documents = HashMap::new();
-        for (name, place) in &archive.files {
-            documents.insert(name.clone(), store::hash(Hasher::new(Algorithm::Sha256), place)?);
-        }
-        let rest = Incoming {
-            label: label.to_owned(),
-            pass: Some(pass),
-            documents,
-            seen: store.digests().cloned().collect(),
-            ignored: None,
-            unmarked: false,
-            faults: TarFaults::default(),
-            sum: SumOfPipe(Box::new(move || sum.finish())),
-        };
-        return Ok((archive, Some(rest)));
     }
     drop(members);
     // A damaged bundle that was read to its end is in memory.
@@ -125,6 +104,40 @@ pub(in crate::bundle::read) fn open(
     let archive = spool::finish(pass, cut_off, label, temp, store);
     store.sums.extend(sum.finish());
     Ok((archive?, None))
+}
+
+/// Returns a complete front as an archive, and the rest of the pipe.
+fn split_after_front(
+    label: &str,
+    mut pass: Pass<'static>,
+    members: Vec<Member>,
+    sum: SumOfPipe,
+    store: &mut Store,
+) -> Result<(Archive, Incoming)> {
+    let tee = pass.input_mut().inner_mut();
+    // The front stays in memory as long as the bundle is open.
+    store.budget().take(tee.in_memory())?;
+    let source = Arc::new(tee.take_output().into_source(label)?);
+    let mut archive = Archive::new(label);
+    for member in members {
+        archive.add(member, &source, store)?;
+    }
+    store.to_come = true;
+    let mut documents = HashMap::new();
+    for (name, place) in &archive.files {
+        documents.insert(name.clone(), store::hash(Hasher::new(Algorithm::Sha256), place)?);
+    }
+    let rest = Incoming {
+        label: label.to_owned(),
+        pass: Some(pass),
+        documents,
+        seen: store.digests().cloned().collect(),
+        ignored: None,
+        unmarked: false,
+        faults: TarFaults::default(),
+        sum,
+    };
+    Ok((archive, rest))
 }
 
 /// Reads the current body to its end.

@@ -27,6 +27,7 @@ use crate::bundle::ranges::Ranges;
 use crate::bundle::replay::Replay;
 use crate::error::{Kind, Result};
 use crate::image::budget::Budget;
+use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::{Progress, human_bytes};
@@ -145,41 +146,16 @@ impl FileExport<'_> {
             None => partial.file_system()?,
         };
         resolved.drop_oversized(&system, self.path);
-        let mut report = Report::default();
         // The bundle cannot be completed without the failed images. A plan without them would also lose the bytes that an
         // earlier run fetched for them.
         if resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial) {
-            let lost = resolved.failed.iter().map(|(image, _)| image);
-            let moved = moved(&left.pins, lost, self.registries, request.jobs).await;
-            let lost = replaced(
-                resolved.failed.iter().map(|(image, error)| (image, error)),
-                &moved,
-                progress,
-            );
-            if !lost.is_empty() {
-                return Ok(Attempt::Replaced(lost));
-            }
-            explain_lost(&mut resolved.failed, &left.pins, &moved);
-            // The error itself was reported when it occurred; only its hint is new.
-            let lost = resolved
-                .failed
-                .iter()
-                .filter(|(image, error)| left.pins.contains_key(image) && error.kind() == Kind::NotFound);
-            for (image, error) in lost {
-                progress.warn(format!("`{image}`: {}", error.hint().unwrap_or_default()));
-            }
-            report.images = resolved.trees.iter().map(Exported::new).collect();
-            report.failed = resolved.failed;
-            report.nothing_fetched = true;
-            return Ok(Attempt::Ended(Box::new(report)));
+            return Ok(self.end_unresolved(resolved, &left.pins).await);
         }
-        report.moved = moved(
-            &left.pins,
-            resolved.trees.iter().map(|tree| &tree.source),
-            self.registries,
-            request.jobs,
-        )
-        .await;
+        let images = resolved.trees.iter().map(|tree| &tree.source);
+        let mut report = Report {
+            moved: moved(&left.pins, images, self.registries, request.jobs).await,
+            ..Report::default()
+        };
 
         let extras = resolved.extras(request.docker_manifest);
         let mut plan = Arc::new(Plan::new(&resolved.trees, &extras)?);
@@ -239,6 +215,36 @@ impl FileExport<'_> {
             blocking(move || commit(&partial, &plan, force)).await??;
         }
         Ok(Attempt::Ended(Box::new(report)))
+    }
+
+    /// Ends an attempt in which images cannot be resolved, before anything is fetched. `pins` are those of an earlier run.
+    async fn end_unresolved(&self, mut resolved: Resolved, pins: &HashMap<Reference, Digest>) -> Attempt {
+        let lost = resolved.failed.iter().map(|(image, _)| image);
+        let moved = moved(pins, lost, self.registries, self.request.jobs).await;
+        let lost = replaced(
+            resolved.failed.iter().map(|(image, error)| (image, error)),
+            &moved,
+            self.progress,
+        );
+        if !lost.is_empty() {
+            return Attempt::Replaced(lost);
+        }
+        explain_lost(&mut resolved.failed, pins, &moved);
+        // The error itself was reported when it occurred; only its hint is new.
+        let lost = resolved
+            .failed
+            .iter()
+            .filter(|(image, error)| pins.contains_key(image) && error.kind() == Kind::NotFound);
+        for (image, error) in lost {
+            self.progress
+                .warn(format!("`{image}`: {}", error.hint().unwrap_or_default()));
+        }
+        Attempt::Ended(Box::new(Report {
+            images: resolved.trees.iter().map(Exported::new).collect(),
+            failed: resolved.failed,
+            nothing_fetched: true,
+            ..Report::default()
+        }))
     }
 
     /// Fills the slots of the plan, and reports the progress.
