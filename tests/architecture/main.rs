@@ -1,5 +1,5 @@
-//! Holds the source against the table of rooms: who may use whom, which crates may be used where, and the house's few
-//! other rules that a machine can see. Each breach is printed with its file and line.
+//! Checks the source against the table of rooms: which room may use which, which crates may be used where, and further
+//! rules that a program can check. Each breach is printed with its file and line.
 
 mod cycles;
 
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room, and the rooms that it may use. `lib` is what `src/lib.rs` says; `main` is the program.
+/// Each room, and the rooms that it may use. `lib` is the path of `src/lib.rs`; `main` is the program.
 const ROOMS: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("error", &["text"]),
@@ -110,7 +110,8 @@ fn sources() -> Vec<Source> {
                 let first = relative.components().next().unwrap().as_os_str().to_string_lossy();
                 let text = fs::read_to_string(&path).unwrap();
                 let code = strip(&text);
-                // Tests in the file stand at its end. The text tells them, since a path attribute is blanked in the code.
+                // Tests in a file are at its end. Their start is searched in the text, since a path attribute is
+                // blanked in the code.
                 let tests = text
                     .rfind("#[cfg(test)]\nmod tests")
                     .or(text.rfind("#[cfg(test)]\n#[path"));

@@ -1,4 +1,4 @@
-//! "Trust it": `verify` finds every fault of a bundle, names each once, and says which images suffer from it.
+//! `verify` finds every fault of a bundle, reports each fault once, and names the affected images.
 
 use std::fs;
 use std::io::Write;
@@ -33,7 +33,7 @@ pub(super) fn document(cli: &Cli, arguments: &[&str], code: i32) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.everything()))
 }
 
-/// The digests of the layers that an image of a bundle names, and of one of its manifests.
+/// Returns the digests of the layers of an image in a bundle, and of one of its manifests.
 pub(super) fn pieces(cli: &Cli, image: &str) -> (Vec<String>, String) {
     let output = cli.succeed(&["inspect", "b.tar", "--json", "--only", &format!("*{image}")]);
     let document: Value = serde_json::from_str(&output.stdout).unwrap();
@@ -147,7 +147,7 @@ fn every_fault_is_named_once_with_its_place_and_its_images() {
     let (one, two) = (pieces(&cli, "b/one:1").0, pieces(&cli, "b/two:1").0);
     let manifest = pieces(&cli, "a/multi:1").1;
     let bundle = Tar::open(&cli.path("b.tar"));
-    // A layer of two images, one of one image that goes missing, and a manifest.
+    // Damages a layer of two images and a manifest, and removes a layer of one image.
     bundle.flip(&blob_name(&one[0]));
     bundle.flip(&blob_name(&manifest));
     bundle.without(&blob_name(&two[1]), &cli.path("bad.tar"));

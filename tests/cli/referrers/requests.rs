@@ -1,4 +1,5 @@
-//! How many requests referrers cost: a strict table, as for pushes. Docker Hub counts each GET of a manifest as a pull, and no HEAD.
+//! The number of requests that referrers cost, as an exact table. Docker Hub counts each GET of a manifest as a pull,
+//! and no HEAD.
 
 use super::super::support::image::Style;
 use super::super::support::images::multi;
@@ -6,8 +7,8 @@ use super::super::support::log::Entry;
 use super::super::support::{Double, Options};
 use super::{cli, names, registry, signed, tag_of};
 
-/// Numbers of requests: for lists of referrers, for the list of tags, HEADs of tags that are made of a digest, and GETs of
-/// manifests that are not those of the image.
+/// Numbers of requests: for lists of referrers, for the list of tags, HEADs of tags made of a digest, and GETs of
+/// manifests other than those of the image.
 type Row = [usize; 4];
 
 fn row(source: &Double, image: &super::Image) -> Row {
@@ -31,11 +32,12 @@ fn row(source: &Double, image: &super::Image) -> Row {
 
 #[test]
 fn what_refers_to_an_image_costs_few_requests_and_no_pull_for_nothing() {
-    // An image of three manifests. Signed, five more belong to it, and three manifests of eight have something in a list.
-    // A tag that is listed is read without a HEAD first, unless the cache may have its manifest. A list of tags without those of
-    // the index and of the first platform is not believed: each of these is asked for once.
+    // An image of three manifests. If it is signed, it has five referrers, and a list names a referrer of three of the
+    // eight manifests. A listed tag is read without a HEAD first, unless the cache may have its manifest. A list of
+    // tags that lacks the tags of the index and of the first platform is not trusted: each tag is then asked for once.
     let table: [(bool, bool, bool, Row, Row); 8] = [
-        // has the API, has many tags, is signed: the first export, and another one with the cache of manifests
+        // Whether the registry has the API, has many tags, and the image is signed; the first export, and another one
+        // with the cache.
         (true, false, false, [3, 1, 8, 0], [3, 1, 8, 0]),
         (false, false, false, [1, 1, 8, 0], [1, 1, 8, 0]),
         (true, true, false, [3, 1, 12, 0], [3, 1, 12, 0]),
@@ -71,7 +73,7 @@ fn what_refers_to_an_image_costs_few_requests_and_no_pull_for_nothing() {
                     "{has_list} {many_tags} {is_signed} {file}: {found:?}, not {expected:?}\n{about}"
                 ));
             }
-            // At most five for each manifest that something may refer to, beside the list of tags, one for each repository.
+            // At most five for each possible subject, and one list of tags for each repository.
             let subjects = if is_signed { 8 } else { 3 };
             assert!(found[0] + found[2] <= 5 * subjects, "{found:?}");
         }
@@ -100,7 +102,7 @@ fn what_belongs_to_an_image_is_put_once_and_nothing_the_second_time() {
     let (cli, source) = (cli(), registry(true));
     let image = signed(&source).image;
     cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-    // PUTs of manifests by digest, of lists, of the signature and of the tag; GETs of lists by tag; both again, which are none.
+    // PUTs of manifests by digest, of lists, of the signature and of the tag; GETs of lists by tag. A second run puts nothing.
     for (has_list, puts, reads) in [(true, [7, 0, 1, 1], 0), (false, [7, 3, 1, 1], 9)] {
         let target = Double::start(Options {
             no_referrers: !has_list,
