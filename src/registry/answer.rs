@@ -346,7 +346,7 @@ impl Answer {
             error = error.with_hint(hint);
         }
         // Answers that no registry gives come from what is in front of it, and are the same for all images. A 413 depends on the
-        // size of the blob, so that its digest has to be told.
+        // size of the blob, so that the message has to name the digest.
         let is_foreign =
             (refusal.web_page && refusal.status != 413) || !(status.is_client_error() || status.is_server_error());
         let is_of_host =

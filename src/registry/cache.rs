@@ -151,8 +151,8 @@ impl ManifestCache {
     pub(super) fn put(&self, manifest: &RawManifest) {
         // A type that is not in the manifest's bytes came from one registry's header; another registry may state a better
         // one.
-        let told = RawManifest::new(manifest.bytes().clone(), None, Some(manifest.digest()));
-        if !told.is_ok_and(|told| told.media_type() == manifest.media_type()) {
+        let parsed = RawManifest::new(manifest.bytes().clone(), None, Some(manifest.digest()));
+        if !parsed.is_ok_and(|parsed| parsed.media_type() == manifest.media_type()) {
             return;
         }
         let appended = self.append(manifest.digest(), manifest.bytes());

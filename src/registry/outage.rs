@@ -96,7 +96,7 @@ impl Host {
         if self.is_given_up() {
             return;
         }
-        // A mirror that only refuses is not asked again. Refused logins were told with the first one.
+        // A mirror that only refuses is not asked again. Refused logins were reported with the first one.
         let is_login = matches!(error.kind(), Kind::Unauthorized | Kind::Denied);
         let is_left = self.is_useless_mirror(error);
         self.is_left.fetch_or(is_left, Ordering::Relaxed);

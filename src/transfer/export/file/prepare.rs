@@ -51,7 +51,7 @@ impl Headers {
         };
         Self {
             old: header(left.front, left.types.clone()),
-            new: header(plan.front_len(), untold_types(trees)),
+            new: header(plan.front_len(), declared_types(trees)),
         }
     }
 
@@ -64,12 +64,12 @@ impl Headers {
 }
 
 /// Returns the media types of manifests whose bytes alone would be parsed as another media type.
-fn untold_types(trees: &[ImageTree]) -> BTreeMap<Digest, String> {
+fn declared_types(trees: &[ImageTree]) -> BTreeMap<Digest, String> {
     let manifests = trees.iter().flat_map(ImageTree::manifests);
     manifests
         .filter(|manifest| {
-            let told = RawManifest::new(manifest.bytes().clone(), None, Some(manifest.digest()));
-            !told.is_ok_and(|told| told.media_type() == manifest.media_type())
+            let parsed = RawManifest::new(manifest.bytes().clone(), None, Some(manifest.digest()));
+            !parsed.is_ok_and(|parsed| parsed.media_type() == manifest.media_type())
         })
         .map(|manifest| (manifest.digest().clone(), manifest.media_type().to_owned()))
         .collect()
