@@ -6,7 +6,7 @@ import urllib.request
 from dataclasses import dataclass
 
 from . import corpus, table
-from .exporting import export_once, memory_row, memory_text
+from .exporting import Scenario, export_once, memory_row, memory_text
 from .measure import Failed, run
 from .registry import Registry
 from .rounds import Rounds, Storages, behind, fresh, say
@@ -15,18 +15,6 @@ from .tools import IMPORTERS, DockerMirror, Floor, Job
 
 MIB = 1 << 20
 SECOND = "docker-mirror, the same bundle again"
-
-
-@dataclass
-class Scenario:
-    """One table."""
-
-    name: str
-    title: str
-    corpus: str
-    rounds: int
-    delay: int = 0
-    limits: tuple = ()
 
 
 SCENARIOS = [
