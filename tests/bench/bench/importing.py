@@ -3,7 +3,6 @@
 import shutil
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 
 from . import corpus, table
 from .exporting import Scenario, export_once, memory_row, memory_text
