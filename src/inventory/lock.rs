@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use super::images::{Absent, Content, Inventory, InventoryImage, Sums};
 use super::locked_image::LockedImage;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
+use crate::image::json::Capped;
 use crate::image::reference::Reference;
 use crate::text::{escape_json, quote};
 
@@ -345,29 +345,7 @@ impl Write for Sum {
 
 /// Deserializes a list of at most [`MAX_IMAGES`] elements.
 fn bounded<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct Elements<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Elements<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-            let mut elements = Vec::new();
-            while let Some(element) = list.next_element()? {
-                if elements.len() == MAX_IMAGES {
-                    let why = format!("it lists more than {MAX_IMAGES} images");
-                    return Err(serde::de::Error::custom(why));
-                }
-                elements.push(element);
-            }
-            Ok(elements)
-        }
-    }
-
-    deserializer.deserialize_seq(Elements(PhantomData))
+    Ok(Capped::<T, MAX_IMAGES>::deserialize(deserializer)?.0)
 }
 
 #[derive(Deserialize)]

@@ -218,7 +218,7 @@ impl Bundle {
     /// Opens the documents of one path.
     /// Of a pipe or a compressed file, reads only the front if the archive allows that.
     ///
-    /// After that, [`is_front`](Self::is_front) is true, and the presence of the layers was not checked.
+    /// The presence of the layers is not checked then.
     ///
     /// # Errors
     /// The errors of [`open`](Self::open) and [`from_pipe`](Self::from_pipe).
@@ -238,11 +238,6 @@ impl Bundle {
         }
         let file = spool::open_file(path, &options.progress)?;
         Self::from_pipe(file, &text::path(path), options)
-    }
-
-    /// Returns whether only the front of an archive was read, so that unknown blobs may follow.
-    pub fn is_front(&self) -> bool {
-        self.parts.store.to_come
     }
 
     /// Returns whether the only file is a supplement, which has blobs and no image.
