@@ -23,13 +23,13 @@ pub(super) const FIRST_MEMBER: &str = "oci-layout";
 /// Content of the first member of every bundle.
 pub(super) const FIRST_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Returns whether a file that starts with these bytes is a bundle of this program, or was cut off before it could be told
-/// from one.
+/// Returns whether a file starts like a bundle of this program. If the file is shorter than that start, its bytes are
+/// compared with the start as far as they go.
 pub(crate) fn begins_bundle(head: &[u8]) -> bool {
     wrong_bytes(head) == Some(0)
 }
 
-/// Returns whether a file that starts with these bytes is a bundle of this program of which a few bytes may be damaged.
+/// Returns whether a file starts like a bundle of this program, apart from a few damaged bytes.
 pub(crate) fn begins_damaged_bundle(head: &[u8]) -> bool {
     wrong_bytes(head).is_some_and(|wrong| wrong * 32 <= head.len())
 }

@@ -147,7 +147,7 @@ fn lock(path: &Path) -> Result<Option<Lock>> {
     let got = open_regular(path)
         .and_then(|mut file| file.read(&mut head))
         .unwrap_or(0);
-    // As `export --lock`, whatever encoding an editor or a shell wrote.
+    // An editor or a shell may have written the lock in another encoding, which `export --lock` reads too.
     if !text_as_utf8(head[..got].to_vec()).trim_ascii_start().starts_with(b"{") {
         return Ok(None);
     }

@@ -41,7 +41,7 @@ fn given<'a>(files: &[Named<'a>]) -> Vec<(&'static str, &'a Path)> {
     given.collect()
 }
 
-/// The identity of a file, under whatever path.
+/// The identity of a file, which is the same under each of its paths.
 #[derive(Debug, PartialEq, Eq)]
 enum Identity {
     /// Device and inode of a file that exists.

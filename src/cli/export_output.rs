@@ -65,7 +65,7 @@ const FOREIGN_ENDINGS: [&str; 15] = [
     ".zst",
 ];
 
-/// Refuses an output whose name says that it is something else than the bundle will be.
+/// Refuses an output whose name states another format than the bundle will have.
 ///
 /// # Errors
 /// [`Kind::Usage`] if it does.

@@ -106,7 +106,7 @@ fn say(line: String) {
 
 /// Returns the text after the cause, if it is the same in all failures of the group.
 fn said(group: &[&(String, Error)], cause: &str) -> String {
-    // A cause may have a context of its own, which stands further in front in the text of the error.
+    // In the text of an error, other words may stand between the context of the cause and the rest of the cause.
     let bare = cause.rsplit_once(": ").map_or(cause, |(_, bare)| bare);
     let behind = |error: &Error| {
         let text = error.full();

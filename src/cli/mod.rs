@@ -134,7 +134,7 @@ pub(crate) fn main() -> ExitCode {
         }
         ended
     });
-    // A thread that hangs in a dead file system or pipe must not keep the program alive.
+    // A thread that hangs in a file system or pipe must not prevent the end of the program.
     runtime.shutdown_timeout(Duration::from_millis(200));
     let (error, signal, code) = match ended {
         Ok(Ok(code)) => return ExitCode::from(code),

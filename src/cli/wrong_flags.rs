@@ -82,7 +82,7 @@ fn meant_command(arguments: &[String]) -> Option<String> {
     ))
 }
 
-/// Commands of other programs, and what stands for them here.
+/// Commands of other programs, and the command of this program for each.
 const FOREIGN_COMMANDS: [(&[&str], &str); 6] = [
     (&["list", "ls", "info", "show"], "inspect"),
     (&["push", "load"], "import"),
@@ -92,7 +92,7 @@ const FOREIGN_COMMANDS: [(&[&str], &str); 6] = [
     (&["version"], "--version"),
 ];
 
-/// Flags of other programs, and what stands for them here.
+/// Flags of other programs, and how this program is given the same.
 const FOREIGN_FLAGS: [(&[&str], &str); 10] = [
     (
         &["--to", "--destination", "--target", "--registry"],

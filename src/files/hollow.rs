@@ -5,7 +5,7 @@ use std::fs::File;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Number of bytes that may be holes, whatever else there is; reading them takes a minute or two.
+/// Number of bytes that may be holes without a limit on their ratio; reading them takes a minute or two.
 pub(crate) const MAX_HOLES: u64 = 64 << 30;
 
 /// Maximum ratio of a range to its data beyond [`MAX_HOLES`]; the ratio of a decompression bomb.

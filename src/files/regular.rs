@@ -1,4 +1,4 @@
-//! Whether a file is a regular file, and what it is instead.
+//! Checks that an opened file is a regular file, and names the type of any other file in the error.
 
 use std::fs::File;
 use std::io;

@@ -21,7 +21,7 @@ pub(super) struct Attempt {
 
 /// Reason to send a call without a login.
 pub(super) struct WithoutLogin {
-    /// Fault of the login, or an error saying that there is no login.
+    /// Error of the login, or an error that there is no login.
     pub(super) error: Error,
     /// Whether a login is stored.
     pub(super) stored: bool,

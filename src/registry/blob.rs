@@ -167,8 +167,7 @@ impl BlobReader {
     ///
     /// # Errors
     /// Fails after broken connections without progress, after a refusal, or if the server sends more or fewer bytes than the
-    /// descriptor states. Bytes returned before the error are not thereby wrong, but nothing is hashed here: the caller
-    /// hashes.
+    /// descriptor states. Bytes returned before the error may be right. The caller hashes them.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         loop {
             if self.at == self.end {

@@ -72,7 +72,7 @@ async fn who_waits_for_an_answer_makes_room_but_never_all_of_them() {
         permits.push(permit);
     }
     assert_eq!(under_way(&limiter), 5, "three keep their places");
-    // Who comes back for another try waits in line like anybody else.
+    // A request that is sent again waits in line like all other requests.
     let mut again = Box::pin(permits[0].acquire());
     assert!((&mut again).now_or_never().is_none());
     drop(again);

@@ -79,7 +79,7 @@ fn annotated_subject(entry: &Entry) -> Option<Digest> {
     stated.and_then(|stated| stated.parse().ok()).or_else(from_kind)
 }
 
-/// The names with a digest that images state of themselves. hauler gives the same names to the signatures of the image.
+/// Names of image entries that pin a digest. hauler gives the signatures of an image the same names as the image.
 pub(super) struct PinnedNames<'a>(HashSet<[Option<&'a str>; 2]>);
 
 impl<'a> PinnedNames<'a> {
@@ -95,7 +95,7 @@ impl<'a> PinnedNames<'a> {
         )
     }
 
-    /// Whether an image has the names of this entry.
+    /// Returns whether an image entry has the names of this entry.
     pub(super) fn are_of(&self, entry: &Entry) -> bool {
         self.0.contains(&Self::stated_by(entry))
     }

@@ -152,7 +152,7 @@ impl<F: Forward> Scanner<F> {
                 return Err(error);
             }
             self.resync()?;
-            // It belongs to the part that the fault stands for.
+            // The fault already reports the unreadable part that the search passed.
             self.input.take_unreadable();
             if is_first && self.found.is_none() {
                 // A fault in the first header with no later member: the file is not an archive.

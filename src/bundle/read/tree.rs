@@ -183,7 +183,7 @@ fn filter_again(
         let node = walk.nodes.get(&entry.descriptor.digest);
         node.is_some_and(|node| !entries_of(node).is_empty())
     };
-    // The nodes include filtered indexes as well; all their entries are listed, so nothing is removed from them.
+    // The nodes include filtered indexes, whose entries are all listed: nothing is removed from them.
     for entries in walk.nodes.values().map(entries_of) {
         let images = entries
             .iter()

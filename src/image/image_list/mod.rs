@@ -26,7 +26,7 @@ pub const MAX_LIST: u64 = 4 << 20;
 /// Maximum number of lines that name images, in all lists together.
 const MAX_ENTRIES: usize = 20_000;
 
-/// Maximum number of globs of tags among them: each takes some tens of kilobytes once it is compiled.
+/// Maximum number of globs of tags among them: each takes some tens of kilobytes when it is compiled.
 const MAX_GLOBS: usize = 2000;
 
 /// Maximum number of platforms that the lines state together.

@@ -3,8 +3,8 @@
 //! Each platform becomes a push item of its own, with the platform's manifest as its root. So existing tags are found and kept as
 //! any other tag, and names that collide are rejected before anything is sent. A platform gets its tag after its image.
 //!
-//! An existing tag with such a name may have another origin. It is replaced only if it is the tag of a platform of the image that
-//! stands at the destination.
+//! An existing tag with such a name may have another origin. It is replaced only if it is the tag of a platform of the image
+//! that the destination has now.
 
 use std::collections::HashMap;
 use std::sync::Arc;

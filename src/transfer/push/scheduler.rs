@@ -215,8 +215,8 @@ impl Scheduler {
     /// Sorts the demands into works, for a run that sends `jobs` bodies concurrently.
     /// Also returns the needs of each group.
     pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget, jobs: usize) -> (Self, Sorted) {
-        // The size belongs to the key: if two manifests state different sizes, only one can be right, and the right one
-        // must not suffer.
+        // The size belongs to the key: if two manifests state different sizes, only one can be right, and the wrong one must
+        // not make the images of the right one fail.
         let mut numbers: HashMap<(Digest, u64), u32> = HashMap::new();
         let mut works: Vec<Work> = Vec::new();
         let mut sorted = Sorted::default();

@@ -68,8 +68,8 @@ pub(super) type FoundList = Arc<[Found]>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) digest: &'a Digest,
-    /// Whether the tags of the manifest are requested one by one, whatever the list of tags says, to find a list that lacks
-    /// tags. The samples of an image are its root and its first platform.
+    /// Whether the tags of the manifest are requested one by one even if the list of tags lacks them, to find an incomplete
+    /// list. The samples of an image are its root and its first platform.
     pub(super) is_sample: bool,
 }
 

@@ -110,7 +110,7 @@ impl<'a> DockerLists<'a> {
     }
 }
 
-/// Returns a name in its full form, if it is a name.
+/// Returns a name in its full form; `None` if it is not a valid name.
 fn normal(tag: &str) -> String {
     tag.parse()
         .map_or_else(|_| tag.to_owned(), |name: Reference| name_in_bundle(&name))

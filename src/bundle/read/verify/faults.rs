@@ -222,7 +222,7 @@ impl<'a> Faults<'a> {
         }
     }
 
-    /// Says of the fault of a blob why the want-list does not have the blob.
+    /// Records in the fault of a blob why the want-list does not have the blob.
     pub(super) fn cannot_want(&mut self, kind: FaultKind, digest: &Digest, why: &'static str) {
         let known = self.known.get(&(kind, digest.clone()));
         if let Some(place) = known.and_then(|known| known.place)

@@ -57,7 +57,7 @@ pub(super) struct CheckedImages {
     pub(super) unreferenced: (u64, u64),
 }
 
-/// An image under all its names. An image without a name goes by its digest.
+/// An image under all its names. An image without a name is reported by its digest.
 struct Group<'a> {
     images: Vec<&'a BundledImage>,
     names: Vec<String>,
@@ -159,7 +159,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
 
 /// Returns the images of which only the name is missing, each once.
 fn nameless(bundle: &Bundle) -> Vec<BundledImage> {
-    // The name is not shown: the image goes by its digest.
+    // The name is not shown: the image is reported by its digest.
     let Ok(name) = "unnamed".parse::<Reference>() else {
         return Vec::new();
     };

@@ -19,7 +19,7 @@ use crate::text::{few, quote};
 /// Maximum size in bytes of the front (everything before the first blob) that is read back.
 const MAX_FRONT: u64 = 1 << 30;
 
-/// Number of bytes at the start of a file by which a bundle is told from other files.
+/// Number of bytes at the start of a file that are read to recognize a bundle.
 const HEAD: usize = 512;
 
 /// An unfinished export that can be resumed.
@@ -106,7 +106,7 @@ fn foreign(partial: &Partial, why: &str) -> Error {
 /// Reads the state of the unfinished file.
 /// Returns `None` if nothing can be resumed; the file is empty then.
 ///
-/// Bytes that an earlier run fetched and that are no longer in the file are told as lost.
+/// Reports bytes that an earlier run fetched and that are no longer in the file.
 ///
 /// # Errors
 /// [`Kind::Exists`] if the file is no bundle of this program: such a file is never overwritten silently.
