@@ -162,38 +162,32 @@ impl<'a> Attacher<'a> {
             }
             subjects = next;
         }
-        let before = left_out.len();
-        for lost in self.bundle.lost_referrers() {
-            let is_carried = self.choice.is_any() && self.choice.takes(&lost.artifact_type);
-            if is_carried && seen.contains(&lost.subject) && !seen.contains(&lost.digest) {
-                left_out.push(LeftOut {
-                    digest: lost.digest.clone(),
-                    media_type: lost.artifact_type.clone(),
-                    reason: format!(
-                        "it refers to {}, and `index.json` of the bundle does not list it",
-                        lost.subject
-                    ),
-                });
-            }
-        }
+        let unlisted = self.unlisted(&seen);
         if self.choice.is_required() {
-            let unlisted = left_out.get(before);
             let lost = left_out.first().filter(|_| tree.lacks_referrers);
-            let what = match unlisted.or(lost) {
-                Some(lost) => Some(format!("{} cannot be carried: {}", lost.digest, lost.reason)),
-                None => {
-                    let nothing = "it has no signature or other referrer of the requested types";
-                    attachments.is_empty().then(|| nothing.to_owned())
-                }
-            };
-            if let Some(what) = what {
-                let hint = "omit `--referrers require` to push it without";
-                return Err(Error::new(Kind::NotFound, what).with_hint(hint));
-            }
+            check_required(unlisted.first().or(lost), !attachments.is_empty())?;
         }
+        left_out.extend(unlisted);
         tree.attachments = attachments.into();
         tree.left_out_referrers = left_out.into();
         Ok(())
+    }
+
+    /// Returns the referrers of these manifests that the record of a bundle has and its `index.json` lacks.
+    fn unlisted(&self, carried: &HashSet<Digest>) -> Vec<LeftOut> {
+        let lost = self.bundle.lost_referrers().iter().filter(|lost| {
+            let is_wanted = self.choice.is_any() && self.choice.takes(&lost.artifact_type);
+            is_wanted && carried.contains(&lost.subject) && !carried.contains(&lost.digest)
+        });
+        let left_out = lost.map(|lost| LeftOut {
+            digest: lost.digest.clone(),
+            media_type: lost.artifact_type.clone(),
+            reason: format!(
+                "it refers to {}, and `index.json` of the bundle does not list it",
+                lost.subject
+            ),
+        });
+        left_out.collect()
     }
 
     /// Returns the possible attachments of a subject in a repository.
@@ -239,6 +233,16 @@ impl<'a> Attacher<'a> {
             }
         }
     }
+}
+
+/// Returns an error if an image that requires referrers lost one, or has none.
+fn check_required(lost: Option<&LeftOut>, has_any: bool) -> Result<()> {
+    let what = match (lost, has_any) {
+        (Some(lost), _) => format!("{} cannot be carried: {}", lost.digest, lost.reason),
+        (None, false) => "it has no signature or other referrer of the requested types".to_owned(),
+        (None, true) => return Ok(()),
+    };
+    Err(Error::new(Kind::NotFound, what).with_hint("omit `--referrers require` to push it without"))
 }
 
 impl<'a> Found<'a> {
