@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
 
@@ -70,26 +69,17 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
             }
             Names::Tags(repository, pattern) => (repository, pattern),
         };
-        let listed = match &tags[&repository.name()] {
-            Ok(listed) => listed,
+        let found = match &tags[&repository.name()] {
+            Ok(listed) => matching_tags(entry, repository, pattern, listed, &mut leaving_out)?,
+            Err(error) => Err(error.clone().context(entry.label())),
+        };
+        let found = match found {
+            Ok(found) => found,
             Err(error) => {
-                expanded
-                    .failed
-                    .push((entry.text.clone(), error.clone().context(entry.label())));
+                expanded.failed.push((entry.text.clone(), error));
                 continue;
             }
         };
-        let named = |tag: &str| Reference::new(repository.host(), repository.repository(), Some(tag), None);
-        let mut left = Vec::new();
-        let mut excluded = 0;
-        for tag in listed.iter().filter(|tag| pattern.matches(tag)) {
-            if !leaving_out.excludes(&named(tag)?) {
-                left.push(tag);
-            } else {
-                excluded += 1;
-            }
-        }
-        let found = pattern.select(left);
         if found.len() > max_tags {
             let what = format!(
                 "{} matches {} tags, and at most {max_tags} are taken",
@@ -98,26 +88,6 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
             );
             return Err(Error::new(Kind::Usage, what)
                 .with_hint("narrow the pattern (`latest 3 of …`, `!` leaves tags out), or raise `--max-tags`"));
-        }
-        if found.is_empty() && excluded > 0 {
-            let matches = counted(excluded, "tag", "tags");
-            let what = format!(
-                "{} matches {matches}, and lines that begin with `!` leave all of them out",
-                entry.label()
-            );
-            let error = Error::new(Kind::NotFound, what)
-                .with_hint("narrow the lines that begin with `!`, or omit this pattern");
-            expanded.failed.push((entry.text.clone(), error));
-            continue;
-        }
-        if found.is_empty() {
-            let tags = match listed.len() {
-                1 => "does not match the only tag".to_owned(),
-                count => format!("matches none of the {count} tags"),
-            };
-            let what = format!("{} {tags} of `{}`", entry.label(), repository.name());
-            expanded.failed.push((entry.text.clone(), no_match(&what, listed)));
-            continue;
         }
         let count = match pattern.asks_for_more_than(found.len()) {
             Some(asked) => format!(
@@ -130,7 +100,7 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
             .notes
             .push(format!("{}: {count}: {}", entry.label(), few(&found)));
         for tag in &found {
-            images.add(named(tag)?, entry, false);
+            images.add(with_tag(repository, tag)?, entry, false);
         }
         if images.list.len() > MAX_IMAGES {
             let what = format!("{}: the patterns match more than {MAX_IMAGES} images", entry.label());
@@ -141,6 +111,50 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
     leaving_out.report_to(&mut expanded);
     expanded.warnings.extend(images.contradictions);
     Ok(expanded)
+}
+
+/// Returns the tags of a repository that match the pattern of an entry and are not excluded. The inner error says why there is
+/// none.
+fn matching_tags(
+    entry: &Entry,
+    repository: &Reference,
+    pattern: &TagPattern,
+    listed: &[String],
+    leaving_out: &mut Exclusions,
+) -> Result<Result<Vec<String>>> {
+    let mut left = Vec::new();
+    let mut excluded = 0;
+    for tag in listed.iter().filter(|tag| pattern.matches(tag)) {
+        if !leaving_out.excludes(&with_tag(repository, tag)?) {
+            left.push(tag);
+        } else {
+            excluded += 1;
+        }
+    }
+    let found = pattern.select(left);
+    if !found.is_empty() {
+        return Ok(Ok(found));
+    }
+    if excluded > 0 {
+        let what = format!(
+            "{} matches {}, and lines that begin with `!` leave all of them out",
+            entry.label(),
+            counted(excluded, "tag", "tags")
+        );
+        let hint = "narrow the lines that begin with `!`, or omit this pattern";
+        return Ok(Err(Error::new(Kind::NotFound, what).with_hint(hint)));
+    }
+    let tags = match listed.len() {
+        1 => "does not match the only tag".to_owned(),
+        count => format!("matches none of the {count} tags"),
+    };
+    let what = format!("{} {tags} of `{}`", entry.label(), repository.name());
+    Ok(Err(no_match(&what, listed)))
+}
+
+/// Returns the image of a repository with this tag.
+fn with_tag(repository: &Reference, tag: &str) -> Result<Reference> {
+    Reference::new(repository.host(), repository.repository(), Some(tag), None)
 }
 
 /// Returns the error for a pattern that matches no tag.
@@ -157,11 +171,7 @@ fn no_match(what: &str, listed: &[String]) -> Error {
 
 /// Lists the tags of every repository that has a pattern.
 /// The key of the result is the repository's name.
-async fn list_tags(
-    wanted: &[Entry],
-    registries: &Registries,
-    jobs: usize,
-) -> BTreeMap<String, Result<Arc<Vec<String>>>> {
+async fn list_tags(wanted: &[Entry], registries: &Registries, jobs: usize) -> BTreeMap<String, Result<Vec<String>>> {
     let patterns = wanted.iter().filter(|entry| matches!(entry.names, Names::Tags(..)));
     let repositories: BTreeMap<String, &Reference> = patterns
         .map(|entry| (entry.reference().name(), entry.reference()))
@@ -176,7 +186,7 @@ async fn list_tags(
                     .tags(repository.repository())
                     .await?;
                 budget.take(tags.iter().map(|tag| TAG + tag.len() as u64).sum())?;
-                Ok(Arc::new(tags))
+                Ok(tags)
             };
             (name, tags.await)
         })
