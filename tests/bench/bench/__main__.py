@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import auditing, charting, exporting, importing, interrupting, killing, pacing
+from . import auditing, charting, exporting, importing, interrupting, killing, pacing, starting
 from .measure import Failed, file_system
 from .tools import EXPORTERS, DockerMirror
 
@@ -26,7 +26,7 @@ def arguments():
         prog="tests/bench/run",
         description="Measures docker-mirror against its peers and a floor; prints Markdown for docs/benchmarks.md.",
     )
-    parser.add_argument("what", nargs="?", choices=["export", "import", "pace", "chart", "audit", "kill", "interrupt", "check", "all"], default="all")
+    parser.add_argument("what", nargs="?", choices=["export", "import", "pace", "chart", "audit", "kill", "interrupt", "start", "check", "all"], default="all")
     parser.add_argument("--quick", action="store_true", help="everything about 50 times smaller: a smoke test")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds per table (default: 2 to 5, by table)")
     parser.add_argument(
@@ -146,6 +146,8 @@ def main():
                 print("\n## Kills\n\n" + text, flush=True)
             if options.what in ("interrupt", "all"):
                 print("\n## Interrupts\n\n" + interrupting.report(options), flush=True)
+            if options.what in ("start", "all"):
+                print("\n## Start, help and logs\n\n" + starting.report(options), flush=True)
         except Failed as error:
             print(f"docker-mirror: {error}", file=sys.stderr)
             return 1
