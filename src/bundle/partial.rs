@@ -373,8 +373,17 @@ fn is_folder(target: &Path) -> Error {
 }
 
 fn is_special(target: &Path) -> Error {
-    let why = format!("the output `{}` is there and is not an ordinary file", quote(&target));
-    Error::new(Kind::Usage, why).with_hint("name an ordinary file with `-o`, or `-o -` for a pipe")
+    let (why, hint) = match target.read_link() {
+        Ok(end) => (
+            format!("is a symbolic link to `{}`, and not an ordinary file", quote(&end)),
+            "name the target of the link or another ordinary file with `-o`, or `-o -` for a pipe",
+        ),
+        Err(_) => (
+            "is there and is not an ordinary file".to_owned(),
+            "name an ordinary file with `-o`, or `-o -` for a pipe",
+        ),
+    };
+    Error::new(Kind::Usage, format!("the output `{}` {why}", quote(&target))).with_hint(hint)
 }
 
 /// Refuses an existing output that may not be replaced, or that is not a regular file.

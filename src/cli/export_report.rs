@@ -198,15 +198,29 @@ fn print_plan(plan: &DryRun, report: &Report, output: &Path, registries: &Regist
     let free = plan
         .free
         .map_or_else(String::new, |free| format!("; {} are free", human_bytes(free)));
+    let name = match output.as_os_str() == "-" {
+        true => "the bundle to standard output".to_owned(),
+        false => quote(output).to_string(),
+    };
+    let parts = [
+        (plan.to_fetch, "to fetch"),
+        (plan.present, "present already"),
+        (plan.reusable, "from earlier bundles"),
+    ];
+    let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
+    let parts: Vec<String> = parts
+        .map(|(bytes, what)| format!("{} {what}", human_bytes(*bytes)))
+        .collect();
+    let blobs = match parts.as_slice() {
+        [] => String::new(),
+        [part] => format!(" ({part})"),
+        parts => format!(" ({}: {})", human_bytes(plan.bytes), parts.join(", ")),
+    };
     output::say(format!(
-        "would write {}: {}, {}, {} ({} present already, {} from earlier bundles, {} to fetch){free}",
-        quote(output),
+        "would write {name}: {}, {}{blobs}, {} in all{free}",
         output::counted(report.images.len() as u64, "image", "images"),
         output::counted(plan.blobs, "blob", "blobs"),
         human_bytes(report.size),
-        human_bytes(plan.present),
-        human_bytes(plan.reusable),
-        human_bytes(plan.to_fetch),
     ));
     for host in hosts(report) {
         let limit = registries

@@ -38,6 +38,12 @@ impl OutputFile {
             return usage("this is a folder; name a file in it");
         }
         if let Ok(there) = path.symlink_metadata() {
+            if let Ok(end) = path.read_link() {
+                return usage(&format!(
+                    "this is a symbolic link to `{}`, and links are not followed; name the file itself",
+                    quote(&end)
+                ));
+            }
             if !there.is_file() {
                 return usage("this is there and is not a regular file; name another one");
             }
@@ -61,6 +67,11 @@ impl OutputFile {
             start,
             path: path.to_owned(),
         }))
+    }
+
+    /// Returns the path of the file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Writes and syncs the content, then gives the file its name.

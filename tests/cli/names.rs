@@ -161,3 +161,15 @@ fn the_same_image_twice_is_one() {
     let out = cli.succeed(&["export", &short, &long, "-o", "b.tar"]);
     assert_eq!(out.lines().len(), 1, "{}", out.everything());
 }
+
+#[test]
+fn a_mapping_that_meets_no_image_is_told_with_the_images() {
+    let (cli, target) = (cli(), Double::new());
+    bundle(&cli, &["docker.io/library/nginx:1", "quay.io/a/b:1"]);
+    let import = ["import", "names.tar", "-d", &target.host(), "--map"];
+    cli.succeed(&[&import[..], &["foo=bar"]].concat()).says(&[
+        "warning: no image is below the source of the mapping `docker.io/library/foo=bar`; the images are \
+         `docker.io/library/nginx:1`, `quay.io/a/b:1`",
+    ]);
+    cli.succeed(&[&import[..], &["nginx=web"]].concat()).hides(&["warning"]);
+}

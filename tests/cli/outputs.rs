@@ -65,7 +65,15 @@ fn a_pipe_or_link_in_place_of_the_output_is_named_as_such() {
                 .says(&["not an ordinary file", "-o -"]);
         }
     }
+    cli.run(&["export", &image, "-o", "link.tar"])
+        .says(&["the output `link.tar` is a symbolic link to `elsewhere.tar`"]);
     assert!(source.requests().is_empty(), "{}", source.transcript());
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    for flag in ["--lock", "--html"] {
+        cli.run(&["inspect", "b.tar", flag, "link.tar"])
+            .expect_code(2)
+            .says(&["this is a symbolic link to `elsewhere.tar`"]);
+    }
 }
 
 #[test]
@@ -119,6 +127,21 @@ fn a_dry_run_of_a_finished_export_says_that_it_is_finished() {
         }
         output.says(&["is up to date: nothing was written"]);
     }
+}
+
+#[test]
+fn a_dry_run_adds_up() {
+    let (cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    let dry = |more: &[&str]| cli.succeed(&[&["export", &image, "--dry-run"][..], more].concat());
+    let all = dry(&["-o", "a.tar"]).says(&["would write a.tar: 1 image, ", " to fetch), "]);
+    all.says(&[" in all; "])
+        .hides(&["present already", "from earlier bundles"]);
+    dry(&["-o", "-"]).says(&["would write the bundle to standard output: 1 image"]);
+    cli.succeed(&["export", &image, "-o", "b.tar"]);
+    dry(&["-o", "a.tar", "--reuse", "b.tar"])
+        .says(&[" from earlier bundles), "])
+        .hides(&["to fetch"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::image::reference::{DOCKER_HUB, Reference};
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::Refusal;
+use crate::text::few;
 
 /// Returns the name of an image at the destination.
 /// The longest matching mapping applies, or else the rule of the destination.
@@ -158,7 +159,10 @@ pub(crate) fn check_mappings<'a>(
 ) {
     for mapping in &request.mappings {
         if !sources.clone().any(|source| mapping.apply(source).is_some()) {
-            progress.warn(format!("no image is below the source of the mapping `{mapping}`"));
+            progress.warn(format!(
+                "no image is below the source of the mapping `{mapping}`; the images are {}",
+                few(sources.clone().map(|source| format!("`{source}`")))
+            ));
         }
     }
 }
